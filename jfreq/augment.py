@@ -1,0 +1,95 @@
+"""Training-time changes of clips: pure, batched, one independent draw per row from the key."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from jfreq.ops.gather import take_tokens
+
+Key = PRNGKeyArray | Array
+"""A typed key, or the raw ``uint32`` pair of ``jax.random.PRNGKey``."""
+
+
+def spec_augment(
+    key: Key, spec: Float[Array, "b t f c"], *, freq: int, time: int, fill: float | int = 0.0
+) -> Float[Array, "b t f c"]:
+    """One frequency band and one time span of every row set to ``fill``.
+
+    Widths are uniform in ``0 .. freq - 1`` bins and ``0 .. time - 1`` frames, starts uniform among
+    those that fit; 0 or 1 leaves that axis alone. AST applies it before standardisation.
+    Park et al. 2019 (SpecAugment) with torchaudio's draws.
+    """
+    b, t, f, _ = spec.shape
+    key_freq, key_time = jax.random.split(key)
+    bins = _random_span(key_freq, b, f, freq)[:, None, :, None]
+    frames = _random_span(key_time, b, t, time)[:, :, None, None]
+    return jnp.where(bins | frames, jnp.asarray(fill, spec.dtype), spec)
+
+
+def mixup(
+    key: Key,
+    x: Float[Array, "b t ..."],
+    label: Float[Array, "b k"],
+    *,
+    prob: float | int,
+    alpha: float | int = 10.0,
+) -> tuple[Float[Array, "b t ..."], Float[Array, "b k"]]:
+    """Waveforms ``[b t ...]`` mixed with the next row's, labels ``[b k]`` likewise.
+
+    With probability ``prob`` a row becomes ``l * x + (1 - l) * partner``, ``l ~ Beta(alpha,
+    alpha)``. The mean over ``t`` is removed before mixing and again after, in every row. Batches
+    are shuffled, so the neighbour is a random partner, and a sharded batch exchanges one row per
+    device instead of all. Between-class learning as in AST (Gong et al. 2021).
+    """
+    b = x.shape[0]
+    key_use, key_share = jax.random.split(key)
+    share = jax.random.beta(key_share, alpha, alpha, (b,), jnp.float32)
+    share = jnp.where(jax.random.uniform(key_use, (b,)) < prob, share, 1.0)
+    mixed = _remove_mean(_blend(_remove_mean(x), share))
+    return mixed, _blend(label, share)
+
+
+def add_noise(
+    key: Key, spec: Float[Array, "b t f c"], *, scale: float | int = 0.1
+) -> Float[Array, "b t f c"]:
+    """``spec`` plus noise: uniform in [0, 1) per value, times one level in [0, scale) per row.
+
+    For standardised spectrograms (AST's recipe for Speech Commands, SSAST's for ESC-50).
+    """
+    key_value, key_level = jax.random.split(key)
+    level = jax.random.uniform(key_level, (spec.shape[0], 1, 1, 1), spec.dtype, maxval=scale)
+    return spec + level * jax.random.uniform(key_value, spec.shape, spec.dtype)
+
+
+def roll_time(
+    key: Key, spec: Float[Array, "b t f c"], *, shift: int = 10
+) -> Float[Array, "b t f c"]:
+    """Every row rolled in time by a uniform number of frames in ``-shift .. shift - 1`` (AST)."""
+    b, t, f, c = spec.shape
+    if shift == 0:
+        return spec
+    by = jax.random.randint(key, (b, 1), -shift, shift)
+    ids = (jnp.arange(t)[None] - by) % t
+    return take_tokens(spec.reshape(b, t, f * c), ids).reshape(spec.shape)
+
+
+def _random_span(key, rows: int, size: int, width: int):
+    """``[rows size]`` bool, True on one span per row, shorter than ``width``."""
+    key_width, key_start = jax.random.split(key)
+    span = jax.random.randint(key_width, (rows, 1), 0, max(1, min(width, size + 1)))
+    start = jnp.floor(jax.random.uniform(key_start, (rows, 1)) * (size - span + 1)).astype(int)
+    at = np.arange(size)[None]
+    return (at >= start) & (at < start + span)
+
+
+def _remove_mean(x):
+    return x - jnp.mean(x, axis=1, keepdims=True)
+
+
+def _blend(x, share):
+    """Every row with the next one: ``share * x[i] + (1 - share) * x[i + 1]``."""
+    share = share.reshape((-1,) + (1,) * (x.ndim - 1)).astype(x.dtype)
+    return share * x + (1 - share) * jnp.roll(x, -1, axis=0)

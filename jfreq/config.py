@@ -1,0 +1,296 @@
+"""Experiments as data: frozen dataclasses, checked when made, saved as strict tagged JSON.
+
+A config holds numbers, strings, tuples and other configs; never arrays or functions. A change
+is ``replace(experiment, optim__lr=1e-4)``; an ablation is a function ``Experiment -> Experiment``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, Self, TypeVar, get_args, get_origin
+
+from jfreq.types import DataSpec, InputError, SignalSpec
+
+T = TypeVar("T")
+
+
+def close_match(word: str, known: Iterable[str]) -> str:
+    """`` (did you mean 'x'?)`` where something known is close, else an empty string."""
+    match = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f" (did you mean {match[0]!r}?)" if match else ""
+
+
+def check(condition: bool, field: str, advice: str) -> None:
+    """Raises ``InputError`` naming the config field unless ``condition`` holds."""
+    if not condition:
+        raise InputError(f"{field}: {advice}")
+
+
+@dataclasses.dataclass(frozen=True)
+class MethodConfig:
+    """Base of every paper's config; the concrete ones live in ``jfreq/methods/``.
+
+    A recipe may leave ``None`` in fields that depend on the data; ``bind`` fills them in, and
+    only a bound config is trained, saved and exported.
+    """
+
+    signals: tuple[SignalSpec, ...] = ()
+    """The modalities the method reads; empty until bound."""
+
+    def bind(self, spec: DataSpec) -> Self:
+        """The same config with every open field decided for this data."""
+        return replace(self, signals=self.signals or spec.signals)
+
+    def unbind(self) -> Self:
+        """What ``bind`` decided left open again, to bind the config to other data."""
+        return replace(self, signals=())
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Where batches come from."""
+
+    path: tuple[str, ...] = ()
+    """Shard folders. Several are read as one unlabelled set."""
+    split: str | None = None
+    """Read only rows of this split, for instance ``train``."""
+    exclude_folds: tuple[int, ...] = ()
+    """Never read rows of these folds."""
+    door: Literal["auto", "tfdata", "memory"] = "auto"
+    """``memory`` keeps the set in host memory and needs no TensorFlow; ``auto`` picks it for
+    sets under ``memory_mb``."""
+    memory_mb: int = 1024
+    crop_seconds: float | None = None
+    """Train on random windows of this length; None: whole rows."""
+    shuffle: bool = True
+    threads: int = 2
+    """Threads of the tf.data pipeline."""
+
+    def __post_init__(self):
+        check(self.memory_mb >= 0, "data.memory_mb", f"must be 0 or more, got {self.memory_mb}")
+        check(self.threads >= 1, "data.threads", f"must be 1 or more, got {self.threads}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Optim:
+    """One optax chain: clip, Adam, decay, schedule, per-parameter rules."""
+
+    lr: float = 1e-4
+    schedule: Literal["constant", "cosine", "step"] = "cosine"
+    warmup: int = 0
+    """Steps of linear warm-up from 0, at most half of the run."""
+    final_lr: float = 0.0
+    """Where ``cosine`` ends, as a fraction of ``lr``."""
+    step_decay: float = 0.5
+    step_every: float = 0.2
+    step_from: float = 0.4
+    """``step``: multiply by ``step_decay`` at ``step_from`` of the run and every ``step_every``."""
+    kind: Literal["adamw", "adam_l2"] = "adamw"
+    """``adam_l2`` adds the decay to the gradient, as torch's Adam does."""
+    weight_decay: float = 0.0
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
+    clip: float | None = None
+    """Global gradient norm."""
+    decay: tuple[str, ...] = (r".*/kernel",)
+    """Path patterns of the parameters that decay."""
+    lr_mult: tuple[tuple[str, float], ...] = ()
+    """First matching path pattern multiplies the learning rate; 0 freezes."""
+    layer_decay: float = 1.0
+    """Learning rate times this per block below the head (fine-tuning)."""
+    mu_dtype: Literal["float32", "bfloat16"] = "float32"
+
+    def __post_init__(self):
+        check(self.lr > 0, "optim.lr", f"must be positive, got {self.lr}")
+        check(self.warmup >= 0, "optim.warmup", f"must be 0 or more, got {self.warmup}")
+        check(0 < self.layer_decay <= 1, "optim.layer_decay", "must lie in (0, 1]")
+        check(self.clip is None or self.clip > 0, "optim.clip", "must be positive or None")
+        check(self.step_every > 0, "optim.step_every", "must be positive (fraction of the run)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Mesh:
+    """Sizes of the three mesh axes; one may be -1 and takes all remaining devices."""
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+
+    def __post_init__(self):
+        sizes = (self.data, self.fsdp, self.tensor)
+        check(all(s == -1 or s >= 1 for s in sizes), "mesh", f"sizes must be -1 or >= 1: {sizes}")
+        check(sizes.count(-1) <= 1, "mesh", f"only one size may be -1, got {sizes}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """When states are saved and what a fresh run starts from."""
+
+    every: int = 500
+    keep: int = 2
+    init_from: str | None = None
+    """Run folder or bundle whose encoder a fresh run starts from (partial load)."""
+
+    def __post_init__(self):
+        check(self.every >= 1, "checkpoint.every", f"must be 1 or more, got {self.every}")
+        check(self.keep >= 1, "checkpoint.keep", f"must be 1 or more, got {self.keep}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Log:
+    """Metrics and progress."""
+
+    every: int = 20
+    tensorboard: bool = True
+    peak_tflops: float | None = None
+    """Peak of one device for MFU; None looks the device up and leaves MFU out if unknown."""
+
+    def __post_init__(self):
+        check(self.every >= 1, "log.every", f"must be 1 or more, got {self.every}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """Everything that defines a run."""
+
+    name: str
+    method: MethodConfig
+    data: Data = Data()
+    optim: Optim = Optim()
+    mesh: Mesh = Mesh()
+    checkpoint: Checkpoint = Checkpoint()
+    log: Log = Log()
+    seed: int = 0
+    steps: int = 1000
+    batch: int = 32
+    """Global batch size."""
+    accumulate: int = 1
+    """Micro-batches per step; the global batch is cut into that many."""
+
+    def __post_init__(self):
+        check(self.steps >= 1, "steps", f"must be 1 or more, got {self.steps}")
+        check(self.batch >= 1, "batch", f"must be 1 or more, got {self.batch}")
+        check(
+            self.accumulate >= 1 and self.batch % self.accumulate == 0,
+            "accumulate",
+            f"must divide batch {self.batch}, got {self.accumulate}",
+        )
+
+
+def replace(cfg: T, **changes: Any) -> T:
+    """``dataclasses.replace`` that reaches down: ``replace(e, optim__lr=1e-4)``.
+
+    Raises ``InputError`` with a close match for an unknown field.
+    """
+    nested: dict[str, dict[str, Any]] = {}
+    flat: dict[str, Any] = {}
+    names = [f.name for f in dataclasses.fields(cfg)]  # type: ignore[arg-type]
+    for key, value in changes.items():
+        head, _, rest = key.partition("__")
+        check(
+            head in names,
+            f"{type(cfg).__name__}.{head}",
+            f"no such field{close_match(head, names)}",
+        )
+        if rest:
+            nested.setdefault(head, {})[rest] = value
+        else:
+            flat[head] = value
+    for head, inner in nested.items():
+        flat[head] = replace(flat.get(head, getattr(cfg, head)), **inner)
+    return dataclasses.replace(cfg, **flat)  # type: ignore[type-var]
+
+
+def to_dict(cfg: Any) -> Any:
+    """Plain JSON values; every config carries its class name under ``type``."""
+    if dataclasses.is_dataclass(cfg) and not isinstance(cfg, type):
+        fields = {f.name: to_dict(getattr(cfg, f.name)) for f in dataclasses.fields(cfg)}
+        return {"type": type(cfg).__name__, **fields}
+    if isinstance(cfg, tuple | list):
+        return [to_dict(v) for v in cfg]
+    return cfg
+
+
+def from_dict(
+    cls: type[T],
+    value: Any,
+    variants: Mapping[type, Mapping[str, type]] | None = None,
+    path: str = "",
+) -> T:
+    """The inverse of :func:`to_dict`, strict.
+
+    ``variants`` names the concrete classes that may stand where a field asks for a base class.
+    Raises ``InputError`` for unknown or missing keys, wrong types and unknown tags, each with the
+    dotted path of the field.
+    """
+    variants = variants or {}
+    where = path or cls.__name__
+    check(isinstance(value, Mapping), where, f"expected an object, got {value!r}")
+    tag = value.get("type")
+    choices = {cls.__name__: cls, **variants.get(cls, {})}
+    check(tag in choices, where, f"unknown type {tag!r}{close_match(str(tag), choices)}")
+    concrete = choices[tag]
+    hints = typing.get_type_hints(concrete)
+    names = {f.name: f for f in dataclasses.fields(concrete)}
+    kwargs = {}
+    for key, item in value.items():
+        if key == "type":
+            continue
+        check(key in names, f"{where}.{key}", f"no such field in {tag}{close_match(key, names)}")
+        kwargs[key] = _decode(hints[key], item, variants, f"{where}.{key}")
+    for name, field in names.items():
+        has_default = (
+            field.default is not dataclasses.MISSING
+            or field.default_factory is not dataclasses.MISSING
+        )
+        check(name in kwargs or has_default, f"{where}.{name}", "missing")
+    return concrete(**kwargs)  # type: ignore[return-value]
+
+
+def _decode(hint: Any, value: Any, variants, path: str) -> Any:
+    """``value`` as the annotated type, or ``InputError`` at ``path``."""
+    origin, args = get_origin(hint), get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return _decode_union(args, value, variants, path)
+    if origin is Literal:
+        check(value in args, path, f"must be one of {', '.join(map(repr, args))}; got {value!r}")
+        return value
+    if origin is tuple:
+        check(isinstance(value, list | tuple), path, f"expected a list, got {value!r}")
+        items = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)
+        check(len(items) == len(value), path, f"expected {len(items)} values, got {len(value)}")
+        return tuple(
+            _decode(a, v, variants, f"{path}[{i}]") for i, (a, v) in enumerate(zip(items, value))
+        )
+    if dataclasses.is_dataclass(hint):
+        return from_dict(hint, value, variants, path)  # type: ignore[arg-type]
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    good = isinstance(value, hint) and not (hint is not bool and isinstance(value, bool))
+    check(good, path, f"expected {getattr(hint, '__name__', hint)}, got {value!r}")
+    return value
+
+
+def _decode_union(members: tuple, value: Any, variants, path: str) -> Any:
+    if value is None and type(None) in members:
+        return None
+    members = tuple(m for m in members if m is not type(None))
+    configs = {
+        m.__name__: m for m in members if isinstance(m, type) and dataclasses.is_dataclass(m)
+    }
+    if isinstance(value, Mapping) and configs:
+        tag = value.get("type")
+        check(tag in configs, path, f"unknown type {tag!r}{close_match(str(tag), configs)}")
+        return from_dict(configs[tag], value, variants, path)  # type: ignore[index]
+    errors = []
+    for member in members:
+        try:
+            return _decode(member, value, variants, path)
+        except InputError as error:
+            errors.append(str(error))
+    raise InputError(errors[0])

@@ -1,0 +1,166 @@
+"""Which tokens a method hides: ``(key, batch, grid, count) -> Mask`` with static counts.
+
+Every mask is a score per token and one argsort, so it has exactly ``count`` masked tokens, draws
+each row of the batch independently, and needs no collective on a sharded batch.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from jfreq.types import Grid, InputError, Mask
+
+Kind = Literal["cluster", "random", "time", "frequency"]
+ClusterMode = Literal["uniform", "official"]
+Sizes = tuple[int, int]
+
+
+def from_scores(scores: Float[Array, "b n"], count: int) -> Mask:
+    """Masks the ``count`` lowest scores of every row; ids ``[b k]``, ``[b m]``, ``[b n]`` int32."""
+    order = jnp.argsort(scores, axis=-1)
+    drop, keep = order[:, :count], order[:, count:]
+    restore = jnp.argsort(jnp.concatenate([keep, drop], axis=-1), axis=-1)
+    return Mask(keep.astype(jnp.int32), drop.astype(jnp.int32), restore.astype(jnp.int32))
+
+
+def check_count(
+    kind: Kind, grid: Grid, count: int, *, sizes: Sizes = (3, 5), mode: ClusterMode = "uniform"
+) -> None:
+    """Raises ``InputError`` when ``count`` tokens of ``grid`` cannot be masked this way."""
+    n = grid.size
+    # Token 0 is never covered in the released code, and it masks only once it has more than m.
+    most = n - 2 if (kind == "cluster" and mode == "official") else n - 1
+    shape = f"{grid.freq} x {grid.time} (frequency x time) = {n} tokens"
+    if not 1 <= count <= most:
+        raise InputError(f"mask: {count} of {shape} cannot be masked; choose 1 to {most}")
+    line = {"time": grid.freq, "frequency": grid.time}.get(kind, 1)
+    if count % line:
+        raise InputError(
+            f"mask: kind {kind!r} masks whole lines of {line} tokens of {shape}; {count} is not a "
+            f"multiple, take {count // line * line or line}"
+        )
+    if not 1 <= sizes[0] <= sizes[1]:
+        raise InputError(f"cluster: sizes must be (low, high) with 1 <= low <= high, got {sizes}")
+
+
+def draw(
+    key: Key[Array, ""],
+    batch: int,
+    grid: Grid,
+    count: int,
+    *,
+    kind: Kind = "random",
+    sizes: Sizes = (3, 5),
+    mode: ClusterMode = "uniform",
+) -> Mask:
+    """A mask of any kind; the arguments are checked by :func:`check_count`."""
+    check_count(kind, grid, count, sizes=sizes, mode=mode)
+    if kind == "random":
+        return random(key, batch, grid, count)
+    if kind == "cluster":
+        return cluster(key, batch, grid, count, sizes=sizes, mode=mode)
+    return lines(key, batch, grid, count, axis=kind, sizes=sizes)
+
+
+def random(key: Key[Array, ""], batch: int, grid: Grid, count: int) -> Mask:
+    """``count`` tokens uniformly without replacement."""
+    return from_scores(jax.random.uniform(key, (batch, grid.size)), count)
+
+
+def cluster(
+    key: Key[Array, ""],
+    batch: int,
+    grid: Grid,
+    count: int,
+    *,
+    sizes: Sizes = (3, 5),
+    mode: ClusterMode = "uniform",
+) -> Mask:
+    """Square clusters of side C, C drawn once per row from ``sizes`` (SSAST, section 2.3).
+
+    A token's score is the arrival time of the first cluster that covers it, clusters arriving in
+    random order. ``uniform`` lets clusters hang over every border, so that all tokens are covered
+    by equally many. ``official`` reproduces the released code: clusters only extend up and right
+    of the pick in flat token numbers (wrapping into the next frequency row), token 0 is never
+    masked, and the surplus of the last cluster is cut at the highest numbers.
+    """
+    if mode == "official":
+        return _official_cluster(key, batch, grid, count, sizes)
+    order_key, size_key, tie_key = jax.random.split(key, 3)
+    arrival = _arrival(order_key, size_key, batch, (grid.freq, grid.time), sizes)
+    if grid.order == "time_major":
+        arrival = arrival.transpose(0, 2, 1)
+    scores = arrival.reshape(batch, grid.size)
+    # Tokens of one cluster arrive together; break the tie at random, far below the score spacing.
+    return from_scores(scores + 1e-4 * jax.random.uniform(tie_key, scores.shape), count)
+
+
+def lines(
+    key: Key[Array, ""],
+    batch: int,
+    grid: Grid,
+    count: int,
+    *,
+    axis: Literal["time", "frequency"],
+    sizes: Sizes = (1, 1),
+) -> Mask:
+    """Whole time columns or whole frequency rows, in spans of ``sizes`` neighbouring lines.
+
+    ``count`` is a multiple of the line length.
+    """
+    number = grid.time if axis == "time" else grid.freq
+    span_key, size_key, tie_key = jax.random.split(key, 3)
+    arrival = _arrival(span_key, size_key, batch, (1, number), sizes)[:, 0]
+    arrival = arrival + 1e-4 * jax.random.uniform(tie_key, arrival.shape)
+    shape = (batch, grid.freq, grid.time)
+    plane = arrival[:, None, :] if axis == "time" else arrival[:, :, None]
+    plane = jnp.broadcast_to(plane, shape)
+    if grid.order == "time_major":
+        plane = plane.transpose(0, 2, 1)
+    return from_scores(plane.reshape(batch, grid.size), count)
+
+
+def _arrival(order_key, size_key, batch: int, shape: tuple[int, int], sizes: Sizes) -> Array:
+    """``[b f t]``: first arrival among all clusters that cover a token, borders included."""
+    low, high = sizes
+    edge = tuple(min(high, s) - 1 for s in shape)  # a cluster may hang over by up to its side
+    starts = jax.random.uniform(order_key, (batch, shape[0] + edge[0], shape[1] + edge[1]))
+    chosen = jax.random.randint(size_key, (batch, 1, 1), low, high + 1)
+    arrival = jnp.full((batch, *shape), jnp.inf)
+    for side in range(low, high + 1):
+        window = tuple(min(side, s) for s in shape)
+        covered = jax.lax.reduce_window(
+            starts, jnp.inf, jax.lax.min, (1, *window), (1, 1, 1), "VALID"
+        )[:, : shape[0], : shape[1]]
+        arrival = jnp.where(chosen == side, covered, arrival)
+    return arrival
+
+
+def _official_cluster(key, batch: int, grid: Grid, count: int, sizes: Sizes) -> Mask:
+    if grid.order != "freq_major":
+        raise InputError("mask: the official clusters need frequency-major tokens")
+    order_key, size_key = jax.random.split(key)
+    low, high = sizes
+    n = grid.size
+    starts = jax.random.uniform(order_key, (batch, n))
+    chosen = jax.random.randint(size_key, (batch, 1), low, high + 1)
+    arrival = jnp.full((batch, n), jnp.inf)
+    for side in range(low, high + 1):
+        covered = _first_of_shifts(_first_of_shifts(starts, side, 1), side, grid.time)
+        arrival = jnp.where(chosen == side, covered, arrival)
+    number = jnp.broadcast_to(jnp.arange(n, dtype=jnp.float32), (batch, n))
+    arrival = jnp.where(number == 0, jnp.inf, arrival)
+    last = jnp.sort(arrival, axis=-1)[:, count : count + 1]
+    return from_scores(jnp.where(arrival <= last, number, number + n), count)
+
+
+def _first_of_shifts(x: Array, number: int, step: int) -> Array:
+    """Minimum of ``x`` ``[b n]`` shifted right by 0, step, ... (number - 1) step tokens."""
+    padding = ((0, 0), ((number - 1) * step, 0))
+    return jax.lax.reduce_window(
+        x, jnp.inf, jax.lax.min, (1, number), (1, 1), padding, window_dilation=(1, step)
+    )

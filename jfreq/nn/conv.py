@@ -1,0 +1,78 @@
+"""ConvNeXt blocks over the token grid: an encoder without attention."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from jfreq.nn.heads import trunc_normal
+from jfreq.types import Grid, InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class ConvNeXt:
+    """Config of :class:`ConvNeXtEncoder`. It needs the whole grid and no special tokens."""
+
+    width: int = 192
+    depth: int = 6
+    kernel: int = 7
+    mlp_ratio: float = 4.0
+    eps: float = 1e-6
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+    def __post_init__(self):
+        if self.kernel < 1 or self.kernel % 2 == 0:
+            raise InputError(f"encoder.kernel: must be odd and positive, got {self.kernel}")
+        if self.depth < 1:
+            raise InputError(f"encoder.depth: must be 1 or more, got {self.depth}")
+
+    def build(self, name: str | None = None) -> ConvNeXtEncoder:
+        return ConvNeXtEncoder(self, name=name)
+
+
+class ConvNeXtEncoder(nn.Module):
+    """Depthwise convolution over time and frequency, then an MLP per token (Liu et al. 2022).
+
+    Tokens in padding are set to zero before each convolution, so that they do not leak.
+    """
+
+    cfg: ConvNeXt
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "b n d"],
+        *,
+        grid: Grid,
+        valid: Bool[Array, "b n"] | None = None,
+        layers: bool = False,
+    ) -> tuple[Float[Array, "b n d"], Float[Array, "l b n d"] | None]:
+        cfg, dtype = self.cfg, jnp.dtype(self.cfg.dtype)
+        if x.shape[1] != grid.size:
+            raise InputError(
+                f"encoder: ConvNeXt reads a whole grid of {grid.size} tokens, got {x.shape[1]}; "
+                "set special_tokens to 0"
+            )
+        states = []
+        for i in range(cfg.depth):
+            y = x if valid is None else jnp.where(valid[..., None], x, 0.0)
+            y = y.reshape(x.shape[0], *grid.shape, cfg.width).astype(dtype)
+            # Kernel sides no longer than the grid's axes: the rest would only see padding.
+            side = tuple(min(cfg.kernel, 2 * s - 1) for s in grid.shape)
+            y = nn.Conv(
+                cfg.width, side, feature_group_count=cfg.width, dtype=dtype,
+                kernel_init=trunc_normal, name=f"depthwise{i}",
+            )(y).reshape(x.shape)  # fmt: skip
+            y = nn.LayerNorm(epsilon=cfg.eps, name=f"norm{i}")(y.astype(x.dtype)).astype(dtype)
+            hidden = round(cfg.width * cfg.mlp_ratio)
+            y = nn.Dense(hidden, dtype=dtype, kernel_init=trunc_normal, name=f"fc1_{i}")(y)
+            y = nn.gelu(y, approximate=False)
+            y = nn.Dense(cfg.width, dtype=dtype, kernel_init=trunc_normal, name=f"fc2_{i}")(y)
+            x = x + y.astype(x.dtype)
+            states.append(x)
+        stacked = jnp.stack(states) if layers else None
+        return nn.LayerNorm(epsilon=cfg.eps, name="norm")(x), stacked

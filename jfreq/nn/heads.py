@@ -1,0 +1,50 @@
+"""Small heads and the initialisers that the papers' recipes rely on."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+from jaxtyping import Array, Float
+
+trunc_normal = nn.initializers.truncated_normal(0.02)
+"""Normal of standard deviation 0.02 cut at two deviations, which leaves 0.0176."""
+
+torch_kernel = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+"""What torch gives a Linear or Conv: uniform within 1 / sqrt(fan_in)."""
+
+
+def torch_bias(fan_in: int):
+    """Initialiser of a torch bias: uniform within ``1 / sqrt(fan_in)``."""
+
+    def init(key, shape, dtype):
+        return jax.random.uniform(key, shape, dtype, -(fan_in**-0.5), fan_in**-0.5)
+
+    return init
+
+
+class MLPHead(nn.Module):
+    """Linear, ReLU, Linear: the prediction head of SSAST (section 2.4). Float32."""
+
+    width: int
+    out: int
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b out"]:
+        for name, size in (("hidden", self.width), ("out", self.out)):
+            dense = nn.Dense(
+                size, kernel_init=torch_kernel, bias_init=torch_bias(x.shape[-1]), name=name
+            )
+            x = nn.relu(dense(x)) if name == "hidden" else dense(x)
+        return x
+
+
+class NormLinear(nn.Module):
+    """LayerNorm and a linear classifier: the head of AST and of fine-tuned SSAST. Float32."""
+
+    classes: int
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b d"]) -> Float[Array, "b classes"]:
+        x = nn.LayerNorm(epsilon=1e-5, name="norm")(x)
+        bias = torch_bias(x.shape[-1])
+        return nn.Dense(self.classes, kernel_init=torch_kernel, bias_init=bias, name="linear")(x)

@@ -1,0 +1,126 @@
+"""Pre-norm Transformer encoder over tokens (Dosovitskiy et al. 2021; sizes of DeiT)."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from jfreq.nn.attention import attention
+from jfreq.nn.heads import trunc_normal
+from jfreq.sharding import constrain
+from jfreq.types import Grid, InputError
+
+Remat = Literal["none", "dots", "full"]
+
+
+@dataclasses.dataclass(frozen=True)
+class ViT:
+    """Config of :class:`ViTEncoder`; the defaults are ViT-B."""
+
+    width: int = 768
+    depth: int = 12
+    heads: int = 12
+    mlp_ratio: float = 4.0
+    eps: float = 1e-6
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the blocks' matrix products; norms, softmax, residual stream stay float32."""
+    remat: Remat = "none"
+    """What the backward pass recomputes: nothing, all but matrix products, or every block."""
+    unroll: bool = False
+    """Unroll the scan over blocks: longer compilation, faster steps on CPU; same parameters."""
+
+    def __post_init__(self):
+        if self.width % self.heads:
+            raise InputError(
+                f"encoder.width: {self.width} must be a multiple of heads {self.heads}"
+            )
+        if self.depth < 1:
+            raise InputError(f"encoder.depth: must be 1 or more, got {self.depth}")
+
+    def build(self, name: str | None = None) -> ViTEncoder:
+        return ViTEncoder(self, name=name)
+
+
+SIZES = {
+    "nano": ViT(width=96, depth=4, heads=3),
+    "tiny": ViT(width=192, depth=12, heads=3),
+    "small": ViT(width=384, depth=12, heads=6),
+    "base": ViT(width=768, depth=12, heads=12),
+}
+"""``nano`` is ours, for tests and demonstrations; the others are DeiT's."""
+
+
+class Block(nn.Module):
+    """``x + attention(norm(x))``, then ``x + mlp(norm(x))``; exact GELU, biases everywhere."""
+
+    cfg: ViT
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b n d"], valid: Bool[Array, "b n"] | None
+    ) -> Float[Array, "b n d"]:
+        cfg = self.cfg
+        dtype = jnp.dtype(cfg.dtype)
+        shape = (cfg.heads, cfg.width // cfg.heads)
+
+        y = nn.LayerNorm(epsilon=cfg.eps, name="norm1")(x).astype(dtype)
+        qkv = nn.DenseGeneral((3, *shape), dtype=dtype, kernel_init=trunc_normal, name="qkv")(y)
+        q, k, v = (part.squeeze(2) for part in jnp.split(qkv, 3, axis=2))
+        y = attention(q, k, v, valid=valid)
+        y = nn.DenseGeneral(
+            cfg.width, axis=(-2, -1), dtype=dtype, kernel_init=trunc_normal, name="proj"
+        )(y)
+        x = x + y.astype(x.dtype)
+
+        y = nn.LayerNorm(epsilon=cfg.eps, name="norm2")(x).astype(dtype)
+        hidden = round(cfg.width * cfg.mlp_ratio)
+        y = nn.Dense(hidden, dtype=dtype, kernel_init=trunc_normal, name="fc1")(y)
+        y = nn.gelu(y, approximate=False)
+        y = nn.Dense(cfg.width, dtype=dtype, kernel_init=trunc_normal, name="fc2")(y)
+        return x + y.astype(x.dtype)
+
+
+class ViTEncoder(nn.Module):
+    """``cfg.depth`` blocks with stacked parameters ``[l ...]``, then a final norm."""
+
+    cfg: ViT
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "b n d"],
+        *,
+        grid: Grid,
+        valid: Bool[Array, "b n"] | None = None,
+        layers: bool = False,
+    ) -> tuple[Float[Array, "b n d"], Float[Array, "l b n d"] | None]:
+        """Tokens after the final norm and, if asked for, the stream after each block.
+
+        ``grid`` is unused: attention sees a set of tokens.
+        """
+        cfg = self.cfg
+        block: type[nn.Module] = Block
+        if cfg.remat != "none":
+            policy = None
+            if cfg.remat == "dots":
+                policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+            block = nn.remat(Block, prevent_cse=False, policy=policy)
+
+        def body(module, carry, _):
+            carry = module(constrain(carry), valid)
+            return carry, (carry if layers else None)
+
+        stack = nn.scan(
+            body,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            length=cfg.depth,
+            unroll=cfg.depth if cfg.unroll else 1,
+        )
+        x, states = stack(block(cfg, name="blocks"), x, None)
+        return nn.LayerNorm(epsilon=cfg.eps, name="norm")(x), states

@@ -1,0 +1,99 @@
+"""Cutting signals into overlapping frames, windows, and adding frames back up."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeVar
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Float64, Num
+
+from jfreq.types import InputError
+
+WindowName = Literal["hann", "hamming", "povey", "rectangular"]
+
+
+Count = TypeVar("Count", int, Array, np.ndarray)
+
+
+def num_frames(samples: Count, frame_length: int, hop_length: int) -> Count:
+    """How many complete frames lie in ``samples`` samples: 0 when shorter than one frame.
+
+    ``samples`` is an int, or an integer array of lengths and then so is the result.
+    Kaldi's "snip edges": ``1 + (samples - frame_length) // hop_length``.
+    """
+    count = 1 + (samples - frame_length) // hop_length
+    return count * (count > 0)
+
+
+def frame(
+    x: Num[Array, "... t"], *, frame_length: int, hop_length: int
+) -> Num[Array, "... n frame_length"]:
+    """Overlapping complete frames of the last axis: ``[... t]`` to ``[... n frame_length]``.
+
+    ``n = num_frames(t, frame_length, hop_length)``; samples after the last frame are left out.
+    Frames are rows of hop-sized blocks laid side by side: contiguous slices, no gather.
+    """
+    _check_lengths(frame_length, hop_length)
+    *lead, t = x.shape
+    n = num_frames(t, frame_length, hop_length)
+    if n == 0:
+        return jnp.zeros((*lead, 0, frame_length), x.dtype)
+    parts = -(-frame_length // hop_length)
+    rows = n - 1 + parts
+    x = x[..., : rows * hop_length]
+    x = jnp.pad(x, [(0, 0)] * len(lead) + [(0, rows * hop_length - x.shape[-1])])
+    blocks = x.reshape(*lead, rows, hop_length)
+    slices = [
+        blocks[..., j : j + n, : min(hop_length, frame_length - j * hop_length)]
+        for j in range(parts)
+    ]
+    return jnp.concatenate(slices, axis=-1)
+
+
+def overlap_add(frames: Float[Array, "... n l"], *, hop_length: int) -> Float[Array, "... t"]:
+    """Adds frames up at multiples of ``hop_length``; the transpose of :func:`frame`.
+
+    ``[... n l]`` to ``[... (n - 1) * hop_length + l]``.
+    """
+    *lead, n, length = frames.shape
+    _check_lengths(length, hop_length)
+    if n == 0:
+        raise InputError("overlap_add needs at least one frame")
+    parts = -(-length // hop_length)
+    flat = [(0, 0)] * len(lead)
+    frames = jnp.pad(frames, [*flat, (0, 0), (0, parts * hop_length - length)])
+    total = jnp.zeros((*lead, (n + parts - 1) * hop_length), frames.dtype)
+    for j in range(parts):
+        part = frames[..., j * hop_length : (j + 1) * hop_length].reshape(*lead, n * hop_length)
+        total += jnp.pad(part, [*flat, (j * hop_length, (parts - 1 - j) * hop_length)])
+    return total[..., : (n - 1) * hop_length + length]
+
+
+def window(name: WindowName, length: int, *, periodic: bool) -> Float64[np.ndarray, " length"]:
+    """A window of ``length`` samples in float64.
+
+    ``periodic`` divides the circle by ``length`` (librosa, scipy ``fftbins=True``), else by
+    ``length - 1`` (Kaldi, symmetric). ``povey`` is Hann to the power 0.85 (Kaldi).
+    Raises ``InputError`` for another name.
+    """
+    if length == 1:
+        return np.ones(1)
+    angle = 2 * np.pi * np.arange(length) / (length if periodic else length - 1)
+    match name:
+        case "hann":
+            return 0.5 - 0.5 * np.cos(angle)
+        case "hamming":
+            return 0.54 - 0.46 * np.cos(angle)
+        case "povey":
+            return (0.5 - 0.5 * np.cos(angle)) ** 0.85
+        case "rectangular":
+            return np.ones(length)
+    raise InputError(f"unknown window {name!r}: use hann, hamming, povey or rectangular")
+
+
+def _check_lengths(frame_length: int, hop_length: int) -> None:
+    if frame_length < 1 or hop_length < 1:
+        raise InputError(
+            f"frame_length {frame_length} and hop_length {hop_length} must be 1 or more samples"
+        )

@@ -1,0 +1,32 @@
+"""The only home of token gathers: free of collectives when the batch axis is sharded.
+
+``take_along_axis`` and ``argsort`` keep the batch axis a batch axis for XLA's partitioner;
+``x[rows, ids]``, ``.at[].set`` and ``lax.top_k`` do not.
+"""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from jaxtyping import Array, Int, Num
+
+
+def take_tokens(x: Num[Array, "b n d"], ids: Int[Array, "b k"]) -> Num[Array, "b k d"]:
+    """Row ``ids[b, i]`` of every clip: ``[b n d]``, ``[b k]`` to ``[b k d]``.
+
+    Ids must lie in ``[0, n)``; others are clamped to the nearest end.
+    """
+    return jnp.take_along_axis(x, ids[:, :, None], axis=1, mode="clip")
+
+
+def restore_tokens(x: Num[Array, "b n d"], restore: Int[Array, "b n"]) -> Num[Array, "b n d"]:
+    """Shuffled tokens back in grid order: token ``i`` is ``x[:, restore[i]]``.
+
+    Undoes ``take_tokens(x, order)`` for the pair that :func:`random_ids` returns.
+    """
+    return take_tokens(x, restore)
+
+
+def random_ids(scores: Num[Array, "b n"]) -> tuple[Int[Array, "b n"], Int[Array, "b n"]]:
+    """``(order, restore)``: ids by rising score, and the inverse permutation; stable for ties."""
+    order = jnp.argsort(scores, axis=1)
+    return order, jnp.argsort(order, axis=1)

@@ -1,0 +1,76 @@
+"""Position tables: fixed sines and cosines, and resizing of learned ones."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Float32
+
+from jfreq.types import InputError
+
+Table = Float[Array | np.ndarray, "f t d"]
+
+
+def sincos_1d(n: int, d: int) -> Float32[np.ndarray, "n d"]:
+    """``[n d]``: sines then cosines of ``i * 10000 ** (-k / (d / 2))``, ``k < d / 2`` (MAE).
+
+    Raises ``InputError`` for odd ``d``.
+    """
+    if d % 2:
+        raise InputError(f"a 1-D sine table needs an even width, got {d}")
+    omega = 10000.0 ** (-np.arange(d // 2) / (d / 2))
+    angle = np.arange(n)[:, None] * omega
+    return np.concatenate([np.sin(angle), np.cos(angle)], axis=1).astype(np.float32)
+
+
+def sincos_2d(
+    grid_freq: int, grid_time: int, d: int
+) -> Float32[np.ndarray, "grid_freq grid_time d"]:
+    """``[f t d]``: the first half of the width codes frequency, the second time (Audio-MAE).
+
+    Each half is :func:`sincos_1d`. Raises ``InputError`` unless ``d`` is a multiple of 4.
+    """
+    if d % 4:
+        raise InputError(f"a 2-D sine table needs a width that is a multiple of 4, got {d}")
+    shape = (grid_freq, grid_time, d // 2)
+    freq = np.broadcast_to(sincos_1d(grid_freq, d // 2)[:, None], shape)
+    time = np.broadcast_to(sincos_1d(grid_time, d // 2)[None], shape)
+    return np.concatenate([freq, time], axis=-1)
+
+
+def resize_bilinear(table: Table, shape: tuple[int, int]) -> Float[Array, "f2 t2 d"]:
+    """``[f t d]`` to ``[*shape d]``, two linear interpolations.
+
+    Equals torch ``interpolate(mode="bilinear", align_corners=False, antialias=False)``, up and
+    down.
+    """
+    f, t, _ = table.shape
+    rows, columns = (_linear_weights(a, b).astype(table.dtype) for a, b in zip((f, t), shape))
+    highest = jax.lax.Precision.HIGHEST
+    return jnp.einsum("gf,ut,ftd->gud", rows, columns, table, precision=highest)
+
+
+def resize_positions(table: Table, shape: tuple[int, int]) -> Float[Array, "f2 t2 d"]:
+    """``[f t d]`` to ``[*shape d]`` as AST and SSAST do: time first, then frequency.
+
+    A shorter axis is the centred part that starts at ``old // 2 - new // 2``, a longer one is
+    interpolated (:func:`resize_bilinear`), an equal one is left alone.
+    """
+    freq, time = shape
+    for axis, size in ((1, time), (0, freq)):
+        old = table.shape[axis]
+        if size < old:
+            start = old // 2 - size // 2
+            table = jax.lax.slice_in_dim(jnp.asarray(table), start, start + size, axis=axis)
+        elif size > old:
+            f, t, _ = table.shape
+            table = resize_bilinear(table, (f, size) if axis == 1 else (size, t))
+    return jnp.asarray(table)
+
+
+def _linear_weights(old: int, new: int) -> np.ndarray:
+    """``[new old]``: row ``i`` mixes the two samples beside ``(i + 1/2) * old / new - 1/2``."""
+    at = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
+    distance = np.abs(at[:, None] - np.arange(old))
+    return np.maximum(0.0, 1.0 - distance)

@@ -1,0 +1,66 @@
+"""Levels: integer samples to float, and the standardisations front ends end with."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Float32, Num
+
+from jfreq.types import InputError
+
+
+def pcm_to_float(x: Num[Array | np.ndarray, ...]) -> Float32[Array, ...]:
+    """Samples as float32; signed integers of ``bits`` bits are divided by ``2**(bits - 1)``.
+
+    ``[...]`` to ``[...]`` in [-1, 1) for integers; floats keep their values.
+    Raises ``InputError`` for unsigned integers, whose zero level is a matter of the file format.
+    """
+    dtype = x.dtype
+    if jnp.issubdtype(dtype, jnp.unsignedinteger):
+        raise InputError(f"samples have the unsigned type {dtype}: centre them and pass int16")
+    x = jnp.asarray(x, jnp.float32)
+    if jnp.issubdtype(dtype, jnp.integer):
+        x = x * np.float32(2.0 ** -(np.iinfo(dtype).bits - 1))
+    return x
+
+
+def standardise(
+    x: Float[Array, ...],
+    mean: float | int | Float[Array | np.ndarray, ...],
+    std: float | int | Float[Array | np.ndarray, ...],
+    *,
+    gain: float | int = 2.0,
+) -> Float[Array, ...]:
+    """``(x - mean) / (gain * std)`` with statistics of a whole data set.
+
+    ``mean`` and ``std`` are scalars or line up with the last axes of ``x``. ``gain`` 2 is the
+    AST convention (standard deviation 0.5), 1 the usual z-score.
+    """
+    return (x - _trailing(mean, x)) / (gain * _trailing(std, x))
+
+
+def standardise_clip(
+    x: Float[Array, ...],
+    axes: int | tuple[int, ...],
+    *,
+    valid: Bool[Array, ...] | None = None,
+    eps: float | int = 1e-5,
+) -> Float[Array, ...]:
+    """Zero mean and unit variance of every clip over ``axes``.
+
+    ``valid`` has the rank of ``x`` and broadcasts to it: False entries do not count and come out
+    as 0. The divisor is ``sqrt(variance + eps)``, so silence gives 0 and a finite gradient.
+    """
+    where = jnp.ones((1,) * x.ndim, bool) if valid is None else valid
+    where = jnp.broadcast_to(where, x.shape)
+    count = jnp.maximum(jnp.sum(where, axes, keepdims=True), 1).astype(x.dtype)
+    centred = x - jnp.sum(jnp.where(where, x, 0), axes, keepdims=True) / count
+    centred = jnp.where(where, centred, 0)
+    variance = jnp.sum(jnp.square(centred), axes, keepdims=True) / count
+    return centred / jnp.sqrt(variance + eps)
+
+
+def _trailing(value, x):
+    """``value`` with leading axes of size 1 up to the rank of ``x``; scalars stay scalars."""
+    value = jnp.asarray(value, x.dtype)
+    return value if value.ndim == 0 else value.reshape((1,) * (x.ndim - value.ndim) + value.shape)

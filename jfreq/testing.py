@@ -1,0 +1,78 @@
+"""Small things that tests of methods need: clips of noise, bound configs, abstract steps."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jfreq import methods
+from jfreq.config import Experiment, MethodConfig
+from jfreq.optim import make
+from jfreq.state import init_state
+from jfreq.types import Batch, BatchSpec, DataSpec, SignalSpec
+
+C = TypeVar("C", bound=MethodConfig)
+
+CLIP = DataSpec((SignalSpec("audio", 16000, 20720),), ("a", "b", "c"))
+"""1.295 s: 128 frames, none of them padding."""
+
+
+def batch_spec(spec: DataSpec, batch: int) -> BatchSpec:
+    """Shapes of a batch of ``spec``, labels included."""
+    signals = {s.name: ((batch, s.samples, s.channels), jnp.float32) for s in spec.signals}
+    label = ((batch, len(spec.labels)), jnp.float32) if spec.multi_label else ((batch,), jnp.int32)
+    extra = {"label": label, "length": ((batch,), jnp.int32), "_mask": ((batch,), jnp.float32)}
+    return {k: jax.ShapeDtypeStruct(*v) for k, v in (signals | extra).items()}
+
+
+def fake_batch(spec: DataSpec, batch: int, *, seed: int = 0) -> Batch:
+    """Noise of random loudness with labels in turn, full length."""
+    rng = np.random.default_rng(seed)
+    out: dict[str, np.ndarray] = {}
+    for s in spec.signals:
+        gain = 10 ** rng.uniform(-2, -0.5, (batch, 1, 1))
+        out[s.name] = (gain * rng.normal(size=(batch, s.samples, s.channels))).astype(np.float32)
+    label = np.arange(batch) % max(1, len(spec.labels))
+    out["label"] = np.eye(len(spec.labels), dtype=np.float32)[label] if spec.multi_label else (
+        label.astype(np.int32)
+    )  # fmt: skip
+    out["length"] = np.full(batch, spec.signals[0].samples, np.int32)
+    out["_mask"] = np.ones(batch, np.float32)
+    return {k: jnp.asarray(v) for k, v in out.items()}
+
+
+def assert_step_specs(experiment: Experiment, spec: DataSpec) -> None:
+    """Traces init, one update and encoding of an experiment on abstract arrays, in milliseconds."""
+    experiment = methods.bind(experiment, spec)
+    method = methods.build(experiment.method)
+    shapes = batch_spec(spec, 4)
+
+    def step(key, batch):
+        params = method.init(key, batch)
+        optimiser = make(experiment.optim, steps=experiment.steps, params=params)
+        state = init_state(method, optimiser, batch, key)
+        grads, metrics = jax.grad(method.loss, has_aux=True)(
+            state.params, state.target, batch, key, state.step
+        )
+        updates, opt = optimiser.update(grads, state.opt, state.params)
+        params = optax.apply_updates(state.params, updates)
+        return (state.params, state.opt), (params, opt), metrics, method.encode(params, batch)
+
+    before, after, metrics, features = jax.eval_shape(step, jax.random.key(0), shapes)
+    same = jax.tree.map(lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype), before, after)
+    assert all(jax.tree.leaves(same)), "an update changes shapes or dtypes of the state"
+    for name, (total, count) in metrics.items():
+        assert total.shape == count.shape == (), name
+    assert "loss" in metrics
+    assert features.clip.shape[0] == features.tokens.shape[0] == 4
+    assert features.tokens.shape[1] == features.grid.size == features.valid.shape[1]
+
+
+def bound_method(cfg: C, spec: DataSpec = CLIP) -> tuple[C, methods.Method]:
+    """A config bound to ``spec`` and its functions."""
+    cfg = cfg.bind(spec)
+    return cfg, methods.build(cfg)

@@ -1,0 +1,53 @@
+"""Parameter trees by path: ``trunk/encoder/blocks/qkv/kernel``. Paths are the interface of
+sharding rules, decay masks, freezing and bundles."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from jfreq.types import PyTree
+
+
+def path_name(path: tuple[Any, ...]) -> str:
+    """``/``-joined names of a JAX key path, whatever containers it runs through."""
+    names = (getattr(k, "key", getattr(k, "name", getattr(k, "idx", None))) for k in path)
+    return "/".join(str(name) for name in names)
+
+
+def map_paths(fn: Callable[[str, Any], Any], tree: PyTree) -> PyTree:
+    """``fn(path, leaf)`` for every leaf."""
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: fn(path_name(path), leaf), tree)
+
+
+def flatten(tree: PyTree) -> dict[str, Any]:
+    """Leaves by path."""
+    return {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def unflatten(leaves: dict[str, Any]) -> PyTree:
+    """The nested dict that :func:`flatten` came from."""
+    tree: dict[str, Any] = {}
+    for path, leaf in leaves.items():
+        *folders, name = path.split("/")
+        node = tree
+        for folder in folders:
+            node = node.setdefault(folder, {})
+        node[name] = leaf
+    return tree
+
+
+def first_match(path: str, patterns: tuple[str, ...] | list[str]) -> int | None:
+    """Number of the first pattern that matches the whole path or its end, or None."""
+    for i, pattern in enumerate(patterns):
+        if re.fullmatch(pattern, path) or re.search(f"(^|/)(?:{pattern})$", path):
+            return i
+    return None
+
+
+def count(tree: PyTree) -> int:
+    """Number of scalars in all leaves."""
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))

@@ -1,0 +1,137 @@
+"""The few shapes everything else is written in.
+
+Letters, one set for the whole library: ``b`` batch, ``t`` time (samples, frames or time
+tokens), ``n`` tokens, ``f`` frequency bins, ``c`` channels, ``d`` width, ``h`` heads,
+``k`` kept tokens, ``m`` masked tokens, ``l`` layers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import jax
+
+Array: TypeAlias = jax.Array
+PyTree: TypeAlias = Any
+Batch: TypeAlias = dict[str, jax.Array]
+"""A dict of arrays with static shapes.
+
+Signals by modality name, ``[b t c]``, int16 PCM or float32; and, where known,
+``label`` (``[b]`` int32 class or ``[b classes]`` float32 multi-hot, -1 or all zero for none),
+``id`` ``[b]`` int32 row number, ``length`` ``[b]`` int32 valid samples of the first modality,
+``_mask`` ``[b]`` float32, 0 for a row that only fills up the batch. A front end may add
+``spectrogram`` ``[b t f c]``; ``encode`` and ``loss`` then use it instead of the raw signal.
+"""
+BatchSpec: TypeAlias = dict[str, jax.ShapeDtypeStruct]
+"""Shapes and dtypes of a batch."""
+
+Order = Literal["freq_major", "time_major"]
+
+
+class InputError(ValueError):
+    """Bad input or configuration: the message says what, where, and what to do.
+
+    The command line prints it as one line and exits with code 2.
+    """
+
+
+@dataclasses.dataclass(frozen=True)
+class SignalSpec:
+    """One modality, statically: ``samples`` per window at ``rate`` Hz, ``channels`` wide."""
+
+    name: str
+    rate: float
+    samples: int
+    channels: int = 1
+
+    @property
+    def seconds(self) -> float:
+        return self.samples / self.rate
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSpec:
+    """What a set of shards promises: its modalities and its labels (empty when unlabelled)."""
+
+    signals: tuple[SignalSpec, ...]
+    labels: tuple[str, ...] = ()
+    multi_label: bool = False
+
+    def signal(self, name: str | None = None) -> SignalSpec:
+        """The named modality, or the first one; ``InputError`` where there is none."""
+        for spec in self.signals:
+            if name is None or spec.name == name:
+                return spec
+        known = ", ".join(spec.name for spec in self.signals) or "none"
+        raise InputError(f"no signal {name!r} in the data; it has: {known}")
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """The token lattice: ``time`` x ``freq`` tokens, flattened in ``order``.
+
+    ``freq_major`` numbers tokens ``f * time + t`` (AST, SSAST), ``time_major``
+    ``t * freq + f`` (Audio-MAE, EAT). ``first`` and ``hop`` place time index 0 and the step
+    between time indices on the signal: the token's centre and the stride, in input samples.
+    """
+
+    time: int
+    freq: int = 1
+    order: Order = "freq_major"
+    first: float = 0.0
+    hop: float = 1.0
+
+    @property
+    def size(self) -> int:
+        return self.time * self.freq
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """The two axes a flat token axis unfolds into, slowest first."""
+        return (self.freq, self.time) if self.order == "freq_major" else (self.time, self.freq)
+
+
+class Mask(NamedTuple):
+    """Which tokens are kept and which are masked, by id; k + m = n, all static counts.
+
+    ``keep`` ``[b k]``, ``drop`` ``[b m]``, ``restore`` ``[b n]``: position of token ``i`` in the
+    concatenation ``[keep, drop]``, so ``restore[b, i] >= k`` means that token ``i`` is masked.
+    """
+
+    keep: Array
+    drop: Array
+    restore: Array
+
+    @property
+    def is_masked(self) -> Array:
+        """``[b n]`` bool."""
+        return self.restore >= self.keep.shape[-1]
+
+
+class Features(NamedTuple):
+    """What an encoder returns.
+
+    ``tokens`` ``[b n d]`` float32 in the order of ``grid``; ``clip`` ``[b d]`` the method's own
+    clip vector; ``valid`` ``[b n]`` bool, False for tokens that lie in padding;
+    ``layers`` ``[l b n d]`` the state after each block and ``logits`` ``[b classes]`` of a
+    supervised method, or None.
+    """
+
+    tokens: Array
+    grid: Grid
+    clip: Array
+    valid: Array
+    layers: Array | None = None
+    logits: Array | None = None
+
+
+class Embedding(NamedTuple):
+    """What a user gets: ``clip`` ``[b d]``, ``frames`` ``[b t d]`` float32, ``valid`` ``[b]`` int
+    count of valid frames, ``times_ms`` ``[t]`` float64 centre of each frame in milliseconds."""
+
+    clip: Any
+    frames: Any
+    valid: Any
+    times_ms: Any

@@ -1,0 +1,51 @@
+"""Eight fake CPU devices, strict rank promotion, fixed environment; before any backend starts."""
+
+import os
+import pathlib
+
+# 8 fake devices on 2 cores deadlock with one pool thread per core.
+os.environ.setdefault("NPROC", "32")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+flags = os.environ.get("XLA_FLAGS", "")
+if "xla_backend_optimization_level" not in flags:
+    os.environ["XLA_FLAGS"] = f"{flags} --xla_backend_optimization_level=0".strip()
+
+import jax
+import pytest
+
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+if cache := os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+    jax.config.update("jax_compilation_cache_dir", cache)
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def key():
+    return jax.random.key(0)
+
+
+@pytest.fixture(scope="session")
+def root() -> pathlib.Path:
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def real_data() -> pathlib.Path:
+    """The folder of real data sets; skips where it is missing."""
+    folder = pathlib.Path(os.environ.get("JFREQ_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"real data sets not found at {folder} (set JFREQ_DATA)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shards(tmp_path_factory) -> pathlib.Path:
+    """32 labelled synthetic clips of 128 frames."""
+    from jfreq.data.prepare import prepare
+
+    out = tmp_path_factory.mktemp("shards") / "tones"
+    prepare("synthetic:tones", out, n=32, seconds=1.295, progress=False)
+    return out

@@ -1,0 +1,137 @@
+"""Both paths against float64 NumPy, the hand-written gradient against automatic ones."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jfreq.nn import attention as module
+from jfreq.nn.attention import attention
+
+SHAPE = (3, 7, 2, 5)
+"""[b n h k]; no two axes alike, so that a transposed axis cannot go unseen."""
+
+
+def softmax(scores):
+    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    return weights / weights.sum(axis=-1, keepdims=True)
+
+
+def reference(q, k, v, valid):
+    q, k, v = (np.asarray(x, np.float64) for x in (q, k, v))
+    scores = np.einsum("bqhk,bshk->bhqs", q, k) / np.sqrt(q.shape[-1])
+    if valid is not None:
+        scores = np.where(np.asarray(valid)[:, None, None, :], scores, -np.inf)
+    return np.einsum("bhqs,bshk->bqhk", softmax(scores), v)
+
+
+@pytest.fixture(params=["cpu", "gpu"])
+def path(request, monkeypatch):
+    """The head-major form (CPU) and the one every other backend takes."""
+    monkeypatch.setattr(module.jax, "default_backend", lambda: request.param)
+    return request.param
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng()
+
+
+def inputs(rng, *, gain=1.0):
+    q, k, v = (jnp.asarray(gain * rng.normal(size=SHAPE), jnp.float32) for _ in range(3))
+    return q, k, v
+
+
+def validity(rng):
+    valid = rng.uniform(size=SHAPE[:2]) < 0.6
+    valid[:, 0] = True
+    valid[0] = True
+    valid[1, 1:] = False
+    return jnp.asarray(valid)
+
+
+def vjp(fn, qkv, weight, valid=None):
+    """Output and gradients by q, k, v, in one compilation."""
+
+    def run(qkv, weight):
+        out, pull = jax.vjp(lambda q, k, v: fn(q, k, v, valid=valid), *qkv)
+        return out, pull(weight)
+
+    return jax.jit(run)(qkv, weight)
+
+
+def plain(q, k, v, *, valid):
+    """The formula of the paper, [b n h k], differentiated by JAX."""
+    scores = jnp.einsum("bqhk,bshk->bhqs", q, k) / np.sqrt(q.shape[-1])
+    if valid is not None:
+        scores = jnp.where(valid[:, None, None, :], scores, -1e30)
+    return jnp.einsum("bhqs,bshk->bqhk", jax.nn.softmax(scores, axis=-1), v)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_value_and_gradient_against_float64(path, rng, masked):
+    """Values by NumPy and by JAX's own attention, gradients by autodiff in float64."""
+    qkv, valid = inputs(rng), validity(rng) if masked else None
+    weight = jnp.asarray(rng.normal(size=SHAPE), jnp.float32)
+    out, found = vjp(attention, qkv, weight, valid)
+    np.testing.assert_allclose(out, reference(*qkv, valid), rtol=1e-5, atol=2e-6)
+    mask = None if valid is None else valid[:, None, None, :]
+    theirs = jax.jit(lambda q, k, v: jax.nn.dot_product_attention(q, k, v, mask=mask))(*qkv)
+    np.testing.assert_allclose(out, theirs, rtol=1e-5, atol=2e-6)
+    with jax.enable_x64(True):
+        wide, seed = jax.tree.map(lambda x: np.asarray(x, np.float64), (qkv, weight))
+        _, expected = vjp(plain, wide, seed, valid)
+        assert all(g.dtype == jnp.float64 for g in expected)
+        expected = [np.asarray(g) for g in expected]
+    for mine, truth in zip(found, expected):
+        np.testing.assert_allclose(mine, truth, rtol=1e-5, atol=2e-6)
+    if valid is not None:
+        for grad in found[1:]:
+            np.testing.assert_array_equal(np.asarray(grad)[~np.asarray(valid)], 0.0)
+
+
+def test_masked_keys_have_no_influence_at_all(path, rng):
+    q, k, v = inputs(rng)
+    valid = validity(rng)
+    hidden = ~valid[:, :, None, None]
+    run = jax.jit(lambda k, v: attention(q, k, v, valid=valid))
+    out = run(k, v)
+    other = run(jnp.where(hidden, 50.0, k), jnp.where(hidden, -1e4, v))
+    np.testing.assert_array_equal(out, other)
+    np.testing.assert_allclose(out[1], np.broadcast_to(v[1, :1], v[1].shape), rtol=1e-6)
+
+
+def test_large_scores_stay_finite(path, rng):
+    qkv = inputs(rng, gain=60.0)
+    out, grads = vjp(attention, qkv, jnp.ones(SHAPE))
+    np.testing.assert_allclose(out, reference(*qkv, None), rtol=1e-3, atol=1e-3)
+    assert all(np.isfinite(g).all() for g in grads)
+
+
+def test_bfloat16_is_near_float32_and_stays_bfloat16(path, rng):
+    valid = validity(rng)
+    qkv = jax.tree.map(lambda x: x.astype(jnp.bfloat16), inputs(rng))
+    weight = jnp.asarray(rng.normal(size=SHAPE), jnp.bfloat16)
+    out, found = vjp(attention, qkv, weight, valid)
+    assert out.dtype == jnp.bfloat16
+    wide, seed = jax.tree.map(lambda x: x.astype(jnp.float32), (qkv, weight))
+    expected = vjp(plain, wide, seed, valid)
+    for mine, truth in zip((out, *found), (expected[0], *expected[1])):
+        assert mine.dtype == jnp.bfloat16
+        np.testing.assert_allclose(mine.astype(jnp.float32), truth, rtol=5e-2, atol=5e-2)
+
+
+def test_gradient_under_vmap(monkeypatch, rng):
+    """The hand-written rule batches, and equals the other path."""
+    qkv = inputs(rng)
+
+    def loss(q, k, v):
+        return jnp.sum(jnp.square(attention(q, k, v)))
+
+    def rows(*qkv):
+        return jax.vmap(jax.grad(loss, argnums=1))(*(x[:, None] for x in qkv))[:, 0]
+
+    mine = jax.jit(rows)(*qkv)
+    monkeypatch.setattr(module.jax, "default_backend", lambda: "tpu")
+    other = jax.jit(jax.grad(loss, argnums=1))(*qkv)
+    np.testing.assert_allclose(mine, other, rtol=1e-5, atol=1e-5)

@@ -1,0 +1,103 @@
+import jax
+import jax.numpy as jnp
+import librosa
+import numpy as np
+import pytest
+import scipy.signal
+import scipy.signal.windows
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jaxtyping import TypeCheckError
+
+from jfreq.ops import frames
+from jfreq.types import InputError
+
+lengths = st.tuples(st.integers(1, 60), st.integers(1, 12), st.integers(1, 14))
+
+
+@pytest.mark.parametrize(
+    ("samples", "expected"),
+    [
+        (0, 0),
+        (399, 0),
+        (400, 1),
+        (16000, 98),
+        (80000, 498),
+        (160000, 998),
+        (160400, 1001),
+        (163840, 1022),
+    ],
+)
+def test_length_law(samples, expected):
+    """T1."""
+    assert frames.num_frames(samples, 400, 160) == expected
+    assert frames.num_frames(jnp.asarray([samples]), 400, 160)[0] == expected
+
+
+@settings(deadline=None, max_examples=12)
+@given(lengths)
+def test_frame_is_every_complete_slice(sizes):
+    t, length, hop = sizes
+    x = jnp.arange(2 * t).reshape(2, t)
+    out = jax.jit(lambda x: frames.frame(x, frame_length=length, hop_length=hop))(x)
+    starts = [s for s in range(0, t, hop) if s + length <= t]
+    expected = np.zeros((2, 0, length), int)
+    if starts:
+        expected = np.stack([np.asarray(x)[:, s : s + length] for s in starts], axis=1)
+    np.testing.assert_array_equal(out, expected)
+
+
+def test_frame_matches_librosa_without_gather():
+    x = np.random.default_rng(0).normal(size=(3, 2, 4000)).astype(np.float32)
+    cut = jax.jit(lambda x: frames.frame(x, frame_length=400, hop_length=160))
+    expected = librosa.util.frame(x, frame_length=400, hop_length=160).swapaxes(-1, -2)
+    np.testing.assert_array_equal(cut(x), expected)
+    text = cut.lower(x).compile().as_text() or " gather("
+    assert " gather(" not in text
+
+
+@settings(deadline=None, max_examples=10)
+@given(lengths)
+def test_overlap_add_is_the_transpose_of_frame(sizes):
+    """<frame(x), y> == <x, overlap_add(y)> for every x and y."""
+    t, length, hop = sizes
+    n = frames.num_frames(t, length, hop)
+    if n == 0:
+        return
+    rng = np.random.default_rng(t)
+    x = rng.integers(-9, 9, (2, t)).astype(np.float32)
+    y = rng.integers(-9, 9, (2, n, length)).astype(np.float32)
+    added = np.asarray(jax.jit(lambda y: frames.overlap_add(y, hop_length=hop))(y))
+    assert added.shape == (2, (n - 1) * hop + length)
+    cut = jax.jit(lambda x: frames.frame(x, frame_length=length, hop_length=hop))
+    left = np.sum(np.asarray(cut(x)) * y)
+    assert left == np.sum(x[:, : added.shape[1]] * added)
+
+
+@pytest.mark.parametrize("periodic", [True, False])
+@pytest.mark.parametrize("length", [1, 2, 7, 400])
+@pytest.mark.parametrize("name", ["hann", "hamming", "rectangular"])
+def test_windows_match_scipy(name, length, periodic):
+    out = frames.window(name, length, periodic=periodic)
+    assert out.dtype == np.float64
+    scipy_name = {"rectangular": "boxcar"}.get(name, name)
+    expected = scipy.signal.get_window(scipy_name, length, fftbins=periodic)
+    np.testing.assert_allclose(out, expected, atol=1e-15)
+
+
+def test_symmetric_windows_of_kaldi():
+    """Sums of the 400-sample Hann window of the AST front end; Povey is its power."""
+    hann = frames.window("hann", 400, periodic=False)
+    np.testing.assert_allclose([hann.sum(), np.square(hann).sum()], [199.5, 149.625], rtol=1e-12)
+    povey = frames.window("povey", 400, periodic=False)
+    expected = scipy.signal.windows.hann(400) ** 0.85
+    np.testing.assert_allclose(povey, expected, atol=1e-15)
+
+
+def test_bad_arguments():
+    with pytest.raises((InputError, TypeCheckError), match="blackmann"):
+        frames.window("blackmann", 8, periodic=True)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="hop_length 0"):
+        frames.frame(jnp.zeros(8), frame_length=4, hop_length=0)
+    with pytest.raises(InputError, match="at least one frame"):
+        frames.overlap_add(jnp.zeros((0, 4)), hop_length=2)

@@ -1,0 +1,141 @@
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+
+from jfreq import augment
+
+
+def noise(*shape, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+
+
+spec_augment = jax.jit(augment.spec_augment, static_argnames=("freq", "time", "fill"))
+mixup = jax.jit(augment.mixup, static_argnames=("prob", "alpha"))
+
+
+def span(flags):
+    """Width of the only run of True; fails when there are two."""
+    places = np.flatnonzero(flags)
+    assert places.size == 0 or places[-1] - places[0] + 1 == places.size
+    return places.size
+
+
+def test_spec_augment_masks_one_band_and_one_span(key):
+    """Everything outside the two spans is untouched; widths are uniform below their limits."""
+    x = noise(600, 20, 12, 2)
+    out = np.asarray(spec_augment(key, x, freq=5, time=8, fill=-9.0))
+    masked = (out == -9.0).all(axis=3)
+    np.testing.assert_array_equal(out[~masked], np.asarray(x)[~masked])
+    widths = {"freq": [], "time": []}
+    for row in masked:
+        bins, frames = row.all(axis=0), row.all(axis=1)
+        np.testing.assert_array_equal(row, bins[None] | frames[:, None])
+        widths["freq"].append(span(bins))
+        widths["time"].append(span(frames))
+    for name, limit in (("freq", 5), ("time", 8)):
+        counts = np.bincount(widths[name], minlength=limit)
+        assert counts.size == limit
+        assert scipy.stats.chisquare(counts).pvalue > 1e-4
+
+
+def test_spec_augment_starts_reach_both_ends(key):
+    x = jnp.ones((500, 6, 6, 1))
+    out = np.asarray(spec_augment(key, x, freq=3, time=1))[:, 0, :, 0]
+    assert (out[:, 0] == 0).any()
+    assert (out[:, -1] == 0).any()
+    assert len(np.unique(out, axis=0)) == 1 + 6 + 5  # width 0, 1 and 2 at every place
+
+
+def test_spec_augment_limits(key):
+    x = noise(50, 6, 4, 1)
+    np.testing.assert_array_equal(spec_augment(key, x, freq=0, time=0), x)
+    np.testing.assert_array_equal(spec_augment(key, x, freq=1, time=1), x)
+    wider = np.asarray(spec_augment(key, x, freq=48, time=0))
+    assert ((wider == 0).all(axis=(1, 2, 3))).any()  # a whole clip may go, and nothing breaks
+
+
+def test_mixup_blends_centred_waveforms_and_labels_alike(key):
+    x, label = noise(64, 50, 2) + 3.0, jnp.eye(64)
+    mixed, mixed_label = (np.asarray(a) for a in mixup(key, x, label, prob=1.0))
+    centred = np.asarray(x, np.float64) - np.asarray(x, np.float64).mean(1, keepdims=True)
+    share = np.diagonal(mixed_label)
+    for i in range(64):
+        j = (i + 1) % 64
+        np.testing.assert_allclose(mixed_label[i, j], 1 - share[i], atol=1e-6)
+        assert (mixed_label[i] > 0).sum() == 2
+        expected = share[i] * centred[i] + (1 - share[i]) * centred[j]
+        np.testing.assert_allclose(mixed[i], expected, atol=1e-5)
+    assert np.abs(mixed.mean(1)).max() < 1e-6
+
+
+def test_mixup_draws_beta_per_row_with_probability(key):
+    x, label = noise(4000, 4), jnp.tile(jnp.eye(2), (2000, 1))
+    _, mixed = mixup(key, x, label, prob=0.3)
+    top = np.where(np.arange(4000) % 2 == 0, mixed[:, 0], mixed[:, 1])
+    used = top < 1
+    assert abs(used.mean() - 0.3) < 0.03
+    assert scipy.stats.kstest(top[used], scipy.stats.beta(10, 10).cdf).pvalue > 1e-4
+
+
+def test_mixup_shared_label_and_off_switch(key):
+    x = noise(8, 30) + 1.0
+    label = jnp.ones((8, 3))
+    mixed, mixed_label = mixup(key, x, label, prob=0.0)
+    np.testing.assert_allclose(mixed, x - x.mean(axis=1, keepdims=True), atol=1e-6)
+    np.testing.assert_array_equal(mixed_label, label)
+    np.testing.assert_allclose(mixup(key, x, label, prob=1.0)[1], label, atol=1e-6)
+
+
+def test_add_noise_is_uniform_times_one_level_per_row(key):
+    added = np.asarray(augment.add_noise(key, jnp.zeros((300, 40, 20, 1)), scale=0.1))
+    level = added.max(axis=(1, 2, 3))
+    assert added.min() >= 0
+    assert level.max() <= 0.1
+    assert scipy.stats.kstest(level, scipy.stats.uniform(0, 0.1).cdf).pvalue > 1e-4
+    values = (added / level[:, None, None, None]).reshape(300, -1)[:5]
+    for row in values:
+        assert scipy.stats.kstest(row, "uniform").pvalue > 1e-4
+
+
+def test_roll_time_is_a_uniform_circular_shift(key):
+    x = noise(400, 30, 3, 2)
+    out = np.asarray(augment.roll_time(key, x, shift=4))
+    shifts = []
+    for row, rolled in zip(np.asarray(x), out):
+        hits = [s for s in range(-15, 15) if np.array_equal(np.roll(row, s, axis=0), rolled)]
+        assert len(hits) == 1
+        shifts.append(hits[0])
+    values, counts = np.unique(shifts, return_counts=True)
+    np.testing.assert_array_equal(values, np.arange(-4, 4))
+    assert scipy.stats.chisquare(counts).pvalue > 1e-4
+    np.testing.assert_array_equal(augment.roll_time(key, x, shift=0), x)
+
+
+def both_spans(key, x):
+    return augment.spec_augment(key, x, freq=4, time=6)
+
+
+def half_mixup(key, x):
+    return augment.mixup(key, x, x[:, :3, 0, 0], prob=0.5)
+
+
+@pytest.mark.parametrize("run", [both_spans, half_mixup, augment.add_noise, augment.roll_time])
+def test_jit_keys_and_collectives(run, key):
+    """Same key same result, eager or compiled; and no device gathers another's rows."""
+    x = noise(16, 24, 8, 1)
+    compiled = jax.jit(run)
+    first = jax.tree.leaves(run(key, x))
+    for a, b, c in zip(first, *map(jax.tree.leaves, (compiled(key, x), run(jax.random.key(1), x)))):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+        assert (np.asarray(a) != np.asarray(c)).any()
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    rows = jax.device_put(x, jax.sharding.NamedSharding(mesh, jax.P("data")))
+    text = compiled.lower(key, rows).compile().as_text() or ""
+    assert text
+    assert not re.findall(r"all-gather|all-to-all", text)
+    if run is not half_mixup:  # the neighbour's row comes from one other device
+        assert "collective-permute" not in text

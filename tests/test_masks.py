@@ -1,0 +1,157 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jfreq import masks
+from jfreq.types import Grid, InputError
+
+PATCHES = Grid(time=64, freq=8)
+OFFICIAL_ROWS = {
+    400: [0.415, 0.671, 0.816, 0.874, 0.888, 0.884, 0.884, 0.818],
+    250: [0.199, 0.366, 0.497, 0.566, 0.594, 0.594, 0.592, 0.499],
+}
+"""P(masked) of each frequency row, measured on the released code (4000 draws)."""
+
+
+def check_partition(mask, batch, n, count):
+    keep, drop, restore = (np.asarray(x) for x in mask)
+    assert keep.shape == (batch, n - count)
+    assert drop.shape == (batch, count)
+    both = np.concatenate([keep, drop], axis=1)
+    np.testing.assert_array_equal(np.sort(both, axis=1), np.tile(np.arange(n), (batch, 1)))
+    np.testing.assert_array_equal(
+        np.take_along_axis(both, restore, 1), np.tile(np.arange(n), (batch, 1))
+    )
+    flags = np.zeros((batch, n), bool)
+    np.put_along_axis(flags, drop, True, axis=1)
+    np.testing.assert_array_equal(np.asarray(mask.is_masked), flags)
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    st.sampled_from(["cluster", "random", "time", "frequency"]),
+    st.integers(2, 6), st.integers(2, 9), st.integers(1, 4),
+    st.sampled_from(["freq_major", "time_major"]), st.floats(0.1, 0.9), st.integers(0, 2**31 - 1),
+)  # fmt: skip
+def test_exact_partition(kind, freq, time, batch, order, share, seed):
+    grid = Grid(time=time, freq=freq, order=order)
+    line = {"time": freq, "frequency": time}.get(kind, 1)
+    count = max(line, int(share * grid.size) // line * line)
+    if count >= grid.size:
+        count -= line
+    mask = masks.draw(jax.random.key(seed), batch, grid, count, kind=kind, sizes=(1, 3))
+    check_partition(mask, batch, grid.size, count)
+    planes = np.asarray(mask.is_masked).reshape(batch, *grid.shape)
+    if kind == "time":
+        axis = 1 if order == "freq_major" else 2
+        assert (planes.all(axis) == planes.any(axis)).all()
+    if kind == "frequency":
+        axis = 2 if order == "freq_major" else 1
+        assert (planes.all(axis) == planes.any(axis)).all()
+
+
+@pytest.mark.parametrize("count", [100, 250, 400])
+@pytest.mark.parametrize("mode", ["uniform", "official"])
+def test_published_counts(key, mode, count):
+    mask = masks.cluster(key, 6, PATCHES, count, mode=mode)
+    check_partition(mask, 6, 512, count)
+    assert len({tuple(sorted(row)) for row in np.asarray(mask.drop).tolist()}) == 6
+    again = masks.cluster(key, 6, PATCHES, count, mode=mode)
+    np.testing.assert_array_equal(mask.drop, again.drop)
+
+
+@pytest.mark.parametrize("count", [250, 400])
+def test_official_reproduces_the_bias(key, count):
+    mask = jax.jit(lambda k: masks.cluster(k, 4000, PATCHES, count, mode="official"))(key)
+    flags = np.asarray(mask.is_masked).reshape(4000, 8, 64)
+    np.testing.assert_allclose(flags.mean((0, 2)), OFFICIAL_ROWS[count], atol=0.02)
+    assert not flags[:, 0, 0].any()
+    assert not flags[:, -1, -1].any()
+
+
+@pytest.mark.parametrize("count", [100, 250, 400])
+def test_uniform_is_uniform(key, count):
+    mask = jax.jit(lambda k: masks.cluster(k, 8000, PATCHES, count))(key)
+    flags = np.asarray(mask.is_masked).reshape(8000, 8, 64)
+    np.testing.assert_allclose(flags.mean((0, 2)), count / 512, atol=0.02)
+    columns = flags.mean((0, 1))
+    np.testing.assert_allclose(columns, count / 512, atol=0.03)
+
+
+def test_clusters_of_one_are_random_masks(key):
+    """Neighbours are masked together as often as in a draw without replacement."""
+    n, count = PATCHES.size, 250
+    mask = jax.jit(lambda k: masks.cluster(k, 4000, PATCHES, count, sizes=(1, 1)))(key)
+    flags = np.asarray(mask.is_masked).reshape(4000, 8, 64)
+    together = (flags[:, :, 1:] & flags[:, :, :-1]).mean()
+    assert together == pytest.approx(count * (count - 1) / (n * (n - 1)), abs=0.005)
+    clustered = masks.cluster(key, 500, PATCHES, count)
+    flags = np.asarray(clustered.is_masked).reshape(500, 8, 64)
+    assert (flags[:, :, 1:] & flags[:, :, :-1]).mean() > together + 0.1
+
+
+@pytest.mark.parametrize("count", [100, 250])
+def test_official_against_a_plain_reading_of_the_code(key, count):
+    """The same family as the released loop, drawn in Python: counts per row agree."""
+    rng, rows = np.random.default_rng(0), np.zeros(8)
+    for _ in range(400):
+        side, chosen = rng.integers(3, 6), set()
+        while len(chosen) <= count:
+            start = rng.integers(512)
+            cells = {start + 64 * i + j for i in range(side) for j in range(side)}
+            chosen |= {k for k in cells if 0 < k < 512}
+        picked = np.array(sorted(chosen)[:count])
+        rows += np.bincount(picked // 64, minlength=8) / 64 / 400
+    mask = jax.jit(lambda k: masks.cluster(k, 2000, PATCHES, count, mode="official"))(key)
+    ours = np.asarray(mask.is_masked).reshape(2000, 8, 64).mean((0, 2))
+    np.testing.assert_allclose(ours, rows, atol=0.025)
+
+
+def test_spans_keep_lines_together(key):
+    grid = Grid(time=64, freq=8)
+    spans = masks.lines(key, 500, grid, 8 * 24, axis="time", sizes=(4, 4))
+    single = masks.lines(key, 500, grid, 8 * 24, axis="time", sizes=(1, 1))
+
+    def pairs(mask):
+        columns = np.asarray(mask.is_masked).reshape(500, 8, 64)[:, 0]
+        return (columns[:, 1:] & columns[:, :-1]).mean()
+
+    assert pairs(spans) > pairs(single) + 0.1
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode", "count", "match"),
+    [
+        ("random", "uniform", 512, "choose 1 to 511"),
+        ("random", "uniform", 0, "choose 1 to 511"),
+        ("cluster", "official", 511, "choose 1 to 510"),
+        ("time", "uniform", 100, "take 96"),
+        ("frequency", "uniform", 63, "take 64"),
+    ],
+)
+def test_impossible_counts_are_refused_at_once(key, kind, mode, count, match):
+    with pytest.raises(InputError, match=match):
+        masks.draw(key, 2, PATCHES, count, kind=kind, mode=mode)
+
+
+@pytest.mark.dist
+def test_same_masks_on_a_mesh_and_no_collectives(key):
+    from jfreq.sharding import batch_sharding, make_mesh
+
+    mesh = make_mesh((8, 1, 1))
+
+    def draw(k):
+        return masks.cluster(k, 16, PATCHES, 400)
+
+    alone = jax.jit(draw)(key)
+    place = batch_sharding(mesh)
+    sharded = jax.jit(draw, out_shardings=type(alone)(place, place, place))
+    np.testing.assert_array_equal(alone.drop, sharded(key).drop)
+    text = sharded.lower(key).compile().as_text()
+    assert text
+    assert not any(op in text for op in ("all-gather", "all-to-all", "collective-permute"))
+    rows = jnp.sort(sharded(key).drop, axis=1)
+    assert len({tuple(r) for r in np.asarray(rows).tolist()}) == 16
