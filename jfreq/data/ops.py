@@ -1,0 +1,63 @@
+"""Typed tf.data ops: stateless, batch-wise, the same eagerly and inside ``tf.data``'s map.
+
+Each has a numpy twin with the same result: :func:`jfreq.data.records.fill` for ``parse``,
+:func:`jfreq.data.memory.crop` for ``crop``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from jfreq.data.schema import ShardsInfo
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+    Tensors = dict[str, tf.Tensor]
+
+
+def parse(records: tf.Tensor, *, info: ShardsInfo) -> Tensors:
+    """Serialised examples ``[b]`` to signals ``[b t c]``, ``label``, ``length`` ``[b]``.
+
+    Windows longer than ``info`` states are cut, shorter ones zero-padded.
+    """
+    import tensorflow as tf
+
+    raw, number = tf.io.FixedLenFeature([], tf.string), tf.io.FixedLenFeature([], tf.int64)
+    keys: dict[str, Any] = {s.name: raw for s in info.signals} | {"length": number}
+    keys |= {"label": raw if info.multi_label else number} if info.labels else {}
+    found: dict[str, Any] = tf.io.parse_example(records, keys)
+    out = {}
+    for s in info.signals:
+        dtype = tf.as_dtype(s.dtype)
+        flat = tf.io.decode_raw(
+            found[s.name], dtype, fixed_length=s.samples * s.channels * dtype.size
+        )
+        out[s.name] = tf.reshape(flat, [-1, s.samples, s.channels])
+    out["length"] = tf.minimum(tf.cast(found["length"], tf.int32), info.signals[0].samples)
+    if info.multi_label:
+        flat = tf.io.decode_raw(found["label"], tf.float32, fixed_length=4 * len(info.labels))
+        out["label"] = tf.reshape(flat, [-1, len(info.labels)])
+    else:
+        none = -tf.ones_like(out["length"])
+        out["label"] = tf.cast(found["label"], tf.int32) if info.labels else none
+    return out
+
+
+def crop(batch: Tensors, start: tf.Tensor, *, samples: dict[str, int]) -> Tensors:
+    """Cuts every signal to ``samples[name]``, row ``b`` at the fraction ``start[b]`` of its slack.
+
+    One fraction in [0, 1) serves all modalities, so they stay aligned; the slack is what is valid
+    beyond the crop, so a short recording is never cropped into its padding.
+    """
+    import tensorflow as tf
+
+    out, length, first_name = dict(batch), batch["length"], next(iter(samples))
+    widths = {name: int(batch[name].shape[1] or 0) for name in samples}
+    for name, size in samples.items():
+        valid = tf.cast(length, tf.float64) * (widths[name] / widths[first_name])
+        slack = tf.maximum(tf.cast(tf.round(valid), tf.int32) - size, 0)
+        first = tf.cast(start * tf.cast(slack + 1, tf.float64), tf.int32)
+        index = first[:, None] + tf.range(size)[None]
+        out[name] = tf.gather(batch[name], index, batch_dims=1)
+    return out | {"length": tf.minimum(length, samples[first_name])}

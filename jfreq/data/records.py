@@ -1,0 +1,391 @@
+"""Reading shards: random access by row, whole columns, several folders as one set."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jfreq.config import check
+from jfreq.data.schema import COLUMNS, ShardsInfo, SignalInfo, digest
+from jfreq.types import DataSpec, InputError
+
+READ_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
+TEXT = ("split", "subject", "path")
+
+
+class Shards:
+    """One or several folders of shards as one sequence of rows.
+
+    Several are one unlabelled set: every ``label`` is -1, and windows are cut or zero-padded to
+    those of the first folder.
+    """
+
+    def __init__(self, parts: Sequence[Part]):
+        self._parts = tuple(parts)
+        self._starts = np.cumsum([0, *(part.info.rows for part in parts)])
+        self.info = parts[0].info if len(parts) == 1 else _merged([part.info for part in parts])
+        hashes = [part.info.manifest_hash for part in parts]
+        self.manifest_hash: str = hashes[0] if len(hashes) == 1 else digest(hashes)
+
+    @property
+    def spec(self) -> DataSpec:
+        return self.info.spec
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        return tuple(part.folder for part in self._parts)
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"row {index} of {len(self)}")
+        return {name: value[0] for name, value in self.read([index % len(self)]).items()}
+
+    def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
+        return (self[i] for i in range(len(self)))
+
+    def read(self, ids: Sequence[int] | np.ndarray) -> dict[str, np.ndarray]:
+        """Rows ``ids`` stacked: signals ``[b t c]`` as stored, ``label``, ``id``, ``length``."""
+        ids = np.asarray(ids, np.int64)
+        out = empty_batch(self.info, len(ids))
+        out["id"][:] = ids
+        for i, record in enumerate(self.read_bytes(ids)):
+            fill(out, i, record, self.info)
+        return out
+
+    def read_bytes(self, ids: Sequence[int] | np.ndarray) -> list[bytes]:
+        """The serialised ``tf.train.Example`` of each row; ``InputError`` for a damaged shard."""
+        ids = np.asarray(ids, np.int64)
+        if ids.size and (ids.min() < 0 or ids.max() >= len(self)):
+            raise IndexError(f"rows {ids.min()}..{ids.max()} of {len(self)}")
+        part_of = np.searchsorted(self._starts, ids, side="right") - 1
+        out: list[Any] = [None] * len(ids)
+        for p in np.unique(part_of):
+            where = np.flatnonzero(part_of == p)
+            records = self._parts[p].read_bytes(ids[where] - self._starts[p])
+            for position, record in zip(where, records):
+                out[position] = record
+        return out
+
+    def column(self, name: str) -> np.ndarray:
+        """``[rows]``: ``label`` ``fold`` ``split`` ``subject`` ``path`` ``start`` or ``length``."""
+        if name == "label" and len(self._parts) > 1:
+            return np.full(len(self), -1, np.int32)
+        columns = [part.column(name) for part in self._parts]
+        if name == "length":
+            columns = [np.minimum(c, self.info.signals[0].samples) for c in columns]
+        return np.concatenate(columns)
+
+    def rows(
+        self,
+        split: str | None = None,
+        *,
+        exclude_folds: Sequence[int] = (),
+        folds: Sequence[int] | None = None,
+    ) -> np.ndarray:
+        """Row numbers int64, ascending; ``InputError`` for a split or fold that is not there."""
+        keep = np.ones(len(self), bool)
+        if split is not None:
+            known = ", ".join(self.info.splits) or "none"
+            check(
+                split in self.info.splits,
+                "split",
+                f"no rows of split {split!r}; the set has: {known}",
+            )
+            keep &= self.column("split") == split
+        for fold in (*exclude_folds, *(folds or ())):
+            known = ", ".join(map(str, self.info.folds)) or "none"
+            check(fold in self.info.folds, "fold", f"no rows of fold {fold}; the set has: {known}")
+        if exclude_folds or folds is not None:
+            fold = self.column("fold")
+            keep &= ~np.isin(fold, list(exclude_folds))
+            keep &= np.isin(fold, list(folds)) if folds is not None else True
+        return np.flatnonzero(keep)
+
+    def statistics(self, rows: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Per modality the mean and standard deviation ``[c]`` over the valid samples of ``rows``.
+
+        Exact, in physical units, from stored per-row moments: no record is read.
+        """
+        check(len(rows) > 0, "rows", "statistics need at least one row")
+        return {
+            s.name: pooled_moments(
+                *(self.column(f"{s.name}.{k}")[rows] for k in ("count", "mean", "var"))
+            )
+            for s in self.info.signals
+        }
+
+    def verify(self) -> None:
+        """Opens every shard of every part; ``InputError`` names the first damaged one."""
+        for part in self._parts:
+            part.verify()
+
+    def close(self) -> None:
+        for part in self._parts:
+            part.close()
+
+
+@dataclasses.dataclass
+class Part:
+    """One folder of shards."""
+
+    folder: Path
+    info: ShardsInfo
+
+    def __post_init__(self):
+        self._starts = np.cumsum([0, *(shard.rows for shard in self.info.shards)])
+        self._readers: dict[int, Any] = {}
+        self._lock = threading.Lock()
+        for shard in self.info.shards:
+            path = self.folder / shard.file
+            check(path.is_file(), str(path), "is missing; prepare the set again")
+
+    @cached_property
+    def _columns(self) -> dict[str, np.ndarray]:
+        path = self.folder / COLUMNS
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                columns = {name: file[name] for name in file.files}
+        except Exception as error:
+            raise InputError(f"{path}: cannot be read ({error}); prepare the set again") from error
+        wrong = [name for name, values in columns.items() if len(values) != self.info.rows]
+        check(not wrong, str(path), f"column {wrong[:1]} has a wrong length; prepare the set again")
+        return columns
+
+    def column(self, name: str) -> np.ndarray:
+        known = ", ".join(n for n in self._columns if "." not in n)
+        check(name in self._columns, "column", f"no column {name!r}; the set has: {known}")
+        values = self._columns[name]
+        return np.strings.decode(values, "utf-8") if name in TEXT else values
+
+    def read_bytes(self, ids: np.ndarray) -> list[bytes]:
+        shard_of = np.searchsorted(self._starts, ids, side="right") - 1
+        out: list[Any] = [None] * len(ids)
+        for s in np.unique(shard_of):
+            where = np.flatnonzero(shard_of == s)
+            rows = (ids[where] - self._starts[s]).tolist()
+            try:
+                records = self._reader(int(s)).read(rows)
+            except (RuntimeError, IndexError, ValueError) as error:
+                raise self._damaged(int(s), error) from error
+            for position, record in zip(where, records):
+                out[position] = record
+        return out
+
+    def verify(self) -> None:
+        """Opens every shard; ``InputError`` names the first that is damaged or cut short."""
+        for shard in range(len(self.info.shards)):
+            try:
+                self._reader(shard)
+            except (RuntimeError, ValueError) as error:
+                raise self._damaged(shard, error) from error
+
+    def _reader(self, shard: int) -> Any:
+        with self._lock:
+            if shard not in self._readers:
+                from array_record.python.array_record_module import ArrayRecordReader
+
+                reader = ArrayRecordReader(
+                    str(self.folder / self.info.shards[shard].file), READ_OPTIONS
+                )
+                found, stated = reader.num_records(), self.info.shards[shard].rows
+                if found != stated:
+                    raise RuntimeError(f"it holds {found} records, not {stated}")
+                self._readers[shard] = reader
+            return self._readers[shard]
+
+    def _damaged(self, shard: int, error: Exception) -> InputError:
+        path = self.folder / self.info.shards[shard].file
+        reason = str(error).splitlines()[0][:200]
+        return InputError(
+            f"{path}: damaged or cut short; delete the folder and prepare it again ({reason})"
+        )
+
+    def close(self) -> None:
+        with self._lock:
+            for reader in self._readers.values():
+                reader.close()
+            self._readers.clear()
+
+
+def open_shards(paths: str | Path | Sequence[str | Path]) -> Shards:
+    """Opens one folder of shards, or several as one unlabelled set.
+
+    Raises ``InputError`` where a folder is missing or unfinished, or the signals differ.
+    """
+    folders = [paths] if isinstance(paths, str | Path) else list(paths)
+    check(len(folders) > 0, "data.path", "name at least one folder of shards")
+    return Shards([Part(Path(f), ShardsInfo.read(Path(f))) for f in folders])
+
+
+def describe(shards: Shards) -> str:
+    """What a set holds, as lines of text."""
+    info = shards.info
+    seconds = len(shards) * info.signals[0].spec.seconds
+    lines = [f"{info.name}: {len(shards)} rows, {seconds / 3600:.2f} h in windows ({info.source})"]
+    for s in info.signals:
+        mean, std = (" ".join(f"{v:.4g}" for v in values) for values in (s.mean, s.std))
+        lines.append(
+            f"  {s.name}: {s.samples} samples ({s.spec.seconds:g} s) x {s.channels}, "
+            f"{s.rate:g} Hz, {s.dtype}, mean {mean}, std {std}"
+        )
+    label = shards.column("label")
+    counts = (
+        label.sum(0) if info.multi_label else [np.sum(label == i) for i in range(len(info.labels))]
+    )
+    named = ", ".join(f"{name} {int(c)}" for name, c in zip(info.labels, counts))
+    lines.append(f"  labels: {named or 'none'}")
+    for name, values in (("folds", info.folds), ("splits", info.splits)):
+        column = shards.column(name[:-1])
+        lines.append(
+            f"  {name}: {', '.join(f'{v} ({np.sum(column == v)})' for v in values) or 'none'}"
+        )
+    lines.append(
+        f"  skipped: {info.skipped}, shards: {len(info.shards)}, manifest: "
+        f"{shards.manifest_hash[:16]}"
+    )
+    return "\n".join(lines)
+
+
+def peek(shards: Shards, n: int = 4) -> str:
+    """The first ``n`` rows, a line each: where from, label, length and loudness."""
+    lines = []
+    for i in range(min(n, len(shards))):
+        row, labels = shards[i], shards.info.labels
+        hot = np.flatnonzero(row["label"]) if shards.info.multi_label else [int(row["label"])]
+        names = ", ".join(labels[k] for k in hot if k >= 0) or "no label"
+        levels = ", ".join(
+            f"{s.name} rms {np.sqrt(np.mean(np.square(row[s.name] * np.float64(s.scale)))):.4g}"
+            for s in shards.info.signals
+        )
+        where = shards.column("path")[i], shards.column("start")[i]
+        lines.append(
+            f"{i}: {where[0]} from {where[1]}, {names}, {row['length']} valid samples, {levels}"
+        )
+    return "\n".join(lines)
+
+
+def _merged(infos: Sequence[ShardsInfo]) -> ShardsInfo:
+    """Several sets as one unlabelled set; ``InputError`` naming the field that differs."""
+    first = infos[0]
+    for other in infos[1:]:
+        names = [[s.name for s in info.signals] for info in (first, other)]
+        check(
+            names[0] == names[1],
+            "signals",
+            f"{first.name} has {names[0]}, {other.name} has {names[1]}",
+        )
+        for a, b in zip(first.signals, other.signals):
+            for field in ("rate", "channels", "dtype", "scale"):
+                x, y = getattr(a, field), getattr(b, field)
+                check(x == y, f"{a.name}.{field}", f"is {x} in {first.name} and {y} in "
+                      f"{other.name}; prepare the sets alike to read them together")  # fmt: skip
+    return dataclasses.replace(
+        first,
+        name="+".join(info.name for info in infos),
+        rows=sum(info.rows for info in infos),
+        shards=tuple(shard for info in infos for shard in info.shards),
+        labels=(),
+        multi_label=False,
+        folds=tuple(sorted({fold for info in infos for fold in info.folds})),
+        splits=tuple(sorted({split for info in infos for split in info.splits})),
+        source="; ".join(info.source for info in infos),
+        skipped=sum(info.skipped for info in infos),
+        recipe="",
+    )
+
+
+def empty_batch(info: ShardsInfo, size: int) -> dict[str, np.ndarray]:
+    """A zeroed batch of ``size`` rows: signals ``[b t c]``, ``label``, ``id``, ``length``."""
+    out: dict[str, np.ndarray] = {
+        s.name: np.zeros((size, s.samples, s.channels), s.dtype) for s in info.signals
+    }
+    multi = info.multi_label
+    out["label"] = (
+        np.zeros((size, len(info.labels)), np.float32) if multi else np.zeros(size, np.int32)
+    )
+    out["id"] = np.zeros(size, np.int32)
+    out["length"] = np.zeros(size, np.int32)
+    return out
+
+
+def fill(out: dict[str, np.ndarray], i: int, record: bytes, info: ShardsInfo) -> None:
+    """Parses one record into row ``i`` of ``out``."""
+    feature = _protos()[0].Example.FromString(record).features.feature
+    for s in info.signals:
+        x = np.frombuffer(feature[s.name].bytes_list.value[0], s.dtype).reshape(-1, s.channels)[
+            : s.samples
+        ]
+        out[s.name][i, : len(x)] = x
+    if info.multi_label:
+        out["label"][i] = np.frombuffer(feature["label"].bytes_list.value[0], np.float32)
+    elif info.labels:
+        out["label"][i] = feature["label"].int64_list.value[0]
+    else:
+        out["label"][i] = -1
+    out["length"][i] = min(feature["length"].int64_list.value[0], info.signals[0].samples)
+
+
+def _protos() -> Any:
+    """The modules of ``tf.train.Example`` and ``Feature``, without TensorFlow."""
+    from tensorflow_datasets.proto import tf_example_pb2, tf_feature_pb2
+
+    return tf_example_pb2, tf_feature_pb2
+
+
+def serialise(row: dict[str, Any], info: ShardsInfo) -> bytes:
+    """One record: a ``tf.train.Example`` in the layout of TFDS, the inverse of :func:`fill`.
+
+    ``row`` holds the signals ``[t c]`` and ``label``, ``length``, ``fold``, ``start`` (numbers),
+    ``split``, ``subject``, ``path`` (text).
+    """
+    tf_example_pb2, tf_feature_pb2 = _protos()
+
+    def raw(value: bytes):
+        return tf_feature_pb2.Feature(bytes_list=tf_feature_pb2.BytesList(value=[value]))
+
+    def number(value: int):
+        return tf_feature_pb2.Feature(int64_list=tf_feature_pb2.Int64List(value=[int(value)]))
+
+    feature = {
+        s.name: raw(np.ascontiguousarray(row[s.name], s.dtype).tobytes()) for s in info.signals
+    }
+    label = row["label"]
+    feature["label"] = (
+        raw(np.asarray(label, np.float32).tobytes()) if info.multi_label else number(label)
+    )
+    feature |= {name: number(row[name]) for name in ("length", "fold", "start")}
+    feature |= {name: raw(row[name].encode()) for name in TEXT}
+    example = tf_example_pb2.Example(features=tf_feature_pb2.Features(feature=feature))
+    return example.SerializeToString(deterministic=True)
+
+
+def pooled_moments(
+    count: np.ndarray, mean: np.ndarray, var: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of the union of groups (Chan, Golub and LeVeque, 1983).
+
+    Args:
+      count: ``[n]`` samples per group.
+      mean: ``[n c]`` of each group.
+      var: ``[n c]`` population variance of each group.
+
+    Returns:
+      ``[c]``, ``[c]`` float64.
+    """
+    weight = (count / count.sum())[:, None]
+    total = (weight * mean).sum(0)
+    return total, np.sqrt((weight * (var + (mean - total) ** 2)).sum(0))
+
+
+def signal_bytes(signals: Sequence[SignalInfo]) -> int:
+    """Bytes of one row's signals."""
+    return sum(s.samples * s.channels * np.dtype(s.dtype).itemsize for s in signals)

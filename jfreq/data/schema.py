@@ -1,0 +1,138 @@
+"""What ``metadata.json`` of a folder of shards says."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+
+from jfreq.config import check, from_dict, to_dict
+from jfreq.types import DataSpec, InputError, SignalSpec
+
+METADATA = "metadata.json"
+COLUMNS = "rows.npz"
+FORMAT = 1
+RESERVED = (
+    "label",
+    "id",
+    "length",
+    "fold",
+    "split",
+    "subject",
+    "path",
+    "start",
+    "_mask",
+    "spectrogram",
+)
+"""Names a modality cannot have: they mean something else in a record or a batch."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SignalInfo:
+    """One modality as stored: ``value * scale`` is in physical units (full scale 1 for PCM)."""
+
+    name: str
+    rate: float
+    samples: int
+    channels: int
+    dtype: str
+    scale: float
+    mean: tuple[float, ...] = ()
+    """Per channel over the valid samples of the training rows, in physical units."""
+    std: tuple[float, ...] = ()
+
+    def __post_init__(self):
+        check(self.name.isidentifier(), "signal name", f"{self.name!r} is not an identifier")
+        check(
+            self.name not in RESERVED, "signal name", f"{self.name!r} is reserved, choose another"
+        )
+        check(self.dtype in ("int16", "float32"), f"{self.name}.dtype", f"got {self.dtype!r}")
+        check(self.rate > 0, f"{self.name}.rate", f"must be positive, got {self.rate}")
+        check(
+            self.samples >= 1,
+            f"{self.name}.samples",
+            "the window must hold a sample: raise --seconds",
+        )
+        check(self.channels >= 1, f"{self.name}.channels", "must be 1 or more")
+
+    @property
+    def spec(self) -> SignalSpec:
+        return SignalSpec(self.name, self.rate, self.samples, self.channels)
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardFile:
+    """One ArrayRecord file; ``sha256`` is over its records in order, whatever the container."""
+
+    file: str
+    rows: int
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardsInfo:
+    """A finished set of shards."""
+
+    name: str
+    signals: tuple[SignalInfo, ...]
+    rows: int
+    shards: tuple[ShardFile, ...] = ()
+    labels: tuple[str, ...] = ()
+    multi_label: bool = False
+    folds: tuple[int, ...] = ()
+    splits: tuple[str, ...] = ()
+    source: str = ""
+    skipped: int = 0
+    """Rows of the source that could not be used; ``skipped.txt`` names them."""
+    recipe: str = ""
+    """Digest of the source's rows and of the options it was prepared with."""
+    format: int = FORMAT
+
+    @property
+    def spec(self) -> DataSpec:
+        return DataSpec(tuple(s.spec for s in self.signals), self.labels, self.multi_label)
+
+    @property
+    def manifest_hash(self) -> str:
+        """sha256 over everything stated here, the shards' content hashes included."""
+        return digest(to_dict(self))
+
+    def to_json(self) -> str:
+        return json.dumps({**to_dict(self), "manifest": self.manifest_hash}, indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, *, where: str = METADATA) -> ShardsInfo:
+        """Strict; ``InputError`` for unknown fields, a newer format or a changed manifest."""
+        try:
+            value = json.loads(text)
+        except ValueError as error:
+            raise InputError(f"{where}: not JSON ({error}); prepare the shards again") from error
+        check(isinstance(value, dict), where, "expected an object; prepare the shards again")
+        check(value.get("format") == FORMAT, where, f"format {value.get('format')!r} is not "
+              f"{FORMAT}; prepare the shards with this version")  # fmt: skip
+        manifest = value.pop("manifest", None)
+        info = from_dict(cls, value, path=where)
+        check(
+            manifest == info.manifest_hash, where, "was changed by hand; prepare the shards again"
+        )
+        return info
+
+    @classmethod
+    def read(cls, folder: Path) -> ShardsInfo:
+        """The folder's ``metadata.json``; ``InputError`` where the set is missing or unfinished."""
+        if not folder.is_dir():
+            raise InputError(f"{folder}: no such folder; make shards with `jfreq data prepare`")
+        path = folder / METADATA
+        if not path.is_file():
+            raise InputError(
+                f"{folder} is not a finished set of shards (it has no {METADATA}); "
+                "run `jfreq data prepare` on it, it goes on where it stopped"
+            )
+        return cls.from_json(path.read_text(encoding="utf-8"), where=str(path))
+
+
+def digest(value: object) -> str:
+    """sha256 of plain JSON values, independent of key order."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()

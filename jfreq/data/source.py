@@ -1,0 +1,226 @@
+"""What a source is: light rows, and how to read one of them."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import fnmatch
+import os
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jfreq.config import check, close_match
+from jfreq.types import InputError
+
+AUDIO = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff", ".au", ".w64", ".caf")
+ARRAYS = (".npz", ".csv")
+UNREADABLE = (
+    InputError,
+    RuntimeError,
+    OSError,
+    ValueError,
+    KeyError,
+    EOFError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+"""What reading a damaged file raises, by way of soundfile, numpy, zipfile and ours."""
+
+
+class Row(NamedTuple):
+    """One clip of a source; ``start`` and ``end`` are samples at the source's own rate."""
+
+    path: str
+    label: tuple[int, ...] = ()
+    fold: int = -1
+    split: str = ""
+    subject: str = ""
+    start: int = 0
+    end: int | None = None
+    item: int | None = None
+    """Index into the first axis of a file that holds many recordings."""
+    rate: float | None = None
+    """What an index states; must agree with the file."""
+
+
+class Signal(NamedTuple):
+    """``x`` ``[t c]`` int16 PCM or floating point, at ``rate`` Hz; None where nobody says."""
+
+    x: np.ndarray
+    rate: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Rows and how to read one.
+
+    ``read(row)`` returns the row's signals by modality or raises; ``seconds(row)`` looks at the
+    header only (None where it cannot tell); both are called from several threads.
+    """
+
+    name: str
+    kind: str
+    rows: tuple[Row, ...]
+    read: Callable[[Row], dict[str, Signal]]
+    seconds: Callable[[Row], float | None]
+    audio: bool
+    labels: tuple[str, ...] = ()
+    multi_label: bool = False
+    missing: tuple[str, ...] = ()
+    """Clips that the source lists and the disk does not have."""
+
+    @property
+    def description(self) -> str:
+        return f"{self.kind}: {self.name}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What the caller may say about a source; see :func:`jfreq.data.prepare.prepare`."""
+
+    rate: float | None = None
+    clips: Path | None = None
+    labels: tuple[str, ...] | Path | None = None
+    drop_labels: tuple[str, ...] = ()
+    modalities: Mapping[str, Sequence[int]] | None = None
+    n: int | None = None
+    seconds: float | None = None
+    seed: int = 0
+
+    def drops(self, label: str) -> bool:
+        """Whether ``drop_labels`` leaves the class out."""
+        return any(fnmatch.fnmatch(label, pattern) for pattern in self.drop_labels)
+
+
+def audio_source(
+    name: str,
+    kind: str,
+    rows: Iterable[Row],
+    root: Path,
+    options: Options,
+    *,
+    labels: tuple[str, ...] = (),
+    missing: Iterable[str] = (),
+    multi_label: bool = False,
+) -> Source:
+    def read(row: Row) -> dict[str, Signal]:
+        import soundfile
+
+        path = root / row.path
+        if not path.is_file():
+            raise InputError("is not on disk")
+        if row.end is not None and row.end > (frames := soundfile.info(path).frames):
+            raise InputError(f"samples {row.start}..{row.end} lie outside its {frames}")
+        x, rate = soundfile.read(
+            path, dtype="float32", start=row.start, stop=row.end, always_2d=True
+        )
+        return split_channels({"audio": None}, Signal(x, float(rate)), options.modalities)
+
+    def seconds(row: Row) -> float | None:
+        import soundfile
+
+        try:
+            info = soundfile.info(root / row.path)
+        except (RuntimeError, OSError):
+            return None
+        return ((row.end or info.frames) - row.start) / info.samplerate if info.samplerate else None
+
+    return Source(name, kind, tuple(rows), read, seconds, True, labels, multi_label, tuple(missing))
+
+
+def split_channels(
+    default: Mapping[str, Sequence[int] | None],
+    signal: Signal,
+    modalities: Mapping[str, Sequence[int]] | None,
+) -> dict[str, Signal]:
+    """The channels of one array as modalities, ``default`` where none are named."""
+    out = {}
+    for name, channels in (modalities or default).items():
+        if channels is not None and max(channels) >= signal.x.shape[1]:
+            raise InputError(
+                f"has {signal.x.shape[1]} channels, modality {name!r} asks for {list(channels)}"
+            )
+        out[name] = Signal(
+            signal.x if channels is None else signal.x[:, list(channels)], signal.rate
+        )
+    return out
+
+
+def parse_modalities(words: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """``("acc:0-2", "gyro:3-5,7")`` to the channels of each modality."""
+    out = {}
+    for word in words:
+        name, _, spans = word.partition(":")
+        try:
+            ends = [[int(end) for end in span.split("-")] for span in spans.split(",")]
+        except ValueError:
+            raise InputError(
+                f"modalities: {word!r} is not NAME:FIRST-LAST, for instance acc:0-2"
+            ) from None
+        out[name] = tuple(
+            i for first, *last in ends for i in range(first, (last or [first])[0] + 1)
+        )
+        check(bool(out[name]), "modalities", f"{word!r} names no channel")
+    return out
+
+
+def read_csv(path: Path, *, required: Sequence[str]) -> Iterator[dict[str, str]]:
+    """The lines of a CSV file by column; ``InputError`` for a missing file or column."""
+    reader = csv.DictReader(read_text(path).splitlines(keepends=True))
+    columns = reader.fieldnames or ()
+    for name in required:
+        check(name in columns, str(path), f"has no column {name!r}{close_match(name, columns)}")
+    yield from reader
+
+
+def read_text(path: Path) -> str:
+    """A text file, with or without a byte order mark; ``InputError`` where it is none."""
+    check(path.is_file(), "source", f"{path} does not exist")
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: is not a UTF-8 text file") from error
+
+
+def given_labels(options: Options) -> tuple[str, ...]:
+    if isinstance(options.labels, Path):
+        return tuple(
+            r["display_name"] for r in read_csv(options.labels, required=("display_name",))
+        )
+    return tuple(options.labels or ())
+
+
+def natural(name: str) -> tuple[int, float, str]:
+    """Numbers in numeric order before words."""
+    return (0, float(name), "") if is_number(name) else (1, 0.0, name)
+
+
+def is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def number(text: str | None, kind: Callable[[Any], Any], where: str, default: Any) -> Any:
+    if text is None or text == "":
+        return default
+    try:
+        return kind(text)
+    except ValueError:
+        raise InputError(f"{where}: expected a number, got {text!r}") from None
+
+
+def files_in(root: Path, suffixes: Sequence[str]) -> Iterator[Path]:
+    check(root.is_dir(), "source", f"{root} is not a folder")
+    for folder, names, files in os.walk(root):
+        names.sort()
+        for file in files:
+            if not file.startswith(".") and os.path.splitext(file)[1].lower() in suffixes:
+                yield Path(folder) / file

@@ -1,0 +1,220 @@
+"""The layouts that can be made into shards."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from jfreq.config import check, close_match
+from jfreq.data import synthetic
+from jfreq.data.arrays import array_source, from_sensors
+from jfreq.data.source import (
+    ARRAYS,
+    AUDIO,
+    Options,
+    Row,
+    Signal,
+    Source,
+    audio_source,
+    files_in,
+    given_labels,
+    natural,
+    number,
+    read_csv,
+    read_text,
+)
+from jfreq.data.tfds_source import open_tfds
+
+
+def open_source(source: str, *, kind: str, options: Options) -> Source:
+    """Finds out what ``source`` is (``kind="auto"``) and lists it; ``InputError`` with advice."""
+    scheme, _, rest = source.partition(":")
+    if scheme in ("synthetic", "tfds") and rest:
+        found = from_synthetic(rest, options) if scheme == "synthetic" else open_tfds(rest, options)
+    else:
+        path = Path(source).expanduser()
+        check(path.exists(), "source", f"{path} does not exist")
+        kind = _guess(path) if kind == "auto" else kind
+        check(kind in KINDS, "kind", f"no kind {kind!r}{close_match(kind, KINDS)}; there are: "
+              f"{', '.join(KINDS)}, and the sources synthetic:NAME and tfds:NAME")  # fmt: skip
+        found = KINDS[kind](path, options)
+    check(len(found.rows) > 0, "source", f"{source}: nothing to read{_why_empty(found)}")
+    return found
+
+
+def _why_empty(source: Source) -> str:
+    return f"; none of its {len(source.missing)} clips is on disk" if source.missing else ""
+
+
+def _guess(path: Path) -> str:
+    if path.is_dir():
+        if (path / "index.csv").is_file():
+            return "index"
+        names = [p.suffix.lower() for p in sorted(path.rglob("*")) if p.is_file()]
+        if any(name in AUDIO for name in names):
+            return "folders"
+        check(any(name in ARRAYS for name in names), "source", f"{path} holds no index.csv, "
+              f"no audio ({' '.join(AUDIO)}) and no arrays ({' '.join(ARRAYS)})")  # fmt: skip
+        return "sensors"
+    if path.suffix == ".csv":
+        head = path.open(encoding="utf-8", errors="replace").read(2000)
+        if "YTID" in head:
+            return "audioset"
+        return "index" if "path" in head.partition("\n")[0].strip().split(",") else "sensors"
+    return "sensors" if path.suffix == ".npz" else "folders"
+
+
+def from_index(path: Path, options: Options) -> Source:
+    """A folder with ``index.csv``: column ``path``, and any of ``label`` ``fold`` ``split``
+    ``subject`` ``sr`` ``start`` ``end`` ``row``."""
+    index = path / "index.csv" if path.is_dir() else path
+    root = index.parent
+    table = list(read_csv(index, required=("path",)))
+    labels = _label_names(table, options, index)
+    known = {name: i for i, name in enumerate(labels)}
+    rows = []
+    for line, r in enumerate(table, start=2):
+        name = r.get("label") or ""
+        if options.drops(name):
+            continue
+        check(not name or name in known, f"{index}:{line}", f"label {name!r} is not in the list of "
+              f"labels{close_match(name, known)}")  # fmt: skip
+        where = f"{index}:{line}"
+        check(bool(r["path"]), where, "names no path")
+        rows.append(
+            Row(
+                path=r["path"],
+                label=(known[name],) if name else (),
+                fold=number(r.get("fold"), int, f"{where} fold", -1),
+                split=r.get("split") or "",
+                subject=r.get("subject") or "",
+                start=number(r.get("start"), int, f"{where} start", 0),
+                end=number(r.get("end"), int, f"{where} end", None),
+                item=number(r.get("row"), int, f"{where} row", None),
+                rate=number(r.get("sr"), float, f"{where} sr", None),
+            )
+        )
+    audio = bool(rows) and Path(rows[0].path).suffix.lower() in AUDIO
+    make = audio_source if audio else array_source
+    return make(root.name, "index", rows, root, options, labels=labels)
+
+
+def from_folders(path: Path, options: Options) -> Source:
+    """One folder per class of audio files; files that lie in no class folder are unlabelled."""
+    root = path.parent if path.is_file() else path
+    paths = [path] if path.is_file() else sorted(files_in(path, AUDIO))
+    names = [file.relative_to(root).as_posix() for file in paths]
+    listed = [(name, name.split("/")[0] if "/" in name else "") for name in names]
+    listed = [(name, label) for name, label in listed if not options.drops(label)]
+    labels = given_labels(options) or tuple(sorted({label for _, label in listed} - {""}))
+    known = {label: i for i, label in enumerate(labels)}
+    for name, label in listed:
+        check(not label or label in known, name, f"the folder {label!r} is not in the list of "
+              f"labels{close_match(label, known)}")  # fmt: skip
+    rows = [Row(name, (known[label],) if label else ()) for name, label in listed]
+    return audio_source(root.name, "folders", rows, root, options, labels=labels)
+
+
+def from_audioset(path: Path, options: Options) -> Source:
+    """AudioSet's own segment list (``# YTID, start_seconds, end_seconds, positive_labels``).
+
+    ``clips`` is the folder of cut clips, named ``YTID.ext``, ``YYTID.ext`` or ``YTID_start.ext``
+    (start in seconds or milliseconds); ``labels`` is ``class_labels_indices.csv``.
+    """
+    check(options.clips is not None, "clips", "name the folder that holds the clips of the list")
+    check(isinstance(options.labels, Path), "labels", "name AudioSet's class_labels_indices.csv")
+    assert isinstance(options.labels, Path) and options.clips is not None
+    table = list(read_csv(options.labels, required=("index", "mid", "display_name")))
+    table.sort(key=lambda r: number(r["index"], int, f"{options.labels} index", 0))
+    mids = {r["mid"]: i for i, r in enumerate(table)}
+    on_disk = {file.stem: file for file in files_in(options.clips, AUDIO)}
+    rows, missing = [], []
+    split = path.stem.removesuffix("_segments")
+    for line, (ytid, start, _, positive) in _read_segments(path):
+        label = []
+        for mid in positive.split(","):
+            check(mid in mids, f"{path}:{line}", f"label {mid!r} is not in {options.labels}")
+            label.append(mids[mid])
+        stems = (ytid, f"Y{ytid}", *_with_start(ytid, start))
+        file = next((on_disk[stem] for stem in stems if stem in on_disk), None)
+        if file is None:
+            missing.append(ytid)
+        else:
+            name = file.relative_to(options.clips).as_posix()
+            rows.append(Row(name, tuple(sorted(label)), split=split, subject=ytid))
+    labels = tuple(r["display_name"] for r in table)
+    return audio_source(
+        path.stem,
+        "audioset",
+        rows,
+        options.clips,
+        options,
+        labels=labels,
+        missing=missing,
+        multi_label=True,
+    )
+
+
+def from_synthetic(name: str, options: Options) -> Source:
+    """``synthetic:machines``, ``synthetic:tones`` or ``synthetic:motion``."""
+    family = synthetic.family(name)
+    seconds = family.seconds if options.seconds is None else options.seconds
+    n = options.n or 24 * len(family.labels)
+
+    def make(index: int) -> synthetic.Clip:
+        return synthetic.clip(name, index, seconds=seconds, seed=options.seed)
+
+    def row(i: int) -> Row:
+        label, subject, fold = synthetic.place(name, i)
+        return Row(f"{name}/{i:06d}", (label,), fold, subject=f"{name}-{subject}", item=i)
+
+    def read(r: Row) -> dict[str, Signal]:
+        assert r.item is not None
+        return {k: Signal(x, rate) for k, (x, rate) in make(r.item).signals.items()}
+
+    rows = tuple(row(i) for i in range(n))
+    title = f"synthetic-{name}-{options.seed}"
+    return Source(title, "synthetic", rows, read, lambda _: seconds, False, labels=family.labels)
+
+
+KINDS: dict[str, Callable[[Path, Options], Source]] = {
+    "index": from_index,
+    "folders": from_folders,
+    "audioset": from_audioset,
+    "sensors": from_sensors,
+}
+
+
+def _read_segments(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Line number and the four fields of each line that is no comment."""
+    lines = read_text(path).splitlines(keepends=True)
+    for line, fields in enumerate(csv.reader(lines, skipinitialspace=True), start=1):
+        if fields and not fields[0].startswith("#"):
+            check(len(fields) == 4, f"{path}:{line}", f"expected 4 fields, got {len(fields)}")
+            yield line, fields
+
+
+def _with_start(ytid: str, start: str) -> tuple[str, ...]:
+    """The file stems that common download scripts give a clip."""
+    s = number(start, float, f"{ytid} start_seconds", 0.0)
+    return (
+        f"{ytid}_{start}",
+        f"{ytid}_{s:g}",
+        f"{ytid}_{int(s)}",
+        f"{ytid}_{round(1000 * s)}",
+        f"{ytid}_{s:.3f}",
+    )
+
+
+def _label_names(table: list[dict[str, str]], options: Options, where: Path) -> tuple[str, ...]:
+    """Given names, else those of the index ordered by ``label_id`` where it has one."""
+    given = given_labels(options)
+    if given:
+        return given
+    ids: dict[str, float] = {}
+    for r in table:
+        name = r.get("label") or ""
+        if name and not options.drops(name):
+            ids.setdefault(name, number(r.get("label_id"), float, f"{where} label_id", 0.0))
+    return tuple(sorted(ids, key=lambda name: (ids[name], natural(name))))

@@ -1,0 +1,230 @@
+"""Labelled recordings from physics, deterministic by seed: the embedded default data.
+
+Everything is made from a seed with numpy, nothing is downloaded. Any figure computed from these
+recordings must be called synthetic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jfreq.config import check, close_match
+
+AUDIO_RATE = 16000.0
+VIBRATION_RATE = 6400.0
+MOTION_RATE = 50.0
+FOLDS = 5
+MACHINES = ("healthy", "imbalance", "inner_race", "outer_race")
+TONES = ("am_12", "am_20", "am_32", "fm_12", "fm_20", "fm_32")
+MOTIONS = ("standing", "walking", "running", "climbing", "cycling")
+BPFO, BPFI = 3.585, 5.415
+"""Ball-pass orders of the outer and inner race of a 6205 bearing (9 balls), per revolution."""
+
+
+class Clip(NamedTuple):
+    """One recording: per modality ``([t c], rate in Hz)``, its class, and what made it."""
+
+    signals: dict[str, tuple[np.ndarray, float]]
+    label: int
+    subject: int
+    fold: int
+    truth: dict[str, float]
+
+
+class Family(NamedTuple):
+    """One kind of synthetic recordings."""
+
+    labels: tuple[str, ...]
+    subjects: int
+    seconds: float
+    make: Callable[..., tuple[dict[str, tuple[np.ndarray, float]], dict[str, float]]]
+
+
+def make(name: str, *, n: int, seconds: float | None = None, seed: int = 0) -> list[Clip]:
+    """``n`` recordings of family ``machines``, ``tones`` or ``motion``, classes in turn."""
+    check(n >= 1, "n", f"must be 1 or more, got {n}")
+    return [clip(name, i, seconds=seconds, seed=seed) for i in range(n)]
+
+
+def clip(name: str, index: int, *, seconds: float | None = None, seed: int = 0) -> Clip:
+    """Recording ``index`` of a family, a pure function of ``(name, index, seconds, seed)``.
+
+    A subject (a machine, a recorder, a person) keeps its own constants in all of its recordings,
+    and a fold holds whole subjects.
+    """
+    kind = family(name)
+    seconds = kind.seconds if seconds is None else seconds
+    check(seconds > 0, "seconds", f"must be positive, got {seconds}")
+    label, subject, fold = place(name, index)
+    stream = sorted(FAMILIES).index(name)
+    person = np.random.Generator(np.random.PCG64([seed, stream, 0, subject]))
+    rng = np.random.Generator(np.random.PCG64([seed, stream, 1, index]))
+    signals, truth = kind.make(kind.labels[label], seconds, person=person, rng=rng)
+    return Clip(signals, label, subject, fold, truth)
+
+
+def place(name: str, index: int) -> tuple[int, int, int]:
+    """``(label, subject, fold)`` of recording ``index``, without making it."""
+    kind = family(name)
+    classes = len(kind.labels)
+    subject = index // classes % kind.subjects
+    return index % classes, subject, subject % FOLDS
+
+
+def family(name: str) -> Family:
+    """The family called ``name``, or ``InputError``."""
+    check(name in FAMILIES, "synthetic", f"no family {name!r}{close_match(name, FAMILIES)}; "
+          f"there are: {', '.join(FAMILIES)}")  # fmt: skip
+    return FAMILIES[name]
+
+
+def _machine(label: str, seconds: float, *, person: Any, rng: Any):
+    """A shaft on a bearing, heard (``audio``) and felt (``vibration``, two axes, in g).
+
+    Speed drifts linearly and wobbles, load scales everything; a race fault strikes once per ball
+    pass, each blow rings the machine's resonances, inner-race blows fade in and out of the load
+    zone once per revolution (Randall and Antoni, MSSP 25, 2011, sections 2 and 3).
+    """
+    resonance = {"audio": person.uniform(2800, 5200), "vibration": person.uniform(1500, 2600)}
+    damping, tilt = person.uniform(0.03, 0.08), person.uniform(0.5, 1.0)
+    shaft, drift = rng.uniform(18, 34), rng.uniform(-0.06, 0.06)
+    load, severity = rng.uniform(0.3, 1.0), rng.uniform(0.6, 1.4)
+    phase0, wobble = rng.uniform(0, 1), rng.uniform(0.0, 0.01)
+    order = {"inner_race": BPFI, "outer_race": BPFO}.get(label, 0.0)
+    blows = _blows(order, shaft, drift, seconds, rng) if order else np.zeros(0)
+
+    def sense(rate: float, ring: float, gain: float, noise: float) -> np.ndarray:
+        t = np.arange(round(seconds * rate)) / rate
+        turns = phase0 + shaft * (t + 0.5 * drift * t**2 / seconds)
+        turns = turns + wobble * np.sin(2 * np.pi * 1.7 * t)
+        harmonics = np.array([1.0, 0.5, 0.3, 0.2, 0.1])
+        harmonics[0] *= 4.0 * severity if label == "imbalance" else 1.0
+        x = sum(a * np.cos(2 * np.pi * k * turns) for k, a in enumerate(harmonics, 1))
+        x = 0.08 * load * x + noise * rng.standard_normal(len(t))
+        if len(blows):
+            strength = severity * (0.5 + 0.5 * load) * (1 + 0.1 * rng.standard_normal(len(blows)))
+            if label == "inner_race":
+                strength = strength * (1 + 0.9 * np.cos(2 * np.pi * np.interp(blows, t, turns)))
+            x = x + gain * _ring(blows, strength, len(t), rate, ring, damping)
+        return x
+
+    audio = sense(AUDIO_RATE, resonance["audio"], 0.35, 0.08)
+    radial = sense(VIBRATION_RATE, resonance["vibration"], 1.0, 0.25)
+    axial = tilt * radial + 0.2 * rng.standard_normal(len(radial))
+    signals = {
+        "audio": (_pcm(0.25 * audio), AUDIO_RATE),
+        "vibration": (np.stack([radial, axial], -1).astype(np.float32), VIBRATION_RATE),
+    }
+    return signals, {"shaft_hz": shaft, "fault_order": order, "load": load, "drift": drift}
+
+
+def _blows(order: float, shaft: float, drift: float, seconds: float, rng: Any) -> np.ndarray:
+    """Times of the ball passes, with one per cent of slip between blows."""
+    count = int(order * shaft * (1 + abs(drift)) * seconds) + 1
+    passes = rng.uniform(0, 1) + np.cumsum(1 + 0.01 * rng.standard_normal(count))
+    grid = np.linspace(0, seconds, 4096)
+    turns = shaft * (grid + 0.5 * drift * grid**2 / seconds)
+    times = np.interp(passes / order, turns, grid, right=np.inf)
+    return times[np.isfinite(times)]
+
+
+def _ring(
+    times: np.ndarray, strength: np.ndarray, size: int, rate: float, ring: float, damping: float
+) -> np.ndarray:
+    """Blows at fractional sample times through a damped resonance at ``ring`` Hz."""
+    train = np.zeros(size + 1)
+    at = np.minimum(times * rate, size - 1)
+    low = at.astype(int)
+    np.add.at(train, low, strength * (1 - (at - low)))
+    np.add.at(train, low + 1, strength * (at - low))
+    t = np.arange(min(size, round(0.02 * rate))) / rate
+    response = np.exp(-2 * np.pi * ring * damping * t) * np.sin(2 * np.pi * ring * t)
+    n = size + len(t)
+    return np.fft.irfft(np.fft.rfft(train, n) * np.fft.rfft(response, n), n)[:size]
+
+
+def _tone(label: str, seconds: float, *, person: Any, rng: Any):
+    """A tone in noise whose class is only the kind and rate of a fast modulation.
+
+    12 to 32 Hz lies above the Nyquist rate of a 160 ms patch (3.1 Hz) and below that of a 10 ms
+    frame hop, so patch averages do not show it. Carrier, level, phase and depth carry no label.
+    """
+    kind, speed = label.split("_")
+    rate_hz = float(speed) * rng.uniform(0.97, 1.03)
+    carrier, depth = np.exp(rng.uniform(np.log(500), np.log(4000))), rng.uniform(0.7, 1.0)
+    t = np.arange(round(seconds * AUDIO_RATE)) / AUDIO_RATE
+    wave = np.sin(2 * np.pi * (rate_hz * t + rng.uniform()))
+    swing = depth * 2.0 * rate_hz if kind == "fm" else 0.0
+    phase = carrier * t + swing / rate_hz / (2 * np.pi) * wave + rng.uniform()
+    level = (1 + depth * wave) / np.sqrt(1 + depth**2 / 2) if kind == "am" else 1.0
+    colour = person.uniform(0.0, 0.9)
+    noise = _coloured(rng.standard_normal(len(t)), colour)
+    x = rng.uniform(0.1, 0.3) * level * np.sin(2 * np.pi * phase) + 0.02 * noise
+    truth = {"modulation_hz": rate_hz, "carrier_hz": float(carrier), "depth": depth}
+    return {"audio": (_pcm(x), AUDIO_RATE)}, truth
+
+
+def _coloured(white: np.ndarray, pole: float) -> np.ndarray:
+    """White noise through a one-pole low-pass of unit power."""
+    z = np.exp(-2j * np.pi * np.fft.rfftfreq(len(white)))
+    return np.fft.irfft(np.fft.rfft(white) * np.sqrt(1 - pole**2) / (1 - pole * z), len(white))
+
+
+def _motion(label: str, seconds: float, *, person: Any, rng: Any):
+    """A phone on a moving body: ``acc`` in g with gravity, ``gyro`` in rad/s, both xyz.
+
+    Harmonics of the cadence with a subject's own phases and amplitudes, turned by how the phone
+    is carried; the limb swings at half the cadence, which the gyroscope sees.
+    """
+    pace, bounce = person.uniform(0.9, 1.1), person.uniform(0.8, 1.2)
+    phases, weights = person.uniform(0, 1, (2, 3, 3)), person.uniform(0.3, 1.0, (2, 3, 3))
+    cadence, vertical, swing, tilt = {
+        "standing": (0.3, 0.004, 0.01, 0.05),
+        "walking": (1.8, 0.22, 0.9, 0.15),
+        "running": (2.7, 0.90, 2.2, 0.25),
+        "climbing": (1.4, 0.20, 1.1, 0.45),
+        "cycling": (1.3, 0.08, 1.4, 0.60),
+    }[label]
+    cadence = cadence * pace * rng.uniform(0.93, 1.07)
+    t = np.arange(round(seconds * MOTION_RATE)) / MOTION_RATE
+    cycles = cadence * t + rng.uniform() + 0.02 * np.sin(2 * np.pi * 0.2 * t)
+    axes = np.array([0.35, 0.25, 1.0])
+
+    def harmonics(which: int, base: float) -> np.ndarray:
+        k = np.arange(1, 4)[:, None, None]
+        wave = np.cos(2 * np.pi * (k * base * cycles[None, :, None] + phases[which][:, None, :]))
+        return (wave * weights[which][:, None, :] / k).sum(0)
+
+    turn = _rotation(person.normal(0, 0.3, 3) + rng.normal(0, 0.1, 3) + [tilt, 0, 0])
+    acc = bounce * vertical * axes * harmonics(0, 1.0) + [0.0, 0.0, 1.0]
+    gyro = swing * axes[::-1] * harmonics(1, 0.5)
+    acc = acc @ turn.T + 0.02 * rng.standard_normal((len(t), 3))
+    gyro = gyro @ turn.T + 0.02 * rng.standard_normal((len(t), 3))
+    signals = {
+        "acc": (acc.astype(np.float32), MOTION_RATE),
+        "gyro": (gyro.astype(np.float32), MOTION_RATE),
+    }
+    return signals, {"cadence_hz": cadence}
+
+
+def _rotation(vector: np.ndarray) -> np.ndarray:
+    """Rodrigues' rotation matrix about ``vector`` by its length in radians."""
+    angle = np.linalg.norm(vector)
+    x, y, z = vector / angle
+    cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
+    return np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
+
+
+def _pcm(x: np.ndarray) -> np.ndarray:
+    """``[t]`` in full scale to int16 ``[t 1]``."""
+    return np.clip(np.rint(x * 32768), -32768, 32767).astype(np.int16)[:, None]
+
+
+FAMILIES = {
+    "machines": Family(MACHINES, 20, 2.0, _machine),
+    "tones": Family(TONES, 20, 2.0, _tone),
+    "motion": Family(MOTIONS, 20, 10.0, _motion),
+}

@@ -1,0 +1,58 @@
+"""The files that let TensorFlow Datasets open a folder of shards.
+
+``tfds.builder_from_directory(folder).as_data_source("rows")`` then reads it, without TensorFlow.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from jfreq.data.parts import write_atomic
+from jfreq.data.records import TEXT
+from jfreq.data.schema import ShardsInfo
+
+NAME = "jfreq"
+SPLIT = "rows"
+"""``all`` means every split to TFDS."""
+
+
+def shard_name(index: int, count: int) -> str:
+    """TFDS's name of a shard."""
+    return f"{NAME}-{SPLIT}.array_record-{index:05d}-of-{count:05d}"
+
+
+def write(folder: Path, info: ShardsInfo) -> None:
+    """``features.json`` (and label names) by TFDS itself, ``dataset_info.json`` in its schema."""
+    import tensorflow_datasets as tfds
+
+    f = tfds.features
+    features: dict = {
+        s.name: f.Tensor(shape=(s.samples, s.channels), dtype=np.dtype(s.dtype), encoding="bytes")
+        for s in info.signals
+    }
+    if info.multi_label:
+        features["label"] = f.Tensor(shape=(len(info.labels),), dtype=np.float32, encoding="bytes")
+    elif info.labels:
+        features["label"] = f.ClassLabel(names=list(info.labels))
+    else:
+        features["label"] = f.Scalar(np.int64)
+    features |= {name: f.Scalar(np.int64) for name in ("length", "fold", "start")}
+    features |= {name: f.Text() for name in TEXT}
+    f.FeaturesDict(features).save_config(str(folder))
+    split = {
+        "name": SPLIT,
+        "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
+        "shardLengths": [str(shard.rows) for shard in info.shards],
+        "numBytes": str(sum((folder / shard.file).stat().st_size for shard in info.shards)),
+    }
+    text = {
+        "name": NAME,
+        "version": "1.0.0",
+        "fileFormat": "array_record",
+        "description": f"{info.name}: {info.source}",
+        "splits": [split],
+    }
+    write_atomic(folder / "dataset_info.json", (json.dumps(text, indent=1) + "\n").encode())

@@ -1,0 +1,358 @@
+import hashlib
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from jfreq.data import parts
+from jfreq.data import prepare as prepare_module
+from jfreq.data.cut import _starts
+from jfreq.data.prepare import prepare
+from jfreq.data.records import open_shards
+from jfreq.types import InputError
+
+
+def made(source, out, **options):
+    info = prepare(str(source), out, progress=False, **options)
+    shards = open_shards(out)
+    assert shards.info == info
+    assert shards.manifest_hash == info.manifest_hash
+    return shards
+
+
+def test_pcm_round_trip_is_bit_exact(audio_set, tmp_path):
+    folder, waves, rows = audio_set
+    shards = made(folder, tmp_path / "out")
+    block = shards.read(np.arange(12))
+    np.testing.assert_array_equal(block["audio"], np.stack(waves))
+    np.testing.assert_array_equal(block["label"], [r["label_id"] for r in rows])
+    np.testing.assert_array_equal(block["length"], np.full(12, 8000))
+    assert shards.info.labels == ("a", "b", "c")
+    assert shards.info.folds == (0, 1)
+    assert shards.info.splits == ("test", "train")
+    np.testing.assert_array_equal(shards.column("subject"), [r["subject"] for r in rows])
+    np.testing.assert_array_equal(shards.column("path"), [r["path"] for r in rows])
+    np.testing.assert_array_equal(shards.rows("test"), [9, 10, 11])
+
+
+def test_statistics_come_from_training_rows_only(audio_set, tmp_path):
+    folder, waves, _ = audio_set
+    signal = made(folder, tmp_path / "out").info.signals[0]
+    train = np.concatenate(waves[:9]).astype(np.float64) / 32768
+    np.testing.assert_allclose(signal.mean, train.mean(0), rtol=1e-9)
+    np.testing.assert_allclose(signal.std, train.std(0), rtol=1e-9)
+    assert signal.scale == 1 / 32768
+
+
+def test_the_result_does_not_depend_on_workers(audio_set, tmp_path, monkeypatch):
+    monkeypatch.setattr(prepare_module, "_pieces", pieces_of(2))
+    one = made(audio_set[0], tmp_path / "one", workers=1)
+    four = made(audio_set[0], tmp_path / "four", workers=4)
+    assert one.manifest_hash == four.manifest_hash
+    assert len(one.info.shards) == 6
+
+
+def pieces_of(size):
+    return lambda rows, row_bytes: [rows[i : i + size] for i in range(0, len(rows), size)]
+
+
+def test_an_interrupted_prepare_goes_on_and_ends_the_same(audio_set, tmp_path, monkeypatch):
+    monkeypatch.setattr(prepare_module, "_pieces", pieces_of(3))
+    whole = made(audio_set[0], tmp_path / "whole")
+    write, written = parts.write, []
+
+    def failing(folder, index, *args):
+        if index == 2 and not written.count("failed"):
+            written.append("failed")
+            raise KeyboardInterrupt
+        written.append(index)
+        return write(folder, index, *args)
+
+    monkeypatch.setattr(parts, "write", failing)
+    out = tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        prepare(str(audio_set[0]), out, workers=1, progress=False)
+    assert not (out / "metadata.json").exists()
+    with pytest.raises(InputError, match=r"is not a finished set"):
+        open_shards(out)
+    before = [i for i in written if i != "failed"]
+    assert 0 in before
+    again = made(audio_set[0], out, workers=1)
+    after = written[written.index("failed") + 1 :]
+    assert sorted(i for i in written if i != "failed") == [0, 1, 2, 3], "each part is written once"
+    assert 2 in after
+    assert (out / "metadata.json").read_bytes() == (tmp_path / "whole/metadata.json").read_bytes()
+    assert again.manifest_hash == whole.manifest_hash
+    assert not (out / ".parts").exists()
+
+
+def test_other_options_start_over(audio_set, tmp_path, monkeypatch):
+    out, write, seen = tmp_path / "out", parts.write, []
+
+    def failing(folder, index, *args):
+        seen.append(index)
+        write(folder, index, *args)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(parts, "write", failing)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(str(audio_set[0]), out, progress=False)
+    monkeypatch.setattr(parts, "write", write)
+    shards = made(audio_set[0], out, rate=8000)
+    assert shards.info.signals[0].samples == 4000
+
+
+def test_a_finished_set_is_kept_and_never_mixed(audio_set, tmp_path):
+    first = made(audio_set[0], tmp_path / "out")
+    time = (tmp_path / "out" / "metadata.json").stat().st_mtime_ns
+    assert made(audio_set[0], tmp_path / "out").manifest_hash == first.manifest_hash
+    assert (tmp_path / "out" / "metadata.json").stat().st_mtime_ns == time
+    with pytest.raises(InputError, match=r"out: .*holds a finished set of other data or options"):
+        prepare(str(audio_set[0]), tmp_path / "out", rate=8000, progress=False)
+
+
+def test_stated_hashes_are_those_of_the_records(audio_set, tmp_path):
+    shards = made(audio_set[0], tmp_path / "out")
+    start = 0
+    for shard in shards.info.shards:
+        sha = hashlib.sha256()
+        for record in shards.read_bytes(np.arange(start, start + shard.rows)):
+            sha.update(record)
+        assert sha.hexdigest() == shard.sha256
+        start += shard.rows
+
+
+@pytest.mark.parametrize(("rate", "target"), [(44100, 16000), (8000, 16000), (22050, 16000)])
+def test_resampling_keeps_length_and_frequency(tmp_path, rate, target):
+    folder = tmp_path / "in" / "tone"
+    folder.mkdir(parents=True)
+    t = np.arange(rate) / rate
+    soundfile.write(folder / "t.wav", 0.5 * np.sin(2 * np.pi * 1000 * t), rate)
+    row = made(tmp_path / "in", tmp_path / "out", rate=target)[0]
+    x = row["audio"][:, 0] / 32768
+    assert abs(int(row["length"]) - target) <= 1
+    spectrum = np.abs(np.fft.rfft(x * np.hanning(len(x))))
+    assert np.argmax(spectrum) == pytest.approx(1000, abs=1)
+    middle = x[2000:-2000]
+    assert np.sqrt(2 * np.mean(middle**2)) == pytest.approx(0.5, rel=2e-3)
+
+
+def test_downmix(tmp_path, rng):
+    x = rng.integers(-9000, 9000, (1000, 2)).astype(np.int16)
+    (tmp_path / "in" / "c").mkdir(parents=True)
+    soundfile.write(tmp_path / "in" / "c" / "s.wav", x, 16000, subtype="PCM_16")
+    first = made(tmp_path / "in", tmp_path / "first")[0]["audio"]
+    mean = made(tmp_path / "in", tmp_path / "mean", mix="mean")[0]["audio"]
+    keep = made(tmp_path / "in", tmp_path / "keep", mix="keep")[0]["audio"]
+    np.testing.assert_array_equal(first[:, 0], x[:, 0])
+    assert np.abs(mean[:, 0] - x.astype(float).mean(1)).max() <= 0.5
+    np.testing.assert_array_equal(keep, x)
+
+
+def test_loud_float_files_saturate(tmp_path):
+    (tmp_path / "in" / "c").mkdir(parents=True)
+    x = np.array([0.0, 1.5, -1.5, 0.25], np.float32)
+    soundfile.write(tmp_path / "in" / "c" / "s.wav", x, 16000, subtype="FLOAT")
+    got = made(tmp_path / "in", tmp_path / "out")[0]["audio"][:, 0]
+    np.testing.assert_array_equal(got, [0, 32767, -32768, 8192])
+
+
+@pytest.mark.parametrize(
+    ("samples", "window", "hop", "expected"),
+    [
+        (5, 10, 10, [0]),
+        (10, 10, 10, [0]),
+        (14, 10, 10, [0]),
+        (15, 10, 10, [0, 10]),
+        (30, 10, 10, [0, 10, 20]),
+        (30, 10, 5, [0, 5, 10, 15, 20]),
+        (34, 10, 5, [0, 5, 10, 15, 20]),
+        (29, 10, 20, [0, 20]),
+        (24, 10, 20, [0]),
+        (1, 1, 1, [0]),
+        (3, 1, 1, [0, 1, 2]),
+    ],
+)
+def test_windows(samples, window, hop, expected):
+    assert list(_starts(samples, window, hop)) == expected
+
+
+def test_long_clips_are_cut_and_short_ones_padded(tmp_path, rng):
+    (tmp_path / "in" / "c").mkdir(parents=True)
+    long, short = (rng.integers(-99, 99, n).astype(np.int16) for n in (3500, 300))
+    soundfile.write(tmp_path / "in" / "c" / "a.wav", long, 1000, subtype="PCM_16")
+    soundfile.write(tmp_path / "in" / "c" / "b.wav", short, 1000, subtype="PCM_16")
+    shards = made(tmp_path / "in", tmp_path / "out", rate=1000, seconds=1.0)
+    block = shards.read(np.arange(len(shards)))
+    np.testing.assert_array_equal(block["length"], [1000, 1000, 1000, 500, 300])
+    np.testing.assert_array_equal(shards.column("start"), [0, 1000, 2000, 3000, 0])
+    np.testing.assert_array_equal(block["audio"][1, :, 0], long[1000:2000])
+    np.testing.assert_array_equal(block["audio"][4, :300, 0], short)
+    assert not block["audio"][4, 300:].any()
+    np.testing.assert_array_equal(block["label"], np.zeros(5))
+
+
+def test_the_default_window_is_the_longest_clip_up_to_ten_seconds(tmp_path):
+    (tmp_path / "in" / "c").mkdir(parents=True)
+    soundfile.write(tmp_path / "in" / "c" / "a.wav", np.zeros(300), 1000)
+    soundfile.write(tmp_path / "in" / "c" / "b.wav", np.zeros(700), 1000)
+    assert made(tmp_path / "in", tmp_path / "o", rate=1000).info.signals[0].samples == 700
+    soundfile.write(tmp_path / "in" / "c" / "c.wav", np.zeros(12000), 1000)
+    assert made(tmp_path / "in", tmp_path / "p", rate=1000).info.signals[0].samples == 10000
+
+
+def spoil(folder, kind):
+    """Makes clip 05 unusable; what the message must say."""
+    path = folder / "05.wav"
+    if kind == "unreadable":
+        path.write_bytes(b"RIFF but not really")
+        return "05.wav"
+    if kind == "empty":
+        soundfile.write(path, np.zeros(0), 16000)
+        return "05.wav: is empty"
+    if kind == "nan":
+        soundfile.write(path, np.full(8000, np.nan, np.float32), 16000, subtype="FLOAT")
+        return "05.wav: holds NaN or infinity"
+    if kind == "missing":
+        path.unlink()
+        return "05.wav: is not on disk"
+    if kind == "header":
+        soundfile.write(path, np.zeros(8000), 22050)
+        return "05.wav: the file says 22050 Hz, the index 16000 Hz"
+    raise AssertionError(kind)
+
+
+@pytest.mark.parametrize("kind", ["unreadable", "empty", "nan", "missing", "header"])
+def test_bad_files_are_skipped_by_name_or_refused(audio_set, tmp_path, kind, capsys):
+    folder, waves, _ = audio_set
+    message = spoil(folder, kind)
+    with pytest.raises(InputError, match=message):
+        prepare(str(folder), tmp_path / "strict", strict=True, progress=False)
+    assert not (tmp_path / "strict" / "metadata.json").exists()
+    prepare(str(folder), tmp_path / "out")
+    assert message in capsys.readouterr().err
+    shards = open_shards(tmp_path / "out")
+    assert len(shards) == 11
+    assert shards.info.skipped == 1
+    assert message in (tmp_path / "out" / "skipped.txt").read_text()
+    np.testing.assert_array_equal(shards[5]["audio"], waves[6])
+    with pytest.raises(InputError, match="made without 1 rows"):
+        prepare(str(folder), tmp_path / "out", strict=True, progress=False)
+
+
+def test_nothing_left_is_an_error(audio_set, tmp_path):
+    for path in audio_set[0].glob("*.wav"):
+        path.write_bytes(b"")
+    with pytest.raises(InputError, match=r"none of the 12 rows .* can be used; the first: 00.wav"):
+        prepare(str(audio_set[0]), tmp_path / "out", progress=False)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("path", "file"), "has no column 'path'"),
+        (("16000", "zero"), "index.csv:2 sr: expected a number, got 'zero'"),
+        (("16000", "0"), "the index 0 Hz"),
+    ],
+)
+def test_broken_indexes(audio_set, tmp_path, change, message):
+    index = audio_set[0] / "index.csv"
+    index.write_text(index.read_text().replace(change[0], change[1]))
+    with pytest.raises(InputError, match=message):
+        prepare(str(audio_set[0]), tmp_path / "out", progress=False)
+
+
+def test_labels_outside_of_the_list(audio_set, tmp_path):
+    with pytest.raises(InputError, match=r"index.csv:4: label 'c' is not in the list of labels"):
+        prepare(str(audio_set[0]), tmp_path / "out", labels=("a", "b"), progress=False)
+    shards = made(audio_set[0], tmp_path / "out", labels=("b", "a"), drop_labels=("c",))
+    assert shards.info.labels == ("b", "a")
+    np.testing.assert_array_equal(shards.column("label"), [1, 0] * 4)
+
+
+def test_missing_and_empty_sources(tmp_path):
+    (tmp_path / "empty").mkdir()
+    for source, kind, message in [
+        ("nowhere", "auto", "does not exist"),
+        ("empty", "auto", "holds no index.csv, no audio"),
+        ("empty", "folders", "nothing to read"),
+        ("empty", "sensors", "nothing to read"),
+        ("empty", "index", "index.csv does not exist"),
+        ("empty", "indx", r"no kind 'indx' \(did you mean 'index'\?\)"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            prepare(str(tmp_path / source), tmp_path / "out", kind=kind, progress=False)
+    with pytest.raises(InputError, match=r"no family 'machine' \(did you mean 'machines'"):
+        prepare("synthetic:machine", tmp_path / "out", progress=False)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rate": 0.0}, "rate: must be positive"),
+        ({"seconds": -1.0}, "seconds: must be positive"),
+        ({"hop_seconds": 0.0}, "hop_seconds: must be positive"),
+        ({"seconds": 1e-6}, "raise --seconds"),
+        ({"modalities": ("acc=0",)}, "is not NAME:FIRST-LAST"),
+        ({"modalities": {"acc": (0, 7)}}, "has 1 channels, modality 'acc' asks for"),
+    ],
+)
+def test_bad_options(audio_set, tmp_path, options, message):
+    with pytest.raises(InputError, match=message):
+        prepare(str(audio_set[0]), tmp_path / "out", progress=False, **options)
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(28, "full"), RuntimeError("write() failed: No space left on device")]
+)
+def test_a_full_disk_keeps_finished_parts(audio_set, tmp_path, monkeypatch, error):
+    monkeypatch.setattr(prepare_module, "_pieces", pieces_of(4))
+    write, out = parts.write, tmp_path / "out"
+
+    def full(folder, index, *args):
+        if index == 1:
+            raise error
+        return write(folder, index, *args)
+
+    monkeypatch.setattr(parts, "write", full)
+    with pytest.raises(InputError, match=r"the disk is full; make room and run the same command"):
+        prepare(str(audio_set[0]), out, workers=1, progress=False)
+    assert (out / ".parts" / "000000.npz").exists()
+    assert not (out / "metadata.json").exists()
+    monkeypatch.setattr(parts, "write", write)
+    assert len(made(audio_set[0], out)) == 12
+
+
+def test_an_out_path_that_is_a_file(audio_set, tmp_path):
+    (tmp_path / "out").write_text("")
+    with pytest.raises(InputError, match="out: cannot be written"):
+        prepare(str(audio_set[0]), tmp_path / "out", progress=False)
+
+
+def test_tensorflow_datasets_opens_the_folder(machines, machine_shards):
+    import tensorflow_datasets as tfds
+
+    builder: Any = tfds.builder_from_directory(str(machines))
+    source = builder.as_data_source("rows")
+    assert len(source) == len(machine_shards)
+    for i in (0, 20):
+        mine = machine_shards[i]
+        np.testing.assert_array_equal(source[i]["audio"], mine["audio"])
+        np.testing.assert_array_equal(source[i]["vibration"], mine["vibration"])
+        assert source[i]["label"] == mine["label"]
+        assert source[i]["path"] == machine_shards.column("path")[i].encode()
+
+
+def test_progress_is_plain_lines_off_a_terminal(audio_set, tmp_path, capsys):
+    prepare(str(audio_set[0]), tmp_path / "out")
+    assert "prepared 12 of 12 rows" in capsys.readouterr().err
+
+
+def test_the_metadata_says_where_it_came_from_without_paths(audio_set, tmp_path):
+    prepare(str(audio_set[0]), tmp_path / "out", name="mine", progress=False)
+    text = (tmp_path / "out" / "metadata.json").read_text()
+    assert json.loads(text)["name"] == "mine"
+    assert str(tmp_path) not in text

@@ -1,0 +1,106 @@
+"""The real sets, where they are: $JFREQ_DATA."""
+
+import csv
+
+import numpy as np
+import pytest
+import soundfile
+
+from jfreq.data import splits
+from jfreq.data.prepare import prepare
+from jfreq.data.records import open_shards
+from jfreq.types import InputError
+
+pytestmark = pytest.mark.data
+
+
+def index(folder):
+    with (folder / "index.csv").open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def made(real_data, tmp_path):
+    def make(name, **options):
+        if not (real_data / name).is_dir():
+            pytest.skip(f"{name} not found in {real_data}")
+        prepare(str(real_data / name), tmp_path / name, progress=False, strict=True, **options)
+        return open_shards(tmp_path / name), real_data / name
+
+    return make
+
+
+def test_esc10(made):
+    shards, folder = made("esc10")
+    rows = index(folder)
+    assert len(shards) == 400
+    assert shards.spec.signals[0].samples == 80000
+    assert np.bincount(shards.column("label")).tolist() == [40] * 10
+    for i in (0, 57, 399):
+        x, _ = soundfile.read(folder / rows[i]["path"], dtype="int16")
+        np.testing.assert_array_equal(shards[i]["audio"][:, 0], x)
+        assert shards.info.labels[shards[i]["label"]] == rows[i]["label"]
+    found = splits.cross_validation(shards)
+    assert [len(s.test) for s in found] == [80] * 5
+
+
+def test_hapt(made):
+    shards, folder = made("hapt", seconds=2.56, hop_seconds=1.28, drop_labels=("*_to_*",))
+    assert [(s.name, s.samples, s.channels) for s in shards.spec.signals] == [
+        ("acc", 128, 3),
+        ("gyro", 128, 3),
+    ]
+    assert len(shards.info.labels) == 6
+    rows = [r for r in index(folder) if "_to_" not in r["label"]]
+    path, start, length = (shards.column(n) for n in ("path", "start", "length"))
+    segments = {(r["path"], int(r["start"]), int(r["end"])): r for r in rows}
+    for i in (0, 1, 999, len(shards) - 1):
+        inside = [
+            r for (p, a, b), r in segments.items()
+            if p == path[i] and a <= start[i] and start[i] + length[i] <= b
+        ]  # fmt: skip
+        assert len(inside) == 1, "a window lies in one segment"
+        assert shards.info.labels[shards.column("label")[i]] == inside[0]["label"]
+        z = np.load(folder / path[i])
+        x = (z["x"].astype(np.float32) * z["scale"])[start[i] : start[i] + length[i]]
+        np.testing.assert_array_equal(shards[i]["acc"][: length[i]], x[:, :3])
+        np.testing.assert_array_equal(shards[i]["gyro"][: length[i]], x[:, 3:])
+    official = splits.official(shards)
+    subject = shards.column("subject")
+    assert len(set(subject[official.train])) == 21
+    assert len(set(subject[official.test])) == 9
+    train = shards.read(official.train)
+    valid = np.arange(128)[None] < train["length"][:, None]
+    np.testing.assert_allclose(
+        shards.info.signals[0].mean, train["acc"][valid].mean(0, dtype=np.float64), rtol=1e-5
+    )
+
+
+def test_seismic(made):
+    shards, folder = made("seismic_phasenet")
+    x = np.load(folder / "waveforms.npz")["x"]
+    for i in (0, 200, 409):
+        r = index(folder)[i]
+        np.testing.assert_array_equal(
+            shards[i]["signal"], x[int(r["row"]), int(r["start"]) : int(r["end"])]
+        )
+    assert shards.info.labels == ("noise", "P", "S")
+
+
+def test_gearbox_needs_a_rate(made):
+    with pytest.raises(InputError, match="nothing states its sampling rate; give a rate"):
+        made("gearbox_gfd")
+    shards, _ = made("gearbox_gfd", rate=1000.0, modalities=("front:0-1", "rear:2-3"))
+    assert [(s.name, s.samples, s.channels) for s in shards.spec.signals] == [
+        ("front", 2048, 2),
+        ("rear", 2048, 2),
+    ]
+
+
+def test_fsdd_is_resampled_to_the_models_rate(made, real_data, tmp_path):
+    shards, _ = made("fsdd", drop_labels=tuple("3456789"))
+    assert shards.spec.signals[0].rate == 16000.0
+    x = shards.read(np.arange(100))["audio"][:, :, 0] / 32768
+    power = (np.abs(np.fft.rfft(x)) ** 2).sum(0)
+    freq = np.fft.rfftfreq(x.shape[1], 1 / 16000)
+    assert power[freq > 4300].sum() < 1e-3 * power.sum(), "nothing above the old Nyquist rate"

@@ -1,0 +1,297 @@
+import numpy as np
+import pytest
+import soundfile
+
+from jfreq.data.prepare import prepare
+from jfreq.data.records import open_shards
+from jfreq.data.source import parse_modalities
+from jfreq.types import InputError
+
+
+def made(source, out, **options):
+    prepare(str(source), out, progress=False, **options)
+    return open_shards(out)
+
+
+def clip(path, rng, samples=1600, rate=16000):
+    x = rng.integers(-900, 900, samples).astype(np.int16)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, x, rate, subtype="PCM_16")
+    return x
+
+
+def test_a_folder_per_class(tmp_path, rng):
+    expected = {}
+    for name in ("dog/b.wav", "dog/deep/a.flac", "cat/a.aiff", "loose.wav", "dog/.hidden.wav"):
+        expected[name] = clip(tmp_path / "in" / name, rng)
+    (tmp_path / "in" / "dog" / "notes.txt").write_text("no audio")
+    shards = made(tmp_path / "in", tmp_path / "out")
+    assert shards.info.labels == ("cat", "dog")
+    label = dict(zip(shards.column("path").tolist(), shards.column("label").tolist()))
+    assert label == {"cat/a.aiff": 0, "dog/b.wav": 1, "dog/deep/a.flac": 1, "loose.wav": -1}
+    row = shards.column("path").tolist().index("dog/deep/a.flac")
+    np.testing.assert_array_equal(shards[row]["audio"][:, 0], expected["dog/deep/a.flac"])
+    with pytest.raises(InputError, match="the folder 'dog' is not in the list of labels"):
+        prepare(str(tmp_path / "in"), tmp_path / "o", labels=("cat",), progress=False)
+
+
+def test_index_rows_with_ranges_of_audio(tmp_path, rng, write_index):
+    x = clip(tmp_path / "in" / "long.wav", rng, 8000)
+    rows = [{"path": "long.wav", "start": s, "end": s + 1000} for s in (0, 2500, 7000)]
+    write_index(tmp_path / "in", [*rows, {"path": "long.wav", "start": 7500, "end": 8001}])
+    shards = made(tmp_path / "in", tmp_path / "out")
+    assert shards.info.labels == ()
+    assert shards.info.skipped == 1
+    skipped = (tmp_path / "out/skipped.txt").read_text()
+    assert "samples 7500..8001 lie outside its 8000" in skipped
+    for i, r in enumerate(rows):
+        np.testing.assert_array_equal(shards[i]["audio"][:, 0], x[r["start"] : r["end"]])
+        assert shards[i]["label"] == -1
+    np.testing.assert_array_equal(shards.column("start"), [0, 2500, 7000])
+
+
+@pytest.fixture
+def audioset(tmp_path, rng):
+    """AudioSet's own files; clips under three naming customs, and one that is missing."""
+    folder = tmp_path / "audioset"
+    folder.mkdir()
+    (folder / "class_labels_indices.csv").write_text(
+        'index,mid,display_name\n0,/m/09x0r,"Speech"\n1,/m/05zppz,"Male speech, man speaking"\n'
+        '2,/t/dd00003,"Music"\n'
+    )
+    (folder / "balanced_train_segments.csv").write_text(
+        "# Segments csv created Sun Mar  5 10:54:31 2017\n"
+        "# num_ytids=4, num_segs=4, num_unique_labels=3, num_positive_labels=6\n"
+        "# YTID, start_seconds, end_seconds, positive_labels\n"
+        '--PJHxphWEs, 30.000, 40.000, "/m/09x0r,/t/dd00003"\n'
+        '--ZhevVpy1s, 50.000, 60.000, "/m/05zppz"\n'
+        '--aE2O5G5WE, 0.000, 10.000, "/m/09x0r"\n'
+        '-gone000000, 0.000, 10.000, "/t/dd00003"\n'
+    )
+    clips = folder / "clips"
+    waves = [clip(clips / name, rng) for name in
+             ("--PJHxphWEs_30.wav", "Y--ZhevVpy1s.flac", "sub/--aE2O5G5WE.wav")]  # fmt: skip
+    return folder, clips, waves
+
+
+def test_audioset(audioset, tmp_path, capsys):
+    folder, clips, waves = audioset
+    prepare(
+        str(folder / "balanced_train_segments.csv"), tmp_path / "out", clips=clips,
+        labels=folder / "class_labels_indices.csv",
+    )  # fmt: skip
+    shards = open_shards(tmp_path / "out")
+    assert shards.spec.multi_label
+    assert shards.spec.labels == ("Speech", "Male speech, man speaking", "Music")
+    block = shards.read(np.arange(3))
+    assert block["label"].dtype == np.float32
+    np.testing.assert_array_equal(block["label"], [[1, 0, 1], [0, 1, 0], [1, 0, 0]])
+    np.testing.assert_array_equal(block["audio"][..., 0], np.stack(waves))
+    np.testing.assert_array_equal(shards.column("label"), block["label"])
+    assert set(shards.column("split")) == {"balanced_train"}
+    assert shards.info.skipped == 1
+    assert "-gone000000: listed, but not on disk" in capsys.readouterr().err
+
+
+def test_audioset_needs_its_files(audioset, tmp_path):
+    folder, clips, _ = audioset
+    segments, labels = folder / "balanced_train_segments.csv", folder / "class_labels_indices.csv"
+
+    def run(**options):
+        prepare(str(segments), tmp_path / "out", progress=False, **options)
+
+    with pytest.raises(InputError, match="clips: name the folder"):
+        run(labels=labels)
+    with pytest.raises(InputError, match="labels: name AudioSet's class_labels_indices"):
+        run(clips=clips)
+    (tmp_path / "none").mkdir()
+    with pytest.raises(InputError, match="none of its 4 clips is on disk"):
+        run(clips=tmp_path / "none", labels=labels)
+    labels.write_text(labels.read_text().replace("/t/dd00003", "/t/other"))
+    with pytest.raises(InputError, match=r"segments.csv:4: label '/t/dd00003' is not in"):
+        run(clips=clips, labels=labels)
+    labels.write_text("mid\n")
+    with pytest.raises(InputError, match="has no column 'index'"):
+        run(clips=clips, labels=labels)
+
+
+def test_sensor_npz_with_scale_and_label_per_sample(tmp_path, rng):
+    (tmp_path / "in").mkdir()
+    x = rng.integers(-900, 900, (1000, 6)).astype(np.int16)
+    scale = np.arange(1, 7, dtype=np.float32) / 100
+    label = np.array(["sit"] * 300 + ["walk"] * 500 + ["sit"] * 200)
+    np.savez(tmp_path / "in" / "r1.npz", x=x, scale=scale, sr=np.float32(50), label=label)
+    shards = made(tmp_path / "in", tmp_path / "out", seconds=2.0)
+    assert [(s.name, s.rate, s.samples, s.channels, s.dtype) for s in shards.info.signals] == [
+        ("acc", 50.0, 100, 3, "float32"),
+        ("gyro", 50.0, 100, 3, "float32"),
+    ]
+    assert shards.info.labels == ("sit", "walk")
+    np.testing.assert_array_equal(shards.column("label"), [0] * 3 + [1] * 5 + [0] * 2)
+    np.testing.assert_array_equal(shards.column("start"), np.arange(10) * 100)
+    physical = x.astype(np.float32) * scale
+    np.testing.assert_array_equal(shards[3]["gyro"], physical[300:400, 3:])
+    np.testing.assert_array_equal(shards[9]["acc"], physical[900:, :3])
+
+
+def test_sensor_csv_with_header_time_and_label(tmp_path, rng):
+    (tmp_path / "in").mkdir()
+    x = rng.normal(size=(90, 2)).astype(np.float32)
+    lines = [f"{i},{a!r},{b!r},{'on' if i < 50 else 'off'}" for i, (a, b) in enumerate(x.tolist())]
+    (tmp_path / "in" / "r.csv").write_text("time,a,b,label\n" + "\n".join(lines) + "\n")
+    np.savetxt(tmp_path / "in" / "plain.csv", x[:30], delimiter=",", fmt="%.9g")
+    with pytest.raises(InputError, match="nothing states its sampling rate; give a rate"):
+        prepare(str(tmp_path / "in"), tmp_path / "o", kind="sensors", progress=False)
+    shards = made(tmp_path / "in", tmp_path / "out", kind="sensors", rate=10, seconds=2)
+    assert shards.info.labels == ("off", "on")
+    paths = shards.column("path")
+    np.testing.assert_array_equal(shards.column("label")[paths == "plain.csv"], [-1, -1])
+    of_r = np.flatnonzero(paths == "r.csv")
+    np.testing.assert_array_equal(shards.column("label")[of_r], [1, 1, 1, 0, 0])
+    np.testing.assert_array_equal(shards.column("length")[of_r], [20, 20, 10, 20, 20])
+    np.testing.assert_allclose(shards[of_r[0]]["signal"], x[:20], rtol=1e-6)
+    np.testing.assert_allclose(shards[of_r[3]]["signal"], x[50:70], rtol=1e-6)
+
+
+def test_sensor_resampling_and_named_modalities(tmp_path):
+    (tmp_path / "in").mkdir()
+    t = np.arange(2000) / 100
+    x = np.stack([np.sin(2 * np.pi * 3 * t), np.cos(2 * np.pi * 3 * t), t * 0 + 2], 1)
+    np.savez(tmp_path / "in" / "r.npz", x=x.astype(np.float32), fs=100)
+    shards = made(tmp_path / "in", tmp_path / "out", rate=25, modalities=("rot:0-1", "dc:2"))
+    assert [(s.name, s.rate, s.channels) for s in shards.info.signals] == [
+        ("rot", 25.0, 2),
+        ("dc", 25.0, 1),
+    ]
+    row = shards[0]
+    u = np.arange(250) / 25
+    inner = slice(25, 225)
+    np.testing.assert_allclose(row["rot"][inner, 0], np.sin(2 * np.pi * 3 * u)[inner], atol=2e-3)
+    np.testing.assert_allclose(row["dc"], 2, rtol=1e-6)
+
+
+def test_sensor_files_that_disagree_are_skipped_by_name(tmp_path, rng):
+    (tmp_path / "in").mkdir()
+
+    def save(name, **arrays):
+        np.savez(tmp_path / "in" / name, **arrays)
+
+    x = rng.normal(size=(100, 3)).astype(np.float32)
+    save("a.npz", x=x, sr=50)
+    save("b_rate.npz", x=x, sr=60)
+    save("c_width.npz", x=x[:, :2], sr=50)
+    save("d_zero.npz", x=x, sr=0)
+    save("e_nan.npz", x=np.where(x > 1, np.nan, x), sr=50)
+    save("f_names.npz", u=np.zeros(3), v=np.zeros(3), sr=50)
+    save("g_empty.npz", x=x[:0], sr=50)
+    save("h_object.npz", x=np.array([{}]), sr=50)
+    (tmp_path / "in" / "i_cut.npz").write_bytes((tmp_path / "in" / "a.npz").read_bytes()[:200])
+    (tmp_path / "in" / "j.csv").write_text("a,b\n1,2\n3\n")
+    shards = made(tmp_path / "in", tmp_path / "out", kind="sensors")
+    assert shards.column("path").tolist() == ["a.npz"]
+    text = (tmp_path / "out" / "skipped.txt").read_text()
+    for line in (
+        "b_rate.npz: signal has 60 Hz, the set has 50 Hz",
+        "c_width.npz: signal has 2 channels, the set has 3",
+        "d_zero.npz: its sampling rate is 0 Hz",
+        "e_nan.npz: holds NaN or infinity",
+        "f_names.npz: no array 'x'; it has: u, v, sr",
+        "g_empty.npz",
+        "h_object.npz",
+        "i_cut.npz",
+        "j.csv",
+    ):
+        assert line in text
+
+
+def test_index_of_arrays_with_items(tmp_path, rng, write_index):
+    (tmp_path / "in").mkdir()
+    x = rng.normal(size=(4, 500, 3)).astype(np.float32)
+    np.savez(tmp_path / "in" / "w.npz", x=x)
+    rows = [
+        {"path": "w.npz", "row": i, "start": 100 * i, "end": 100 * i + 50, "label": f"l{i % 2}",
+         "sr": 100} for i in range(4)
+    ]  # fmt: skip
+    shards = made(write_index(tmp_path / "in", rows), tmp_path / "out")
+    for i in range(4):
+        np.testing.assert_array_equal(shards[i]["signal"], x[i, 100 * i : 100 * i + 50])
+    assert shards.info.signals[0].rate == 100.0
+
+
+def test_synthetic_rows_are_those_of_the_generator(machines, machine_shards):
+    from jfreq.data import synthetic
+
+    for i in (0, 13):
+        clip_ = synthetic.clip("machines", i, seconds=0.25)
+        for name, (x, rate) in clip_.signals.items():
+            np.testing.assert_array_equal(machine_shards[i][name], x)
+            assert machine_shards.spec.signal(name).rate == rate
+        assert machine_shards[i]["label"] == clip_.label
+        assert machine_shards.column("fold")[i] == clip_.fold
+        assert machine_shards.column("subject")[i] == f"machines-{clip_.subject}"
+
+
+def test_modalities_are_parsed():
+    assert parse_modalities(("acc:0-2", "mag:3,5-6")) == {"acc": (0, 1, 2), "mag": (3, 5, 6)}
+    for bad in ("acc", "acc:", "acc:a", "acc:3-1"):
+        with pytest.raises(InputError, match="modalities"):
+            parse_modalities((bad,))
+
+
+@pytest.fixture(scope="module", params=["tfrecord", "array_record"])
+def tfds_folder(request, tmp_path_factory):
+    """A tiny audio set that TFDS itself writes, in both of its file formats."""
+    import tensorflow_datasets as tfds
+
+    class TinyTones(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        VERSION = tfds.core.Version("1.0.0")
+        code_path = None
+        name = "tiny_tones"
+
+        def _info(self):
+            features = {
+                "audio": tfds.features.Audio(sample_rate=8000),
+                "label": tfds.features.ClassLabel(names=["low", "high"]),
+            }
+            return self.dataset_info_from_configs(features=tfds.features.FeaturesDict(features))
+
+        def _split_generators(self, dl_manager):
+            return {"train": self._examples(70), "test": self._examples(5)}
+
+        def _examples(self, n):
+            for i in range(n):
+                yield i, {"audio": np.full(800 + i, i, np.int64), "label": i % 2}
+
+        def _generate_examples(self):
+            raise NotImplementedError
+
+    folder = tmp_path_factory.mktemp(request.param)
+    builder = TinyTones(data_dir=str(folder), file_format=request.param)
+    builder.download_and_prepare()
+    return builder.data_path
+
+
+@pytest.mark.tf
+def test_tensorflow_datasets(tfds_folder, tmp_path):
+    shards = made(f"tfds:{tfds_folder}", tmp_path / "out", rate=8000)
+    assert len(shards) == 75
+    assert shards.info.labels == ("low", "high")
+    assert shards.info.splits == ("test", "train")
+    assert shards.info.signals[0].samples == 869
+    block = shards.read(shards.rows("train"))
+    value = block["audio"][:, 0, 0]
+    np.testing.assert_array_equal(np.sort(value), np.arange(70))
+    np.testing.assert_array_equal(block["length"], 800 + value)
+    np.testing.assert_array_equal(block["label"], value % 2)
+
+
+@pytest.mark.tf
+def test_unknown_tfds_sets_are_refused(tmp_path, monkeypatch):
+    import tensorflow_datasets as tfds
+
+    def missing(name):
+        raise tfds.core.DatasetNotFoundError(f"Dataset {name} not found.")
+
+    monkeypatch.setattr(tfds, "builder", missing)
+    with pytest.raises(InputError, match=r"tfds:no_such_set: TensorFlow Datasets cannot open it"):
+        prepare("tfds:no_such_set", tmp_path / "out", progress=False)
