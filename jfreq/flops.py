@@ -1,0 +1,50 @@
+"""Arithmetic of a traced function, counted on its jaxpr: what MFU is measured against."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+PEAK_TFLOPS = {
+    "H200": 989.0, "H100": 989.0, "A100": 312.0, "L4": 121.0, "V100": 125.0,
+    "TPU v4": 275.0, "TPU v5 lite": 197.0, "TPU v5e": 197.0, "TPU v5p": 459.0, "TPU v5": 459.0,
+    "TPU v6 lite": 918.0, "TPU v6e": 918.0,
+}  # fmt: skip
+"""Dense bfloat16 peak of one device by a part of its name (vendors' data sheets)."""
+
+
+def peak_tflops(kind: str) -> float | None:
+    """Peak in TFLOP/s of a ``device_kind``, or None where it is not known (CPUs)."""
+    return next((peak for name, peak in PEAK_TFLOPS.items() if name in kind), None)
+
+
+def count(fn: Callable[..., Any], *args: Any) -> int:
+    """FLOPs of the matrix products and convolutions in ``fn(*args)``; loop bodies count as often
+    as they run. ``args`` may be ``ShapeDtypeStruct``."""
+    return _count(jax.make_jaxpr(fn)(*args).jaxpr)
+
+
+def _count(jaxpr: Any) -> int:
+    total = 0
+    for eqn in jaxpr.eqns:
+        name = eqn.primitive.name
+        if name == "dot_general":
+            (contract, _), _ = eqn.params["dimension_numbers"]
+            depth = math.prod(eqn.invars[0].aval.shape[i] for i in contract)
+            total += 2 * depth * eqn.outvars[0].aval.size
+        elif name == "conv_general_dilated":
+            rhs = eqn.invars[1].aval
+            features = rhs.shape[eqn.params["dimension_numbers"].rhs_spec[0]]
+            total += 2 * eqn.outvars[0].aval.size * (rhs.size // features)
+        elif name == "cond":
+            total += max(_count(branch.jaxpr) for branch in eqn.params["branches"])
+        else:
+            times = eqn.params.get("length", 1) if name == "scan" else 1
+            inner = (
+                v for key, v in eqn.params.items() if key in ("jaxpr", "call_jaxpr", "fun_jaxpr")
+            )
+            total += times * sum(_count(getattr(j, "jaxpr", j)) for j in inner)
+    return total

@@ -1,0 +1,36 @@
+"""One file per paper. This is the whole list: config class and builder, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from jfreq import config
+from jfreq.config import Experiment, MethodConfig
+from jfreq.methods.ast import AST, ast
+from jfreq.methods.base import Method
+from jfreq.methods.classify import Classify, classify
+from jfreq.methods.ssast import SSAST, ssast
+from jfreq.types import DataSpec
+
+METHODS: dict[str, tuple[type[MethodConfig], Callable[[Any], Method]]] = {
+    "AST": (AST, ast),
+    "Classify": (Classify, classify),
+    "SSAST": (SSAST, ssast),
+}
+
+
+def build(cfg: MethodConfig) -> Method:
+    """The pure functions of a bound config."""
+    return METHODS[type(cfg).__name__][1](cfg)
+
+
+def bind(experiment: Experiment, spec: DataSpec) -> Experiment:
+    """The experiment with every open field of its method decided by the data."""
+    return config.replace(experiment, method=experiment.method.bind(spec))
+
+
+def experiment_from_dict(value: Any) -> Experiment:
+    """Strict inverse of ``config.to_dict``; ``InputError`` names the field that is wrong."""
+    variants = {MethodConfig: {name: cls for name, (cls, _) in METHODS.items()}}
+    return config.from_dict(Experiment, value, variants)

@@ -1,0 +1,157 @@
+"""One update step: an experiment planned against its data and mesh, then compiled once."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jfreq import checkpoint, methods, optim, sharding
+from jfreq.config import Experiment, check
+from jfreq.data.pipeline import Pipeline, open_pipeline
+from jfreq.methods.base import Method
+from jfreq.state import State, Trained, init_state
+from jfreq.types import Batch, BatchSpec, PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """Everything static of a run, before a step is taken."""
+
+    experiment: Experiment
+    pipeline: Pipeline
+    mesh: jax.sharding.Mesh
+    method: Method
+    optimiser: optax.GradientTransformation
+    abstract: State
+    """Shapes, dtypes and shardings of the state."""
+
+    @property
+    def batch_spec(self) -> BatchSpec:
+        place = sharding.batch_sharding(self.mesh)
+        return {
+            k: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=place)
+            for k, v in self.pipeline.batch_spec.items()
+        }
+
+
+def prepare(experiment: Experiment) -> Setup:
+    """Opens the data, binds the experiment to it and plans the state; raises ``InputError``."""
+    check(bool(experiment.data.path), "data", "no shards given; pass --data FOLDER")
+    mesh = sharding.make_mesh(dataclasses.astuple(experiment.mesh))
+    ways = sharding.batch_ways(mesh)
+    check(
+        experiment.batch % (ways * experiment.accumulate) == 0,
+        "batch",
+        f"{experiment.batch} rows in {experiment.accumulate} micro-batches do not divide over "
+        f"{ways} devices (mesh data x fsdp); take a multiple of {ways * experiment.accumulate}",
+    )
+    pipeline = open_pipeline(
+        experiment.data,
+        batch=experiment.batch,
+        seed=experiment.seed,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    experiment = methods.bind(experiment, pipeline.spec)
+    method = methods.build(experiment.method)
+    params = jax.eval_shape(method.init, jax.random.key(0), pipeline.batch_spec)
+    optimiser = optim.make(experiment.optim, steps=experiment.steps, params=params)
+    plan = jax.eval_shape(
+        lambda key: init_state(method, optimiser, pipeline.batch_spec, key), jax.random.key(0)
+    )
+    # What a loss refuses is refused before anything is written.
+    jax.eval_shape(method.loss, plan.params, plan.target, pipeline.batch_spec, jax.random.key(0), 0)
+    places = sharding.shardings(plan, mesh)
+    abstract = jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        plan, places,
+    )  # fmt: skip
+    return Setup(experiment, pipeline, mesh, method, optimiser, abstract)
+
+
+# ------------------------------------------------------------------ the step
+
+
+def make_step(setup: Setup) -> Callable[[State, Batch], tuple[State, PyTree]]:
+    """``(state, batch) -> (state, metrics)``: one update; metrics are ``(sum, count)`` pairs."""
+    method, optimiser = setup.method, setup.optimiser
+    parts, seed = setup.experiment.accumulate, setup.experiment.seed
+    rate = optim.schedule(setup.experiment.optim, setup.experiment.steps)
+
+    def grads_of(state: State, batch: Batch, key):
+        def loss(params):
+            return method.loss(params, state.target, batch, key, state.step)
+
+        (_, metrics), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
+        return grads, metrics
+
+    def accumulated(state: State, batch: Batch, key):
+        # Micro-batch i takes rows i::parts, so that every device keeps its own rows.
+        split = {k: v.reshape(-1, parts, *v.shape[1:]).swapaxes(0, 1) for k, v in batch.items()}
+
+        def body(carry, part):
+            i, rows = part
+            grads, metrics = grads_of(state, rows, jax.random.fold_in(key, i))
+            count = metrics["loss"][1]
+            grads = jax.tree.map(lambda g: g * count, grads)
+            return jax.tree.map(jnp.add, carry, (grads, metrics)), None
+
+        first = {k: jax.ShapeDtypeStruct(v.shape[1:], v.dtype) for k, v in split.items()}
+        shapes = jax.eval_shape(grads_of, state, first, key)
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        (grads, metrics), _ = jax.lax.scan(body, zeros, (jnp.arange(parts), split))
+        total = jnp.maximum(metrics["loss"][1], 1.0)
+        return jax.tree.map(lambda g: g / total, grads), metrics
+
+    def step(state: State, batch: Batch):
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        grads, metrics = (grads_of if parts == 1 else accumulated)(state, batch, key)
+        updates, opt = optimiser.update(grads, state.opt, state.params)
+        params = optax.apply_updates(state.params, updates)
+        target = method.target.update(state.target, params, state.step)
+        one = jnp.ones(())
+        metrics = {
+            **metrics,
+            "lr": (jnp.asarray(rate(state.step), jnp.float32), one),
+            "grad_norm": (optax.tree.norm(grads), one),
+            "update_norm": (optax.tree.norm(updates), one),
+            "param_norm": (optax.tree.norm(params), one),
+        }
+        return State(state.step + 1, params, opt, target), metrics
+
+    return step
+
+
+def compile_step(setup: Setup):
+    """The step compiled ahead of time, state donated; with its compile time in seconds."""
+    began = time.perf_counter()
+    places = jax.tree.map(lambda leaf: leaf.sharding, setup.abstract)
+    step = jax.jit(make_step(setup), donate_argnums=0, out_shardings=(places, None))
+    compiled = step.lower(setup.abstract, setup.batch_spec).compile()
+    return compiled, time.perf_counter() - began
+
+
+def first_state(setup: Setup, source: Trained | None = None) -> State:
+    """A fresh state, born sharded; its encoder from ``source`` where one is given."""
+    key = jax.random.key(setup.experiment.seed)
+    places = jax.tree.map(lambda leaf: leaf.sharding, setup.abstract)
+
+    def fresh(key, params=None):
+        state = init_state(setup.method, setup.optimiser, setup.pipeline.batch_spec, key)
+        if params is None:
+            return state
+        # The optimiser and the target look at the parameters that training starts from.
+        return State(
+            state.step, params, setup.optimiser.init(params), setup.method.target.init(params)
+        )
+
+    state = jax.jit(fresh, out_shardings=places)(key)
+    if source is None:
+        return state
+    params, _ = checkpoint.fit_params(source.params, jax.device_get(state.params))
+    return jax.jit(fresh, out_shardings=places)(key, params)

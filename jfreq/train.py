@@ -1,0 +1,200 @@
+"""The training loop. One order of operations, for every method, on every mesh."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import platform
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+import jfreq
+from jfreq import checkpoint, sharding
+from jfreq.config import Experiment, check, to_dict
+from jfreq.report.meter import Meter, describe, summary
+from jfreq.report.metrics import MetricsWriter
+from jfreq.report.progress import Progress
+from jfreq.state import Trained
+from jfreq.step import Setup, compile_step, first_state, prepare
+from jfreq.types import Batch, PyTree
+
+
+class NotFinite(RuntimeError):
+    """The loss or the gradient is NaN or infinite; the message says where the dump lies."""
+
+
+class Stopped(RuntimeError):
+    """SIGTERM or SIGINT; the state is saved and the same command continues."""
+
+    def __init__(self, step: int, number: int):
+        super().__init__(f"stopped at step {step}; the same command continues from there")
+        self.signal = number
+
+
+def train(experiment: Experiment, workdir: Path) -> Trained:
+    """Trains ``experiment`` in ``workdir``, from its last checkpoint if there is one.
+
+    Raises ``InputError`` for bad settings before any long work, ``NotFinite`` when the loss or
+    the gradient stops being a number, ``Stopped`` after SIGTERM or SIGINT.
+    """
+    setup = prepare(experiment)
+    with jax.set_mesh(setup.mesh), contextlib.closing(setup.pipeline):
+        return _run(setup, Path(workdir))
+
+
+def _run(setup: Setup, workdir: Path) -> Trained:
+    experiment, pipeline = setup.experiment, setup.pipeline
+    chief = jax.process_index() == 0
+
+    # ---- where to start: own checkpoint, then init_from, then scratch
+    source = None
+    if experiment.checkpoint.init_from:
+        from jfreq.export.bundle import load_trained
+
+        source = load_trained(experiment.checkpoint.init_from)
+    if chief:
+        checkpoint.claim(workdir, experiment)
+    saves = checkpoint.Checkpoints(workdir, keep=experiment.checkpoint.keep)
+    found = saves.restore_last(setup.abstract)
+    if found is None:
+        state, start = first_state(setup, source), 0
+    else:
+        state, meta = found
+        start = int(meta["step"])
+        check(
+            meta["manifest"] == pipeline.manifest_hash,
+            "data",
+            f"{workdir} was trained on other shards than {', '.join(experiment.data.path)} hold "
+            "now; give the same data, or another --workdir",
+        )
+    progress = Progress(experiment.steps, start=start, title=experiment.name)
+    if start >= experiment.steps:
+        progress.say(f"{workdir}: already at step {start} of {experiment.steps}")
+        progress.close()
+        saves.close()
+        return Trained(experiment, jax.device_get(state.params))
+
+    # ---- compile once, ahead of the first step
+    step_fn, compile_s = compile_step(setup)
+    meter = Meter(setup, start)
+    progress.say(describe(setup, step_fn, compile_s, start, meter))
+    writer = MetricsWriter(workdir, start_step=start, tensorboard=experiment.log.tensorboard) if (
+        chief
+    ) else None  # fmt: skip
+
+    def meta_of(step: int) -> dict[str, Any]:
+        return {
+            "step": step, "manifest": pipeline.manifest_hash, "config": to_dict(experiment),
+            "versions": {"jfreq": jfreq.__version__, "jax": jax.__version__,
+                         "python": platform.python_version()},
+        }  # fmt: skip
+
+    def settle(pending: tuple[int, PyTree] | None) -> None:
+        """Reads the metrics of a step that was sent off earlier; checks, counts, writes them."""
+        if pending is None:
+            return
+        step, metrics = pending
+        values = jax.device_get(metrics)
+        _check_finite(setup, workdir, step, values, saves)
+        row = meter.add(step, values)
+        if row is not None and writer is not None:
+            writer.write(row)
+            progress.update(step, summary(row))
+
+    # ---- the loop. Do not change the order: save the state before the next batch is drawn,
+    # send off step t before the metrics of step t - 1 are read.
+    feed = Feed(setup, start)
+    pending = None
+    try:
+        with stop_signals() as stopped, jax.transfer_guard("disallow"):
+            for step in range(start, experiment.steps):
+                if step > start and (step % experiment.checkpoint.every == 0 or stopped):
+                    settle(pending)
+                    pending = None
+                    saves.save(state, step, meta_of(step))
+                if stopped:
+                    saves.wait()
+                    raise Stopped(step, stopped[0])
+                batch = next(feed)
+                meter.waited(feed.last_wait)
+                state, metrics = step_fn(state, batch)
+                settle(pending)
+                pending = (step + 1, metrics)
+            settle(pending)
+            saves.save(state, experiment.steps, meta_of(experiment.steps))
+        saves.wait()
+        return Trained(experiment, jax.device_get(state.params))
+    finally:
+        progress.close()
+        if writer is not None:
+            writer.close()
+        saves.close()
+
+
+class Feed:
+    """Batches on the devices, one ahead of the step that uses them."""
+
+    def __init__(self, setup: Setup, start: int):
+        self._mesh = setup.mesh
+        self._source: Iterator[dict[str, np.ndarray]] = setup.pipeline.iterate(start)
+        self._ahead = self._place()
+        self.last_wait = 0.0
+
+    def _place(self) -> Batch:
+        with jax.transfer_guard("allow"):
+            return sharding.to_global(next(self._source), self._mesh)
+
+    def __next__(self) -> Batch:
+        batch = self._ahead
+        began = time.perf_counter()
+        self._ahead = self._place()
+        self.last_wait = time.perf_counter() - began
+        return batch
+
+
+@contextlib.contextmanager
+def stop_signals():
+    """A list that becomes non-empty when SIGTERM or SIGINT arrives; a second one ends at once."""
+    received: list[int] = []
+    old = {}
+
+    def note(number, frame):
+        received.append(number)
+        signal.signal(number, old[number])
+
+    try:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            old[number] = signal.signal(number, note)
+    except ValueError:  # not in the main thread: leave signals alone
+        old = {}
+    try:
+        yield received
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+def _check_finite(setup: Setup, workdir: Path, step: int, values, saves) -> None:
+    total, count = values["loss"]
+    if math.isfinite(total / max(count, 1.0)) and math.isfinite(values["grad_norm"][0]):
+        return
+    saves.wait()
+    steps = saves.steps()
+    dump = {
+        "step": step,
+        "metrics": {name: [float(s), float(c)] for name, (s, c) in values.items()},
+        "batch_ids": setup.pipeline.global_ids(step - 1).tolist(),
+        "last_good_checkpoint": steps[-1] if steps else None,
+    }
+    path = workdir / f"not_finite_{step}.json"
+    checkpoint.write_json(path, dump)
+    raise NotFinite(
+        f"loss {total / max(count, 1.0)} or gradient norm {values['grad_norm'][0]} at step {step}; "
+        f"batch and metrics are in {path}, last good checkpoint: {dump['last_good_checkpoint']}"
+    )

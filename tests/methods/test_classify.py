@@ -1,0 +1,323 @@
+"""Supervised heads: losses by hand, augmentation, published geometry and size, partial loading."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jfreq import checkpoint, trees
+from jfreq.config import replace
+from jfreq.methods import build
+from jfreq.methods.ast import AST
+from jfreq.methods.base import Method, encoder_params
+from jfreq.methods.classify import Classify, Head, supervise
+from jfreq.methods.ssast import SSAST
+from jfreq.nn.vit import SIZES, ViT
+from jfreq.ops.posemb import resize_positions
+from jfreq.testing import CLIP, batch_spec, bound_method, fake_batch
+from jfreq.types import DataSpec, Features, Grid, InputError, SignalSpec
+
+SMALL = ViT(width=32, depth=1, heads=2)
+MODELS = {
+    "AST": AST(encoder=SMALL, stride=(16, 16)),
+    "SSAST": Classify(backbone=SSAST(encoder=SMALL)),
+}
+PLAIN = Head()
+TAGS = replace(CLIP, multi_label=True)
+
+
+@functools.cache
+def model(name):
+    """Bound config, method and parameters."""
+    cfg, method = bound_method(MODELS[name])
+    init = jax.jit(lambda key: method.init(key, batch_spec(CLIP, 2)))
+    return cfg, method, init(jax.random.key(0))
+
+
+# ------------------------------------------------------------------ loss
+
+
+def by_hand(logits, labels, kind):
+    """Loss of each row in float64."""
+    z = np.asarray(logits, np.float64)
+    if kind == "bce":
+        p = 1 / (1 + np.exp(-z))
+        return -(labels * np.log(p) + (1 - labels) * np.log(1 - p)).mean(axis=-1)
+    log_p = z - z.max(axis=-1, keepdims=True)
+    log_p = log_p - np.log(np.exp(log_p).sum(axis=-1, keepdims=True))
+    return -(labels * log_p).sum(axis=-1)
+
+
+def table(head=PLAIN, *, width=4, classes=3):
+    """A classifier over a backbone that hands its first frame through as clip vector, its data
+    and random parameters."""
+
+    def frontend(batch):
+        if "spectrogram" in batch:
+            return batch
+        return {**batch, "spectrogram": batch["x"].reshape(len(batch["x"]), -1, width, 1)}
+
+    def encode(params, batch):
+        spec = frontend(batch)["spectrogram"]
+        grid = Grid(time=spec.shape[1])
+        tokens = spec[..., 0] * params["gain"][None, None]
+        return Features(tokens, grid, tokens[:, 0], jnp.ones(tokens.shape[:2], bool))
+
+    def no_loss(*_):
+        raise AssertionError("the backbone's own loss is not used")
+
+    backbone = Method(
+        init=lambda key, spec: {"gain": jnp.ones(width), "pretext": jnp.ones(9)},
+        loss=no_loss,
+        encode=encode,
+        frontend=frontend,
+    )
+    spec = DataSpec((SignalSpec("x", 10.0, 6 * width),), tuple("abcdefgh"[:classes]))
+    method = supervise(backbone, head.bind(spec))
+    return method, spec, filled(method, spec)
+
+
+def filled(method, spec, seed=0):
+    """Random parameters of the right shapes, without compiling the initialisers."""
+    shapes = jax.eval_shape(lambda key: method.init(key, batch_spec(spec, 2)), jax.random.key(0))
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda p: 0.5 * rng.normal(size=p.shape).astype(p.dtype), shapes)
+
+
+@pytest.mark.parametrize(
+    ("kind", "multi"), [("auto", False), ("bce", False), ("auto", True)], ids=str
+)
+def test_loss_and_metrics_by_hand(kind, multi):
+    """Rows that only fill up the batch do not count, nor do rows without a label."""
+    rng = np.random.default_rng()
+    method, spec, params = table(Head(loss=kind, multi_label=multi))
+    batch = fake_batch(replace(spec, multi_label=multi), 6, seed=int(rng.integers(1 << 30)))
+    batch["_mask"] = jnp.array([1.0, 1, 1, 0, 1, 1])
+    labels = np.eye(3)[np.arange(6) % 3]
+    if multi:
+        labels = (rng.uniform(size=(6, 3)) < 0.5).astype(np.float64)
+        batch["label"] = jnp.asarray(labels, jnp.float32)
+    else:
+        batch["label"] = batch["label"].at[4].set(-1)
+    counted = [0, 1, 2, 4, 5] if multi else [0, 1, 2, 5]
+
+    loss, metrics = jax.jit(method.loss)(params, {}, batch, jax.random.key(1), 0)
+    logits = np.asarray(jax.jit(method.encode)(params, batch).logits)
+    expected = by_hand(logits, labels, "bce" if multi or kind == "bce" else "ce")[counted]
+    assert metrics["loss"][1] == len(counted)
+    np.testing.assert_allclose(metrics["loss"][0], expected.sum(), rtol=1e-5)
+    np.testing.assert_allclose(loss, expected.mean(), rtol=1e-5)
+    if multi:
+        assert set(metrics) == {"loss"}
+    else:
+        hits = (logits.argmax(axis=-1) == labels.argmax(axis=-1))[counted]
+        np.testing.assert_allclose(metrics["accuracy"], (hits.sum(), len(counted)))
+
+
+def test_multi_hot_and_integer_labels_of_one_class_agree():
+    method, spec, params = table()
+    batch = fake_batch(spec, 6)
+    hot = {**batch, "label": jnp.asarray(np.eye(3, dtype=np.float32)[np.arange(6) % 3])}
+    loss = jax.jit(lambda batch: method.loss(params, {}, batch, jax.random.key(1), 0)[0])
+    one, two = loss(batch), loss(hot)
+    np.testing.assert_allclose(one, two, rtol=1e-6)
+
+
+# ------------------------------------------------------------------ augmentation
+
+
+@pytest.mark.parametrize(
+    ("head", "random"),
+    [
+        (Head(), False),
+        (Head(mixup=1.0), True),
+        (Head(spec_augment=(3, 5)), True),
+        (Head(noise=True), True),
+    ],
+    ids=["none", "mixup", "spec_augment", "noise"],
+)
+def test_augmentation_acts_in_training_only(head, random):
+    method, spec, params = table(head)
+    batch = fake_batch(spec, 8)
+    loss = jax.jit(lambda key: method.loss(params, {}, batch, key, 0)[0])
+    found = {float(loss(jax.random.key(seed))) for seed in range(4)}
+    assert len(found) > 1 if random else len(found) == 1
+    assert loss(jax.random.key(0)) == loss(jax.random.key(0))
+    # Encoding cannot draw anything: it gets no key and makes none.
+    assert "random" not in str(jax.make_jaxpr(method.encode)(params, batch))
+    found, plain = (jax.jit(m.encode)(params, batch).logits for m in (method, table()[0]))
+    np.testing.assert_array_equal(found, plain)
+
+
+def test_mixup_mixes_sounds_and_labels_alike():
+    """Identical rows stay themselves; a spectrogram made before mixing is not used."""
+    method, spec, params = table(Head(mixup=1.0))
+    batch = fake_batch(spec, 8)
+    mixing, plain = (
+        jax.jit(lambda batch, m=m: m.loss(params, {}, batch, jax.random.key(1), 0)[0])
+        for m in (method, table()[0])
+    )
+    centred = batch["x"] - batch["x"].mean(axis=1, keepdims=True)
+    same = {**batch, "x": jnp.broadcast_to(centred[:1], centred.shape)}
+    same["label"] = jnp.zeros(8, jnp.int32)
+    np.testing.assert_allclose(mixing(same), plain(same), rtol=1e-5)
+    stale = {**batch, "spectrogram": jnp.full((8, 6, 4, 1), 99.0)}
+    np.testing.assert_allclose(mixing(stale), mixing(batch), rtol=1e-6)
+
+
+def test_mixup_wants_one_signal():
+    method, spec, params = table(Head(mixup=0.5))
+    batch = fake_batch(spec, 2)
+    with pytest.raises(InputError, match=r"head.mixup: mixes one signal.*'x', 'y'"):
+        method.loss(params, {}, {**batch, "y": batch["x"]}, jax.random.key(0), 0)
+
+
+# ------------------------------------------------------------------ training
+
+
+def tones():
+    """Eight clips, three classes of pitch, each clip a little off."""
+    batch = fake_batch(CLIP, 8)
+    pitch = np.array([300, 900, 2700])[np.arange(8) % 3] * np.linspace(1, 1.3, 8)
+    wave = np.sin(2 * np.pi * pitch[:, None] * np.arange(CLIP.signal().samples) / 16000)
+    noise = 0.05 * np.random.default_rng().normal(size=wave.shape)
+    return {**batch, "audio": jnp.asarray(0.2 * (wave + noise)[..., None], jnp.float32)}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_learns_eight_clips(name):
+    """Every parameter has a gradient, and the loss falls to nearly nothing."""
+    _, method, params = model(name)
+    batch = jax.jit(method.frontend)(tones())
+    optimiser = optax.adam(3e-3)
+
+    @jax.jit
+    def step(params, opt):
+        grads, metrics = jax.grad(method.loss, has_aux=True)(
+            params, {}, batch, jax.random.key(0), 0
+        )
+        updates, opt = optimiser.update(grads, opt)
+        return optax.apply_updates(params, updates), opt, metrics, grads
+
+    opt, history = optimiser.init(params), []
+    for _ in range(50):
+        params, opt, metrics, grads = step(params, opt)
+        if not history:
+            for path, leaf in trees.flatten(grads).items():
+                assert np.isfinite(leaf).all(), path
+                assert np.abs(leaf).max() > 0, path
+        history.append(float(metrics["loss"][0]) / 8)
+    assert history[0] > 0.8
+    assert history[-1] < 0.2
+    assert metrics["accuracy"][0] == 8
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_only_the_trunk_stays_of_the_backbone(name):
+    """The pretext heads and the mask token fall away; classifier and encoder are both exported."""
+    _, method, params = model(name)
+    assert set(params) == {"backbone", "head"}
+    assert set(params["backbone"]) == {"trunk"}
+    kept = encoder_params(method, params, batch_spec(CLIP, 2))
+    assert set(trees.flatten(kept)) == set(trees.flatten(params))
+
+
+# ------------------------------------------------------------------ published facts
+
+
+@pytest.mark.parametrize(
+    ("frames", "grid", "tokens"),
+    [(1024, (12, 101), 1212), (512, (12, 50), 600), (128, (12, 12), 144)],
+)
+def test_ast_geometry(frames, grid, tokens):
+    cfg = AST(frames=frames).bind(CLIP)
+    assert (cfg.grid.freq, cfg.grid.time) == grid
+    assert cfg.grid.size == tokens
+    assert (cfg.grid.first, cfg.grid.hop) == (200 + 7.5 * 160, 10 * 160)
+
+
+def test_ast_base_has_the_published_size():
+    """The checkpoint for AudioSet as published for inference: encoder, 1212 + 2 positions, two
+    special tokens, norm and 527-way classifier. The training code also stores DeiT's two unused
+    1000-way ImageNet heads, 1 538 000 more, which are not part of it."""
+    spec = DataSpec((SignalSpec("audio", 16000, 160000),), tuple(map(str, range(527))), True)
+    cfg = AST(encoder=SIZES["base"]).bind(spec)
+    params = jax.eval_shape(lambda k: build(cfg).init(k, batch_spec(spec, 1)), jax.random.key(0))
+    assert cfg.head.loss == "bce"
+    assert trees.count(params) == 86_594_063
+    assert trees.count(params["head"]) == 2 * 768 + 768 * 527 + 527
+    assert trees.count(params["backbone"]["trunk"]["positions"]) == 1214 * 768
+
+
+# ------------------------------------------------------------------ from pre-training
+
+
+def test_fine_tuning_takes_the_trunk_of_ssast():
+    """Stride 16 to stride 10: same kernel, positions 8 x 8 resized to 12 x 12, a fresh head."""
+    source = SSAST(encoder=SMALL).bind(CLIP)
+    pre = filled(build(source), CLIP, seed=1)
+    _, method = bound_method(Classify(backbone=replace(source, stride=(10, 10), mask=None)))
+    fresh = filled(method, CLIP, seed=2)
+    fitted, report = checkpoint.fit_params(pre, fresh)
+
+    found, before = trees.flatten(fitted), trees.flatten(pre)
+    grid = "backbone/trunk/positions/grid"
+    assert report["resized"] == [grid]
+    expected = resize_positions(before["trunk/positions/grid"], (12, 12))
+    np.testing.assert_array_equal(found[grid], expected)
+    assert set(report["fresh"]) == {p for p in found if p.startswith("head/")}
+    for path in report["fresh"]:
+        np.testing.assert_array_equal(found[path], trees.flatten(fresh)[path])
+    assert set(report["taken"]) == {p for p in found if p.startswith("backbone/")} - {grid}
+    for path in report["taken"]:
+        np.testing.assert_array_equal(found[path], before[path.removeprefix("backbone/")])
+    features = jax.eval_shape(method.encode, fitted, fake_batch(CLIP, 2))
+    assert features.tokens.shape == (2, 144, 32)
+    assert features.logits.shape == (2, 3)
+
+
+def test_pre_training_refuses_overlapping_patches():
+    _, method = bound_method(SSAST(encoder=SMALL, stride=(10, 10)))
+    params = jax.eval_shape(lambda k: method.init(k, {}), jax.random.key(0))
+    with pytest.raises(InputError, match=r"method.stride: .*must not overlap.*\(10, 10\)"):
+        jax.eval_shape(method.loss, params, {}, fake_batch(CLIP, 2), jax.random.key(0), 0)
+
+
+def test_nothing_in_common():
+    with pytest.raises(InputError, match=r"checkpoint.init_from: no parameter there fits"):
+        checkpoint.fit_params({"a": np.ones(3)}, {"b": np.ones(3)})
+
+
+# ------------------------------------------------------------------ binding
+
+
+@pytest.mark.parametrize(
+    ("head", "spec", "match"),
+    [
+        (Head(), DataSpec(CLIP.signals), "needs two or more labels, these have 0"),
+        (Head(), DataSpec(CLIP.signals, ("one",)), "these have 1"),
+        (Head(classes=2), CLIP, "head.classes: 2 classes for data with 3 labels"),
+    ],
+)
+def test_labels_that_do_not_fit(head, spec, match):
+    with pytest.raises(InputError, match=match):
+        Classify(backbone=SSAST(encoder=SMALL), head=head).bind(spec)
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [({"mixup": 1.5}, "is a probability, got 1.5"), ({"spec_augment": (-1, 3)}, "0 or more")],
+)
+def test_impossible_augmentation(changes, match):
+    with pytest.raises(InputError, match=match):
+        Head(**changes)
+
+
+def test_binding_follows_the_data():
+    one, many = Head().bind(CLIP), Head().bind(TAGS)
+    assert (one.classes, one.multi_label, one.loss) == (3, False, "ce")
+    assert (many.classes, many.multi_label, many.loss) == (3, True, "bce")
+    assert Head(loss="bce", classes=5).bind(CLIP) == Head(5, False, "bce")

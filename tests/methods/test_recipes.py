@@ -1,0 +1,42 @@
+import pytest
+
+from jfreq import recipes
+from jfreq.testing import assert_step_specs
+from jfreq.types import DataSpec, InputError, SignalSpec
+
+AUDIO = DataSpec((SignalSpec("audio", 16000, 16000),), ("a", "b"))
+MOTION = DataSpec((SignalSpec("acc", 50, 128, 3), SignalSpec("gyro", 50, 128, 3)), ("a", "b"))
+EXPERIMENTS = recipes.load_all()
+
+
+@pytest.mark.parametrize("name", sorted(EXPERIMENTS))
+def test_every_recipe_traces(name):
+    assert_step_specs(EXPERIMENTS[name], AUDIO)
+
+
+@pytest.mark.parametrize("name", ["ssast_nano", "ast_nano"])
+def test_nano_takes_sensors(name):
+    assert_step_specs(EXPERIMENTS[name], MOTION)
+
+
+def test_planned_names_exist():
+    for size in ("nano", "tiny", "small", "base"):
+        assert {f"ssast_{size}", f"ast_{size}"} <= set(EXPERIMENTS)
+    assert "ssast_audioset_base" in EXPERIMENTS
+
+
+def test_unknown_name_gets_a_hint():
+    with pytest.raises(InputError, match="did you mean 'ssast_tiny'"):
+        recipes.load("sast_tiny")
+
+
+def test_recipe_file_of_ones_own(tmp_path, monkeypatch):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from jfreq.config import Experiment\nfrom jfreq.methods.ssast import SSAST\n"
+        "mine = Experiment('mine', SSAST())\n"
+    )
+    assert recipes.load(f"{path}:mine").name == "mine"
+    path.write_text("1/0")
+    with pytest.raises(InputError, match=r"mine.py: ZeroDivisionError"):
+        recipes.load(f"{path}:mine")

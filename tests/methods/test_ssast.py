@@ -1,0 +1,212 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jfreq import trees
+from jfreq.config import replace
+from jfreq.methods import build
+from jfreq.methods.base import encoder_params
+from jfreq.methods.ssast import SSAST
+from jfreq.nn.conv import ConvNeXt
+from jfreq.nn.vit import SIZES, ViT
+from jfreq.ops.patch import patchify
+from jfreq.testing import CLIP, batch_spec, bound_method, fake_batch
+from jfreq.types import DataSpec, InputError, SignalSpec
+
+SMALL = ViT(width=32, depth=2, heads=2)
+TEN_SECONDS = DataSpec((SignalSpec("audio", 16000, 160000),))
+
+
+@pytest.fixture(scope="module")
+def batch():
+    return fake_batch(CLIP, 4)
+
+
+def setup(cfg, seed=0):
+    cfg, method = bound_method(cfg)
+    return cfg, method, jax.jit(lambda k: method.init(k, {}))(jax.random.key(seed))
+
+
+@pytest.mark.parametrize(
+    ("size", "encoder", "whole"),
+    [
+        ("tiny", 5_487_168, 6_046_290),
+        ("small", 21_591_168, 22_854_354),
+        ("base", 85_649_664, 88_763_346),
+    ],
+)
+def test_published_parameter_counts(size, encoder, whole):
+    """The sheet counts two unused 1000-way ImageNet heads and two stored sizes in ``whole``."""
+    cfg = SSAST(encoder=SIZES[size]).bind(TEN_SECONDS)
+    params = jax.eval_shape(lambda k: build(cfg).init(k, {}), jax.random.key(0))
+    assert trees.count(params["trunk"]) == encoder
+    assert trees.count(params) + 2 * 1000 * (cfg.encoder.width + 1) + 2 == whole
+    frame = replace(cfg, patch=(128, 2), mask_kind="random")
+    other = jax.eval_shape(lambda k: build(frame).init(k, {}), jax.random.key(0))
+    assert trees.count(other) == trees.count(params)
+
+
+def test_binding_gives_the_published_geometry():
+    cfg = SSAST().bind(TEN_SECONDS)
+    assert (cfg.frames, cfg.grid.freq, cfg.grid.time, cfg.mask) == (1024, 8, 64, 400)
+    assert (cfg.grid.first, cfg.grid.hop) == (0.0875 * 16000, 0.16 * 16000)
+    frame = SSAST(patch=(128, 2), mask_kind="random").bind(TEN_SECONDS)
+    assert (frame.grid.freq, frame.grid.time, frame.mask) == (1, 512, 400)
+    assert (frame.grid.first, frame.grid.hop) == (0.0175 * 16000, 0.02 * 16000)
+
+
+@pytest.mark.parametrize("form", ["paper", "official"])
+def test_fresh_loss_is_near_chance(form):
+    """Within-clip InfoNCE starts at about ln m; the mean square at about that of the target.
+
+    A fresh prediction c of p values has |c|^2 of about p (1/18 + 1/3d) by torch's initialisers
+    and scores targets of variance v with variance |c|^2 v, which adds half of that to ``paper``;
+    over predictions, nearly equal at first, scores vary little (``official``).
+    """
+    _, method, params = setup(SSAST(encoder=SMALL, info_nce=form, patch=(8, 8), mask=200))
+    spec = 0.5 * jax.random.normal(jax.random.key(1), (8, 128, 128, 1))
+    _, metrics = jax.jit(method.loss)(params, {}, {"spectrogram": spec}, jax.random.key(2), 0)
+    mean = {k: float(s / c) for k, (s, c) in metrics.items()}
+    spread = {"paper": 64 * (1 / 18 + 1 / (3 * 32)) * 0.25 / 2, "official": 0.0}[form]
+    assert mean["info_nce"] == pytest.approx(np.log(200) + spread, abs=0.15)
+    assert mean["mse"] == pytest.approx(0.25, abs=0.08)
+    assert mean["accuracy"] == pytest.approx(1 / 200, abs=0.02)
+
+
+def test_masked_values_reach_the_loss_only_as_targets(batch):
+    """States of all tokens do not change when the values under the mask do."""
+    from jfreq import masks
+    from jfreq.methods.ssast import _Net
+
+    cfg, method, params = setup(SSAST(encoder=SMALL))
+    spec = method.frontend(batch)["spectrogram"]
+    assert cfg.mask is not None
+    mask = masks.random(jax.random.key(5), 4, cfg.grid, cfg.mask)
+    plane = np.asarray(mask.is_masked).reshape(4, cfg.grid.freq, cfg.grid.time)
+    cells = np.repeat(np.repeat(plane, 16, axis=1), 16, axis=2).transpose(0, 2, 1)[..., None]
+    other = jnp.where(cells, 1e3, spec)
+    net = _Net(cfg)
+    clean, poisoned = (net.apply({"params": params}, s, mask) for s in (spec, other))
+    np.testing.assert_array_equal(clean, poisoned)
+
+
+def test_gradients(batch):
+    """All parameters learn; targets are constants; the patch embedding learns from kept tokens."""
+    _, method, params = setup(SSAST(encoder=SMALL))
+    grads, _ = jax.jit(jax.grad(method.loss, has_aux=True))(params, {}, batch, jax.random.key(1), 0)
+    for path, leaf in trees.flatten(grads).items():
+        assert np.isfinite(leaf).all(), path
+        assert np.abs(leaf).max() > 0, path
+
+
+@pytest.mark.parametrize("objective", ["joint", "discriminative", "generative"])
+@pytest.mark.parametrize("passes", [1, 2])
+def test_objectives(batch, objective, passes):
+    _, method, params = setup(SSAST(encoder=SMALL, objective=objective, passes=passes))
+    loss, metrics = jax.jit(method.loss)(params, {}, batch, jax.random.key(1), 0)
+    value = {k: s / c for k, (s, c) in metrics.items()}
+    expected = {
+        "joint": lambda: value["info_nce"] + 10 * value["mse"],
+        "discriminative": lambda: value["info_nce"],
+        "generative": lambda: value["mse"],
+    }[objective]()
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    assert ("match" in params) == (objective != "generative")
+    assert ("draw" in params) == (objective != "discriminative")
+
+
+def test_rows_that_fill_up_and_neighbours_do_not_count(batch):
+    _, method, params = setup(SSAST(encoder=SMALL))
+    key = jax.random.key(3)
+    loss, metrics = jax.jit(method.loss)(
+        params, {}, {**batch, "_mask": jnp.array([1.0, 1, 0, 0])}, key, 0
+    )
+    poisoned = {
+        **batch,
+        "audio": batch["audio"].at[2:].set(0.9),
+        "_mask": jnp.array([1.0, 1, 0, 0]),
+    }
+    other, _ = jax.jit(method.loss)(params, {}, poisoned, key, 0)
+    assert metrics["loss"][1] == 2
+    np.testing.assert_allclose(loss, other, rtol=1e-5)
+
+
+def test_encode_ignores_padding_and_batch_companions(batch):
+    _, method, params = setup(SSAST(encoder=SMALL))
+    encode = jax.jit(method.encode)
+    length = 12000
+    short = {"audio": batch["audio"].at[:, length:].set(0.0), "length": jnp.full(4, length)}
+    noisy = {**short, "audio": batch["audio"].at[:, length:].set(0.7)}
+    one, two = encode(params, short), encode(params, noisy)
+    valid = np.asarray(one.valid)
+    assert 0 < valid.sum() < valid.size
+    np.testing.assert_allclose(one.tokens[valid], two.tokens[valid], atol=1e-4)
+    np.testing.assert_allclose(one.clip, two.clip, atol=1e-4)
+    alone = encode(params, {k: v[:1] for k, v in short.items()})
+    np.testing.assert_allclose(alone.clip, one.clip[:1], atol=1e-5)
+
+
+def test_conv_encoder_takes_the_place_of_the_transformer(batch):
+    cfg = SSAST(encoder=ConvNeXt(width=32, depth=2, kernel=3), special_tokens=0)
+    _, method, params = setup(cfg)
+    loss, _ = jax.jit(method.loss)(params, {}, batch, jax.random.key(1), 0)
+    assert np.isfinite(loss)
+    features = jax.jit(method.encode)(params, batch)
+    assert features.layers.shape == (2, *features.tokens.shape)
+
+
+def test_learns_eight_clips():
+    batch = fake_batch(CLIP, 8, seed=3)
+    _, method, params = setup(SSAST(encoder=SMALL, passes=1, mask=20))
+    optimiser = optax.adam(3e-3)
+
+    @jax.jit
+    def step(params, opt, key):
+        grads, metrics = jax.grad(method.loss, has_aux=True)(params, {}, batch, key, 0)
+        updates, opt = optimiser.update(grads, opt)
+        return optax.apply_updates(params, updates), opt, metrics["loss"][0] / 8
+
+    opt, history = optimiser.init(params), []
+    for i in range(50):
+        params, opt, loss = step(params, opt, jax.random.key(i))
+        history.append(float(loss))
+    assert np.mean(history[-5:]) < 0.7 * np.mean(history[:3])
+
+
+def test_targets_are_the_patches_in_token_order(batch):
+    cfg, method, _ = setup(SSAST(encoder=SMALL))
+    spec = np.asarray(method.frontend(batch)["spectrogram"])
+    patches = np.asarray(patchify(jnp.asarray(spec), patch=(16, 16)))
+    f, t = 3, 5
+    expected = spec[0, 16 * t : 16 * t + 16, 16 * f : 16 * f + 16, 0].T.reshape(-1)
+    np.testing.assert_array_equal(patches[0, f * cfg.grid.time + t], expected)
+
+
+def test_encoder_params_are_the_trunk(batch):
+    _, method, params = setup(SSAST(encoder=SMALL))
+    kept = encoder_params(method, params, batch_spec(CLIP, 2))
+    assert set(kept) == {"trunk"}
+    np.testing.assert_allclose(
+        method.encode(kept, batch).clip, method.encode(params, batch).clip, rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    ("cfg", "spec", "match"),
+    [
+        (SSAST(mask=600), TEN_SECONDS, "600 of 8 x 64"),
+        (SSAST(cluster_mode="official", mask=511), TEN_SECONDS, "choose 1 to 510"),
+        (SSAST(), DataSpec((SignalSpec("audio", 8000, 8000),)), None),
+        (SSAST(), DataSpec((SignalSpec("audio", 16000, 300),)), "shorter than one patch"),
+        (SSAST(modality="gyro"), TEN_SECONDS, "no signal 'gyro'.*audio"),
+        (SSAST(patch=(256, 16)), TEN_SECONDS, "no patch of 256 bins"),
+    ],
+)
+def test_bad_geometry_is_refused_when_bound(cfg, spec, match):
+    if match is None:
+        assert cfg.bind(spec).frontend.rate == 8000
+        return
+    with pytest.raises(InputError, match=match):
+        cfg.bind(spec)

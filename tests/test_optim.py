@@ -1,0 +1,256 @@
+"""Schedules against their closed forms, updates against float64 arithmetic done by hand."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jfreq import optim, trees
+from jfreq.config import Optim
+from jfreq.types import InputError
+
+SHAPES = {
+    "backbone/trunk/patch_embed/kernel": (6, 4),
+    "backbone/trunk/patch_embed/bias": (4,),
+    "backbone/trunk/positions/grid": (2, 3, 4),
+    "backbone/trunk/special_tokens": (2, 4),
+    "backbone/trunk/encoder/blocks/norm1/scale": (3, 4),
+    "backbone/trunk/encoder/blocks/qkv/kernel": (3, 4, 3, 2, 2),
+    "backbone/trunk/encoder/norm/scale": (4,),
+    "head/linear/kernel": (4, 5),
+    "head/linear/bias": (5,),
+}
+EARLY = ("patch_embed", "positions", "special_tokens")
+BLOCKS = "backbone/trunk/encoder/blocks/"
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng()
+
+
+def tree(rng, scale=1.0):
+    draw = {k: (scale * rng.normal(size=s)).astype(np.float32) for k, s in SHAPES.items()}
+    return trees.unflatten(draw)
+
+
+def steps_of(cfg, params, grads, *, steps=10):
+    """Parameters after one update per gradient, as training applies them."""
+    optimiser = optim.make(cfg, steps=steps, params=params)
+    update = jax.jit(optimiser.update)
+    state = optimiser.init(params)
+    for grad in grads:
+        updates, state = update(grad, state, params)
+        params = jax.tree.map(jnp.add, params, updates)
+    return trees.flatten(jax.device_get(params))
+
+
+# ------------------------------------------------------------------ schedules
+
+
+def rates(cfg, steps):
+    schedule = optim.schedule(cfg, steps)
+    return np.array([np.asarray(schedule(jnp.asarray(step))) for step in range(steps)])
+
+
+def warm(cfg, steps):
+    """Warm-up, its length, and the steps after it."""
+    warmup = min(cfg.warmup, steps // 2)
+    step = np.arange(steps)
+    return step, warmup, np.where(step < warmup, step / max(warmup, 1), 1.0)
+
+
+@pytest.mark.parametrize("warmup", [0, 4, 1000])
+@pytest.mark.parametrize("final", [0.0, 0.1])
+def test_constant_and_cosine(warmup, final):
+    steps = 20
+    cfg = Optim(lr=3e-3, schedule="cosine", warmup=warmup, final_lr=final)
+    step, start, ramp = warm(cfg, steps)
+    part = np.maximum(step - start, 0) / (steps - start)
+    curve = final + (1 - final) * 0.5 * (1 + np.cos(np.pi * part))
+    np.testing.assert_allclose(rates(cfg, steps), 3e-3 * ramp * curve, rtol=1e-5, atol=1e-9)
+    flat = Optim(lr=3e-3, schedule="constant", warmup=warmup)
+    np.testing.assert_allclose(rates(flat, steps), 3e-3 * ramp, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("steps", "start", "every", "decay", "warmup"),
+    [
+        (10, 0.4, 0.2, 0.5, 0),
+        (20, 0.5, 0.1, 0.5, 3),
+        (33, 0.2, 0.04, 0.85, 0),
+        (30, 5 / 30, 1 / 30, 0.85, 2),
+        (12, 0.25, 0.02, 0.9, 0),  # several falls on one step
+        (20, 0.1, 0.2, 0.5, 8),  # the first falls lie in the warm-up
+    ],
+)
+def test_steps_down(steps, start, every, decay, warmup):
+    """Step s has fallen once for every edge ``round((start + i every) steps) <= s``."""
+    cfg = Optim(
+        lr=1e-2, schedule="step", step_from=start, step_every=every, step_decay=decay, warmup=warmup
+    )
+    step, _, ramp = warm(cfg, steps)
+    edges, i = [], 0
+    while start + i * every < 1 - 1e-9:
+        edges.append(round((start + i * every) * steps))
+        i += 1
+    falls = (np.array(edges)[None] <= step[:, None]).sum(axis=1)
+    expected = 1e-2 * np.where(step < warmup, ramp, decay**falls)
+    np.testing.assert_allclose(rates(cfg, steps), expected, rtol=1e-5)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.sampled_from(["constant", "cosine", "step"]), st.integers(1, 30), st.integers(0, 40))
+def test_rates_stay_within_the_peak(kind, steps, warmup):
+    found = rates(Optim(lr=0.1, schedule=kind, warmup=warmup), steps)
+    assert np.isfinite(found).all()
+    assert (found >= 0).all()
+    assert (found <= 0.1 * (1 + 1e-6)).all()
+    assert steps == 1 or found.max() > 0
+
+
+# ------------------------------------------------------------------ updates
+
+
+def adam_by_hand(cfg, params, grads, rates):
+    """Kingma and Ba (algorithm 1) with decoupled or L2 decay on kernels, float64."""
+    params = {k: v.astype(np.float64) for k, v in trees.flatten(params).items()}
+    mean = {k: np.zeros_like(v) for k, v in params.items()}
+    square = {k: np.zeros_like(v) for k, v in params.items()}
+    for t, (grad, rate) in enumerate(zip(grads, rates), start=1):
+        for k, g in trees.flatten(grad).items():
+            decay = cfg.weight_decay * params[k] * k.endswith("/kernel")
+            g = g.astype(np.float64) + (decay if cfg.kind == "adam_l2" else 0.0)
+            mean[k] = cfg.b1 * mean[k] + (1 - cfg.b1) * g
+            square[k] = cfg.b2 * square[k] + (1 - cfg.b2) * g**2
+            step = mean[k] / (1 - cfg.b1**t) / (np.sqrt(square[k] / (1 - cfg.b2**t)) + cfg.eps)
+            params[k] = params[k] - rate * (step + (decay if cfg.kind == "adamw" else 0.0))
+    return params
+
+
+@pytest.mark.parametrize("kind", ["adamw", "adam_l2"])
+@pytest.mark.parametrize("weight_decay", [0.0, 0.3])
+def test_adam_by_hand(rng, kind, weight_decay):
+    cfg = Optim(
+        lr=0.02, schedule="constant", kind=kind, weight_decay=weight_decay, b1=0.8, b2=0.95,
+        eps=1e-3,
+    )  # fmt: skip
+    params, grads = tree(rng), [tree(rng, 0.1) for _ in range(3)]
+    found = steps_of(cfg, params, grads)
+    expected = adam_by_hand(cfg, params, grads, [0.02] * 3)
+    for path in SHAPES:
+        np.testing.assert_allclose(found[path], expected[path], rtol=1e-5, atol=1e-6, err_msg=path)
+
+
+@pytest.mark.parametrize("size", [0.5, 1e-3])
+def test_clip_scales_all_gradients_together(rng, size):
+    """With a huge epsilon Adam is linear, so the first step shows the clipped gradient."""
+    cfg = Optim(lr=1.0, schedule="constant", clip=0.2, eps=1e6)
+    params, grad = tree(rng), tree(rng)
+    norm = np.sqrt(sum(np.square(g).sum() for g in jax.tree.leaves(grad)))
+    grad = jax.tree.map(lambda g: g * np.float32(size / norm), grad)
+    zero = jax.tree.map(np.zeros_like, params)
+    found = steps_of(cfg, zero, [grad])
+    factor = min(1.0, 0.2 / size)
+    for path, g in trees.flatten(grad).items():
+        np.testing.assert_allclose(-1e6 * found[path], g * factor, rtol=1e-4, atol=1e-6)
+
+
+def test_first_moment_in_bfloat16(rng):
+    params = tree(rng)
+    state = jax.eval_shape(
+        optim.make(Optim(mu_dtype="bfloat16"), steps=5, params=params).init, params
+    )
+    kinds = {path.split("/")[1]: leaf.dtype for path, leaf in trees.flatten(state).items()
+             if "head/linear/kernel" in path}  # fmt: skip
+    assert kinds == {"mu": jnp.bfloat16, "nu": jnp.float32}
+
+
+# ------------------------------------------------------------------ rules by path
+
+
+def test_only_kernels_decay_by_default(rng):
+    mask = trees.flatten(optim.decay_mask(Optim(), tree(rng)))
+    assert {path for path, decays in mask.items() if decays} == {
+        "backbone/trunk/patch_embed/kernel",
+        "backbone/trunk/encoder/blocks/qkv/kernel",
+        "head/linear/kernel",
+    }
+    everything = optim.decay_mask(Optim(decay=(".*",)), tree(rng))
+    assert all(jax.tree.leaves(everything))
+
+
+def test_zero_rate_freezes_and_first_match_wins(rng):
+    """A factor scales every move of a parameter; decay does not feed back into biases."""
+    multiply = ((r"patch_embed/bias", 0.5), (r"backbone/.*", 0.0), (r".*bias", 3.0))
+    cfg = Optim(lr=0.1, schedule="constant", weight_decay=0.1)
+    params, grads = tree(rng), [tree(rng) for _ in range(2)]
+    full = steps_of(cfg, params, grads)
+    found = steps_of(dataclasses.replace(cfg, lr_mult=multiply), params, grads)
+    factors = {
+        "backbone/trunk/patch_embed/bias": 0.5,
+        "head/linear/kernel": 1.0,
+        "head/linear/bias": 3.0,
+    }
+    for path, start in trees.flatten(params).items():
+        if path in factors:
+            move = factors[path] * (full[path] - start)
+            np.testing.assert_allclose(found[path] - start, move, rtol=1e-4, atol=1e-6)
+        else:
+            np.testing.assert_array_equal(found[path], start)
+
+
+def test_layer_decay(rng):
+    """BEiT's rule: embeddings fall most, block l of 3 by decay**(3 - l), head and norm not."""
+    cfg = Optim(layer_decay=0.75, lr_mult=((r"head/linear/bias", 2.0),))
+    factors = trees.flatten(optim.rate_multipliers(cfg, tree(rng)))
+    for path, factor in factors.items():
+        shape = SHAPES[path]
+        if path.startswith(BLOCKS):
+            assert factor.shape == (3,) + (1,) * (len(shape) - 1)
+            np.testing.assert_allclose(factor.ravel(), [0.75**3, 0.75**2, 0.75], rtol=1e-6)
+        elif path.split("/")[2:] and path.split("/")[2] in EARLY:
+            assert factor == pytest.approx(0.75**4)
+        else:
+            assert factor == (2.0 if path == "head/linear/bias" else 1.0)
+
+
+def test_layer_decay_moves_parameters_by_its_factors(rng):
+    params, grad = tree(rng), tree(rng)
+    plain = steps_of(Optim(lr=0.1, schedule="constant"), params, [grad])
+    slow = steps_of(Optim(lr=0.1, schedule="constant", layer_decay=0.5), params, [grad])
+    path = BLOCKS + "qkv/kernel"
+    start = trees.flatten(params)[path]
+    for block, factor in enumerate((0.125, 0.25, 0.5)):
+        np.testing.assert_allclose(
+            slow[path][block] - start[block],
+            factor * (plain[path][block] - start[block]),
+            rtol=1e-4, atol=1e-6,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("cfg", "field"),
+    [
+        (Optim(lr_mult=(("hed/.*", 0.0),)), "optim.lr_mult"),
+        (Optim(weight_decay=0.1, decay=(".*/kernel", "kernels")), "optim.decay"),
+    ],
+)
+def test_a_pattern_that_matches_nothing_is_an_error(rng, cfg, field):
+    with pytest.raises(InputError, match=rf"{field}: '.*' matches no parameter"):
+        optim.make(cfg, steps=5, params=tree(rng))
+
+
+def test_shapes_are_enough(rng):
+    """The chain can be planned on abstract parameters."""
+    cfg = Optim(weight_decay=0.1, clip=1.0, layer_decay=0.9)
+    params = tree(rng)
+    shapes = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype), params)
+    optimiser = optim.make(cfg, steps=5, params=shapes)
+    updates, _ = jax.eval_shape(optimiser.update, shapes, optimiser.init(params), shapes)
+    same = jax.tree.map(lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype), updates, shapes)
+    assert all(jax.tree.leaves(same))

@@ -1,0 +1,306 @@
+"""The loop: exact resume, signals, guards, accumulation, meshes, one compilation."""
+
+import dataclasses
+import json
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jfreq import checkpoint, step, trees
+from jfreq.config import Checkpoint, Data, Experiment, Log, Mesh, Optim, replace, to_dict
+from jfreq.methods.ssast import SSAST
+from jfreq.nn.vit import ViT
+from jfreq.report.metrics import read_metrics
+from jfreq.train import Feed, NotFinite, train
+from jfreq.types import InputError
+
+ONE = Mesh(1, 1, 1)
+
+
+@pytest.fixture
+def experiment(shards):
+    return Experiment(
+        name="test",
+        method=SSAST(encoder=ViT(width=32, depth=1, heads=2), passes=1),
+        data=Data(path=(str(shards),), door="memory"),
+        optim=Optim(lr=1e-3, warmup=2, weight_decay=0.01, clip=1.0),
+        mesh=Mesh(8, 1, 1),
+        checkpoint=Checkpoint(every=3),
+        log=Log(every=2, tensorboard=False),
+        steps=6,
+        batch=8,
+    )
+
+
+def equal(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def losses_of(setup, steps=3):
+    """Losses of the first steps of a planned run."""
+    with jax.set_mesh(setup.mesh):
+        state, found = step.first_state(setup), []
+        update, _ = step.compile_step(setup)
+        feed = Feed(setup, 0)
+        for _ in range(steps):
+            state, metrics = update(state, next(feed))
+            found.append(float(metrics["loss"][0] / metrics["loss"][1]))
+    return np.array(found), jax.device_get(state.params)
+
+
+def test_stop_and_resume_is_bitwise(experiment, tmp_path):
+    whole = train(experiment, tmp_path / "whole")
+    # The same run, killed after its checkpoint at step 3: only the checkpoint is kept.
+    train(experiment, tmp_path / "parts")
+    shutil.rmtree(tmp_path / "parts" / "checkpoints" / "6")
+    again = train(experiment, tmp_path / "parts")
+    equal(whole.params, again.params)
+    rows = read_metrics(tmp_path / "parts")
+    assert [row["step"] for row in rows] == [2, 4, 6]
+    first = read_metrics(tmp_path / "whole")
+    assert [row["loss"] for row in rows][-1] == first[-1]["loss"]
+
+
+@pytest.mark.slow
+def test_sigkill_at_a_random_moment_changes_nothing(experiment, tmp_path):
+    """A real process, killed without warning, started again: same bits as an unbroken run."""
+    experiment = replace(experiment, mesh=ONE, steps=60, checkpoint__every=5)
+    recipe = tmp_path / "recipe.py"
+    recipe.write_text(
+        "from jfreq.methods import experiment_from_dict\nimport json\n"
+        f"e = experiment_from_dict(json.loads({json.dumps(json.dumps(to_dict(experiment)))}))\n"
+    )
+    env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    env["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
+
+    def start(name):
+        command = [sys.executable, "-m", "jfreq.cli", "train", f"{recipe}:test", "--workdir",
+                   str(tmp_path / name)]  # fmt: skip
+        return subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
+
+    def finish(run):
+        _, errors = run.communicate(timeout=300)
+        assert run.returncode == 0, errors
+
+    finish(start("whole"))
+    broken = start("broken")
+    limit = time.monotonic() + 240
+    pause = np.random.default_rng().uniform(0.0, 1.5)
+    while not list((tmp_path / "broken" / "checkpoints").glob("[0-9]*")):
+        assert broken.poll() is None, broken.communicate()[1]
+        assert time.monotonic() < limit
+        time.sleep(0.02)
+    time.sleep(pause)
+    broken.kill()
+    assert broken.wait() in (-signal.SIGKILL, 0)
+    finish(start("broken"))
+    equal(
+        checkpoint.load_run(tmp_path / "whole").params,
+        checkpoint.load_run(tmp_path / "broken").params,
+    )
+
+
+@pytest.mark.slow
+def test_sigterm_saves_and_says_so(experiment, tmp_path):
+    experiment = replace(experiment, mesh=ONE, steps=100_000, checkpoint__every=50_000)
+    code = (
+        "import json, sys; from jfreq.methods import experiment_from_dict\n"
+        "from jfreq.train import train, Stopped\nimport pathlib\n"
+        f"e = experiment_from_dict(json.loads({json.dumps(json.dumps(to_dict(experiment)))}))\n"
+        f"try: train(e, pathlib.Path({str(tmp_path / 'run')!r}))\n"
+        "except Stopped as s: print(s); sys.exit(7)\n"
+    )
+    run = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    while not read_metrics(tmp_path / "run"):
+        assert run.poll() is None
+        time.sleep(0.05)
+    run.terminate()
+    out, _ = run.communicate(timeout=120)
+    assert run.returncode == 7
+    step_number = int(out.split("step ")[1].split(";")[0])
+    assert [int(p.name) for p in (tmp_path / "run" / "checkpoints").glob("[0-9]*")] == [step_number]
+
+
+def test_nan_stops_with_a_dump(experiment, tmp_path):
+    bad = replace(
+        experiment, optim__lr=1e30, optim__clip=None, optim__warmup=0, checkpoint__every=1
+    )
+    with pytest.raises(NotFinite, match="last good checkpoint"):
+        train(bad, tmp_path)
+    (dump,) = (json.loads(p.read_text()) for p in tmp_path.glob("not_finite_*.json"))
+    assert len(dump["batch_ids"]) == 8
+    kept = checkpoint.load_run(tmp_path).params
+    assert dump["last_good_checkpoint"] is not None
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(kept))
+
+
+def test_damaged_checkpoint_falls_back_to_the_one_before(experiment, tmp_path, caplog):
+    whole = train(experiment, tmp_path)
+    for path in (tmp_path / "checkpoints" / "6" / "state").rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    again = train(experiment, tmp_path)
+    assert "damaged" in caplog.text
+    equal(whole.params, again.params)
+
+
+def test_half_written_checkpoint_is_ignored(experiment, tmp_path):
+    whole = train(experiment, tmp_path)
+    (tmp_path / "checkpoints" / "6").rename(tmp_path / "checkpoints" / "6.orbax-checkpoint-tmp-1")
+    equal(whole.params, train(experiment, tmp_path).params)
+
+
+def test_workdir_of_another_experiment(experiment, tmp_path):
+    train(replace(experiment, steps=2), tmp_path)
+    with pytest.raises(InputError, match=r"another experiment.*optim.lr"):
+        train(replace(experiment, optim__lr=0.5), tmp_path)
+    train(replace(experiment, steps=4), tmp_path)  # more steps: the run goes on
+
+
+def test_other_data_than_before(experiment, tmp_path, tmp_path_factory):
+    from jfreq.data.prepare import prepare
+
+    train(replace(experiment, steps=2), tmp_path / "run")
+    other = tmp_path / "other"
+    prepare("synthetic:tones", other, n=32, seconds=1.295, seed=5, progress=False)
+    moved = json.loads((tmp_path / "run" / "config.json").read_text())
+    moved["data"]["path"] = [str(other)]
+    (tmp_path / "run" / "config.json").write_text(json.dumps(moved))
+    with pytest.raises(InputError, match="trained on other shards"):
+        train(replace(experiment, data__path=(str(other),)), tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"batch": 12}, "do not divide over 8 devices"),
+        ({"mesh__tensor": 3}, "does not match 8 devices"),
+        ({"data__path": ()}, "no shards given"),
+        ({"data__path": ("nowhere",)}, "nowhere"),
+        ({"data__exclude_folds": tuple(range(10))}, "no rows"),
+        ({"method__mask": 64}, "64 of 8 x 8"),
+    ],
+)
+def test_bad_settings_are_refused_before_anything_is_written(experiment, tmp_path, changes, match):
+    with pytest.raises(InputError, match=match):
+        train(replace(experiment, **changes), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_accumulation_is_the_same_mathematics(experiment):
+    """Two micro-batches of a method without randomness in the loss: the same update."""
+    setup = step.prepare(replace(experiment, mesh__data=4, mesh__fsdp=2))
+    parts = step.prepare(
+        replace(experiment, mesh__data=4, mesh__fsdp=1, mesh__tensor=2, accumulate=2)
+    )
+
+    def loss(params, target, batch, key, number):
+        x = batch["audio"][:, :64, 0].astype(jnp.float32) / 2**15
+        value = jnp.square(x @ params["w"] - 1.0) * batch["_mask"]
+        count = batch["_mask"].sum()
+        return value.sum() / count, {"loss": (value.sum(), count)}
+
+    rng = np.random.default_rng(0)
+    batch = {
+        "audio": rng.integers(-9999, 9999, (8, 64, 1)).astype(np.int16),
+        "_mask": np.array([1, 1, 1, 0, 1, 1, 1, 1], np.float32),
+    }
+    params = {"w": jnp.asarray(rng.normal(size=64), jnp.float32)}
+    results = []
+    for each in (setup, parts):
+        method = each.method._replace(loss=loss)
+        planned = dataclasses.replace(each, method=method, optimiser=optax.sgd(1.0))
+        state = step.State(jnp.zeros((), jnp.int32), params, optax.sgd(1.0).init(params), {})
+        new, metrics = jax.jit(step.make_step(planned))(state, batch)
+        results.append((new.params["w"], metrics["loss"][0], metrics["loss"][1]))
+    for a, b in zip(*results):
+        np.testing.assert_allclose(a, b, rtol=1e-5)
+
+
+@pytest.mark.dist
+def test_meshes_agree(experiment):
+    reference, params = losses_of(step.prepare(experiment))
+    for mesh in (Mesh(2, 2, 2), Mesh(1, 4, 2)):
+        found, other = losses_of(step.prepare(replace(experiment, mesh=mesh)))
+        np.testing.assert_allclose(found, reference, atol=1e-3)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-2), params, other)
+
+
+@pytest.mark.dist
+def test_one_device_agrees_with_eight(experiment):
+    eight, _ = losses_of(step.prepare(experiment))
+    code = (
+        "import jax; jax.config.update('jax_num_cpu_devices', 1)\n"
+        "import json, sys; from jfreq.methods import experiment_from_dict; from jfreq import step\n"
+        "from jfreq.config import Mesh, replace; from jfreq.train import Feed\n"
+        f"e = experiment_from_dict(json.loads({json.dumps(json.dumps(to_dict(experiment)))}))\n"
+        "setup = step.prepare(replace(e, mesh=Mesh(1, 1, 1))); out = []\n"
+        "with jax.set_mesh(setup.mesh):\n"
+        "    state = step.first_state(setup); feed = Feed(setup, 0)\n"
+        "    update, _ = step.compile_step(setup)\n"
+        "    for _ in range(3):\n"
+        "        state, m = update(state, next(feed))\n"
+        "        out.append(float(m['loss'][0] / m['loss'][1]))\n"
+        "print(json.dumps(out))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    np.testing.assert_allclose(json.loads(done.stdout), eight, atol=1e-3)
+
+
+@pytest.mark.dist
+@pytest.mark.parametrize("mesh", [Mesh(8, 1, 1), Mesh(2, 4, 1)])
+def test_no_gather_of_the_batch(experiment, mesh):
+    """No collective of the compiled step has the global batch as a dimension."""
+    setup = step.prepare(replace(experiment, mesh=mesh, batch=24, method__passes=2))
+    with jax.set_mesh(setup.mesh):
+        compiled, _ = step.compile_step(setup)
+    text = compiled.as_text()
+    assert text
+    for line in text.splitlines():
+        if any(f" {op}(" in line or f" {op}-start(" in line for op in ("all-gather", "all-to-all")):
+            shape = line.split("=", 1)[1].split("{")[0]
+            dims = shape.split("[", 1)[1].split("]")[0].split(",")
+            assert not {"24", "48"} & set(dims), line
+
+
+def test_one_compilation_per_run(experiment, tmp_path, caplog):
+    with jax.log_compiles(), caplog.at_level(logging.WARNING):
+        train(experiment, tmp_path)
+    compiled = [
+        r for r in caplog.records if "Finished XLA compilation of jit(step)" in r.getMessage()
+    ]
+    assert len(compiled) == 1
+
+
+def test_init_from_takes_the_trunk_and_resizes_positions(experiment, tmp_path):
+    source = train(replace(experiment, steps=2), tmp_path / "source")
+    longer = replace(
+        experiment, steps=1, optim__lr=1e-20, method__frames=256,
+        checkpoint__init_from=str(tmp_path / "source"),
+    )  # fmt: skip
+    found = train(longer, tmp_path / "run")
+    equal(found.params["trunk"]["encoder"], source.params["trunk"]["encoder"])
+    assert found.params["trunk"]["positions"]["grid"].shape == (8, 16, 32)
+    _, report = checkpoint.fit_params(source.params, found.params)
+    assert report["resized"] == ["trunk/positions/grid"]
+    assert not report["fresh"]
+
+
+def test_metrics_rows_have_everything(experiment, tmp_path):
+    train(experiment, tmp_path)
+    row = read_metrics(tmp_path)[-1]
+    names = {"step", "loss", "info_nce", "mse", "accuracy", "lr", "grad_norm", "update_norm",
+             "param_norm", "step_time", "data_wait", "examples_per_s", "tflops", "mfu"}  # fmt: skip
+    assert names <= set(row)
+    assert trees.count(checkpoint.load_run(tmp_path).params) > 0
