@@ -1,0 +1,1 @@
+"""How good frozen features are: kNN, ridge and logistic probes with baselines and intervals."""

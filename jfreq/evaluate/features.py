@@ -1,0 +1,236 @@
+"""Frozen features of whole sets of shards, from an encoder or from the plain spectrogram."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jfreq import trees
+from jfreq.config import close_match
+from jfreq.export.bundle import write_atomically
+from jfreq.export.runtime import by_time
+from jfreq.methods.base import Method
+from jfreq.ops import dft, frames, scale
+from jfreq.types import Array, Batch, Features, InputError, PyTree
+
+Pool = Literal["clip", "mean", "freq", "mean_std"]
+"""``clip`` the method's own vector; ``mean`` over valid tokens; ``freq`` the mean over time of
+each frequency row, side by side; ``mean_std`` mean and standard deviation over valid tokens."""
+NOT_SIGNALS = ("label", "id", "_mask")
+
+
+class Extracted(NamedTuple):
+    """Features ``x [n d]`` float32, ``label`` ``[n]`` int32 or ``[n k]`` float32, ``fold [n]``
+    and the row numbers ``id [n]``."""
+
+    x: np.ndarray
+    label: np.ndarray
+    fold: np.ndarray
+    id: np.ndarray
+
+
+def extract(
+    method: Method,
+    params: PyTree,
+    shards: Any,
+    rows: np.ndarray,
+    *,
+    batch: int = 32,
+    pool: Pool = "clip",
+    layer: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Extracted:
+    """Encodes ``rows`` of a :class:`jfreq.data.records.Shards`, compiled once.
+
+    ``layer`` takes the tokens after that block (-1 the last) in place of the encoder's output;
+    its clip vector is the mean over valid tokens. ``progress(done, total)`` in rows.
+    Raises ``InputError`` for no rows, an unknown pool, a missing layer and non-finite features.
+    """
+    if pool not in get_args(Pool):
+        raise InputError(f"pool: unknown {pool!r}{close_match(pool, get_args(Pool))}")
+    encode, params = _encoder(method, pool, layer), jax.device_put(params)
+    return _over(shards, rows, lambda inputs: encode(params, inputs), batch, progress)
+
+
+@functools.lru_cache(maxsize=4)
+def _encoder(method: Method, pool: Pool, layer: int | None) -> Callable[[PyTree, Batch], Array]:
+    """Compiled once for all parameters that are run through it."""
+    return jax.jit(lambda params, inputs: pooled(method.encode(params, inputs), pool, layer))
+
+
+def spectrogram_statistics(
+    method: Method,
+    shards: Any,
+    rows: np.ndarray,
+    *,
+    batch: int = 32,
+    progress: Callable[[int, int], None] | None = None,
+) -> Extracted:
+    """The hand-made baseline: mean and standard deviation over time of the front end's
+    spectrogram, per bin and channel, over the frames that hold signal.
+
+    A method without a front end gets the same of a plain log power spectrogram.
+    """
+    return _over(shards, rows, jax.jit(lambda inputs: _statistics(method, inputs)), batch, progress)
+
+
+def _over(
+    shards: Any,
+    rows: np.ndarray,
+    compute: Callable[[Batch], Array],
+    batch: int,
+    progress: Callable[[int, int], None] | None,
+) -> Extracted:
+    """Runs ``compute`` over the rows in order and drops what only filled up the last batch."""
+    rows = np.asarray(rows, np.int64)
+    if rows.size == 0:
+        raise InputError("no rows to extract features from; check the split and folds asked for")
+    if batch < 1:
+        raise InputError(f"batch: must be 1 or more, got {batch}")
+    xs, labels, done = [], [], 0
+    for inputs, label, mask in _batches(shards, rows, batch):
+        x = np.asarray(compute(inputs), np.float32)[mask]
+        xs.append(x)
+        labels.append(label[mask])
+        done += len(x)
+        if progress is not None:
+            progress(done, len(rows))
+    x = np.concatenate(xs)
+    bad = ~np.isfinite(x).all(1)
+    if bad.any():
+        raise InputError(
+            f"features of row {rows[bad][0]} and {bad.sum() - 1} more are not finite; the "
+            "parameters diverged or the row holds NaN"
+        )
+    return Extracted(x, np.concatenate(labels), shards.column("fold")[rows], rows)
+
+
+def _batches(
+    shards: Any, rows: np.ndarray, batch: int
+) -> Iterator[tuple[Batch, np.ndarray, np.ndarray]]:
+    """``(what the encoder reads, label, rows that count)``."""
+    from jfreq.data.pipeline import eval_batches
+
+    for item in eval_batches(shards, rows, batch=batch):
+        inputs: Batch = {
+            name: jnp.asarray(value) for name, value in item.items() if name not in NOT_SIGNALS
+        }
+        yield inputs, np.asarray(item["label"]), np.asarray(item["_mask"]) > 0
+
+
+def pooled(features: Features, pool: Pool, layer: int | None = None) -> Array:
+    """``[b size]`` from what an encoder returned."""
+    tokens = features.tokens
+    if layer is not None:
+        layers = features.layers
+        if layers is None or not -len(layers) <= layer < len(layers):
+            known = "none" if layers is None else f"0 to {len(layers) - 1}"
+            raise InputError(f"layer: no state after block {layer}; the encoder gives {known}")
+        tokens = layers[layer]
+        pool = "mean" if pool == "clip" else pool
+    if pool == "clip":
+        return features.clip
+    tokens, valid = by_time(tokens, features.grid), by_time(features.valid, features.grid)
+    weight = valid[..., None].astype(jnp.float32)
+    if pool == "freq":
+        rows = (tokens * weight).sum(1) / jnp.maximum(weight.sum(1), 1)
+        return rows.reshape(rows.shape[0], -1)
+    mean, std = _moments(tokens, weight, axes=(1, 2))
+    return mean if pool == "mean" else jnp.concatenate([mean, std], axis=-1)
+
+
+def _moments(x: Array, weight: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
+    """Weighted mean and population standard deviation over ``axes``."""
+    count = jnp.maximum(weight.sum(axes, keepdims=True), 1)
+    mean = (x * weight).sum(axes, keepdims=True) / count
+    variance = ((x - mean) ** 2 * weight).sum(axes, keepdims=True) / count
+    return mean.squeeze(axes), jnp.sqrt(variance).squeeze(axes)
+
+
+def _statistics(method: Method, inputs: Batch) -> Array:
+    out = method.frontend(inputs)
+    if "spectrogram" not in out:
+        signals = [x for name, x in sorted(inputs.items()) if name != "length"]
+        return jnp.concatenate([_spectrum_statistics(x) for x in signals], axis=-1)
+    # A front end fills what lies beyond the signal with a constant: those frames are the same
+    # for any other signal of the same length.
+    noise = {name: x if name == "length" else _noise_like(x) for name, x in inputs.items()}
+    other = method.frontend(noise)
+    pairs = zip(jax.tree.leaves(out["spectrogram"]), jax.tree.leaves(other["spectrogram"]))
+    return jnp.concatenate([_frame_statistics(a, (a != b).any((2, 3))) for a, b in pairs], axis=-1)
+
+
+def _noise_like(x: Array) -> Array:
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, x.shape)
+    return jnp.asarray(noise * (2**15 if x.dtype == jnp.int16 else 1), x.dtype)
+
+
+def _frame_statistics(spec: Array, inside: Array) -> Array:
+    """``[b t f c]`` -> ``[b 2fc]`` over the frames where ``inside [b t]``."""
+    weight = inside[:, :, None, None].astype(jnp.float32)
+    mean, std = _moments(spec, weight, axes=(1,))
+    return jnp.concatenate([m.reshape(m.shape[0], -1) for m in (mean, std)], axis=-1)
+
+
+def _spectrum_statistics(x: Array) -> Array:
+    """``[b t c]`` -> mean and std over time of log power, in about 15 half-overlapping frames."""
+    n_fft = 2 ** max(2, int(np.log2(max(4, x.shape[1] // 8))))
+    flat = jnp.moveaxis(scale.pcm_to_float(x), 1, -1)
+    flat = jnp.pad(flat, ((0, 0), (0, 0), (0, max(0, n_fft - x.shape[1]))))
+    cut = frames.frame(flat, frame_length=n_fft, hop_length=n_fft // 2)
+    taps = frames.window("hann", n_fft, periodic=True).astype(np.float32)
+    power = dft.power_spectrum(cut * taps[None, None, None], n_fft=n_fft)
+    spec = jnp.moveaxis(jnp.log(power + 1e-6), 1, -1)
+    return _frame_statistics(spec, jnp.ones(spec.shape[:2], bool))
+
+
+def params_hash(params: PyTree) -> str:
+    """sha256 over names, shapes and values."""
+    digest = hashlib.sha256()
+    for name, leaf in sorted(trees.flatten(params).items()):
+        leaf = np.asarray(leaf)
+        digest.update(f"{name} {leaf.dtype} {leaf.shape}\n".encode())
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()
+
+
+def cached(folder: str | Path, key: Any, compute: Callable[[], Extracted]) -> Extracted:
+    """``compute()``, kept in ``folder`` as ``.npz`` under a hash of ``key`` (JSON values).
+
+    ``key`` must name everything the features depend on; see :func:`feature_key`. A damaged file
+    is computed again.
+    """
+    name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
+    path = Path(folder) / f"{name}.npz"
+    if path.is_file():
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                return Extracted(**{field: file[field] for field in Extracted._fields})
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            path.unlink()
+    features = compute()
+    write_atomically(path, lambda file: np.savez(file, **features._asdict()))
+    return features
+
+
+def feature_key(
+    config: Any, params: PyTree, shards: Any, rows: np.ndarray, **options: Any
+) -> dict[str, Any]:
+    """What features depend on: method config, parameters, data, rows and options."""
+    rows = np.asarray(rows, np.int64)
+    return {
+        "config": config,
+        "params": params_hash(params),
+        "manifest": shards.manifest_hash,
+        "rows": hashlib.sha256(rows.tobytes()).hexdigest(),
+        **options,
+    }

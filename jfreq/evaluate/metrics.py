@@ -1,0 +1,125 @@
+"""Scores of a probe and how sure they are: thin wrappers over scikit-learn and scipy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from jfreq.types import InputError
+
+Metric = Callable[[np.ndarray, np.ndarray], float]
+"""``(label, score [n k]) -> float``; label ``[n]`` int or ``[n k]`` 0/1."""
+
+
+class Interval(NamedTuple):
+    """An estimate with its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def accuracy(label: np.ndarray, score: np.ndarray) -> float:
+    """Share of rows whose highest score is the label."""
+    from sklearn.metrics import accuracy_score
+
+    return float(accuracy_score(label, score.argmax(1)))
+
+
+def balanced_accuracy(label: np.ndarray, score: np.ndarray) -> float:
+    """Mean recall over the classes that occur in ``label``."""
+    from sklearn.metrics import recall_score
+
+    present = np.unique(label)
+    return float(recall_score(label, score.argmax(1), labels=present, average="macro"))
+
+
+def macro_f1(label: np.ndarray, score: np.ndarray) -> float:
+    """Mean F1 over the classes that occur in ``label``; a class never predicted scores 0."""
+    from sklearn.metrics import f1_score
+
+    present = np.unique(label)
+    found = score.argmax(1)
+    score = f1_score(label, found, labels=present, average="macro", zero_division=0)  # type: ignore
+    return float(score)
+
+
+def mean_average_precision(label: np.ndarray, score: np.ndarray) -> float:
+    """Unweighted mean of average precision over the classes that have a positive."""
+    from sklearn.metrics import average_precision_score
+
+    present = label.any(0)
+    if not present.any():
+        raise InputError("mAP needs at least one positive label in the test rows")
+    return float(average_precision_score(label[:, present], score[:, present], average="macro"))
+
+
+def d_prime(label: np.ndarray, score: np.ndarray) -> float:
+    """sqrt(2) Phi^-1(mean AUC), over the classes that have positives and negatives (AST)."""
+    from scipy.stats import norm
+    from sklearn.metrics import roc_auc_score
+
+    mixed = label.any(0) & ~label.all(0)
+    if not mixed.any():
+        raise InputError("d' needs a class with both positive and negative test rows")
+    auc = roc_auc_score(label[:, mixed], score[:, mixed], average="macro")
+    return float(np.sqrt(2) * norm.ppf(auc))
+
+
+SINGLE_LABEL: dict[str, Metric] = {
+    "accuracy": accuracy,
+    "balanced_accuracy": balanced_accuracy,
+    "macro_f1": macro_f1,
+}
+MULTI_LABEL: dict[str, Metric] = {"mAP": mean_average_precision, "d_prime": d_prime}
+
+
+def metrics_for(label: np.ndarray) -> dict[str, Metric]:
+    """The metrics of single-label ``[n]`` or multi-label ``[n k]`` rows, the main one first."""
+    return SINGLE_LABEL if label.ndim == 1 else MULTI_LABEL
+
+
+def interval(values: Sequence[float] | np.ndarray) -> Interval:
+    """Mean over folds or seeds and its 95 % Student-t interval; NaN bounds for one value."""
+    from scipy.stats import t
+
+    values = np.asarray(values, np.float64)
+    if values.size == 0:
+        raise InputError("an interval needs at least one value")
+    mean = float(values.mean())
+    if values.size == 1:
+        return Interval(mean, float("nan"), float("nan"))
+    half = float(t.ppf(0.975, values.size - 1) * values.std(ddof=1) / np.sqrt(values.size))
+    return Interval(mean, mean - half, mean + half)
+
+
+def wilson(hits: int, n: int) -> Interval:
+    """A share of ``n`` trials and its 95 % score interval (Wilson, 1927)."""
+    from scipy.stats import binomtest
+
+    if not 0 <= hits <= n or n == 0:
+        raise InputError(f"a share needs 0 <= hits <= n and n > 0, got {hits} of {n}")
+    bounds = binomtest(hits, n).proportion_ci(0.95, method="wilson")
+    return Interval(hits / n, float(bounds.low), float(bounds.high))
+
+
+def bootstrap(
+    metric: Metric, label: np.ndarray, score: np.ndarray, *, draws: int = 200, seed: int = 0
+) -> Interval:
+    """A metric on one test set and its 95 % percentile interval over resampled rows.
+
+    Draws on which the metric is undefined (no positives) are left out.
+    """
+    rng = np.random.default_rng(seed)
+    values = []
+    for _ in range(draws):
+        rows = rng.integers(len(label), size=len(label))
+        try:
+            values.append(metric(label[rows], score[rows]))
+        except InputError:
+            continue
+    finite = np.asarray(values)[np.isfinite(values)]
+    low, high = np.percentile(finite, [2.5, 97.5]) if finite.size else (np.nan, np.nan)
+    return Interval(metric(label, score), float(low), float(high))

@@ -1,0 +1,103 @@
+"""Rows of any length through an encoder of one window: cut, encode, put together again."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from jfreq.export.runtime import Window, by_time, cut_window
+from jfreq.methods.base import Method
+from jfreq.types import Array, Batch, Features, Grid, InputError, PyTree, SignalSpec
+
+
+def any_length(method: Method, signals: Sequence[SignalSpec]) -> Method:
+    """``method`` with an ``encode`` that takes rows shorter or longer than ``signals`` say.
+
+    Shorter rows are padded to the window. Longer ones are read window by window, each giving
+    tokens that lie wholly inside it, so that the lattice goes on without a seam; the clip vector
+    is the windows' mean, weighted by their valid tokens. Static shapes: runs under ``jit``.
+    """
+    first = signals[0]
+
+    def encode(params: PyTree, batch: Batch) -> Features:
+        present = batch[first.name].shape[1]
+        batch = {"length": jnp.full(batch[first.name].shape[0], present, jnp.int32), **batch}
+        if present == first.samples:
+            return method.encode(params, batch)
+        if present < first.samples:
+            return method.encode(params, _padded(batch, signals))
+        shapes = jax.eval_shape(method.encode, params, _slices(batch, signals, [0] * len(signals)))
+        grid: Grid = shapes.grid
+        window = cut_window(grid, signals)
+        if window is None:
+            raise InputError(
+                f"rows of {present / first.rate:g} s cannot be cut into windows of "
+                f"{first.seconds:g} s; prepare the set again with --seconds {first.seconds:g}"
+            )
+        total = math.floor((present - grid.first) / grid.hop) + 1
+        number = -(-total // window.tokens)
+        return _encode_windows(method, params, batch, signals, window, number, grid)
+
+    return method._replace(encode=encode)
+
+
+def _encode_windows(
+    method: Method,
+    params: PyTree,
+    batch: Batch,
+    signals: Sequence[SignalSpec],
+    window: Window,
+    number: int,
+    grid: Grid,
+) -> Features:
+    parts = [_slices(batch, signals, [j * step for step in window.steps]) for j in range(number)]
+    for j, part in enumerate(parts):
+        part["length"] = jnp.clip(batch["length"] - j * window.steps[0], 1, window.length)
+    # Windows of a row lie side by side, so that a sharded batch stays where it is.
+    flat = {k: _side_by_side([part[k] for part in parts]) for k in parts[0]}
+    features = method.encode(params, flat)
+    rows = batch["length"].shape[0]
+
+    def join(x: Array) -> Array:
+        """``[b*w n ...]`` to ``[b w*tokens freq ...]``, the tokens that each window gives."""
+        x = by_time(x, grid)[:, : window.tokens]
+        return x.reshape(rows, number * window.tokens, *x.shape[2:])
+
+    whole = Grid(number * window.tokens, grid.freq, grid.order, grid.first, grid.hop)
+
+    def flatten(x: Array) -> Array:
+        x = jnp.swapaxes(x, 1, 2) if grid.order == "freq_major" else x
+        return x.reshape(rows, whole.size, *x.shape[3:])
+
+    centre = grid.first + grid.hop * jnp.arange(whole.time, dtype=jnp.float32)
+    inside = centre[None] <= batch["length"][:, None].astype(jnp.float32)
+    inside = inside | (jnp.arange(whole.time) == 0)[None]
+    valid = join(features.valid) & inside[..., None]
+    weight = valid.reshape(rows, number, -1).sum(-1).astype(jnp.float32)
+    weight = weight / weight.sum(1, keepdims=True)
+    clip = (features.clip.reshape(rows, number, -1) * weight[..., None]).sum(1)
+    layers = features.layers
+    if layers is not None:
+        layers = jax.vmap(lambda x: flatten(join(x)))(layers)
+    return Features(flatten(join(features.tokens)), whole, clip, flatten(valid), layers)
+
+
+def _slices(batch: Batch, signals: Sequence[SignalSpec], starts: Sequence[int]) -> Batch:
+    """One window of every modality; zeros beyond the row."""
+    out: Batch = {"length": batch["length"]}
+    for spec, start in zip(signals, starts):
+        part = batch[spec.name][:, start : start + spec.samples]
+        missing = spec.samples - part.shape[1]
+        out[spec.name] = jnp.pad(part, ((0, 0), (0, missing), (0, 0)))
+    return out
+
+
+def _padded(batch: Batch, signals: Sequence[SignalSpec]) -> Batch:
+    return _slices(batch, signals, [0] * len(signals))
+
+
+def _side_by_side(parts: list[Array]) -> Array:
+    return jnp.stack(parts, axis=1).reshape(-1, *parts[0].shape[1:])

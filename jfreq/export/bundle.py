@@ -1,0 +1,239 @@
+"""The bundle: a folder with a trained encoder, ``config.json`` + ``model.safetensors`` + a card.
+
+The only archival form. Plain JSON and safetensors, nothing is ever pickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import jax
+import numpy as np
+
+import jfreq
+from jfreq import config, trees
+from jfreq.config import Experiment
+from jfreq.methods.base import Method, encoder_params
+from jfreq.state import Trained
+from jfreq.types import Features, InputError, PyTree, SignalSpec
+
+FORMAT = 1
+"""Raised when an older jfreq could no longer read what this one writes."""
+CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+
+
+def save_bundle(
+    path: str | Path, *, experiment: Experiment, params: PyTree, note: str = ""
+) -> Path:
+    """Writes ``path`` as one bundle folder; readers see all of it or nothing.
+
+    ``params``: nested dicts of arrays, stored bit for bit. An older bundle at ``path`` is
+    replaced; ``InputError`` where ``path`` holds anything else.
+    """
+    path = Path(path)
+    occupied = path.exists() and not (path.is_dir() and not any(path.iterdir()))
+    if occupied and not is_bundle(path):
+        raise InputError(f"{path}: exists and is not a bundle; choose another folder")
+    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
+    old = path.with_name(f".{path.name}.{os.getpid()}.old")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    try:
+        _write_files(draft, experiment, params, note)
+        if path.exists():
+            path.rename(old)
+        draft.rename(path)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+    return path
+
+
+def load_bundle(path: str | Path) -> Trained:
+    """The inverse of :func:`save_bundle`; arrays come back as numpy.
+
+    Raises ``InputError`` for a missing folder or file, a folder that is no bundle, a newer
+    format, and weights that are truncated or altered.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise InputError(
+            f"{path}: {_not_a_folder(path)}; give the folder that `jfreq export` wrote"
+        )
+    if not (path / CONFIG).is_file():
+        raise InputError(f"{path}: not a bundle, it has no {CONFIG}")
+    header = _read_header(path / CONFIG)
+    from jfreq.methods import experiment_from_dict
+
+    experiment = experiment_from_dict(header["experiment"])
+    return Trained(experiment, _read_weights(path / WEIGHTS, header["sha256"]))
+
+
+def export_run(run: str | Path, out: str | Path, *, note: str = "") -> Path:
+    """Writes the frozen encoder of a run folder (or another bundle) as the bundle ``out``.
+
+    Parameters that ``encode`` never reads (decoders, prediction heads) are left out.
+    """
+    from jfreq.methods import build
+
+    experiment, params = load_trained(run)
+    method = build(experiment.method)
+    params = encoder_params(method, params, window_spec(experiment.method.signals))
+    return save_bundle(out, experiment=experiment, params=params, note=note)
+
+
+def load_trained(path: str | Path) -> Trained:
+    """A bundle folder or the run folder of ``jfreq train`` (its newest checkpoint)."""
+    path = Path(path)
+    if (path / "checkpoints").is_dir():
+        from jfreq.checkpoint import load_run
+
+        return load_run(path)
+    return load_bundle(path)
+
+
+def is_bundle(path: str | Path) -> bool:
+    """Whether the folder looks like a bundle, readable or not."""
+    return (Path(path) / CONFIG).is_file() and (Path(path) / WEIGHTS).is_file()
+
+
+def write_atomically(path: str | Path, write: Callable[[BinaryIO], Any]) -> Path:
+    """Calls ``write(file)`` on a temporary neighbour, then renames it to ``path``."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
+    try:
+        with draft.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+    return path
+
+
+def _write_files(folder: Path, experiment: Experiment, params: PyTree, note: str) -> None:
+    from safetensors.numpy import save
+
+    # safetensors stores the buffer as it lies in memory: make it C-contiguous first.
+    flat = {name: np.array(leaf, order="C") for name, leaf in trees.flatten(params).items()}
+    if jax.tree.structure(trees.unflatten(flat)) != jax.tree.structure(params):
+        raise InputError("params: only nested dicts of arrays, with names without /, are stored")
+    weights = save(flat, metadata={"jfreq": jfreq.__version__})
+    header = {
+        "format": FORMAT,
+        "jfreq": jfreq.__version__,
+        "note": note,
+        "sha256": hashlib.sha256(weights).hexdigest(),
+        "experiment": config.to_dict(experiment),
+    }
+    text = json.dumps(header, indent=2) + "\n"
+    write_atomically(folder / WEIGHTS, lambda file: file.write(weights))
+    write_atomically(folder / CONFIG, lambda file: file.write(text.encode()))
+    card = model_card(experiment, params, note=note)
+    write_atomically(folder / CARD, lambda file: file.write(card.encode()))
+
+
+def _read_header(path: Path) -> dict[str, Any]:
+    try:
+        header = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(
+            f"{path}: not readable as JSON ({error}); export the bundle again"
+        ) from None
+    version = header.get("format") if isinstance(header, dict) else None
+    if not isinstance(version, int) or not {"experiment", "sha256"} <= header.keys():
+        raise InputError(
+            f"{path}: not the config of a bundle (format, sha256 or experiment missing)"
+        )
+    if version > FORMAT:
+        raise InputError(
+            f"{path}: bundle format {version} is newer than this jfreq reads ({FORMAT}); "
+            "upgrade jfreq"
+        )
+    return header
+
+
+def _read_weights(path: Path, sha256: str) -> dict[str, Any]:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    if not path.is_file():
+        raise InputError(f"{path}: missing; the bundle is incomplete, export it again")
+    try:
+        flat = load_file(path)
+    except SafetensorError as error:
+        raise InputError(
+            f"{path}: truncated or corrupt ({error}); copy or export it again"
+        ) from None
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != sha256:
+        raise InputError(f"{path}: does not match {CONFIG} (checksum differs); export it again")
+    return trees.unflatten(flat)
+
+
+def _not_a_folder(path: Path) -> str:
+    return "is a file, not a bundle folder" if path.exists() else "no such folder"
+
+
+def encoder_shapes(method: Method, signals: Sequence[SignalSpec], params: PyTree) -> Features:
+    """What ``encode`` returns for one window, as shapes; nothing is computed."""
+    return jax.eval_shape(method.encode, params, window_spec(signals))
+
+
+def window_spec(signals: Sequence[SignalSpec]) -> dict[str, jax.ShapeDtypeStruct]:
+    """A batch of one window, as shapes."""
+    spec = {s.name: jax.ShapeDtypeStruct((1, s.samples, s.channels), np.float32) for s in signals}
+    return spec | {"length": jax.ShapeDtypeStruct((1,), np.int32)}
+
+
+def model_card(experiment: Experiment, params: PyTree, *, note: str = "") -> str:
+    """The ``README.md`` of a bundle: what the encoder reads, returns, and how to load it."""
+    from jfreq.methods import build
+
+    cfg = experiment.method
+    features = encoder_shapes(build(cfg), cfg.signals, params)
+    grid, first = features.grid, cfg.signals[0]
+    count = trees.count(params)
+    ms = 1000 / first.rate
+    signals = "\n".join(
+        f"| `{s.name}` | {s.rate:g} Hz | {s.channels} | {s.samples} samples, {s.seconds:g} s |"
+        for s in cfg.signals
+    )
+    trained = f"up to {experiment.steps} steps of batch {experiment.batch}"
+    if experiment.data.path:
+        trained += " on " + ", ".join(f"`{Path(p).name}`" for p in experiment.data.path)
+    if experiment.data.exclude_folds:
+        trained += f", folds {', '.join(map(str, experiment.data.exclude_folds))} never read"
+    return f"""# {experiment.name}
+
+A frozen jfreq encoder, method `{type(cfg).__name__}`.{f" {note}" if note else ""}
+
+| signal | rate | channels | window |
+|---|---|---|---|
+{signals}
+
+| | |
+|---|---|
+| tokens per window | {grid.time} in time x {grid.freq} in frequency, {grid.order} |
+| frame step | {grid.hop * ms:g} ms, first centre at {grid.first * ms:g} ms |
+| clip vector, frame vector | {features.clip.shape[-1]}, {features.tokens.shape[-1]} |
+| parameters | {count:,} |
+| training | {trained}, seed {experiment.seed} |
+| written by | jfreq {jfreq.__version__}, bundle format {FORMAT} |
+
+```python
+import jfreq
+
+encoder = jfreq.load_encoder("path/to/this/folder")
+embedding = encoder(wave, rate)  # .clip [b d], .frames [b t d], .valid [b], .times_ms [t]
+```
+"""

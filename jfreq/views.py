@@ -1,0 +1,107 @@
+"""Views of an experiment for the terminal: ``jfreq config show|diff|params|shardings``."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
+
+import jax
+from tyro.conf import AvoidSubcommands, arg
+
+from jfreq import methods, sharding, trees
+from jfreq.config import Experiment, to_dict
+from jfreq.types import DataSpec, SignalSpec
+
+
+@dataclasses.dataclass
+class View:
+    """An experiment, the data it would see, and a mesh."""
+
+    experiment: Annotated[Experiment, arg(name=""), AvoidSubcommands]
+    data: str | None = None
+    """Shards to bind the experiment to; else a clip of --seconds at the front end's rate."""
+    seconds: float = 10.0
+    rate: float = 16000.0
+    labels: int = 10
+    """Number of classes where no shards are given."""
+
+
+def bound(view: View) -> Experiment:
+    """The experiment bound to the view's shards or clip length."""
+    if view.data:
+        from jfreq.data.records import open_shards
+
+        return methods.bind(view.experiment, open_shards(view.data).spec)
+    signal = SignalSpec("audio", view.rate, round(view.seconds * view.rate))
+    return methods.bind(view.experiment, DataSpec((signal,), tuple(map(str, range(view.labels)))))
+
+
+def abstract_params(experiment: Experiment) -> Any:
+    """Shapes of the parameters of a bound experiment; nothing is computed."""
+    batch = {
+        s.name: jax.ShapeDtypeStruct((1, s.samples, s.channels), "float32")
+        for s in experiment.method.signals
+    }
+    return jax.eval_shape(methods.build(experiment.method).init, jax.random.key(0), batch)
+
+
+def show(view: View, original: Experiment) -> str:
+    """The whole config, bound, as the JSON that a run folder holds."""
+    return json.dumps(to_dict(bound(view)), indent=1)
+
+
+def diff(view: View, original: Experiment) -> str:
+    """What the given options and the data change."""
+    before, after = (_flat(to_dict(e)) for e in (original, bound(view)))
+    names = dict.fromkeys([*before, *after])
+    lines = [
+        f"{name}: {before.get(name)} -> {after.get(name)}"
+        for name in names
+        if before.get(name) != after.get(name)
+    ]
+    return "\n".join(lines) or "no difference"
+
+
+def params(view: View, original: Experiment) -> str:
+    """Every parameter: path, shape, count."""
+    leaves = trees.flatten(abstract_params(bound(view)))
+    width = max(map(len, leaves))
+    lines = [f"{path:{width}} {leaf.size:>12,} {list(leaf.shape)}" for path, leaf in leaves.items()]
+    total = sum(leaf.size for leaf in leaves.values())
+    return "\n".join([*lines, f"{'total':{width}} {total:>12,}"])
+
+
+def shardings(view: View, original: Experiment) -> str:
+    """Where every parameter lives on the mesh of the config; sizes of -1 count as 1."""
+    mesh = view.experiment.mesh
+    sizes = {axis: max(1, getattr(mesh, axis)) for axis in sharding.AXES}
+    leaves = trees.flatten(abstract_params(bound(view)))
+    width, lines, split, total = max(map(len, leaves)), [], 0, 0
+    for path, leaf in leaves.items():
+        spec = sharding.spec_for(path, leaf.shape, leaf.dtype.itemsize, sizes)
+        ways = math.prod(sizes[axis] for axis in spec if axis)
+        split, total = split + leaf.size * (ways > 1), total + leaf.size
+        lines.append(f"{path:{width}} {list(leaf.shape)!s:24} {tuple(spec) or 'replicated'}")
+    text = ", ".join(f"{axis}={size}" for axis, size in sizes.items())
+    return "\n".join([*lines, f"mesh {text}: {split / total:.2%} of the parameters are sharded"])
+
+
+def _flat(value: Any, path: str = "") -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        return {path: value}
+    return {
+        k: v
+        for name, item in value.items()
+        for k, v in _flat(item, f"{path}.{name}".strip(".")).items()
+    }
+
+
+VIEWS: dict[str, Callable[[View, Experiment], str]] = {
+    "show": show,
+    "diff": diff,
+    "params": params,
+    "shardings": shardings,
+}

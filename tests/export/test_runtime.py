@@ -1,0 +1,391 @@
+"""The runtime against a method whose every frame has a closed form, and against a real one."""
+
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import soundfile
+import soxr
+
+from jfreq import methods, recipes
+from jfreq.export.bundle import save_bundle
+from jfreq.export.runtime import Encoder, cut_window, embed_files, load_encoder
+from jfreq.methods.base import Method
+from jfreq.types import DataSpec, Features, Grid, InputError, SignalSpec
+
+RATE, HOP, SPAN = 16000, 2560, 2800
+AUDIO = SignalSpec("audio", RATE, 15000)
+GRID = Grid(time=6, freq=2, first=SPAN / 2, hop=HOP)
+"""Patches of 16 frames; the sixth is centred inside the window and reaches beyond it."""
+
+
+def span_means(grid: Grid, span: int, signals=(AUDIO,)) -> Method:
+    """Token (f, t): (f + 1) times the mean of span t of each modality and of its square."""
+    base = signals[0]
+
+    def encode(params, batch):
+        columns = []
+        for spec in signals:
+            ratio = spec.rate / base.rate
+            starts = np.arange(grid.time) * round(grid.hop * ratio)
+            index = starts[:, None] + np.arange(round(span * ratio))
+            x = jnp.pad(batch[spec.name][..., 0], ((0, 0), (0, int(index.max()) + 1)))
+            columns += [x[:, index].mean(-1), (x[:, index] ** 2).mean(-1)]
+        by_time = jnp.stack(columns, -1) * params["gain"]
+        rows = [by_time * (f + 1) for f in range(grid.freq)]
+        axis = 1 if grid.order == "freq_major" else 2
+        tokens = jnp.stack(rows, axis).reshape(len(by_time), grid.size, -1)
+        centre = grid.first + grid.hop * np.arange(grid.time)
+        inside = jnp.asarray(centre)[None] <= batch["length"][:, None]
+        inside = inside | (np.arange(grid.time) == 0)[None]
+        valid = jnp.stack([inside] * grid.freq, axis).reshape(len(by_time), grid.size)
+        clip = (tokens * valid[..., None]).sum(1) / valid.sum(1)[:, None]
+        return Features(tokens, grid, clip, valid)
+
+    return Method(init=lambda key, spec: {}, loss=lambda *a: (0.0, {}), encode=encode)
+
+
+def fake(grid: Grid = GRID, *, span: int = SPAN, signals=(AUDIO,)) -> Encoder:
+    return Encoder(span_means(grid, span, signals), {"gain": np.float32(1)}, signals=signals)
+
+
+def expected_frames(x: np.ndarray, grid: Grid = GRID, span: int = SPAN) -> np.ndarray:
+    """Frames of the whole recording at once, in float64; each row averages to 1.5 times a mean."""
+    count = max(1, int((len(x) - grid.first) // grid.hop) + 1)
+    scale = np.mean(np.arange(grid.freq) + 1.0)
+    padded = np.concatenate([x.astype(np.float64), np.zeros(span + int(grid.hop))])
+    sums = [np.concatenate([[0.0], np.cumsum(power)]) for power in (padded, padded**2)]
+    starts = np.arange(count) * int(grid.hop)
+    return scale * np.stack([(c[starts + span] - c[starts]) / span for c in sums], -1)
+
+
+@pytest.fixture(scope="module")
+def encoder() -> Encoder:
+    return fake()
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    """A bundle of an untrained ssast_nano that reads one second."""
+    spec = DataSpec((SignalSpec("audio", RATE, RATE),))
+    experiment = methods.bind(recipes.load("ssast_nano"), spec)
+    method = methods.build(experiment.method)
+    window = {"audio": jax.ShapeDtypeStruct((1, RATE, 1), np.int16)}
+    params = jax.jit(lambda key: method.init(key, window))(jax.random.key(3))
+    return save_bundle(tmp_path_factory.mktemp("b") / "enc", experiment=experiment, params=params)
+
+
+@pytest.fixture(scope="module")
+def real(bundle) -> Encoder:
+    return load_encoder(bundle)
+
+
+def noise(rng: np.random.Generator, length: int) -> np.ndarray:
+    return (0.3 + rng.uniform(-0.5, 0.5, length)).astype(np.float32)
+
+
+LENGTHS = (1, 1399, 1400, 1401, 12_800, 14_999, 15_000, 15_001, 27_799, 27_800, 27_801, 100_003)
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+def test_frames_equal_those_of_the_whole_recording(encoder, length):
+    x = noise(np.random.default_rng(length), length)
+    out = encoder(x)
+    wanted = expected_frames(x)
+    if length <= AUDIO.samples and len(wanted) == GRID.time:
+        # The sixth token of a single window reaches beyond it; nothing recomputes it.
+        tail = x[5 * HOP : 5 * HOP + SPAN].astype(np.float64)
+        wanted[-1] = 1.5 * np.array([tail.sum(), (tail**2).sum()]) / SPAN
+    assert out.valid.tolist() == [len(wanted)]
+    np.testing.assert_allclose(out.frames[0], wanted, atol=1e-5)
+
+
+def test_twenty_minutes_without_drift(encoder):
+    length = 20 * 60 * RATE
+    x = noise(np.random.default_rng(0), length)
+    out = encoder(x, batch=64)
+    wanted = expected_frames(x)
+    assert out.frames.shape == (1, len(wanted), 2)
+    np.testing.assert_allclose(out.frames[0], wanted, atol=1e-5)
+    np.testing.assert_array_equal(out.times_ms, 87.5 + 160.0 * np.arange(len(wanted)))
+    assert out.times_ms[-1] <= 1000 * length / RATE < out.times_ms[-1] + encoder.hop_ms
+    np.testing.assert_allclose(out.clip[0], wanted.mean(0), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("grid", "span", "first_ms", "hop_ms"),
+    [(GRID, SPAN, 87.5, 160.0), (Grid(time=46, first=280.0, hop=320.0), 560, 17.5, 20.0)],
+)
+def test_times_in_closed_form(grid, span, first_ms, hop_ms):
+    encoder = fake(grid, span=span)
+    out = encoder(noise(np.random.default_rng(1), 3 * RATE))
+    assert out.times_ms.dtype == np.float64
+    np.testing.assert_array_equal(out.times_ms, first_ms + hop_ms * np.arange(out.valid[0]))
+    assert encoder.hop_ms == hop_ms
+
+
+def test_time_major_grid_gives_the_same_frames(encoder):
+    other = fake(Grid(time=6, freq=2, order="time_major", first=SPAN / 2, hop=HOP))
+    x = noise(np.random.default_rng(2), 50_000)
+    np.testing.assert_array_equal(other(x).frames, encoder(x).frames)
+
+
+def test_company_changes_nothing(encoder):
+    rng = np.random.default_rng(3)
+    clips = [noise(rng, n) for n in (5, 70_000, 15_000, 15_001, 3000, 40_000)]
+    together = encoder(clips, batch=4)
+    assert together.frames.shape[1] == together.valid.max() == len(together.times_ms)
+    for i, clip in enumerate(clips):
+        alone = encoder(clip, batch=3)
+        n = alone.valid[0]
+        assert together.valid[i] == n
+        np.testing.assert_allclose(together.frames[i, :n], alone.frames[0], atol=1e-5)
+        np.testing.assert_allclose(together.clip[i], alone.clip[0], atol=1e-5)
+        assert not together.frames[i, n:].any()
+
+
+def test_one_compilation_for_each_batch_size():
+    encoder = fake()
+    rng = np.random.default_rng(4)
+    for lengths in ((100, 200), (90_000,), (1, 2, 3), (15_000, 60_001)):
+        encoder([noise(rng, n) for n in lengths], batch=4)
+    assert encoder._encode._cache_size() == 1  # type: ignore[attr-defined]
+
+
+def test_accepted_shapes_and_types(encoder):
+    pcm = np.random.default_rng(5).integers(-30000, 30000, 20_000).astype(np.int16)
+    x = pcm / np.float32(2**15)
+    wanted = encoder(x)
+    for wave in (
+        pcm, x[:, None], x.astype(np.float64), [x], x[None, :, None], {"audio": x},
+        [{"audio": pcm}], x.tolist(), jnp.asarray(x), pcm.astype(np.int32) * 2**16,
+    ):  # fmt: skip
+        out = encoder(wave)
+        np.testing.assert_allclose(out.frames, wanted.frames, atol=1e-7)
+    assert wanted.frames.dtype == wanted.clip.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("wave", "rate", "message"),
+    [
+        (np.zeros(0), None, "shape"),
+        ([], None, "empty"),
+        (np.array([0.0, np.nan]), None, "NaN"),
+        (np.array([0.0, 1e300]), None, "NaN or infinite"),
+        (np.zeros((10, 2)), None, "2 channels where the model reads 1"),
+        (np.zeros((2, 50_000)), None, "several recordings go in a list"),
+        (np.zeros(10, np.uint8), None, "uint8"),
+        (np.zeros(10, bool), None, "bool"),
+        (np.zeros(10, complex), None, "complex"),
+        (np.zeros((2, 2, 1, 1)), None, "shape"),
+        (np.zeros(10), 0, "positive"),
+        (np.zeros(10), -16000, "positive"),
+        (np.zeros(10), float("nan"), "positive"),
+        ({"acc": np.zeros(10)}, None, "wanted audio"),
+    ],
+)
+def test_bad_signals(encoder, wave, rate, message):
+    with pytest.raises(InputError, match=message):
+        encoder(wave, rate)
+
+
+def test_bad_batch(encoder):
+    with pytest.raises(InputError, match="batch"):
+        encoder(np.zeros(10), batch=0)
+
+
+def test_resampling_is_soxr(encoder):
+    x = noise(np.random.default_rng(6), 44_100)
+    direct = encoder(soxr.resample(x, 44_100, RATE))
+    out = encoder(x, 44_100)
+    np.testing.assert_array_equal(out.frames, direct.frames)
+    assert encoder(x[:1], 192_000).valid.tolist() == [1]
+    np.testing.assert_array_equal(encoder(x, RATE).frames, encoder(x).frames)
+
+
+MOTION = (SignalSpec("acc", 50.0, 128, 3), SignalSpec("gyro", 100.0, 256, 1))
+
+
+def test_several_modalities_stay_together():
+    grid = Grid(time=15, first=8.0, hop=8.0)
+    encoder = fake(grid, span=16, signals=MOTION)
+    assert encoder._window is not None
+    assert encoder._window == (15, (120, 240), 128)
+    rng = np.random.default_rng(7)
+    acc, gyro = rng.normal(size=(1000, 3)), rng.normal(size=2000)
+    out = encoder({"acc": acc, "gyro": gyro})
+    assert out.valid.tolist() == [125]
+    starts = 8 * np.arange(124)
+    for column, (x, step) in enumerate(((acc[:, 0], 1), (gyro, 2))):
+        wanted = [x[step * s : step * (s + 16)].mean() for s in starts]
+        np.testing.assert_allclose(out.frames[0, :124, 2 * column], wanted, atol=1e-5)
+    resampled = encoder({"acc": acc, "gyro": gyro[::2]}, {"acc": 50.0, "gyro": 50.0})
+    assert resampled.frames.shape == out.frames.shape
+    with pytest.raises(InputError, match="gyro lasts"):
+        encoder({"acc": acc, "gyro": gyro[:1000]})
+    with pytest.raises(InputError, match="dict of the signals acc, gyro"):
+        encoder(acc)
+
+
+def test_window_is_whole_hops_and_whole_samples():
+    audio = [SignalSpec("audio", 16000.0, 160_000)]
+    assert cut_window(Grid(64, 8, first=1400.0, hop=2560.0), audio) == (
+        62, (62 * 2560,), 160_000,
+    )  # fmt: skip
+
+    # A hop of 2 1/3 samples: only multiples of three tokens.
+    uneven = cut_window(Grid(50, first=2.0, hop=7 / 3), [SignalSpec("x", 10.0, 100)])
+    assert uneven == (42, (98,), 100)
+    # Frames centred on the signal, as of a padded STFT.
+    centred = cut_window(Grid(101, first=0.0, hop=160.0), [SignalSpec("x", 16e3, 16000)])
+    assert centred == (100, (16000,), 15999)
+    assert cut_window(Grid(2, first=2.0, hop=7 / 3), [SignalSpec("x", 10.0, 5)]) is None
+
+
+def test_no_whole_step_is_refused_only_for_long_recordings():
+    encoder = fake(Grid(2, first=2.5, hop=7 / 3), span=3, signals=(SignalSpec("x", 10.0, 6),))
+    assert encoder(np.ones(6)).frames.shape[0] == 1
+    with pytest.raises(InputError, match="cannot be cut"):
+        encoder(np.ones(7))
+
+
+def test_a_method_without_tokens_gives_one_frame_for_each_window():
+    encoder = fake(Grid(time=1), span=SPAN)
+    out = encoder(np.ones(40_000))
+    assert out.times_ms.tolist() == [468.75, 1406.25, 2343.75]
+    assert encoder.hop_ms == 937.5
+
+
+def test_description(encoder, real):
+    assert (encoder.sample_rate, encoder.clip_size, encoder.frame_size) == (RATE, 2, 2)
+    assert isinstance(encoder.sample_rate, int)
+    assert encoder.signals == (AUDIO,)
+    assert (real.clip_size, real.frame_size, real.hop_ms) == (96, 96, 160.0)
+
+
+def test_real_method_single_window_is_its_encode(bundle, real):
+    from jfreq.export.bundle import load_bundle
+
+    experiment, params = load_bundle(bundle)
+    encode = jax.jit(methods.build(experiment.method).encode)
+    rng = np.random.default_rng(8)
+    for length in (1, 200, 7000, RATE):
+        x = noise(rng, length)
+        window = np.zeros((1, RATE, 1), np.float32)
+        window[0, :length, 0] = x
+        features = encode(params, {"audio": window, "length": np.array([length], np.int32)})
+        out = real(x)
+        np.testing.assert_allclose(out.clip, features.clip, atol=1e-5)
+        tokens = np.asarray(features.tokens).reshape(features.grid.freq, -1, 96)
+        n = int(out.valid[0])
+        assert n == np.asarray(features.valid).reshape(features.grid.freq, -1)[0].sum()
+        np.testing.assert_allclose(out.frames[0], tokens.mean(0)[:n], atol=1e-5)
+
+
+def test_real_method_company_and_padding(real):
+    rng = np.random.default_rng(9)
+    clips = [noise(rng, n) for n in (RATE, 5000, 40_000, 2, 16_500)]
+    together = real(clips)
+    for i, clip in enumerate(clips):
+        alone = real(clip, batch=2)
+        n = alone.valid[0]
+        assert np.isfinite(alone.frames).all()
+        np.testing.assert_allclose(together.frames[i, :n], alone.frames[0], atol=1e-5)
+        np.testing.assert_allclose(together.clip[i], alone.clip[0], atol=1e-5)
+
+
+def test_real_method_hears_its_input(real):
+    """Guards the comparisons above: other signals must give clearly other embeddings."""
+    t = np.arange(RATE) / RATE
+    low, high = (np.sin(2 * np.pi * f * t) for f in (300, 3000))
+    assert np.abs(real(low).clip - real(high).clip).max() > 1e-2
+
+
+def test_loading_and_running_needs_only_the_core(bundle):
+    code = (
+        "import sys, numpy as np, jfreq; e = jfreq.load_encoder(sys.argv[1]);"
+        "print(e(np.ones(20000, 'f4')).frames.shape);"
+        "bad = {'tensorflow', 'librosa', 'tyro', 'sklearn', 'soundfile', 'soxr', 'matplotlib',"
+        " 'tensorflow_datasets', 'torch'} & set(sys.modules);"
+        "assert not bad, bad"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code, str(bundle)], capture_output=True, text=True, timeout=120
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.strip() == "(1, 8, 96)"
+
+
+# ---------------------------------------------------------------- files
+
+
+def write_sounds(folder, rng):
+    sounds = {"a.wav": (noise(rng, 9000), RATE), "b.flac": (noise(rng, 70_000) * 0.5, 44_100)}
+    for name, (x, rate) in sounds.items():
+        soundfile.write(folder / name, x, rate)
+    stereo = np.stack([noise(rng, 30_000), np.zeros(30_000)], 1)
+    soundfile.write(folder / "c.wav", stereo, RATE, subtype="FLOAT")
+    return [folder / name for name in ("a.wav", "b.flac", "c.wav")]
+
+
+def test_embed_files(encoder, tmp_path):
+    paths = write_sounds(tmp_path, np.random.default_rng(10)) * 4
+    seen = []
+    out = embed_files(
+        encoder, paths, tmp_path / "deep" / "emb.npz", progress=lambda *state: seen.append(state)
+    )
+    assert seen == [(8, 12), (12, 12)]
+    assert [p.name for p in out.parent.iterdir()] == ["emb.npz"]
+    with np.load(out, allow_pickle=False) as file:
+        assert sorted(file.files) == ["clip", "frames", "paths", "times_ms", "valid"]
+        assert file["paths"].tolist() == [str(p) for p in paths]
+        assert file["frames"].shape == (12, file["valid"].max(), 2)
+        assert len(file["times_ms"]) == file["frames"].shape[1]
+        for i, path in enumerate(paths[:3]):
+            x, rate = soundfile.read(path, dtype="float32", always_2d=True)
+            alone = encoder(x[:, 0], rate)
+            n = alone.valid[0]
+            assert file["valid"][i] == n
+            np.testing.assert_allclose(file["frames"][i, :n], alone.frames[0], atol=1e-6)
+            np.testing.assert_allclose(file["clip"][i], alone.clip[0], atol=1e-6)
+
+
+def bad_sound(kind: str, path):
+    if kind == "text":
+        path.write_text("not a sound")
+    elif kind == "empty":
+        soundfile.write(path, np.zeros(0), RATE)
+    elif kind == "nothing":
+        path.write_bytes(b"")
+    elif kind == "nan":
+        soundfile.write(path, np.array([0.0, np.nan, 0.0]), RATE, subtype="FLOAT")
+    elif kind == "zero hertz":
+        soundfile.write(path, np.zeros(100), RATE)
+        blob = bytearray(path.read_bytes())
+        blob[24:28] = bytes(4)
+        path.write_bytes(bytes(blob))
+
+
+@pytest.mark.parametrize("kind", ["text", "empty", "nothing", "nan", "zero hertz", "missing"])
+def test_embed_files_names_the_bad_file_before_any_work(encoder, tmp_path, kind, monkeypatch):
+    good = write_sounds(tmp_path, np.random.default_rng(11))
+    bad = tmp_path / "bad.wav"
+    bad_sound(kind, bad)
+    monkeypatch.setattr(Encoder, "__call__", lambda *a, **k: pytest.fail("worked before checking"))
+    with pytest.raises(InputError, match=r"bad\.wav"):
+        embed_files(encoder, [*good, bad], tmp_path / "emb.npz")
+    assert not (tmp_path / "emb.npz").exists()
+
+
+def test_embed_files_refuses_what_it_cannot_do(encoder, tmp_path):
+    paths = write_sounds(tmp_path, np.random.default_rng(12))
+    with pytest.raises(InputError, match="no files"):
+        embed_files(encoder, [], tmp_path / "emb.npz")
+    with pytest.raises(InputError, match=r"\.npz"):
+        embed_files(encoder, paths, tmp_path)
+    motion = fake(Grid(time=15, first=8.0, hop=8.0), span=16, signals=MOTION)
+    with pytest.raises(InputError, match="acc"):
+        embed_files(motion, paths, tmp_path / "emb.npz")

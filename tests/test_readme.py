@@ -1,0 +1,156 @@
+"""What the documents tell a reader to type works as it stands."""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def blocks(path: Path, language: str) -> list[str]:
+    """Fenced code blocks of one language, in order."""
+    return [body for found, body in FENCE.findall(path.read_text()) if found == language]
+
+
+def run(command: list[str], *, cwd: Path, timeout: float = 300) -> str:
+    """Standard output of a command that has to succeed, with this Python's programs first."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    done = subprocess.run(
+        command, cwd=cwd, env={**os.environ, "PATH": path}, capture_output=True, text=True,
+        timeout=timeout,
+    )  # fmt: skip
+    assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+    return done.stdout
+
+
+def command_lines(text: str) -> list[list[str]]:
+    """Words of each line, without comments."""
+    return [words for line in text.splitlines() if (words := shlex.split(line, comments=True))]
+
+
+# ------------------------------------------------------------------ README
+
+
+def test_make_targets_exist(root):
+    makefile = (root / "Makefile").read_text()
+    targets = set(re.findall(r"^([a-z]+):", makefile, re.MULTILINE))
+    for name in ("README.md", "CONTRIBUTING.md"):
+        named = set(re.findall(r"\bmake ([a-z]+)\b", "\n".join(
+            body for _, body in FENCE.findall((root / name).read_text())
+        )))  # fmt: skip
+        assert named and named <= targets, name
+
+
+def test_ci_runs_what_the_readme_says(root):
+    start = [line for line in command_lines(blocks(root / "README.md", "sh")[0])
+             if line[0] == "make"]  # fmt: skip
+    script = [line for line in command_lines((root / ".ci" / "run").read_text())
+              if line[0] == "make"]  # fmt: skip
+    assert script == start == [["make", "demo"], ["make", "test"]]
+
+
+@pytest.fixture(scope="module")
+def job(root, tmp_path_factory) -> Path:
+    """A folder in which the README's whole job was done, line by line."""
+    folder = tmp_path_factory.mktemp("job")
+    (script,) = blocks(root / "README.md", "bash")
+    run(["bash", "-euo", "pipefail", "-c", script], cwd=folder)
+    return folder
+
+
+@pytest.mark.slow
+def test_the_job_leaves_what_the_readme_names(job):
+    for path in ("shards/machines/metadata.json", "runs/a/config.json", "runs/a/metrics.jsonl",
+                 "runs/a/results.json", "runs/b/results.json", "encoder/model.safetensors",
+                 "embeddings.npz"):  # fmt: skip
+        assert (job / path).is_file(), path
+
+
+@pytest.mark.slow
+def test_python_examples(root, job):
+    for example in blocks(root / "README.md", "python"):
+        run([sys.executable, "-c", example], cwd=job)
+
+
+def test_documents_name_files_that_exist(root):
+    """Relative links and paths in the tables lead somewhere."""
+    documents = [root / "README.md", root / "CONTRIBUTING.md", *(root / "docs").glob("*.md")]
+    assert len(documents) >= 5
+    for path in documents:
+        for target in re.findall(r"\]\(([^)#:]+)\)", path.read_text()):
+            assert (path.parent / target).exists(), f"{path.name}: {target}"
+
+
+def test_documented_commands_parse(root, capsys):
+    """Every `jfreq ...` line of the method pages names a real command and experiment."""
+    from jfreq import cli, recipes
+
+    known = recipes.load_all()
+    lines = [
+        line
+        for path in (root / "docs").glob("*.md")
+        for block in blocks(path, "bash")
+        for line in command_lines(block)
+    ]
+    assert lines
+    for words in lines:
+        assert words[0] == "jfreq", words
+        name = " ".join(words[1:3] if words[1] == "data" else words[1:2])
+        assert name in cli.COMMANDS, words
+        if name == "train":
+            assert words[2] in known, words
+        text = _help(cli, name, words, capsys)
+        for option in (w.replace("backbone.", "") for w in words if w.startswith("--")):
+            assert f"{option} " in text, f"{option} of {words}"
+
+
+def _help(cli, name: str, words: list[str], capsys) -> str:
+    """The command's help. Fine-tuning asks for a run first; its fields are those of training, a
+    level deeper for the backbone."""
+    subject = {"train": words[2:3], "config": words[2:4], "finetune": ["ssast_nano"]}.get(name, [])
+    with pytest.raises(SystemExit, match="0"):
+        cli.main([*name.replace("finetune", "train").split(), *subject, "--help"])
+    return capsys.readouterr().out
+
+
+# ------------------------------------------------------------------ CONTRIBUTING
+
+
+@pytest.mark.slow
+def test_the_example_paper_works(root, shards, tmp_path):
+    """The page's method in a copy of the house: its test, recipe, layers, style, and a run."""
+    for name in ("jfreq", "experiments", "tests", "pyproject.toml"):
+        copy = shutil.copytree if (root / name).is_dir() else shutil.copy
+        copy(root / name, tmp_path / name)
+    written = []
+    for body in blocks(root / "CONTRIBUTING.md", "python"):
+        title, _, code = body.partition("\n")
+        path = tmp_path / title.removeprefix("# ")
+        written.append(str(path))
+        if path.name == "__init__.py":
+            code = with_entry(path.read_text(), code)
+        else:
+            assert not path.exists(), path
+        path.write_text(code)
+    python = [sys.executable, "-m"]
+    run([*python, "pytest", "-x", "tests/methods/test_denoise.py", "tests/test_layers.py",
+         "tests/methods/test_recipes.py", "-k", "denoise or point_down or inside_functions"],
+        cwd=tmp_path)  # fmt: skip
+    run([*python, "jfreq.cli", "train", "denoise_nano", "--data", str(shards), "--workdir", "run",
+         "--steps", "2", "--batch", "4", "--method.noise", "0.3"], cwd=tmp_path)  # fmt: skip
+    assert (tmp_path / "run" / "checkpoints" / "2").is_dir()
+    run([*python, "ruff", "check", "--no-cache", *written], cwd=tmp_path)
+    run([*python, "ruff", "format", "--no-cache", "--check", *written], cwd=tmp_path)
+
+
+def with_entry(source: str, lines: str) -> str:
+    """The module of methods with one more import and one more entry of its table."""
+    imported, entry = (line for line in lines.splitlines() if line)
+    source = source.replace("from jfreq.methods.ssast", f"{imported}\nfrom jfreq.methods.ssast", 1)
+    return source.replace('    "SSAST"', f'{entry}\n    "SSAST"', 1)
