@@ -41,8 +41,11 @@ class Checkpoints:
             self._manager = ocp.CheckpointManager(self._folder.absolute(), options=options)
 
     def steps(self) -> list[int]:
-        """Finished checkpoints, oldest first; half-written ones do not count."""
-        return sorted(self._manager.all_steps(read=True))
+        """Checkpoints on disk or being written, oldest first.
+
+        From the manager's own list: reading the folder would race with its clean-up thread.
+        """
+        return sorted(self._manager.all_steps())
 
     def save(self, state: State, step: int, meta: dict[str, Any]) -> None:
         """Starts to write ``state``; device arrays may be donated once this returns."""
@@ -184,16 +187,22 @@ def load_run(path: str | Path) -> Trained:
     experiment = read_config(workdir)
     if not (workdir / CHECKPOINTS).is_dir():
         raise InputError(f"{workdir}: has no checkpoint yet; let `jfreq train` run longer")
-    with ocp.CheckpointManager((workdir / CHECKPOINTS).absolute()) as manager:
-        for step in sorted(manager.all_steps(), reverse=True):
-            try:
-                item = workdir.absolute() / CHECKPOINTS / str(step) / "state"
-                params = _restore_params(item)
-            except Exception as error:
-                log.warning("checkpoint %s is damaged (%s)", item, _first_line(error))
-                continue
-            return Trained(experiment, params)
+    folder = (workdir / CHECKPOINTS).absolute()
+    tried: set[int] = set()
+    # Listed anew after each miss: a running training may have replaced what was there.
+    while left := _finished(folder) - tried:
+        tried.add(step := max(left))
+        item = folder / str(step) / "state"
+        try:
+            return Trained(experiment, _restore_params(item))
+        except Exception as error:
+            log.warning("checkpoint %s is damaged (%s)", item, _first_line(error))
     raise InputError(f"{workdir}: has no readable checkpoint; let `jfreq train` run longer")
+
+
+def _finished(folder: Path) -> set[int]:
+    """Steps of a folder's checkpoints; those being written still have another name."""
+    return {int(entry.name) for entry in folder.iterdir() if entry.name.isdigit()}
 
 
 def _restore_params(item: Path) -> PyTree:
