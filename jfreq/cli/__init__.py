@@ -1,0 +1,102 @@
+"""``jfreq``: the command line. Exit codes: 0 done, 2 bad input or configuration (one line on
+stderr), 1 internal error, 128 + signal when stopped."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tyro
+
+from jfreq.cli.common import HELP
+from jfreq.cli.data import data_info, data_peek, data_prepare
+from jfreq.cli.train import config, finetune, train
+from jfreq.cli.use import embed, export, probe
+from jfreq.config import close_match
+from jfreq.types import InputError
+
+DISK = (
+    errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EISDIR,
+    errno.EEXIST,
+)  # fmt: skip
+"""What the place of an output can have against it."""
+
+COMMANDS: dict[str, Callable[..., Any]] = {
+    "data prepare": data_prepare,
+    "data info": data_info,
+    "data peek": data_peek,
+    "train": train,
+    "probe": probe,
+    "finetune": finetune,
+    "export": export,
+    "embed": embed,
+    "config": config,
+}
+ABOUT_AN_EXPERIMENT = (train, finetune, config)
+"""They read their first words themselves: what the options are depends on them."""
+
+
+def _usage(group: str = "") -> str:
+    first = {name: (fn.__doc__ or "").splitlines()[0] for name, fn in COMMANDS.items()}
+    lines = [f"  {name:14} {text}" for name, text in first.items() if name.startswith(group)]
+    return (
+        f"usage: jfreq {group or 'COMMAND'} ...\n\n"
+        + "\n".join(lines)
+        + "\n\njfreq COMMAND --help tells more."
+    )
+
+
+def run(argv: Sequence[str]) -> None:
+    """Runs one command line."""
+    group = "data" if argv and argv[0] == "data" else ""
+    inner = argv[1:] if group else argv
+    if not inner or inner[0] in HELP:
+        print(_usage(group))
+        return
+    if argv[0] == "--version":
+        import jfreq
+
+        print(jfreq.__version__)
+        return
+    words = 2 if group else 1
+    name, rest = " ".join(argv[:words]), list(argv[words:])
+    if name not in COMMANDS:
+        raise InputError(
+            f"no command {name!r}{close_match(name, COMMANDS)}; jfreq --help lists them"
+        )
+    command = COMMANDS[name]
+    if command in ABOUT_AN_EXPERIMENT:
+        command(rest)
+    else:
+        tyro.cli(command, args=rest, prog=f"jfreq {name}")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point: runs and turns errors into exit codes."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    try:
+        run(sys.argv[1:] if argv is None else argv)
+    except InputError as error:
+        print(f"jfreq: error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except OSError as error:
+        if error.errno not in DISK:
+            raise
+        print(f"jfreq: error: {error.filename}: cannot be written ({error.strerror}); make room or "
+              "choose another place, then run the same command again", file=sys.stderr)  # fmt: skip
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    except RuntimeError as error:
+        from jfreq.train import NotFinite, Stopped
+
+        if isinstance(error, Stopped):
+            print(f"jfreq: {error}", file=sys.stderr)
+            raise SystemExit(128 + error.signal) from None
+        if isinstance(error, NotFinite):
+            print(f"jfreq: {error}", file=sys.stderr)
+            raise SystemExit(1) from None
+        raise

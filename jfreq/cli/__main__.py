@@ -1,0 +1,3 @@
+from jfreq.cli import main
+
+main()

@@ -1,0 +1,75 @@
+"""``jfreq data``: recordings into shards, and looks at shards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from tyro.conf import Positional
+
+
+def data_prepare(
+    name: Positional[str],
+    /,
+    out: Path,
+    source: str | None = None,
+    kind: Literal["auto", "index", "folders", "audioset", "sensors"] = "auto",
+    rate: float | None = None,
+    seconds: float | None = None,
+    hop_seconds: float | None = None,
+    mix: Literal["first", "mean", "keep"] = "first",
+    modalities: tuple[str, ...] = (),
+    labels: tuple[str, ...] = (),
+    drop_labels: tuple[str, ...] = (),
+    clips: Path | None = None,
+    n: int | None = None,
+    seed: int = 0,
+    workers: int | None = None,
+    strict: bool = False,
+) -> None:
+    """Turns recordings into shards that `jfreq train` reads.
+
+    Args:
+        name: name of the set. Without --source it is the source too: a folder, `tfds:NAME`, or
+            `synthetic:machines|tones|motion`.
+        out: folder of the shards; an interrupted call goes on there.
+        source: folder (index.csv, a folder per class, sensor files) or AudioSet segment CSV.
+        kind: layout of the source; auto looks.
+        rate: rate of the shards in Hz; audio: 16000, sensors: as recorded.
+        seconds: length of a window; by default that of the longest clip, at most 10 s.
+        hop_seconds: step between windows of long recordings; by default no overlap.
+        mix: audio: the first channel, the mean of all, or keep them all.
+        modalities: names for channels, for instance acc:0-2 gyro:3-5.
+        labels: class names in order, or one class_labels_indices.csv (AudioSet needs it).
+        drop_labels: patterns of classes to leave out.
+        clips: AudioSet: folder of the clips.
+        n: synthetic: number of rows; by default 24 per class.
+        seed: synthetic: seed.
+        workers: decoding threads; by default one per core.
+        strict: refuse a set with an unreadable, empty, NaN or wrong-rate file.
+    """
+    from jfreq.data.prepare import prepare
+    from jfreq.data.records import describe, open_shards
+
+    file = len(labels) == 1 and labels[0].endswith(".csv")
+    prepare(
+        source or name, out, name=name if source else None, kind=kind, rate=rate,
+        seconds=seconds, hop_seconds=hop_seconds, mix=mix, modalities=modalities,
+        labels=Path(labels[0]) if file else labels, drop_labels=drop_labels, clips=clips,
+        n=n, seed=seed, workers=workers, strict=strict,
+    )  # fmt: skip
+    print(describe(open_shards(out)))
+
+
+def data_info(shards: Positional[Path]) -> None:
+    """What a folder of shards holds."""
+    from jfreq.data.records import describe, open_shards
+
+    print(describe(open_shards(shards)))
+
+
+def data_peek(shards: Positional[Path], n: int = 4) -> None:
+    """The first rows of a folder of shards."""
+    from jfreq.data.records import open_shards, peek
+
+    print(peek(open_shards(shards), n))

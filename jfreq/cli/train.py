@@ -1,0 +1,81 @@
+"""``jfreq train``, ``finetune`` and ``config``: commands about an experiment."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import tyro
+
+from jfreq.cli.common import Flat, experiment_name, parse, subject, with_data
+from jfreq.config import close_match
+from jfreq.types import InputError
+
+
+@dataclasses.dataclass
+class _Train:
+    experiment: Flat
+    workdir: Path
+    """Folder of the run; a run that lies there is continued."""
+    data: tuple[str, ...] = ()
+    """Shard folders."""
+
+
+def train(argv: Sequence[str]) -> None:
+    """Trains an experiment: jfreq train NAME --data SHARDS --workdir RUN [--steps N ...]"""
+    name, rest = experiment_name("train", argv)
+    from jfreq import recipes
+
+    args = parse(
+        _Train, args=rest, prog=f"jfreq train {name}",
+        default=_Train(recipes.load(name), tyro.MISSING),
+        description=f"Trains {name}. Every field of the experiment can be set.",
+    )  # fmt: skip
+    from jfreq.train import train as run
+
+    run(with_data(args.experiment, args.data), args.workdir)
+
+
+@dataclasses.dataclass
+class _Finetune:
+    experiment: Flat
+    workdir: Path
+    """Folder of the fine-tuning runs, a sub-folder for each held-out fold."""
+    data: tuple[str, ...] = ()
+    """Labelled shards."""
+    folds: tuple[str, ...] = ()
+    """Held-out folds to run, for instance 1 2; all by default."""
+
+
+def finetune(argv: Sequence[str]) -> None:
+    """Fine-tunes a run or bundle: jfreq finetune RUN --data SHARDS --workdir RUN2"""
+    trained, rest = subject("finetune", argv, "RUN [options]; RUN is a run folder or bundle")
+    from jfreq.evaluate import finetune as room
+
+    args = parse(
+        _Finetune, args=rest, prog=f"jfreq finetune {trained}",
+        default=_Finetune(room.experiment_for(trained), tyro.MISSING),
+        description="Trains encoder and classifier, a run for each held-out fold.",
+    )  # fmt: skip
+    experiment = with_data(args.experiment, args.data)
+    print(room.finetune(experiment, args.workdir, folds=args.folds).to_markdown())
+
+
+def config(argv: Sequence[str]) -> None:
+    """Looks into an experiment: jfreq config show|diff|params|shardings NAME [options]"""
+    from jfreq import views
+
+    view, rest = subject("config", argv, f"{'|'.join(views.VIEWS)} NAME [options]")
+    if view not in views.VIEWS:
+        hint = close_match(view, views.VIEWS)
+        raise InputError(f"config: no view {view!r}{hint}; there are: {', '.join(views.VIEWS)}")
+    name, rest = experiment_name(f"config {view}", rest)
+    from jfreq import recipes
+
+    experiment = recipes.load(name)
+    args = parse(
+        views.View, args=rest, prog=f"jfreq config {view} {name}",
+        default=views.View(experiment), description=f"Looks into {name}.",
+    )  # fmt: skip
+    print(views.VIEWS[view](args, experiment))

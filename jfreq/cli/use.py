@@ -1,0 +1,78 @@
+"""``jfreq probe``, ``export`` and ``embed``: commands about a trained encoder."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Literal
+
+from tyro.conf import Positional
+
+from jfreq.cli.common import bars
+
+
+def probe(
+    trained: Positional[Path],
+    /,
+    data: Path,
+    kinds: tuple[Literal["logistic", "ridge", "knn"], ...] = ("logistic", "ridge", "knn"),
+    pool: Literal["clip", "freq", "mean_std"] = "clip",
+    layer: int | None = None,
+    seeds: tuple[int, ...] = (0,),
+    baselines: bool = True,
+    leave_one_subject_out: bool = False,
+    folds: tuple[str, ...] = (),
+    out: Path | None = None,
+) -> None:
+    """Linear and kNN probes of a frozen encoder over the folds of the data.
+
+    Args:
+        trained: run folder or bundle.
+        data: labelled shards.
+        kinds: which probes.
+        pool: clip vector: the method's own, means per frequency row, or mean and deviation.
+        layer: state after this block (negative from the end) instead of the final norm.
+        seeds: of the untrained encoder.
+        baselines: add the untrained encoder and log-mel statistics to the table.
+        leave_one_subject_out: folds are subjects.
+        folds: test on these only, for instance the one that pre-training left out.
+        out: where results.json goes; by default beside the run.
+    """
+    from jfreq.data.records import open_shards
+    from jfreq.evaluate import protocols
+    from jfreq.export.bundle import load_trained
+
+    report = protocols.probe(
+        load_trained(trained), open_shards(data), kinds=kinds, pool=pool, layer=layer, seeds=seeds,
+        with_baselines=baselines, leave_one_subject_out=leave_one_subject_out,
+        only=folds, progress=bars(),
+    )  # fmt: skip
+    print(report.to_markdown())
+    report.save((out or trained) / "results.json")
+
+
+def export(trained: Positional[Path], out: Path, note: str = "") -> None:
+    """Writes the frozen encoder of a run as a bundle.
+
+    Args:
+        trained: run folder.
+        out: folder of the bundle.
+        note: a sentence for the model card.
+    """
+    from jfreq.export.bundle import export_run
+
+    print(export_run(trained, out, note=note))
+
+
+def embed(encoder: Positional[Path], files: Positional[tuple[Path, ...]], /, out: Path) -> None:
+    """Embeds recordings of any length and rate into one .npz.
+
+    Args:
+        encoder: bundle or run folder.
+        files: audio files.
+        out: the .npz.
+    """
+    from jfreq.export.runtime import embed_files, load_encoder
+
+    progress = functools.partial(bars(), "files")
+    print(embed_files(load_encoder(encoder), files, out, progress=progress))
