@@ -92,8 +92,8 @@ ssast_esc10 = replace(
     data__crop_seconds=1.295,
     optim__lr=2e-3,
     optim__warmup=100,
-    steps=1500,
+    steps=8000,
     batch=32,
-    checkpoint__every=500,
+    checkpoint__every=1000,
     log__every=50,
 )
