@@ -17,7 +17,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from jfreq import methods, trees
+from jfreq import distributed, methods, trees
 from jfreq.config import Experiment, to_dict
 from jfreq.ops.posemb import resize_positions
 from jfreq.state import State, Trained
@@ -152,7 +152,8 @@ def claim(workdir: Path, experiment: Experiment) -> None:
             )
     elif workdir.exists() and not workdir.is_dir():
         raise InputError(f"{workdir}: is a file; --workdir wants a folder")
-    write_json(path, to_dict(experiment))
+    if distributed.is_chief():
+        write_json(path, to_dict(experiment))
 
 
 def _free(name: str) -> bool:

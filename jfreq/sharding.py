@@ -7,6 +7,7 @@ What no pattern names is split greedily over ``fsdp`` when it is large, else rep
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -90,10 +91,33 @@ def batch_sharding(mesh: jax.sharding.Mesh) -> NamedSharding:
     return NamedSharding(mesh, P(BATCH))
 
 
+@functools.lru_cache(maxsize=8)
+def batch_share(mesh: jax.sharding.Mesh) -> tuple[int, int]:
+    """Which part of every global batch this process feeds, and into how many parts it is cut.
+
+    Processes that hold the same rows (``tensor`` crosses hosts) feed the same part. Raises
+    ``InputError`` for a mesh on which the parts overlap.
+    """
+    ways = batch_ways(mesh)
+    rows: dict[int, set[int]] = {}
+    for device, index in batch_sharding(mesh).devices_indices_map((ways,)).items():
+        rows.setdefault(device.process_index, set()).update(range(ways)[index[0]])
+    parts = sorted({tuple(sorted(part)) for part in rows.values()})
+    if sum(map(len, parts)) != ways or len({len(part) for part in parts}) != 1:
+        raise InputError(
+            "mesh: the rows of a batch cannot be shared evenly by the processes; make data x fsdp "
+            "a multiple of their number, or 1"
+        )
+    return parts.index(tuple(sorted(rows[jax.process_index()]))), len(parts)
+
+
 def to_global(batch: Mapping[str, np.ndarray], mesh: jax.sharding.Mesh) -> dict[str, jax.Array]:
     """This process's rows as part of the global batch, on the devices."""
-    place = batch_sharding(mesh)
-    return {k: jax.make_array_from_process_local_data(place, v) for k, v in batch.items()}
+    place, (_, parts) = batch_sharding(mesh), batch_share(mesh)
+    return {
+        k: jax.make_array_from_process_local_data(place, v, (len(v) * parts, *v.shape[1:]))
+        for k, v in batch.items()
+    }
 
 
 def constrain(x: jax.Array) -> jax.Array:

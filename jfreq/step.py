@@ -9,8 +9,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import NamedSharding, PartitionSpec
 
-from jfreq import checkpoint, methods, optim, sharding
+from jfreq import checkpoint, distributed, methods, optim, sharding
 from jfreq.config import Experiment, check
 from jfreq.data.pipeline import Pipeline, open_pipeline
 from jfreq.methods.base import Method
@@ -50,12 +51,13 @@ def prepare(experiment: Experiment) -> Setup:
         f"{experiment.batch} rows in {experiment.accumulate} micro-batches do not divide over "
         f"{ways} devices (mesh data x fsdp); take a multiple of {ways * experiment.accumulate}",
     )
+    index, count = sharding.batch_share(mesh)
     pipeline = open_pipeline(
         experiment.data,
         batch=experiment.batch,
         seed=experiment.seed,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        process_index=index,
+        process_count=count,
     )
     experiment = methods.bind(experiment, pipeline.spec)
     method = methods.build(experiment.method)
@@ -131,7 +133,8 @@ def compile_step(setup: Setup):
     """The step compiled ahead of time, state donated; with its compile time in seconds."""
     began = time.perf_counter()
     places = jax.tree.map(lambda leaf: leaf.sharding, setup.abstract)
-    step = jax.jit(make_step(setup), donate_argnums=0, out_shardings=(places, None))
+    everywhere = NamedSharding(setup.mesh, PartitionSpec())
+    step = jax.jit(make_step(setup), donate_argnums=0, out_shardings=(places, everywhere))
     compiled = step.lower(setup.abstract, setup.batch_spec).compile()
     return compiled, time.perf_counter() - began
 
@@ -153,5 +156,5 @@ def first_state(setup: Setup, source: Trained | None = None) -> State:
     state = jax.jit(fresh, out_shardings=places)(key)
     if source is None:
         return state
-    params, _ = checkpoint.fit_params(source.params, jax.device_get(state.params))
+    params, _ = checkpoint.fit_params(source.params, distributed.to_host(state.params))
     return jax.jit(fresh, out_shardings=places)(key, params)

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jfreq import methods
+from jfreq import distributed, methods
 from jfreq.config import Experiment, MethodConfig
 from jfreq.optim import make
 from jfreq.state import init_state
@@ -76,3 +82,52 @@ def bound_method(cfg: C, spec: DataSpec = CLIP) -> tuple[C, methods.Method]:
     """A config bound to ``spec`` and its functions."""
     cfg = cfg.bind(spec)
     return cfg, methods.build(cfg)
+
+
+class Finished(NamedTuple):
+    """What a process left behind."""
+
+    code: int
+    out: str
+    err: str
+
+
+def start_processes(
+    command: Sequence[str], *, count: int = 2, devices: int = 2
+) -> list[subprocess.Popen]:
+    """``python command`` as ``count`` processes with ``devices`` fake CPU devices each, on
+    loopback, joined by what :func:`jfreq.distributed.start` reads."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
+    env = {
+        **os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "NPROC": "16",
+        distributed.ADDRESS: address, distributed.COUNT: str(count),
+    }  # fmt: skip
+    return [
+        subprocess.Popen(
+            [sys.executable, *command], env={**env, distributed.INDEX: str(i)},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for i in range(count)
+    ]  # fmt: skip
+
+
+def finish_processes(runs: Sequence[subprocess.Popen], *, limit_s: float = 240) -> list[Finished]:
+    """Waits for all; SIGKILL at the limit, because a process that waits for others in
+    ``jax.distributed`` does not heed SIGTERM. Raises ``TimeoutError`` with what they said."""
+    end = time.monotonic() + limit_s
+    found, late = [], False
+    for run in runs:
+        try:
+            out, err = run.communicate(timeout=max(0.1, end - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            late = True
+            for other in runs:
+                other.kill()
+            out, err = run.communicate()
+        found.append(Finished(run.returncode, out, err))
+    if late:
+        raise TimeoutError(f"not done after {limit_s:g} s: {found}")
+    return found

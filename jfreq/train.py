@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 import jfreq
-from jfreq import checkpoint, sharding
+from jfreq import checkpoint, distributed, sharding
 from jfreq.config import Experiment, check, to_dict
 from jfreq.report.meter import Meter, describe, summary
 from jfreq.report.metrics import MetricsWriter
@@ -50,7 +50,7 @@ def train(experiment: Experiment, workdir: Path) -> Trained:
 
 def _run(setup: Setup, workdir: Path) -> Trained:
     experiment, pipeline = setup.experiment, setup.pipeline
-    chief = jax.process_index() == 0
+    chief = distributed.is_chief()
 
     # ---- where to start: own checkpoint, then init_from, then scratch
     source = None
@@ -58,8 +58,7 @@ def _run(setup: Setup, workdir: Path) -> Trained:
         from jfreq.export.bundle import load_trained
 
         source = load_trained(experiment.checkpoint.init_from)
-    if chief:
-        checkpoint.claim(workdir, experiment)
+    checkpoint.claim(workdir, experiment)
     saves = checkpoint.Checkpoints(workdir, keep=experiment.checkpoint.keep)
     found = saves.restore_last(setup.abstract)
     if found is None:
@@ -73,12 +72,12 @@ def _run(setup: Setup, workdir: Path) -> Trained:
             f"{workdir} was trained on other shards than {', '.join(experiment.data.path)} hold "
             "now; give the same data, or another --workdir",
         )
-    progress = Progress(experiment.steps, start=start, title=experiment.name)
+    progress = Progress(experiment.steps, start=start, title=experiment.name, quiet=not chief)
     if start >= experiment.steps:
         progress.say(f"{workdir}: already at step {start} of {experiment.steps}")
         progress.close()
         saves.close()
-        return Trained(experiment, jax.device_get(state.params))
+        return Trained(experiment, distributed.to_host(state.params))
 
     # ---- compile once, ahead of the first step
     step_fn, compile_s = compile_step(setup)
@@ -112,15 +111,16 @@ def _run(setup: Setup, workdir: Path) -> Trained:
     feed = Feed(setup, start)
     pending = None
     try:
-        with stop_signals() as stopped, jax.transfer_guard("disallow"):
+        with stop_signals() as received, jax.transfer_guard("disallow"):
             for step in range(start, experiment.steps):
-                if step > start and (step % experiment.checkpoint.every == 0 or stopped):
+                stop = distributed.asked_to_stop(step, received)
+                if step > start and (step % experiment.checkpoint.every == 0 or stop):
                     settle(pending)
                     pending = None
                     saves.save(state, step, meta_of(step))
-                if stopped:
+                if stop:
                     saves.wait()
-                    raise Stopped(step, stopped[0])
+                    raise Stopped(step, stop)
                 batch = next(feed)
                 meter.waited(feed.last_wait)
                 state, metrics = step_fn(state, batch)
@@ -129,7 +129,7 @@ def _run(setup: Setup, workdir: Path) -> Trained:
             settle(pending)
             saves.save(state, experiment.steps, meta_of(experiment.steps))
         saves.wait()
-        return Trained(experiment, jax.device_get(state.params))
+        return Trained(experiment, distributed.to_host(state.params))
     finally:
         progress.close()
         if writer is not None:
@@ -160,8 +160,14 @@ class Feed:
 
 @contextlib.contextmanager
 def stop_signals():
-    """A list that becomes non-empty when SIGTERM or SIGINT arrives; a second one ends at once."""
+    """A list that becomes non-empty when SIGTERM or SIGINT arrives; a second one ends at once.
+
+    Among several processes signals are left to their coordinator, which tells all of them.
+    """
     received: list[int] = []
+    if jax.process_count() > 1:
+        yield received
+        return
     old = {}
 
     def note(number, frame):
@@ -193,7 +199,8 @@ def _check_finite(setup: Setup, workdir: Path, step: int, values, saves) -> None
         "last_good_checkpoint": steps[-1] if steps else None,
     }
     path = workdir / f"not_finite_{step}.json"
-    checkpoint.write_json(path, dump)
+    if distributed.is_chief():
+        checkpoint.write_json(path, dump)
     raise NotFinite(
         f"loss {total / max(count, 1.0)} or gradient norm {values['grad_norm'][0]} at step {step}; "
         f"batch and metrics are in {path}, last good checkpoint: {dump['last_good_checkpoint']}"

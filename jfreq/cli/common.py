@@ -61,12 +61,14 @@ def subject(command: str, argv: Sequence[str], usage: str) -> tuple[str, list[st
 
 def bars() -> Callable[[str, int, int], None]:
     """Shows a job of several parts: ``show(part, done, total)``; ten lines each off a terminal."""
+    from jfreq import distributed
     from jfreq.report.progress import Progress
 
     bars: dict[str, tuple[Progress, int]] = {}
 
     def show(part: str, done: int, total: int) -> None:
-        bar, told = bars.pop(part, None) or (Progress(total, title=part), 0)
+        quiet = not distributed.is_chief()
+        bar, told = bars.pop(part, None) or (Progress(total, title=part, quiet=quiet), 0)
         tenth = 10 * done // total
         if tenth > told:
             bar.update(done, "")

@@ -32,8 +32,10 @@ def train(argv: Sequence[str]) -> None:
         default=_Train(recipes.load(name), tyro.MISSING),
         description=f"Trains {name}. Every field of the experiment can be set.",
     )  # fmt: skip
+    from jfreq import distributed
     from jfreq.train import train as run
 
+    distributed.start()
     run(with_data(args.experiment, args.data), args.workdir)
 
 
@@ -51,15 +53,19 @@ class _Finetune:
 def finetune(argv: Sequence[str]) -> None:
     """Fine-tunes a run or bundle: jfreq finetune RUN --data SHARDS --workdir RUN2"""
     trained, rest = subject("finetune", argv, "RUN [options]; RUN is a run folder or bundle")
+    from jfreq import distributed
     from jfreq.evaluate import finetune as room
 
+    distributed.start()
     args = parse(
         _Finetune, args=rest, prog=f"jfreq finetune {trained}",
         default=_Finetune(room.experiment_for(trained), tyro.MISSING),
         description="Trains encoder and classifier, a run for each held-out fold.",
     )  # fmt: skip
     experiment = with_data(args.experiment, args.data)
-    print(room.finetune(experiment, args.workdir, folds=args.folds).to_markdown())
+    report = room.finetune(experiment, args.workdir, folds=args.folds)
+    if distributed.is_chief():
+        print(report.to_markdown())
 
 
 def config(argv: Sequence[str]) -> None:

@@ -38,17 +38,20 @@ def probe(
         folds: test on these only, for instance the one that pre-training left out.
         out: where results.json goes; by default beside the run.
     """
+    from jfreq import distributed
     from jfreq.data.records import open_shards
     from jfreq.evaluate import protocols
     from jfreq.export.bundle import load_trained
 
+    distributed.start()
     report = protocols.probe(
         load_trained(trained), open_shards(data), kinds=kinds, pool=pool, layer=layer, seeds=seeds,
         with_baselines=baselines, leave_one_subject_out=leave_one_subject_out,
         only=folds, progress=bars(),
     )  # fmt: skip
-    print(report.to_markdown())
-    report.save((out or trained) / "results.json")
+    if distributed.is_chief():
+        print(report.to_markdown())
+        report.save((out or trained) / "results.json")
 
 
 def export(trained: Positional[Path], out: Path, note: str = "") -> None:

@@ -71,8 +71,11 @@ def global_ids(step: int, *, batch: int, rows: int, seed: int, shuffle: bool = T
 
 
 def local(ids: np.ndarray, *, process_index: int, process_count: int) -> np.ndarray:
-    """The rows of a global batch that one process reads: every ``process_count``-th."""
-    return ids[process_index::process_count]
+    """The rows of a global batch that one process reads: the ``process_index``-th block.
+
+    Blocks in the order of processes are the global batch, as the devices hold it.
+    """
+    return np.split(ids, process_count)[process_index]
 
 
 def fractions(step: int, *, batch: int, seed: int) -> np.ndarray:

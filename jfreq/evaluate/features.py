@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jfreq import trees
+from jfreq import distributed, trees
 from jfreq.config import close_match
 from jfreq.export.bundle import write_atomically
 from jfreq.export.runtime import by_time
@@ -90,28 +90,35 @@ def _over(
     batch: int,
     progress: Callable[[int, int], None] | None,
 ) -> Extracted:
-    """Runs ``compute`` over the rows in order and drops what only filled up the last batch."""
+    """Runs ``compute`` over the rows in order and drops what only filled up the last batch.
+
+    Several processes share the rows; each gets all results.
+    """
     rows = np.asarray(rows, np.int64)
     if rows.size == 0:
         raise InputError("no rows to extract features from; check the split and folds asked for")
     if batch < 1:
         raise InputError(f"batch: must be 1 or more, got {batch}")
     xs, labels, done = [], [], 0
-    for inputs, label, mask in _batches(shards, rows, batch):
+    mine = distributed.share(rows)
+    for inputs, label, mask in _batches(shards, mine, batch):
         x = np.asarray(compute(inputs), np.float32)[mask]
         xs.append(x)
         labels.append(label[mask])
         done += len(x)
         if progress is not None:
-            progress(done, len(rows))
-    x = np.concatenate(xs)
+            progress(done, len(mine))
+    found = distributed.gather_rows(
+        {"x": np.concatenate(xs), "label": np.concatenate(labels)}, len(rows)
+    )
+    x = found["x"]
     bad = ~np.isfinite(x).all(1)
     if bad.any():
         raise InputError(
             f"features of row {rows[bad][0]} and {bad.sum() - 1} more are not finite; the "
             "parameters diverged or the row holds NaN"
         )
-    return Extracted(x, np.concatenate(labels), shards.column("fold")[rows], rows)
+    return Extracted(x, found["label"], shards.column("fold")[rows], rows)
 
 
 def _batches(
@@ -207,8 +214,10 @@ def cached(folder: str | Path, key: Any, compute: Callable[[], Extracted]) -> Ex
     """``compute()``, kept in ``folder`` as ``.npz`` under a hash of ``key`` (JSON values).
 
     ``key`` must name everything the features depend on; see :func:`feature_key`. A damaged file
-    is computed again.
+    is computed again. Several processes compute together and keep nothing.
     """
+    if jax.process_count() > 1:
+        return compute()
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
     path = Path(folder) / f"{name}.npz"
     if path.is_file():

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jfreq import methods
+from jfreq import distributed, methods
 from jfreq.checkpoint import write_json
 from jfreq.config import Checkpoint, Data, Experiment, Log, Optim, check, replace
 from jfreq.evaluate.metrics import interval, metrics_for
@@ -69,7 +69,8 @@ def finetune(experiment: Experiment, workdir: Path, *, folds: tuple[str, ...] = 
             write_json(done, _test(trained, shards, rows[fold.test]))
         scores.append(json.loads(done.read_text()))
     report = _report(experiment, shards, plan, scores)
-    report.save(workdir / "results.json")
+    if distributed.is_chief():
+        report.save(workdir / "results.json")
     return report
 
 

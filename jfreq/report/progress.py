@@ -8,13 +8,13 @@ from typing import Any
 
 
 class Progress:
-    """``update`` at every logged step; ``close`` at the end."""
+    """``update`` at every logged step; ``close`` at the end. ``quiet`` shows nothing."""
 
-    def __init__(self, total: int, *, start: int = 0, title: str = "train"):
-        self._total, self._start, self._title = total, start, title
+    def __init__(self, total: int, *, start: int = 0, title: str = "train", quiet: bool = False):
+        self._total, self._start, self._title, self._quiet = total, start, title, quiet
         self._began = time.monotonic()
         self._live: Any = None
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and not quiet:
             from rich import progress
             from rich.console import Console
 
@@ -31,12 +31,16 @@ class Progress:
 
     def say(self, text: str) -> None:
         """A line of its own, above the bar."""
+        if self._quiet:
+            return
         if self._live is not None:
             self._live.console.print(text, highlight=False, markup=False)
         else:
             print(text, file=sys.stderr, flush=True)
 
     def update(self, step: int, text: str) -> None:
+        if self._quiet:
+            return
         if self._live is not None:
             self._live.update(self._task, completed=step, text=text)
             return

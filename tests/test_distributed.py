@@ -1,0 +1,186 @@
+"""Two real processes with two devices each, on loopback; every wait has a hard limit."""
+
+import json
+import signal
+import time
+
+import numpy as np
+import pytest
+
+from jfreq import distributed
+from jfreq.config import Checkpoint, Data, Experiment, Log, Mesh, Optim, replace, to_dict
+from jfreq.methods.ssast import SSAST
+from jfreq.nn.vit import ViT
+from jfreq.report.metrics import read_metrics
+from jfreq.testing import finish_processes, start_processes
+from jfreq.train import train
+from jfreq.types import InputError
+
+NAMES = (distributed.ADDRESS, distributed.COUNT, distributed.INDEX)
+
+
+@pytest.mark.parametrize(
+    ("values", "match"),
+    [
+        ((None, "2", "0"), "not JAX_COORDINATOR_ADDRESS"),
+        (("h:1", "2", None), "not JAX_PROCESS_ID"),
+        (("h:1", None, "0"), "not JAX_NUM_PROCESSES"),
+        (("h:1", "two", "0"), "whole numbers, got 'two'"),
+        (("h:1", "2", "2"), "JAX_PROCESS_ID=2 is not in 0 to"),
+    ],
+)
+def test_half_an_environment_is_refused(values, match):
+    env = {name: value for name, value in zip(NAMES, values) if value is not None}
+    with pytest.raises(InputError, match=match):
+        distributed.start(env)
+
+
+SLURM = {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "n[1-2]", "SLURM_PROCID": "1",
+         "SLURM_LOCALID": "0", "SLURM_NTASKS": "2"}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("env", "expected"),
+    [
+        ({}, None),
+        ({"JAX_COORDINATOR_ADDRESS": "h:1"}, None),
+        ({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "2"}, None),  # a batch script, not an srun step
+        ({**SLURM, "SLURM_NTASKS": "1"}, None),
+        (SLURM, {}),
+        ({"TPU_WORKER_HOSTNAMES": "t0,t1"}, {}),
+        ({"TPU_WORKER_HOSTNAMES": "t0"}, None),
+        (dict(zip(NAMES, ("h:1", "4", "3"))),
+         {"coordinator_address": "h:1", "num_processes": 4, "process_id": 3}),
+    ],
+)  # fmt: skip
+def test_who_is_asked_to_join(env, expected, monkeypatch):
+    calls = []
+    monkeypatch.setattr("jax.distributed.initialize", lambda **given: calls.append(given))
+    distributed.start(env)
+    joined = [{k: v for k, v in c.items() if k != "initialization_timeout"} for c in calls]
+    assert joined == ([] if expected is None else [expected])
+
+
+def test_nobody_answers(monkeypatch):
+    def fails(**_):
+        raise RuntimeError("DEADLINE_EXCEEDED: barrier timed out\nmore")
+
+    monkeypatch.setattr("jax.distributed.initialize", fails)
+    with pytest.raises(InputError, match=r"h:1: the processes did not find each other \(DEADLINE"):
+        distributed.start(dict(zip(NAMES, ("h:1", "2", "0"))))
+
+
+@pytest.fixture
+def experiment(shards):
+    return Experiment(
+        name="test",
+        method=SSAST(encoder=ViT(width=32, depth=1, heads=2), passes=1),
+        data=Data(path=(str(shards),), door="memory"),
+        optim=Optim(lr=1e-3, warmup=2, weight_decay=0.01, clip=1.0),
+        mesh=Mesh(2, 2, 1),
+        checkpoint=Checkpoint(every=2),
+        log=Log(every=2, tensorboard=False),
+        steps=4,
+        batch=8,
+    )
+
+
+def recipe(folder, experiment):
+    """A file that `jfreq train FILE:test` reads."""
+    path = folder / "recipe.py"
+    text = json.dumps(to_dict(experiment))
+    path.write_text(
+        "import json\nfrom jfreq.methods import experiment_from_dict\n"
+        f"e = experiment_from_dict(json.loads({text!r}))\n"
+    )
+    return f"{path}:test"
+
+
+@pytest.mark.slow
+def test_two_processes_train_like_one(experiment, tmp_path):
+    command = ["-m", "jfreq.cli", "train", recipe(tmp_path, experiment), "--workdir"]
+    first, second = finish_processes(start_processes([*command, str(tmp_path / "two")]))
+    assert (first.code, second.code) == (0, 0), first.err + second.err
+    assert "mesh data 2 x fsdp 2" in first.err
+    assert "mesh" not in second.err, second.err  # only the first process speaks
+    train(replace(experiment, mesh=Mesh(8, 1, 1)), tmp_path / "one")
+    ours, one = (read_metrics(tmp_path / name) for name in ("two", "one"))
+    assert [row["step"] for row in ours] == [2, 4]
+    for a, b in zip(ours, one, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], abs=1e-3)
+        assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-3)
+    # The checkpoint of two processes goes on in one, on another mesh.
+    longer = replace(experiment, mesh=Mesh(8, 1, 1), steps=6)
+    train(longer, tmp_path / "two")
+    assert [row["step"] for row in read_metrics(tmp_path / "two")] == [2, 4, 6]
+
+
+@pytest.mark.slow
+def test_sigterm_to_one_process_saves_and_stops_all(experiment, tmp_path):
+    name = recipe(tmp_path, replace(experiment, steps=100_000, checkpoint__every=10_000))
+    run = tmp_path / "run"
+    runs = start_processes(["-m", "jfreq.cli", "train", name, "--workdir", str(run)])
+    end = time.monotonic() + 120
+    while not (run / "metrics.jsonl").exists() and time.monotonic() < end:
+        time.sleep(0.2)
+    runs[1].send_signal(signal.SIGTERM)
+    done = finish_processes(runs, limit_s=120)
+    assert [d.code for d in done] == [143, 143], done
+    (saved,) = [int(p.name) for p in (run / "checkpoints").iterdir() if p.name.isdigit()]
+    assert f"stopped at step {saved}" in done[0].err
+
+
+VALUES = """
+import sys, numpy as np, jax
+from jfreq import distributed, sharding
+from jfreq.data.records import open_shards
+from jfreq.evaluate.features import extract
+from jfreq.methods.ssast import SSAST
+from jfreq.methods import build
+from jfreq.nn.vit import ViT
+from jax.sharding import NamedSharding, PartitionSpec as P
+
+distributed.start()
+rank, out = jax.process_index(), {}
+assert jax.process_count() == 2 and jax.device_count() == 4
+
+# rank-coded rows, any number of them, come back in order
+for total in (1, 2, 5, 8):
+    mine = distributed.share(np.arange(total))
+    got = distributed.gather_rows({"x": 10.0 * mine, "y": mine}, total)
+    np.testing.assert_array_equal(got["x"], 10.0 * np.arange(total))
+    np.testing.assert_array_equal(got["y"], np.arange(total))
+
+# a batch fed in parts is the batch, also where the parts are the same
+rows = np.arange(8, dtype=np.int32)
+for sizes, share in (((4, 1, 1), (rank, 2)), ((1, 2, 2), (rank, 2)), ((1, 1, 4), (0, 1))):
+    mesh = sharding.make_mesh(sizes)
+    assert sharding.batch_share(mesh) == share, sharding.batch_share(mesh)
+    part = np.split(rows, share[1])[share[0]]
+    whole = sharding.to_global({"x": part}, mesh)["x"]
+    assert whole.shape == (8,)
+    np.testing.assert_array_equal(distributed.to_host(whole), rows)
+    spread = jax.device_put(rows, NamedSharding(mesh, P(("data", "fsdp", "tensor"))))
+    np.testing.assert_array_equal(distributed.to_host({"a": spread})["a"], rows)
+
+# every process gets the features of all rows, padded batches and all
+shards = open_shards(sys.argv[1])
+cfg = SSAST(encoder=ViT(width=16, depth=1, heads=2)).bind(shards.spec)
+method = build(cfg)
+params = method.init(jax.random.key(0), {})
+found = extract(method, jax.device_get(params), shards, np.arange(7), batch=3)
+np.savez(f"{sys.argv[2]}/{rank}.npz", x=found.x, label=found.label, id=found.id)
+"""
+
+
+@pytest.mark.slow
+def test_values_across_processes(shards, tmp_path):
+    done = finish_processes(start_processes(["-c", VALUES, str(shards), str(tmp_path)]))
+    assert [d.code for d in done] == [0, 0], done
+    first, second = (dict(np.load(tmp_path / f"{i}.npz")) for i in (0, 1))
+    assert first["x"].shape == (7, 16)
+    for name in first:
+        np.testing.assert_array_equal(first[name], second[name])
+    from jfreq.data.records import open_shards
+
+    np.testing.assert_array_equal(first["label"], open_shards(shards).column("label")[:7])
