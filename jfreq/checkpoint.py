@@ -18,7 +18,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from jfreq import distributed, methods, trees
-from jfreq.config import Experiment, to_dict
+from jfreq.config import Experiment, changes, to_dict
 from jfreq.ops.posemb import resize_positions
 from jfreq.state import State, Trained
 from jfreq.types import InputError, PyTree
@@ -144,7 +144,7 @@ def claim(workdir: Path, experiment: Experiment) -> None:
     path = workdir / CONFIG
     if path.exists():
         before, now = to_dict(read_config(workdir)), to_dict(experiment)
-        changed = [name for name in _differences(before, now) if not _free(name)]
+        changed = [name for name in changes(before, now) if not _free(name)]
         if changed:
             raise InputError(
                 f"{workdir}: holds another experiment, which differs in {', '.join(changed[:5])}; "
@@ -158,16 +158,6 @@ def claim(workdir: Path, experiment: Experiment) -> None:
 
 def _free(name: str) -> bool:
     return any(name == field or name.startswith(field + ".") for field in FREE_FIELDS)
-
-
-def _differences(a: Any, b: Any, path: str = "") -> list[str]:
-    """Dotted names of the fields in which two configs as dicts differ."""
-    if isinstance(a, dict) and isinstance(b, dict):
-        names = [*a, *(k for k in b if k not in a)]
-        return [
-            d for k in names for d in _differences(a.get(k), b.get(k), f"{path}.{k}".strip("."))
-        ]
-    return [] if a == b else [path]
 
 
 def read_config(workdir: Path) -> Experiment:

@@ -216,6 +216,21 @@ def to_dict(cfg: Any) -> Any:
     return cfg
 
 
+def flat(value: Any, path: str = "") -> dict[str, Any]:
+    """Dotted field -> JSON value, of what :func:`to_dict` gives: ``{"optim.lr": 1e-4, ...}``."""
+    if not isinstance(value, Mapping):
+        return {path: value}
+    return {
+        k: v for name, x in value.items() for k, v in flat(x, f"{path}.{name}".strip(".")).items()
+    }
+
+
+def changes(before: Any, after: Any) -> dict[str, tuple[Any, Any]]:
+    """Dotted fields in which two results of :func:`to_dict` differ, with both values."""
+    a, b = flat(before), flat(after)
+    return {k: (a.get(k), b.get(k)) for k in dict.fromkeys([*a, *b]) if a.get(k) != b.get(k)}
+
+
 def from_dict(
     cls: type[T],
     value: Any,

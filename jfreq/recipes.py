@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 from jfreq.config import Experiment, close_match
 from jfreq.types import InputError
@@ -16,8 +17,8 @@ def folders() -> list[Path]:
     return [f for f in dict.fromkeys(f.resolve() for f in found) if f.is_dir()]
 
 
-def load_file(path: Path) -> dict[str, Experiment]:
-    """Experiments that one Python file defines, by name; ``InputError`` if it does not run."""
+def objects(path: Path) -> dict[str, Any]:
+    """What one Python file defines, by variable; ``InputError`` if it does not run."""
     spec = importlib.util.spec_from_file_location(f"jfreq_recipe_{path.stem}", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -27,7 +28,12 @@ def load_file(path: Path) -> dict[str, Experiment]:
         raise
     except Exception as error:
         raise InputError(f"{path}: {type(error).__name__}: {error}") from error
-    return {v.name: v for v in vars(module).values() if isinstance(v, Experiment)}
+    return vars(module)
+
+
+def load_file(path: Path) -> dict[str, Experiment]:
+    """Experiments that one Python file defines, by name; ``InputError`` if it does not run."""
+    return {v.name: v for v in objects(path).values() if isinstance(v, Experiment)}
 
 
 def load_all() -> dict[str, Experiment]:

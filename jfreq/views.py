@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import jax
 from tyro.conf import AvoidSubcommands, arg
 
 from jfreq import methods, sharding, trees
-from jfreq.config import Experiment, to_dict
+from jfreq.config import Experiment, changes, to_dict
 from jfreq.types import DataSpec, SignalSpec
 
 
@@ -55,13 +55,8 @@ def show(view: View, original: Experiment) -> str:
 
 def diff(view: View, original: Experiment) -> str:
     """What the given options and the data change."""
-    before, after = (_flat(to_dict(e)) for e in (original, bound(view)))
-    names = dict.fromkeys([*before, *after])
-    lines = [
-        f"{name}: {before.get(name)} -> {after.get(name)}"
-        for name in names
-        if before.get(name) != after.get(name)
-    ]
+    found = changes(to_dict(original), to_dict(bound(view)))
+    lines = [f"{name}: {before} -> {after}" for name, (before, after) in found.items()]
     return "\n".join(lines) or "no difference"
 
 
@@ -87,16 +82,6 @@ def shardings(view: View, original: Experiment) -> str:
         lines.append(f"{path:{width}} {list(leaf.shape)!s:24} {tuple(spec) or 'replicated'}")
     text = ", ".join(f"{axis}={size}" for axis, size in sizes.items())
     return "\n".join([*lines, f"mesh {text}: {split / total:.2%} of the parameters are sharded"])
-
-
-def _flat(value: Any, path: str = "") -> dict[str, Any]:
-    if not isinstance(value, Mapping):
-        return {path: value}
-    return {
-        k: v
-        for name, item in value.items()
-        for k, v in _flat(item, f"{path}.{name}".strip(".")).items()
-    }
 
 
 VIEWS: dict[str, Callable[[View, Experiment], str]] = {

@@ -1,0 +1,125 @@
+"""What an ablation asks: factors, their levels as functions of an experiment, and the cells."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import itertools
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from jfreq import recipes
+from jfreq.config import Experiment, changes, check, close_match, flat, replace, to_dict
+from jfreq.evaluate.features import Pool
+from jfreq.types import InputError
+
+Change = Callable[[Experiment], Experiment]
+FREE = ("data.path", "mesh", "log", "checkpoint", "name")
+"""Fields that do not change what is measured."""
+
+
+def change(**fields: Any) -> Change:
+    """A level that sets fields: ``change(method__mask=100)``; ``change()`` leaves all as it is."""
+    return lambda experiment: replace(experiment, **fields)
+
+
+def _everything(levels: Mapping[str, str]) -> bool:
+    return True
+
+
+@dataclasses.dataclass(frozen=True)
+class Ablation:
+    """A grid of functions ``Experiment -> Experiment`` around one experiment.
+
+    Every cell is trained without labels once for each held-out fold, with a seed of its own; the
+    frozen encoder is probed on that fold. So differences between cells are paired by fold.
+    """
+
+    name: str
+    question: str
+    base: Experiment
+    factors: Mapping[str, Mapping[str, Change]]
+    """Factor -> level -> change; applied in this order."""
+    decides: str = ""
+    """What the grid can and cannot decide at its scale, in a sentence or two."""
+    keep: Callable[[Mapping[str, str]], bool] = _everything
+    """Which combinations ``{factor: level}`` make sense."""
+    probe: Literal["logistic", "ridge", "knn"] = "logistic"
+    pool: Pool = "clip"
+    metric: str = "accuracy"
+
+
+class Cell(NamedTuple):
+    """One combination of levels; ``changes`` are the fields in which it differs from the base."""
+
+    name: str
+    levels: dict[str, str]
+    changes: dict[str, Any]
+    experiment: Experiment
+
+
+def cells(ablation: Ablation) -> list[Cell]:
+    """All combinations that are kept, the first levels first.
+
+    Raises ``InputError`` that names the level for an unknown field or an impossible setting, and
+    for two combinations that are the same experiment.
+    """
+    check(bool(ablation.factors), f"{ablation.name}.factors", "name at least one factor")
+    base, found, seen = to_dict(ablation.base), [], {}
+    for names in itertools.product(*ablation.factors.values()):
+        levels = dict(zip(ablation.factors, names))
+        if not ablation.keep(levels):
+            continue
+        name, experiment = ", ".join(names), ablation.base
+        for factor, level in levels.items():
+            try:
+                experiment = ablation.factors[factor][level](experiment)
+            except InputError as error:
+                raise InputError(f"{ablation.name}, {factor}={level}: {error}") from None
+        twin = seen.setdefault(json.dumps(to_dict(experiment), sort_keys=True), name)
+        check(twin == name, ablation.name, f"{name!r} and {twin!r} are the same experiment; leave "
+              "one out with keep")  # fmt: skip
+        changed = {field: new for field, (_, new) in changes(base, to_dict(experiment)).items()}
+        found.append(Cell(name, levels, changed, experiment))
+    check(bool(found), ablation.name, "keep leaves no combination")
+    return found
+
+
+class Replicate(NamedTuple):
+    """One training of a cell: its seed, and the fold it never sees and is probed on."""
+
+    seed: int
+    fold: int
+
+
+def replicates(folds: Sequence[int], count: int | None = None) -> list[Replicate]:
+    """``count`` trainings (one for each fold by default); more than folds go round again."""
+    count = len(folds) if count is None else count
+    check(count >= 1, "replicates", f"must be 1 or more, got {count}")
+    return [Replicate(i, folds[i % len(folds)]) for i in range(count)]
+
+
+def key(ablation: Ablation, cell: Cell, replicate: Replicate, manifest: str) -> str:
+    """Names everything that a score depends on: a result with the same key is the same result."""
+    config = to_dict(cell.experiment)
+    kept = {k: v for k, v in flat(config).items() if not k.startswith(FREE)}
+    parts = [kept, replicate, manifest, ablation.probe, ablation.pool]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def load(path: str | Path) -> Ablation:
+    """The one ``Ablation`` that ``FILE.py`` defines, or ``FILE.py:NAME``.
+
+    Raises ``InputError`` where there is none or the name is not there.
+    """
+    file, _, name = str(path).partition(".py:")
+    file = file if file.endswith(".py") else f"{file}.py"
+    check(Path(file).is_file(), file, "no such file; an ablation is a Python file that defines one")
+    found = {v.name: v for v in recipes.objects(Path(file)).values() if isinstance(v, Ablation)}
+    if not name and len(found) == 1:
+        return next(iter(found.values()))
+    check(name in found, file, f"defines {', '.join(found) or 'no Ablation'}; name one of them as "
+          f"FILE.py:NAME{close_match(name, found)}")  # fmt: skip
+    return found[name]
