@@ -37,18 +37,20 @@ class Stopped(RuntimeError):
         self.signal = number
 
 
-def train(experiment: Experiment, workdir: Path) -> Trained:
+def train(experiment: Experiment, workdir: Path, *, quiet: bool = False) -> Trained:
     """Trains ``experiment`` in ``workdir``, from its last checkpoint if there is one.
+
+    ``quiet`` shows no progress.
 
     Raises ``InputError`` for bad settings before any long work, ``NotFinite`` when the loss or
     the gradient stops being a number, ``Stopped`` after SIGTERM or SIGINT.
     """
     setup = prepare(experiment)
     with jax.set_mesh(setup.mesh), contextlib.closing(setup.pipeline):
-        return _run(setup, Path(workdir))
+        return _run(setup, Path(workdir), quiet)
 
 
-def _run(setup: Setup, workdir: Path) -> Trained:
+def _run(setup: Setup, workdir: Path, quiet: bool) -> Trained:
     experiment, pipeline = setup.experiment, setup.pipeline
     chief = distributed.is_chief()
 
@@ -72,7 +74,9 @@ def _run(setup: Setup, workdir: Path) -> Trained:
             f"{workdir} was trained on other shards than {', '.join(experiment.data.path)} hold "
             "now; give the same data, or another --workdir",
         )
-    progress = Progress(experiment.steps, start=start, title=experiment.name, quiet=not chief)
+    progress = Progress(
+        experiment.steps, start=start, title=experiment.name, quiet=quiet or not chief
+    )
     if start >= experiment.steps:
         progress.say(f"{workdir}: already at step {start} of {experiment.steps}")
         progress.close()

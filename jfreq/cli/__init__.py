@@ -13,6 +13,7 @@ import tyro
 
 from jfreq.cli.common import HELP
 from jfreq.cli.data import data_info, data_peek, data_prepare
+from jfreq.cli.study import ablate
 from jfreq.cli.train import config, finetune, train
 from jfreq.cli.use import embed, export, probe
 from jfreq.config import close_match
@@ -33,6 +34,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "finetune": finetune,
     "export": export,
     "embed": embed,
+    "ablate": ablate,
     "config": config,
 }
 ABOUT_AN_EXPERIMENT = (train, finetune, config)

@@ -1,0 +1,154 @@
+"""Runs the cells of an ablation: train, probe on the fold left out, note, go on."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jfreq import methods
+from jfreq.ablate import grid
+from jfreq.ablate.grid import Ablation, Cell, Replicate
+from jfreq.ablate.table import Grid, summarise
+from jfreq.checkpoint import write_json
+from jfreq.config import check, replace
+from jfreq.evaluate import protocols
+from jfreq.report.metrics import read_metrics
+from jfreq.train import Stopped, train
+from jfreq.types import InputError
+
+FILE = "grid.json"
+Note = Callable[[str], None]
+
+
+def run(
+    ablation: Ablation,
+    data: str | Path,
+    workdir: str | Path,
+    *,
+    count: int | None = None,
+    have: Sequence[str | Path] = (),
+    note: Note = lambda text: None,
+) -> Grid:
+    """Every cell, ``count`` trainings each (one for each fold by default), kept in ``grid.json``.
+
+    Finished trainings are kept, there and in the files ``have``; an interrupted one continues from
+    its checkpoint. A training that fails is written down with its error, the others go on, and the
+    next call tries it again. All cells get their first training before any gets its second, so
+    that an unfinished grid is a fair one.
+
+    Raises ``InputError`` for unknown fields, impossible settings and shards without labels or
+    folds before anything is trained.
+    """
+    from jfreq.data.records import open_shards
+
+    workdir = Path(workdir)
+    shards = open_shards(data)
+    cells = grid.cells(ablation)
+    rows = protocols.labelled_rows(shards)
+    protocols.divide(shards, rows)
+    check(len(shards.info.folds) >= 2, shards.info.name, "an ablation leaves folds out of "
+          "pre-training; prepare the set with a fold column")  # fmt: skip
+    for cell in cells:
+        try:
+            methods.bind(cell.experiment, shards.spec)
+        except InputError as error:
+            raise InputError(f"{ablation.name}, {cell.name}: {error}") from None
+    plan = [
+        (cell, replicate)
+        for replicate in grid.replicates(shards.info.folds, count)
+        for cell in cells
+    ]
+    done = _known([workdir / FILE, *map(Path, have)])
+    results: list[dict[str, Any]] = []
+    began, fresh = time.monotonic(), 0
+    for i, (cell, replicate) in enumerate(plan):
+        key = grid.key(ablation, cell, replicate, shards.manifest_hash)
+        row = done.get(key)
+        if row is None:
+            row = {"key": key, **_train(ablation, cell, replicate, shards, workdir)}
+            fresh += 1
+            left = (time.monotonic() - began) / fresh * (len(plan) - i - 1)
+            note(_line(ablation, row, i + 1, len(plan), left))
+        results.append(row)
+        found = summarise(ablation, shards.info.name, results, machine())
+        write_json(workdir / FILE, found.to_dict())
+    return summarise(ablation, shards.info.name, results, machine())
+
+
+def _train(
+    ablation: Ablation, cell: Cell, replicate: Replicate, shards: Any, workdir: Path
+) -> dict[str, Any]:
+    """One training and its score, or its error."""
+    folder = f"{cell.name.replace(', ', '_').replace(' ', '-')}/{replicate.seed}"
+    row: dict[str, Any] = {
+        "name": cell.name, "levels": cell.levels, "changes": cell.changes,
+        "seed": replicate.seed, "fold": replicate.fold, "run": folder,
+    }  # fmt: skip
+    began = time.monotonic()
+    try:
+        experiment = replace(
+            cell.experiment,
+            seed=replicate.seed,
+            data__path=tuple(map(str, shards.paths)),
+            data__exclude_folds=(int(replicate.fold),),
+            checkpoint__keep=1,
+            log__tensorboard=False,
+        )
+        trained = train(experiment, workdir / folder, quiet=True)
+        report = protocols.probe(
+            trained, shards, kinds=(ablation.probe,), pool=ablation.pool, with_baselines=False,
+            only=(str(replicate.fold),),
+        )  # fmt: skip
+        values = {r.metric: r.mean for r in report.results}
+        check(ablation.metric in values, f"{ablation.name}.metric", f"{ablation.metric!r} is not "
+              f"among {', '.join(values)}")  # fmt: skip
+        last = read_metrics(workdir / folder)[-1]
+        values |= {f"pretext_{k}": last[k] for k in ("loss", "accuracy") if k in last}
+        row |= {"status": "done", "error": None, "values": values}
+    except Stopped:
+        raise
+    except Exception as error:
+        text = (str(error).strip().splitlines() or [""])[0]
+        row |= {"status": "failed", "error": f"{type(error).__name__}: {text}"[:300], "values": {}}
+    return {**row, "minutes": round((time.monotonic() - began) / 60, 3)}
+
+
+def _known(files: Sequence[Path]) -> dict[str, dict[str, Any]]:
+    """Finished results by key; a file that cannot be read is named."""
+    found: dict[str, dict[str, Any]] = {}
+    for path in files:
+        if not path.exists():
+            check(path.name == FILE, str(path), "no such file of results")
+            continue
+        try:
+            rows = json.loads(path.read_text())["cells"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{path}: is not the result of an ablation ({error})") from None
+        found |= {row["key"]: row for row in rows if row["status"] == "done"}
+    return found
+
+
+def _line(ablation: Ablation, row: dict[str, Any], i: int, total: int, left: float) -> str:
+    said = f"{ablation.metric} {row['values'][ablation.metric]:.3f}" if row["values"] else (
+        f"failed: {row['error']}"
+    )  # fmt: skip
+    eta = f"{left / 3600:.0f} h {left / 60 % 60:02.0f} min"
+    return f"{i}/{total}  {row['name']}, fold {row['fold']}: {said}  ETA {eta}"
+
+
+def machine() -> dict[str, Any]:
+    """Where and with what it ran."""
+    import jfreq
+
+    device = jax.devices()[0]
+    return {
+        "device": device.device_kind, "devices": jax.device_count(), "cores": os.cpu_count(),
+        "jax": jax.__version__, "jfreq": jfreq.__version__, "python": platform.python_version(),
+    }  # fmt: skip

@@ -1,0 +1,164 @@
+"""What an ablation found: scores by cell, paired differences, and what they decide."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from jfreq.ablate.grid import Ablation
+from jfreq.evaluate.metrics import interval
+
+Row = Mapping[str, Any]
+"""One training: ``name levels seed fold status values`` and more."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """Results of an ablation, ready for JSON, a page or a table.
+
+    ``table``: mean over replicates for each cell. ``differences``: level a minus level b of a
+    factor, averaged over the contexts (other factors' levels) in which both were run, paired by
+    replicate; ``n`` replicates. ``against``: each cell minus the first one, paired by replicate.
+    All intervals are 95 %, Student t over replicates, not corrected for how many there are.
+    """
+
+    name: str
+    question: str
+    decides: str
+    data: str
+    metric: str
+    probe: str
+    machine: Mapping[str, Any]
+    cells: Sequence[Row]
+    table: Sequence[Mapping[str, Any]]
+    differences: Sequence[Mapping[str, Any]]
+    against: Sequence[Mapping[str, Any]]
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    def to_markdown(self) -> str:
+        """Question, tables, failures, and what can be said."""
+        failed = [row for row in self.cells if row["status"] == "failed"]
+        where = ", ".join(f"{k} {v}" for k, v in self.machine.items())
+        minutes = sum(row["minutes"] for row in self.cells)
+        parts = [
+            f"# {self.name} on {self.data}",
+            self.question,
+            f"{self.metric} of a {self.probe} probe of the frozen encoder on a fold that neither "
+            "pre-training nor the probe saw; n counts trainings, each with its own seed and fold. "
+            "Intervals: 95 %, Student t over trainings; differences are paired by fold. No "
+            f"correction for {len(self.differences)} comparisons between levels. "
+            f"{len(self.cells) - len(failed)} trainings, {minutes:.0f} minutes; {where}.",
+            "## Levels, averaged over all else",
+            _table(
+                ("factor", "a - b", "contexts", "n", "difference", "95 % interval", "says"),
+                ((d["factor"], f"{d['a']} - {d['b']}", d["contexts"], d["n"],
+                  f"{d['mean']:+.3f}", _bounds(d, "+"), verdict(d)) for d in self.differences),
+            ),
+            "## Cells",
+            _table(
+                ("cell", "n", "mean", "95 % interval", "minus the first"),
+                ((t["name"], t["n"], f"{t['mean']:.3f}", _bounds(t), self._gain(t["name"]))
+                 for t in self.table),
+            ),
+        ]  # fmt: skip
+        if failed:
+            lines = (f"- {row['name']}, fold {row['fold']}: {row['error']}" for row in failed)
+            parts += ["## Failed", "\n".join(lines)]
+        if self.decides:
+            parts += ["## What this can decide", self.decides]
+        return "\n\n".join(parts) + "\n"
+
+    def _gain(self, cell: str) -> str:
+        found = next((d for d in self.against if d["a"] == cell), None)
+        return "-" if found is None else f"{found['mean']:+.3f} ({_bounds(found, '+')})"
+
+
+def summarise(
+    ablation: Ablation, data: str, rows: Sequence[Row], machine: Mapping[str, Any]
+) -> Grid:
+    """Tables of what has been run so far."""
+    scores = _scores(rows, ablation.metric)
+    levels = {row["name"]: row["levels"] for row in rows}
+    return Grid(
+        name=ablation.name, question=ablation.question, decides=ablation.decides, data=data,
+        metric=ablation.metric, probe=ablation.probe, machine=machine, cells=list(rows),
+        table=[{"name": name, **_estimate(list(found.values()))} for name, found in scores.items()],
+        differences=_levels(scores, levels, {f: list(v) for f, v in ablation.factors.items()}),
+        against=_against(scores),
+    )  # fmt: skip
+
+
+def verdict(difference: Mapping[str, Any]) -> str:
+    """What an interval says, and what it cannot exclude."""
+    low, high = difference["low"], difference["high"]
+    if low is None:
+        return "one training: nothing"
+    if low > 0 or high < 0:
+        return f"{difference['a'] if low > 0 else difference['b']} is better"
+    return f"undecided; less than {max(-low, high):.3f} either way"
+
+
+def _scores(rows: Iterable[Row], metric: str) -> dict[str, dict[tuple[int, int], float]]:
+    """Cell -> (seed, fold) -> score, of what is done."""
+    found: dict[str, dict[tuple[int, int], float]] = defaultdict(dict)
+    for row in rows:
+        if row["status"] == "done":
+            found[row["name"]][row["seed"], row["fold"]] = row["values"][metric]
+    return dict(found)
+
+
+def _levels(scores, levels, factors: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
+    out = []
+    for factor, names in factors.items():
+        for a, b in itertools.combinations(names, 2):
+            pairs = [
+                (one, other)
+                for one, other in itertools.permutations(scores, 2)
+                if levels[one] == {**levels[other], factor: a} and levels[other][factor] == b
+            ]
+            gains = defaultdict(list)
+            for one, other in pairs:
+                for unit in scores[one].keys() & scores[other].keys():
+                    gains[unit].append(scores[one][unit] - scores[other][unit])
+            # A replicate counts only with all its contexts, else means would be of unlike things.
+            whole = [float(np.mean(g)) for g in gains.values() if len(g) == len(pairs)]
+            if whole:
+                out.append({"factor": factor, "a": a, "b": b, "contexts": len(pairs),
+                            **_estimate(whole)})  # fmt: skip
+    return out
+
+
+def _against(scores) -> list[dict[str, Any]]:
+    if not scores:
+        return []
+    first, *others = scores
+    out = []
+    for name in others:
+        units = scores[name].keys() & scores[first].keys()
+        if units:
+            gains = [scores[name][u] - scores[first][u] for u in sorted(units)]
+            out.append({"a": name, "b": first, **_estimate(gains)})
+    return out
+
+
+def _estimate(values: Sequence[float]) -> dict[str, Any]:
+    mean, low, high = interval(values)
+    known = len(values) > 1
+    return {"n": len(values), "mean": mean, "low": low if known else None,
+            "high": high if known else None}  # fmt: skip
+
+
+def _bounds(d: Mapping[str, Any], sign: str = "") -> str:
+    return "-" if d["low"] is None else f"{d['low']:{sign}.3f} to {d['high']:{sign}.3f}"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)

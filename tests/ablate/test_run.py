@@ -1,0 +1,99 @@
+"""A grid runs, goes on where it stopped, and survives a cell that fails."""
+
+import json
+
+import pytest
+
+from jfreq import cli
+from jfreq.ablate import Ablation, change, run
+from jfreq.config import Checkpoint, Experiment, Log, Mesh, Optim
+from jfreq.data.prepare import prepare
+from jfreq.methods.ssast import SSAST
+from jfreq.nn.vit import ViT
+from jfreq.types import InputError
+
+BASE = Experiment(
+    name="tiny",
+    method=SSAST(encoder=ViT(width=16, depth=1, heads=2), passes=1),
+    optim=Optim(lr=1e-3),
+    mesh=Mesh(8, 1, 1),
+    checkpoint=Checkpoint(every=10),
+    log=Log(every=2),
+    steps=2,
+    batch=8,
+)
+
+
+def ablation(**levels):
+    return Ablation("toy", "?", BASE, {"f": {"one": change(), **levels}}, probe="ridge")
+
+
+@pytest.fixture(scope="module")
+def folds(tmp_path_factory):
+    out = tmp_path_factory.mktemp("folds") / "tones"
+    prepare("synthetic:tones", out, n=24, seconds=0.5, progress=False)
+    return out
+
+
+def test_a_grid_runs_resumes_and_keeps_going(folds, tmp_path, monkeypatch):
+    # The second level cannot be trained: seven rows do not divide over eight devices.
+    grid = ablation(two=change(batch=7))
+    said = []
+    found = run.run(grid, folds, tmp_path / "abl", count=2, note=said.append)
+    assert [(c["name"], c["seed"], c["fold"]) for c in found.cells] == [
+        ("one", 0, 0), ("two", 0, 0), ("one", 1, 1), ("two", 1, 1)
+    ]  # fmt: skip
+    assert [c["status"] for c in found.cells] == ["done", "failed", "done", "failed"]
+    assert "InputError: batch: 7 rows" in found.cells[1]["error"]
+    assert len(said) == 4
+    assert "4/4  two, fold 1: failed" in said[-1]
+    assert found.table[0]["n"] == 2
+    saved = json.loads((tmp_path / "abl" / "grid.json").read_text())
+    assert saved["cells"] == json.loads(json.dumps(found.to_dict()))["cells"]
+
+    # Again: what is done is kept, what failed is tried again.
+    trained = []
+    real = run._train
+    monkeypatch.setattr(
+        run, "_train", lambda a, cell, *rest: trained.append(cell.name) or real(a, cell, *rest)
+    )
+    run.run(grid, folds, tmp_path / "abl", count=2)
+    assert trained == ["two", "two"]
+    # Elsewhere, with the results brought along: the same.
+    trained.clear()
+    have = [tmp_path / "abl" / "grid.json"]
+    again = run.run(ablation(), folds, tmp_path / "new", count=2, have=have)
+    assert trained == []
+    assert again.table[0]["mean"] == pytest.approx(found.table[0]["mean"])
+
+
+def test_bad_input_is_told_before_training(folds, tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "_train", None)
+    with pytest.raises(InputError, match="toy, two: mask: 10000 of"):
+        run.run(ablation(two=change(method__mask=10_000)), folds, tmp_path)
+    with pytest.raises(InputError, match="no such file of results"):
+        run.run(ablation(), folds, tmp_path, have=[tmp_path / "none.json"])
+    (tmp_path / "x.json").write_text("[]")
+    with pytest.raises(InputError, match="is not the result of an ablation"):
+        run.run(ablation(), folds, tmp_path, have=[tmp_path / "x.json"])
+
+
+def test_the_command_writes_its_three_files(folds, tmp_path, capsys):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from jfreq import recipes\nfrom jfreq.ablate import Ablation, change\n"
+        "from jfreq.config import replace\n"
+        "base = replace(recipes.load('ssast_nano'), method__encoder__depth=1,"
+        " method__encoder__width=12, steps=1, batch=8)\n"
+        "grid = Ablation('mine', 'which?', base, probe='ridge', factors={'objective': {"
+        "'joint': change(), 'drawn': change(method__objective='generative')}})\n"
+    )
+    out = tmp_path / "results" / "mine"
+    cli.main(["ablate", str(file), "--data", str(folds), "--workdir", str(tmp_path / "runs"),
+              "--trainings", "1", "--out", str(out)])  # fmt: skip
+    said = capsys.readouterr()
+    assert "| objective | joint - drawn | 1 | 1 |" in said.out
+    assert "2/2" in said.err
+    assert out.with_suffix(".md").read_text() == said.out.rstrip("\n") + "\n"
+    assert json.loads(out.with_suffix(".json").read_text())["name"] == "mine"
+    assert "<svg" in out.with_suffix(".svg").read_text()
