@@ -21,30 +21,43 @@ def peak_tflops(kind: str) -> float | None:
     return next((peak for name, peak in PEAK_TFLOPS.items() if name in kind), None)
 
 
-def count(fn: Callable[..., Any], *args: Any) -> int:
+def count(fn: Callable[..., Any], *args: Any, passes: tuple[int, int] = (1, 1)) -> int:
     """FLOPs of the matrix products and convolutions in ``fn(*args)``; loop bodies count as often
-    as they run. ``args`` may be ``ShapeDtypeStruct``."""
-    return _count(jax.make_jaxpr(fn)(*args).jaxpr)
+    as they run. ``args`` may be ``ShapeDtypeStruct``.
+
+    ``passes``: how often float32 products count at default and at highest precision, which some
+    hardware makes of several bfloat16 ones.
+    """
+    return _count(jax.make_jaxpr(fn)(*args).jaxpr, passes)
 
 
-def _count(jaxpr: Any) -> int:
+def _count(jaxpr: Any, passes: tuple[int, int]) -> int:
     total = 0
     for eqn in jaxpr.eqns:
         name = eqn.primitive.name
         if name == "dot_general":
             (contract, _), _ = eqn.params["dimension_numbers"]
             depth = math.prod(eqn.invars[0].aval.shape[i] for i in contract)
-            total += 2 * depth * eqn.outvars[0].aval.size
+            total += 2 * depth * eqn.outvars[0].aval.size * _passes(eqn, passes)
         elif name == "conv_general_dilated":
             rhs = eqn.invars[1].aval
             features = rhs.shape[eqn.params["dimension_numbers"].rhs_spec[0]]
-            total += 2 * eqn.outvars[0].aval.size * (rhs.size // features)
+            size = eqn.outvars[0].aval.size * (rhs.size // features)
+            total += 2 * size * _passes(eqn, passes)
         elif name == "cond":
-            total += max(_count(branch.jaxpr) for branch in eqn.params["branches"])
+            total += max(_count(branch.jaxpr, passes) for branch in eqn.params["branches"])
         else:
             times = eqn.params.get("length", 1) if name == "scan" else 1
             inner = (
                 v for key, v in eqn.params.items() if key in ("jaxpr", "call_jaxpr", "fun_jaxpr")
             )
-            total += times * sum(_count(getattr(j, "jaxpr", j)) for j in inner)
+            total += times * sum(_count(getattr(j, "jaxpr", j), passes) for j in inner)
     return total
+
+
+def _passes(eqn: Any, passes: tuple[int, int]) -> int:
+    if eqn.invars[0].aval.dtype != "float32":
+        return 1
+    given = eqn.params["precision"]
+    both = given if isinstance(given, tuple) else (given, given)
+    return passes[jax.lax.Precision.HIGHEST in both]

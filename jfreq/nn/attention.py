@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import functools
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float
 
+from jfreq.sharding import BATCH
+from jfreq.types import InputError
+
+Kind = Literal["auto", "xla", "cudnn", "splash"]
+"""``auto``: XLA's own, or on CPU a form of ours; ``cudnn``: fused, GPU, bfloat16; ``splash``: fused
+Pallas kernel, TPU, long sequences."""
+
 _NEGATIVE = -1e30
+_LANES = 128
 
 
 def attention(
@@ -15,15 +27,74 @@ def attention(
     v: Float[Array, "b n h k"],
     *,
     valid: Bool[Array, "b n"] | None = None,
+    kind: Kind = "auto",
 ) -> Float[Array, "b n h k"]:
     """softmax(q kᵀ / sqrt(k)) v per head; keys with ``valid`` False get no weight.
 
-    Softmax in float32. On CPU a head-major form with a hand-written gradient is used: XLA's own
-    takes about twice the time there.
+    Softmax in float32. On CPU ``auto`` is a head-major form with a hand-written gradient: XLA's
+    own takes about twice the time there. The platform that the program is lowered for decides,
+    not the one it is traced on. Raises ``InputError`` for ``cudnn`` in float32.
     """
-    if jax.default_backend() != "cpu":
-        mask = None if valid is None else valid[:, None, None, :]
-        return jax.nn.dot_product_attention(q, k, v, mask=mask)
+    if kind == "auto":
+        return jax.lax.platform_dependent(q, k, v, valid, cpu=_cpu, default=_xla)
+    if kind == "splash":
+        return _splash(q, k, v, valid)
+    if kind == "cudnn" and q.dtype not in (jnp.bfloat16, jnp.float16):
+        raise InputError(
+            f"encoder.attention: cudnn computes in bfloat16, not {q.dtype}; set encoder.dtype "
+            "bfloat16, or attention xla"
+        )
+    return _xla(q, k, v, valid, kind=kind)
+
+
+def _xla(q, k, v, valid, kind: Literal["xla", "cudnn"] | None = None):
+    mask = None if valid is None else valid[:, None, None, :]
+    return jax.nn.dot_product_attention(q, k, v, mask=mask, implementation=kind)
+
+
+def _splash(q, k, v, valid, interpret: bool = False):
+    """The Pallas kernel; each device runs it on its own rows and heads."""
+    rows = jnp.ones(q.shape[:2], bool) if valid is None else valid
+    run = functools.partial(_splash_local, interpret=interpret)
+    mesh = jax.sharding.get_abstract_mesh()
+    if not mesh.empty and mesh.size > 1:
+        # Mosaic kernels are not partitioned by XLA.
+        place = P(BATCH, None, "tensor", None)
+        run = jax.shard_map(
+            run, in_specs=(place, place, place, P(BATCH, None)), out_specs=place, check_vma=False
+        )
+    return run(q, k, v, rows)
+
+
+def _splash_local(q, k, v, valid, *, interpret: bool):
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernel
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+
+    tokens, heads, width = q.shape[1:]
+    whole = -(-tokens // _LANES) * _LANES
+    block = whole if whole <= 1024 else 512
+    whole = -(-whole // block) * block
+    pad = ((0, 0), (0, 0), (0, whole - tokens), (0, 0))
+    q, k, v = (jnp.pad(x.transpose(0, 2, 1, 3), pad) for x in (q * width**-0.5, k, v))
+    # Padding queries attend to real keys as well: no row of the softmax is empty.
+    keys = jnp.pad(valid.astype(jnp.int32), ((0, 0), (0, whole - tokens)))
+    sizes = kernel.BlockSizes(
+        block_q=block, block_kv=block, block_q_dkv=block, block_kv_dkv=block,
+        block_q_dq=block, block_kv_dq=block,
+    )  # fmt: skip
+    run = kernel.make_splash_mha_single_device(
+        mask=masks.MultiHeadMask([masks.FullMask((whole, whole))] * heads),
+        block_sizes=sizes, interpret=interpret,
+    )  # fmt: skip
+
+    def one(q, k, v, keys) -> jax.Array:
+        return run(q, k, v, kernel.SegmentIds(jnp.ones_like(keys), keys))  # type: ignore[return-value]
+
+    out = jax.vmap(one)(q, k, v, keys)
+    return out[:, :, :tokens].transpose(0, 2, 1, 3).astype(q.dtype)
+
+
+def _cpu(q, k, v, valid):
     q, k, v = (x.transpose(0, 2, 1, 3) for x in (q, k, v))
     bias = None if valid is None else jnp.where(valid[:, None, None, :], 0.0, _NEGATIVE)
     return _head_major(q, k, v, bias).transpose(0, 2, 1, 3)

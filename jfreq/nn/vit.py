@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from jfreq.nn.attention import attention
+from jfreq.nn.attention import Kind, attention
 from jfreq.nn.heads import trunc_normal
 from jfreq.sharding import constrain
 from jfreq.types import Grid, InputError
@@ -29,6 +29,8 @@ class ViT:
     eps: float = 1e-6
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the blocks' matrix products; norms, softmax, residual stream stay float32."""
+    attention: Kind = "auto"
+    """``auto``: XLA's; ``cudnn``: fused, GPU, bfloat16; ``splash``: fused, TPU, long clips."""
     remat: Remat = "none"
     """What the backward pass recomputes: nothing, all but matrix products, or every block."""
     unroll: bool = False
@@ -41,6 +43,8 @@ class ViT:
             )
         if self.depth < 1:
             raise InputError(f"encoder.depth: must be 1 or more, got {self.depth}")
+        if self.attention == "cudnn" and self.dtype != "bfloat16":
+            raise InputError("encoder.attention: cudnn wants encoder.dtype bfloat16")
 
     def build(self, name: str | None = None) -> ViTEncoder:
         return ViTEncoder(self, name=name)
@@ -71,7 +75,7 @@ class Block(nn.Module):
         y = nn.LayerNorm(epsilon=cfg.eps, name="norm1")(x).astype(dtype)
         qkv = nn.DenseGeneral((3, *shape), dtype=dtype, kernel_init=trunc_normal, name="qkv")(y)
         q, k, v = (part.squeeze(2) for part in jnp.split(qkv, 3, axis=2))
-        y = attention(q, k, v, valid=valid)
+        y = attention(q, k, v, valid=valid, kind=cfg.attention)
         y = nn.DenseGeneral(
             cfg.width, axis=(-2, -1), dtype=dtype, kernel_init=trunc_normal, name="proj"
         )(y)

@@ -8,7 +8,8 @@ runs it.
 from __future__ import annotations
 
 import functools
-from typing import Literal
+from collections.abc import Callable
+from typing import Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -22,16 +23,26 @@ from jfreq.types import InputError
 Evaluator = Literal["auto", "fft", "matmul"]
 PadMode = Literal["reflect", "constant", "edge"]
 _HIGHEST = jax.lax.Precision.HIGHEST
+T = TypeVar("T")
 
 
-def resolve_evaluator(evaluator: Evaluator) -> Literal["fft", "matmul"]:
-    """``auto`` means ``fft`` on one CPU or GPU, ``matmul`` on TPU or several devices."""
+def _evaluate(
+    evaluator: Evaluator,
+    fft: Callable[..., T],
+    matmul: Callable[..., T],
+    *args: Array,
+) -> T:
+    """``auto`` means ``matmul`` on several devices (those of the mesh, where one is set) and on
+    TPU, else ``fft``. The platform is the one that the program is lowered for."""
     if evaluator == "auto":
-        single = jax.device_count() == 1 and jax.default_backend() != "tpu"
-        return "fft" if single else "matmul"
+        mesh = jax.sharding.get_abstract_mesh()
+        devices = jax.device_count() if mesh.empty else mesh.size
+        if devices == 1:
+            return jax.lax.platform_dependent(*args, tpu=matmul, default=fft)
+        evaluator = "matmul"
     if evaluator not in ("fft", "matmul"):
         raise InputError(f"unknown evaluator {evaluator!r}: use auto, fft or matmul")
-    return evaluator
+    return (fft if evaluator == "fft" else matmul)(*args)
 
 
 def rdft(
@@ -45,11 +56,16 @@ def rdft(
     length = frames.shape[-1]
     if length > n_fft:
         raise InputError(f"frames of {length} samples are longer than n_fft {n_fft}")
-    if resolve_evaluator(evaluator) == "fft":
+
+    def fft(frames):
         spectrum = jnp.fft.rfft(frames, n_fft)
         return jnp.real(spectrum), jnp.imag(spectrum)
-    both = jnp.matmul(frames, _dft_basis(length, n_fft), precision=_HIGHEST)
-    return both[..., : n_fft // 2 + 1], both[..., n_fft // 2 + 1 :]
+
+    def matmul(frames):
+        both = jnp.matmul(frames, _dft_basis(length, n_fft), precision=_HIGHEST)
+        return both[..., : n_fft // 2 + 1], both[..., n_fft // 2 + 1 :]
+
+    return _evaluate(evaluator, fft, matmul, frames)
 
 
 def irdft(
@@ -65,10 +81,15 @@ def irdft(
     """
     if real.shape[-1] != n_fft // 2 + 1:
         raise InputError(f"{real.shape[-1]} bins do not belong to n_fft {n_fft}")
-    if resolve_evaluator(evaluator) == "fft":
+
+    def fft(real, imag):
         return jnp.fft.irfft(jax.lax.complex(real, imag), n_fft)
-    both = jnp.concatenate([real, imag], axis=-1)
-    return jnp.matmul(both, _inverse_basis(n_fft), precision=_HIGHEST)
+
+    def matmul(real, imag):
+        both = jnp.concatenate([real, imag], axis=-1)
+        return jnp.matmul(both, _inverse_basis(n_fft), precision=_HIGHEST)
+
+    return _evaluate(evaluator, fft, matmul, real, imag)
 
 
 def power_spectrum(

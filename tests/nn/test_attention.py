@@ -1,12 +1,18 @@
 """Both paths against float64 NumPy, the hand-written gradient against automatic ones."""
 
+import re
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jfreq import sharding
 from jfreq.nn import attention as module
-from jfreq.nn.attention import attention
+from jfreq.nn.attention import Kind, attention
+from jfreq.nn.vit import ViT
+from jfreq.types import InputError
 
 SHAPE = (3, 7, 2, 5)
 """[b n h k]; no two axes alike, so that a transposed axis cannot go unseen."""
@@ -25,11 +31,15 @@ def reference(q, k, v, valid):
     return np.einsum("bhqs,bshk->bqhk", softmax(scores), v)
 
 
-@pytest.fixture(params=["cpu", "gpu"])
-def path(request, monkeypatch):
-    """The head-major form (CPU) and the one every other backend takes."""
-    monkeypatch.setattr(module.jax, "default_backend", lambda: request.param)
-    return request.param
+def splash(q, k, v, *, valid=None):
+    """The TPU kernel, interpreted."""
+    return module._splash(q, k, v, valid, interpret=True)
+
+
+@pytest.fixture(params=["auto", "xla", "splash"])
+def attend(request):
+    """The head-major form (CPU), the one every other backend takes, and the fused kernel."""
+    return splash if request.param == "splash" else partial(attention, kind=request.param)
 
 
 @pytest.fixture
@@ -69,11 +79,11 @@ def plain(q, k, v, *, valid):
 
 
 @pytest.mark.parametrize("masked", [False, True])
-def test_value_and_gradient_against_float64(path, rng, masked):
+def test_value_and_gradient_against_float64(attend, rng, masked):
     """Values by NumPy and by JAX's own attention, gradients by autodiff in float64."""
     qkv, valid = inputs(rng), validity(rng) if masked else None
     weight = jnp.asarray(rng.normal(size=SHAPE), jnp.float32)
-    out, found = vjp(attention, qkv, weight, valid)
+    out, found = vjp(attend, qkv, weight, valid)
     np.testing.assert_allclose(out, reference(*qkv, valid), rtol=1e-5, atol=2e-6)
     mask = None if valid is None else valid[:, None, None, :]
     theirs = jax.jit(lambda q, k, v: jax.nn.dot_product_attention(q, k, v, mask=mask))(*qkv)
@@ -90,29 +100,29 @@ def test_value_and_gradient_against_float64(path, rng, masked):
             np.testing.assert_array_equal(np.asarray(grad)[~np.asarray(valid)], 0.0)
 
 
-def test_masked_keys_have_no_influence_at_all(path, rng):
+def test_masked_keys_have_no_influence_at_all(attend, rng):
     q, k, v = inputs(rng)
     valid = validity(rng)
     hidden = ~valid[:, :, None, None]
-    run = jax.jit(lambda k, v: attention(q, k, v, valid=valid))
+    run = jax.jit(lambda k, v: attend(q, k, v, valid=valid))
     out = run(k, v)
     other = run(jnp.where(hidden, 50.0, k), jnp.where(hidden, -1e4, v))
     np.testing.assert_array_equal(out, other)
     np.testing.assert_allclose(out[1], np.broadcast_to(v[1, :1], v[1].shape), rtol=1e-6)
 
 
-def test_large_scores_stay_finite(path, rng):
+def test_large_scores_stay_finite(attend, rng):
     qkv = inputs(rng, gain=60.0)
-    out, grads = vjp(attention, qkv, jnp.ones(SHAPE))
+    out, grads = vjp(attend, qkv, jnp.ones(SHAPE))
     np.testing.assert_allclose(out, reference(*qkv, None), rtol=1e-3, atol=1e-3)
     assert all(np.isfinite(g).all() for g in grads)
 
 
-def test_bfloat16_is_near_float32_and_stays_bfloat16(path, rng):
+def test_bfloat16_is_near_float32_and_stays_bfloat16(attend, rng):
     valid = validity(rng)
     qkv = jax.tree.map(lambda x: x.astype(jnp.bfloat16), inputs(rng))
     weight = jnp.asarray(rng.normal(size=SHAPE), jnp.bfloat16)
-    out, found = vjp(attention, qkv, weight, valid)
+    out, found = vjp(attend, qkv, weight, valid)
     assert out.dtype == jnp.bfloat16
     wide, seed = jax.tree.map(lambda x: x.astype(jnp.float32), (qkv, weight))
     expected = vjp(plain, wide, seed, valid)
@@ -121,17 +131,52 @@ def test_bfloat16_is_near_float32_and_stays_bfloat16(path, rng):
         np.testing.assert_allclose(mine.astype(jnp.float32), truth, rtol=5e-2, atol=5e-2)
 
 
-def test_gradient_under_vmap(monkeypatch, rng):
+def test_gradient_under_vmap(rng):
     """The hand-written rule batches, and equals the other path."""
     qkv = inputs(rng)
 
-    def loss(q, k, v):
-        return jnp.sum(jnp.square(attention(q, k, v)))
+    def loss(q, k, v, kind: Kind = "auto"):
+        return jnp.sum(jnp.square(attention(q, k, v, kind=kind)))
 
     def rows(*qkv):
         return jax.vmap(jax.grad(loss, argnums=1))(*(x[:, None] for x in qkv))[:, 0]
 
     mine = jax.jit(rows)(*qkv)
-    monkeypatch.setattr(module.jax, "default_backend", lambda: "tpu")
-    other = jax.jit(jax.grad(loss, argnums=1))(*qkv)
+    other = jax.jit(jax.grad(partial(loss, kind="xla"), argnums=1))(*qkv)
     np.testing.assert_allclose(mine, other, rtol=1e-5, atol=1e-5)
+
+
+def test_the_lowering_platform_decides(rng):
+    """What is traced on a CPU for a TPU takes the TPU's form."""
+    qkv = inputs(rng)
+
+    def products(fn, platform):
+        text = jax.export.export(jax.jit(fn), platforms=[platform])(*qkv).mlir_module()
+        return re.findall(r"dot_general.*batching_dims.*contracting_dims[^:]*", text)
+
+    def head_major(q, k, v):
+        return module._cpu(q, k, v, None)
+
+    def shape_of(found):
+        return [re.sub(r"%\S+", "", line) for line in found]
+
+    cpu, tpu, cuda = (shape_of(products(attention, p)) for p in ("cpu", "tpu", "cuda"))
+    assert tpu == cuda == shape_of(products(partial(attention, kind="xla"), "tpu")) != []
+    assert cpu == shape_of(products(head_major, "cpu")) != tpu
+
+
+def test_splash_runs_on_its_own_rows_and_heads(rng):
+    mesh = sharding.make_mesh((2, 2, 2))
+    b, n, h, k = 4, 7, 2, 8
+    q, k, v = (jnp.asarray(rng.normal(size=(b, n, h, k)), jnp.float32) for _ in range(3))
+    with jax.set_mesh(mesh):
+        out = jax.jit(splash)(q, k, v)
+    assert out.sharding.spec[0] == sharding.BATCH
+    np.testing.assert_allclose(out, reference(q, k, v, None), rtol=1e-5, atol=2e-6)
+
+
+def test_cudnn_wants_half_precision(rng):
+    with pytest.raises(InputError, match="cudnn computes in bfloat16, not float32"):
+        attention(*inputs(rng), kind="cudnn")
+    with pytest.raises(InputError, match=r"cudnn wants encoder\.dtype bfloat16"):
+        ViT(attention="cudnn")

@@ -1,4 +1,5 @@
 import functools
+from functools import partial
 from typing import Any
 
 import jax
@@ -27,15 +28,45 @@ def noise(*shape, seed=0):
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
-def test_auto_is_matmul_on_several_devices(monkeypatch):
+def lowered(platform, devices):
+    """StableHLO of an automatic transform and its inverse on a mesh of so many devices."""
+
+    def there_and_back(x):
+        return dft.irdft(*dft.rdft(x, n_fft=8), n_fft=8)
+
+    mesh = jax.sharding.AbstractMesh((devices,), ("x",))
+    with jax.sharding.use_abstract_mesh(mesh):
+        traced = jax.jit(there_and_back).trace(jnp.ones((1, 3, 8)))
+        return traced.lower(lowering_platforms=platform).as_text()
+
+
+@pytest.mark.parametrize(
+    ("platform", "devices", "fft", "matmul"),
+    [
+        (("cpu",), 1, True, False),
+        (("cuda",), 1, True, False),
+        (("tpu",), 1, False, True),
+        (("cpu", "tpu"), 1, True, True),
+        (("cpu",), 8, False, True),
+        (("cuda",), 8, False, True),
+    ],
+)
+def test_auto_goes_by_platform_of_the_program_and_devices_of_the_mesh(
+    platform, devices, fft, matmul
+):
+    text = lowered(platform, devices)
+    assert ("stablehlo.fft" in text) == fft
+    assert ("stablehlo.dot_general" in text) == matmul
+
+
+def test_auto_without_a_mesh_counts_the_machine(monkeypatch):
+    x = jnp.ones((1, 3, 8))
     assert jax.device_count() > 1
-    assert dft.resolve_evaluator("auto") == "matmul"
+    assert "stablehlo.fft" not in jax.jit(partial(dft.rdft, n_fft=8)).lower(x).as_text()
     monkeypatch.setattr(jax, "device_count", lambda: 1)
-    assert dft.resolve_evaluator("auto") == "fft"
-    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
-    assert dft.resolve_evaluator("auto") == "matmul"
+    assert "stablehlo.fft" in jax.jit(partial(dft.rdft, n_fft=8)).lower(x).as_text()
     with pytest.raises((InputError, TypeCheckError), match="matmull"):
-        dft.resolve_evaluator("matmull")  # type: ignore[arg-type]
+        dft.rdft(x, n_fft=8, evaluator="matmull")  # type: ignore[arg-type]
 
 
 @both
