@@ -127,6 +127,19 @@ class Features(NamedTuple):
     logits: Array | None = None
 
 
+class Reconstruction(NamedTuple):
+    """One masked batch and what was drawn in its place.
+
+    ``spectrogram`` ``[b t f c]`` float32 without the mask; ``hidden`` ``[b t f]`` bool;
+    ``drawn`` ``[b t f c]`` float32 in the units of ``spectrogram``, equal to it where nothing
+    is hidden, or None for a method that draws nothing.
+    """
+
+    spectrogram: Array
+    hidden: Array
+    drawn: Array | None
+
+
 class Embedding(NamedTuple):
     """What a user gets: ``clip`` ``[b d]``, ``frames`` ``[b t d]`` float32, ``valid`` ``[b]`` int
     count of valid frames, ``times_ms`` ``[t]`` float64 centre of each frame in milliseconds."""

@@ -13,7 +13,8 @@ import tyro
 
 from jfreq.cli.common import HELP
 from jfreq.cli.data import data_info, data_peek, data_prepare
-from jfreq.cli.study import ablate
+from jfreq.cli.report import report
+from jfreq.cli.study import ablate, bench, plan
 from jfreq.cli.train import config, finetune, train
 from jfreq.cli.use import embed, export, probe
 from jfreq.config import close_match
@@ -35,9 +36,12 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "export": export,
     "embed": embed,
     "ablate": ablate,
+    "report": report,
+    "plan": plan,
+    "bench": bench,
     "config": config,
 }
-ABOUT_AN_EXPERIMENT = (train, finetune, config)
+ABOUT_AN_EXPERIMENT = (train, finetune, plan, config)
 """They read their first words themselves: what the options are depends on them."""
 
 

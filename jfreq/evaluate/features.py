@@ -61,6 +61,34 @@ def extract(
     return _over(shards, rows, lambda inputs: encode(params, inputs), batch, progress)
 
 
+def extract_layers(
+    method: Method,
+    params: PyTree,
+    shards: Any,
+    rows: np.ndarray,
+    *,
+    batch: int = 32,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Extracted]:
+    """The clip vector, then the mean over valid tokens after each block, in one pass.
+
+    Only the clip vector from an encoder that keeps no layers. Errors as :func:`extract`.
+    """
+    widths: list[int] = []
+
+    def views(params: PyTree, inputs: Batch) -> Array:
+        features = method.encode(params, inputs)
+        depth = 0 if features.layers is None else len(features.layers)
+        parts = [features.clip, *(pooled(features, "mean", i) for i in range(depth))]
+        widths[:] = [part.shape[-1] for part in parts]
+        return jnp.concatenate(parts, axis=-1)
+
+    encode, params = jax.jit(views), jax.device_put(params)
+    found = _over(shards, rows, lambda inputs: encode(params, inputs), batch, progress)
+    parts = np.split(found.x, np.cumsum(widths)[:-1], axis=1)
+    return [found._replace(x=part) for part in parts]
+
+
 @functools.lru_cache(maxsize=4)
 def _encoder(method: Method, pool: Pool, layer: int | None) -> Callable[[PyTree, Batch], Array]:
     """Compiled once for all parameters that are run through it."""

@@ -116,7 +116,7 @@ def probe(
     task = None
     for name, make, varies in sources:
         tables = [make(seed) for seed in (seeds if varies else seeds[:1])]
-        task = task or _task(shards, rows, tables[0].label, folds)
+        task = task or make_task(shards, rows, tables[0].label, folds)
         features = [table.x for table in tables] if varies else [tables[0].x] * len(seeds)
         for kind in kinds:
             results += evaluate(name, kind, task, features, seeds=seeds)
@@ -232,7 +232,7 @@ def _fold(name: str, test: np.ndarray, inside: np.ndarray) -> Fold:
     return Fold(name, np.flatnonzero(inside & ~test), np.flatnonzero(test))
 
 
-def _task(shards: Any, rows: np.ndarray, label: np.ndarray, folds: tuple[Fold, ...]) -> Task:
+def make_task(shards: Any, rows: np.ndarray, label: np.ndarray, folds: tuple[Fold, ...]) -> Task:
     """Labels and groups of the rows, checked fold by fold."""
     for fold in folds:
         part = label[fold.train]

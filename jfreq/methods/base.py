@@ -1,4 +1,4 @@
-"""What a paper is to the rest of the library: five pure functions."""
+"""What a paper is to the rest of the library: a few pure functions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jfreq import trees
-from jfreq.types import Array, Batch, BatchSpec, Features, PyTree
+from jfreq.types import Array, Batch, BatchSpec, Features, PyTree, Reconstruction
 
 Metrics = dict[str, tuple[Any, Any]]
 """``{name: (sum, count)}``: summed over devices, micro-batches and steps, divided once."""
@@ -44,6 +44,9 @@ class Method(NamedTuple):
 
     ``frontend(batch) -> batch`` adds ``spectrogram`` (no parameters); ``loss`` and ``encode``
     call it themselves when it is missing, a supervised head augments in between.
+
+    ``reconstruct(params, batch, key) -> Reconstruction``: the batch under one random mask and
+    what the method draws there, for people to look at; None where there is no mask.
     """
 
     init: Callable[..., PyTree]
@@ -51,6 +54,7 @@ class Method(NamedTuple):
     encode: Callable[[PyTree, Batch], Features]
     target: Target = no_target
     frontend: Callable[[Batch], Batch] = _no_frontend
+    reconstruct: Callable[[PyTree, Batch, Array], Reconstruction] | None = None
 
 
 def summarise(values: dict[str, Array], batch: Batch) -> tuple[Array, Metrics]:

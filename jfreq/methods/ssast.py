@@ -20,9 +20,9 @@ from jfreq.methods.spectrogram import (
     trunk,
 )
 from jfreq.nn.heads import MLPHead
-from jfreq.ops.gather import take_tokens
-from jfreq.ops.patch import patchify
-from jfreq.types import Array, Batch, DataSpec, Mask
+from jfreq.ops.gather import restore_tokens, take_tokens
+from jfreq.ops.patch import patchify, unpatchify
+from jfreq.types import Array, Batch, DataSpec, Mask, Reconstruction
 
 Patches: TypeAlias = dict[str, Array]
 """Predicted patches ``[b m p]`` by task: ``match`` and ``draw``."""
@@ -134,14 +134,17 @@ def ssast(cfg: SSAST) -> Method:
         variables = net.init(key, example_spectrogram(cfg), mask, method=_Net.predict)
         return variables["params"]
 
-    def loss(params, target, batch: Batch, key, step) -> tuple[Array, Metrics]:
-        del target, step
+    def check_stride() -> None:
         check(
             cfg.stride in (None, patch),
             "method.stride",
             f"pre-training patches must not overlap (a neighbour would show the answer), got "
             f"{cfg.stride} for patches of {patch}; set it when fine-tuning",
         )
+
+    def loss(params, target, batch: Batch, key, step) -> tuple[Array, Metrics]:
+        del target, step
+        check_stride()
         batch = spectrogram(cfg, batch)
         spec = batch["spectrogram"]
         mask = draw_mask(key, spec.shape[0] * passes)
@@ -164,4 +167,24 @@ def ssast(cfg: SSAST) -> Method:
     def encode(params, batch: Batch):
         return features(cfg, trunk(cfg), params["trunk"], batch)
 
-    return Method(init=init, loss=loss, encode=encode, frontend=lambda b: spectrogram(cfg, b))
+    def reconstruct(params, batch: Batch, key) -> Reconstruction:
+        check_stride()
+        spec = spectrogram(cfg, batch)["spectrogram"]
+        mask = draw_mask(key, spec.shape[0])
+        truth = patchify(spec, patch=patch, order=cfg.order)
+
+        def plane(tokens: Array) -> Array:
+            return unpatchify(tokens, grid=(grid.freq, grid.time), patch=patch, order=cfg.order)
+
+        hidden = jnp.broadcast_to(mask.is_masked[..., None], truth.shape).astype(jnp.float32)
+        hidden = plane(hidden)[..., 0] > 0
+        if cfg.objective == "discriminative":
+            return Reconstruction(spec, hidden, None)
+        drawn = cast(Patches, net.apply({"params": params}, spec, mask, method=_Net.predict))
+        tokens = jnp.concatenate([take_tokens(truth, mask.keep), drawn["draw"]], axis=1)
+        return Reconstruction(spec, hidden, plane(restore_tokens(tokens, mask.restore)))
+
+    return Method(
+        init=init, loss=loss, encode=encode, frontend=lambda b: spectrogram(cfg, b),
+        reconstruct=reconstruct,
+    )  # fmt: skip

@@ -210,3 +210,44 @@ def test_bad_geometry_is_refused_when_bound(cfg, spec, match):
         return
     with pytest.raises(InputError, match=match):
         cfg.bind(spec)
+
+
+@pytest.mark.parametrize("order", ["freq_major", "time_major"])
+def test_reconstruction_scores_as_the_loss_does(batch, order):
+    """With the loss's key the masks are the loss's, so its mean square error is that of the
+    drawing over the hidden cells."""
+    cfg, method, params = setup(
+        SSAST(encoder=SMALL, objective="generative", order=order, mask_kind="random")
+    )
+    key = jax.random.key(4)
+    assert method.reconstruct is not None and cfg.mask is not None
+    spec, hidden, drawn = jax.jit(method.reconstruct)(params, batch, key)
+    _, metrics = jax.jit(method.loss)(params, {}, batch, key, 0)
+    assert drawn is not None and drawn.shape == spec.shape == (*hidden.shape, 1)
+    error = float(np.square(np.asarray(drawn - spec)[np.asarray(hidden)]).mean())
+    assert error == pytest.approx(float(metrics["mse"][0] / metrics["mse"][1]), rel=1e-4)
+    np.testing.assert_array_equal(np.asarray(drawn)[~hidden], np.asarray(spec)[~hidden])
+    np.testing.assert_array_equal(hidden.sum((1, 2)), np.full(4, cfg.mask * 16 * 16))
+
+
+def test_hidden_values_do_not_reach_the_drawing(batch):
+    _, method, params = setup(SSAST(encoder=SMALL))
+    assert method.reconstruct is not None
+    reconstruct, key = jax.jit(method.reconstruct), jax.random.key(4)
+    spec, hidden, drawn = reconstruct(params, batch, key)
+    poisoned = {"spectrogram": jnp.where(hidden[..., None], 1e3, spec)}
+    other = reconstruct(params, poisoned, key)
+    np.testing.assert_array_equal(hidden, other.hidden)
+    np.testing.assert_array_equal(drawn, other.drawn)
+
+
+def test_discrimination_draws_nothing(batch):
+    cfg, method, params = setup(SSAST(encoder=SMALL, objective="discriminative"))
+    assert method.reconstruct is not None and cfg.mask is not None
+    spec, hidden, drawn = method.reconstruct(params, batch, jax.random.key(4))
+    assert drawn is None
+    assert float(hidden.mean()) == pytest.approx(cfg.mask / cfg.grid.size)
+    overlapping = build(replace(cfg, stride=(10, 10))).reconstruct
+    assert overlapping is not None
+    with pytest.raises(InputError, match="must not overlap"):
+        overlapping(params, {"spectrogram": spec}, jax.random.key(4))

@@ -1,0 +1,32 @@
+"""``jfreq report``: a run or a grid as one HTML page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tyro.conf import Positional
+
+from jfreq.cli.common import bars
+
+
+def report(
+    folder: Positional[Path],
+    /,
+    data: tuple[Path, ...] = (),
+    rows: int = 1000,
+    out: Path | None = None,
+) -> None:
+    """Writes one self-contained HTML page about a run or an ablation.
+
+    Args:
+        folder: run folder, or the --workdir of jfreq ablate.
+        data: shards for examples, masks and a quick probe of the blocks; by default those that
+            the run was trained on, if they are still there.
+        rows: most rows for the quick probe; 0 for none.
+        out: the page; by default report.html in the folder.
+    """
+    from jfreq.config import check
+    from jfreq.page import write_page
+
+    check(rows >= 0, "rows", f"must be 0 or more, got {rows}")
+    print(write_page(folder, data=data, rows=rows, out=out, progress=bars()))

@@ -1,0 +1,99 @@
+"""A quick look inside a frozen encoder: a ridge probe of every block, and what gets mixed up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jfreq import methods
+from jfreq.evaluate.features import extract_layers
+from jfreq.evaluate.probe import fit_ridge, probe_scores
+from jfreq.evaluate.protocols import (
+    Task,
+    check_signals,
+    chosen,
+    divide,
+    evaluate,
+    labelled_rows,
+    make_task,
+)
+from jfreq.evaluate.table import Result
+from jfreq.evaluate.windows import any_length
+from jfreq.state import Trained
+
+CLIP = "clip vector"
+
+
+class Layers(NamedTuple):
+    """``results``: the main metric on the clip vector, then after each block.
+
+    ``confusion`` ``[k k]``: test rows of all folds by true (row) and predicted class, from the
+    clip vector; None for several labels per clip. ``folds`` names the folds tested on, ``rows``
+    of the ``labelled`` rows took part.
+    """
+
+    results: tuple[Result, ...]
+    confusion: np.ndarray | None
+    labels: tuple[str, ...]
+    folds: tuple[str, ...]
+    rows: int
+    labelled: int
+
+
+def probe_layers(
+    trained: Trained,
+    shards: Any,
+    *,
+    limit: int = 1000,
+    only: Sequence[str] = (),
+    batch: int = 32,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Layers:
+    """Ridge probes over the folds of the data, all blocks from one pass over at most ``limit``
+    labelled rows (drawn by ``seed``). ``only`` names the folds to test on.
+
+    Raises ``InputError`` as :func:`jfreq.evaluate.protocols.probe` does.
+    """
+    cfg = trained.experiment.method
+    check_signals(cfg.signals, shards)
+    every = labelled_rows(shards)
+    rows = every
+    if len(every) > limit:
+        rows = np.sort(np.random.default_rng(seed).choice(every, limit, replace=False))
+    folds = chosen(divide(shards, rows), only)
+    method = any_length(methods.build(cfg), cfg.signals)
+    found = extract_layers(method, trained.params, shards, rows, batch=batch, progress=progress)
+    task = make_task(shards, rows, found[0].label, folds)
+    names = [CLIP, *(f"block {i + 1}" for i in range(len(found) - 1))]
+    results = [
+        evaluate(name, "ridge", task, [layer.x], seeds=(seed,))[0]
+        for name, layer in zip(names, found)
+    ]
+    single = task.label.ndim == 1
+    return Layers(
+        results=tuple(results),
+        confusion=_confusion(task, found[0].x, seed) if single else None,
+        labels=tuple(shards.info.labels),
+        folds=tuple(fold.name for fold in folds),
+        rows=len(rows),
+        labelled=len(every),
+    )
+
+
+def _confusion(task: Task, x: np.ndarray, seed: int) -> np.ndarray:
+    from sklearn.metrics import confusion_matrix
+
+    total = np.zeros((task.classes, task.classes), np.int64)
+    for fold in task.folds:
+        groups = (group[fold.train] for group in task.groups)
+        score, _ = probe_scores(
+            x[fold.train], task.label[fold.train], x[fold.test], classes=task.classes,
+            fit=fit_ridge, group=next((g for g in groups if len(np.unique(g)) > 1), None),
+            seed=seed,
+        )  # fmt: skip
+        known = np.arange(task.classes)
+        total += confusion_matrix(task.label[fold.test], score.argmax(1), labels=known)
+    return total

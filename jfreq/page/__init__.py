@@ -1,0 +1,39 @@
+"""One self-contained HTML page for a run or a grid of runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from jfreq.types import InputError
+
+FILE = "report.html"
+
+
+def write_page(
+    folder: str | Path,
+    *,
+    data: Sequence[str | Path] = (),
+    rows: int = 1000,
+    out: str | Path | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Path:
+    """Writes the page of a run or of an ablation, ``report.html`` in its folder by default.
+
+    ``data``, ``rows`` and ``progress`` as in :func:`jfreq.page.run.run_page`. Raises
+    ``InputError`` for a folder that is neither, and for shards that do not fit the run.
+    """
+    from jfreq.export.bundle import write_atomically
+    from jfreq.page.collect import is_grid
+    from jfreq.page.grid import grid_page
+    from jfreq.page.run import run_page
+
+    folder = Path(folder)
+    target = Path(out) if out else folder / FILE
+    if target.is_dir():
+        raise InputError(f"{target}: is a folder; --out wants a file, for instance {FILE}")
+    if is_grid(folder):
+        text = grid_page(folder)
+    else:
+        text = run_page(folder, data=data, rows=rows, progress=progress)
+    return write_atomically(target, lambda file: file.write(text.encode()))

@@ -1,0 +1,156 @@
+"""What a run folder holds, read leniently: a page shows what is there and says what is not."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jfreq import checkpoint
+from jfreq.config import Experiment
+from jfreq.export.bundle import is_bundle
+from jfreq.report.metrics import FILE as METRICS
+from jfreq.report.metrics import read_metrics
+from jfreq.types import InputError
+
+GRID, RESULTS = "grid.json", "results.json"
+
+
+class Run(NamedTuple):
+    """One training as its folder tells it.
+
+    ``rows`` of metrics by step; ``saved`` the steps of the checkpoints; ``results`` what
+    ``jfreq probe`` wrote, or None; ``dumps`` the files of losses that were not finite;
+    ``manifest`` names the data that it was trained on, None where no checkpoint says so;
+    ``written`` when the metrics were last written to; ``damage`` what could not be read.
+    """
+
+    folder: Path
+    experiment: Experiment
+    rows: list[dict[str, Any]]
+    saved: list[int]
+    results: Mapping[str, Any] | None
+    dumps: list[str]
+    manifest: str | None
+    written: str
+    damage: list[str]
+
+    @property
+    def step(self) -> int:
+        """The last step known of."""
+        return max([0, *(row["step"] for row in self.rows[-1:]), *self.saved])
+
+
+def is_grid(folder: Path) -> bool:
+    """Whether ``jfreq ablate`` writes here."""
+    return (folder / GRID).is_file()
+
+
+def read_run(folder: Path) -> Run:
+    """Everything in a run folder; ``InputError`` for a folder that is no run."""
+    if not folder.is_dir():
+        what = "is a file" if folder.exists() else "no such folder"
+        raise InputError(f"{folder}: {what}; give a folder that jfreq train or ablate wrote")
+    if is_bundle(folder):
+        raise InputError(f"{folder}: is an exported bundle, which has no history; give its run")
+    if not (folder / checkpoint.CONFIG).is_file():
+        raise InputError(
+            f"{folder}: holds neither a run ({checkpoint.CONFIG}) nor a grid ({GRID}); give a "
+            "folder that jfreq train or ablate wrote"
+        )
+    damage: list[str] = []
+    saved = _saved(folder / checkpoint.CHECKPOINTS)
+    return Run(
+        folder=folder,
+        experiment=checkpoint.read_config(folder),
+        rows=[row for row in read_metrics(folder) if is_known(row.get("step"))],
+        saved=saved,
+        results=_results(folder / RESULTS, damage),
+        dumps=sorted(path.name for path in folder.glob("not_finite_*.json")),
+        manifest=_manifest(folder / checkpoint.CHECKPOINTS, saved),
+        written=_written(folder / METRICS),
+        damage=damage,
+    )
+
+
+def state(run: Run) -> list[str]:
+    """What is unfinished or went wrong, a sentence each; nothing for a finished run."""
+    total = run.experiment.steps
+    said = []
+    if not run.rows and not run.saved:
+        said.append(
+            "This run is empty: it has its settings, but no step has been logged and no "
+            "checkpoint saved."
+        )
+    elif run.step < total:
+        kept = f"the last checkpoint is of step {run.saved[-1]}" if run.saved else (
+            "there is no checkpoint yet"
+        )  # fmt: skip
+        said.append(
+            f"This run is unfinished: step {run.step:,} of {total:,}; {kept}. The page shows what "
+            "is there, the command that started the run continues it."
+        )
+    elif not run.saved:
+        said.append("This run has no checkpoint, so nothing that needs the encoder is shown.")
+    if run.dumps:
+        said.append(
+            f"The loss or its gradient was not finite: {', '.join(run.dumps)} says at which step "
+            "and on which rows."
+        )
+    return [*said, *run.damage]
+
+
+def _saved(folder: Path) -> list[int]:
+    if not folder.is_dir():
+        return []
+    return sorted(int(entry.name) for entry in folder.iterdir() if entry.name.isdigit())
+
+
+def _manifest(folder: Path, saved: list[int]) -> str | None:
+    """The data's hash, from the JSON beside the newest checkpoint."""
+    if not saved:
+        return None
+    try:
+        meta = json.loads((folder / str(saved[-1]) / "meta" / "metadata").read_text())
+        return str(meta["manifest"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _results(path: Path, damage: list[str]) -> Mapping[str, Any] | None:
+    """The table of a probe, or None and a word about the damage."""
+    if not path.is_file():
+        return None
+    try:
+        value = json.loads(path.read_text())
+        if _is_table(value):
+            return value
+    except (ValueError, KeyError, TypeError):
+        pass
+    damage.append(f"{path.name} is not what jfreq probe writes and is left out.")
+    return None
+
+
+def _is_table(value: Any) -> bool:
+    """Whether this has everything that a page shows of a probe."""
+    rows = value["results"]
+    words = all(isinstance(row[k], str) for row in rows for k in ("features", "kind", "metric"))
+    numbers = all(
+        row[k] is None or is_known(row[k]) for row in rows for k in ("mean", "low", "high")
+    )
+    return bool(rows) and words and numbers and isinstance(value["data"], str)
+
+
+def is_known(value: Any) -> bool:
+    """A finite number."""
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _written(path: Path) -> str:
+    if not path.is_file():
+        return ""
+    when = datetime.datetime.fromtimestamp(path.stat().st_mtime, datetime.UTC)
+    return f"metrics last written {when:%Y-%m-%d %H:%M} UTC"

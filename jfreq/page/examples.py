@@ -1,0 +1,171 @@
+"""What an encoder was trained on: clips to hear, what a mask hides of them, what is drawn there."""
+
+from __future__ import annotations
+
+import io
+import wave
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jfreq import methods
+from jfreq.config import MethodConfig
+from jfreq.evaluate.protocols import check_signals
+from jfreq.methods.base import Method
+from jfreq.state import Trained
+from jfreq.types import Batch, Reconstruction, SignalSpec
+
+AUDIBLE_HZ = 3000
+"""Lowest rate that browsers play; motion sensors lie below."""
+AUDIO_BYTES = 900_000
+"""For all players of a page together."""
+DRAWS = 512
+"""Masks drawn for each clip when they are counted."""
+
+
+class Example(NamedTuple):
+    """One clip: where from, its first ``seconds`` as WAV (None where it is no sound), its
+    spectrogram ``[t f]`` (first channel) and, for a method that masks, what was ``hidden``
+    ``[t f]`` and ``drawn`` ``[t f]``. ``explained`` is the share of the variance of hidden
+    cells that the drawing accounts for, without frames of silence and padding."""
+
+    title: str
+    wav: bytes | None
+    seconds: float
+    spectrogram: np.ndarray | None
+    hidden: np.ndarray | None
+    drawn: np.ndarray | None
+    explained: float | None
+
+
+class Looked(NamedTuple):
+    """Examples, and how often each cell ``[t f]`` was hidden in ``draws`` masks (None without a
+    mask)."""
+
+    examples: list[Example]
+    share: np.ndarray | None
+    draws: int
+
+
+def look(
+    trained: Trained, shards: Any, *, unseen: Sequence[int] = (), count: int = 4, seed: int = 0
+) -> Looked:
+    """Examples from ``shards``, of different classes where there are labels, and of the folds
+    ``unseen`` in training if there are any.
+
+    Raises ``InputError`` where the shards lack a signal that the encoder reads.
+    """
+    cfg = trained.experiment.method
+    check_signals(cfg.signals, shards)
+    method = methods.build(cfg)
+    rows = _rows(shards, unseen, count, seed)
+    read = shards.read(rows)
+    batch = _window(read, cfg.signals)
+    found, share = _reconstruct(method, trained.params, batch, seed)
+    titles = _titles(shards, rows, read["label"])
+    first = cfg.signals[0]
+    examples = []
+    for i, title in enumerate(titles):
+        sound = read[first.name][i, : read["length"][i], 0]
+        sound = sound[: int(AUDIO_BYTES * 3 / 4 / 2 / len(titles))]
+        wav = wav_bytes(sound, first.rate) if first.rate >= AUDIBLE_HZ else None
+        examples.append(Example(title, wav, len(sound) / first.rate, *_planes(found, i)))
+    draws = DRAWS * len(titles) if share is not None else 0
+    return Looked(examples, share, draws)
+
+
+def frame_seconds(cfg: MethodConfig) -> float | None:
+    """Seconds from one spectrogram frame to the next, where the method has such frames."""
+    hop = getattr(getattr(cfg, "frontend", None), "hop_length", None)
+    return None if hop is None else hop / cfg.signals[0].rate
+
+
+def wav_bytes(x: np.ndarray, rate: float) -> bytes:
+    """16-bit mono WAV of ``x`` ``[t]``, its mean taken out and its peak brought to 0.9."""
+    x = x.astype(np.float64)
+    x = x - x.mean()
+    x = 0.9 * x / max(float(np.abs(x).max()), 1e-9)
+    buffer = io.BytesIO()
+    with wave.open(buffer, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(round(rate))
+        file.writeframes((x * 32767).round().astype("<i2").tobytes())
+    return buffer.getvalue()
+
+
+def _rows(shards: Any, unseen: Sequence[int], count: int, seed: int) -> np.ndarray:
+    """Rows of as many classes as there are."""
+    order = np.random.default_rng(seed).permutation(len(shards))
+    if unseen:
+        order = order[np.isin(shards.column("fold")[order], list(unseen))]
+    if shards.info.labels and not shards.info.multi_label:
+        # The first of each class in turn, then the second of each, and so on.
+        label = shards.column("label")[order]
+        turn = np.array([np.sum(label[:i] == label[i]) for i in range(min(len(label), 2000))])
+        order = order[np.argsort(turn, kind="stable")]
+    return np.sort(order[:count])
+
+
+def _titles(shards: Any, rows: np.ndarray, label: np.ndarray) -> list[str]:
+    names = shards.info.labels
+    titles = []
+    for row, given in zip(rows, label):
+        hot = np.flatnonzero(given) if given.ndim else [given] if given >= 0 else []
+        said = ", ".join(names[int(i)] for i in hot) if names else ""
+        titles.append(f"{said or 'Clip'} · row {row}")
+    return titles
+
+
+def _window(read: dict[str, np.ndarray], signals: Sequence[SignalSpec]) -> Batch:
+    """Rows cut or zero-padded to what the method reads."""
+    out: dict[str, np.ndarray] = {}
+    for spec in signals:
+        x = read[spec.name][:, : spec.samples]
+        out[spec.name] = np.pad(x, ((0, 0), (0, spec.samples - x.shape[1]), (0, 0)))
+    out["length"] = np.minimum(read["length"], signals[0].samples).astype(np.int32)
+    return {name: jnp.asarray(value) for name, value in out.items()}
+
+
+def _reconstruct(
+    method: Method, params: Any, batch: Batch, seed: int
+) -> tuple[Reconstruction | None, np.ndarray | None]:
+    """One mask for each clip, and the share of many masks that hides a cell; without a mask only
+    the spectrogram, without a front end nothing."""
+    reconstruct = method.reconstruct
+    if reconstruct is None:
+        spec = jax.jit(method.frontend)(batch).get("spectrogram")
+        plain = (
+            None if spec is None else Reconstruction(spec, jnp.zeros(spec.shape[:3], bool), None)
+        )
+        return plain, None
+    key, many = jax.random.split(jax.random.key(seed))
+
+    def share(params, batch, keys):
+        def one(key):
+            return reconstruct(params, batch, key).hidden.astype(jnp.float32).mean(0)
+
+        return jax.lax.map(one, keys).mean(0)
+
+    counted = jax.jit(share)(params, batch, jax.random.split(many, DRAWS))
+    return jax.jit(reconstruct)(params, batch, key), np.asarray(counted)
+
+
+def _planes(found: Reconstruction | None, i: int) -> tuple:
+    """``spectrogram hidden drawn explained`` of one clip."""
+    if found is None:
+        return None, None, None, None
+    spec, hidden = np.asarray(found.spectrogram[i]), np.asarray(found.hidden[i])
+    if not hidden.any():
+        return spec[..., 0], None, None, None
+    if found.drawn is None:
+        return spec[..., 0], hidden, None, None
+    drawn = np.asarray(found.drawn[i])
+    counted = hidden & (np.ptp(spec, axis=(1, 2)) > 0)[:, None]
+    truth, guess = spec[counted], drawn[counted]
+    total = float(((truth - truth.mean()) ** 2).sum()) if truth.size else 0.0
+    explained = 1 - float(((truth - guess) ** 2).sum()) / total if total > 0 else None
+    return spec[..., 0], hidden, drawn[..., 0], explained

@@ -1,0 +1,123 @@
+"""What probes of the encoder found: tables, blocks, and classes that are mixed up."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from jfreq.evaluate.layers import Layers, probe_layers
+from jfreq.evaluate.table import HAND_MADE, TRAINED, UNTRAINED
+from jfreq.methods.classify import Classify
+from jfreq.page import figures, html
+from jfreq.page.collect import Run, is_known
+from jfreq.page.html import Cell, Section
+from jfreq.state import Trained
+from jfreq.types import InputError
+
+MANY_CLASSES = 50
+"""More do not fit a confusion matrix on a page."""
+Progress = Callable[[str, int, int], None]
+FEATURES = {TRAINED: "c1", UNTRAINED: "c2", HAND_MADE: "c8"}
+
+
+def probe(run: Run) -> Section | None:
+    """The table that ``jfreq probe`` or ``finetune`` left in the folder."""
+    found = run.results
+    if found is None:
+        return None
+    results = found["results"]
+    wanted = list(dict.fromkeys(r["metric"] for r in results))
+    lines: dict[tuple[str, str], dict[str, Any]] = {}
+    for r in results:
+        lines.setdefault((r["features"], r["kind"]), {})[r["metric"]] = r
+    main = [r for r in results if r["metric"] == wanted[0] and r["features"] in FEATURES]
+    main.sort(key=lambda r: r["kind"])
+    rows = [
+        figures.Estimate(f"{r['kind']}, {r['features']}", r["mean"], r["low"], r["high"],
+                         FEATURES[r["features"]])
+        for r in main if r["mean"] is not None
+    ]  # fmt: skip
+    settings = found.get("settings") or {}
+    text = f"On {found['data']}: {settings.get('interval', '95 % intervals')}."
+    if is_known(guess := settings.get("majority_class")):
+        text += f" Always guessing the largest class reaches an accuracy of {guess:.3f}."
+    parts = [html.paragraph(text)]
+    if rows:
+        alt = "; ".join(f"{row.label} {row.mean:.3f}" for row in rows)
+        picture = figures.forest("probe", f"{wanted[0]}: {alt}", rows, xlabel=wanted[0])
+        parts.append(html.figure(picture, wanted[0], "mean and 95 % interval", wide=True))
+    table = html.table(
+        ["features", "probe", *wanted],
+        ([features, kind, *(estimate(line.get(m)) for m in wanted)]
+         for (features, kind), line in lines.items()),
+        caption="Means with 95 % intervals",
+    )  # fmt: skip
+    return Section(str(found.get("title", "Probe")), "".join([*parts, table]))
+
+
+def estimate(row: Mapping[str, Any] | None, sign: str = "") -> Cell:
+    """A mean and its interval as a cell."""
+    if row is None or row["mean"] is None:
+        return Cell("-")
+    known = row["low"] is not None and row["high"] is not None
+    small = f"{row['low']:{sign}.3f} to {row['high']:{sign}.3f}" if known else ""
+    return Cell(f"{row['mean']:{sign}.3f}", small)
+
+
+def blocks(
+    trained: Trained, shards: Any, limit: int, unseen: Sequence[int], progress: Progress | None
+) -> list[Section | None]:
+    """Ridge probe of each block and the confusion matrix; one sentence where there is none."""
+    only = tuple(map(str, unseen))
+    show = None if progress is None else lambda done, total: progress("probe", done, total)
+    try:
+        found = probe_layers(trained, shards, limit=limit, only=only, progress=show)
+    except InputError as error:
+        return [Section("Blocks", html.paragraph(f"There is no probe of the blocks: {error}."))]
+    metric = found.results[0].metric
+    rows = [
+        figures.Estimate(r.features, r.mean, *_bounds(r.low, r.high), "c1" if i else "c2")
+        for i, r in enumerate(found.results)
+    ]
+    said = "; ".join(f"{row.label} {row.mean:.3f}" for row in rows)
+    text = (
+        f"A quick ridge probe of the frozen encoder on {found.rows:,} of {found.labelled:,} "
+        f"labelled rows, tested on {', '.join(found.folds)}"
+        + (", which training left out" if only else "")
+        + ". After a block: the mean over tokens."
+    )
+    if isinstance(trained.experiment.method, Classify) and not only:
+        text += " Training may have seen the labels of the test rows, so this need not be a test."
+    picture = figures.forest("blocks", f"{metric}: {said}", rows, xlabel=metric)
+    parts = [html.paragraph(text), html.figure(picture, metric, "95 % interval", wide=True)]
+    return [Section("Blocks", "".join(parts)), _confusion(found)]
+
+
+def _bounds(low: float, high: float) -> tuple[float | None, float | None]:
+    return (low, high) if math.isfinite(low) and math.isfinite(high) else (None, None)
+
+
+def _confusion(found: Layers) -> Section | None:
+    counts = found.confusion
+    if counts is None:
+        return None
+    right, total = int(np.trace(counts)), int(counts.sum())
+    text = (
+        f"Ridge probe of the clip vector: {right:,} of {total:,} test rows are right. Rows are "
+        "the true classes, the shade is the share of the row."
+    )
+    parts = [html.paragraph(text)]
+    if len(counts) <= MANY_CLASSES:
+        alt = f"Confusion matrix of {len(counts)} classes, {right} of {total} right"
+        body = figures.confusion("confusion", alt, counts, found.labels)
+        parts.append(html.figure(body, "Confusion", "true by row, predicted by column", wide=True))
+    wrong = counts - np.diag(np.diag(counts))
+    order = [divmod(int(i), len(counts)) for i in np.argsort(-wrong, axis=None, kind="stable")[:10]]
+    worst = [(found.labels[i], found.labels[j], str(wrong[i, j])) for i, j in order if wrong[i, j]]
+    if worst:
+        table = html.table(("true", "taken for", "rows"), worst, caption="Most often mixed up")
+        parts.append(table)
+    return Section("Confusion", "".join(parts))

@@ -1,0 +1,197 @@
+"""The page of one run, from its folder and, where the shards are at hand, from its encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jfreq import checkpoint
+from jfreq.config import Experiment, flat, to_dict
+from jfreq.page import figures, html
+from jfreq.page.collect import Run, read_run, state
+from jfreq.page.examples import Example, Looked, frame_seconds, look
+from jfreq.page.html import Section
+from jfreq.page.probes import Progress, blocks, probe
+from jfreq.page.training import training
+from jfreq.state import Trained
+from jfreq.types import InputError
+
+
+def run_page(
+    folder: Path,
+    *,
+    data: Sequence[str | Path] = (),
+    rows: int = 1000,
+    progress: Progress | None = None,
+) -> str:
+    """HTML of a run. ``data``: shards to look at; by default those of the run, if still there.
+
+    ``rows``: at most this many for the probe of the blocks, 0 for none.
+    Raises ``InputError`` for a folder that is no run, and for given shards that do not fit it.
+    """
+    run = read_run(folder)
+    notices, sections = state(run), [training(run)]
+    shards = _shards(run.experiment, data, notices)
+    trained = None if shards is None or not run.saved else _trained(folder, notices)
+    if trained is not None:
+        unseen = _unseen(run, shards)
+        looked = look(trained, shards, unseen=unseen)
+        sections += [
+            _examples(looked, bool(unseen)),
+            _masks(looked, frame_seconds(trained.experiment.method)),
+        ]
+        sections.append(probe(run))
+        if rows:
+            sections += blocks(trained, shards, rows, unseen, progress)
+    else:
+        sections.append(probe(run))
+    sections.append(_settings(run.experiment))
+    return html.page(
+        run.experiment.name,
+        kind=f"jfreq run · {type(run.experiment.method).__name__}",
+        lead=_lead(run),
+        notices=notices,
+        sections=[s for s in sections if s is not None],
+        footer=run.written,
+    )
+
+
+def _shards(experiment: Experiment, given: Sequence[str | Path], notices: list[str]) -> Any:
+    """Opened shards, or None and a notice why there are none."""
+    from jfreq.data.records import open_shards
+    from jfreq.evaluate.protocols import check_signals
+
+    paths = [str(path) for path in given or experiment.data.path]
+    try:
+        shards = open_shards(paths)
+        check_signals(experiment.method.signals, shards)
+    except InputError as error:
+        if given:
+            raise
+        notices.append(
+            f"Examples, masks and the probe of the blocks are left out: {error}. Give the shards "
+            "with --data."
+        )
+        return None
+    return shards
+
+
+def _trained(folder: Path, notices: list[str]) -> Trained | None:
+    """The newest readable checkpoint, or None and a notice."""
+    try:
+        return checkpoint.load_run(folder)
+    except InputError as error:
+        notices.append(f"Nothing that needs the encoder is shown: {error}.")
+        return None
+
+
+def _unseen(run: Run, shards: Any) -> tuple[int, ...]:
+    """Folds of these shards that training left out; none where it was trained on others."""
+    folds = run.experiment.data.exclude_folds
+    known = shards.info.folds if run.manifest == shards.manifest_hash else ()
+    return tuple(fold for fold in folds if fold in known)
+
+
+def _lead(run: Run) -> str:
+    experiment = run.experiment
+    names = ", ".join(Path(path).name for path in experiment.data.path) or "no data"
+    folds = ", ".join(map(str, experiment.data.exclude_folds))
+    return (
+        f"Step {run.step:,} of {experiment.steps:,}, batches of {experiment.batch} from {names}"
+        + (f" without fold {folds}" if folds else "")
+        + f", seed {experiment.seed}."
+    )
+
+
+# ------------------------------------------------------------------ examples and masks
+
+
+def _examples(looked: Looked, unseen: bool) -> Section:
+    masked = any(e.hidden is not None for e in looked.examples)
+    drawn = any(e.drawn is not None for e in looked.examples)
+    text = "Time runs to the right, frequency upwards; all pictures of a clip share one scale."
+    if any(e.spectrogram is not None and np.ptp(e.spectrogram[-1]) == 0 for e in looked.examples):
+        text += " A plain strip at the end is padding."
+    if unseen:
+        text += " The clips are of folds that training left out."
+    if masked and not drawn:
+        text += " The method draws nothing in place of what is hidden."
+    cards = [_card(e) for e in looked.examples]
+    return Section("Examples", html.paragraph(text) + "".join(cards))
+
+
+def _card(example: Example) -> str:
+    parts = []
+    if example.wav is not None:
+        label = f"{example.title}, first {example.seconds:.3g} s, evened in loudness"
+        parts.append(html.audio(example.wav, label))
+    parts.append(html.grid(_pictures(example)))
+    hidden, explained = example.hidden, example.explained
+    if hidden is not None:
+        said = f"{hidden.mean():.0%} of the cells are hidden"
+        if explained is not None and explained > 0:
+            said += f"; the drawing explains {explained:.0%} of their variance"
+        elif explained is not None:
+            said += "; the drawing is further off than their mean would be"
+        parts.append(html.paragraph(f"{said}."))
+    return html.card(example.title, *parts)
+
+
+def _pictures(example: Example) -> Iterator[str]:
+    """Figures of what there is: the spectrogram, its visible part, what was drawn."""
+    spec, hidden = example.spectrogram, example.hidden
+    if spec is None:
+        return
+    limits = (float(np.percentile(spec, 1)), float(np.percentile(spec, 99.7)))
+
+    def picture(name: str, alt: str, values: np.ndarray, veil: np.ndarray | None = None) -> str:
+        png = figures.spectrogram_png(values, limits, veil)
+        return html.figure(html.image(png, f"{alt} ({example.title})"), name)
+
+    yield picture("Spectrogram", "Spectrogram of the whole clip", spec)
+    if hidden is not None:
+        alt = f"Spectrogram with {hidden.mean():.0%} of its cells hidden"
+        yield picture("Masked input", alt, spec, hidden)
+    if example.drawn is not None:
+        alt = "Spectrogram with the hidden cells as the model drew them"
+        yield picture("Reconstruction", alt, example.drawn)
+
+
+def _masks(looked: Looked, hop: float | None) -> Section | None:
+    share = looked.share
+    if share is None:
+        return None
+    columns, lines = share.mean(1), share.mean(0)
+    said = (
+        f"{share.mean():.1%} hidden on average; columns {columns.min():.1%} to "
+        f"{columns.max():.1%}, rows {lines.min():.1%} to {lines.max():.1%}"
+    )
+    seconds = None if hop is None else hop * len(share)
+    alt = f"Share of masks that hide each cell: {said}"
+    body = figures.marginals("masks", alt, share, draws=looked.draws, seconds=seconds)
+    text = (
+        f"How often a cell is hidden, over {looked.draws} masks; above and beside it the means "
+        "of columns and rows. A mask without preference is flat up to chance."
+    )
+    return Section("Masks", html.paragraph(text) + html.figure(body, "Marginals", said, wide=True))
+
+
+# ------------------------------------------------------------------ settings
+
+
+def _settings(experiment: Experiment) -> Section:
+    values = flat(to_dict(experiment))
+    rows = [(name, _plain(value)) for name, value in values.items() if not name.endswith("type")]
+    table = html.table(("field", "value"), rows, caption="config.json of the run")
+    return Section("Settings", html.folded(f"All {len(rows)} settings", table))
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(_plain, value)) or "none"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{k} {_plain(v)}" for k, v in value.items() if k != "type")
+    return "none" if value is None else str(value)

@@ -1,0 +1,81 @@
+"""How a training went: its metrics over steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from jfreq import methods, trees
+from jfreq.export.bundle import window_spec
+from jfreq.page import figures, html
+from jfreq.page.collect import Run, is_known
+from jfreq.page.html import Section
+
+SPEED = {
+    "examples_per_s": "Clips per second",
+    "step_time": "Seconds per step",
+    "data_wait": "Share of time waiting for data",
+    "mfu": "Model FLOP utilisation",
+    "memory_mb": "Peak device memory (MiB)",
+}
+OPTIMISER = {
+    "lr": "Learning rate",
+    "grad_norm": "Gradient norm",
+    "update_norm": "Update norm",
+    "param_norm": "Parameter norm",
+}
+NOT_CURVES = ("step", "tflops")
+
+
+def training(run: Run) -> Section | None:
+    rows = run.rows
+    if not rows:
+        return None
+    others = {*SPEED, *OPTIMISER, *NOT_CURVES}
+    names = list(dict.fromkeys(key for row in rows for key in row if key not in others))
+    names.sort(key=lambda name: name != "loss")
+    parts = [html.facts(_facts(run)), html.grid(_curve(rows, n, n, "c1") for n in names)]
+    speed = [n for n in SPEED if any(row.get(n) is not None for row in rows)]
+    parts.append("<h3>Speed</h3>" + html.grid(_curve(rows, n, SPEED[n], "c3") for n in speed))
+    inner = [n for n in OPTIMISER if any(n in row for row in rows)]
+    if inner:
+        body = html.grid(_curve(rows, n, OPTIMISER[n], "c4") for n in inner)
+        parts.append(html.folded("Learning rate and norms", body))
+    return Section("Training", "".join(parts))
+
+
+def _facts(run: Run) -> list[tuple[str, str]]:
+    method = methods.build(run.experiment.method)
+    spec = window_spec(run.experiment.method.signals)
+    shapes = jax.eval_shape(method.init, jax.random.key(0), spec)
+    losses = [row["loss"] for row in run.rows if is_known(row.get("loss"))]
+    speeds = [row["examples_per_s"] for row in run.rows if is_known(row.get("examples_per_s"))]
+    hours = _seconds(run.rows) / 3600
+    return [
+        ("parameters", f"{trees.count(shapes):,}"),
+        ("last loss", f"{losses[-1]:.4g}" if losses else "-"),
+        ("clips per second, median", f"{np.median(speeds):.1f}" if speeds else "-"),
+        ("time in steps", f"{hours:.1f} h" if hours >= 1 else f"{hours * 60:.1f} min"),
+        ("checkpoints at step", ", ".join(f"{s:,}" for s in run.saved) or "none"),
+    ]
+
+
+def _seconds(rows: Sequence[Mapping[str, Any]]) -> float:
+    """Time spent in logged steps."""
+    steps = np.diff([0, *(row["step"] for row in rows)])
+    return float(sum(n * (row.get("step_time") or 0.0) for n, row in zip(steps, rows)))
+
+
+def _curve(rows: Sequence[Mapping[str, Any]], key: str, title: str, role: str) -> str:
+    points = [(row["step"], row[key]) for row in rows if is_known(row.get(key))]
+    if not points:
+        return html.figure("", title, "never a finite number")
+    x, y = zip(*points)
+    said = f"last {y[-1]:.4g}, lowest {min(y):.4g}, highest {max(y):.4g}"
+    alt = f"{title} over steps {x[0]:,} to {x[-1]:,}: {said}"
+    return html.figure(
+        figures.curves(f"curve-{key}", alt, [figures.Series(title, x, y, role)]), title, said
+    )
