@@ -107,7 +107,8 @@ def _cpu(q, k, v, valid):
         # A loop over rows that lie on several devices would gather them.
         return _head_major(q, k, v, bias).transpose(0, 2, 1, 3)
     most = max(1, _CACHE_BYTES // (4 * n * n))
-    group = next(g for g in range(min(b * h, most), 0, -1) if b * h % g == 0)
+    count = b * h if isinstance(b, int) else h  # an exported program leaves its batch open
+    group = next(g for g in range(min(count, most), 0, -1) if count % g == 0)
     parts = tuple(x.reshape(-1, group, n, x.shape[-1]) for x in (q, k, v))
     if valid is None:
         out = jax.lax.map(lambda part: _head_major(*part, bias), parts)
