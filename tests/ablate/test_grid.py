@@ -99,3 +99,17 @@ def test_shipped_grids_bind(root):
         assert len(found) == count
         for cell in found:
             methods.bind(cell.experiment, CLIP)
+
+
+def test_the_example_of_the_docs(root):
+    from jfreq import methods
+    from jfreq.testing import CLIP
+
+    text = (root / "docs" / "ablate.md").read_text()
+    names = {}
+    exec(text.split("```python\n")[1].split("```")[0], names)
+    found = grid.cells(names["mine"])
+    assert [c.name for c in found] == [
+        "cluster, three quarters", "cluster, half", "random, three quarters", "random, half"
+    ]  # fmt: skip
+    assert [methods.bind(c.experiment, CLIP).method.mask for c in found] == [48, 32, 48, 32]
