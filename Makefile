@@ -6,7 +6,7 @@ export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
 export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES ?= -1
 
-.PHONY: setup demo test lint type bench lock clean
+.PHONY: setup demo test lint type bench plan lock clean
 
 setup: $(READY)
 
@@ -34,7 +34,10 @@ type: $(READY)
 	$(BIN)/pyright
 
 bench: $(READY)
-	for bench in experiments/bench/*.py; do $(BIN)/python -P $$bench; done
+	$(BIN)/jfreq bench all
+
+plan: $(READY)
+	$(BIN)/python -P experiments/plans.py
 
 lock:
 	uv pip compile pyproject.toml --extra dev --extra export --python-version 3.11 \

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -47,12 +47,25 @@ def _count(jaxpr: Any, passes: tuple[int, int]) -> int:
         elif name == "cond":
             total += max(_count(branch.jaxpr, passes) for branch in eqn.params["branches"])
         else:
-            times = eqn.params.get("length", 1) if name == "scan" else 1
+            times = _times(name, eqn.params)
             inner = (
                 v for key, v in eqn.params.items() if key in ("jaxpr", "call_jaxpr", "fun_jaxpr")
             )
             total += times * sum(_count(getattr(j, "jaxpr", j), passes) for j in inner)
     return total
+
+
+def _times(name: str, params: Mapping[str, Any]) -> int:
+    """How often an inner program runs: loop trips, kernel instances, devices."""
+    if name == "scan":
+        return params["length"]
+    if name == "pallas_call":
+        return math.prod(n for n in params["grid_mapping"].grid if isinstance(n, int))
+    if name == "shard_map":  # its arrays are one device's parts
+        mesh = params["mesh"]
+        axes = params.get("newly_manual_axes", params.get("manual_axes", mesh.axis_names))
+        return math.prod(mesh.shape[axis] for axis in axes)
+    return 1
 
 
 def _passes(eqn: Any, passes: tuple[int, int]) -> int:

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental.mesh_utils import create_device_mesh
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -48,7 +49,13 @@ def make_mesh(sizes: Sequence[int], devices: Sequence[Any] | None = None) -> jax
     if math.prod(shape) != len(devices):
         text = ", ".join(f"{axis}={size}" for axis, size in zip(AXES, sizes))
         raise InputError(f"mesh: {text} does not match {len(devices)} devices")
-    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+    kinds = (AxisType.Auto,) * 3
+    try:
+        return jax.make_mesh(shape, AXES, axis_types=kinds, devices=devices)
+    except NotImplementedError:
+        # No axis of the mesh is a product of axes of the torus: cut those in two.
+        found = create_device_mesh(shape, devices, allow_split_physical_axes=True)
+        return jax.sharding.Mesh(found, AXES, axis_types=kinds)
 
 
 def batch_ways(mesh: jax.sharding.Mesh) -> int:

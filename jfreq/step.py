@@ -20,37 +20,31 @@ from jfreq.types import Batch, BatchSpec, PyTree
 
 
 @dataclasses.dataclass(frozen=True)
-class Setup:
-    """Everything static of a run, before a step is taken."""
+class StepSpec:
+    """Everything static of an update step: functions, shapes and placements; no data, no arrays."""
 
     experiment: Experiment
-    pipeline: Pipeline
     mesh: jax.sharding.Mesh
     method: Method
     optimiser: optax.GradientTransformation
     abstract: State
     """Shapes, dtypes and shardings of the state."""
+    batch_spec: BatchSpec
+    """Shapes, dtypes and shardings of the global batch."""
 
-    @property
-    def batch_spec(self) -> BatchSpec:
-        place = sharding.batch_sharding(self.mesh)
-        return {
-            k: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=place)
-            for k, v in self.pipeline.batch_spec.items()
-        }
+
+@dataclasses.dataclass(frozen=True)
+class Setup(StepSpec):
+    """A step and the data it is fed from."""
+
+    pipeline: Pipeline
 
 
 def prepare(experiment: Experiment) -> Setup:
     """Opens the data, binds the experiment to it and plans the state; raises ``InputError``."""
     check(bool(experiment.data.path), "data", "no shards given; pass --data FOLDER")
     mesh = sharding.make_mesh(dataclasses.astuple(experiment.mesh))
-    ways = sharding.batch_ways(mesh)
-    check(
-        experiment.batch % (ways * experiment.accumulate) == 0,
-        "batch",
-        f"{experiment.batch} rows in {experiment.accumulate} micro-batches do not divide over "
-        f"{ways} devices (mesh data x fsdp); take a multiple of {ways * experiment.accumulate}",
-    )
+    check_batch(experiment, mesh)
     index, count = sharding.batch_share(mesh)
     pipeline = open_pipeline(
         experiment.data,
@@ -59,27 +53,49 @@ def prepare(experiment: Experiment) -> Setup:
         process_index=index,
         process_count=count,
     )
-    experiment = methods.bind(experiment, pipeline.spec)
-    method = methods.build(experiment.method)
-    params = jax.eval_shape(method.init, jax.random.key(0), pipeline.batch_spec)
-    optimiser = optim.make(experiment.optim, steps=experiment.steps, params=params)
-    plan = jax.eval_shape(
-        lambda key: init_state(method, optimiser, pipeline.batch_spec, key), jax.random.key(0)
+    spec = specify(methods.bind(experiment, pipeline.spec), pipeline.batch_spec, mesh)
+    return Setup(**vars(spec), pipeline=pipeline)
+
+
+def check_batch(experiment: Experiment, mesh: jax.sharding.Mesh) -> None:
+    """Raises ``InputError`` unless every device gets whole rows of every micro-batch."""
+    ways = sharding.batch_ways(mesh)
+    check(
+        experiment.batch % (ways * experiment.accumulate) == 0,
+        "batch",
+        f"{experiment.batch} rows in {experiment.accumulate} micro-batches do not divide over "
+        f"{ways} devices (mesh data x fsdp); take a multiple of {ways * experiment.accumulate}",
     )
+
+
+def specify(experiment: Experiment, batch_spec: BatchSpec, mesh: jax.sharding.Mesh) -> StepSpec:
+    """The step of a bound experiment on batches of ``batch_spec`` over ``mesh``, as shapes.
+
+    The devices of the mesh need not exist. Raises ``InputError`` for what the loss refuses.
+    """
+    check_batch(experiment, mesh)
+    method, key = methods.build(experiment.method), jax.random.key(0)
+    params = jax.eval_shape(method.init, key, batch_spec)
+    optimiser = optim.make(experiment.optim, steps=experiment.steps, params=params)
+    plan = jax.eval_shape(lambda key: init_state(method, optimiser, batch_spec, key), key)
     # What a loss refuses is refused before anything is written.
-    jax.eval_shape(method.loss, plan.params, plan.target, pipeline.batch_spec, jax.random.key(0), 0)
-    places = sharding.shardings(plan, mesh)
-    abstract = jax.tree.map(
-        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
-        plan, places,
+    jax.eval_shape(method.loss, plan.params, plan.target, batch_spec, key, 0)
+    rows = sharding.batch_sharding(mesh)
+    return StepSpec(
+        experiment, mesh, method, optimiser,
+        abstract=jax.tree.map(_placed, plan, sharding.shardings(plan, mesh)),
+        batch_spec={name: _placed(leaf, rows) for name, leaf in batch_spec.items()},
     )  # fmt: skip
-    return Setup(experiment, pipeline, mesh, method, optimiser, abstract)
+
+
+def _placed(leaf: jax.ShapeDtypeStruct, place: NamedSharding) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
 
 
 # ------------------------------------------------------------------ the step
 
 
-def make_step(setup: Setup) -> Callable[[State, Batch], tuple[State, PyTree]]:
+def make_step(setup: StepSpec) -> Callable[[State, Batch], tuple[State, PyTree]]:
     """``(state, batch) -> (state, metrics)``: one update; metrics are ``(sum, count)`` pairs."""
     method, optimiser = setup.method, setup.optimiser
     parts, seed = setup.experiment.accumulate, setup.experiment.seed
@@ -129,23 +145,27 @@ def make_step(setup: Setup) -> Callable[[State, Batch], tuple[State, PyTree]]:
     return step
 
 
-def compile_step(setup: Setup):
-    """The step compiled ahead of time, state donated; with its compile time in seconds."""
-    began = time.perf_counter()
+def lower_step(setup: StepSpec) -> jax.stages.Lowered:
+    """The step lowered for the devices of its mesh, state donated; call it with the mesh set."""
     places = jax.tree.map(lambda leaf: leaf.sharding, setup.abstract)
     everywhere = NamedSharding(setup.mesh, PartitionSpec())
     step = jax.jit(make_step(setup), donate_argnums=0, out_shardings=(places, everywhere))
-    compiled = step.lower(setup.abstract, setup.batch_spec).compile()
-    return compiled, time.perf_counter() - began
+    return step.lower(setup.abstract, setup.batch_spec)
 
 
-def first_state(setup: Setup, source: Trained | None = None) -> State:
+def compile_step(setup: StepSpec) -> tuple[jax.stages.Compiled, float]:
+    """The step compiled ahead of time; with its compile time in seconds."""
+    began = time.perf_counter()
+    return lower_step(setup).compile(), time.perf_counter() - began
+
+
+def first_state(setup: StepSpec, source: Trained | None = None) -> State:
     """A fresh state, born sharded; its encoder from ``source`` where one is given."""
     key = jax.random.key(setup.experiment.seed)
     places = jax.tree.map(lambda leaf: leaf.sharding, setup.abstract)
 
     def fresh(key, params=None):
-        state = init_state(setup.method, setup.optimiser, setup.pipeline.batch_spec, key)
+        state = init_state(setup.method, setup.optimiser, setup.batch_spec, key)
         if params is None:
             return state
         # The optimiser and the target look at the parameters that training starts from.

@@ -1,4 +1,5 @@
-"""Views of an experiment for the terminal: ``jfreq config show|diff|params|shardings``."""
+"""Views of an experiment for the terminal: ``jfreq config show|diff|params|shardings``,
+and what ``jfreq plan`` looks at."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any
 
 import jax
@@ -13,7 +15,7 @@ from tyro.conf import AvoidSubcommands, arg
 
 from jfreq import methods, sharding, trees
 from jfreq.config import Experiment, changes, to_dict
-from jfreq.types import DataSpec, SignalSpec
+from jfreq.data.schema import ShardsInfo, SignalInfo
 
 
 @dataclasses.dataclass
@@ -29,14 +31,36 @@ class View:
     """Number of classes where no shards are given."""
 
 
-def bound(view: View) -> Experiment:
-    """The experiment bound to the view's shards or clip length."""
+@dataclasses.dataclass
+class PlanView(View):
+    """What ``jfreq plan`` asks for beside that."""
+
+    topology: str = ""
+    """Hardware: v4, v5e, v5p or v6e with a slice (v5e:4x4), a GPU or cpu with a number (h100:8)."""
+    largest_batch: bool = False
+    """Also find the largest batch that fits; takes a few more compilations."""
+    json: Path | None = None
+    """Also write the plan to this file."""
+
+
+def described(view: View) -> ShardsInfo:
+    """The rows that training would see: of the view's shards, or 16-bit clips of its length."""
+    from jfreq.data.pipeline import cropped_info
+
     if view.data:
         from jfreq.data.records import open_shards
 
-        return methods.bind(view.experiment, open_shards(view.data).spec)
-    signal = SignalSpec("audio", view.rate, round(view.seconds * view.rate))
-    return methods.bind(view.experiment, DataSpec((signal,), tuple(map(str, range(view.labels)))))
+        info = open_shards(view.data).info
+    else:
+        samples = round(view.seconds * view.rate)
+        signal = SignalInfo("audio", view.rate, samples, 1, dtype="int16", scale=2.0**-15)
+        info = ShardsInfo("clips", (signal,), 0, labels=tuple(map(str, range(view.labels))))
+    return cropped_info(info, view.experiment.data.crop_seconds)
+
+
+def bound(view: View) -> Experiment:
+    """The experiment bound to the view's shards or clip length."""
+    return methods.bind(view.experiment, described(view).spec)
 
 
 def abstract_params(experiment: Experiment) -> Any:

@@ -157,6 +157,20 @@ def test_sizes_that_do_not_fit_the_devices(sizes):
         sharding.make_mesh(sizes)
 
 
+@pytest.mark.dist
+def test_a_mesh_that_cuts_axes_of_a_torus(monkeypatch):
+    """jax.make_mesh refuses (4, 8, 2) on a TPU of 4 x 4 x 4; its axes are cut then."""
+
+    def refuse(*args, **kwargs):
+        raise NotImplementedError
+
+    monkeypatch.setattr(jax, "make_mesh", refuse)
+    mesh = sharding.make_mesh((2, -1, 2))
+    assert mesh.axis_names == sharding.AXES and mesh.devices.shape == (2, 2, 2)
+    assert len({device.id for device in mesh.devices.flat}) == 8
+    assert all(kind == jax.sharding.AxisType.Auto for kind in mesh.axis_types)
+
+
 def test_mesh_over_some_devices():
     mesh = sharding.make_mesh((1, -1, 1), jax.devices()[:1])
     assert math.prod(mesh.shape.values()) == 1

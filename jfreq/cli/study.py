@@ -1,11 +1,17 @@
-"""``jfreq ablate``: commands that compare."""
+"""``jfreq ablate``, ``plan`` and ``bench``: commands that compare and foresee."""
 
 from __future__ import annotations
 
+import ast
+import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+import tyro
 from tyro.conf import Positional
+
+from jfreq.cli.common import experiment_name, parse
 
 
 def ablate(
@@ -44,3 +50,93 @@ def ablate(
     if out:
         write_json(out.with_suffix(".json"), found.to_dict())
     print(text)
+
+
+def plan(argv: Sequence[str]) -> None:
+    """Compiles the train step for absent hardware: jfreq plan NAME --topology v5e:4x4 [...]"""
+    name, rest = experiment_name("plan", argv)
+    from jfreq import recipes, views
+    from jfreq.checkpoint import write_json
+    from jfreq.config import check, replace
+    from jfreq.plan import aot, table, topology
+
+    args = parse(
+        views.PlanView, args=rest, prog=f"jfreq plan {name}",
+        default=views.PlanView(recipes.load(name), topology=tyro.MISSING),
+        description=f"Compiles the train step of {name} for hardware that is not here.",
+    )  # fmt: skip
+    place = topology.parse(args.topology)
+    check(
+        not args.largest_batch or place.hardware.memory > 0,
+        "largest-batch",
+        f"the memory of {place.text} is not known; name a TPU or GPU",
+    )
+    topology.host(place)
+    data = views.described(args)
+
+    def compiled(batch: int) -> aot.Compiled:
+        print(f"compiling batch {batch} for {place.text} ...", file=sys.stderr, flush=True)
+        return aot.compile_for(replace(args.experiment, batch=batch), data, place)
+
+    found = compiled(args.experiment.batch)
+    largest = aot.largest_batch(found, compiled, unit=found.unit) if args.largest_batch else None
+    if args.json:
+        write_json(args.json, table.to_dict(found, largest))
+    print(table.to_markdown(name, found, largest))
+
+
+def bench(
+    names: Positional[tuple[str, ...]] = (),
+    /,
+    rounds: int | None = None,
+    out: Path | None = None,
+) -> None:
+    """Runs benches of experiments/bench by name, or all; lists them without a name.
+
+    Args:
+        names: which, or "all".
+        rounds: timed rounds, where a bench has them.
+        out: folder of the results, where a bench lets it be chosen; by default its own.
+    """
+    from jfreq.config import close_match
+    from jfreq.types import InputError
+
+    known = benches()
+    if not names:
+        width = max(map(len, known), default=0)
+        print("\n".join(f"{name:{width}}  {about(path)}" for name, path in known.items()))
+        return
+    for name in names:
+        if name != "all" and name not in known:
+            raise InputError(
+                f"no bench {name!r}{close_match(name, known)}; "
+                f"known: {', '.join(known) or 'none'}, all"
+            )
+    given = {"--rounds": rounds, "--out": out}
+    options = [word for k, v in given.items() if v is not None for word in (k, str(v))]
+    # A process for each: threads, caches and memory of one are not those of the next.
+    codes = [
+        subprocess.run([sys.executable, str(known[name]), *options]).returncode
+        for name in (known if "all" in names else dict.fromkeys(names))
+    ]
+    if any(codes):
+        raise SystemExit(next(code for code in codes if code))
+
+
+def benches() -> dict[str, Path]:
+    """Scripts by name: the files under ``bench`` of the recipe folders that have a ``main``."""
+    from jfreq import recipes
+
+    found: dict[str, Path] = {}
+    for folder in recipes.folders():
+        for path in sorted((folder / "bench").glob("*.py")):
+            body = ast.parse(path.read_text(encoding="utf-8")).body
+            if any(isinstance(node, ast.FunctionDef) and node.name == "main" for node in body):
+                found.setdefault(path.stem, path)
+    return found
+
+
+def about(path: Path) -> str:
+    """First line of a script's docstring."""
+    text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    return text.partition("\n")[0]

@@ -161,7 +161,7 @@ def open_pipeline(
         seed=seed,
         shuffle=cfg.shuffle,
         threads=cfg.threads,
-        info=_cropped_info(shards.info, cfg.crop_seconds),
+        info=cropped_info(shards.info, cfg.crop_seconds),
         process_index=process_index,
         process_count=process_count,
     )
@@ -202,7 +202,8 @@ def _door(cfg: Data, size: int) -> Literal["tfdata", "memory"]:
     return "memory" if size <= cfg.memory_mb * 2**20 else "tfdata"
 
 
-def _cropped_info(info: ShardsInfo, seconds: float | None) -> ShardsInfo:
+def cropped_info(info: ShardsInfo, seconds: float | None) -> ShardsInfo:
+    """What batches hold: rows as stored, or windows of ``seconds``."""
     if seconds is None:
         return info
     longest = min(s.spec.seconds for s in info.signals)

@@ -1,0 +1,182 @@
+"""Collectives of a compiled step: kind, size, mesh axes, how often, and what they send."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+import re
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from jfreq.plan.hlo import Instruction, Module, Shape
+
+KINDS = (
+    "all-gather", "all-reduce", "reduce-scatter", "all-to-all", "ragged-all-to-all",
+    "collective-permute", "collective-broadcast",
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+    """Collectives of one kind, shape and group that a step runs ``times`` times."""
+
+    kind: str
+    shapes: tuple[str, ...]
+    """The whole arrays, as every device of a group together holds them: ``f32[768,3072]``."""
+    bytes: int
+    """Of those arrays, once."""
+    axes: tuple[str, ...]
+    """Mesh axes that a group runs over."""
+    group: int
+    """Devices of a group."""
+    times: float
+    source: str
+    """The operation it was made for."""
+
+    @property
+    def sent(self) -> float:
+        """Bytes that a device sends in a step, on a ring (Patarasuk and Yuan 2009)."""
+        share = (self.group - 1) / self.group
+        factor = {"all-reduce": 2 * share, "collective-permute": 1.0}.get(self.kind, share)
+        return self.times * self.bytes * factor
+
+
+def find(module: Module, mesh: Mapping[str, int]) -> list[Collective]:
+    """All collectives of a step over ``mesh`` (axis sizes in order), the largest traffic first.
+
+    A pair of start and done counts once, and so does a collective that TPU spreads over several
+    fusions. Raises ``ValueError`` for a form of groups that is not known.
+    """
+    found: dict[Collective, float] = {}
+    callers = {
+        target: ins
+        for _, ins, _ in module.walk() if ins.op == "fusion"
+        for target in ins.calls["calls"]
+    }  # fmt: skip
+    for name, ins, times in module.walk():
+        kind = ins.op.removesuffix("-start")
+        if kind not in KINDS or _continued(module, name, ins):
+            continue
+        # TPU writes a reduce-scatter as a fusion of an all-reduce and a slice.
+        if kind == "all-reduce" and name.startswith("all-reduce-scatter"):
+            kind = "reduce-scatter"
+        groups = device_groups(ins.attributes, math.prod(mesh.values()))
+        if max(map(len, groups)) < 2:
+            continue
+        size = 2 if kind == "collective-permute" else len(groups[0])
+        arrays = _whole(ins, kind, size)
+        one = Collective(
+            kind, tuple(f"{s.dtype}{list(s.dims)}".replace(" ", "") for s in arrays),
+            sum(s.bytes for s in arrays), _axes(groups, mesh), len(groups[0]), 0.0,
+            _source(ins, callers.get(name)),
+        )  # fmt: skip
+        found[one] = found.get(one, 0.0) + times
+    every = [dataclasses.replace(one, times=times) for one, times in found.items()]
+    return sorted(every, key=lambda c: (-c.sent, c.kind, c.shapes))
+
+
+def of_the_batch(
+    found: Sequence[Collective], rows: int, known: frozenset[int] = frozenset()
+) -> list[Collective]:
+    """Those that bring the rows of other devices together: a gather or an exchange of an array
+    with the global batch ``rows`` (or its double, two passes) as a dimension.
+
+    ``known`` sizes, of parameters, do not count. A data-parallel step should have none.
+    """
+    sizes = {rows, 2 * rows} - known
+    return [
+        c for c in found
+        if c.kind in ("all-gather", "all-to-all", "ragged-all-to-all")
+        and any(sizes & set(map(int, re.findall(r"\d+", s.partition("[")[2]))) for s in c.shapes)
+    ]  # fmt: skip
+
+
+def _continued(module: Module, name: str, ins: Instruction) -> bool:
+    """Whether this is not where the collective starts but where a fusion carries it on."""
+    return "chain_id" in ins.attributes and not any(
+        '"AsyncCollectiveStart"' in other.attributes for other in module.computations[name].values()
+    )
+
+
+def _whole(ins: Instruction, kind: str, size: int) -> tuple[Shape, ...]:
+    """The arrays as a group holds them together."""
+    arrays = ins.shapes
+    if ins.op in ("all-gather-start", "collective-permute-start"):  # (from, to, contexts)
+        arrays = [s for s in arrays if s.dims or len(arrays) == 2]
+        arrays = tuple(arrays[len(arrays) // 2 :])
+    if kind == "reduce-scatter" and ins.op.startswith("reduce-scatter"):
+        return tuple(dataclasses.replace(s, dims=(size * s.dims[0], *s.dims[1:])) for s in arrays)
+    return tuple(arrays)
+
+
+def _source(*candidates: Instruction | None) -> str:
+    """Forward or backward pass and the last names of the path of the first that has one."""
+    for ins in candidates:
+        found = ins and re.search(r'op_name="([^":]*)', ins.attributes)
+        if not found:
+            continue
+        skip = {"while", "body", "closed_call", "checkpoint", "rematted_computation"}
+        words = [w.rstrip(")") for w in found[1].split("/") if w not in skip and "(" not in w]
+        side = "backward " if "transpose(" in found[1] else ""
+        return side + "/".join(words[-3:])
+    return ""
+
+
+# ------------------------------------------------------------------ groups
+
+
+def device_groups(attributes: str, devices: int) -> list[tuple[int, ...]]:
+    """Groups of partition numbers, from any of the forms that XLA prints."""
+    pairs = re.search(r"source_target_pairs=\{((?:\{\d+,\d+\},?)*)\}", attributes)
+    if pairs:
+        every = re.findall(r"\{(\d+),(\d+)\}", pairs[1])
+        return [(int(a), int(b)) for a, b in every if a != b] or [(0,)]
+    mesh = re.search(r"replica_groups=mesh\[([^\]]*)\](.*)", attributes)
+    if mesh:
+        return _mesh_groups(mesh[1], mesh[2])
+    iota = re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", attributes)
+    if iota:
+        return _rows(_iota(iota[2], iota[3]).reshape(_numbers(iota[1])))
+    lists = re.search(r"replica_groups=\{((?:\{[\d,]*\},?)*)\}", attributes)
+    if not lists:
+        raise ValueError(f"no groups found in {attributes[:200]!r}")
+    groups = [_numbers(group) for group in re.findall(r"\{([\d,]+)\}", lists[1])]
+    return groups or [tuple(range(devices))]
+
+
+def _mesh_groups(axes: str, rest: str) -> list[tuple[int, ...]]:
+    """``mesh['a'=2,'b'=4], device_ids=([4,2]T(1,0)) {'a'}``: groups run over the named axes."""
+    sizes = {name: int(n) for name, n in re.findall(r"'([^']+)'=(\d+)", axes)}
+    order = re.match(r",?\s*device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\)", rest)
+    ids = _iota(order[1], order[2]) if order else np.arange(math.prod(sizes.values()))
+    named = re.search(r"\{('[^}]*)\}", rest)
+    inside = re.findall(r"'([^']+)'(?!:\()", named[1]) if named else list(sizes)
+    names = list(sizes)
+    outside = [i for i, name in enumerate(names) if name not in inside]
+    turned = ids.reshape(tuple(sizes.values())).transpose(
+        outside + [names.index(name) for name in inside]
+    )
+    return _rows(turned.reshape(math.prod(turned.shape[: len(outside)]), -1))
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(n) for n in text.split(",") if n)
+
+
+def _iota(shape: str, turn: str | None) -> np.ndarray:
+    sizes = _numbers(shape)
+    ids = np.arange(math.prod(sizes)).reshape(sizes)
+    return (ids.transpose(_numbers(turn)) if turn else ids).reshape(-1)
+
+
+def _rows(ids: np.ndarray) -> list[tuple[int, ...]]:
+    return [tuple(int(i) for i in row) for row in ids]
+
+
+def _axes(groups: Sequence[tuple[int, ...]], mesh: Mapping[str, int]) -> tuple[str, ...]:
+    """Mesh axes along which the devices of a group differ."""
+    places = np.array(list(itertools.product(*map(range, mesh.values()))))
+    moving = np.any([np.ptp(places[list(group)], axis=0) > 0 for group in groups], axis=0)
+    return tuple(name for name, moves in zip(mesh, moving) if moves)

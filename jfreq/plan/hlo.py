@@ -1,0 +1,286 @@
+"""Compiled HLO as text, read just far enough to count: computations, calls, how often they run.
+
+XLA's own cost analysis counts a loop body once, so everything that depends on loops is counted
+here. Grammar: ``xla/hlo/parser`` (openxla.org, HLO text format).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Iterator
+from functools import cached_property
+
+ITEM_BITS = {
+    "pred": 8, "s4": 4, "u4": 4, "s8": 8, "u8": 8, "s16": 16, "u16": 16, "s32": 32, "u32": 32,
+    "s64": 64, "u64": 64, "bf16": 16, "f16": 16, "f32": 32, "f64": 64, "c64": 64, "c128": 128,
+}  # fmt: skip
+
+_ARRAY = re.compile(r"([a-z]+\d*[a-z0-9]*)\[([\d,<=]*)\](?:\{([^{}]*)\})?")
+_NAME = re.compile(r"%([\w.\-]+)")
+_CALLS = re.compile(
+    r"\b(calls|to_apply|body|condition|true_computation|false_computation|"
+    r"branch_computations|called_computations)=(\{[^}]*\}|%[\w.\-]+)"
+)
+_FREE = {
+    "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional",
+    "call", "after-all", "opt-barrier", "partition-id", "replica-id", "domain", "add-dependency",
+}  # fmt: skip
+"""Operations that move no data themselves."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """One array: ``space`` 0 is main memory, others are on-chip (TPU VMEM)."""
+
+    dtype: str
+    dims: tuple[int, ...]
+    space: int = 0
+
+    @property
+    def bytes(self) -> int:
+        return math.prod(self.dims) * ITEM_BITS.get(self.dtype, 8 if "8" in self.dtype else 0) // 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Instruction:
+    """``name = shapes op(operands), attributes``."""
+
+    name: str
+    shapes: tuple[Shape, ...]
+    op: str
+    operands: tuple[str, ...]
+    arguments: str
+    """What stands between the parentheses: a constant's value, a parameter's number."""
+    attributes: str
+    root: bool
+
+    @cached_property
+    def calls(self) -> dict[str, tuple[str, ...]]:
+        """Computations by role: ``calls``, ``body``, ``condition``, ``to_apply``, ..."""
+        return {
+            role: tuple(_NAME.findall(names)) for role, names in _CALLS.findall(self.attributes)
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Module:
+    """Computations by name, callees before callers, and how often each of them runs."""
+
+    computations: dict[str, dict[str, Instruction]]
+    entry: str
+
+    @cached_property
+    def _runs(self) -> tuple[dict[str, float], frozenset[str], tuple[str, ...]]:
+        times = dict.fromkeys(self.computations, 0.0)
+        times[self.entry] = 1.0
+        inner, unknown = set(), []
+        for name in reversed(self.computations):
+            for ins in self.computations[name].values():
+                if ins.op.endswith(("-done", "-update")):
+                    continue
+                for role, targets in ins.calls.items():
+                    if role == "to_apply" and ins.op != "call":
+                        continue
+                    loops = 1.0
+                    if ins.op == "while":
+                        count = self.trips(ins)
+                        unknown += [ins.name] if count is None and role == "body" else []
+                        loops = float(count or 1)
+                    for target in targets:
+                        times[target] += times[name] * loops
+                        if ins.op == "fusion" or name in inner:
+                            inner.add(target)
+        return times, frozenset(inner), tuple(unknown)
+
+    @property
+    def times(self) -> dict[str, float]:
+        """How often every computation runs; both branches of a conditional count."""
+        return self._runs[0]
+
+    @property
+    def fused(self) -> frozenset[str]:
+        """Computations inside fusions: their values never reach memory."""
+        return self._runs[1]
+
+    @property
+    def unknown_loops(self) -> tuple[str, ...]:
+        """Loops whose trip count the text does not give; their bodies count once."""
+        return self._runs[2]
+
+    def trips(self, loop: Instruction) -> int | None:
+        """Trip count of a ``while``, or None where it depends on data."""
+        known = re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes)
+        if known:
+            return int(known[1])
+        condition = self.computations[loop.calls["condition"][0]]
+        root = next(ins for ins in condition.values() if ins.root)
+        inner = root.calls.get("calls")
+        test = (
+            root if not inner else next(i for i in self.computations[inner[0]].values() if i.root)
+        )
+        limits = [ins for ins in condition.values() if ins.op == "constant"]
+        if test.op != "compare" or "direction=LT" not in test.attributes or len(limits) != 1:
+            return None
+        return int(limits[0].arguments) if limits[0].arguments.isdigit() else None
+
+    def walk(self) -> Iterator[tuple[str, Instruction, float]]:
+        """``(computation, instruction, times)`` of all that runs."""
+        for name, body in self.computations.items():
+            for ins in body.values():
+                if self.times[name]:
+                    yield name, ins, self.times[name]
+
+    def traffic(self) -> float:
+        """Bytes that one step reads from and writes to a device's main memory.
+
+        Operands and results of every operation that is not inside a fusion, as XLA's
+        ``HloCostAnalysis`` counts them (a slice costs what it takes, not what it is taken from),
+        times loop trips. Arrays that the compiler keeps on the chip do not count.
+        """
+        return sum(
+            times * _bytes(self, self.computations[name], ins)
+            for name, ins, times in self.walk()
+            if name not in self.fused and ins.op not in _FREE and not ins.op.endswith("-done")
+        )
+
+
+def parse(text: str) -> Module:
+    """The module that a compiled program prints as."""
+    computations: dict[str, dict[str, Instruction]] = {}
+    entry, body = "", None
+    for line in text.splitlines():
+        if line.startswith((" ", "\t")):
+            ins = _instruction(line) if body is not None and " = " in line else None
+            if ins and body is not None:
+                body[ins.name] = ins
+        elif line.rstrip().endswith("{") and "->" in line:
+            head = line.removeprefix("ENTRY ").lstrip("%")
+            name = re.match(r"[\w.\-]+", head)
+            assert name
+            body = computations.setdefault(name[0], {})
+            entry = name[0] if line.startswith("ENTRY") else entry
+    return Module(computations, entry)
+
+
+def _instruction(line: str) -> Instruction | None:
+    left, _, right = line.strip().partition(" = ")
+    end = _close(right, 0) if right.startswith("(") else right.find(" ")
+    head = re.match(r"\s*([\w\-]+)\(", right[end:])
+    if head is None:
+        return None
+    opening = end + head.end() - 1
+    closing = _close(right, opening)
+    arguments = right[opening + 1 : closing - 1]
+    return Instruction(
+        name=left.removeprefix("ROOT ").lstrip("%"),
+        shapes=shapes(right[:end]),
+        op=head[1],
+        operands=tuple(_NAME.findall(arguments)),
+        arguments=arguments,
+        attributes=right[closing:],
+        root=left.startswith("ROOT "),
+    )
+
+
+def _close(text: str, opening: int) -> int:
+    """Position after the parenthesis that closes the one at ``opening``."""
+    depth = 0
+    for i in range(opening, len(text)):
+        depth += (text[i] == "(") - (text[i] == ")")
+        if depth == 0:
+            return i + 1
+    return len(text)
+
+
+def shapes(text: str) -> tuple[Shape, ...]:
+    """The arrays of a type, tuples flattened."""
+    found = []
+    for dtype, dims, layout in _ARRAY.findall(text):
+        space = re.search(r"S\((\d+)\)", layout)
+        sizes = tuple(int(n.removeprefix("<=")) for n in dims.split(",") if n)
+        found.append(Shape(dtype, sizes, int(space[1]) if space else 0))
+    return tuple(found)
+
+
+# ------------------------------------------------------------------ memory traffic
+
+
+def _size(found: tuple[Shape, ...]) -> int:
+    return sum(shape.bytes for shape in found if shape.space == 0)
+
+
+def _bytes(module: Module, body: dict[str, Instruction], ins: Instruction) -> float:
+    """Bytes of main memory that one execution touches."""
+    operands = [body[name].shapes for name in ins.operands if name in body]
+    if ins.op in ("dynamic-slice", "slice", "gather"):
+        return 2 * _size(ins.shapes)
+    if ins.op == "dynamic-update-slice":
+        return 2 * _size(operands[1])
+    if ins.op == "scatter":
+        return 3 * _size(operands[-1])
+    if ins.op == "copy-start":  # (to, from, token)
+        return _size(ins.shapes[:2])
+    if ins.op.endswith("slice-start"):  # (from..., to, tokens)
+        taken = next(s for s in reversed(ins.shapes) if s.dims)
+        return taken.bytes * any(map(_size, operands)) + _size((taken,))
+    if ins.op.endswith("-start"):
+        return _size(ins.shapes)
+    if ins.op == "fusion":
+        inner = module.computations[ins.calls["calls"][0]]
+        return _fusion_reads(inner, operands) + _fusion_writes(inner, ins)
+    return _size(ins.shapes) + sum(map(_size, operands))
+
+
+def _fusion_reads(inner: dict[str, Instruction], operands: list[tuple[Shape, ...]]) -> float:
+    """An operand that is only sliced, or only updated in place, is not read in full."""
+    total = 0.0
+    for parameter in inner.values():
+        if parameter.op != "parameter" or not parameter.arguments.isdigit():
+            continue
+        number = int(parameter.arguments)
+        if number >= len(operands) or not _size(operands[number]):
+            continue
+        users = list(_users(inner, parameter.name))
+        parts = [_part(inner, user, name) for user, name in users]
+        whole = _size(operands[number])
+        total += whole if None in parts or not parts else min(whole, sum(p or 0 for p in parts))
+    return total
+
+
+def _users(inner: dict[str, Instruction], name: str) -> Iterator[tuple[Instruction, str]]:
+    """Who reads a value, seen through bitcasts; with the name under which they read it."""
+    for ins in inner.values():
+        if name in ins.operands:
+            if ins.op == "bitcast":
+                yield from _users(inner, ins.name)
+            else:
+                yield ins, name
+
+
+def _part(inner: dict[str, Instruction], user: Instruction, name: str) -> int | None:
+    """Bytes of operand ``name`` that ``user`` touches; None for all of it."""
+    if user.operands[0] == name and name not in user.operands[1:]:
+        if user.op in ("dynamic-slice", "slice", "gather"):
+            return sum(shape.bytes for shape in user.shapes)
+        if user.op == "dynamic-update-slice":
+            return 0
+    return None
+
+
+def _fusion_writes(inner: dict[str, Instruction], ins: Instruction) -> float:
+    """What an update in place writes is the update."""
+    root = next(i for i in inner.values() if i.root)
+    parts = [inner[name] for name in root.operands] if root.op == "tuple" else [root]
+    if len(parts) != len(ins.shapes):
+        return _size(ins.shapes)
+    total = 0
+    for part, shape in zip(parts, ins.shapes):
+        while part.op in ("bitcast", "convert", "copy") and part.operands[0] in inner:
+            part = inner[part.operands[0]]
+        if shape.space == 0 and part.op == "dynamic-update-slice":
+            total += sum(s.bytes for s in inner[part.operands[1]].shapes)
+        else:
+            total += _size((shape,))
+    return total

@@ -1,0 +1,78 @@
+"""A lower and an upper bound of the step time from counts and data sheets; nothing is measured."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from jfreq.plan.aot import Compiled
+
+DAY = 86_400
+
+
+@dataclasses.dataclass(frozen=True)
+class Roofline:
+    """Seconds of a step, were only one thing slow: matrix products at the bfloat16 peak, main
+    memory at its full rate, collectives at the full rate of the links (Williams, Waterman and
+    Patterson 2009, with communication as a third roof)."""
+
+    compute: float
+    memory: float
+    communication: float
+
+    @property
+    def best(self) -> float:
+        """All three overlap perfectly."""
+        return max(self.compute, self.memory, self.communication)
+
+    @property
+    def worst(self) -> float:
+        """Nothing overlaps; still at full rates."""
+        return self.compute + self.memory + self.communication
+
+    @property
+    def bound(self) -> str:
+        """What the best case waits for."""
+        return max(("compute", "memory", "communication"), key=lambda name: getattr(self, name))
+
+
+def roofline(found: Compiled) -> Roofline | None:
+    """Bounds of a compiled step, or None where the hardware's rates are not known."""
+    place = found.topology
+    hardware = place.hardware
+    if hardware.peak is None:
+        return None
+    return Roofline(
+        compute=found.work / place.devices / hardware.peak,
+        memory=found.traffic / hardware.bandwidth,
+        communication=sum(c.sent for c in found.collectives) / place.sends,
+    )
+
+
+def per_day(found: Compiled, seconds: float) -> tuple[float, float]:
+    """Examples and hours of signal in a day of steps of ``seconds``."""
+    examples = found.batch * DAY / seconds
+    return examples, examples * found.signal.seconds / 3600
+
+
+def assumptions(found: Compiled) -> list[str]:
+    """What the times rest on, as sentences."""
+    place = found.topology
+    hardware = place.hardware
+    if hardware.peak is None:
+        return ["No roofline: the rates of this hardware are not known."]
+    default, highest = hardware.passes
+    if place.tpu:
+        ways = "both ways round a ring" if place.closed else "one way, the slice closes to no ring"
+        link = f"{hardware.link / 1e9:g} GB/s a link and direction, one torus axis, {ways}"
+    elif place.devices <= 8:
+        link = f"NVLink, {hardware.link / 1e9:g} GB/s one way"
+    else:
+        link = f"network, {hardware.network / 1e9:g} GB/s a GPU, for all collectives"
+    return [
+        f"A device: {hardware.peak / 1e12:g} TFLOP/s in bfloat16, {hardware.bandwidth / 1e9:,.0f} "
+        f"GB/s memory, {link}.",
+        f"A float32 product takes {default} times a bfloat16 one, {highest} times at highest "
+        "precision (the front end).",
+        "Everything runs at its full rate: no launch gaps, no padding of tiles, no waiting for "
+        "data. Collectives send what a ring algorithm sends. Real steps are slower.",
+    ]

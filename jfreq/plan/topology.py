@@ -1,0 +1,197 @@
+"""Hardware by name, ``v5e:4x4`` or ``h100:8``, and meshes over it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import math
+import os
+from typing import Any
+
+import jax
+
+from jfreq import flops, sharding
+from jfreq.config import Mesh, close_match
+from jfreq.types import InputError
+
+LIBTPU = "libtpu==0.0.42.1"
+"""The compiler for TPU that goes with jax 0.10.2."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Hardware:
+    """One kind of chip; rates per second, sizes in bytes."""
+
+    name: str
+    platform: str
+    kind: str = ""
+    """What :data:`jfreq.flops.PEAK_TFLOPS` calls it."""
+    memory: float = 0.0
+    bandwidth: float = 0.0
+    """Of that memory, bytes/s."""
+    link: float = 0.0
+    """Bytes/s a chip sends one way: over one link of a TPU, over NVLink of a GPU."""
+    network: float = 0.0
+    """GPU: bytes/s a chip sends out of its host."""
+    passes: tuple[int, int] = (1, 1)
+    """Time of a float32 matrix product in that of a bfloat16 one: at default and at highest
+    precision."""
+    shapes: tuple[str, ...] = ()
+    """TPU: slices that are offered."""
+    cores: str = "default"
+    """TPU: the chip's configuration; ``megacore`` makes one device of its two cores."""
+
+    @property
+    def peak(self) -> float | None:
+        """Dense bfloat16 FLOP/s of a chip."""
+        tflops = flops.peak_tflops(self.kind) if self.kind else None
+        return tflops * 1e12 if tflops else None
+
+
+_PLANE = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
+_CUBE = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8", "8x8x16")
+_TPU, _GPU = (1, 6), (2, 15)
+GB = 1e9
+
+HARDWARE = {
+    h.name: h
+    for h in (
+        Hardware("v4", "tpu", "TPU v4", 32 * 2**30, 1228 * GB, 45 * GB, 0, _TPU, _CUBE, "megacore"),
+        Hardware("v5e", "tpu", "TPU v5e", 16 * 2**30, 819 * GB, 45 * GB, 0, _TPU, _PLANE),
+        Hardware("v5p", "tpu", "TPU v5p", 95 * 2**30, 2765 * GB, 90 * GB, 0, _TPU, _CUBE),
+        Hardware("v6e", "tpu", "TPU v6e", 32 * 2**30, 1638 * GB, 90 * GB, 0, _TPU, _PLANE),
+        Hardware("a100", "gpu", "A100", 80 * GB, 2039 * GB, 300 * GB, 25 * GB, _GPU),
+        Hardware("h100", "gpu", "H100", 80 * GB, 3350 * GB, 450 * GB, 50 * GB, _GPU),
+        Hardware("h200", "gpu", "H200", 141 * GB, 4800 * GB, 450 * GB, 50 * GB, _GPU),
+        Hardware("cpu", "cpu"),
+    )
+}
+"""Memory and its bandwidth: cloud.google.com/tpu/docs (system architecture of each version) and
+NVIDIA's data sheets (A100 80 GB SXM, H100 SXM, H200 SXM). TPU links one way: Austin et al. 2025,
+"How to Scale Your Model", chapter 2. GPU links: half of NVLink's 600 and 900 GB/s; network: one
+200 (A100) or 400 Gb/s (H100, H200) adapter for each GPU, as in DGX systems. Float32 products: one
+bfloat16 pass on TPU, six at ``Precision.HIGHEST``; TF32 and plain float32 units on GPU."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Topology:
+    """Chips of one kind, each of them a device of JAX; ``text`` as typed."""
+
+    text: str
+    hardware: Hardware
+    shape: tuple[int, ...]
+
+    @property
+    def devices(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def tpu(self) -> bool:
+        return self.hardware.platform == "tpu"
+
+    @property
+    def closed(self) -> bool:
+        """Whether the links of a TPU slice close to rings: every axis of v4 and v5p a multiple
+        of 4, both axes of v5e and v6e 16."""
+        if len(self.shape) == 2:
+            return self.shape == (16, 16)
+        return all(size % 4 == 0 for size in self.shape)
+
+    @property
+    def sends(self) -> float:
+        """Bytes/s that a device can send in a collective: both ways round a ring of a TPU, one
+        way where the ring is open; NVLink up to 8 GPUs, else the network."""
+        hardware = self.hardware
+        if self.tpu:
+            return hardware.link * (2 if self.closed else 1)
+        return hardware.link if self.devices <= 8 else hardware.network
+
+
+def parse(text: str) -> Topology:
+    """``KIND:SHAPE``; raises ``InputError`` with what there is instead."""
+    name, _, size = text.partition(":")
+    hardware = HARDWARE.get(name)
+    if hardware is None:
+        raise InputError(
+            f"topology: no hardware {name!r}{close_match(name, HARDWARE)}; there is: "
+            + ", ".join(f"{h.name}:{h.shapes[3] if h.shapes else 8}" for h in HARDWARE.values())
+        )
+    if hardware.shapes:
+        if size not in hardware.shapes:
+            raise InputError(
+                f"topology: no slice {size!r} of {name}{close_match(size, hardware.shapes)}; "
+                f"there are: {', '.join(hardware.shapes)}"
+            )
+        return Topology(text, hardware, tuple(map(int, size.split("x"))))
+    if not size.isdigit() or not 1 <= int(size) <= 4096:
+        raise InputError(
+            f"topology: {text!r}: give the number of devices from 1 to 4096, for instance {name}:8"
+        )
+    return Topology(text, hardware, (int(size),))
+
+
+def host(topology: Topology) -> None:
+    """Makes this process one that compiles for ``topology`` on its CPU.
+
+    Sets variables that libtpu reads when it loads and the number of CPU devices; call it before
+    JAX starts a backend. Raises ``InputError`` where libtpu is missing.
+    """
+    jax.config.update("jax_platforms", "cpu")
+    if topology.tpu:
+        import importlib.util
+
+        if importlib.util.find_spec("libtpu") is None:
+            raise InputError(
+                f"topology: {topology.text} needs the TPU compiler, which runs on CPU; install it "
+                f"with `pip install {LIBTPU}` (the extra tpu-plan, 684 MB)"
+            )
+        # A compile-only client: no metadata server to ask, no lock between two of them.
+        os.environ |= {
+            "TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-8", "TPU_WORKER_ID": "0",
+            "TPU_WORKER_HOSTNAMES": "localhost", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+        }  # fmt: skip
+        return
+    with contextlib.suppress(RuntimeError):  # a backend runs; `devices` says if it is too small
+        jax.config.update("jax_num_cpu_devices", topology.devices)
+
+
+def devices(topology: Topology) -> list[Any]:
+    """Devices to compile for; they can run nothing. Call :func:`host` first."""
+    if topology.tpu:
+        from jax.experimental import topologies
+
+        options: dict[str, Any] = {"chip_config_name": topology.hardware.cores}
+        if topology.devices == 1:
+            options["chips_per_host_bounds"] = (1, 1, 1)
+        found = topologies.get_topology_desc(topology.text, platform="tpu", **options)
+        return list(found.devices)
+    found = jax.devices("cpu")
+    if len(found) < topology.devices:
+        raise InputError(
+            f"topology: {topology.text} needs {topology.devices} CPU devices, but JAX runs with "
+            f"{len(found)} in this process; plan in a new one"
+        )
+    return found[: topology.devices]
+
+
+def check_mesh(topology: Topology, mesh: Mesh) -> None:
+    """Raises ``InputError`` with the nearest meshes that fit, unless ``mesh`` does."""
+    wanted, total = dataclasses.astuple(mesh), topology.devices
+    fixed = math.prod(size for size in wanted if size != -1)
+    if fixed == total or (-1 in wanted and total % fixed == 0):
+        return
+    divisors = [n for n in range(1, total + 1) if total % n == 0]
+    shapes = [s for s in itertools.product(divisors, repeat=3) if math.prod(s) == total]
+
+    def distance(shape: tuple[int, ...]) -> float:
+        return sum(abs(math.log2(a / b)) for a, b in zip(shape, wanted) if b != -1)
+
+    def text(shape: tuple[int, ...]) -> str:
+        return " ".join(f"{axis}={size}" for axis, size in zip(sharding.AXES, shape))
+
+    fitting = "; ".join(map(text, sorted(shapes, key=distance)[:6]))
+    raise InputError(
+        f"mesh: {text(wanted)} does not fit the {total} devices of {topology.text}; "
+        f"these would: {fitting}"
+    )
