@@ -3,6 +3,7 @@
 import errno
 import json
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -56,7 +57,7 @@ def test_nothing_that_fits_is_an_error():
 def test_looking_at_a_folder_never_races_with_its_clean_up(tmp_path):
     """Saves in the background, old steps vanishing, and somebody who keeps looking."""
     tree = {"w": np.arange(4096, dtype=np.float32)}
-    state = State(step=np.int32(0), params=tree, opt={"mu": np.zeros(2)}, target={})
+    state = State(step=jnp.int32(0), params=tree, opt={"mu": np.zeros(2)}, target={})
     checkpoint.claim(tmp_path, Experiment("x", SSAST()))
     saves = checkpoint.Checkpoints(tmp_path, keep=1)
     for step in range(1, 16):

@@ -1,23 +1,24 @@
 """Does the pipeline feed faster than the model eats, and does its memory stay flat?
 
-    python experiments/bench/feed.py
+    jfreq bench feed
 
 Ten-second int16 clips of noise in shards: clips per second through tf.data and through memory
-(medians of five runs of 40 batches after warm-up), beside what a training step of `ssast_tiny`
+(medians of rounds of 40 batches, the two in turn), beside what a training step of `ssast_tiny`
 consumes on this machine (batch 8, median of five steps, compilation apart), and resident memory
-over 10,000 fed batches. Writes `experiments/results/feed.md`.
+over 10,000 fed batches. Writes `experiments/results/bench_feed.md` and `.json`.
 """
 
-import platform
 import resource
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import common
 import jax
 import numpy as np
-import soundfile
 
 from jfreq import recipes, step
 from jfreq.config import Data, Mesh, replace
@@ -25,11 +26,13 @@ from jfreq.data.pipeline import open_pipeline
 from jfreq.data.prepare import prepare
 from jfreq.train import Feed
 
-CLIPS, BATCH, FLAT = 256, 8, 10_000
+CLIPS, BATCH, BATCHES, FLAT = 256, 8, 40, 10_000
 
 
 def shards(folder: Path) -> Path:
     """Noise clips of 10 s, decoded and written once."""
+    import soundfile
+
     rng = np.random.default_rng(0)
     for i in range(CLIPS):
         path = folder / "clips" / f"class{i % 2}" / f"{i}.wav"
@@ -39,17 +42,15 @@ def shards(folder: Path) -> Path:
     return folder / "shards"
 
 
-def feeding(path: Path, door) -> float:
-    """Median clips per second."""
-    pipeline = open_pipeline(Data(path=(str(path),), door=door), batch=BATCH, seed=0)
-    batches = pipeline.iterate(0)
-    rates = []
-    for _ in range(6):
-        began = time.perf_counter()
-        for _ in range(40):
+def feeding(path: Path, door: Any) -> Callable[[], None]:
+    """Takes the next batches of an endless pipeline."""
+    batches = open_pipeline(Data(path=(str(path),), door=door), batch=BATCH, seed=0).iterate(0)
+
+    def take() -> None:
+        for _ in range(BATCHES):
             next(batches)
-        rates.append(40 * BATCH / (time.perf_counter() - began))
-    return statistics.median(rates[1:])
+
+    return take
 
 
 def resident_mb() -> float:
@@ -57,7 +58,7 @@ def resident_mb() -> float:
     return pages * resource.getpagesize() / 2**20
 
 
-def growth(path: Path, door) -> list[float]:
+def growth(path: Path, door: Any) -> list[float]:
     """Resident memory in MB after every fifth of the fed batches."""
     pipeline = open_pipeline(Data(path=(str(path),), door=door), batch=BATCH, seed=0)
     found, batches = [], pipeline.iterate(0)
@@ -86,28 +87,39 @@ def consuming(path: Path) -> tuple[float, float]:
     return BATCH / statistics.median(times[1:]), compile_s
 
 
-def main() -> None:
+def main(rounds: int = 7, threads: int = 2, out: Path | None = None) -> None:
+    """Times both doors and writes bench_feed.md and .json.
+
+    Args:
+        rounds: timed rounds of 40 batches; every door once in each.
+        threads: cores for feeding and for the step.
+        out: folder of the results, by default experiments/results.
+    """
+    jax.config.update("jax_enable_compilation_cache", False)
+    threads = common.pin(threads)
+    facts = common.machine(threads)
+    doors = ("memory", "tfdata") if common.available("tensorflow") else ("memory",)
     with tempfile.TemporaryDirectory() as folder:
         path = shards(Path(folder))
         eaten, compile_s = consuming(path)
-        lines = [
-            "# Feeding",
-            "",
-            f"10 s int16 clips, batch {BATCH}, {platform.machine()} CPU with 2 cores, jax "
-            f"{jax.__version__}. `ssast_tiny` step (two passes, 512 tokens): {eaten:.1f} clips/s, "
-            f"compiled in {compile_s:.0f} s.",
-            "",
-            f"| door | clips/s | x the step | MB resident after each fifth of {FLAT:,} batches |",
-            "|---|---|---|---|",
-        ]
-        for door in ("tfdata", "memory"):
-            rate = feeding(path, door)
-            memory = ", ".join(f"{mb:.0f}" for mb in growth(path, door))
-            lines.append(f"| {door} | {rate:,.0f} | {rate / eaten:,.0f} | {memory} |")
-    text = "\n".join(lines) + "\n"
-    (Path(__file__).parent.parent / "results" / "feed.md").write_text(text)
-    print(text)
+        times = common.paired({door: feeding(path, door) for door in doors}, rounds=rounds)
+        memory = {door: growth(path, door) for door in doors}
+    lines = [
+        f"| door | clips/s | x the step | MB resident after each fifth of {FLAT:,} batches |",
+        "|---|---|---|---|",
+    ]
+    rates = {door: BATCHES * BATCH / statistics.median(spent) for door, spent in times.items()}
+    for door, rate in rates.items():
+        flat = ", ".join(f"{mb:.0f}" for mb in memory[door])
+        lines.append(f"| {door} | {rate:,.0f} | {rate / eaten:,.0f} | {flat} |")
+    intro = (
+        f"10 s int16 clips, batch {BATCH}. A step of `ssast_tiny` (two passes, 512 tokens) eats "
+        f"{eaten:.1f} clips/s; it compiled in {compile_s:.0f} s."
+    )
+    more = {"clips_per_s": rates, "step_clips_per_s": eaten, "resident_mb": memory}
+    print(common.save("feed", "Feeding", intro, ["\n".join(lines) + "\n"], facts=facts,
+                      more={**more, "times_s": times}, out=out))  # fmt: skip
 
 
 if __name__ == "__main__":
-    main()
+    common.run(main)

@@ -1,11 +1,10 @@
 """Does memory depend on how many clips a set has?
 
-    python -P experiments/bench/many.py
+    jfreq bench many
 
 Synthetic sets of 1,000, 10,000 and 100,000 clips of 0.1 s are written, then opened, shuffled and
 fed through tf.data from the first step and from one deep in a later epoch. Each stage is a process
-of its own; its peak resident memory is what it says. Writes `experiments/results/many.md`. About
-ten minutes on two CPU cores.
+of its own; its peak resident memory is what it says. Two minutes on two CPU cores.
 """
 
 import json
@@ -18,7 +17,6 @@ from pathlib import Path
 
 SIZES = (1_000, 10_000, 100_000)
 BATCH, BATCHES = 64, 500
-RESULTS = Path(__file__).resolve().parents[1] / "results"
 
 
 def write(folder: Path, n: int) -> dict:
@@ -56,29 +54,36 @@ def stage(name: str, folder: Path, value: int) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def main() -> None:
-    if len(sys.argv) > 1:
-        name, folder, value = sys.argv[1:]
-        began = time.perf_counter()
-        found = STAGES[name](Path(folder), int(value))
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(json.dumps({**found, "seconds": time.perf_counter() - began, "peak_mb": peak}))
-        return
+def work(name: str, folder: str, value: str) -> None:
+    """What a stage's process does."""
+    began = time.perf_counter()
+    found = STAGES[name](Path(folder), int(value))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps({**found, "seconds": time.perf_counter() - began, "peak_mb": peak}))
+
+
+def main(out: Path | None = None) -> None:
+    """Writes bench_many.md and .json.
+
+    Args:
+        out: folder of the results, by default experiments/results.
+    """
+    import common
+
+    common.need("tensorflow")
+    facts = common.machine(common.pin(2))
     lines = [
-        "# Sets of many clips",
-        "",
-        f"Peak resident memory of one process for each stage; feeding: {BATCHES} batches of {BATCH} "
-        "clips of 0.1 s through tf.data, from step 0 and from the middle of the third epoch.",
-        "",
         "| clips | written in | peak | first batch | clips/s | peak | resumed: first batch | peak |",
         "|---|---|---|---|---|---|---|---|",
     ]
+    found = {}
     with tempfile.TemporaryDirectory() as tmp:
         for n in SIZES:
             folder = Path(tmp) / str(n)
             wrote = stage("write", folder, n)
             fresh = stage("feed", folder, 0)
             resumed = stage("feed", folder, 5 * n // (2 * BATCH))
+            found[n] = {"write": wrote, "feed": fresh, "resumed": resumed}
             lines.append(
                 f"| {n:,} | {wrote['seconds']:.0f} s | {wrote['peak_mb']:.0f} MB "
                 f"| {fresh['first_batch_s']:.2f} s | {fresh['clips_per_s']:.0f} "
@@ -86,8 +91,20 @@ def main() -> None:
                 f"| {resumed['first_batch_s']:.2f} s | {resumed['peak_mb']:.0f} MB |"
             )
             print(lines[-1], flush=True)
-    (RESULTS / "many.md").write_text("\n".join(lines) + "\n")
+    intro = (
+        f"Clips of 0.1 s. Peak resident memory of one process for each stage; feeding: {BATCHES} "
+        f"batches of {BATCH} through tf.data, from step 0 and from the middle of the third epoch. "
+        "The first batch waits for TensorFlow to be imported."
+    )
+    table = "\n".join(lines) + "\n"
+    common.save("many", "Sets of many clips", intro, [table], facts=facts,
+                more={"stages": found}, out=out)  # fmt: skip
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:2] and sys.argv[1] in STAGES:
+        work(*sys.argv[1:])
+    else:
+        import common
+
+        common.run(main)

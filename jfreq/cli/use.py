@@ -54,17 +54,23 @@ def probe(
         report.save((out or trained) / "results.json")
 
 
-def export(trained: Positional[Path], out: Path, note: str = "") -> None:
-    """Writes the frozen encoder of a run as a bundle.
+def export(
+    trained: Positional[Path],
+    out: Path,
+    format: tuple[Literal["bundle", "stablehlo"], ...] = ("bundle",),
+    note: str = "",
+) -> None:
+    """Writes the frozen encoder of a run as a bundle, and as a StableHLO program beside it.
 
     Args:
         trained: run folder.
         out: folder of the bundle.
+        format: what lies in it; the bundle always does.
         note: a sentence for the model card.
     """
     from jfreq.export.bundle import export_run
 
-    print(export_run(trained, out, note=note))
+    print(export_run(trained, out, note=note, formats=format))
 
 
 def embed(encoder: Positional[Path], files: Positional[tuple[Path, ...]], /, out: Path) -> None:

@@ -5,11 +5,13 @@ The only archival form. Plain JSON and safetensors, nothing is ever pickled.
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import importlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,7 +20,7 @@ import numpy as np
 
 import jfreq
 from jfreq import config, trees
-from jfreq.config import Experiment
+from jfreq.config import Experiment, close_match
 from jfreq.methods.base import Method, encoder_params
 from jfreq.state import Trained
 from jfreq.types import Features, InputError, PyTree, SignalSpec
@@ -26,26 +28,35 @@ from jfreq.types import Features, InputError, PyTree, SignalSpec
 FORMAT = 1
 """Raised when an older jfreq could no longer read what this one writes."""
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+FORMATS = ("bundle", "stablehlo")
+"""What ``export_run`` writes; each but the first is a module here with ``extra(adapter)``."""
 
 
 def save_bundle(
-    path: str | Path, *, experiment: Experiment, params: PyTree, note: str = ""
+    path: str | Path,
+    *,
+    experiment: Experiment,
+    params: PyTree,
+    note: str = "",
+    files: Mapping[str, bytes] | None = None,
+    card: str = "",
 ) -> Path:
     """Writes ``path`` as one bundle folder; readers see all of it or nothing.
 
-    ``params``: nested dicts of arrays, stored bit for bit. An older bundle at ``path`` is
-    replaced; ``InputError`` where ``path`` holds anything else.
+    ``params``: nested dicts of arrays, stored bit for bit. ``files`` by name lie beside them, and
+    ``card`` ends the model card. An older bundle at ``path`` is replaced; ``InputError`` where
+    ``path`` holds anything else.
     """
     path = Path(path)
-    occupied = path.exists() and not (path.is_dir() and not any(path.iterdir()))
-    if occupied and not is_bundle(path):
-        raise InputError(f"{path}: exists and is not a bundle; choose another folder")
+    _check_free(path)
     draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
     old = path.with_name(f".{path.name}.{os.getpid()}.old")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
     try:
-        _write_files(draft, experiment, params, note)
+        _write_files(draft, experiment, params, note, card)
+        for name, blob in (files or {}).items():
+            write_atomically(draft / name, functools.partial(_write, blob))
         if path.exists():
             path.rename(old)
         draft.rename(path)
@@ -62,30 +73,66 @@ def load_bundle(path: str | Path) -> Trained:
     format, and weights that are truncated or altered.
     """
     path = Path(path)
-    if not path.is_dir():
-        raise InputError(
-            f"{path}: {_not_a_folder(path)}; give the folder that `jfreq export` wrote"
-        )
-    if not (path / CONFIG).is_file():
-        raise InputError(f"{path}: not a bundle, it has no {CONFIG}")
-    header = _read_header(path / CONFIG)
+    header = _open(path)
     from jfreq.methods import experiment_from_dict
 
     experiment = experiment_from_dict(header["experiment"])
     return Trained(experiment, _read_weights(path / WEIGHTS, header["sha256"]))
 
 
-def export_run(run: str | Path, out: str | Path, *, note: str = "") -> Path:
+def read_weights(path: str | Path) -> PyTree:
+    """Only the parameters of a bundle, as :func:`load_bundle` returns and checks them."""
+    path = Path(path)
+    return _read_weights(path / WEIGHTS, _open(path)["sha256"])
+
+
+def _open(path: Path) -> dict[str, Any]:
+    if not path.is_dir():
+        raise InputError(
+            f"{path}: {_not_a_folder(path)}; give the folder that `jfreq export` wrote"
+        )
+    if not (path / CONFIG).is_file():
+        raise InputError(f"{path}: not a bundle, it has no {CONFIG}")
+    return _read_header(path / CONFIG)
+
+
+def export_run(
+    run: str | Path, out: str | Path, *, note: str = "", formats: Sequence[str] = ("bundle",)
+) -> Path:
     """Writes the frozen encoder of a run folder (or another bundle) as the bundle ``out``.
 
-    Parameters that ``encode`` never reads (decoders, prediction heads) are left out.
+    Parameters that ``encode`` never reads (decoders, prediction heads) are left out. The bundle
+    is always written; ``formats`` beyond it lie in the same folder.
     """
     from jfreq.methods import build
 
+    for name in formats:
+        if name not in FORMATS:
+            raise InputError(
+                f"format: no {name!r}{close_match(name, FORMATS)}; known: {', '.join(FORMATS)}"
+            )
+    _check_free(Path(out))
     experiment, params = load_trained(run)
     method = build(experiment.method)
     params = encoder_params(method, params, window_spec(experiment.method.signals))
-    return save_bundle(out, experiment=experiment, params=params, note=note)
+    files, card = _extras(experiment, params, [name for name in formats if name != "bundle"])
+    return save_bundle(out, experiment=experiment, params=params, note=note, files=files, card=card)
+
+
+def _extras(
+    experiment: Experiment, params: PyTree, formats: Sequence[str]
+) -> tuple[dict[str, bytes], str]:
+    """Files and card sections of formats that are built on the adapter."""
+    files: dict[str, bytes] = {}
+    cards = ""
+    for name in formats:
+        from jfreq.export.adapter import adapt
+
+        module = importlib.import_module(f"jfreq.export.{name}")
+        extra = module.extra(adapt(experiment, params))
+        files |= extra.files
+        cards += f"\n{extra.card}"
+    return files, cards
 
 
 def load_trained(path: str | Path) -> Trained:
@@ -119,7 +166,19 @@ def write_atomically(path: str | Path, write: Callable[[BinaryIO], Any]) -> Path
     return path
 
 
-def _write_files(folder: Path, experiment: Experiment, params: PyTree, note: str) -> None:
+def _check_free(path: Path) -> None:
+    occupied = path.exists() and not (path.is_dir() and not any(path.iterdir()))
+    if occupied and not is_bundle(path):
+        raise InputError(f"{path}: exists and is not a bundle; choose another folder")
+
+
+def _write(blob: bytes, file: BinaryIO) -> None:
+    file.write(blob)
+
+
+def _write_files(
+    folder: Path, experiment: Experiment, params: PyTree, note: str, more: str
+) -> None:
     from safetensors.numpy import save
 
     # safetensors stores the buffer as it lies in memory: make it C-contiguous first.
@@ -137,7 +196,7 @@ def _write_files(folder: Path, experiment: Experiment, params: PyTree, note: str
     text = json.dumps(header, indent=2) + "\n"
     write_atomically(folder / WEIGHTS, lambda file: file.write(weights))
     write_atomically(folder / CONFIG, lambda file: file.write(text.encode()))
-    card = model_card(experiment, params, note=note)
+    card = model_card(experiment, params, note=note) + more
     write_atomically(folder / CARD, lambda file: file.write(card.encode()))
 
 
@@ -189,10 +248,13 @@ def encoder_shapes(method: Method, signals: Sequence[SignalSpec], params: PyTree
     return jax.eval_shape(method.encode, params, window_spec(signals))
 
 
-def window_spec(signals: Sequence[SignalSpec]) -> dict[str, jax.ShapeDtypeStruct]:
-    """A batch of one window, as shapes."""
-    spec = {s.name: jax.ShapeDtypeStruct((1, s.samples, s.channels), np.float32) for s in signals}
-    return spec | {"length": jax.ShapeDtypeStruct((1,), np.int32)}
+def window_spec(signals: Sequence[SignalSpec], rows: Any = 1) -> dict[str, jax.ShapeDtypeStruct]:
+    """A batch of ``rows`` windows, as shapes; ``rows`` may be a symbolic dimension."""
+    shapes = {s.name: ((rows, s.samples, s.channels), np.float32) for s in signals}
+    return {
+        name: jax.ShapeDtypeStruct(*shape)
+        for name, shape in (shapes | {"length": ((rows,), np.int32)}).items()
+    }
 
 
 def model_card(experiment: Experiment, params: PyTree, *, note: str = "") -> str:

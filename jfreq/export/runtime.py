@@ -15,7 +15,7 @@ import numpy as np
 
 from jfreq.export.bundle import encoder_shapes, load_trained, write_atomically
 from jfreq.methods.base import Method
-from jfreq.types import Array, Batch, Embedding, Grid, InputError, PyTree, SignalSpec
+from jfreq.types import Array, Batch, Embedding, Features, Grid, InputError, PyTree, SignalSpec
 
 Clip = dict[str, np.ndarray]
 """One recording: ``[t c]`` float32 by modality, at the model's rates."""
@@ -179,8 +179,12 @@ class Encoder:
 
 
 def encode_frames(method: Method, params: PyTree, batch: Batch) -> tuple[Array, Array, Array]:
+    """:func:`pool_frames` of the encoded batch."""
+    return pool_frames(method.encode(params, batch))
+
+
+def pool_frames(features: Features) -> tuple[Array, Array, Array]:
     """``(clip [b d], frames [b t d], valid [b])``: tokens averaged over the frequency rows."""
-    features = method.encode(params, batch)
     tokens = by_time(features.tokens, features.grid)
     valid = by_time(features.valid, features.grid)
     weight = valid[..., None].astype(tokens.dtype)

@@ -112,4 +112,5 @@ def test_the_example_of_the_docs(root):
     assert [c.name for c in found] == [
         "cluster, three quarters", "cluster, half", "random, three quarters", "random, half"
     ]  # fmt: skip
-    assert [methods.bind(c.experiment, CLIP).method.mask for c in found] == [48, 32, 48, 32]
+    bound = [methods.bind(c.experiment, CLIP).method for c in found]
+    assert [cfg.mask for cfg in bound if isinstance(cfg, SSAST)] == [48, 32, 48, 32]

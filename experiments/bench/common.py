@@ -1,0 +1,283 @@
+"""What the benches share: paired rounds, medians with intervals, the machine, tables.
+
+Contenders of one table run in one process, in turn, round after round, so that whatever slows the
+machine down slows all of them; what is compared are the ratios within a round.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import importlib.util
+import json
+import math
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jfreq.export.bundle import write_atomically
+from jfreq.types import InputError
+
+RESULTS = Path(__file__).resolve().parent.parent / "results"
+INSTALL = {"torch": "pip install torch==2.13.0", "librosa": "pip install librosa",
+           "tensorflow": "pip install tensorflow-cpu"}  # fmt: skip
+VERSIONS = ("jax", "jaxlib", "flax", "torch", "librosa", "tensorflow-cpu", "numpy")
+LEVEL = 0.95
+SETTLE_S = 0.02
+"""Pause before each timed call: worker threads of the one before stop spinning."""
+
+
+# ------------------------------------------------------------------ timing
+
+
+def paired(
+    contenders: Mapping[str, Callable[[], Any]],
+    *,
+    rounds: int,
+    warmup: int = 2,
+    clock: Callable[[], float] = time.perf_counter,
+    settle: Callable[[float], None] = time.sleep,
+) -> dict[str, list[float]]:
+    """Seconds of every call by contender, one for each round.
+
+    A call returns when its work is done. Every round runs all contenders once and begins with the
+    next one: A B C, B C A, C A B. ``warmup`` rounds come first and are not kept.
+    """
+    names = list(contenders)
+    times: dict[str, list[float]] = {name: [] for name in names}
+    for turn in range(warmup + rounds):
+        first = turn % len(names)
+        for name in names[first:] + names[:first]:
+            settle(SETTLE_S)
+            began = clock()
+            contenders[name]()
+            spent = clock() - began
+            if turn >= warmup:
+                times[name].append(spent)
+    return times
+
+
+def first_call(call: Callable[[], Any], clock: Callable[[], float] = time.perf_counter) -> float:
+    """Seconds of the call that compiles."""
+    began = clock()
+    call()
+    return clock() - began
+
+
+class Ratio(NamedTuple):
+    """Median over rounds of one contender's time over another's in the same round.
+
+    ``low`` and ``high``: its distribution-free 95 % interval (order statistics), NaN where there
+    are too few rounds for one.
+    """
+
+    median: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        if math.isnan(self.low) or math.isnan(self.high):
+            return f"{self.median:.2f}"
+        return f"{self.median:.2f} [{self.low:.2f}, {self.high:.2f}]"
+
+
+def ratio(times: Sequence[float], base: Sequence[float]) -> Ratio:
+    """How many times as long as ``base`` the paired ``times`` are."""
+    from scipy.stats import quantile_test
+
+    if len(times) != len(base) or not times:
+        raise ValueError(f"{len(times)} and {len(base)} rounds are not pairs")
+    ratios = [a / b for a, b in zip(times, base)]
+    middle = statistics.median(ratios)
+    interval = quantile_test(ratios, p=0.5).confidence_interval(LEVEL)
+    return Ratio(middle, float(interval.low), float(interval.high))
+
+
+# ------------------------------------------------------------------ the machine
+
+
+def pin(threads: int) -> int:
+    """Keeps this process on so many cores, before any backend starts; how many it got."""
+    if not hasattr(os, "sched_setaffinity"):
+        return os.cpu_count() or 1
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, cores[:threads])
+    return len(cores[:threads])
+
+
+def machine(threads: int) -> dict[str, Any]:
+    """What a figure depends on: hardware, threads, versions, commit, how busy it is."""
+    import jax
+
+    versions = {name: version(name) for name in VERSIONS}
+    return {
+        "cpu": _cpu_model(),
+        "cores": os.cpu_count(),
+        "threads": threads,
+        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "load": round(os.getloadavg()[0], 1),
+        "python": platform.python_version(),
+        "versions": {name: found for name, found in versions.items() if found},
+        "commit": _commit(),
+    }
+
+
+def version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def available(module: str) -> bool:
+    """Whether a library that only benches use is installed; says so where it is not."""
+    if importlib.util.find_spec(module) is not None:
+        return True
+    print(f"skipped: {module} is not installed ({INSTALL[module]})", file=sys.stderr)
+    return False
+
+
+def need(module: str) -> None:
+    """``InputError`` with the line that installs what a bench cannot do without."""
+    if importlib.util.find_spec(module) is None:
+        raise InputError(f"this bench compares with {module}, which is missing: {INSTALL[module]}")
+
+
+def set_torch_threads(threads: int) -> None:
+    """The same threads for PyTorch, where it is installed."""
+    if importlib.util.find_spec("torch") is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+
+
+def torch_device() -> Any:
+    """The device of jax for PyTorch; ``InputError`` where this PyTorch cannot use it."""
+    import jax
+    import torch
+
+    if jax.default_backend() == "cpu":
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise InputError(
+            f"jax runs on {jax.default_backend()}, this PyTorch on CPU only; set JAX_PLATFORMS=cpu"
+        )
+    return torch.device("cuda")
+
+
+def _cpu_model() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _commit() -> str:
+    here = Path(__file__).resolve().parent
+
+    def git(*words: str) -> str:
+        return subprocess.run(
+            ["git", *words], cwd=here, capture_output=True, text=True, timeout=60
+        ).stdout.strip()
+
+    found = git("rev-parse", "--short", "HEAD")
+    if not found:
+        return "unknown"
+    # What a run writes itself is no change of the code.
+    dirty = git("status", "--porcelain", "--", ":/", ":!/experiments/results")
+    return f"{found} with changes" if dirty else found
+
+
+# ------------------------------------------------------------------ tables
+
+
+@dataclasses.dataclass
+class Table:
+    """Times of paired contenders; the first one is what the others are compared with."""
+
+    title: str
+    times: dict[str, list[float]]
+    compile_s: dict[str, float] = dataclasses.field(default_factory=dict)
+    """Seconds of compilation, kept out of the times."""
+
+    def ratios(self) -> dict[str, Ratio]:
+        base, *others = self.times
+        return {name: ratio(self.times[name], self.times[base]) for name in others}
+
+    def to_markdown(self) -> str:
+        base, found = next(iter(self.times)), self.ratios()
+        lines = [
+            f"## {self.title}", "",
+            f"| | median ms | quartiles | x {base}, median of rounds [95 %] | compile s |",
+            "|---|---|---|---|---|",
+        ]  # fmt: skip
+        for name, times in self.times.items():
+            low, _, high = statistics.quantiles(times, n=4, method="inclusive")
+            over = str(found[name]) if name in found else "1"
+            spent = f"{self.compile_s[name]:.1f}" if name in self.compile_s else ""
+            lines.append(
+                f"| {name} | {_ms(statistics.median(times))} | {_ms(low)} to {_ms(high)} | {over} "
+                f"| {spent} |"
+            )
+        return "\n".join(lines) + "\n"
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "times_s": self.times,
+            "compile_s": self.compile_s,
+            "ratios": {name: r._asdict() for name, r in self.ratios().items()},
+        }
+
+
+def _ms(seconds: float) -> str:
+    ms = 1000 * seconds
+    return f"{ms:,.0f}" if ms >= 100 else f"{ms:.3g}"
+
+
+def described(facts: Mapping[str, Any]) -> str:
+    """The machine as one sentence."""
+    versions = ", ".join(f"{name} {found}" for name, found in facts["versions"].items())
+    return (
+        f"{facts['cpu']}, {facts['threads']} threads of {facts['cores']} cores, load "
+        f"{facts['load']} at the start, {facts['device']}; Python {facts['python']}, {versions}; "
+        f"commit {facts['commit']}."
+    )
+
+
+def save(
+    name: str,
+    heading: str,
+    intro: str,
+    parts: Sequence[Table | str],
+    *,
+    facts: Mapping[str, Any],
+    more: Mapping[str, Any] | None = None,
+    out: Path | None = None,
+) -> str:
+    """Writes ``bench_NAME.md`` and ``.json`` into ``out`` (experiments/results); the Markdown."""
+    folder = out or RESULTS
+    sections = [part if isinstance(part, str) else part.to_markdown() for part in parts]
+    text = "\n".join([f"# {heading}\n", f"{intro}\n", f"{described(facts)}\n", *sections])
+    tables = {part.title: part.to_dict() for part in parts if isinstance(part, Table)}
+    data = {"bench": name, "machine": dict(facts), "tables": tables, **(more or {})}
+    body = json.dumps(data, indent=1) + "\n"
+    write_atomically(folder / f"bench_{name}.md", lambda file: file.write(text.encode()))
+    write_atomically(folder / f"bench_{name}.json", lambda file: file.write(body.encode()))
+    return text
+
+
+def run(main: Callable[..., None]) -> None:
+    """Runs a bench with its options; bad input is one line and exit code 2."""
+    import tyro
+
+    try:
+        tyro.cli(main)
+    except InputError as error:
+        print(f"jfreq: error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None

@@ -1,0 +1,190 @@
+"""One pre-training step of SSAST-tiny against the same model in PyTorch, eager and torch.compile.
+
+    jfreq bench step
+
+`ssast_tiny` on 10 s clips: batch 8, 512 tokens, two masks for each clip, forward, backward and AdamW,
+once from a given spectrogram and once from int16 waveforms (front end included in all). Before
+anything is timed the PyTorch model gets jfreq's parameters and the masks of its first step: losses
+agree to 1e-4, gradient norms to 1e-3. jfreq's step also computes what its log shows (norms of
+gradient, update and parameters).
+"""
+
+import dataclasses
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import common
+import jax
+import numpy as np
+
+from jfreq import masks, methods, recipes, sharding, step, trees
+from jfreq.config import Optim, replace
+from jfreq.methods.ssast import SSAST
+from jfreq.types import DataSpec, InputError, SignalSpec
+
+CLIP = DataSpec((SignalSpec("audio", 16000.0, 160_000),))
+LR, DECAY = 5e-4, 0.01
+
+
+@dataclasses.dataclass
+class Jfreq:
+    """The compiled step and its state; calling it takes one step."""
+
+    update: Any
+    state: Any
+    batch: Any
+    mesh: Any
+    compile_s: float
+    spec: step.StepSpec
+
+    def __call__(self) -> dict[str, float]:
+        with jax.set_mesh(self.mesh):
+            self.state, metrics = self.update(self.state, self.batch)
+        return {name: float(total / count) for name, (total, count) in metrics.items()}
+
+
+def jfreq_step(batch: dict[str, np.ndarray], *, unroll: bool) -> Jfreq:
+    experiment = replace(
+        recipes.load("ssast_tiny"),
+        batch=len(next(iter(batch.values()))),
+        optim=Optim(lr=LR, weight_decay=DECAY, schedule="constant"),
+        method__encoder__unroll=unroll,
+    )
+    mesh = sharding.make_mesh((1, 1, 1), jax.devices()[:1])
+    shapes = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in batch.items()}
+    spec = step.specify(methods.bind(experiment, CLIP), shapes, mesh)
+    with jax.set_mesh(mesh):
+        update, compile_s = step.compile_step(spec)
+        state = step.first_state(spec)
+    return Jfreq(update, state, sharding.to_global(batch, mesh), mesh, compile_s, spec)
+
+
+def torch_step(model: Any, x: np.ndarray, *, compiled: bool) -> Callable[[], float]:
+    """Takes one step on ``x``: ``[b 1 f t]`` float32 spectrograms, or ``[b t]`` int16 clips."""
+    import torch
+    from torch_models import Fbank, adamw
+
+    device = next(model.parameters()).device
+    frontend = Fbank().to(device)
+    optimiser = adamw(model, lr=LR, weight_decay=DECAY)
+    given = torch.from_numpy(x).to(device)
+    # Inductor has no complex numbers: the front end stays as it is.
+    forward = torch.compile(model) if compiled else model
+
+    def loss_of(x):
+        if x.dtype == torch.int16:
+            with torch.no_grad():
+                x = frontend(x.float() / 32768)
+        return forward(x)
+
+    def take() -> float:
+        optimiser.zero_grad(set_to_none=True)
+        loss, _ = loss_of(given)
+        loss.backward()
+        optimiser.step()
+        return loss.item()
+
+    return take
+
+
+def check(model: Any, mine: Jfreq, spectrogram: np.ndarray) -> dict[str, float]:
+    """Loss and gradient norm of the first step of both, on the same weights and masks."""
+    import torch
+    from torch_models import load_jfreq
+
+    cfg = mine.spec.experiment.method
+    assert isinstance(cfg, SSAST) and cfg.mask is not None
+    params = trees.flatten(jax.device_get(mine.state.params))
+    load_jfreq(model, params)
+    key = jax.random.fold_in(jax.random.key(mine.spec.experiment.seed), 0)
+    drawn = masks.draw(
+        key, 2 * len(spectrogram), cfg.grid, cfg.mask,
+        kind=cfg.mask_kind, sizes=cfg.cluster, mode=cfg.cluster_mode,
+    )  # fmt: skip
+    device = next(model.parameters()).device
+    drop = torch.from_numpy(np.array(drawn.drop, np.int64)).to(device)
+    loss, accuracy = model(torch.from_numpy(spectrogram).to(device), drop)
+    loss.backward()
+    norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters()])
+    ours = mine()
+    theirs = {"loss": loss.item(), "accuracy": accuracy.item(), "grad_norm": norm.item()}
+    found = {f"{name} of {who}": values[name] for name in theirs
+             for who, values in (("jfreq", ours), ("torch", theirs))}  # fmt: skip
+    for name, limit in (("loss", 1e-4), ("grad_norm", 1e-3)):
+        if not abs(ours[name] - theirs[name]) <= limit * abs(theirs[name]):
+            raise InputError(f"the models differ, nothing is timed: {found}")
+    return found
+
+
+def inputs(batch: int) -> tuple[np.ndarray, np.ndarray]:
+    """int16 clips ``[b t c]`` of noise and their normalised spectrograms ``[b t f c]``."""
+    rng = np.random.default_rng(0)
+    clips = rng.normal(0, 3000, (batch, 160_000, 1)).clip(-32768, 32767).astype(np.int16)
+    method = methods.build(methods.bind(recipes.load("ssast_tiny"), CLIP).method)
+    return clips, np.asarray(jax.jit(method.frontend)({"audio": clips})["spectrogram"])
+
+
+def main(
+    rounds: int = 15,
+    batch: int = 8,
+    threads: int = 2,
+    unroll: bool = False,
+    out: Path | None = None,
+) -> None:
+    """Times the steps and writes bench_step.md and .json.
+
+    Args:
+        rounds: timed rounds; every contender once in each.
+        batch: clips.
+        threads: cores that all contenders share.
+        unroll: encoder.unroll of jfreq.
+        out: folder of the results, by default experiments/results.
+    """
+    common.need("torch")
+    cache = tempfile.TemporaryDirectory()  # compile time is a result: no cache has seen the model
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache.name
+    jax.config.update("jax_enable_compilation_cache", False)
+    threads = common.pin(threads)
+    facts = common.machine(threads)
+    import torch
+    import torch_models
+
+    common.set_torch_threads(threads)
+    device = common.torch_device()
+    clips, spectrogram = inputs(batch)
+    planes = np.ascontiguousarray(spectrogram.transpose(0, 3, 2, 1))
+    cases = {
+        "spectrogram given": ({"spectrogram": spectrogram}, planes),
+        "waveform given (int16, front end inside the step)": ({"audio": clips}, clips[..., 0]),
+    }
+    tables, agreement = [], {}
+    for title, (mine, theirs) in cases.items():
+        ours = jfreq_step(mine, unroll=unroll)
+        if not agreement:
+            agreement = check(torch_models.SSAST().to(device), ours, planes)
+        contenders: dict[str, Callable[[], Any]] = {"jfreq": ours}
+        compile_s = {"jfreq": ours.compile_s}
+        for name, compiled in (("torch eager", False), ("torch.compile", True)):
+            torch._dynamo.reset()
+            contenders[name] = torch_step(
+                torch_models.SSAST().to(device), theirs, compiled=compiled
+            )
+            if compiled:
+                compile_s[name] = common.first_call(contenders[name])
+        times = common.paired(contenders, rounds=rounds)
+        tables.append(common.Table(title, times, compile_s))
+        print(tables[-1].to_markdown(), flush=True)
+    words = ", ".join(f"{name} {value:.6g}" for name, value in agreement.items())
+    intro = (
+        f"`ssast_tiny`, batch {batch}, 512 tokens, 2 masks for each clip, AdamW, float32, "
+        f"{rounds} rounds; unroll {unroll}. First step on the same weights and masks: {words}."
+    )
+    common.save("step", "Pre-training step", intro, tables, facts=facts,
+                more={"agreement": agreement, "batch": batch, "unroll": unroll}, out=out)  # fmt: skip
+
+
+if __name__ == "__main__":
+    common.run(main)

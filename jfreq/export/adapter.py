@@ -1,0 +1,121 @@
+"""A frozen encoder as one pure function of arrays: what formats beside the bundle are made of."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jfreq import trees
+from jfreq.config import Experiment, MethodConfig, replace
+from jfreq.export.bundle import window_spec
+from jfreq.export.runtime import pool_frames
+from jfreq.types import Array, Batch, InputError, PyTree, SignalSpec
+
+Flat = dict[str, Any]
+"""Parameters by path, as they lie in ``model.safetensors``."""
+TOLERANCE = 1e-4
+"""Largest absolute difference to the JAX encoder that a written format may show."""
+
+
+class Adapter(NamedTuple):
+    """``encode(params, window) -> outputs`` and what it is called with.
+
+    ``window`` holds one fixed window per row: each signal ``[b t c]`` float32 by its name,
+    zero-padded at the end, and ``length`` ``[b]`` int32, valid samples of the first signal.
+    ``outputs``: ``clip`` ``[b d]`` and ``frames`` ``[b t d]`` float32, ``valid`` ``[b]`` int32
+    count of valid frames, and ``logits`` ``[b classes]`` of a supervised method.
+    """
+
+    encode: Callable[..., dict[str, Array]]
+    params: Flat
+    signals: tuple[SignalSpec, ...]
+
+
+class Extra(NamedTuple):
+    """What a format adds to a bundle: files by name, and a section of the model card."""
+
+    files: dict[str, bytes]
+    card: str
+
+
+def adapt(experiment: Experiment, params: PyTree) -> Adapter:
+    """The adapter of a bound experiment and its encoder's parameters."""
+    from jfreq.methods import build
+
+    method = build(portable(experiment.method))
+
+    def encode(flat: Flat, window: Batch) -> dict[str, Array]:
+        features = method.encode(trees.unflatten(flat), window)
+        clip, frames, valid = pool_frames(features)
+        outputs = {"clip": clip, "frames": frames, "valid": valid}
+        return outputs if features.logits is None else outputs | {"logits": features.logits}
+
+    return Adapter(encode, trees.flatten(params), tuple(experiment.method.signals))
+
+
+def portable(cfg: MethodConfig) -> MethodConfig:
+    """The same encoder without kernels that only one platform has."""
+    backbone = getattr(cfg, "backbone", None)
+    if backbone is not None:
+        return replace(cfg, backbone=portable(backbone))
+    fused = hasattr(getattr(cfg, "encoder", None), "attention")
+    return replace(cfg, encoder__attention="auto") if fused else cfg
+
+
+def one_device() -> contextlib.AbstractContextManager[Any]:
+    """Traces for a single device, whatever this machine has."""
+    return jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((1,), ("device",)))
+
+
+def noise(signals: tuple[SignalSpec, ...], rows: int, *, seed: int = 0) -> dict[str, np.ndarray]:
+    """A window of noise; the first row is full, the others end at random."""
+    rng = np.random.default_rng(seed)
+    window: dict[str, np.ndarray] = {}
+    length = rng.integers(1, signals[0].samples + 1, rows).astype(np.int32)
+    length[0] = signals[0].samples
+    for signal in signals:
+        x = rng.normal(0, 0.1, (rows, signal.samples, signal.channels)).astype(np.float32)
+        end = np.ceil(length * (signal.samples / signals[0].samples))
+        window[signal.name] = x * (np.arange(signal.samples) < end[:, None])[..., None]
+    return window | {"length": length}
+
+
+def compare(
+    adapter: Adapter, call: Callable[..., dict[str, Any]], *, rows: tuple[int, ...]
+) -> float:
+    """Largest absolute difference between ``call`` and the JAX encoder, on noise.
+
+    ``rows``: the batch sizes to try. Raises ``InputError`` above ``TOLERANCE``, for NaN and for
+    outputs of another name, shape or count of valid frames.
+    """
+    encode, worst = jax.jit(adapter.encode), 0.0
+    for number in rows:
+        window = noise(adapter.signals, number)
+        with one_device():
+            wanted = jax.device_get(encode(adapter.params, window))
+        found = jax.device_get(call(adapter.params, window))
+        for name, value in wanted.items():
+            other = found.get(name, np.zeros(0))
+            if other.shape != value.shape or found.keys() != wanted.keys():
+                raise InputError(f"export: the written program does not return {name!r} as encoded")
+            error = float(np.abs(other.astype(np.float64) - value).max())
+            if not error <= (0 if name == "valid" else TOLERANCE):
+                raise InputError(
+                    f"export: {name!r} of the written program is {error:.3g} off the JAX encoder "
+                    f"at batch {number} (limit {TOLERANCE:g}); nothing was written"
+                )
+            worst = max(worst, error)
+    return worst
+
+
+def shapes(adapter: Adapter, rows: Any) -> tuple[PyTree, PyTree]:
+    """``(params, window)`` as shapes; ``rows`` may be a symbolic dimension."""
+    params = {
+        name: jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype)
+        for name, leaf in adapter.params.items()
+    }
+    return params, window_spec(adapter.signals, rows)

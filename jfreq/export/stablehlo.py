@@ -1,0 +1,225 @@
+"""StableHLO beside a bundle: one program for CPU, CUDA and TPU, any batch, weights as arguments.
+
+``encoder.stablehlo`` is what ``jax.export`` serialises; it runs with jax, numpy, safetensors and
+flatbuffers alone (``docs/export.md`` has the four lines). The weights stay in
+``model.safetensors``. The bundle is the archive: jax promises to read a program for six months.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.util
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax import export
+
+import jfreq
+from jfreq import trees
+from jfreq.export.adapter import Adapter, Extra, compare, one_device, shapes
+from jfreq.export.bundle import read_weights
+from jfreq.types import InputError, SignalSpec
+
+PROGRAM, MANIFEST = "encoder.stablehlo", "stablehlo.json"
+PLATFORMS = ("cpu", "cuda", "tpu")
+FORMAT = 1
+"""Raised when an older jfreq could no longer read what this one writes."""
+CHECKED = (1, 3)
+"""Batch sizes at which every written program is compared with the JAX encoder."""
+EXPIRY = (
+    "A program can be read for at least six months after the release of the jax that wrote it, and "
+    "by jax up to three weeks older; after that, export it again from the bundle"
+)
+
+
+def extra(adapter: Adapter) -> Extra:
+    """The program, its manifest and its section of the model card.
+
+    The serialised bytes are read back and compared with the JAX encoder first; ``InputError``
+    where they differ, or where flatbuffers is missing.
+    """
+    blob = serialise(adapter)
+    error = compare(adapter, jax.jit(deserialise(blob, PROGRAM).call), rows=CHECKED)
+    manifest = {
+        "format": FORMAT,
+        "jfreq": jfreq.__version__,
+        "jax": jax.__version__,
+        "platforms": list(PLATFORMS),
+        "sha256": hashlib.sha256(blob).hexdigest(),
+        "signals": [dataclasses.asdict(signal) for signal in adapter.signals],
+        "inputs": _layout(shapes(adapter, "b")[1]),
+        "outputs": _layout(jax.eval_shape(adapter.encode, *shapes(adapter, 1)), rows="b"),
+        "checked": {"batches": list(CHECKED), "max_abs_error": error},
+        "expiry": EXPIRY,
+    }
+    text = json.dumps(manifest, indent=2) + "\n"
+    return Extra({PROGRAM: blob, MANIFEST: text.encode()}, _card(manifest, len(blob)))
+
+
+def serialise(adapter: Adapter) -> bytes:
+    """The program with a symbolic batch dimension, for all ``PLATFORMS``."""
+    _need_flatbuffers()
+    (rows,) = export.symbolic_shape("b")
+    with one_device():
+        exported = export.export(jax.jit(adapter.encode), platforms=PLATFORMS)(
+            *shapes(adapter, rows)
+        )
+    return bytes(exported.serialize())
+
+
+def deserialise(blob: bytes, where: str | Path) -> export.Exported:
+    """The inverse of :func:`serialise`; ``InputError`` where this jax cannot read it."""
+    _need_flatbuffers()
+    try:
+        return export.deserialize(bytearray(blob))
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"{where}: jax {jax.__version__} cannot read this program ({reason}); export it again "
+            "from the bundle"
+        ) from None
+
+
+class Program:
+    """``program(window) -> outputs`` as numpy; the layouts are those of :class:`Adapter`.
+
+    ``signals`` and ``platforms`` describe it, ``params`` are the weights by path. A new batch
+    size is compiled when it first comes.
+    """
+
+    def __init__(self, exported: export.Exported, params: Any, signals: tuple[SignalSpec, ...]):
+        self.signals = signals
+        self.platforms = exported.platforms
+        self.params = jax.device_put(params)
+        self._call = jax.jit(exported.call)
+
+    def __call__(self, window: Mapping[str, Any] | Any) -> dict[str, np.ndarray]:
+        """``window``: arrays by name, or the array of a single signal; ``length`` may be left out.
+
+        Raises ``InputError`` for other signals, windows, channels or dtypes.
+        """
+        if not isinstance(window, Mapping):
+            window = {self.signals[0].name: window}
+        first = self.signals[0].name
+        rows = len(window[first]) if first in window else 0
+        batch = {s.name: _checked(window, s, rows) for s in self.signals}
+        unknown = set(window) - set(batch) - {"length"}
+        if unknown:
+            raise InputError(
+                f"window: has {', '.join(sorted(unknown))}, which the program does not read; it "
+                f"wants {', '.join(batch)} and length"
+            )
+        length = np.asarray(window.get("length", np.full(rows, self.signals[0].samples)))
+        if length.shape != (rows,) or length.dtype.kind not in "iu":
+            raise InputError(
+                f"length: wanted {rows} integers, got {length.dtype} of shape {length.shape}"
+            )
+        return jax.device_get(self._call(self.params, {**batch, "length": length.astype(np.int32)}))
+
+
+def load(path: str | Path) -> Program:
+    """The program of a folder that ``jfreq export --format stablehlo`` wrote.
+
+    Raises ``InputError`` for a folder without one, altered files, a newer format, a program this
+    jax cannot read and a platform it was not written for.
+    """
+    path = Path(path)
+    for name in (MANIFEST, PROGRAM):
+        if not (path / name).is_file():
+            raise InputError(
+                f"{path}: holds no {name}; write it with `jfreq export RUN --out {path} --format "
+                "stablehlo`"
+            )
+    manifest = _read_manifest(path / MANIFEST)
+    blob = (path / PROGRAM).read_bytes()
+    if hashlib.sha256(blob).hexdigest() != manifest["sha256"]:
+        raise InputError(
+            f"{path / PROGRAM}: does not match {MANIFEST} (checksum differs); export it again"
+        )
+    exported = deserialise(blob, path / PROGRAM)
+    here = export.default_export_platform()
+    if here not in exported.platforms:
+        raise InputError(
+            f"{path}: written for {', '.join(exported.platforms)}, jax runs on {here} here; set "
+            "JAX_PLATFORMS"
+        )
+    signals = tuple(SignalSpec(**signal) for signal in manifest["signals"])
+    return Program(exported, trees.flatten(read_weights(path)), signals)
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(
+            f"{path}: not readable as JSON ({error}); export the bundle again"
+        ) from None
+    if not isinstance(manifest, dict) or not {"format", "sha256", "signals"} <= manifest.keys():
+        raise InputError(f"{path}: not the manifest of a program; export the bundle again")
+    if manifest["format"] > FORMAT:
+        raise InputError(
+            f"{path}: format {manifest['format']} is newer than this jfreq reads ({FORMAT}); "
+            "upgrade jfreq"
+        )
+    return manifest
+
+
+def _checked(window: Mapping[str, Any], signal: SignalSpec, rows: int) -> np.ndarray:
+    wanted = f"[b, {signal.samples}, {signal.channels}] float32"
+    if signal.name not in window:
+        raise InputError(f"window: no signal {signal.name!r}; give {signal.name} {wanted}")
+    x = np.asarray(window[signal.name])
+    if x.dtype != np.float32 or x.shape != (rows, signal.samples, signal.channels) or not rows:
+        raise InputError(
+            f"{signal.name}: wanted {wanted}, got {list(x.shape)} {x.dtype}; the program reads "
+            "windows of one length, longer or shorter recordings go through jfreq.load_encoder"
+        )
+    return x
+
+
+def _need_flatbuffers() -> None:
+    if importlib.util.find_spec("flatbuffers") is None:
+        raise InputError("StableHLO needs the package flatbuffers: pip install flatbuffers")
+
+
+def _layout(tree: dict[str, Any], rows: str | None = None) -> dict[str, dict[str, Any]]:
+    """Shapes and dtypes for the manifest; ``rows`` replaces the first dimension."""
+    return {
+        name: {"shape": [rows or leaf.shape[0], *leaf.shape[1:]], "dtype": str(leaf.dtype)}
+        for name, leaf in tree.items()
+    }
+
+
+def _card(manifest: dict[str, Any], size: int) -> str:
+    def listed(part: str) -> str:
+        return ", ".join(
+            f"`{name}` [{' '.join(map(str, entry['shape']))}] {entry['dtype']}"
+            for name, entry in manifest[part].items()
+        )
+
+    checked = manifest["checked"]
+    batches = " and ".join(map(str, checked["batches"]))
+    return f"""## StableHLO
+
+`{PROGRAM}` ({size / 2**20:.1f} MiB, written by jax {manifest["jax"]} for
+{", ".join(manifest["platforms"])}) is the same encoder as a program of weights and a window, for
+any batch size b: {listed("inputs")} to {listed("outputs")}. Signals are float in [-1, 1] and
+zero-padded at the end, `length` counts valid samples.
+
+```python
+import jax
+from jax import export
+from safetensors.numpy import load_file
+
+program = export.deserialize(bytearray(open("{PROGRAM}", "rb").read()))
+outputs = jax.jit(program.call)(load_file("model.safetensors"), window)
+```
+
+Largest difference to the JAX encoder when it was written, on noise at batch {batches}:
+{checked["max_abs_error"]:.1e}. {EXPIRY}.
+"""
