@@ -19,7 +19,8 @@ import numpy as np
 from jfreq import methods, recipes, trees
 from jfreq.export import stablehlo
 from jfreq.export.adapter import adapt
-from jfreq.export.bundle import export_run, save_bundle, window_spec
+from jfreq.export.bundle import save_bundle, window_spec
+from jfreq.export.formats import export_run
 from jfreq.types import DataSpec, InputError, SignalSpec
 
 CLIP = DataSpec((SignalSpec("audio", 16000.0, 160_000),))

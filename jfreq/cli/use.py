@@ -68,7 +68,7 @@ def export(
         format: what lies in it; the bundle always does.
         note: a sentence for the model card.
     """
-    from jfreq.export.bundle import export_run
+    from jfreq.export.formats import export_run
 
     print(export_run(trained, out, note=note, formats=format))
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import importlib
 import json
 import os
 import shutil
@@ -20,16 +19,14 @@ import numpy as np
 
 import jfreq
 from jfreq import config, trees
-from jfreq.config import Experiment, close_match
-from jfreq.methods.base import Method, encoder_params
+from jfreq.config import Experiment
+from jfreq.methods.base import Method
 from jfreq.state import Trained
 from jfreq.types import Features, InputError, PyTree, SignalSpec
 
 FORMAT = 1
 """Raised when an older jfreq could no longer read what this one writes."""
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
-FORMATS = ("bundle", "stablehlo")
-"""What ``export_run`` writes; each but the first is a module here with ``extra(adapter)``."""
 
 
 def save_bundle(
@@ -48,7 +45,7 @@ def save_bundle(
     ``path`` holds anything else.
     """
     path = Path(path)
-    _check_free(path)
+    check_free(path)
     draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
     old = path.with_name(f".{path.name}.{os.getpid()}.old")
     shutil.rmtree(draft, ignore_errors=True)
@@ -96,45 +93,6 @@ def _open(path: Path) -> dict[str, Any]:
     return _read_header(path / CONFIG)
 
 
-def export_run(
-    run: str | Path, out: str | Path, *, note: str = "", formats: Sequence[str] = ("bundle",)
-) -> Path:
-    """Writes the frozen encoder of a run folder (or another bundle) as the bundle ``out``.
-
-    Parameters that ``encode`` never reads (decoders, prediction heads) are left out. The bundle
-    is always written; ``formats`` beyond it lie in the same folder.
-    """
-    from jfreq.methods import build
-
-    for name in formats:
-        if name not in FORMATS:
-            raise InputError(
-                f"format: no {name!r}{close_match(name, FORMATS)}; known: {', '.join(FORMATS)}"
-            )
-    _check_free(Path(out))
-    experiment, params = load_trained(run)
-    method = build(experiment.method)
-    params = encoder_params(method, params, window_spec(experiment.method.signals))
-    files, card = _extras(experiment, params, [name for name in formats if name != "bundle"])
-    return save_bundle(out, experiment=experiment, params=params, note=note, files=files, card=card)
-
-
-def _extras(
-    experiment: Experiment, params: PyTree, formats: Sequence[str]
-) -> tuple[dict[str, bytes], str]:
-    """Files and card sections of formats that are built on the adapter."""
-    files: dict[str, bytes] = {}
-    cards = ""
-    for name in formats:
-        from jfreq.export.adapter import adapt
-
-        module = importlib.import_module(f"jfreq.export.{name}")
-        extra = module.extra(adapt(experiment, params))
-        files |= extra.files
-        cards += f"\n{extra.card}"
-    return files, cards
-
-
 def load_trained(path: str | Path) -> Trained:
     """A bundle folder or the run folder of ``jfreq train`` (its newest checkpoint)."""
     path = Path(path)
@@ -166,7 +124,8 @@ def write_atomically(path: str | Path, write: Callable[[BinaryIO], Any]) -> Path
     return path
 
 
-def _check_free(path: Path) -> None:
+def check_free(path: Path) -> None:
+    """``InputError`` where ``path`` holds anything but a bundle."""
     occupied = path.exists() and not (path.is_dir() and not any(path.iterdir()))
     if occupied and not is_bundle(path):
         raise InputError(f"{path}: exists and is not a bundle; choose another folder")

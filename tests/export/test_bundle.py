@@ -14,13 +14,13 @@ from jfreq.config import replace, to_dict
 from jfreq.export import bundle
 from jfreq.export.bundle import (
     encoder_shapes,
-    export_run,
     load_bundle,
     load_trained,
     save_bundle,
     window_spec,
     write_atomically,
 )
+from jfreq.export.formats import export_run
 from jfreq.methods.base import encoder_params
 from jfreq.state import State
 from jfreq.types import DataSpec, InputError, SignalSpec

@@ -16,7 +16,8 @@ from jfreq.config import replace
 from jfreq.export import adapter as adapters
 from jfreq.export import stablehlo
 from jfreq.export.adapter import adapt, compare, noise
-from jfreq.export.bundle import export_run, load_bundle, save_bundle, window_spec
+from jfreq.export.bundle import load_bundle, save_bundle, window_spec
+from jfreq.export.formats import export_run
 from jfreq.export.runtime import encode_frames
 from jfreq.methods.classify import Classify
 from jfreq.nn.vit import ViT

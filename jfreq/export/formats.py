@@ -1,0 +1,45 @@
+"""A run's frozen encoder in the formats asked for: the bundle, and what lies beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from jfreq.config import close_match
+from jfreq.export import stablehlo
+from jfreq.export.adapter import Adapter, Extra, adapt
+from jfreq.export.bundle import check_free, load_trained, save_bundle, window_spec
+from jfreq.methods import build
+from jfreq.methods.base import encoder_params
+from jfreq.types import InputError
+
+EXTRAS: dict[str, Callable[[Adapter], Extra]] = {"stablehlo": stablehlo.extra}
+"""Formats beside the bundle, by name."""
+
+
+def export_run(
+    run: str | Path, out: str | Path, *, note: str = "", formats: Sequence[str] = ("bundle",)
+) -> Path:
+    """Writes the frozen encoder of a run folder (or another bundle) as the bundle ``out``.
+
+    Parameters that ``encode`` never reads (decoders, prediction heads) are left out. The bundle
+    is always written; ``formats`` beyond it lie in the same folder. Raises ``InputError`` for an
+    unknown format, a folder that holds something else, and a format that disagrees with the
+    encoder.
+    """
+    known = ("bundle", *EXTRAS)
+    for name in formats:
+        if name not in known:
+            raise InputError(
+                f"format: no {name!r}{close_match(name, known)}; known: {', '.join(known)}"
+            )
+    check_free(Path(out))
+    experiment, params = load_trained(run)
+    cfg = experiment.method
+    params = encoder_params(build(cfg), params, window_spec(cfg.signals))
+    extras = [EXTRAS[name](adapt(experiment, params)) for name in formats if name != "bundle"]
+    return save_bundle(
+        out, experiment=experiment, params=params, note=note,
+        files={name: blob for extra in extras for name, blob in extra.files.items()},
+        card="".join(f"\n{extra.card}" for extra in extras),
+    )  # fmt: skip
