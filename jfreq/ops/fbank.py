@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Float32, Int
 
 from jfreq.ops.dft import Evaluator, PadMode, power_spectrum, stft
-from jfreq.ops.frames import WindowName, frame
+from jfreq.ops.frames import WindowName, frame, frame_sums, num_frames
 from jfreq.ops.frames import window as make_window
 from jfreq.types import InputError
 
@@ -46,19 +46,35 @@ def kaldi_fbank(
     win_length, hop_length = kaldi_frame_sizes(rate, win_length_ms, hop_length_ms)
     n_fft = 1 << (win_length - 1).bit_length()
     x = _prepare_clip(x.astype(jnp.float32), length, remove_clip_mean)
-    frames = frame(x, frame_length=win_length, hop_length=hop_length)
-    if frames.shape[1] == 0:
+    if num_frames(x.shape[1], win_length, hop_length) == 0:
         return jnp.zeros((x.shape[0], 0, n_mels), jnp.float32)
-    frames = frames - jnp.mean(frames, axis=-1, keepdims=True)
-    before = jnp.concatenate([frames[..., :1], frames[..., :-1]], axis=-1)
     taper = make_window(window, win_length, periodic=False).astype(np.float32)
-    frames = (frames - np.float32(preemphasis) * before) * taper[None, None]
-    power = power_spectrum(frames, n_fft=n_fft, evaluator=evaluator)
+    frames = _emphasised(x, win_length, hop_length, preemphasis, edge=bool(taper[0]))
+    power = power_spectrum(frames * taper[None, None], n_fft=n_fft, evaluator=evaluator)
     bank = mel_filterbank(
         scale="kaldi", rate=rate, n_fft=n_fft, n_mels=n_mels, low_hz=low_hz, high_hz=high_hz
     )
     energy = jnp.matmul(power, bank, precision=_HIGHEST)
     return jnp.log(jnp.maximum(energy, np.float32(KALDI_FLOOR)))
+
+
+def _emphasised(x, win_length: int, hop_length: int, preemphasis: float, *, edge: bool):
+    """Frames ``[b n win_length]``, each without its mean m and pre-emphasised.
+
+    Both are linear, so that samples are framed once: (s_i - m) - p (s_(i-1) - m) is
+    (s_i - s_(i-1)) + q s_(i-1) - q m with q = 1 - p; differences come first, for an offset's sake.
+    Only the first sample of a frame, which Kaldi takes as its own predecessor, is another;
+    without ``edge`` the window hides it.
+    """
+    q = np.float32(1 - preemphasis)
+    sizes = {"frame_length": win_length, "hop_length": hop_length}
+    before = jnp.concatenate([x[:, :1], x[:, :-1]], axis=1)
+    mean = frame_sums(x, **sizes)[..., None] / np.float32(win_length)
+    frames = frame((x - before) + q * before, **sizes) - q * mean
+    if not edge:
+        return frames
+    first = frame(x, frame_length=1, hop_length=hop_length)[:, : frames.shape[1]]
+    return jnp.concatenate([q * (first - mean), frames[..., 1:]], axis=-1)
 
 
 def kaldi_frame_sizes(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Literal, TypeVar
 
 import jax.numpy as jnp
@@ -39,16 +40,38 @@ def frame(
     n = num_frames(t, frame_length, hop_length)
     if n == 0:
         return jnp.zeros((*lead, 0, frame_length), x.dtype)
-    parts = -(-frame_length // hop_length)
-    rows = n - 1 + parts
-    x = x[..., : rows * hop_length]
-    x = jnp.pad(x, [(0, 0)] * len(lead) + [(0, rows * hop_length - x.shape[-1])])
-    blocks = x.reshape(*lead, rows, hop_length)
+    blocks = _blocks(x, n, frame_length, hop_length)
     slices = [
         blocks[..., j : j + n, : min(hop_length, frame_length - j * hop_length)]
-        for j in range(parts)
+        for j in range(-(-frame_length // hop_length))
     ]
     return jnp.concatenate(slices, axis=-1)
+
+
+def frame_sums(
+    x: Num[Array, "... t"], *, frame_length: int, hop_length: int
+) -> Num[Array, "... n"]:
+    """Sums over the frames of :func:`frame`, ``[... n]``, from sums of blocks: no frame is made."""
+    _check_lengths(frame_length, hop_length)
+    n = num_frames(x.shape[-1], frame_length, hop_length)
+    if n == 0:
+        return jnp.zeros((*x.shape[:-1], 0), x.dtype)
+    blocks = _blocks(x, n, frame_length, hop_length)
+    whole, rest = divmod(frame_length, hop_length)
+    full = jnp.sum(blocks, axis=-1)
+    parts = [full[..., j : j + n] for j in range(whole)]
+    if rest:
+        parts.append(jnp.sum(blocks[..., whole : whole + n, :rest], axis=-1))
+    return functools.reduce(jnp.add, parts)
+
+
+def _blocks(x, n: int, frame_length: int, hop_length: int):
+    """``[... t]`` as the hop-sized rows that ``n`` frames are made of."""
+    *lead, _ = x.shape
+    rows = n - 1 + -(-frame_length // hop_length)
+    x = x[..., : rows * hop_length]
+    x = jnp.pad(x, [(0, 0)] * len(lead) + [(0, rows * hop_length - x.shape[-1])])
+    return x.reshape(*lead, rows, hop_length)
 
 
 def overlap_add(frames: Float[Array, "... n l"], *, hop_length: int) -> Float[Array, "... t"]:

@@ -1,3 +1,5 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import librosa
@@ -45,6 +47,16 @@ def test_frame_is_every_complete_slice(sizes):
     if starts:
         expected = np.stack([np.asarray(x)[:, s : s + length] for s in starts], axis=1)
     np.testing.assert_array_equal(out, expected)
+
+
+@settings(deadline=None, max_examples=12)
+@given(lengths)
+def test_frame_sums_are_sums_of_frames(sizes):
+    t, length, hop = sizes
+    x = jnp.arange(3 * t).reshape(3, t) ** 2
+    options = {"frame_length": length, "hop_length": hop}
+    out, cut = (jax.jit(partial(f, **options))(x) for f in (frames.frame_sums, frames.frame))
+    np.testing.assert_array_equal(out, np.asarray(cut).sum(-1))
 
 
 def test_frame_matches_librosa_without_gather():
