@@ -84,7 +84,7 @@ ssast_audioset_tiny = _released(ssast_tiny, batch=120, steps=160_000)
 ssast_audioset_small = _released(ssast_small, batch=48, steps=400_000)
 ssast_audioset_base = _released(ssast_base, batch=24, steps=800_000)
 
-# 0.4 h of labelled sound on two CPU cores: short windows give more updates in the same time.
+# Half an hour of sound on two CPU cores: short windows give more updates in the same time.
 ssast_esc10 = replace(
     ssast_nano,
     name="ssast_esc10",
