@@ -41,6 +41,26 @@ def real_data() -> pathlib.Path:
     return folder
 
 
+@pytest.fixture
+def experiment(shards):
+    """A run of seconds on the synthetic clips, over all eight devices."""
+    from jfreq.config import Checkpoint, Data, Experiment, Log, Mesh, Optim
+    from jfreq.methods.ssast import SSAST
+    from jfreq.nn.vit import ViT
+
+    return Experiment(
+        name="test",
+        method=SSAST(encoder=ViT(width=32, depth=1, heads=2), passes=1),
+        data=Data(path=(str(shards),), door="memory"),
+        optim=Optim(lr=1e-3, warmup=2, weight_decay=0.01, clip=1.0),
+        mesh=Mesh(8, 1, 1),
+        checkpoint=Checkpoint(every=3),
+        log=Log(every=2, tensorboard=False),
+        steps=6,
+        batch=8,
+    )
+
+
 @pytest.fixture(scope="session")
 def shards(tmp_path_factory) -> pathlib.Path:
     """32 labelled synthetic clips of 128 frames."""

@@ -8,9 +8,7 @@ import numpy as np
 import pytest
 
 from jfreq import distributed
-from jfreq.config import Checkpoint, Data, Experiment, Log, Mesh, Optim, replace, to_dict
-from jfreq.methods.ssast import SSAST
-from jfreq.nn.vit import ViT
+from jfreq.config import Mesh, replace, to_dict
 from jfreq.report.metrics import read_metrics
 from jfreq.testing import finish_processes, start_processes
 from jfreq.train import train
@@ -71,18 +69,8 @@ def test_nobody_answers(monkeypatch):
 
 
 @pytest.fixture
-def experiment(shards):
-    return Experiment(
-        name="test",
-        method=SSAST(encoder=ViT(width=32, depth=1, heads=2), passes=1),
-        data=Data(path=(str(shards),), door="memory"),
-        optim=Optim(lr=1e-3, warmup=2, weight_decay=0.01, clip=1.0),
-        mesh=Mesh(2, 2, 1),
-        checkpoint=Checkpoint(every=2),
-        log=Log(every=2, tensorboard=False),
-        steps=4,
-        batch=8,
-    )
+def experiment(experiment):
+    return replace(experiment, mesh=Mesh(2, 2, 1), checkpoint__every=2, steps=4)
 
 
 def recipe(folder, experiment):

@@ -17,29 +17,12 @@ import optax
 import pytest
 
 from jfreq import checkpoint, step, trees
-from jfreq.config import Checkpoint, Data, Experiment, Log, Mesh, Optim, replace, to_dict
-from jfreq.methods.ssast import SSAST
-from jfreq.nn.vit import ViT
+from jfreq.config import Mesh, replace, to_dict
 from jfreq.report.metrics import read_metrics
 from jfreq.train import Feed, NotFinite, train
 from jfreq.types import InputError
 
 ONE = Mesh(1, 1, 1)
-
-
-@pytest.fixture
-def experiment(shards):
-    return Experiment(
-        name="test",
-        method=SSAST(encoder=ViT(width=32, depth=1, heads=2), passes=1),
-        data=Data(path=(str(shards),), door="memory"),
-        optim=Optim(lr=1e-3, warmup=2, weight_decay=0.01, clip=1.0),
-        mesh=Mesh(8, 1, 1),
-        checkpoint=Checkpoint(every=3),
-        log=Log(every=2, tensorboard=False),
-        steps=6,
-        batch=8,
-    )
 
 
 def equal(a, b):

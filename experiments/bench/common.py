@@ -128,6 +128,17 @@ def machine(threads: int) -> dict[str, Any]:
     }
 
 
+def begin(threads: int) -> dict[str, Any]:
+    """Pins jax and PyTorch to ``threads`` cores and turns the compile cache off; the machine."""
+    import jax
+
+    jax.config.update("jax_enable_compilation_cache", False)
+    threads = pin(threads)
+    facts = machine(threads)
+    set_torch_threads(threads)
+    return facts
+
+
 def version(package: str) -> str | None:
     try:
         return importlib.metadata.version(package)

@@ -95,10 +95,7 @@ def main(rounds: int = 21, threads: int = 2, out: Path | None = None) -> None:
         threads: cores that all contenders share.
         out: folder of the results, by default experiments/results.
     """
-    jax.config.update("jax_enable_compilation_cache", False)
-    threads = common.pin(threads)
-    facts = common.machine(threads)
-    common.set_torch_threads(threads)
+    facts = common.begin(threads)
     rng = np.random.default_rng(0)
     tables, differences = [], {}
     with tempfile.TemporaryDirectory() as folder:

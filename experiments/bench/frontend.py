@@ -136,10 +136,7 @@ def main(rounds: int = 41, batch: int = 8, threads: int = 2, out: Path | None = 
         threads: cores that all contenders share.
         out: folder of the results, by default experiments/results.
     """
-    jax.config.update("jax_enable_compilation_cache", False)
-    threads = common.pin(threads)
-    facts = common.machine(threads)
-    common.set_torch_threads(threads)
+    facts = common.begin(threads)
     rng = np.random.default_rng(0)
     found: dict[str, float] = {}
     tables = []

@@ -67,7 +67,7 @@ def run(
     ]
     done = _known([workdir / FILE, *map(Path, have)])
     results: list[dict[str, Any]] = []
-    began, fresh = time.monotonic(), 0
+    began, fresh, place = time.monotonic(), 0, machine()
     for i, (cell, replicate) in enumerate(plan):
         key = grid.key(ablation, cell, replicate, shards.manifest_hash)
         row = done.get(key)
@@ -76,10 +76,12 @@ def run(
             fresh += 1
             left = (time.monotonic() - began) / fresh * (len(plan) - i - 1)
             note(_line(ablation, row, i + 1, len(plan), left))
+            new = summarise(ablation, shards.info.name, [*results, row], place)
+            write_json(workdir / FILE, new.to_dict())
         results.append(row)
-        found = summarise(ablation, shards.info.name, results, machine())
-        write_json(workdir / FILE, found.to_dict())
-    return summarise(ablation, shards.info.name, results, machine())
+    found = summarise(ablation, shards.info.name, results, place)
+    write_json(workdir / FILE, found.to_dict())
+    return found
 
 
 def _train(

@@ -66,8 +66,12 @@ def finetune(experiment: Experiment, workdir: Path, *, folds: tuple[str, ...] = 
                 {"data__split": "train"}
             )  # fmt: skip
             trained = train(replace(experiment, **data), folder)
-            write_json(done, _test(trained, shards, rows[fold.test]))
-        scores.append(json.loads(done.read_text()))
+            score = _test(trained, shards, rows[fold.test])
+            if distributed.is_chief():
+                write_json(done, score)
+        else:
+            score = json.loads(done.read_text())
+        scores.append(score)
     report = _report(experiment, shards, plan, scores)
     if distributed.is_chief():
         report.save(workdir / "results.json")

@@ -88,7 +88,6 @@ def specify(experiment: Experiment, data: ShardsInfo, topology: Topology) -> ste
     places.check_mesh(topology, experiment.mesh)
     experiment = replace(experiment, method=_settled(experiment.method, topology))
     mesh = sharding.make_mesh(dataclasses.astuple(experiment.mesh), places.devices(topology))
-    step.check_batch(experiment, mesh)
     return step.specify(experiment, batch_spec(data, experiment.batch), mesh)
 
 
