@@ -12,7 +12,6 @@ import argparse
 import itertools
 import json
 import platform
-import subprocess
 from collections import defaultdict
 from pathlib import Path
 
@@ -90,6 +89,8 @@ def minutes(runs: Path) -> list[float]:
 
 
 def main() -> None:
+    from jfreq.report import machine
+
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--shards", type=Path, default=Path("shards/esc10"))
     parser.add_argument("--runs", type=Path, default=Path("runs/esc10"))
@@ -98,9 +99,7 @@ def main() -> None:
     pretrain(args.shards, args.runs)
     scores = probe(args.shards, args.runs)
     spent = minutes(args.runs)
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True
-    ).stdout.strip()
+    commit = machine.commit()
     text = [
         "# ESC-10: frozen SSAST after a small pre-training",
         "",

@@ -6,7 +6,6 @@ Needs libtpu (`pip install 'jfreq[tpu-plan]'`), no TPU; two to five minutes for 
 two CPU cores. Writes `experiments/results/plans.md`.
 """
 
-import importlib.metadata
 import shlex
 import subprocess
 import sys
@@ -45,13 +44,11 @@ def page(title: str, options: str) -> str:
 
 
 def main() -> None:
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True,
-        cwd=RESULTS,
-    ).stdout.strip()  # fmt: skip
-    versions = ", ".join(f"{p} {importlib.metadata.version(p)}" for p in ("jax", "libtpu", "flax"))
+    from jfreq.report import machine
+
+    versions = ", ".join(f"{p} {machine.version(p)}" for p in ("jax", "libtpu", "flax"))
     pages = [page(*plan) for plan in PLANS.items()]
-    text = "\n".join([HEAD, *pages, f"{versions}; commit {commit}."])
+    text = "\n".join([HEAD, *pages, f"{versions}; commit {machine.commit()}."])
     (RESULTS / "plans.md").write_text(text + "\n")
 
 

@@ -145,6 +145,11 @@ def claim(workdir: Path, experiment: Experiment) -> None:
     if path.exists():
         before, now = to_dict(read_config(workdir)), to_dict(experiment)
         changed = [name for name in changes(before, now) if not _free(name)]
+        if changed == ["method.signals"]:
+            raise InputError(
+                f"{workdir} was trained on other shards than {', '.join(experiment.data.path)} "
+                "hold now: their signals differ; give the same data, or another --workdir"
+            )
         if changed:
             raise InputError(
                 f"{workdir}: holds another experiment, which differs in {', '.join(changed[:5])}; "

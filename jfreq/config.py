@@ -41,6 +41,12 @@ class MethodConfig:
     signals: tuple[SignalSpec, ...] = ()
     """The modalities the method reads; empty until bound."""
 
+    @property
+    def streams(self) -> tuple[int, ...]:
+        """Widths of the parts of the clip vector that come from encoders of their own; a head
+        may classify each by itself. Empty for a single encoder."""
+        return ()
+
     def bind(self, spec: DataSpec) -> Self:
         """The same config with every open field decided for this data."""
         return replace(self, signals=self.signals or spec.signals)
@@ -60,6 +66,12 @@ class Data:
     """Read only rows of this split, for instance ``train``."""
     exclude_folds: tuple[int, ...] = ()
     """Never read rows of these folds."""
+    label_fraction: float = 1.0
+    """Below 1: read only this share of the labelled rows, in proportion to the classes."""
+    label_seed: int = 0
+    """Draws these rows; a smaller share of the same draw is part of a larger one."""
+    label_at_least_one: bool = False
+    """Draw a row of every class, however small the share; else such a share is refused."""
     door: Literal["auto", "tfdata", "memory"] = "auto"
     """``memory`` keeps the set in host memory and needs no TensorFlow; ``auto`` picks it for
     sets under ``memory_mb``."""
@@ -71,6 +83,8 @@ class Data:
     """Threads of the tf.data pipeline."""
 
     def __post_init__(self):
+        check(0 < self.label_fraction <= 1, "data.label_fraction", f"must lie in (0, 1], got "
+              f"{self.label_fraction}")  # fmt: skip
         check(self.memory_mb >= 0, "data.memory_mb", f"must be 0 or more, got {self.memory_mb}")
         check(self.threads >= 1, "data.threads", f"must be 1 or more, got {self.threads}")
 

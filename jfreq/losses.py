@@ -31,6 +31,24 @@ def info_nce(
     return -jnp.mean(jnp.diagonal(log_prob, axis1=-2, axis2=-1), axis=-1)
 
 
+def nt_xent(
+    a: Float[Array, "b d"], b: Float[Array, "b d"], *, temperature: float | int = 0.1
+) -> Float[Array, " b"]:
+    """NT-Xent of two views of every clip over the whole batch (SimCLR, equation 1).
+
+    Both directions of each pair are averaged; a view's negatives are both views of all other
+    clips of the global batch, under accumulation of the micro-batch. Cosine similarity, float32.
+    """
+    rows = a.shape[0]
+    z = jnp.concatenate([a, b]).astype(jnp.float32)
+    z = z * jax.lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(z), -1, keepdims=True), 1e-12))
+    scores = jnp.matmul(z, z.T, precision=jax.lax.Precision.HIGHEST) / temperature
+    scores = jnp.where(jnp.eye(2 * rows, dtype=bool), -jnp.inf, scores)
+    log_prob = jax.nn.log_softmax(scores, axis=-1)
+    own = jnp.diagonal(log_prob, rows), jnp.diagonal(log_prob, -rows)
+    return -(own[0] + own[1]) / 2
+
+
 def match_accuracy(
     pred: Float[Array, "b m p"], target: Float[Array, "b m p"]
 ) -> Float[Array, " b"]:

@@ -38,12 +38,18 @@ class InputError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class SignalSpec:
-    """One modality, statically: ``samples`` per window at ``rate`` Hz, ``channels`` wide."""
+    """One modality, statically: ``samples`` per window at ``rate`` Hz, ``channels`` wide.
+
+    ``mean`` and ``std`` per channel, in physical units, are those of the rows that training
+    reads; empty where nobody measured.
+    """
 
     name: str
     rate: float
     samples: int
     channels: int = 1
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
 
     @property
     def seconds(self) -> float:

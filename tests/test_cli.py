@@ -134,7 +134,8 @@ def test_help_of_every_command(said, command):
         (["train", "ssast_nano"], ["--workdir", "--optim.lr", "--method.encoder.depth"]),
         (["config", "show", "ast_nano"], ["--data", "--mesh.fsdp", "--method.head.mixup"]),
         (["data", "prepare"], ["--source", "--strict", "--drop-labels", "--hop-seconds"]),
-        (["probe"], ["--kinds", "--folds", "--pool"]),
+        (["probe"], ["--kinds", "--folds", "--pool", "--fractions", "--at-least-one"]),
+        (["finetune", "ssast_nano"], ["--fraction", "--data.label-seed", "--method.head.noise"]),
     ],
 )
 def test_help_names_its_options(said, words, options):
@@ -285,8 +286,17 @@ def test_a_folder_belongs_to_one_experiment(training, refused, said, shards, tmp
     said("data", "prepare", "synthetic:motion", "--out", motion, "--n", "5", "--seconds", "1")
     assert "no signal 'audio' in the data; it has: acc, gyro" in refused(*probe, motion)
     assert "no fold 9; the data have fold 0" in refused(*probe, shards, "--folds", "9")
+    curve = [*probe, shards, "--no-baselines", "--kinds", "knn", "--fractions"]
+    assert "0.01 of 24 rows leaves class" in refused(*curve, "0.01", "--folds", "0")
+    text = said(*curve, "1", "0.5", "--draws", "2", "--out", tmp_path / "few")
+    assert "of means over 2 draws" in text and "| 50 % (" in text
+    assert len(json.loads((tmp_path / "few" / "fractions.json").read_text())["results"]) == 6
+    assert "<svg" in (tmp_path / "few" / "fractions.svg").read_text()
     tune = ["finetune", tmp_path / "run", "--data", shards, "--workdir", tmp_path / "tuned"]
     assert "no fold 9; the data have fold 0" in refused(*tune, "--folds", "9")
+    assert "0.01 of 24 rows leaves class" in refused(*tune, "--folds", "0", "--fraction", "0.01")
+    tune[1] = "ssast_nan"
+    assert "no such run or bundle, and unknown experiment" in refused(*tune)
     encoder = tmp_path / "encoder"
     assert str(encoder) in said("export", tmp_path / "run", "--out", encoder)
     assert json.loads((encoder / "config.json").read_text())["experiment"]["name"] == "ssast_nano"

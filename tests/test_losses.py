@@ -83,3 +83,64 @@ def test_gradient_is_softmax_minus_one():
     target = jnp.eye(2)[None]
     grad = jax.grad(lambda c: losses.info_nce(c, target)[0])(scores[None])[0]
     np.testing.assert_allclose(grad, (jax.nn.softmax(scores, axis=1) - jnp.eye(2)) / 2, atol=1e-6)
+
+
+# ------------------------------------------------------------------ NT-Xent
+
+
+def nt_xent_reference(a, b, temperature):
+    """Float64, by the definition, one view at a time."""
+    z = np.concatenate([a, b]).astype(np.float64)
+    z /= np.linalg.norm(z, axis=1, keepdims=True)
+    n, out = len(a), []
+    for i in range(2 * n):
+        s = z @ z[i] / temperature
+        others = np.delete(s, i)
+        top = others.max()
+        out.append(top + np.log(np.exp(others - top).sum()) - s[(i + n) % (2 * n)])
+    return (np.array(out[:n]) + np.array(out[n:])) / 2
+
+
+@pytest.fixture
+def views():
+    rng = np.random.default_rng()
+    return [jnp.asarray(rng.normal(size=(6, 5)), jnp.float32) for _ in range(2)]
+
+
+@pytest.mark.parametrize("temperature", [0.07, 0.5])
+def test_nt_xent_against_float64(views, temperature):
+    expected = nt_xent_reference(*map(np.asarray, views), temperature)
+    np.testing.assert_allclose(losses.nt_xent(*views, temperature=temperature), expected, rtol=2e-5)
+
+
+def test_nt_xent_of_orthogonal_and_of_collapsed_views():
+    """U6: closed forms for identical views of orthogonal clips, and for full collapse."""
+    eye = jnp.eye(8)
+    expected = np.log(1 + 2 * 7 * np.exp(-1 / 0.1))
+    assert expected == pytest.approx(6.354e-4, rel=1e-3)
+    np.testing.assert_allclose(losses.nt_xent(eye, eye, temperature=0.1), expected, rtol=1e-3)
+    ones = jnp.ones((8, 3))
+    np.testing.assert_allclose(losses.nt_xent(ones, ones), np.log(15), rtol=1e-6)
+
+
+def test_nt_xent_symmetries(views):
+    """U7: views may be swapped, clips permuted, embeddings rescaled."""
+    a, b = views
+    base = losses.nt_xent(a, b)
+    np.testing.assert_allclose(losses.nt_xent(b, a), base, rtol=1e-5)
+    order = np.random.default_rng().permutation(6)
+    np.testing.assert_allclose(losses.nt_xent(a[order], b[order]), base[order], rtol=1e-5)
+    np.testing.assert_allclose(losses.nt_xent(3 * a, 0.1 * b), base, rtol=1e-5)
+
+
+def test_nt_xent_leaves_out_a_view_itself():
+    """U8: were a view its own negative, the loss could not fall below log 2."""
+    eye = jnp.eye(4)
+    assert float(losses.nt_xent(eye, eye, temperature=0.05).max()) < 1e-6
+
+
+def test_nt_xent_has_finite_gradients_in_float32():
+    """U9: two clips, low temperature, equal and opposite embeddings, and zeros."""
+    for a in (jnp.ones((2, 4)), jnp.array([[1.0, 0], [-1.0, 0]]), jnp.zeros((2, 3))):
+        grad = jax.grad(lambda a: losses.nt_xent(a, a, temperature=0.07).sum())(a)
+        assert np.isfinite(grad).all()

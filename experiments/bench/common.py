@@ -7,14 +7,11 @@ machine down slows all of them; what is compared are the ratios within a round.
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
 import importlib.util
 import json
 import math
 import os
-import platform
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,12 +19,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jfreq.export.bundle import write_atomically
+from jfreq.report.machine import facts
 from jfreq.types import InputError
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 INSTALL = {"torch": "pip install torch==2.13.0", "librosa": "pip install librosa",
-           "tensorflow": "pip install tensorflow-cpu"}  # fmt: skip
-VERSIONS = ("jax", "jaxlib", "flax", "torch", "librosa", "tensorflow-cpu", "numpy")
+           "tensorflow": "pip install tensorflow-cpu", "pywt": "pip install PyWavelets"}  # fmt: skip
+VERSIONS = ("jax", "jaxlib", "flax", "torch", "librosa", "tensorflow-cpu", "PyWavelets", "numpy")
 LEVEL = 0.95
 SETTLE_S = 0.02
 """Pause before each timed call: worker threads of the one before stop spinning."""
@@ -113,19 +111,7 @@ def pin(threads: int) -> int:
 
 def machine(threads: int) -> dict[str, Any]:
     """What a figure depends on: hardware, threads, versions, commit, how busy it is."""
-    import jax
-
-    versions = {name: version(name) for name in VERSIONS}
-    return {
-        "cpu": _cpu_model(),
-        "cores": os.cpu_count(),
-        "threads": threads,
-        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-        "load": round(os.getloadavg()[0], 1),
-        "python": platform.python_version(),
-        "versions": {name: found for name, found in versions.items() if found},
-        "commit": _commit(),
-    }
+    return {**facts(VERSIONS), "threads": threads, "load": round(os.getloadavg()[0], 1)}
 
 
 def begin(threads: int) -> dict[str, Any]:
@@ -134,16 +120,9 @@ def begin(threads: int) -> dict[str, Any]:
 
     jax.config.update("jax_enable_compilation_cache", False)
     threads = pin(threads)
-    facts = machine(threads)
+    found = machine(threads)
     set_torch_threads(threads)
-    return facts
-
-
-def version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+    return found
 
 
 def available(module: str) -> bool:
@@ -180,29 +159,6 @@ def torch_device() -> Any:
             f"jax runs on {jax.default_backend()}, this PyTorch on CPU only; set JAX_PLATFORMS=cpu"
         )
     return torch.device("cuda")
-
-
-def _cpu_model() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def _commit() -> str:
-    here = Path(__file__).resolve().parent
-
-    def git(*words: str) -> str:
-        return subprocess.run(
-            ["git", *words], cwd=here, capture_output=True, text=True, timeout=60
-        ).stdout.strip()
-
-    found = git("rev-parse", "--short", "HEAD")
-    if not found:
-        return "unknown"
-    # What a run writes itself is no change of the code.
-    dirty = git("status", "--porcelain", "--", ":/", ":!/experiments/results")
-    return f"{found} with changes" if dirty else found
 
 
 # ------------------------------------------------------------------ tables

@@ -18,6 +18,8 @@ from jfreq.types import InputError
 Change = Callable[[Experiment], Experiment]
 FREE = ("data.path", "mesh", "log", "checkpoint", "name")
 """Fields that do not change what is measured."""
+LATER = {"data.label_fraction": 1.0, "data.label_seed": 0, "data.label_at_least_one": False}
+"""Fields that came later: left out of keys at these values, so that older results keep theirs."""
 
 
 def change(**fields: Any) -> Change:
@@ -104,7 +106,8 @@ def replicates(folds: Sequence[int], count: int | None = None) -> list[Replicate
 def key(ablation: Ablation, cell: Cell, replicate: Replicate, manifest: str) -> str:
     """Names everything that a score depends on: a result with the same key is the same result."""
     config = to_dict(cell.experiment)
-    kept = {k: v for k, v in flat(config).items() if not k.startswith(FREE)}
+    kept = {k: v for k, v in flat(config).items()
+            if not k.startswith(FREE) and (k not in LATER or v != LATER[k])}  # fmt: skip
     parts = [kept, replicate, manifest, ablation.probe, ablation.pool]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -7,30 +7,23 @@ from pathlib import Path
 from typing import Any
 
 from jfreq.ablate.table import Grid
-from jfreq.export.bundle import write_atomically
+from jfreq.evaluate.plot import save
 
 
 def plot(grid: Grid, path: str | Path) -> Path:
     """Writes two panels of means with 95 % intervals as SVG or PNG, by the ending of ``path``."""
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
-    path = Path(path)
     cells = sorted(grid.table, key=lambda t: t["mean"])
     heights = [max(1, len(cells)), max(1, len(grid.differences))]
-    with mpl.rc_context({"font.size": 8, "svg.fonttype": "none", "svg.hashsalt": grid.name}):
-        figure = Figure(figsize=(8, 1.6 + 0.2 * sum(heights)), layout="constrained")
+
+    def draw(figure: Any) -> None:
         left, right = figure.subplots(2, 1, gridspec_kw={"height_ratios": heights})
         _forest(left, cells, [t["name"] for t in cells], f"{grid.metric}, mean and 95 % interval")
         names = [f"{d['factor']}: {d['a']} - {d['b']}" for d in grid.differences]
         _forest(right, grid.differences, names, f"difference in {grid.metric}, paired by fold")
         right.axvline(0, color="0.6", linewidth=0.8, zorder=0)
         figure.suptitle(f"{grid.name} on {grid.data}", fontsize=10)
-        kind = path.suffix.lstrip(".")
-        metadata: dict[str, Any] = {"Date": None} if kind == "svg" else {}
-        return write_atomically(
-            path, lambda file: figure.savefig(file, format=kind, metadata=metadata, dpi=150)
-        )
+
+    return save(path, grid.name, (8, 1.6 + 0.2 * sum(heights)), draw)
 
 
 def _forest(axes: Any, rows: Sequence[Mapping[str, Any]], names: Sequence[str], title: str) -> None:

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
-
-import jax
 
 from jfreq import methods
 from jfreq.ablate import grid
@@ -19,6 +15,7 @@ from jfreq.ablate.table import Grid, summarise
 from jfreq.checkpoint import write_json
 from jfreq.config import check, replace
 from jfreq.evaluate import protocols
+from jfreq.report import machine
 from jfreq.report.metrics import read_metrics
 from jfreq.train import Stopped, train
 from jfreq.types import InputError
@@ -67,7 +64,7 @@ def run(
     ]
     done = _known([workdir / FILE, *map(Path, have)])
     results: list[dict[str, Any]] = []
-    began, fresh, place = time.monotonic(), 0, machine()
+    began, fresh, place = time.monotonic(), 0, machine.facts()
     for i, (cell, replicate) in enumerate(plan):
         key = grid.key(ablation, cell, replicate, shards.manifest_hash)
         row = done.get(key)
@@ -143,14 +140,3 @@ def _line(ablation: Ablation, row: dict[str, Any], i: int, total: int, left: flo
     )  # fmt: skip
     eta = f"{left / 3600:.0f} h {left / 60 % 60:02.0f} min"
     return f"{i}/{total}  {row['name']}, fold {row['fold']}: {said}  ETA {eta}"
-
-
-def machine() -> dict[str, Any]:
-    """Where and with what it ran."""
-    import jfreq
-
-    device = jax.devices()[0]
-    return {
-        "device": device.device_kind, "devices": jax.device_count(), "cores": os.cpu_count(),
-        "jax": jax.__version__, "jfreq": jfreq.__version__, "python": platform.python_version(),
-    }  # fmt: skip

@@ -12,6 +12,7 @@ import numpy as np
 
 from jfreq.ablate.grid import Ablation
 from jfreq.evaluate.metrics import interval
+from jfreq.report.machine import sentence
 
 Row = Mapping[str, Any]
 """One training: ``name levels seed fold status values`` and more."""
@@ -45,7 +46,7 @@ class Grid:
     def to_markdown(self) -> str:
         """Question, tables, failures, and what can be said."""
         failed = [row for row in self.cells if row["status"] == "failed"]
-        where = ", ".join(f"{k} {v}" for k, v in self.machine.items())
+        where = sentence(dict(self.machine))
         minutes = sum(row["minutes"] for row in self.cells)
         parts = [
             f"# {self.name} on {self.data}",

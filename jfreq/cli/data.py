@@ -7,18 +7,30 @@ from typing import Literal
 
 from tyro.conf import Positional
 
+Kind = Literal[
+    "auto", "index", "folders", "audioset", "sensors",
+    "hhar", "ucihar", "motionsense", "pamap2", "realworld", "cwru", "csi",
+]  # fmt: skip
+"""``jfreq.data.sources.KINDS``, spelt out so that help needs no import."""
+Way = Literal["amplitude", "phase_difference", "real_imag"]
+
 
 def data_prepare(
     name: Positional[str],
     /,
     out: Path,
     source: str | None = None,
-    kind: Literal["auto", "index", "folders", "audioset", "sensors"] = "auto",
+    kind: Kind = "auto",
     rate: float | None = None,
     seconds: float | None = None,
     hop_seconds: float | None = None,
     mix: Literal["first", "mean", "keep"] = "first",
     modalities: tuple[str, ...] = (),
+    complex_as: tuple[Way, ...] = ("amplitude",),
+    only: tuple[str, ...] = (),
+    unlabelled: bool = False,
+    fill_seconds: float = 0.1,
+    guard_seconds: float | None = None,
     labels: tuple[str, ...] = (),
     drop_labels: tuple[str, ...] = (),
     clips: Path | None = None,
@@ -33,13 +45,19 @@ def data_prepare(
         name: name of the set. Without --source it is the source too: a folder, `tfds:NAME`, or
             `synthetic:machines|tones|motion`.
         out: folder of the shards; an interrupted call goes on there.
-        source: folder (index.csv, a folder per class, sensor files) or AudioSet segment CSV.
-        kind: layout of the source; auto looks.
+        source: folder (index.csv, a folder per class, sensor files, an unpacked archive) or
+            AudioSet segment CSV.
+        kind: layout of the source, see docs/data.md; auto looks.
         rate: rate of the shards in Hz; audio: 16000, sensors: as recorded.
         seconds: length of a window; by default that of the longest clip, at most 10 s.
         hop_seconds: step between windows of long recordings; by default no overlap.
         mix: audio: the first channel, the mean of all, or keep them all.
         modalities: names for channels, for instance acc:0-2 gyro:3-5.
+        complex_as: complex recordings: the real modalities to make.
+        only: patterns of the paths to read, for instance '*/waist'.
+        unlabelled: also take what no label names: index.csv, pamap2, hhar.
+        fill_seconds: longest gap of NaN to fill by linear interpolation; longer ones cut.
+        guard_seconds: least distance in a recording between rows of different folds or splits.
         labels: class names in order, or one class_labels_indices.csv (AudioSet needs it).
         drop_labels: patterns of classes to leave out.
         clips: AudioSet: folder of the clips.
@@ -55,8 +73,9 @@ def data_prepare(
     prepare(
         source or name, out, name=name if source else None, kind=kind, rate=rate,
         seconds=seconds, hop_seconds=hop_seconds, mix=mix, modalities=modalities,
-        labels=Path(labels[0]) if file else labels, drop_labels=drop_labels, clips=clips,
-        n=n, seed=seed, workers=workers, strict=strict,
+        complex_as=complex_as, only=only, unlabelled=unlabelled, fill_seconds=fill_seconds,
+        guard_seconds=guard_seconds, labels=Path(labels[0]) if file else labels,
+        drop_labels=drop_labels, clips=clips, n=n, seed=seed, workers=workers, strict=strict,
     )  # fmt: skip
     print(describe(open_shards(out)))
 

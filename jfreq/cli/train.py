@@ -9,7 +9,7 @@ from pathlib import Path
 import tyro
 
 from jfreq.cli.common import Flat, experiment_name, parse, subject, with_data
-from jfreq.config import close_match
+from jfreq.config import close_match, replace
 from jfreq.types import InputError
 
 
@@ -47,12 +47,16 @@ class _Finetune:
     data: tuple[str, ...] = ()
     """Labelled shards."""
     folds: tuple[str, ...] = ()
-    """Held-out folds to run, for instance 1 2; all by default."""
+    """Held-out folds to run, for instance 1 2, or "test" for the set's own split; all by
+    default."""
+    fraction: float | None = None
+    """Train on this share of the labels; short for --data.label-fraction."""
 
 
 def finetune(argv: Sequence[str]) -> None:
     """Fine-tunes a run or bundle: jfreq finetune RUN --data SHARDS --workdir RUN2"""
-    trained, rest = subject("finetune", argv, "RUN [options]; RUN is a run folder or bundle")
+    trained, rest = subject("finetune", argv, "RUN [options]; RUN is a run folder or bundle, or "
+                            "the name of an experiment to train from scratch")  # fmt: skip
     from jfreq import distributed
     from jfreq.evaluate import finetune as room
 
@@ -63,6 +67,8 @@ def finetune(argv: Sequence[str]) -> None:
         description="Trains encoder and classifier, a run for each held-out fold.",
     )  # fmt: skip
     experiment = with_data(args.experiment, args.data)
+    if args.fraction is not None:
+        experiment = replace(experiment, data__label_fraction=args.fraction)
     report = room.finetune(experiment, args.workdir, folds=args.folds)
     if distributed.is_chief():
         print(report.to_markdown())

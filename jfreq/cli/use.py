@@ -22,9 +22,14 @@ def probe(
     baselines: bool = True,
     leave_one_subject_out: bool = False,
     folds: tuple[str, ...] = (),
+    fractions: tuple[float, ...] = (),
+    draws: int = 5,
+    at_least_one: bool = False,
     out: Path | None = None,
 ) -> None:
     """Linear and kNN probes of a frozen encoder over the folds of the data.
+
+    Writes results.json; with --fractions instead fractions.json and the curves fractions.svg.
 
     Args:
         trained: run folder or bundle.
@@ -35,23 +40,32 @@ def probe(
         seeds: of the untrained encoder.
         baselines: add the untrained encoder and log-mel statistics to the table.
         leave_one_subject_out: folds are subjects.
-        folds: test on these only, for instance the one that pre-training left out.
-        out: where results.json goes; by default beside the run.
+        folds: test on these only, for instance the one that pre-training left out; "test" for
+            the set's own split.
+        fractions: shares of the training rows' labels to probe with, for instance 0.01 0.1 1.
+        draws: how often each share is drawn.
+        at_least_one: draw a row of every class, however small the share; else it is refused.
+        out: folder of the results; by default that of the run.
     """
     from jfreq import distributed
     from jfreq.data.records import open_shards
-    from jfreq.evaluate import protocols
+    from jfreq.evaluate import plot, protocols
     from jfreq.export.bundle import load_trained
 
     distributed.start()
+    found = load_trained(trained)
     report = protocols.probe(
-        load_trained(trained), open_shards(data), kinds=kinds, pool=pool, layer=layer, seeds=seeds,
+        found, open_shards(data), kinds=kinds, pool=pool, layer=layer, seeds=seeds,
         with_baselines=baselines, leave_one_subject_out=leave_one_subject_out,
-        only=folds, progress=bars(),
+        only=folds, fractions=fractions, draws=draws, at_least_one=at_least_one, progress=bars(),
     )  # fmt: skip
-    if distributed.is_chief():
-        print(report.to_markdown())
-        report.save((out or trained) / "results.json")
+    if not distributed.is_chief():
+        return
+    print(report.to_markdown())
+    folder = out or trained
+    report.save(folder / ("fractions.json" if fractions else "results.json"))
+    if fractions:
+        plot.curves({found.experiment.name: report}, folder / "fractions.svg")
 
 
 def export(

@@ -5,13 +5,13 @@ from __future__ import annotations
 import csv
 import functools
 import itertools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jfreq.config import check
+from jfreq.data.complexes import real_modalities
 from jfreq.data.source import (
     ARRAYS,
     UNREADABLE,
@@ -20,9 +20,8 @@ from jfreq.data.source import (
     Signal,
     Source,
     files_in,
-    given_labels,
     is_number,
-    natural,
+    label_numbers,
     split_channels,
 )
 from jfreq.types import InputError
@@ -42,11 +41,7 @@ def from_sensors(path: Path, options: Options) -> Source:
     root = path.parent if path.is_file() else path
     segments = [(file.relative_to(root).as_posix(), *s) for file in files for s in _segments(file)]
     segments = [s for s in segments if not options.drops(s[3])]
-    found = {name for *_, name in segments if name}
-    labels = given_labels(options) or tuple(sorted(found, key=natural))
-    known = {name: i for i, name in enumerate(labels)}
-    for file, _, _, name in segments:
-        check(not name or name in known, file, f"label {name!r} is not in the list of labels")
+    labels, known = label_numbers([(file, name) for file, *_, name in segments], options)
     rows = [
         Row(file, (known[name],) if name else (), start=a, end=b, subject=Path(file).stem)
         for file, a, b, name in segments
@@ -62,47 +57,79 @@ def array_source(
     options: Options,
     *,
     labels: tuple[str, ...] = (),
+    rest: Iterable[Row] = (),
+    missing: Iterable[str] = (),
+    load: Callable[[Path], Signal] | None = None,
+    groups: Mapping[str, Sequence[int]] | None = None,
+    rate: float | None = None,
 ) -> Source:
-    """Rows of array files; six channels are acc xyz and gyro xyz by custom."""
-    load = functools.lru_cache(maxsize=4)(load_array)
+    """Rows of array files; six channels are acc xyz and gyro xyz by custom.
+
+    ``load`` gives a whole file, ``[t c]`` or ``[n t c]``; ``groups`` are its modalities.
+    """
+    whole = functools.lru_cache(maxsize=4)(load or load_array)
 
     def read(row: Row) -> dict[str, Signal]:
         path = root / row.path
         if not path.is_file():
             raise InputError("is not on disk")
-        x, rate = load(path)
-        x = x if row.item is None else x[row.item]
-        if x.ndim != 2:
-            raise InputError(f"expected [time, channels], got shape {x.shape}")
-        end = len(x) if row.end is None else row.end
-        if not 0 <= row.start < end <= len(x):
-            raise InputError(f"samples {row.start}..{end} lie outside its {len(x)}")
-        rate = row.rate if rate is None else rate
-        groups = _IMU if x.shape[1] == 6 else {"signal": None}
-        return split_channels(groups, Signal(x[row.start : end], rate), options.modalities)
+        signal = whole(path)
+        if row.item is not None:
+            signal = signal._replace(x=signal.x[row.item])
+        if signal.x.ndim != 2 + np.iscomplexobj(signal.x):
+            raise InputError(f"expected [time, channels], got shape {signal.x.shape}")
+        signal = _cut(signal, row)
+        if signal.rate is None:
+            signal = signal._replace(rate=row.rate)
+        if np.iscomplexobj(signal.x):
+            return real_modalities(signal, options.complex_as, options.modalities)
+        default = groups or (_IMU if signal.x.shape[1] == 6 else {"signal": None})
+        return split_channels(default, signal, options.modalities)
 
-    def seconds(row: Row) -> float | None:
-        try:
-            signal = next(iter(read(row).values()))
-        except UNREADABLE:
-            return None
-        rate = signal.rate or options.rate
-        return len(signal.x) / rate if rate else None
-
-    return Source(name, kind, tuple(rows), read, seconds, False, labels)
+    return Source(
+        name, kind, tuple(rows), read, functools.partial(longest_stretch, read, options), False,
+        labels, missing=tuple(missing), rest=tuple(rest), rate=rate,
+    )  # fmt: skip
 
 
-def load_array(path: Path) -> tuple[np.ndarray, float | None]:
-    """``x`` float32 ``[t c]`` (or ``[n t c]``) and the stored rate of an ``.npz`` or ``.csv``."""
+def longest_stretch(
+    read: Callable[[Row], Mapping[str, Signal]], options: Options, row: Row
+) -> float | None:
+    """Seconds of the longest stretch without a break; None where it or the rate is unknown."""
+    try:
+        signal = next(iter(read(row).values()))
+    except UNREADABLE:
+        return None
+    rate = signal.rate or options.rate
+    edges = (0, *signal.breaks, len(signal.x))
+    return max(b - a for a, b in itertools.pairwise(edges)) / rate if rate else None
+
+
+def _cut(signal: Signal, row: Row) -> Signal:
+    """The row's samples of a file."""
+    size = len(signal.x)
+    end = size if row.end is None else row.end
+    if not 0 <= row.start < end <= size:
+        raise InputError(f"samples {row.start}..{end} lie outside its {size}")
+    breaks = tuple(b - row.start for b in signal.breaks if row.start < b < end)
+    return Signal(signal.x[row.start : end], signal.rate, breaks)
+
+
+def load_array(path: Path) -> Signal:
+    """``x`` of an ``.npz`` or ``.csv`` with its stored rate.
+
+    Float32 ``[t c]`` or ``[n t c]``; complex64 ``[t c 1]`` or ``[n t c 1]`` where it is complex.
+    """
     if path.suffix == ".csv":
-        return _load_table(path)[0], None
+        return Signal(_load_table(path)[0], None)
     with np.load(path, allow_pickle=False) as file:
         name = "x" if "x" in file.files else _only_signal(file)
-        x = np.asarray(file[name], np.float32)
+        raw = file[name]
+        x = np.asarray(raw, np.complex64 if np.iscomplexobj(raw) else np.float32)
         x = x[:, None] if x.ndim == 1 else x
         x = x * file["scale"].astype(np.float32) if "scale" in file.files else x
         rate = next((float(file[k]) for k in ("sr", "rate", "fs") if k in file.files), None)
-    return x, rate
+    return Signal(x[..., None] if np.iscomplexobj(x) else x, rate)
 
 
 def _only_signal(file: Any) -> str:

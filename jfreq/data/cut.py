@@ -1,4 +1,4 @@
-"""One row of a source to the windows that are stored: down-mix, resample, check, cut, pad."""
+"""One row of a source to the windows that are stored: check, fill gaps, resample, cut, pad."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from jfreq.data.gaps import Stretch, stretches
 from jfreq.data.records import serialise
 from jfreq.data.schema import ShardsInfo, SignalInfo
 from jfreq.data.source import Row, Signal
+from jfreq.data.timing import resample
 from jfreq.types import InputError
 
 Mix = Literal["first", "mean", "keep"]
@@ -32,17 +34,33 @@ class Cutter:
     seconds: float
     hop_seconds: float
     mix: Mix
+    fill_seconds: float = 0.0
 
-    def convert(self, row: Row, found: dict[str, Signal]) -> dict[str, Signal]:
-        """Checked signals at the shards' rate: int16 for audio, float32 for everything else.
+    def convert(self, row: Row, found: dict[str, Signal]) -> list[Stretch]:
+        """Checked signals at the shards' rate, int16 for audio, float32 for everything else.
 
+        A row with gaps comes as several stretches, without those of less than half a window.
         Raises ``InputError`` saying what is wrong with the row.
         """
-        out = {name: self._convert(row, name, s) for name, s in found.items()}
+        checked = {name: self._checked(row, name, s) for name, s in found.items()}
+        out = []
+        for part in stretches(checked, fill_seconds=self.fill_seconds):
+            if part.whole or 2 * _seconds(part) >= self.seconds:
+                signals = {name: self._converted(name, s) for name, s in part.signals.items()}
+                self._compare(signals)
+                out.append(part._replace(signals=signals))
+        if not out:
+            raise InputError(
+                f"its gaps leave no stretch of half a window ({self.seconds / 2:g} s) without "
+                "missing samples"
+            )
+        return out
+
+    def _compare(self, found: dict[str, Signal]) -> None:
         for info in self.signals:
-            if info.name not in out:
+            if info.name not in found:
                 raise InputError(f"has no signal {info.name!r}")
-            got = out[info.name]
+            got = found[info.name]
             if got.x.shape[1] != info.channels:
                 raise InputError(
                     f"{info.name} has {got.x.shape[1]} channels, the set has {info.channels}"
@@ -51,10 +69,10 @@ class Cutter:
                 raise InputError(
                     f"{info.name} has {got.rate:g} Hz, the set has {info.rate:g} Hz; give a rate"
                 )
-        return out
 
-    def _convert(self, row: Row, name: str, signal: Signal) -> Signal:
-        x, rate = signal
+    def _checked(self, row: Row, name: str, signal: Signal) -> Signal:
+        """The signal at a known rate of its own, audio down-mixed."""
+        x, rate = signal.x, signal.rate
         if rate is not None and row.rate is not None and abs(rate - row.rate) > 1e-6 * rate:
             raise InputError(f"the file says {rate:g} Hz, the index {row.rate:g} Hz")
         rate = self.rate if rate is None else rate
@@ -64,14 +82,21 @@ class Cutter:
             raise InputError(f"its sampling rate is {rate:g} Hz")
         if len(x) == 0:
             raise InputError("is empty")
-        audio = name == "audio"
-        x = _downmix(x, self.mix) if audio else x
+        if name != "audio":
+            return signal._replace(rate=rate)
+        x = _downmix(x, self.mix)
         if np.issubdtype(x.dtype, np.floating) and not np.isfinite(x).all():
             raise InputError("holds NaN or infinity")
+        return Signal(x, rate, signal.breaks)
+
+    def _converted(self, name: str, signal: Signal) -> Signal:
+        x, rate = signal.x, signal.rate or 0.0
         target = self.rate or rate
         if target != rate and x.dtype == np.int16:
             x = x.astype(np.float32) / 32768
-        x = x if target == rate else _resample(x, rate, target)
+        audio = name == "audio"
+        if target != rate:
+            x = resample(x, rate, target, ends="mean" if audio else "line")
         return Signal(_pcm(x) if audio else np.asarray(x, np.float32), float(target))
 
 
@@ -83,18 +108,26 @@ def windows_of(
     A rest of less than half a window is dropped where a whole window stands before it; what is
     shorter than a window is zero-padded at the end, and ``length`` says how much is valid.
     """
-    signals = cutter.convert(row, found)
     first = info.signals[0]
+    parts = cutter.convert(row, found)
+    own = found[first.name].rate or row.rate or first.rate
+    return [window for part in parts for window in _windows(cutter, row, part, info, own)]
+
+
+def _windows(
+    cutter: Cutter, row: Row, part: Stretch, info: ShardsInfo, own: float
+) -> Iterator[Window]:
+    """Those of one stretch; ``own`` is the rate that the row's ``start`` counts in."""
+    first, signals = info.signals[0], part.signals
     total = min(len(signals[s.name].x) / s.rate for s in info.signals)
     samples = round(total * first.rate)
     hop = max(1, round(cutter.hop_seconds * first.rate))
-    out = []
     for start in _starts(samples, first.samples, hop):
         values: dict[str, Any] = {
             "label": _label(row, info),
             "length": np.int32(min(first.samples, samples - start)),
             "fold": np.int32(row.fold),
-            "start": np.int64(row.start + round(start / first.rate * (row.rate or first.rate))),
+            "start": np.int64(row.start + round((part.seconds + start / first.rate) * own)),
             "split": row.split,
             "subject": row.subject,
             "path": row.path,
@@ -111,8 +144,11 @@ def windows_of(
                 f"{s.name}.mean": physical.mean(0),
                 f"{s.name}.var": physical.var(0),
             }
-        out.append(Window(serialise(values, info), columns))
-    return out
+        yield Window(serialise(values, info), columns)
+
+
+def _seconds(part: Stretch) -> float:
+    return min(len(s.x) / (s.rate or 1.0) for s in part.signals.values())
 
 
 def _starts(samples: int, window: int, hop: int) -> Iterator[int]:
@@ -139,14 +175,6 @@ def _downmix(x: np.ndarray, how: Mix) -> np.ndarray:
         return x[:, :1]
     mean = x.mean(1, keepdims=True)
     return np.rint(mean).astype(np.int16) if x.dtype == np.int16 else mean
-
-
-def _resample(x: np.ndarray, rate: float, target: float) -> np.ndarray:
-    """Band-limited; the mean is set aside, or gravity would ring at both ends of a recording."""
-    import soxr
-
-    mean = x.mean(0)
-    return soxr.resample(x - mean, rate, target, quality="HQ") + mean
 
 
 def _pcm(x: np.ndarray) -> np.ndarray:

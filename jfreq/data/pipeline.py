@@ -18,6 +18,7 @@ import numpy as np
 
 from jfreq.config import Data, check
 from jfreq.data import memory, order
+from jfreq.data.fractions import drawn_rows
 from jfreq.data.records import Shards, open_shards, signal_bytes
 from jfreq.data.schema import ShardsInfo
 from jfreq.types import DataSpec, InputError
@@ -38,7 +39,8 @@ class Pipeline:
     shuffle: bool
     threads: int
     info: ShardsInfo
-    """Of the batches: as stored, but for the crop."""
+    """Of the batches: as stored, but for the crop, with the statistics of all rows that are not
+    held out, labelled or not."""
     process_index: int = 0
     process_count: int = 1
     _iterators: weakref.WeakSet[Generator] = dataclasses.field(default_factory=weakref.WeakSet)
@@ -105,7 +107,8 @@ class Pipeline:
 
     @property
     def _cropped(self) -> bool:
-        return self.info.signals != self.shards.info.signals
+        stored = {s.name: s.samples for s in self.shards.info.signals}
+        return self._samples != stored
 
     def _starts(self, step: int) -> np.ndarray:
         return self._mine(order.fractions(step, batch=self.batch, seed=self.seed))
@@ -152,6 +155,8 @@ def open_pipeline(
     shards = open_shards(cfg.path)
     rows = shards.rows(cfg.split, exclude_folds=cfg.exclude_folds)
     check(len(rows) > 0, "data", "no rows are left after split and exclude_folds")
+    info = cropped_info(shards.measured(rows), cfg.crop_seconds)  # statistics need no labels
+    rows = drawn_rows(shards, rows, cfg)
     shards.verify()
     return Pipeline(
         shards=shards,
@@ -161,7 +166,7 @@ def open_pipeline(
         seed=seed,
         shuffle=cfg.shuffle,
         threads=cfg.threads,
-        info=cropped_info(shards.info, cfg.crop_seconds),
+        info=info,
         process_index=process_index,
         process_count=process_count,
     )

@@ -24,16 +24,22 @@ import numpy as np
 from jfreq.config import check
 from jfreq.data import console, parts, tfds_layout
 from jfreq.data.cut import Cutter, Mix, Window, windows_of
+from jfreq.data.moments import pooled_moments, training_rows, with_moments
 from jfreq.data.parts import Part
-from jfreq.data.records import pooled_moments, signal_bytes
+from jfreq.data.records import signal_bytes
 from jfreq.data.schema import COLUMNS, METADATA, ShardFile, ShardsInfo, SignalInfo
 from jfreq.data.source import UNREADABLE, Options, Row, Source, parse_modalities
 from jfreq.data.sources import open_source
+from jfreq.data.spans import guarded, name_of
 from jfreq.types import InputError
 
 AUDIO_RATE = 16000.0
 LONGEST = 10.0
 """Seconds of the default window at most."""
+FILL = 0.1
+"""Seconds: a few samples of a wearable sensor, well under a step or a gesture."""
+_SHORT = 1e-3
+"""A window may be this share longer than the longest recording: rounding, and lossy codecs."""
 PARTS = ".parts"
 SKIPPED = "skipped.txt"
 
@@ -53,6 +59,11 @@ def prepare(
     labels: tuple[str, ...] | Path | None = None,
     drop_labels: tuple[str, ...] = (),
     modalities: Mapping[str, Sequence[int]] | Sequence[str] = (),
+    complex_as: Sequence[str] = ("amplitude",),
+    only: Sequence[str] = (),
+    unlabelled: bool = False,
+    fill_seconds: float = FILL,
+    guard_seconds: float | None = None,
     mix: Mix = "first",
     n: int | None = None,
     seed: int = 0,
@@ -63,7 +74,7 @@ def prepare(
     Args:
       source: a folder or file, ``synthetic:NAME`` or ``tfds:NAME``.
       out: the folder of shards; it may hold an unfinished set, nothing of a finished one.
-      kind: ``index``, ``folders``, ``audioset``, ``sensors``, or ``auto`` to look.
+      kind: a name of ``jfreq.data.sources.KINDS``, or ``auto`` to look.
       rate: Hz of the shards; default 16 kHz for audio files, the source's own for sensors. Where
         a source does not state its rate, it is taken to be this one.
       seconds: window; default the longest clip, at most 10 s.
@@ -73,6 +84,12 @@ def prepare(
       clips: AudioSet: folder of the clips. labels: class names in order, or AudioSet's
         ``class_labels_indices.csv``. drop_labels: patterns of classes to leave out.
       modalities: channels of each modality, for instance ``{"acc": (0, 1, 2)}``.
+      complex_as: of complex recordings, ways of :mod:`jfreq.data.complexes`.
+      only: patterns of the paths to read, all where there is none.
+      unlabelled: also take what no label names (``index``, and layouts that have such stretches).
+      fill_seconds: longest gap of NaN in a sensor's channel that is filled by linear
+        interpolation; at a longer one the row is cut. Sound with NaN is refused.
+      guard_seconds: rows of one recording in different folds or splits are kept this far apart.
       mix: of audio: ``first`` channel, ``mean``, or ``keep`` them all.
       n, seed: of synthetic recordings.
       progress: show how far it is.
@@ -81,12 +98,16 @@ def prepare(
       InputError: for anything wrong with the source, a full disk, or where nothing is left.
     """
     named = modalities if isinstance(modalities, Mapping) else parse_modalities(modalities)
-    options = Options(rate, clips, labels, tuple(drop_labels), named or None, n, seconds, seed)
+    options = Options(
+        rate, clips, labels, tuple(drop_labels), named or None, n, seconds, seed, unlabelled,
+        tuple(only), tuple(complex_as),
+    )  # fmt: skip
     opened = open_source(source, kind=kind, options=options)
+    cutter = _cutter(opened, options, seconds, hop_seconds, mix, fill_seconds)
+    opened = _arranged(opened, cutter, guard_seconds)
     rows = list(opened.rows)
-    cutter = _cutter(opened, options, seconds, hop_seconds, mix)
     name = name or opened.name
-    recipe = _recipe(name, opened, cutter)
+    recipe = _recipe(name, opened, cutter, options)
     out = Path(out).expanduser()
     finished = _already_finished(out, recipe, strict=strict)
     if finished is not None:
@@ -115,9 +136,11 @@ def _cutter(
     seconds: float | None,
     hop_seconds: float | None,
     mix: Mix,
+    fill_seconds: float,
 ) -> Cutter:
     """Decides window, hop, rates and channels from the options and the first good row."""
-    rate = AUDIO_RATE if options.rate is None and source.audio else options.rate
+    default = AUDIO_RATE if source.audio else source.rate
+    rate = default if options.rate is None else options.rate
     check(rate is None or rate > 0, "rate", f"must be positive, got {rate}")
     check(seconds is None or seconds > 0, "seconds", f"must be positive, got {seconds}")
     check(
@@ -125,13 +148,16 @@ def _cutter(
         "hop_seconds",
         f"must be positive, got {hop_seconds}",
     )
-    seconds = seconds or _longest(source)
+    check(fill_seconds >= 0, "fill_seconds", f"must be 0 or more, got {fill_seconds}")
+    if seconds is None:
+        seconds = _longest(source)
+    else:
+        _check_window(source, seconds)
+    open_ = Cutter((), rate, seconds, hop_seconds or seconds, mix, fill_seconds)
     reasons = []
     for row in source.rows:
         try:
-            probe = Cutter((), rate, seconds, hop_seconds or seconds, mix).convert(
-                row, source.read(row)
-            )
+            probe = open_.convert(row, source.read(row))[0].signals
         except UNREADABLE as error:
             reasons.append(f"{row.path}: {_one_line(error)}")
             continue
@@ -146,7 +172,7 @@ def _cutter(
             )
             for name, s in probe.items()
         )
-        return Cutter(signals, rate, seconds, hop_seconds or seconds, mix)
+        return dataclasses.replace(open_, signals=signals)
     raise InputError(
         f"none of the {len(source.rows)} rows of {source.name} can be used; the first: {reasons[0]}"
     )
@@ -162,10 +188,34 @@ def _longest(source: Source) -> float:
     return best or LONGEST
 
 
-def _recipe(name: str, source: Source, cutter: Cutter) -> str:
+def _check_window(source: Source, seconds: float) -> None:
+    """``InputError`` where no recording is as long as a window, naming the longest."""
+    longest, where = 0.0, ""
+    for row in source.rows:
+        found = source.seconds(row) or 0.0
+        if found >= seconds * (1 - _SHORT):
+            return
+        if found > longest:
+            longest, where = found, name_of(row)
+    check(longest == 0, "seconds", f"a window of {seconds:g} s is longer than every recording; "
+          f"the longest is {where} with {longest:g} s")  # fmt: skip
+
+
+def _arranged(source: Source, cutter: Cutter, guard_seconds: float | None) -> Source:
+    """The rows as they are read: with a guard, and with unlabelled stretches at their end."""
+    if guard_seconds is not None:
+        check(guard_seconds >= 0, "guard_seconds", f"must be 0 or more, got {guard_seconds}")
+        kept, lost = guarded(source, guard_seconds, rate=cutter.rate)
+        source = dataclasses.replace(source, rows=tuple(kept), missing=(*source.missing, *lost))
+    long = [row for row in source.rest if 2 * (source.seconds(row) or 0.0) >= cutter.seconds]
+    return dataclasses.replace(source, rows=(*source.rows, *long), rest=())
+
+
+def _recipe(name: str, source: Source, cutter: Cutter, options: Options) -> str:
     """sha256 over everything that decides a byte of the set, but for the files' contents."""
+    chosen = (options.modalities, options.complex_as)
     sha = hashlib.sha256(
-        repr((name, source.kind, source.labels, source.multi_label, cutter)).encode()
+        repr((name, source.kind, source.labels, source.multi_label, cutter, chosen)).encode()
     )
     for row in source.rows:
         sha.update(repr(tuple(row)).encode())
@@ -210,7 +260,7 @@ def _part_writer(
             try:
                 found = windows_of(cutter, row, source.read(row), info)
             except UNREADABLE as error:
-                message = f"{_name(row)}: {_one_line(error)}"
+                message = f"{name_of(row)}: {_one_line(error)}"
                 if strict:
                     raise InputError(
                         f"{message}; mend or remove it, or prepare without strict"
@@ -255,7 +305,7 @@ def _finish(
 ) -> ShardsInfo:
     """Names the shards, writes columns and TFDS files, and last of all the metadata."""
     skipped = [s for part in done for s in part.skipped]
-    skipped += [f"{name}: listed, but not on disk" for name in source.missing]
+    skipped += source.missing
     filled = [part for part in done if part.rows]
     if not filled:
         raise InputError(
@@ -291,15 +341,13 @@ def _with_statistics(
     signals: tuple[SignalInfo, ...], columns: dict[str, np.ndarray]
 ) -> tuple[SignalInfo, ...]:
     """Mean and deviation over the training rows: split ``train`` where there is one, else all."""
-    train = columns["split"] == b"train"
-    train = train if train.any() else np.ones_like(train)
-    out = []
-    for s in signals:
-        mean, std = pooled_moments(
-            *(columns[f"{s.name}.{k}"][train] for k in ("count", "mean", "var"))
+    train = training_rows(columns["split"])
+    return tuple(
+        with_moments(
+            s, *pooled_moments(*(columns[f"{s.name}.{k}"][train] for k in ("count", "mean", "var")))
         )
-        out.append(dataclasses.replace(s, mean=tuple(mean.tolist()), std=tuple(std.tolist())))
-    return tuple(out)
+        for s in signals
+    )
 
 
 @contextlib.contextmanager
@@ -317,13 +365,6 @@ def _disk_errors(out: Path) -> Iterator[None]:
         if code is None:
             raise
         raise InputError(f"{out}: cannot be written ({_one_line(error)})") from error
-
-
-def _name(row: Row) -> str:
-    """The row as a person would find it."""
-    item = "" if row.item is None else f"[{row.item}]"
-    span = "" if row.end is None else f" samples {row.start}..{row.end}"
-    return f"{row.path}{item}{span}"
 
 
 def _one_line(error: BaseException) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from jfreq.config import check
+from jfreq.data.moments import pooled_moments, training_rows, with_moments
 from jfreq.data.schema import COLUMNS, ShardsInfo, SignalInfo, digest
 from jfreq.types import DataSpec, InputError
 
@@ -29,7 +30,10 @@ class Shards:
     def __init__(self, parts: Sequence[Part]):
         self._parts = tuple(parts)
         self._starts = np.cumsum([0, *(part.info.rows for part in parts)])
-        self.info = parts[0].info if len(parts) == 1 else _merged([part.info for part in parts])
+        self.info = parts[0].info
+        if len(parts) > 1:
+            self.info = _merged([part.info for part in parts])
+            self.info = self.measured(training_rows(self.column("split")))
         hashes = [part.info.manifest_hash for part in parts]
         self.manifest_hash: str = hashes[0] if len(hashes) == 1 else digest(hashes)
 
@@ -122,6 +126,13 @@ class Shards:
             )
             for s in self.info.signals
         }
+
+    def measured(self, rows: np.ndarray) -> ShardsInfo:
+        """``info`` with the mean and deviation of ``rows`` instead of the set's."""
+        found = self.statistics(rows)
+        return dataclasses.replace(
+            self.info, signals=tuple(with_moments(s, *found[s.name]) for s in self.info.signals)
+        )
 
     def verify(self) -> None:
         """Opens every shard of every part; ``InputError`` names the first damaged one."""
@@ -237,12 +248,16 @@ def describe(shards: Shards) -> str:
             f"  {s.name}: {s.samples} samples ({s.spec.seconds:g} s) x {s.channels}, "
             f"{s.rate:g} Hz, {s.dtype}, mean {mean}, std {std}"
         )
+        if s.constant:
+            which = ", ".join(map(str, s.constant))
+            lines.append(f"    constant: channel {which}; standardising makes it 0")
     label = shards.column("label")
     counts = (
         label.sum(0) if info.multi_label else [np.sum(label == i) for i in range(len(info.labels))]
     )
     named = ", ".join(f"{name} {int(c)}" for name, c in zip(info.labels, counts))
-    lines.append(f"  labels: {named or 'none'}")
+    free = 0 if info.multi_label else int((label < 0).sum())
+    lines.append(f"  labels: {named or 'none'}" + f", no label {free}" * bool(named and free))
     for name, values in (("folds", info.folds), ("splits", info.splits)):
         column = shards.column(name[:-1])
         lines.append(
@@ -366,24 +381,6 @@ def serialise(row: dict[str, Any], info: ShardsInfo) -> bytes:
     feature |= {name: raw(row[name].encode()) for name in TEXT}
     example = tf_example_pb2.Example(features=tf_feature_pb2.Features(feature=feature))
     return example.SerializeToString(deterministic=True)
-
-
-def pooled_moments(
-    count: np.ndarray, mean: np.ndarray, var: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of the union of groups (Chan, Golub and LeVeque, 1983).
-
-    Args:
-      count: ``[n]`` samples per group.
-      mean: ``[n c]`` of each group.
-      var: ``[n c]`` population variance of each group.
-
-    Returns:
-      ``[c]``, ``[c]`` float64.
-    """
-    weight = (count / count.sum())[:, None]
-    total = (weight * mean).sum(0)
-    return total, np.sqrt((weight * (var + (mean - total) ** 2)).sum(0))
 
 
 def signal_bytes(signals: Sequence[SignalInfo]) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 from jfreq.config import check, from_dict, to_dict
 from jfreq.types import DataSpec, InputError, SignalSpec
 
+_FLOAT32 = 2.0**-23
 METADATA = "metadata.json"
 COLUMNS = "rows.npz"
 FORMAT = 1
@@ -57,8 +58,19 @@ class SignalInfo:
         check(self.channels >= 1, f"{self.name}.channels", "must be 1 or more")
 
     @property
+    def constant(self) -> tuple[int, ...]:
+        """Channels that vary less than float32 can show."""
+        return tuple(
+            i for i, (m, s) in enumerate(zip(self.mean, self.std)) if s <= _FLOAT32 * abs(m)
+        )
+
+    @property
     def spec(self) -> SignalSpec:
-        return SignalSpec(self.name, self.rate, self.samples, self.channels)
+        """With statistics to standardise by: nine digits of them, so that machines agree, and
+        a deviation of 1 for a constant channel, which so becomes 0."""
+        std = [1.0 if i in self.constant else s for i, s in enumerate(self.std)]
+        mean, std = (tuple(float(f"{v:.9g}") for v in values) for values in (self.mean, std))
+        return SignalSpec(self.name, self.rate, self.samples, self.channels, mean, std)
 
 
 @dataclasses.dataclass(frozen=True)

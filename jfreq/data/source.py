@@ -49,10 +49,15 @@ class Row(NamedTuple):
 
 
 class Signal(NamedTuple):
-    """``x`` ``[t c]`` int16 PCM or floating point, at ``rate`` Hz; None where nobody says."""
+    """``x`` ``[t c]`` int16 PCM or floating point, at ``rate`` Hz; None where nobody says.
+
+    NaN is a missing sample. No window lies across a sample number of ``breaks``: recording
+    stopped before it and went on later.
+    """
 
     x: np.ndarray
     rate: float | None
+    breaks: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +77,11 @@ class Source:
     labels: tuple[str, ...] = ()
     multi_label: bool = False
     missing: tuple[str, ...] = ()
-    """Clips that the source lists and the disk does not have."""
+    """What the source lists and the disk does not have: ``name: reason``."""
+    rest: tuple[Row, ...] = ()
+    """Unlabelled stretches that were asked for; too short ones are left out later."""
+    rate: float | None = None
+    """Hz of the shards where the caller names none; None for that of the recordings."""
 
     @property
     def description(self) -> str:
@@ -91,6 +100,9 @@ class Options:
     n: int | None = None
     seconds: float | None = None
     seed: int = 0
+    unlabelled: bool = False
+    only: tuple[str, ...] = ()
+    complex_as: tuple[str, ...] = ("amplitude",)
 
     def drops(self, label: str) -> bool:
         """Whether ``drop_labels`` leaves the class out."""
@@ -133,6 +145,24 @@ def audio_source(
     return Source(name, kind, tuple(rows), read, seconds, True, labels, multi_label, tuple(missing))
 
 
+def label_numbers(
+    found: Iterable[tuple[str, str]], options: Options, *, order: Sequence[str] = ()
+) -> tuple[tuple[str, ...], dict[str, int]]:
+    """Class names and their numbers from ``(where, name)``; an empty name is no label.
+
+    Given names win; else those found, in ``order``, then by name, numbers in numeric order.
+    Raises ``InputError`` for a name that is not among those given.
+    """
+    places = {name: where for where, name in found if name and not options.drops(name)}
+    rank = {name: i for i, name in enumerate(order)}
+    own = sorted(places, key=lambda name: (rank.get(name, len(rank)), natural(name)))
+    labels = given_labels(options) or tuple(own)
+    for name, where in places.items():
+        check(name in labels, where, f"label {name!r} is not in the list of labels"
+              f"{close_match(name, labels)}")  # fmt: skip
+    return labels, {name: i for i, name in enumerate(labels)}
+
+
 def split_channels(
     default: Mapping[str, Sequence[int] | None],
     signal: Signal,
@@ -145,9 +175,8 @@ def split_channels(
             raise InputError(
                 f"has {signal.x.shape[1]} channels, modality {name!r} asks for {list(channels)}"
             )
-        out[name] = Signal(
-            signal.x if channels is None else signal.x[:, list(channels)], signal.rate
-        )
+        x = signal.x if channels is None else signal.x[:, list(channels)]
+        out[name] = signal._replace(x=x)
     return out
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
+import fnmatch
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from jfreq.config import check, close_match
-from jfreq.data import synthetic
+from jfreq.data import layouts, synthetic
 from jfreq.data.arrays import array_source, from_sensors
 from jfreq.data.source import (
     ARRAYS,
@@ -24,6 +26,7 @@ from jfreq.data.source import (
     read_csv,
     read_text,
 )
+from jfreq.data.spans import unnamed
 from jfreq.data.tfds_source import open_tfds
 
 
@@ -39,6 +42,7 @@ def open_source(source: str, *, kind: str, options: Options) -> Source:
         check(kind in KINDS, "kind", f"no kind {kind!r}{close_match(kind, KINDS)}; there are: "
               f"{', '.join(KINDS)}, and the sources synthetic:NAME and tfds:NAME")  # fmt: skip
         found = KINDS[kind](path, options)
+    found = _only(found, options.only)
     check(len(found.rows) > 0, "source", f"{source}: nothing to read{_why_empty(found)}")
     return found
 
@@ -47,10 +51,26 @@ def _why_empty(source: Source) -> str:
     return f"; none of its {len(source.missing)} clips is on disk" if source.missing else ""
 
 
+def _only(source: Source, patterns: tuple[str, ...]) -> Source:
+    """The rows whose path matches one of the patterns, all where there is none."""
+    if not patterns:
+        return source
+
+    def kept(rows: tuple[Row, ...]) -> tuple[Row, ...]:
+        return tuple(r for r in rows if any(fnmatch.fnmatch(r.path, p) for p in patterns))
+
+    rows = kept(source.rows)
+    check(bool(rows or not source.rows), "only", f"no row's path matches {' or '.join(patterns)}; "
+          f"they look like {source.rows[0].path if source.rows else ''}")  # fmt: skip
+    return dataclasses.replace(source, rows=rows, rest=kept(source.rest))
+
+
 def _guess(path: Path) -> str:
     if path.is_dir():
         if (path / "index.csv").is_file():
             return "index"
+        if (owner := layouts.recognise(path)) is not None:
+            return owner
         names = [p.suffix.lower() for p in sorted(path.rglob("*")) if p.is_file()]
         if any(name in AUDIO for name in names):
             return "folders"
@@ -62,6 +82,8 @@ def _guess(path: Path) -> str:
         if "YTID" in head:
             return "audioset"
         return "index" if "path" in head.partition("\n")[0].strip().split(",") else "sensors"
+    check(path.suffix != ".mat", "kind", f"{path} may hold anything; name its layout, for instance "
+          "cwru or csi")  # fmt: skip
     return "sensors" if path.suffix == ".npz" else "folders"
 
 
@@ -73,31 +95,37 @@ def from_index(path: Path, options: Options) -> Source:
     table = list(read_csv(index, required=("path",)))
     labels = _label_names(table, options, index)
     known = {name: i for i, name in enumerate(labels)}
-    rows = []
-    for line, r in enumerate(table, start=2):
-        name = r.get("label") or ""
-        if options.drops(name):
-            continue
-        check(not name or name in known, f"{index}:{line}", f"label {name!r} is not in the list of "
-              f"labels{close_match(name, known)}")  # fmt: skip
-        where = f"{index}:{line}"
-        check(bool(r["path"]), where, "names no path")
-        rows.append(
-            Row(
-                path=r["path"],
-                label=(known[name],) if name else (),
-                fold=number(r.get("fold"), int, f"{where} fold", -1),
-                split=r.get("split") or "",
-                subject=r.get("subject") or "",
-                start=number(r.get("start"), int, f"{where} start", 0),
-                end=number(r.get("end"), int, f"{where} end", None),
-                item=number(r.get("row"), int, f"{where} row", None),
-                rate=number(r.get("sr"), float, f"{where} sr", None),
-            )
-        )
+    listed = [(r.get("label") or "", _index_row(r, known, f"{index}:{line}", options))
+              for line, r in enumerate(table, start=2)]  # fmt: skip
+    rows = [row for name, row in listed if not options.drops(name)]
     audio = bool(rows) and Path(rows[0].path).suffix.lower() in AUDIO
     make = audio_source if audio else array_source
-    return make(root.name, "index", rows, root, options, labels=labels)
+    source = make(root.name, "index", rows, root, options, labels=labels)
+    if not options.unlabelled:
+        return source
+
+    def length(row: Row) -> int:
+        return len(next(iter(source.read(row).values())).x)
+
+    return dataclasses.replace(source, rest=unnamed([row for _, row in listed], length))
+
+
+def _index_row(r: dict[str, str], known: dict[str, int], where: str, options: Options) -> Row:
+    name = r.get("label") or ""
+    check(not name or name in known or options.drops(name), where, f"label {name!r} is not in the "
+          f"list of labels{close_match(name, known)}")  # fmt: skip
+    check(bool(r["path"]), where, "names no path")
+    return Row(
+        path=r["path"],
+        label=(known[name],) if name in known else (),
+        fold=number(r.get("fold"), int, f"{where} fold", -1),
+        split=r.get("split") or "",
+        subject=r.get("subject") or "",
+        start=number(r.get("start"), int, f"{where} start", 0),
+        end=number(r.get("end"), int, f"{where} end", None),
+        item=number(r.get("row"), int, f"{where} row", None),
+        rate=number(r.get("sr"), float, f"{where} sr", None),
+    )
 
 
 def from_folders(path: Path, options: Options) -> Source:
@@ -139,7 +167,7 @@ def from_audioset(path: Path, options: Options) -> Source:
         stems = (ytid, f"Y{ytid}", *_with_start(ytid, start))
         file = next((on_disk[stem] for stem in stems if stem in on_disk), None)
         if file is None:
-            missing.append(ytid)
+            missing.append(f"{ytid}: listed, but not on disk")
         else:
             name = file.relative_to(options.clips).as_posix()
             rows.append(Row(name, tuple(sorted(label)), split=split, subject=ytid))
@@ -183,6 +211,7 @@ KINDS: dict[str, Callable[[Path, Options], Source]] = {
     "folders": from_folders,
     "audioset": from_audioset,
     "sensors": from_sensors,
+    **layouts.LAYOUTS,
 }
 
 

@@ -1,43 +1,69 @@
-"""Fine-tuning: a pre-trained encoder under a classifier, trained through, one run a fold."""
+"""Fine-tuning: an encoder under a classifier, trained through, one run a fold."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from jfreq import distributed, methods
-from jfreq.checkpoint import write_json
-from jfreq.config import Checkpoint, Data, Experiment, Log, Optim, check, replace
+import jfreq
+from jfreq import distributed, methods, recipes
+from jfreq.checkpoint import CONFIG, read_config, write_json
+from jfreq.config import Checkpoint, Data, Experiment, Log, Optim, check, flat, replace, to_dict
+from jfreq.data.fractions import drawn_rows
 from jfreq.evaluate.metrics import interval, metrics_for
-from jfreq.evaluate.protocols import Fold, chosen, divide, labelled_rows
+from jfreq.evaluate.protocols import single_split
 from jfreq.evaluate.table import Report, Result
-from jfreq.export.bundle import load_trained
+from jfreq.evaluate.tasks import Fold, divide, labelled_rows
+from jfreq.export.bundle import load_trained, write_atomically
 from jfreq.methods.classify import Classify, Head
 from jfreq.state import Trained
+from jfreq.types import InputError
+
+TEST, PREDICTIONS = "test.json", "predictions.npz"
+FREE = ("log", "mesh", "checkpoint.every", "checkpoint.keep", "data.threads", "data.door",
+        "data.memory_mb")  # fmt: skip
+"""Fields that may differ between a finished fold and the call that asks for it."""
 
 
-def experiment_for(trained: str | Path) -> Experiment:
-    """The fine-tuning experiment of a run or bundle, its encoder open to new data.
+class Predictions(NamedTuple):
+    """Test rows of one fold: their numbers ``id [n]``, ``label`` ``[n]`` or ``[n k]``, and the
+    classifier's ``score [n k]`` float32 (logits)."""
+
+    id: np.ndarray
+    label: np.ndarray
+    score: np.ndarray
+
+
+def experiment_for(source: str | Path) -> Experiment:
+    """The fine-tuning experiment of a run or bundle, its encoder open to new data; of the name of
+    an experiment the same from scratch, for comparison.
 
     SSAST's recipe (section 3.3): all layers trained, SpecAugment, noise; patches overlap when
-    ``--method.backbone.stride`` is set, positions are then resized.
+    ``--method.backbone.stride`` is set, positions are then resized. ``InputError`` for what is
+    neither a folder nor an experiment.
     """
-    source = load_trained(trained).experiment
-    backbone = source.method.unbind()
+    if Path(source).exists():
+        found, init_from = load_trained(source).experiment, str(source)
+    else:
+        try:
+            found, init_from = recipes.load(str(source)), None
+        except InputError as error:
+            raise InputError(f"{source}: no such run or bundle, and {error}") from None
+    backbone = found.method.unbind()
     backbone = backbone.backbone if isinstance(backbone, Classify) else backbone
     return Experiment(
-        name=f"{source.name}_finetune",
+        name=f"{found.name}_finetune",
         method=Classify(backbone=backbone, head=Head(spec_augment=(24, 96))),
         data=Data(),
         optim=Optim(lr=5e-4, warmup=50, weight_decay=0.01, clip=1.0, layer_decay=0.75),
         steps=400,
         batch=16,
-        checkpoint=Checkpoint(every=200, init_from=str(trained)),
+        checkpoint=Checkpoint(every=200, init_from=init_from),
         log=Log(every=20),
     )
 
@@ -45,8 +71,13 @@ def experiment_for(trained: str | Path) -> Experiment:
 def finetune(experiment: Experiment, workdir: Path, *, folds: tuple[str, ...] = ()) -> Report:
     """Trains on the other folds and tests on each held-out one; finished folds are kept.
 
-    ``folds``: names of the held-out folds (``1`` or ``fold 1``, ``test``); all by default. Writes
-    ``workdir/results.json``. Raises ``InputError`` for data without labels or folds.
+    ``folds``: names of the held-out folds (``1`` or ``fold 1``; ``test`` for the set's own
+    split); all by default. With ``data.label_fraction`` only that share of the training rows is
+    read, the test rows stay. With ``checkpoint.init_from`` None training is from scratch. Writes
+    ``workdir/results.json`` and, for each fold, a run with ``predictions.npz``.
+
+    Raises ``InputError`` for data without labels or folds, a share that leaves a class without a
+    row, and a ``workdir`` that holds other fine-tuning.
     """
     from jfreq.data.records import open_shards
     from jfreq.train import train
@@ -54,62 +85,130 @@ def finetune(experiment: Experiment, workdir: Path, *, folds: tuple[str, ...] = 
     check(len(experiment.data.path) == 1, "data", "fine-tuning reads one folder of labelled shards")
     shards = open_shards(experiment.data.path)
     rows = labelled_rows(shards)
-    plan = chosen(divide(shards, rows), folds)
+    plan = divide(shards, rows, only=folds)
+    jobs = [(fold, _for_fold(experiment, shards, rows, fold)) for fold in plan]
+    counts = []
+    for fold, cfg in jobs:
+        _check_folder(workdir / _name(fold), cfg)
+        counts.append(_training_rows(shards, cfg.data))
 
-    scores = []
-    for fold in plan:
-        folder = workdir / fold.name.replace(" ", "")
-        done = folder / "test.json"
-        if not done.exists():
-            held = shards.column("fold")[rows[fold.test][0]]
-            data = {"data__exclude_folds": (int(held),)} if fold.name.startswith("fold") else (
-                {"data__split": "train"}
-            )  # fmt: skip
-            trained = train(replace(experiment, **data), folder)
-            score = _test(trained, shards, rows[fold.test])
+    found = []
+    for fold, cfg in jobs:
+        folder = workdir / _name(fold)
+        if not _is_done(folder, cfg):
+            made = _predictions(train(cfg, folder), shards, rows[fold.test])
             if distributed.is_chief():
-                write_json(done, score)
+                _keep(folder, made, cfg)
+            found.append(made)
         else:
-            score = json.loads(done.read_text())
-        scores.append(score)
-    report = _report(experiment, shards, plan, scores)
+            found.append(read_predictions(folder))
+    report = _report(experiment, shards, plan, found, float(np.mean(counts)))
     if distributed.is_chief():
         report.save(workdir / "results.json")
     return report
 
 
-def _test(trained: Trained, shards: Any, rows: np.ndarray) -> dict[str, float]:
-    """Metrics of the classifier on held-out rows."""
-    logits, labels = zip(*_predictions(trained, shards, rows))
-    score, label = np.concatenate(logits), np.concatenate(labels)
-    return {name: float(metric(label, score)) for name, metric in metrics_for(label).items()}
+def read_predictions(folder: str | Path) -> Predictions:
+    """What fine-tuning left in the folder of a fold; ``InputError`` where there is nothing."""
+    path = Path(folder) / PREDICTIONS
+    check(path.is_file(), str(path), "no such file; `jfreq finetune` writes it for each fold")
+    with np.load(path, allow_pickle=False) as file:
+        return Predictions(**{name: file[name] for name in Predictions._fields})
 
 
-def _predictions(trained: Trained, shards, rows) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _name(fold: Fold) -> str:
+    return fold.name.replace(" ", "")
+
+
+def _for_fold(experiment: Experiment, shards: Any, rows: np.ndarray, fold: Fold) -> Experiment:
+    """The experiment that never reads the fold's test rows."""
+    if not fold.name.startswith("fold"):
+        return replace(experiment, data__split="train")
+    held = int(shards.column("fold")[rows[fold.test][0]])
+    return replace(experiment, data__exclude_folds=(held,))
+
+
+def _training_rows(shards: Any, data: Data) -> int:
+    """How many labelled rows training reads; draws them, so that a bad share is refused early."""
+    rows = drawn_rows(shards, shards.rows(data.split, exclude_folds=data.exclude_folds), data)
+    return int(np.isin(rows, labelled_rows(shards)).sum())
+
+
+def _identity(experiment: Experiment) -> dict[str, Any]:
+    """The fields that a fold's predictions depend on."""
+    fields = flat(to_dict(experiment))
+    return {name: value for name, value in fields.items() if not name.startswith(FREE)}
+
+
+def _check_folder(folder: Path, experiment: Experiment) -> None:
+    """``InputError`` where the run in ``folder`` started from something else: training itself
+    does not look at this again."""
+    if (folder / CONFIG).is_file():
+        before, now = read_config(folder).checkpoint.init_from, experiment.checkpoint.init_from
+        check(before == now, str(folder), f"was trained from {before or 'scratch'}, not from "
+              f"{now or 'scratch'}; choose another --workdir")  # fmt: skip
+
+
+def _is_done(folder: Path, experiment: Experiment) -> bool:
+    """Whether the folder holds the predictions of just this experiment."""
+    try:
+        before = json.loads((folder / TEST).read_text())["experiment"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return before == _identity(experiment) and (folder / PREDICTIONS).is_file()
+
+
+def _keep(folder: Path, found: Predictions, experiment: Experiment) -> None:
+    """Writes the predictions, then the file that says that they are whole."""
+    write_atomically(
+        folder / PREDICTIONS, lambda file: np.savez_compressed(file, **found._asdict())
+    )
+    scores = {k: float(f(found.label, found.score)) for k, f in metrics_for(found.label).items()}
+    write_json(folder / TEST, {"scores": scores, "experiment": _identity(experiment)})
+
+
+def _predictions(trained: Trained, shards: Any, rows: np.ndarray) -> Predictions:
+    """The classifier on held-out rows."""
     from jfreq.data.pipeline import eval_batches
 
     method = methods.build(trained.experiment.method)
     encode = jax.jit(lambda params, batch: method.encode(params, batch).logits)
     params = jax.device_put(trained.params)
+    labels, scores = [], []
     for batch in eval_batches(shards, rows, batch=32):
         mask = batch.pop("_mask") > 0
-        label = batch.pop("label")
-        yield np.asarray(encode(params, batch))[mask], label[mask]
+        labels.append(batch.pop("label")[mask])
+        scores.append(np.asarray(encode(params, batch), np.float32)[mask])
+    return Predictions(rows, np.concatenate(labels), np.concatenate(scores))
 
 
-def _report(experiment: Experiment, shards, plan: tuple[Fold, ...], scores: list[dict]) -> Report:
-    n = sum(len(fold.test) for fold in plan)
+def _report(
+    experiment: Experiment, shards: Any, plan: tuple[Fold, ...], found: Sequence[Predictions],
+    rows: float,
+) -> Report:  # fmt: skip
+    data, several = experiment.data, len(plan) > 1
+    scratch = experiment.checkpoint.init_from is None
     results = []
-    for metric in scores[0]:
-        values = tuple(score[metric] for score in scores)
-        results.append(Result("fine-tuned", "all layers", metric, *interval(values), values, n))
+    for metric, measure in metrics_for(found[0].label).items():
+        values = tuple(float(measure(p.label, p.score)) for p in found)
+        bounds = interval(values) if several else single_split(
+            metric, measure, found[0].label, [found[0].score]
+        )  # fmt: skip
+        results.append(Result(
+            "from scratch" if scratch else "fine-tuned", "all layers", metric, *bounds, values,
+            sum(len(p.label) for p in found), fraction=data.label_fraction, rows=rows,
+            over="folds" if several else "test rows",
+        ))  # fmt: skip
     return Report(
         title="Fine-tuning",
         data=shards.info.name,
         folds=tuple(fold.name for fold in plan),
         results=tuple(results),
         settings={
-            "interval": "mean over held-out folds, Student t",
-            "experiment": experiment.name, "seed": experiment.seed, "steps": experiment.steps,
+            "interval": "mean over held-out folds, 95 % Student-t over folds"
+            if several else f"tested on {plan[0].name}, 95 % over test rows (Wilson, bootstrap)",
+            "experiment": experiment.name, "init_from": experiment.checkpoint.init_from,
+            "seed": experiment.seed, "label_seed": data.label_seed, "steps": experiment.steps,
+            "manifest": shards.manifest_hash, "jfreq": jfreq.__version__,
         },
     )  # fmt: skip

@@ -9,18 +9,12 @@ import numpy as np
 
 from jfreq import methods
 from jfreq.evaluate.features import extract_layers
+from jfreq.evaluate.metrics import confusion
 from jfreq.evaluate.probe import fit_ridge, probe_scores
-from jfreq.evaluate.protocols import (
-    Task,
-    check_signals,
-    chosen,
-    divide,
-    evaluate,
-    labelled_rows,
-    make_task,
-)
+from jfreq.evaluate.protocols import evaluate
 from jfreq.evaluate.table import Result
-from jfreq.evaluate.windows import any_length
+from jfreq.evaluate.tasks import Task, check_signals, divide, labelled_rows, make_task
+from jfreq.evaluate.windows import fitted
 from jfreq.state import Trained
 
 CLIP = "clip vector"
@@ -63,10 +57,10 @@ def probe_layers(
     rows = every
     if len(every) > limit:
         rows = np.sort(np.random.default_rng(seed).choice(every, limit, replace=False))
-    folds = chosen(divide(shards, rows), only)
-    method = any_length(methods.build(cfg), cfg.signals)
+    folds = divide(shards, rows, only=only)
+    task = make_task(shards, rows, folds)
+    method = fitted(methods.build(cfg), cfg.signals, shards.spec)
     found = extract_layers(method, trained.params, shards, rows, batch=batch, progress=progress)
-    task = make_task(shards, rows, found[0].label, folds)
     names = [CLIP, *(f"block {i + 1}" for i in range(len(found) - 1))]
     results = [
         evaluate(name, "ridge", task, [layer.x], seeds=(seed,))[0]
@@ -84,8 +78,6 @@ def probe_layers(
 
 
 def _confusion(task: Task, x: np.ndarray, seed: int) -> np.ndarray:
-    from sklearn.metrics import confusion_matrix
-
     total = np.zeros((task.classes, task.classes), np.int64)
     for fold in task.folds:
         groups = (group[fold.train] for group in task.groups)
@@ -94,6 +86,5 @@ def _confusion(task: Task, x: np.ndarray, seed: int) -> np.ndarray:
             fit=fit_ridge, group=next((g for g in groups if len(np.unique(g)) > 1), None),
             seed=seed,
         )  # fmt: skip
-        known = np.arange(task.classes)
-        total += confusion_matrix(task.label[fold.test], score.argmax(1), labels=known)
+        total += confusion(task.label[fold.test], score)
     return total

@@ -81,6 +81,14 @@ def metrics_for(label: np.ndarray) -> dict[str, Metric]:
     return SINGLE_LABEL if label.ndim == 1 else MULTI_LABEL
 
 
+def confusion(label: np.ndarray, score: np.ndarray) -> np.ndarray:
+    """Rows ``[k k]`` int64 by true (row) and predicted class (column), of ``label`` ``[n]`` and
+    ``score`` ``[n k]``; ``counts[i, j]`` says how often class i was taken for j."""
+    from sklearn.metrics import confusion_matrix
+
+    return confusion_matrix(label, score.argmax(1), labels=np.arange(score.shape[1]))
+
+
 def interval(values: Sequence[float] | np.ndarray) -> Interval:
     """Mean over folds or seeds and its 95 % Student-t interval; NaN bounds for one value."""
     from scipy.stats import t

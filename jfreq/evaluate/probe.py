@@ -18,6 +18,9 @@ from jfreq.types import InputError
 STRENGTHS = tuple(float(c) for c in np.logspace(-4, 2, 7))
 """Values of C tried, most regularised first; ridge uses l2 = 1 / C."""
 INNER_SPLITS = 3
+FEW, PLAIN = 4, 1.0
+"""With fewer training rows a class, validation says nothing (their classes are hardly in what was
+fitted, and the most regularised fit wins by ties): the strength is ``PLAIN``."""
 SMALL = 2**28
 """Multiplications of one pass below which BLAS gets one thread: waking several for such small
 products made a fit 40 times slower on a busy machine."""
@@ -167,10 +170,13 @@ def choose_strength(
     seed: int = 0,
 ) -> float:
     """The strength with the best mean validation metric; the most regularised one of equals.
+    ``PLAIN`` for fewer than ``FEW`` rows a class on average.
 
     Features are standardised by the fitting rows of each inner split. Validation parts with
     nothing to score (no positives) are left out.
     """
+    if label.ndim == 1 and len(label) < FEW * len(np.unique(label)):
+        return PLAIN
     metric = next(iter(metrics_for(label).values()))
     totals, strengths = np.zeros(len(strengths)), sorted(strengths)
     for rows, held in inner_splits(label, group, seed=seed):

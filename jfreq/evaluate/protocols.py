@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
 
 import jax
 import numpy as np
 
 import jfreq
 from jfreq import config
-from jfreq.config import check, close_match
+from jfreq.config import check, close_match, replace
 from jfreq.evaluate import metrics
 from jfreq.evaluate.features import (
     Extracted,
@@ -21,38 +22,19 @@ from jfreq.evaluate.features import (
     feature_key,
     spectrogram_statistics,
 )
+from jfreq.evaluate.fractions import Share, shares
 from jfreq.evaluate.knn import knn_scores
 from jfreq.evaluate.metrics import Interval, bootstrap, interval, metrics_for, wilson
 from jfreq.evaluate.probe import Scaler, fit_logistic, fit_logistic_multi, fit_ridge, probe_scores
 from jfreq.evaluate.table import HAND_MADE, TRAINED, UNTRAINED, Report, Result, gains
-from jfreq.evaluate.windows import any_length
+from jfreq.evaluate.tasks import Fold, Task, check_signals, divide, labelled_rows, make_task
+from jfreq.evaluate.windows import fitted, own_length
 from jfreq.export.bundle import window_spec
 from jfreq.methods.base import Method
 from jfreq.state import Trained
-from jfreq.types import InputError, SignalSpec
+from jfreq.types import SignalSpec
 
 Kind = Literal["logistic", "ridge", "knn"]
-
-
-class Task(NamedTuple):
-    """Labels of one set: ``label`` ``[n]`` or ``[n k]``, and its divisions.
-
-    ``groups``: what belongs together when validation rows are held out, ``[n]`` each, the most
-    wanted first (subjects, then folds).
-    """
-
-    label: np.ndarray
-    classes: int
-    groups: tuple[np.ndarray, ...]
-    folds: tuple[Fold, ...]
-
-
-class Fold(NamedTuple):
-    """Positions of one train/test division."""
-
-    name: str
-    train: np.ndarray
-    test: np.ndarray
 
 
 def probe(
@@ -66,6 +48,9 @@ def probe(
     with_baselines: bool = True,
     leave_one_subject_out: bool = False,
     only: Sequence[str] = (),
+    fractions: Sequence[float] = (),
+    draws: int = 5,
+    at_least_one: bool = False,
     batch: int = 32,
     cache: str | Path | None = None,
     progress: Callable[[str, int, int], None] | None = None,
@@ -77,79 +62,120 @@ def probe(
     by the training rows; C and l2 are chosen inside them. In the same table, if
     ``with_baselines``: the encoder as initialised from each of ``seeds``, and mean and standard
     deviation of the spectrogram. ``only`` names the folds to test on (those that pre-training left
-    out); rows longer or shorter than the encoder's window are cut or padded. ``seeds`` also draw
-    the inner validation splits. ``cache`` is a folder that keeps features.
-    ``progress(features, done, total)`` in rows.
+    out; ``test`` for the set's own split); rows longer or shorter than the encoder's window are
+    cut or padded. ``seeds`` also draw the inner validation splits.
 
-    Raises ``InputError`` for shards without labels, folds or the encoder's signals, and for a
-    training fold with a single class.
+    ``fractions``: probe with these shares of the training rows, each drawn ``draws`` times in
+    proportion to the classes (:func:`jfreq.data.fractions.draw`, which ``at_least_one`` is for);
+    the test rows stay, and features are computed once. Only the drawn rows standardise and
+    validate. With several folds the interval is over folds, of means over draws; on a single
+    split it is over draws.
+
+    ``cache`` is a folder that keeps features. ``progress(what, done, total)`` in rows, then in
+    probes.
+
+    Raises ``InputError`` for shards without labels, folds or the encoder's signals, for a
+    training fold with a single class, and for a share of labels that leaves a class empty.
     """
-    from jfreq.methods import build
-
     for kind in kinds:
         check(kind in get_args(Kind), "kinds", f"{kind!r}{close_match(kind, get_args(Kind))}")
     check(bool(kinds) and bool(seeds), "kinds, seeds", "name at least one of each")
     cfg = trained.experiment.method
     check_signals(cfg.signals, shards)
     rows = labelled_rows(shards)
-    folds = divide(shards, rows, leave_one_subject_out=leave_one_subject_out)
-    folds = chosen(folds, only)
-    method = any_length(build(cfg), cfg.signals)
-
-    def encoded(name: str, params: Any) -> Extracted:
-        key = feature_key(config.to_dict(cfg), params, shards, rows, pool=pool, layer=layer)
-        return _kept(cache, key, lambda: extract(
-            method, params, shards, rows, batch=batch, pool=pool, layer=layer,
-            progress=_named(progress, name),
-        ))  # fmt: skip
-
-    sources: list[tuple[str, Callable[[int], Extracted], bool]] = []
-    sources.append((TRAINED, lambda seed: encoded(TRAINED, trained.params), False))
-    if with_baselines:
-        fresh = _initialiser(method, cfg.signals)
-        sources.append((UNTRAINED, lambda seed: encoded(UNTRAINED, fresh(seed)), True))
-        whole = build(cfg.unbind().bind(shards.spec))
-        sources.append((HAND_MADE, lambda seed: spectrogram_statistics(
-            whole, shards, rows, batch=batch, progress=_named(progress, HAND_MADE)
-        ), False))  # fmt: skip
+    folds = divide(shards, rows, leave_one_subject_out=leave_one_subject_out, only=only)
+    task = make_task(shards, rows, folds)
+    parts = shares(task, fractions, draws=draws, at_least_one=at_least_one,
+                   names=shards.info.labels, where=shards.info.name)  # fmt: skip
     results = []
-    task = None
-    for name, make, varies in sources:
-        tables = [make(seed) for seed in (seeds if varies else seeds[:1])]
-        task = task or make_task(shards, rows, tables[0].label, folds)
-        features = [table.x for table in tables] if varies else [tables[0].x] * len(seeds)
-        for kind in kinds:
-            results += evaluate(name, kind, task, features, seeds=seeds)
-    assert task is not None
-    if with_baselines and len(folds) > 1:
+    for name, features in _features(
+        trained, shards, rows, pool=pool, layer=layer, seeds=seeds, with_baselines=with_baselines,
+        batch=batch, cache=cache, progress=progress,
+    ):  # fmt: skip
+        jobs = list(itertools.product(kinds, parts or (None,)))
+        for done, (kind, share) in enumerate(jobs):
+            results += evaluate(name, kind, task, features, seeds=seeds, share=share)
+            if progress is not None and fractions:
+                progress(f"probes, {name}", done + 1, len(jobs))
+    if with_baselines:
         results += gains(results)
     return Report(
         data=shards.info.name,
         folds=tuple(fold.name for fold in folds),
         results=tuple(results),
-        settings=_settings(trained, shards, task, pool, layer, seeds),
+        settings=_settings(trained, shards, task, pool, layer, seeds, parts),
     )
 
 
+def _features(
+    trained: Trained, shards: Any, rows: np.ndarray, *, pool: Pool, layer: int | None,
+    seeds: Sequence[int], with_baselines: bool, batch: int, cache: str | Path | None,
+    progress: Callable[[str, int, int], None] | None,
+) -> Iterator[tuple[str, list[np.ndarray]]]:  # fmt: skip
+    """Each kind of features by name: ``[n d]`` for each of ``seeds``."""
+    from jfreq.methods import build
+
+    cfg = trained.experiment.method
+    method = fitted(build(cfg), cfg.signals, shards.spec)
+
+    def encoded(name: str, params: Any) -> np.ndarray:
+        key = feature_key(config.to_dict(cfg), params, shards, rows, pool=pool, layer=layer)
+        return _kept(cache, key, lambda: extract(
+            method, params, shards, rows, batch=batch, pool=pool, layer=layer,
+            progress=_named(progress, name),
+        )).x  # fmt: skip
+
+    yield TRAINED, [encoded(TRAINED, trained.params)] * len(seeds)
+    if with_baselines:
+        fresh = _initialiser(method, cfg.signals)
+        yield UNTRAINED, [encoded(UNTRAINED, fresh(seed)) for seed in seeds]
+        # The front end of whole rows; without one the raw signals are described, bound or not.
+        bare = build(cfg).frontend is Method._field_defaults["frontend"]
+        whole = build(cfg if bare else cfg.unbind().bind(shards.spec))
+        whole = own_length(whole, cfg.signals, shards.spec)
+        found = spectrogram_statistics(
+            whole, shards, rows, batch=batch, progress=_named(progress, HAND_MADE)
+        )
+        yield HAND_MADE, [found.x] * len(seeds)
+
+
 def evaluate(
-    name: str, kind: Kind, task: Task, features: Sequence[np.ndarray], *, seeds: Sequence[int]
+    name: str,
+    kind: Kind,
+    task: Task,
+    features: Sequence[np.ndarray],
+    *,
+    seeds: Sequence[int],
+    share: Share | None = None,
 ) -> list[Result]:
-    """All metrics of one probe on one kind of features; ``features`` has ``[n d]`` per seed."""
+    """All metrics of one probe on one kind of features, trained on the rows of ``share`` or on
+    all; ``features`` has ``[n d]`` per seed."""
+    draws = (task.folds,) if share is None else share.draws
     scores = [
-        [_scores(kind, task, x, fold, seed=seed) for fold in task.folds]
-        for x, seed in zip(features, seeds)
-    ]
+        [[_scores(kind, task, x, fold, seed=seed) for fold in folds]
+         for x, seed in zip(features, seeds)]
+        for folds in draws
+    ]  # fmt: skip
     truth = [task.label[fold.test] for fold in task.folds]
     results = []
     for metric, measure in metrics_for(task.label).items():
-        table = np.array([[measure(y, x) for y, x in zip(truth, row)] for row in scores])
+        table = np.array(
+            [[[measure(y, x) for y, x in zip(truth, row)] for row in part] for part in scores]
+        ).mean(1)
         per_fold = table.mean(0)
         if len(truth) > 1:
-            found = interval(per_fold)
+            over, found = "folds", interval(per_fold)
+        elif len(draws) > 1:
+            over, found = "draws", interval(table[:, 0])
         else:
-            found = _single_split(metric, measure, truth[0], [row[0] for row in scores])
-        n = sum(map(len, truth))
-        results.append(Result(name, kind, metric, *found, tuple(map(float, per_fold)), n))
+            over = "test rows"
+            found = single_split(metric, measure, truth[0], [row[0] for row in scores[0]])
+        result = Result(name, kind, metric, *found, tuple(map(float, per_fold)),
+                        sum(map(len, truth)), over=over)  # fmt: skip
+        if share is not None:
+            runs = tuple(tuple(map(float, column)) for column in table.T)
+            result = replace(result, fraction=share.fraction, rows=share.rows, runs=runs)
+        results.append(result)
     return results
 
 
@@ -172,7 +198,7 @@ def _scores(kind: Kind, task: Task, x: np.ndarray, fold: Fold, *, seed: int) -> 
     )[0]
 
 
-def _single_split(
+def single_split(
     name: str, measure: metrics.Metric, label: np.ndarray, scores: Sequence[np.ndarray]
 ) -> Interval:
     """Mean over seeds; the interval is over test rows (Wilson for accuracy, else bootstrap)."""
@@ -183,74 +209,6 @@ def _single_split(
         else:
             values.append(bootstrap(measure, label, score))
     return Interval(*(float(np.mean(column)) for column in zip(*values)))
-
-
-def labelled_rows(shards: Any) -> np.ndarray:
-    """Rows that carry a label; ``InputError`` where there are none."""
-    info, every = shards.info, np.arange(len(shards))
-    check(bool(info.labels), info.name, "has no labels to probe; prepare it with labels, "
-          "for instance `--labels` or a folder for each class")  # fmt: skip
-    rows = every if info.multi_label else np.flatnonzero(shards.column("label") >= 0)
-    check(len(rows) > 0, info.name, "no row carries a label")
-    return rows
-
-
-def divide(
-    shards: Any, rows: np.ndarray, *, leave_one_subject_out: bool = False
-) -> tuple[Fold, ...]:
-    """Train/test positions within ``rows``: by subject, by fold, or by split, as the shards say."""
-    info = shards.info
-    if leave_one_subject_out:
-        subject = shards.column("subject")[rows]
-        names = sorted(set(subject) - {""})
-        check(len(names) >= 2, info.name, "leave-one-subject-out needs two subjects or more")
-        return tuple(_fold(str(s), subject == s, subject != "") for s in names)
-    fold = shards.column("fold")[rows]
-    known = [int(f) for f in np.unique(fold) if f in info.folds]
-    if len(known) >= 2:
-        inside = np.isin(fold, known)
-        return tuple(_fold(f"fold {f}", fold == f, inside) for f in known)
-    split = shards.column("split")[rows]
-    if (split == "train").any() and (split == "test").any():
-        return (_fold("test", split == "test", (split == "train") | (split == "test")),)
-    raise InputError(
-        f"{info.name}: a probe needs two folds or a train and a test split; it has folds "
-        f"{known or 'none'} and splits {', '.join(info.splits) or 'none'}; prepare it with folds"
-    )
-
-
-def chosen(folds: Sequence[Fold], names: Sequence[str]) -> tuple[Fold, ...]:
-    """The folds called so (``1`` or ``fold 1``), all for no names; ``InputError`` for others."""
-    wanted = {f"fold {name}" if name.isdigit() else name for name in names}
-    known = [fold.name for fold in folds]
-    check(wanted <= set(known), "folds", f"no {', '.join(sorted(wanted - set(known)))}; the data "
-          f"have {', '.join(known)}")  # fmt: skip
-    return tuple(fold for fold in folds if not wanted or fold.name in wanted)
-
-
-def _fold(name: str, test: np.ndarray, inside: np.ndarray) -> Fold:
-    return Fold(name, np.flatnonzero(inside & ~test), np.flatnonzero(test))
-
-
-def make_task(shards: Any, rows: np.ndarray, label: np.ndarray, folds: tuple[Fold, ...]) -> Task:
-    """Labels and groups of the rows, checked fold by fold."""
-    for fold in folds:
-        part = label[fold.train]
-        several = len(np.unique(part)) > 1 if label.ndim == 1 else part.any()
-        check(bool(several), f"{shards.info.name}, {fold.name}", "its training rows hold a single "
-              "class; give the classes to several folds")  # fmt: skip
-    groups = tuple(shards.column(name)[rows] for name in ("subject", "fold"))
-    return Task(label, len(shards.info.labels), groups, folds)
-
-
-def check_signals(signals: Sequence[SignalSpec], shards: Any) -> None:
-    """``InputError`` unless the shards hold every signal that the encoder reads, at its rate."""
-    for wanted in signals:
-        found = shards.spec.signal(wanted.name)
-        for field in ("rate", "channels"):
-            a, b = getattr(found, field), getattr(wanted, field)
-            check(a == b, f"{shards.info.name}, {wanted.name}", f"{field} is {a:g}, the encoder "
-                  f"reads {b:g}; prepare the set again to match (--rate, --seconds)")  # fmt: skip
 
 
 def _initialiser(method: Method, signals: Sequence[SignalSpec]) -> Callable[[int], Any]:
@@ -268,12 +226,12 @@ def _named(progress, name: str):
     return None if progress is None else lambda done, total: progress(name, done, total)
 
 
-def _settings(trained, shards, task, pool, layer, seeds) -> dict[str, Any]:
+def _settings(trained, shards, task, pool, layer, seeds, parts) -> dict[str, Any]:
     """What the table was made with, and what guessing would reach."""
-    single = len(task.folds) == 1
     settings = {
         "experiment": trained.experiment.name,
         "method": type(trained.experiment.method).__name__,
+        "seed": trained.experiment.seed,
         "manifest": shards.manifest_hash,
         "jfreq": jfreq.__version__,
         "pool": pool,
@@ -281,10 +239,19 @@ def _settings(trained, shards, task, pool, layer, seeds) -> dict[str, Any]:
         "seeds": list(seeds),
         "classes": task.classes,
         "rows": len(task.label),
-        "interval": "one split, 95 % over test rows (Wilson, bootstrap)"
-        if single
-        else f"{len(task.folds)} folds, 95 % Student-t over folds",
+        "interval": _interval_over(len(task.folds), max((len(p.draws) for p in parts), default=1)),
     }
     if task.label.ndim == 1:
         settings["majority_class"] = float(np.bincount(task.label).max() / len(task.label))
     return settings
+
+
+def _interval_over(folds: int, draws: int) -> str:
+    """What the intervals of a table are over, in words."""
+    if folds > 1:
+        of = f", of means over {draws} draws of the labels" if draws > 1 else ""
+        return f"{folds} folds, 95 % Student-t over folds{of}"
+    rows = "95 % over test rows (Wilson, bootstrap)"
+    if draws > 1:
+        return f"one split, 95 % Student-t over {draws} draws of the labels; a single draw: {rows}"
+    return f"one split, {rows}"

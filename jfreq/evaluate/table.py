@@ -1,4 +1,4 @@
-"""What a probe run found: results, their JSON and their table."""
+"""What probes and fine-tuning found: results, their JSON and tables, and several as one."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from jfreq.config import check
 from jfreq.evaluate.metrics import interval
 from jfreq.export.bundle import write_atomically
+from jfreq.types import InputError
 
 TRAINED, UNTRAINED, HAND_MADE = "trained", "untrained", "spectrogram mean+std"
 WIDE = 10
@@ -22,7 +24,10 @@ WIDE = 10
 class Result:
     """One metric of one probe on one set of features, mean over folds with a 95 % interval.
 
-    ``folds`` holds the mean over seeds for each fold; ``n`` the test rows in all.
+    ``folds`` holds the mean over seeds and draws for each fold; ``n`` the test rows in all.
+    ``over`` says what the interval is over: folds, draws, seeds or test rows. Where only a share
+    of the labels was used: ``fraction``, the training ``rows`` of a fold, and ``runs``, for each
+    fold the value of every draw (or of every seed, see :func:`over_seeds`).
     """
 
     features: str
@@ -33,6 +38,15 @@ class Result:
     high: float
     folds: tuple[float, ...]
     n: int
+    fraction: float | None = None
+    rows: float | None = None
+    runs: tuple[tuple[float, ...], ...] = ()
+    over: str = "folds"
+
+    @property
+    def key(self) -> tuple[str, str, str, float | None]:
+        """What was measured: features, probe, metric and share of the labels."""
+        return (self.features, self.kind, self.metric, self.fraction)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +67,10 @@ class Report:
         """One table: a row for each features, probe and metric; a column for each fold where
         they fit on a page."""
         folds = self.folds if len(self.folds) <= WIDE else ()
-        head = ["features", "probe", "metric", "mean", "95 % interval", *folds]
+        few = any(r.fraction is not None for r in self.results)
+        mixed = len({r.over for r in self.results}) > 1
+        head = ["features", "probe", *["labels"] * few, "metric", "mean", "95 % interval"]
+        head += [*["interval over"] * mixed, *folds]
         lines = [
             f"{self.title} on {self.data}: {self.settings['interval']}.",
             "",
@@ -61,11 +78,9 @@ class Report:
             "|" + "---|" * len(head),
         ]
         for r in self.results:
-            cells = [r.features, r.kind, r.metric, _number(r.mean)]
-            cells += [
-                f"{_number(r.low)} to {_number(r.high)}",
-                *map(_number, r.folds[: len(folds)]),
-            ]
+            cells = [r.features, r.kind, *[_labels(r)] * few, r.metric, _number(r.mean),
+                     f"{_number(r.low)} to {_number(r.high)}", *[r.over] * mixed,
+                     *map(_number, r.folds[: len(folds)])]  # fmt: skip
             lines.append("| " + " | ".join(cells) + " |")
         return "\n".join(lines) + "\n"
 
@@ -73,18 +88,111 @@ class Report:
         """Writes :meth:`to_json` to ``path`` (``results.json`` of a run), all or nothing."""
         return write_atomically(path, lambda file: file.write(self.to_json().encode()))
 
+    @classmethod
+    def read(cls, path: str | Path) -> Report:
+        """What :meth:`save` wrote; ``InputError`` for a file that is missing or something else."""
+        path = Path(path)
+        check(path.is_file(), str(path), "no such file; `jfreq probe` and `finetune` write them")
+        try:
+            value = json.loads(path.read_text(encoding="utf-8"))
+            results = tuple(_result(row) for row in value.pop("results"))
+            return cls(results=results, folds=tuple(value.pop("folds")), **value)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise InputError(f"{path}: is not a table of results ({error})") from None
+
 
 def gains(results: Sequence[Result]) -> list[Result]:
-    """Trained minus untrained, paired by fold: the interval that says what training brought."""
-    plain = {(r.kind, r.metric): r for r in results if r.features == UNTRAINED}
+    """Trained minus untrained, paired by fold, on a single split by draw of the labels: the
+    interval that says what training brought. Nothing where there is a single pair."""
+    plain = {r.key[1:]: r for r in results if r.features == UNTRAINED}
     out = []
     for r in results:
-        if r.features == TRAINED:
-            folds = np.subtract(r.folds, plain[r.kind, r.metric].folds)
-            name = f"{TRAINED} - {UNTRAINED}"
-            found = interval(folds)
-            out.append(Result(name, r.kind, r.metric, *found, tuple(map(float, folds)), r.n))
+        if r.features != TRAINED:
+            continue
+        other, name = plain[r.key[1:]], f"{TRAINED} - {UNTRAINED}"
+        runs = [np.subtract(a, b) for a, b in zip(r.runs, other.runs)]
+        folds = np.subtract(r.folds, other.folds)
+        units = folds if len(folds) > 1 else np.ravel(runs)
+        if len(units) > 1:
+            mean, low, high = interval(units)
+            out.append(dataclasses.replace(r, features=name, mean=mean, low=low, high=high,
+                                           folds=_floats(folds), runs=_table(runs)))  # fmt: skip
     return out
+
+
+def over_seeds(reports: Sequence[Report]) -> Report:
+    """Several trainings of one experiment, each with its own seed (or its own draw of labels), as
+    one table: mean and Student-t interval over the trainings, ``runs`` their values by fold.
+
+    Baselines that are the same in all reports keep their own interval. Raises ``InputError`` for
+    fewer than two reports, the same seed twice, and reports of different experiments, data,
+    folds or measurements.
+    """
+    check(len(reports) >= 2, "seeds", f"an interval over trainings needs two, got {len(reports)}")
+    first, count = reports[0], len(reports)
+    for other in reports[1:]:
+        for what, a, b in _compared(first, other):
+            check(a == b, "seeds", f"the reports differ in {what}: {a} and {b}")
+    seeds = [(r.settings.get("seed"), r.settings.get("label_seed", 0)) for r in reports]
+    check(None not in next(zip(*seeds)), "seeds", "a report does not say its seed; make it again")
+    check(len(set(seeds)) == count, "seeds", f"every training needs a seed of its own, got "
+          f"{[seed for seed, _ in seeds]}")  # fmt: skip
+    results = [_over(group) for group in zip(*(r.results for r in reports))]
+    words = f"{count} trainings, 95 % Student-t over trainings"
+    settings = {k: v for k, v in first.settings.items() if k not in ("seed", "label_seed")}
+    settings |= {"interval": words, "trainings": [list(pair) for pair in seeds]}
+    return dataclasses.replace(first, results=tuple(results), settings=settings)
+
+
+def _compared(a: Report, b: Report) -> list[tuple[str, Any, Any]]:
+    """What has to be equal, as ``(name, value, value)``."""
+    pairs = [(name, getattr(a, name), getattr(b, name)) for name in ("title", "data", "folds")]
+    named = ("manifest", "experiment", "method", "pool", "layer", "steps")
+    pairs += [(name, a.settings.get(name), b.settings.get(name)) for name in named]
+    return [*pairs, ("results", [r.key for r in a.results], [r.key for r in b.results])]
+
+
+def _over(group: Sequence[Result]) -> Result:
+    """One result of several trainings."""
+    first, values = group[0], [r.mean for r in group]
+    if first.features in (UNTRAINED, HAND_MADE) and len({r.folds for r in group}) == 1:
+        return first
+    folds = np.array([r.folds for r in group])
+    mean, low, high = interval(values)
+    return dataclasses.replace(first, mean=mean, low=low, high=high, over="seeds",
+                               folds=_floats(folds.mean(0)), runs=_table(folds.T))  # fmt: skip
+
+
+def joined(reports: Sequence[Report]) -> Report:
+    """Reports on the same data as one, for instance fine-tuning with 1, 10 and 100 % of the
+    labels; sorted by share. ``InputError`` for different data or folds, or a result twice."""
+    check(bool(reports), "reports", "there is none to join")
+    first = reports[0]
+    for other in reports[1:]:
+        for what, a, b in _compared(first, other)[1:4]:
+            check(a == b, "reports", f"they differ in {what}: {a} and {b}")
+    results = sorted(
+        (r for report in reports for r in report.results), key=lambda r: r.fraction or 0
+    )
+    keys = [r.key for r in results]
+    twice = next((key for key in keys if keys.count(key) > 1), None)
+    check(twice is None, "reports", f"{twice} is in two of them; put over_seeds before")
+    return dataclasses.replace(first, results=tuple(results))
+
+
+def _result(row: dict[str, Any]) -> Result:
+    """The inverse of ``asdict`` through JSON."""
+    unknown = {k: float("nan") for k in ("mean", "low", "high") if row[k] is None}
+    runs = tuple(_floats(run) for run in row.get("runs", ()))
+    return Result(**{**row, **unknown, "folds": _floats(row["folds"]), "runs": runs})
+
+
+def _floats(values: Any) -> tuple[float, ...]:
+    return tuple(float("nan") if v is None else float(v) for v in values)
+
+
+def _table(values: Any) -> tuple[tuple[float, ...], ...]:
+    return tuple(_floats(row) for row in values)
 
 
 def _finite(value: Any) -> Any:
@@ -94,6 +202,11 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(v) for v in value]
     return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
+def _labels(r: Result) -> str:
+    """``10 % (32)``: the share and the training rows of a fold."""
+    return "-" if r.fraction is None else f"{100 * r.fraction:g} % ({r.rows or 0:g})"
 
 
 def _number(value: float) -> str:

@@ -1,4 +1,4 @@
-"""Rows of any length through an encoder of one window: cut, encode, put together again."""
+"""Rows of other sets through an encoder of one window: cut, encode, put together again."""
 
 from __future__ import annotations
 
@@ -8,9 +8,32 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from jfreq.export.runtime import Window, by_time, cut_window
+from jfreq.export.runtime import Window, by_time, cut_window, grid_of_window
 from jfreq.methods.base import Method
-from jfreq.types import Array, Batch, Features, Grid, InputError, PyTree, SignalSpec
+from jfreq.types import Array, Batch, DataSpec, Features, Grid, InputError, PyTree, SignalSpec
+
+
+def fitted(method: Method, signals: Sequence[SignalSpec], data: DataSpec) -> Method:
+    """:func:`any_length` for the rows of ``data``, with :func:`own_length`."""
+    return own_length(any_length(method, signals), signals, data)
+
+
+def own_length(method: Method, signals: Sequence[SignalSpec], data: DataSpec) -> Method:
+    """``method`` for batches whose ``length`` counts samples of the data's first signal, where
+    the method's own first signal has another rate."""
+    ratio = signals[0].rate / data.signals[0].rate
+    if ratio == 1:
+        return method
+
+    def own(batch: Batch) -> Batch:
+        if "length" not in batch:
+            return batch
+        return {**batch, "length": jnp.ceil(batch["length"] * ratio).astype(jnp.int32)}
+
+    return method._replace(
+        encode=lambda params, batch: method.encode(params, own(batch)),
+        frontend=lambda batch: method.frontend(own(batch)),
+    )
 
 
 def any_length(method: Method, signals: Sequence[SignalSpec]) -> Method:
@@ -25,17 +48,19 @@ def any_length(method: Method, signals: Sequence[SignalSpec]) -> Method:
     def encode(params: PyTree, batch: Batch) -> Features:
         present = batch[first.name].shape[1]
         batch = {"length": jnp.full(batch[first.name].shape[0], present, jnp.int32), **batch}
-        if present == first.samples:
+        if all(batch[s.name].shape[1] == s.samples for s in signals):
             return method.encode(params, batch)
-        if present < first.samples:
+        if present <= first.samples:
             return method.encode(params, _padded(batch, signals))
-        shapes = jax.eval_shape(method.encode, params, _slices(batch, signals, [0] * len(signals)))
-        grid: Grid = shapes.grid
+        shapes = jax.eval_shape(method.encode, params, _padded(batch, signals))
+        grid = grid_of_window(shapes.grid, first)
         window = cut_window(grid, signals)
         if window is None:
             raise InputError(
                 f"rows of {present / first.rate:g} s cannot be cut into windows of "
-                f"{first.seconds:g} s; prepare the set again with --seconds {first.seconds:g}"
+                f"{first.seconds:g} s, no whole number of token hops is a whole number of samples "
+                f"of {', '.join(s.name for s in signals)}; prepare the set again with --seconds "
+                f"{first.seconds:g}"
             )
         total = math.floor((present - grid.first) / grid.hop) + 1
         number = -(-total // window.tokens)

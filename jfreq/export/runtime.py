@@ -54,7 +54,7 @@ class Encoder:
         rate = self.signals[0].rate
         self.sample_rate: int | float = int(rate) if float(rate).is_integer() else rate
         shapes = encoder_shapes(method, self.signals, params)
-        self.grid = _grid_of_window(shapes.grid, self.signals[0])
+        self.grid = grid_of_window(shapes.grid, self.signals[0])
         self.clip_size: int = shapes.clip.shape[-1]
         self.frame_size: int = shapes.tokens.shape[-1]
         self.hop_ms = 1000.0 * self.grid.hop / rate
@@ -221,7 +221,7 @@ def cut_window(grid: Grid, signals: Sequence[SignalSpec]) -> Window | None:
     return None
 
 
-def _grid_of_window(grid: Grid, signal: SignalSpec) -> Grid:
+def grid_of_window(grid: Grid, signal: SignalSpec) -> Grid:
     """The grid, with a single token per window (no lattice) spread over the whole window."""
     if grid.time > 1 or grid.hop > 1:
         return grid

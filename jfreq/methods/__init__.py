@@ -10,13 +10,19 @@ from jfreq.config import Experiment, MethodConfig
 from jfreq.methods.ast import AST, ast
 from jfreq.methods.base import Method
 from jfreq.methods.classify import Classify, classify
+from jfreq.methods.ltfc import LTFC, ltfc
 from jfreq.methods.ssast import SSAST, ssast
+from jfreq.methods.stf_csl import STFCSL, stf_csl
+from jfreq.methods.stfnet import STFNet, stfnet
 from jfreq.types import DataSpec
 
 METHODS: dict[str, tuple[type[MethodConfig], Callable[[Any], Method]]] = {
     "AST": (AST, ast),
     "Classify": (Classify, classify),
+    "LTFC": (LTFC, ltfc),
     "SSAST": (SSAST, ssast),
+    "STFCSL": (STFCSL, stf_csl),
+    "STFNet": (STFNet, stfnet),
 }
 
 

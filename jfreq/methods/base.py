@@ -45,6 +45,9 @@ class Method(NamedTuple):
     ``frontend(batch) -> batch`` adds ``spectrogram`` (no parameters); ``loss`` and ``encode``
     call it themselves when it is missing, a supervised head augments in between.
 
+    ``forward(params, batch, key) -> Features``: as ``encode``, but as training sees it (dropout),
+    for a head that trains through; None where that is the same.
+
     ``reconstruct(params, batch, key) -> Reconstruction``: the batch under one random mask and
     what the method draws there, for people to look at; None where there is no mask.
     """
@@ -54,6 +57,7 @@ class Method(NamedTuple):
     encode: Callable[[PyTree, Batch], Features]
     target: Target = no_target
     frontend: Callable[[Batch], Batch] = _no_frontend
+    forward: Callable[[PyTree, Batch, Array], Features] | None = None
     reconstruct: Callable[[PyTree, Batch, Array], Reconstruction] | None = None
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal, Self
+from typing import Literal, Self, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jfreq import augment
@@ -31,10 +32,20 @@ class Head:
     """Widest masked (frequency, time) band of the spectrogram; 0 for none."""
     noise: bool = False
     """Uniform noise up to 0.1 and a roll of up to 10 frames, on the spectrogram."""
+    norm: bool = True
+    """Layer norm before the linear map."""
+    fusion: Literal["feature", "late"] = "feature"
+    """Of an encoder with several streams: one classifier over all of them, or one for each, each
+    trained on its own loss, their probabilities averaged."""
+    fusion_weights: tuple[float, ...] | None = None
+    """Shares of the streams' probabilities (``late``); None: equal."""
 
     def __post_init__(self):
         check(0 <= self.mixup <= 1, "head.mixup", f"is a probability, got {self.mixup}")
         check(min(self.spec_augment) >= 0, "head.spec_augment", "widths must be 0 or more")
+        weights = self.fusion_weights
+        check(weights is None or (min(weights) >= 0 and sum(weights) > 0), "head.fusion_weights",
+              f"must be 0 or more and not all 0, got {weights}")  # fmt: skip
 
     def bind(self, spec: DataSpec) -> Self:
         if self.classes is None and len(spec.labels) < 2:
@@ -63,7 +74,15 @@ class Classify(MethodConfig):
 
     def bind(self, spec: DataSpec) -> Self:
         backbone = self.backbone.bind(spec)
-        return replace(self, backbone=backbone, head=self.head.bind(spec), signals=backbone.signals)
+        head = self.head.bind(spec)
+        if head.fusion == "late":
+            streams = backbone.streams
+            check(len(streams) > 1, "head.fusion", "'late' needs an encoder with several streams")
+            check(head.loss == "ce", "head.fusion", "'late' averages probabilities of one label")
+            shares = head.fusion_weights or streams
+            check(len(shares) == len(streams), "head.fusion_weights",
+                  f"{len(shares)} shares for {len(streams)} streams")  # fmt: skip
+        return replace(self, backbone=backbone, head=head, signals=backbone.signals)
 
     def unbind(self) -> Self:
         return replace(super().unbind(), backbone=self.backbone.unbind(), head=self.head.unbind())
@@ -73,34 +92,50 @@ def classify(cfg: Classify) -> Method:
     from jfreq.methods import build
 
     frontend = getattr(cfg.backbone, "frontend", None)
-    return supervise(build(cfg.backbone), cfg.head, fill=frontend.fill if frontend else 0.0)
+    fill = frontend.fill if frontend else 0.0
+    return supervise(build(cfg.backbone), cfg.head, fill=fill, streams=cfg.backbone.streams)
 
 
-def supervise(backbone: Method, head: Head, *, fill: float = 0.0) -> Method:
+def supervise(
+    backbone: Method, head: Head, *, fill: float = 0.0, streams: tuple[int, ...] = ()
+) -> Method:
     """A classifier over ``backbone``'s clip vector, trained through.
 
     Parameters: ``backbone`` (only what ``encode`` reads) and ``head``. Spectrogram augmentation
     applies where the backbone has a spectrogram front end; ``fill`` is its value of masked bands.
+    ``streams``: widths of the parts of the clip vector, for ``head.fusion`` ``late``.
     """
     assert head.classes is not None
-    net = NormLinear(head.classes)
+    net = NormLinear(head.classes, head.norm)
+    late = head.fusion == "late"
 
     def init(key, batch_spec):
         backbone_key, head_key = jax.random.split(key)
         params = encoder_params(backbone, backbone.init(backbone_key, batch_spec), batch_spec)
         width = jax.eval_shape(backbone.encode, params, batch_spec).clip.shape[-1]
-        return {"backbone": params, "head": net.init(head_key, jnp.zeros((1, width)))["params"]}
+        if not late:
+            return {"backbone": params, "head": net.init(head_key, jnp.zeros((1, width)))["params"]}
+        keys = jax.random.split(head_key, len(streams))
+        heads = [net.init(key, jnp.zeros((1, w)))["params"] for key, w in zip(keys, streams)]
+        return {"backbone": params, "head": {str(i): head for i, head in enumerate(heads)}}
+
+    def classify(params, clip: Array) -> list[Array]:
+        """Logits ``[b classes]`` of every classifier."""
+        if not late:
+            return [cast(Array, net.apply({"params": params}, clip))]
+        parts = jnp.split(clip, np.cumsum(streams)[:-1], axis=-1)
+        return [cast(Array, net.apply({"params": params[str(i)]}, x)) for i, x in enumerate(parts)]
 
     def loss(params, target, batch: Batch, key, step) -> tuple[Array, Metrics]:
         del target, step
         batch, labels = _augment(backbone, head, batch, key, fill)
-        logits = encode(params, batch).logits
-        assert logits is not None
-        if head.loss == "bce":
-            value = optax.sigmoid_binary_cross_entropy(logits, labels).mean(axis=-1)
+        if backbone.forward is None:
+            clip = backbone.encode(params["backbone"], batch).clip
         else:
-            value = optax.softmax_cross_entropy(logits, labels)
-        values = {"loss": value}
+            clip = backbone.forward(params["backbone"], batch, jax.random.fold_in(key, 1)).clip
+        each = classify(params["head"], clip)
+        values = {"loss": jnp.sum(jnp.stack([_loss(head, x, labels) for x in each]), axis=0)}
+        logits = _fused(head, each)
         if not head.multi_label:
             hit = jnp.argmax(logits, axis=-1) == jnp.argmax(labels, axis=-1)
             values["accuracy"] = hit.astype(jnp.float32)
@@ -110,9 +145,27 @@ def supervise(backbone: Method, head: Head, *, fill: float = 0.0) -> Method:
 
     def encode(params, batch: Batch):
         features = backbone.encode(params["backbone"], batch)
-        return features._replace(logits=net.apply({"params": params["head"]}, features.clip))
+        return features._replace(logits=_fused(head, classify(params["head"], features.clip)))
 
     return Method(init=init, loss=loss, encode=encode, frontend=backbone.frontend)
+
+
+def _loss(head: Head, logits: Array, labels: Array) -> Array:
+    """``[b]``."""
+    if head.loss == "bce":
+        return optax.sigmoid_binary_cross_entropy(logits, labels).mean(axis=-1)
+    return optax.softmax_cross_entropy(logits, labels)
+
+
+def _fused(head: Head, each: list[Array]) -> Array:
+    """The logits themselves of one classifier; of several, the log of their mean probability."""
+    if len(each) == 1:
+        return each[0]
+    weights = np.asarray(head.fusion_weights or (1.0,) * len(each), np.float32)
+    with np.errstate(divide="ignore"):
+        shares = np.log(weights / weights.sum())
+    log_probs = jnp.stack([jax.nn.log_softmax(x) for x in each])
+    return jax.nn.logsumexp(log_probs + shares[:, None, None], axis=0)
 
 
 def _augment(backbone: Method, head: Head, batch: Batch, key, fill: float) -> tuple[Batch, Array]:

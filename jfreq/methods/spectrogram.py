@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jfreq.config import MethodConfig, check, replace
 from jfreq.nn.conv import ConvNeXt
 from jfreq.nn.frontends import Fbank, LogSpectrogram, default_frontend
+from jfreq.nn.scalogram import Scalogram
 from jfreq.nn.trunk import Encoded, SpectrogramTrunk
 from jfreq.nn.vit import ViT
 from jfreq.ops.patch import grid_shape
@@ -27,7 +28,7 @@ class SpectrogramConfig(MethodConfig):
 
     modality: str | None = None
     """Which signal to read; None: the first."""
-    frontend: Fbank | LogSpectrogram | None = None
+    frontend: Fbank | LogSpectrogram | Scalogram | None = None
     frames: int | None = None
     """Spectrogram frames per clip; shorter clips are padded, longer ones cut."""
     patch: tuple[int, int] | None = (16, 16)

@@ -39,12 +39,14 @@ class MLPHead(nn.Module):
 
 
 class NormLinear(nn.Module):
-    """LayerNorm and a linear classifier: the head of AST and of fine-tuned SSAST. Float32."""
+    """LayerNorm (unless ``norm`` is off) and a linear classifier: the head of AST and of
+    fine-tuned SSAST. Float32."""
 
     classes: int
+    norm: bool = True
 
     @nn.compact
     def __call__(self, x: Float[Array, "b d"]) -> Float[Array, "b classes"]:
-        x = nn.LayerNorm(epsilon=1e-5, name="norm")(x)
+        x = nn.LayerNorm(epsilon=1e-5, name="norm")(x) if self.norm else x
         bias = torch_bias(x.shape[-1])
         return nn.Dense(self.classes, kernel_init=torch_kernel, bias_init=bias, name="linear")(x)

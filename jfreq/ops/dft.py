@@ -26,7 +26,7 @@ _HIGHEST = jax.lax.Precision.HIGHEST
 T = TypeVar("T")
 
 
-def _evaluate(
+def evaluate(
     evaluator: Evaluator,
     fft: Callable[..., T],
     matmul: Callable[..., T],
@@ -65,7 +65,7 @@ def rdft(
         both = jnp.matmul(frames, _dft_basis(length, n_fft), precision=_HIGHEST)
         return both[..., : n_fft // 2 + 1], both[..., n_fft // 2 + 1 :]
 
-    return _evaluate(evaluator, fft, matmul, frames)
+    return evaluate(evaluator, fft, matmul, frames)
 
 
 def irdft(
@@ -89,7 +89,7 @@ def irdft(
         both = jnp.concatenate([real, imag], axis=-1)
         return jnp.matmul(both, _inverse_basis(n_fft), precision=_HIGHEST)
 
-    return _evaluate(evaluator, fft, matmul, real, imag)
+    return evaluate(evaluator, fft, matmul, real, imag)
 
 
 def power_spectrum(

@@ -12,6 +12,7 @@ from jfreq.page import figures, html
 from jfreq.page.collect import GRID, is_known
 from jfreq.page.html import Cell, Section
 from jfreq.page.probes import estimate
+from jfreq.report.machine import sentence
 from jfreq.report.metrics import read_metrics
 from jfreq.types import InputError
 
@@ -29,7 +30,7 @@ def grid_page(folder: Path) -> str:
     parts.append(_trainings(cells, grid["metric"]))
     minutes = sum(cell.get("minutes") or 0.0 for cell in cells)
     lead = f"{len(cells) - len(failed)} trainings of {len(table)} cells, {minutes:.0f} minutes"
-    machine = ", ".join(f"{k} {v}" for k, v in (grid.get("machine") or {}).items())
+    machine = sentence(grid.get("machine") or {})
     name = f"{grid['name']} on {grid['data']}" if grid.get("data") else grid["name"]
     return html.page(
         name,

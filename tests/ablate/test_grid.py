@@ -1,9 +1,12 @@
 """What a grid asks: cells from functions, early refusals, keys of results."""
 
+import hashlib
+import json
+
 import pytest
 
 from jfreq.ablate import Ablation, change, grid
-from jfreq.config import Experiment, replace
+from jfreq.config import Experiment, flat, replace, to_dict
 from jfreq.methods.ssast import SSAST
 from jfreq.types import InputError
 
@@ -76,6 +79,18 @@ def test_keys_follow_what_is_measured():
         key(ablation(probe="ridge")), key(ablation(base=replace(BASE, steps=4))),
     ]  # fmt: skip
     assert len({key(ablation()), *others}) == 6
+
+
+def test_fields_that_came_later_leave_old_keys_alone():
+    """A key made by hand without them; another value of one is another result."""
+    (cell, *_), replicate = grid.cells(ablation()), grid.Replicate(0, 1)
+    fields = flat(to_dict(cell.experiment))
+    kept = {k: v for k, v in fields.items() if not k.startswith((*grid.FREE, "data.label_"))}
+    parts = [kept, replicate, "m", ablation().probe, ablation().pool]
+    old = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+    assert grid.key(ablation(), cell, replicate, "m") == old
+    few = grid.cells(ablation(base=replace(BASE, data__label_fraction=0.5)))[0]
+    assert grid.key(ablation(), few, replicate, "m") != old
 
 
 def test_load_finds_the_ablation_of_a_file(tmp_path, root):

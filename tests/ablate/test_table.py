@@ -70,7 +70,7 @@ def test_failures_are_listed_and_not_counted(rows):
     assert grid.table[0]["n"] == 4 or grid.table[-1]["n"] == 4
     text = grid.to_markdown()
     assert "- x, p, fold 1: ValueError: no" in text
-    assert "19 trainings, 30 minutes; device cpu" in text
+    assert "19 trainings, 30 minutes; cpu." in text
     assert text.endswith("Little.\n")
 
 

@@ -76,6 +76,53 @@ def test_hapt(made):
     )
 
 
+def test_the_unlabelled_rest_of_hapt(made):
+    """Nine recordings: what has a label and what has none make up all of their samples."""
+    shards, folder = made("hapt", seconds=1.0, unlabelled=True, only=("recordings/exp0*",))
+    path, start, length, label = (shards.column(n) for n in ("path", "start", "length", "label"))
+    names, total, labelled, stretches = set(path.tolist()), 0, 0, 0
+    assert len(names) == 9
+    for name in names:
+        spans = [(int(r["start"]), int(r["end"])) for r in index(folder) if r["path"] == name]
+        inside = np.zeros(len(np.load(folder / name)["x"]), bool)
+        for a, b in spans:
+            inside[a:b] = True
+        total, labelled = total + len(inside), labelled + int(inside.sum())
+        stretches += 2 * len(spans) + 1
+        mine = path == name
+        for a, n, has in zip(start[mine], length[mine], label[mine] >= 0):
+            assert (inside[a : a + n] == has).all() and a + n <= len(inside)
+    most = 25 * stretches  # half a window at the end of each
+    assert 0 <= labelled - length[label >= 0].sum() < most
+    assert 0 <= total - length.sum() < most
+    assert total > 1.3 * labelled
+    subject, split = shards.column("subject"), shards.column("split")
+    assert not set(subject[split == "train"]) & set(subject[split == "test"])
+
+
+def test_mfpt(made):
+    """The envelope of an outer race fault shows its 81.125 Hz, less a per cent or two of slip."""
+    from scipy.signal import hilbert
+
+    shards, _ = made("mfpt_bearing", modalities=("vibration:0",))
+    assert len(shards) == 490
+    spec = shards.spec.signal("vibration")
+    assert (spec.rate, spec.samples, spec.channels) == (48828.0, 4096, 1)
+    official = splits.official(shards)
+    assert len(official.train) + len(official.test) == 490
+    rows = shards.rows("train")
+    x = shards.read(rows)["vibration"].astype(np.float64)
+    np.testing.assert_allclose(spec.mean, x.mean((0, 1)), rtol=1e-5)
+    np.testing.assert_allclose(spec.std, x.std((0, 1)), rtol=1e-5)
+    path = shards.column("path")[rows]
+    wave = np.concatenate(x[path == "recordings/OuterRaceFault_vload_1.npz"])
+    level = np.abs(np.asarray(hilbert(wave[:, 0])))
+    spectrum = np.abs(np.fft.rfft(level - level.mean()))
+    hz = np.fft.rfftfreq(len(level), 1 / 48828)
+    band = (hz > 50) & (hz < 110)
+    assert hz[band][spectrum[band].argmax()] == pytest.approx(81.125, rel=0.02)
+
+
 def test_seismic(made):
     shards, folder = made("seismic_phasenet")
     x = np.load(folder / "waveforms.npz")["x"]

@@ -26,10 +26,11 @@ def shard_of(folder):
 def test_len_getitem_read_and_columns_agree(machine_shards):
     shards = machine_shards
     assert len(shards) == 21
-    assert shards.spec.signals == (
+    found = [dataclasses.replace(s, mean=(), std=()) for s in shards.spec.signals]
+    assert found == [
         SignalSpec("audio", 16000.0, 4000, 1),
         SignalSpec("vibration", 6400.0, 1600, 2),
-    )
+    ]
     ids = [20, 0, 7, 7]
     block = shards.read(ids)
     for i, row in enumerate(ids):

@@ -170,6 +170,36 @@ def test_sensor_resampling_and_named_modalities(tmp_path):
     np.testing.assert_allclose(row["dc"], 2, rtol=1e-6)
 
 
+def test_resampling_does_not_ring_at_the_ends(tmp_path):
+    """Gravity, and a sensor that is turned: soxr takes silence for what lies outside."""
+    (tmp_path / "in").mkdir()
+    t = np.arange(1000) / 100
+    x = np.stack([0 * t + 9.81, 2 * t - 3, np.sin(2 * np.pi * 0.05 * t)], 1).astype(np.float32)
+    np.savez(tmp_path / "in" / "r.npz", x=x, sr=100)
+    row = made(tmp_path / "in", tmp_path / "out", rate=30)[0]["signal"]
+    u = np.arange(300) / 30
+    expected = np.stack([0 * u + 9.81, 2 * u - 3, np.sin(2 * np.pi * 0.05 * u)], 1)
+    np.testing.assert_allclose(row, expected, atol=0.01)
+
+
+def test_other_channels_are_another_set(tmp_path, rng):
+    (tmp_path / "in").mkdir()
+    np.savez(tmp_path / "in" / "r.npz", x=rng.normal(size=(100, 4)).astype(np.float32), sr=50)
+    made(tmp_path / "in", tmp_path / "out", modalities=("a:0-1",))
+    with pytest.raises(InputError, match="holds a finished set of other data or options"):
+        made(tmp_path / "in", tmp_path / "out", modalities=("a:2-3",))
+
+
+def test_the_command_line_knows_every_kind_and_every_way():
+    from typing import get_args
+
+    from jfreq.cli import data
+    from jfreq.data import complexes, sources
+
+    assert set(get_args(data.Kind)) == {"auto", *sources.KINDS}
+    assert get_args(data.Way) == complexes.WAYS
+
+
 def test_sensor_files_that_disagree_are_skipped_by_name(tmp_path, rng):
     (tmp_path / "in").mkdir()
 
@@ -181,7 +211,7 @@ def test_sensor_files_that_disagree_are_skipped_by_name(tmp_path, rng):
     save("b_rate.npz", x=x, sr=60)
     save("c_width.npz", x=x[:, :2], sr=50)
     save("d_zero.npz", x=x, sr=0)
-    save("e_nan.npz", x=np.where(x > 1, np.nan, x), sr=50)
+    save("e_nan.npz", x=np.where([False, True, False], np.nan, x), sr=50)
     save("f_names.npz", u=np.zeros(3), v=np.zeros(3), sr=50)
     save("g_empty.npz", x=x[:0], sr=50)
     save("h_object.npz", x=np.array([{}]), sr=50)
@@ -194,7 +224,7 @@ def test_sensor_files_that_disagree_are_skipped_by_name(tmp_path, rng):
         "b_rate.npz: signal has 60 Hz, the set has 50 Hz",
         "c_width.npz: signal has 2 channels, the set has 3",
         "d_zero.npz: its sampling rate is 0 Hz",
-        "e_nan.npz: holds NaN or infinity",
+        "e_nan.npz: signal: channel 1 is missing throughout (NaN or infinity)",
         "f_names.npz: no array 'x'; it has: u, v, sr",
         "g_empty.npz",
         "h_object.npz",

@@ -16,9 +16,7 @@ class FakeShards:
         multi = label.ndim == 2
         n = len(x)
         text = {name: np.full(n, "") for name in ("subject", "split")}
-        self._columns = {"fold": np.full(n, -1), **text, **columns}
-        if not multi:
-            self._columns["label"] = label
+        self._columns = {"fold": np.full(n, -1), "label": label, **text, **columns}
         self._x, self._label = x, label
         self._length = np.full(n, x.shape[1], np.int32) if length is None else length
         self.manifest_hash = f"fake-{n}"

@@ -17,6 +17,16 @@ def test_single_label_by_hand():
     assert metrics.macro_f1(label, score) == pytest.approx(f1)
 
 
+def test_confusion_by_counting():
+    """Also of classes that are never there or never said."""
+    rng = np.random.default_rng()
+    label, said = rng.integers(0, 4, 200), rng.integers(1, 5, 200)
+    found = metrics.confusion(label, np.eye(5)[said])
+    assert found.shape == (5, 5)
+    for i, j in np.ndindex(5, 5):
+        assert found[i, j] == np.sum((label == i) & (said == j))
+
+
 def test_mean_average_precision_by_ranks():
     rng = np.random.default_rng(0)
     label, score = rng.random((50, 6)) < 0.2, rng.normal(size=(50, 6))

@@ -6,6 +6,8 @@ from sklearn.linear_model import LogisticRegression, Ridge
 
 from jfreq.evaluate.knn import one_hot
 from jfreq.evaluate.probe import (
+    FEW,
+    PLAIN,
     Scaler,
     choose_strength,
     fit_logistic,
@@ -102,6 +104,22 @@ def test_equals_prefer_more_regularisation():
     label = np.repeat([0, 1], 30)
     found = choose_strength(x, label, None, classes=2, fit=fit_ridge, strengths=(10.0, 0.1, 1.0))
     assert found == 0.1
+
+
+@pytest.mark.parametrize("fit", [fit_logistic, fit_ridge])
+def test_one_row_a_class_is_enough_to_learn_from(fit):
+    """Nothing can be validated then: a choice would take the fit that predicts a constant."""
+    rng = np.random.default_rng()
+    x, label = blobs(rng, n=600, d=4, classes=4, spread=20.0)
+    _, first = np.unique(label, return_index=True)
+    first = np.append(first, np.flatnonzero(label == 0)[1])  # a class with one row more
+    scores, strength = probe_scores(x[first], label[first], x, classes=4, fit=fit)
+    assert strength == PLAIN
+    assert (scores.argmax(1) == label).mean() > 0.9
+    given = {"classes": 2, "fit": fit, "strengths": (0.1,)}
+    for count, expected in ((FEW - 1, PLAIN), (FEW, 0.1)):
+        rows = np.concatenate([np.flatnonzero(label == k)[:count] for k in (0, 1)])
+        assert choose_strength(x[rows], label[rows], None, **given) == expected
 
 
 @pytest.mark.parametrize("fit", [fit_logistic, fit_ridge])

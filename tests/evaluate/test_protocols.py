@@ -13,9 +13,12 @@ from jfreq.data.pipeline import batch_spec
 from jfreq.data.prepare import prepare
 from jfreq.data.records import open_shards
 from jfreq.evaluate import protocols
+from jfreq.evaluate.features import extract
 from jfreq.evaluate.metrics import interval
-from jfreq.evaluate.protocols import divide, probe
+from jfreq.evaluate.protocols import probe
 from jfreq.evaluate.table import HAND_MADE, TRAINED, UNTRAINED
+from jfreq.evaluate.tasks import divide
+from jfreq.evaluate.windows import fitted
 from jfreq.methods.base import Method
 from jfreq.state import Trained
 from jfreq.types import Features, Grid, InputError, SignalSpec
@@ -155,6 +158,22 @@ def test_real_shards_and_a_real_method(tmp_path):
     assert gain.mean == pytest.approx(
         rows[TRAINED, "ridge", "accuracy"].mean - rows[UNTRAINED, "ridge", "accuracy"].mean
     )
+
+
+@pytest.mark.parametrize("samples", [10, 39, 40])
+def test_transfer_to_rows_of_another_length(trained, make_shards, samples):
+    """Pre-trained on windows of 16 samples; a window's clip vector is its mean, and those windows
+    of a row are averaged that hold signal at their centre."""
+    data = sets(make_shards)
+    rows = np.tile(data._x, (1, 3, 1))[:, :samples]
+    other = make_shards(rows, data._label, labels=data.info.labels, fold=data.column("fold"))
+    report = probe(trained, other, kinds=("ridge",))
+    assert by_name(report)[TRAINED, "ridge", "accuracy"].mean > 0.85
+    method = fitted(project(), trained.experiment.method.signals, other.spec)
+    found = extract(method, trained.params, other, np.arange(7)).x
+    whole = np.pad(rows, ((0, 0), (0, -samples % 16), (0, 0))).reshape(len(rows), -1, 16, 6).mean(2)
+    expected = whole[:7, : max(1, (samples + 8) // 16), :CLASSES].mean(1)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_permuted_labels_are_at_chance(trained, make_shards):

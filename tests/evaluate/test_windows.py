@@ -5,11 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jfreq.evaluate.windows import any_length
+from jfreq.evaluate.windows import any_length, fitted
 from jfreq.export.runtime import Encoder, by_time
+from jfreq.methods.base import Method
 from jfreq.methods.ssast import SSAST
 from jfreq.nn.vit import ViT
 from jfreq.testing import CLIP, bound_method
+from jfreq.types import DataSpec, Features, Grid, InputError, SignalSpec
 
 SAMPLES = CLIP.signals[0].samples
 
@@ -46,3 +48,93 @@ def test_padding_of_long_rows_does_not_matter(model):
     np.testing.assert_array_equal(one.valid, two.valid)
     alone = encode(params, {"audio": wave[1:, : 2 * SAMPLES], "length": length[1:]})
     np.testing.assert_allclose(one.clip[1:], alone.clip, atol=2e-4)
+
+
+# ------------------------------------------------------------------ several signals
+
+FAST, SLOW = SignalSpec("fast", 1000.0, 500, 2), SignalSpec("slow", 100.0, 50, 1)
+TOKEN_S = 0.1
+
+
+def powers(signals=(FAST, SLOW), *, lattice=True) -> Method:
+    """A token of 0.1 s holds the mean square of each signal; without a lattice one token holds
+    those of the whole window, as far as it is valid."""
+    first = signals[0]
+    hop = TOKEN_S * first.rate
+    time = round(first.seconds / TOKEN_S)
+
+    def encode(params, batch):
+        parts = []
+        for s in signals:
+            x = batch[s.name].reshape(len(batch[s.name]), time, -1, s.channels)
+            parts.append((x**2).mean((2, 3)))
+        tokens = jnp.stack(parts, -1)
+        centre = hop / 2 + hop * jnp.arange(time)
+        valid = (centre[None] <= batch["length"][:, None]) | (jnp.arange(time) == 0)[None]
+        clip = (tokens * valid[..., None]).sum(1) / valid.sum(1)[:, None]
+        if lattice:
+            return Features(tokens, Grid(time, first=hop / 2, hop=hop), clip, valid)
+        return Features(clip[:, None], Grid(1), clip, jnp.ones((len(clip), 1), bool))
+
+    return Method(init=lambda *a: {}, loss=lambda *a: (0.0, {}), encode=encode)
+
+
+def rows(seconds, count=3):
+    """Signals of any duration, and the mean squares of each whole token ``[b t signal]``."""
+    rng = np.random.default_rng()
+    batch, expected = {}, []
+    for s in (FAST, SLOW):
+        x = rng.normal(size=(count, round(seconds * s.rate), s.channels)).astype(np.float32)
+        batch[s.name], step = jnp.asarray(x), round(TOKEN_S * s.rate)
+        whole = x[:, : x.shape[1] // step * step].reshape(count, -1, step * s.channels)
+        expected.append((whole**2).mean(-1))
+    return batch, np.stack(expected, -1)
+
+
+@pytest.mark.parametrize("order", [(FAST, SLOW), (SLOW, FAST)], ids=["fast first", "slow first"])
+@pytest.mark.parametrize("seconds", [0.3, 0.5, 1.0, 1.2, 1.7])
+def test_two_rates_in_closed_form(order, seconds):
+    batch, expected = rows(seconds)
+    found = jax.jit(any_length(powers(order), order).encode)({}, batch)
+    if order[0] is SLOW:
+        expected = expected[..., ::-1]
+    clip = expected.mean(1)
+    np.testing.assert_allclose(found.clip, clip, rtol=1e-5)
+    valid = np.asarray(found.valid)
+    assert (valid.sum(1) == round(seconds / TOKEN_S)).all()
+    np.testing.assert_allclose(found.tokens[0][valid[0]], expected[0], rtol=1e-5)
+
+
+def test_without_a_lattice_windows_do_not_overlap():
+    """One vector for each window: as many windows as fit, not one for each sample."""
+    batch, expected = rows(1.5)
+    encode = any_length(powers(lattice=False), (FAST, SLOW)).encode
+    found = jax.jit(encode)({}, batch)
+    assert found.grid == Grid(3, first=250.0, hop=500.0)
+    np.testing.assert_allclose(found.tokens, expected.reshape(3, 3, 5, 2).mean(2), rtol=1e-5)
+    np.testing.assert_allclose(found.clip, expected.mean(1), rtol=1e-5)
+
+
+def test_length_counts_samples_of_the_datas_first_signal():
+    """An encoder of the slow signal reads rows whose length is given in fast samples."""
+    batch, expected = rows(0.5)
+    batch["length"] = jnp.array([500, 300, 100])
+    method = fitted(powers((SLOW,)), (SLOW,), DataSpec((FAST, SLOW)))
+    found = jax.jit(method.encode)({}, batch)
+    np.testing.assert_array_equal(found.valid.sum(1), [5, 3, 1])
+    for row, count in enumerate((5, 3, 1)):
+        np.testing.assert_allclose(found.clip[row, 0], expected[row, :count, 1].mean(), rtol=1e-5)
+    same = powers()
+    assert fitted(same, (FAST, SLOW), DataSpec((FAST, SLOW))).frontend is same.frontend
+
+
+def test_rows_that_no_hop_can_cut():
+    """Tokens of 12.3 fast samples are never a whole number of slow ones within a window."""
+    odd = powers()._replace(encode=lambda params, batch: Features(
+        jnp.ones((len(batch["fast"]), 7, 1)), Grid(7, first=6.0, hop=12.3),
+        jnp.ones((len(batch["fast"]), 1)), jnp.ones((len(batch["fast"]), 7), bool),
+    ))  # fmt: skip
+    batch, _ = rows(1.2)
+    with pytest.raises(InputError, match=r"rows of 1\.2 s cannot be cut into windows of 0\.5 s.*"
+                                         r"fast, slow; prepare .* --seconds 0\.5"):  # fmt: skip
+        jax.eval_shape(any_length(odd, (FAST, SLOW)).encode, {}, batch)

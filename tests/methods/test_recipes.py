@@ -1,17 +1,22 @@
 import pytest
 
 from jfreq import recipes
+from jfreq.methods.series import SeriesConfig
 from jfreq.testing import assert_step_specs
 from jfreq.types import DataSpec, InputError, SignalSpec
 
 AUDIO = DataSpec((SignalSpec("audio", 16000, 16000),), ("a", "b"))
-MOTION = DataSpec((SignalSpec("acc", 50, 128, 3), SignalSpec("gyro", 50, 128, 3)), ("a", "b"))
+LEVEL = {"mean": (0.0, 0.0, 1.0), "std": (0.3, 0.3, 0.3)}
+MOTION = DataSpec(
+    (SignalSpec("acc", 50, 128, 3, **LEVEL), SignalSpec("gyro", 50, 128, 3, **LEVEL)), ("a", "b")
+)
 EXPERIMENTS = recipes.load_all()
 
 
 @pytest.mark.parametrize("name", sorted(EXPERIMENTS))
 def test_every_recipe_traces(name):
-    assert_step_specs(EXPERIMENTS[name], AUDIO)
+    series = isinstance(EXPERIMENTS[name].method, SeriesConfig)
+    assert_step_specs(EXPERIMENTS[name], MOTION if series else AUDIO)
 
 
 @pytest.mark.parametrize("name", ["ssast_nano", "ast_nano"])

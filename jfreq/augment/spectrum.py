@@ -1,0 +1,121 @@
+"""Changes of one window ``[t c]`` of a sensor in the frequency domain; ``vmap`` over a batch.
+
+All act on the half spectrum of every channel and leave its mean alone, so the result is real and
+nothing is lost to an asymmetric spectrum. STF-CSL (Liu et al., ICCCN 2021) names the idea; these
+definitions, F1 to F6, and their strengths are ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from jfreq.augment.clips import Key
+from jfreq.augment.series import Window
+from jfreq.ops import dft
+
+Change = Callable[[Array, Array], tuple[Array, Array]]
+"""``(real, imag)`` ``[c f]`` to the same, on all bins; edges are put back afterwards."""
+
+
+def perturb_amplitude(key: Key, x: Window, *, sigma: float = 0.3, share: float = 0.5) -> Window:
+    """F1: in one random band, every bin of every channel times ``max(0, 1 + sigma * normal)``."""
+    band_key, key = jax.random.split(key)
+
+    def change(real, imag):
+        gain = jnp.maximum(0.0, 1 + sigma * jax.random.normal(key, real.shape))
+        gain = jnp.where(_band(band_key, real.shape[-1], share)[None], gain, 1.0)
+        return gain * real, gain * imag
+
+    return _inside(x, change)
+
+
+def perturb_phase(key: Key, x: Window, *, angle: float = np.pi / 4, share: float = 0.5) -> Window:
+    """F2: in one random band, every bin turned by its own phase, up to ``angle`` either way; the
+    same for all axes of the sensor."""
+    band_key, key = jax.random.split(key)
+
+    def change(real, imag):
+        bins = real.shape[-1]
+        delta = jax.random.uniform(key, (bins,), minval=-angle, maxval=angle)
+        return _turn(real, imag, jnp.where(_band(band_key, bins, share), delta, 0.0)[None])
+
+    return _inside(x, change)
+
+
+def shift_phase(key: Key, x: Window) -> Window:
+    """F3: all bins turned by one phase, uniform: ``cos x - sin Hilbert(x)``."""
+    theta = jax.random.uniform(key, (), minval=-np.pi, maxval=np.pi)
+    return _inside(x, lambda real, imag: _turn(real, imag, theta))
+
+
+def mask_band(key: Key, x: Window, *, widest: float = 0.3) -> Window:
+    """F4: one contiguous band of 1 to ``widest`` of all bins set to zero."""
+    width_key, start_key = jax.random.split(key)
+
+    def change(real, imag):
+        bins = real.shape[-1]
+        width = jax.random.randint(width_key, (), 1, max(2, int(widest * bins) + 1))
+        start = jax.random.randint(start_key, (), 1, jnp.maximum(2, bins - width))
+        at = jnp.arange(bins)
+        keep = ((at < start) | (at >= start + width))[None]
+        return real * keep, imag * keep
+
+    return _inside(x, change) if widest > 0 else x
+
+
+def low_pass(key: Key, x: Window, *, lowest: float = 0.3) -> Window:
+    """F5: nothing above a bin uniform in ``lowest`` to 1 of all bins, Nyquist included."""
+
+    def change(real, imag):
+        bins = real.shape[-1]
+        cut = jax.random.uniform(key, (), minval=lowest * bins, maxval=float(bins))
+        keep = (jnp.arange(bins) <= cut)[None]
+        return real * keep, imag * keep
+
+    return _inside(x, change, nyquist=True)
+
+
+def remove_add(key: Key, x: Window, *, prob: float = 0.1, level: float = 0.1) -> Window:
+    """F6: every bin removed with ``prob``; and with ``prob`` a component added, up to ``level`` of
+    the channel's largest magnitude, at a random phase (after TF-C, Zhang et al. 2022)."""
+    remove_key, add_key, size_key, phase_key = jax.random.split(key, 4)
+
+    def change(real, imag):
+        shape = real.shape
+        keep = ~jax.random.bernoulli(remove_key, prob, shape)
+        add = jax.random.bernoulli(add_key, prob, shape)
+        top = jnp.sqrt(jnp.max(jnp.square(real) + jnp.square(imag), -1, keepdims=True))
+        size = add * level * top * jax.random.uniform(size_key, shape)
+        phase = jax.random.uniform(phase_key, shape, maxval=2 * np.pi)
+        return real * keep + size * jnp.cos(phase), imag * keep + size * jnp.sin(phase)
+
+    return _inside(x, change)
+
+
+def _inside(x: Window, change: Change, *, nyquist: bool = False) -> Window:
+    """``x`` with the bins between 0 and Nyquist (or up to it) changed."""
+    t = x.shape[0]
+    real, imag = dft.rdft(x.T, n_fft=t)
+    at = np.arange(t // 2 + 1)
+    free = (at > 0) & (nyquist | (2 * at != t))
+    new = change(real, imag)
+    real, imag = (jnp.where(free[None], a, b) for a, b in zip(new, (real, imag)))
+    return dft.irdft(real, imag, n_fft=t).T.astype(x.dtype)
+
+
+def _turn(real: Array, imag: Array, angle: Array) -> tuple[Array, Array]:
+    cos, sin = jnp.cos(angle), jnp.sin(angle)
+    return cos * real - sin * imag, sin * real + cos * imag
+
+
+def _band(key: Key, bins: int, share: float) -> Array:
+    """``[bins]`` bool: one random band of ``share`` of all bins."""
+    width = max(1, round(share * bins))
+    start = jax.random.randint(key, (), 0, max(1, bins - width + 1))
+    at = jnp.arange(bins)
+    return (at >= start) & (at < start + width)

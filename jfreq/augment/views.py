@@ -1,0 +1,131 @@
+"""Random views of sensor windows: one change in time, then one in frequency, for each row."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jfreq.augment import series, spectrum
+from jfreq.augment.clips import Key
+from jfreq.types import InputError, SignalSpec
+
+TimeChange = Literal[
+    "jitter", "scale", "rotate", "negate", "flip", "shuffle", "permute", "warp_time",
+    "warp_magnitude",
+]  # fmt: skip
+FrequencyChange = Literal["amplitude", "phase", "shift", "mask", "low_pass", "remove_add"]
+SHARED = {"rotate", "negate", "flip", "shuffle", "permute", "warp_time"}
+"""Changes that all sensors of a device undergo alike: they move the device or its clock."""
+Change = Callable[..., Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Views:
+    """Which changes a view may have, and how strong they are.
+
+    For each row one change is drawn from each pool and applied with ``prob``.
+    """
+
+    time: tuple[TimeChange, ...] = (
+        "jitter", "scale", "rotate", "negate", "flip", "permute", "warp_time", "warp_magnitude",
+    )  # fmt: skip
+    frequency: tuple[FrequencyChange, ...] = (
+        "amplitude", "phase", "shift", "mask", "low_pass", "remove_add",
+    )  # fmt: skip
+    prob: float = 0.5
+    jitter: float = 0.05
+    """Deviation of the noise, in units of the levelled signal."""
+    scale: float = 0.1
+    segments: int = 5
+    warp: float = 0.2
+    """Of time and magnitude warps: deviation of the smooth curves about 1."""
+    knots: int = 4
+    amplitude: float = 0.3
+    phase: float = 0.7853981633974483
+    """Largest turn in radians."""
+    band: float = 0.5
+    """Share of the bins whose amplitude or phase is perturbed."""
+    mask: float = 0.3
+    """Widest masked band and, as 1 - share, how far the low-pass may reach down."""
+    remove: float = 0.1
+
+    def __post_init__(self):
+        if not 0 <= self.prob <= 1:
+            raise InputError(f"views.prob: is a probability, got {self.prob}")
+        for name in ("band", "mask", "remove"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"views.{name}: is a share, got {getattr(self, name)}")
+        if self.segments < 1 or self.knots < 1:
+            raise InputError("views: segments and knots must be 1 or more")
+
+    def check(self, signals: Sequence[SignalSpec]) -> None:
+        """Raises ``InputError`` where a change does not suit the sensors."""
+        for s in signals:
+            if "rotate" in self.time and s.channels % 3:
+                raise InputError(
+                    f"views.time: 'rotate' turns triads of axes, {s.name!r} has {s.channels} "
+                    "channels; leave it out"
+                )
+            if s.samples < 8:
+                raise InputError(f"views: {s.name!r} has only {s.samples} samples")
+
+    @property
+    def _time(self) -> dict[str, Change]:
+        return {
+            "jitter": partial(series.jitter, sigma=self.jitter),
+            "scale": partial(series.scale, sigma=self.scale),
+            "rotate": series.rotate,
+            "negate": series.negate,
+            "flip": series.flip,
+            "shuffle": series.shuffle_channels,
+            "permute": partial(series.permute, segments=self.segments),
+            "warp_time": partial(series.warp_time, sigma=self.warp, knots=self.knots),
+            "warp_magnitude": partial(series.warp_magnitude, sigma=self.warp, knots=self.knots),
+        }
+
+    @property
+    def _frequency(self) -> dict[str, Change]:
+        return {
+            "amplitude": partial(spectrum.perturb_amplitude, sigma=self.amplitude, share=self.band),
+            "phase": partial(spectrum.perturb_phase, angle=self.phase, share=self.band),
+            "shift": spectrum.shift_phase,
+            "mask": partial(spectrum.mask_band, widest=self.mask),
+            "low_pass": partial(spectrum.low_pass, lowest=self.mask),
+            "remove_add": partial(spectrum.remove_add, prob=self.remove),
+        }
+
+    def __call__(
+        self, key: Key, sensors: Sequence[Float[Array, "b _ _"]]
+    ) -> list[Float[Array, "b _ _"]]:
+        """One view of every row, each drawn by itself; sensors ``[b t c]`` keep their shapes."""
+        keys = jax.random.split(key, sensors[0].shape[0])
+        return jax.vmap(self._view)(keys, list(sensors))
+
+    def _view(self, key: Key, sensors: list[Array]) -> list[Array]:
+        for pool, names, part in (
+            (self._time, self.time, 0), (self._frequency, self.frequency, 1),
+        ):  # fmt: skip
+            if names:
+                sensors = self._one_of(
+                    jax.random.fold_in(key, part), sensors, {name: pool[name] for name in names}
+                )
+        return sensors
+
+    def _one_of(self, key: Key, sensors: list[Array], pool: dict[str, Change]) -> list[Array]:
+        use_key, which_key, key = jax.random.split(key, 3)
+        which = 1 + jax.random.randint(which_key, (), 0, len(pool))
+        which = jnp.where(jax.random.bernoulli(use_key, self.prob), which, 0)
+
+        def apply(name: str, change: Change) -> Callable[[list[Array]], list[Array]]:
+            keys = [key if name in SHARED else jax.random.fold_in(key, i)
+                    for i in range(len(sensors))]  # fmt: skip
+            return lambda sensors: [change(k, x) for k, x in zip(keys, sensors)]
+
+        branches = [lambda sensors: sensors, *(apply(*item) for item in pool.items())]
+        return jax.lax.switch(which, branches, sensors)

@@ -1,0 +1,110 @@
+"""A share of the labels: rows drawn in proportion to their classes, small draws inside large."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from jfreq.config import Data, check
+from jfreq.data.records import Shards
+
+
+def draw(
+    label: np.ndarray,
+    fraction: float,
+    seed: int = 0,
+    *,
+    at_least_one: bool = False,
+    names: Sequence[str] = (),
+    where: str = "labels",
+) -> np.ndarray:
+    """Positions int64, ascending, of ``fraction`` of the rows, half rows rounded up.
+
+    ``label`` ``[n]`` int classes: every class has its share of the drawn rows to less than one
+    row. ``[n k]`` multi-hot: rows are drawn without regard to their classes. The rows of one
+    ``seed`` lie in one order, and a draw is its beginning: a smaller fraction is a subset of a
+    larger one. Rows are drawn one by one; rows of one subject or recording are not kept together.
+
+    A fraction that leaves a class of ``label`` without a row raises ``InputError`` that names the
+    class (from ``names``) and the smallest fraction that works, beginning with ``where``; with
+    ``at_least_one`` such a class keeps one row, and the draw is that much larger.
+    """
+    check(0 < fraction <= 1, where, f"a fraction must lie in (0, 1], got {fraction:g}")
+    n, rng = len(label), np.random.default_rng(seed)
+    total = math.floor(fraction * n + 0.5)
+    if label.ndim == 2:
+        total = max(total, 1) if at_least_one else total
+        check(total > 0, where, f"{fraction:g} of {n} rows is none; the smallest fraction that "
+              f"works is {_rounded_up(0.5 / n):g}")  # fmt: skip
+        return np.sort(rng.permutation(n)[:total])
+    classes, sizes = np.unique(label, return_counts=True)
+    # Ties between classes of one size are decided by the seed, not by their numbers.
+    order = rng.permutation(len(classes))
+    members = [rng.permutation(np.flatnonzero(label == c)) for c in classes[order]]
+    taken = apportion(sizes[order], total)
+    if at_least_one:
+        taken = np.maximum(taken, 1)
+    elif not taken.all():
+        empty = int(classes[order][np.argmin(taken)])
+        name = repr(names[empty]) if len(names) else str(empty)
+        least = (_filling(sizes[order]) - 0.5) / n
+        size = int(sizes[classes == empty][0])
+        check(False, where, f"{fraction:g} of {n} rows leaves class {name} ({size} rows) without "
+              f"a row; the smallest fraction that works is {_rounded_up(least):g}, or draw at "
+              "least one row of every class")  # fmt: skip
+    return np.sort(np.concatenate([rows[:k] for rows, k in zip(members, taken)]))
+
+
+def apportion(sizes: np.ndarray, total: int) -> np.ndarray:
+    """``total`` seats for classes of ``sizes`` ``[k]``: each has its share to less than one seat,
+    and none loses a seat when there are more.
+
+    The quota method (Balinski and Young, "The quota method of apportionment", American
+    Mathematical Monthly 82, 1975): seat by seat to the class with the largest size per seat
+    among those that stay below their share rounded up. Largest remainders do not have the second
+    property.
+    """
+    taken = np.zeros(len(sizes), np.int64)
+    for seat in range(1, total + 1):
+        _give(taken, sizes, seat)
+    return taken
+
+
+def _give(taken: np.ndarray, sizes: np.ndarray, seat: int) -> None:
+    """Adds the ``seat``-th seat to ``taken``; integers, so that no rounding decides."""
+    eligible = taken * sizes.sum() < seat * sizes
+    taken[np.argmax(np.where(eligible, sizes / (taken + 1), -1.0))] += 1
+
+
+def _filling(sizes: np.ndarray) -> int:
+    """The fewest seats that leave no class without one."""
+    taken, seat = np.zeros(len(sizes), np.int64), 0
+    while not taken.all():
+        seat += 1
+        _give(taken, sizes, seat)
+    return seat
+
+
+def _rounded_up(value: float, digits: int = 3) -> float:
+    """``value`` to three significant digits, never less than it."""
+    unit = 10.0 ** (math.floor(math.log10(value)) + 1 - digits)
+    return min(1.0, math.ceil(value / unit) * unit)
+
+
+def drawn_rows(shards: Shards, rows: np.ndarray, cfg: Data) -> np.ndarray:
+    """The rows that training may read by ``cfg.label_fraction``: all of ``rows`` for 1, else
+    drawn among those with a label."""
+    if cfg.label_fraction == 1:
+        return rows
+    where = f"{shards.info.name}, data.label_fraction"
+    check(bool(shards.info.labels), where, "the shards have no labels to take a share of")
+    label = shards.column("label")[rows]
+    if label.ndim == 1:
+        rows, label = rows[label >= 0], label[label >= 0]
+        check(len(rows) > 0, where, "no row carries a label")
+    return rows[
+        draw(label, cfg.label_fraction, cfg.label_seed, at_least_one=cfg.label_at_least_one,
+             names=shards.info.labels, where=where)
+    ]  # fmt: skip

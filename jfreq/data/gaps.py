@@ -1,0 +1,107 @@
+"""Missing samples: short gaps are filled, longer ones cut a row into stretches."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from jfreq.data.source import Signal
+from jfreq.types import InputError
+
+_SLACK = 1e-6
+"""Of a sample, for seconds that went through floating point."""
+
+
+class Stretch(NamedTuple):
+    """What lies between two gaps of a row; ``seconds`` is where it begins in the row."""
+
+    seconds: float
+    signals: dict[str, Signal]
+    whole: bool
+    """Nothing of the row is missing."""
+
+
+def stretches(found: Mapping[str, Signal], *, fill_seconds: float) -> list[Stretch]:
+    """The parts of a row in which every channel of every signal is known.
+
+    NaN and infinity are missing samples. A gap of one channel that is no longer than
+    ``fill_seconds`` is filled with the line between its neighbours; a longer one, and what is
+    missing at either end of the row, cuts all signals at that time. ``Signal.breaks`` cut as well.
+
+    Args:
+      found: signals ``[t c]`` by name, all of them with a rate.
+      fill_seconds: 0 fills nothing.
+
+    Raises:
+      InputError: for a channel of which no sample is known.
+    """
+    gaps: list[tuple[float, float]] = []
+    for name, s in found.items():
+        assert s.rate is not None
+        gaps += [(a / s.rate, b / s.rate) for a, b in _long_gaps(name, s, fill_seconds)]
+        gaps += [(b / s.rate, b / s.rate) for b in s.breaks]
+    end = max(len(s.x) / (s.rate or 1.0) for s in found.values())
+    if not gaps:
+        return [Stretch(0.0, {k: _filled(s) for k, s in found.items()}, True)]
+    out = []
+    for a, b in _between(gaps, end):
+        parts = {k: _filled(_slice(s, a, b)) for k, s in found.items()}
+        if all(len(s.x) for s in parts.values()):
+            out.append(Stretch(a, parts, False))
+    return out
+
+
+def runs(flags: np.ndarray) -> list[tuple[int, int]]:
+    """Half-open ranges in which ``flags`` ``[t]`` is true."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], flags, [False]]).astype(np.int8)))
+    return [(int(a), int(b)) for a, b in edges.reshape(-1, 2)]
+
+
+def _long_gaps(name: str, signal: Signal, fill_seconds: float) -> list[tuple[int, int]]:
+    """Sample ranges that cannot be filled."""
+    x, rate = signal.x, signal.rate or 1.0
+    if not np.issubdtype(x.dtype, np.floating) or np.isfinite(x).all():
+        return []
+    most = math.floor(fill_seconds * rate + _SLACK)
+    out = []
+    for channel, missing in enumerate(~np.isfinite(x).T):
+        if missing.all():
+            raise InputError(f"{name}: channel {channel} is missing throughout (NaN or infinity)")
+        ranges = runs(missing)
+        out += [(a, b) for a, b in ranges if b - a > most or a == 0 or b == len(x)]
+    return out
+
+
+def _between(gaps: Iterable[tuple[float, float]], end: float) -> list[tuple[float, float]]:
+    """What ``[0, end)`` leaves outside of ``gaps``."""
+    out, at = [], 0.0
+    for a, b in sorted(gaps):
+        if a > at:
+            out.append((at, a))
+        at = max(at, b)
+    if at < end:
+        out.append((at, end))
+    return out
+
+
+def _slice(signal: Signal, start: float, end: float) -> Signal:
+    """Samples at times in ``[start, end)`` seconds."""
+    assert signal.rate is not None
+    a, b = (max(0, math.ceil(t * signal.rate - _SLACK)) for t in (start, end))
+    return Signal(signal.x[a:b], signal.rate)
+
+
+def _filled(signal: Signal) -> Signal:
+    """What is still missing, by linear interpolation."""
+    x = signal.x
+    if not np.issubdtype(x.dtype, np.floating) or np.isfinite(x).all():
+        return signal._replace(breaks=())
+    x, at = x.copy(), np.arange(len(x))
+    for channel in x.T:
+        known = np.isfinite(channel)
+        if known.any():
+            channel[~known] = np.interp(at[~known], at[known], channel[known])
+    return Signal(x, signal.rate)

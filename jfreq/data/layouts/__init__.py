@@ -1,0 +1,43 @@
+"""Data sets in the layouts in which their owners publish them; one file each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from jfreq.data.layouts.csi import open_csi
+from jfreq.data.layouts.cwru import open_cwru
+from jfreq.data.layouts.hhar import open_hhar
+from jfreq.data.layouts.motionsense import open_motionsense
+from jfreq.data.layouts.pamap2 import open_pamap2
+from jfreq.data.layouts.realworld import open_realworld
+from jfreq.data.layouts.ucihar import open_ucihar
+from jfreq.data.source import Options, Source
+
+LAYOUTS: dict[str, Callable[[Path, Options], Source]] = {
+    "hhar": open_hhar,
+    "ucihar": open_ucihar,
+    "motionsense": open_motionsense,
+    "pamap2": open_pamap2,
+    "realworld": open_realworld,
+    "cwru": open_cwru,
+    "csi": open_csi,
+}
+
+_SIGNS = {
+    "hhar": ("Phones_accelerometer.csv", "Watch_accelerometer.csv"),
+    "ucihar": ("Inertial Signals",),
+    "motionsense": ("A_DeviceMotion_data",),
+    "pamap2": ("Protocol/subject1*.dat",),
+    "realworld": ("proband*/data",),
+}
+"""What only this layout has in its top folder, or in one below it. MATLAB files say nothing."""
+
+
+def recognise(folder: Path) -> str | None:
+    """The kind of a folder that has an owner's layout."""
+    for kind, signs in _SIGNS.items():
+        patterns = [prefix + sign for sign in signs for prefix in ("", "*/", "*/*/")]
+        if any(any(folder.glob(pattern)) for pattern in patterns):
+            return kind
+    return None

@@ -1,0 +1,57 @@
+"""MotionSense: an iPhone in the front pocket, 24 subjects, 15 trials."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from jfreq.config import check
+from jfreq.data.arrays import array_source
+from jfreq.data.layouts.common import find, labelled, table
+from jfreq.data.source import Options, Row, Signal, Source, natural
+
+RATE = 50.0
+ACTIVITIES = {
+    "dws": "downstairs",
+    "ups": "upstairs",
+    "wlk": "walking",
+    "jog": "jogging",
+    "sit": "sitting",
+    "std": "standing",
+}
+_NAMES = tuple(
+    f"{name}.{axis}" for name in ("userAcceleration", "gravity", "rotationRate") for axis in "xyz"
+)
+
+
+def open_motionsense(path: Path, options: Options) -> Source:
+    """``dws_1/sub_1.csv`` and so on; acceleration in g, with gravity, and rotation in rad/s.
+
+    Malekzadeh et al., "Mobile sensor data anonymization", IoTDI 2019. A trial is a session: its
+    number is in the path.
+    """
+    entries = []
+    # B_ and C_ repeat accelerometer and gyroscope alone, by other clocks.
+    home = max(path.rglob("A_DeviceMotion_data"), key=lambda p: len(p.parts), default=path)
+    for file in sorted(find(home, "sub_*.csv", kind="motionsense"), key=_place):
+        code = file.parent.name.partition("_")[0]
+        check(code in ACTIVITIES, str(file), f"folder {file.parent.name!r} is none of "
+              f"{', '.join(f'{c}_N' for c in ACTIVITIES)}")  # fmt: skip
+        row = Row(file.relative_to(path).as_posix(), subject=file.stem)
+        entries.append((row, ACTIVITIES[code]))
+    rows, rest, labels = labelled(entries, options, order=tuple(ACTIVITIES.values()))
+    return array_source(
+        path.name, "motionsense", rows, path, options, labels=labels, rest=rest, load=_load
+    )
+
+
+def _place(file: Path) -> tuple:
+    return file.parent.name, natural(file.stem.rpartition("_")[2])
+
+
+def _load(path: Path) -> Signal:
+    with path.open(encoding="utf-8-sig") as file:
+        x = table(file, _NAMES, where=str(path))
+    acc = x[:, :3] + x[:, 3:6]
+    return Signal(np.hstack([acc, x[:, 6:]]).astype(np.float32), RATE)

@@ -1,0 +1,63 @@
+"""PAMAP2: three inertial sensors at 100 Hz, 9 subjects, 18 activities."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+
+from jfreq.config import check
+from jfreq.data.arrays import array_source
+from jfreq.data.layouts.common import find, labelled, numbers
+from jfreq.data.source import Options, Row, Signal, Source
+
+RATE = 100.0
+ACTIVITIES = {
+    1: "lying", 2: "sitting", 3: "standing", 4: "walking", 5: "running", 6: "cycling",
+    7: "nordic_walking", 9: "watching_tv", 10: "computer_work", 11: "car_driving",
+    12: "ascending_stairs", 13: "descending_stairs", 16: "vacuum_cleaning", 17: "ironing",
+    18: "folding_laundry", 19: "house_cleaning", 20: "playing_soccer", 24: "rope_jumping",
+}  # fmt: skip
+"""0 is the time between activities: without a label."""
+GROUPS = {"acc": range(9), "gyro": range(9, 18), "mag": range(18, 27)}
+"""Each for hand, chest and ankle, xyz."""
+_WIDTH = 54
+_IMUS = (3, 20, 37)
+_PARTS = (1, 7, 10)
+"""Columns of one sensor: temperature, acceleration to 16 g, to 6 g, gyroscope, magnetometer,
+orientation, which the owners call invalid. The 6 g sensor saturates and is left out."""
+_COLUMNS = [imu + part + axis for part in _PARTS for imu in _IMUS for axis in range(3)]
+
+
+def open_pamap2(path: Path, options: Options) -> Source:
+    """``Protocol/subject101.dat`` and so on: m/s^2, rad/s and microtesla.
+
+    Reiss and Stricker, "Introducing a new dataset for physical activity monitoring", ISWC 2012.
+    ``Optional`` is read where it is there. Stretches of one activity are rows; what the radio
+    lost is NaN.
+    """
+    entries = []
+    for file in find(path, "subject1*.dat", kind="pamap2"):
+        codes = numbers(file, where=str(file), usecols=1)[:, 0].astype(int)
+        unknown = set(codes.tolist()) - {0, *ACTIVITIES}
+        check(not unknown, str(file), f"activity {min(unknown, default=0)} is not PAMAP2's")
+        cuts = [0, *(np.flatnonzero(np.diff(codes)) + 1).tolist(), len(codes)]
+        for start, end in itertools.pairwise(cuts):
+            row = Row(
+                file.relative_to(path).as_posix(), subject=file.stem, start=start, end=end,
+                rate=RATE,
+            )  # fmt: skip
+            entries.append((row, ACTIVITIES.get(int(codes[start]), "")))
+    rows, rest, labels = labelled(entries, options, order=tuple(ACTIVITIES.values()))
+    return array_source(
+        path.name, "pamap2", rows, path, options, labels=labels, rest=rest, load=_load,
+        groups=GROUPS,
+    )  # fmt: skip
+
+
+def _load(path: Path) -> Signal:
+    """A whole file; recording stopped where its clock jumps."""
+    x = numbers(path, where=str(path), usecols=(0, *_COLUMNS, _WIDTH - 1))
+    jumps = np.flatnonzero(np.abs(np.diff(x[:, 0]) * RATE - 1) > 0.5) + 1
+    return Signal(x[:, 1:-1].astype(np.float32), RATE, tuple(jumps.tolist()))

@@ -1,0 +1,101 @@
+"""Samples with timestamps onto a regular grid; regular samples to another rate."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+
+from jfreq.data.source import Signal
+
+Ends = Literal["line", "mean"]
+LONGEST_GAP = 2.0
+"""Seconds without a sample after which a recording has stopped (HHAR-Data-Process)."""
+
+
+def common_grid(
+    streams: Sequence[tuple[np.ndarray, np.ndarray]], *, rate: float, gap: float = LONGEST_GAP
+) -> Signal:
+    """Several sensors of one device on one regular grid.
+
+    Where any of the sensors is silent for more than ``gap`` seconds, nothing is made up: the
+    grid stops, and starts again at the next sample. Elsewhere samples are interpolated linearly
+    in time; a sensor that is faster than ``rate`` is low-pass filtered first.
+
+    Args:
+      streams: for each sensor the times ``[n]`` in seconds on one clock, in any order, and the
+        samples ``[n c]``. Of several samples at one time the first counts.
+      rate: of the grid, in Hz.
+
+    Returns:
+      Samples ``[t c]`` float32, the channels of all sensors side by side; ``breaks`` where the
+      grid stopped.
+    """
+    ordered = [_ordered(t, x) for t, x in streams]
+    spans = _overlaps([_spans(t, gap) for t, _ in ordered])
+    parts, breaks, total = [], [], 0
+    for begin, end in spans:
+        count = math.floor((end - begin) * rate + 1e-6) + 1
+        breaks += [total] if total else []
+        total += count
+        parts.append(np.hstack([_on_grid(t, x, begin, count, rate) for t, x in ordered]))
+    width = sum(x.shape[1] for _, x in ordered)
+    x = np.concatenate(parts) if parts else np.zeros((0, width))
+    return Signal(x.astype(np.float32), rate, tuple(breaks))
+
+
+def resample(x: np.ndarray, rate: float, target: float, *, ends: Ends = "line") -> np.ndarray:
+    """Band-limited, ``[t c]`` at ``rate`` to ``target`` Hz.
+
+    Silence is assumed outside of a recording, so what it rests on is set aside, or gravity would
+    ring at both ends: the ``line`` from the first to the last sample, or for sound the ``mean``.
+    """
+    import soxr
+
+    if ends == "mean" or len(x) < 2:
+        mean = x.mean(0)
+        return soxr.resample(x - mean, rate, target, quality="HQ") + mean
+    slope = (x[-1] - x[0]) * rate / (len(x) - 1)
+
+    def line(count: int, rate: float) -> np.ndarray:
+        return x[0] + np.arange(count)[:, None] / rate * slope
+
+    out = soxr.resample(x - line(len(x), rate), rate, target, quality="HQ")
+    return out + line(len(out), target)
+
+
+def _ordered(t: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """By time, each time once, without samples that are not finite."""
+    known = np.isfinite(t) & np.isfinite(x).all(1)
+    t, first = np.unique(t[known], return_index=True)
+    return t, x[known][first]
+
+
+def _spans(t: np.ndarray, gap: float) -> list[tuple[float, float]]:
+    """First and last time of every stretch without a longer gap, of two samples or more."""
+    cuts = np.flatnonzero(np.diff(t) > gap) + 1
+    edges = [0, *cuts.tolist(), len(t)]
+    return [(float(t[a]), float(t[b - 1])) for a, b in itertools.pairwise(edges) if b - a > 1]
+
+
+def _overlaps(sensors: Sequence[list[tuple[float, float]]]) -> list[tuple[float, float]]:
+    """The times at which all sensors speak."""
+    common = sensors[0]
+    for spans in sensors[1:]:
+        both = [(max(a, c), min(b, d)) for a, b in common for c, d in spans]
+        common = sorted((a, b) for a, b in both if a < b)
+    return common
+
+
+def _on_grid(t: np.ndarray, x: np.ndarray, begin: float, count: int, rate: float) -> np.ndarray:
+    """``x`` at ``begin + i / rate``, through a finer grid and a filter where it is faster."""
+    near = slice(*np.searchsorted(t, [begin - LONGEST_GAP, begin + count / rate + LONGEST_GAP]))
+    t, x = t[near], x[near]
+    own = (len(t) - 1) / (t[-1] - t[0])
+    finer = max(1, math.ceil(own / rate - 0.05))
+    grid = begin + np.arange(count * finer) / (rate * finer)
+    out = np.stack([np.interp(grid, t, channel) for channel in x.T], 1)
+    return out if finer == 1 else resample(out, rate * finer, rate)[:count]

@@ -1,0 +1,62 @@
+"""Probes with few labels: a share of the training rows, drawn several times."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from jfreq.config import check
+from jfreq.data.fractions import draw
+from jfreq.evaluate.tasks import Fold, Task
+
+FRACTIONS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+"""The shares of labels that curves are usually drawn over."""
+
+
+class Share(NamedTuple):
+    """``fraction`` of the training rows of every fold, drawn several times; test rows stay.
+
+    ``draws``: for each draw the folds with the training positions that are left.
+    """
+
+    fraction: float
+    draws: tuple[tuple[Fold, ...], ...]
+
+    @property
+    def rows(self) -> float:
+        """Training rows of a fold, on average."""
+        return float(np.mean([len(fold.train) for folds in self.draws for fold in folds]))
+
+
+def shares(
+    task: Task,
+    fractions: Sequence[float],
+    *,
+    draws: int = 5,
+    at_least_one: bool = False,
+    names: Sequence[str] = (),
+    where: str = "fractions",
+) -> tuple[Share, ...]:
+    """The training rows of each fraction, ascending; draw ``i`` of all fractions is nested.
+
+    All labels (1.0) are drawn once. ``InputError`` as :func:`jfreq.data.fractions.draw`, before
+    any feature is computed.
+    """
+    check(draws >= 1, "draws", f"must be 1 or more, got {draws}")
+    wanted = sorted(set(fractions))
+    check(len(wanted) == len(fractions), "fractions", f"name each once, got {list(fractions)}")
+
+    def drawn(fold: Fold, fraction: float, seed: int) -> Fold:
+        chosen = draw(task.label[fold.train], fraction, seed, at_least_one=at_least_one,
+                      names=names, where=f"{where}, {fold.name}")  # fmt: skip
+        return fold._replace(train=fold.train[chosen])
+
+    return tuple(
+        Share(fraction, tuple(
+            tuple(drawn(fold, fraction, seed) for fold in task.folds)
+            for seed in range(1 if fraction == 1 else draws)
+        ))
+        for fraction in wanted
+    )  # fmt: skip

@@ -1,0 +1,127 @@
+"""Wavelet front end: a raw signal to its scalogram ``[b t f c]``, no parameters."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Shaped
+
+from jfreq.nn.frontends import valid_frames
+from jfreq.ops import fbank, scale, wavelet
+from jfreq.ops.gather import take_tokens
+from jfreq.types import InputError, SignalSpec
+
+
+@dataclasses.dataclass(frozen=True)
+class Scalogram:
+    """``log(1 + |W|)`` of complex Morlet wavelets at log-spaced frequencies, averaged in time."""
+
+    rate: float
+    n_scales: int = 64
+    low_hz: float | None = None
+    """Lowest row; None: 0.01 of the rate (0.5 Hz at 50 Hz)."""
+    high_hz: float | None = None
+    """Highest row; None: 0.4 of the rate (20 Hz at 50 Hz)."""
+    pool: int = 4
+    """Samples that are averaged into one frame."""
+    bandwidth: float = 1.5
+    centre: float = 1.0
+    """``cmor1.5-1.0``: a Gaussian of ``exp(-s^2 / bandwidth)`` around ``centre`` cycles a scale."""
+    norm: Literal["l2", "l1"] = "l2"
+    """Wavelets of equal energy (``1 / sqrt(a)``), or of equal gain for a tone (``1 / a``)."""
+    pad: Literal["symmetric", "constant", "edge"] = "symmetric"
+    standardise: Literal["clip", "row", "none"] = "clip"
+    """Zero mean and unit variance of every channel of a clip, of each of its rows, or neither."""
+
+    def __post_init__(self):
+        if self.pool < 1:
+            raise InputError(f"frontend.pool: must be 1 or more, got {self.pool}")
+        if self.low >= self.high or self.n_scales < 2 or self.low <= 0:
+            raise InputError(
+                f"frontend.n_scales: no {self.n_scales} rows from {self.low:g} up to "
+                f"{self.high:g} Hz (low_hz, high_hz)"
+            )
+        if self.high > self.rate / 2:
+            raise InputError(
+                f"frontend.high_hz: {self.high:g} Hz lies above half the rate {self.rate:g} Hz"
+            )
+        if self.bandwidth <= 0 or self.centre <= 0:
+            raise InputError("frontend.bandwidth, frontend.centre: must be positive")
+
+    @property
+    def low(self) -> float:
+        return 0.01 * self.rate if self.low_hz is None else self.low_hz
+
+    @property
+    def high(self) -> float:
+        return 0.4 * self.rate if self.high_hz is None else self.high_hz
+
+    @property
+    def frequencies(self) -> tuple[float, ...]:
+        """Hz of every row, rising."""
+        return tuple(wavelet.log_frequencies(self.low, self.high, self.n_scales).tolist())
+
+    @property
+    def win_length(self) -> int:
+        """Samples that a frame stands for, not the wavelets' support."""
+        return self.pool
+
+    @property
+    def hop_length(self) -> int:
+        return self.pool
+
+    @property
+    def bins(self) -> int:
+        return self.n_scales
+
+    @property
+    def fill(self) -> float:
+        """Value of padding: the clip's mean, or no signal."""
+        return 0.0
+
+    def check(self, signal: SignalSpec) -> None:
+        """Raises ``InputError`` when the data are not at this front end's rate."""
+        if signal.rate != self.rate:
+            raise InputError(
+                f"frontend.rate: the data hold {signal.name!r} at {signal.rate:g} Hz, the front "
+                f"end is set to {self.rate:g} Hz"
+            )
+        if signal.samples < self.pool:
+            raise InputError(
+                f"frontend.pool: windows of {signal.samples} samples hold no frame of {self.pool}"
+            )
+
+    def __call__(
+        self, x: Shaped[Array, "b t c"], *, frames: int, length: Int[Array, " b"] | None = None
+    ) -> Float[Array, "b frames {self.n_scales} c"]:
+        """``length``: valid samples per row; what lies beyond counts as padding (0).
+
+        The signal goes on as its mirror image there too.
+        """
+        b, t, c = x.shape
+        x = scale.pcm_to_float(x)
+        if length is not None:
+            x = _mirror_beyond(x, length)
+        spec = wavelet.scalogram(
+            x, frequencies=self.frequencies, rate=self.rate, pool=self.pool,
+            bandwidth=self.bandwidth, centre=self.centre, norm=self.norm, pad=self.pad,
+        )  # fmt: skip
+        count = t // self.pool
+        valid = jnp.full((b,), count) if length is None else valid_frames(
+            length, self.pool, self.pool
+        )  # fmt: skip
+        if self.standardise != "none":
+            inside = (jnp.arange(count)[None] < valid[:, None])[:, :, None, None]
+            axes = (1,) if self.standardise == "row" else (1, 2)
+            spec = scale.standardise_clip(spec, axes=axes, valid=inside)
+        spec = fbank.pad_frames(spec.reshape(b, count, -1), frames, valid_frames=valid)
+        return spec.reshape(b, frames, self.bins, c)
+
+
+def _mirror_beyond(x: Float[Array, "b t c"], length: Int[Array, " b"]) -> Float[Array, "b t c"]:
+    """The first ``length`` samples of every row, then their mirror image, again and again."""
+    valid = jnp.maximum(length, 1)[:, None]
+    place = jnp.arange(x.shape[1], dtype=length.dtype)[None] % (2 * valid)
+    return take_tokens(x, jnp.where(place < valid, place, 2 * valid - 1 - place))

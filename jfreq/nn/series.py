@@ -1,0 +1,181 @@
+"""Encoders of raw sensor series that are not STFNets: a 1-D CNN and a DeepSense-style network.
+
+All encoders of series share one protocol with :class:`jfreq.nn.stf.STF`: a config with ``pool``,
+``check(signals)``, ``grid(samples)`` and ``build()``; the module takes one ``[b t c]`` for each
+sensor and returns tokens ``[b n d]``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jfreq.ops import dft
+from jfreq.types import Grid, InputError, SignalSpec
+
+
+@dataclasses.dataclass(frozen=True)
+class Conv1d:
+    """Config of :class:`Conv1dEncoder`; the defaults are TPN (Saeed et al. 2019, Tang et al. 2020):
+    32 x 24, 64 x 16, 96 x 8, the maximum over time as the clip vector."""
+
+    widths: tuple[int, ...] = (32, 64, 96)
+    kernels: tuple[int, ...] = (24, 16, 8)
+    strides: tuple[int, ...] | None = None
+    dropout: float = 0.1
+    pool: Literal["mean", "max"] = "max"
+
+    def __post_init__(self):
+        lengths = {len(self.widths), len(self.kernels), len(self.strides or self.widths)}
+        if len(lengths) > 1 or not self.widths:
+            raise InputError(
+                f"encoder: widths {self.widths}, kernels {self.kernels} and strides "
+                f"{self.strides} must name the same layers"
+            )
+        if min(*self.kernels, *(self.strides or (1,))) < 1:
+            raise InputError("encoder: kernels and strides must be 1 or more")
+        _check_dropout(self.dropout)
+
+    @property
+    def _geometry(self) -> list[tuple[int, int]]:
+        return list(zip(self.kernels, self.strides or [1] * len(self.kernels)))
+
+    @property
+    def reach(self) -> int:
+        """Samples that one token sees."""
+        span, hop = 1, 1
+        for kernel, stride in self._geometry:
+            span, hop = span + (kernel - 1) * hop, hop * stride
+        return span
+
+    def check(self, signals: Sequence[SignalSpec]) -> None:
+        """Raises ``InputError`` for sensors of different length, or shorter than the kernels."""
+        samples = one_length(signals)
+        if samples < self.reach:
+            raise InputError(
+                f"encoder: windows of {samples} samples are shorter than the {self.reach} that the "
+                "kernels span; prepare longer windows with --seconds, or set encoder.kernels"
+            )
+
+    def grid(self, samples: int) -> Grid:
+        """Tokens of the last layer, centred on what they see."""
+        hop = math.prod(stride for _, stride in self._geometry)
+        return Grid(time=(samples - self.reach) // hop + 1, first=(self.reach - 1) / 2, hop=hop)
+
+    def build(self, name: str | None = None) -> Conv1dEncoder:
+        return Conv1dEncoder(self, name=name)
+
+
+class Conv1dEncoder(nn.Module):
+    """Convolutions over time without padding, ReLU and dropout, all sensors side by side."""
+
+    cfg: Conv1d
+
+    @nn.compact
+    def __call__(
+        self, sensors: Sequence[Float[Array, "b t c"]], *, train: bool = False
+    ) -> Float[Array, "b n d"]:
+        """Dropout is on in ``train`` and needs the ``dropout`` key."""
+        x = jnp.concatenate(list(sensors), axis=-1).astype(jnp.float32)
+        for i, (width, (kernel, stride)) in enumerate(zip(self.cfg.widths, self.cfg._geometry)):
+            x = nn.relu(nn.Conv(width, (kernel,), (stride,), padding="VALID", name=f"conv{i}")(x))
+            x = nn.Dropout(self.cfg.dropout)(x, deterministic=not train)
+        return x
+
+
+@dataclasses.dataclass(frozen=True)
+class DeepSense:
+    """Config of :class:`DeepSenseEncoder`, after DeepSense (Yao et al., WWW 2017): spectra of
+    short chunks, convolutions in each sensor, then over sensors, then two GRUs over time.
+
+    Layer norm stands where the original has batch norm, which would need state.
+    """
+
+    chunk: int = 16
+    """Samples of a chunk."""
+    width: int = 64
+    hidden: int = 120
+    """Units of each GRU."""
+    dropout: float = 0.2
+    """Of convolution channels; the GRUs' outputs drop half, as released."""
+    pool = "mean"
+
+    def __post_init__(self):
+        if self.chunk < 8:
+            raise InputError(f"encoder.chunk: must be 8 samples or more, got {self.chunk}")
+        _check_dropout(self.dropout)
+
+    def check(self, signals: Sequence[SignalSpec]) -> None:
+        """Raises ``InputError`` for sensors that do not divide into chunks."""
+        samples = one_length(signals)
+        if samples % self.chunk:
+            raise InputError(f"encoder.chunk: {samples} samples are not a multiple of {self.chunk}")
+
+    def grid(self, samples: int) -> Grid:
+        """One token for each chunk."""
+        return Grid(samples // self.chunk, first=(self.chunk - 1) / 2, hop=float(self.chunk))
+
+    def build(self, name: str | None = None) -> DeepSenseEncoder:
+        return DeepSenseEncoder(self, name=name)
+
+
+class DeepSenseEncoder(nn.Module):
+    """Real and imaginary parts of each chunk's spectrum through convolutions and GRUs."""
+
+    cfg: DeepSense
+
+    @nn.compact
+    def __call__(
+        self, sensors: Sequence[Float[Array, "b t c"]], *, train: bool = False
+    ) -> Float[Array, "b n d"]:
+        """Dropout is on in ``train`` and needs the ``dropout`` key."""
+        cfg = self.cfg
+        own = [self._sensor(i, x, train) for i, x in enumerate(sensors)]
+        x = jnp.stack(own, axis=2)  # [b n sensors f d]
+        for i, size in enumerate((8, 6, 4)):
+            # Kernels no longer than the axes: the rest would only see padding.
+            kernel = (1, min(2, x.shape[2]), min(size, x.shape[3]))
+            x = self._conv(x, kernel, "SAME", f"merge{i}", train)
+        x = x.reshape(*x.shape[:2], -1)
+        for i in range(2):
+            x = nn.RNN(nn.GRUCell(cfg.hidden), name=f"gru{i}")(x)
+            x = nn.Dropout(0.5, broadcast_dims=(1,))(x, deterministic=not train)
+        return x
+
+    def _sensor(self, i: int, x: Array, train: bool) -> Array:
+        """``[b t c]`` to ``[b n f d]``."""
+        b, t, c = x.shape
+        chunks = x.reshape(b, t // self.cfg.chunk, self.cfg.chunk, c).swapaxes(2, 3)
+        real, imag = dft.rdft(chunks.astype(jnp.float32), n_fft=self.cfg.chunk)
+        x = jnp.concatenate([real, imag], axis=2).swapaxes(2, 3)
+        for j in range(3):
+            x = self._conv(x, (1, min(3, x.shape[2])), "VALID", f"sensor{i}_{j}", train)
+        return x
+
+    def _conv(self, x: Array, kernel, padding: str, name: str, train: bool) -> Array:
+        x = nn.Conv(self.cfg.width, kernel, padding=padding, name=name)(x)
+        x = nn.relu(nn.LayerNorm(name=f"{name}_norm")(x))
+        over = tuple(range(1, x.ndim - 1))
+        return nn.Dropout(self.cfg.dropout, broadcast_dims=over)(x, deterministic=not train)
+
+
+def one_length(signals: Sequence[SignalSpec]) -> int:
+    """The samples of a window; ``InputError`` for sensors that differ."""
+    lengths = {s.name: s.samples for s in signals}
+    if len(set(lengths.values())) > 1:
+        raise InputError(
+            f"encoder: reads sensors of one length, got {lengths}; prepare them at one rate, or "
+            "choose method.modalities"
+        )
+    return signals[0].samples
+
+
+def _check_dropout(rate: float) -> None:
+    if not 0 <= rate < 1:
+        raise InputError(f"encoder.dropout: must lie in [0, 1), got {rate}")

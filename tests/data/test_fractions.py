@@ -1,0 +1,145 @@
+"""Shares of labels: in proportion, nested, the same again, and refused where a class is lost."""
+
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jfreq.config import Data, replace
+from jfreq.data.fractions import apportion, draw
+from jfreq.data.pipeline import open_pipeline
+from jfreq.data.prepare import prepare
+from jfreq.data.records import open_shards
+from jfreq.types import InputError
+
+SIZES = st.lists(st.integers(1, 60), min_size=1, max_size=12)
+
+
+def labels(sizes, seed):
+    return np.random.default_rng(seed).permutation(np.repeat(np.arange(len(sizes)), sizes))
+
+
+@settings(deadline=None)
+@given(sizes=SIZES, share=st.floats(0.01, 1), seed=st.integers(0, 99))
+def test_every_class_has_its_share(sizes, share, seed):
+    """Less than one row off, in a draw of the right size without repetition."""
+    label = labels(sizes, seed)
+    found = draw(label, share, seed, at_least_one=True)
+    total = int(np.floor(share * len(label) + 0.5))
+    quota = np.array(sizes) * total / len(label)
+    counts = np.bincount(label[found], minlength=len(sizes))
+    assert (np.diff(found) > 0).all()
+    assert (counts >= 1).all()
+    strict = apportion(np.array(sizes), total)
+    assert strict.sum() == total
+    assert (np.abs(strict - quota) < 1).all()
+    assert (np.abs(counts - np.maximum(quota, 1)) < 1).all()
+    assert len(found) >= total
+
+
+@settings(deadline=None)
+@given(sizes=SIZES, a=st.floats(0.01, 1), b=st.floats(0.01, 1), seed=st.integers(0, 99))
+def test_small_draws_lie_inside_large_ones(sizes, a, b, seed):
+    label = labels(sizes, 7)
+    small, large = (draw(label, x, seed, at_least_one=True) for x in sorted((a, b)))
+    assert set(small) <= set(large)
+    np.testing.assert_array_equal(large, draw(label, max(a, b), seed, at_least_one=True))
+
+
+def test_seats_never_fall_where_largest_remainders_would():
+    """The Alabama paradox: with one seat more, the smallest class loses one by remainders."""
+    sizes = np.array([6, 6, 2])
+
+    def remainders(total):
+        quota = sizes * total / sizes.sum()
+        seats = np.floor(quota).astype(int)
+        seats[np.argsort(-(quota - seats), kind="stable")[: total - seats.sum()]] += 1
+        return seats
+
+    assert remainders(10)[2] == 2 and remainders(11)[2] == 1
+    rows = [apportion(sizes, total) for total in range(15)]
+    assert (np.diff(rows, axis=0) >= 0).all()
+    np.testing.assert_array_equal(rows[-1], sizes)
+
+
+def test_all_labels_are_all_rows_and_seeds_differ():
+    label = labels([30, 20, 10], 1)
+    np.testing.assert_array_equal(draw(label, 1.0), np.arange(60))
+    draws = {tuple(draw(label, 0.2, seed)) for seed in range(10)}
+    assert len(draws) == 10
+    # Over many draws every row of a class is as likely as any other: 6 of 30, ten of 50 here.
+    often = np.bincount(np.concatenate([draw(label, 0.2, s) for s in range(400)]), minlength=60)
+    assert np.abs(often / 400 - 0.2).max() < 5 * np.sqrt(0.2 * 0.8 / 400)
+
+
+@settings(deadline=None, max_examples=50)
+@given(sizes=st.lists(st.integers(1, 200), min_size=2, max_size=8))
+def test_a_lost_class_is_named_with_the_smallest_share_that_works(sizes):
+    label, names = labels(sizes, 3), [f"class {i}" for i in range(len(sizes))]
+    with pytest.raises(InputError, match="without a row") as refused:
+        draw(label, 0.4 / len(label), names=names, where="set")
+    text = str(refused.value)
+    assert text.startswith("set: ")
+    assert re.search(r"leaves class 'class \d+' \(\d+ rows\)", text)
+    least = float(re.findall(r"works is ([\d.e-]+)", text)[0])
+    assert len(np.unique(label[draw(label, least)])) == len(sizes)
+    if least > 2 / len(label):
+        with pytest.raises(InputError, match="without a row"):
+            draw(label, 0.99 * least - 1 / len(label))
+
+
+def test_rows_of_several_labels_are_drawn_as_they_come():
+    label = np.zeros((40, 3), np.float32)
+    small, large = draw(label, 0.1, 4), draw(label, 0.5, 4)
+    assert len(small) == 4 and len(large) == 20 and set(small) < set(large)
+    with pytest.raises(InputError, match=r"0\.01 of 40 rows is none; .* works is 0\.0125"):
+        draw(label, 0.01)
+    assert len(draw(label, 0.01, at_least_one=True)) == 1
+
+
+@pytest.mark.parametrize("fraction", [0.0, -0.1, 1.5, float("nan")])
+def test_fractions_outside_one(fraction):
+    with pytest.raises(InputError, match="must lie in"):
+        draw(np.arange(3), fraction)
+    with pytest.raises(InputError, match=r"data\.label_fraction: must lie in"):
+        Data(label_fraction=fraction)
+
+
+# ------------------------------------------------------------------ in the pipeline
+
+
+@pytest.fixture(scope="module")
+def tones(tmp_path_factory):
+    out = tmp_path_factory.mktemp("tones") / "t"
+    prepare("synthetic:tones", out, n=60, seconds=0.05, workers=1, progress=False)
+    return out
+
+
+def test_training_reads_only_the_drawn_rows(tones):
+    shards = open_shards(tones)
+    cfg = Data(path=(str(tones),), exclude_folds=(1,), label_fraction=0.5, label_seed=3)
+    pipeline = open_pipeline(cfg, batch=8, seed=0)
+    inside = shards.rows(exclude_folds=(1,))
+    expected = inside[draw(shards.column("label")[inside], 0.5, 3)]
+    np.testing.assert_array_equal(pipeline.rows, expected)
+    seen = {i for batch, _ in zip(pipeline.iterate(), range(20)) for i in batch["id"].tolist()}
+    assert seen == set(expected)
+    whole = open_pipeline(replace(cfg, label_fraction=1.0), batch=8, seed=0)
+    assert pipeline.info == whole.info, "statistics are those of all rows: they need no labels"
+    pipeline.close()
+    whole.close()
+
+
+def test_a_share_of_labels_needs_labels(tones):
+    cfg = Data(path=(str(tones), str(tones)), label_fraction=0.5)
+    with pytest.raises(InputError, match="label_fraction: the shards have no labels"):
+        open_pipeline(cfg, batch=8, seed=0)
+    cfg = Data(path=(str(tones),), label_fraction=0.01)
+    with pytest.raises(InputError, match=r"tones-0, data\.label_fraction: 0\.01 of 60 rows leaves"):
+        open_pipeline(cfg, batch=8, seed=0)
+    rows = open_pipeline(Data(path=(str(tones),), label_fraction=0.01, label_at_least_one=True),
+                         batch=8, seed=0).rows  # fmt: skip
+    label = open_shards(tones).column("label")
+    np.testing.assert_array_equal(np.sort(label[rows]), np.unique(label))

@@ -1,0 +1,241 @@
+"""Fine-tuning: which rows train, what is kept and refused, shares of labels, from scratch."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn.metrics import balanced_accuracy_score, f1_score
+
+from jfreq import checkpoint, methods
+from jfreq.config import Data, Experiment, replace, to_dict
+from jfreq.data.fractions import draw
+from jfreq.data.pipeline import open_pipeline
+from jfreq.data.prepare import prepare
+from jfreq.data.records import open_shards
+from jfreq.evaluate import finetune as room
+from jfreq.evaluate.finetune import experiment_for, finetune, read_predictions
+from jfreq.evaluate.metrics import confusion, interval, wilson
+from jfreq.evaluate.table import joined, over_seeds
+from jfreq.methods.base import Method
+from jfreq.methods.classify import Classify
+from jfreq.methods.ssast import SSAST
+from jfreq.nn.vit import ViT
+from jfreq.state import Trained
+from jfreq.testing import CLIP
+from jfreq.types import Features, Grid, InputError
+
+CLASSES = 6
+
+
+@pytest.fixture(scope="module")
+def tones(tmp_path_factory):
+    """90 tiny clips of six classes in five folds."""
+    out = tmp_path_factory.mktemp("tones") / "t"
+    prepare("synthetic:tones", out, n=90, seconds=0.05, workers=1, progress=False)
+    return out
+
+
+def experiment(tones, **changes):
+    cfg = Experiment("tune", SSAST(), data=Data(path=(str(tones),)), steps=3, batch=8)
+    return replace(cfg, **changes)
+
+
+class Runs(list):
+    """The experiments that were trained, in order."""
+
+
+@pytest.fixture
+def runs(monkeypatch):
+    """Training that only notes the experiment; its classifier scores by fixed random numbers."""
+    made = Runs()
+
+    def train(cfg, folder):
+        made.append(cfg)
+        checkpoint.write_json(folder / checkpoint.CONFIG, to_dict(cfg))
+        table = np.random.default_rng(len(made)).normal(size=(90, CLASSES)).astype(np.float32)
+        return Trained(cfg, {"table": table})
+
+    def encode(params, batch):
+        logits = params["table"][batch["id"]]
+        valid = jnp.ones((len(logits), 1), bool)
+        return Features(logits[:, None], Grid(1), logits, valid, logits=logits)
+
+    fake = Method(init=lambda *a: {}, loss=lambda *a: (0.0, {}), encode=encode)
+    monkeypatch.setattr("jfreq.train.train", train)
+    monkeypatch.setattr(methods, "build", lambda cfg: fake)
+    return made
+
+
+# ------------------------------------------------------------------ what is trained and tested
+
+
+def test_every_fold_is_held_out_once(runs, tones, tmp_path):
+    report = finetune(experiment(tones), tmp_path)
+    shards = open_shards(tones)
+    assert [cfg.data.exclude_folds for cfg in runs] == [(0,), (1,), (2,), (3,), (4,)]
+    label, seen = shards.column("label"), []
+    for held in range(5):
+        found = read_predictions(tmp_path / f"fold{held}")
+        assert set(shards.column("fold")[found.id]) == {held}
+        np.testing.assert_array_equal(found.label, label[found.id])
+        table = np.random.default_rng(held + 1).normal(size=(90, CLASSES)).astype(np.float32)
+        np.testing.assert_array_equal(found.score, table[found.id])
+        seen.extend(found.id)
+    assert sorted(seen) == list(range(90))
+    assert report.folds == tuple(f"fold {i}" for i in range(5))
+
+
+def test_metrics_against_scikit_learn(runs, tones, tmp_path):
+    report = finetune(experiment(tones), tmp_path)
+    found = [read_predictions(tmp_path / f"fold{i}") for i in range(5)]
+    by = {r.metric: r for r in report.results}
+    assert set(by) == {"accuracy", "balanced_accuracy", "macro_f1"}
+    expected = {
+        "balanced_accuracy": [balanced_accuracy_score(p.label, p.score.argmax(1)) for p in found],
+        "macro_f1": [f1_score(p.label, p.score.argmax(1), average="macro",
+                              labels=np.unique(p.label)) for p in found],
+    }  # fmt: skip
+    for name, values in expected.items():
+        assert by[name].folds == pytest.approx(values)
+        assert (by[name].mean, by[name].low, by[name].high) == pytest.approx(interval(values))
+    assert by["accuracy"].n == 90 and by["accuracy"].rows == 72
+    counts = np.sum([confusion(p.label, p.score) for p in found], axis=0)
+    assert np.trace(counts) / 90 == pytest.approx(
+        np.average(by["accuracy"].folds, weights=[len(p.id) for p in found])
+    )
+    np.testing.assert_array_equal(counts.sum(1), np.bincount(open_shards(tones).column("label")))
+
+
+def test_a_share_reads_the_rows_that_the_probe_would_draw(runs, tones, tmp_path):
+    cfg = experiment(tones, data__label_fraction=0.25, data__label_seed=2)
+    report = finetune(cfg, tmp_path, folds=("3",))
+    assert (report.results[0].fraction, report.results[0].rows) == (0.25, 18)
+    assert "| 25 % (18) |" in report.to_markdown()
+    (made,) = runs
+    shards = open_shards(tones)
+    train = np.flatnonzero(shards.column("fold") != 3)
+    expected = train[draw(shards.column("label")[train], 0.25, 2)]
+    np.testing.assert_array_equal(open_pipeline(made.data, batch=8, seed=0).rows, expected)
+    assert report.results[0].n == np.sum(shards.column("fold") == 3), "test rows stay"
+
+
+def test_a_single_split_has_an_interval_over_rows(runs, tones, tmp_path, monkeypatch):
+    shards = open_shards(tones)
+    split = np.where(np.arange(90) % 3, "train", "test")
+    column = type(shards).column
+    monkeypatch.setattr(
+        type(shards), "column", lambda self, n: split if n == "split" else column(self, n)
+    )
+    info = dataclasses.replace(shards.info, splits=("test", "train"))
+    monkeypatch.setattr("jfreq.data.records.ShardsInfo.read", lambda folder: info)
+    report = finetune(experiment(tones), tmp_path, folds=("test",))
+    assert runs[0].data.split == "train" and runs[0].data.exclude_folds == ()
+    found = read_predictions(tmp_path / "test")
+    hits = int((found.score.argmax(1) == found.label).sum())
+    r = report.results[0]
+    assert (r.mean, r.low, r.high) == pytest.approx(wilson(hits, 30))
+    assert "over test rows" in report.to_markdown()
+
+
+def test_reports_make_curves_and_intervals_over_seeds(runs, tones, tmp_path):
+    parts = []
+    for fraction in (0.2, 1.0):
+        reports = [
+            finetune(experiment(tones, seed=seed, data__label_fraction=fraction),
+                     tmp_path / f"{fraction}-{seed}", folds=("1",))
+            for seed in range(2)
+        ]  # fmt: skip
+        parts.append(over_seeds(reports))
+    found = joined(parts)
+    assert [r.fraction for r in found.results if r.metric == "macro_f1"] == [0.2, 1.0]
+    assert {len(r.runs[0]) for r in found.results} == {2}
+
+
+# ------------------------------------------------------------------ folders
+
+
+def test_finished_folds_are_kept_and_only_for_the_same_settings(runs, tones, tmp_path):
+    first = finetune(experiment(tones), tmp_path, folds=("0", "1"))
+    assert len(runs) == 2
+    again = finetune(experiment(tones, log__every=3, mesh__data=1), tmp_path, folds=("1", "0"))
+    assert len(runs) == 2
+    assert again.results == first.results
+    finetune(experiment(tones, data__label_fraction=0.5), tmp_path, folds=("0",))
+    assert len(runs) == 3, "another share is another training; the run folder itself refuses it"
+    (tmp_path / "fold0" / "predictions.npz").unlink()
+    finetune(experiment(tones, data__label_fraction=0.5), tmp_path, folds=("0",))
+    assert len(runs) == 4
+
+
+def test_scratch_and_pre_trained_do_not_share_a_folder(runs, tones, tmp_path):
+    report = finetune(experiment(tones), tmp_path, folds=("0",))
+    assert report.results[0].features == "from scratch"
+    other = experiment(tones, checkpoint__init_from="runs/a")
+    with pytest.raises(InputError, match="fold0: was trained from scratch, not from runs/a"):
+        finetune(other, tmp_path, folds=("1", "0"))
+    assert len(runs) == 1, "refused before anything is trained"
+    report = finetune(other, tmp_path / "other", folds=("0",))
+    assert report.results[0].features == "fine-tuned"
+
+
+@pytest.mark.parametrize(
+    ("changes", "folds", "message"),
+    [
+        ({"data__label_fraction": 0.01}, (), r"0\.01 of \d+ rows leaves class"),
+        ({"data__path": ("a", "b")}, (), "reads one folder"),
+        ({}, ("9",), "no fold 9"),
+        ({}, ("test",), "two folds or a train and a test split"),
+    ],
+)
+def test_refused_before_training(runs, tones, tmp_path, changes, folds, message):
+    with pytest.raises(InputError, match=message):
+        finetune(experiment(tones, **changes), tmp_path / "w", folds=folds)
+    assert not runs and not (tmp_path / "w").exists()
+
+
+def test_predictions_that_are_not_there(tmp_path):
+    with pytest.raises(InputError, match=r"predictions\.npz: no such file"):
+        read_predictions(tmp_path)
+
+
+# ------------------------------------------------------------------ where it starts from
+
+
+def test_a_run_or_the_name_of_an_experiment(tmp_path, monkeypatch):
+    """The same experiment, but for what it starts from."""
+    bound = SSAST(encoder=ViT(width=32, depth=1, heads=2)).bind(CLIP)
+    path = tmp_path / "recipe.py"
+    path.write_text(
+        "from jfreq.config import Experiment\nfrom jfreq.methods.ssast import SSAST\n"
+        "from jfreq.nn.vit import ViT\n"
+        "mine = Experiment('mine', SSAST(encoder=ViT(width=32, depth=1, heads=2)))\n"
+    )
+    scratch = experiment_for(f"{path}:mine")
+    assert scratch.checkpoint.init_from is None
+    assert isinstance(scratch.method, Classify)
+
+    monkeypatch.setattr(room, "load_trained", lambda _: Trained(Experiment("mine", bound), {}))
+    tuned = experiment_for(tmp_path)
+    assert tuned.checkpoint.init_from == str(tmp_path)
+    same = replace(tuned, checkpoint__init_from=None)
+    assert same.method.bind(CLIP) == scratch.method.bind(CLIP)
+    assert replace(same, method=scratch.method) == scratch
+    with pytest.raises(InputError, match=r"ssast_nan: no such run or bundle, and .*'ssast_nano'"):
+        experiment_for("ssast_nan")
+
+
+@pytest.mark.slow
+def test_a_real_run_on_half_of_the_labels(experiment, tmp_path):
+    """One step of a small classifier; its folder refuses another share afterwards."""
+    method = Classify(backbone=experiment.method)
+    cfg = replace(experiment, method=method, steps=1, data__label_fraction=0.5)
+    report = finetune(cfg, tmp_path, folds=("0",))
+    assert 0 <= report.results[0].mean <= 1
+    assert report.results[0].rows == pytest.approx(
+        0.5 * (open_shards(cfg.data.path).column("fold") != 0).sum(), abs=0.5
+    )
+    again = finetune(replace(cfg, data__label_fraction=0.5), tmp_path, folds=("0",))
+    assert again == report
+    with pytest.raises(InputError, match=r"holds another experiment, .* data\.label_fraction"):
+        finetune(replace(cfg, data__label_fraction=1.0), tmp_path, folds=("0",))
