@@ -21,6 +21,7 @@ from jfreq.evaluate.table import Report, Result
 from jfreq.evaluate.tasks import Fold, divide, labelled_rows
 from jfreq.export.bundle import load_trained, write_atomically
 from jfreq.methods.classify import Classify, Head
+from jfreq.methods.series import SeriesConfig
 from jfreq.state import Trained
 from jfreq.types import InputError
 
@@ -43,9 +44,10 @@ def experiment_for(source: str | Path) -> Experiment:
     """The fine-tuning experiment of a run or bundle, its encoder open to new data; of the name of
     an experiment the same from scratch, for comparison.
 
-    SSAST's recipe (section 3.3): all layers trained, SpecAugment, noise; patches overlap when
-    ``--method.backbone.stride`` is set, positions are then resized. ``InputError`` for what is
-    neither a folder nor an experiment.
+    Transformers over spectrograms get SSAST's recipe (section 3.3): all layers trained, slower
+    towards the input, SpecAugment; patches overlap when ``--method.backbone.stride`` is set,
+    positions are then resized. Encoders of raw series are trained all alike. ``InputError`` for
+    what is neither a folder nor an experiment.
     """
     if Path(source).exists():
         found, init_from = load_trained(source).experiment, str(source)
@@ -56,11 +58,15 @@ def experiment_for(source: str | Path) -> Experiment:
             raise InputError(f"{source}: no such run or bundle, and {error}") from None
     backbone = found.method.unbind()
     backbone = backbone.backbone if isinstance(backbone, Classify) else backbone
+    series = isinstance(backbone, SeriesConfig)
+    optim = Optim(lr=5e-4, warmup=50, weight_decay=0.01, clip=1.0, layer_decay=0.75)
+    if series:
+        optim = replace(optim, lr=1e-3, layer_decay=1.0, decay=found.optim.decay)
     return Experiment(
         name=f"{found.name}_finetune",
-        method=Classify(backbone=backbone, head=Head(spec_augment=(24, 96))),
+        method=Classify(backbone=backbone, head=Head() if series else Head(spec_augment=(24, 96))),
         data=Data(),
-        optim=Optim(lr=5e-4, warmup=50, weight_decay=0.01, clip=1.0, layer_decay=0.75),
+        optim=optim,
         steps=400,
         batch=16,
         checkpoint=Checkpoint(every=200, init_from=init_from),

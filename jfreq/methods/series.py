@@ -59,7 +59,9 @@ def sensors(
         x = scale.pcm_to_float(batch[spec.name])
         inside = _inside(spec, signals[0], batch, x.shape[1])
         if how == "clip":
-            x = scale.standardise_clip(x, axes=1, valid=inside)
+            # Far below the signal's own level, above its rounding: any gain gives the same result.
+            top = jnp.max(jnp.square(x), axis=1, keepdims=True)
+            x = scale.standardise_clip(x, axes=1, valid=inside, eps=1e-10 * top + 1e-30)
         elif how == "data" and spec.mean:
             std = [s if s > 0 else 1.0 for s in spec.std]
             x = scale.standardise(x, jnp.asarray(spec.mean), jnp.asarray(std), gain=1.0)

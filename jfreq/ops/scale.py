@@ -44,12 +44,13 @@ def standardise_clip(
     axes: int | tuple[int, ...],
     *,
     valid: Bool[Array, ...] | None = None,
-    eps: float | int = 1e-5,
+    eps: float | int | Float[Array, ...] = 1e-5,
 ) -> Float[Array, ...]:
     """Zero mean and unit variance of every clip over ``axes``.
 
     ``valid`` has the rank of ``x`` and broadcasts to it: False entries do not count and come out
-    as 0. The divisor is ``sqrt(variance + eps)``, so silence gives 0 and a finite gradient.
+    as 0. The divisor is ``sqrt(variance + eps)``, so silence gives 0 and a finite gradient; an
+    ``eps`` of the signal's own scale broadcasts to ``x``.
     """
     where = jnp.ones((1,) * x.ndim, bool) if valid is None else valid
     where = jnp.broadcast_to(where, x.shape)

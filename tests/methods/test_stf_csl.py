@@ -1,0 +1,121 @@
+"""STF-CSL: the loss against its parts, views of a row, the global batch, learning."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from jfreq import losses, sharding
+from jfreq.augment import Views
+from jfreq.methods import build
+from jfreq.methods.series import sensors
+from jfreq.methods.stf_csl import STFCSL, match_accuracy
+from jfreq.nn.series import Conv1d
+from jfreq.testing import batch_spec, fake_batch
+from jfreq.types import DataSpec, InputError, SignalSpec
+
+MOTION = DataSpec(
+    tuple(SignalSpec(n, 50.0, 64, 3, mean=(0.0,) * 3, std=(0.1,) * 3) for n in ("acc", "gyro"))
+)
+FEW = Views(time=("scale", "rotate"), frequency=("shift",))
+SMALL = Conv1d(widths=(16, 16), kernels=(7, 5), dropout=0.0, pool="mean")
+
+
+def made(**fields):
+    cfg = STFCSL(**{"encoder": SMALL, "views": FEW, **fields}).bind(MOTION)
+    method = build(cfg)
+    return cfg, method, method.init(jax.random.key(0), batch_spec(MOTION, 2))
+
+
+def ratio(metrics):
+    return {k: float(a / b) for k, (a, b) in metrics.items()}
+
+
+def test_loss_is_nt_xent_of_the_projections_of_two_views(key):
+    """The same views by hand: rows twice side by side, one key for each."""
+    cfg, method, params = made(temperature=0.2)
+    batch = fake_batch(MOTION, 5)
+    value, metrics = method.loss(params, {}, batch, key, 0)
+    view_key, _ = jax.random.split(key)
+    twice = [jnp.repeat(x, 2, axis=0) for x in sensors(cfg.signals, batch, how="data")]
+    views = cfg.views(view_key, twice)
+    net = cfg.encoder.build()
+    clip = net.apply({"params": params["encoder"]}, views).mean(1)
+    hidden, out = (params["projection"][k] for k in ("hidden", "out"))
+    z = jax.nn.relu(clip @ hidden["kernel"] + hidden["bias"][None]) @ out["kernel"]
+    z = z + out["bias"][None]
+    expected = losses.nt_xent(z[::2], z[1::2], temperature=0.2)
+    np.testing.assert_allclose(value, expected.mean(), rtol=1e-4)
+    found = ratio(metrics)
+    assert found["loss"] == pytest.approx(float(value))
+    assert {"accuracy", "alignment", "collapse"} <= found.keys()
+
+
+def test_equal_views_are_aligned(key):
+    _, method, params = made(views=Views(prob=0.0))
+    _, metrics = method.loss(params, {}, fake_batch(MOTION, 6), key, 0)
+    found = ratio(metrics)
+    assert found["alignment"] == pytest.approx(1, abs=1e-5) and found["accuracy"] == 1
+
+
+def test_accuracy_counts_partners_in_both_directions():
+    a = jnp.eye(4)
+    assert match_accuracy(a, a).mean() == 1
+    assert match_accuracy(a, jnp.roll(a, 1, axis=0)).mean() == 0
+
+
+def test_negatives_come_from_all_devices(key):
+    """Eight devices with two rows each give what one gives with sixteen."""
+    _, method, params = made()
+    batch = fake_batch(MOTION, 16)
+    loss = jax.jit(lambda p, b, k: method.loss(p, {}, b, k, 0)[0])
+    alone = loss(params, batch, key)
+    mesh = sharding.make_mesh((8, 1, 1))
+    with jax.set_mesh(mesh):
+        rows = NamedSharding(mesh, PartitionSpec("data"))
+        spread = {k: jax.device_put(v, rows) for k, v in batch.items()}
+        np.testing.assert_allclose(loss(params, spread, key), alone, rtol=1e-3)
+
+
+def test_learning_pairs_raises_accuracy():
+    """Windows of different pitch become tellable apart."""
+    rng = np.random.default_rng(0)
+    t = np.arange(64) / 50
+
+    def batch():
+        hz = rng.uniform(1, 15, (16, 1, 3))
+        wave = np.sin(2 * np.pi * hz * t[None, :, None] + rng.uniform(0, 6, (16, 1, 3)))
+        signals = {n: jnp.asarray(0.1 * wave, jnp.float32) for n in ("acc", "gyro")}
+        return {**fake_batch(MOTION, 16), **signals}
+
+    _, method, params = made(views=Views(time=("jitter", "scale"), frequency=("shift",)))
+    optimiser = optax.adam(3e-3)
+    state = optimiser.init(params)
+
+    @jax.jit
+    def step(params, state, batch, key):
+        (_, metrics), grads = jax.value_and_grad(
+            lambda p: method.loss(p, {}, batch, key, 0), has_aux=True
+        )(params)
+        updates, state = optimiser.update(grads, state)
+        return optax.apply_updates(params, updates), state, metrics
+
+    seen = []
+    for i in range(60):
+        params, state, metrics = step(params, state, batch(), jax.random.key(i))
+        seen.append(ratio(metrics))
+    assert np.mean([m["loss"] for m in seen[-10:]]) < 0.6 * np.mean([m["loss"] for m in seen[:5]])
+    assert seen[-1]["collapse"] < 0.9
+
+
+def test_settings_that_cannot_work_are_refused():
+    with pytest.raises(InputError, match=r"method\.temperature"):
+        STFCSL(temperature=0.0)
+    bare = DataSpec((SignalSpec("acc", 50.0, 64, 3),))
+    with pytest.raises(InputError, match="do not say mean and deviation of 'acc'; use 'clip'"):
+        STFCSL(encoder=SMALL).bind(bare)
+    wide = DataSpec((SignalSpec("x", 50.0, 64, 4, mean=(0.0,) * 4, std=(1.0,) * 4),))
+    with pytest.raises(InputError, match="'rotate' turns triads"):
+        STFCSL(encoder=SMALL).bind(wide)
