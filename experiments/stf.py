@@ -58,8 +58,11 @@ stfnet_conv_hapt = replace(
     name="stfnet_conv_hapt",
     method__encoder=replace(SHORT, operator="convolution", activation="frequency"),
 )
-cnn_hapt = replace(stfnet_hapt, name="cnn_hapt", method__encoder=Conv1d())
-deepsense_hapt = replace(stfnet_hapt, name="deepsense_hapt", method__encoder=DeepSense())
+KERNELS = (".*/kernel",)
+cnn_hapt = replace(stfnet_hapt, name="cnn_hapt", method__encoder=Conv1d(), optim__decay=KERNELS)
+deepsense_hapt = replace(
+    stfnet_hapt, name="deepsense_hapt", method__encoder=DeepSense(), optim__decay=KERNELS
+)
 
 stf_csl_hapt = Experiment(
     name="stf_csl_hapt",
@@ -71,4 +74,6 @@ stf_csl_hapt = Experiment(
     checkpoint=Checkpoint(every=500),
     log=Log(every=50),
 )
-cnn_csl_hapt = replace(stf_csl_hapt, name="cnn_csl_hapt", method__encoder=Conv1d())
+cnn_csl_hapt = replace(
+    stf_csl_hapt, name="cnn_csl_hapt", method__encoder=Conv1d(), optim__decay=KERNELS
+)

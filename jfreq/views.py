@@ -16,6 +16,8 @@ from tyro.conf import AvoidSubcommands, arg
 from jfreq import methods, sharding, trees
 from jfreq.config import Experiment, changes, to_dict
 from jfreq.data.schema import ShardsInfo, SignalInfo
+from jfreq.methods.classify import Classify
+from jfreq.methods.series import SeriesConfig
 
 
 @dataclasses.dataclass
@@ -24,9 +26,12 @@ class View:
 
     experiment: Annotated[Experiment, arg(name=""), AvoidSubcommands]
     data: str | None = None
-    """Shards to bind the experiment to; else a clip of --seconds at the front end's rate."""
-    seconds: float = 10.0
-    rate: float = 16000.0
+    """Shards to bind the experiment to; else a clip of sound, or of two motion sensors for
+    methods on raw series."""
+    seconds: float | None = None
+    """Of the clip: 10 for sound, 10.24 for sensors."""
+    rate: float | None = None
+    """Of the clip in Hz: 16000 for sound, 50 for sensors."""
     labels: int = 10
     """Number of classes where no shards are given."""
 
@@ -52,10 +57,24 @@ def described(view: View) -> ShardsInfo:
 
         info = open_shards(view.data).info
     else:
-        samples = round(view.seconds * view.rate)
-        signal = SignalInfo("audio", view.rate, samples, 1, dtype="int16", scale=2.0**-15)
-        info = ShardsInfo("clips", (signal,), 0, labels=tuple(map(str, range(view.labels))))
+        info = ShardsInfo("clips", _signals(view), 0, labels=tuple(map(str, range(view.labels))))
     return cropped_info(info, view.experiment.data.crop_seconds)
+
+
+def _signals(view: View) -> tuple[SignalInfo, ...]:
+    """What a clip without shards holds."""
+    method = view.experiment.method
+    method = method.backbone if isinstance(method, Classify) else method
+    if not isinstance(method, SeriesConfig):
+        rate = view.rate or 16000.0
+        samples = round((view.seconds or 10.0) * rate)
+        return (SignalInfo("audio", rate, samples, 1, dtype="int16", scale=2.0**-15),)
+    rate = view.rate or 50.0
+    samples = round((view.seconds or 10.24) * rate)
+    return tuple(
+        SignalInfo(name, rate, samples, 3, "float32", 1.0, mean=(0.0,) * 3, std=(1.0,) * 3)
+        for name in method.modalities or ("acc", "gyro")
+    )
 
 
 def bound(view: View) -> Experiment:

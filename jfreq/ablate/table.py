@@ -14,6 +14,8 @@ from jfreq.ablate.grid import Ablation
 from jfreq.evaluate.metrics import interval
 from jfreq.report.machine import sentence
 
+FEWEST = 3
+"""Trainings below which nothing is said of a difference."""
 Row = Mapping[str, Any]
 """One training: ``name levels seed fold status values`` and more."""
 
@@ -97,10 +99,14 @@ def summarise(
 
 
 def verdict(difference: Mapping[str, Any]) -> str:
-    """What an interval says, and what it cannot exclude."""
+    """What an interval says, and what it cannot exclude.
+
+    Two trainings say nothing: scores are shares of a few clips, so two differences may be equal by
+    accident, and their interval has no width.
+    """
     low, high = difference["low"], difference["high"]
-    if low is None:
-        return "one training: nothing"
+    if low is None or difference["n"] < FEWEST:
+        return "too few trainings"
     if low > 0 or high < 0:
         return f"{difference['a'] if low > 0 else difference['b']} is better"
     return f"undecided; less than {max(-low, high):.3f} either way"

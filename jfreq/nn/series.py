@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -104,7 +104,7 @@ class DeepSense:
     """Units of each GRU."""
     dropout: float = 0.2
     """Of convolution channels; the GRUs' outputs drop half, as released."""
-    pool = "mean"
+    pool: ClassVar[Literal["mean"]] = "mean"
 
     def __post_init__(self):
         if self.chunk < 8:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jfreq.ablate.table import verdict
 from jfreq.page import figures, html
 from jfreq.page.collect import GRID, is_known
 from jfreq.page.html import Cell, Section
@@ -115,28 +116,19 @@ def _differences(grid: Mapping[str, Any]) -> Section | None:
     picture = figures.forest("differences", said, rows, xlabel="difference", zero=True)
     table = html.table(
         ("a - b", "n", "difference", "says"),
-        ((name, str(d["n"]), estimate(d, "+"), _verdict(d)) for name, d in zip(names, found)),
+        ((name, str(d["n"]), estimate(d, "+"), verdict(d)) for name, d in zip(names, found)),
         caption="Paired differences with 95 % intervals",
     )
     text = (
         f"Differences in {grid['metric']}, paired by training. No correction for {len(found)} "
         "comparisons."
     )
-    body = html.figure(picture, "Differences", "grey where the interval holds 0", wide=True)
+    body = html.figure(picture, "Differences", "grey where nothing is decided", wide=True)
     return Section("Differences", html.paragraph(text) + body + table)
 
 
 def _role(d: Mapping[str, Any]) -> str:
-    decided = d["low"] is not None and (d["low"] > 0 or d["high"] < 0)
-    return "c1" if decided else "c8"
-
-
-def _verdict(d: Mapping[str, Any]) -> str:
-    if d["low"] is None:
-        return "one training: nothing"
-    if _role(d) == "c8":
-        return "undecided"
-    return f"{d['a'] if d['mean'] > 0 else d['b']} is better"
+    return "c1" if verdict(d).endswith("is better") else "c8"
 
 
 def _failed(failed: Sequence[Mapping[str, Any]]) -> Section | None:

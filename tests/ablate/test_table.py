@@ -77,20 +77,21 @@ def test_failures_are_listed_and_not_counted(rows):
 def test_one_training_has_no_interval(rows):
     grid = summarise(ABLATION, "data", rows[:4], {})
     assert grid.table[0]["low"] is None
-    assert verdict(grid.differences[0]) == "one training: nothing"
+    assert verdict(grid.differences[0]) == "too few trainings"
     assert "| - |" in grid.to_markdown()
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "says"),
+    ("n", "low", "high", "says"),
     [
-        (0.01, 0.2, "x is better"),
-        (-0.2, -0.01, "y is better"),
-        (-0.03, 0.08, "undecided; less than 0.080 either way"),
+        (3, 0.01, 0.2, "x is better"),
+        (3, -0.2, -0.01, "y is better"),
+        (3, -0.03, 0.08, "undecided; less than 0.080 either way"),
+        (2, 0.01, 0.01, "too few trainings"),
     ],
 )
-def test_verdicts(low, high, says):
-    assert verdict({"a": "x", "b": "y", "low": low, "high": high}) == says
+def test_verdicts(n, low, high, says):
+    assert verdict({"a": "x", "b": "y", "n": n, "low": low, "high": high}) == says
 
 
 @pytest.mark.parametrize("kind", ["svg", "png"])

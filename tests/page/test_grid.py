@@ -30,7 +30,8 @@ def test_means_differences_failures_and_losses(grid, value, parse, capsys):
             f"{row['factor']}: {row['a']} - {row['b']} {row['n']} {row['mean']:+.3f}" in page.text
         )
         assert row["low"] * row["high"] > 0
-        assert f"{row['a'] if row['mean'] > 0 else row['b']} is better" in page.text
+        better = f"{row['a'] if row['mean'] > 0 else row['b']} is better"
+        assert (better if row["n"] > 2 else "too few trainings") in page.text
     assert "Does the <mask> matter? (8 trainings of 3 cells, 4 minutes)" in page.text
     assert "time seed 2, fold 3 InputError: no <room>" in page.text
     assert "1 of 9 trainings failed" in page.text and "unfinished" not in page.text
@@ -45,8 +46,8 @@ def test_an_undecided_difference_is_called_so(grid, value, parse):
     value["differences"][1] |= {"mean": 0.01, "low": None, "high": None}
     (grid / "grid.json").write_text(json.dumps(value))
     text = text_of(grid, parse)
-    assert "+0.010 -0.020 to +0.040 undecided" in text
-    assert "+0.010 one training: nothing" in text
+    assert "+0.010 -0.020 to +0.040 undecided; less than 0.040 either way" in text
+    assert "+0.010 too few trainings" in text
 
 
 def test_a_grid_that_runs_says_so(grid, value, parse):
@@ -81,7 +82,7 @@ def test_only_what_is_promised_is_needed(tmp_path, parse):
              "differences": [{"a": "a", "b": "b", **row}]}  # fmt: skip
     (tmp_path / "grid.json").write_text(json.dumps(value))
     text = text_of(tmp_path, parse)
-    assert "a - b 1 +0.500 one training: nothing" in text
+    assert "a - b 1 +0.500 too few trainings" in text
 
 
 @pytest.mark.parametrize(
