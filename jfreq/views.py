@@ -66,11 +66,11 @@ def _signals(view: View) -> tuple[SignalInfo, ...]:
     method = view.experiment.method
     method = method.backbone if isinstance(method, Classify) else method
     if not isinstance(method, SeriesConfig):
-        rate = view.rate or 16000.0
-        samples = round((view.seconds or 10.0) * rate)
+        rate = 16000.0 if view.rate is None else view.rate
+        samples = round((10.0 if view.seconds is None else view.seconds) * rate)
         return (SignalInfo("audio", rate, samples, 1, dtype="int16", scale=2.0**-15),)
-    rate = view.rate or 50.0
-    samples = round((view.seconds or 10.24) * rate)
+    rate = 50.0 if view.rate is None else view.rate
+    samples = round((10.24 if view.seconds is None else view.seconds) * rate)
     return tuple(
         SignalInfo(name, rate, samples, 3, "float32", 1.0, mean=(0.0,) * 3, std=(1.0,) * 3)
         for name in method.modalities or ("acc", "gyro")

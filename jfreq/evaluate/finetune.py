@@ -46,8 +46,9 @@ def experiment_for(source: str | Path) -> Experiment:
 
     Transformers over spectrograms get SSAST's recipe (section 3.3): all layers trained, slower
     towards the input, SpecAugment; patches overlap when ``--method.backbone.stride`` is set,
-    positions are then resized. Encoders of raw series are trained all alike. ``InputError`` for
-    what is neither a folder nor an experiment.
+    positions are then resized. Encoders of raw series are trained all alike. A supervised
+    experiment is trained by its own recipe. ``InputError`` for what is neither a folder nor an
+    experiment.
     """
     if Path(source).exists():
         found, init_from = load_trained(source).experiment, str(source)
@@ -56,6 +57,8 @@ def experiment_for(source: str | Path) -> Experiment:
             found, init_from = recipes.load(str(source)), None
         except InputError as error:
             raise InputError(f"{source}: no such run or bundle, and {error}") from None
+    if init_from is None and hasattr(found.method, "head"):
+        return replace(found, data=replace(found.data, split=None, exclude_folds=()))
     backbone = found.method.unbind()
     backbone = backbone.backbone if isinstance(backbone, Classify) else backbone
     series = isinstance(backbone, SeriesConfig)
