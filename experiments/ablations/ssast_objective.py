@@ -54,11 +54,12 @@ QUESTION = (
     "(MSE) or both; how the mask is drawn; patches or frames?"
 )
 DECIDES = (
-    "A 0.5 M-parameter encoder, 600 updates, 128-frame windows, a few hundred clips: this ranks "
-    "parts for small label-free pre-training on a CPU. It says nothing about the published scale "
-    "(86 M parameters, 2 M clips, 800 k updates), where objectives that learn slowly have time to "
-    "catch up. Five or six trainings for each cell resolve differences of several points only; "
-    "what is marked undecided is not shown to be equal."
+    "A 0.5 M-parameter encoder, 600 updates, 128-frame windows, a few hundred to a few thousand "
+    "clips: this ranks parts for small label-free pre-training on a CPU. It says nothing about the "
+    "published scale (86 M parameters, 2 M clips, 800 k updates), where objectives that learn "
+    "slowly have time to catch up. Three to six trainings for each cell resolve differences of "
+    "several points only; what is marked undecided is not shown to be equal, and of fifteen "
+    "comparisons about one is expected to look decided by chance."
 )
 
 FACTORS = {"objective": OBJECTIVE, "InfoNCE": FORM, "mask": MASK, "tokens": TOKENS}

@@ -64,7 +64,7 @@ def run(
     ]
     done = _known([workdir / FILE, *map(Path, have)])
     results: list[dict[str, Any]] = []
-    began, fresh, place = time.monotonic(), 0, machine.facts()
+    began, fresh, place = time.monotonic(), 0, _place()
     for i, (cell, replicate) in enumerate(plan):
         key = grid.key(ablation, cell, replicate, shards.manifest_hash)
         row = done.get(key)
@@ -81,6 +81,11 @@ def run(
     return found
 
 
+def _place() -> dict[str, Any]:
+    """The machine; every row has its own commit, because a grid may take days and machines."""
+    return {name: value for name, value in machine.facts().items() if name != "commit"}
+
+
 def _train(
     ablation: Ablation, cell: Cell, replicate: Replicate, shards: Any, workdir: Path
 ) -> dict[str, Any]:
@@ -89,6 +94,7 @@ def _train(
     row: dict[str, Any] = {
         "name": cell.name, "levels": cell.levels, "changes": cell.changes,
         "seed": replicate.seed, "fold": replicate.fold, "run": folder,
+        "commit": machine.commit(),
     }  # fmt: skip
     began = time.monotonic()
     try:

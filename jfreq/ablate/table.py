@@ -48,7 +48,8 @@ class Grid:
     def to_markdown(self) -> str:
         """Question, tables, failures, and what can be said."""
         failed = [row for row in self.cells if row["status"] == "failed"]
-        where = sentence(dict(self.machine))
+        commits = sorted({row["commit"] for row in self.cells if row.get("commit")})
+        where = "; ".join([sentence(dict(self.machine)), *(f"commit {c}" for c in commits)])
         minutes = sum(row["minutes"] for row in self.cells)
         parts = [
             f"# {self.name} on {self.data}",

@@ -74,6 +74,13 @@ def test_failures_are_listed_and_not_counted(rows):
     assert text.endswith("Little.\n")
 
 
+def test_the_commits_that_trained_are_named_once(rows):
+    for i, one in enumerate(rows):
+        one["commit"] = "abc1234" if i % 2 else "def5678"
+    text = summarise(ABLATION, "data", rows, {"device": "cpu"}).to_markdown()
+    assert "minutes; cpu; commit abc1234; commit def5678." in text
+
+
 def test_one_training_has_no_interval(rows):
     grid = summarise(ABLATION, "data", rows[:4], {})
     assert grid.table[0]["low"] is None
