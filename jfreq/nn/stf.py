@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
-from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Sequence
+from typing import ClassVar, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from jfreq.ops import stf
 from jfreq.types import Grid, InputError, SignalSpec
 
-Pair = tuple[Array, Array]
-"""Real and imaginary part."""
 SLOPE = 0.2
 """Of the leaky ReLU: TensorFlow's default, which the released networks use."""
 
@@ -91,7 +87,7 @@ class STF:
     def sizes(self) -> tuple[int, ...]:
         return self.pooled or self.windows
 
-    pool = "mean"
+    pool: ClassVar[Literal["mean"]] = "mean"
     """A clip is the mean of its tokens."""
 
     def check(self, signals: Sequence[SignalSpec]) -> None:
@@ -128,92 +124,28 @@ class STFEncoder(nn.Module):
 
     cfg: STF
 
+    @nn.compact
     def __call__(
         self, sensors: Sequence[Float[Array, "b t c"]], *, train: bool = False
     ) -> Float[Array, "b n d"]:
-        """Dropout is on in ``train`` and needs the ``dropout`` key.
-
-        A program for one CPU takes the batch in groups of rows, forward and, computing each group
-        again, backward: what a group needs stays in the cache.
-        """
-        keep = self._keep(sensors[0].shape[0], len(sensors)) if train else {}
-        if self.is_initializing():
-            return self.encode(sensors, keep)
-        net, variables = STFEncoder(self.cfg, parent=None), self.variables
-
-        def whole(sensors, keep):
-            return net.apply(variables, sensors, keep, method="encode")
-
-        mesh = jax.sharding.get_abstract_mesh()
-        if (jax.device_count() if mesh.empty else mesh.size) > 1:
-            return whole(list(sensors), keep)
-        cpu = functools.partial(_in_groups, whole, self._rows(sensors[0].shape[1]))
-        return jax.lax.platform_dependent(list(sensors), keep, cpu=cpu, default=whole)
-
-    @nn.compact
-    def encode(
-        self, sensors: Sequence[Float[Array, "b t c"]], keep: Mapping[str, Float[Array, "b c"]]
-    ) -> Float[Array, "b n d"]:
-        """All rows at once; ``keep`` has the dropout factors of each layer."""
+        """Dropout is on in ``train`` and needs the ``dropout`` key."""
         cfg = self.cfg
-
-        def layer(name: str, x: Array, **more) -> Array:
-            width = self._layers(len(sensors))[name]
-            x = STFLayer(cfg, width, name=name, **more)(x)
-            return x * keep[name][:, None] if name in keep else x
-
         towers, longest = [], cfg.windows[-1]
         for i, series in enumerate(sensors):
             x = stf.to_blocks(series, longest)
             for j in range(cfg.depth):
-                x = layer(f"sensor{i}_{j}", x)
+                width = cfg.sensor_width if j == cfg.depth - 1 else cfg.width
+                x = STFLayer(cfg, width, name=f"sensor{i}_{j}")(x, train=train)
             towers.append(x)
-        x = layer("fused0", jnp.concatenate(towers, axis=-1), pool=True)
+        x = STFLayer(cfg, cfg.width, pool=True, name="fused0")(
+            jnp.concatenate(towers, axis=-1), train=train
+        )
         tokens = x.shape[2]
         x = stf.to_blocks(stf.to_series(x), longest)
         for j in range(1, cfg.depth):
-            x = layer(f"fused{j}", x)
+            x = STFLayer(cfg, cfg.width, name=f"fused{j}")(x, train=train)
         x = stf.to_series(x)
         return x.reshape(x.shape[0], tokens, -1, x.shape[-1]).mean(2)
-
-    def _layers(self, sensors: int) -> dict[str, int]:
-        """Output channels of every layer by its name."""
-        cfg = self.cfg
-        widths = [cfg.width] * (cfg.depth - 1) + [cfg.sensor_width]
-        towers = {f"sensor{i}_{j}": w for i in range(sensors) for j, w in enumerate(widths)}
-        return towers | {f"fused{j}": cfg.width for j in range(cfg.depth)}
-
-    def _keep(self, rows: int, sensors: int) -> dict[str, Float[Array, "b c"]]:
-        """Dropout of whole channels, drawn for the batch: the same however it is computed."""
-        rate, out = self.cfg.dropout, {}
-        for name, width in self._layers(sensors).items() if rate else ():
-            kept = jax.random.bernoulli(self.make_rng("dropout"), 1 - rate, (rows, width))
-            out[name] = kept / (1 - rate)
-        return out
-
-    def _rows(self, samples: int) -> int:
-        return max(1, _GROUP_BYTES // (4 * samples * self.cfg.width))
-
-
-_GROUP_BYTES = 2**20
-"""Of one series of a group of rows; its spectra take some ten times as much."""
-
-
-def _in_groups(encode, rows: int, sensors: list[Array], keep: dict[str, Array]) -> Array:
-    """``encode`` on at most ``rows`` rows at a time, filled up with zeros to equal groups."""
-    batch = sensors[0].shape[0]
-    groups = -(-batch // rows)
-    if groups == 1:
-        return encode(sensors, keep)
-    each = -(-batch // groups)
-
-    def split(x):
-        x = jnp.pad(x, [(0, groups * each - batch), *[(0, 0)] * (x.ndim - 1)])
-        return x.reshape(groups, each, *x.shape[1:])
-
-    run = jax.checkpoint(encode, prevent_cse=False)
-    out = jax.lax.map(lambda group: run(*group), jax.tree.map(split, (sensors, keep)))
-    return out.reshape(-1, *out.shape[2:])[:batch]
 
 
 class STFLayer(nn.Module):
@@ -227,7 +159,9 @@ class STFLayer(nn.Module):
     pool: bool = False
 
     @nn.compact
-    def __call__(self, x: Float[Array, "s b m c"]) -> Float[Array, "s2 b m width"]:
+    def __call__(
+        self, x: Float[Array, "s b m c"], *, train: bool = False
+    ) -> Float[Array, "s2 b m width"]:
         cfg = self.cfg
         sizes = cfg.sizes if self.pool else cfg.windows
         native = stf.hologram(x, cfg.windows, sizes)
@@ -238,19 +172,22 @@ class STFLayer(nn.Module):
             bins = stf.bin_order(cfg.windows, sizes, j)
             scale = cfg.windows[j] ** -0.5 if cfg.scaling == "ortho" else 1.0
             z = self._interleave(native, j) * scale
-            affine = _Affine(x.shape[-1], name=f"norm{j}")()
-            z, bins = share(
-                stf.whiten(z, cfg.eps), affine, bins, size, cfg.windows[j] // cfg.windows[0]
-            )
+            real, imag = _Affine(name=f"norm{j}")(*stf.whiten(z, eps=cfg.eps))
+            z = share(real, imag, bins, size, cfg.windows[j] // cfg.windows[0])
             if cfg.activation == "frequency":
                 z = nn.leaky_relu(z, SLOPE)
             series.append(stf.synthesise(z / scale, size, bins))
         out = jnp.concatenate(series, axis=-1)
         if cfg.operator == "filter":
-            out = out + self.param("bias", nn.initializers.zeros, (self.width,))
+            out = out + self._bias("bias")
             if cfg.dead_bias:
-                self.param("bias_unread", nn.initializers.zeros, (self.width,))
-        return nn.leaky_relu(out, SLOPE) if cfg.activation == "time" else out
+                out = out + 0.0 * self._bias("bias_unread")  # only counted and saved, as released
+        if cfg.activation == "time":
+            out = nn.leaky_relu(out, SLOPE)
+        return nn.Dropout(cfg.dropout, broadcast_dims=(0, 2))(out, deterministic=not train)
+
+    def _bias(self, name: str) -> Float[Array, "1 1 1 width"]:
+        return self.param(name, nn.initializers.zeros, (self.width,)).reshape(1, 1, 1, -1)
 
     def _interleave(self, native: list[Array], j: int) -> Array:
         """All bins of window ``j`` in owner order: merged from shorter windows, then its own."""
@@ -260,10 +197,12 @@ class STFLayer(nn.Module):
             ratio = windows[j] // windows[i]
             name = f"merge{windows[i]}_{windows[j]}"
             weight, bias = _Merge(ratio, self.cfg.merge, name=name)()
-            if self.cfg.merge == "zero":
-                weight = bias = None
-            parts.append(stf.merge_blocks(native[i], ratio, weight, bias))
-        return jnp.concatenate([*parts, native[j]], axis=2)
+            if self.cfg.merge == "zero":  # only counted and saved, as released
+                merged = stf.merge_blocks(native[i], ratio) + 0.0 * (weight.sum() + bias.sum())
+            else:
+                merged = stf.merge_blocks(native[i], ratio, weight, bias)
+            parts.append(merged)
+        return jnp.concatenate([*parts, native[j]], axis=1)
 
 
 class _Merge(nn.Module):
@@ -283,27 +222,18 @@ class _Merge(nn.Module):
         return jnp.einsum("pzn,qn->zpq", stf.merge_basis(r), kernel), bias
 
 
-class Affine(NamedTuple):
-    """The learned 2 x 2 map and shift of the complex norm, each ``[c]``."""
-
-    rr: Array
-    ri: Array
-    ii: Array
-    real: Array
-    imag: Array
-
-
 class _Affine(nn.Module):
-    channels: int
+    """The learned 2 x 2 map and shift of the complex norm, for each channel."""
 
     @nn.compact
-    def __call__(self) -> Affine:
-        c = self.channels
+    def __call__(self, real: Array, imag: Array) -> tuple[Array, Array]:
+        c = real.shape[-1]
         gain = nn.initializers.constant(1 / math.sqrt(2))
         rr, ii = (self.param(f"scale_{n}", gain, (c,)) for n in ("rr", "ii"))
         ri = self.param("scale_ri", nn.initializers.zeros, (c,))
         shift = self.param("shift", nn.initializers.zeros, (2, c))
-        return Affine(rr, ri, ii, shift[0], shift[1])
+        rr, ri, ii, b_real, b_imag = (x.reshape(1, 1, 1, 1, c) for x in (rr, ri, ii, *shift))
+        return rr * real + ri * imag + b_real, ri * real + ii * imag + b_imag
 
 
 class _Filter(nn.Module):
@@ -327,12 +257,12 @@ class _Filter(nn.Module):
         shape = (cfg.taps, pairs) if cfg.filter_form == "taps" else (bins, 2, pairs)
         self.base = self.param("base", uniform, shape)
 
-    def __call__(self, z: Pair, affine: Affine, bins: np.ndarray, size: int, dilation: int):
-        """Twice ``[p k b m c]`` to ``[p 2 k b m o]`` and its bins."""
+    def __call__(self, real: Array, imag: Array, bins, size: int, dilation: int) -> Array:
+        """Twice ``[p k b m c]`` to ``[p k 2 b m o]``."""
         del dilation
         response = self._response(size)[bins]
         response = response.reshape(len(bins), 2, self.inputs, self.outputs)
-        return _complex_product(z, response[:, 0], response[:, 1], affine), bins
+        return _complex_product(real, imag, response)
 
     def _response(self, size: int) -> Array:
         cfg = self.cfg
@@ -360,43 +290,27 @@ class _Convolution(nn.Module):
 
         self.base = self.param("base", uniform, (2, self.cfg.kernel, self.inputs, self.outputs))
 
-    def __call__(self, z: Pair, affine: Affine, bins: np.ndarray, size: int, dilation: int):
-        """Twice ``[p k b m c]`` to ``[p 2 k b m o]`` and its bins."""
-        real, imag = z
-        real, imag = (
-            affine.rr * real + affine.ri * imag + affine.real,
-            affine.ri * real + affine.ii * imag + affine.imag,
-        )
+    def __call__(self, real: Array, imag: Array, bins, size: int, dilation: int) -> Array:
+        """Twice ``[p k b m c]`` to ``[p k 2 b m o]``, in owner order like the input."""
         del size
-        natural, count = bins.argsort(), len(bins)
+        natural, taps = bins.argsort(), range(self.cfg.kernel)
         padded = stf.pad_bins(real[:, natural], imag[:, natural], self.cfg.kernel // 2 * dilation)
-        starts = [t * dilation for t in range(self.cfg.kernel)]
-        real, imag = (jnp.concatenate([x[:, s : s + count] for s in starts], -1) for x in padded)
-        table = self.base.reshape(2, 1, -1, self.outputs)
-        table = jnp.broadcast_to(table, (2, count, *table.shape[2:]))
-        return _complex_product((real, imag), table[0], table[1]), bins[natural]
+        at = [natural.argsort() + t * dilation for t in taps]
+        real, imag = (jnp.concatenate([x[:, ids] for ids in at], axis=-1) for x in padded)
+        table = self.base.reshape(2, -1, self.outputs)
+        table = jnp.broadcast_to(table[None], (len(bins), *table.shape))
+        return _complex_product(real, imag, table)
 
 
-def _complex_product(z: Pair, re: Array, im: Array, affine: Affine | None = None) -> Array:
-    """``[p k b m c]`` times complex ``[k c o]`` as two real products, ``[p 2 k b m o]``.
+def _complex_product(real: Array, imag: Array, weight: Array) -> Array:
+    """``[p k b m c]`` times complex ``[k 2 c o]``: two real products, ``[p k 2 b m o]``."""
+    re, im = weight[:, 0], weight[:, 1]
+    parts = real.shape[0]
 
-    The affine map before it joins the weights: no pass over the spectrum of its own.
-    """
-    from_real, from_imag, shift = jnp.stack([re, im]), jnp.stack([-im, re]), None
-    if affine is not None:
-        rr, ri, ii = (x[:, None] for x in affine[:3])
-        shift = sum(
-            jnp.einsum("zkco,c->zko", table, x, precision="highest")
-            for table, x in ((from_real, affine.real), (from_imag, affine.imag))
-        )
-        from_real, from_imag = rr * from_real + ri * from_imag, ri * from_real + ii * from_imag
-    parts, columns = z[0].shape[0], 2 * re.shape[-1]
-
-    def product(x, table):
-        table = jnp.moveaxis(table, 0, 2).reshape(*re.shape[:2], columns)
+    def product(x, *columns):
+        table = jnp.concatenate(columns, -1)
         table = jnp.broadcast_to(table, (parts, *table.shape))
         return jnp.einsum("pkbmc,pkco->pkbmo", x, table)
 
-    out = product(z[0], from_real) + product(z[1], from_imag)
-    out = jnp.moveaxis(out.reshape(*out.shape[:-1], 2, -1), -2, 1)
-    return out if shift is None else out + shift[:, :, None, None]
+    out = product(real, re, im) + product(imag, -im, re)
+    return jnp.moveaxis(out.reshape(*out.shape[:-1], 2, -1), -2, 2)

@@ -3,7 +3,7 @@
 Blocks do not overlap and are not windowed (STFNets, section 3). A series ``[b t c]`` is cut at the
 longest window into ``m`` blocks and laid out *position first*, ``[s b m c]``: sample ``s`` of every
 block. A window ``n`` cuts each of these into ``p = s / n`` parts without moving a byte, and its
-spectrum is ``[p 2 k b m c]``: part, real and imaginary, bin. So every transform is one matrix
+spectrum is ``[p k 2 b m c]``: part, bin, real and imaginary. So every transform is one matrix
 product over long rows ``(b m c)``. No FFT: a batch-sharded call stays where it is.
 
 Bins stand in *owner order* (:func:`bin_order`): those taken from the shortest window first.
@@ -12,6 +12,7 @@ Bins stand in *owner order* (:func:`bin_order`): those taken from the shortest w
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Sequence
 
 import jax
@@ -22,9 +23,8 @@ from jaxtyping import Array, Float, Float32
 from jfreq.types import InputError
 
 _HIGHEST = jax.lax.Precision.HIGHEST
-_OVER = (0, 1, 3, 4)
-"""Axes of ``[p k b m c]`` that the statistics of a row are taken over."""
 Sizes = tuple[int, ...]
+"""Block lengths, the shortest first."""
 
 
 def check_windows(windows: Sizes, sizes: Sizes, samples: int | None = None) -> None:
@@ -33,7 +33,7 @@ def check_windows(windows: Sizes, sizes: Sizes, samples: int | None = None) -> N
     Each window divides the next and ``samples``; ``sizes``, the lengths after pooling, are even
     and shrink every window by one factor.
     """
-    chain = len(windows) > 0 and all(a < b and b % a == 0 for a, b in zip(windows, windows[1:]))
+    chain = len(windows) > 0 and all(a < b and b % a == 0 for a, b in itertools.pairwise(windows))
     if not chain or windows[0] < 4 or windows[0] % 2:
         raise InputError(f"windows: {windows} is not a chain of even lengths that divide the next")
     ratios = {n * windows[0] == m * sizes[0] for n, m in zip(sizes, windows)}
@@ -82,94 +82,47 @@ def to_series(x: Float[Array, "s b m c"]) -> Float[Array, "b t c"]:
 
 def hologram(
     x: Float[Array, "s b m c"], windows: Sizes, sizes: Sizes
-) -> list[Float32[Array, "p 2 k b m c"]]:
+) -> list[Float32[Array, "p k 2 b m c"]]:
     """The native bins of every resolution; all others are made from these."""
     return [block_spectrum(x, n, bins) for n, bins in zip(windows, native_bins(windows, sizes))]
 
 
 def block_spectrum(
     x: Float[Array, "s b m c"], n: int, bins: np.ndarray
-) -> Float32[Array, "p 2 k b m c"]:
+) -> Float32[Array, "p k 2 b m c"]:
     """The DFT at ``bins`` of the blocks of ``n`` samples: forward sum, no scaling."""
     parts = x.astype(jnp.float32).reshape(-1, n, *x.shape[1:])
-    basis = _analysis(n, tuple(bins.tolist())).swapaxes(0, 1)
+    basis = _analysis(n, tuple(bins.tolist()))
     if bins.size and np.all(bins % 2):
         # Odd bins change sign after half a block: one butterfly halves the product.
         parts, basis = parts[:, : n // 2] - parts[:, n // 2 :], basis[..., : n // 2]
-    return _each_part("pzkn,pnbmc->pzkbmc", basis, parts)
+    return _each_part("pkzn,pnbmc->pkzbmc", basis, parts)
 
 
 def merge_blocks(
-    spectrum: Float[Array, "p 2 k b m c"],
+    spectrum: Float[Array, "p k 2 b m c"],
     ratio: int,
     weight: Float[Array, "2 r r"] | None = None,
     bias: Float[Array, "2 r"] | None = None,
-) -> Float[Array, "p//r 2 k b m c"]:
+) -> Float[Array, "_ k 2 b m c"]:
     """Bins of ``ratio`` neighbouring blocks as one bin of the block ``ratio`` times as long.
 
     ``ratio * sum_q alpha_q S_q`` with ``alpha = softmax_q |sum_p S_p weight[p, q] + bias[q]|``
     (hologram interleaving). Without weights alpha is uniform and the result the exact DFT bin.
     """
+    parts = spectrum.reshape(-1, ratio, *spectrum.shape[1:])
     if weight is None or bias is None:
-        return spectrum.reshape(-1, ratio, *spectrum.shape[1:]).sum(axis=1)
-    real, imag = weight
-    # The complex matrix as a real one: rows (z q) of the scores, columns (p z) of the spectra.
-    rows = [jnp.stack([real, -imag], axis=-1), jnp.stack([imag, real], axis=-1)]
-    table = jnp.stack(rows).transpose(0, 2, 1, 3).reshape(2 * ratio, 2 * ratio)
-    parts = spectrum.reshape(-1, 2 * ratio, *spectrum.shape[2:])
-    return _merge(parts, table, bias.reshape(-1))
-
-
-@jax.custom_vjp
-def _merge(
-    parts: Float[Array, "j v k b m c"], table: Float[Array, "u v"], bias: Float[Array, "u"]
-) -> Float[Array, "j 2 k b m c"]:
-    """Parts as rows ``(p z)``. The gradient computes the scores again instead of keeping them,
-    and has every sum over positions as a matrix product."""
-    _, _, share = _shares(parts, table, bias)
-    return _mixed(parts, share)
-
-
-def _shares(parts, table, bias):
-    """Scores ``[j 2 q k b m c]``, their modulus and its softmax over ``q``."""
-    scores = _each_part("juv,jvkbmc->jukbmc", table, parts) + bias[:, None, None, None, None]
-    scores = scores.reshape(scores.shape[0], 2, -1, *scores.shape[2:])
-    size = modulus(scores[:, 0], scores[:, 1])
-    each = range(size.shape[1])
-    # Term by term: a sum over this axis fused with the softmax crashes XLA:CPU (jax 0.10.2).
-    top = functools.reduce(jnp.maximum, [size[:, q] for q in each])
-    share = jnp.exp(size - top[:, None])
-    return scores, size, share / sum(share[:, q] for q in each)[:, None]
-
-
-def _mixed(parts, share):
-    ratio = share.shape[1]
-    parts = parts.reshape(-1, ratio, 2, *parts.shape[2:])
-    return ratio * sum(parts[:, q] * share[:, q, None] for q in range(ratio))
-
-
-def _merge_forward(parts, table, bias):
-    merged = _merge(parts, table, bias)
-    return merged, (parts, table, bias, merged)
-
-
-def _merge_backward(kept, grad):
-    parts, table, bias, merged = kept
-    scores, size, share = _shares(parts, table, bias)
-    ratio = size.shape[1]
-    by_part = parts.reshape(-1, ratio, 2, *parts.shape[2:])
-    pull = ratio * (by_part[:, :, 0] * grad[:, None, 0] + by_part[:, :, 1] * grad[:, None, 1])
-    mean = merged[:, 0] * grad[:, 0] + merged[:, 1] * grad[:, 1]
-    zero = size == 0
-    pull = jnp.where(zero, 0.0, share * (pull - mean[:, None]) / jnp.where(zero, 1.0, size))
-    to_scores = (pull[:, None] * scores).reshape(-1, 2 * ratio, *parts.shape[2:])
-    direct = ratio * share[:, :, None] * grad[:, None]
-    to_parts = _each_part("juv,jukbmc->jvkbmc", table, to_scores) + direct.reshape(parts.shape)
-    to_table = jnp.einsum("jukbmc,jvkbmc->juv", to_scores, parts, precision=_HIGHEST)
-    return to_parts, to_table.sum(0), to_scores.sum((0, 2, 3, 4, 5))
-
-
-_merge.defvjp(_merge_forward, _merge_backward)
+        return parts.sum(axis=1)
+    table = weight.swapaxes(1, 2).reshape(-1, ratio)
+    by_weight = _each_part("pqr,prkzbmc->pqkzbmc", table, parts)
+    by_weight = by_weight.reshape(-1, 2, *parts.shape[1:])
+    shift = bias.reshape(2, 1, ratio, 1, 1, 1, 1)
+    real = by_weight[:, 0, :, :, 0] - by_weight[:, 1, :, :, 1] + shift[0]
+    imag = by_weight[:, 0, :, :, 1] + by_weight[:, 1, :, :, 0] + shift[1]
+    share = jax.nn.softmax(modulus(real, imag), axis=1)
+    # Terms one by one: a sum over this axis fused with the softmax crashes XLA:CPU (jax 0.10.2).
+    terms = [parts[:, q] * share[:, q, :, None] for q in range(ratio)]
+    return ratio * functools.reduce(jnp.add, terms)
 
 
 def _each_part(form: str, table, x: Array) -> Array:
@@ -178,16 +131,15 @@ def _each_part(form: str, table, x: Array) -> Array:
     return jnp.einsum(form, table, x, precision=_HIGHEST)
 
 
-def modulus(real: Float[Array, "..."], imag: Float[Array, "..."]) -> Float[Array, "..."]:
+def modulus(real: Float[Array, ...], imag: Float[Array, ...]) -> Float[Array, ...]:
     """``|real + j imag|`` with gradient 0 at 0."""
     power = jnp.square(real) + jnp.square(imag)
     zero = power == 0
     return jnp.where(zero, 0.0, jnp.sqrt(jnp.where(zero, 1.0, power)))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def whiten(
-    spectrum: Float[Array, "p 2 k b m c"], eps: float = 1e-4
+    spectrum: Float[Array, "p k 2 b m c"], *, eps: float | int = 1e-4
 ) -> tuple[Float[Array, "p k b m c"], Float[Array, "p k b m c"]]:
     """Complex layer normalisation, ``(real, imag)``: each row's real and imaginary part centred
     and decorrelated over bins, blocks and channels together, by the inverse root of their 2 x 2
@@ -196,53 +148,22 @@ def whiten(
     ``eps`` is added to both variances; the released code adds it to the covariance too, and
     divides by zero on silence.
     """
-    return _whiten_forward(spectrum, eps)[0]
-
-
-def _whiten_forward(spectrum, eps):
-    mean = spectrum.mean((0, 2, 4, 5), keepdims=True)
-    centred = spectrum - mean
-    power = jnp.square(centred).mean((0, 2, 4, 5), keepdims=True) + eps
-    cross = (centred[:, 0] * centred[:, 1]).mean(_OVER, keepdims=True)
-    covariance = (power[:, 0], power[:, 1], cross)
-    a, d, o = _inverse_root(*covariance)
-    real, imag = centred[:, 0], centred[:, 1]
-    return (a * real + o * imag, o * real + d * imag), (spectrum, mean, covariance)
-
-
-def _whiten_backward(eps, kept, grads):
-    del eps
-    spectrum, mean, covariance = kept
-    centred, (to_real, to_imag) = spectrum - mean, grads
-    real, imag = centred[:, 0], centred[:, 1]
-    (a, d, o), pull = jax.vjp(_inverse_root, *covariance)
-    to_root = [to_real * real, to_imag * imag, to_real * imag + to_imag * real]
-    to_rr, to_ii, to_ri = pull(tuple(x.sum(_OVER, keepdims=True) for x in to_root))
-    count = spectrum.size // (2 * spectrum.shape[3])
-    shift_real, shift_imag = (x.mean(_OVER, keepdims=True) for x in grads)
-
-    def both(first, second):
-        return jnp.stack([first, second], axis=1)
-
-    out = both(a, o) * to_real[:, None] + both(o, d) * to_imag[:, None]
-    out += both(2 * to_rr, to_ri) / count * centred[:, :1]
-    out += both(to_ri, 2 * to_ii) / count * centred[:, 1:]
-    return (out - both(a * shift_real + o * shift_imag, o * shift_real + d * shift_imag),)
-
-
-whiten.defvjp(_whiten_forward, _whiten_backward)
-
-
-def _inverse_root(rr, ii, ri):
-    """Diagonal and off-diagonal entries of ``[[rr, ri], [ri, ii]] ** -0.5``."""
+    axes = (0, 1, 3, 4)
+    real, imag = spectrum[:, :, 0], spectrum[:, :, 1]
+    real = real - real.mean(axes, keepdims=True)
+    imag = imag - imag.mean(axes, keepdims=True)
+    rr = jnp.mean(jnp.square(real), axes, keepdims=True) + eps
+    ii = jnp.mean(jnp.square(imag), axes, keepdims=True) + eps
+    ri = jnp.mean(real * imag, axes, keepdims=True)
     s = jnp.sqrt(rr * ii - jnp.square(ri))
     scale = 1 / (s * jnp.sqrt(rr + ii + 2 * s))
-    return scale * (ii + s), scale * (rr + s), -scale * ri
+    a, d, o = scale * (ii + s), scale * (rr + s), -scale * ri
+    return a * real + o * imag, o * real + d * imag
 
 
 def pad_bins(
     real: Float[Array, "p f b m c"], imag: Float[Array, "p f b m c"], width: int
-) -> tuple[Float[Array, "p f+2w b m c"], Float[Array, "p f+2w b m c"]]:
+) -> tuple[Float[Array, "p f+2*{width} b m c"], Float[Array, "p f+2*{width} b m c"]]:
     """``width`` bins more on either side, in natural order: the slice of the whole Hermitian
     spectrum, mirrored and conjugated about bin 0 and the last bin (spectral padding)."""
 
@@ -254,14 +175,14 @@ def pad_bins(
 
 
 def synthesise(
-    spectrum: Float[Array, "p 2 k b m c"], n: int, bins: Sequence[int] | np.ndarray
+    spectrum: Float[Array, "p k 2 b m c"], n: int, bins: Sequence[int] | np.ndarray
 ) -> Float32[Array, "s b m c"]:
     """Blocks of ``n`` samples from their half spectrum at ``bins`` (any order), end to end.
 
     The imaginary parts of bin 0 and bin ``n / 2`` are ignored.
     """
     basis = _synthesis(n, tuple(int(k) for k in bins))
-    parts = _each_part("pnzk,pzkbmc->pnbmc", basis, spectrum)
+    parts = _each_part("pnkz,pkzbmc->pnbmc", basis, spectrum)
     return parts.reshape(-1, *parts.shape[2:])
 
 
@@ -274,11 +195,11 @@ def _analysis(n: int, bins: tuple[int, ...]) -> np.ndarray:
 
 @functools.lru_cache(maxsize=64)
 def _synthesis(n: int, bins: tuple[int, ...]) -> np.ndarray:
-    """``[n 2 k]`` float32; inner bins count twice, for their mirror images."""
+    """``[n k 2]`` float32; inner bins count twice, for their mirror images."""
     angle, k = _angles(n, bins), np.array(bins)
     weight = np.where((k == 0) | (2 * k == n), 1.0, 2.0)[:, None] / n
     basis = np.stack([weight * np.cos(angle), -weight * np.sin(angle)], axis=1)
-    return basis.transpose(2, 1, 0).astype(np.float32)
+    return basis.transpose(2, 0, 1).astype(np.float32)
 
 
 def _angles(n: int, bins: tuple[int, ...]) -> np.ndarray:
