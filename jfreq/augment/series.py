@@ -104,7 +104,8 @@ def warp_time(key: Key, x: Window, *, sigma: float = 0.2, knots: int = 4) -> Win
 
 def warp_magnitude(key: Key, x: Window, *, sigma: float = 0.2, knots: int = 4) -> Window:
     """Every channel times a smooth curve about 1."""
-    return x * _smooth_curve(key, *x.shape, sigma, knots).astype(x.dtype)
+    t, c = x.shape
+    return x * _smooth_curve(key, t, c, sigma, knots).astype(x.dtype)
 
 
 def _smooth_curve(key: Key, t: int, c: int, sigma: float, knots: int) -> Array:

@@ -33,18 +33,18 @@ def check_windows(windows: Sizes, sizes: Sizes, samples: int | None = None) -> N
     Each window divides the next and ``samples``; ``sizes``, the lengths after pooling, are even
     and shrink every window by one factor.
     """
-    chain = len(windows) > 0 and all(a < b and b % a == 0 for a, b in itertools.pairwise(windows))
-    if not chain or windows[0] < 4 or windows[0] % 2:
+    chain = bool(windows) and all(a < b and b % a == 0 for a, b in itertools.pairwise(windows))
+    if not chain or min(windows) < 4 or min(windows) % 2:
         raise InputError(f"windows: {windows} is not a chain of even lengths that divide the next")
-    ratios = {n * windows[0] == m * sizes[0] for n, m in zip(sizes, windows)}
-    if len(sizes) != len(windows) or ratios != {True} or sizes[0] % 2 or sizes[0] > windows[0]:
+    ratios = {size / n for size, n in zip(sizes, windows)}
+    if len(sizes) != len(windows) or len(ratios) > 1 or max(ratios) > 1 or min(sizes) % 2:
         raise InputError(
             f"pooled: {sizes} must shrink the windows {windows} by one factor to even lengths"
         )
-    if samples is not None and samples % windows[-1]:
+    if samples is not None and samples % max(windows):
         raise InputError(
             f"windows: {samples} samples are not a multiple of the longest window "
-            f"{windows[-1]}; choose shorter windows or prepare with another --seconds"
+            f"{max(windows)}; choose shorter windows or prepare with another --seconds"
         )
 
 

@@ -88,8 +88,8 @@ def test_bins_are_free_of_their_taps(x):
     spectrum = np.fft.rfft(h)
     base = np.stack([spectrum.real, spectrum.imag], 1)
     base = np.einsum("fz,ca->fzca", base, np.eye(2)).reshape(9, 2, -1)
-    np.testing.assert_allclose(through(cfg, x, 32, base), through(STF(taps=16), x, 32,
-                                                                  diagonal(h, 2)), atol=1e-5)  # fmt: skip
+    expected = through(STF(taps=16), x, 32, diagonal(h, 2))
+    np.testing.assert_allclose(through(cfg, x, 32, base), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(("n", "dilation"), [(8, 1), (16, 2), (32, 4), (64, 8)])
@@ -241,8 +241,14 @@ def test_a_sharded_batch_stays_where_it_is(x):
     assert not any(f"{name}(" in text for name in ("all-gather", "all-reduce", "all-to-all"))
 
 
-@pytest.mark.parametrize("fields", [{"scaling": "ortho"}, {"merge": "zero"},
-                                    {"operator": "convolution", "activation": "frequency"}])  # fmt: skip
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"scaling": "ortho"},
+        {"merge": "zero"},
+        {"operator": "convolution", "activation": "frequency"},
+    ],
+)
 def test_gradients_are_finite_on_silence(fields):
     run, params = layer(STF(**{**vars(SMALL), **fields}))
     grad = jax.grad(lambda p: jnp.sum(run(p, jnp.zeros((1, 64, 2))) ** 2))(params)

@@ -129,8 +129,8 @@ def test_whitened_spectra_are_white_and_only_turn_with_their_input():
         np.testing.assert_allclose(parts.mean(1), 0, atol=1e-4)
         np.testing.assert_allclose(np.cov(parts, bias=True), np.eye(2), atol=1e-3)
     angle, gain = 0.8, 37.0
-    turned = gain * jnp.stack([np.cos(angle) * z[:, :, 0] - np.sin(angle) * z[:, :, 1],
-                               np.sin(angle) * z[:, :, 0] + np.cos(angle) * z[:, :, 1]], 2)  # fmt: skip
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    turned = gain * jnp.einsum("ij,pkjbmc->pkibmc", jnp.float32(turn), z)
     found = stf.whiten(turned, eps=0)
     expected = (np.cos(angle) * real - np.sin(angle) * imag,
                 np.sin(angle) * real + np.cos(angle) * imag)  # fmt: skip
