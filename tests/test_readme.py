@@ -151,5 +151,5 @@ def test_the_example_paper_works(root, shards, tmp_path):
 def with_entry(source: str, lines: str) -> str:
     """The module of methods with one more import and one more entry of its table."""
     imported, entry = (line for line in lines.splitlines() if line)
-    source = source.replace("from jfreq.methods.ssast", f"{imported}\nfrom jfreq.methods.ssast", 1)
-    return source.replace('    "SSAST"', f'{entry}\n    "SSAST"', 1)
+    source = source.replace("from jfreq.methods.ltfc", f"{imported}\nfrom jfreq.methods.ltfc", 1)
+    return source.replace('    "LTFC"', f'{entry}\n    "LTFC"', 1)
