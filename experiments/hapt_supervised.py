@@ -3,7 +3,7 @@
     python -P experiments/hapt_supervised.py --source ../shared/data/hapt --runs runs/hapt
 
 Windows of 2.56 s every 1.28 s; 6 activities, and all 12 labels with the transitions. Every network has
-its recipe's 3000 updates of batch 64, the last state is tested, three seeds each. Beside them the
+its recipe's 1500 updates of batch 64, the last state is tested, three seeds each. Beside them the
 hand-made baseline on the same rows: logistic regression on log band energies and channel moments.
 Prepared sets and finished trainings are kept, so the command goes on where it stopped. Writes
 `experiments/results/hapt_supervised.md` and `.json`.

@@ -9,7 +9,7 @@
 `stfnet_hhar` and `stfnet_wifi` are the released networks to the number (212,910 and 55,910
 parameters, interleaving that starts at zero and stays there) for 512 samples of two sensors at
 about 100 Hz; the paper's own figures are not public text and are not quoted. `*_hapt` fit windows of
-2.56 s at 50 Hz: blocks of 8 to 64 samples, interleaving that learns. `cnn_*` and `deepsense_*` are
+2.56 s at 50 Hz: blocks of 16 to 64 samples, interleaving that learns. `cnn_*` and `deepsense_*` are
 baselines in the same harness with the same budget.
 """
 
@@ -23,8 +23,8 @@ from jfreq.nn.stf import STF
 RELEASED = Optim(
     lr=1e-4, schedule="constant", kind="adam_l2", weight_decay=5e-4, decay=(".*",), b1=0.5, b2=0.9
 )
-SHORT = STF(windows=(8, 16, 32, 64), pooled=None, taps=16)
-"""For 128 samples."""
+SHORT = STF(windows=(16, 32, 64), pooled=None, width=48, sensor_width=24, taps=16)
+"""For 128 samples: blocks of 0.32 to 1.28 s at 50 Hz."""
 
 stfnet_hhar = Experiment(
     name="stfnet_hhar",
@@ -48,7 +48,7 @@ stfnet_hapt = Experiment(
     method=STFNet(encoder=SHORT),
     data=Data(split="train"),
     optim=Optim(lr=1e-3, warmup=100, weight_decay=0.01, decay=(".*/kernel", ".*/base")),
-    steps=3000,
+    steps=1500,
     batch=64,
     checkpoint=Checkpoint(every=500),
     log=Log(every=50),
@@ -69,7 +69,7 @@ stf_csl_hapt = Experiment(
     method=STFCSL(encoder=SHORT),
     data=Data(split="train"),
     optim=Optim(lr=1e-3, warmup=100, weight_decay=1e-4, b2=0.99, decay=(".*/kernel", ".*/base")),
-    steps=2000,
+    steps=1000,
     batch=256,
     checkpoint=Checkpoint(every=500),
     log=Log(every=50),

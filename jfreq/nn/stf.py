@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
-from collections.abc import Sequence
-from typing import ClassVar, Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, NamedTuple, cast
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
+from jfreq.nn import groups
 from jfreq.ops import stf
 from jfreq.types import Grid, InputError, SignalSpec
 
+Pair = tuple[Array, Array]
+"""Real and imaginary part."""
 SLOPE = 0.2
 """Of the leaky ReLU: TensorFlow's default, which the released networks use."""
 
@@ -87,7 +92,7 @@ class STF:
     def sizes(self) -> tuple[int, ...]:
         return self.pooled or self.windows
 
-    pool: ClassVar[Literal["mean"]] = "mean"
+    pool = "mean"
     """A clip is the mean of its tokens."""
 
     def check(self, signals: Sequence[SignalSpec]) -> None:
@@ -126,26 +131,75 @@ class STFEncoder(nn.Module):
 
     @nn.compact
     def __call__(
-        self, sensors: Sequence[Float[Array, "b t c"]], *, train: bool = False
+        self, sensors: Sequence[Float[Array, "b t _c"]], *, train: bool = False
     ) -> Float[Array, "b n d"]:
-        """Dropout is on in ``train`` and needs the ``dropout`` key."""
-        cfg = self.cfg
-        towers, longest = [], cfg.windows[-1]
-        for i, series in enumerate(sensors):
-            x = stf.to_blocks(series, longest)
-            for j in range(cfg.depth):
-                width = cfg.sensor_width if j == cfg.depth - 1 else cfg.width
-                x = STFLayer(cfg, width, name=f"sensor{i}_{j}")(x, train=train)
-            towers.append(x)
-        x = STFLayer(cfg, cfg.width, pool=True, name="fused0")(
-            jnp.concatenate(towers, axis=-1), train=train
-        )
-        tokens = x.shape[2]
-        x = stf.to_blocks(stf.to_series(x), longest)
-        for j in range(1, cfg.depth):
-            x = STFLayer(cfg, cfg.width, name=f"fused{j}")(x, train=train)
-        x = stf.to_series(x)
-        return x.reshape(x.shape[0], tokens, -1, x.shape[-1]).mean(2)
+        """Sensors may differ in channels. Dropout is on in ``train``: needs the ``dropout`` key."""
+        cfg, sensors = self.cfg, list(sensors)
+        if self.is_initializing():
+            return _encode(cfg, sensors, {}, lambda n, *a, x: STFLayer(cfg, *a, name=n)(x))
+        params = self.variables["params"]
+        keep = self._keep(sensors) if train and cfg.dropout else {}
+
+        def encode(batch):
+            series, factors = batch
+            return _encode(cfg, series, factors, lambda n, *a, x: _layer(cfg, *a, params[n], x))
+
+        rows = max(1, _GROUP_BYTES // (4 * sensors[0].shape[1] * cfg.width))
+        return groups.in_groups(encode, (sensors, keep), rows)
+
+    def _keep(self, sensors: list[Array]) -> dict[str, Float[Array, "b _c"]]:
+        """Dropout of whole channels, drawn for the batch: the same however it is computed."""
+        kept, rows = 1 - self.cfg.dropout, sensors[0].shape[0]
+        return {
+            name: jax.random.bernoulli(self.make_rng("dropout"), kept, (rows, width)) / kept
+            for name, width in _widths(self.cfg, len(sensors)).items()
+        }
+
+
+def _widths(cfg: STF, sensors: int) -> dict[str, int]:
+    """Output channels of every layer by its name."""
+    widths = [cfg.width] * (cfg.depth - 1) + [cfg.sensor_width]
+    towers = {f"sensor{i}_{j}": w for i in range(sensors) for j, w in enumerate(widths)}
+    return towers | {f"fused{j}": cfg.width for j in range(cfg.depth)}
+
+
+def _encode(
+    cfg: STF,
+    sensors: list[Float[Array, "b t _c"]],
+    keep: Mapping[str, Float[Array, "b _c"]],
+    run: Callable[..., Array],
+) -> Float[Array, "b n d"]:
+    """The network from its layers ``run(name, width, pool, x=x)``; ``keep``: dropout factors."""
+    widths, longest = _widths(cfg, len(sensors)), cfg.windows[-1]
+
+    def layer(name: str, x: Array, pool: bool = False) -> Array:
+        x = run(name, widths[name], pool, x=x)
+        return x * keep[name][None, :, None] if name in keep else x
+
+    towers = []
+    for i, series in enumerate(sensors):
+        x = stf.to_blocks(series, longest)
+        for j in range(cfg.depth):
+            x = layer(f"sensor{i}_{j}", x)
+        towers.append(x)
+    x = layer("fused0", jnp.concatenate(towers, axis=-1), pool=True)
+    tokens = x.shape[2]
+    x = stf.to_blocks(stf.to_series(x), longest)
+    for j in range(1, cfg.depth):
+        x = layer(f"fused{j}", x)
+    x = stf.to_series(x)
+    return x.reshape(x.shape[0], tokens, -1, x.shape[-1]).mean(2)
+
+
+_GROUP_BYTES = 2**20
+"""Of one series of a group of rows; its spectra take some ten times as much."""
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _layer(cfg: STF, width: int, pool: bool, params: Mapping, x: Array) -> Array:
+    """A layer as a function: those of one shape are traced once."""
+    out = STFLayer(cfg, width, pool, parent=None).apply({"params": params}, x)
+    return cast(Array, out)
 
 
 class STFLayer(nn.Module):
@@ -159,50 +213,49 @@ class STFLayer(nn.Module):
     pool: bool = False
 
     @nn.compact
-    def __call__(
-        self, x: Float[Array, "s b m c"], *, train: bool = False
-    ) -> Float[Array, "s2 b m width"]:
+    def __call__(self, x: Float[Array, "s b m c"]) -> Float[Array, "s2 b m width"]:
         cfg = self.cfg
         sizes = cfg.sizes if self.pool else cfg.windows
-        native = stf.hologram(x, cfg.windows, sizes)
+        native = [] if cfg.merge == "zero" else stf.hologram(x, cfg.windows, sizes)
         operator = _Filter if cfg.operator == "filter" else _Convolution
         share = operator(cfg, x.shape[-1], self.width // len(sizes), name="operator")
         series = []
         for j, size in enumerate(sizes):
             bins = stf.bin_order(cfg.windows, sizes, j)
             scale = cfg.windows[j] ** -0.5 if cfg.scaling == "ortho" else 1.0
-            z = self._interleave(native, j) * scale
-            real, imag = _Affine(name=f"norm{j}")(*stf.whiten(z, eps=cfg.eps))
-            z = share(real, imag, bins, size, cfg.windows[j] // cfg.windows[0])
+            merges = self._merges(j)
+            if cfg.merge == "zero":  # every merged bin is the bin of the long block itself
+                z = stf.block_spectrum(x, cfg.windows[j], bins)
+            else:
+                z = self._interleave(native, j, merges)
+            z = z * scale
+            affine = _Affine(x.shape[-1], name=f"norm{j}")()
+            z, bins = share(
+                stf.whiten(z, cfg.eps), affine, bins, size, cfg.windows[j] // cfg.windows[0]
+            )
             if cfg.activation == "frequency":
                 z = nn.leaky_relu(z, SLOPE)
             series.append(stf.synthesise(z / scale, size, bins))
         out = jnp.concatenate(series, axis=-1)
         if cfg.operator == "filter":
-            out = out + self._bias("bias")
+            out += self.param("bias", nn.initializers.zeros, (self.width,)).reshape(1, 1, 1, -1)
             if cfg.dead_bias:
-                out = out + 0.0 * self._bias("bias_unread")  # only counted and saved, as released
-        if cfg.activation == "time":
-            out = nn.leaky_relu(out, SLOPE)
-        return nn.Dropout(cfg.dropout, broadcast_dims=(0, 2))(out, deterministic=not train)
+                self.param("bias_unread", nn.initializers.zeros, (self.width,))
+        return nn.leaky_relu(out, SLOPE) if cfg.activation == "time" else out
 
-    def _bias(self, name: str) -> Float[Array, "1 1 1 width"]:
-        return self.param(name, nn.initializers.zeros, (self.width,)).reshape(1, 1, 1, -1)
+    def _merges(self, j: int) -> list[tuple[int, Array, Array]]:
+        """Ratio, weights and bias of each shorter window."""
+        windows, out = self.cfg.windows, []
+        for shorter in windows[:j]:
+            ratio = windows[j] // shorter
+            merge = _Merge(ratio, self.cfg.merge, name=f"merge{shorter}_{windows[j]}")
+            out.append((ratio, *merge()))
+        return out
 
-    def _interleave(self, native: list[Array], j: int) -> Array:
+    def _interleave(self, native: list[Array], j: int, merges) -> Array:
         """All bins of window ``j`` in owner order: merged from shorter windows, then its own."""
-        windows = self.cfg.windows
-        parts = []
-        for i in range(j):
-            ratio = windows[j] // windows[i]
-            name = f"merge{windows[i]}_{windows[j]}"
-            weight, bias = _Merge(ratio, self.cfg.merge, name=name)()
-            if self.cfg.merge == "zero":  # only counted and saved, as released
-                merged = stf.merge_blocks(native[i], ratio) + 0.0 * (weight.sum() + bias.sum())
-            else:
-                merged = stf.merge_blocks(native[i], ratio, weight, bias)
-            parts.append(merged)
-        return jnp.concatenate([*parts, native[j]], axis=1)
+        parts = [stf.merge_blocks(z, *merge) for z, merge in zip(native, merges)]
+        return jnp.concatenate([*parts, native[j]], axis=2)
 
 
 class _Merge(nn.Module):
@@ -222,18 +275,27 @@ class _Merge(nn.Module):
         return jnp.einsum("pzn,qn->zpq", stf.merge_basis(r), kernel), bias
 
 
+class Affine(NamedTuple):
+    """The learned 2 x 2 map and shift of the complex norm, each ``[c]``."""
+
+    rr: Array
+    ri: Array
+    ii: Array
+    real: Array
+    imag: Array
+
+
 class _Affine(nn.Module):
-    """The learned 2 x 2 map and shift of the complex norm, for each channel."""
+    channels: int
 
     @nn.compact
-    def __call__(self, real: Array, imag: Array) -> tuple[Array, Array]:
-        c = real.shape[-1]
+    def __call__(self) -> Affine:
+        c = self.channels
         gain = nn.initializers.constant(1 / math.sqrt(2))
         rr, ii = (self.param(f"scale_{n}", gain, (c,)) for n in ("rr", "ii"))
         ri = self.param("scale_ri", nn.initializers.zeros, (c,))
         shift = self.param("shift", nn.initializers.zeros, (2, c))
-        rr, ri, ii, b_real, b_imag = (x.reshape(1, 1, 1, 1, c) for x in (rr, ri, ii, *shift))
-        return rr * real + ri * imag + b_real, ri * real + ii * imag + b_imag
+        return Affine(rr, ri, ii, shift[0], shift[1])
 
 
 class _Filter(nn.Module):
@@ -257,20 +319,27 @@ class _Filter(nn.Module):
         shape = (cfg.taps, pairs) if cfg.filter_form == "taps" else (bins, 2, pairs)
         self.base = self.param("base", uniform, shape)
 
-    def __call__(self, real: Array, imag: Array, bins, size: int, dilation: int) -> Array:
-        """Twice ``[p k b m c]`` to ``[p k 2 b m o]``."""
+    def __call__(self, z: Pair, affine: Affine, bins: np.ndarray, size: int, dilation: int):
+        """Twice ``[p k b m c]`` to ``[p 2 k b m o]`` and its bins."""
         del dilation
-        response = self._response(size)[bins]
-        response = response.reshape(len(bins), 2, self.inputs, self.outputs)
-        return _complex_product(real, imag, response)
+        re, im = (
+            part.reshape(len(bins), self.inputs, self.outputs)
+            for part in self._response(size, bins)
+        )
+        return _complex_product(z, re, im, affine), bins
 
-    def _response(self, size: int) -> Array:
+    def _response(self, size: int, bins: np.ndarray) -> list[Array]:
+        """Real and imaginary part at ``bins`` of a block of ``size``, ``[k p]``."""
         cfg = self.cfg
         if cfg.filter_form == "taps":
-            basis = stf.tap_response(cfg.taps, size, zero_pad=cfg.expansion == "zero_pad")
-            return jnp.einsum("fzn,np->fzp", basis, self.base)
-        resize = stf.align_corners(size // 2 + 1, cfg.taps // 2 + 1).astype("float32")
-        return jnp.einsum("fg,gzp->fzp", resize, self.base)
+            basis = stf.tap_response(cfg.taps, size, zero_pad=cfg.expansion == "zero_pad")[bins]
+            return [_matmul(basis[:, z], self.base) for z in range(2)]
+        resize = stf.align_corners(size // 2 + 1, cfg.taps // 2 + 1).astype(np.float32)[bins]
+        return [_matmul(resize, self.base[:, z]) for z in range(2)]
+
+
+def _matmul(a, b: Array) -> Array:
+    return jnp.matmul(a, b, precision="highest")
 
 
 class _Convolution(nn.Module):
@@ -290,27 +359,45 @@ class _Convolution(nn.Module):
 
         self.base = self.param("base", uniform, (2, self.cfg.kernel, self.inputs, self.outputs))
 
-    def __call__(self, real: Array, imag: Array, bins, size: int, dilation: int) -> Array:
-        """Twice ``[p k b m c]`` to ``[p k 2 b m o]``, in owner order like the input."""
+    def __call__(self, z: Pair, affine: Affine, bins: np.ndarray, size: int, dilation: int):
+        """Twice ``[p k b m c]`` to ``[p 2 k b m o]`` and its bins."""
         del size
-        natural, taps = bins.argsort(), range(self.cfg.kernel)
+        rr, ri, ii, *shift = (x.reshape(1, 1, 1, 1, -1) for x in affine)
+        real, imag = rr * z[0] + ri * z[1] + shift[0], ri * z[0] + ii * z[1] + shift[1]
+        natural, count = bins.argsort(), len(bins)
         padded = stf.pad_bins(real[:, natural], imag[:, natural], self.cfg.kernel // 2 * dilation)
-        at = [natural.argsort() + t * dilation for t in taps]
-        real, imag = (jnp.concatenate([x[:, ids] for ids in at], axis=-1) for x in padded)
-        table = self.base.reshape(2, -1, self.outputs)
-        table = jnp.broadcast_to(table[None], (len(bins), *table.shape))
-        return _complex_product(real, imag, table)
+        starts = [t * dilation for t in range(self.cfg.kernel)]
+        real, imag = (jnp.concatenate([x[:, s : s + count] for s in starts], -1) for x in padded)
+        table = self.base.reshape(2, 1, -1, self.outputs)
+        table = jnp.broadcast_to(table, (2, count, *table.shape[2:]))
+        return _complex_product((real, imag), table[0], table[1]), bins[natural]
 
 
-def _complex_product(real: Array, imag: Array, weight: Array) -> Array:
-    """``[p k b m c]`` times complex ``[k 2 c o]``: two real products, ``[p k 2 b m o]``."""
-    re, im = weight[:, 0], weight[:, 1]
-    parts = real.shape[0]
+def _complex_product(z: Pair, re: Array, im: Array, affine: Affine | None = None) -> Array:
+    """``[p k b m c]`` times complex ``[k c o]``, ``[p 2 k b m o]``.
+
+    The affine map before it joins the weights: no pass over the spectrum of its own.
+    """
+    shift = None
+    tables = ((re, -im), (im, re))
+    if affine is not None:
+        rr, ri, ii = (x[None, :, None] for x in affine[:3])
+        shift = [
+            jnp.einsum("kco,c->ko", first, affine.real, precision="highest")
+            + jnp.einsum("kco,c->ko", second, affine.imag, precision="highest")
+            for first, second in tables
+        ]
+        tables = [(rr * a + ri * b, ri * a + ii * b) for a, b in tables]
+    rows = [x.reshape(*x.shape[:2], -1, x.shape[-1]) for x in z]
 
     def product(x, *columns):
-        table = jnp.concatenate(columns, -1)
-        table = jnp.broadcast_to(table, (parts, *table.shape))
-        return jnp.einsum("pkbmc,pkco->pkbmo", x, table)
+        table = jnp.concatenate(columns, axis=-1)
+        table = jnp.broadcast_to(table, (x.shape[0], *table.shape))
+        return jnp.einsum("pkxc,pkco->pkxo", x, table)
 
-    out = product(real, re, im) + product(imag, -im, re)
-    return jnp.moveaxis(out.reshape(*out.shape[:-1], 2, -1), -2, 2)
+    (re_re, re_im), (im_re, im_im) = tables
+    out = product(rows[0], re_re, im_re) + product(rows[1], re_im, im_im)
+    if shift is not None:
+        out = out + jnp.concatenate(shift, axis=-1)[None, :, None]
+    out = jnp.moveaxis(out.reshape(*out.shape[:3], 2, -1), 3, 1)
+    return out.reshape(*out.shape[:3], *z[0].shape[2:4], -1)
