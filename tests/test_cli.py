@@ -135,7 +135,7 @@ def test_help_of_every_command(said, command):
         (["config", "show", "ast_nano"], ["--data", "--mesh.fsdp", "--method.head.mixup"]),
         (["data", "prepare"], ["--source", "--strict", "--drop-labels", "--hop-seconds"]),
         (["probe"], ["--kinds", "--folds", "--pool", "--fractions", "--at-least-one"]),
-        (["finetune", "ssast_nano"], ["--fraction", "--data.label-seed", "--method.head.noise"]),
+        (["finetune", "ssast_nano"], ["--fractions", "--data.label-seed", "--method.head.noise"]),
     ],
 )
 def test_help_names_its_options(said, words, options):
@@ -294,7 +294,9 @@ def test_a_folder_belongs_to_one_experiment(training, refused, said, shards, tmp
     assert "<svg" in (tmp_path / "few" / "fractions.svg").read_text()
     tune = ["finetune", tmp_path / "run", "--data", shards, "--workdir", tmp_path / "tuned"]
     assert "no fold 9; the data have fold 0" in refused(*tune, "--folds", "9")
-    assert "0.01 of 24 rows leaves class" in refused(*tune, "--folds", "0", "--fraction", "0.01")
+    assert "0.01 of 24 rows leaves class" in refused(
+        *tune, "--folds", "0", "--fractions", "1", "0.01"
+    )
     tune[1] = "ssast_nan"
     assert "no such run or bundle, and unknown experiment" in refused(*tune)
     encoder = tmp_path / "encoder"

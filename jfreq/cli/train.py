@@ -9,7 +9,7 @@ from pathlib import Path
 import tyro
 
 from jfreq.cli.common import Flat, experiment_name, parse, subject, with_data
-from jfreq.config import close_match, replace
+from jfreq.config import close_match
 from jfreq.types import InputError
 
 
@@ -49,8 +49,11 @@ class _Finetune:
     folds: tuple[str, ...] = ()
     """Held-out folds to run, for instance 1 2, or "test" for the set's own split; all by
     default."""
-    fraction: float | None = None
-    """Train on this share of the labels; short for --data.label-fraction."""
+    fractions: tuple[float, ...] = ()
+    """Train on each of these shares of the training rows' labels, for instance 0.01 0.1 1; writes
+    fractions.json and the curve fractions.svg."""
+    draws: int = 3
+    """How often each share is drawn; every draw has a training with a seed of its own."""
 
 
 def finetune(argv: Sequence[str]) -> None:
@@ -66,12 +69,21 @@ def finetune(argv: Sequence[str]) -> None:
         default=_Finetune(room.experiment_for(trained), tyro.MISSING),
         description="Trains encoder and classifier, a run for each held-out fold.",
     )  # fmt: skip
-    experiment = with_data(args.experiment, args.data)
-    if args.fraction is not None:
-        experiment = replace(experiment, data__label_fraction=args.fraction)
-    report = room.finetune(experiment, args.workdir, folds=args.folds)
-    if distributed.is_chief():
-        print(report.to_markdown())
+    experiment, workdir = with_data(args.experiment, args.data), args.workdir
+    if not args.fractions:
+        report = room.finetune(experiment, workdir, folds=args.folds)
+    else:
+        report = room.by_fraction(
+            experiment, workdir, args.fractions, draws=args.draws, folds=args.folds
+        )
+    if not distributed.is_chief():
+        return
+    print(report.to_markdown())
+    if args.fractions:
+        from jfreq.evaluate import plot
+
+        report.save(workdir / "fractions.json")
+        plot.curves({experiment.name: report}, workdir / "fractions.svg")
 
 
 def config(argv: Sequence[str]) -> None:

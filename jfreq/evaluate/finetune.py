@@ -17,7 +17,7 @@ from jfreq.config import Checkpoint, Data, Experiment, Log, Optim, check, flat, 
 from jfreq.data.fractions import drawn_rows
 from jfreq.evaluate.metrics import interval, metrics_for
 from jfreq.evaluate.protocols import single_split
-from jfreq.evaluate.table import Report, Result
+from jfreq.evaluate.table import Report, Result, joined, over_seeds
 from jfreq.evaluate.tasks import Fold, divide, labelled_rows
 from jfreq.export.bundle import load_trained, write_atomically
 from jfreq.methods.classify import Classify, Head
@@ -70,8 +70,8 @@ def experiment_for(source: str | Path) -> Experiment:
         method=Classify(backbone=backbone, head=Head() if series else Head(spec_augment=(24, 96))),
         data=Data(),
         optim=optim,
-        steps=400,
-        batch=16,
+        steps=600 if series else 400,
+        batch=64 if series else 16,
         checkpoint=Checkpoint(every=200, init_from=init_from),
         log=Log(every=20),
     )
@@ -88,19 +88,9 @@ def finetune(experiment: Experiment, workdir: Path, *, folds: tuple[str, ...] = 
     Raises ``InputError`` for data without labels or folds, a share that leaves a class without a
     row, and a ``workdir`` that holds other fine-tuning.
     """
-    from jfreq.data.records import open_shards
     from jfreq.train import train
 
-    check(len(experiment.data.path) == 1, "data", "fine-tuning reads one folder of labelled shards")
-    shards = open_shards(experiment.data.path)
-    rows = labelled_rows(shards)
-    plan = divide(shards, rows, only=folds)
-    jobs = [(fold, _for_fold(experiment, shards, rows, fold)) for fold in plan]
-    counts = []
-    for fold, cfg in jobs:
-        _check_folder(workdir / _name(fold), cfg)
-        counts.append(_training_rows(shards, cfg.data))
-
+    shards, rows, jobs, counts = _jobs(experiment, workdir, folds)
     found = []
     for fold, cfg in jobs:
         folder = workdir / _name(fold)
@@ -111,10 +101,62 @@ def finetune(experiment: Experiment, workdir: Path, *, folds: tuple[str, ...] = 
             found.append(made)
         else:
             found.append(read_predictions(folder))
+    plan = tuple(fold for fold, _ in jobs)
     report = _report(experiment, shards, plan, found, float(np.mean(counts)))
     if distributed.is_chief():
         report.save(workdir / "results.json")
     return report
+
+
+def by_fraction(
+    experiment: Experiment,
+    workdir: Path,
+    fractions: Sequence[float],
+    *,
+    draws: int = 3,
+    folds: tuple[str, ...] = (),
+) -> Report:
+    """:func:`finetune` with each share of the labels, ``draws`` times: mean and interval over
+    trainings, each with a seed and a draw of its own.
+
+    Every training has a folder ``workdir/SHARE/DRAW`` and finished ones are kept. Raises
+    ``InputError`` as :func:`finetune`, for all shares before the first training.
+    """
+    check(draws >= 1, "draws", f"must be 1 or more, got {draws}")
+    wanted = sorted(set(fractions))
+    check(len(wanted) == len(fractions) > 0, "fractions", f"name each once, got {list(fractions)}")
+    plan = {share: [_drawn(experiment, share, i) for i in range(draws)] for share in wanted}
+    folders = {share: [workdir / f"{share:g}" / str(i) for i in range(draws)] for share in wanted}
+    for share in wanted:
+        for cfg, folder in zip(plan[share], folders[share]):
+            _jobs(cfg, folder, folds)
+    reports = []
+    for share in wanted:
+        made = [finetune(c, f, folds=folds) for c, f in zip(plan[share], folders[share])]
+        reports.append(over_seeds(made) if draws > 1 else made[0])
+    return joined(reports)
+
+
+def _drawn(experiment: Experiment, share: float, draw: int) -> Experiment:
+    data, seed = experiment.data, experiment.seed + draw
+    return replace(experiment, seed=seed, data=replace(
+        data, label_fraction=share, label_seed=data.label_seed + draw))  # fmt: skip
+
+
+def _jobs(experiment: Experiment, workdir: Path, folds: tuple[str, ...]):
+    """Shards, labelled rows, the experiment of every fold, and the rows that each trains on."""
+    from jfreq.data.records import open_shards
+
+    check(len(experiment.data.path) == 1, "data", "fine-tuning reads one folder of labelled shards")
+    shards = open_shards(experiment.data.path)
+    rows = labelled_rows(shards)
+    plan = divide(shards, rows, only=folds)
+    jobs = [(fold, _for_fold(experiment, shards, rows, fold)) for fold in plan]
+    counts = []
+    for fold, cfg in jobs:
+        _check_folder(workdir / _name(fold), cfg)
+        counts.append(_training_rows(shards, cfg.data))
+    return shards, rows, jobs, counts
 
 
 def read_predictions(folder: str | Path) -> Predictions:

@@ -14,9 +14,9 @@ from jfreq.data.pipeline import open_pipeline
 from jfreq.data.prepare import prepare
 from jfreq.data.records import open_shards
 from jfreq.evaluate import finetune as room
-from jfreq.evaluate.finetune import experiment_for, finetune, read_predictions
+from jfreq.evaluate.finetune import by_fraction, experiment_for, finetune, read_predictions
 from jfreq.evaluate.metrics import confusion, interval, wilson
-from jfreq.evaluate.table import joined, over_seeds
+from jfreq.evaluate.table import Report, joined, over_seeds
 from jfreq.methods.base import Method
 from jfreq.methods.classify import Classify
 from jfreq.methods.ssast import SSAST
@@ -138,18 +138,30 @@ def test_a_single_split_has_an_interval_over_rows(runs, tones, tmp_path, monkeyp
     assert "over test rows" in report.to_markdown()
 
 
-def test_reports_make_curves_and_intervals_over_seeds(runs, tones, tmp_path):
-    parts = []
-    for fraction in (0.2, 1.0):
-        reports = [
-            finetune(experiment(tones, seed=seed, data__label_fraction=fraction),
-                     tmp_path / f"{fraction}-{seed}", folds=("1",))
-            for seed in range(2)
-        ]  # fmt: skip
-        parts.append(over_seeds(reports))
-    found = joined(parts)
+def test_shares_make_a_curve_with_intervals_over_trainings(runs, tones, tmp_path):
+    cfg = experiment(tones, seed=5)
+    found = by_fraction(cfg, tmp_path, (1.0, 0.2), draws=2, folds=("1",))
     assert [r.fraction for r in found.results if r.metric == "macro_f1"] == [0.2, 1.0]
-    assert {len(r.runs[0]) for r in found.results} == {2}
+    assert {(len(r.runs[0]), r.over) for r in found.results} == {(2, "seeds")}
+    drawn = [(m.seed, m.data.label_seed, m.data.label_fraction) for m in runs]
+    assert drawn == [(5, 0, 0.2), (6, 1, 0.2), (5, 0, 1.0), (6, 1, 1.0)]
+    by_hand = joined([
+        over_seeds([Report.read(tmp_path / share / str(i) / "results.json") for i in range(2)])
+        for share in ("0.2", "1")
+    ])  # fmt: skip
+    assert by_hand == found
+    by_fraction(cfg, tmp_path, (0.2, 1.0), draws=3, folds=("1",))
+    assert len(runs) == 6, "finished trainings are kept, a draw more is added"
+
+
+def test_every_share_is_checked_before_any_training(runs, tones, tmp_path):
+    with pytest.raises(InputError, match=r"0\.01 of \d+ rows leaves class"):
+        by_fraction(experiment(tones), tmp_path, (1.0, 0.01), folds=("1",))
+    for bad in ({"draws": 0}, {"fractions": (0.5, 0.5)}, {"fractions": ()}, {"folds": ("9",)}):
+        with pytest.raises(InputError, match=r"draws|fractions|no fold 9"):
+            by_fraction(experiment(tones), tmp_path, **({"fractions": (1.0,)} | bad))
+    assert runs == []
+    assert list(tmp_path.iterdir()) == []
 
 
 # ------------------------------------------------------------------ folders

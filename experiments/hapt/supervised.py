@@ -1,6 +1,6 @@
 """HAPT, official subject split: STFNets against a CNN and a DeepSense-style network, equal budget.
 
-    python -P experiments/hapt_supervised.py --source ../shared/data/hapt --runs runs/hapt
+    python -m experiments.hapt.supervised --source ../shared/data/hapt --runs runs/hapt
 
 Windows of 2.56 s every 1.28 s; 6 activities, and all 12 labels with the transitions. Every network has
 its recipe's 1500 updates of batch 64, the last state is tested, three seeds each. Beside them the
@@ -9,24 +9,17 @@ Prepared sets and finished trainings are kept, so the command goes on where it s
 `experiments/results/hapt_supervised.md` and `.json`.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 from pathlib import Path
 
+from experiments.hapt.common import cell, markdown, save, shards_of
+
 NETWORKS = ("stfnet_hapt", "stfnet_conv_hapt", "cnn_hapt", "deepsense_hapt")
-TASKS = {"6": ("*_to_*",), "12": ()}
+TASKS = ("6", "12")
 METRICS = ("balanced_accuracy", "macro_f1", "accuracy")
-RESULTS = Path(__file__).parent / "results"
-
-
-def shards_of(task: str, source: str, runs: Path) -> Path:
-    """The prepared set of a task."""
-    from jfreq.data.prepare import prepare
-
-    out = runs / "shards" / task
-    prepare(source, out, name=f"hapt{task}", seconds=2.56, hop_seconds=1.28,
-            drop_labels=TASKS[task])  # fmt: skip
-    return out
 
 
 def train_all(task: str, shards: Path, runs: Path, networks, seeds, steps: int | None):
@@ -74,24 +67,23 @@ def hand_made(shards: Path) -> dict[str, float]:
 
 
 def table(task: str, found, baseline: dict[str, float]) -> list[str]:
-    lines = [f"## {task} classes", "", "| network | trainings | " + " | ".join(METRICS) + " |",
-             "|---" * (2 + len(METRICS)) + "|"]  # fmt: skip
+    rows = []
     for name, report in found.items():
         by_metric = {r.metric: r for r in report.results}
-        cells = [f"{r.mean:.3f} ({r.low:.3f} to {r.high:.3f})"
-                 for r in (by_metric[m] for m in METRICS)]  # fmt: skip
         count = len(report.settings.get("trainings", [0]))
-        lines.append(f"| `{name}` | {count} | " + " | ".join(cells) + " |")
-    cells = " | ".join(f"{baseline[m]:.3f}" for m in METRICS)
-    return [*lines, f"| logistic regression, hand-made | 1 | {cells} |", ""]
+        rows.append([f"`{name}`", str(count), *(cell(by_metric[m]) for m in METRICS)])
+    plain = [f"{baseline[m]:.3f}" for m in METRICS]
+    rows.append(["logistic regression, hand-made", "1", *plain])
+    head = ["network", "trainings", *METRICS]
+    return [f"## {task} classes", "", *markdown(head, rows)]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--source", default="../shared/data/hapt")
     parser.add_argument("--runs", type=Path, default=Path("runs/hapt"))
-    parser.add_argument("--tasks", nargs="+", default=list(TASKS))
-    parser.add_argument("--networks", nargs="+", default=list(NETWORKS))
+    parser.add_argument("--tasks", nargs="+", default=TASKS, choices=TASKS)
+    parser.add_argument("--networks", nargs="+", default=NETWORKS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=None)
     args = parser.parse_args()
@@ -115,10 +107,7 @@ def main() -> None:
         results[task] = {"hand_made": baseline} | {
             name: json.loads(report.to_json()) for name, report in found.items()
         }
-    (RESULTS / "hapt_supervised.md").write_text("\n".join(text))
-    body = json.dumps({"machine": facts, "tasks": results}, indent=1) + "\n"
-    (RESULTS / "hapt_supervised.json").write_text(body)
-    print("\n".join(text))
+    save("hapt_supervised", text, {"machine": facts, "tasks": results})
 
 
 if __name__ == "__main__":

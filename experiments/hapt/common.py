@@ -1,0 +1,58 @@
+"""What the experiments on HAPT share: prepared sets, trainings that are kept, tables, results."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jfreq.config import Experiment, replace
+
+if TYPE_CHECKING:
+    from jfreq.evaluate.table import Result
+    from jfreq.state import Trained
+
+RESULTS = Path(__file__).parents[1] / "results"
+SETS: dict[str, dict[str, Any]] = {
+    "all": {"seconds": 2.56, "hop_seconds": 1.28, "unlabelled": True},
+    "6": {"seconds": 2.56, "hop_seconds": 1.28, "drop_labels": ("*_to_*",)},
+    "12": {"seconds": 2.56, "hop_seconds": 1.28},
+    "8s": {"seconds": 8.0, "hop_seconds": 4.0, "unlabelled": True},
+    "8s_6": {"seconds": 8.0, "hop_seconds": 4.0, "drop_labels": ("*_to_*",)},
+}
+"""By name: with every unlabelled stretch, with the 6 activities, with all 12 labels."""
+
+
+def shards_of(name: str, source: str, runs: Path) -> Path:
+    """The prepared set; made once."""
+    from jfreq.data.prepare import prepare
+
+    out = runs / "shards" / name
+    prepare(source, out, name=f"hapt{name}", **SETS[name])
+    return out
+
+
+def trained_once(experiment: Experiment, shards: Path, folder: Path, **changes: Any) -> Trained:
+    """Training on the training subjects; goes on where it stopped."""
+    from jfreq.train import train
+
+    changes = {"data__split": "train", **changes}
+    return train(replace(experiment, data__path=(str(shards),), **changes), folder)
+
+
+def cell(result: Result) -> str:
+    return f"{result.mean:.3f} ({result.low:.3f} to {result.high:.3f})"
+
+
+def markdown(head: list[str], rows: list[list[str]]) -> list[str]:
+    """Lines of a table and an empty one."""
+    lines = [head, ["---"] * len(head), *rows]
+    return ["| " + " | ".join(line) + " |" for line in lines] + [""]
+
+
+def save(name: str, text: list[str], body: Mapping[str, Any]) -> None:
+    """Writes ``results/NAME.md`` and ``.json`` and shows the page."""
+    (RESULTS / f"{name}.md").write_text("\n".join(text))
+    (RESULTS / f"{name}.json").write_text(json.dumps(body, indent=1) + "\n")
+    print("\n".join(text))

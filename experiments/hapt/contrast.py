@@ -1,0 +1,186 @@
+"""HAPT: what STF-CSL learns without labels, and which of its views matter.
+
+    python -m experiments.hapt.contrast --source ../shared/data/hapt --runs runs/hapt
+
+Pre-training reads all windows of the 21 training subjects, labelled or not. Frozen encoders are
+probed on 6 activities with 1 to 100 % of the labels; with the same labels they are fine-tuned, beside
+the same network from scratch. `views`: changes in time and frequency (as the recipe has them), in one
+of them only, or none (then dropout alone tells two views apart). Finished parts are kept; the page
+shows the parts that are there. Writes `experiments/results/hapt_contrast.md`, `.json` and figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from experiments.hapt.common import RESULTS, cell, markdown, save, shards_of, trained_once
+
+ENCODERS = {"STFNet": "stf_csl_hapt", "CNN": "cnn_csl_hapt"}
+VIEWS = {
+    "both": {},
+    "time": {"method__views__frequency": ()},
+    "frequency": {"method__views__time": ()},
+    "none": {"method__views__time": (), "method__views__frequency": ()},
+}
+FRACTIONS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+METRICS = ("macro_f1", "balanced_accuracy")
+
+
+def pretrain(encoder: str, views: str, seed: int, args):
+    from jfreq import recipes
+
+    name = ENCODERS[encoder]
+    shards = shards_of("all", args.source, args.runs)
+    folder = args.runs / "contrast" / f"{name}_{views}_{seed}"
+    steps = {} if args.steps is None else {"steps": args.steps}
+    return trained_once(
+        recipes.load(name), shards, folder, seed=seed, **VIEWS[views], **steps
+    ), folder
+
+
+def probed(encoder: str, views: str, seed: int, args):
+    """Linear probes with every share of the labels, 5 draws; kept in the folder of the run."""
+    from jfreq.data.records import open_shards
+    from jfreq.evaluate.protocols import probe
+    from jfreq.evaluate.table import Report
+
+    trained, folder = pretrain(encoder, views, seed, args)
+    if not (folder / "fractions.json").exists():
+        shards = open_shards(shards_of("6", args.source, args.runs))
+        probe(trained, shards, kinds=("logistic",), only=("test",), fractions=FRACTIONS, draws=5,
+              at_least_one=True).save(folder / "fractions.json")  # fmt: skip
+    return Report.read(folder / "fractions.json")
+
+
+def tuned(encoder: str, args):
+    """Fine-tuned and from scratch, with some shares of the labels, each with three seeds."""
+    from jfreq.config import replace
+    from jfreq.evaluate.finetune import by_fraction, experiment_for
+
+    _, folder = pretrain(encoder, "both", 0, args)
+    shards = shards_of("6", args.source, args.runs)
+    found = {}
+    for name, changes in {
+        "fine-tuned": {},
+        "from scratch": {"checkpoint__init_from": None},
+    }.items():
+        experiment = replace(experiment_for(folder), data__path=(str(shards),), **changes)
+        out = args.runs / "contrast" / f"{ENCODERS[encoder]}_{name.replace(' ', '_')}"
+        found[name] = by_fraction(experiment, out, args.fractions, draws=3, folds=("test",))
+    return found
+
+
+# ------------------------------------------------------------------ the page
+
+
+def of(report, metric: str, *, features: str, fraction: float | None = 1.0):
+    return next(r for r in report.results
+                if (r.metric, r.features, r.fraction) == (metric, features, fraction))  # fmt: skip
+
+
+def over_seeds_if_any(reports):
+    from jfreq.evaluate.table import over_seeds
+
+    return over_seeds(reports) if len(reports) > 1 else reports[0]
+
+
+def probe_tables(found) -> list[str]:
+    """All labels by views, then the curve of the full method."""
+    rows = []
+    for (encoder, views), reports in found.items():
+        merged = over_seeds_if_any(reports)
+        cells = [cell(of(merged, m, features="trained")) for m in METRICS]
+        rows.append([encoder, views, str(len(reports)), *cells])
+        if views == "both":
+            plain = [cell(of(merged, m, features="untrained")) for m in METRICS]
+            rows.append([encoder, "untrained", "1", *plain])
+    out = [
+        "## Linear probe, all labels",
+        "",
+        *markdown(["encoder", "views", "trainings", *METRICS], rows),
+    ]
+    for (encoder, views), reports in found.items():
+        if views != "both":
+            continue
+        head = ["labels", "rows", "trained", "untrained", "trained - untrained"]
+        one, rows = reports[0], []
+        for share in FRACTIONS:
+            kinds = ["trained", "untrained", "trained - untrained"]
+            if share == 1.0:
+                kinds.pop()  # one draw, no pairs
+            cells = [cell(of(one, METRICS[0], features=k, fraction=share)) for k in kinds]
+            count = of(one, METRICS[0], features="trained", fraction=share).rows
+            rows.append([f"{100 * share:g} %", f"{count:g}", *cells, *[""] * (3 - len(cells))])
+        out += [
+            f"## Linear probe by share of labels, {encoder}, {METRICS[0]}",
+            "",
+            *markdown(head, rows),
+        ]
+    return out
+
+
+def tuned_table(encoder: str, found) -> list[str]:
+    rows = []
+    for share in sorted({r.fraction for r in found["fine-tuned"].results}):
+        pair = [of(report, m, features=name, fraction=share)
+                for m in METRICS for name, report in found.items()]  # fmt: skip
+        rows.append([f"{100 * share:g} %", f"{pair[0].rows:g}", *map(cell, pair)])
+    head = ["labels", "rows", *[f"{m}, {name}" for m in METRICS for name in found]]
+    return [f"## Fine-tuning by share of labels, {encoder}", "", *markdown(head, rows)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--source", default="../shared/data/hapt")
+    parser.add_argument("--runs", type=Path, default=Path("runs/hapt"))
+    parser.add_argument("--probes", nargs="*", default=[f"{e}:{v}:{s}" for e in ENCODERS for v in VIEWS
+                                                        for s in range(3)],
+                        help="ENCODER:VIEWS:SEED ...")  # fmt: skip
+    parser.add_argument("--tuned", nargs="*", default=list(ENCODERS), help="encoders to fine-tune")
+    parser.add_argument("--fractions", nargs="+", type=float, default=list(FRACTIONS))
+    parser.add_argument("--steps", type=int, default=None)
+    args = parser.parse_args()
+    from jfreq.evaluate.plot import curves
+    from jfreq.report import machine
+
+    found: dict[tuple[str, str], list] = {}
+    for name in args.probes:
+        encoder, views, seed = name.split(":")
+        found.setdefault((encoder, views), []).append(probed(encoder, views, int(seed), args))
+    tunings = {encoder: tuned(encoder, args) for encoder in args.tuned}
+
+    facts = machine.facts()
+    text = [
+        "# HAPT, contrast without labels",
+        "",
+        "STF-CSL, pre-trained on all windows of 2.56 s of 21 subjects, tested on 9 others, 6 activities. "
+        "Intervals are 95 %: over pre-trainings (Student t) where there are several, else over test rows; "
+        "curves over 5 draws of the labels; fine-tuning over 3 trainings, each with its own seed and draw. "
+        f"{machine.sentence(facts)}.",
+        "",
+        *probe_tables(found),
+    ]
+    for encoder, pair in tunings.items():
+        text += tuned_table(encoder, pair)
+    body = {
+        "machine": facts,
+        "probe": {
+            f"{e}:{v}": [json.loads(r.to_json()) for r in rs] for (e, v), rs in found.items()
+        },
+        "tuned": {
+            e: {n: json.loads(r.to_json()) for n, r in pair.items()} for e, pair in tunings.items()
+        },
+    }
+    lines = {f"{e}, views {v}": reports[0] for (e, v), reports in found.items()}
+    if lines:
+        curves(lines, RESULTS / "hapt_contrast_probe.svg", metric=METRICS[0])
+    lines = {f"{e}, {n}": report for e, pair in tunings.items() for n, report in pair.items()}
+    if lines:
+        curves(lines, RESULTS / "hapt_contrast_tuned.svg", metric=METRICS[0])
+    save("hapt_contrast", text, body)
+
+
+if __name__ == "__main__":
+    main()
