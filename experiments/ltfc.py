@@ -20,9 +20,9 @@ ltfc_hapt = Experiment(
     name="ltfc_hapt",
     method=LTFC(),
     optim=Optim(lr=1e-3, weight_decay=1e-4, b2=0.99, warmup=50),
-    steps=2000,
-    batch=256,
-    checkpoint=Checkpoint(every=500),
+    steps=400,
+    batch=128,
+    checkpoint=Checkpoint(every=100),
     log=Log(every=20),
 )
 ltfc_time_hapt = replace(ltfc_hapt, name="ltfc_time_hapt", method__stream="time")
@@ -36,5 +36,4 @@ ltfc_seismic = replace(
     method__standardise="clip",
     method__views=Views(time=("jitter", "scale", "negate", "warp_time"), frequency=()),
     batch=64,
-    steps=1000,
 )

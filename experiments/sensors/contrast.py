@@ -1,6 +1,6 @@
 """HAPT: what STF-CSL learns without labels, and which of its views matter.
 
-    python -m experiments.hapt.contrast --source ../shared/data/hapt --runs runs/hapt
+    python -m experiments.sensors.contrast --source ../shared/data/hapt --runs runs/hapt
 
 Pre-training reads all windows of the 21 training subjects, labelled or not. Frozen encoders are
 probed on 6 activities with 1 to 100 % of the labels; with the same labels they are fine-tuned, beside
@@ -12,10 +12,11 @@ shows the parts that are there. Writes `experiments/results/hapt_contrast.md`, `
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 from pathlib import Path
 
-from experiments.hapt.common import RESULTS, cell, markdown, save, shards_of, trained_once
+from experiments.sensors.common import RESULTS, cell, markdown, save, shards_of, trained_once
 
 ENCODERS = {"STFNet": "stf_csl_hapt", "CNN": "cnn_csl_hapt"}
 VIEWS = {
@@ -25,6 +26,7 @@ VIEWS = {
     "none": {"method__views__time": (), "method__views__frequency": ()},
 }
 FRACTIONS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+FEW = (0.01, 0.1, 1.0)
 METRICS = ("macro_f1", "balanced_accuracy")
 
 
@@ -41,7 +43,8 @@ def pretrain(encoder: str, views: str, seed: int, args):
 
 
 def probed(encoder: str, views: str, seed: int, args):
-    """Linear probes with every share of the labels, 5 draws; kept in the folder of the run."""
+    """Linear probes by share of the labels, kept in the folder of the run; for the full method all
+    shares, and its baselines beside the first training."""
     from jfreq.data.records import open_shards
     from jfreq.evaluate.protocols import probe
     from jfreq.evaluate.table import Report
@@ -49,8 +52,9 @@ def probed(encoder: str, views: str, seed: int, args):
     trained, folder = pretrain(encoder, views, seed, args)
     if not (folder / "fractions.json").exists():
         shards = open_shards(shards_of("6", args.source, args.runs))
-        probe(trained, shards, kinds=("logistic",), only=("test",), fractions=FRACTIONS, draws=5,
-              at_least_one=True).save(folder / "fractions.json")  # fmt: skip
+        probe(trained, shards, kinds=("logistic",), only=("test",), draws=3, at_least_one=True,
+              fractions=FRACTIONS if views == "both" else FEW,
+              with_baselines=(views, seed) == ("both", 0)).save(folder / "fractions.json")  # fmt: skip
     return Report.read(folder / "fractions.json")
 
 
@@ -80,22 +84,26 @@ def of(report, metric: str, *, features: str, fraction: float | None = 1.0):
                 if (r.metric, r.features, r.fraction) == (metric, features, fraction))  # fmt: skip
 
 
-def over_seeds_if_any(reports):
+def over_trainings(reports):
+    """The encoders' own rows of several pre-trainings as one report."""
     from jfreq.evaluate.table import over_seeds
 
-    return over_seeds(reports) if len(reports) > 1 else reports[0]
+    own = [dataclasses.replace(report, results=tuple(r for r in report.results if r.features == "trained"))
+           for report in reports]  # fmt: skip
+    return over_seeds(own) if len(own) > 1 else own[0]
 
 
 def probe_tables(found) -> list[str]:
     """All labels by views, then the curve of the full method."""
     rows = []
     for (encoder, views), reports in found.items():
-        merged = over_seeds_if_any(reports)
+        merged = over_trainings(reports)
         cells = [cell(of(merged, m, features="trained")) for m in METRICS]
         rows.append([encoder, views, str(len(reports)), *cells])
         if views == "both":
-            plain = [cell(of(merged, m, features="untrained")) for m in METRICS]
-            rows.append([encoder, "untrained", "1", *plain])
+            for plain in ("untrained", "spectrogram mean+std"):
+                cells = [cell(of(reports[0], m, features=plain)) for m in METRICS]
+                rows.append([encoder, plain, "1", *cells])
     out = [
         "## Linear probe, all labels",
         "",
@@ -157,7 +165,7 @@ def main() -> None:
         "",
         "STF-CSL, pre-trained on all windows of 2.56 s of 21 subjects, tested on 9 others, 6 activities. "
         "Intervals are 95 %: over pre-trainings (Student t) where there are several, else over test rows; "
-        "curves over 5 draws of the labels; fine-tuning over 3 trainings, each with its own seed and draw. "
+        "curves over 3 draws of the labels; fine-tuning over 3 trainings, each with its own seed and draw. "
         f"{machine.sentence(facts)}.",
         "",
         *probe_tables(found),

@@ -1,4 +1,4 @@
-"""What the experiments on HAPT share: prepared sets, trainings that are kept, tables, results."""
+"""What the experiments on sensors share: prepared sets, trainings that are kept, tables, results."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ SETS: dict[str, dict[str, Any]] = {
     "12": {"seconds": 2.56, "hop_seconds": 1.28},
     "8s": {"seconds": 8.0, "hop_seconds": 4.0, "unlabelled": True},
     "8s_6": {"seconds": 8.0, "hop_seconds": 4.0, "drop_labels": ("*_to_*",)},
+    "seismic": {"seconds": 1.28, "modalities": ("seismic:0-2",), "unlabelled": True},
 }
-"""By name: with every unlabelled stretch, with the 6 activities, with all 12 labels."""
+"""HAPT with every unlabelled stretch, with the 6 activities, with all 12 labels; seismic records."""
 
 
 def shards_of(name: str, source: str, runs: Path) -> Path:
@@ -29,7 +30,7 @@ def shards_of(name: str, source: str, runs: Path) -> Path:
     from jfreq.data.prepare import prepare
 
     out = runs / "shards" / name
-    prepare(source, out, name=f"hapt{name}", **SETS[name])
+    prepare(source, out, name=name if name == "seismic" else f"hapt{name}", **SETS[name])
     return out
 
 

@@ -1,0 +1,193 @@
+"""LTFC: what each stream knows alone and what fusing them brings, on HAPT and on seismic records.
+
+    python -m experiments.sensors.streams --hapt ../shared/data/hapt \\
+        --seismic ../shared/data/seismic_phasenet --runs runs/streams
+
+The two streams share nothing, so one pre-training of both serves all rows. Linear probes read the
+series' part of the clip vector, the scalogram's, both side by side (feature fusion), or average the
+probabilities of the first two (late fusion). On HAPT (windows of 8 s, official split) the encoder is
+also fine-tuned, with a classifier for each stream (late fusion, and each of them by itself) and with
+one over both; `sit/stand` is the share of sitting and standing test windows that are taken for each
+other. Seismic records (noise, P, S; windows of 1.28 s) are pre-trained and probed station-disjoint,
+fold by fold. Finished parts are kept. Writes `experiments/results/ltfc_streams.md` and `.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.sensors.common import markdown, save, shards_of, trained_once
+
+METRICS = ("balanced_accuracy", "macro_f1")
+SWAPPED = "sit/stand"
+
+
+def measured(label: np.ndarray, score: np.ndarray, names: tuple[str, ...]) -> dict[str, float]:
+    """Metrics of the test rows, and how often sitting and standing are mixed up."""
+    from jfreq.evaluate.metrics import SINGLE_LABEL, confusion
+
+    found = {name: float(SINGLE_LABEL[name](label, score)) for name in METRICS}
+    if {"sitting", "standing"} <= set(names):
+        a, b = names.index("sitting"), names.index("standing")
+        counts = confusion(label, score)
+        found[SWAPPED] = float((counts[a, b] + counts[b, a]) / counts[[a, b]].sum())
+    return found
+
+
+def probed(trained: Any, shards: Any, only: str) -> dict[str, dict[str, float]]:
+    """Logistic probes of the streams, alone and fused, tested on one fold."""
+    from scipy.special import log_softmax
+
+    from jfreq import methods
+    from jfreq.evaluate.features import extract
+    from jfreq.evaluate.probe import fit_logistic, probe_scores
+    from jfreq.evaluate.tasks import divide, labelled_rows, make_task
+
+    rows = labelled_rows(shards)
+    task = make_task(shards, rows, divide(shards, rows, only=(only,)))
+    (fold,) = task.folds
+    cfg = trained.experiment.method
+    x = extract(methods.build(cfg), trained.params, shards, rows, batch=64).x
+    first, _ = cfg.streams
+    parts = {"series": x[:, :first], "scalogram": x[:, first:], "both, features": x}
+    scores = {}
+    for name, part in parts.items():
+        scores[name], _ = probe_scores(
+            part[fold.train], task.label[fold.train], part[fold.test], classes=task.classes,
+            fit=fit_logistic, group=task.groups[0][fold.train],
+        )  # fmt: skip
+    scores["both, late"] = late([scores["series"], scores["scalogram"]], log_softmax)
+    return {
+        name: measured(task.label[fold.test], s, shards.info.labels) for name, s in scores.items()
+    }
+
+
+def late(logits: list[np.ndarray], log_softmax) -> np.ndarray:
+    """Log of the mean probability."""
+    return np.logaddexp.reduce([log_softmax(x, axis=1) for x in logits], axis=0)
+
+
+def tuned(folder: Path, shards: Path, out: Path, **changes: Any) -> dict[str, dict[str, float]]:
+    """Fine-tuning with both fusions; of late fusion also each stream by itself."""
+    from jfreq.config import replace
+    from jfreq.data.records import open_shards
+    from jfreq.evaluate.finetune import experiment_for, finetune, read_predictions
+    from jfreq.export.bundle import load_trained
+
+    found = {}
+    names = open_shards(shards).info.labels
+    for fusion in ("feature", "late"):
+        experiment = replace(experiment_for(folder), data__path=(str(shards),),
+                             method__head__fusion=fusion, **changes)  # fmt: skip
+        finetune(experiment, out / fusion, folds=("test",))
+        made = read_predictions(out / fusion / "test")
+        found[{"feature": "both, features", "late": "both, late"}[fusion]] = measured(
+            made.label, made.score, names
+        )
+    trained = load_trained(out / "late" / "test")
+    for name, weights in {"series": (1.0, 0.0), "scalogram": (0.0, 1.0)}.items():
+        score = classified(trained, shards, made.id, weights)
+        found[name] = measured(made.label, score, names)
+    return found
+
+
+def classified(trained: Any, shards: Path, rows: np.ndarray, weights) -> np.ndarray:
+    """Logits of a late-fused classifier with other weights of its streams."""
+    import jax
+
+    from jfreq import methods
+    from jfreq.config import replace
+    from jfreq.data.pipeline import eval_batches
+    from jfreq.data.records import open_shards
+
+    method = methods.build(replace(trained.experiment.method, head__fusion_weights=weights))
+    encode = jax.jit(lambda params, batch: method.encode(params, batch).logits)
+    out = []
+    for batch in eval_batches(open_shards(shards), rows, batch=64):
+        mask = batch.pop("_mask") > 0
+        batch.pop("label")
+        out.append(np.asarray(encode(trained.params, batch))[mask])
+    return np.concatenate(out)
+
+
+def hapt(args) -> dict[str, list[dict[str, dict[str, float]]]]:
+    """Results of every pre-training, by protocol."""
+    from jfreq import recipes
+    from jfreq.data.records import open_shards
+
+    plain, labelled = (shards_of(n, args.hapt, args.runs) for n in ("8s", "8s_6"))
+    found = {"linear probe": [], "fine-tuned": []}
+    for seed in args.seeds:
+        folder = args.runs / f"ltfc_hapt_{seed}"
+        trained = trained_once(recipes.load("ltfc_hapt"), plain, folder, seed=seed, **args.changes)
+        found["linear probe"].append(probed(trained, open_shards(labelled), "test"))
+        found["fine-tuned"].append(
+            tuned(
+                folder, labelled, args.runs / f"ltfc_hapt_{seed}_tuned", seed=seed, **args.changes
+            )
+        )
+    return found
+
+
+def seismic(args) -> dict[str, list[dict[str, dict[str, float]]]]:
+    """Results of every fold."""
+    from jfreq import recipes
+    from jfreq.data.records import open_shards
+
+    shards = shards_of("seismic", args.seismic, args.runs)
+    found = []
+    for fold in range(5):
+        trained = trained_once(
+            recipes.load("ltfc_seismic"), shards, args.runs / f"ltfc_seismic_{fold}",
+            data__split=None, data__exclude_folds=(fold,), **args.changes,
+        )  # fmt: skip
+        found.append(probed(trained, open_shards(shards), str(fold)))
+    return {"linear probe": found}
+
+
+def table(protocol: str, each: list[dict[str, dict[str, float]]]) -> list[str]:
+    from jfreq.evaluate.metrics import interval
+
+    def shown(values: list[float]) -> str:
+        mean, low, high = interval(values)
+        return f"{mean:.3f}" + (f" ({low:.3f} to {high:.3f})" if len(values) > 1 else "")
+
+    metrics = list(next(iter(each[0].values())))
+    order = ("series", "scalogram", "both, features", "both, late")
+    rows = [[name, *(shown([one[name][m] for one in each]) for m in metrics)] for name in order]
+    return [f"### {protocol}, n = {len(each)}", "", *markdown(["stream", *metrics], rows)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--hapt", default="../shared/data/hapt")
+    parser.add_argument("--seismic", default="../shared/data/seismic_phasenet")
+    parser.add_argument("--runs", type=Path, default=Path("runs/streams"))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
+    parser.add_argument("--steps", type=int, default=None)
+    args = parser.parse_args()
+    args.changes = {} if args.steps is None else {"steps": args.steps}
+    from jfreq.report import machine
+
+    facts = machine.facts()
+    found = {"HAPT": hapt(args), "Seismic records": seismic(args)}
+    text = [
+        "# LTFC, its streams alone and fused",
+        "",
+        "Mean and 95 % Student-t interval, on HAPT over pre-trainings, on seismic records over station-disjoint "
+        f"folds (one pre-training each). Same test rows for all rows of a table. {machine.sentence(facts)}.",
+        "",
+    ]
+    for name, protocols in found.items():
+        text += [f"## {name}", ""]
+        for protocol, each in protocols.items():
+            text += table(protocol, each)
+    save("ltfc_streams", text, {"machine": facts, "results": found})
+
+
+if __name__ == "__main__":
+    main()
