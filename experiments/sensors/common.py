@@ -15,12 +15,17 @@ if TYPE_CHECKING:
 
 RESULTS = Path(__file__).parents[1] / "results"
 SETS: dict[str, dict[str, Any]] = {
-    "all": {"seconds": 2.56, "hop_seconds": 1.28, "unlabelled": True},
+    "all": {"name": "hapt", "seconds": 2.56, "hop_seconds": 1.28, "unlabelled": True},
     "6": {"seconds": 2.56, "hop_seconds": 1.28, "drop_labels": ("*_to_*",)},
     "12": {"seconds": 2.56, "hop_seconds": 1.28},
     "8s": {"seconds": 8.0, "hop_seconds": 4.0, "unlabelled": True},
     "8s_6": {"seconds": 8.0, "hop_seconds": 4.0, "drop_labels": ("*_to_*",)},
-    "seismic": {"seconds": 1.28, "modalities": ("seismic:0-2",), "unlabelled": True},
+    "seismic": {
+        "name": "seismic",
+        "seconds": 1.28,
+        "modalities": ("seismic:0-2",),
+        "unlabelled": True,
+    },
 }
 """HAPT with every unlabelled stretch, with the 6 activities, with all 12 labels; seismic records."""
 
@@ -30,7 +35,7 @@ def shards_of(name: str, source: str, runs: Path) -> Path:
     from jfreq.data.prepare import prepare
 
     out = runs / "shards" / name
-    prepare(source, out, name=name if name == "seismic" else f"hapt{name}", **SETS[name])
+    prepare(source, out, **{"name": f"hapt{name}"} | SETS[name])
     return out
 
 
