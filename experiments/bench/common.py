@@ -161,6 +161,52 @@ def torch_device() -> Any:
     return torch.device("cuda")
 
 
+# ------------------------------------------------------------------ a training step
+
+
+@dataclasses.dataclass
+class Step:
+    """jfreq's compiled step and its state; calling it takes one step."""
+
+    update: Any
+    state: Any
+    batch: Any
+    mesh: Any
+    compile_s: float
+    spec: Any
+
+    def __call__(self) -> dict[str, float]:
+        import jax
+
+        with jax.set_mesh(self.mesh):
+            self.state, metrics = self.update(self.state, self.batch)
+        return {name: float(total / count) for name, (total, count) in metrics.items()}
+
+
+def jfreq_step(experiment: Any, batch: dict[str, Any]) -> Step:
+    """The step of a bound experiment on one device."""
+    import jax
+
+    from jfreq import sharding, step
+
+    mesh = sharding.make_mesh((1, 1, 1), jax.devices()[:1])
+    shapes = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in batch.items()}
+    spec = step.specify(experiment, shapes, mesh)
+    with jax.set_mesh(mesh):
+        update, compile_s = step.compile_step(spec)
+        state = step.first_state(spec)
+    return Step(update, state, sharding.to_global(batch, mesh), mesh, compile_s, spec)
+
+
+def refuse_unlike(
+    ours: Mapping[str, float], theirs: Mapping[str, float], found: Mapping[str, float]
+) -> None:
+    """``InputError`` where loss or gradient norm of the first step differ."""
+    for name, limit in (("loss", 1e-4), ("grad_norm", 1e-3)):
+        if not abs(ours[name] - theirs[name]) <= limit * abs(theirs[name]):
+            raise InputError(f"the models differ, nothing is timed: {dict(found)}")
+
+
 # ------------------------------------------------------------------ tables
 
 

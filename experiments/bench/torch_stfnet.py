@@ -119,14 +119,16 @@ class STFNet(nn.Module):
 
 def load_jfreq(model: STFNet, params: Mapping[str, np.ndarray]) -> None:
     """Copies the flat parameters of a jfreq ``STFNet`` (``backbone/encoder/...``, ``head/...``)."""
-    layers = {f"sensor{i}_{j}": model.towers[i][j] for i in range(2) for j in range(3)}
-    layers |= {f"fused{j}": model.fused[j] for j in range(3)}
+    layers = {f"sensor{i}_{j}": layer for i, tower in enumerate(model.towers.children())
+              for j, layer in enumerate(tower.children())}  # fmt: skip
+    layers |= {f"fused{j}": layer for j, layer in enumerate(model.fused.children())}
 
     def put(target: Tensor, value: np.ndarray) -> None:
         with torch.no_grad():
             target.copy_(torch.from_numpy(np.array(value)))
 
     for name, layer in layers.items():
+        assert isinstance(layer, Layer)
         own = {k.split(f"/{name}/")[1]: v for k, v in params.items() if f"/{name}/" in k}
         put(layer.base, own["operator/base"])
         put(layer.bias, own["bias"])

@@ -35,7 +35,8 @@ def shards_of(name: str, source: str, runs: Path) -> Path:
     from jfreq.data.prepare import prepare
 
     out = runs / "shards" / name
-    prepare(source, out, **{"name": f"hapt{name}"} | SETS[name])
+    changes: dict[str, Any] = {"name": f"hapt{name}", **SETS[name]}
+    prepare(source, out, **changes)
     return out
 
 

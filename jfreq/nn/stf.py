@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, NamedTuple, cast
+from typing import ClassVar, Literal, NamedTuple, cast
 
 import flax.linen as nn
 import jax
@@ -92,7 +92,7 @@ class STF:
     def sizes(self) -> tuple[int, ...]:
         return self.pooled or self.windows
 
-    pool = "mean"
+    pool: ClassVar[Literal["mean"]] = "mean"
     """A clip is the mean of its tokens."""
 
     def check(self, signals: Sequence[SignalSpec]) -> None:
@@ -326,7 +326,7 @@ class _Filter(nn.Module):
             part.reshape(len(bins), self.inputs, self.outputs)
             for part in self._response(size, bins)
         )
-        return _complex_product(z, re, im, affine), bins
+        return complex_product(z, re, im, affine), bins
 
     def _response(self, size: int, bins: np.ndarray) -> list[Array]:
         """Real and imaginary part at ``bins`` of a block of ``size``, ``[k p]``."""
@@ -370,10 +370,10 @@ class _Convolution(nn.Module):
         real, imag = (jnp.concatenate([x[:, s : s + count] for s in starts], -1) for x in padded)
         table = self.base.reshape(2, 1, -1, self.outputs)
         table = jnp.broadcast_to(table, (2, count, *table.shape[2:]))
-        return _complex_product((real, imag), table[0], table[1]), bins[natural]
+        return complex_product((real, imag), table[0], table[1]), bins[natural]
 
 
-def _complex_product(z: Pair, re: Array, im: Array, affine: Affine | None = None) -> Array:
+def complex_product(z: Pair, re: Array, im: Array, affine: Affine | None = None) -> Array:
     """``[p k b m c]`` times complex ``[k c o]``, ``[p 2 k b m o]``.
 
     The affine map before it joins the weights: no pass over the spectrum of its own.

@@ -33,7 +33,7 @@ SMALL = {
 
 @pytest.fixture
 def batch():
-    return fake_batch(MOTION, 6, seed=np.random.default_rng().integers(1000))
+    return fake_batch(MOTION, 6, seed=int(np.random.default_rng().integers(1000)))
 
 
 def test_data_levels_by_the_statistics_of_training_rows(batch):
@@ -133,9 +133,12 @@ def test_late_fusion_is_the_mean_of_probabilities(batch):
 
     def logits(params=None, **head):
         cfg = Classify(backbone=backbone, head=Head(fusion="late", **head)).bind(MOTION)
+        assert isinstance(cfg.backbone, TwoStreams)
         method = supervise(stf_csl(cfg.backbone), cfg.head, streams=cfg.backbone.streams)
         params = params or method.init(jax.random.key(0), batch_spec(MOTION, 2))
-        return params, jax.nn.softmax(method.encode(params, batch).logits)
+        found = method.encode(params, batch).logits
+        assert found is not None
+        return params, jax.nn.softmax(found)
 
     params, first = logits(fusion_weights=(1.0, 0.0))
     _, second = logits(params, fusion_weights=(0.0, 3.0))

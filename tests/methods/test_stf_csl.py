@@ -42,7 +42,7 @@ def test_loss_is_nt_xent_of_the_projections_of_two_views(key):
     twice = [jnp.repeat(x, 2, axis=0) for x in sensors(cfg.signals, batch, how="data")]
     views = cfg.views(view_key, twice)
     net = cfg.encoder.build()
-    clip = net.apply({"params": params["encoder"]}, views).mean(1)
+    clip = jnp.mean(jnp.asarray(net.apply({"params": params["encoder"]}, views)), axis=1)
     hidden, out = (params["projection"][k] for k in ("hidden", "out"))
     z = jax.nn.relu(clip @ hidden["kernel"] + hidden["bias"][None]) @ out["kernel"]
     z = z + out["bias"][None]

@@ -75,7 +75,8 @@ def test_dropout_needs_a_key_and_changes_training_only(sensors):
         params = net.init(jax.random.key(0), sensors)["params"]
 
         def apply(key, net=net, params=params):
-            return net.apply({"params": params}, sensors, train=True, rngs={"dropout": key})
+            rngs = {"dropout": key}
+            return np.asarray(net.apply({"params": params}, sensors, train=True, rngs=rngs))
 
         a, b = apply(jax.random.key(1)), apply(jax.random.key(2))
         assert not np.allclose(a, b)

@@ -1,0 +1,213 @@
+"""One training step of the HHAR STFNet against the same network in PyTorch, and memory of its filter.
+
+    jfreq bench stfnet
+
+`stfnet_hhar` without dropout: batch 64, 512 samples of two sensors, forward, backward and Adam with L2;
+once as released (interleaving that starts at zero and stays there, which jfreq does not compute),
+once with interleaving that learns. Before anything is timed the PyTorch network gets jfreq's
+parameters: losses of the first step agree to 1e-4, gradient norms to 1e-3. jfreq's step also computes
+what its log shows (norms of gradient, update and parameters).
+
+Memory: forward and backward of one layer's filter at all four resolutions, as a product of tiled
+inputs with a sum over channels (the form of the released code), as an einsum, both in PyTorch, and as
+jfreq computes it; each in a process of its own, peak resident memory above what it held before.
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import common
+import jax
+import numpy as np
+
+from jfreq import methods, recipes, trees
+from jfreq.config import replace
+from jfreq.types import DataSpec, SignalSpec
+
+SAMPLES, CLASSES, WINDOWS, CHANNELS, WIDTH = 512, 6, (16, 32, 64, 128), 64, 64
+DATA = DataSpec(
+    tuple(SignalSpec(name, 100.0, SAMPLES, 3) for name in ("acc", "gyro")),
+    labels=tuple("abcdef"),
+)
+MERGES: dict[str, Literal["zero", "xavier"]] = {
+    "as released, interleaving inert": "zero", "interleaving that learns": "xavier",
+}  # fmt: skip
+FORMS = ("tiled", "einsum", "jfreq")
+
+
+def inputs(batch: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    series = {n: rng.normal(size=(batch, SAMPLES, 3)).astype(np.float32) for n in ("acc", "gyro")}
+    return series | {"label": rng.integers(0, CLASSES, batch).astype(np.int32)}
+
+
+def jfreq_step(batch: dict[str, np.ndarray], merge: Literal["zero", "xavier"]) -> common.Step:
+    experiment = replace(
+        recipes.load("stfnet_hhar"), batch=len(batch["label"]), method__encoder__dropout=0.0,
+        method__encoder__merge=merge,
+    )  # fmt: skip
+    return common.jfreq_step(methods.bind(experiment, DATA), batch)
+
+
+def torch_step(batch: dict[str, np.ndarray], mine: common.Step) -> Callable[..., dict[str, float]]:
+    """The same network with the parameters of ``mine``; takes one step, asked for with its norm."""
+    import torch
+    from torch_stfnet import STFNet, load_jfreq
+
+    model, optim = STFNet(classes=CLASSES), mine.spec.experiment.optim
+    load_jfreq(model, trees.flatten(jax.device_get(mine.state.params)))
+    given = [torch.from_numpy(batch[n]) for n in ("acc", "gyro")]
+    label = torch.from_numpy(batch["label"].astype(np.int64))
+    optimiser = torch.optim.Adam(model.parameters(), lr=optim.lr, betas=(optim.b1, optim.b2),
+                                 weight_decay=optim.weight_decay)  # fmt: skip
+
+    def take(*, norm: bool = False) -> dict[str, float]:
+        optimiser.zero_grad(set_to_none=True)
+        loss = model(*given, label)
+        loss.backward()
+        grads = [p.grad for p in model.parameters() if p.grad is not None]
+        found = {"grad_norm": torch.nn.utils.get_total_norm(grads).item()} if norm else {}
+        optimiser.step()
+        return {"loss": loss.item(), **found}
+
+    return take
+
+
+# ------------------------------------------------------------------ memory of the filter
+
+
+def peak_mb(form: str, batch: int) -> float:
+    """Peak memory of one form, measured in a process of its own."""
+    words = [sys.executable, __file__, "--form", form, "--batch", str(batch)]
+    found = subprocess.run(words, check=True, capture_output=True, text=True).stdout
+    return float(json.loads(found.splitlines()[-1]))
+
+
+def measure(form: str, batch: int) -> float:
+    """MB of resident memory that forward and backward need above what was there before."""
+    import resource
+
+    def peak() -> float:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+
+    run = jfreq_filter(batch) if form == "jfreq" else torch_filter(form, batch)
+    before = peak()
+    run()
+    return peak() - before
+
+
+def _shapes(batch: int) -> list[tuple[int, int, int]]:
+    return [(batch, SAMPLES // n, n // 2 + 1) for n in WINDOWS]
+
+
+def torch_filter(form: str, batch: int) -> Callable[[], None]:
+    import torch
+
+    each = WIDTH // len(WINDOWS)
+    pairs = [
+        (torch.randn(*shape, CHANNELS, dtype=torch.complex64, requires_grad=True),
+         torch.randn(shape[-1], CHANNELS, each, dtype=torch.complex64, requires_grad=True))
+        for shape in _shapes(batch)
+    ]  # fmt: skip
+
+    def tiled(z, w):
+        wide = z[..., None].repeat(1, 1, 1, 1, each)
+        return (wide * w).sum(3)
+
+    def einsum(z, w):
+        return torch.einsum("bmfc,fca->bmfa", z, w)
+
+    apply = {"tiled": tiled, "einsum": einsum}[form]
+
+    def run() -> None:
+        total = sum(apply(z, w).abs().square().sum() for z, w in pairs)
+        assert isinstance(total, torch.Tensor)
+        total.backward()
+
+    return run
+
+
+def jfreq_filter(batch: int) -> Callable[[], None]:
+    import jax.numpy as jnp
+
+    from jfreq.nn.stf import complex_product
+
+    each = WIDTH // len(WINDOWS)
+    rng = np.random.default_rng(0)
+
+    def normal(*shape):
+        return jnp.asarray(rng.normal(size=shape), jnp.float32)
+
+    pairs = [
+        ([normal(1, f, b, m, CHANNELS) for _ in range(2)], [normal(f, CHANNELS, each) for _ in range(2)])
+        for b, m, f in _shapes(batch)
+    ]  # fmt: skip
+
+    def total(pairs):
+        return sum(jnp.sum(jnp.square(complex_product(tuple(z), *w))) for z, w in pairs)
+
+    run = jax.jit(jax.grad(total)).lower(pairs).compile()
+    return lambda: jax.block_until_ready(run(pairs))
+
+
+def memory_table(found: dict[str, float]) -> str:
+    lines = ["## Memory of one layer's filter, forward and backward", "", "| form | peak MB | share |",
+             "|---|---|---|"]  # fmt: skip
+    names = {"tiled": "tiled, PyTorch", "einsum": "einsum, PyTorch", "jfreq": "jfreq"}
+    for form, mb in found.items():
+        lines.append(f"| {names[form]} | {mb:,.0f} | {mb / found['tiled']:.2f} |")
+    return "\n".join(lines) + "\n"
+
+
+def main(
+    rounds: int = 9,
+    batch: int = 64,
+    threads: int = 2,
+    form: Literal["tiled", "einsum", "jfreq"] | None = None,
+    out: Path | None = None,
+) -> None:
+    """Times the steps, measures memory and writes bench_stfnet.md and .json.
+
+    Args:
+        rounds: timed rounds; every contender once in each.
+        batch: windows.
+        threads: cores that all contenders share.
+        form: only measure the memory of this form of the filter, and print it.
+        out: folder of the results, by default experiments/results.
+    """
+    common.need("torch")
+    facts = common.begin(threads)
+    if form is not None:
+        print(json.dumps(measure(form, batch)))
+        return
+    memory = {name: peak_mb(name, batch) for name in FORMS}
+    given = inputs(batch)
+    tables, agreement = [], {}
+    for title, merge in MERGES.items():
+        ours = jfreq_step(given, merge)
+        theirs = torch_step(given, ours)
+        pair = {"jfreq": ours(), "torch": theirs(norm=True)}
+        found = {f"{k} of {who}": pair[who][k] for k in ("loss", "grad_norm") for who in pair}
+        common.refuse_unlike(pair["jfreq"], pair["torch"], found)
+        agreement[merge] = found
+        times = common.paired({"jfreq": ours, "torch": theirs}, rounds=rounds)
+        tables.append(common.Table(title, times, {"jfreq": ours.compile_s}))
+        print(tables[-1].to_markdown(), flush=True)
+    words = "; ".join(
+        f"{merge}: " + ", ".join(f"{name} {value:.6g}" for name, value in found.items())
+        for merge, found in agreement.items()
+    )
+    intro = (
+        f"`stfnet_hhar` without dropout, batch {batch}, {SAMPLES} samples of two sensors, Adam with L2, "
+        f"float32, {rounds} rounds. First step on the same parameters: {words}."
+    )
+    common.save("stfnet", "STFNet training step", intro, [*tables, memory_table(memory)], facts=facts,
+                more={"agreement": agreement, "memory_mb": memory, "batch": batch}, out=out)  # fmt: skip
+
+
+if __name__ == "__main__":
+    common.run(main)
