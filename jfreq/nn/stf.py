@@ -144,8 +144,8 @@ class STFEncoder(nn.Module):
             series, factors = batch
             return _encode(cfg, series, factors, lambda n, *a, x: _layer(cfg, *a, params[n], x))
 
-        rows = max(1, _GROUP_BYTES // (4 * sensors[0].shape[1] * cfg.width))
-        return groups.in_groups(encode, (sensors, keep), rows)
+        share = _GROUP_BYTES[cfg.merge] // (4 * sensors[0].shape[1] * cfg.width)
+        return groups.in_groups(encode, (sensors, keep), max(1, share))
 
     def _keep(self, sensors: list[Array]) -> dict[str, Float[Array, "b _c"]]:
         """Dropout of whole channels, drawn for the batch: the same however it is computed."""
@@ -191,8 +191,8 @@ def _encode(
     return x.reshape(x.shape[0], tokens, -1, x.shape[-1]).mean(2)
 
 
-_GROUP_BYTES = 2**20
-"""Of one series of a group of rows; its spectra take some ten times as much."""
+_GROUP_BYTES = {"xavier": 2**20, "zero": 2**21}
+"""Of one series of a group of rows; its spectra take ten times as much, twice that if merged."""
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
@@ -276,7 +276,7 @@ class _Merge(nn.Module):
 
 
 class Affine(NamedTuple):
-    """The learned 2 x 2 map and shift of the complex norm, each ``[c]``."""
+    """The learned map ``rr ri ii`` and shift ``real imag`` of the complex norm, each ``[c]``."""
 
     rr: Array
     ri: Array
@@ -322,10 +322,8 @@ class _Filter(nn.Module):
     def __call__(self, z: Pair, affine: Affine, bins: np.ndarray, size: int, dilation: int):
         """Twice ``[p k b m c]`` to ``[p 2 k b m o]`` and its bins."""
         del dilation
-        re, im = (
-            part.reshape(len(bins), self.inputs, self.outputs)
-            for part in self._response(size, bins)
-        )
+        shape = (len(bins), self.inputs, self.outputs)
+        re, im = (part.reshape(shape) for part in self._response(size, bins))
         return complex_product(z, re, im, affine), bins
 
     def _response(self, size: int, bins: np.ndarray) -> list[Array]:
@@ -351,8 +349,7 @@ class _Convolution(nn.Module):
     outputs: int
 
     def setup(self):
-        fan = self.cfg.kernel * (self.inputs + self.outputs)
-        limit = math.sqrt(6 / fan)
+        limit = math.sqrt(6 / (self.cfg.kernel * (self.inputs + self.outputs)))
 
         def uniform(key, shape):
             return jax.random.uniform(key, shape, minval=-limit, maxval=limit)

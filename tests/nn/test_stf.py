@@ -295,7 +295,7 @@ def test_groups_of_rows_give_what_the_batch_gives(monkeypatch):
         return jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))(params, sensors)
 
     whole = run()
-    monkeypatch.setattr(net, "_GROUP_BYTES", 2 * 4 * 32 * 4)
+    monkeypatch.setitem(net._GROUP_BYTES, "xavier", 2 * 4 * 32 * 4)
     seen = []
     grouped = groups._grouped
 
