@@ -5,7 +5,7 @@
 Pre-training reads all windows of the 21 training subjects, labelled or not. Frozen encoders are
 probed on 6 activities with 1 to 100 % of the labels; with the same labels they are fine-tuned, beside
 the same network from scratch. `views`: changes in time and frequency (as the recipe has them), in one
-of them only, or none (then dropout alone tells two views apart). Finished parts are kept; the page
+of them only, none (then dropout alone tells two views apart), or both but none that turns the device. Finished parts are kept; the page
 shows the parts that are there. Writes `experiments/results/hapt_contrast.md`, `.json` and figures.
 """
 
@@ -19,11 +19,14 @@ from pathlib import Path
 from experiments.sensors.common import RESULTS, cell, markdown, save, shards_of, trained_once
 
 ENCODERS = {"STFNet": "stf_csl_hapt", "CNN": "cnn_csl_hapt"}
+UPRIGHT = ("jitter", "scale", "permute", "warp_time", "warp_magnitude")
+"""Changes in time that leave the direction of gravity."""
 VIEWS = {
     "both": {},
     "time": {"method__views__frequency": ()},
     "frequency": {"method__views__time": ()},
     "none": {"method__views__time": (), "method__views__frequency": ()},
+    "both, no turns": {"method__views__time": UPRIGHT},
 }
 FRACTIONS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 FEW = (0.01, 0.1, 1.0)
@@ -58,8 +61,8 @@ def probed(encoder: str, views: str, seed: int, args):
     return Report.read(folder / "fractions.json")
 
 
-def tuned(encoder: str, args):
-    """Fine-tuned and from scratch, with some shares of the labels, each with three seeds."""
+def tuned(encoder: str, shares: tuple[float, ...], args):
+    """Fine-tuned and from scratch, with these shares of the labels, each with three seeds."""
     from jfreq.config import replace
     from jfreq.evaluate.finetune import by_fraction, experiment_for
 
@@ -72,7 +75,7 @@ def tuned(encoder: str, args):
     }.items():
         experiment = replace(experiment_for(folder), data__path=(str(shards),), **changes)
         out = args.runs / "contrast" / f"{ENCODERS[encoder]}_{name.replace(' ', '_')}"
-        found[name] = by_fraction(experiment, out, args.fractions, draws=3, folds=("test",))
+        found[name] = by_fraction(experiment, out, shares, draws=3, folds=("test",))
     return found
 
 
@@ -146,8 +149,9 @@ def main() -> None:
     parser.add_argument("--probes", nargs="*", default=[f"{e}:{v}:{s}" for e in ENCODERS for v in VIEWS
                                                         for s in range(3)],
                         help="ENCODER:VIEWS:SEED ...")  # fmt: skip
-    parser.add_argument("--tuned", nargs="*", default=list(ENCODERS), help="encoders to fine-tune")
-    parser.add_argument("--fractions", nargs="+", type=float, default=list(FRACTIONS))
+    parser.add_argument(
+        "--tuned", nargs="*", default=list(ENCODERS), help="ENCODER or ENCODER:SHARE,SHARE ..."
+    )
     parser.add_argument("--steps", type=int, default=None)
     args = parser.parse_args()
     from jfreq.evaluate.plot import curves
@@ -157,7 +161,11 @@ def main() -> None:
     for name in args.probes:
         encoder, views, seed = name.split(":")
         found.setdefault((encoder, views), []).append(probed(encoder, views, int(seed), args))
-    tunings = {encoder: tuned(encoder, args) for encoder in args.tuned}
+    tunings = {}
+    for name in args.tuned:
+        encoder, _, shares = name.partition(":")
+        wanted = tuple(map(float, shares.split(","))) if shares else FRACTIONS
+        tunings[encoder] = tuned(encoder, wanted, args)
 
     facts = machine.facts()
     text = [
