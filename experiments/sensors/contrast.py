@@ -5,8 +5,9 @@
 Pre-training reads all windows of the 21 training subjects, labelled or not. Frozen encoders are
 probed on 6 activities with 1 to 100 % of the labels; with the same labels they are fine-tuned, beside
 the same network from scratch. `views`: changes in time and frequency (as the recipe has them), in one
-of them only, none (then dropout alone tells two views apart), or both but none that turns the device. Finished parts are kept; the page
-shows the parts that are there. Writes `experiments/results/hapt_contrast.md`, `.json` and figures.
+of them only, none (then dropout alone tells two views apart), or both but none that turns the device.
+Finished parts are kept; the page shows the parts that are asked for. Writes
+`experiments/results/hapt_contrast.md`, `.json` and figures.
 """
 
 from __future__ import annotations
