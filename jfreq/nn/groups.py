@@ -19,11 +19,12 @@ def in_groups(run: Callable[[Rows], Array], batch: Rows, rows: int) -> Array:
 
     A program for one CPU takes at most ``rows`` rows at a time, and in the backward pass computes
     each group again instead of keeping it; any other program takes the batch as it is. The
-    platform that the program is lowered for decides.
+    platform that the program is lowered for decides. So does one for batches of any size (export).
     """
     mesh = jax.sharding.get_abstract_mesh()
     total = jax.tree.leaves(batch)[0].shape[0]
-    if total <= rows or (jax.device_count() if mesh.empty else mesh.size) > 1:
+    whole = not isinstance(total, int) or total <= rows
+    if whole or (jax.device_count() if mesh.empty else mesh.size) > 1:
         return run(batch)
     grouped = functools.partial(_grouped, run, rows)
     return jax.lax.platform_dependent(batch, cpu=grouped, default=run)

@@ -245,7 +245,7 @@ def _whiten(spectrum, eps):
 
 
 def _whiten_forward(spectrum, eps):
-    rows = _Rows(spectrum.shape)
+    rows = _Rows(spectrum)
     flat = rows.flat(spectrum)
     mean = rows.mean(flat)
     centred = flat - rows.spread(mean)
@@ -260,7 +260,7 @@ def _whiten_forward(spectrum, eps):
 def _whiten_backward(eps, kept, grads):
     del eps
     spectrum, mean, covariance = kept
-    rows = _Rows(spectrum.shape)
+    rows = _Rows(spectrum)
     centred = rows.flat(spectrum) - rows.spread(mean)
     real, imag = centred[:, 0], centred[:, 1]
     to_real, to_imag = (rows.flat(x) for x in grads)
@@ -286,9 +286,9 @@ class _Rows:
     not.
     """
 
-    def __init__(self, shape: tuple[int, ...]):
-        self.rest = shape[3:]
-        self.count = shape[0] * shape[2] * math.prod(shape[4:])
+    def __init__(self, spectrum: Float[Array, "p 2 k b m c"]):
+        parts, _, bins, *self.rest = spectrum.shape
+        self.count = parts * bins * math.prod(self.rest[1:])
 
     def flat(self, x):
         """``[... b m c]`` to ``[... x]``."""

@@ -20,18 +20,25 @@ from jfreq.export.bundle import load_bundle, save_bundle, window_spec
 from jfreq.export.formats import export_run
 from jfreq.export.runtime import encode_frames
 from jfreq.methods.classify import Classify
+from jfreq.nn.series import Conv1d
+from jfreq.nn.stf import STF
 from jfreq.nn.vit import ViT
 from jfreq.types import DataSpec, InputError, SignalSpec
 
 AUDIO = DataSpec((SignalSpec("audio", 16000.0, 16000),), ("a", "b", "c"))
 SENSOR = DataSpec((SignalSpec("acc", 50.0, 200, channels=3),), ("a", "b"))
 TINY = ViT(width=32, depth=2, heads=2)
+SHORT = STF(windows=(8, 16), pooled=None, width=8, sensor_width=4, depth=2, taps=8)
+LEVEL = {"mean": (0.5, 0.0, -0.5), "std": (1.0, 2.0, 0.5)}
+TWO = DataSpec(
+    tuple(SignalSpec(name, 50.0, 64, channels=3, **LEVEL) for name in ("acc", "gyro")), ("a", "b")
+)
 
 
 def write(folder, name, spec, **changes):
     """A bundle with a program of a recipe with random weights."""
-    experiment = replace(recipes.load(name), method__encoder=TINY, **changes)
-    experiment = methods.bind(experiment, spec)
+    changes = {"method__encoder": TINY} | changes
+    experiment = methods.bind(replace(recipes.load(name), **changes), spec)
     window = window_spec(experiment.method.signals)
     shapes = jax.eval_shape(methods.build(experiment.method).init, jax.random.key(0), window)
     rng = np.random.default_rng(1)
@@ -55,6 +62,19 @@ def sensor(tmp_path_factory):
     return write(tmp_path_factory.mktemp("acc"), "ssast_nano", SENSOR)
 
 
+@pytest.fixture(scope="module")
+def stfnet(tmp_path_factory):
+    return write(tmp_path_factory.mktemp("stf"), "stfnet_hapt", TWO, method__encoder=SHORT)
+
+
+@pytest.fixture(scope="module")
+def ltfc(tmp_path_factory):
+    series = Conv1d(widths=(8,), kernels=(9,))
+    return write(
+        tmp_path_factory.mktemp("ltfc"), "ltfc_hapt", TWO, method__encoder=series, method__cells=2
+    )
+
+
 @pytest.fixture
 def program(audio):
     return stablehlo.load(audio)
@@ -73,14 +93,14 @@ def by_method(folder, window):
     return jax.device_get(jax.jit(run)(params, window))
 
 
-@pytest.mark.parametrize("kind", ["audio", "supervised", "sensor"])
+@pytest.mark.parametrize("kind", ["audio", "supervised", "sensor", "stfnet", "ltfc"])
 def test_any_batch_gives_what_the_encoder_gives(kind, request):
     folder = request.getfixturevalue(kind)
     program = stablehlo.load(folder)
     window = noise(program.signals, 3)
     window["length"][-1] //= 2
     wanted = {k: v for k, v in by_method(folder, window).items() if v is not None}
-    assert ("logits" in wanted) == (kind == "supervised")
+    assert ("logits" in wanted) == (kind in ("supervised", "stfnet"))
     for rows in (slice(0, 3), slice(1, 2)):
         found = program({name: x[rows] for name, x in window.items()})
         assert found.keys() == wanted.keys()
