@@ -131,3 +131,9 @@ def finish_processes(runs: Sequence[subprocess.Popen], *, limit_s: float = 240) 
     if late:
         raise TimeoutError(f"not done after {limit_s:g} s: {found}")
     return found
+
+
+def alone():
+    """Sets a mesh of one device, within ``with``: what a program for one device sees."""
+    kinds = (jax.sharding.AxisType.Auto,)
+    return jax.set_mesh(jax.make_mesh((1,), ("data",), kinds, devices=jax.devices()[:1]))

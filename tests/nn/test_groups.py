@@ -4,12 +4,7 @@ import numpy as np
 import pytest
 
 from jfreq.nn import groups
-
-
-def alone():
-    """A mesh of one device: what a program for one machine sees."""
-    kinds = (jax.sharding.AxisType.Auto,)
-    return jax.set_mesh(jax.make_mesh((1,), ("data",), kinds, devices=jax.devices()[:1]))
+from jfreq.testing import alone
 
 
 def run(batch):

@@ -15,6 +15,7 @@ from jfreq.nn import groups
 from jfreq.nn import stf as net
 from jfreq.nn.stf import STF
 from jfreq.ops import stf
+from jfreq.testing import alone
 
 SMALL = STF(windows=(8, 16), pooled=None, width=4, sensor_width=2, depth=1, taps=8, dropout=0.5)
 DEEP = {"windows": (8, 16, 32), "pooled": (6, 12, 24), "width": 6, "sensor_width": 3, "depth": 2,
@@ -274,12 +275,6 @@ def test_compiled_or_not_is_the_same():
 
 
 # ------------------------------------------------------------------ devices and groups
-
-
-def alone():
-    """A mesh of one device: what a program for one machine sees."""
-    kinds = (jax.sharding.AxisType.Auto,)
-    return jax.set_mesh(jax.make_mesh((1,), ("data",), kinds, devices=jax.devices()[:1]))
 
 
 def test_groups_of_rows_give_what_the_batch_gives(monkeypatch):
