@@ -16,16 +16,17 @@ from jfreq.report.metrics import FILE as METRICS
 from jfreq.report.metrics import read_metrics
 from jfreq.types import InputError
 
-GRID, RESULTS = "grid.json", "results.json"
+GRID, RESULTS, FRACTIONS = "grid.json", "results.json", "fractions.json"
 
 
 class Run(NamedTuple):
     """One training as its folder tells it.
 
     ``rows`` of metrics by step; ``saved`` the steps of the checkpoints; ``results`` what
-    ``jfreq probe`` wrote, or None; ``dumps`` the files of losses that were not finite;
-    ``manifest`` names the data that it was trained on, None where no checkpoint says so;
-    ``written`` when the metrics were last written to; ``damage`` what could not be read.
+    ``jfreq probe`` wrote, ``fractions`` the same by share of the labels, or None; ``dumps`` the
+    files of losses that were not finite; ``manifest`` names the data that it was trained on, None
+    where no checkpoint says so; ``written`` when the metrics were last written to; ``damage`` what
+    could not be read.
     """
 
     folder: Path
@@ -33,6 +34,7 @@ class Run(NamedTuple):
     rows: list[dict[str, Any]]
     saved: list[int]
     results: Mapping[str, Any] | None
+    fractions: Mapping[str, Any] | None
     dumps: list[str]
     manifest: str | None
     written: str
@@ -69,6 +71,7 @@ def read_run(folder: Path) -> Run:
         rows=[row for row in read_metrics(folder) if is_known(row.get("step"))],
         saved=saved,
         results=_results(folder / RESULTS, damage),
+        fractions=_results(folder / FRACTIONS, damage),
         dumps=sorted(path.name for path in folder.glob("not_finite_*.json")),
         manifest=_manifest(folder / checkpoint.CHECKPOINTS, saved),
         written=_written(folder / METRICS),
@@ -139,8 +142,9 @@ def _is_table(value: Any) -> bool:
     rows = value["results"]
     words = all(isinstance(row[k], str) for row in rows for k in ("features", "kind", "metric"))
     numbers = all(
-        row[k] is None or is_known(row[k]) for row in rows for k in ("mean", "low", "high")
-    )
+        row.get(k) is None or is_known(row[k])
+        for row in rows for k in ("mean", "low", "high", "fraction", "rows")
+    )  # fmt: skip
     return bool(rows) and words and numbers and isinstance(value["data"], str)
 
 

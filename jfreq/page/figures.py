@@ -39,6 +39,17 @@ class Series(NamedTuple):
     width: float = 1.4
 
 
+class Band(NamedTuple):
+    """A curve over shares of labels, ascending, with its interval; None where unknown."""
+
+    label: str
+    shares: Sequence[float]
+    mean: Sequence[float | None]
+    low: Sequence[float | None]
+    high: Sequence[float | None]
+    role: str = "c1"
+
+
 class Estimate(NamedTuple):
     """A mean and its interval, None where unknown."""
 
@@ -111,6 +122,31 @@ def curves(
             figure.legend(loc="outside lower left", ncols=2 if named > 2 else 1, fontsize=7)
 
     return svg(name, alt, plot, (4.4, 2.5 + (0.14 * len(series) if legend else 0)))
+
+
+def bands(name: str, alt: str, lines: Sequence[Band], *, ylabel: str) -> str:
+    """Curves over shares of labels, in percent on a logarithmic axis."""
+
+    def plot(figure: Any) -> None:
+        axes = figure.subplots()
+        for line in lines:
+            colour = stand_in(line.role)
+            mean, low, high = (np.array(x, np.float64) for x in line[2:5])
+            axes.fill_between(line.shares, low, high, color=colour, alpha=0.15, linewidth=0)
+            axes.plot(line.shares, mean, color=colour, linewidth=1.4, marker="o", markersize=3,
+                      label=line.label)  # fmt: skip
+        shares = sorted({share for line in lines for share in line.shares})
+        axes.set_xscale("log")
+        axes.set_xticks(shares, [f"{100 * share:g}" for share in shares])
+        axes.minorticks_off()
+        axes.grid(axis="y")
+        axes.set_axisbelow(True)
+        axes.spines["left"].set_visible(False)
+        axes.set_xlabel("labels (% of the training rows)")
+        axes.set_ylabel(ylabel)
+        figure.legend(loc="outside lower left", ncols=2 if len(lines) > 2 else 1, fontsize=7)
+
+    return svg(name, alt, plot, (4.4, 2.7 + 0.14 * len(lines)))
 
 
 def thin(x: Sequence[float], y: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:

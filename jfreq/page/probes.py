@@ -58,6 +58,44 @@ def probe(run: Run) -> Section | None:
     return Section(str(found.get("title", "Probe")), "".join([*parts, table]))
 
 
+def few_labels(run: Run) -> Section | None:
+    """The curves that ``jfreq probe`` or ``finetune`` left with ``--fractions``."""
+    found = run.fractions
+    if found is None:
+        return None
+    metric = found["results"][0]["metric"]
+    lines: dict[tuple[str, str], dict[float, dict[str, Any]]] = {}
+    for r in found["results"]:
+        if r["metric"] == metric and is_known(r.get("fraction")) and " - " not in r["features"]:
+            lines.setdefault((r["kind"], r["features"]), {})[r["fraction"]] = r
+    shares = sorted({share for line in lines.values() for share in line})
+    if not shares:
+        return None
+    words = (found.get("settings") or {}).get("interval", "95 % intervals")
+    parts = [html.paragraph(f"On {found['data']}: {words}.")]
+    for kind in dict.fromkeys(kind for kind, _ in lines):
+        of_kind = {features: line for (k, features), line in lines.items() if k == kind}
+        drawn = [_band(features, line) for features, line in of_kind.items()]
+        alt = "; ".join(f"{b.label} {b.mean[0]:.3f} to {b.mean[-1]:.3f}" for b in drawn
+                        if is_known(b.mean[0]) and is_known(b.mean[-1]))  # fmt: skip
+        picture = figures.bands(f"labels-{kind}", f"{metric} by labels, {kind}: {alt}", drawn,
+                                ylabel=metric)  # fmt: skip
+        parts.append(html.figure(picture, f"{metric}, {kind}", "95 % intervals", wide=True))
+    table = html.table(
+        ["features", "probe", *(f"{100 * share:g} %" for share in shares)],
+        ([features, kind, *(estimate(line.get(share)) for share in shares)]
+         for (kind, features), line in lines.items()),
+        caption=f"{metric} by share of the labels",
+    )  # fmt: skip
+    return Section("Few labels", "".join([*parts, table]))
+
+
+def _band(features: str, line: Mapping[float, Mapping[str, Any]]) -> figures.Band:
+    shares = sorted(line)
+    mean, low, high = ([line[share][k] for share in shares] for k in ("mean", "low", "high"))
+    return figures.Band(features, shares, mean, low, high, FEATURES.get(features, "c1"))
+
+
 def estimate(row: Mapping[str, Any] | None, sign: str = "") -> Cell:
     """A mean and its interval as a cell."""
     if row is None or row["mean"] is None:

@@ -14,7 +14,7 @@ from jfreq.page import figures, html
 from jfreq.page.collect import Run, read_run, state
 from jfreq.page.examples import Example, Looked, frame_seconds, look
 from jfreq.page.html import Section
-from jfreq.page.probes import Progress, blocks, probe
+from jfreq.page.probes import Progress, blocks, few_labels, probe
 from jfreq.page.training import training
 from jfreq.state import Trained
 from jfreq.types import InputError
@@ -43,11 +43,11 @@ def run_page(
             _examples(looked, bool(unseen)),
             _masks(looked, frame_seconds(trained.experiment.method)),
         ]
-        sections.append(probe(run))
+        sections += [probe(run), few_labels(run)]
         if rows:
             sections += blocks(trained, shards, rows, unseen, progress)
     else:
-        sections.append(probe(run))
+        sections += [probe(run), few_labels(run)]
     sections.append(_settings(run.experiment))
     return html.page(
         run.experiment.name,

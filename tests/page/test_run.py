@@ -33,6 +33,9 @@ def page(run, shards, parse, tmp_path_factory):
     value = {"data": "tones", "folds": ["fold 1"], "results": rows, "title": "Probe",
              "settings": {"majority_class": 0.25, "interval": "two folds"}}  # fmt: skip
     (folder / "results.json").write_text(json.dumps(value))
+    few = [{**row, "mean": row["mean"] * share, "fraction": share, "rows": 8 * share}
+           for share in (1.0, 0.1) for row in rows]  # fmt: skip
+    (folder / "fractions.json").write_text(json.dumps({**value, "results": few}))
     return parse(write_page(folder).read_text())
 
 
@@ -56,8 +59,10 @@ def read(path, parse):
 
 def test_a_finished_run_has_every_section_and_no_notice(page):
     titles = page.text
-    for title in ("Training", "Examples", "Masks", "Probe", "Blocks", "Confusion", "Settings"):
-        assert f"s-{title.lower()}" in {attrs.get("id") for _, attrs in page.tags}, title
+    sections = {attrs.get("id") for _, attrs in page.tags}
+    for title in ("Training", "Examples", "Masks", "Probe", "Few labels", "Blocks", "Confusion",
+                  "Settings"):  # fmt: skip
+        assert f"s-{title.lower().replace(' ', '-')}" in sections, title
     assert not [a for a in page.all("p") if a.get("class") == "notice"]
     assert "loss · last 1.531, lowest 1.531, highest 6.123" in titles
     assert "Clips per second · last 16.79" in titles
@@ -68,6 +73,9 @@ def test_a_finished_run_has_every_section_and_no_notice(page):
     assert "0.500 0.4" not in titles  # an unknown bound is no interval
     assert "accuracy of 0.250" in titles
     assert "clip vector" in titles and "block 2" in titles
+    assert "features probe 10 % 100 %" in titles  # shares ascend
+    (picture,) = [a for a in page.all("svg") if "by labels" in a.get("aria-label", "")]
+    assert "trained 0.062 to 0.625; untrained 0.050 to 0.500" in picture["aria-label"]
 
 
 def test_players_play_the_clips(page, shards):
@@ -183,6 +191,7 @@ def test_an_empty_run_says_so(run, tmp_path, parse):
 def test_what_is_broken_is_named_and_the_rest_is_shown(run, tmp_path, parse):
     folder = copy(run, tmp_path)
     (folder / "results.json").write_text('{"results": [{"mean": "much"}]}')
+    (folder / "fractions.json").write_text('{"data": "tones", "results": []}')
     (folder / "not_finite_3.json").write_text("{}")
     for step in (folder / "checkpoints").iterdir():
         shutil.rmtree(step)
@@ -190,8 +199,8 @@ def test_what_is_broken_is_named_and_the_rest_is_shown(run, tmp_path, parse):
     with (folder / "metrics.jsonl").open("a") as file:
         file.write('{"step": 5, "loss": NaN, "step_ti')
     page = read(write_page(folder), parse)
-    for said in ("results.json is not what jfreq probe writes", "not_finite_3.json",
-                 "no readable checkpoint"):  # fmt: skip
+    for said in ("results.json is not what jfreq probe writes", "fractions.json is not what",
+                 "not_finite_3.json", "no readable checkpoint"):  # fmt: skip
         assert said in page.text
     assert len(page.all("svg")) >= 4
 
