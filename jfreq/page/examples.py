@@ -27,7 +27,8 @@ DRAWS = 512
 
 
 class Example(NamedTuple):
-    """One clip: where from, its first ``seconds`` as WAV (None where it is no sound), its
+    """One clip: where from, its first ``seconds`` as WAV (None where it is no sound), what cannot
+    be heard as ``series`` ``[t c]`` by name and samples a second, its
     spectrogram ``[t f]`` (first channel) and, for a method that masks, what was ``hidden``
     ``[t f]`` and ``drawn`` ``[t f]``. ``explained`` is the share of the variance of hidden
     cells that the drawing accounts for, without frames of silence and padding."""
@@ -35,6 +36,7 @@ class Example(NamedTuple):
     title: str
     wav: bytes | None
     seconds: float
+    series: dict[str, tuple[np.ndarray, float]]
     spectrogram: np.ndarray | None
     hidden: np.ndarray | None
     drawn: np.ndarray | None
@@ -72,7 +74,12 @@ def look(
         sound = read[first.name][i, : read["length"][i], 0]
         sound = sound[: int(AUDIO_BYTES * 3 / 4 / 2 / len(titles))]
         wav = wav_bytes(sound, first.rate) if first.rate >= AUDIBLE_HZ else None
-        examples.append(Example(title, wav, len(sound) / first.rate, *_planes(found, i)))
+        series = {
+            s.name: (read[s.name][i, : int(read["length"][i] * s.rate / first.rate)], s.rate)
+            for s in cfg.signals if s.rate < AUDIBLE_HZ
+        }  # fmt: skip
+        seconds = len(sound) / first.rate
+        examples.append(Example(title, wav, seconds, series, *_planes(found, i)))
     draws = DRAWS * len(titles) if share is not None else 0
     return Looked(examples, share, draws)
 

@@ -104,7 +104,7 @@ def _inline(markup: str, name: str, alt: str) -> str:
 def curves(
     name: str, alt: str, series: Sequence[Series], *, xlabel: str = "step", legend: bool = False
 ) -> str:
-    """Curves over steps."""
+    """Curves over steps, or what ``xlabel`` says."""
 
     def plot(figure: Any) -> None:
         axes = figure.subplots()
@@ -116,7 +116,7 @@ def curves(
         axes.set_axisbelow(True)
         axes.spines["left"].set_visible(False)
         axes.set_xlabel(xlabel)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.get_major_locator().set_params(integer=xlabel == "step")
         if legend:
             named = sum(not s.label.startswith("_") for s in series)
             figure.legend(loc="outside lower left", ncols=2 if named > 2 else 1, fontsize=7)

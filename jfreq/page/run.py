@@ -112,7 +112,11 @@ def _lead(run: Run) -> str:
 def _examples(looked: Looked, unseen: bool) -> Section:
     masked = any(e.hidden is not None for e in looked.examples)
     drawn = any(e.drawn is not None for e in looked.examples)
-    text = "Time runs to the right, frequency upwards; all pictures of a clip share one scale."
+    text = "Time runs to the right."
+    if any(e.spectrogram is not None for e in looked.examples):
+        text += " Frequency runs upwards; all spectrograms of a clip share one scale."
+    if any(e.series for e in looked.examples):
+        text += " Signals that cannot be heard are drawn, a line for each channel."
     if any(e.spectrogram is not None and np.ptp(e.spectrogram[-1]) == 0 for e in looked.examples):
         text += " A plain strip at the end is padding."
     if unseen:
@@ -141,7 +145,9 @@ def _card(example: Example) -> str:
 
 
 def _pictures(example: Example) -> Iterator[str]:
-    """Figures of what there is: the spectrogram, its visible part, what was drawn."""
+    """Figures of what there is: series, the spectrogram, its visible part, what was drawn."""
+    for name, (values, rate) in example.series.items():
+        yield html.figure(_series(f"{name} of {example.title}", values, rate), name)
     spec, hidden = example.spectrogram, example.hidden
     if spec is None:
         return
@@ -158,6 +164,19 @@ def _pictures(example: Example) -> Iterator[str]:
     if example.drawn is not None:
         alt = "Spectrogram with the hidden cells as the model drew them"
         yield picture("Reconstruction", alt, example.drawn)
+
+
+def _series(alt: str, values: np.ndarray, rate: float) -> str:
+    """Channels ``[t c]`` over seconds."""
+    seconds = (np.arange(len(values)) / rate).tolist()
+    lines = [
+        figures.Series(
+            f"channel {c}", seconds, x.tolist(), figures.COLOURS[c % len(figures.COLOURS)]
+        )
+        for c, x in enumerate(np.asarray(values, np.float64).T)
+    ]
+    said = f"{alt}, {len(lines)} channels, {len(values) / rate:.3g} s"
+    return figures.curves(said, said, lines, xlabel="seconds")
 
 
 def _masks(looked: Looked, hop: float | None) -> Section | None:

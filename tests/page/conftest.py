@@ -12,7 +12,9 @@ from jfreq import checkpoint, methods, recipes
 from jfreq.ablate.grid import Ablation, change
 from jfreq.ablate.table import summarise
 from jfreq.config import replace
+from jfreq.data.prepare import prepare
 from jfreq.data.records import open_shards
+from jfreq.nn.series import Conv1d
 from jfreq.nn.vit import ViT
 from jfreq.report.metrics import MetricsWriter
 from jfreq.state import State
@@ -74,8 +76,23 @@ def experiment(shards):
 
 @pytest.fixture(scope="session")
 def run(experiment, shards, tmp_path_factory):
+    return finished(experiment, shards, tmp_path_factory.mktemp("page") / "run")
+
+
+@pytest.fixture(scope="session")
+def motion_run(tmp_path_factory):
+    """The same of an encoder of raw series."""
+    folder = tmp_path_factory.mktemp("motion")
+    prepare("synthetic:motion", folder / "shards", n=8, seconds=1.3, workers=1, progress=False)
+    cfg = replace(
+        recipes.load("cnn_csl_hapt"), method__encoder=Conv1d(widths=(8,), kernels=(9,)),
+        data__path=(str(folder / "shards"),), data__split=None, steps=4,
+    )  # fmt: skip
+    return finished(cfg, folder / "shards", folder / "run")
+
+
+def finished(experiment, shards, folder):
     """A run of four steps as `jfreq train` leaves it, without the time that training takes."""
-    folder = tmp_path_factory.mktemp("page") / "run"
     data = open_shards(shards)
     experiment = methods.bind(experiment, data.spec)
     method = methods.build(experiment.method)

@@ -97,6 +97,14 @@ def test_players_play_the_clips(page, shards):
         assert np.abs(heard).max() == pytest.approx(0.9 * 32767, abs=1)
 
 
+def test_what_cannot_be_heard_is_drawn(motion_run, parse):
+    page = read(write_page(motion_run, rows=0), parse)
+    drawn = [a["aria-label"] for a in page.all("svg") if "channels" in a.get("aria-label", "")]
+    assert len(drawn) == 8 and not page.all("audio")
+    assert len(set(drawn)) == 8 and all(", 3 channels, 1.3 s" in label for label in drawn)
+    assert "drawn, a line for each channel" in page.text and "upwards" not in page.text
+
+
 def test_silence_is_no_loud_noise():
     with wave.open(io.BytesIO(wav_bytes(np.zeros(100, np.int16), 8000.0))) as file:
         assert not np.frombuffer(file.readframes(100), "<i2").any()
