@@ -1,0 +1,57 @@
+"""``jfreq embed``: files and bundles that can be used, and those that cannot."""
+
+import shutil
+
+import numpy as np
+
+
+def test_embedding_files(bundle, said, sound, tmp_path):
+    rng = np.random.default_rng()
+    files = [
+        sound("a.wav", rng.normal(0, 0.1, 40000)),
+        sound("b.wav", rng.normal(0, 0.1, 99), 8000),
+    ]
+    out = tmp_path / "out.npz"
+    assert str(out) in said("embed", bundle, *files, "--out", out)
+    with np.load(out) as found:
+        assert found["clip"].shape == (2, 32)
+        assert np.isfinite(found["clip"]).all()
+        assert found["paths"].tolist() == [str(f) for f in files]
+
+
+def test_files_that_cannot_be_embedded(bundle, refused, sound, zero_rate, tmp_path):
+    good, out = sound("good.wav", np.ones(800) * 0.1), tmp_path / "out.npz"
+    (tmp_path / "text.wav").write_text("not a sound")
+    bad = {
+        tmp_path / "none.wav": "no such file",
+        tmp_path / "text.wav": "not a readable sound file",
+        sound("nan.wav", [0.1, np.nan, 0.2]): "holds NaN or infinite samples",
+        sound("empty.wav", np.zeros(0)): "holds no samples",
+        zero_rate(sound("zero.wav", np.ones(800))): "",
+    }
+    for path, reason in bad.items():
+        line = refused("embed", bundle, good, path, "--out", out)
+        assert line.startswith(f"{path}: {reason}")
+        assert not out.exists()
+    assert "wanted the name of an .npz file" in refused("embed", bundle, good, "--out", tmp_path)
+    line = refused("embed", bundle, good, "--out", good / "below.npz")
+    assert f"{good}: cannot be written" in line
+    assert "no files" in refused("embed", bundle, "--out", out)
+
+
+def test_damaged_bundles(bundle, refused, sound, tmp_path):
+    good = sound("good.wav", np.ones(800) * 0.1)
+    for name, damage, message in (
+        ("model.safetensors", lambda b: b[: len(b) // 2], "truncated or corrupt"),
+        ("model.safetensors", lambda b: b[:-1] + bytes([b[-1] ^ 1]), "checksum differs"),
+        ("config.json", lambda b: b[:40], "not readable as JSON"),
+        ("config.json", lambda b: b.replace(b'"format": 1', b'"format": 99'), "upgrade jfreq"),
+        ("config.json", lambda b: b.replace(b'"mask_kind"', b'"mask_knd"'), "mask_knd: no such"),
+    ):
+        copy = tmp_path / "copy"
+        shutil.copytree(bundle, copy)
+        changed = damage((copy / name).read_bytes())
+        assert changed != (copy / name).read_bytes()
+        (copy / name).write_bytes(changed)
+        assert message in refused("embed", copy, good, "--out", tmp_path / "out.npz")
+        shutil.rmtree(copy)
