@@ -11,7 +11,7 @@ import difflib
 import types
 import typing
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal, Self, TypeVar, get_args, get_origin
+from typing import Any, ClassVar, Literal, Self, TypeVar, get_args, get_origin
 
 from jfreq.types import DataSpec, InputError, SignalSpec
 
@@ -40,6 +40,8 @@ class MethodConfig:
 
     signals: tuple[SignalSpec, ...] = ()
     """The modalities the method reads; empty until bound."""
+    supervised: ClassVar[bool] = False
+    """Learns from labels: rows without one are not read."""
 
     @property
     def streams(self) -> tuple[int, ...]:

@@ -50,6 +50,7 @@ def prepare(experiment: Experiment) -> Setup:
         experiment.data,
         batch=experiment.batch,
         seed=experiment.seed,
+        labelled=experiment.method.supervised,
         process_index=index,
         process_count=count,
     )

@@ -93,17 +93,21 @@ def _rounded_up(value: float, digits: int = 3) -> float:
     return min(1.0, math.ceil(value / unit) * unit)
 
 
-def drawn_rows(shards: Shards, rows: np.ndarray, cfg: Data) -> np.ndarray:
-    """The rows that training may read by ``cfg.label_fraction``: all of ``rows`` for 1, else
-    drawn among those with a label."""
-    if cfg.label_fraction == 1:
+def drawn_rows(
+    shards: Shards, rows: np.ndarray, cfg: Data, *, labelled: bool = False
+) -> np.ndarray:
+    """The rows that training may read: with ``labelled`` those of ``rows`` that carry a label, and
+    with ``cfg.label_fraction`` below 1 the drawn ones among them."""
+    if cfg.label_fraction == 1 and not (labelled and shards.info.labels):
         return rows
     where = f"{shards.info.name}, data.label_fraction"
     check(bool(shards.info.labels), where, "the shards have no labels to take a share of")
     label = shards.column("label")[rows]
     if label.ndim == 1:
         rows, label = rows[label >= 0], label[label >= 0]
-        check(len(rows) > 0, where, "no row carries a label")
+        check(len(rows) > 0, shards.info.name, "no row of these carries a label")
+    if cfg.label_fraction == 1:
+        return rows
     return rows[
         draw(label, cfg.label_fraction, cfg.label_seed, at_least_one=cfg.label_at_least_one,
              names=shards.info.labels, where=where)

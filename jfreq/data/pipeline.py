@@ -138,10 +138,11 @@ def open_pipeline(
     *,
     batch: int,
     seed: int,
+    labelled: bool = False,
     process_index: int = 0,
     process_count: int = 1,
 ) -> Pipeline:
-    """Opens ``cfg.path`` for training.
+    """Opens ``cfg.path`` for training, with ``labelled`` only the rows that carry a label.
 
     ``cfg.crop_seconds`` cuts a random window out of every row, drawn from (seed, step). Raises
     ``InputError`` for unfinished shards, an unknown split or fold, no rows left, or a batch that
@@ -156,7 +157,7 @@ def open_pipeline(
     rows = shards.rows(cfg.split, exclude_folds=cfg.exclude_folds)
     check(len(rows) > 0, "data", "no rows are left after split and exclude_folds")
     info = cropped_info(shards.measured(rows), cfg.crop_seconds)  # statistics need no labels
-    rows = drawn_rows(shards, rows, cfg)
+    rows = drawn_rows(shards, rows, cfg, labelled=labelled)
     shards.verify()
     return Pipeline(
         shards=shards,

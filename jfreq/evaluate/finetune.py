@@ -57,7 +57,7 @@ def experiment_for(source: str | Path) -> Experiment:
             found, init_from = recipes.load(str(source)), None
         except InputError as error:
             raise InputError(f"{source}: no such run or bundle, and {error}") from None
-    if init_from is None and hasattr(found.method, "head"):
+    if init_from is None and found.method.supervised:
         return replace(found, data=replace(found.data, split=None, exclude_folds=()))
     backbone = found.method.unbind()
     backbone = backbone.backbone if isinstance(backbone, Classify) else backbone
@@ -180,9 +180,9 @@ def _for_fold(experiment: Experiment, shards: Any, rows: np.ndarray, fold: Fold)
 
 
 def _training_rows(shards: Any, data: Data) -> int:
-    """How many labelled rows training reads; draws them, so that a bad share is refused early."""
-    rows = drawn_rows(shards, shards.rows(data.split, exclude_folds=data.exclude_folds), data)
-    return int(np.isin(rows, labelled_rows(shards)).sum())
+    """How many rows training reads; draws them, so that a bad share is refused early."""
+    rows = shards.rows(data.split, exclude_folds=data.exclude_folds)
+    return len(drawn_rows(shards, rows, data, labelled=True))
 
 
 def _identity(experiment: Experiment) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from jfreq.config import replace
 from jfreq.methods.base import Method
@@ -25,6 +25,7 @@ class AST(SpectrogramConfig):
 
     stride: tuple[int, int] | None = (10, 10)
     pool: Literal["mean", "special"] = "special"
+    supervised: ClassVar[bool] = True
     head: Head = Head()
 
     def bind(self, spec: DataSpec) -> Self:

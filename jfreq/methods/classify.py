@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal, Self, cast
+from typing import ClassVar, Literal, Self, cast
 
 import jax
 import jax.numpy as jnp
@@ -69,6 +69,7 @@ class Head:
 class Classify(MethodConfig):
     """A backbone of any method under a classifier."""
 
+    supervised: ClassVar[bool] = True
     backbone: MethodConfig = MethodConfig()
     head: Head = Head()
 

@@ -7,7 +7,7 @@ network are other encoders of the same config.
 from __future__ import annotations
 
 import dataclasses
-from typing import Self
+from typing import ClassVar, Self
 
 from jfreq.config import replace
 from jfreq.methods.base import Method
@@ -20,6 +20,7 @@ from jfreq.types import DataSpec
 class STFNet(SeriesConfig):
     """An encoder of raw sensor series, by default an STFNet, under a linear classifier."""
 
+    supervised: ClassVar[bool] = True
     head: Head = Head(norm=False)
 
     def bind(self, spec: DataSpec) -> Self:

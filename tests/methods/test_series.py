@@ -1,12 +1,16 @@
 """What methods on raw series share: levels, padding, choice of sensors; STFNet as a classifier."""
 
+import contextlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jfreq import trees
+from jfreq import recipes, step, trees
 from jfreq.config import replace
+from jfreq.data.prepare import prepare
+from jfreq.data.records import Shards
 from jfreq.methods import build
 from jfreq.methods.classify import Classify, Head, supervise
 from jfreq.methods.series import SeriesConfig, pooled, sensors
@@ -162,3 +166,22 @@ def test_binding_is_refused_where_blocks_do_not_fit():
     spec = replace(MOTION, signals=tuple(replace(s, samples=60) for s in MOTION.signals))
     with pytest.raises(InputError, match="60 samples are not a multiple of the longest window 16"):
         STFNet(encoder=SMALL["stf"]).bind(spec)
+
+
+def test_only_supervised_training_skips_rows_without_a_label(tmp_path, monkeypatch):
+    prepare("synthetic:motion", tmp_path, n=12, seconds=1.3, workers=1, progress=False)
+    column, label = Shards.column, np.where(np.arange(12) % 3, 1, -1)
+    monkeypatch.setattr(
+        Shards, "column", lambda self, name: label if name == "label" else column(self, name)
+    )
+
+    def rows(name):
+        changes = {"data__path": (str(tmp_path),), "data__split": None, "batch": 8}
+        with contextlib.closing(step.prepare(replace(recipes.load(name), **changes)).pipeline) as p:
+            return p.rows.tolist()
+
+    assert rows("cnn_csl_hapt") == list(range(12))
+    assert rows("cnn_hapt") == np.flatnonzero(label >= 0).tolist()
+    label[:] = -1
+    with pytest.raises(InputError, match="motion-0: no row of these carries a label"):
+        rows("cnn_hapt")
