@@ -168,7 +168,9 @@ def main() -> None:
     parser.add_argument("--seismic", default="../shared/data/seismic_phasenet")
     parser.add_argument("--runs", type=Path, default=Path("runs/streams"))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
-    parser.add_argument("--steps", type=int, default=None)
+    parser.add_argument(
+        "--steps", type=int, default=None, help="of every training; by default the recipes'"
+    )
     args = parser.parse_args()
     args.changes = {} if args.steps is None else {"steps": args.steps}
     from jfreq.report import machine
@@ -179,7 +181,8 @@ def main() -> None:
         "# LTFC, its streams alone and fused",
         "",
         "Mean and 95 % Student-t interval, on HAPT over pre-trainings, on seismic records over station-disjoint "
-        f"folds (one pre-training each). Same test rows for all rows of a table. {machine.sentence(facts)}.",
+        f"folds (one pre-training each), {args.steps or 400} updates of pre-training. Same test rows for all "
+        f"rows of a table. {machine.sentence(facts)}.",
         "",
     ]
     for name, protocols in found.items():
