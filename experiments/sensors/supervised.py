@@ -82,8 +82,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--source", default="../shared/data/hapt")
     parser.add_argument("--runs", type=Path, default=Path("runs/hapt"))
-    parser.add_argument("--tasks", nargs="+", default=TASKS, choices=TASKS)
-    parser.add_argument("--networks", nargs="+", default=NETWORKS)
+    parser.add_argument(
+        "--tasks", nargs="+", default=TASKS, help="6, 12, or 12:NETWORK,NETWORK ..."
+    )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=None)
     args = parser.parse_args()
@@ -99,9 +100,11 @@ def main() -> None:
         "",
     ]
     results = {}
-    for task in args.tasks:
+    for words in args.tasks:
+        task, _, names = words.partition(":")
+        networks = names.split(",") if names else NETWORKS
         shards = shards_of(task, args.source, args.runs)
-        found = train_all(task, shards, args.runs, args.networks, args.seeds, args.steps)
+        found = train_all(task, shards, args.runs, networks, args.seeds, args.steps)
         baseline = hand_made(shards)
         text += table(task, found, baseline)
         results[task] = {"hand_made": baseline} | {
