@@ -94,8 +94,8 @@ class DeepSense:
     """Config of :class:`DeepSenseEncoder`, after DeepSense (Yao et al., WWW 2017): spectra of
     short chunks, convolutions in each sensor, then over sensors, then two GRUs over time.
 
-    Layer norm over a whole window stands where the original has batch norm, which would need
-    state: over channels alone it would hide the level that tells one posture from another.
+    Layer norm over a whole chunk stands where the original has batch norm, which would need
+    state: over channels alone it would hide which bins are loud.
     """
 
     chunk: int = 16
@@ -162,7 +162,7 @@ class DeepSenseEncoder(nn.Module):
     def _conv(self, x: Array, kernel, padding: str, name: str, train: bool) -> Array:
         x = nn.Conv(self.cfg.width, kernel, padding=padding, name=name)(x)
         over = tuple(range(1, x.ndim - 1))
-        x = nn.relu(nn.LayerNorm(reduction_axes=(*over, -1), name=f"{name}_norm")(x))
+        x = nn.relu(nn.LayerNorm(reduction_axes=(*over[1:], -1), name=f"{name}_norm")(x))
         return nn.Dropout(self.cfg.dropout, broadcast_dims=over)(x, deterministic=not train)
 
 
