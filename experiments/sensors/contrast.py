@@ -92,9 +92,14 @@ def over_trainings(reports):
     """The encoders' own rows of several pre-trainings as one report."""
     from jfreq.evaluate.table import over_seeds
 
-    own = [dataclasses.replace(report, results=tuple(r for r in report.results if r.features == "trained"))
-           for report in reports]  # fmt: skip
+    own = [only(report, "trained") for report in reports]
     return over_seeds(own) if len(own) > 1 else own[0]
+
+
+def only(report, *features: str):
+    """The report without the other features."""
+    kept = tuple(r for r in report.results if r.features in features)
+    return dataclasses.replace(report, results=kept)
 
 
 def probe_tables(found) -> list[str]:
@@ -105,9 +110,11 @@ def probe_tables(found) -> list[str]:
         cells = [cell(of(merged, m, features="trained")) for m in METRICS]
         rows.append([encoder, views, str(len(reports)), *cells])
         if views == "both":
-            for plain in ("untrained", "spectrogram mean+std"):
-                cells = [cell(of(reports[0], m, features=plain)) for m in METRICS]
-                rows.append([encoder, plain, "1", *cells])
+            cells = [cell(of(reports[0], m, features="untrained")) for m in METRICS]
+            rows.append([encoder, "untrained", "1", *cells])
+    for reports in [reports for (_, views), reports in found.items() if views == "both"][:1]:
+        cells = [cell(of(reports[0], m, features="spectrogram mean+std")) for m in METRICS]
+        rows.append(["none", "mean and deviation of the spectrogram", "1", *cells])
     out = [
         "## Linear probe, all labels",
         "",
@@ -190,7 +197,9 @@ def main() -> None:
             e: {n: json.loads(r.to_json()) for n, r in pair.items()} for e, pair in tunings.items()
         },
     }
-    lines = {f"{e}, views {v}": reports[0] for (e, v), reports in found.items()}
+    lines = {e: reports[0] for (e, v), reports in found.items() if v == "both"}
+    for encoder in list(lines)[1:]:  # hand-made features are the same for all encoders
+        lines[encoder] = only(lines[encoder], "trained", "untrained")
     if lines:
         curves(lines, RESULTS / "hapt_contrast_probe.svg", metric=METRICS[0])
     lines = {f"{e}, {n}": report for e, pair in tunings.items() for n, report in pair.items()}
