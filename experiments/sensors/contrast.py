@@ -76,7 +76,10 @@ def tuned(encoder: str, shares: tuple[float, ...], args):
     }.items():
         experiment = replace(experiment_for(folder), data__path=(str(shards),), **changes)
         out = args.runs / "contrast" / f"{ENCODERS[encoder]}_{name.replace(' ', '_')}"
-        found[name] = by_fraction(experiment, out, shares, draws=3, folds=("test",))
+        report = by_fraction(experiment, out, shares, draws=3, folds=("test",))
+        start = folder.name if name == "fine-tuned" else None
+        settings = {**report.settings, "init_from": start}  # a name: folders differ by machine
+        found[name] = dataclasses.replace(report, settings=settings)
     return found
 
 
