@@ -135,3 +135,9 @@ def constrain(x: jax.Array) -> jax.Array:
     if x.shape[0] % (mesh.shape["data"] * mesh.shape["fsdp"]):
         return x
     return jax.lax.with_sharding_constraint(x, P(BATCH, *[None] * (x.ndim - 1)))
+
+
+def devices() -> int:
+    """On how many devices the program being traced runs: those of the mesh, where one is set."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return jax.device_count() if mesh.empty else mesh.size

@@ -198,13 +198,15 @@ def jfreq_step(experiment: Any, batch: dict[str, Any]) -> Step:
     return Step(update, state, sharding.to_global(batch, mesh), mesh, compile_s, spec)
 
 
-def refuse_unlike(
-    ours: Mapping[str, float], theirs: Mapping[str, float], found: Mapping[str, float]
-) -> None:
-    """``InputError`` where loss or gradient norm of the first step differ."""
+def agreement(ours: Mapping[str, float], theirs: Mapping[str, float]) -> dict[str, float]:
+    """What PyTorch's first step says beside jfreq's; ``InputError`` where loss or gradient norm
+    differ."""
+    found = {f"{name} of {who}": values[name] for name in theirs
+             for who, values in (("jfreq", ours), ("torch", theirs))}  # fmt: skip
     for name, limit in (("loss", 1e-4), ("grad_norm", 1e-3)):
         if not abs(ours[name] - theirs[name]) <= limit * abs(theirs[name]):
-            raise InputError(f"the models differ, nothing is timed: {dict(found)}")
+            raise InputError(f"the models differ, nothing is timed: {found}")
+    return found
 
 
 # ------------------------------------------------------------------ tables

@@ -85,12 +85,8 @@ def check(model: Any, mine: common.Step, spectrogram: np.ndarray) -> dict[str, f
     loss, accuracy = model(torch.from_numpy(spectrogram).to(device), drop)
     loss.backward()
     norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters()])
-    ours = mine()
     theirs = {"loss": loss.item(), "accuracy": accuracy.item(), "grad_norm": norm.item()}
-    found = {f"{name} of {who}": values[name] for name in theirs
-             for who, values in (("jfreq", ours), ("torch", theirs))}  # fmt: skip
-    common.refuse_unlike(ours, theirs, found)
-    return found
+    return common.agreement(mine(), theirs)
 
 
 def inputs(batch: int) -> tuple[np.ndarray, np.ndarray]:

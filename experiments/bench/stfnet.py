@@ -190,10 +190,7 @@ def main(
     for title, merge in MERGES.items():
         ours = jfreq_step(given, merge)
         theirs = torch_step(given, ours)
-        pair = {"jfreq": ours(), "torch": theirs(norm=True)}
-        found = {f"{k} of {who}": pair[who][k] for k in ("loss", "grad_norm") for who in pair}
-        common.refuse_unlike(pair["jfreq"], pair["torch"], found)
-        agreement[merge] = found
+        agreement[merge] = common.agreement(ours(), theirs(norm=True))
         times = common.paired({"jfreq": ours, "torch": theirs}, rounds=rounds)
         tables.append(common.Table(title, times, {"jfreq": ours.compile_s}))
         print(tables[-1].to_markdown(), flush=True)

@@ -18,6 +18,8 @@ import json
 from pathlib import Path
 
 from experiments.sensors.common import RESULTS, cell, markdown, save, shards_of, trained_once
+from jfreq.evaluate.fractions import FRACTIONS
+from jfreq.evaluate.table import HAND_MADE, TRAINED, UNTRAINED
 
 ENCODERS = {"STFNet": "stf_csl_hapt", "CNN": "cnn_csl_hapt"}
 UPRIGHT = ("jitter", "scale", "permute", "warp_time", "warp_magnitude")
@@ -29,7 +31,6 @@ VIEWS = {
     "none": {"method__views__time": (), "method__views__frequency": ()},
     "both, no turns": {"method__views__time": UPRIGHT},
 }
-FRACTIONS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 FEW = (0.01, 0.1, 1.0)
 METRICS = ("macro_f1", "balanced_accuracy")
 
@@ -95,7 +96,7 @@ def over_trainings(reports):
     """The encoders' own rows of several pre-trainings as one report."""
     from jfreq.evaluate.table import over_seeds
 
-    own = [only(report, "trained") for report in reports]
+    own = [only(report, TRAINED) for report in reports]
     return over_seeds(own) if len(own) > 1 else own[0]
 
 
@@ -110,13 +111,13 @@ def probe_tables(found) -> list[str]:
     rows = []
     for (encoder, views), reports in found.items():
         merged = over_trainings(reports)
-        cells = [cell(of(merged, m, features="trained")) for m in METRICS]
+        cells = [cell(of(merged, m, features=TRAINED)) for m in METRICS]
         rows.append([encoder, views, str(len(reports)), *cells])
         if views == "both":
-            cells = [cell(of(reports[0], m, features="untrained")) for m in METRICS]
+            cells = [cell(of(reports[0], m, features=UNTRAINED)) for m in METRICS]
             rows.append([encoder, "untrained", "1", *cells])
     for reports in [reports for (_, views), reports in found.items() if views == "both"][:1]:
-        cells = [cell(of(reports[0], m, features="spectrogram mean+std")) for m in METRICS]
+        cells = [cell(of(reports[0], m, features=HAND_MADE)) for m in METRICS]
         rows.append(["none", "mean and deviation of the spectrogram", "1", *cells])
     out = [
         "## Linear probe, all labels",
@@ -126,19 +127,17 @@ def probe_tables(found) -> list[str]:
     for (encoder, views), reports in found.items():
         if views != "both":
             continue
-        head = ["labels", "rows", "trained", "untrained", "trained - untrained"]
+        features = [TRAINED, UNTRAINED, f"{TRAINED} - {UNTRAINED}"]
         one, rows = reports[0], []
         for share in FRACTIONS:
-            kinds = ["trained", "untrained", "trained - untrained"]
-            if share == 1.0:
-                kinds.pop()  # one draw, no pairs
+            kinds = features[:2] if share == 1.0 else features  # one draw, no pairs
             cells = [cell(of(one, METRICS[0], features=k, fraction=share)) for k in kinds]
-            count = of(one, METRICS[0], features="trained", fraction=share).rows
+            count = of(one, METRICS[0], features=TRAINED, fraction=share).rows
             rows.append([f"{100 * share:g} %", f"{count:g}", *cells, *[""] * (3 - len(cells))])
         out += [
             f"## Linear probe by share of labels, {encoder}, {METRICS[0]}",
             "",
-            *markdown(head, rows),
+            *markdown(["labels", "rows", *features], rows),
         ]
     return out
 
@@ -202,7 +201,7 @@ def main() -> None:
     }
     lines = {e: reports[0] for (e, v), reports in found.items() if v == "both"}
     for encoder in list(lines)[1:]:  # hand-made features are the same for all encoders
-        lines[encoder] = only(lines[encoder], "trained", "untrained")
+        lines[encoder] = only(lines[encoder], TRAINED, UNTRAINED)
     if lines:
         curves(lines, RESULTS / "hapt_contrast_probe.svg", metric=METRICS[0])
     lines = {f"{e}, {n}": report for e, pair in tunings.items() for n, report in pair.items()}

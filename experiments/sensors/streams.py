@@ -40,8 +40,6 @@ def measured(label: np.ndarray, score: np.ndarray, names: tuple[str, ...]) -> di
 
 def probed(trained: Any, shards: Any, only: str) -> dict[str, dict[str, float]]:
     """Logistic probes of the streams, alone and fused, tested on one fold."""
-    from scipy.special import log_softmax
-
     from jfreq import methods
     from jfreq.evaluate.features import extract
     from jfreq.evaluate.probe import fit_logistic, probe_scores
@@ -60,14 +58,16 @@ def probed(trained: Any, shards: Any, only: str) -> dict[str, dict[str, float]]:
             part[fold.train], task.label[fold.train], part[fold.test], classes=task.classes,
             fit=fit_logistic, group=task.groups[0][fold.train],
         )  # fmt: skip
-    scores["both, late"] = late([scores["series"], scores["scalogram"]], log_softmax)
+    scores["both, late"] = late([scores["series"], scores["scalogram"]])
     return {
         name: measured(task.label[fold.test], s, shards.info.labels) for name, s in scores.items()
     }
 
 
-def late(logits: list[np.ndarray], log_softmax) -> np.ndarray:
-    """Log of the mean probability."""
+def late(logits: list[np.ndarray]) -> np.ndarray:
+    """Log of the summed probabilities."""
+    from scipy.special import log_softmax
+
     return np.logaddexp.reduce([log_softmax(x, axis=1) for x in logits], axis=0)
 
 
@@ -75,11 +75,12 @@ def tuned(folder: Path, shards: Path, out: Path, **changes: Any) -> dict[str, di
     """Fine-tuning with both fusions; of late fusion also each stream by itself."""
     from jfreq.config import replace
     from jfreq.data.records import open_shards
-    from jfreq.evaluate.finetune import experiment_for, finetune, read_predictions
+    from jfreq.evaluate.finetune import experiment_for, finetune, predict, read_predictions
     from jfreq.export.bundle import load_trained
+    from jfreq.state import Trained
 
-    found = {}
-    names = open_shards(shards).info.labels
+    found, opened = {}, open_shards(shards)
+    names = opened.info.labels
     for fusion in ("feature", "late"):
         experiment = replace(experiment_for(folder), data__path=(str(shards),),
                              method__head__fusion=fusion, **changes)  # fmt: skip
@@ -90,28 +91,10 @@ def tuned(folder: Path, shards: Path, out: Path, **changes: Any) -> dict[str, di
         )
     trained = load_trained(out / "late" / "test")
     for name, weights in {"series": (1.0, 0.0), "scalogram": (0.0, 1.0)}.items():
-        score = classified(trained, shards, made.id, weights)
-        found[name] = measured(made.label, score, names)
+        weighted = replace(trained.experiment, method__head__fusion_weights=weights)
+        made = predict(Trained(weighted, trained.params), opened, made.id)
+        found[name] = measured(made.label, made.score, names)
     return found
-
-
-def classified(trained: Any, shards: Path, rows: np.ndarray, weights) -> np.ndarray:
-    """Logits of a late-fused classifier with other weights of its streams."""
-    import jax
-
-    from jfreq import methods
-    from jfreq.config import replace
-    from jfreq.data.pipeline import eval_batches
-    from jfreq.data.records import open_shards
-
-    method = methods.build(replace(trained.experiment.method, head__fusion_weights=weights))
-    encode = jax.jit(lambda params, batch: method.encode(params, batch).logits)
-    out = []
-    for batch in eval_batches(open_shards(shards), rows, batch=64):
-        mask = batch.pop("_mask") > 0
-        batch.pop("label")
-        out.append(np.asarray(encode(trained.params, batch))[mask])
-    return np.concatenate(out)
 
 
 def hapt(args) -> dict[str, list[dict[str, dict[str, float]]]]:

@@ -95,7 +95,7 @@ def finetune(experiment: Experiment, workdir: Path, *, folds: tuple[str, ...] = 
     for fold, cfg in jobs:
         folder = workdir / _name(fold)
         if not _is_done(folder, cfg):
-            made = _predictions(train(cfg, folder), shards, rows[fold.test])
+            made = predict(train(cfg, folder), shards, rows[fold.test])
             if distributed.is_chief():
                 _keep(folder, made, cfg)
             found.append(made)
@@ -218,8 +218,8 @@ def _keep(folder: Path, found: Predictions, experiment: Experiment) -> None:
     write_json(folder / TEST, {"scores": scores, "experiment": _identity(experiment)})
 
 
-def _predictions(trained: Trained, shards: Any, rows: np.ndarray) -> Predictions:
-    """The classifier on held-out rows."""
+def predict(trained: Trained, shards: Any, rows: np.ndarray) -> Predictions:
+    """The classifier of ``trained`` on ``rows`` of labelled shards."""
     from jfreq.data.pipeline import eval_batches
 
     method = methods.build(trained.experiment.method)

@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from jfreq import sharding
+
 Rows = TypeVar("Rows")
 """Arrays whose first axis is the batch."""
 
@@ -21,10 +23,9 @@ def in_groups(run: Callable[[Rows], Array], batch: Rows, rows: int) -> Array:
     each group again instead of keeping it; any other program takes the batch as it is. The
     platform that the program is lowered for decides. So does one for batches of any size (export).
     """
-    mesh = jax.sharding.get_abstract_mesh()
     total = jax.tree.leaves(batch)[0].shape[0]
     whole = not isinstance(total, int) or total <= rows
-    if whole or (jax.device_count() if mesh.empty else mesh.size) > 1:
+    if whole or sharding.devices() > 1:
         return run(batch)
     grouped = functools.partial(_grouped, run, rows)
     return jax.lax.platform_dependent(batch, cpu=grouped, default=run)

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32
 
+from jfreq import sharding
 from jfreq.ops.frames import WindowName, frame, overlap_add
 from jfreq.ops.frames import window as make_window
 from jfreq.types import InputError
@@ -35,9 +36,7 @@ def evaluate(
     """``auto`` means ``matmul`` on several devices (those of the mesh, where one is set) and on
     TPU, else ``fft``. The platform is the one that the program is lowered for."""
     if evaluator == "auto":
-        mesh = jax.sharding.get_abstract_mesh()
-        devices = jax.device_count() if mesh.empty else mesh.size
-        if devices == 1:
+        if sharding.devices() == 1:
             return jax.lax.platform_dependent(*args, tpu=matmul, default=fft)
         evaluator = "matmul"
     if evaluator not in ("fft", "matmul"):

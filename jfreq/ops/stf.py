@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32
 
+from jfreq import sharding
 from jfreq.types import InputError
 
 _HIGHEST = jax.lax.Precision.HIGHEST
@@ -213,9 +214,7 @@ def _settled(x: Float[Array, "p v ..."]) -> Float[Array, "p v ..."]:
 def _joined(x: Float[Array, "p v ..."]) -> Float[Array, "p v ..."]:
     """``[p v k b m c]`` as ``[p v x]``, or, where the batch lies on several devices,
     ``[p v k x]``; ``[p v b m c]`` as ``[p v x]``: no device boundary is moved."""
-    mesh = jax.sharding.get_abstract_mesh()
-    alone = (jax.device_count() if mesh.empty else mesh.size) == 1
-    keep = 3 if x.ndim == 6 and not alone else 2
+    keep = 3 if x.ndim == 6 and sharding.devices() > 1 else 2
     return x.reshape(*x.shape[:keep], -1)
 
 
