@@ -177,14 +177,20 @@ def read_config(workdir: Path) -> Experiment:
     return methods.experiment_from_dict(value)
 
 
-def load_run(path: str | Path) -> Trained:
-    """Experiment and parameters of the last good checkpoint of a run folder, on the host."""
+def load_run(path: str | Path, *, step: int | None = None) -> Trained:
+    """Experiment and parameters of a run folder's checkpoint, on the host: the last good one, or
+    the one of ``step``."""
     workdir = Path(path)
     experiment = read_config(workdir)
     if not (workdir / CHECKPOINTS).is_dir():
         raise InputError(f"{workdir}: has no checkpoint yet; let `jfreq train` run longer")
     folder = (workdir / CHECKPOINTS).absolute()
     tried: set[int] = set()
+    if step is not None:
+        found = sorted(_finished(folder))
+        if step not in found:
+            raise InputError(f"{workdir}: has no checkpoint of step {step}, only of {found}")
+        return Trained(experiment, _restore_params(folder / str(step) / "state"))
     # Listed anew after each miss: a running training may have replaced what was there.
     while left := _finished(folder) - tried:
         tried.add(step := max(left))

@@ -13,7 +13,7 @@ import typing
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Literal, Self, TypeVar, get_args, get_origin
 
-from jfreq.types import DataSpec, InputError, SignalSpec
+from jfreq.types import Batch, DataSpec, InputError, SignalSpec
 
 T = TypeVar("T")
 
@@ -53,6 +53,12 @@ class MethodConfig:
         """The same config with every open field decided for this data."""
         return replace(self, signals=self.signals or spec.signals)
 
+    def calibrate(self, batch: Batch) -> Self:
+        """With what only the signals themselves can decide, from a sample of the training rows;
+        called once, after ``bind`` and before anything is compiled."""
+        del batch
+        return self
+
     def unbind(self) -> Self:
         """What ``bind`` decided left open again, to bind the config to other data."""
         return replace(self, signals=())
@@ -81,6 +87,8 @@ class Data:
     crop_seconds: float | None = None
     """Train on random windows of this length; None: whole rows."""
     shuffle: bool = True
+    sequence: int = 1
+    """Rows of a batch come in runs of this many consecutive rows of one recording."""
     threads: int = 2
     """Threads of the tf.data pipeline."""
 
@@ -88,6 +96,7 @@ class Data:
         check(0 < self.label_fraction <= 1, "data.label_fraction", f"must lie in (0, 1], got "
               f"{self.label_fraction}")  # fmt: skip
         check(self.memory_mb >= 0, "data.memory_mb", f"must be 0 or more, got {self.memory_mb}")
+        check(self.sequence >= 1, "data.sequence", f"must be 1 or more, got {self.sequence}")
         check(self.threads >= 1, "data.threads", f"must be 1 or more, got {self.threads}")
 
 

@@ -72,7 +72,7 @@ def rate_multipliers(cfg: Optim, params: PyTree) -> PyTree:
         hit = trees.first_match(path, patterns)
         scale = 1.0 if hit is None else cfg.lr_mult[hit][1]
         if "/blocks/" in path:
-            powers = cfg.layer_decay ** np.arange(depth, 0, -1, dtype=np.float64)
+            powers = cfg.layer_decay ** np.arange(leaf.shape[0], 0, -1, dtype=np.float64)
             return (scale * powers).astype(np.float32).reshape(-1, *[1] * (leaf.ndim - 1))
         early = re.search(r"(^|/)(patch_embed|positions|special_tokens|mask_token)(/|$)", path)
         return np.float32(scale * (cfg.layer_decay ** (depth + 1) if early else 1.0))

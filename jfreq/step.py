@@ -54,12 +54,16 @@ def prepare(experiment: Experiment) -> Setup:
         process_index=index,
         process_count=count,
     )
-    spec = specify(methods.bind(experiment, pipeline.spec), pipeline.batch_spec, mesh)
+    experiment = methods.bind(experiment, pipeline.spec)
+    method = experiment.method.calibrate(pipeline.sample())
+    experiment = dataclasses.replace(experiment, method=method)
+    spec = specify(experiment, pipeline.batch_spec, mesh)
     return Setup(**vars(spec), pipeline=pipeline)
 
 
 def check_batch(experiment: Experiment, mesh: jax.sharding.Mesh) -> None:
-    """Raises ``InputError`` unless every device gets whole rows of every micro-batch."""
+    """Raises ``InputError`` unless every device gets whole rows of every micro-batch, and every
+    micro-batch whole runs, as long as the method's sub-sequences."""
     ways = sharding.batch_ways(mesh)
     check(
         experiment.batch % (ways * experiment.accumulate) == 0,
@@ -67,6 +71,14 @@ def check_batch(experiment: Experiment, mesh: jax.sharding.Mesh) -> None:
         f"{experiment.batch} rows in {experiment.accumulate} micro-batches do not divide over "
         f"{ways} devices (mesh data x fsdp); take a multiple of {ways * experiment.accumulate}",
     )
+    unit = experiment.accumulate * experiment.data.sequence
+    check(experiment.batch % unit == 0, "data.sequence", f"{experiment.batch} rows in "
+          f"{experiment.accumulate} micro-batches are not whole runs of "
+          f"{experiment.data.sequence}; take a batch that is a multiple of {unit}")  # fmt: skip
+    given = experiment.data.sequence
+    wanted = getattr(experiment.method, "sequence", given)
+    check(wanted == given, "data.sequence", f"is {given}, but the method reads sub-sequences of "
+          f"{wanted} rows; set it to method.sequence")  # fmt: skip
 
 
 def specify(experiment: Experiment, batch_spec: BatchSpec, mesh: jax.sharding.Mesh) -> StepSpec:
@@ -100,6 +112,7 @@ def make_step(setup: StepSpec) -> Callable[[State, Batch], tuple[State, PyTree]]
     """``(state, batch) -> (state, metrics)``: one update; metrics are ``(sum, count)`` pairs."""
     method, optimiser = setup.method, setup.optimiser
     parts, seed = setup.experiment.accumulate, setup.experiment.seed
+    length = setup.experiment.data.sequence
     rate = optim.schedule(setup.experiment.optim, setup.experiment.steps)
 
     def grads_of(state: State, batch: Batch, key):
@@ -110,8 +123,12 @@ def make_step(setup: StepSpec) -> Callable[[State, Batch], tuple[State, PyTree]]
         return grads, metrics
 
     def accumulated(state: State, batch: Batch, key):
-        # Micro-batch i takes rows i::parts, so that every device keeps its own rows.
-        split = {k: v.reshape(-1, parts, *v.shape[1:]).swapaxes(0, 1) for k, v in batch.items()}
+        # Micro-batch i takes runs i::parts of rows, so that every device keeps its own.
+        def parted(v: jax.Array) -> jax.Array:
+            runs = v.reshape(-1, parts, length, *v.shape[1:]).swapaxes(0, 1)
+            return runs.reshape(parts, -1, *v.shape[1:])
+
+        split = {k: parted(v) for k, v in batch.items()}
 
         def body(carry, part):
             i, rows = part

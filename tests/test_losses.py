@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from jfreq import losses
+from jfreq.types import InputError
 
 
 def reference(pred, target, form):
@@ -144,3 +145,130 @@ def test_nt_xent_has_finite_gradients_in_float32():
     for a in (jnp.ones((2, 4)), jnp.array([[1.0, 0], [-1.0, 0]]), jnp.zeros((2, 3))):
         grad = jax.grad(lambda a: losses.nt_xent(a, a, temperature=0.07).sum())(a)
         assert np.isfinite(grad).all()
+
+
+def test_nt_xent_leaves_out_clips_that_are_not_valid(views):
+    """Valid clips get what they would get without the others."""
+    a, b = views
+    valid = np.array([True, True, False, True, False, True])
+    found = losses.nt_xent(a, b, valid=jnp.asarray(valid))
+    np.testing.assert_allclose(found[valid], losses.nt_xent(a[valid], b[valid]), rtol=1e-5)
+    assert np.isfinite(losses.nt_xent(a, b, valid=jnp.zeros(6, bool))).all()
+
+
+# ------------------------------------------------------------------ FOCAL
+
+
+def test_nt_xent_by_position_compares_like_places_only(views):
+    """By hand: rows 0, 2, 4 among themselves, and rows 1, 3, 5."""
+    a, b = views
+    found = losses.nt_xent_by_position(a, b, sequence=2, temperature=0.2)
+    for place in (0, 1):
+        expected = losses.nt_xent(a[place::2], b[place::2], temperature=0.2)
+        np.testing.assert_allclose(found[place::2], expected, rtol=1e-5)
+    whole = losses.nt_xent_by_position(a, b, sequence=1, temperature=0.2)
+    np.testing.assert_allclose(whole, losses.nt_xent(a, b, temperature=0.2), rtol=1e-5)
+
+
+def test_identical_embeddings_of_64_sub_sequences():
+    """3.f: each view has one partner among the 127 others; no sub-sequence is tighter."""
+    same = jnp.ones((256, 16))
+    found = losses.nt_xent_by_position(same, same, sequence=4, temperature=0.07)
+    np.testing.assert_allclose(found, np.log(127), rtol=1e-6)
+    value, counts = losses.temporal_order(same, sequence=4)
+    np.testing.assert_allclose(value, 1.0, rtol=1e-6)
+    assert counts.all()
+
+
+def test_orthogonality_of_equal_opposite_and_upright_vectors():
+    a = jnp.asarray(np.random.default_rng(0).normal(size=(7, 8)), jnp.float32)
+    upright = jnp.concatenate([-a[:, 4:], a[:, :4]], axis=1)
+    for form, expected in (("hinge", (1, 0, 0)), ("absolute", (1, 1, 0))):
+        found = [losses.orthogonality(a, 3 * b, form=form) for b in (a, -a, upright)]
+        for value, one in zip(found, expected):
+            np.testing.assert_allclose(value, np.full(7, one), atol=1e-6)
+    silent = jax.grad(lambda a: losses.orthogonality(a, a).sum())(jnp.zeros((2, 3)))
+    assert np.isfinite(silent).all()
+
+
+def test_constant_sub_sequences_far_apart_are_in_order():
+    """3.f; at a distance of half the margin, half of it is missing."""
+    for distance, missing in ((1.5, 0.0), (0.5, 0.5)):
+        z = jnp.repeat(jnp.array([[0.0, 0.0], [distance, 0.0]]), 4, axis=0)
+        np.testing.assert_allclose(
+            losses.temporal_order(z, sequence=4)[0], np.full(8, missing), atol=1e-6
+        )
+
+
+def temporal_reference(z, sequence, margin, valid):
+    """Float64, pair by pair of rows; the value of every sub-sequence, None where it has none."""
+    runs = np.asarray(z, np.float64).reshape(-1, sequence, z.shape[1])
+    kept = valid.reshape(-1, sequence)
+
+    def mean(i, j):
+        found = [
+            np.linalg.norm(runs[i, p] - runs[j, q])
+            for p in range(sequence)
+            for q in range(sequence)
+            if kept[i, p] and kept[j, q] and (i, p) != (j, q)
+        ]
+        return np.mean(found) if found else None
+
+    out = []
+    for i in range(len(runs)):
+        others = [mean(i, j) for j in range(len(runs)) if j != i]
+        own = mean(i, i)
+        hinges = [] if own is None else [max(0, own - d + margin) for d in others if d is not None]
+        out.append(np.mean(hinges) if hinges else None)
+    return out
+
+
+@pytest.mark.parametrize("missing", [(), (1, 4, 5, 9, 10, 11)])
+def test_temporal_order_against_float64(missing):
+    """Without and with missing rows: the second sub-sequence keeps one row, the fourth none."""
+    z = np.random.default_rng(3).normal(size=(15, 6))
+    valid = np.ones(15, bool)
+    valid[list(missing)] = False
+    value, counts = losses.temporal_order(
+        jnp.asarray(z, jnp.float32), sequence=3, margin=0.8, valid=jnp.asarray(valid)
+    )
+    expected = np.repeat(temporal_reference(z, 3, 0.8, valid), 3)
+    known = np.array([v is not None for v in expected]) & valid
+    np.testing.assert_array_equal(counts, known)
+    np.testing.assert_allclose(value[known], expected[known].astype(float), rtol=1e-5)
+    assert not np.asarray(value[~known]).any()
+
+
+def test_temporal_order_has_finite_gradients_on_equal_rows():
+    """Repeated rows, as at the end of a recording, and a batch of one row over and over."""
+    rng = np.random.default_rng(0)
+    tail = np.repeat(rng.normal(size=(4, 5)), 3, axis=0)
+    for z in (tail, 100 + 0 * tail, 1e-3 * tail):
+        grad = jax.grad(lambda z: losses.temporal_order(z, sequence=3)[0].sum())(jnp.asarray(z))
+        assert np.isfinite(grad).all()
+
+
+def test_temporal_order_pulls_together_and_pushes_apart():
+    """The gradient is that of float64 differences."""
+    z = np.random.default_rng(5).normal(size=(6, 4))
+    grad = jax.grad(lambda z: losses.temporal_order(z, sequence=2)[0].mean())(
+        jnp.asarray(z, jnp.float32)
+    )
+    every, step = np.ones(6, bool), 1e-5
+    for at in np.ndindex(z.shape):
+        ends = []
+        for sign in (1, -1):
+            moved = z.copy()
+            moved[at] += sign * step
+            ends.append(np.mean(temporal_reference(moved, 2, 1.0, every)))
+        np.testing.assert_allclose(grad[at], (ends[0] - ends[1]) / (2 * step), atol=1e-5)
+
+
+def test_sub_sequences_that_do_not_fill_the_batch_are_refused():
+    z = jnp.ones((6, 3))
+    with pytest.raises(InputError, match="6 rows are not whole sub-sequences of 4"):
+        losses.temporal_order(z, sequence=4)
+    with pytest.raises(InputError, match="6 rows are not whole sub-sequences of 4"):
+        losses.nt_xent_by_position(z, z, sequence=4)
+    with pytest.raises(InputError, match="needs 2 rows or more"):
+        losses.temporal_order(z, sequence=1)

@@ -26,8 +26,11 @@ SETS: dict[str, dict[str, Any]] = {
         "modalities": ("seismic:0-2",),
         "unlabelled": True,
     },
+    "machines": {"name": "machines", "n": 2000, "seconds": 1.0},
 }
-"""HAPT with every unlabelled stretch, with the 6 activities, with all 12 labels; seismic records."""
+"""HAPT with every unlabelled stretch, with the 6 activities, with all 12 labels; seismic records;
+synthetic machines whose folds are bands of load."""
+SYNTHETIC = {"machines": "synthetic:machines_load"}
 
 
 def shards_of(name: str, source: str, runs: Path) -> Path:
@@ -36,7 +39,7 @@ def shards_of(name: str, source: str, runs: Path) -> Path:
 
     out = runs / "shards" / name
     changes: dict[str, Any] = {"name": f"hapt{name}", **SETS[name]}
-    prepare(source, out, **changes)
+    prepare(SYNTHETIC.get(name, source), out, **changes)
     return out
 
 

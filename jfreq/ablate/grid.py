@@ -18,7 +18,12 @@ from jfreq.types import InputError
 Change = Callable[[Experiment], Experiment]
 FREE = ("data.path", "mesh", "log", "checkpoint", "name")
 """Fields that do not change what is measured."""
-LATER = {"data.label_fraction": 1.0, "data.label_seed": 0, "data.label_at_least_one": False}
+LATER = {
+    "data.label_fraction": 1.0,
+    "data.label_seed": 0,
+    "data.label_at_least_one": False,
+    "data.sequence": 1,
+}
 """Fields that came later: left out of keys at these values, so that older results keep theirs."""
 
 

@@ -18,6 +18,7 @@ from jfreq.augment.clips import Key
 from jfreq.augment.series import Window
 from jfreq.ops import dft
 
+_LONGEST = 4096
 Change = Callable[[Array, Array], tuple[Array, Array]]
 """``(real, imag)`` ``[c f]`` to the same, on all bins; edges are put back afterwards."""
 
@@ -48,9 +49,29 @@ def perturb_phase(key: Key, x: Window, *, angle: float = np.pi / 4, share: float
 
 
 def shift_phase(key: Key, x: Window) -> Window:
-    """F3: all bins turned by one phase, uniform: ``cos x - sin Hilbert(x)``."""
+    """F3: all bins turned by one phase, uniform: ``cos x - sin Hilbert(x)``.
+
+    Windows of more than 4096 samples are turned in blocks that touch, as FOCAL turns its intervals:
+    as a matrix product, the transform of a whole one would not fit into memory.
+    """
     theta = jax.random.uniform(key, (), minval=-np.pi, maxval=np.pi)
-    return _inside(x, lambda real, imag: _turn(real, imag, theta))
+
+    def turned(x: Array) -> Array:
+        return _inside(x, lambda real, imag: _turn(real, imag, theta))
+
+    t, c = x.shape
+    size = _block(t)
+    if size == t:
+        return turned(x)
+    # Blocks side by side are more channels to the transform.
+    blocks = x.reshape(t // size, size, c).transpose(1, 0, 2).reshape(size, -1)
+    return turned(blocks).reshape(size, t // size, c).transpose(1, 0, 2).reshape(t, c)
+
+
+def _block(samples: int) -> int:
+    """The largest divisor up to ``_LONGEST``; all samples where that is under 64."""
+    best = max(n for n in range(1, min(samples, _LONGEST) + 1) if samples % n == 0)
+    return best if best >= 64 else samples
 
 
 def mask_band(key: Key, x: Window, *, widest: float = 0.3) -> Window:

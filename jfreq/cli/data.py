@@ -9,7 +9,7 @@ from tyro.conf import Positional
 
 Kind = Literal[
     "auto", "index", "folders", "audioset", "sensors",
-    "hhar", "ucihar", "motionsense", "pamap2", "realworld", "cwru", "csi",
+    "hhar", "ucihar", "motionsense", "pamap2", "realworld", "cwru", "csi", "mod", "acids",
 ]  # fmt: skip
 """``jfreq.data.sources.KINDS``, spelt out so that help needs no import."""
 Way = Literal["amplitude", "phase_difference", "real_imag"]
@@ -22,13 +22,16 @@ def data_prepare(
     source: str | None = None,
     kind: Kind = "auto",
     rate: float | None = None,
+    rates: tuple[str, ...] = (),
     seconds: float | None = None,
     hop_seconds: float | None = None,
-    mix: Literal["first", "mean", "keep"] = "first",
+    mix: Literal["first", "mean", "keep"] | None = None,
     modalities: tuple[str, ...] = (),
     complex_as: tuple[Way, ...] = ("amplitude",),
     only: tuple[str, ...] = (),
+    thin: tuple[str, ...] = (),
     unlabelled: bool = False,
+    allow_missing: bool = False,
     fill_seconds: float = 0.1,
     guard_seconds: float | None = None,
     labels: tuple[str, ...] = (),
@@ -43,19 +46,22 @@ def data_prepare(
 
     Args:
         name: name of the set. Without --source it is the source too: a folder, `tfds:NAME`, or
-            `synthetic:machines|tones|motion`.
+            `synthetic:machines|machines_load|tones|motion`.
         out: folder of the shards; an interrupted call goes on there.
         source: folder (index.csv, a folder per class, sensor files, an unpacked archive) or
             AudioSet segment CSV.
         kind: layout of the source, see docs/data.md; auto looks.
         rate: rate of the shards in Hz; audio: 16000, sensors: as recorded.
+        rates: rates of single modalities, for instance audio:8000 seismic:100.
         seconds: length of a window; by default that of the longest clip, at most 10 s.
         hop_seconds: step between windows of long recordings; by default no overlap.
-        mix: audio: the first channel, the mean of all, or keep them all.
+        mix: audio: the first channel (the default, but for acids), the mean of all, or keep them.
         modalities: names for channels, for instance acc:0-2 gyro:3-5.
         complex_as: complex recordings: the real modalities to make.
         only: patterns of the paths to read, for instance '*/waist'.
-        unlabelled: also take what no label names: index.csv, pamap2, hhar.
+        thin: classes to make rare, with the share of their recordings to keep: fall=0.1.
+        unlabelled: also take what no label names: index.csv, pamap2, hhar, mod, acids.
+        allow_missing: keep recordings that lack a modality, with zeros in its place.
         fill_seconds: longest gap of NaN to fill by linear interpolation; longer ones cut.
         guard_seconds: least distance in a recording between rows of different folds or splits.
         labels: class names in order, or one class_labels_indices.csv (AudioSet needs it).
@@ -71,11 +77,12 @@ def data_prepare(
 
     file = len(labels) == 1 and labels[0].endswith(".csv")
     prepare(
-        source or name, out, name=name if source else None, kind=kind, rate=rate,
+        source or name, out, name=name if source else None, kind=kind, rate=rate, rates=rates,
         seconds=seconds, hop_seconds=hop_seconds, mix=mix, modalities=modalities,
-        complex_as=complex_as, only=only, unlabelled=unlabelled, fill_seconds=fill_seconds,
-        guard_seconds=guard_seconds, labels=Path(labels[0]) if file else labels,
-        drop_labels=drop_labels, clips=clips, n=n, seed=seed, workers=workers, strict=strict,
+        complex_as=complex_as, only=only, thin=thin, unlabelled=unlabelled,
+        allow_missing=allow_missing, fill_seconds=fill_seconds, guard_seconds=guard_seconds,
+        labels=Path(labels[0]) if file else labels, drop_labels=drop_labels, clips=clips, n=n,
+        seed=seed, workers=workers, strict=strict,
     )  # fmt: skip
     print(describe(open_shards(out)))
 

@@ -84,7 +84,9 @@ def array_source(
         if np.iscomplexobj(signal.x):
             return real_modalities(signal, options.complex_as, options.modalities)
         default = groups or (_IMU if signal.x.shape[1] == 6 else {"signal": None})
-        return split_channels(default, signal, options.modalities)
+        return split_channels(
+            default, signal, options.modalities, allow_missing=options.allow_missing
+        )
 
     return Source(
         name, kind, tuple(rows), read, functools.partial(longest_stretch, read, options), False,

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
-from typing import Any, Literal, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jfreq.data.gaps import Stretch, stretches
 from jfreq.data.records import serialise
 from jfreq.data.schema import ShardsInfo, SignalInfo
-from jfreq.data.source import Row, Signal
+from jfreq.data.source import Mix, Row, Signal
 from jfreq.data.timing import resample
 from jfreq.types import InputError
-
-Mix = Literal["first", "mean", "keep"]
 
 
 class Window(NamedTuple):
@@ -35,6 +33,19 @@ class Cutter:
     hop_seconds: float
     mix: Mix
     fill_seconds: float = 0.0
+    # Not in repr, from which recipes of prepared sets are made.
+    rates: Mapping[str, float] = dataclasses.field(default_factory=dict, repr=False)
+    """Hz of single modalities, before ``rate``."""
+    allow_missing: bool = dataclasses.field(default=False, repr=False)
+    """A modality that is NaN throughout becomes zeros, instead of the row being refused."""
+
+    def rate_of(self, name: str) -> float | None:
+        """Hz of a modality in the shards; None for its own."""
+        return self.rates.get(name, self.rate)
+
+    def absent(self, x: np.ndarray) -> bool:
+        """Whether the samples ``[t c]`` stand for a modality that is not there: all NaN, all 0."""
+        return self.allow_missing and not (np.isfinite(x) & (x != 0)).any()
 
     def convert(self, row: Row, found: dict[str, Signal]) -> list[Stretch]:
         """Checked signals at the shards' rate, int16 for audio, float32 for everything else.
@@ -43,6 +54,8 @@ class Cutter:
         Raises ``InputError`` saying what is wrong with the row.
         """
         checked = {name: self._checked(row, name, s) for name, s in found.items()}
+        if all(self.absent(s.x) for s in checked.values()):
+            raise InputError("holds none of the modalities")
         out = []
         for part in stretches(checked, fill_seconds=self.fill_seconds):
             if part.whole or 2 * _seconds(part) >= self.seconds:
@@ -75,15 +88,17 @@ class Cutter:
         x, rate = signal.x, signal.rate
         if rate is not None and row.rate is not None and abs(rate - row.rate) > 1e-6 * rate:
             raise InputError(f"the file says {rate:g} Hz, the index {row.rate:g} Hz")
-        rate = self.rate if rate is None else rate
+        rate = self.rate_of(name) if rate is None else rate
         if rate is None:
             raise InputError("nothing states its sampling rate; give a rate")
         if not rate > 0:
             raise InputError(f"its sampling rate is {rate:g} Hz")
         if len(x) == 0:
             raise InputError("is empty")
+        if self.absent(x):
+            x = np.zeros_like(x)
         if name != "audio":
-            return signal._replace(rate=rate)
+            return signal._replace(x=x, rate=rate)
         x = _downmix(x, self.mix)
         if np.issubdtype(x.dtype, np.floating) and not np.isfinite(x).all():
             raise InputError("holds NaN or infinity")
@@ -91,7 +106,7 @@ class Cutter:
 
     def _converted(self, name: str, signal: Signal) -> Signal:
         x, rate = signal.x, signal.rate or 0.0
-        target = self.rate or rate
+        target = self.rate_of(name) or rate
         if target != rate and x.dtype == np.int16:
             x = x.astype(np.float32) / 32768
         audio = name == "audio"
@@ -140,7 +155,8 @@ def _windows(
             values[s.name][: len(valid)] = valid
             physical = (valid if len(valid) else values[s.name][:1]).astype(np.float64) * s.scale
             columns |= {
-                f"{s.name}.count": np.int64(len(valid)),
+                # What is absent has no say in the statistics.
+                f"{s.name}.count": np.int64(0 if cutter.absent(valid) else len(valid)),
                 f"{s.name}.mean": physical.mean(0),
                 f"{s.name}.var": physical.var(0),
             }

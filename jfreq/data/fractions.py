@@ -33,11 +33,11 @@ def draw(
     """
     check(0 < fraction <= 1, where, f"a fraction must lie in (0, 1], got {fraction:g}")
     n, rng = len(label), np.random.default_rng(seed)
-    total = math.floor(fraction * n + 0.5)
+    total = _seats(fraction, n)
     if label.ndim == 2:
         total = max(total, 1) if at_least_one else total
         check(total > 0, where, f"{fraction:g} of {n} rows is none; the smallest fraction that "
-              f"works is {_rounded_up(0.5 / n):g}")  # fmt: skip
+              f"works is {_least(1, n):g}")  # fmt: skip
         return np.sort(rng.permutation(n)[:total])
     classes, sizes = np.unique(label, return_counts=True)
     # Ties between classes of one size are decided by the seed, not by their numbers.
@@ -49,10 +49,10 @@ def draw(
     elif not taken.all():
         empty = int(classes[order][np.argmin(taken)])
         name = repr(names[empty]) if len(names) else str(empty)
-        least = (_filling(sizes[order]) - 0.5) / n
+        least = _least(_filling(sizes[order]), n)
         size = int(sizes[classes == empty][0])
         check(False, where, f"{fraction:g} of {n} rows leaves class {name} ({size} rows) without "
-              f"a row; the smallest fraction that works is {_rounded_up(least):g}, or draw at "
+              f"a row; the smallest fraction that works is {least:g}, or draw at "
               "least one row of every class")  # fmt: skip
     return np.sort(np.concatenate([rows[:k] for rows, k in zip(members, taken)]))
 
@@ -85,6 +85,17 @@ def _filling(sizes: np.ndarray) -> int:
         seat += 1
         _give(taken, sizes, seat)
     return seat
+
+
+def _seats(fraction: float, n: int) -> int:
+    return math.floor(fraction * n + 0.5)
+
+
+def _least(seats: int, n: int) -> float:
+    """The smallest fraction, to three digits, that gives ``seats`` of ``n`` rows."""
+    fraction = _rounded_up((seats - 0.5) / n)
+    # Half a row may be lost to rounding: 0.036 * 375 is below 13.5.
+    return fraction if _seats(fraction, n) >= seats else _rounded_up(fraction * (1 + 1e-9))
 
 
 def _rounded_up(value: float, digits: int = 3) -> float:

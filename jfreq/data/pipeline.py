@@ -20,6 +20,7 @@ from jfreq.config import Data, check
 from jfreq.data import memory, order
 from jfreq.data.fractions import drawn_rows
 from jfreq.data.records import Shards, open_shards, signal_bytes
+from jfreq.data.runs import runs_of
 from jfreq.data.schema import ShardsInfo
 from jfreq.types import DataSpec, InputError
 
@@ -28,7 +29,11 @@ _PREFETCH = 2
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Pipeline:
-    """Training batches of one process; ``size`` rows make an epoch."""
+    """Training batches of one process.
+
+    ``size`` rows make an epoch: each of ``rows`` once, or, with ``runs``, all runs once, in which
+    rows may come twice.
+    """
 
     shards: Shards
     rows: np.ndarray
@@ -43,6 +48,8 @@ class Pipeline:
     held out, labelled or not."""
     process_index: int = 0
     process_count: int = 1
+    runs: np.ndarray | None = None
+    """Positions in ``rows``, ``[k q]``: rows i * q to i * q + q - 1 of a batch are one of these."""
     _iterators: weakref.WeakSet[Generator] = dataclasses.field(default_factory=weakref.WeakSet)
 
     def __post_init__(self):
@@ -59,7 +66,7 @@ class Pipeline:
 
     @property
     def size(self) -> int:
-        return len(self.rows)
+        return len(self.rows) if self.runs is None else self.runs.size
 
     @property
     def batch_spec(self) -> dict[str, jax.ShapeDtypeStruct]:
@@ -83,15 +90,33 @@ class Pipeline:
         self._iterators.add(batches)
         return batches
 
+    def sample(self, most: int = 512) -> dict[str, np.ndarray]:
+        """Rows spread evenly over the set, cut to the window: the same in every process.
+
+        Returns:
+          Signals ``[n t c]`` and ``length``, at most ``most`` rows.
+        """
+        picked = np.unique(np.linspace(0, len(self.rows) - 1, most).astype(int))
+        read = self.shards.read(self.rows[picked])
+        samples = self._samples
+        first = next(iter(samples.values()))
+        return {name: read[name][:, :n] for name, n in samples.items()} | {
+            "length": np.minimum(read["length"], first)
+        }
+
     def close(self) -> None:
         """Stops all iterators and closes the shard files."""
         _stop(self._iterators)
         self.shards.close()
 
     def _global(self, step: int) -> np.ndarray:
-        return order.global_ids(
-            step, batch=self.batch, rows=self.size, seed=self.seed, shuffle=self.shuffle
-        )
+        runs = self.runs
+        length = 1 if runs is None else runs.shape[1]
+        drawn = order.global_ids(
+            step, batch=self.batch // length, rows=self.size // length, seed=self.seed,
+            shuffle=self.shuffle,
+        )  # fmt: skip
+        return drawn if runs is None else runs[drawn].ravel()
 
     def _positions(self, step: int) -> np.ndarray:
         return self._mine(self._global(step))
@@ -144,12 +169,16 @@ def open_pipeline(
 ) -> Pipeline:
     """Opens ``cfg.path`` for training, with ``labelled`` only the rows that carry a label.
 
-    ``cfg.crop_seconds`` cuts a random window out of every row, drawn from (seed, step). Raises
-    ``InputError`` for unfinished shards, an unknown split or fold, no rows left, or a batch that
-    the processes cannot share evenly.
+    ``cfg.crop_seconds`` cuts a random window out of every row, drawn from (seed, step). With
+    ``cfg.sequence`` the rows come in runs of :func:`jfreq.data.runs.runs_of`, and it is the runs
+    that are shuffled. Raises ``InputError`` for unfinished shards, an unknown split or fold, no
+    rows left, or a batch that the processes cannot share evenly, in whole runs.
     """
     check(batch % process_count == 0, "batch", f"{batch} rows cannot be shared evenly by "
           f"{process_count} processes; make it a multiple")  # fmt: skip
+    check(batch // process_count % cfg.sequence == 0, "data.sequence", f"the {batch} rows of a "
+          f"batch are not whole runs of {cfg.sequence} for each of {process_count} processes; make "
+          f"the batch a multiple of {cfg.sequence * process_count}")  # fmt: skip
     check(
         0 <= process_index < process_count, "process_index", f"{process_index} of {process_count}"
     )
@@ -170,6 +199,7 @@ def open_pipeline(
         info=info,
         process_index=process_index,
         process_count=process_count,
+        runs=runs_of(shards, rows, cfg.sequence) if cfg.sequence > 1 else None,
     )
 
 

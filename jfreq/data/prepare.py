@@ -17,31 +17,37 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from jfreq.config import check
 from jfreq.data import console, parts, tfds_layout
-from jfreq.data.cut import Cutter, Mix, Window, windows_of
+from jfreq.data.cut import Cutter, Window, windows_of
+from jfreq.data.decide import cutter_for
 from jfreq.data.moments import pooled_moments, training_rows, with_moments
 from jfreq.data.parts import Part
 from jfreq.data.records import signal_bytes
 from jfreq.data.schema import COLUMNS, METADATA, ShardFile, ShardsInfo, SignalInfo
-from jfreq.data.source import UNREADABLE, Options, Row, Source, parse_modalities
+from jfreq.data.source import (
+    UNREADABLE,
+    Mix,
+    Options,
+    Row,
+    Source,
+    one_line,
+    parse_modalities,
+    parse_numbers,
+)
 from jfreq.data.sources import open_source
 from jfreq.data.spans import guarded, name_of
+from jfreq.data.thin import thinned
 from jfreq.types import InputError
 
-AUDIO_RATE = 16000.0
-LONGEST = 10.0
-"""Seconds of the default window at most."""
 FILL = 0.1
 """Seconds: a few samples of a wearable sensor, well under a step or a gesture."""
-_SHORT = 1e-3
-"""A window may be this share longer than the longest recording: rounding, and lossy codecs."""
 PARTS = ".parts"
 SKIPPED = "skipped.txt"
+MISSING = "missing.txt"
 
 
 def prepare(
@@ -51,6 +57,7 @@ def prepare(
     name: str | None = None,
     kind: str = "auto",
     rate: float | None = None,
+    rates: Mapping[str, float] | Sequence[str] = (),
     seconds: float | None = None,
     hop_seconds: float | None = None,
     workers: int | None = None,
@@ -61,10 +68,12 @@ def prepare(
     modalities: Mapping[str, Sequence[int]] | Sequence[str] = (),
     complex_as: Sequence[str] = ("amplitude",),
     only: Sequence[str] = (),
+    thin: Mapping[str, float] | Sequence[str] = (),
     unlabelled: bool = False,
+    allow_missing: bool = False,
     fill_seconds: float = FILL,
     guard_seconds: float | None = None,
-    mix: Mix = "first",
+    mix: Mix | None = None,
     n: int | None = None,
     seed: int = 0,
     progress: bool = True,
@@ -76,7 +85,8 @@ def prepare(
       out: the folder of shards; it may hold an unfinished set, nothing of a finished one.
       kind: a name of ``jfreq.data.sources.KINDS``, or ``auto`` to look.
       rate: Hz of the shards; default 16 kHz for audio files, the source's own for sensors. Where
-        a source does not state its rate, it is taken to be this one.
+        a source does not state its rate, it is taken to be this one. rates: of single modalities,
+        for instance ``{"audio": 8000}``.
       seconds: window; default the longest clip, at most 10 s.
       hop_seconds: from window to window in what is longer than one; default ``seconds``.
       workers: decoding threads; default one per core.
@@ -86,11 +96,15 @@ def prepare(
       modalities: channels of each modality, for instance ``{"acc": (0, 1, 2)}``.
       complex_as: of complex recordings, ways of :mod:`jfreq.data.complexes`.
       only: patterns of the paths to read, all where there is none.
+      thin: share of a class's recordings to keep, for instance ``{"fall": 0.1}``.
       unlabelled: also take what no label names (``index``, and layouts that have such stretches).
+      allow_missing: keep recordings that lack a modality and write zeros for it, which stand for
+        an absent modality everywhere; ``missing.txt`` names them. Else they are skipped.
       fill_seconds: longest gap of NaN in a sensor's channel that is filled by linear
         interpolation; at a longer one the row is cut. Sound with NaN is refused.
       guard_seconds: rows of one recording in different folds or splits are kept this far apart.
-      mix: of audio: ``first`` channel, ``mean``, or ``keep`` them all.
+      mix: of audio: ``first`` channel, ``mean``, or ``keep`` them all; default as the layout
+        says, mostly ``first``.
       n, seed: of synthetic recordings.
       progress: show how far it is.
 
@@ -100,10 +114,12 @@ def prepare(
     named = modalities if isinstance(modalities, Mapping) else parse_modalities(modalities)
     options = Options(
         rate, clips, labels, tuple(drop_labels), named or None, n, seconds, seed, unlabelled,
-        tuple(only), tuple(complex_as),
+        tuple(only), tuple(complex_as), allow_missing,
     )  # fmt: skip
-    opened = open_source(source, kind=kind, options=options)
-    cutter = _cutter(opened, options, seconds, hop_seconds, mix, fill_seconds)
+    own_rates = rates if isinstance(rates, Mapping) else parse_numbers(rates, "rates", sign=":")
+    shares = thin if isinstance(thin, Mapping) else parse_numbers(thin, "thin", sign="=")
+    opened = thinned(open_source(source, kind=kind, options=options), shares)
+    cutter = cutter_for(opened, options, own_rates, seconds, hop_seconds, mix, fill_seconds)
     opened = _arranged(opened, cutter, guard_seconds)
     rows = list(opened.rows)
     name = name or opened.name
@@ -127,78 +143,7 @@ def prepare(
         write = _part_writer(opened, cutter, info, folder, strict=strict)
         with console.progress(len(rows), enabled=progress) as show:
             done = _run(write, pieces, workers or os.cpu_count() or 1, show)
-        return _finish(out, folder, info, opened, done, progress=progress)
-
-
-def _cutter(
-    source: Source,
-    options: Options,
-    seconds: float | None,
-    hop_seconds: float | None,
-    mix: Mix,
-    fill_seconds: float,
-) -> Cutter:
-    """Decides window, hop, rates and channels from the options and the first good row."""
-    default = AUDIO_RATE if source.audio else source.rate
-    rate = default if options.rate is None else options.rate
-    check(rate is None or rate > 0, "rate", f"must be positive, got {rate}")
-    check(seconds is None or seconds > 0, "seconds", f"must be positive, got {seconds}")
-    check(
-        hop_seconds is None or hop_seconds > 0,
-        "hop_seconds",
-        f"must be positive, got {hop_seconds}",
-    )
-    check(fill_seconds >= 0, "fill_seconds", f"must be 0 or more, got {fill_seconds}")
-    if seconds is None:
-        seconds = _longest(source)
-    else:
-        _check_window(source, seconds)
-    open_ = Cutter((), rate, seconds, hop_seconds or seconds, mix, fill_seconds)
-    reasons = []
-    for row in source.rows:
-        try:
-            probe = open_.convert(row, source.read(row))[0].signals
-        except UNREADABLE as error:
-            reasons.append(f"{row.path}: {_one_line(error)}")
-            continue
-        signals = tuple(
-            SignalInfo(
-                name=name,
-                rate=s.rate or 0.0,
-                samples=round(seconds * (s.rate or 0.0)),
-                channels=s.x.shape[1],
-                dtype=s.x.dtype.name,
-                scale=1 / 32768 if s.x.dtype == np.int16 else 1.0,
-            )
-            for name, s in probe.items()
-        )
-        return dataclasses.replace(open_, signals=signals)
-    raise InputError(
-        f"none of the {len(source.rows)} rows of {source.name} can be used; the first: {reasons[0]}"
-    )
-
-
-def _longest(source: Source) -> float:
-    """Seconds of the longest clip, at most ``LONGEST``; stops looking where one is that long."""
-    best = 0.0
-    for row in source.rows:
-        best = max(best, source.seconds(row) or 0.0)
-        if best >= LONGEST:
-            return LONGEST
-    return best or LONGEST
-
-
-def _check_window(source: Source, seconds: float) -> None:
-    """``InputError`` where no recording is as long as a window, naming the longest."""
-    longest, where = 0.0, ""
-    for row in source.rows:
-        found = source.seconds(row) or 0.0
-        if found >= seconds * (1 - _SHORT):
-            return
-        if found > longest:
-            longest, where = found, name_of(row)
-    check(longest == 0, "seconds", f"a window of {seconds:g} s is longer than every recording; "
-          f"the longest is {where} with {longest:g} s")  # fmt: skip
+        return _finish(out, folder, info, opened, done, cutter, progress=progress)
 
 
 def _arranged(source: Source, cutter: Cutter, guard_seconds: float | None) -> Source:
@@ -219,6 +164,9 @@ def _recipe(name: str, source: Source, cutter: Cutter, options: Options) -> str:
     )
     for row in source.rows:
         sha.update(repr(tuple(row)).encode())
+    # What came later is left out at its default, so that sets keep their name.
+    later = (sorted(cutter.rates.items()), cutter.allow_missing)
+    sha.update(repr(later).encode() if any(later) else b"")
     return sha.hexdigest()
 
 
@@ -260,7 +208,7 @@ def _part_writer(
             try:
                 found = windows_of(cutter, row, source.read(row), info)
             except UNREADABLE as error:
-                message = f"{name_of(row)}: {_one_line(error)}"
+                message = f"{name_of(row)}: {one_line(error)}"
                 if strict:
                     raise InputError(
                         f"{message}; mend or remove it, or prepare without strict"
@@ -301,8 +249,9 @@ def _run(
 
 
 def _finish(
-    out: Path, folder: Path, info: ShardsInfo, source: Source, done: list[Part], *, progress: bool
-) -> ShardsInfo:
+    out: Path, folder: Path, info: ShardsInfo, source: Source, done: list[Part], cutter: Cutter,
+    *, progress: bool,
+) -> ShardsInfo:  # fmt: skip
     """Names the shards, writes columns and TFDS files, and last of all the metadata."""
     skipped = [s for part in done for s in part.skipped]
     skipped += source.missing
@@ -312,6 +261,7 @@ def _finish(
             f"nothing is left of {source.name}: all rows were skipped; the first: {skipped[0]}"
         )
     columns = {k: np.concatenate([p.columns[k] for p in filled]) for k in filled[0].columns}
+    signals = _with_statistics(info.signals, columns)
     shards = []
     for i, part in enumerate(filled):
         file = tfds_layout.shard_name(i, len(filled))
@@ -322,7 +272,7 @@ def _finish(
         info,
         rows=sum(s.rows for s in shards),
         shards=tuple(shards),
-        signals=_with_statistics(info.signals, columns),
+        signals=signals,
         folds=tuple(int(f) for f in np.unique(columns["fold"]) if f >= 0),
         splits=tuple(splits),
         skipped=len(skipped),
@@ -330,6 +280,8 @@ def _finish(
     tfds_layout.write(out, info)
     parts.write_columns(out / COLUMNS, columns)
     parts.write_atomic(out / SKIPPED, "".join(s + "\n" for s in skipped).encode())
+    if cutter.allow_missing:
+        parts.write_atomic(out / MISSING, _absences(info, columns).encode())
     parts.write_atomic(out / METADATA, info.to_json().encode())
     shutil.rmtree(folder)
     if skipped and progress:
@@ -342,12 +294,28 @@ def _with_statistics(
 ) -> tuple[SignalInfo, ...]:
     """Mean and deviation over the training rows: split ``train`` where there is one, else all."""
     train = training_rows(columns["split"])
+    for s in signals:
+        present = bool(columns[f"{s.name}.count"][train].any())
+        check(present, "signals", f"{s.name} is absent in all training rows; leave it out with "
+              "modalities")  # fmt: skip
     return tuple(
         with_moments(
             s, *pooled_moments(*(columns[f"{s.name}.{k}"][train] for k in ("count", "mean", "var")))
         )
         for s in signals
     )
+
+
+def _absences(info: ShardsInfo, columns: dict[str, np.ndarray]) -> str:
+    """A line for every recording and modality that it lacks, in the order of rows."""
+    lines, path = [], np.strings.decode(columns["path"], "utf-8")
+    for s in info.signals:
+        absent = columns[f"{s.name}.count"] == 0
+        names, first, count = np.unique(path[absent], return_index=True, return_counts=True)
+        for i in np.argsort(first):
+            rows = np.count_nonzero(path == names[i])
+            lines.append(f"{names[i]}: no {s.name} in {count[i]} of {rows} windows\n")
+    return "".join(lines)
 
 
 @contextlib.contextmanager
@@ -364,9 +332,4 @@ def _disk_errors(out: Path) -> Iterator[None]:
             ) from error
         if code is None:
             raise
-        raise InputError(f"{out}: cannot be written ({_one_line(error)})") from error
-
-
-def _one_line(error: BaseException) -> str:
-    text: Any = error.args[0] if isinstance(error, KeyError) and error.args else error
-    return (str(text) or type(error).__name__).splitlines()[0]
+        raise InputError(f"{out}: cannot be written ({one_line(error)})") from error

@@ -48,6 +48,10 @@ class Shards:
     def __len__(self) -> int:
         return int(self._starts[-1])
 
+    def part_of(self, ids: np.ndarray) -> np.ndarray:
+        """Which folder each of the rows ``ids`` ``[n]`` lies in, ``[n]`` int64."""
+        return np.searchsorted(self._starts, ids, side="right") - 1
+
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         if not -len(self) <= index < len(self):
             raise IndexError(f"row {index} of {len(self)}")
@@ -70,7 +74,7 @@ class Shards:
         ids = np.asarray(ids, np.int64)
         if ids.size and (ids.min() < 0 or ids.max() >= len(self)):
             raise IndexError(f"rows {ids.min()}..{ids.max()} of {len(self)}")
-        part_of = np.searchsorted(self._starts, ids, side="right") - 1
+        part_of = self.part_of(ids)
         out: list[Any] = [None] * len(ids)
         for p in np.unique(part_of):
             where = np.flatnonzero(part_of == p)
@@ -120,6 +124,9 @@ class Shards:
         Exact, in physical units, from stored per-row moments: no record is read.
         """
         check(len(rows) > 0, "rows", "statistics need at least one row")
+        for s in self.info.signals:
+            present = bool(self.column(f"{s.name}.count")[rows].any())
+            check(present, "rows", f"{s.name} is absent in all {len(rows)} rows that were chosen")
         return {
             s.name: pooled_moments(
                 *(self.column(f"{s.name}.{k}")[rows] for k in ("count", "mean", "var"))
@@ -248,6 +255,8 @@ def describe(shards: Shards) -> str:
             f"  {s.name}: {s.samples} samples ({s.spec.seconds:g} s) x {s.channels}, "
             f"{s.rate:g} Hz, {s.dtype}, mean {mean}, std {std}"
         )
+        if absent := int(np.sum(shards.column(f"{s.name}.count") == 0)):
+            lines.append(f"    absent in {absent} of {len(shards)} rows, which hold zeros")
         if s.constant:
             which = ", ".join(map(str, s.constant))
             lines.append(f"    constant: channel {which}; standardising makes it 0")

@@ -10,13 +10,14 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from jfreq.config import check, close_match
 from jfreq.types import InputError
 
+Mix = Literal["first", "mean", "keep"]
 AUDIO = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff", ".au", ".w64", ".caf")
 ARRAYS = (".npz", ".csv")
 UNREADABLE = (
@@ -51,8 +52,8 @@ class Row(NamedTuple):
 class Signal(NamedTuple):
     """``x`` ``[t c]`` int16 PCM or floating point, at ``rate`` Hz; None where nobody says.
 
-    NaN is a missing sample. No window lies across a sample number of ``breaks``: recording
-    stopped before it and went on later.
+    NaN is a missing sample; a signal that is NaN throughout was not recorded. No window lies
+    across a sample number of ``breaks``: recording stopped before it and went on later.
     """
 
     x: np.ndarray
@@ -82,6 +83,10 @@ class Source:
     """Unlabelled stretches that were asked for; too short ones are left out later."""
     rate: float | None = None
     """Hz of the shards where the caller names none; None for that of the recordings."""
+    rates: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    """The same for single modalities."""
+    mix: Mix = "first"
+    """What becomes of the channels of ``audio`` where the caller does not say."""
 
     @property
     def description(self) -> str:
@@ -103,6 +108,7 @@ class Options:
     unlabelled: bool = False
     only: tuple[str, ...] = ()
     complex_as: tuple[str, ...] = ("amplitude",)
+    allow_missing: bool = False
 
     def drops(self, label: str) -> bool:
         """Whether ``drop_labels`` leaves the class out."""
@@ -167,17 +173,28 @@ def split_channels(
     default: Mapping[str, Sequence[int] | None],
     signal: Signal,
     modalities: Mapping[str, Sequence[int]] | None,
+    *,
+    allow_missing: bool = False,
 ) -> dict[str, Signal]:
-    """The channels of one array as modalities, ``default`` where none are named."""
-    out = {}
+    """The channels of one array as modalities, ``default`` where none are named.
+
+    With ``allow_missing`` a modality of which the array has no channel is NaN throughout.
+    """
+    out, width = {}, signal.x.shape[1]
     for name, channels in (modalities or default).items():
-        if channels is not None and max(channels) >= signal.x.shape[1]:
-            raise InputError(
-                f"has {signal.x.shape[1]} channels, modality {name!r} asks for {list(channels)}"
-            )
-        x = signal.x if channels is None else signal.x[:, list(channels)]
+        if allow_missing and channels is not None and min(channels) >= width:
+            x = unrecorded(len(signal.x), len(channels))
+        elif channels is not None and max(channels) >= width:
+            raise InputError(f"has {width} channels, modality {name!r} asks for {list(channels)}")
+        else:
+            x = signal.x if channels is None else signal.x[:, list(channels)]
         out[name] = signal._replace(x=x)
     return out
+
+
+def unrecorded(samples: int, channels: int) -> np.ndarray:
+    """What stands for a modality that a recording lacks: NaN ``[t c]`` float32."""
+    return np.full((samples, channels), np.nan, np.float32)
 
 
 def parse_modalities(words: Sequence[str]) -> dict[str, tuple[int, ...]]:
@@ -195,6 +212,16 @@ def parse_modalities(words: Sequence[str]) -> dict[str, tuple[int, ...]]:
             i for first, *last in ends for i in range(first, (last or [first])[0] + 1)
         )
         check(bool(out[name]), "modalities", f"{word!r} names no channel")
+    return out
+
+
+def parse_numbers(words: Sequence[str], field: str, *, sign: str) -> dict[str, float]:
+    """``("audio:8000", "seismic:100")`` with ``sign`` ``:`` to the number of each name."""
+    out = {}
+    for word in words:
+        name, _, text = word.rpartition(sign)
+        check(bool(name) and is_number(text), field, f"{word!r} is not NAME{sign}NUMBER")
+        out[name] = float(text)
     return out
 
 
@@ -253,3 +280,9 @@ def files_in(root: Path, suffixes: Sequence[str]) -> Iterator[Path]:
         for file in files:
             if not file.startswith(".") and os.path.splitext(file)[1].lower() in suffixes:
                 yield Path(folder) / file
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, without the quotes that ``KeyError`` puts around it."""
+    text: Any = error.args[0] if isinstance(error, KeyError) and error.args else error
+    return (str(text) or type(error).__name__).splitlines()[0]

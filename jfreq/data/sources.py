@@ -11,6 +11,7 @@ from pathlib import Path
 from jfreq.config import check, close_match
 from jfreq.data import layouts, synthetic
 from jfreq.data.arrays import array_source, from_sensors
+from jfreq.data.layouts.common import refuse_pickles
 from jfreq.data.source import (
     ARRAYS,
     AUDIO,
@@ -74,6 +75,8 @@ def _guess(path: Path) -> str:
         names = [p.suffix.lower() for p in sorted(path.rglob("*")) if p.is_file()]
         if any(name in AUDIO for name in names):
             return "folders"
+        if not any(name in ARRAYS for name in names):
+            refuse_pickles(path)
         check(any(name in ARRAYS for name in names), "source", f"{path} holds no index.csv, "
               f"no audio ({' '.join(AUDIO)}) and no arrays ({' '.join(ARRAYS)})")  # fmt: skip
         return "sensors"
@@ -185,7 +188,7 @@ def from_audioset(path: Path, options: Options) -> Source:
 
 
 def from_synthetic(name: str, options: Options) -> Source:
-    """``synthetic:machines``, ``synthetic:tones`` or ``synthetic:motion``."""
+    """``synthetic:NAME``, of a family of :mod:`jfreq.data.synthetic`."""
     family = synthetic.family(name)
     seconds = family.seconds if options.seconds is None else options.seconds
     n = options.n or 24 * len(family.labels)

@@ -17,6 +17,8 @@ AUDIO_RATE = 16000.0
 VIBRATION_RATE = 6400.0
 MOTION_RATE = 50.0
 FOLDS = 5
+LOADS = (0.3, 1.0)
+"""Of a machine, as a share of its full load."""
 MACHINES = ("healthy", "imbalance", "inner_race", "outer_race")
 TONES = ("am_12", "am_20", "am_32", "fm_12", "fm_20", "fm_32")
 MOTIONS = ("standing", "walking", "running", "climbing", "cycling")
@@ -41,10 +43,14 @@ class Family(NamedTuple):
     subjects: int
     seconds: float
     make: Callable[..., tuple[dict[str, tuple[np.ndarray, float]], dict[str, float]]]
+    stream: int
+    """Names the random numbers: never changed, or the recordings change."""
+    of_fold: Callable[[int], dict[str, Any]] = lambda fold: {}
+    """What a fold sets in ``make``."""
 
 
 def make(name: str, *, n: int, seconds: float | None = None, seed: int = 0) -> list[Clip]:
-    """``n`` recordings of family ``machines``, ``tones`` or ``motion``, classes in turn."""
+    """``n`` recordings of a family (a name of ``FAMILIES``), classes in turn."""
     check(n >= 1, "n", f"must be 1 or more, got {n}")
     return [clip(name, i, seconds=seconds, seed=seed) for i in range(n)]
 
@@ -59,10 +65,11 @@ def clip(name: str, index: int, *, seconds: float | None = None, seed: int = 0) 
     seconds = kind.seconds if seconds is None else seconds
     check(seconds > 0, "seconds", f"must be positive, got {seconds}")
     label, subject, fold = place(name, index)
-    stream = sorted(FAMILIES).index(name)
-    person = np.random.Generator(np.random.PCG64([seed, stream, 0, subject]))
-    rng = np.random.Generator(np.random.PCG64([seed, stream, 1, index]))
-    signals, truth = kind.make(kind.labels[label], seconds, person=person, rng=rng)
+    person = np.random.Generator(np.random.PCG64([seed, kind.stream, 0, subject]))
+    rng = np.random.Generator(np.random.PCG64([seed, kind.stream, 1, index]))
+    signals, truth = kind.make(
+        kind.labels[label], seconds, person=person, rng=rng, **kind.of_fold(fold)
+    )
     return Clip(signals, label, subject, fold, truth)
 
 
@@ -81,17 +88,27 @@ def family(name: str) -> Family:
     return FAMILIES[name]
 
 
-def _machine(label: str, seconds: float, *, person: Any, rng: Any):
+def load_band(fold: int) -> tuple[float, float]:
+    """The fifth of the loads that a fold of ``machines_load`` runs at, from light to heavy."""
+    low, high = LOADS
+    width = (high - low) / FOLDS
+    return low + fold * width, low + (fold + 1) * width
+
+
+def _machine(
+    label: str, seconds: float, *, person: Any, rng: Any, loads: tuple[float, float] = LOADS
+):
     """A shaft on a bearing, heard (``audio``) and felt (``vibration``, two axes, in g).
 
-    Speed drifts linearly and wobbles, load scales everything; a race fault strikes once per ball
-    pass, each blow rings the machine's resonances, inner-race blows fade in and out of the load
-    zone once per revolution (Randall and Antoni, MSSP 25, 2011, sections 2 and 3).
+    Speed drifts linearly and wobbles, load (drawn from the range ``loads``) scales everything; a
+    race fault strikes once per ball pass, each blow rings the machine's resonances, inner-race
+    blows fade in and out of the load zone once per revolution (Randall and Antoni, MSSP 25, 2011,
+    sections 2 and 3).
     """
     resonance = {"audio": person.uniform(2800, 5200), "vibration": person.uniform(1500, 2600)}
     damping, tilt = person.uniform(0.03, 0.08), person.uniform(0.5, 1.0)
     shaft, drift = rng.uniform(18, 34), rng.uniform(-0.06, 0.06)
-    load, severity = rng.uniform(0.3, 1.0), rng.uniform(0.6, 1.4)
+    load, severity = rng.uniform(*loads), rng.uniform(0.6, 1.4)
     phase0, wobble = rng.uniform(0, 1), rng.uniform(0.0, 0.01)
     order = {"inner_race": BPFI, "outer_race": BPFO}.get(label, 0.0)
     blows = _blows(order, shaft, drift, seconds, rng) if order else np.zeros(0)
@@ -224,7 +241,12 @@ def _pcm(x: np.ndarray) -> np.ndarray:
 
 
 FAMILIES = {
-    "machines": Family(MACHINES, 20, 2.0, _machine),
-    "tones": Family(TONES, 20, 2.0, _tone),
-    "motion": Family(MOTIONS, 20, 10.0, _motion),
+    "machines": Family(MACHINES, 20, 2.0, _machine, 0),
+    "tones": Family(TONES, 20, 2.0, _tone, 2),
+    "motion": Family(MOTIONS, 20, 10.0, _motion, 1),
+    "machines_load": Family(
+        MACHINES, 20, 2.0, _machine, 0, lambda fold: {"loads": load_band(fold)}
+    ),
 }
+"""``machines_load`` has the stream of ``machines``: recording i of both differs in its load only,
+so what a load never seen costs is the difference between the two."""

@@ -21,7 +21,9 @@ from jfreq.evaluate.table import Report, Result, joined, over_seeds
 from jfreq.evaluate.tasks import Fold, divide, labelled_rows
 from jfreq.export.bundle import load_trained, write_atomically
 from jfreq.methods.classify import Classify, Head
+from jfreq.methods.phymask import PhyMask
 from jfreq.methods.series import SeriesConfig
+from jfreq.methods.spectra import SpectraConfig
 from jfreq.state import Trained
 from jfreq.types import InputError
 
@@ -46,7 +48,7 @@ def experiment_for(source: str | Path) -> Experiment:
 
     Transformers over spectrograms get SSAST's recipe (section 3.3): all layers trained, slower
     towards the input, SpecAugment; patches overlap when ``--method.backbone.stride`` is set,
-    positions are then resized. Encoders of raw series are trained all alike. A supervised
+    positions are then resized. Encoders of sensors are trained all alike. A supervised
     experiment is trained by its own recipe. ``InputError`` for what is neither a folder nor an
     experiment.
     """
@@ -61,7 +63,7 @@ def experiment_for(source: str | Path) -> Experiment:
         return replace(found, data=replace(found.data, split=None, exclude_folds=()))
     backbone = found.method.unbind()
     backbone = backbone.backbone if isinstance(backbone, Classify) else backbone
-    series = isinstance(backbone, SeriesConfig)
+    series = isinstance(backbone, SeriesConfig | SpectraConfig | PhyMask)
     optim = Optim(lr=5e-4, warmup=50, weight_decay=0.01, clip=1.0, layer_decay=0.75)
     if series:
         optim = replace(optim, lr=1e-3, layer_decay=1.0, decay=found.optim.decay)

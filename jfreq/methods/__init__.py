@@ -10,7 +10,11 @@ from jfreq.config import Experiment, MethodConfig
 from jfreq.methods.ast import AST, ast
 from jfreq.methods.base import Method
 from jfreq.methods.classify import Classify, classify
+from jfreq.methods.focal import FOCAL, focal
+from jfreq.methods.freqmae import FreqMAE, freqmae
 from jfreq.methods.ltfc import LTFC, ltfc
+from jfreq.methods.mae import MAE, mae
+from jfreq.methods.phymask import PhyMask, phymask
 from jfreq.methods.ssast import SSAST, ssast
 from jfreq.methods.stf_csl import STFCSL, stf_csl
 from jfreq.methods.stfnet import STFNet, stfnet
@@ -19,7 +23,11 @@ from jfreq.types import DataSpec
 METHODS: dict[str, tuple[type[MethodConfig], Callable[[Any], Method]]] = {
     "AST": (AST, ast),
     "Classify": (Classify, classify),
+    "FOCAL": (FOCAL, focal),
+    "FreqMAE": (FreqMAE, freqmae),
     "LTFC": (LTFC, ltfc),
+    "MAE": (MAE, mae),
+    "PhyMask": (PhyMask, phymask),
     "SSAST": (SSAST, ssast),
     "STFCSL": (STFCSL, stf_csl),
     "STFNet": (STFNet, stfnet),

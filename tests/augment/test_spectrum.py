@@ -57,6 +57,16 @@ def test_global_phase_shift_is_cos_minus_sin_hilbert(x, key):
                                atol=2e-5)  # fmt: skip
 
 
+def test_long_windows_turn_block_by_block(key):
+    """Two blocks of 3000 samples, each as it would turn alone; a prime length in one piece."""
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(6000, 1)), jnp.float32)
+    out = jax.jit(spectrum.shift_phase)(key, x)
+    for block in (slice(0, 3000), slice(3000, 6000)):
+        alone = spectrum.shift_phase(key, x[block])
+        np.testing.assert_allclose(out[block], alone, atol=1e-4)
+    assert jax.eval_shape(spectrum.shift_phase, key, x[:4099]).shape == (4099, 1)
+
+
 @pytest.mark.parametrize("change", [spectrum.perturb_phase, spectrum.shift_phase])
 def test_phase_changes_keep_every_magnitude(change, x, key):
     """U2, bin by bin."""

@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from jfreq.config import Data, replace
@@ -75,6 +75,7 @@ def test_all_labels_are_all_rows_and_seeds_differ():
 
 
 @settings(deadline=None, max_examples=50)
+@example(sizes=[23, 23, 55, 114, 160])
 @given(sizes=st.lists(st.integers(1, 200), min_size=2, max_size=8))
 def test_a_lost_class_is_named_with_the_smallest_share_that_works(sizes):
     label, names = labels(sizes, 3), [f"class {i}" for i in range(len(sizes))]

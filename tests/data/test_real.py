@@ -9,6 +9,7 @@ import soundfile
 from jfreq.data import splits
 from jfreq.data.prepare import prepare
 from jfreq.data.records import open_shards
+from jfreq.data.runs import runs_of
 from jfreq.types import InputError
 
 pytestmark = pytest.mark.data
@@ -151,3 +152,30 @@ def test_fsdd_is_resampled_to_the_models_rate(made, real_data, tmp_path):
     power = (np.abs(np.fft.rfft(x)) ** 2).sum(0)
     freq = np.fft.rfftfreq(x.shape[1], 1 / 16000)
     assert power[freq > 4300].sum() < 1e-3 * power.sum(), "nothing above the old Nyquist rate"
+
+
+def test_four_modalities_of_gearbox_in_runs(made):
+    """Windows of a recording follow each other; the tail of 41 makes a run that overlaps."""
+    names = ("a1:0", "a2:1", "a3:2", "a4:3")
+    shards, folder = made("gearbox_gfd", rate=1000.0, modalities=names)
+    assert [(s.name, s.channels) for s in shards.spec.signals] == [(n[:2], 1) for n in names]
+    r = index(folder)[5]
+    z = np.load(folder / r["path"])
+    x = z["x"][int(r["start"]) : int(r["end"])].astype(np.float32) * z.get("scale", np.float32(1))
+    for i, name in enumerate(("a1", "a2", "a3", "a4")):
+        np.testing.assert_array_equal(shards[5][name][:, 0], x[:, i])
+    found = runs_of(shards, np.arange(len(shards)), 4)
+    path, start = shards.column("path")[found], shards.column("start")[found]
+    assert (path == path[:, :1]).all() and (np.diff(start) == 2048).all()
+    assert set(found.ravel()) == set(range(len(shards)))
+
+
+def test_runs_of_hapt_stay_in_a_split_and_close_in_time(made):
+    shards, _ = made("hapt", seconds=2.56, hop_seconds=1.28, only=("recordings/exp0*",))
+    rows = shards.rows("train")
+    ids = rows[runs_of(shards, rows, 4)]
+    path, start = shards.column("path")[ids], shards.column("start")[ids]
+    assert (path == path[:, :1]).all()
+    assert np.diff(start).max() <= 96 and np.diff(start).min() >= 0
+    assert set(ids.ravel()) == set(rows)
+    assert (np.diff(start) == 64).mean() > 0.8

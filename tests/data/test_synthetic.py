@@ -42,6 +42,32 @@ def test_labels_are_balanced_and_folds_hold_whole_subjects(name):
         assert len(set(fold[subject == s])) == 1
 
 
+def test_the_stream_of_a_family_never_changes():
+    """Results that were computed from these recordings name their seed only."""
+    peaks = [synthetic.clip(name, 3, seconds=0.1) for name in ("machines", "tones", "motion")]
+    found = [float(np.abs(next(iter(c.signals.values()))[0]).max()) for c in peaks]
+    assert found == pytest.approx(GOLDEN)
+
+
+def test_folds_of_machines_load_are_bands_of_load_and_nothing_else_changes():
+    loaded, plain = (synthetic.make(f, n=80, seconds=0.1) for f in ("machines_load", "machines"))
+    low, high = synthetic.LOADS
+    for fold in range(synthetic.FOLDS):
+        load = np.array([c.truth["load"] for c in loaded if c.fold == fold])
+        a, b = synthetic.load_band(fold)
+        assert (a, b) == pytest.approx((0.3 + 0.14 * fold, 0.44 + 0.14 * fold))
+        assert ((a <= load) & (load < b)).all() and len(load) == 16
+    assert synthetic.load_band(0)[0] == low
+    assert synthetic.load_band(synthetic.FOLDS - 1)[1] == pytest.approx(high)
+    for a, b in zip(loaded, plain):
+        same = {k: v for k, v in a.truth.items() if k != "load"}
+        assert same == {k: v for k, v in b.truth.items() if k != "load"}
+        assert (a.label, a.subject, a.fold) == (b.label, b.subject, b.fold)
+        share = (a.truth["load"] - synthetic.load_band(a.fold)[0]) / 0.14
+        assert share == pytest.approx((b.truth["load"] - low) / (high - low))
+        assert (a.signals["vibration"][0] != b.signals["vibration"][0]).any()
+
+
 def envelope(x, rate):
     """Squared envelope of the upper half of the band, where the resonances are."""
     sos = scipy.signal.butter(4, 0.4, "high", output="sos")
@@ -132,3 +158,6 @@ def test_wrong_requests_are_refused():
         synthetic.make("tones", n=0)
     with pytest.raises(InputError, match="seconds: must be positive"):
         synthetic.clip("tones", 0, seconds=0.0)
+
+
+GOLDEN = [3064.0, 6580.0, 0.8893333077430725]

@@ -1,7 +1,9 @@
 import pytest
 
 from jfreq import recipes
+from jfreq.methods.phymask import PhyMask
 from jfreq.methods.series import SeriesConfig
+from jfreq.methods.spectra import SpectraConfig
 from jfreq.testing import assert_step_specs
 from jfreq.types import DataSpec, InputError, SignalSpec
 
@@ -14,14 +16,25 @@ PUBLISHED = DataSpec(
     (SignalSpec("acc", 100, 512, 3), SignalSpec("gyro", 100, 512, 3)), tuple("abcdef")
 )
 """The released STFNets read longer windows."""
+MOD = DataSpec((SignalSpec("audio", 8000, 16000), SignalSpec("seismic", 100, 200)), ("a", "b"))
+ACIDS = DataSpec((SignalSpec("audio", 1024, 1024, 3), SignalSpec("seismic", 1024, 1024, 2)), ("a",))
 EXPERIMENTS = recipes.load_all()
+
+
+def data_of(name):
+    """What a recipe is made for."""
+    if name in ("stfnet_hhar", "stfnet_wifi"):
+        return PUBLISHED
+    for word, spec in (("_mod", MOD), ("_acids", ACIDS)):
+        if word in name:
+            return spec
+    sensors = isinstance(EXPERIMENTS[name].method, SeriesConfig | SpectraConfig | PhyMask)
+    return MOTION if sensors else AUDIO
 
 
 @pytest.mark.parametrize("name", sorted(EXPERIMENTS))
 def test_every_recipe_traces(name):
-    series = MOTION if isinstance(EXPERIMENTS[name].method, SeriesConfig) else AUDIO
-    published = name in ("stfnet_hhar", "stfnet_wifi")
-    assert_step_specs(EXPERIMENTS[name], PUBLISHED if published else series)
+    assert_step_specs(EXPERIMENTS[name], data_of(name))
 
 
 @pytest.mark.parametrize("name", ["ssast_nano", "ast_nano"])

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from jfreq.data.layouts.acids import open_acids
 from jfreq.data.layouts.csi import open_csi
 from jfreq.data.layouts.cwru import open_cwru
 from jfreq.data.layouts.hhar import open_hhar
+from jfreq.data.layouts.mod import open_mod
 from jfreq.data.layouts.motionsense import open_motionsense
 from jfreq.data.layouts.pamap2 import open_pamap2
 from jfreq.data.layouts.realworld import open_realworld
@@ -22,6 +24,8 @@ LAYOUTS: dict[str, Callable[[Path, Options], Source]] = {
     "realworld": open_realworld,
     "cwru": open_cwru,
     "csi": open_csi,
+    "mod": open_mod,
+    "acids": open_acids,
 }
 
 _SIGNS = {
@@ -30,6 +34,8 @@ _SIGNS = {
     "motionsense": ("A_DeviceMotion_data",),
     "pamap2": ("Protocol/subject1*.dat",),
     "realworld": ("proband*/data",),
+    "mod": ("rs[0-9]*/ehz.csv", "rs[0-9]*/aud*.csv"),
+    "acids": ("Acoustics/*.mat",),
 }
 """What only this layout has in its top folder, or in one below it. MATLAB files say nothing."""
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jfreq.config import check
-from jfreq.data.source import Options, Row, label_numbers
+from jfreq.data.source import Options, Row, Signal, label_numbers, split_channels, unrecorded
 from jfreq.types import InputError
 
 IMU = {"acc": (0, 1, 2), "gyro": (3, 4, 5)}
@@ -19,9 +19,58 @@ def find(folder: Path, pattern: str, *, kind: str) -> list[Path]:
     """Files or folders anywhere in ``folder``, sorted; ``InputError`` where there are none."""
     check(folder.is_dir(), "source", f"{folder} is not a folder; name the unpacked archive")
     found = sorted(folder.rglob(pattern))
+    if not found:
+        refuse_pickles(folder)
     check(bool(found), "source", f"{folder} has no {pattern} in it, as {kind} has; docs/data.md "
           "shows what the layout looks like")  # fmt: skip
     return found
+
+
+def refuse_pickles(folder: Path) -> None:
+    """``InputError`` where a folder holds samples that were saved by torch."""
+    file = next((f for p in ("*.pt", "*.pth", "*.pkl") for f in folder.rglob(p)), None)
+    check(file is None, "source", f"{file} is a pickle, which can run any code when it is loaded, "
+          "so it is never read; prepare the raw recordings instead (kinds mod, acids, pamap2, "
+          "realworld), or save arrays as .npz (x [time, channels], sr, label)")  # fmt: skip
+
+
+def sensors_of(
+    found: Mapping[str, Signal], shapes: Mapping[str, tuple[float, int]], options: Options
+) -> dict[str, Signal]:
+    """Signals that come in files of their own, all of ``shapes``; what is not ``found`` is NaN.
+
+    ``shapes`` are Hz and channels. The signals of ``found`` set the length. ``options.modalities``
+    picks signals by their names, and channels of them.
+    """
+    seconds = min(len(s.x) / (s.rate or 1.0) for s in found.values())
+    out = {
+        name: found.get(name, Signal(unrecorded(max(1, round(seconds * rate)), channels), rate))
+        for name, (rate, channels) in shapes.items()
+    }
+    if not options.modalities:
+        return out
+    return {
+        name: split_channels({}, out[name], {name: channels})[name]
+        for name, channels in options.modalities.items()
+    }
+
+
+def lacking(found: Sequence[str], names: Sequence[str], options: Options) -> str:
+    """Why a recording that has the modalities ``found`` of ``names`` cannot be used, if so."""
+    wanted = tuple(options.modalities or names)
+    for name in wanted:
+        check(name in names, "modalities", f"no modality {name!r} in this layout; it has: "
+              f"{', '.join(names)}")  # fmt: skip
+    lost = [name for name in wanted if name not in found]
+    few = len(lost) == len(wanted) or not options.allow_missing
+    return f"has no {' and no '.join(lost)}" if lost and few else ""
+
+
+def side_by_side(grid: Signal, present: Sequence[bool]) -> Signal:
+    """Sensors of three channels each: those of ``grid`` where ``present``, NaN elsewhere."""
+    blocks = iter(np.split(grid.x, max(1, sum(present)), axis=1))
+    empty = unrecorded(len(grid.x), 3)
+    return grid._replace(x=np.hstack([next(blocks) if here else empty for here in present]))
 
 
 def labelled(

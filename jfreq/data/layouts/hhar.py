@@ -11,7 +11,7 @@ import numpy as np
 
 from jfreq.config import check
 from jfreq.data.arrays import longest_stretch
-from jfreq.data.layouts.common import IMU, find, labelled, numbers
+from jfreq.data.layouts.common import IMU, find, labelled, numbers, side_by_side
 from jfreq.data.source import Options, Row, Signal, Source, split_channels
 from jfreq.data.timing import common_grid
 
@@ -46,7 +46,7 @@ def open_hhar(path: Path, options: Options) -> Source:
     device took the sample (100 Hz, or the rate that is given). The files are read into memory
     once, about a gigabyte for all four.
     """
-    pairs: dict[Key, tuple[Stream, Stream]] = {}
+    pairs: dict[Key, tuple[Stream | None, Stream | None]] = {}
     missing = []
     for acc_file in find(path, "*_accelerometer.csv", kind="hhar"):
         which = acc_file.name.partition("_")[0].lower()
@@ -54,16 +54,21 @@ def open_hhar(path: Path, options: Options) -> Source:
         check(gyro_file.is_file(), str(gyro_file), "is missing; acceleration and rotation are read "
               "together")  # fmt: skip
         acc, gyro = _read(acc_file, which), _read(gyro_file, which)
+        if options.allow_missing:
+            pairs |= {key: (acc.get(key), gyro.get(key)) for key in acc.keys() | gyro}
+            continue
         pairs |= {key: (acc[key], gyro[key]) for key in acc if key in gyro}
         missing += [
             f"{'/'.join(key)}: has only one of the two sensors" for key in acc.keys() ^ gyro
         ]
 
     def read(row: Row) -> dict[str, Signal]:
-        streams = pairs[_key(row.path)]
+        both = pairs[_key(row.path)]
+        streams = [stream for stream in both if stream is not None]
         begin = min(int(t.min()) for t, _ in streams)
         grid = common_grid([((t - begin) * 1e-9, x) for t, x in streams], rate=options.rate or RATE)
-        return split_channels(IMU, grid, options.modalities)
+        whole = side_by_side(grid, [stream is not None for stream in both])
+        return split_channels(IMU, whole, options.modalities)
 
     entries = [
         (Row("/".join(key), subject=key[1]), key[3].replace(NONE, "")) for key in sorted(pairs)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from jfreq.data.arrays import longest_stretch
-from jfreq.data.layouts.common import find, labelled, table
+from jfreq.data.layouts.common import find, labelled, side_by_side, table
 from jfreq.data.source import UNREADABLE, Options, Row, Signal, Source, natural, split_channels
 from jfreq.data.timing import common_grid
 
@@ -49,7 +49,7 @@ def open_realworld(path: Path, options: Options) -> Source:
     entries = []
     for key in sorted(found, key=lambda k: (natural(k[0].removeprefix("proband")), k)):
         lost = [s for s in sensors if s not in found[key]]
-        if lost:
+        if lost and not options.allow_missing:
             missing.append(f"{'/'.join(key)}: has no {' and no '.join(lost)}")
         else:
             entries.append((Row("/".join(key), subject=key[0]), key[1]))
@@ -57,14 +57,15 @@ def open_realworld(path: Path, options: Options) -> Source:
     def read(row: Row) -> dict[str, Signal]:
         proband, activity, place = row.path.split("/")
         streams = found[proband, activity, place]
-        parts = [[_samples(chain) for chain in streams[sensor]] for sensor in sensors]
+        present = [sensor in streams for sensor in sensors]
+        parts = [[_samples(c) for c in streams[sensor]] for sensor in sensors if sensor in streams]
         begin = min(t.min() for chains in parts for t, _ in chains)
         joined = [
             (np.concatenate([t - begin for t, _ in chains]), np.concatenate([x for _, x in chains]))
             for chains in parts
         ]
         grid = common_grid(joined, rate=options.rate or RATE)
-        return split_channels(groups, grid, options.modalities)
+        return split_channels(groups, side_by_side(grid, present), options.modalities)
 
     rows, rest, labels = labelled(entries, options)
     return Source(

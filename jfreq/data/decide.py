@@ -1,0 +1,123 @@
+"""What rows become, decided before any is written: window, hop, rates, channels."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+
+from jfreq.config import check, close_match
+from jfreq.data.cut import Cutter
+from jfreq.data.schema import SignalInfo
+from jfreq.data.source import UNREADABLE, Mix, Options, Source, one_line
+from jfreq.data.spans import name_of
+from jfreq.types import InputError
+
+AUDIO_RATE = 16000.0
+LONGEST = 10.0
+"""Seconds of the default window at most."""
+_SHORT = 1e-3
+"""A window may be this share longer than the longest recording: rounding, and lossy codecs."""
+
+
+def cutter_for(
+    source: Source,
+    options: Options,
+    rates: Mapping[str, float],
+    seconds: float | None,
+    hop_seconds: float | None,
+    mix: Mix | None,
+    fill_seconds: float,
+) -> Cutter:
+    """Decides window, hop, rates and channels from the options and the first good row.
+
+    Raises ``InputError`` for options that make no sense, for a window longer than every
+    recording, where no row can be used, and for a modality that no row has.
+    """
+    default = AUDIO_RATE if source.audio else source.rate
+    rate = default if options.rate is None else options.rate
+    check(rate is None or rate > 0, "rate", f"must be positive, got {rate}")
+    check(seconds is None or seconds > 0, "seconds", f"must be positive, got {seconds}")
+    check(
+        hop_seconds is None or hop_seconds > 0,
+        "hop_seconds",
+        f"must be positive, got {hop_seconds}",
+    )
+    own = source.rates if options.rate is None else {}
+    for name, value in rates.items():
+        check(value > 0, "rates", f"{name} must be positive, got {value}")
+    check(fill_seconds >= 0, "fill_seconds", f"must be 0 or more, got {fill_seconds}")
+    if seconds is None:
+        seconds = _longest(source)
+    else:
+        _check_window(source, seconds)
+    open_ = Cutter(
+        (), rate, seconds, hop_seconds or seconds, mix or source.mix, fill_seconds,
+        {**own, **rates}, options.allow_missing,
+    )  # fmt: skip
+    reasons = []
+    for row in source.rows:
+        try:
+            probe = open_.convert(row, source.read(row))[0].signals
+        except UNREADABLE as error:
+            reasons.append(f"{row.path}: {one_line(error)}")
+            continue
+        signals = tuple(
+            SignalInfo(
+                name=name,
+                rate=s.rate or 0.0,
+                samples=round(seconds * (s.rate or 0.0)),
+                channels=s.x.shape[1],
+                dtype=s.x.dtype.name,
+                scale=1 / 32768 if s.x.dtype == np.int16 else 1.0,
+            )
+            for name, s in probe.items()
+        )
+        for name in rates:
+            check(name in probe, "rates", f"no modality {name!r}{close_match(name, probe)}; there "
+                  f"are: {', '.join(probe)}")  # fmt: skip
+        if options.allow_missing:
+            _check_present(source, open_, tuple(probe))
+        kept = {name: hz for name, hz in open_.rates.items() if name in probe}
+        return dataclasses.replace(open_, signals=signals, rates=kept)
+    raise InputError(
+        f"none of the {len(source.rows)} rows of {source.name} can be used; the first: {reasons[0]}"
+    )
+
+
+def _longest(source: Source) -> float:
+    """Seconds of the longest clip, at most ``LONGEST``; stops looking where one is that long."""
+    best = 0.0
+    for row in source.rows:
+        best = max(best, source.seconds(row) or 0.0)
+        if best >= LONGEST:
+            return LONGEST
+    return best or LONGEST
+
+
+def _check_window(source: Source, seconds: float) -> None:
+    """``InputError`` where no recording is as long as a window, naming the longest."""
+    longest, where = 0.0, ""
+    for row in source.rows:
+        found = source.seconds(row) or 0.0
+        if found >= seconds * (1 - _SHORT):
+            return
+        if found > longest:
+            longest, where = found, name_of(row)
+    check(longest == 0, "seconds", f"a window of {seconds:g} s is longer than every recording; "
+          f"the longest is {where} with {longest:g} s")  # fmt: skip
+
+
+def _check_present(source: Source, cutter: Cutter, names: tuple[str, ...]) -> None:
+    """``InputError`` for a modality that every row lacks; stops once each has been seen."""
+    unseen = set(names)
+    for row in source.rows:
+        try:
+            unseen -= {k for k, s in source.read(row).items() if not cutter.absent(s.x)}
+        except UNREADABLE:
+            continue
+        if not unseen:
+            return
+    absent = ", ".join(name for name in names if name in unseen)
+    raise InputError(f"no recording of {source.name} has {absent}; leave it out with modalities")

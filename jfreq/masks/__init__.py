@@ -1,0 +1,31 @@
+"""Which tokens a method hides; pure functions of a key and arrays, with static counts.
+
+``tokens``: ids of kept and masked tokens, for encoders that see the kept ones only; its names stand
+here. ``windows``: boolean planes in whole windows, for encoders that see every token. ``prior``:
+what a signal says about its tokens, and masks drawn by it.
+"""
+
+from jfreq.masks import prior, windows
+from jfreq.masks.tokens import (
+    ClusterMode,
+    Kind,
+    check_count,
+    cluster,
+    draw,
+    from_scores,
+    lines,
+    random,
+)
+
+__all__ = [
+    "ClusterMode",
+    "Kind",
+    "check_count",
+    "cluster",
+    "draw",
+    "from_scores",
+    "lines",
+    "prior",
+    "random",
+    "windows",
+]

@@ -1,0 +1,144 @@
+"""Boolean masks ``[b t f]`` over planes of tokens in whole windows, for encoders that see every
+token (FreqMAE, sheet section 1.b.7).
+
+A score per window and one argsort: exact counts, each row of the batch draws independently, and no
+collective on a sharded batch.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Key
+
+from jfreq.types import InputError
+
+Unit = Literal["random", "time", "tube"]
+Kind = Literal["random", "time", "tube", "mixed"]
+Window = tuple[int, int]
+"""(time, frequency), in tokens."""
+Valid = Bool[np.ndarray, "t f"]
+"""Static: which tokens hold signal, False in padding."""
+
+MIXED: dict[Unit, float] = {"random": 0.5, "tube": 0.25, "time": 0.25}
+"""How often ``mixed`` takes each kind; the released code draws once for a run, by accident."""
+
+
+def count(
+    valid: Valid, window: Window, ratio: float, *, kind: Unit = "random", mirror: bool = False
+) -> int:
+    """How many units :func:`draw` masks: ``int(ratio * units)``.
+
+    Units are windows that hold a valid token; for ``time`` rows and for ``tube`` columns of such
+    windows. With ``mirror`` those of the lower half of the valid columns. Raises ``InputError``
+    for a ratio that masks nothing or lies outside (0, 1), and for windows that do not tile the
+    plane.
+    """
+    if not 0 < ratio < 1:
+        raise InputError(f"mask: ratio must lie between 0 and 1, got {ratio:g}")
+    _check_window(valid.shape, window)
+    units = _units(_half(valid) if mirror else valid, window, kind)
+    # Floats: 0.29 * 100 is just below 29.
+    masked = int(round(ratio * int(units.sum()), 6))
+    if masked < 1:
+        raise InputError(
+            f"mask: ratio {ratio:g} masks none of {int(units.sum())} "
+            f"{ {'random': 'windows', 'time': 'rows', 'tube': 'columns'}[kind] } of windows "
+            f"{window[0]} x {window[1]} that hold signal; take a larger ratio or smaller windows"
+        )
+    return masked
+
+
+def check(
+    valid: Valid, window: Window, ratio: float, *, kind: Kind = "random", mirror: bool = False
+) -> None:
+    """Raises ``InputError`` when :func:`draw` cannot mask ``valid`` this way."""
+    for unit in MIXED if kind == "mixed" else (kind,):
+        count(valid, window, ratio, kind=unit, mirror=mirror)
+
+
+def draw(
+    key: Key[Array, ""],
+    rows: int,
+    valid: Valid,
+    *,
+    window: Window,
+    ratio: float,
+    kind: Kind = "random",
+    mirror: bool = False,
+) -> Bool[Array, "b t f"]:
+    """True where a token is masked, for ``rows`` samples.
+
+    ``random`` masks windows, ``time`` whole rows of windows, ``tube`` whole columns over all
+    frames, as many as :func:`count` says; ``mixed`` takes one of them for each sample
+    (:data:`MIXED`). Windows of padding alone are never drawn by ``random``; in a window that lies
+    partly in padding all tokens are marked.
+
+    ``mirror`` draws on the lower half of the valid columns and mirrors token by token about their
+    middle: in a two-sided spectrum a masked patch cannot be read off its mirror image, but for one
+    bin (bin 0 has no image, which puts images one bin off the patches). Raises ``InputError`` like
+    :func:`count`.
+    """
+    if kind != "mixed":
+        return _draw(key, rows, valid, window, ratio, kind, mirror)
+    choice_key, *keys = jax.random.split(key, 1 + len(MIXED))
+    chance = jax.random.uniform(choice_key, (rows, 1, 1))
+    out, edge = jnp.zeros((rows, *valid.shape), bool), 0.0
+    for k, (unit, share) in zip(keys, MIXED.items()):
+        chosen = (chance >= edge) & (chance < edge + share)
+        out |= chosen & _draw(k, rows, valid, window, ratio, unit, mirror)
+        edge += share
+    return out
+
+
+def _draw(key, rows: int, valid: Valid, window: Window, ratio: float, kind: Unit, mirror: bool):
+    masked = count(valid, window, ratio, kind=kind, mirror=mirror)
+    seen = _half(valid) if mirror else valid
+    units = _units(seen, window, kind)
+    scores = jax.random.uniform(key, (rows, units.size))
+    scores = jnp.where(units.reshape(1, -1), scores, jnp.inf)
+    rank = jnp.argsort(jnp.argsort(scores, axis=-1), axis=-1)
+    plane = (rank < masked).reshape(rows, *units.shape)
+    shape = [-(-size // side) for size, side in zip(seen.shape, window)]
+    plane = jnp.broadcast_to(plane, (rows, *shape))
+    plane = jnp.repeat(jnp.repeat(plane, window[0], axis=1), window[1], axis=2)
+    plane = plane[:, : seen.shape[0], : seen.shape[1]]
+    if not mirror:
+        return plane
+    columns = _columns(valid)
+    upper = plane[:, :, : columns // 2][:, :, ::-1]
+    return jnp.pad(
+        jnp.concatenate([plane, upper], axis=2), ((0, 0), (0, 0), (0, valid.shape[1] - columns))
+    )
+
+
+def _check_window(shape: tuple[int, ...], window: Window) -> None:
+    if min(window) < 1 or any(size % side for size, side in zip(shape, window)):
+        raise InputError(
+            f"mask: windows of {window[0]} x {window[1]} do not tile {shape[0]} x {shape[1]} "
+            "tokens (time x frequency): pad the plane or take smaller windows"
+        )
+
+
+def _units(valid: Valid, window: Window, kind: Unit) -> np.ndarray:
+    """Which windows ``[t f]``, rows ``[t 1]`` or columns ``[1 f]`` of them hold a valid token."""
+    pad = [(0, -size % side) for size, side in zip(valid.shape, window)]
+    padded = np.pad(valid, pad)
+    t, f = (size // side for size, side in zip(padded.shape, window))
+    held = np.max(padded.reshape(t, window[0], f, window[1]), axis=(1, 3), initial=False)
+    if kind == "random":
+        return held
+    return np.max(held, axis=1 if kind == "time" else 0, keepdims=True, initial=False)
+
+
+def _columns(valid: Valid) -> int:
+    """Columns up to the last that holds a valid token."""
+    held = np.flatnonzero(valid.any(axis=0))
+    return int(held[-1]) + 1 if held.size else 0
+
+
+def _half(valid: Valid) -> np.ndarray:
+    return valid[:, : -(-_columns(valid) // 2)]

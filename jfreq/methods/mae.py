@@ -1,0 +1,290 @@
+"""A masked autoencoder over the spectra of several sensors (He et al. 2022; Audio-MAE, Huang et
+al. 2022, for one sensor): the encoder reads only what is left, a small decoder draws the rest."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Literal, TypeAlias, cast
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jfreq import losses, masks
+from jfreq.config import check
+from jfreq.methods.base import Method, Metrics, summarise
+from jfreq.methods.spectra import (
+    Plane,
+    Spectra,
+    SpectraConfig,
+    cell_weights,
+    example,
+    from_tokens,
+    inside_tokens,
+    side_by_side,
+    spectra,
+    to_tokens,
+)
+from jfreq.nn.heads import trunc_normal
+from jfreq.nn.vit import SIZES, ViT
+from jfreq.ops.gather import restore_tokens, take_tokens
+from jfreq.ops.posemb import sincos_2d
+from jfreq.types import Array, Batch, Features, Grid, Mask, Reconstruction
+
+Masks: TypeAlias = dict[str, Mask]
+Draw: TypeAlias = Callable[..., Masks]
+"""``(key, spectra by sensor, step) -> masks by sensor``, with static counts."""
+
+
+@dataclasses.dataclass(frozen=True)
+class MAE(SpectraConfig):
+    """Patches of every sensor in one sequence; masked ones are dropped before the encoder."""
+
+    mask_ratio: float = 0.75
+    mask_kind: Literal["random", "time", "frequency"] = "random"
+    encoder: ViT = SIZES["tiny"]
+    decoder: ViT = ViT(width=96, depth=2, heads=3)
+    norm_patch: bool = False
+    """Targets with zero mean and unit variance in every patch, as in the image recipe; it makes
+    faint patches, which are noise, as heavy as loud ones."""
+    phase_weight: float = 0.25
+    """Of phases beside magnitudes in the error; most of a masked phase cannot be known."""
+    pool: Literal["freq", "modality", "mean"] = "freq"
+    """Clip vector: means over time of every frequency row of every sensor, side by side; means over
+    all tokens of each sensor; or over all tokens."""
+
+    def __post_init__(self):
+        check(0 < self.mask_ratio < 1, "method.mask_ratio",
+              f"must lie between 0 and 1, got {self.mask_ratio}")  # fmt: skip
+        check(self.phase_weight >= 0, "method.phase_weight", "must be 0 or more")
+        for name in ("encoder", "decoder"):
+            check(getattr(self, name).width % 4 == 0, f"method.{name}.width",
+                  "must be a multiple of 4, for positions")  # fmt: skip
+        super().__post_init__()
+        if self.bound:
+            for name, plane in self.planes.items():
+                n = math.prod(plane.tokens)
+                check(1 <= self.kept(plane) < n, "method.mask_ratio",
+                      f"{self.mask_ratio} of {n} tokens of {name!r} leaves "
+                      f"{self.kept(plane)}; one must be left and one masked")  # fmt: skip
+                if self.mask_kind != "random":
+                    masks.check_count(self.mask_kind, plane_grid(plane), n - self.kept(plane))
+
+    def kept(self, plane: Plane) -> int:
+        """Tokens of a sensor that stay visible."""
+        n = math.prod(plane.tokens)
+        line = {"time": plane.tokens[1], "frequency": plane.tokens[0]}.get(self.mask_kind, 1)
+        return n - max(line, round(self.mask_ratio * n / line) * line)
+
+    @property
+    def grid(self) -> Grid:
+        """All sensors' tokens of a moment side by side on the frequency axis."""
+        return self.time_grid(freq=sum(p.tokens[1] for p in self.planes.values()))
+
+
+def plane_grid(plane: Plane) -> Grid:
+    """The lattice of one sensor's tokens, time-major."""
+    return Grid(*plane.tokens, order="time_major")
+
+
+# ------------------------------------------------------------------ the network
+
+
+class _PatchEmbed(nn.Module):
+    """A linear map for every sensor, whose bias tells it from the others, and fixed positions."""
+
+    cfg: MAE
+
+    @nn.compact
+    def __call__(self, patches: dict[str, Array]) -> dict[str, Array]:
+        width = self.cfg.encoder.width
+        return {
+            name: nn.Dense(width, kernel_init=trunc_normal, name=name)(patches[name])
+            + _positions(plane, width)[None]
+            for name, plane in self.cfg.planes.items()
+        }
+
+
+class _Trunk(nn.Module):
+    """``embed`` the patches of every sensor; ``encode`` any of their tokens in context."""
+
+    cfg: MAE
+
+    def setup(self):
+        self.patch_embed = _PatchEmbed(self.cfg)
+        self.encoder = self.cfg.encoder.build()
+
+    def embed(self, patches: dict[str, Array]) -> dict[str, Array]:
+        return self.patch_embed(patches)
+
+    def encode(self, tokens: Array, valid: Array, *, layers: bool = False):
+        return self.encoder(tokens, grid=self.cfg.grid, valid=valid, layers=layers)
+
+
+class _Decoder(nn.Module):
+    """Visible states and mask tokens of all sensors through a few blocks, drawn by sensor."""
+
+    cfg: MAE
+
+    @nn.compact
+    def __call__(self, states: Array, drop: Masks, valid: dict[str, Array]) -> dict[str, Array]:
+        cfg = self.cfg
+        width, planes = cfg.decoder.width, cfg.planes
+        states = nn.Dense(width, kernel_init=trunc_normal, name="embed")(states)
+        token = self.param("mask_token", trunc_normal, (width,))
+        sensor = self.param("modality", trunc_normal, (len(planes), width))
+        edges = np.cumsum([drop[name].keep.shape[1] for name in planes])[:-1]
+        full = []
+        for i, (name, kept) in enumerate(zip(planes, jnp.split(states, edges, axis=1))):
+            rows, hidden = drop[name].drop.shape
+            gaps = jnp.broadcast_to(token[None, None], (rows, hidden, width))
+            x = restore_tokens(jnp.concatenate([kept, gaps], axis=1), drop[name].restore)
+            full.append(x + sensor[None, None, i] + _positions(planes[name], width)[None])
+        grid = Grid(sum(x.shape[1] for x in full))
+        x, _ = cfg.decoder.build("encoder")(
+            jnp.concatenate(full, axis=1), grid=grid,
+            valid=jnp.concatenate([valid[name] for name in planes], axis=1),
+        )  # fmt: skip
+        edges = np.cumsum([part.shape[1] for part in full])[:-1]
+        return {
+            name: nn.Dense(planes[name].size, kernel_init=trunc_normal, name=f"draw_{name}")(part)
+            for name, part in zip(planes, jnp.split(x, edges, axis=1))
+        }
+
+
+class _Net(nn.Module):
+    cfg: MAE
+
+    def setup(self):
+        self.trunk = _Trunk(self.cfg)
+        self.decoder = _Decoder(self.cfg)
+
+    def __call__(
+        self, patches: dict[str, Array], drop: Masks, valid: dict[str, Array]
+    ) -> dict[str, Array]:
+        """Drawn patches ``[b n p]`` of every sensor."""
+        tokens = self.trunk.embed(patches)
+        left = [take_tokens(tokens[name], drop[name].keep) for name in self.cfg.planes]
+        seen = [jnp.take_along_axis(valid[name], drop[name].keep, axis=1)
+                for name in self.cfg.planes]  # fmt: skip
+        states, _ = self.trunk.encode(jnp.concatenate(left, axis=1), jnp.concatenate(seen, axis=1))
+        return self.decoder(states, drop, valid)
+
+
+def _positions(plane: Plane, width: int) -> np.ndarray:
+    """``[n d]``, time-major."""
+    time, freq = plane.tokens
+    return sincos_2d(freq, time, width).transpose(1, 0, 2).reshape(-1, width)
+
+
+# ------------------------------------------------------------------ the method
+
+
+def mae(cfg: MAE, draw: Draw | None = None) -> Method:
+    """The method of a bound config; ``draw`` chooses masks in another way than the config's."""
+    net, trunk = _Net(cfg), _Trunk(cfg)
+    planes = cfg.planes
+    weights = {
+        name: cell_weights(cfg, p, p.tokens, p.real_cells(p.tokens), cfg.phase_weight)
+        for name, p in planes.items()
+    }
+
+    def draw_masks(key, found: dict[str, Spectra], step) -> Masks:
+        if draw is not None:
+            return draw(key, found, step)
+        keys = jax.random.split(key, len(planes))
+        return {
+            name: masks.draw(k, found[name].x.shape[0], plane_grid(p),
+                             math.prod(p.tokens) - cfg.kept(p), kind=cfg.mask_kind)
+            for k, (name, p) in zip(keys, planes.items())
+        }  # fmt: skip
+
+    def patches_of(found: dict[str, Spectra]) -> tuple[dict[str, Array], dict[str, Array]]:
+        x = {name: to_tokens(found[name].x, p, p.tokens) for name, p in planes.items()}
+        return x, {name: inside_tokens(found[name], p, p.tokens) for name, p in planes.items()}
+
+    def init(key, batch_spec):
+        del batch_spec
+        patches = {name: to_tokens(x, planes[name], planes[name].tokens)
+                   for name, x in example(cfg).items()}  # fmt: skip
+        drop = {name: masks.random(key, 1, plane_grid(p), math.prod(p.tokens) - 1)
+                for name, p in planes.items()}  # fmt: skip
+        valid = {name: jnp.ones(x.shape[:2], bool) for name, x in patches.items()}
+        return net.init(key, patches, drop, valid)["params"]
+
+    def drawn(params, found, drop):
+        patches, valid = patches_of(found)
+        out = cast(dict, net.apply({"params": params}, patches, drop, valid))
+        return out, patches, valid
+
+    def loss(params, target, batch: Batch, key, step) -> tuple[Array, Metrics]:
+        del target
+        found = spectra(cfg, batch)
+        drop = draw_masks(key, found, step)
+        out, patches, valid = drawn(params, found, drop)
+        values = {}
+        for name in planes:
+            ids = drop[name].drop
+            truth = take_tokens(patches[name], ids)
+            counts = jnp.take_along_axis(valid[name], ids, axis=1)
+            weight = jnp.asarray(weights[name])[ids] * counts[..., None]
+            if cfg.norm_patch:
+                truth = losses.unit_patches(truth)
+            values[name] = losses.weighted_mse(take_tokens(out[name], ids), truth, weight)
+        present = {name: found[name].present for name in planes}
+        values["loss"] = losses.mean_present(values, present)
+        return summarise(values, batch)
+
+    def encode(params, batch: Batch) -> Features:
+        found = spectra(cfg, batch)
+        patches, valid = patches_of(found)
+
+        def forward(module: _Trunk):
+            tokens = module.embed(patches)
+            return module.encode(joined(cfg, tokens), joined(cfg, valid), layers=True)
+
+        states, layers = cast(tuple, trunk.apply({"params": params["trunk"]}, method=forward))
+        everywhere = joined(cfg, valid)
+        return Features(states, cfg.grid, clip_vector(cfg, states, everywhere), everywhere, layers)
+
+    def reconstruct(params, batch: Batch, key) -> Reconstruction:
+        found = spectra(cfg, batch)
+        drop = draw_masks(key, found, 10**9)
+        out, patches, _ = drawn(params, found, drop)
+        hidden, planes_drawn = {}, {}
+        for name, p in planes.items():
+            shape = patches[name].shape
+            veil = jnp.broadcast_to(drop[name].is_masked[..., None], shape).astype(jnp.float32)
+            hidden[name] = from_tokens(veil, p, p.tokens)[..., 0] > 0
+            planes_drawn[name] = from_tokens(out[name], p, p.tokens)
+        return side_by_side(cfg, found, hidden, planes_drawn)
+
+    return Method(init=init, loss=loss, encode=encode, reconstruct=reconstruct)
+
+
+def joined(cfg: MAE, parts: dict[str, Array]) -> Array:
+    """``[b n ...]`` by sensor to one axis in the order of ``cfg.grid``."""
+    planes = [
+        parts[name].reshape(-1, *p.tokens, *parts[name].shape[2:]) for name, p in cfg.planes.items()
+    ]
+    x = jnp.concatenate(planes, axis=2)
+    return x.reshape(x.shape[0], cfg.grid.size, *x.shape[3:])
+
+
+def clip_vector(cfg: MAE, states: Array, valid: Array) -> Array:
+    """``[b d]``: means over tokens with signal; zeros for an absent sensor. ``valid`` ``[b n]``."""
+    grid, width = cfg.grid, states.shape[-1]
+    rows = {"freq": [1] * grid.freq, "mean": [grid.freq],
+            "modality": [p.tokens[1] for p in cfg.planes.values()]}[cfg.pool]  # fmt: skip
+    weight = valid[..., None].astype(states.dtype)
+    lattices = (
+        x.reshape(-1, grid.time, grid.freq, x.shape[-1]).sum(1) for x in (states * weight, weight)
+    )
+    # Sums of neighbouring rows: [b f d] to [b parts d].
+    which = np.repeat(np.arange(len(rows)), rows)
+    share = (which[None] == np.arange(len(rows))[:, None]).astype(np.float32)
+    total, count = (jnp.einsum("pf,bfd->bpd", share, x) for x in lattices)
+    return (total / jnp.maximum(count, 1.0)).reshape(-1, len(rows) * width)

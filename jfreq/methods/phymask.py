@@ -1,0 +1,222 @@
+"""PhyMask-style masking: what stays visible is chosen by the physics of the signal (after Kara et
+al., SenSys 2024).
+
+Only the abstract of the paper is public: energy says which regions matter, coherence which dynamics
+last, the two are combined, up to 96 % are masked. Every formula here is our reading of it: the
+scores and their selection (:mod:`jfreq.masks.prior`), the share drawn uniformly, the temperature,
+the budgets of the sensors.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jfreq.config import MethodConfig, check, replace
+from jfreq.masks import prior
+from jfreq.methods.base import Method
+from jfreq.methods.freqmae import FreqMAE, Lattice, freqmae
+from jfreq.methods.mae import MAE, Masks, mae
+from jfreq.methods.spectra import Plane, Spectra, inside_tokens, spectra
+from jfreq.types import Array, Batch, DataSpec
+
+
+@dataclasses.dataclass(frozen=True)
+class PhyMask(MethodConfig):
+    """A masked autoencoder under masks that follow energy and coherence. On an :class:`MAE` masked
+    tokens are dropped, so high ratios save time and memory; :class:`FreqMAE` sees every place and
+    saves nothing. Only the abstract of the paper is public; these rules are our reading."""
+
+    trunk: MAE | FreqMAE = MAE(mask_ratio=0.9)
+    """Its ``mask_ratio`` is the share masked; published: up to 0.96."""
+    alpha: float = 0.5
+    """Share of energy in the score, the rest is coherence."""
+    coherence: Literal["frames", "modalities", "both"] = "frames"
+    """Between neighbouring frames of a sensor; between sensors of equal rate; or their mean."""
+    direction: Literal["keep", "hide"] = "keep"
+    """What scores high stays visible, or is masked (the opposite sign, as an ablation)."""
+    floor: float = 0.1
+    """rho: share of the visible patches drawn uniformly, so that no region is never seen."""
+    temperature: tuple[float, float] = (1.0, 0.1)
+    """Of the draw, first and last: high is uniform, 0 takes the best alone."""
+    anneal_steps: int = 500
+    """Updates from the first temperature to the last, along a cosine; half of a run."""
+    budget: Literal["entropy", "equal"] = "entropy"
+    """Sensors whose energy is spread wider keep more, measured once before training; or the same
+    share of every sensor."""
+    kept: tuple[int, ...] | None = None
+    """Visible patches (windows on ``FreqMAE``) of each sensor; None: decided by the data."""
+
+    def __post_init__(self):
+        check(0 <= self.alpha <= 1, "method.alpha", f"is a share, got {self.alpha}")
+        check(0 <= self.floor <= 1, "method.floor", f"is a share, got {self.floor}")
+        check(min(self.temperature) > 0, "method.temperature", "must be positive")
+        check(self.anneal_steps >= 1, "method.anneal_steps", "must be 1 or more")
+        check(self.trunk.mask_kind == "random", "method.trunk.mask_kind",
+              "must stay 'random': the prior chooses")  # fmt: skip
+        if self.signals:
+            counts = self.units
+            if self.kept is not None:
+                check(len(self.kept) == len(counts), "method.kept",
+                      f"{len(self.kept)} budgets for {len(counts)} sensors")  # fmt: skip
+                for name, n, k in zip(self.trunk.planes, counts, self.kept):
+                    check(1 <= k < n, "method.kept", f"{k} of {n} patches of {name!r}; one must "
+                          "stay visible and one be masked")  # fmt: skip
+            if self.coherence != "frames":
+                for name in self.trunk.planes:
+                    check(bool(self.partners(name)), "method.coherence",
+                          f"no other sensor has the rate of {name!r}; use 'frames'")  # fmt: skip
+
+    def bind(self, spec: DataSpec) -> Self:
+        trunk = self.trunk.bind(spec)
+        return replace(self, trunk=trunk, signals=trunk.signals)
+
+    def unbind(self) -> Self:
+        return replace(super().unbind(), trunk=self.trunk.unbind(), kept=None)
+
+    def calibrate(self, batch: Batch) -> Self:
+        """With budgets: by the entropy of where the energy of ``batch`` lies."""
+        if self.kept is not None or self.budget == "equal":
+            return self
+        found = jax.jit(lambda batch: _entropies(self, spectra(self.trunk, batch)))(batch)
+        spread = [float(np.mean(h[p])) if p.any() else 0.0 for h, p in map(_arrays, found)]
+        return replace(self, kept=prior.budgets(self.units, self.trunk.mask_ratio, spread))
+
+    @property
+    def places(self) -> dict[str, Place]:
+        """What is chosen among, by sensor."""
+        trunk = self.trunk
+        if isinstance(trunk, MAE):
+            return {n: Place(p, p.patch, p.tokens) for n, p in trunk.planes.items()}
+        return {n: _windows(trunk.lattice(n)) for n in trunk.planes}
+
+    @property
+    def units(self) -> tuple[int, ...]:
+        """Patches (windows) of each sensor that hold signal."""
+        return tuple(int(place.real.sum()) for place in self.places.values())
+
+    @property
+    def visible(self) -> tuple[int, ...]:
+        """Of these, how many stay visible."""
+        if self.kept is not None:
+            return self.kept
+        ratio = self.trunk.mask_ratio
+        return tuple(max(1, n - max(1, round(ratio * n))) for n in self.units)
+
+    def partners(self, name: str) -> list[str]:
+        """Other sensors whose frames and bins are the same."""
+        planes = self.trunk.planes
+        own = planes[name]
+        return [
+            other for other, p in planes.items()
+            if other != name and (p.frames, p.bins) == (own.frames, own.bins)
+            and p.signal.rate == own.signal.rate
+        ]  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """A sensor's lattice of things to choose among: ``cells`` = (frames, bins) each, ``shape`` =
+    (time, freq) of them."""
+
+    plane: Plane
+    cells: tuple[int, int]
+    shape: tuple[int, int]
+
+    @property
+    def real(self) -> np.ndarray:
+        """``[t f]`` bool: what lies on the plane at least in part."""
+        time = np.arange(self.shape[0]) * self.cells[0] < self.plane.frames
+        freq = np.arange(self.shape[1]) * self.cells[1] < self.plane.bins
+        return time[:, None] & freq
+
+    def padded(self, x: Array) -> Array:
+        """``[b t f c]`` with zeros up to the lattice."""
+        frames, bins = (n * c for n, c in zip(self.shape, self.cells))
+        return jnp.pad(x, ((0, 0), (0, frames - x.shape[1]), (0, bins - x.shape[2]), (0, 0)))
+
+
+def _windows(lattice: Lattice) -> Place:
+    """The attention windows of a FreqMAE encoder."""
+    window, patch = lattice.swin.window, lattice.plane.patch
+    cells = (window[0] * patch[0], window[1] * patch[1])
+    shape = (lattice.tokens[0] // window[0], lattice.tokens[1] // window[1])
+    return Place(lattice.plane, cells, shape)
+
+
+# ------------------------------------------------------------------ the prior
+
+
+def scores(cfg: PhyMask, found: dict[str, Spectra]) -> dict[str, Array]:
+    """``[b n]`` in [0, 1] by sensor, high where energy and coherence are."""
+    out = {}
+    for name, place in cfg.places.items():
+        own = tuple(map(place.padded, (found[name].real, found[name].imag)))
+        energy = prior.energy(*own, place.cells)
+        parts = []
+        if cfg.alpha < 1 and cfg.coherence in ("frames", "both"):
+            parts.append(prior.coherence(*own, place.cells))
+        if cfg.alpha < 1 and cfg.coherence in ("modalities", "both"):
+            others = [tuple(map(place.padded, (found[j].real, found[j].imag)))
+                      for j in cfg.partners(name)]  # fmt: skip
+            parts += [prior.coherence(*own, place.cells, other=other) for other in others]
+        lasting = sum(parts) / len(parts) if parts else jnp.zeros_like(energy)
+        out[name] = prior.importance(energy, lasting, cfg.alpha)
+    return out
+
+
+def chosen(cfg: PhyMask, key: Array, found: dict[str, Spectra], step) -> Masks:
+    """Masks by sensor over its patches (windows), the budgets exactly."""
+    heat = prior.temperature(
+        step, cfg.anneal_steps, start=cfg.temperature[0], end=cfg.temperature[1], share=1.0
+    )
+    sign = 1 if cfg.direction == "keep" else -1
+    ranked, out = scores(cfg, found), {}
+    keys = jax.random.split(key, len(ranked))
+    for k, (name, place), keep in zip(keys, cfg.places.items(), cfg.visible):
+        out[name] = prior.keep_by_importance(
+            k, ranked[name], keep, temperature=heat, floor=cfg.floor, sign=sign,
+            valid=_valid(found[name], place),
+        )  # fmt: skip
+    return out
+
+
+def _valid(found: Spectra, place: Place) -> Array:
+    """``[b n]`` bool: patches (windows) that hold signal."""
+    plane = place.plane._replace(patch=place.cells)
+    return inside_tokens(found, plane, place.shape)
+
+
+def phymask(cfg: PhyMask) -> Method:
+    """The method of a bound config: its trunk's, under these masks."""
+    if isinstance(cfg.trunk, MAE):
+        return mae(cfg.trunk, lambda key, found, step: chosen(cfg, key, found, step))
+
+    def hidden(key, found: dict[str, Spectra], step) -> dict[str, Array]:
+        assert isinstance(cfg.trunk, FreqMAE)
+        out = {}
+        for name, mask in chosen(cfg, key, found, step).items():
+            lattice, shape = cfg.trunk.lattice(name), cfg.places[name].shape
+            plane = mask.is_masked.reshape(-1, *shape)
+            for axis, size in enumerate(lattice.swin.window, 1):
+                plane = jnp.repeat(plane, size, axis=axis)
+            out[name] = plane
+        return out
+
+    return freqmae(cfg.trunk, hidden)
+
+
+def _entropies(cfg: PhyMask, found: dict[str, Spectra]) -> list[tuple[Array, Array]]:
+    out = []
+    for name, place in cfg.places.items():
+        parts = map(place.padded, (found[name].real, found[name].imag))
+        out.append((prior.entropy(*parts, place.cells, place.real), found[name].present))
+    return out
+
+
+def _arrays(pair: tuple[Array, Array]) -> tuple[np.ndarray, np.ndarray]:
+    return np.asarray(pair[0]), np.asarray(pair[1])

@@ -1,0 +1,253 @@
+"""What methods on the spectra of several sensors share: planes of frames and bins, and which of
+them hold signal.
+
+A sensor whose window is all zero, or holds a NaN, is absent in that sample: it is read as zeros,
+attended to by nobody and no term of a loss counts it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Literal, NamedTuple, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jfreq.config import MethodConfig, check, replace
+from jfreq.methods.series import sensors
+from jfreq.nn.spectrum import Spectrum
+from jfreq.ops import scale
+from jfreq.ops.patch import patchify, unpatchify
+from jfreq.types import (
+    Array,
+    Batch,
+    DataSpec,
+    Grid,
+    Reconstruction,
+    SignalSpec,
+)
+
+BANDS = 16
+"""Most tokens along frequency where the patch is left open."""
+
+
+class Plane(NamedTuple):
+    """The spectral plane of one sensor, statically: ``frames x bins`` with ``channels`` that a
+    network reads, in patches of ``patch`` = (frames, bins), ``tokens`` = (time, freq) of them;
+    the last may hang over the border."""
+
+    signal: SignalSpec
+    frames: int
+    bins: int
+    channels: int
+    patch: tuple[int, int]
+
+    @property
+    def tokens(self) -> tuple[int, int]:
+        return -(-self.frames // self.patch[0]), -(-self.bins // self.patch[1])
+
+    @property
+    def size(self) -> int:
+        """Numbers in a patch."""
+        return self.patch[0] * self.patch[1] * self.channels
+
+    def real_cells(self, tokens: tuple[int, int]) -> np.ndarray:
+        """``[t f]`` bool: cells that lie on the plane, of ``tokens`` patches a side."""
+        frames, bins = (n * p for n, p in zip(tokens, self.patch))
+        return (np.arange(frames) < self.frames)[:, None] & (np.arange(bins) < self.bins)
+
+    def real_tokens(self, tokens: tuple[int, int]) -> np.ndarray:
+        """``[t f]`` bool: patches that hold a real cell."""
+        return (np.arange(tokens[0]) < self.tokens[0])[:, None] & (
+            np.arange(tokens[1]) < self.tokens[1]
+        )
+
+
+class Spectra(NamedTuple):
+    """One sensor in a batch: ``real``, ``imag`` ``[b t f c]``; ``x`` ``[b t f k]`` what a network
+    reads; ``present`` ``[b]`` bool; ``inside`` ``[b t]`` bool: frames of a present sensor that hold
+    signal."""
+
+    real: Array
+    imag: Array
+    x: Array
+    present: Array
+    inside: Array
+
+    @property
+    def energy(self) -> Array:
+        """``[b]``: sum of |z|² over frames, bins and channels."""
+        return jnp.sum(jnp.square(self.real) + jnp.square(self.imag), axis=(1, 2, 3))
+
+
+@dataclasses.dataclass(frozen=True)
+class SpectraConfig(MethodConfig):
+    """Which sensors are read, their spectra and patches; open fields (None) are decided by data."""
+
+    modalities: tuple[str, ...] | None = None
+    """Sensors to read, in order; None: all of them. Their rates may differ."""
+    standardise: Literal["data", "clip", "none"] = "data"
+    """As in methods on raw series: by the training rows, by each clip, or as stored."""
+    frontend: Spectrum = Spectrum()
+    patch_frames: int = 1
+    patch_bins: tuple[int, ...] | None = None
+    """Of each sensor, or one for all; None: as many as give 16 patches along frequency or fewer."""
+
+    def __post_init__(self):
+        check(self.modalities is None or len(self.modalities) > 0, "method.modalities",
+              "name one sensor or more")  # fmt: skip
+        check(self.patch_frames >= 1, "method.patch_frames", "must be 1 or more")
+        bins = self.patch_bins
+        check(bins is None or (len(bins) > 0 and min(bins) >= 1), "method.patch_bins",
+              f"must be 1 or more, got {bins}")  # fmt: skip
+        if self.bound:
+            self.frontend.check(self.signals)
+            self._check_planes()
+
+    @property
+    def bound(self) -> bool:
+        return bool(self.signals) and None not in (self.frontend.interval, self.patch_bins)
+
+    def bind(self, spec: DataSpec) -> Self:
+        """Takes the sensors from the data and decides intervals and patches; ``InputError`` where
+        a sensor is missing, silent in all training rows, or does not fit."""
+        names = self.modalities or tuple(s.name for s in spec.signals)
+        signals = self.signals or tuple(spec.signal(name) for name in names)
+        for s in signals:
+            silent = bool(s.mean) and not any(s.mean) and set(s.std) == {1.0}
+            check(not silent, "data", f"{s.name!r} is zero in every training row: leave it out "
+                  "with --method.modalities")  # fmt: skip
+        frontend = self.frontend.fitted(signals)
+        bins = self.patch_bins
+        if bins is None:
+            bins = tuple(-(-frontend.shape(s)[1] // BANDS) for s in signals)
+        elif len(bins) == 1:
+            bins = bins * len(signals)
+        return replace(self, modalities=names, signals=signals, frontend=frontend, patch_bins=bins)
+
+    def _check_planes(self) -> None:
+        assert self.patch_bins is not None
+        check(len(self.patch_bins) == len(self.signals), "method.patch_bins",
+              f"{len(self.patch_bins)} sizes for {len(self.signals)} sensors")  # fmt: skip
+        for p in self.planes.values():
+            check(p.patch[0] <= p.frames and p.patch[1] <= p.bins, "method.patch_bins",
+                  f"patches of {p.patch[0]} frames x {p.patch[1]} bins are larger than the spectra "
+                  f"of {p.signal.name!r}, {p.frames} x {p.bins}")  # fmt: skip
+
+    @property
+    def planes(self) -> dict[str, Plane]:
+        """By sensor, of a bound config."""
+        assert self.patch_bins is not None
+        return {
+            s.name: Plane(s, *self.frontend.shape(s), self.frontend.parts * s.channels,
+                          (self.patch_frames, bins))
+            for s, bins in zip(self.signals, self.patch_bins)
+        }  # fmt: skip
+
+    def time_grid(self, step: int = 1, *, freq: int = 1, time: int | None = None) -> Grid:
+        """The lattice of ``step`` patches along time, placed on the first sensor."""
+        plane = next(iter(self.planes.values()))
+        size, hop = self.frontend.sizes(plane.signal)
+        span = step * self.patch_frames
+        return Grid(
+            time=time or -(-plane.tokens[0] // step), freq=freq, order="time_major",
+            first=size / 2 + (span - 1) / 2 * hop, hop=span * hop,
+        )  # fmt: skip
+
+
+def spectra(
+    cfg: SpectraConfig, batch: Batch, *, change: Callable[[list[Array]], list[Array]] | None = None
+) -> dict[str, Spectra]:
+    """The spectra of a batch by sensor; float32, no gradient. ``change`` makes views of the
+    levelled sensors ``[b t c]`` before."""
+    raw = {s.name: scale.pcm_to_float(batch[s.name]) for s in cfg.signals}
+    finite = {k: jnp.all(jnp.isfinite(x), axis=(1, 2)) for k, x in raw.items()}
+    heard = {k: jnp.any(x != 0, axis=(1, 2)) & finite[k] for k, x in raw.items()}
+    clean = {k: jnp.where(heard[k][:, None, None], x, 0.0) for k, x in raw.items()}
+    levelled = sensors(cfg.signals, {**batch, **clean}, how=cfg.standardise)
+    if change is not None:
+        levelled = change(levelled)
+    first = cfg.signals[0]
+    out = {}
+    for plane, x in zip(cfg.planes.values(), levelled):
+        signal = plane.signal
+        present = heard[signal.name]
+        with jax.named_scope("frontend"):
+            x = jnp.where(present[:, None, None], x, 0.0)  # a mean that is taken out is no signal
+            real, imag = cfg.frontend.transform(x, signal)
+            seen = cfg.frontend.channels(real, imag)
+        inside = jnp.broadcast_to(present[:, None], (x.shape[0], plane.frames))
+        if "length" in batch:
+            size, hop = cfg.frontend.sizes(signal)
+            length = batch["length"].astype(jnp.float32) * (signal.rate / first.rate)
+            starts = jnp.arange(plane.frames) * hop
+            whole = (starts[None] + size <= length[:, None] + 0.5) | (starts == 0)[None]
+            inside = inside & whole
+        # Without the barrier XLA:CPU fuses the transform into its readers, which repeat it.
+        parts = jax.lax.optimization_barrier(jax.lax.stop_gradient((real, imag, seen)))
+        out[signal.name] = Spectra(*parts, present, inside)
+    return out
+
+
+# ------------------------------------------------------------------ planes and tokens
+
+
+def to_tokens(x: Array, plane: Plane, tokens: tuple[int, int]) -> Array:
+    """``[b t f k]`` to patches ``[b n p]`` of a lattice of ``tokens`` = (time, freq), time-major,
+    zero-padded at the end of both axes; values of a patch run (frequency, time, channel)."""
+    frames, bins = (n * p for n, p in zip(tokens, plane.patch))
+    x = jnp.pad(x, ((0, 0), (0, frames - x.shape[1]), (0, bins - x.shape[2]), (0, 0)))
+    return patchify(x, patch=plane.patch[::-1], order="time_major")
+
+
+def from_tokens(x: Array, plane: Plane, tokens: tuple[int, int]) -> Array:
+    """The inverse of :func:`to_tokens`, cut to the plane."""
+    out = unpatchify(x, grid=tokens[::-1], patch=plane.patch[::-1], order="time_major")
+    return out[:, : plane.frames, : plane.bins]
+
+
+def inside_tokens(found: Spectra, plane: Plane, tokens: tuple[int, int]) -> Array:
+    """``[b n]`` bool: patches with a frame of signal of a present sensor and a real bin."""
+    frames = found.inside.shape[1]
+    padded = jnp.pad(found.inside, ((0, 0), (0, tokens[0] * plane.patch[0] - frames)))
+    time = padded.reshape(-1, tokens[0], plane.patch[0]).any(-1)
+    freq = np.arange(tokens[1]) < plane.tokens[1]
+    return (time[:, :, None] & freq[None, None]).reshape(-1, math.prod(tokens))
+
+
+def cell_weights(
+    cfg: SpectraConfig, plane: Plane, tokens: tuple[int, int], weight: np.ndarray, phase: float
+) -> np.ndarray:
+    """``[n p]`` float32: the weight of every number of every patch in an error. ``weight``
+    ``[frames bins]`` of the padded lattice (0 in padding); phases count ``phase`` times."""
+    frames, bins = (n * p for n, p in zip(tokens, plane.patch))
+    kinds = np.ones(cfg.frontend.parts)
+    if cfg.frontend.form != "real_imag":
+        kinds[1:] = phase
+    full = weight[:, :, None] * np.tile(kinds, plane.signal.channels)
+    pt, pf = plane.patch
+    cells = full.reshape(frames // pt, pt, bins // pf, pf, -1).transpose(0, 2, 3, 1, 4)
+    return cells.reshape(math.prod(tokens), -1).astype(np.float32)
+
+
+def example(cfg: SpectraConfig) -> dict[str, Array]:
+    """Zeros ``[1 t f k]`` by sensor to initialise modules with."""
+    return {name: jnp.zeros((1, p.frames, p.bins, p.channels)) for name, p in cfg.planes.items()}
+
+
+def side_by_side(
+    cfg: SpectraConfig, found: dict[str, Spectra], hidden: dict[str, Array], drawn: dict[str, Array]
+) -> Reconstruction:
+    """All sensors on one frequency axis, for people to look at: the magnitude of the first channel
+    of each. ``hidden`` ``[b t f]`` and ``drawn`` ``[b t f k]`` by sensor."""
+    names = list(cfg.planes)
+    return Reconstruction(
+        jnp.concatenate([found[n].x[..., :1] for n in names], axis=2),
+        jnp.concatenate([hidden[n] for n in names], axis=2),
+        jnp.concatenate([
+            jnp.where(hidden[n][..., None], drawn[n][..., :1], found[n].x[..., :1]) for n in names
+        ], axis=2),
+    )  # fmt: skip

@@ -1,0 +1,83 @@
+"""An encoder of spectral planes that is no Transformer: convolutions in a frame, GRUs over time."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from jfreq.types import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class PlaneSense:
+    """Config of :class:`PlaneSenseEncoder`: DeepSense (Yao et al., WWW 2017) as FOCAL builds it,
+    over the patches of each frame of one sensor's plane; its first convolution is the patch.
+
+    Layer norm over a whole frame stands where the original has batch norm, which would need
+    state: over channels alone it would hide which bins are loud.
+    """
+
+    width: int = 64
+    """Of a frame; convolutions are half as wide."""
+    blocks: int = 4
+    """Residual convolutions along frequency."""
+    kernel: int = 3
+    """Of them, in patches."""
+    hidden: int = 64
+    """Units of each GRU; two layers, both directions."""
+    dropout: float = 0.2
+    """Of convolution channels, and between the GRUs."""
+
+    def __post_init__(self):
+        for name, least in (("width", 2), ("blocks", 0), ("kernel", 1), ("hidden", 1)):
+            if getattr(self, name) < least:
+                raise InputError(
+                    f"encoder.{name}: must be {least} or more, got {getattr(self, name)}"
+                )
+        if not 0 <= self.dropout < 1:
+            raise InputError(f"encoder.dropout: must lie in [0, 1), got {self.dropout}")
+
+    def build(self, name: str | None = None) -> PlaneSenseEncoder:
+        return PlaneSenseEncoder(self, name=name)
+
+
+class PlaneSenseEncoder(nn.Module):
+    """Patches ``[b t f p]`` to states of frames ``[b t d]``, ``d`` twice ``hidden``. No frame sees
+    another before the GRUs."""
+
+    cfg: PlaneSense
+
+    @nn.compact
+    def __call__(
+        self,
+        patches: Float[Array, "b t f p"],
+        valid: Bool[Array, "b t"] | None = None,
+        *,
+        train: bool = False,
+    ) -> Float[Array, "b t d"]:
+        """Dropout is on in ``train`` and needs the ``dropout`` key. Frames that are not ``valid``
+        reach the GRUs as zeros."""
+        cfg = self.cfg
+        x = self._active(nn.Dense(cfg.width // 2, name="embed")(patches), "embed", train)
+        for i in range(cfg.blocks):
+            kernel = (1, min(cfg.kernel, x.shape[2]))
+            conv = nn.Conv(x.shape[-1], kernel, name=f"conv{i}")
+            x = x + self._active(conv(x), f"conv{i}", train)
+        x = nn.Dense(cfg.width, name="frame")(x.reshape(*x.shape[:2], -1))
+        if valid is not None:
+            x = jnp.where(valid[..., None], x, 0.0)
+        for i in range(2):
+            ways = [nn.RNN(nn.GRUCell(cfg.hidden, name=f"gru{i}_{way}")) for way in ("on", "back")]
+            x = nn.Bidirectional(*ways)(x)
+            if i == 0:
+                x = nn.Dropout(cfg.dropout)(x, deterministic=not train)
+        return x
+
+    def _active(self, x: Array, name: str, train: bool) -> Array:
+        x = nn.gelu(
+            nn.LayerNorm(reduction_axes=(-2, -1), name=f"{name}_norm")(x), approximate=False
+        )
+        return nn.Dropout(self.cfg.dropout, broadcast_dims=(1, 2))(x, deterministic=not train)

@@ -1,0 +1,156 @@
+"""Spectra of short intervals, the same number of frames for every sensor whatever its rate."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import ClassVar, Literal
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from jfreq.ops import dft, frames
+from jfreq.types import InputError, SignalSpec
+
+FRAMES = (8, 10, 12, 16, 9, 6, 5, 4)
+"""Counts of intervals that an open config tries, in this order."""
+_SHORTEST = 8
+Part = Float[Array, "b t f c"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Spectrum:
+    """Complex spectra of intervals and the channels that a network reads of them.
+
+    FreqMAE as released (sheet, section 1.b.1): ``form`` ``magnitude_phase``, ``two_sided``,
+    ``remove_mean``, not ``normalise``. FOCAL as released: ``real_imag``, ``two_sided``.
+    """
+
+    interval: float | None = None
+    """Seconds; None: the window in 8 intervals, or another count that suits all rates."""
+    hop: float | None = None
+    """Seconds from interval to interval; None: they touch."""
+    form: Literal["log_phase", "magnitude_phase", "real_imag"] = "log_phase"
+    """Channels of each sensor channel: log(1 + gain |z|), cosine and sine of the phase;
+    magnitude and angle in radians; or real and imaginary part."""
+    two_sided: bool = False
+    """Negative frequencies too; else bins from 0 Hz to below Nyquist."""
+    remove_mean: bool = False
+    """Of every interval: hides offsets, and with them the direction of gravity."""
+    taper: Literal["rectangular", "hann"] = "rectangular"
+    normalise: bool = True
+    """White noise of unit variance has bins of unit power; off: the plain DFT sum."""
+    gain: float = 10.0
+    fill: ClassVar[float] = 0.0
+
+    def __post_init__(self):
+        for name in ("interval", "hop", "gain"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise InputError(f"frontend.{name}: must be positive, got {value}")
+        if self.hop is not None and self.interval is not None and self.hop > self.interval:
+            raise InputError(
+                f"frontend.hop: {self.hop:g} s leaves gaps between intervals of {self.interval:g} s"
+            )
+
+    @property
+    def parts(self) -> int:
+        """Channels for each channel of a sensor."""
+        return 3 if self.form == "log_phase" else 2
+
+    def fitted(self, signals: Sequence[SignalSpec]) -> Spectrum:
+        """With an interval that is a whole number of samples of every sensor.
+
+        Raises ``InputError`` where :data:`FRAMES` has none.
+        """
+        if self.interval is not None:
+            return self
+        for count in FRAMES:
+            each = [Fraction(s.samples, count) for s in signals]
+            if all(n.denominator == 1 and n >= _SHORTEST for n in each):
+                return dataclasses.replace(self, interval=signals[0].seconds / count)
+        windows = ", ".join(f"{s.name!r} {s.samples}" for s in signals)
+        raise InputError(
+            f"frontend.interval: windows ({windows} samples) cannot be cut into {min(FRAMES)} to "
+            f"{max(FRAMES)} whole intervals of {_SHORTEST} samples or more; set "
+            "method.frontend.interval, or prepare other --seconds"
+        )
+
+    def sizes(self, signal: SignalSpec) -> tuple[int, int]:
+        """Samples ``(interval, hop)`` of a sensor; ``InputError`` unless they are whole."""
+        assert self.interval is not None
+        hop = self.interval if self.hop is None else self.hop
+        found = []
+        for name, seconds in (("interval", self.interval), ("hop", hop)):
+            samples = seconds * signal.rate
+            if abs(samples - round(samples)) > 1e-3 or round(samples) < 1:
+                raise InputError(
+                    f"frontend.{name}: {seconds:g} s are {samples:g} samples of {signal.name!r} "
+                    f"at {signal.rate:g} Hz; take a whole number of samples of every sensor"
+                )
+            found.append(round(samples))
+        if found[0] > signal.samples:
+            raise InputError(
+                f"frontend.interval: {self.interval:g} s are longer than the window of "
+                f"{signal.seconds:g} s of {signal.name!r}"
+            )
+        return found[0], found[1]
+
+    def shape(self, signal: SignalSpec) -> tuple[int, int]:
+        """``(frames, bins)`` of a sensor."""
+        size, hop = self.sizes(signal)
+        bins = size if self.two_sided else size // 2
+        return frames.num_frames(signal.samples, size, hop), bins
+
+    def check(self, signals: Sequence[SignalSpec]) -> None:
+        """Raises ``InputError`` where the sensors do not share one number of frames."""
+        counts = {s.name: self.shape(s)[0] for s in signals}
+        if len(set(counts.values())) > 1:
+            raise InputError(
+                f"frontend.interval: windows hold different numbers of intervals: {counts}; "
+                "prepare all sensors with one --seconds"
+            )
+        for s in signals:
+            if self.shape(s)[1] < 2:
+                raise InputError(
+                    f"frontend.interval: {self.interval:g} s of {s.name!r} at {s.rate:g} Hz have "
+                    "fewer than 2 bins; take longer intervals"
+                )
+
+    def transform(
+        self, x: Float[Array, "b t c"], signal: SignalSpec
+    ) -> tuple[Float[Array, "b t2 f c"], Float[Array, "b t2 f c"]]:
+        """``(real, imag)`` of the intervals of a sensor, frames by bins."""
+        size, hop = self.sizes(signal)
+        cut = frames.frame(x.transpose(0, 2, 1), frame_length=size, hop_length=hop)
+        if self.remove_mean:
+            cut = cut - jnp.mean(cut, axis=-1, keepdims=True)
+        taper = frames.window(self.taper, size, periodic=True)
+        scale = np.sqrt(np.sum(taper**2)) if self.normalise else 1.0
+        if self.normalise or self.taper != "rectangular":
+            cut = cut * (taper / scale).astype(np.float32)[None, None, None]
+        both = dft.rdft(cut, n_fft=size)
+        if self.two_sided:
+            last = (size - 1) // 2
+            real, imag = (jnp.concatenate([p, sign * p[..., last:0:-1]], axis=-1)
+                          for p, sign in zip(both, (1.0, -1.0)))  # fmt: skip
+        else:
+            real, imag = (part[..., : size // 2] for part in both)
+        return real.transpose(0, 2, 3, 1), imag.transpose(0, 2, 3, 1)
+
+    def channels(self, real: Part, imag: Part) -> Float[Array, "b t f c2"]:
+        """What a network reads, channels of one sensor channel side by side. The phase of an
+        empty bin is neither cosine nor sine: both are 0."""
+        if self.form == "real_imag":
+            parts = [real, imag]
+        else:
+            magnitude = jnp.sqrt(jnp.square(real) + jnp.square(imag))
+            if self.form == "magnitude_phase":
+                parts = [magnitude, jnp.arctan2(imag, real)]
+            else:
+                unit = 1 / jnp.where(magnitude > 0, magnitude, 1.0)
+                parts = [jnp.log1p(self.gain * magnitude), real * unit, imag * unit]
+        out = jnp.stack(parts, axis=-1)
+        return out.reshape(*out.shape[:-2], -1)

@@ -1,0 +1,229 @@
+"""Swin over frames and bins: the trunk of FreqMAE and FOCAL, and FreqMAE's decoder.
+
+Liu et al., ICCV 2021; temporal shifting after Kara et al., WWW 2024: windows move along time only,
+so that attention is local in frequency and frames interact.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from jfreq.nn.heads import torch_bias, torch_kernel
+from jfreq.nn.windows import EPS, Pair, Plane, WindowBlock
+from jfreq.sharding import constrain
+from jfreq.types import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Swin:
+    """Config of :class:`SwinEncoder`; windows and shifts are (frames, bins) in tokens.
+
+    FreqMAE as released: ``window`` (1, 9), ``shift`` (1, 0), no ``wrap_mask``; a window of one
+    frame makes its shift a mere renaming, so two frames are the default. FOCAL: ``window`` (3, 3),
+    ``shift`` (1, 1).
+    """
+
+    width: int = 64
+    """Of the first stage; every stage doubles it and halves both axes."""
+    depths: tuple[int, ...] = (2, 2, 4)
+    """Blocks of every stage; the odd ones (second, fourth, ...) are shifted."""
+    heads: int = 4
+    """The same at every stage."""
+    window: Pair = (2, 8)
+    shift: Pair = (1, 0)
+    """Half a window on both axes is the ordinary Swin."""
+    wrap_mask: bool = True
+    """Tokens from the two ends of a cyclic shift do not see each other; off in FreqMAE's code."""
+    mlp_ratio: float = 4.0
+    dropout: float = 0.2
+    """After the projection and in the MLP."""
+    attention_dropout: float = 0.2
+    drop_path: float = 0.1
+    """Of the last block; it grows linearly from 0 at the first."""
+
+    def __post_init__(self):
+        if not self.depths or min(self.depths) < 1:
+            raise InputError(f"encoder.depths: want 1 or more blocks a stage, got {self.depths}")
+        if self.heads < 1 or self.width < 1 or self.width % self.heads:
+            raise InputError(
+                f"encoder.width: {self.width} must be a multiple of heads {self.heads}"
+            )
+        if min(self.window) < 1:
+            raise InputError(f"encoder.window: must be 1 or more on both axes, got {self.window}")
+        if any(not 0 <= s <= w for s, w in zip(self.shift, self.window)):
+            raise InputError(
+                f"encoder.shift: {self.shift} must lie between 0 and the window {self.window}"
+            )
+        if round(self.width * self.mlp_ratio) < 1:
+            raise InputError(f"encoder.mlp_ratio: must be positive, got {self.mlp_ratio}")
+        for name in ("dropout", "attention_dropout", "drop_path"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"encoder.{name}: must lie in [0, 1), got {getattr(self, name)}")
+
+    @property
+    def unit(self) -> Pair:
+        """Tokens that both axes must be multiples of: one window at the last stage."""
+        scale = 2 ** (len(self.depths) - 1)
+        return self.window[0] * scale, self.window[1] * scale
+
+    def padded(self, shape: Pair) -> Pair:
+        """Frames and bins, in tokens, of the smallest plane that holds ``shape``."""
+        t, f = (-(-max(size, 1) // u) * u for size, u in zip(shape, self.unit))
+        return t, f
+
+    def fitted(self, shape: Pair) -> Swin:
+        """With windows no larger than what is left of ``shape`` tokens at the last stage."""
+        scale = 2 ** (len(self.depths) - 1)
+        window = tuple(min(w, -(-size // scale)) for w, size in zip(self.window, shape))
+        shift = tuple(map(min, self.shift, window))
+        return dataclasses.replace(self, window=window, shift=shift)
+
+    def last(self, padded: Pair) -> tuple[int, int, int]:
+        """Frames, bins and width after the last stage."""
+        scale = 2 ** (len(self.depths) - 1)
+        return padded[0] // scale, padded[1] // scale, self.width * scale
+
+    @property
+    def rates(self) -> tuple[tuple[float, ...], ...]:
+        """``drop_path`` of every block, by stage."""
+        every = np.linspace(0, self.drop_path, sum(self.depths)).tolist()
+        ends = np.cumsum(self.depths).tolist()
+        return tuple(tuple(every[end - depth : end]) for end, depth in zip(ends, self.depths))
+
+    def block(self, index: int, rate: float, name: str) -> WindowBlock:
+        """Block ``index`` of a stage."""
+        return WindowBlock(
+            heads=self.heads, window=self.window, shift=self.shift if index % 2 else (0, 0),
+            wrap_mask=self.wrap_mask, mlp_ratio=self.mlp_ratio, dropout=self.dropout,
+            attention_dropout=self.attention_dropout, drop_path=rate, name=name,
+        )  # fmt: skip
+
+    def build(self, name: str | None = None) -> SwinEncoder:
+        return SwinEncoder(self, name=name)
+
+    def decoder(self, patch_size: int, name: str | None = None) -> SwinDecoder:
+        """``patch_size`` values for every token."""
+        return SwinDecoder(self, patch_size, name=name)
+
+
+def valid_levels(valid: Plane | None, stages: int) -> list[Plane | None]:
+    """``valid`` at every stage, finest first: a merged cell is valid if any of its children is."""
+    levels = [valid]
+    for _ in range(stages - 1):
+        if valid is not None:
+            t, f = valid.shape
+            valid = np.any(valid.reshape(t // 2, 2, f // 2, 2), axis=(1, 3))
+        levels.append(valid)
+    return levels
+
+
+class PatchMerge(nn.Module):
+    """2 x 2 neighbours to one cell of twice the width: LayerNorm, then linear without bias.
+
+    Neighbours in the order (row, column) = (even, even), (odd, even), (even, odd), (odd, odd).
+    """
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b t f d"]) -> Float[Array, "b t2 f2 e"]:
+        b, t, f, d = x.shape
+        x = x.reshape(b, t // 2, 2, f // 2, 2, d).transpose(0, 1, 3, 4, 2, 5)
+        x = nn.LayerNorm(epsilon=EPS, name="norm")(x.reshape(b, t // 2, f // 2, 4 * d))
+        return nn.Dense(2 * d, use_bias=False, kernel_init=torch_kernel, name="linear")(x)
+
+
+class PatchExpand(nn.Module):
+    """One cell to its 2 x 2 children of half the width: linear without bias, then LayerNorm.
+
+    Children lie where :class:`PatchMerge` finds them, in its order. (FreqMAE's code strings the
+    four together in the flat list of tokens instead, away from their parent's place.)
+    """
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b t f d"]) -> Float[Array, "b t2 f2 e"]:
+        b, t, f, d = x.shape
+        x = nn.Dense(2 * d, use_bias=False, kernel_init=torch_kernel, name="linear")(x)
+        x = x.reshape(b, t, f, 2, 2, d // 2).transpose(0, 1, 4, 2, 3, 5)
+        x = x.reshape(b, 2 * t, 2 * f, d // 2)
+        return nn.LayerNorm(epsilon=EPS, name="norm")(x)
+
+
+class SwinEncoder(nn.Module):
+    """Stages of window blocks with merging between them; no norm at the end. Float32."""
+
+    cfg: Swin
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b t f d"], *, valid: Plane | None = None, train: bool = False
+    ) -> Float[Array, "b t2 f2 e"]:
+        """A plane of :meth:`Swin.padded` tokens to cells ``[b t' f' d']`` of :meth:`Swin.last`.
+
+        With ``valid`` (static: NumPy) padding is neither attended to nor merged, and cells of
+        padding alone come out as zeros; without it padding is read like the rest, as in the
+        authors' code. ``train`` needs the ``dropout`` key. Raises ``InputError`` for a plane that
+        is not padded.
+        """
+        cfg = self.cfg
+        _check_plane(cfg, (x.shape[1], x.shape[2]), valid)
+        x = _keep(x, valid)
+        for s, level in enumerate(valid_levels(valid, len(cfg.depths))):
+            if s:
+                x = PatchMerge(name=f"merge{s}")(x)
+            for i, rate in enumerate(cfg.rates[s]):
+                block = cfg.block(i, rate, f"stage{s}_block{i}")
+                x = block(constrain(x), valid=level, train=train)
+            x = _keep(x, level)
+        return x
+
+
+class SwinDecoder(nn.Module):
+    """For every merge of the encoder an expansion and two blocks, then linear, GELU, linear.
+
+    ``stage0`` is the finest. Blocks skip at the rates of the encoder's stage. Float32.
+    """
+
+    cfg: Swin
+    patch_size: int
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b t2 f2 e"], *, valid: Plane | None = None, train: bool = False
+    ) -> Float[Array, "b t f p"]:
+        """Cells of :meth:`Swin.last` to ``patch_size`` values for every token of the plane.
+
+        ``valid`` ``[t f]`` (static) of the plane that comes out: padding is never attended to.
+        ``train`` needs the ``dropout`` key. Raises ``InputError`` for a plane that windows do not
+        tile.
+        """
+        cfg, merges = self.cfg, len(self.cfg.depths) - 1
+        _check_plane(cfg, (x.shape[1] << merges, x.shape[2] << merges), valid)
+        levels = valid_levels(valid, len(cfg.depths))
+        for s in reversed(range(merges)):
+            x = PatchExpand(name=f"expand{s}")(x)
+            for i in range(2):
+                block = cfg.block(i, cfg.rates[s][min(i, cfg.depths[s] - 1)], f"stage{s}_block{i}")
+                x = block(constrain(x), valid=levels[s], train=train)
+        bias = torch_bias(x.shape[-1])
+        x = nn.Dense(x.shape[-1], kernel_init=torch_kernel, bias_init=bias, name="hidden")(x)
+        x = nn.gelu(x, approximate=False)
+        return nn.Dense(self.patch_size, kernel_init=torch_kernel, bias_init=bias, name="out")(x)
+
+
+def _check_plane(cfg: Swin, plane: Pair, valid: Plane | None) -> None:
+    if cfg.padded(plane) != plane:
+        t, f = cfg.padded(plane)
+        raise InputError(
+            f"encoder.window: {cfg.window} in {len(cfg.depths)} stages needs planes padded to "
+            f"multiples of {cfg.unit}; got {plane}, pad it to {(t, f)}"
+        )
+    if valid is not None and valid.shape != plane:
+        raise InputError(f"encoder: valid is {valid.shape}, but the plane is {plane}")
+
+
+def _keep(x: Array, valid: Plane | None) -> Array:
+    return x if valid is None else jnp.where(valid[None, :, :, None], x, 0.0)

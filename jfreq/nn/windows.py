@@ -1,0 +1,159 @@
+"""Attention inside windows of a time-frequency plane, in place or cyclically shifted (Swin)."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, TypeAlias
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from jfreq.nn.dropout import Dropout
+from jfreq.nn.heads import torch_bias, torch_kernel, trunc_normal
+from jfreq.types import InputError
+
+Pair: TypeAlias = tuple[int, int]
+Plane: TypeAlias = Bool[np.ndarray, "_ _"]
+"""``[t f]``, static."""
+
+EPS = 1e-5
+"""Of every LayerNorm, as in torch."""
+_NEGATIVE = -1e30
+"""Finite, so that a window of padding alone stays finite."""
+
+
+def split(x: Any, window: Pair) -> Any:
+    """``[b t f d]`` to windows ``[b w n d]``, time-major outside and inside; NumPy or JAX."""
+    b, t, f, d = x.shape
+    x = x.reshape(b, t // window[0], window[0], f // window[1], window[1], d)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, -1, window[0] * window[1], d)
+
+
+def join(x: Any, grid: Pair, window: Pair) -> Any:
+    """Windows ``[b w n d]`` back to ``[b t f d]``: the inverse of :func:`split`."""
+    b, d = x.shape[0], x.shape[-1]
+    x = x.reshape(b, grid[0] // window[0], grid[1] // window[1], *window, d)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, *grid, d)
+
+
+def fit(grid: Pair, window: Pair, shift: Pair) -> tuple[Pair, Pair]:
+    """The window and shift that act on a grid.
+
+    On an axis that is no larger than the window, the window is the axis and nothing is shifted.
+    A shift by whole windows only renames them: it counts as none. Raises ``InputError`` for a grid
+    that windows do not tile.
+    """
+    out = []
+    for size, w, s in zip(grid, window, shift):
+        if size > w and size % w:
+            raise InputError(
+                f"encoder.window: {window[0]} x {window[1]} tokens do not tile a plane of "
+                f"{grid[0]} x {grid[1]}; pad it to Swin.padded"
+            )
+        out.append((w, s % w) if size > w else (size, 0))
+    (wt, st), (wf, sf) = out
+    return (wt, wf), (st, sf)
+
+
+def attended(
+    grid: Pair, window: Pair, shift: Pair, *, wrap_mask: bool, valid: Plane | None
+) -> Bool[np.ndarray, "w n n"] | None:
+    """Which key ``[.., .., k]`` a query ``[.., q, ..]`` of a shifted window attends to; None: all.
+
+    With ``wrap_mask`` the rows (and columns) that a cyclic shift carried round to the other end are
+    a region of their own. ``valid`` ``[t f]`` of the plane before the shift.
+    """
+    sides = np.zeros(grid, int)
+    if wrap_mask:
+        late = [np.arange(size) >= size - s for size, s in zip(grid, shift)]
+        sides = 2 * late[0].astype(int)[:, None] + late[1][None, :]
+    sides = split(sides[None, :, :, None], window)[0, :, :, 0]
+    seen = sides[:, :, None] == sides[:, None, :]
+    if valid is not None:
+        keys = np.roll(valid, (-shift[0], -shift[1]), (0, 1))
+        seen = seen & split(keys[None, :, :, None], window)[0, :, None, :, 0]
+    return None if seen.all() else seen
+
+
+@functools.lru_cache(maxsize=32)
+def offsets(window: Pair) -> np.ndarray:
+    """Row of the bias table for every query and key of a window, ``[n n]``: their distance in
+    time and frequency, counted from the most negative one, time-major."""
+    at = np.indices(window).reshape(2, -1)
+    apart = at[:, :, None] - at[:, None, :] + np.array(window)[:, None, None] - 1
+    return apart[0] * (2 * window[1] - 1) + apart[1]
+
+
+class WindowBlock(nn.Module):
+    """``x + attention(norm(x))`` inside windows, then ``x + mlp(norm(x))``; exact GELU.
+
+    Liu et al., ICCV 2021, with the shift of each axis its own. Softmax and all else in float32.
+    Collective-free on a batch-sharded plane.
+    """
+
+    heads: int
+    window: Pair
+    shift: Pair = (0, 0)
+    wrap_mask: bool = True
+    """Off: the two ends of the plane attend to each other where the shift joins them."""
+    mlp_ratio: float = 4.0
+    dropout: float = 0.0
+    """After the projection and after both layers of the MLP."""
+    attention_dropout: float = 0.0
+    drop_path: float = 0.0
+    """Chance that a row skips a branch in training."""
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b t f d"], *, valid: Plane | None = None, train: bool = False
+    ) -> Float[Array, "b t f d"]:
+        """``valid`` False: never attended to. It is static: a NumPy array, not traced.
+
+        ``train`` turns dropout on and needs the ``dropout`` key. Raises ``InputError`` for a plane
+        that windows do not tile.
+        """
+        drop = Dropout(self.dropout)
+        skip = nn.Dropout(self.drop_path, broadcast_dims=(1, 2, 3), deterministic=not train)
+        y = nn.LayerNorm(epsilon=EPS, name="norm1")(x)
+        y = self._attention(y, valid, train)
+        x = x + skip(drop(y, deterministic=not train))
+
+        y = nn.LayerNorm(epsilon=EPS, name="norm2")(x)
+        y = nn.gelu(_linear(round(x.shape[-1] * self.mlp_ratio), y, "fc1"), approximate=False)
+        y = _linear(x.shape[-1], drop(y, deterministic=not train), "fc2")
+        return x + skip(drop(y, deterministic=not train))
+
+    def _attention(self, x: jax.Array, valid: Plane | None, train: bool) -> jax.Array:
+        d, grid = x.shape[-1], (x.shape[1], x.shape[2])
+        window, shift = fit(grid, self.window, self.shift)
+        seen = attended(grid, window, shift, wrap_mask=self.wrap_mask, valid=valid)
+        if any(shift):
+            x = jnp.roll(x, (-shift[0], -shift[1]), (1, 2))
+        x = split(x, window)
+
+        qkv = nn.DenseGeneral(
+            (3, self.heads, d // self.heads), kernel_init=torch_kernel, bias_init=torch_bias(d),
+            name="qkv",
+        )(x)  # fmt: skip
+        q, k, v = (part.squeeze(3) for part in jnp.split(qkv, 3, axis=3))
+        scores = jnp.einsum("bwqhk,bwmhk->bwhqm", q * (d // self.heads) ** -0.5, k)
+        rows = (2 * window[0] - 1) * (2 * window[1] - 1)
+        bias = self.param("position_bias", trunc_normal, (rows, self.heads))
+        scores = scores + bias[offsets(window)].transpose(2, 0, 1)[None, None]
+        if seen is not None:
+            scores = jnp.where(seen[None, :, None], scores, _NEGATIVE)
+        weights = jax.nn.softmax(scores, axis=-1)
+        weights = Dropout(self.attention_dropout)(weights, deterministic=not train)
+        y = jnp.einsum("bwhqm,bwmhk->bwqhk", weights, v).reshape(x.shape)
+
+        y = join(_linear(d, y, "proj"), grid, window)
+        return jnp.roll(y, shift, (1, 2)) if any(shift) else y
+
+
+def _linear(width: int, x: jax.Array, name: str) -> jax.Array:
+    """A linear map with torch's initial weights; call inside a compact method."""
+    bias = torch_bias(x.shape[-1])
+    return nn.Dense(width, kernel_init=torch_kernel, bias_init=bias, name=name)(x)

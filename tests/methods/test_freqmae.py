@@ -1,0 +1,349 @@
+"""FreqMAE: the properties that its sheet lists, as released and as meant."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jfreq import losses, optim, recipes, trees
+from jfreq.config import Optim, replace
+from jfreq.masks import windows
+from jfreq.methods.freqmae import FreqMAE, as_released, frequency_weights
+from jfreq.nn.spectrum import Spectrum
+from jfreq.nn.swin import Swin
+from jfreq.testing import bound_method, fake_batch
+from jfreq.types import DataSpec, InputError, SignalSpec
+
+LEVEL = {"mean": (0.0, 0.0, 1.0), "std": (0.3, 0.3, 0.3)}
+SPEC = DataSpec(
+    (SignalSpec("acc", 50, 128, 3, **LEVEL), SignalSpec("mic", 200, 512, 1, (0.1,), (0.2,)))
+)
+MOD = DataSpec((SignalSpec("audio", 8000, 16000), SignalSpec("seismic", 100, 200)))
+QUIET = {"dropout": 0.0, "attention_dropout": 0.0, "drop_path": 0.0}
+SMALL = FreqMAE(
+    encoder=Swin(width=8, depths=(2,), heads=2, window=(2, 4), **QUIET),
+    embedding=12, fusion=16, patch_bins=(2, 4),
+)  # fmt: skip
+"""One stage compiles fast; what merging does is tested in tests/nn/test_swin.py."""
+
+
+@pytest.fixture(scope="module")
+def small():
+    cfg, method = bound_method(SMALL, SPEC)
+    return cfg, method, jax.jit(lambda key: method.init(key, None))(jax.random.key(1))
+
+
+@pytest.fixture(scope="module")
+def gradient(small):
+    """``(params, batch, key) -> ((loss, metrics), gradients)``, compiled once."""
+    return jax.jit(
+        lambda params, batch, key: jax.value_and_grad(small[1].loss, has_aux=True)(
+            params, {}, batch, key, 0
+        )
+    )
+
+
+# ------------------------------------------------------------------ geometry
+
+
+@pytest.mark.parametrize(
+    ("name", "tokens", "masked"), [("audio", (12, 72), 72), ("seismic", (12, 36), 36)]
+)
+def test_released_lattice_of_mod(name, tokens, masked):
+    cfg = recipes.load("freqmae_mod_released").method.bind(MOD)
+    place = cfg.lattice(name)
+    assert place.tokens == tokens and place.real.all()
+    assert windows.count(place.real, place.swin.window, 0.75) == masked
+    hidden = windows.draw(jax.random.key(0), 3, place.real, window=(1, 9), ratio=0.75)
+    assert np.asarray(hidden).sum((1, 2)).tolist() == [9 * masked] * 3
+
+
+def test_size_of_the_published_network():
+    cfg, method = bound_method(recipes.load("freqmae_mod_released").method, MOD)
+    shapes = trees.flatten(jax.eval_shape(lambda k: method.init(k, None), jax.random.key(0)))
+    count = {
+        part: sum(math.prod(leaf.shape) for path, leaf in shapes.items() if path.startswith(part))
+        for part in ("sensor_audio", "sensor_seismic", "draw_own_audio", "draw_own_seismic",
+                     "predict")
+    }  # fmt: skip
+    assert count["sensor_audio"] == 7_365_984 + 64  # with the mask token
+    assert count["sensor_seismic"] == 5_591_520 + 64
+    assert count["draw_own_audio"] == 4_223_136
+    assert count["draw_own_seismic"] == 2_441_682
+    assert count["predict"] == 525_824
+    del cfg
+
+
+def test_intended_lattice_shrinks_windows_and_knows_padding():
+    cfg = recipes.load("freqmae_mod").method.bind(MOD)
+    audio, seismic = cfg.lattice("audio"), cfg.lattice("seismic")
+    assert audio.plane.tokens == (10, 20) and seismic.plane.tokens == (10, 10)
+    assert audio.real.sum() == 200 and seismic.real.sum() == 100
+    assert seismic.tokens[1] < 36 and seismic.swin.window[1] <= 3
+    hidden = windows.draw(jax.random.key(0), 2, audio.real, window=audio.swin.window, ratio=0.75)
+    blocks = np.asarray(hidden).reshape(
+        2, -1, audio.swin.window[0], audio.tokens[1] // audio.swin.window[1], audio.swin.window[1]
+    )
+    assert (blocks.any((2, 4)) == blocks.all((2, 4))).all()  # constant inside a window
+    assert (hidden[0] != hidden[1]).any()
+
+
+# ------------------------------------------------------------------ weights and losses
+
+
+def test_frequency_weights():
+    released = frequency_weights(2880, two_sided=True)
+    assert np.allclose(released[[0, 400, 800, 1200, 1599]], [1, 0.72, 0.44, 0.17, 0.11], atol=0.005)
+    assert released[1600:].sum() / released.sum() == pytest.approx(0.49, abs=0.005)
+    for bins in (10, 11):
+        two = frequency_weights(bins, two_sided=True)
+        assert np.allclose(two, two[::-1]) and two[0] == 1 and two.min() == 0 and two.max() == 1
+        one = frequency_weights(bins, two_sided=False)
+        assert one[0] == 1 and one[-1] == 0 and (np.diff(one) < 0).all()
+
+
+def test_padding_has_no_weight_unless_as_released():
+    from jfreq.methods.freqmae import _cell_weights
+
+    cfg = recipes.load("freqmae_mod").method.bind(MOD)
+    place = cfg.lattice("audio")
+    assert place.plane.patch == (1, 40) and place.tokens == (16, 20)
+    weight = _cell_weights(cfg, place).reshape(*place.tokens, -1)
+    assert weight[:10].all(-1).sum() == 10 * 19 and not weight[10:].any()
+    released = recipes.load("freqmae_mod_released").method.bind(MOD)
+    full = _cell_weights(released, released.lattice("audio")).reshape(12, 72, -1)
+    assert full[10:].any() and full[:, 40:].any()
+
+
+def test_exponent_has_no_gradient_as_released_and_has_one_as_meant():
+    rng = np.random.default_rng(0)
+    error, energy, signal = (jnp.asarray(rng.uniform(1, 9, 6), jnp.float32) for _ in range(3))
+    count = jnp.full(6, 7)
+
+    def released(error, exponent):
+        return losses.wpsnr_as_released(error, energy, exponent=exponent, count=count).sum()
+
+    grads = [jax.grad(released)(error, e) for e in (0.0, 0.3, 1.0)]
+    np.testing.assert_array_equal(grads[0], grads[1])
+    np.testing.assert_array_equal(grads[0], grads[2])
+    assert released(error, 0.0) != released(error, 1.0)
+    np.testing.assert_allclose(grads[0], 10 / np.log(10) / 7 / error, rtol=1e-6)
+
+    def meant(error, energy):
+        return losses.snr_weighted(error, signal, energy, exponent=0.3).sum()
+
+    louder = energy.at[2].multiply(2.0)
+    share = [jax.grad(meant)(error, e) / jnp.where(jnp.arange(6) == 2, 1.0, 1.0)
+             for e in (energy, louder)]  # fmt: skip
+    ratio = (share[1][2] / share[1][0]) / (share[0][2] / share[0][0])
+    assert float(ratio) == pytest.approx(2**0.3, rel=1e-5)
+
+
+def test_joint_scaling():
+    error = jnp.array([2.0, 5.0])
+    energy, signal, count = jnp.array([3.0, 4.0]), jnp.array([9.0, 7.0]), jnp.full(2, 5)
+    s = 3.0
+    for exponent in (0.0, 0.3):
+        a = losses.wpsnr_as_released(error, energy, exponent=exponent, count=count)
+        b = losses.wpsnr_as_released(s**2 * error, s**2 * energy, exponent=exponent, count=count)
+        constant = 10 / np.log(10) * (2 - 2 * exponent) * np.log(s) / 5
+        np.testing.assert_allclose(b - a, constant, rtol=1e-5)
+    one = losses.snr_weighted(error, signal, energy, exponent=0.0)
+    scaled = losses.snr_weighted(error * jnp.array([9.0, 1.0]), signal * jnp.array([9.0, 1.0]),
+                                 energy * jnp.array([9.0, 1.0]), exponent=0.0)  # fmt: skip
+    np.testing.assert_allclose(one, scaled, rtol=1e-5)
+    np.testing.assert_allclose(one, -10 * np.log10(signal / error), rtol=1e-4)
+
+
+def test_a_bin_of_zero_weight_has_no_gradient(small):
+    from jfreq.methods.freqmae import _cell_weights, _term
+
+    cfg = small[0]
+    place = cfg.lattice("mic")
+    weight = _cell_weights(cfg, place)
+    rng = np.random.default_rng(0)
+    out, truth = (jnp.asarray(rng.normal(size=(2, *weight.shape)), jnp.float32) for _ in range(2))
+    hidden = jnp.ones((2, *place.tokens), bool)
+    inside = jnp.ones((2, place.plane.frames), bool)
+
+    def loss(out):
+        return _term(cfg, place, out, truth, hidden, weight, inside, jnp.ones(2)).sum()
+
+    grad = np.asarray(jax.grad(loss)(out))
+    assert (weight == 0).any() and not grad[:, weight == 0].any() and grad[:, weight > 0].all()
+
+
+# ------------------------------------------------------------------ the network
+
+
+def test_what_is_masked_is_the_mask_token(small):
+    """Everything hidden: the vector of a sensor depends on nothing it measured."""
+    from jfreq.methods.freqmae import _Net
+
+    cfg, _, params = small
+    rng = np.random.default_rng(0)
+    hidden = {n: jnp.ones((2, *cfg.lattice(n).tokens), bool) for n in cfg.planes}
+    present = {n: jnp.ones(2, bool) for n in cfg.planes}
+
+    def vectors(seed_rows):
+        patches = {n: jnp.asarray(seed_rows[n], jnp.float32) for n in cfg.planes}
+        return _Net(cfg).apply({"params": params}, patches, present, hidden, method=_Net.vectors)
+
+    shape = {n: (2, math.prod(cfg.lattice(n).tokens), cfg.planes[n].size) for n in cfg.planes}
+    a, b = (vectors({n: rng.normal(size=shape[n]) for n in shape})[0] for _ in range(2))
+    for name in cfg.planes:
+        np.testing.assert_array_equal(a[name], b[name])
+
+
+def test_a_prediction_ignores_its_own_sensor(small):
+    _, method, params = small
+    batch = fake_batch(SPEC, 2)
+    changed = batch | {"acc": -2 * batch["acc"]}
+    one, other = (np.asarray(jax.jit(method.encode)(params, b).clip) for b in (batch, changed))
+    assert one.shape == (2, 2 * 2 * 12)  # own and predicted, two sensors
+    own_acc, own_mic, of_acc, of_mic = (slice(i * 12, (i + 1) * 12) for i in range(4))
+    assert (one[:, own_acc] != other[:, own_acc]).any()
+    np.testing.assert_array_equal(one[:, own_mic], other[:, own_mic])
+    np.testing.assert_array_equal(one[:, of_acc], other[:, of_acc])
+    assert (one[:, of_mic] != other[:, of_mic]).any()
+
+
+def test_without_gamma_fusion_is_not_trained(small, gradient):
+    _, _, params = small
+    batch, key = fake_batch(SPEC, 2), jax.random.key(0)
+    with_fusion = trees.flatten(gradient(params, batch, key)[1])
+    _, off = bound_method(replace(SMALL, gamma=0.0), SPEC)
+    without = trees.flatten(jax.grad(lambda p: off.loss(p, {}, batch, key, 0)[0])(params))
+    fusion = [p for p in with_fusion if p.startswith(("draw_fused", "predict"))]
+    assert fusion
+    assert all(np.asarray(with_fusion[p]).any() for p in fusion if p.endswith("kernel"))
+    assert not any(np.asarray(without[p]).any() for p in fusion)
+    assert any(np.asarray(without[p]).any() for p in without if p.startswith("draw_own"))
+
+
+@pytest.mark.parametrize(("embed", "width"), [("own", 24), ("fused", 24), ("both", 48)])
+def test_width_of_the_clip_vector(small, embed, width):
+    _, method = bound_method(replace(SMALL, embed=embed), SPEC)
+    found = jax.eval_shape(method.encode, small[2], fake_batch(SPEC, 2))
+    assert found.clip.shape == (2, width)
+
+
+def test_frozen_patch_embedding_stays(small, gradient):
+    _, _, params = small
+    frozen = dict(recipes.load("freqmae_nano").optim.lr_mult)
+    cfg = Optim(lr=0.1, weight_decay=0.5, lr_mult=tuple(frozen.items()))
+    optimiser = optim.make(cfg, steps=10, params=params)
+    state, now = optimiser.init(params), params
+    for i in range(3):
+        grads = gradient(now, fake_batch(SPEC, 2, seed=i), jax.random.key(i))[1]
+        updates, state = optimiser.update(grads, state, now)
+        now = optax.apply_updates(now, updates)
+    before, after = trees.flatten(params), trees.flatten(now)
+    fixed = [p for p in before if "/patch_embed/" in p]
+    assert len(fixed) == 8
+    for path in before:
+        same = np.array_equal(before[path], after[path])
+        assert same == (path in fixed) or not np.asarray(before[path]).any(), path
+
+
+def test_absent_sensors_and_short_windows(small, gradient):
+    _, method, params = small
+    batch = fake_batch(SPEC, 3) | {"length": jnp.array([128, 40, 128])}
+    batch["acc"] = batch["acc"].at[0].set(0.0).at[2, 1, 1].set(jnp.nan)
+    batch["mic"] = batch["mic"].at[2].set(0.0)
+    (value, _), grads = gradient(params, batch, jax.random.key(0))
+    assert np.isfinite(value) and all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
+    found = jax.jit(method.encode)(params, batch)
+    assert np.isfinite(found.clip).all() and not np.asarray(found.clip[0, :12]).any()
+    assert np.asarray(found.valid.sum(1)).tolist() == [8, 2, 0]
+
+
+def test_tokens_lie_on_the_last_plane():
+    cfg, method = bound_method(replace(SMALL, encoder__depths=(1, 1)), SPEC)
+    assert cfg.grid.hop == 32 and cfg.grid.first == 16 and cfg.grid.time == 4
+    params = jax.eval_shape(lambda k: method.init(k, None), jax.random.key(0))
+    found = jax.eval_shape(method.encode, params, fake_batch(SPEC, 3))
+    assert found.tokens.shape == (3, 4, 2 * 16) and found.valid.shape == (3, 4)
+
+
+def test_encoding_is_deterministic_and_training_is_not(small):
+    _, _, params = small
+    _, noisy = bound_method(replace(SMALL, encoder__dropout=0.5), SPEC)
+    batch = fake_batch(SPEC, 2)
+    a, b = (noisy.encode(params, batch).clip for _ in range(2))
+    np.testing.assert_array_equal(a, b)
+    c = noisy.forward(params, batch, jax.random.key(0)).clip
+    assert (np.asarray(a) != np.asarray(c)).any()
+
+
+def test_it_overfits_a_few_samples(small):
+    """The drawing of fixed samples gets better than their mean spectrum."""
+    _, method, params = small
+    rng = np.random.default_rng(0)
+    t = np.arange(512) / 200
+    f = rng.uniform(3, 12, (8, 1))
+    wave = np.sin(2 * np.pi * f * t)
+    batch = {"acc": jnp.asarray(np.repeat(wave[:, ::4, None], 3, -1), jnp.float32),
+             "mic": jnp.asarray(wave[..., None], jnp.float32)}  # fmt: skip
+    optimiser = optax.adam(3e-3)
+
+    @jax.jit
+    def step(params, state, key):
+        (value, _), grads = jax.value_and_grad(method.loss, has_aux=True)(params, {}, batch, key, 0)
+        updates, state = optimiser.update(grads, state)
+        return optax.apply_updates(params, updates), state, value
+
+    state, values = optimiser.init(params), []
+    for i in range(150):
+        params, state, value = step(params, state, jax.random.key(i))
+        values.append(float(value))
+    smooth = np.convolve(values, np.ones(30) / 30, "valid")[::30]
+    assert (np.diff(smooth) < 0).all(), smooth
+    found = method.reconstruct(params, batch, jax.random.key(7))
+    spec, drawn = np.asarray(found.spectrogram), np.asarray(found.drawn)
+    hidden = np.asarray(found.hidden)[..., None]
+    mean = np.broadcast_to(spec.mean((0, 1), keepdims=True), spec.shape)
+    assert ((drawn - spec) ** 2)[hidden].mean() < ((mean - spec) ** 2)[hidden].mean()
+
+
+# ------------------------------------------------------------------ bad input
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"mask_ratio": 0.0}, "between 0 and 1"),
+        ({"mask_ratio": 0.01}, "masks none of"),
+        ({"gamma": -1.0}, "must be 0 or more"),
+        ({"modalities": ("acc",), "patch_bins": (2,), "embed": "fused"}, "no others"),
+        ({"frontend": Spectrum(0.321)}, "16.05 samples of 'acc'"),
+    ],
+)
+def test_bad_settings_are_refused(changes, words):
+    with pytest.raises(InputError, match=words):
+        dataclasses.replace(SMALL, **changes).bind(SPEC)
+
+
+def test_one_sensor_is_enough():
+    cfg, method = bound_method(replace(SMALL, modalities=("acc",), patch_bins=(2,)), SPEC)
+    params = jax.eval_shape(lambda k: method.init(k, None), jax.random.key(0))
+    assert not any(p.startswith("predict") for p in trees.flatten(params))
+    found = jax.eval_shape(method.encode, params, fake_batch(SPEC, 2))
+    assert found.clip.shape == (2, 12)
+    del cfg
+
+
+@pytest.mark.parametrize("kind", ["time", "tube", "mixed"])
+def test_other_masks_trace_in_both_forms(kind):
+    for base in (SMALL, as_released(SMALL)):
+        cfg = replace(base, mask_kind=kind, mask_ratio=0.5, patch_bins=(1, 2))
+        _, method = bound_method(cfg, SPEC)
+        params = jax.eval_shape(lambda k, m=method: m.init(k, None), jax.random.key(0))
+        value, _ = jax.eval_shape(
+            method.loss, params, {}, fake_batch(SPEC, 2), jax.random.key(0), 0
+        )
+        assert value.shape == ()

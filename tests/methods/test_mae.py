@@ -1,0 +1,175 @@
+"""The masked autoencoder over several sensors: what the encoder sees, what the loss counts."""
+
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jfreq.config import replace
+from jfreq.methods.mae import MAE, mae
+from jfreq.methods.spectra import spectra
+from jfreq.nn.vit import ViT
+from jfreq.testing import bound_method, fake_batch
+from jfreq.types import DataSpec, InputError, Mask, SignalSpec
+
+LEVEL = {"mean": (0.0, 0.0, 1.0), "std": (0.3, 0.3, 0.3)}
+SPEC = DataSpec(
+    (SignalSpec("acc", 50, 128, 3, **LEVEL), SignalSpec("mic", 200, 512, 1, (0.1,), (0.2,)))
+)
+SMALL = MAE(
+    encoder=ViT(width=16, depth=1, heads=2), decoder=ViT(width=8, depth=1, heads=2),
+    patch_bins=(2, 8),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def small():
+    cfg, method = bound_method(SMALL, SPEC)
+    return cfg, method, method.init(jax.random.key(1), None)
+
+
+def fixed(cfg, rows, seed=0) -> dict[str, Mask]:
+    from jfreq import masks
+    from jfreq.methods.mae import plane_grid
+
+    return {
+        name: masks.random(jax.random.key(seed), rows, plane_grid(p), p.tokens[0] * p.tokens[1]
+                           - cfg.kept(p))
+        for name, p in cfg.planes.items()
+    }  # fmt: skip
+
+
+def test_what_is_masked_never_reaches_the_encoder(small, monkeypatch):
+    cfg, _, params = small
+    batch = fake_batch(SPEC, 2)
+    drop = fixed(cfg, 2)
+    found = spectra(cfg, batch)
+    # Poison every masked patch of one sensor: nothing drawn may change.
+    name, plane = "acc", cfg.planes["acc"]
+    hidden = np.asarray(drop[name].is_masked).reshape(2, *plane.tokens)
+    hidden = np.repeat(hidden, plane.patch[1], axis=2)[:, : plane.frames, : plane.bins]
+    x = jnp.where(hidden[..., None], 1e6, found[name].x)
+    poisoned = {**found, name: found[name]._replace(x=x)}
+    method = mae(cfg, lambda key, found, step: drop)
+
+    def drawn(given):
+        monkeypatch.setattr(sys.modules["jfreq.methods.mae"], "spectra", lambda cfg, batch: given)
+        return method.reconstruct(params, batch, jax.random.key(0))
+
+    a, b = drawn(found), drawn(poisoned)
+    np.testing.assert_array_equal(
+        np.asarray(a.drawn)[np.asarray(a.hidden)], np.asarray(b.drawn)[np.asarray(b.hidden)]
+    )
+    assert float(jnp.abs(b.spectrogram).max()) > 1e5  # the poison was there
+
+
+@pytest.mark.parametrize("ratio", [0.75, 0.9, 0.96])
+def test_exactly_so_many_tokens_are_left(ratio):
+    cfg, method = bound_method(replace(SMALL, mask_ratio=ratio), SPEC)
+    for plane in cfg.planes.values():
+        n = plane.tokens[0] * plane.tokens[1]
+        assert cfg.kept(plane) == n - round(ratio * n) >= 1
+    seen = {}
+
+    def spy(key, found, step):
+        seen.update(fixed(cfg, 2))
+        return seen
+
+    jax.eval_shape(
+        mae(cfg, spy).loss, method.init(jax.random.key(0), None), {},
+        fake_batch(SPEC, 2), jax.random.key(0), 0,
+    )  # fmt: skip
+    assert [m.keep.shape[1] for m in seen.values()] == [cfg.kept(p) for p in cfg.planes.values()]
+
+
+def test_an_absent_sensor_counts_nowhere(small):
+    cfg, method, params = small
+    batch = fake_batch(SPEC, 3)
+    batch["acc"] = batch["acc"].at[0].set(0.0).at[1, 3, 0].set(jnp.nan)
+    batch["mic"] = batch["mic"].at[1].set(0.0)
+    loss = jax.jit(jax.value_and_grad(method.loss, has_aux=True))
+    (value, metrics), grads = loss(params, {}, batch, jax.random.key(0), 0)
+    assert np.isfinite(value) and all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
+    # Row 1 has no sensor left: it adds nothing but a row to the mean.
+    rows = fake_batch(SPEC, 3) | {"acc": batch["acc"], "mic": batch["mic"]}
+    one = {k: v[jnp.array([0, 2, 2])] for k, v in rows.items()}
+    assert float(metrics["loss"][0]) < float(loss(params, {}, one, jax.random.key(0), 0)[0][0] * 3)
+    found = jax.jit(method.encode)(params, batch)
+    assert np.isfinite(found.clip).all()
+    half = 4 * cfg.encoder.width
+    assert not np.asarray(found.clip[0, :half]).any() and np.asarray(found.clip[0, half:]).any()
+    assert not np.asarray(found.clip[1]).any() and not np.asarray(found.valid[1]).any()
+    # What an absent sensor holds does not matter to the other one.
+    junk = batch | {"acc": batch["acc"].at[0].set(7.0).at[0, 0, 0].set(jnp.nan)}
+    np.testing.assert_array_equal(jax.jit(method.encode)(params, junk).clip[0], found.clip[0])
+
+
+def test_features_are_deterministic_and_lie_on_the_grid(small):
+    cfg, method, params = small
+    batch = fake_batch(SPEC, 2)
+    a, b = (jax.jit(method.encode)(params, batch) for _ in range(2))
+    np.testing.assert_array_equal(a.clip, b.clip)
+    assert a.clip.shape == (2, 8 * 16) and a.tokens.shape[1] == cfg.grid.size == 8 * (4 + 4)
+    assert a.grid.first == 8 and a.grid.hop == 16  # interval of 16 samples of the first sensor
+    mean, one = (bound_method(replace(SMALL, pool=p), SPEC)[1] for p in ("mean", "modality"))
+    tokens = np.asarray(a.tokens)
+    np.testing.assert_allclose(mean.encode(params, batch).clip, tokens.mean(1), atol=1e-5)
+    by_sensor = tokens.reshape(2, 8, 8, 16)
+    np.testing.assert_allclose(a.clip, by_sensor.mean(1).reshape(2, -1), atol=1e-5)
+    np.testing.assert_allclose(
+        one.encode(params, batch).clip,
+        np.concatenate([by_sensor[:, :, :4].mean((1, 2)), by_sensor[:, :, 4:].mean((1, 2))], 1),
+        atol=1e-5,
+    )
+
+
+def test_drawing_is_in_the_units_of_the_spectrogram(small):
+    _, method, params = small
+    found = jax.jit(method.reconstruct)(params, fake_batch(SPEC, 2), jax.random.key(0))
+    assert found.spectrogram.shape == (2, 8, 8 + 32, 1) == found.drawn.shape
+    same = np.asarray(found.drawn == found.spectrogram)[..., 0]
+    assert same[~np.asarray(found.hidden)].all() and not same[np.asarray(found.hidden)].any()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"mask_ratio": 1.0}, "between 0 and 1"),
+        ({"mask_ratio": 0.999}, "of 32 tokens of 'acc' leaves 0"),
+        ({"mask_kind": "time", "mask_ratio": 0.97}, "leaves 0"),
+        ({"encoder": ViT(width=18, depth=1, heads=2)}, "multiple of 4"),
+    ],
+)
+def test_masks_that_leave_nothing_are_refused(changes, words):
+    with pytest.raises(InputError, match=words):
+        replace(SMALL, **changes).bind(SPEC)
+
+
+def test_it_learns_what_it_is_shown():
+    _, method = bound_method(replace(SMALL, mask_ratio=0.5), SPEC)
+    t = np.arange(512) / 200
+    rng = np.random.default_rng(0)
+    f = rng.uniform(5, 20, (8, 1))
+    batch = {
+        "acc": jnp.asarray(np.sin(2 * np.pi * f * t[:128] * 4)[..., None].repeat(3, -1) + 0.0),
+        "mic": jnp.asarray(np.sin(2 * np.pi * f * t)[..., None]),
+    }
+    batch = {k: v.astype(jnp.float32) for k, v in batch.items()}
+    import optax
+
+    optimiser = optax.adam(3e-3)
+    params = method.init(jax.random.key(0), None)
+
+    @jax.jit
+    def step(params, state, key):
+        (value, _), grads = jax.value_and_grad(method.loss, has_aux=True)(params, {}, batch, key, 0)
+        updates, state = optimiser.update(grads, state)
+        return optax.apply_updates(params, updates), state, value
+
+    state, values = optimiser.init(params), []
+    for i in range(120):
+        params, state, value = step(params, state, jax.random.key(i))
+        values.append(float(value))
+    assert np.mean(values[-10:]) < 0.5 * np.mean(values[:10])

@@ -1,0 +1,111 @@
+"""Planes of several sensors: which rows and frames count, patches there and back."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jfreq.methods.spectra import (
+    Plane,
+    SpectraConfig,
+    cell_weights,
+    from_tokens,
+    inside_tokens,
+    spectra,
+    to_tokens,
+)
+from jfreq.nn.spectrum import Spectrum
+from jfreq.testing import fake_batch
+from jfreq.types import DataSpec, InputError, SignalSpec
+
+LEVEL = {"mean": (0.0, 0.0, 1.0), "std": (0.3, 0.3, 0.3)}
+SPEC = DataSpec(
+    (SignalSpec("acc", 50, 128, 3, **LEVEL), SignalSpec("mic", 200, 512, 1, (0.1,), (0.2,)))
+)
+
+
+def test_sensors_of_two_rates_have_the_same_frames():
+    cfg = SpectraConfig().bind(SPEC)
+    planes = cfg.planes
+    assert [p.frames for p in planes.values()] == [8, 8]
+    assert [p.bins for p in planes.values()] == [8, 32]
+    assert [p.tokens for p in planes.values()] == [(8, 8), (8, 16)]
+    found = spectra(cfg, fake_batch(SPEC, 3))
+    assert found["acc"].x.shape == (3, 8, 8, 9) and found["mic"].x.shape == (3, 8, 32, 3)
+
+
+def test_zero_and_nan_windows_are_absent():
+    cfg = SpectraConfig().bind(SPEC)
+    batch = fake_batch(SPEC, 4)
+    batch["acc"] = batch["acc"].at[1].set(0.0).at[2, 5, 1].set(jnp.nan).at[3, 0, 0].set(jnp.inf)
+    found = spectra(cfg, batch)
+    assert np.asarray(found["acc"].present).tolist() == [True, False, False, False]
+    assert np.asarray(found["mic"].present).all()
+    for part in (found["acc"].real, found["acc"].x):
+        assert np.isfinite(part).all() and not np.asarray(part[1:]).any()
+    assert not np.asarray(found["acc"].inside[1:]).any()
+    assert not np.asarray(inside_tokens(found["acc"], cfg.planes["acc"], (8, 8))[1:]).any()
+
+
+def test_frames_beyond_the_signal_do_not_count():
+    cfg = SpectraConfig().bind(SPEC)
+    batch = fake_batch(SPEC, 3) | {"length": jnp.array([128, 64, 3])}
+    found = spectra(cfg, batch)
+    for name in ("acc", "mic"):  # lengths are in samples of the first sensor
+        assert np.asarray(found[name].inside.sum(1)).tolist() == [8, 4, 1]
+
+
+def test_energy_is_parsevals():
+    cfg = SpectraConfig(standardise="none", frontend=Spectrum(0.32, two_sided=True)).bind(SPEC)
+    batch = fake_batch(SPEC, 2)
+    energy = spectra(cfg, batch)["acc"].energy
+    np.testing.assert_allclose(energy, np.sum(np.square(batch["acc"]), axis=(1, 2)), rtol=1e-4)
+
+
+def test_a_sensor_silent_in_the_whole_set_is_refused():
+    dead = SignalSpec("gyro", 50, 128, 2, (0.0, 0.0), (1.0, 1.0))
+    with pytest.raises(InputError, match="'gyro' is zero in every training row"):
+        SpectraConfig().bind(DataSpec((*SPEC.signals, dead)))
+    SpectraConfig(modalities=("acc",)).bind(DataSpec((*SPEC.signals, dead)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"patch_bins": (1, 2, 3)}, "3 sizes for 2 sensors"),
+        ({"patch_bins": (9,)}, "larger than the spectra of 'acc'"),
+        ({"patch_frames": 9}, "larger than the spectra"),
+        ({"modalities": ("light",)}, "no signal 'light'"),
+    ],
+)
+def test_bad_settings_are_refused(changes, words):
+    with pytest.raises(InputError, match=words):
+        SpectraConfig(**changes).bind(SPEC)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.integers(1, 9), st.integers(1, 9), st.integers(1, 3), st.integers(1, 3), st.integers(0, 2)
+)
+def test_tokens_there_and_back(frames, bins, pt, pf, more):
+    plane = Plane(SignalSpec("x", 50, 128), frames, bins, 2, (pt, pf))
+    tokens = (plane.tokens[0] + more, plane.tokens[1] + more)
+    x = np.random.default_rng(frames * 100 + bins).normal(size=(2, frames, bins, 2))
+    flat = to_tokens(jnp.asarray(x), plane, tokens)
+    assert flat.shape == (2, tokens[0] * tokens[1], plane.size)
+    np.testing.assert_array_equal(from_tokens(flat, plane, tokens), x.astype(np.float32))
+
+
+def test_weights_lie_like_patches():
+    cfg = dataclasses.replace(SpectraConfig(patch_frames=2, patch_bins=(3,)).bind(SPEC))
+    plane = cfg.planes["acc"]
+    tokens = (5, 4)
+    rng = np.random.default_rng(0)
+    weight = rng.uniform(size=(10, 12)) * plane.real_cells(tokens)
+    found = cell_weights(cfg, plane, tokens, weight, 0.5)
+    kinds = np.tile([1.0, 0.5, 0.5], 3)
+    full = (weight[:, :, None] * kinds)[None, : plane.frames, : plane.bins]
+    np.testing.assert_allclose(found, to_tokens(jnp.asarray(full), plane, tokens)[0], rtol=1e-6)

@@ -1,0 +1,47 @@
+"""Micro-batches of runs of rows."""
+
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jfreq import sharding, step
+from jfreq.config import replace
+from jfreq.methods.base import Method
+from jfreq.types import InputError
+
+
+def test_micro_batches_hold_whole_runs(experiment):
+    """The loss counts the pairs of neighbours that belong together: all of them, or it is wrong."""
+
+    def loss(params, target, batch, key, number):
+        ids = batch["id"].reshape(-1, 4)
+        whole = (ids == ids[:, :1] + jnp.arange(4)[None]).all(1)
+        first = ids[:, 0] % 8 == 0
+        count = jnp.asarray(ids.size, jnp.float32)
+        value = params["w"] * ids.sum()
+        return value / count, {"loss": (value, count), "whole": (whole.sum(), 1), "even": (
+            first.sum(), 1)}  # fmt: skip
+
+    method = Method(lambda key, spec: {"w": jnp.ones(())}, loss, cast(Any, None))
+    cfg = replace(experiment, accumulate=2, batch=16, data__sequence=4)
+    spec = step.StepSpec(
+        cfg, sharding.make_mesh((2, 2, 2)), method, optax.sgd(0.0), cast(Any, None), {}
+    )
+    state = step.State(jnp.zeros((), jnp.int32), {"w": jnp.ones(())}, optax.sgd(0.0).init({}), {})
+    runs = np.array([0, 100, 40, 7])[:, None] + np.arange(4)
+    batch = {"id": runs.ravel().astype(np.int32)}
+    _, metrics = jax.jit(step.make_step(spec))(state, batch)
+    assert metrics["whole"][0] == 4
+    assert metrics["even"][0] == 2
+    assert metrics["loss"][0] == runs.sum()
+
+
+def test_batches_that_are_no_whole_runs_in_micro_batches_are_refused(experiment):
+    mesh = sharding.make_mesh((2, 1, 4))
+    step.check_batch(replace(experiment, batch=16, data__sequence=4, accumulate=2), mesh)
+    with pytest.raises(InputError, match=r"data.sequence: .* take a batch that is a multiple of 8"):
+        step.check_batch(replace(experiment, batch=12, data__sequence=4, accumulate=2), mesh)
