@@ -49,6 +49,12 @@ class MethodConfig:
         may classify each by itself. Empty for a single encoder."""
         return ()
 
+    @property
+    def allows_gaps(self) -> bool:
+        """A sensor that is all zero in a window, or NaN somewhere, is read as absent. Others take
+        zeros for signal and no NaN."""
+        return False
+
     def bind(self, spec: DataSpec) -> Self:
         """The same config with every open field decided for this data."""
         return replace(self, signals=self.signals or spec.signals)

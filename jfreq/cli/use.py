@@ -87,15 +87,32 @@ def export(
     print(export_run(trained, out, note=note, formats=format))
 
 
-def embed(encoder: Positional[Path], files: Positional[tuple[Path, ...]], /, out: Path) -> None:
+def embed(
+    encoder: Positional[Path],
+    inputs: Positional[tuple[Path, ...]],
+    /,
+    out: Path,
+    rate: float | None = None,
+    modalities: tuple[str, ...] = (),
+) -> None:
     """Embeds recordings of any length and rate into one .npz.
 
     Args:
         encoder: bundle or run folder.
-        files: audio files.
+        inputs: sound files, recordings of sensors (.npz, .csv) and folders of shards; see
+            docs/export.md.
         out: the .npz.
+        rate: Hz of recordings of sensors that state none.
+        modalities: names for the channels of a single array, for instance acc:0-2 gyro:3-5.
     """
-    from jfreq.export.runtime import embed_files, load_encoder
+    from jfreq.data.source import parse_modalities
+    from jfreq.export.files import embed_files
+    from jfreq.export.runtime import load_encoder
 
-    progress = functools.partial(bars(), "files")
-    print(embed_files(load_encoder(encoder), files, out, progress=progress))
+    channels = parse_modalities(modalities) or None
+    progress = functools.partial(bars(), "recordings")
+    print(
+        embed_files(
+            load_encoder(encoder), inputs, out, rate=rate, modalities=channels, progress=progress
+        )
+    )

@@ -27,7 +27,7 @@ from jfreq.data.source import (
 from jfreq.types import InputError
 
 LABEL_COLUMNS = ("label", "labels", "y", "activity", "class")
-_IMU = {"acc": (0, 1, 2), "gyro": (3, 4, 5)}
+IMU = {"acc": (0, 1, 2), "gyro": (3, 4, 5)}
 TIME_COLUMNS = ("time", "timestamp", "t")
 
 
@@ -83,7 +83,7 @@ def array_source(
             signal = signal._replace(rate=row.rate)
         if np.iscomplexobj(signal.x):
             return real_modalities(signal, options.complex_as, options.modalities)
-        default = groups or (_IMU if signal.x.shape[1] == 6 else {"signal": None})
+        default = groups or (IMU if signal.x.shape[1] == 6 else {"signal": None})
         return split_channels(
             default, signal, options.modalities, allow_missing=options.allow_missing
         )

@@ -93,8 +93,8 @@ def _seats(fraction: float, n: int) -> int:
 
 def _least(seats: int, n: int) -> float:
     """The smallest fraction, to three digits, that gives ``seats`` of ``n`` rows."""
-    fraction = _rounded_up((seats - 0.5) / n)
-    # Half a row may be lost to rounding: 0.036 * 375 is below 13.5.
+    fraction = float(f"{_rounded_up((seats - 0.5) / n):g}")  # as it is read and typed
+    # Products of floats round: 0.036 * 375 is below 13.5.
     return fraction if _seats(fraction, n) >= seats else _rounded_up(fraction * (1 + 1e-9))
 
 

@@ -102,7 +102,7 @@ def _encode_windows(
     inside = inside | (jnp.arange(whole.time) == 0)[None]
     valid = join(features.valid) & inside[..., None]
     weight = valid.reshape(rows, number, -1).sum(-1).astype(jnp.float32)
-    weight = weight / weight.sum(1, keepdims=True)
+    weight = weight / jnp.maximum(weight.sum(1, keepdims=True), 1)
     clip = (features.clip.reshape(rows, number, -1) * weight[..., None]).sum(1)
     layers = features.layers
     if layers is not None:

@@ -59,9 +59,9 @@ def adapt(experiment: Experiment, params: PyTree) -> Adapter:
 
 def portable(cfg: MethodConfig) -> MethodConfig:
     """The same encoder without kernels that only one platform has."""
-    backbone = getattr(cfg, "backbone", None)
-    if backbone is not None:
-        return replace(cfg, backbone=portable(backbone))
+    for inner in ("backbone", "trunk"):
+        if isinstance(part := getattr(cfg, inner, None), MethodConfig):
+            return replace(cfg, **{inner: portable(part)})
     fused = hasattr(getattr(cfg, "encoder", None), "attention")
     return replace(cfg, encoder__attention="auto") if fused else cfg
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,12 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jfreq.export.bundle import encoder_shapes, load_trained, write_atomically
+from jfreq.export.bundle import encoder_shapes, load_trained
 from jfreq.methods.base import Method
 from jfreq.types import Array, Batch, Embedding, Features, Grid, InputError, PyTree, SignalSpec
 
 Clip = dict[str, np.ndarray]
-"""One recording: ``[t c]`` float32 by modality, at the model's rates."""
+"""One recording: ``[t c]`` float32 by modality, at the model's rates; NaN where a sample is
+missing."""
 
 
 class Window(NamedTuple):
@@ -39,18 +39,23 @@ def load_encoder(path: str | Path) -> Encoder:
     from jfreq.methods import build
 
     experiment, params = load_trained(path)
-    return Encoder(build(experiment.method), params, signals=experiment.method.signals)
+    cfg = experiment.method
+    return Encoder(build(cfg), params, signals=cfg.signals, gaps=cfg.allows_gaps)
 
 
 class Encoder:
     """A frozen encoder: ``encoder(wave, rate) -> Embedding``.
 
     ``sample_rate`` (Hz, first modality), ``clip_size``, ``frame_size``, ``hop_ms`` and
-    ``signals`` describe it. A recording is embedded the same alone or in company.
+    ``signals`` describe it. A recording is embedded the same alone or in company. With ``gaps``
+    samples may be NaN: a modality that is NaN somewhere in a window, or all zero, is absent there.
     """
 
-    def __init__(self, method: Method, params: PyTree, *, signals: Sequence[SignalSpec]):
+    def __init__(
+        self, method: Method, params: PyTree, *, signals: Sequence[SignalSpec], gaps: bool = False
+    ):
         self.signals = tuple(signals)
+        self.gaps = gaps
         rate = self.signals[0].rate
         self.sample_rate: int | float = int(rate) if float(rate).is_integer() else rate
         shapes = encoder_shapes(method, self.signals, params)
@@ -78,13 +83,18 @@ class Encoder:
 
         Returns ``clip`` ``[b clip_size]``, ``frames`` ``[b t frame_size]`` (zero beyond
         ``valid``), ``valid`` ``[b]`` int64 and ``times_ms`` ``[t]`` float64. The clip vector is
-        the method's own; over several windows it is their mean weighted by valid frames.
+        the method's own; over several windows it is their mean weighted by valid frames, in which
+        an absent modality counts as the zeros that the method gives.
 
         Raises ``InputError`` for empty, non-finite or wrongly shaped signals.
         """
+        items = enumerate(_listed(wave))
+        return self.encode([self.clip(item, rate, f"recording {i}") for i, item in items], batch)
+
+    def encode(self, clips: Sequence[Clip], batch: int = 8) -> Embedding:
+        """As a call, of recordings that :meth:`clip` returned."""
         if batch < 1:
             raise InputError(f"batch: must be 1 or more, got {batch}")
-        clips = [self._clip(item, rate, f"recording {i}") for i, item in enumerate(_listed(wave))]
         if not clips:
             raise InputError("nothing to embed: the list of recordings is empty")
         counts = [self._windows(clip) for clip in clips]
@@ -142,7 +152,9 @@ class Encoder:
             return clip[0], frames[0, : valid[0]]
         assert self._window is not None
         kept = np.append(np.full(len(clip) - 1, self._window.tokens), valid[-1])
-        weight = (kept / kept.sum())[:, None]
+        # Windows without any signal keep their place in time and have no weight.
+        counts = np.minimum(kept, valid)
+        weight = (counts / max(1, counts.sum()))[:, None]
         return (clip * weight).sum(axis=0), np.concatenate(
             [part[:n] for part, n in zip(frames, kept)]
         )
@@ -159,8 +171,10 @@ class Encoder:
         centres = self.grid.first + np.arange(length) * np.float64(self.grid.hop)
         return Embedding(clip, frames, valid, centres * 1000.0 / self.signals[0].rate)
 
-    def _clip(self, item: Any, rate: float | Mapping[str, float] | None, where: str) -> Clip:
-        """One recording checked, scaled and resampled."""
+    def clip(
+        self, item: Any, rate: float | Mapping[str, float] | None = None, where: str = "recording"
+    ) -> Clip:
+        """One recording checked, scaled and resampled; ``InputError`` names ``where``."""
         names = [spec.name for spec in self.signals]
         if not isinstance(item, Mapping):
             if len(names) > 1:
@@ -169,12 +183,12 @@ class Encoder:
         if set(item) != set(names):
             raise InputError(f"{where}: has signals {', '.join(item)}; wanted {', '.join(names)}")
         rates = rate if isinstance(rate, Mapping) else dict.fromkeys(names, rate)
-        clip = {
-            spec.name: as_signal(
-                item[spec.name], spec, rate=rates.get(spec.name), where=f"{where}, {spec.name}"
+        clip = {}
+        for spec in self.signals:
+            hertz, here = rates.get(spec.name), f"{where}, {spec.name}"
+            clip[spec.name] = as_signal(
+                item[spec.name], spec, rate=hertz, where=here, gaps=self.gaps
             )
-            for spec in self.signals
-        }
         return _equal_durations(clip, self.signals, slack=self.grid.hop, where=where)
 
 
@@ -243,11 +257,17 @@ def _listed(wave: Any) -> list[Any]:
 
 
 def as_signal(
-    x: Any, spec: SignalSpec, *, rate: float | None = None, where: str = "signal"
+    x: Any,
+    spec: SignalSpec,
+    *,
+    rate: float | None = None,
+    where: str = "signal",
+    gaps: bool = False,
 ) -> np.ndarray:
     """``[t]`` or ``[t c]`` of any real dtype as ``[t c]`` float32 at the rate of ``spec``.
 
-    Signed integers are PCM and divided by 2^(bits - 1). Raises ``InputError`` naming ``where``.
+    Signed integers are PCM and divided by 2^(bits - 1). With ``gaps`` NaN may mark missing
+    samples; they stay NaN. Raises ``InputError`` naming ``where``.
     """
     x = np.asarray(x)
     if x.dtype.kind not in "fi":
@@ -263,9 +283,28 @@ def as_signal(
     scale = 2.0 ** (8 * x.dtype.itemsize - 1) if x.dtype.kind == "i" else 1.0
     with np.errstate(over="ignore"):
         x = (x / scale).astype(np.float32)
-    if not np.isfinite(x).all():
+    missing = np.isnan(x).any(1)
+    if np.isinf(x).any() or (missing.any() and not gaps):
         raise InputError(f"{where}: holds NaN or infinite samples")
-    return x if rate is None else _resample(x, rate, spec, where)
+    if rate is None or not missing.any():
+        return x if rate is None else _resample(x, rate, spec, where)
+    return _resample_around(x, missing, rate, spec, where)
+
+
+def _resample_around(
+    x: np.ndarray, missing: np.ndarray, rate: float, spec: SignalSpec, where: str
+) -> np.ndarray:
+    """:func:`_resample` of a series with missing samples ``[t]``: bridged, and NaN again after."""
+    known = np.flatnonzero(~missing)
+    if len(known):
+        places = np.arange(len(x))
+        x = np.stack([np.interp(places, known, x[known, c]) for c in range(x.shape[1])], 1)
+    y = _resample(np.nan_to_num(x).astype(np.float32), rate, spec, where)
+    # A new sample is missing where either of the old ones beside it is.
+    place = np.arange(len(y)) * (rate / spec.rate)
+    beside = (np.clip(edge(place).astype(int), 0, len(x) - 1) for edge in (np.floor, np.ceil))
+    y[np.logical_or(*(missing[index] for index in beside))] = np.nan
+    return y
 
 
 def _resample(x: np.ndarray, rate: float, spec: SignalSpec, where: str) -> np.ndarray:
@@ -296,77 +335,3 @@ def _equal_durations(
             )
         equal[spec.name] = np.pad(x, ((0, max(0, wanted - len(x))), (0, 0)))[:wanted]
     return equal
-
-
-def embed_files(
-    encoder: Encoder,
-    paths: Sequence[str | Path],
-    out: str | Path,
-    *,
-    progress: Callable[[int, int], None] | None = None,
-) -> Path:
-    """Embeds sound files (channel 0) into one ``.npz``: ``clip``, ``frames``, ``valid``,
-    ``times_ms`` and ``paths``; ``progress(done, total)`` after every few files.
-
-    All files are read through once before any is embedded, and ``out`` appears only when
-    complete. Raises ``InputError`` naming the first file that is missing, unreadable, empty,
-    at 0 Hz or not finite.
-    """
-    out = Path(out)
-    if out.suffix != ".npz" or out.is_dir():
-        raise InputError(f"{out}: wanted the name of an .npz file")
-    home = next(folder for folder in out.absolute().parents if folder.exists())
-    if not home.is_dir() or not os.access(home, os.W_OK):
-        raise InputError(f"{home}: cannot be written, no {out.name} can lie there; choose another")
-    if len(encoder.signals) != 1 or encoder.signals[0].channels != 1:
-        names = ", ".join(f"{s.name} ({s.channels} channels)" for s in encoder.signals)
-        raise InputError(f"the encoder reads {names}; only mono encoders embed sound files")
-    if not paths:
-        raise InputError("no files to embed")
-    for path in paths:
-        _check_sound(Path(path))
-    parts = []
-    for start in range(0, len(paths), 8):
-        group = [_read_sound(Path(path), encoder.signals[0]) for path in paths[start : start + 8]]
-        parts.append(encoder(group))
-        if progress is not None:
-            progress(start + len(group), len(paths))
-    longest = max((part.times_ms for part in parts), key=len)
-    frames = [
-        np.pad(p.frames, ((0, 0), (0, len(longest) - p.frames.shape[1]), (0, 0))) for p in parts
-    ]
-    arrays = {
-        "clip": np.concatenate([part.clip for part in parts]),
-        "frames": np.concatenate(frames),
-        "valid": np.concatenate([part.valid for part in parts]),
-        "times_ms": longest,
-        "paths": np.array([str(path) for path in paths]),
-    }
-    return write_atomically(out, lambda file: np.savez(file, **arrays))
-
-
-def _check_sound(path: Path) -> None:
-    import soundfile
-
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    try:
-        with soundfile.SoundFile(path) as file:
-            if file.samplerate <= 0:
-                raise InputError(f"{path}: the header gives a rate of {file.samplerate} Hz")
-            read = 0
-            for block in file.blocks(blocksize=1 << 20, dtype="float32"):
-                read += len(block)
-                if not np.isfinite(block).all():
-                    raise InputError(f"{path}: holds NaN or infinite samples")
-    except soundfile.SoundFileError as error:
-        raise InputError(f"{path}: not a readable sound file ({error})") from None
-    if read == 0:
-        raise InputError(f"{path}: holds no samples")
-
-
-def _read_sound(path: Path, spec: SignalSpec) -> np.ndarray:
-    import soundfile
-
-    x, rate = soundfile.read(path, dtype="float32", always_2d=True)
-    return as_signal(x[:, :1], spec, rate=rate, where=str(path))

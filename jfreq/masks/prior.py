@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from jfreq.ops.coherence import check_taps, cross_coherence, frame_coherence, noise_floor
+from jfreq.ops.coherence import beside, check_taps, cross_coherence, noise_floor, pair_coherence
 from jfreq.types import InputError, Mask
 
 Patch: TypeAlias = tuple[int, int]
@@ -37,7 +37,7 @@ _QUIET = 1e-6
 
 def patch_energy(real: Cells, imag: Cells, patch: Patch) -> Tokens:
     """Sum of ``|z|^2`` over the cells and channels of every patch."""
-    return _patch_sum(jnp.sum(jnp.square(real) + jnp.square(imag), axis=-1), patch)
+    return _pooled(jnp.sum(jnp.square(real) + jnp.square(imag), axis=-1), patch, mean=False)
 
 
 def energy(
@@ -64,12 +64,12 @@ def energy(
     if span is not None:
         low, high = (jnp.asarray(x)[None, None] for x in span)
         place = jnp.where(high > low, (power - low) / jnp.where(high > low, high - low, 1.0), 0.0)
-        score = _patch_mean(jnp.clip(place, 0.0, 1.0), patch)
+        score = _pooled(jnp.clip(place, 0.0, 1.0), patch)
         return jax.lax.stop_gradient(jnp.where(_valid(valid, score), score, 0.0))
     if spectrum is not None:
         level = jnp.asarray(spectrum)[None, None]
         power = jnp.where(level > 0, power / jnp.where(level > 0, level, 1.0), 0.0)
-    e = _patch_mean(power, patch)
+    e = _pooled(power, patch)
     return jax.lax.stop_gradient(_normalised(e, _valid(valid, e)))
 
 
@@ -130,13 +130,15 @@ def coherence(
     if bins == 1 or (other is None and frames == 1):
         return jnp.zeros((real.shape[0], -(-frames // patch[0]), -(-bins // patch[1])))
     if other is None:
-        gamma = frame_coherence(real, imag, taps=taps)
+        pairs, live = pair_coherence(real, imag, taps=taps)
+        # Along frequency first: what comes after is small.
+        gamma = _pooled(beside(_pooled(pairs, (1, patch[1])), live), (patch[0], 1))
     else:
-        gamma, channels = cross_coherence((real, imag), other, taps=taps), 1
-    floor = np.asarray(noise_floor(bins, taps=taps, channels=channels), np.float32)
-    floor = _patch_mean(jnp.asarray(floor)[None, None], (1, patch[1]))
-    score = (_patch_mean(gamma, patch) - floor) / (1.0 - floor)
-    return jax.lax.stop_gradient(jnp.clip(score, 0.0, 1.0))
+        gamma = _pooled(cross_coherence((real, imag), other, taps=taps), patch)
+        channels = 1
+    noise = np.asarray(noise_floor(bins, taps=taps, channels=channels), np.float32)
+    floor = _pooled(jnp.asarray(noise)[None, None], (1, patch[1]))
+    return jax.lax.stop_gradient(jnp.clip((gamma - floor) / (1.0 - floor), 0.0, 1.0))
 
 
 # ------------------------------------------------------------------ masks
@@ -236,21 +238,20 @@ def budgets(counts: Sequence[int], ratio: float, entropies: Sequence[float]) -> 
 # ------------------------------------------------------------------ patches
 
 
-def _patch_sum(x: Float[Array, "b t f"], patch: Patch) -> Tokens:
-    b, *sizes = x.shape
-    t, f = (-(-size // side) for size, side in zip(sizes, patch))
-    over = (t * patch[0] - sizes[0], f * patch[1] - sizes[1])
-    x = jnp.pad(x, ((0, 0), (0, over[0]), (0, over[1])))
-    return jnp.sum(x.reshape(b, t, patch[0], f, patch[1]), axis=(2, 4))
+def _pooled(x: Float[Array, "b t f"], patch: Patch, *, mean: bool = True) -> Tokens:
+    """Mean or sum over the cells of every patch that lie on the plane.
 
-
-def _patch_mean(x: Float[Array, "b t f"], patch: Patch) -> Tokens:
-    """Over the cells that lie on the plane."""
-    inside = [
-        np.bincount(np.arange(size) // side).astype(np.float32)
-        for size, side in zip(x.shape[1:], patch)
-    ]
-    return _patch_sum(x, patch) / np.outer(*inside)[None]
+    By small matrices: XLA:CPU would fuse a reduction with all that made ``x``, which took 2 to 15
+    times as long for coherence.
+    """
+    for axis, side in enumerate(patch, start=1):
+        if side > 1:
+            size = x.shape[axis]
+            inside = np.arange(size)[:, None] // side == np.arange(-(-size // side))
+            weight = inside / inside.sum(axis=0) if mean else inside
+            axes = "btf,tu->buf" if axis == 1 else "btf,fu->btu"
+            x = jnp.einsum(axes, x, weight.astype(np.float32), precision=jax.lax.Precision.HIGHEST)
+    return x
 
 
 def _rows(valid: Valid, n: int) -> Bool[Array, "b n"]:

@@ -73,6 +73,10 @@ class Classify(MethodConfig):
     backbone: MethodConfig = MethodConfig()
     head: Head = Head()
 
+    @property
+    def allows_gaps(self) -> bool:
+        return self.backbone.allows_gaps
+
     def bind(self, spec: DataSpec) -> Self:
         backbone = self.backbone.bind(spec)
         head = self.head.bind(spec)

@@ -100,8 +100,8 @@ class FOCAL(SpectraConfig):
 
     @property
     def streams(self) -> tuple[int, ...]:
-        swin = isinstance(self.encoder, Swin)
-        return (self.embedding if swin else 2 * self.encoder.hidden,) * len(self.signals)
+        sense = isinstance(self.encoder, PlaneSense)
+        return (2 * self.encoder.hidden if sense else self.embedding,) * len(self.signals)
 
     def lattice(self, plane: Plane) -> tuple[int, int]:
         """Tokens (time, freq) of a sensor with the padding that its encoder needs."""
@@ -145,9 +145,11 @@ class _Encoder(nn.Module):
     def _sense(
         self, plane: Plane, patches: Array, valid: Array, train: bool
     ) -> tuple[Array, Array]:
+        encoder = self.cfg.encoder
+        assert isinstance(encoder, PlaneSense)
         frames = valid.reshape(-1, *plane.tokens).any(axis=2)
         x = patches.reshape(-1, *plane.tokens, plane.size)
-        states = self.cfg.encoder.build(plane.signal.name)(x, frames, train=train)
+        states = encoder.build(plane.signal.name)(x, frames, train=train)
         weight = frames[..., None].astype(x.dtype)
         return states, jnp.sum(states * weight, axis=1) / jnp.maximum(jnp.sum(weight, axis=1), 1.0)
 

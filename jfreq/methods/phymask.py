@@ -71,6 +71,10 @@ class PhyMask(MethodConfig):
                     check(bool(self.partners(name)), "method.coherence",
                           f"no other sensor has the rate of {name!r}; use 'frames'")  # fmt: skip
 
+    @property
+    def allows_gaps(self) -> bool:
+        return self.trunk.allows_gaps
+
     def bind(self, spec: DataSpec) -> Self:
         trunk = self.trunk.bind(spec)
         return replace(self, trunk=trunk, signals=trunk.signals)
@@ -134,10 +138,10 @@ class Place:
         freq = np.arange(self.shape[1]) * self.cells[1] < self.plane.bins
         return time[:, None] & freq
 
-    def padded(self, x: Array) -> Array:
-        """``[b t f c]`` with zeros up to the lattice."""
-        frames, bins = (n * c for n, c in zip(self.shape, self.cells))
-        return jnp.pad(x, ((0, 0), (0, frames - x.shape[1]), (0, bins - x.shape[2]), (0, 0)))
+    def padded(self, score: Array) -> Array:
+        """``[b t f]`` of what lies on the plane, with zeros up to ``shape``."""
+        more = (n - m for n, m in zip(self.shape, score.shape[1:]))
+        return jnp.pad(score, ((0, 0), *((0, m) for m in more)))
 
 
 def _windows(lattice: Lattice) -> Place:
@@ -155,17 +159,17 @@ def scores(cfg: PhyMask, found: dict[str, Spectra]) -> dict[str, Array]:
     """``[b n]`` in [0, 1] by sensor, high where energy and coherence are."""
     out = {}
     for name, place in cfg.places.items():
-        own = tuple(map(place.padded, (found[name].real, found[name].imag)))
+        own = (found[name].real, found[name].imag)
         energy = prior.energy(*own, place.cells)
         parts = []
         if cfg.alpha < 1 and cfg.coherence in ("frames", "both"):
             parts.append(prior.coherence(*own, place.cells))
         if cfg.alpha < 1 and cfg.coherence in ("modalities", "both"):
-            others = [tuple(map(place.padded, (found[j].real, found[j].imag)))
-                      for j in cfg.partners(name)]  # fmt: skip
+            others = [(found[j].real, found[j].imag) for j in cfg.partners(name)]
             parts += [prior.coherence(*own, place.cells, other=other) for other in others]
         lasting = sum(parts) / len(parts) if parts else jnp.zeros_like(energy)
-        out[name] = prior.importance(energy, lasting, cfg.alpha)
+        both = map(place.padded, (energy, lasting))
+        out[name] = prior.importance(*both, cfg.alpha)
     return out
 
 
@@ -213,8 +217,8 @@ def phymask(cfg: PhyMask) -> Method:
 def _entropies(cfg: PhyMask, found: dict[str, Spectra]) -> list[tuple[Array, Array]]:
     out = []
     for name, place in cfg.places.items():
-        parts = map(place.padded, (found[name].real, found[name].imag))
-        out.append((prior.entropy(*parts, place.cells, place.real), found[name].present))
+        spread = prior.entropy(found[name].real, found[name].imag, place.cells)
+        out.append((spread, found[name].present))
     return out
 
 

@@ -111,6 +111,10 @@ class SpectraConfig(MethodConfig):
     def bound(self) -> bool:
         return bool(self.signals) and None not in (self.frontend.interval, self.patch_bins)
 
+    @property
+    def allows_gaps(self) -> bool:
+        return True
+
     def bind(self, spec: DataSpec) -> Self:
         """Takes the sensors from the data and decides intervals and patches; ``InputError`` where
         a sensor is missing, silent in all training rows, or does not fit."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import cast
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -70,8 +71,8 @@ class PlaneSenseEncoder(nn.Module):
         if valid is not None:
             x = jnp.where(valid[..., None], x, 0.0)
         for i in range(2):
-            ways = [nn.RNN(nn.GRUCell(cfg.hidden, name=f"gru{i}_{way}")) for way in ("on", "back")]
-            x = nn.Bidirectional(*ways)(x)
+            on, back = (nn.RNN(nn.GRUCell(cfg.hidden, name=f"gru{i}_{w}")) for w in ("on", "back"))
+            x = cast("Array", nn.Bidirectional(on, back)(x))
             if i == 0:
                 x = nn.Dropout(cfg.dropout)(x, deterministic=not train)
         return x

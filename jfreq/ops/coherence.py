@@ -12,7 +12,7 @@ import math
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from jfreq.types import InputError
 
@@ -30,20 +30,33 @@ def frame_coherence(real: Cells, imag: Cells, *, taps: int = 11) -> Float[Array,
     or alone. ``S`` also sums over channels. Raises ``InputError`` for ``taps`` that are even or
     below 3.
     """
+    return beside(*pair_coherence(real, imag, taps=taps))
+
+
+def pair_coherence(
+    real: Cells, imag: Cells, *, taps: int = 11
+) -> tuple[Float[Array, "b t2 f"], Bool[Array, "b t2"]]:
+    """Coherence of every frame but the last with the next, and whether neither is silent."""
     check_taps(taps)
     power = jnp.sum(jnp.square(real) + jnp.square(imag), axis=-1)
     root = _root(power, taps)
     now, after = (real[:, :-1], imag[:, :-1]), (real[:, 1:], imag[:, 1:])
     re = jnp.sum(now[0] * after[0] + now[1] * after[1], axis=-1)
     im = jnp.sum(now[1] * after[0] - now[0] * after[1], axis=-1)
+    live = jnp.sum(power, axis=-1) > 0  # XLA:CPU takes far longer for any()
     gamma = _ratio(re, im, root[:, :-1], root[:, 1:], taps)
-    live = jnp.sum(power, axis=-1, keepdims=True) > 0  # any() takes longer than all the rest
-    pair = (live[:, :-1] & live[:, 1:]).astype(gamma.dtype)
+    return gamma, live[:, :-1] & live[:, 1:]
+
+
+def beside(pairs: Float[Array, "b t2 f"], live: Bool[Array, "b t2"]) -> Float[Array, "b t f"]:
+    """What every frame has of values of pairs of neighbours: the mean of the live pairs it is in,
+    0 where there is none. One frame more than pairs."""
 
     def both_sides(x):
         return jnp.pad(x, ((0, 0), (1, 0), (0, 0))) + jnp.pad(x, ((0, 0), (0, 1), (0, 0)))
 
-    return both_sides(gamma * pair) / jnp.maximum(both_sides(pair), 1.0)
+    weight = live[:, :, None].astype(pairs.dtype)
+    return both_sides(pairs * weight) / jnp.maximum(both_sides(weight), 1.0)
 
 
 def cross_coherence(
@@ -108,7 +121,7 @@ def _weights(bins: int, taps: int) -> np.ndarray:
 
 
 def _smooth(x: Float[Array, "b t f"], taps: int) -> Float[Array, "b t f"]:
-    # Sums of shifted planes fuse to one pass: 2 to 12 times faster on CPU than a banded matrix.
+    # Sums of shifted planes fuse to one pass: 1.2 to 12 times faster on CPU than a banded matrix.
     bins = x.shape[-1]
     w = _weights(bins, taps)
     half = len(w) // 2

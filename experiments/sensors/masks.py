@@ -1,0 +1,254 @@
+"""What PhyMask-style masks see and keep, and where FreqMAE's frequency weights lie: figures.
+
+    python -m experiments.sensors.masks --hapt ../shared/data/hapt --runs runs/masked
+
+Budgets and levels are those that `experiments.sensors.masked` trains with. Of every class the middle
+window of the labelled set is drawn. Writes `experiments/results/masks_SET.svg` and
+`freqmae_weights.svg`.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.sensors.common import RESULTS, shards_of
+from experiments.sensors.masked import SETS, recipe
+from jfreq import masks
+from jfreq.config import replace
+from jfreq.masks import prior
+from jfreq.methods.freqmae import FreqMAE, frequency_weights
+from jfreq.methods.mae import plane_grid
+from jfreq.methods.phymask import PhyMask, chosen, scores
+from jfreq.methods.spectra import Plane, Spectra, spectra
+from jfreq.types import Batch, DataSpec, SignalSpec
+
+CLASSES = {
+    "hapt": ("walking", "sitting", "laying"),
+    "machines": ("healthy", "imbalance", "inner_race"),
+}
+DRAWS = 256
+DECIBELS = 60
+"""Between the loudest cell of a window and black."""
+MOD = DataSpec((SignalSpec("audio", 8000, 16000), SignalSpec("seismic", 100, 200)))
+"""The published set's sensors."""
+
+
+class Panel(NamedTuple):
+    """One row of a figure: ``power`` in dB ``[t f]`` under the loudest cell; ``score`` by name, and
+    share of draws that ``keep`` a patch by kind of mask, both ``[t f]`` of patches."""
+
+    title: str
+    plane: Plane
+    kept: int
+    power: np.ndarray
+    score: dict[str, np.ndarray]
+    keep: dict[str, np.ndarray]
+
+
+# ------------------------------------------------------------------ what is drawn
+
+
+def calibrated(where: str, args: argparse.Namespace) -> PhyMask:
+    """The method of the table's PhyMask .90, as a training of it starts."""
+    from jfreq.step import prepare
+
+    shards, _, _, data = SETS[where]
+    path = (str(shards_of(shards, args.hapt, args.runs)),)
+    changes = {"data__split": "train", **data, "data__path": path}
+    setup = prepare(replace(recipe(where, "PhyMask .90"), **changes))
+    setup.pipeline.close()
+    assert isinstance(setup.experiment.method, PhyMask)
+    return setup.experiment.method
+
+
+def windows(where: str, args: argparse.Namespace) -> Batch:
+    """The middle window of every class of :data:`CLASSES`."""
+    from jfreq.data.records import open_shards
+
+    shards = open_shards(shards_of(SETS[where][1], args.hapt, args.runs))
+    label, names = shards.column("label"), shards.spec.labels
+    rows = [np.flatnonzero(label == names.index(name)) for name in CLASSES[where]]
+    return shards.read([r[len(r) // 2] for r in rows])
+
+
+def kept_often(cfg: PhyMask, found: dict[str, Spectra], step: int) -> dict[str, np.ndarray]:
+    """Share of :data:`DRAWS` that keep a patch, ``[b n]`` by sensor."""
+
+    def visible(key, found):
+        return {name: ~m.is_masked for name, m in chosen(cfg, key, found, step).items()}
+
+    return _share(visible, found)
+
+
+def kept_at_random(cfg: PhyMask, found: dict[str, Spectra]) -> dict[str, np.ndarray]:
+    """The same under uniform masks that keep as many patches of each sensor."""
+
+    def visible(key, found):
+        out = {}
+        for name, count in zip(cfg.trunk.planes, cfg.visible):
+            grid = plane_grid(cfg.trunk.planes[name])
+            drawn = masks.random(key, found[name].real.shape[0], grid, grid.size - count)
+            out[name] = ~drawn.is_masked
+        return out
+
+    return _share(visible, found)
+
+
+def _share(visible, found: dict[str, Spectra]) -> dict[str, np.ndarray]:
+    keys = jax.random.split(jax.random.key(0), DRAWS)
+    drawn = jax.jit(jax.vmap(visible, in_axes=(0, None)))(keys, found)
+    return {name: np.asarray(jnp.mean(x.astype(jnp.float32), axis=0)) for name, x in drawn.items()}
+
+
+def panels(where: str, args: argparse.Namespace) -> list[Panel]:
+    """A row for every window and sensor."""
+    cfg = calibrated(where, args)
+    found = spectra(cfg.trunk, {k: jnp.asarray(x) for k, x in windows(where, args).items()})
+    first, last = cfg.temperature
+    keep = {
+        "random": kept_at_random(cfg, found),
+        f"first ($\\tau$ = {first:g})": kept_often(cfg, found, 0),
+        f"last ($\\tau$ = {last:g})": kept_often(cfg, found, cfg.anneal_steps),
+        "opposite sign, last": kept_often(replace(cfg, direction="hide"), found, cfg.anneal_steps),
+    }
+    important, out = scores(cfg, found), []
+    for row, label in enumerate(CLASSES[where]):
+        for (name, plane), kept in zip(cfg.trunk.planes.items(), cfg.visible):
+            real, imag = found[name].real[row : row + 1], found[name].imag[row : row + 1]
+            power = np.asarray(jnp.sum(real**2 + imag**2, axis=-1)[0])
+            decibel = 10 * np.log10(np.maximum(power / power.max(), 10 ** (-DECIBELS / 10)))
+            score = {
+                "energy": prior.energy(real, imag, plane.patch)[0],
+                "coherence": prior.coherence(real, imag, plane.patch)[0],
+                "importance": important[name][row].reshape(plane.tokens),
+            }
+            shares = {kind: x[name][row].reshape(plane.tokens) for kind, x in keep.items()}
+            title = f"{label.replace('_', ' ')}\n{name}"
+            score = {kind: np.asarray(x) for kind, x in score.items()}
+            out.append(Panel(title, plane, kept, decibel, score, shares))
+    return out
+
+
+# ------------------------------------------------------------------ drawing
+
+
+def extent(cfg: PhyMask, plane: Plane, cells: tuple[int, int]) -> tuple[float, ...]:
+    """Seconds and Hz of the borders of a picture whose pixels are ``cells`` = (frames, bins)."""
+    size, hop = cfg.trunk.frontend.sizes(plane.signal)
+    rate = plane.signal.rate
+    frames, bins = (-(-n // c) * c for n, c in zip((plane.frames, plane.bins), cells))
+    start = (size - hop) / 2  # of what lies nearer to a frame's middle than to its neighbours'
+    width = rate / size
+    return start / rate, (start + frames * hop) / rate, -width / 2, (bins - 0.5) * width
+
+
+def masks_figure(where: str, args: argparse.Namespace) -> Path:
+    from jfreq.evaluate.plot import save
+
+    cfg, rows = calibrated(where, args), panels(where, args)
+
+    def draw(figure: Any) -> None:
+        every = figure.subplots(len(rows), 1 + len(rows[0].score) + len(rows[0].keep))
+        shown: dict[str, Any] = {}
+        for line, panel in zip(every, rows):
+            shown["level"] = _picture(
+                line[0], cfg, panel, panel.power, (1, 1), "gray", -DECIBELS, 0
+            )
+            for axes, image in zip(line[1:], panel.score.values()):
+                shown["score"] = _picture(axes, cfg, panel, image, panel.plane.patch, "viridis")
+            for axes, image in zip(line[1 + len(panel.score) :], panel.keep.values()):
+                shown["share"] = _picture(axes, cfg, panel, image, panel.plane.patch, "magma")
+            line[0].set_ylabel(f"{panel.title}\nkeeps {panel.kept} of {image.size}")
+            for axes in line[1:]:
+                axes.set_yticklabels([])
+        for axes, name in zip(every[0], ("spectrogram", *rows[0].score, *rows[0].keep)):
+            axes.set_title(name, fontsize=8)
+        for axes in every[:-1].flat:
+            axes.set_xticklabels([])
+        for axes in every[-1]:
+            axes.set_xlabel("s")
+        _bars(figure, every, shown, len(rows[0].score))
+
+    return save(RESULTS / f"masks_{where}.svg", where, (10.5, 1.5 + 1.0 * len(rows)), draw)
+
+
+def _picture(axes: Any, cfg: PhyMask, panel: Panel, image, cells, colours, low=0, high=1) -> Any:
+    """``image`` ``[t f]``, time to the right, frequency upwards."""
+    left, right, bottom, top = extent(cfg, panel.plane, cells)
+    shown = axes.imshow(
+        image.T, origin="lower", aspect="auto", interpolation="nearest", cmap=colours, vmin=low,
+        vmax=high, extent=(left, right, bottom, top), rasterized=True,
+    )  # fmt: skip
+    axes.set_ylim(*extent(cfg, panel.plane, (1, 1))[2:])
+    return shown
+
+
+def _bars(figure: Any, every: Any, shown: dict[str, Any], scores: int) -> None:
+    titles = {
+        "level": (every[:, :1], "dB"),
+        "score": (every[:, 1 : 1 + scores], "score"),
+        "share": (every[:, 1 + scores :], f"share of {DRAWS} draws that keep the patch"),
+    }
+    for kind, (under, title) in titles.items():
+        figure.colorbar(shown[kind], ax=under, location="bottom", label=title, aspect=40,
+                        fraction=0.02)  # fmt: skip
+
+
+def weights_figure() -> Path:
+    """Frequency weights of MOD's audio: a frame as released, padding included, and as meant."""
+    from experiments.freqmae import freqmae_mod_released
+    from jfreq.evaluate.plot import STYLES, save
+
+    method = freqmae_mod_released.method.bind(MOD)
+    assert isinstance(method, FreqMAE)
+    place = method.lattice("audio")
+    bins, padded = place.plane.bins, place.tokens[1] * place.plane.patch[1]
+    curves = {
+        f"as released: over {padded} bins": frequency_weights(padded, two_sided=True),
+        f"as meant, two-sided: over {bins}": frequency_weights(bins, two_sided=True),
+        f"default, one-sided: over {bins // 2}": frequency_weights(bins // 2, two_sided=False),
+    }
+    released = next(iter(curves.values()))
+    lost = released[bins:].sum() / released.sum()
+
+    def draw(figure: Any) -> None:
+        axes = figure.subplots()
+        for (name, curve), (colour, dashes, _) in zip(curves.items(), STYLES):
+            axes.plot(curve, color=colour, linestyle=dashes, label=name)
+        axes.axvspan(bins, padded, color="0.92", zorder=0)
+        axes.fill_between(np.arange(bins, padded), released[bins:], color="0.75", zorder=1)
+        axes.text((bins + padded) / 2, 0.1, f"padding:\n{100 * lost:.0f} % of the weight",
+                  ha="center")  # fmt: skip
+        hertz = method.signals[0].rate / bins
+        ticks = [0, bins // 4, bins // 2, 3 * bins // 4, bins]
+        signed = [b * hertz if b <= bins // 2 else (b - bins) * hertz for b in ticks]
+        axes.set_xticks([*ticks, padded],
+                        [*(f"{b}\n{hz:g} Hz" for b, hz in zip(ticks, signed)), f"{padded}"])  # fmt: skip
+        axes.set_xlim(0, padded)
+        axes.set_ylim(0, 1.02)
+        axes.set_xlabel("bin of the two-sided spectrum")
+        axes.set_ylabel("weight")
+        axes.legend(frameon=False, loc="upper center")
+
+    return save(RESULTS / "freqmae_weights.svg", "freqmae_weights", (6.0, 2.9), draw)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--hapt", default="../shared/data/hapt")
+    parser.add_argument("--runs", type=Path, default=Path("runs/masked"))
+    parser.add_argument("--set", choices=list(CLASSES), action="append", dest="sets")
+    args = parser.parse_args()
+    print(weights_figure())
+    for where in args.sets or CLASSES:
+        print(masks_figure(where, args))
+
+
+if __name__ == "__main__":
+    main()

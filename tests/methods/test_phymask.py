@@ -1,0 +1,154 @@
+"""Masks by energy and coherence on both trunks: counts, budgets, direction, what is refused."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jfreq.config import replace
+from jfreq.masks import prior
+from jfreq.methods.freqmae import FreqMAE
+from jfreq.methods.mae import MAE
+from jfreq.methods.phymask import PhyMask, chosen, scores
+from jfreq.methods.spectra import spectra
+from jfreq.nn.swin import Swin
+from jfreq.nn.vit import ViT
+from jfreq.testing import bound_method, fake_batch
+from jfreq.types import DataSpec, InputError, SignalSpec
+
+LEVEL = {"mean": (0.0, 0.0, 1.0), "std": (0.3, 0.3, 0.3)}
+SPEC = DataSpec(
+    (SignalSpec("acc", 50, 128, 3, **LEVEL), SignalSpec("mic", 200, 512, 1, (0.1,), (0.2,)))
+)
+TWINS = DataSpec((SignalSpec("acc", 50, 128, 3, **LEVEL), SignalSpec("gyro", 50, 128, 3, **LEVEL)))
+VIT = MAE(
+    encoder=ViT(width=16, depth=1, heads=2), decoder=ViT(width=8, depth=1, heads=2),
+    mask_ratio=0.9, patch_bins=(1, 4),
+)  # fmt: skip
+SWIN = FreqMAE(
+    encoder=Swin(width=8, depths=(1,), heads=2, window=(2, 4)), embedding=8, fusion=8,
+    patch_bins=(1, 2),
+)  # fmt: skip
+
+
+def burst(rows=4, seed=0):
+    """Faint noise, and in ``mic`` one loud stretch of one tone."""
+    rng = np.random.default_rng(seed)
+    batch = fake_batch(SPEC, rows)
+    t = np.arange(512) / 200
+    tone = np.sin(2 * np.pi * 40 * t) * ((t > 0.7) & (t < 1.4))
+    noise = 0.02 * rng.normal(size=(rows, 512, 1))
+    return batch | {"mic": jnp.asarray(0.1 + noise + tone[None, :, None], jnp.float32)}
+
+
+@pytest.mark.parametrize("ratio", [0.75, 0.9, 0.96])
+def test_budgets_are_kept_exactly(ratio):
+    cfg = PhyMask(trunk=replace(VIT, mask_ratio=ratio)).bind(SPEC).calibrate(burst())
+    assert cfg.units == (64, 64)
+    total = 2 * round((1 - ratio) * 64)
+    assert abs(sum(cfg.kept) - total) <= 2 and min(cfg.kept) >= 1
+    # A tone fills fewer patches than noise: it gets fewer.
+    assert cfg.kept[1] <= cfg.kept[0]
+    found = chosen(cfg, jax.random.key(0), spectra(cfg.trunk, burst()), 0)
+    assert tuple(m.keep.shape[1] for m in found.values()) == cfg.kept
+    for mask in found.values():
+        ids = np.concatenate([mask.keep, mask.drop], axis=1)
+        assert (np.sort(ids) == np.arange(64)).all()
+
+
+def test_equal_budgets_need_no_data():
+    cfg = PhyMask(trunk=VIT, budget="equal").bind(SPEC)
+    assert cfg.calibrate(burst()) == cfg and cfg.visible == (6, 6)
+    assert replace(cfg, kept=(3, 9)).unbind().kept is None
+
+
+def test_what_is_loud_stays_visible_and_the_opposite_sign_hides_it():
+    share = {}
+    for direction in ("keep", "hide"):
+        cfg = PhyMask(trunk=VIT, alpha=1.0, direction=direction, floor=0.0, budget="equal",
+                      temperature=(1.0, 1e-6), anneal_steps=10).bind(SPEC)  # fmt: skip
+        found = spectra(cfg.trunk, burst())
+        power = np.asarray(prior.patch_energy(found["mic"].real, found["mic"].imag, (1, 4)))
+        power = power.reshape(4, -1)
+        mask = chosen(cfg, jax.random.key(1), found, 10)["mic"]
+        kept = np.take_along_axis(power, np.asarray(mask.keep), axis=1).sum(1)
+        share[direction] = (kept / power.sum(1)).min()
+        order = np.argsort(-power, axis=1) if direction == "keep" else np.argsort(power, axis=1)
+        assert (np.sort(mask.keep) == np.sort(order[:, :6])).all()
+    assert share["keep"] > 0.9 and share["hide"] < 0.01
+
+
+def test_annealing_runs_without_compiling_again():
+    _, method = bound_method(PhyMask(trunk=VIT, anneal_steps=4), SPEC)
+    params = method.init(jax.random.key(0), None)
+    loss = jax.jit(lambda step: method.loss(params, {}, burst(), jax.random.key(0), step)[0])
+    values = [float(loss(jnp.int32(step))) for step in (0, 2, 4, 400)]
+    assert loss._cache_size() == 1 and np.isfinite(values).all()
+    assert len(set(values[:3])) == 3 and values[2] == values[3]
+
+
+def test_floor_reaches_every_patch():
+    def seen(floor):
+        cfg = PhyMask(trunk=replace(VIT, mask_ratio=0.75), alpha=1.0, floor=floor, budget="equal",
+                      temperature=(1e-3, 1e-6), anneal_steps=1).bind(SPEC)  # fmt: skip
+        found = spectra(cfg.trunk, burst(1))
+        keys = jax.random.split(jax.random.key(0), 200)
+        kept = jax.vmap(lambda k: chosen(cfg, k, found, 1)["mic"].keep[0])(keys)
+        return len(np.unique(kept))
+
+    assert seen(0.0) == 16 and seen(0.1) == 64
+
+
+def test_windows_of_the_other_trunk():
+    cfg, method = bound_method(PhyMask(trunk=SWIN), SPEC)
+    assert cfg.units == (8, 16)  # 4 x 2 and 4 x 4 windows of 2 x 4 tokens
+    params = jax.eval_shape(lambda k: method.init(k, None), jax.random.key(0))
+    params = jax.tree.map(lambda x: jnp.zeros(x.shape), params)
+    found = jax.jit(method.reconstruct)(params, burst(2), jax.random.key(0))
+    hidden = np.asarray(found.hidden)
+    acc = hidden[:, :, :8].reshape(2, 4, 2, 2, 4)
+    assert (acc.any((2, 4)) == acc.all((2, 4))).all()
+    assert acc.all((2, 4)).sum((1, 2)).tolist() == [6, 6]  # 2 of 8 windows stay
+
+
+def test_coherence_between_sensors():
+    with pytest.raises(InputError, match="no other sensor has the rate of 'acc'"):
+        PhyMask(trunk=VIT, coherence="modalities").bind(SPEC)
+    trunk = replace(VIT, patch_bins=(2,), standardise="none")
+    cfg = PhyMask(trunk=trunk, coherence="modalities", alpha=0.0, budget="equal").bind(TWINS)
+    batch = fake_batch(TWINS, 2)
+    wave = batch["acc"][..., :1].repeat(3, -1)  # one wave in all axes of both
+    alike = scores(cfg, spectra(cfg.trunk, batch | {"acc": wave, "gyro": wave}))["acc"]
+    apart = scores(cfg, spectra(cfg.trunk, batch))["acc"]
+    assert np.asarray(alike).min() > 0.99 and np.asarray(apart).mean() < 0.5
+    both = replace(cfg, coherence="both")
+    assert np.asarray(scores(both, spectra(cfg.trunk, batch))["acc"]).max() <= 1
+
+
+def test_silence_and_absence_give_finite_losses():
+    _, method = bound_method(PhyMask(trunk=VIT), SPEC)
+    params = method.init(jax.random.key(0), None)
+    batch = burst()
+    batch["acc"] = batch["acc"].at[0].set(0.0).at[1, 0, 0].set(jnp.nan)
+    batch["mic"] = batch["mic"].at[1].set(0.0)
+    value, grads = jax.jit(
+        jax.value_and_grad(lambda p: method.loss(p, {}, batch, jax.random.key(0), 0)[0])
+    )(params)
+    assert np.isfinite(value) and all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"alpha": 1.5}, "method.alpha"),
+        ({"floor": -0.1}, "method.floor"),
+        ({"temperature": (1.0, 0.0)}, "method.temperature"),
+        ({"kept": (3,)}, "1 budgets for 2 sensors"),
+        ({"kept": (64, 3)}, "64 of 64 patches of 'acc'"),
+        ({"kept": (0, 3)}, "0 of 64 patches of 'acc'"),
+        ({"trunk": replace(VIT, mask_kind="time")}, "the prior chooses"),
+    ],
+)
+def test_bad_settings_are_refused(changes, words):
+    with pytest.raises(InputError, match=words):
+        replace(PhyMask(trunk=VIT), **changes).bind(SPEC)
