@@ -45,36 +45,6 @@ focal_hapt = replace(
     method__frontend=Spectrum(interval=0.64, hop=0.32, form="real_imag"),
     method__patch_bins=(2,),
 )
-focal_sense_hapt` has the other encoder of the paper. `focal_mod` and
-`focal_acids` are the published settings as far as they are public: 6000 and 3000 epochs, written
-as steps at about 40 and 90 batches an epoch. They differ from the released code in what
-docs/focal.md names.
-"""
-
-from jfreq.augment import Views
-from jfreq.config import Checkpoint, Data, Experiment, Log, Optim, replace
-from jfreq.methods.focal import FOCAL
-from jfreq.nn.planes import PlaneSense
-from jfreq.nn.spectrum import Spectrum
-from jfreq.nn.swin import Swin
-
-FROZEN = (("patch_embed/.*", 0.0),)
-"""Patch embedding and its norm stay as they were drawn, as released."""
-
-focal_hapt = Experiment(
-    name="focal_hapt",
-    method=FOCAL(
-        encoder=Swin(width=32, depths=(2, 2), window=(4, 4), shift=(2, 2)),
-        embedding=128,
-        projection=(128, 128),
-    ),
-    data=Data(split="train", sequence=4),
-    optim=Optim(lr=5e-4, warmup=50, weight_decay=0.05, lr_mult=FROZEN),
-    steps=1000,
-    batch=128,
-    checkpoint=Checkpoint(every=500),
-    log=Log(every=50),
-)
 focal_sense_hapt = replace(
     focal_hapt,
     name="focal_sense_hapt",

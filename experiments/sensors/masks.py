@@ -106,10 +106,9 @@ def _share(visible, found: dict[str, Spectra]) -> dict[str, np.ndarray]:
     return {name: np.asarray(jnp.mean(x.astype(jnp.float32), axis=0)) for name, x in drawn.items()}
 
 
-def panels(where: str, args: argparse.Namespace) -> list[Panel]:
-    """A row for every window and sensor."""
-    cfg = calibrated(where, args)
-    found = spectra(cfg.trunk, {k: jnp.asarray(x) for k, x in windows(where, args).items()})
+def panels(cfg: PhyMask, names: tuple[str, ...], batch: Batch) -> list[Panel]:
+    """A line for every sensor of every window of ``batch``, whose classes are ``names``."""
+    found = spectra(cfg.trunk, {k: jnp.asarray(x) for k, x in batch.items()})
     first, last = cfg.temperature
     keep = {
         "random": kept_at_random(cfg, found),
@@ -118,7 +117,7 @@ def panels(where: str, args: argparse.Namespace) -> list[Panel]:
         "opposite sign, last": kept_often(replace(cfg, direction="hide"), found, cfg.anneal_steps),
     }
     important, out = scores(cfg, found), []
-    for row, label in enumerate(CLASSES[where]):
+    for row, label in enumerate(names):
         for (name, plane), kept in zip(cfg.trunk.planes.items(), cfg.visible):
             real, imag = found[name].real[row : row + 1], found[name].imag[row : row + 1]
             power = np.asarray(jnp.sum(real**2 + imag**2, axis=-1)[0])
@@ -148,10 +147,8 @@ def extent(cfg: PhyMask, plane: Plane, cells: tuple[int, int]) -> tuple[float, .
     return start / rate, (start + frames * hop) / rate, -width / 2, (bins - 0.5) * width
 
 
-def masks_figure(where: str, args: argparse.Namespace) -> Path:
+def masks_figure(cfg: PhyMask, rows: list[Panel], path: Path) -> Path:
     from jfreq.evaluate.plot import save
-
-    cfg, rows = calibrated(where, args), panels(where, args)
 
     def draw(figure: Any) -> None:
         every = figure.subplots(len(rows), 1 + len(rows[0].score) + len(rows[0].keep))
@@ -175,7 +172,7 @@ def masks_figure(where: str, args: argparse.Namespace) -> Path:
             axes.set_xlabel("s")
         _bars(figure, every, shown, len(rows[0].score))
 
-    return save(RESULTS / f"masks_{where}.svg", where, (10.5, 1.5 + 1.0 * len(rows)), draw)
+    return save(path, path.stem, (10.5, 1.5 + 1.0 * len(rows)), draw)
 
 
 def _picture(axes: Any, cfg: PhyMask, panel: Panel, image, cells, colours, low=0, high=1) -> Any:
@@ -200,7 +197,7 @@ def _bars(figure: Any, every: Any, shown: dict[str, Any], scores: int) -> None:
                         fraction=0.02)  # fmt: skip
 
 
-def weights_figure() -> Path:
+def weights_figure(path: Path) -> Path:
     """Frequency weights of MOD's audio: a frame as released, padding included, and as meant."""
     from experiments.freqmae import freqmae_mod_released
     from jfreq.evaluate.plot import STYLES, save
@@ -236,7 +233,7 @@ def weights_figure() -> Path:
         axes.set_ylabel("weight")
         axes.legend(frameon=False, loc="upper center")
 
-    return save(RESULTS / "freqmae_weights.svg", "freqmae_weights", (6.0, 2.9), draw)
+    return save(path, path.stem, (6.0, 2.9), draw)
 
 
 def main() -> None:
@@ -245,9 +242,11 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/masked"))
     parser.add_argument("--set", choices=list(CLASSES), action="append", dest="sets")
     args = parser.parse_args()
-    print(weights_figure())
+    print(weights_figure(RESULTS / "freqmae_weights.svg"))
     for where in args.sets or CLASSES:
-        print(masks_figure(where, args))
+        cfg = calibrated(where, args)
+        rows = panels(cfg, CLASSES[where], windows(where, args))
+        print(masks_figure(cfg, rows, RESULTS / f"masks_{where}.svg"))
 
 
 if __name__ == "__main__":
