@@ -19,15 +19,23 @@ from jfreq.nn.spectrum import Spectrum
 from jfreq.nn.swin import Swin
 
 FROZEN = ((r".*/patch_embed/.*", 0.0),)
-NANO = Swin(
+SWIN = Swin(
     width=32, depths=(2, 2), window=(2, 4), dropout=0.1, attention_dropout=0.0, drop_path=0.1
 )
 MOTION = Spectrum(interval=0.64, hop=0.32)
 """Seven half-overlapping intervals of 2.56 s, 16 bins of 1.56 Hz up to 25 Hz."""
 
+NANO = FreqMAE(encoder=SWIN, embedding=64, fusion=128)
+HAPT = replace(NANO, frontend=MOTION, patch_bins=(2,))
+MOD = FreqMAE(
+    frontend=Spectrum(interval=0.2, remove_mean=True),
+    encoder=Swin(depths=(2, 2, 4), window=(2, 9)),
+    patch_bins=(40, 1),
+)
+
 freqmae_nano = Experiment(
     name="freqmae_nano",
-    method=FreqMAE(encoder=NANO, embedding=64, fusion=128),
+    method=NANO,
     data=Data(split="train"),
     optim=Optim(lr=1e-3, warmup=40, weight_decay=0.05, lr_mult=FROZEN),
     steps=400,
@@ -35,33 +43,25 @@ freqmae_nano = Experiment(
     checkpoint=Checkpoint(every=100, keep=4),
     log=Log(every=20),
 )
-freqmae_hapt = replace(
-    freqmae_nano, name="freqmae_hapt", method__frontend=MOTION, method__patch_bins=(2,)
-)
+freqmae_hapt = replace(freqmae_nano, name="freqmae_hapt", method=HAPT)
 freqmae_released_nano = replace(
-    freqmae_nano, name="freqmae_released_nano", method=as_released(freqmae_nano.method)
+    freqmae_nano, name="freqmae_released_nano", method=as_released(NANO)
 )
 freqmae_released_hapt = replace(
-    freqmae_hapt, name="freqmae_released_hapt", method=as_released(freqmae_hapt.method)
+    freqmae_nano, name="freqmae_released_hapt", method=as_released(HAPT)
 )
-
 # Masks by energy and coherence, see phymask.py; here every masked place is still computed.
 phymask_swin_nano = replace(
-    freqmae_nano, name="phymask_swin_nano",
-    method=PhyMask(trunk=freqmae_nano.method, anneal_steps=200), optim__lr_mult=FROZEN,
-)  # fmt: skip
+    freqmae_nano, name="phymask_swin_nano", method=PhyMask(trunk=NANO, anneal_steps=200)
+)
 phymask_swin_hapt = replace(
-    phymask_swin_nano, name="phymask_swin_hapt", method__trunk=freqmae_hapt.method
+    freqmae_nano, name="phymask_swin_hapt", method=PhyMask(trunk=HAPT, anneal_steps=200)
 )
 
 # Published: AdamW, cosine, 2500 epochs of some 10,000 windows, batches of 256.
 freqmae_mod = Experiment(
     name="freqmae_mod",
-    method=FreqMAE(
-        frontend=Spectrum(interval=0.2, remove_mean=True),
-        encoder=Swin(depths=(2, 2, 4), window=(2, 9)),
-        patch_bins=(40, 1),
-    ),
+    method=MOD,
     data=Data(split="train"),
     optim=Optim(lr=1e-4, final_lr=1e-3, weight_decay=0.05, lr_mult=FROZEN),
     steps=100_000,
@@ -69,6 +69,4 @@ freqmae_mod = Experiment(
     checkpoint=Checkpoint(every=2000),
     log=Log(every=50),
 )
-freqmae_mod_released = replace(
-    freqmae_mod, name="freqmae_mod_released", method=as_released(freqmae_mod.method)
-)
+freqmae_mod_released = replace(freqmae_mod, name="freqmae_mod_released", method=as_released(MOD))

@@ -20,12 +20,22 @@ from jfreq.nn.vit import SIZES, ViT
 MOTION = Spectrum(interval=0.64, hop=0.32)
 """Seven half-overlapping intervals of 2.56 s, 16 bins of 1.56 Hz up to 25 Hz."""
 
+NANO = MAE(
+    encoder=ViT(width=64, depth=4, heads=4, unroll=True),
+    decoder=ViT(width=32, depth=1, heads=2, unroll=True),
+)
+HAPT = replace(NANO, frontend=MOTION, patch_bins=(4,))
+TINY = MAE(encoder=SIZES["tiny"], decoder=ViT(width=96, depth=2, heads=3))
+
+
+def physical(trunk: MAE, anneal_steps: int) -> PhyMask:
+    """Nine tenths masked, by energy and coherence."""
+    return PhyMask(trunk=replace(trunk, mask_ratio=0.9), anneal_steps=anneal_steps)
+
+
 mae_nano = Experiment(
     name="mae_nano",
-    method=MAE(
-        encoder=ViT(width=64, depth=4, heads=4, unroll=True),
-        decoder=ViT(width=32, depth=1, heads=2, unroll=True),
-    ),
+    method=NANO,
     data=Data(split="train"),
     optim=Optim(lr=1e-3, warmup=40, weight_decay=0.05, b2=0.95),
     steps=400,
@@ -33,24 +43,10 @@ mae_nano = Experiment(
     checkpoint=Checkpoint(every=100, keep=4),
     log=Log(every=20),
 )
-mae_hapt = replace(mae_nano, name="mae_hapt", method__frontend=MOTION, method__patch_bins=(4,))
+mae_hapt = replace(mae_nano, name="mae_hapt", method=HAPT)
 mae_tiny = replace(
-    mae_nano,
-    name="mae_tiny",
-    method__encoder=SIZES["tiny"],
-    method__decoder=ViT(width=96, depth=2, heads=3),
-    optim__lr=5e-4,
-    steps=10_000,
-    checkpoint__every=500,
+    mae_nano, name="mae_tiny", method=TINY, optim__lr=5e-4, steps=10_000, checkpoint__every=500
 )
-
-
-def physical(trunk: Experiment, name: str, ratio: float = 0.9) -> Experiment:
-    """The experiment under PhyMask-style masks, annealed over half of its updates."""
-    method = PhyMask(trunk=replace(trunk.method, mask_ratio=ratio), anneal_steps=trunk.steps // 2)
-    return replace(trunk, name=name, method=method)
-
-
-phymask_nano = physical(mae_nano, "phymask_nano")
-phymask_hapt = physical(mae_hapt, "phymask_hapt")
-phymask_tiny = physical(mae_tiny, "phymask_tiny")
+phymask_nano = replace(mae_nano, name="phymask_nano", method=physical(NANO, 200))
+phymask_hapt = replace(mae_nano, name="phymask_hapt", method=physical(HAPT, 200))
+phymask_tiny = replace(mae_tiny, name="phymask_tiny", method=physical(TINY, 5000))

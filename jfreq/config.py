@@ -13,7 +13,7 @@ import typing
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Literal, Self, TypeVar, get_args, get_origin
 
-from jfreq.types import Batch, DataSpec, InputError, SignalSpec
+from jfreq.types import DataSpec, InputError, SignalSpec
 
 T = TypeVar("T")
 
@@ -59,7 +59,7 @@ class MethodConfig:
         """The same config with every open field decided for this data."""
         return replace(self, signals=self.signals or spec.signals)
 
-    def calibrate(self, batch: Batch) -> Self:
+    def calibrate(self, batch: Mapping[str, Any]) -> Self:
         """With what only the signals themselves can decide, from a sample of the training rows;
         called once, after ``bind`` and before anything is compiled."""
         del batch

@@ -272,3 +272,45 @@ def test_sub_sequences_that_do_not_fill_the_batch_are_refused():
         losses.nt_xent_by_position(z, z, sequence=4)
     with pytest.raises(InputError, match="needs 2 rows or more"):
         losses.temporal_order(z, sequence=1)
+
+
+# ------------------------------------------------------------------ errors with weights
+
+
+def test_weighted_mse_against_numpy():
+    rng = np.random.default_rng(0)
+    pred, target, weight = (rng.uniform(size=(3, 5, 4)) for _ in range(3))
+    weight[1] = 0.0
+    found = losses.weighted_mse(*(jnp.asarray(x, jnp.float32) for x in (pred, target, weight)))
+    wanted = [
+        np.average((p - t) ** 2, weights=w) if w.any() else 0.0
+        for p, t, w in zip(pred, target, weight)
+    ]
+    np.testing.assert_allclose(found, wanted, rtol=1e-5)
+
+
+def test_unit_patches_against_scipy():
+    from scipy.stats import zscore
+
+    x = np.random.default_rng(0).normal(3, 5, (2, 6, 8))
+    x[0, 0] = 7.0  # a flat patch has no variance to divide by
+    found = np.asarray(losses.unit_patches(jnp.asarray(x, jnp.float32)))
+    np.testing.assert_allclose(found[0, 1:], zscore(x[0, 1:], axis=-1), rtol=1e-4, atol=1e-5)
+    assert not found[0, 0].any()
+
+
+def test_absent_sensors_are_left_out_of_the_mean():
+    values = {"a": jnp.array([1.0, jnp.nan, 5.0]), "b": jnp.array([3.0, 4.0, jnp.nan])}
+    present = {"a": jnp.array([True, False, False]), "b": jnp.array([True, True, False])}
+    assert losses.mean_present(values, present).tolist() == [2.0, 4.0, 0.0]
+
+
+def test_ratio_in_decibels_is_finite_where_something_is_perfect_or_silent():
+    error, signal = jnp.array([0.0, 1.0, 0.0]), jnp.array([2.0, 0.0, 0.0])
+    energy = jnp.array([1.0, 0.0, 0.0])
+
+    def total(error):
+        return losses.snr_weighted(error, signal, energy, exponent=0.3).sum()
+
+    assert np.isfinite(total(error)) and np.isfinite(jax.grad(total)(error)).all()
+    assert float(total(error)) == pytest.approx(-3 * 60, rel=1e-3)  # 1e-6 of the signal at best

@@ -110,6 +110,32 @@ def test_documented_commands_parse(root, capsys):
             assert re.search(f"{option}[ ,]", text), f"{option} of {words}"
 
 
+@pytest.mark.parametrize(
+    ("page", "recipe"),
+    [("freqmae", "freqmae_nano"), ("mae", "mae_nano"), ("phymask", "phymask_nano")],
+)
+def test_switches_of_a_method_page_exist(page, recipe, root, capsys, monkeypatch):
+    """Options, all the words that they take, and recipes by name."""
+    from jfreq import cli, recipes
+
+    monkeypatch.setenv("COLUMNS", "100")  # the help in one column, lines unbroken
+    text = (root / "docs" / f"{page}.md").read_text()
+    shown = _help(cli, "train", ["jfreq", "train", recipe], capsys)
+    known = dict(re.findall(r"(--[\w.-]+),? ?([^\n]*)", shown))
+    rows = [line.split("|")[1:-1] for line in text.splitlines() if line.startswith("| `--")]
+    assert len(rows) >= 5
+    for options, values, _ in rows:
+        for option in re.findall(r"`(--[^ `]+)", options):
+            assert option in known, option
+            if choices := re.search(r"\{(.*?)\}", known[option]):
+                named = set(re.findall(r"`([a-z_]+)`", values))
+                assert not named or named == set(choices[1].split(",")), option
+    for option in re.findall(r"`(--method\.[^ `]+)", text):
+        assert option in known, option
+    for name in re.findall(r"`((?:freqmae|mae|phymask)_[a-z_]+)`", text):
+        assert name in recipes.load_all(), name
+
+
 def _help(cli, name: str, words: list[str], capsys) -> str:
     """The command's help; fine-tuning takes the name of an experiment in place of a run."""
     subject = {"train": words[2:3], "config": words[2:4], "finetune": ["ssast_nano"]}.get(name, [])
@@ -151,5 +177,6 @@ def test_the_example_paper_works(root, shards, tmp_path):
 def with_entry(source: str, lines: str) -> str:
     """The module of methods with one more import and one more entry of its table."""
     imported, entry = (line for line in lines.splitlines() if line)
-    source = source.replace("from jfreq.methods.ltfc", f"{imported}\nfrom jfreq.methods.ltfc", 1)
-    return source.replace('    "LTFC"', f'{entry}\n    "LTFC"', 1)
+    follows = "from jfreq.methods.focal"  # in the order of names
+    source = source.replace(follows, f"{imported}\n{follows}", 1)
+    return source.replace('    "FOCAL"', f'{entry}\n    "FOCAL"', 1)

@@ -27,10 +27,16 @@ SETS: dict[str, dict[str, Any]] = {
         "unlabelled": True,
     },
     "machines": {"name": "machines", "n": 2000, "seconds": 1.0},
+    "machines_rare": {
+        "name": "machines_rare",
+        "n": 2000,
+        "seconds": 1.0,
+        "thin": {"inner_race": 0.06},
+    },
 }
 """HAPT with every unlabelled stretch, with the 6 activities, with all 12 labels; seismic records;
-synthetic machines whose folds are bands of load."""
-SYNTHETIC = {"machines": "synthetic:machines_load"}
+synthetic machines whose folds are bands of load, and with one class at 2 %."""
+SYNTHETIC = {"machines": "synthetic:machines_load", "machines_rare": "synthetic:machines_load"}
 
 
 def shards_of(name: str, source: str, runs: Path) -> Path:

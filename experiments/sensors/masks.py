@@ -34,19 +34,22 @@ CLASSES = {
 }
 DRAWS = 256
 DECIBELS = 60
-"""Between the loudest cell of a window and black."""
+"""Most between the loudest band of a window and black; black is the faintest of a figure."""
+ROWS = 64
+"""Most rows of a spectrogram's picture; each is the mean power of a few bins."""
 MOD = DataSpec((SignalSpec("audio", 8000, 16000), SignalSpec("seismic", 100, 200)))
 """The published set's sensors."""
 
 
 class Panel(NamedTuple):
-    """One row of a figure: ``power`` in dB ``[t f]`` under the loudest cell; ``score`` by name, and
-    share of draws that ``keep`` a patch by kind of mask, both ``[t f]`` of patches."""
+    """One line of a figure: ``level`` ``[t f]`` of bands of ``bins`` in dB under the loudest;
+    ``score`` by name, and share of draws that ``keep`` a patch by kind of mask, both ``[t f]`` of
+    patches."""
 
     title: str
     plane: Plane
-    kept: int
-    power: np.ndarray
+    bins: int
+    level: np.ndarray
     score: dict[str, np.ndarray]
     keep: dict[str, np.ndarray]
 
@@ -74,7 +77,8 @@ def windows(where: str, args: argparse.Namespace) -> Batch:
     shards = open_shards(shards_of(SETS[where][1], args.hapt, args.runs))
     label, names = shards.column("label"), shards.spec.labels
     rows = [np.flatnonzero(label == names.index(name)) for name in CLASSES[where]]
-    return shards.read([r[len(r) // 2] for r in rows])
+    found = shards.read([r[len(r) // 2] for r in rows])
+    return {name: jnp.asarray(x) for name, x in found.items()}
 
 
 def kept_often(cfg: PhyMask, found: dict[str, Spectra], step: int) -> dict[str, np.ndarray]:
@@ -108,30 +112,36 @@ def _share(visible, found: dict[str, Spectra]) -> dict[str, np.ndarray]:
 
 def panels(cfg: PhyMask, names: tuple[str, ...], batch: Batch) -> list[Panel]:
     """A line for every sensor of every window of ``batch``, whose classes are ``names``."""
-    found = spectra(cfg.trunk, {k: jnp.asarray(x) for k, x in batch.items()})
+    found = spectra(cfg.trunk, batch)
     first, last = cfg.temperature
     keep = {
-        "random": kept_at_random(cfg, found),
-        f"first ($\\tau$ = {first:g})": kept_often(cfg, found, 0),
-        f"last ($\\tau$ = {last:g})": kept_often(cfg, found, cfg.anneal_steps),
-        "opposite sign, last": kept_often(replace(cfg, direction="hide"), found, cfg.anneal_steps),
+        "masked\nat random": kept_at_random(cfg, found),
+        f"first update\n$\\tau$ = {first:g}": kept_often(cfg, found, 0),
+        f"last\n$\\tau$ = {last:g}": kept_often(cfg, found, cfg.anneal_steps),
+        "last,\nopposite sign": kept_often(replace(cfg, direction="hide"), found, cfg.anneal_steps),
     }
     important, out = scores(cfg, found), []
     for row, label in enumerate(names):
         for (name, plane), kept in zip(cfg.trunk.planes.items(), cfg.visible):
             real, imag = found[name].real[row : row + 1], found[name].imag[row : row + 1]
-            power = np.asarray(jnp.sum(real**2 + imag**2, axis=-1)[0])
-            decibel = 10 * np.log10(np.maximum(power / power.max(), 10 ** (-DECIBELS / 10)))
             score = {
                 "energy": prior.energy(real, imag, plane.patch)[0],
                 "coherence": prior.coherence(real, imag, plane.patch)[0],
                 "importance": important[name][row].reshape(plane.tokens),
             }
             shares = {kind: x[name][row].reshape(plane.tokens) for kind, x in keep.items()}
-            title = f"{label.replace('_', ' ')}\n{name}"
             score = {kind: np.asarray(x) for kind, x in score.items()}
-            out.append(Panel(title, plane, kept, decibel, score, shares))
+            title = f"{label.replace('_', ' ')}\n{name}: {kept} of {score['energy'].size}"
+            bins = -(-plane.bins // ROWS)
+            power = np.asarray(prior.patch_energy(real, imag, (1, bins))[0])
+            out.append(Panel(title, plane, bins, _level(power, plane.bins, bins), score, shares))
     return out
+
+
+def _level(energy: np.ndarray, bins: int, band: int) -> np.ndarray:
+    """Mean power of bands of ``band`` bins in dB; the last band may be narrower."""
+    power = energy / np.minimum(band, bins - np.arange(0, bins, band))
+    return 10 * np.log10(np.maximum(power / power.max(), 10 ** (-DECIBELS / 10)))
 
 
 # ------------------------------------------------------------------ drawing
@@ -152,16 +162,17 @@ def masks_figure(cfg: PhyMask, rows: list[Panel], path: Path) -> Path:
 
     def draw(figure: Any) -> None:
         every = figure.subplots(len(rows), 1 + len(rows[0].score) + len(rows[0].keep))
+        faintest = 10 * np.floor(min(panel.level.min() for panel in rows) / 10)
         shown: dict[str, Any] = {}
         for line, panel in zip(every, rows):
-            shown["level"] = _picture(
-                line[0], cfg, panel, panel.power, (1, 1), "gray", -DECIBELS, 0
-            )
-            for axes, image in zip(line[1:], panel.score.values()):
-                shown["score"] = _picture(axes, cfg, panel, image, panel.plane.patch, "viridis")
-            for axes, image in zip(line[1 + len(panel.score) :], panel.keep.values()):
-                shown["share"] = _picture(axes, cfg, panel, image, panel.plane.patch, "magma")
-            line[0].set_ylabel(f"{panel.title}\nkeeps {panel.kept} of {image.size}")
+            patch, scored = panel.plane.patch, 1 + len(panel.score)
+            levels = Colours("gray", low=faintest, high=0)
+            shown["level"] = _picture(line[0], cfg, panel, panel.level, (1, panel.bins), levels)
+            for axes, image in zip(line[1:scored], panel.score.values()):
+                shown["score"] = _picture(axes, cfg, panel, image, patch, SCORE)
+            for axes, image in zip(line[scored:], panel.keep.values()):
+                shown["share"] = _picture(axes, cfg, panel, image, patch, SHARE)
+            line[0].set_ylabel(f"{panel.title}\nHz", fontsize=7)
             for axes in line[1:]:
                 axes.set_yticklabels([])
         for axes, name in zip(every[0], ("spectrogram", *rows[0].score, *rows[0].keep)):
@@ -172,29 +183,47 @@ def masks_figure(cfg: PhyMask, rows: list[Panel], path: Path) -> Path:
             axes.set_xlabel("s")
         _bars(figure, every, shown, len(rows[0].score))
 
-    return save(path, path.stem, (10.5, 1.5 + 1.0 * len(rows)), draw)
+    return save(path, path.stem, (10.5, 1.4 + 1.1 * len(rows)), draw)
 
 
-def _picture(axes: Any, cfg: PhyMask, panel: Panel, image, cells, colours, low=0, high=1) -> Any:
+class Colours(NamedTuple):
+    """A colour map from ``low`` to ``high``; ``power`` below 1 spreads low values."""
+
+    name: str
+    low: float = 0.0
+    high: float = 1.0
+    power: float = 1.0
+
+
+SCORE = Colours("viridis")
+SHARE = Colours("magma", power=0.5)
+
+
+def _picture(
+    axes: Any, cfg: PhyMask, panel: Panel, image: np.ndarray, cells: tuple[int, int], look: Colours
+) -> Any:
     """``image`` ``[t f]``, time to the right, frequency upwards."""
-    left, right, bottom, top = extent(cfg, panel.plane, cells)
+    from matplotlib.colors import PowerNorm
+
     shown = axes.imshow(
-        image.T, origin="lower", aspect="auto", interpolation="nearest", cmap=colours, vmin=low,
-        vmax=high, extent=(left, right, bottom, top), rasterized=True,
+        image.T, origin="lower", aspect="auto", interpolation="nearest", cmap=look.name,
+        norm=PowerNorm(look.power, look.low, look.high), extent=extent(cfg, panel.plane, cells),
+        rasterized=True,
     )  # fmt: skip
     axes.set_ylim(*extent(cfg, panel.plane, (1, 1))[2:])
     return shown
 
 
 def _bars(figure: Any, every: Any, shown: dict[str, Any], scores: int) -> None:
-    titles = {
-        "level": (every[:, :1], "dB"),
-        "score": (every[:, 1 : 1 + scores], "score"),
-        "share": (every[:, 1 + scores :], f"share of {DRAWS} draws that keep the patch"),
-    }
-    for kind, (under, title) in titles.items():
-        figure.colorbar(shown[kind], ax=under, location="bottom", label=title, aspect=40,
-                        fraction=0.02)  # fmt: skip
+    under = {
+        "level": (every[:, :1], "dB", None),
+        "score": (every[:, 1 : 1 + scores], "score", [0, 0.25, 0.5, 0.75, 1]),
+        "share": (every[:, 1 + scores :], f"share of {DRAWS} draws that keep the patch",
+                  [0, 0.05, 0.1, 0.25, 0.5, 0.75, 1]),
+    }  # fmt: skip
+    for kind, (axes, title, ticks) in under.items():
+        figure.colorbar(shown[kind], ax=axes, location="bottom", label=title, ticks=ticks,
+                        format="%g", aspect=12 * axes.shape[1], fraction=0.02)  # fmt: skip
 
 
 def weights_figure(path: Path) -> Path:
@@ -207,31 +236,32 @@ def weights_figure(path: Path) -> Path:
     place = method.lattice("audio")
     bins, padded = place.plane.bins, place.tokens[1] * place.plane.patch[1]
     curves = {
-        f"as released: over {padded} bins": frequency_weights(padded, two_sided=True),
-        f"as meant, two-sided: over {bins}": frequency_weights(bins, two_sided=True),
-        f"default, one-sided: over {bins // 2}": frequency_weights(bins // 2, two_sided=False),
+        "as released": frequency_weights(padded, two_sided=True),
+        "as meant, two-sided": frequency_weights(bins, two_sided=True),
+        "default, one-sided": frequency_weights(bins // 2, two_sided=False),
     }
-    released = next(iter(curves.values()))
+    released = curves["as released"]
     lost = released[bins:].sum() / released.sum()
 
     def draw(figure: Any) -> None:
         axes = figure.subplots()
         for (name, curve), (colour, dashes, _) in zip(curves.items(), STYLES):
-            axes.plot(curve, color=colour, linestyle=dashes, label=name)
+            knots = np.unique(np.linspace(0, len(curve) - 1, 33).astype(int))
+            axes.plot(knots, curve[knots], color=colour, linestyle=dashes, label=name)
         axes.axvspan(bins, padded, color="0.92", zorder=0)
-        axes.fill_between(np.arange(bins, padded), released[bins:], color="0.75", zorder=1)
-        axes.text((bins + padded) / 2, 0.1, f"padding:\n{100 * lost:.0f} % of the weight",
+        axes.fill_between([bins, padded - 1], released[[bins, padded - 1]], color="0.75", zorder=1)
+        axes.text(0.45 * bins + 0.55 * padded, 0.15, f"padding:\n{100 * lost:.0f} % of the weight",
                   ha="center")  # fmt: skip
         hertz = method.signals[0].rate / bins
-        ticks = [0, bins // 4, bins // 2, 3 * bins // 4, bins]
-        signed = [b * hertz if b <= bins // 2 else (b - bins) * hertz for b in ticks]
-        axes.set_xticks([*ticks, padded],
-                        [*(f"{b}\n{hz:g} Hz" for b, hz in zip(ticks, signed)), f"{padded}"])  # fmt: skip
+        ticks = [0, bins // 4, bins // 2, 3 * bins // 4]
+        signed = [f"{(b if b <= bins // 2 else b - bins) * hertz:g} Hz" for b in ticks]
+        names = [f"{b}\n{hz}" for b, hz in zip(ticks, signed)]
+        axes.set_xticks([*ticks, bins, padded], [*names, f"{bins}\nend", f"{padded}\npadded end"])
         axes.set_xlim(0, padded)
         axes.set_ylim(0, 1.02)
         axes.set_xlabel("bin of the two-sided spectrum")
         axes.set_ylabel("weight")
-        axes.legend(frameon=False, loc="upper center")
+        figure.legend(frameon=False, loc="outside upper center", ncols=len(curves))
 
     return save(path, path.stem, (6.0, 2.9), draw)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar, Literal, Self, cast
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, Self, cast
 
 import jax
 import jax.numpy as jnp
@@ -91,6 +92,9 @@ class Classify(MethodConfig):
 
     def unbind(self) -> Self:
         return replace(super().unbind(), backbone=self.backbone.unbind(), head=self.head.unbind())
+
+    def calibrate(self, batch: Mapping[str, Any]) -> Self:
+        return replace(self, backbone=self.backbone.calibrate(batch))
 
 
 def classify(cfg: Classify) -> Method:

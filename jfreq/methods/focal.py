@@ -100,8 +100,9 @@ class FOCAL(SpectraConfig):
 
     @property
     def streams(self) -> tuple[int, ...]:
-        sense = isinstance(self.encoder, PlaneSense)
-        return (2 * self.encoder.hidden if sense else self.embedding,) * len(self.signals)
+        encoder = self.encoder
+        width = self.embedding if isinstance(encoder, Swin) else 2 * encoder.hidden
+        return (width,) * len(self.signals)
 
     def lattice(self, plane: Plane) -> tuple[int, int]:
         """Tokens (time, freq) of a sensor with the padding that its encoder needs."""
@@ -318,7 +319,9 @@ def focal(cfg: FOCAL) -> Method:
         parts = {
             name: term.per_row(mask) for name, term in terms(cfg, first, second, present).items()
         }
-        total = sum(getattr(cfg, f"{name}_weight") * x.sum(axis=0) for name, x in parts.items())
+        total = jnp.zeros(mask.shape)
+        for name, x in parts.items():
+            total += getattr(cfg, f"{name}_weight") * x.sum(axis=0)
         for name, term in watched(cfg, first, second, present).items():
             parts[name] = term.per_row(mask)
         return summarise(

@@ -65,8 +65,6 @@ class FreqMAE(SpectraConfig):
     """lambda: of the sample's energy in its weight."""
     frequency_weight: bool = True
     """Bins count 1 at 0 Hz falling to 0 at the highest frequency; off: alike."""
-    phase_weight: float = 0.25
-    """Of phases beside magnitudes in the error; most of a masked phase cannot be known."""
     padding: Literal["ignored", "as_released"] = "ignored"
     """Padding is never masked, attended to, weighted or counted; the released code does all."""
     embed: Literal["both", "own", "fused"] = "both"
@@ -75,7 +73,7 @@ class FreqMAE(SpectraConfig):
     def __post_init__(self):
         check(0 < self.mask_ratio < 1, "method.mask_ratio",
               f"must lie between 0 and 1, got {self.mask_ratio}")  # fmt: skip
-        for name in ("gamma", "exponent", "phase_weight"):
+        for name in ("gamma", "exponent"):
             check(getattr(self, name) >= 0, f"method.{name}", "must be 0 or more")
         check(min(self.embedding, self.fusion) >= 1, "method.embedding", "must be 1 or more")
         if len(self.signals) == 1:
@@ -138,7 +136,7 @@ def as_released(cfg: FreqMAE) -> FreqMAE:
     swin = replace(cfg.encoder, window=(1, cfg.encoder.window[1]), shift=(1, 0), wrap_mask=False)
     return replace(
         cfg, frontend=spectrum, encoder=swin, standardise="none", loss="as_released",
-        phase_weight=1.0, padding="as_released",
+        padding="as_released",
     )  # fmt: skip
 
 
@@ -318,7 +316,7 @@ def _cell_weights(cfg: FreqMAE, place: Lattice) -> np.ndarray:
     cells = plane.real_cells(tokens)
     full = np.zeros(cells.shape)
     full[:, :counted] = by_bin
-    return cell_weights(cfg, plane, tokens, full if released else full * cells, cfg.phase_weight)
+    return cell_weights(plane, tokens, full if released else full * cells)
 
 
 def _term(

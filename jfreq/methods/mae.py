@@ -34,6 +34,9 @@ from jfreq.ops.gather import restore_tokens, take_tokens
 from jfreq.ops.posemb import sincos_2d
 from jfreq.types import Array, Batch, Features, Grid, Mask, Reconstruction
 
+xavier = nn.initializers.xavier_uniform()
+"""Of every map outside the blocks, as released with the image recipe: patches and positions have to
+be of one size."""
 Masks: TypeAlias = dict[str, Mask]
 Draw: TypeAlias = Callable[..., Masks]
 """``(key, spectra by sensor, step) -> masks by sensor``, with static counts."""
@@ -50,8 +53,6 @@ class MAE(SpectraConfig):
     norm_patch: bool = False
     """Targets with zero mean and unit variance in every patch, as in the image recipe; it makes
     faint patches, which are noise, as heavy as loud ones."""
-    phase_weight: float = 0.25
-    """Of phases beside magnitudes in the error; most of a masked phase cannot be known."""
     pool: Literal["freq", "modality", "mean"] = "freq"
     """Clip vector: means over time of every frequency row of every sensor, side by side; means over
     all tokens of each sensor; or over all tokens."""
@@ -59,7 +60,6 @@ class MAE(SpectraConfig):
     def __post_init__(self):
         check(0 < self.mask_ratio < 1, "method.mask_ratio",
               f"must lie between 0 and 1, got {self.mask_ratio}")  # fmt: skip
-        check(self.phase_weight >= 0, "method.phase_weight", "must be 0 or more")
         for name in ("encoder", "decoder"):
             check(getattr(self, name).width % 4 == 0, f"method.{name}.width",
                   "must be a multiple of 4, for positions")  # fmt: skip
@@ -102,7 +102,7 @@ class _PatchEmbed(nn.Module):
     def __call__(self, patches: dict[str, Array]) -> dict[str, Array]:
         width = self.cfg.encoder.width
         return {
-            name: nn.Dense(width, kernel_init=trunc_normal, name=name)(patches[name])
+            name: nn.Dense(width, kernel_init=xavier, name=name)(patches[name])
             + _positions(plane, width)[None]
             for name, plane in self.cfg.planes.items()
         }
@@ -133,7 +133,7 @@ class _Decoder(nn.Module):
     def __call__(self, states: Array, drop: Masks, valid: dict[str, Array]) -> dict[str, Array]:
         cfg = self.cfg
         width, planes = cfg.decoder.width, cfg.planes
-        states = nn.Dense(width, kernel_init=trunc_normal, name="embed")(states)
+        states = nn.Dense(width, kernel_init=xavier, name="embed")(states)
         token = self.param("mask_token", trunc_normal, (width,))
         sensor = self.param("modality", trunc_normal, (len(planes), width))
         edges = np.cumsum([drop[name].keep.shape[1] for name in planes])[:-1]
@@ -150,7 +150,7 @@ class _Decoder(nn.Module):
         )  # fmt: skip
         edges = np.cumsum([part.shape[1] for part in full])[:-1]
         return {
-            name: nn.Dense(planes[name].size, kernel_init=trunc_normal, name=f"draw_{name}")(part)
+            name: nn.Dense(planes[name].size, kernel_init=xavier, name=f"draw_{name}")(part)
             for name, part in zip(planes, jnp.split(x, edges, axis=1))
         }
 
@@ -188,8 +188,7 @@ def mae(cfg: MAE, draw: Draw | None = None) -> Method:
     net, trunk = _Net(cfg), _Trunk(cfg)
     planes = cfg.planes
     weights = {
-        name: cell_weights(cfg, p, p.tokens, p.real_cells(p.tokens), cfg.phase_weight)
-        for name, p in planes.items()
+        name: cell_weights(p, p.tokens, p.real_cells(p.tokens)) for name, p in planes.items()
     }
 
     def draw_masks(key, found: dict[str, Spectra], step) -> Masks:

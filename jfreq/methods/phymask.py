@@ -10,7 +10,8 @@ the budgets of the sensors.
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal, Self
+from collections.abc import Mapping
+from typing import Any, Literal, Self
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +23,7 @@ from jfreq.methods.base import Method
 from jfreq.methods.freqmae import FreqMAE, Lattice, freqmae
 from jfreq.methods.mae import MAE, Masks, mae
 from jfreq.methods.spectra import Plane, Spectra, inside_tokens, spectra
-from jfreq.types import Array, Batch, DataSpec
+from jfreq.types import Array, DataSpec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,8 +83,9 @@ class PhyMask(MethodConfig):
     def unbind(self) -> Self:
         return replace(super().unbind(), trunk=self.trunk.unbind(), kept=None)
 
-    def calibrate(self, batch: Batch) -> Self:
-        """With budgets: by the entropy of where the energy of ``batch`` lies."""
+    def calibrate(self, batch: Mapping[str, Any]) -> Self:
+        """With budgets, by the entropy of where the energy of ``batch`` lies; and the trunk's."""
+        self = replace(self, trunk=self.trunk.calibrate(batch))
         if self.kept is not None or self.budget == "equal":
             return self
         found = jax.jit(lambda batch: _entropies(self, spectra(self.trunk, batch)))(batch)
@@ -167,9 +169,8 @@ def scores(cfg: PhyMask, found: dict[str, Spectra]) -> dict[str, Array]:
         if cfg.alpha < 1 and cfg.coherence in ("modalities", "both"):
             others = [(found[j].real, found[j].imag) for j in cfg.partners(name)]
             parts += [prior.coherence(*own, place.cells, other=other) for other in others]
-        lasting = sum(parts) / len(parts) if parts else jnp.zeros_like(energy)
-        both = map(place.padded, (energy, lasting))
-        out[name] = prior.importance(*both, cfg.alpha)
+        lasting = jnp.mean(jnp.stack(parts), axis=0) if parts else jnp.zeros_like(energy)
+        out[name] = prior.importance(place.padded(energy), place.padded(lasting), cfg.alpha)
     return out
 
 

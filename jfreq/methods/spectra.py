@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
-from typing import Literal, NamedTuple, Self
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -96,6 +96,9 @@ class SpectraConfig(MethodConfig):
     patch_bins: tuple[int, ...] | None = None
     """Of each sensor, or one for all; None: as many as give 16 patches along frequency or fewer."""
 
+    levels: tuple[tuple[float, float], ...] | None = None
+    """Mean and deviation of each sensor's log magnitudes; None: measured before training."""
+
     def __post_init__(self):
         check(self.modalities is None or len(self.modalities) > 0, "method.modalities",
               "name one sensor or more")  # fmt: skip
@@ -131,6 +134,31 @@ class SpectraConfig(MethodConfig):
         elif len(bins) == 1:
             bins = bins * len(signals)
         return replace(self, modalities=names, signals=signals, frontend=frontend, patch_bins=bins)
+
+    def unbind(self) -> Self:
+        return replace(super().unbind(), levels=None)
+
+    def calibrate(self, batch: Mapping[str, Any]) -> Self:
+        """With the levels of ``batch``; a sensor that is absent in all of it keeps (0, 1)."""
+        if self.levels is not None or self.frontend.form != "log_phase":
+            return self
+        bare = replace(self, levels=((0.0, 1.0),) * len(self.signals))
+
+        def moments(batch):
+            found = spectra(bare, batch)
+            return {n: _moments(self.frontend, s) for n, s in found.items()}
+
+        found = jax.device_get(jax.jit(moments)(dict(batch)))
+        # Six digits, so that machines agree.
+        return replace(self, levels=tuple(
+            (float(f"{mean:.6g}"), float(f"{std:.6g}")) if std > 0 else (0.0, 1.0)
+            for mean, std in found.values()
+        ))  # fmt: skip
+
+    def level(self, name: str) -> tuple[float, float]:
+        """Of one sensor."""
+        known = dict(zip((s.name for s in self.signals), self.levels or ()))
+        return known.get(name, (0.0, 1.0))
 
     def _check_planes(self) -> None:
         assert self.patch_bins is not None
@@ -182,7 +210,7 @@ def spectra(
         with jax.named_scope("frontend"):
             x = jnp.where(present[:, None, None], x, 0.0)  # a mean that is taken out is no signal
             real, imag = cfg.frontend.transform(x, signal)
-            seen = cfg.frontend.channels(real, imag)
+            seen = cfg.frontend.channels(real, imag, level=cfg.level(signal.name))
         inside = jnp.broadcast_to(present[:, None], (x.shape[0], plane.frames))
         if "length" in batch:
             size, hop = cfg.frontend.sizes(signal)
@@ -191,9 +219,18 @@ def spectra(
             whole = (starts[None] + size <= length[:, None] + 0.5) | (starts == 0)[None]
             inside = inside & whole
         # Without the barrier XLA:CPU fuses the transform into its readers, which repeat it.
-        parts = jax.lax.optimization_barrier(jax.lax.stop_gradient((real, imag, seen)))
-        out[signal.name] = Spectra(*parts, present, inside)
+        real, imag, seen = jax.lax.optimization_barrier(jax.lax.stop_gradient((real, imag, seen)))
+        out[signal.name] = Spectra(real, imag, seen, present, inside)
     return out
+
+
+def _moments(frontend: Spectrum, found: Spectra) -> tuple[Array, Array]:
+    """Mean and deviation of the log magnitudes where a sensor is present."""
+    loud = frontend.loudness(jnp.sqrt(jnp.square(found.real) + jnp.square(found.imag)))
+    weight = jnp.broadcast_to(found.inside[:, :, None, None], loud.shape).astype(jnp.float32)
+    count = jnp.maximum(jnp.sum(weight), 1.0)
+    mean = jnp.sum(loud * weight) / count
+    return mean, jnp.sqrt(jnp.sum(jnp.square(loud - mean) * weight) / count)
 
 
 # ------------------------------------------------------------------ planes and tokens
@@ -204,12 +241,13 @@ def to_tokens(x: Array, plane: Plane, tokens: tuple[int, int]) -> Array:
     zero-padded at the end of both axes; values of a patch run (frequency, time, channel)."""
     frames, bins = (n * p for n, p in zip(tokens, plane.patch))
     x = jnp.pad(x, ((0, 0), (0, frames - x.shape[1]), (0, bins - x.shape[2]), (0, 0)))
-    return patchify(x, patch=plane.patch[::-1], order="time_major")
+    return patchify(x, patch=(plane.patch[1], plane.patch[0]), order="time_major")
 
 
 def from_tokens(x: Array, plane: Plane, tokens: tuple[int, int]) -> Array:
     """The inverse of :func:`to_tokens`, cut to the plane."""
-    out = unpatchify(x, grid=tokens[::-1], patch=plane.patch[::-1], order="time_major")
+    (time, freq), (frames, bins) = tokens, plane.patch
+    out = unpatchify(x, grid=(freq, time), patch=(bins, frames), order="time_major")
     return out[:, : plane.frames, : plane.bins]
 
 
@@ -222,16 +260,11 @@ def inside_tokens(found: Spectra, plane: Plane, tokens: tuple[int, int]) -> Arra
     return (time[:, :, None] & freq[None, None]).reshape(-1, math.prod(tokens))
 
 
-def cell_weights(
-    cfg: SpectraConfig, plane: Plane, tokens: tuple[int, int], weight: np.ndarray, phase: float
-) -> np.ndarray:
+def cell_weights(plane: Plane, tokens: tuple[int, int], weight: np.ndarray) -> np.ndarray:
     """``[n p]`` float32: the weight of every number of every patch in an error. ``weight``
-    ``[frames bins]`` of the padded lattice (0 in padding); phases count ``phase`` times."""
-    frames, bins = (n * p for n, p in zip(tokens, plane.patch))
-    kinds = np.ones(cfg.frontend.parts)
-    if cfg.frontend.form != "real_imag":
-        kinds[1:] = phase
-    full = weight[:, :, None] * np.tile(kinds, plane.signal.channels)
+    ``[frames bins]`` of the padded lattice (0 in padding)."""
+    frames, bins = weight.shape
+    full = np.repeat(weight[:, :, None], plane.channels, axis=2)
     pt, pf = plane.patch
     cells = full.reshape(frames // pt, pt, bins // pf, pf, -1).transpose(0, 2, 3, 1, 4)
     return cells.reshape(math.prod(tokens), -1).astype(np.float32)

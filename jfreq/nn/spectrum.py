@@ -33,7 +33,8 @@ class Spectrum:
     hop: float | None = None
     """Seconds from interval to interval; None: they touch."""
     form: Literal["log_phase", "magnitude_phase", "real_imag"] = "log_phase"
-    """Channels of each sensor channel: log(1 + gain |z|), cosine and sine of the phase;
+    """Channels of each sensor channel: the logarithm log(1 + gain |z|), levelled, and the same with
+    the cosine and sine of the phase, so that the phase of a faint bin, which is noise, is faint;
     magnitude and angle in radians; or real and imaginary part."""
     two_sided: bool = False
     """Negative frequencies too; else bins from 0 Hz to below Nyquist."""
@@ -43,10 +44,12 @@ class Spectrum:
     normalise: bool = True
     """White noise of unit variance has bins of unit power; off: the plain DFT sum."""
     gain: float = 10.0
+    phase: float = 0.5
+    """Size of the phase's two channels beside the logarithm."""
     fill: ClassVar[float] = 0.0
 
     def __post_init__(self):
-        for name in ("interval", "hop", "gain"):
+        for name in ("interval", "hop", "gain", "phase"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise InputError(f"frontend.{name}: must be positive, got {value}")
@@ -140,9 +143,14 @@ class Spectrum:
             real, imag = (part[..., : size // 2] for part in both)
         return real.transpose(0, 2, 3, 1), imag.transpose(0, 2, 3, 1)
 
-    def channels(self, real: Part, imag: Part) -> Float[Array, "b t f c2"]:
-        """What a network reads, channels of one sensor channel side by side. The phase of an
-        empty bin is neither cosine nor sine: both are 0."""
+    def channels(
+        self, real: Part, imag: Part, *, level: tuple[float, float] = (0.0, 1.0)
+    ) -> Float[Array, "b t f c2"]:
+        """What a network reads, channels of one sensor channel side by side.
+
+        ``level``: mean and deviation of the logarithm over a data set; a network that begins with
+        a norm of every patch would else see little of how loud a patch is.
+        """
         if self.form == "real_imag":
             parts = [real, imag]
         else:
@@ -150,7 +158,12 @@ class Spectrum:
             if self.form == "magnitude_phase":
                 parts = [magnitude, jnp.arctan2(imag, real)]
             else:
-                unit = 1 / jnp.where(magnitude > 0, magnitude, 1.0)
-                parts = [jnp.log1p(self.gain * magnitude), real * unit, imag * unit]
+                loud = self.loudness(magnitude)
+                turn = self.phase / level[1] * loud / jnp.where(magnitude > 0, magnitude, 1.0)
+                parts = [(loud - level[0]) / level[1], real * turn, imag * turn]
         out = jnp.stack(parts, axis=-1)
         return out.reshape(*out.shape[:-2], -1)
+
+    def loudness(self, magnitude: Part) -> Part:
+        """log(1 + gain |z|)."""
+        return jnp.log1p(self.gain * magnitude)

@@ -15,6 +15,7 @@ from jfreq import methods
 from jfreq.config import MethodConfig
 from jfreq.evaluate.protocols import check_signals
 from jfreq.methods.base import Method
+from jfreq.methods.spectra import SpectraConfig
 from jfreq.state import Trained
 from jfreq.types import Batch, Reconstruction, SignalSpec
 
@@ -45,11 +46,13 @@ class Example(NamedTuple):
 
 class Looked(NamedTuple):
     """Examples, and how often each cell ``[t f]`` was hidden in ``draws`` masks (None without a
-    mask)."""
+    mask). ``sensors``: names and bins of those that lie one above the other in these planes; none
+    where a plane is one spectrogram."""
 
     examples: list[Example]
     share: np.ndarray | None
     draws: int
+    sensors: tuple[tuple[str, int], ...] = ()
 
 
 def look(
@@ -81,13 +84,31 @@ def look(
         seconds = len(sound) / first.rate
         examples.append(Example(title, wav, seconds, series, *_planes(found, i)))
     draws = DRAWS * len(titles) if share is not None else 0
-    return Looked(examples, share, draws)
+    stacked = () if found is None else sensors(cfg)
+    return Looked(examples, share, draws, stacked)
 
 
 def frame_seconds(cfg: MethodConfig) -> float | None:
     """Seconds from one spectrogram frame to the next, where the method has such frames."""
+    spectra = _spectra(cfg)
+    if spectra is not None:
+        first = cfg.signals[0]
+        return spectra.frontend.sizes(first)[1] / first.rate
     hop = getattr(getattr(cfg, "frontend", None), "hop_length", None)
     return None if hop is None else hop / cfg.signals[0].rate
+
+
+def sensors(cfg: MethodConfig) -> tuple[tuple[str, int], ...]:
+    """Names and bins of the sensors whose spectra a method stacks along frequency."""
+    spectra = _spectra(cfg)
+    planes = {} if spectra is None else spectra.planes
+    return tuple((name, plane.bins) for name, plane in planes.items()) if len(planes) > 1 else ()
+
+
+def _spectra(cfg: MethodConfig) -> SpectraConfig | None:
+    """What a method on the spectra of sensors says of them, or its trunk does."""
+    inner = getattr(cfg, "trunk", cfg)
+    return inner if isinstance(inner, SpectraConfig) else None
 
 
 def wav_bytes(x: np.ndarray, rate: float) -> bytes:

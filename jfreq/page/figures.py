@@ -213,10 +213,18 @@ def confusion(name: str, alt: str, counts: np.ndarray, labels: Sequence[str]) ->
     return svg(name, alt, plot, (4.6, 4.4))
 
 
-def marginals(name: str, alt: str, share: np.ndarray, *, draws: int, seconds: float | None) -> str:
+def marginals(
+    name: str,
+    alt: str,
+    share: np.ndarray,
+    *,
+    draws: int,
+    seconds: float | None,
+    borders: Sequence[int] = (),
+) -> str:
     """How often each cell ``[t f]`` is hidden in ``draws`` masks, with the means over its column
     and its row. The scale reaches at least five standard errors to both sides, so that chance
-    does not look like a preference."""
+    does not look like a preference. ``borders``: bins at which another sensor starts."""
     frames, bins = share.shape
     right = frames if seconds is None else seconds
 
@@ -240,6 +248,9 @@ def marginals(name: str, alt: str, share: np.ndarray, *, draws: int, seconds: fl
         for axes, line in ((top, top.axhline), (side, side.axvline)):
             line(mean, color=stand_in("muted"), linewidth=0.8, linestyle=(0, (3, 2)))
             axes.grid(axis="y" if axes is top else "x")
+        for border in borders:
+            for axes in (middle, side):
+                axes.axhline(border, color=stand_in("ink"), linewidth=0.8)
         top.set_ylim(*limits)
         side.set_xlim(*limits)
         middle.set_xlabel("frame" if seconds is None else "time (s)")

@@ -115,6 +115,7 @@ def _examples(looked: Looked, unseen: bool) -> Section:
     text = "Time runs to the right."
     if any(e.spectrogram is not None for e in looked.examples):
         text += " Frequency runs upwards; all spectrograms of a clip share one scale."
+        text += _stacked(looked)
     if any(e.series for e in looked.examples):
         text += " Signals that cannot be heard are drawn, a line for each channel."
     if any(e.spectrogram is not None and np.ptp(e.spectrogram[-1]) == 0 for e in looked.examples):
@@ -125,6 +126,21 @@ def _examples(looked: Looked, unseen: bool) -> Section:
         text += " The method draws nothing in place of what is hidden."
     cards = [_card(e) for e in looked.examples]
     return Section("Examples", html.paragraph(text) + "".join(cards))
+
+
+def _stacked(looked: Looked) -> str:
+    """Which bins are whose, where the planes of several sensors are one picture."""
+    if not looked.sensors:
+        return ""
+    edges = np.cumsum([0, *(bins for _, bins in looked.sensors)])
+    named = ", ".join(
+        f"{name} bins {low} to {high - 1}"
+        for (name, _), low, high in zip(looked.sensors, edges, edges[1:])
+    )
+    return (
+        " The sensors lie one above the other, the first channel of each; from the bottom: "
+        f"{named}. Frequency starts anew in each."
+    )
 
 
 def _card(example: Example) -> str:
@@ -190,11 +206,14 @@ def _masks(looked: Looked, hop: float | None) -> Section | None:
     )
     seconds = None if hop is None else hop * len(share)
     alt = f"Share of masks that hide each cell: {said}"
-    body = figures.marginals("masks", alt, share, draws=looked.draws, seconds=seconds)
+    borders = np.cumsum([bins for _, bins in looked.sensors])[:-1].tolist()
+    body = figures.marginals(
+        "masks", alt, share, draws=looked.draws, seconds=seconds, borders=borders
+    )
     text = (
         f"How often a cell is hidden, over {looked.draws} masks; above and beside it the means "
         "of columns and rows. A mask without preference is flat up to chance."
-    )
+    ) + _stacked(looked)
     return Section("Masks", html.paragraph(text) + html.figure(body, "Marginals", said, wide=True))
 
 

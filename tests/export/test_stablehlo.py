@@ -22,6 +22,7 @@ from jfreq.export.runtime import encode_frames
 from jfreq.methods.classify import Classify
 from jfreq.nn.series import Conv1d
 from jfreq.nn.stf import STF
+from jfreq.nn.swin import Swin
 from jfreq.nn.vit import ViT
 from jfreq.types import DataSpec, InputError, SignalSpec
 
@@ -33,11 +34,14 @@ LEVEL = {"mean": (0.5, 0.0, -0.5), "std": (1.0, 2.0, 0.5)}
 TWO = DataSpec(
     tuple(SignalSpec(name, 50.0, 64, channels=3, **LEVEL) for name in ("acc", "gyro")), ("a", "b")
 )
+PATCHES = ViT(width=16, depth=1, heads=2)
+WINDOWS = Swin(width=8, depths=(2,), heads=2, window=(2, 4))
+RATES = DataSpec((SignalSpec("acc", 50.0, 64, 3, **LEVEL), SignalSpec("mic", 100.0, 128, 1)))
 
 
 def write(folder, name, spec, **changes):
     """A bundle with a program of a recipe with random weights."""
-    changes = {"method__encoder": TINY} | changes
+    changes = changes or {"method__encoder": TINY}
     experiment = methods.bind(replace(recipes.load(name), **changes), spec)
     window = window_spec(experiment.method.signals)
     shapes = jax.eval_shape(methods.build(experiment.method).init, jax.random.key(0), window)
@@ -75,6 +79,25 @@ def ltfc(tmp_path_factory):
     )
 
 
+@pytest.fixture(scope="module")
+def freqmae(tmp_path_factory):
+    sizes = {"method__encoder": WINDOWS, "method__embedding": 8, "method__fusion": 8}
+    return write(tmp_path_factory.mktemp("freq"), "freqmae_nano", RATES, **sizes)
+
+
+@pytest.fixture(scope="module")
+def focal(tmp_path_factory):
+    sizes = {"method__encoder": WINDOWS, "method__embedding": 8}
+    return write(tmp_path_factory.mktemp("focal"), "focal_hapt", RATES, **sizes)
+
+
+@pytest.fixture(scope="module")
+def phymask(tmp_path_factory):
+    """On a masked autoencoder: the encoder of the two is the same."""
+    trunk = {f"method__trunk__{part}": PATCHES for part in ("encoder", "decoder")}
+    return write(tmp_path_factory.mktemp("phy"), "phymask_nano", RATES, **trunk)
+
+
 @pytest.fixture
 def program(audio):
     return stablehlo.load(audio)
@@ -93,12 +116,17 @@ def by_method(folder, window):
     return jax.device_get(jax.jit(run)(params, window))
 
 
-@pytest.mark.parametrize("kind", ["audio", "supervised", "sensor", "stfnet", "ltfc"])
+SENSORS = ("freqmae", "focal", "phymask")
+
+
+@pytest.mark.parametrize("kind", ["audio", "supervised", "sensor", "stfnet", "ltfc", *SENSORS])
 def test_any_batch_gives_what_the_encoder_gives(kind, request):
     folder = request.getfixturevalue(kind)
     program = stablehlo.load(folder)
     window = noise(program.signals, 3)
     window["length"][-1] //= 2
+    if kind in SENSORS:  # absent in the second row and in the third
+        window["acc"][1], window["mic"][2, 7] = 0.0, np.nan
     wanted = {k: v for k, v in by_method(folder, window).items() if v is not None}
     assert ("logits" in wanted) == (kind in ("supervised", "stfnet"))
     for rows in (slice(0, 3), slice(1, 2)):
@@ -297,6 +325,10 @@ def test_kernels_of_one_platform_are_left_out():
     plain = replace(experiment.method, encoder__attention="auto")
     assert experiment.method != plain
     assert adapters.portable(experiment.method) == plain
+    under = methods.bind(
+        replace(recipes.load("phymask_nano"), method__trunk__encoder__attention="splash"), RATES
+    )
+    assert adapters.portable(under.method).trunk.encoder.attention == "auto"
     over = Classify(backbone=experiment.method, signals=experiment.method.signals)
     assert adapters.portable(over) == replace(over, backbone=plain)
 

@@ -58,7 +58,7 @@ def test_budgets_are_kept_exactly(ratio):
 
 def test_equal_budgets_need_no_data():
     cfg = PhyMask(trunk=VIT, budget="equal").bind(SPEC)
-    assert cfg.calibrate(burst()) == cfg and cfg.visible == (6, 6)
+    assert cfg.calibrate(burst()).kept is None and cfg.visible == (6, 6)
     assert replace(cfg, kept=(3, 9)).unbind().kept is None
 
 

@@ -1,7 +1,5 @@
 """Planes of several sensors: which rows and frames count, patches there and back."""
 
-import dataclasses
-
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -100,12 +98,29 @@ def test_tokens_there_and_back(frames, bins, pt, pf, more):
 
 
 def test_weights_lie_like_patches():
-    cfg = dataclasses.replace(SpectraConfig(patch_frames=2, patch_bins=(3,)).bind(SPEC))
+    cfg = SpectraConfig(patch_frames=2, patch_bins=(3,)).bind(SPEC)
     plane = cfg.planes["acc"]
     tokens = (5, 4)
     rng = np.random.default_rng(0)
     weight = rng.uniform(size=(10, 12)) * plane.real_cells(tokens)
-    found = cell_weights(cfg, plane, tokens, weight, 0.5)
-    kinds = np.tile([1.0, 0.5, 0.5], 3)
-    full = (weight[:, :, None] * kinds)[None, : plane.frames, : plane.bins]
+    found = cell_weights(plane, tokens, weight)
+    full = weight[None, : plane.frames, : plane.bins, None] * np.ones(plane.channels)
     np.testing.assert_allclose(found, to_tokens(jnp.asarray(full), plane, tokens)[0], rtol=1e-6)
+
+
+def test_levels_are_those_of_the_present_windows():
+    cfg = SpectraConfig().bind(SPEC)
+    batch = fake_batch(SPEC, 6)
+    loud = np.asarray(spectra(cfg, batch)["mic"].x)[..., 0]
+    levels = dict(zip(("acc", "mic"), cfg.calibrate(batch).levels))
+    np.testing.assert_allclose(levels["mic"], (loud.mean(), loud.std()), rtol=1e-4)
+    batch["mic"] = batch["mic"].at[:2].set(0.0)
+    part = dict(zip(("acc", "mic"), cfg.calibrate(batch).levels))
+    np.testing.assert_allclose(part["mic"], (loud[2:].mean(), loud[2:].std()), rtol=1e-4)
+    done = cfg.calibrate(batch)
+    level = np.asarray(spectra(done, batch)["mic"].x)[2:, ..., 0]
+    assert abs(level.mean()) < 1e-4 and abs(level.std() - 1) < 1e-4
+    assert done.calibrate(fake_batch(SPEC, 2, seed=5)) == done  # measured once
+    assert done.unbind().levels is None
+    batch["mic"] = 0 * batch["mic"]
+    assert cfg.calibrate(batch).levels[1] == (0.0, 1.0)

@@ -91,6 +91,19 @@ def motion_run(tmp_path_factory):
     return finished(cfg, folder / "shards", folder / "run")
 
 
+@pytest.fixture(scope="session")
+def sensors_run(tmp_path_factory):
+    """The same of a masked autoencoder over the spectra of a microphone and a vibration sensor."""
+    folder = tmp_path_factory.mktemp("sensors")
+    prepare("synthetic:machines", folder / "shards", n=6, seconds=0.1, workers=1, progress=False)
+    tiny = ViT(width=16, depth=1, heads=2)
+    cfg = replace(
+        recipes.load("phymask_nano"), method__trunk__encoder=tiny, method__trunk__decoder=tiny,
+        data__path=(str(folder / "shards"),), data__split=None, steps=4,
+    )  # fmt: skip
+    return finished(cfg, folder / "shards", folder / "run")
+
+
 def finished(experiment, shards, folder):
     """A run of four steps as `jfreq train` leaves it, without the time that training takes."""
     data = open_shards(shards)

@@ -105,6 +105,18 @@ def test_what_cannot_be_heard_is_drawn(motion_run, parse):
     assert "drawn, a line for each channel" in page.text and "upwards" not in page.text
 
 
+def test_planes_of_several_sensors_say_whose_bins_they_are(sensors_run, parse):
+    """0.1 s in 8 intervals: 100 bins of sound at 16 kHz, 40 of vibration at 6.4 kHz above them."""
+    page = read(write_page(sensors_run, rows=0), parse)
+    said = "from the bottom: audio bins 0 to 99, vibration bins 100 to 139."
+    assert page.text.count(said) == 2  # under the examples and under the masks
+    pictures = [a for a in page.all("img") if a["src"].startswith("data:image/png")]
+    sizes = {Image.open(io.BytesIO(base64.b64decode(a["src"].split(",")[1]))).size
+             for a in pictures}  # fmt: skip
+    assert sizes == {(8, 140)}
+    assert len(pictures) == 3 * 4 and "share hidden" in page.raw
+
+
 def test_silence_is_no_loud_noise():
     with wave.open(io.BytesIO(wav_bytes(np.zeros(100, np.int16), 8000.0))) as file:
         assert not np.frombuffer(file.readframes(100), "<i2").any()

@@ -1,0 +1,102 @@
+"""The whole chain of commands for methods of several sensors, on real motion: train, probe, export,
+embed, report."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from jfreq.data.records import open_shards
+from jfreq.export import stablehlo
+from jfreq.export.runtime import load_encoder
+
+pytestmark = pytest.mark.data
+
+SWIN = {"encoder.width": 8, "encoder.depths": 1, "encoder.heads": 2, "embedding": 8}
+VIT = {f"{part}.{name}": value for part in ("trunk.encoder", "trunk.decoder")
+       for name, value in (("width", 16), ("depth", 1), ("heads", 2))}  # fmt: skip
+TINY = {
+    "freqmae_hapt": {**SWIN, "fusion": 8},
+    "phymask_hapt": {**VIT, "trunk.mask-ratio": 0.8},
+    "focal_hapt": {**SWIN, "projection": "8 8"},
+}
+
+
+@pytest.fixture(scope="module")
+def motion(real_data, tmp_path_factory):
+    """Two recordings of training people and one of a test person, labelled windows."""
+    from jfreq.data.prepare import prepare
+
+    if not (real_data / "hapt").is_dir():
+        pytest.skip(f"hapt not found in {real_data} (set JFREQ_DATA)")
+    out = tmp_path_factory.mktemp("hapt") / "shards"
+    people = ("*exp01_user01*", "*exp05_user03*", "*exp07_user04*")
+    prepare(
+        str(real_data / "hapt"), out, seconds=2.56, hop_seconds=5.12, only=people,
+        drop_labels=("*_to_*",), progress=False,
+    )  # fmt: skip
+    return out
+
+
+MAIN = "import json, sys; from jfreq import cli; [cli.main(x) for x in json.loads(sys.argv[1])]"
+
+
+def commands(*lines) -> str:
+    """Standard output of command lines in a process of its own, which has one device: what these
+    networks cost to compile is in their parts for several."""
+    words = json.dumps([[str(word) for word in line] for line in lines])
+    done = subprocess.run(
+        [sys.executable, "-c", MAIN, words], capture_output=True, text=True, timeout=300,
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TINY)
+def test_train_probe_export_embed_report(name, motion, real_data, tmp_path):
+    run, enc, out = (tmp_path / part for part in ("run", "enc", "out.npz"))
+    options = [word for field, value in TINY[name].items()
+               for word in (f"--method.{field}", *str(value).split())]  # fmt: skip
+    # Every row of the shards, and a recording of many windows as its owners store it.
+    whole = real_data / "hapt" / "recordings" / "exp01_user01.npz"
+    table = commands(
+        ["train", name, "--data", motion, "--workdir", run, "--steps", 2, "--batch", 8,
+         "--data.split", "None", "--log.every", 1, "--log.no-tensorboard", *options],
+        ["probe", run, "--data", motion, "--kinds", "knn", "--no-baselines", "--folds", "test"],
+        ["export", run, "--out", enc, "--format", "bundle", "stablehlo"],
+        ["embed", enc, motion, whole, "--out", out],
+        ["report", run, "--rows", 0],
+    )  # fmt: skip
+    assert "| trained | knn | balanced_accuracy |" in table
+    config = json.loads((run / "config.json").read_text())["method"]
+    inner = config.get("trunk", config)
+    assert inner["encoder"]["width"] == (16 if "trunk" in config else 8)
+    assert [s["name"] for s in config["signals"]] == ["acc", "gyro"]
+    losses = [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert len(losses) == 2 and np.isfinite(losses).all()
+
+    shards = open_shards(motion)
+    with np.load(out) as file:
+        found = {key: file[key] for key in file.files}
+    rows = len(shards)
+    assert len(found["clip"]) == rows + 1
+    assert all(np.isfinite(found[key]).all() for key in ("clip", "frames"))
+    assert found["label"].tolist() == [*shards.column("label"), -1]
+    assert found["labels"][found["label"][0]] in shards.info.labels
+    assert np.ptp(found["clip"][:rows], axis=0).max() > 1e-3
+    frame = load_encoder(enc).hop_ms / 1000
+    assert found["valid"][-1] == pytest.approx(20598 / 50 / frame, rel=0.01)
+
+    # The program without jfreq's runtime says the same of the same rows.
+    program = stablehlo.load(enc)
+    window = {s.name: shards.read(range(4))[s.name] for s in program.signals}
+    outputs = program({**window, "length": shards.read(range(4))["length"]})
+    np.testing.assert_allclose(outputs["clip"], found["clip"][:4], atol=1e-4)
+
+    page = (run / "report.html").read_text()
+    assert ("The sensors lie one above the other" in page) == (name != "focal_hapt")
