@@ -178,20 +178,20 @@ def keep_by_importance(
         raise InputError(f"mask: {keep} of {n} tokens cannot be kept; choose 1 to {n - 1}")
     if not 0 <= floor <= 1:
         raise InputError(f"mask: floor must lie between 0 and 1, got {floor:g}")
-    top = keep - round(floor * keep)
     seen = jnp.ones((b, n), bool) if valid is None else jnp.broadcast_to(_rows(valid, n), (b, n))
-    noise_key, rest_key = jax.random.split(key)
+    noise_key, rest_key, round_key = jax.random.split(key, 3)
     noise = jax.random.gumbel(noise_key, (b, n))
     # Multiplied, not divided: defined at 0; the noise itself then breaks ties.
     rank = sign * scores + jnp.minimum(temperature, 1e6) * noise
     ids = jax.lax.broadcasted_iota(jnp.int32, (b, n), 1)
     order = jax.lax.sort((~seen, -rank, -noise, ids), num_keys=3)[3]
-    if top < keep:
-        best, rest = order[:, :top], order[:, top:]
-        left = jnp.take_along_axis(seen, rest, axis=1, mode="clip")
-        shuffled = jnp.argsort(jax.random.uniform(rest_key, rest.shape) + ~left, axis=1)
-        rest = jnp.take_along_axis(rest, shuffled, axis=1, mode="clip")
-        order = jnp.concatenate([best, rest], axis=1)
+    if floor > 0:
+        # Rounded at random: a tenth of three tokens is one of them in three draws of ten.
+        top = keep - jnp.floor(floor * keep + jax.random.uniform(round_key, (b, 1)))
+        left = jnp.take_along_axis(seen, order, axis=1, mode="clip")
+        place = jax.random.uniform(rest_key, (b, n)) + jnp.where(left, 0.0, 1.0)
+        place = jnp.where(ids < top, -1.0, place)
+        order = jnp.take_along_axis(order, jnp.argsort(place, axis=1), axis=1, mode="clip")
     restore = jnp.argsort(order, axis=1).astype(jnp.int32)
     return Mask(order[:, :keep], order[:, keep:], restore)
 

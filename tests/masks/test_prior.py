@@ -245,6 +245,14 @@ def test_one_token_is_drawn_by_softmax():
     assert stats.chisquare(counts, 8000 * odds / odds.sum()).pvalue > 1e-3
 
 
+def test_floor_of_few_tokens_is_rounded_at_random():
+    """A tenth of three is one of them in three draws of ten."""
+    _, kept = drawn(3000, np.linspace(0, 1, 32), 3, 0.0, floor=0.1)
+    outside = kept[:, :29].sum(1)
+    assert set(outside) == {0, 1}
+    assert abs(outside.mean() - 0.3 * 29 / 30) < 0.03
+
+
 def test_floor_is_drawn_from_what_is_left():
     scores = np.arange(32) / 32
     _, kept = drawn(3000, scores, 8, 0.0, floor=0.25)
