@@ -137,3 +137,60 @@ def alone():
     """Sets a mesh of one device, within ``with``: what a program for one device sees."""
     kinds = (jax.sharding.AxisType.Auto,)
     return jax.set_mesh(jax.make_mesh((1,), ("data",), kinds, devices=jax.devices()[:1]))
+
+
+# ------------------------------------------------------------------ methods that learn
+
+
+def fitted(
+    method: methods.Method, params: PyTree, batch: Batch, *, steps: int, lr: float = 3e-3
+) -> tuple[PyTree, list[float]]:
+    """Parameters after ``steps`` updates by Adam on one batch, and the loss before each."""
+    optimiser = optax.adam(lr)
+
+    @jax.jit
+    def step(params, state, key):
+        (value, _), grads = jax.value_and_grad(method.loss, has_aux=True)(params, {}, batch, key, 0)
+        updates, state = optimiser.update(grads, state)
+        return optax.apply_updates(params, updates), state, value
+
+    state, values = optimiser.init(params), []
+    for i in range(steps):
+        params, state, value = step(params, state, jax.random.key(i))
+        values.append(float(value))
+    return params, values
+
+
+# ------------------------------------------------------------------ modules over planes [b t f d]
+
+
+def noise(*shape, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+
+
+def forward(net, **static) -> Any:
+    """``(params, x) -> y``, compiled."""
+    return jax.jit(lambda p, x: net.apply({"params": p}, x, **static))
+
+
+def trained(net) -> Any:
+    """``(params, x, key) -> y`` with dropout."""
+    return jax.jit(lambda p, x, key: net.apply({"params": p}, x, train=True, rngs={"dropout": key}))
+
+
+def made(net, x, seed=0):
+    """The module's parameters, moved off their initial values."""
+    shapes = jax.eval_shape(net.init, jax.random.key(0), x)["params"]
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda p: jnp.asarray(0.5 * rng.normal(size=p.shape), jnp.float32), shapes)
+
+
+def cells(x) -> set[tuple[int, int]]:
+    """Frames and bins where a plane ``[t f d]`` is not zero."""
+    return {(t, f) for t, f in np.argwhere(np.abs(np.asarray(x)).max(-1) > 0).tolist()}
+
+
+def frames(net, params, x, at) -> list[int]:
+    """Frames that change when the whole frame ``at`` does."""
+    apply, other = forward(net), x.at[:, at].set(noise(*x[:, at].shape, seed=9))
+    return sorted({t for t, _ in cells((apply(params, other) - apply(params, x))[0])})

@@ -6,7 +6,7 @@ Two sets. HAPT: accelerometer and gyroscope, windows of 2.56 s, 21 subjects trai
 on what nobody labelled), 9 test, 6 activities. Machines (synthetic): microphone at 16 kHz and two
 accelerometers at 6.4 kHz, windows of 1 s, 4 states; pre-trained and probed on four bands of load,
 tested on the fifth. Every method has 300 updates of 64 (HAPT) or 32 windows and a network of the same
-scale; frozen encoders are probed with 1, 10 and 100 % of the labels by logistic regression and by nearest
+scale; frozen encoders are probed with 1, 10 and 100 % of the labels by ridge regression and by nearest
 neighbours. `supervised` trains FreqMAE's encoder end to end on the same labels. Finished parts are
 kept; the page shows the parts that are asked for. Writes `experiments/results/masked_SET.md`, `.json`
 and figures.
@@ -74,8 +74,8 @@ def probed(where: str, method: str, seed: int, args):
     if not path.exists():
         _, labelled, test, _ = SETS[where]
         shards = open_shards(shards_of(labelled, args.hapt, args.runs))
-        probe(trained, shards, kinds=("logistic", "knn"), only=(test,), draws=1, batch=128,
-              fractions=SHARES, at_least_one=True, with_baselines=seed == 0).save(path)  # fmt: skip
+        probe(trained, shards, kinds=("ridge", "knn"), only=(test,), draws=1, batch=128,
+              fractions=SHARES, at_least_one=True, with_baselines=(method, seed) == ("FreqMAE", 0)).save(path)  # fmt: skip
     return Report.read(path)
 
 
@@ -139,7 +139,7 @@ def merged(reports):
     return over_seeds(own) if len(own) > 1 else own[0]
 
 
-def row(name: str, report, count: int | str, *, features: str, kinds=("logistic", "knn")):
+def row(name: str, report, count: int | str, *, features: str, kinds=("ridge", "knn")):
     """One line: every probe at every share."""
     cells = []
     for kind in kinds:
@@ -155,7 +155,7 @@ def table(found, baseline, tuned) -> list[str]:
     from jfreq.evaluate.table import HAND_MADE, TRAINED, UNTRAINED
 
     head = ["method", "trainings",
-            *[f"{kind}, {100 * s:g} %" for kind in ("logistic", "kNN") for s in SHARES]]  # fmt: skip
+            *[f"{kind}, {100 * s:g} %" for kind in ("ridge", "kNN") for s in SHARES]]  # fmt: skip
     lines = [row(name, merged(r), len(r), features=TRAINED) for name, r in found.items()]
     if baseline is not None:
         lines.append(row("untrained FreqMAE encoder", baseline, 1, features=UNTRAINED))

@@ -15,7 +15,7 @@ from jfreq.masks import windows
 from jfreq.methods.freqmae import FreqMAE, as_released, frequency_weights
 from jfreq.nn.spectrum import Spectrum
 from jfreq.nn.swin import Swin
-from jfreq.testing import bound_method, fake_batch
+from jfreq.testing import bound_method, fake_batch, fitted
 from jfreq.types import DataSpec, InputError, SignalSpec
 
 LEVEL = {"mean": (0.0, 0.0, 1.0), "std": (0.3, 0.3, 0.3)}
@@ -289,18 +289,7 @@ def test_it_overfits_a_few_samples(small):
     wave = np.sin(2 * np.pi * f * t)
     batch = {"acc": jnp.asarray(np.repeat(wave[:, ::4, None], 3, -1), jnp.float32),
              "mic": jnp.asarray(wave[..., None], jnp.float32)}  # fmt: skip
-    optimiser = optax.adam(3e-3)
-
-    @jax.jit
-    def step(params, state, key):
-        (value, _), grads = jax.value_and_grad(method.loss, has_aux=True)(params, {}, batch, key, 0)
-        updates, state = optimiser.update(grads, state)
-        return optax.apply_updates(params, updates), state, value
-
-    state, values = optimiser.init(params), []
-    for i in range(150):
-        params, state, value = step(params, state, jax.random.key(i))
-        values.append(float(value))
+    params, values = fitted(method, params, batch, steps=150)
     smooth = np.convolve(values, np.ones(30) / 30, "valid")[::30]
     assert (np.diff(smooth) < 0).all(), smooth
     found = method.reconstruct(params, batch, jax.random.key(7))

@@ -11,7 +11,7 @@ from jfreq.config import replace
 from jfreq.methods.mae import MAE, mae
 from jfreq.methods.spectra import spectra
 from jfreq.nn.vit import ViT
-from jfreq.testing import bound_method, fake_batch
+from jfreq.testing import bound_method, fake_batch, fitted
 from jfreq.types import DataSpec, InputError, Mask, SignalSpec
 
 LEVEL = {"mean": (0.0, 0.0, 1.0), "std": (0.3, 0.3, 0.3)}
@@ -157,19 +157,6 @@ def test_it_learns_what_it_is_shown():
         "mic": jnp.asarray(np.sin(2 * np.pi * f * t)[..., None]),
     }
     batch = {k: v.astype(jnp.float32) for k, v in batch.items()}
-    import optax
-
-    optimiser = optax.adam(3e-3)
     params = method.init(jax.random.key(0), None)
-
-    @jax.jit
-    def step(params, state, key):
-        (value, _), grads = jax.value_and_grad(method.loss, has_aux=True)(params, {}, batch, key, 0)
-        updates, state = optimiser.update(grads, state)
-        return optax.apply_updates(params, updates), state, value
-
-    state, values = optimiser.init(params), []
-    for i in range(120):
-        params, state, value = step(params, state, jax.random.key(i))
-        values.append(float(value))
+    _, values = fitted(method, params, batch, steps=120)
     assert np.mean(values[-10:]) < 0.5 * np.mean(values[:10])

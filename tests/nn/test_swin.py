@@ -12,43 +12,12 @@ from scipy.stats import truncnorm
 
 from jfreq import sharding, trees
 from jfreq.nn.swin import PatchExpand, PatchMerge, Swin, valid_levels
+from jfreq.testing import cells, forward, frames, made, noise, trained
 from jfreq.types import InputError
 
 MOD = Swin(window=(1, 9), wrap_mask=False)
 """FreqMAE's trunk as released for MOD."""
 SMALL = Swin(width=8, depths=(2, 1), heads=2, window=(2, 3))
-
-
-def noise(*shape, seed=0):
-    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
-
-
-def forward(net, **static) -> Any:
-    """``(params, x) -> y``, compiled."""
-    return jax.jit(lambda p, x: net.apply({"params": p}, x, **static))
-
-
-def trained(net) -> Any:
-    """``(params, x, key) -> y`` with dropout."""
-    return jax.jit(lambda p, x, key: net.apply({"params": p}, x, train=True, rngs={"dropout": key}))
-
-
-def made(net, x, seed=0):
-    """The module's parameters, moved off their initial values."""
-    shapes = jax.eval_shape(net.init, jax.random.key(0), x)["params"]
-    rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda p: jnp.asarray(0.5 * rng.normal(size=p.shape), jnp.float32), shapes)
-
-
-def cells(x) -> set[tuple[int, int]]:
-    """Frames and bins where a plane ``[t f d]`` is not zero."""
-    return {(t, f) for t, f in np.argwhere(np.abs(np.asarray(x)).max(-1) > 0).tolist()}
-
-
-def frames(net, params, x, at) -> list[int]:
-    """Frames that change when the whole frame ``at`` does."""
-    apply, other = forward(net), x.at[:, at].set(noise(*x[:, at].shape, seed=9))
-    return sorted({t for t, _ in cells((apply(params, other) - apply(params, x))[0])})
 
 
 def seen(net, params, x, at) -> set[tuple[int, int]]:

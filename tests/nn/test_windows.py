@@ -10,39 +10,8 @@ from scipy.special import erf
 
 from jfreq.nn.dropout import Dropout
 from jfreq.nn.windows import WindowBlock, attended, join, split
+from jfreq.testing import forward, frames, made, noise, trained
 from jfreq.types import InputError
-
-
-def noise(*shape, seed=0):
-    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
-
-
-def forward(net, **static) -> Any:
-    """``(params, x) -> y``, compiled."""
-    return jax.jit(lambda p, x: net.apply({"params": p}, x, **static))
-
-
-def trained(net) -> Any:
-    """``(params, x, key) -> y`` with dropout."""
-    return jax.jit(lambda p, x, key: net.apply({"params": p}, x, train=True, rngs={"dropout": key}))
-
-
-def made(net, x, seed=0):
-    """The module's parameters, moved off their initial values."""
-    shapes = jax.eval_shape(net.init, jax.random.key(0), x)["params"]
-    rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda p: jnp.asarray(0.5 * rng.normal(size=p.shape), jnp.float32), shapes)
-
-
-def cells(x) -> set[tuple[int, int]]:
-    """Frames and bins where a plane ``[t f d]`` is not zero."""
-    return {(t, f) for t, f in np.argwhere(np.abs(np.asarray(x)).max(-1) > 0).tolist()}
-
-
-def frames(net, params, x, at) -> list[int]:
-    """Frames that change when the whole frame ``at`` does."""
-    apply, other = forward(net), x.at[:, at].set(noise(*x[:, at].shape, seed=9))
-    return sorted({t for t, _ in cells((apply(params, other) - apply(params, x))[0])})
 
 
 def layer_norm(x, p):
