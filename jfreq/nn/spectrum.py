@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from fractions import Fraction
 from typing import ClassVar, Literal
@@ -45,7 +46,7 @@ class Spectrum:
     """White noise of unit variance has bins of unit power; off: the plain DFT sum."""
     gain: float = 10.0
     phase: float = 0.5
-    """Size of the phase's two channels beside the logarithm."""
+    """Size of the phase's two channels beside the levelled logarithm."""
     fill: ClassVar[float] = 0.0
 
     def __post_init__(self):
@@ -159,7 +160,8 @@ class Spectrum:
                 parts = [magnitude, jnp.arctan2(imag, real)]
             else:
                 loud = self.loudness(magnitude)
-                turn = self.phase / level[1] * loud / jnp.where(magnitude > 0, magnitude, 1.0)
+                size = self.phase / math.hypot(*level)
+                turn = size * loud / jnp.where(magnitude > 0, magnitude, 1.0)
                 parts = [(loud - level[0]) / level[1], real * turn, imag * turn]
         out = jnp.stack(parts, axis=-1)
         return out.reshape(*out.shape[:-2], -1)
