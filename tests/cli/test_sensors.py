@@ -1,5 +1,4 @@
-"""The whole chain of commands for methods of several sensors, on real motion: train, probe, export,
-embed, report."""
+"""The whole chain of commands for methods of several sensors, on real motion."""
 
 import json
 import os
@@ -49,7 +48,7 @@ def commands(*lines) -> str:
     networks cost to compile is in their parts for several."""
     words = json.dumps([[str(word) for word in line] for line in lines])
     done = subprocess.run(
-        [sys.executable, "-c", MAIN, words], capture_output=True, text=True, timeout=300,
+        [sys.executable, "-c", MAIN, words], capture_output=True, text=True, timeout=600,
         env={**os.environ, "JAX_PLATFORMS": "cpu"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
@@ -58,7 +57,7 @@ def commands(*lines) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TINY)
-def test_train_probe_export_embed_report(name, motion, real_data, tmp_path):
+def test_train_probe_export_embed(name, motion, real_data, tmp_path):
     run, enc, out = (tmp_path / part for part in ("run", "enc", "out.npz"))
     options = [word for field, value in TINY[name].items()
                for word in (f"--method.{field}", *str(value).split())]  # fmt: skip
@@ -70,7 +69,6 @@ def test_train_probe_export_embed_report(name, motion, real_data, tmp_path):
         ["probe", run, "--data", motion, "--kinds", "knn", "--no-baselines", "--folds", "test"],
         ["export", run, "--out", enc, "--format", "bundle", "stablehlo"],
         ["embed", enc, motion, whole, "--out", out],
-        ["report", run, "--rows", 0],
     )  # fmt: skip
     assert "| trained | knn | balanced_accuracy |" in table
     config = json.loads((run / "config.json").read_text())["method"]
@@ -97,6 +95,3 @@ def test_train_probe_export_embed_report(name, motion, real_data, tmp_path):
     window = {s.name: shards.read(range(4))[s.name] for s in program.signals}
     outputs = program({**window, "length": shards.read(range(4))["length"]})
     np.testing.assert_allclose(outputs["clip"], found["clip"][:4], atol=1e-4)
-
-    page = (run / "report.html").read_text()
-    assert ("The sensors lie one above the other" in page) == (name != "focal_hapt")

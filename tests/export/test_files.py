@@ -1,6 +1,8 @@
 """Files into embeddings for encoders of several sensors at several rates: long recordings, absent
 sensors, shards, arrays."""
 
+from typing import Any
+
 import jax
 import numpy as np
 import pytest
@@ -51,6 +53,11 @@ def recording(seconds, seed=0):
     }
 
 
+def write(path, **arrays: Any):
+    np.savez(path, **arrays)
+    return path
+
+
 def read(path):
     with np.load(path, allow_pickle=False) as file:
         return {name: file[name] for name in file.files}
@@ -61,7 +68,7 @@ def test_long_recordings_are_cut_in_all_sensors_together(encoder, network):
     x = recording(2.5 * 1.28)
     out = encoder(x)
     lengths = np.array([64, 64, 32], np.int32)
-    batch = {"length": lengths}
+    batch: dict[str, Any] = {"length": lengths}
     for s in SPEC.signals:
         padded = np.pad(x[s.name], ((0, 3 * s.samples - len(x[s.name])), (0, 0)))
         batch[s.name] = padded.reshape(3, s.samples, s.channels)
@@ -137,9 +144,9 @@ def test_gaps_stay_where_they_are_when_the_rate_changes():
 def test_recordings_as_arrays(encoder, tmp_path):
     x = recording(4.0, seed=4)
     fast = soxr.resample(x["mic"], 200, 800)
-    np.savez(tmp_path / "two.npz", **x, acc_rate=50, mic_rate=200, time=np.arange(3))
-    np.savez(tmp_path / "one.npz", acc=x["acc"], mic=fast, acc_rate=50.0, rate=800)
-    np.savez(tmp_path / "bare.npz", acc=x["acc"], mic=x["mic"][::4])
+    write(tmp_path / "two.npz", **x, acc_rate=50, mic_rate=200, time=np.arange(3))
+    write(tmp_path / "one.npz", acc=x["acc"], mic=fast, acc_rate=50.0, rate=800)
+    write(tmp_path / "bare.npz", acc=x["acc"], mic=x["mic"][::4])
     names = [tmp_path / f"{name}.npz" for name in ("two", "one", "bare")]
     found = read(embed_files(encoder, names, tmp_path / "out.npz", rate=50.0))
     assert sorted(found) == ["clip", "frames", "paths", "times_ms", "valid"]
@@ -163,7 +170,7 @@ def test_rows_of_shards_are_embedded_as_probes_read_them(tmp_path):
     row = shards[3]
     arrays = {s.name: row[s.name] for s in shards.spec.signals}
     rates = {f"{s.name}_rate": s.rate for s in shards.spec.signals}
-    np.savez(tmp_path / "row.npz", **arrays, **rates)
+    write(tmp_path / "row.npz", **arrays, **rates)
     out = embed_files(encoder, [tmp_path / "set", tmp_path / "row.npz"], tmp_path / "out.npz")
     found = read(out)
     wanted = extract(method, params, shards, np.arange(5), batch=8)
@@ -187,7 +194,7 @@ def test_six_channels_of_one_array(imu, tmp_path):
     rng = np.random.default_rng(5)
     x = rng.integers(-3000, 3000, (150, 6)).astype(np.int16)
     scale = np.linspace(1e-3, 2e-3, 6).astype(np.float32)
-    np.savez(tmp_path / "x.npz", x=x, scale=scale, sr=50)
+    write(tmp_path / "x.npz", x=x, scale=scale, sr=50)
     rows = (x * scale)[:, [3, 4, 5, 0, 1, 2]]
     header = "time,a,b,c,d,e,f,label"
     table = np.column_stack([np.arange(150) / 50, rows, np.ones(150)])
@@ -224,8 +231,8 @@ GOOD = {**recording(2.0), "acc_rate": 50, "mic_rate": 200}
 )
 def test_arrays_that_do_not_fit(encoder, tmp_path, change, message):
     arrays = {k: v for k, v in (GOOD | change).items() if v is not None}
-    np.savez(tmp_path / "bad.npz", **arrays)
-    np.savez(tmp_path / "good.npz", **GOOD)
+    write(tmp_path / "bad.npz", **arrays)
+    write(tmp_path / "good.npz", **GOOD)
     paths = [tmp_path / "good.npz", tmp_path / "bad.npz"]
     with pytest.raises(InputError, match=message) as error:
         embed_files(encoder, paths, tmp_path / "out.npz")
