@@ -1,4 +1,4 @@
-"""Small things that tests of methods need: clips of noise, bound configs, abstract steps."""
+"""Small things that tests need: clips of noise, bound configs, abstract steps, planes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ from jfreq import distributed, methods
 from jfreq.config import Experiment, MethodConfig
 from jfreq.optim import make
 from jfreq.state import init_state
-from jfreq.types import Batch, BatchSpec, DataSpec, SignalSpec
+from jfreq.types import Batch, BatchSpec, DataSpec, PyTree, SignalSpec
 
 C = TypeVar("C", bound=MethodConfig)
 

@@ -1,3 +1,5 @@
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -183,7 +185,9 @@ def test_identical_embeddings_of_64_sub_sequences():
 def test_orthogonality_of_equal_opposite_and_upright_vectors():
     a = jnp.asarray(np.random.default_rng(0).normal(size=(7, 8)), jnp.float32)
     upright = jnp.concatenate([-a[:, 4:], a[:, :4]], axis=1)
-    for form, expected in (("hinge", (1, 0, 0)), ("absolute", (1, 1, 0))):
+    forms: dict[Literal["hinge", "absolute"], tuple[int, ...]]
+    forms = {"hinge": (1, 0, 0), "absolute": (1, 1, 0)}
+    for form, expected in forms.items():
         found = [losses.orthogonality(a, 3 * b, form=form) for b in (a, -a, upright)]
         for value, one in zip(found, expected):
             np.testing.assert_allclose(value, np.full(7, one), atol=1e-6)
@@ -295,7 +299,8 @@ def test_unit_patches_against_scipy():
     x = np.random.default_rng(0).normal(3, 5, (2, 6, 8))
     x[0, 0] = 7.0  # a flat patch has no variance to divide by
     found = np.asarray(losses.unit_patches(jnp.asarray(x, jnp.float32)))
-    np.testing.assert_allclose(found[0, 1:], zscore(x[0, 1:], axis=-1), rtol=1e-4, atol=1e-5)
+    wanted = np.asarray(zscore(x[0, 1:], axis=-1))
+    np.testing.assert_allclose(found[0, 1:], wanted, rtol=1e-4, atol=1e-5)
     assert not found[0, 0].any()
 
 

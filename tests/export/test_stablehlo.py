@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -328,7 +329,8 @@ def test_kernels_of_one_platform_are_left_out():
     under = methods.bind(
         replace(recipes.load("phymask_nano"), method__trunk__encoder__attention="splash"), RATES
     )
-    assert adapters.portable(under.method).trunk.encoder.attention == "auto"
+    found = cast(Any, adapters.portable(under.method))
+    assert found.trunk.encoder.attention == "auto"
     over = Classify(backbone=experiment.method, signals=experiment.method.signals)
     assert adapters.portable(over) == replace(over, backbone=plain)
 

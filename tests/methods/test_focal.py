@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -53,7 +54,7 @@ def cosine(a, b):
 
 def contrast(a, b, rows, q, temperature):
     """Both directions of every pair, one anchor at a time; None for rows that do not count."""
-    out = [None] * len(a)
+    out: list[Any] = [None] * len(a)
     for i in np.flatnonzero(rows):
         peers = [j for j in np.flatnonzero(rows) if j % q == i % q]
         found = []
@@ -72,7 +73,8 @@ def order(z, rows, q, margin):
         found = [np.linalg.norm(z[a] - z[b]) for a, b in pairs if a != b and rows[a] and rows[b]]
         return np.mean(found) if found else None
 
-    out, runs = [None] * len(z), range(len(z) // q)
+    out: list[Any] = [None] * len(z)
+    runs = range(len(z) // q)
     for i in runs:
         own = mean(i, i)
         others = [d for d in (mean(i, j) for j in runs if j != i) if d is not None]
@@ -91,7 +93,7 @@ def reference(cfg, first, second, present):
         known = [v for v in values if v is not None]
         return np.mean(known) if known else 0.0
 
-    out = dict.fromkeys(("shared", "private", "orthogonality", "temporal"), 0.0)
+    out: dict[str, Any] = dict.fromkeys(("shared", "private", "orthogonality", "temporal"), 0.0)
     for z in (first, second):
         for i, m in enumerate(names):
             shared, private, rows = z[m][:, :half], z[m][:, half:], present[m]
@@ -176,8 +178,8 @@ def test_views_swap_and_sub_sequences_change_places():
     assert summed(LOSS, second, first, everywhere(12)) == pytest.approx(base, rel=1e-5)
 
     def moved(rows):
-        out = [{n: x[rows] for n, x in z.items()} for z in (first, second)]
-        return summed(LOSS, *out, everywhere(12))
+        one, other = ({n: x[rows] for n, x in z.items()} for z in (first, second))
+        return summed(LOSS, one, other, everywhere(12))
 
     runs = np.arange(12).reshape(4, 3)
     assert moved(runs[[2, 0, 3, 1]].ravel()) == pytest.approx(base, rel=1e-5)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +24,7 @@ SPEC = DataSpec(
     (SignalSpec("acc", 50, 128, 3, **LEVEL), SignalSpec("mic", 200, 512, 1, (0.1,), (0.2,)))
 )
 MOD = DataSpec((SignalSpec("audio", 8000, 16000), SignalSpec("seismic", 100, 200)))
-QUIET = {"dropout": 0.0, "attention_dropout": 0.0, "drop_path": 0.0}
+QUIET: dict[str, Any] = {"dropout": 0.0, "attention_dropout": 0.0, "drop_path": 0.0}
 SMALL = FreqMAE(
     encoder=Swin(width=8, depths=(2,), heads=2, window=(2, 4), **QUIET),
     embedding=12, fusion=16, patch_bins=(2, 4),
@@ -54,7 +55,7 @@ def gradient(small):
     ("name", "tokens", "masked"), [("audio", (12, 72), 72), ("seismic", (12, 36), 36)]
 )
 def test_released_lattice_of_mod(name, tokens, masked):
-    cfg = recipes.load("freqmae_mod_released").method.bind(MOD)
+    cfg = cast(FreqMAE, recipes.load("freqmae_mod_released").method.bind(MOD))
     place = cfg.lattice(name)
     assert place.tokens == tokens and place.real.all()
     assert windows.count(place.real, place.swin.window, 0.75) == masked
@@ -79,7 +80,7 @@ def test_size_of_the_published_network():
 
 
 def test_intended_lattice_shrinks_windows_and_knows_padding():
-    cfg = recipes.load("freqmae_mod").method.bind(MOD)
+    cfg = cast(FreqMAE, recipes.load("freqmae_mod").method.bind(MOD))
     audio, seismic = cfg.lattice("audio"), cfg.lattice("seismic")
     assert audio.plane.tokens == (10, 20) and seismic.plane.tokens == (10, 10)
     assert audio.real.sum() == 200 and seismic.real.sum() == 100
@@ -109,12 +110,12 @@ def test_frequency_weights():
 def test_padding_has_no_weight_unless_as_released():
     from jfreq.methods.freqmae import _cell_weights
 
-    cfg = recipes.load("freqmae_mod").method.bind(MOD)
+    cfg = cast(FreqMAE, recipes.load("freqmae_mod").method.bind(MOD))
     place = cfg.lattice("audio")
     assert place.plane.patch == (1, 40) and place.tokens == (16, 20)
     weight = _cell_weights(cfg, place).reshape(*place.tokens, -1)
     assert weight[:10].all(-1).sum() == 10 * 19 and not weight[10:].any()
-    released = recipes.load("freqmae_mod_released").method.bind(MOD)
+    released = cast(FreqMAE, recipes.load("freqmae_mod_released").method.bind(MOD))
     full = _cell_weights(released, released.lattice("audio")).reshape(12, 72, -1)
     assert full[10:].any() and full[:, 40:].any()
 
@@ -276,6 +277,7 @@ def test_encoding_is_deterministic_and_training_is_not(small):
     batch = fake_batch(SPEC, 2)
     a, b = (noisy.encode(params, batch).clip for _ in range(2))
     np.testing.assert_array_equal(a, b)
+    assert noisy.forward is not None
     c = noisy.forward(params, batch, jax.random.key(0)).clip
     assert (np.asarray(a) != np.asarray(c)).any()
 

@@ -56,6 +56,7 @@ def test_what_is_masked_never_reaches_the_encoder(small, monkeypatch):
 
     def drawn(given):
         monkeypatch.setattr(sys.modules["jfreq.methods.mae"], "spectra", lambda cfg, batch: given)
+        assert method.reconstruct is not None
         return method.reconstruct(params, batch, jax.random.key(0))
 
     a, b = drawn(found), drawn(poisoned)

@@ -1,5 +1,7 @@
 """Masks by energy and coherence on both trunks: counts, budgets, direction, what is refused."""
 
+from typing import Any, cast
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -45,6 +47,7 @@ def burst(rows=4, seed=0):
 def test_budgets_are_kept_exactly(ratio):
     cfg = PhyMask(trunk=replace(VIT, mask_ratio=ratio)).bind(SPEC).calibrate(burst())
     assert cfg.units == (64, 64)
+    assert cfg.kept is not None
     total = 2 * round((1 - ratio) * 64)
     assert abs(sum(cfg.kept) - total) <= 2 and min(cfg.kept) >= 1
     # A tone fills fewer patches than noise: it gets fewer.
@@ -83,7 +86,7 @@ def test_annealing_runs_without_compiling_again():
     params = method.init(jax.random.key(0), None)
     loss = jax.jit(lambda step: method.loss(params, {}, burst(), jax.random.key(0), step)[0])
     values = [float(loss(jnp.int32(step))) for step in (0, 2, 4, 400)]
-    assert loss._cache_size() == 1 and np.isfinite(values).all()
+    assert cast(Any, loss)._cache_size() == 1 and np.isfinite(values).all()
     assert len(set(values[:3])) == 3 and values[2] == values[3]
 
 
@@ -104,6 +107,7 @@ def test_windows_of_the_other_trunk():
     assert cfg.units == (8, 16)  # 4 x 2 and 4 x 4 windows of 2 x 4 tokens
     params = jax.eval_shape(lambda k: method.init(k, None), jax.random.key(0))
     params = jax.tree.map(lambda x: jnp.zeros(x.shape), params)
+    assert method.reconstruct is not None
     found = jax.jit(method.reconstruct)(params, burst(2), jax.random.key(0))
     hidden = np.asarray(found.hidden)
     acc = hidden[:, :, :8].reshape(2, 4, 2, 2, 4)

@@ -1,10 +1,11 @@
+import jax
 import pytest
 
 from jfreq import recipes
 from jfreq.methods.phymask import PhyMask
 from jfreq.methods.series import SeriesConfig
 from jfreq.methods.spectra import SpectraConfig
-from jfreq.testing import assert_step_specs
+from jfreq.testing import assert_step_specs, bound_method
 from jfreq.types import DataSpec, InputError, SignalSpec
 
 AUDIO = DataSpec((SignalSpec("audio", 16000, 16000),), ("a", "b"))
@@ -32,9 +33,20 @@ def data_of(name):
     return MOTION if sensors else AUDIO
 
 
-@pytest.mark.parametrize("name", sorted(EXPERIMENTS))
+TWINS = ("freqmae_mod_released", "freqmae_released_nano", "freqmae_released_hapt", "focal_acids",
+         "phymask_swin_nano", "phymask_swin_hapt")  # fmt: skip
+"""The same networks as other recipes, which take long to trace."""
+
+
+@pytest.mark.parametrize("name", sorted(set(EXPERIMENTS) - set(TWINS)))
 def test_every_recipe_traces(name):
     assert_step_specs(EXPERIMENTS[name], data_of(name))
+
+
+@pytest.mark.parametrize("name", TWINS)
+def test_twins_initialise(name):
+    _, method = bound_method(EXPERIMENTS[name].method, data_of(name))
+    jax.eval_shape(lambda key: method.init(key, None), jax.random.key(0))
 
 
 @pytest.mark.parametrize("name", ["ssast_nano", "ast_nano"])

@@ -1,3 +1,5 @@
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -41,5 +43,6 @@ def test_what_stands_in_frames_without_signal_does_not_matter(net):
 
 def test_bad_sizes_are_refused():
     for field, value in (("width", 1), ("kernel", 0), ("dropout", 1.0)):
+        change: dict[str, Any] = {field: value}
         with pytest.raises(InputError, match=rf"encoder\.{field}"):
-            PlaneSense(**{field: value})
+            PlaneSense(**change)
