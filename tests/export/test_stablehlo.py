@@ -87,12 +87,6 @@ def freqmae(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def focal(tmp_path_factory):
-    sizes = {"method__encoder": WINDOWS, "method__embedding": 8}
-    return write(tmp_path_factory.mktemp("focal"), "focal_hapt", RATES, **sizes)
-
-
-@pytest.fixture(scope="module")
 def phymask(tmp_path_factory):
     """On a masked autoencoder: the encoder of the two is the same."""
     trunk = {f"method__trunk__{part}": PATCHES for part in ("encoder", "decoder")}
@@ -117,7 +111,7 @@ def by_method(folder, window):
     return jax.device_get(jax.jit(run)(params, window))
 
 
-SENSORS = ("freqmae", "focal", "phymask")
+SENSORS = ("freqmae", "phymask")
 
 
 @pytest.mark.parametrize("kind", ["audio", "supervised", "sensor", "stfnet", "ltfc", *SENSORS])

@@ -95,7 +95,7 @@ def test_floor_reaches_every_patch():
         cfg = PhyMask(trunk=replace(VIT, mask_ratio=0.75), alpha=1.0, floor=floor, budget="equal",
                       temperature=(1e-3, 1e-6), anneal_steps=1).bind(SPEC)  # fmt: skip
         found = spectra(cfg.trunk, burst(1))
-        keys = jax.random.split(jax.random.key(0), 200)
+        keys = jax.random.split(jax.random.key(0), 600)
         kept = jax.vmap(lambda k: chosen(cfg, k, found, 1)["mic"].keep[0])(keys)
         return len(np.unique(kept))
 
