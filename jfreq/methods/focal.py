@@ -23,6 +23,7 @@ from jfreq.methods.spectra import (
     Plane,
     Spectra,
     SpectraConfig,
+    any_of,
     example,
     inside_tokens,
     spectra,
@@ -91,7 +92,7 @@ class FOCAL(SpectraConfig):
     @property
     def step(self) -> int:
         """Patches along time in a token."""
-        return 2 ** (len(self.encoder.depths) - 1) if isinstance(self.encoder, Swin) else 1
+        return self.encoder.scale if isinstance(self.encoder, Swin) else 1
 
     @property
     def grid(self) -> Grid:
@@ -333,7 +334,8 @@ def focal(cfg: FOCAL) -> Method:
         tokens, vectors = run(params["encoder"], found, key)
         _, valid = inputs(found)
         any_sensor = jnp.stack([
-            _moments(valid[name].reshape(-1, *cfg.lattice(plane)).any(axis=2), cfg)
+            any_of(valid[name].reshape(-1, *cfg.lattice(plane)).any(axis=2), cfg.step,
+                   cfg.grid.time)
             for name, plane in cfg.planes.items()
         ]).any(axis=0)  # fmt: skip
         return Features(
@@ -342,11 +344,3 @@ def focal(cfg: FOCAL) -> Method:
         )  # fmt: skip
 
     return Method(init=init, loss=loss, encode=features, forward=features)
-
-
-def _moments(frames: Array, cfg: FOCAL) -> Array:
-    """``[b t]`` of patches to ``[b n]`` of tokens: those that hold a valid patch."""
-    rows, count = frames.shape
-    short = -count % cfg.step
-    padded = jnp.pad(frames, ((0, 0), (0, short)))
-    return padded.reshape(rows, -1, cfg.step).any(axis=2)[:, : cfg.grid.time]

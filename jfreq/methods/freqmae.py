@@ -26,6 +26,7 @@ from jfreq.methods.spectra import (
     Plane,
     Spectra,
     SpectraConfig,
+    any_of,
     cell_weights,
     from_tokens,
     side_by_side,
@@ -110,7 +111,7 @@ class FreqMAE(SpectraConfig):
     @property
     def grid(self) -> Grid:
         """Places of the last plane in time; all frequencies and sensors side by side in a token."""
-        return self.time_grid(2 ** (len(self.encoder.depths) - 1))
+        return self.time_grid(self.encoder.scale)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -276,13 +277,13 @@ def freqmae(cfg: FreqMAE, draw: Draw | None = None) -> Method:
         ))  # fmt: skip
         parts = {"own": [*own.values()], "fused": [*fused.values()],
                  "both": [*own.values(), *fused.values()]}[cfg.embed]  # fmt: skip
-        grid, shrink = cfg.grid, 2 ** (len(cfg.encoder.depths) - 1)
+        grid, shrink = cfg.grid, cfg.encoder.scale
         tokens = [_over_bins(last[n][:, : grid.time], p, present[n]) for n, p in places.items()]
         inside = jnp.any(jnp.stack([found[n].inside for n in places]), axis=0)
         return Features(
             tokens=jnp.concatenate(tokens, axis=-1), grid=grid,
             clip=jnp.concatenate(parts, axis=-1),
-            valid=_any_of(inside, shrink * cfg.patch_frames, grid.time),
+            valid=any_of(inside, shrink * cfg.patch_frames, grid.time),
         )  # fmt: skip
 
     def reconstruct(params, batch: Batch, key) -> Reconstruction:
@@ -332,7 +333,7 @@ def _term(
     """``[b]``: one sensor's loss of one drawing (sheet, section 1.b.8)."""  # fmt: skip
     full = hidden.reshape(hidden.shape[0], -1, 1) * weight[None]
     if cfg.padding == "ignored":
-        lives = _any_of(inside, place.plane.patch[0], place.tokens[0])
+        lives = any_of(inside, place.plane.patch[0], place.tokens[0])
         full = full * jnp.repeat(lives, place.tokens[1], axis=1)[..., None]
     if cfg.loss == "mae":
         return losses.weighted_mse(out, truth, full)
@@ -344,15 +345,9 @@ def _term(
     return losses.snr_weighted(error, signal, energy, exponent=cfg.exponent)
 
 
-def _any_of(frames: Array, span: int, count: int) -> Array:
-    """``[b t]`` to ``[b count]``: whether any of ``span`` neighbouring frames holds signal."""
-    padded = jnp.pad(frames, ((0, 0), (0, max(0, count * span - frames.shape[1]))))
-    return padded[:, : count * span].reshape(-1, count, span).any(-1)
-
-
 def _over_bins(last: Array, place: Lattice, present: Array) -> Array:
     """``[b t f d]`` to ``[b t d]``: mean over the columns that hold a bin; 0 where absent."""
-    shrink = 2 ** (len(place.swin.depths) - 1)
+    shrink = place.swin.scale
     columns = place.real.any(0).reshape(-1, shrink).any(1).astype(np.float32)
     mean = jnp.einsum("btfd,f->btd", last, columns / columns.sum())
     return jnp.where(present[:, None, None], mean, 0.0)

@@ -253,11 +253,15 @@ def from_tokens(x: Array, plane: Plane, tokens: tuple[int, int]) -> Array:
 
 def inside_tokens(found: Spectra, plane: Plane, tokens: tuple[int, int]) -> Array:
     """``[b n]`` bool: patches with a frame of signal of a present sensor and a real bin."""
-    frames = found.inside.shape[1]
-    padded = jnp.pad(found.inside, ((0, 0), (0, tokens[0] * plane.patch[0] - frames)))
-    time = padded.reshape(-1, tokens[0], plane.patch[0]).any(-1)
+    time = any_of(found.inside, plane.patch[0], tokens[0])
     freq = np.arange(tokens[1]) < plane.tokens[1]
     return (time[:, :, None] & freq[None, None]).reshape(-1, math.prod(tokens))
+
+
+def any_of(frames: Array, span: int, count: int) -> Array:
+    """``[b t]`` to ``[b count]``: whether any of ``span`` neighbouring frames holds signal."""
+    padded = jnp.pad(frames, ((0, 0), (0, max(0, count * span - frames.shape[1]))))
+    return padded[:, : count * span].reshape(-1, count, span).any(-1)
 
 
 def cell_weights(plane: Plane, tokens: tuple[int, int], weight: np.ndarray) -> np.ndarray:

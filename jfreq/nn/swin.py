@@ -68,25 +68,27 @@ class Swin:
     @property
     def unit(self) -> Pair:
         """Tokens that both axes must be multiples of: one window at the last stage."""
-        scale = 2 ** (len(self.depths) - 1)
-        return self.window[0] * scale, self.window[1] * scale
+        return self.window[0] * self.scale, self.window[1] * self.scale
 
     def padded(self, shape: Pair) -> Pair:
         """Frames and bins, in tokens, of the smallest plane that holds ``shape``."""
         t, f = (-(-max(size, 1) // u) * u for size, u in zip(shape, self.unit))
         return t, f
 
+    @property
+    def scale(self) -> int:
+        """How many tokens of a side become one at the last stage."""
+        return 2 ** (len(self.depths) - 1)
+
     def fitted(self, shape: Pair) -> Swin:
         """With windows no larger than what is left of ``shape`` tokens at the last stage."""
-        scale = 2 ** (len(self.depths) - 1)
-        window = tuple(min(w, -(-size // scale)) for w, size in zip(self.window, shape))
+        window = tuple(min(w, -(-size // self.scale)) for w, size in zip(self.window, shape))
         shift = tuple(map(min, self.shift, window))
         return dataclasses.replace(self, window=window, shift=shift)
 
     def last(self, padded: Pair) -> tuple[int, int, int]:
         """Frames, bins and width after the last stage."""
-        scale = 2 ** (len(self.depths) - 1)
-        return padded[0] // scale, padded[1] // scale, self.width * scale
+        return padded[0] // self.scale, padded[1] // self.scale, self.width * self.scale
 
     @property
     def rates(self) -> tuple[tuple[float, ...], ...]:
