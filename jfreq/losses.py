@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from jfreq.ops.scale import standardise_clip
 from jfreq.types import InputError
 
 InfoNCEForm = Literal["paper", "official"]
@@ -58,6 +59,46 @@ def nt_xent(
     log_prob = jax.nn.log_softmax(jnp.where(hidden, -jnp.inf, scores), axis=-1)
     own = jnp.diagonal(log_prob, rows), jnp.diagonal(log_prob, -rows)
     return -(own[0] + own[1]) / 2
+
+
+def multi_view(
+    e: Float[Array, "b m d"],
+    *,
+    temperature: float | int = 0.1,
+    valid: Bool[Array, " b"] | None = None,
+) -> Float[Array, " b"]:
+    """NT-Xent of ``m`` views of every clip, averaged over all ordered pairs of views of the clip.
+
+    Of each view, every other view in the batch is in the denominator, the other partners too
+    (``L_out`` of Khosla et al. 2020, equation 2): perfect alignment is :func:`view_floor`, not 0.
+    Our reading of AaSP's multi-mask term (Yamamoto and Okusa 2025, arXiv 2512.03637). Cosine
+    similarity, float32; batch and ``valid`` as in :func:`nt_xent`, which this is for two views.
+    Raises ``InputError`` for a single view.
+    """
+    b, views, _ = e.shape
+    view_floor(views)
+    z = unit(e.astype(jnp.float32))
+    own = similarity(z, z) / temperature
+    mean = (jnp.sum(own, axis=-1) - jnp.diagonal(own, axis1=-2, axis2=-1)) / (views - 1)
+    flat = z.reshape(b * views, -1)
+    scores = jnp.matmul(flat, flat.T, precision=jax.lax.Precision.HIGHEST) / temperature
+    hidden = jnp.eye(b * views, dtype=bool)
+    if valid is not None:
+        # Partners stay in sight, so that no row is left without anything to compare.
+        clip = jnp.repeat(jnp.arange(b), views)
+        hidden |= ~jnp.repeat(valid, views)[None] & (clip[:, None] != clip[None])
+    total = jax.nn.logsumexp(jnp.where(hidden, -jnp.inf, scores), axis=-1)
+    return jnp.mean(total.reshape(b, views) - mean, axis=-1)
+
+
+def view_floor(views: int) -> float:
+    """What :func:`multi_view` falls to when the views of each clip agree and clips are far apart.
+
+    Raises ``InputError`` for fewer than two views.
+    """
+    if views < 2:
+        raise InputError(f"views: contrast needs 2 views of a clip or more, got {views}")
+    return float(np.log(views - 1))
 
 
 def nt_xent_by_position(
@@ -177,6 +218,33 @@ def mse(pred: Float[Array, "b m p"], target: Float[Array, "b m p"]) -> Float[Arr
     """Mean squared error over tokens and components (SSAST, equation 2, as released)."""
     error = pred.astype(jnp.float32) - target.astype(jnp.float32)
     return jnp.mean(jnp.square(error), axis=(-2, -1))
+
+
+# ------------------------------------------------------------------ layers of a teacher
+
+
+def instance_norm_targets(
+    layers: Float[Array, "l b n d"], *, eps: float = 1e-5
+) -> Float[Array, "b n d"]:
+    """Targets of data2vec 2.0 (Baevski et al. 2023) and EAT, float32.
+
+    Every layer with zero mean and unit variance over the tokens of a clip, channel by channel;
+    their mean over layers; that with zero mean and unit variance over the channels of a token.
+    ``eps`` is added to both variances.
+    """
+    normed = _standardise(layers.astype(jnp.float32), -2, eps)
+    return _standardise(jnp.mean(normed, axis=0), -1, eps)
+
+
+def _standardise(x: Array, axis: int, eps: float) -> Array:
+    """Centred twice: the second time removes what rounding left of a large mean."""
+    return standardise_clip(x - jnp.mean(x, axis=axis, keepdims=True), axis, eps=eps)
+
+
+def squared_error(pred: Float[Array, "b m d"], target: Float[Array, "b m d"]) -> Float[Array, " b"]:
+    """Squared distance over ``sqrt(d)``, averaged over tokens (data2vec 2.0, EAT)."""
+    error = pred.astype(jnp.float32) - target.astype(jnp.float32)
+    return jnp.mean(jnp.sum(jnp.square(error), axis=-1), axis=-1) / np.sqrt(error.shape[-1])
 
 
 # ------------------------------------------------------------------ errors with weights

@@ -65,17 +65,22 @@ def rate_multipliers(cfg: Optim, params: PyTree) -> PyTree:
     leaves = trees.flatten(params)
     patterns = [pattern for pattern, _ in cfg.lr_mult]
     _check_patterns("optim.lr_mult", patterns, params)
-    stacks = [leaf.shape[0] for path, leaf in leaves.items() if "/blocks/" in path]
+    early = re.compile(r"(^|/)(patch_embed|alias|positions|special_tokens|mask_token)(/|$)")
+    stacks = [
+        leaf.shape[0] for path, leaf in leaves.items()
+        if "/blocks/" in path and not early.search(path)
+    ]  # fmt: skip
     depth = stacks[0] if stacks else 0
 
     def factor(path, leaf):
         hit = trees.first_match(path, patterns)
         scale = 1.0 if hit is None else cfg.lr_mult[hit][1]
+        if early.search(path):
+            return np.float32(scale * cfg.layer_decay ** (depth + 1))
         if "/blocks/" in path:
             powers = cfg.layer_decay ** np.arange(leaf.shape[0], 0, -1, dtype=np.float64)
             return (scale * powers).astype(np.float32).reshape(-1, *[1] * (leaf.ndim - 1))
-        early = re.search(r"(^|/)(patch_embed|positions|special_tokens|mask_token)(/|$)", path)
-        return np.float32(scale * (cfg.layer_decay ** (depth + 1) if early else 1.0))
+        return np.float32(scale)
 
     return trees.map_paths(factor, params)
 

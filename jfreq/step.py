@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import time
 from collections.abc import Callable
 
@@ -172,9 +173,29 @@ def lower_step(setup: StepSpec) -> jax.stages.Lowered:
 
 
 def compile_step(setup: StepSpec) -> tuple[jax.stages.Compiled, float]:
-    """The step compiled ahead of time; with its compile time in seconds."""
+    """The step compiled ahead of time; with its compile time in seconds. Raises ``InputError``
+    where a device has less memory than the step needs."""
     began = time.perf_counter()
-    return lower_step(setup).compile(), time.perf_counter() - began
+    step = lower_step(setup).compile()
+    took = time.perf_counter() - began
+    found = step.memory_analysis()
+    if found is not None:
+        new = found.output_size_in_bytes - found.alias_size_in_bytes
+        check_memory(found.argument_size_in_bytes + found.temp_size_in_bytes + new)
+    return step, took
+
+
+def check_memory(need: int, limit: int | None = None) -> None:
+    """Raises ``InputError`` for a step of ``need`` bytes where a device has fewer than ``limit``;
+    None: what the device says of itself, among CPUs an equal share of the machine's memory."""
+    if limit is None:
+        devices = jax.local_devices()
+        limit = (devices[0].memory_stats() or {}).get("bytes_limit")
+        if limit is None and devices[0].platform == "cpu":
+            limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // len(devices)
+    check(limit is None or need <= limit, "batch", f"a step needs {need / 2**30:.1f} GiB a device, "
+          f"there are {(limit or 0) / 2**30:.1f}: take a smaller batch, more --accumulate, "
+          "--method.encoder.remat full, or fewer --method.clones if it has them")  # fmt: skip
 
 
 def first_state(setup: StepSpec, source: Trained | None = None) -> State:

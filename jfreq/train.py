@@ -17,6 +17,7 @@ import numpy as np
 import jfreq
 from jfreq import checkpoint, distributed, sharding
 from jfreq.config import Experiment, check, to_dict
+from jfreq.methods.base import Method
 from jfreq.report.meter import Meter, describe, summary
 from jfreq.report.metrics import MetricsWriter
 from jfreq.report.progress import Progress
@@ -98,6 +99,8 @@ def _run(setup: Setup, workdir: Path, quiet: bool) -> Trained:
                          "python": platform.python_version()},
         }  # fmt: skip
 
+    warned: set[str] = set()
+
     def settle(pending: tuple[int, PyTree] | None) -> None:
         """Reads the metrics of a step that was sent off earlier; checks, counts, writes them."""
         if pending is None:
@@ -109,6 +112,8 @@ def _run(setup: Setup, workdir: Path, quiet: bool) -> Trained:
         if row is not None and writer is not None:
             writer.write(row)
             progress.update(step, summary(row))
+            for warning in fallen(setup.method, row, warned):
+                progress.say(f"step {step}: {warning}")
 
     # ---- the loop. Do not change the order: save the state before the next batch is drawn,
     # send off step t before the metrics of step t - 1 are read.
@@ -188,6 +193,20 @@ def stop_signals():
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)
+
+
+def fallen(method: Method, row: dict[str, Any], warned: set[str]) -> Iterator[str]:
+    """A warning for every metric of ``row`` that is below its floor; again only once it was above
+    in between, which ``warned`` remembers."""
+    for name, floor in method.floors:
+        if row[name] >= floor:
+            warned.discard(name)
+        elif name not in warned:
+            warned.add(name)
+            yield (
+                f"warning: {name} is {row[name]:.3g}, below {floor:g}: the targets collapse; try a "
+                "lower learning rate or a slower teacher"
+            )
 
 
 def _check_finite(setup: Setup, workdir: Path, step: int, values, saves) -> None:

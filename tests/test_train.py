@@ -19,7 +19,7 @@ import pytest
 from jfreq import checkpoint, step, trees
 from jfreq.config import Mesh, replace, to_dict
 from jfreq.report.metrics import read_metrics
-from jfreq.train import Feed, NotFinite, train
+from jfreq.train import Feed, NotFinite, fallen, train
 from jfreq.types import InputError
 
 ONE = Mesh(1, 1, 1)
@@ -287,3 +287,20 @@ def test_metrics_rows_have_everything(experiment, tmp_path):
              "param_norm", "step_time", "data_wait", "examples_per_s", "tflops", "mfu"}  # fmt: skip
     assert names <= set(row)
     assert trees.count(checkpoint.load_run(tmp_path).params) > 0
+
+
+def test_a_metric_that_falls_below_its_floor_is_told_once(experiment):
+    method = step.prepare(experiment).method._replace(floors=(("rankme", 4.0),))
+    warned: set[str] = set()
+    told = [list(fallen(method, {"rankme": x}, warned)) for x in (9.0, 3.5, 3.0, 5.0, 2.0)]
+    assert [len(t) for t in told] == [0, 1, 0, 0, 1]
+    assert "rankme is 3.5, below 4" in told[1][0]
+
+
+def test_a_step_that_no_device_can_hold_is_refused():
+    step.check_memory(2**30, 2**30)
+    step.check_memory(1)
+    with pytest.raises(InputError, match=r"needs 3.0 GiB a device, there are 2.0"):
+        step.check_memory(3 * 2**30, 2 * 2**30)
+    with pytest.raises(InputError, match=r"method.clones"):
+        step.check_memory(2**60)

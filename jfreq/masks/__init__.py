@@ -13,6 +13,7 @@ from jfreq.masks.tokens import (
     cluster,
     draw,
     from_scores,
+    inverse_block,
     lines,
     random,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "cluster",
     "draw",
     "from_scores",
+    "inverse_block",
     "lines",
     "prior",
     "random",

@@ -124,6 +124,49 @@ def lines(
     return from_scores(plane.reshape(batch, grid.size), count)
 
 
+def inverse_block(
+    key: Key[Array, ""],
+    batch: int,
+    grid: Grid,
+    keep: int,
+    *,
+    block: int = 5,
+    adjust: float | int = 0.07,
+) -> Mask:
+    """Keeps ``keep`` tokens that lie in square blocks: EAT's inverse block mask.
+
+    ``int((keep + adjust * n) / block ** 2)`` centres, at least one, are drawn with replacement;
+    blocks of side ``block`` around them are cut at the borders. Of their union, or of it and
+    random tokens where it is too small, ``keep`` stay (Chen et al. 2024, arXiv 2401.03497, as
+    released; one sort instead of trimming and filling, with the same distribution). An axis
+    shorter than ``block`` counts with its own length in the number of centres: our reading, the
+    released code has square grids. Raises ``InputError`` where nothing is kept or masked.
+    """
+    n = grid.size
+    if not 1 <= keep <= n - 1:
+        raise InputError(f"mask: {keep} of {n} tokens cannot stay visible; choose 1 to {n - 1}")
+    if block < 1 or adjust < 0:
+        raise InputError(
+            f"mask: block must be 1 or more and adjust 0 or more, got {block} and {adjust}"
+        )
+    area = min(block, grid.freq) * min(block, grid.time)
+    count = max(1, int((keep + adjust * n) / area))
+    centre_key, tie_key = jax.random.split(key)
+    centres = jax.random.randint(centre_key, (batch, count), 0, n)
+    slow, fast = (_covers(c, s, block) for c, s in zip(divmod(centres, grid.shape[1]), grid.shape))
+    # How many blocks cover a token: small integers, exact in any precision.
+    hits = jnp.einsum("bsi,bsj->bij", slow, fast).reshape(batch, n)
+    scores = (hits > 0) + jax.random.uniform(tie_key, (batch, n))
+    return from_scores(scores, n - keep)
+
+
+def _covers(centres: Array, size: int, block: int) -> Array:
+    """``[b s size]``: 1 where an axis of ``size`` is within the block of a centre ``[b s]``."""
+    first = centres[..., None] - block // 2
+    at = jnp.arange(size)[None, None]
+    return ((at >= first) & (at < first + block)).astype(jnp.float32)
+
+
 def _arrival(order_key, size_key, batch: int, shape: tuple[int, int], sizes: Sizes) -> Array:
     """``[b f t]``: first arrival among all clusters that cover a token, borders included."""
     low, high = sizes

@@ -7,9 +7,11 @@ from typing import Any
 
 from jfreq import config
 from jfreq.config import Experiment, MethodConfig
+from jfreq.methods.aape import AaSP, aasp
 from jfreq.methods.ast import AST, ast
 from jfreq.methods.base import Method
 from jfreq.methods.classify import Classify, classify
+from jfreq.methods.eat import EAT, eat
 from jfreq.methods.focal import FOCAL, focal
 from jfreq.methods.freqmae import FreqMAE, freqmae
 from jfreq.methods.ltfc import LTFC, ltfc
@@ -22,7 +24,9 @@ from jfreq.types import DataSpec
 
 METHODS: dict[str, tuple[type[MethodConfig], Callable[[Any], Method]]] = {
     "AST": (AST, ast),
+    "AaSP": (AaSP, aasp),
     "Classify": (Classify, classify),
+    "EAT": (EAT, eat),
     "FOCAL": (FOCAL, focal),
     "FreqMAE": (FreqMAE, freqmae),
     "LTFC": (LTFC, ltfc),

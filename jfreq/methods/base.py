@@ -50,6 +50,9 @@ class Method(NamedTuple):
 
     ``reconstruct(params, batch, key) -> Reconstruction``: the batch under one random mask and
     what the method draws there, for people to look at; None where there is no mask.
+
+    ``floors``: metrics, each with the value below which training has gone wrong (a teacher that
+    tells all clips the same); the loop warns.
     """
 
     init: Callable[..., PyTree]
@@ -59,6 +62,7 @@ class Method(NamedTuple):
     frontend: Callable[[Batch], Batch] = _no_frontend
     forward: Callable[[PyTree, Batch, Array], Features] | None = None
     reconstruct: Callable[[PyTree, Batch, Array], Reconstruction] | None = None
+    floors: tuple[tuple[str, float], ...] = ()
 
 
 def summarise(values: dict[str, Array], batch: Batch) -> tuple[Array, Metrics]:

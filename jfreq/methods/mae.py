@@ -29,8 +29,10 @@ from jfreq.methods.spectra import (
     to_tokens,
 )
 from jfreq.nn.heads import trunc_normal
+from jfreq.nn.sblu import AaPE, AliasBranch
 from jfreq.nn.vit import SIZES, ViT
 from jfreq.ops.gather import restore_tokens, take_tokens
+from jfreq.ops.patch import unpatchify
 from jfreq.ops.posemb import sincos_2d
 from jfreq.types import Array, Batch, Features, Grid, Mask, Reconstruction
 
@@ -48,6 +50,10 @@ class MAE(SpectraConfig):
 
     mask_ratio: float = 0.75
     mask_kind: Literal["random", "time", "frequency"] = "random"
+    embed: Literal["plain", "aape"] = "plain"
+    """How patches become tokens: a linear map; or with it a branch that measures the modulations
+    which patches of several frames fold, set up by ``aape``."""
+    aape: AaPE = AaPE()
     encoder: ViT = SIZES["tiny"]
     decoder: ViT = ViT(width=96, depth=2, heads=3)
     norm_patch: bool = False
@@ -67,6 +73,8 @@ class MAE(SpectraConfig):
         if self.bound:
             for name, plane in self.planes.items():
                 n = math.prod(plane.tokens)
+                if self.embed == "aape":
+                    self.aape.check(plane.tokens[0] * plane.patch[0], plane.patch[0])
                 check(1 <= self.kept(plane) < n, "method.mask_ratio",
                       f"{self.mask_ratio} of {n} tokens of {name!r} leaves "
                       f"{self.kept(plane)}; one must be left and one masked")  # fmt: skip
@@ -99,13 +107,24 @@ class _PatchEmbed(nn.Module):
     cfg: MAE
 
     @nn.compact
-    def __call__(self, patches: dict[str, Array]) -> dict[str, Array]:
-        width = self.cfg.encoder.width
-        return {
-            name: nn.Dense(width, kernel_init=xavier, name=name)(patches[name])
-            + _positions(plane, width)[None]
-            for name, plane in self.cfg.planes.items()
-        }
+    def __call__(
+        self, patches: dict[str, Array], valid: dict[str, Array], visible: dict[str, Array] | None
+    ) -> dict[str, Array]:
+        """``valid``, ``visible`` ``[b n]`` by sensor: as in ``AliasBranch``."""
+        cfg, out = self.cfg, {}
+        width = cfg.encoder.width
+        for name, plane in cfg.planes.items():
+            x = nn.Dense(width, kernel_init=xavier, name=name)(patches[name])
+            if cfg.embed == "aape":
+                patch, grid = plane.patch[::-1], plane_grid(plane)
+                spec = unpatchify(
+                    patches[name], grid=plane.tokens[::-1], patch=patch, order=grid.order
+                )
+                branch = AliasBranch(cfg.aape, patch, patch, grid, name=f"alias_{name}")
+                shown = None if visible is None else visible[name]
+                x = branch(spec, x, valid=valid[name], visible=shown)
+            out[name] = x + _positions(plane, width)[None]
+        return out
 
 
 class _Trunk(nn.Module):
@@ -117,8 +136,13 @@ class _Trunk(nn.Module):
         self.patch_embed = _PatchEmbed(self.cfg)
         self.encoder = self.cfg.encoder.build()
 
-    def embed(self, patches: dict[str, Array]) -> dict[str, Array]:
-        return self.patch_embed(patches)
+    def embed(
+        self,
+        patches: dict[str, Array],
+        valid: dict[str, Array],
+        visible: dict[str, Array] | None = None,
+    ) -> dict[str, Array]:
+        return self.patch_embed(patches, valid, visible)
 
     def encode(self, tokens: Array, valid: Array, *, layers: bool = False):
         return self.encoder(tokens, grid=self.cfg.grid, valid=valid, layers=layers)
@@ -166,7 +190,8 @@ class _Net(nn.Module):
         self, patches: dict[str, Array], drop: Masks, valid: dict[str, Array]
     ) -> dict[str, Array]:
         """Drawn patches ``[b n p]`` of every sensor."""
-        tokens = self.trunk.embed(patches)
+        visible = {name: ~drop[name].is_masked for name in drop}
+        tokens = self.trunk.embed(patches, valid, visible)
         left = [take_tokens(tokens[name], drop[name].keep) for name in self.cfg.planes]
         seen = [jnp.take_along_axis(valid[name], drop[name].keep, axis=1)
                 for name in self.cfg.planes]  # fmt: skip
@@ -242,7 +267,7 @@ def mae(cfg: MAE, draw: Draw | None = None) -> Method:
         patches, valid = patches_of(found)
 
         def forward(module: _Trunk):
-            tokens = module.embed(patches)
+            tokens = module.embed(patches, valid)
             return module.encode(joined(cfg, tokens), joined(cfg, valid), layers=True)
 
         states, layers = cast(tuple, trunk.apply({"params": params["trunk"]}, method=forward))

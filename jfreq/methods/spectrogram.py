@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jfreq.config import MethodConfig, check, replace
 from jfreq.nn.conv import ConvNeXt
 from jfreq.nn.frontends import Fbank, LogSpectrogram, default_frontend
+from jfreq.nn.sblu import AaPE
 from jfreq.nn.scalogram import Scalogram
 from jfreq.nn.trunk import Encoded, SpectrogramTrunk
 from jfreq.nn.vit import ViT
@@ -38,12 +39,20 @@ class SpectrogramConfig(MethodConfig):
     order: Literal["freq_major", "time_major"] = "freq_major"
     special_tokens: int = 2
     """Learned tokens beside the patches: 2 as AST's cls and dist, 0 for ConvNeXt."""
+    embed: Literal["plain", "aape"] = "plain"
+    """How patches become tokens: a linear map; or with it a branch that measures the modulations
+    which patches fold, set up by ``aape``."""
+    aape: AaPE = AaPE()
+    positions: Literal["learned", "sincos"] = "learned"
+    """``sincos``: fixed sines and cosines, the same for any length of clip."""
     encoder: ViT | ConvNeXt = ViT()
     pool: Literal["mean", "special"] = "mean"
     """Clip vector: mean of the patch tokens, or of the special tokens."""
 
     def __post_init__(self):
         check(self.special_tokens >= 0, "method.special_tokens", "must be 0 or more")
+        check(self.positions == "learned" or self.encoder.width % 4 == 0, "method.encoder.width",
+              "must be a multiple of 4, for sines as positions")  # fmt: skip
         check(
             not (isinstance(self.encoder, ConvNeXt) and self.special_tokens),
             "method.special_tokens",
@@ -66,6 +75,9 @@ class SpectrogramConfig(MethodConfig):
                 f"{self.patch} does not fit into a spectrogram of {self.frontend.bins} bins x "  # type: ignore[union-attr]
                 f"{self.frames} frames",
             )
+            if self.embed == "aape":
+                assert self.frames is not None and self.patch is not None
+                self.aape.check(self.frames, self.patch[1])
 
     @property
     def bound(self) -> bool:
@@ -123,6 +135,8 @@ def trunk(cfg: SpectrogramConfig, name: str | None = None) -> SpectrogramTrunk:
         grid=cfg.grid,
         special=cfg.special_tokens,
         encoder_cfg=cfg.encoder,
+        alias_cfg=cfg.aape if cfg.embed == "aape" else None,
+        position_kind=cfg.positions,
         name=name,
     )
 
@@ -158,7 +172,7 @@ def features(cfg: SpectrogramConfig, net: SpectrogramTrunk, params, batch: Batch
     valid = valid_tokens(grid, batch, spec.shape[0])
 
     def forward(module):
-        return module.encode(module.embed(spec), valid=valid, layers=True)
+        return module.encode(module.embed(spec, valid=valid), valid=valid, layers=True)
 
     states = cast(Encoded, net.apply({"params": params}, method=forward))
     special, tokens, layers = states

@@ -25,22 +25,28 @@ _CACHE_BYTES = 4 * 2**20
 
 def attention(
     q: Float[Array, "b n h k"],
-    k: Float[Array, "b n h k"],
-    v: Float[Array, "b n h k"],
+    k: Float[Array, "b m h k"],
+    v: Float[Array, "b m h k"],
     *,
-    valid: Bool[Array, "b n"] | None = None,
+    valid: Bool[Array, "b m"] | None = None,
     kind: Kind = "auto",
 ) -> Float[Array, "b n h k"]:
     """softmax(q kᵀ / sqrt(k)) v per head; keys with ``valid`` False get no weight.
 
+    Queries may be others than the ``m`` keys, in any number; ``splash`` wants as many.
     Softmax in float32. On CPU ``auto`` goes through the heads in groups, with a hand-written
-    gradient that keeps no n x n table: XLA's own takes several times as long there. The platform
+    gradient that keeps no n x m table: XLA's own takes several times as long there. The platform
     that the program is lowered for decides, not the one it is traced on. Raises ``InputError``
-    for ``cudnn`` in float32.
+    for ``cudnn`` in float32 and for ``splash`` with ``n`` other than ``m``.
     """
     if kind == "auto":
         return jax.lax.platform_dependent(q, k, v, valid, cpu=_cpu, default=_xla)
     if kind == "splash":
+        if q.shape[1] != k.shape[1]:
+            raise InputError(
+                f"attention: splash wants as many queries as keys, got {q.shape[1]} and "
+                f"{k.shape[1]}; choose auto, xla or cudnn for cross-attention"
+            )
         return _splash(q, k, v, valid)
     if kind == "cudnn" and q.dtype not in (jnp.bfloat16, jnp.float16):
         raise InputError(
@@ -102,25 +108,26 @@ def _cpu(q, k, v, valid):
     q, k, v = (x.transpose(0, 2, 1, 3) for x in (q, k, v))
     bias = jnp.zeros(()) if valid is None else jnp.where(valid[:, None, None, :], 0.0, _NEGATIVE)
     b, h, n, _ = q.shape
+    m = k.shape[2]
     mesh = jax.sharding.get_abstract_mesh()
     if not mesh.empty and mesh.size > 1:
         # A loop over rows that lie on several devices would gather them.
         return _head_major(q, k, v, bias).transpose(0, 2, 1, 3)
-    most = max(1, _CACHE_BYTES // (4 * n * n))
+    most = max(1, _CACHE_BYTES // (4 * n * m))
     count = b * h if isinstance(b, int) else h  # an exported program leaves its batch open
     group = next(g for g in range(min(count, most), 0, -1) if count % g == 0)
-    parts = tuple(x.reshape(-1, group, n, x.shape[-1]) for x in (q, k, v))
+    parts = tuple(x.reshape(-1, group, *x.shape[2:]) for x in (q, k, v))
     if valid is None:
         out = jax.lax.map(lambda part: _head_major(*part, bias), parts)
     else:
-        rows = jnp.broadcast_to(bias, (b, h, 1, n)).reshape(-1, group, 1, n)
+        rows = jnp.broadcast_to(bias, (b, h, 1, m)).reshape(-1, group, 1, m)
         out = jax.lax.map(lambda part: _head_major(*part), (*parts, rows))
     return out.reshape(b, h, n, -1).transpose(0, 2, 1, 3)
 
 
 @jax.custom_vjp
 def _head_major(q, k, v, bias):
-    """``q, k, v`` ``[... n k]``; ``bias`` float32, broadcast to ``[... n n]``."""
+    """``q`` ``[... n k]``, ``k, v`` ``[... m k]``; ``bias`` float32, broadcast to ``[... n m]``."""
     return _forward(q, k, v, bias)[0]
 
 
@@ -142,12 +149,12 @@ def _forward(q, k, v, bias):
 
 
 def _backward(saved, grad):
-    """Scores are computed again: that is cheaper than to keep an n x n table for each head."""
+    """Scores are computed again: that is cheaper than to keep an n x m table for each head."""
     q, k, v, bias, out, top, total = saved
     probs = jnp.exp(_scores(q, k, bias) - top) * (1 / total)
     grad_v = jnp.einsum("...qk,...qd->...kd", probs.astype(q.dtype), grad)
     grad_probs = jnp.einsum("...qd,...kd->...qk", grad, v, preferred_element_type=jnp.float32)
-    # sum_k p_k dp_k = dout . out: one row product instead of a pass over the n x n table.
+    # sum_k p_k dp_k = dout . out: one row product instead of a pass over the n x m table.
     inner = jnp.sum((grad * out).astype(jnp.float32), axis=-1, keepdims=True)
     scale = q.shape[-1] ** -0.5
     grad_scores = (probs * (grad_probs - inner) * scale).astype(q.dtype)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from jfreq.nn.heads import torch_bias, torch_kernel, trunc_normal
+from jfreq.nn.sblu import AaPE, AliasBranch
+from jfreq.nn.vit import Layers
 from jfreq.ops import patch as patches
+from jfreq.ops.posemb import sincos_2d
 from jfreq.types import Grid
 
 
@@ -33,23 +36,29 @@ class PatchEmbed(nn.Module):
 
 
 class Positions(nn.Module):
-    """Learned positions: ``grid`` ``[f t d]``, so that a table tells its own geometry, and one
-    ``special`` ``[s d]`` vector for each special token."""
+    """Positions of the special tokens and of the patches.
+
+    ``learned``: ``grid`` ``[f t d]``, so that a table tells its own geometry, and one ``special``
+    ``[s d]`` vector for each special token; ``sincos``: fixed sines of both axes, none for special
+    tokens (EAT).
+    """
 
     grid: Grid
     special: int
     width: int
+    kind: Literal["learned", "sincos"] = "learned"
 
     @nn.compact
-    def __call__(self) -> Float[Array, "1 n d"]:
-        table = self.param("grid", trunc_normal, (self.grid.freq, self.grid.time, self.width))
+    def __call__(self) -> tuple[Float[Array, "s d"] | None, Float[Array, "n d"]]:
+        shape = (self.grid.freq, self.grid.time, self.width)
+        fixed = self.kind == "sincos"
+        table = jnp.asarray(sincos_2d(*shape)) if fixed else self.param("grid", trunc_normal, shape)
         if self.grid.order == "time_major":
             table = table.transpose(1, 0, 2)
         table = table.reshape(self.grid.size, self.width)
-        if self.special:
-            special = self.param("special", trunc_normal, (self.special, self.width))
-            table = jnp.concatenate([special, table])
-        return table[None]
+        if fixed or not self.special:
+            return None, table
+        return self.param("special", trunc_normal, (self.special, self.width)), table
 
 
 Encoded: TypeAlias = tuple[
@@ -58,43 +67,62 @@ Encoded: TypeAlias = tuple[
 
 
 class SpectrogramTrunk(nn.Module):
-    """``embed`` a spectrogram into tokens; ``encode`` tokens (masked or not) in context."""
+    """``embed`` a spectrogram into tokens; ``encode`` tokens (all, masked, or some) in context."""
 
     patch: tuple[int, int]
     stride: tuple[int, int]
     grid: Grid
     special: int
     encoder_cfg: Any
+    alias_cfg: AaPE | None = None
+    """Measures what patches fold beside the plain embedding."""
+    position_kind: Literal["learned", "sincos"] = "learned"
 
     def setup(self):
         width = self.encoder_cfg.width
         self.patch_embed = PatchEmbed(self.patch, self.stride, width, self.grid)
-        self.positions = Positions(self.grid, self.special, width)
+        if self.alias_cfg is not None:
+            self.alias = AliasBranch(self.alias_cfg, self.patch, self.stride, self.grid)
+        self.positions = Positions(self.grid, self.special, width, self.position_kind)
         if self.special:
             self.special_tokens = self.param("special_tokens", trunc_normal, (self.special, width))
         self.encoder = self.encoder_cfg.build()
 
-    def embed(self, spec: Float[Array, "b t f c"]) -> Float[Array, "b n d"]:
-        return self.patch_embed(spec)
+    def embed(
+        self,
+        spec: Float[Array, "b t f c"],
+        *,
+        valid: Bool[Array, "b n"] | None = None,
+        visible: Bool[Array, "b n"] | None = None,
+    ) -> Float[Array, "b n d"]:
+        """Tokens without positions. ``valid`` and ``visible`` as in :class:`AliasBranch`; a plain
+        embedding looks at each patch alone and asks for neither."""
+        tokens = self.patch_embed(spec)
+        if self.alias_cfg is None:
+            return tokens
+        return self.alias(spec, tokens, valid=valid, visible=visible)
 
     def encode(
         self,
-        tokens: Float[Array, "b n d"],
+        tokens: Float[Array, "b k d"],
         *,
-        valid: Bool[Array, "b n"] | None = None,
-        layers: bool = False,
+        ids: Int[Array, "b k"] | None = None,
+        valid: Bool[Array, "b k"] | None = None,
+        layers: Layers = False,
     ) -> Encoded:
-        """Final-norm states of the special tokens and of the patch tokens, and per-layer states.
+        """States of the special tokens and of the patch tokens, and per-layer states.
 
-        ``valid`` False keeps a token out of everyone's attention.
+        ``ids`` are the places on the grid of tokens that are only some of it. ``valid`` False keeps
+        a token out of everyone's attention.
         """
         b, s = tokens.shape[0], self.special
+        special, table = self.positions()
+        tokens = tokens + (table[None] if ids is None else jnp.take(table, ids, axis=0))
         if s:
-            special = jnp.broadcast_to(self.special_tokens[None], (b, s, tokens.shape[-1]))
-            tokens = jnp.concatenate([special, tokens], axis=1)
+            first = self.special_tokens if special is None else self.special_tokens + special
+            first = jnp.broadcast_to(first[None], (b, s, tokens.shape[-1]))
+            tokens = jnp.concatenate([first, tokens], axis=1)
             if valid is not None:
                 valid = jnp.concatenate([jnp.ones((b, s), bool), valid], axis=1)
-        x, states = self.encoder(
-            tokens + self.positions(), grid=self.grid, valid=valid, layers=layers
-        )
+        x, states = self.encoder(tokens, grid=self.grid, valid=valid, layers=layers)
         return x[:, :s], x[:, s:], None if states is None else states[:, :, s:]

@@ -1,4 +1,4 @@
-"""Pre-norm Transformer encoder over tokens (Dosovitskiy et al. 2021; sizes of DeiT)."""
+"""Transformer encoder over tokens, pre- or post-norm (Dosovitskiy et al. 2021; sizes of DeiT)."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ from jfreq.sharding import constrain
 from jfreq.types import Grid, InputError
 
 Remat = Literal["none", "dots", "full"]
+Layers = bool | Literal["ffn"]
+"""What an encoder returns of its blocks: nothing, the stream after each, or what the MLP of each
+adds to the stream (the targets of data2vec 2.0)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +30,9 @@ class ViT:
     heads: int = 12
     mlp_ratio: float = 4.0
     eps: float = 1e-6
+    norm: Literal["pre", "post"] = "pre"
+    """``pre``: norms before attention and MLP, one more at the end; ``post``: after each sum, and
+    one more at the input (data2vec 2.0, EAT)."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the blocks' matrix products; norms, softmax, residual stream stay float32."""
     attention: Kind = "auto"
@@ -60,37 +66,49 @@ SIZES = {
 
 
 class Block(nn.Module):
-    """``x + attention(norm(x))``, then ``x + mlp(norm(x))``; exact GELU, biases everywhere."""
+    """Attention, then an MLP, each added to the stream; exact GELU, biases everywhere.
+
+    ``pre``: ``x + f(norm(x))``; ``post``: ``norm(x + f(x))``. Second value: what the MLP adds.
+    """
 
     cfg: ViT
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "b n d"], valid: Bool[Array, "b n"] | None
-    ) -> Float[Array, "b n d"]:
+    ) -> tuple[Float[Array, "b n d"], Float[Array, "b n d"]]:
         cfg = self.cfg
         dtype = jnp.dtype(cfg.dtype)
         shape = (cfg.heads, cfg.width // cfg.heads)
+        norms = [nn.LayerNorm(epsilon=cfg.eps, name=name) for name in ("norm1", "norm2")]
 
-        y = nn.LayerNorm(epsilon=cfg.eps, name="norm1")(x).astype(dtype)
+        def before(x, norm):
+            return (norm(x) if cfg.norm == "pre" else x).astype(dtype)
+
+        def after(x, norm):
+            return norm(x) if cfg.norm == "post" else x
+
+        y = before(x, norms[0])
         qkv = nn.DenseGeneral((3, *shape), dtype=dtype, kernel_init=trunc_normal, name="qkv")(y)
         q, k, v = (part.squeeze(2) for part in jnp.split(qkv, 3, axis=2))
         y = attention(q, k, v, valid=valid, kind=cfg.attention)
         y = nn.DenseGeneral(
             cfg.width, axis=(-2, -1), dtype=dtype, kernel_init=trunc_normal, name="proj"
         )(y)
-        x = x + y.astype(x.dtype)
+        x = after(x + y.astype(x.dtype), norms[0])
 
-        y = nn.LayerNorm(epsilon=cfg.eps, name="norm2")(x).astype(dtype)
+        y = before(x, norms[1])
         hidden = round(cfg.width * cfg.mlp_ratio)
         y = nn.Dense(hidden, dtype=dtype, kernel_init=trunc_normal, name="fc1")(y)
         y = nn.gelu(y, approximate=False)
         y = nn.Dense(cfg.width, dtype=dtype, kernel_init=trunc_normal, name="fc2")(y)
-        return x + y.astype(x.dtype)
+        y = y.astype(x.dtype)
+        return after(x + y, norms[1]), y
 
 
 class ViTEncoder(nn.Module):
-    """``cfg.depth`` blocks with stacked parameters ``[l ...]``, then a final norm."""
+    """``cfg.depth`` blocks with stacked parameters ``[l ...]``; ``norm`` at their end (``pre``) or
+    before them (``post``)."""
 
     cfg: ViT
 
@@ -101,9 +119,9 @@ class ViTEncoder(nn.Module):
         *,
         grid: Grid,
         valid: Bool[Array, "b n"] | None = None,
-        layers: bool = False,
+        layers: Layers = False,
     ) -> tuple[Float[Array, "b n d"], Float[Array, "l b n d"] | None]:
-        """Tokens after the final norm and, if asked for, the stream after each block.
+        """Encoded tokens and, if asked for, :data:`Layers`.
 
         ``grid`` is unused: attention sees a set of tokens.
         """
@@ -116,8 +134,8 @@ class ViTEncoder(nn.Module):
             block = nn.remat(Block, prevent_cse=False, policy=policy)
 
         def body(module, carry, _):
-            carry = module(constrain(carry), valid)
-            return carry, (carry if layers else None)
+            carry, added = module(constrain(carry), valid)
+            return carry, (added if layers == "ffn" else carry if layers else None)
 
         stack = nn.scan(
             body,
@@ -126,5 +144,7 @@ class ViTEncoder(nn.Module):
             length=cfg.depth,
             unroll=cfg.depth if cfg.unroll else 1,
         )
+        norm = nn.LayerNorm(epsilon=cfg.eps, name="norm")
+        x = norm(x) if cfg.norm == "post" else x
         x, states = stack(block(cfg, name="blocks"), x, None)
-        return nn.LayerNorm(epsilon=cfg.eps, name="norm")(x), states
+        return norm(x) if cfg.norm == "pre" else x, states

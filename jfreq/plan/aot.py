@@ -167,8 +167,8 @@ def _compile(spec: step.StepSpec, topology: Topology) -> jax.stages.Compiled:
             raise
         raise DoesNotFit(
             f"batch: {spec.experiment.batch} rows on {topology.text} need {found[1]} of {found[2]} "
-            "memory a device; take a smaller batch, --method.encoder.remat full, "
-            "or more --mesh.fsdp"
+            "memory a device; take a smaller batch, --method.encoder.remat full, more --mesh.fsdp, "
+            "or fewer --method.clones where there are clones"
         ) from None
 
 

@@ -155,3 +155,120 @@ def test_same_masks_on_a_mesh_and_no_collectives(key):
     assert not any(op in text for op in ("all-gather", "all-to-all", "collective-permute"))
     rows = jnp.sort(sharded(key).drop, axis=1)
     assert len({tuple(r) for r in np.asarray(rows).tolist()}) == 16
+
+
+# ------------------------------------------------------------------ EAT's inverse blocks
+
+SPANS = Grid(time=64, freq=8, order="time_major")
+"""16 x 16 patches of 10 s: 512 tokens, of which EAT keeps 102."""
+
+
+def trimmed_or_filled(rng, draws, shape, keep, block, centres):
+    """The definition, one draw at a time: blocks, then tokens taken away or added at random."""
+    flags = np.zeros((draws, *shape), bool)
+    for plane in flags:
+        for _ in range(centres):
+            at = [rng.integers(s) for s in shape]
+            low = [max(0, a - block // 2) for a in at]
+            plane[tuple(slice(lo, a - block // 2 + block) for lo, a in zip(low, at))] = True
+        flat = plane.reshape(-1)
+        surplus = int(flat.sum()) - keep
+        pool = np.flatnonzero(flat == (surplus > 0))
+        flat[rng.choice(pool, abs(surplus), replace=False)] = surplus < 0
+    return flags
+
+
+@pytest.fixture(scope="module")
+def kept():
+    """``[draws t f]``: which tokens stay."""
+    mask = jax.jit(lambda k: masks.inverse_block(k, 4000, SPANS, 102))(jax.random.key(5))
+    check_partition(mask, 4000, 512, 410)
+    return ~np.asarray(mask.is_masked).reshape(4000, *SPANS.shape)
+
+
+def test_inverse_blocks_have_the_marginals_of_their_definition(kept):
+    """Every token, and every pair of neighbours along each axis; differences in standard errors."""
+    plain = trimmed_or_filled(np.random.default_rng(0), 2000, SPANS.shape, 102, 5, 5)
+    assert (plain.sum((1, 2)) == 102).all()
+    for ours, theirs in (
+        (kept, plain),
+        (kept[:, 1:] & kept[:, :-1], plain[:, 1:] & plain[:, :-1]),
+        (kept[:, :, 1:] & kept[:, :, :-1], plain[:, :, 1:] & plain[:, :, :-1]),
+    ):
+        p = ours.mean(0)
+        error = np.sqrt(p * (1 - p) * (1 / len(ours) + 1 / len(theirs)))
+        z = (theirs.mean(0) - p) / error
+        assert np.abs(z).max() < 5
+        assert np.square(z).mean() == pytest.approx(1, abs=0.3)
+
+
+def test_inverse_blocks_lie_together_and_shun_the_borders(kept):
+    """Published side effects: .15 in the outer mel columns, .23 in the centre; .13 in the first and
+    last rows of time, .20 in the others."""
+    share = kept.mean(0)
+    np.testing.assert_allclose(share[:, [0, -1]].mean(0), 0.15, atol=0.01)
+    np.testing.assert_allclose(share[:, 3:5].mean(0), 0.23, atol=0.01)
+    np.testing.assert_allclose(share[[0, -1]].mean(1), 0.13, atol=0.01)
+    np.testing.assert_allclose(share[4:-4].mean(), 0.20, atol=0.01)
+    single = 102 * 101 / (512 * 511)  # two neighbours kept, without blocks
+    assert (kept[:, 1:] & kept[:, :-1]).mean() > 2 * single
+
+
+@pytest.mark.parametrize("order", ["freq_major", "time_major"])
+@pytest.mark.parametrize("block", [2, 5])
+def test_inverse_blocks_are_where_they_are_on_the_plane(key, order, block):
+    """One centre and as few tokens as its block: a square of that side, wherever it is not cut."""
+    grid = Grid(time=9, freq=7, order=order)
+    mask = jax.jit(lambda k: masks.inverse_block(k, 300, grid, block**2, block=block, adjust=0))(
+        key
+    )
+    kept = ~np.asarray(mask.is_masked).reshape(300, *grid.shape)
+    inner = 0
+    for plane in kept:
+        rows, columns = np.flatnonzero(plane.any(1)), np.flatnonzero(plane.any(0))
+        inner += np.ptp(rows) == np.ptp(columns) == block - 1
+    places = [s - block + 1 for s in grid.shape]
+    share = np.prod(places) / grid.size
+    assert inner / 300 == pytest.approx(share, abs=4 * np.sqrt(share * (1 - share) / 300))
+
+
+@pytest.mark.parametrize("shape", [(40, 1), (1, 40), (12, 3), (2, 2)])
+def test_inverse_blocks_on_grids_narrower_than_a_block(key, shape):
+    time, freq = shape
+    grid = Grid(time=time, freq=freq)
+    keep = max(1, grid.size // 4)
+    mask = jax.jit(lambda k: masks.inverse_block(k, 500, grid, keep))(key)
+    check_partition(mask, 500, grid.size, grid.size - keep)
+    if 1 in shape:  # on a line, neighbours stay together more often than at random
+        kept = ~np.asarray(mask.is_masked)
+        assert (kept[:, 1:] & kept[:, :-1]).mean() > 2 * (keep / grid.size) ** 2
+
+
+@pytest.mark.parametrize(
+    ("keep", "options", "match"),
+    [
+        (0, {}, "0 of 512 tokens cannot stay visible; choose 1 to 511"),
+        (512, {}, "512 of 512 tokens cannot stay visible"),
+        (102, {"block": 0}, "block must be 1 or more"),
+        (102, {"adjust": -0.1}, "adjust 0 or more"),
+    ],
+)
+def test_impossible_inverse_blocks_are_refused(key, keep, options, match):
+    with pytest.raises(InputError, match=match):
+        masks.inverse_block(key, 2, SPANS, keep, **options)
+
+
+@pytest.mark.dist
+def test_inverse_blocks_need_no_collective(key):
+    from jfreq.sharding import batch_sharding, make_mesh
+
+    place = batch_sharding(make_mesh((4, 2, 1)))
+    alone = jax.jit(lambda k: masks.inverse_block(k, 16, SPANS, 102))(key)
+    draw = jax.jit(
+        lambda k: masks.inverse_block(k, 16, SPANS, 102),
+        out_shardings=type(alone)(place, place, place),
+    )
+    np.testing.assert_array_equal(alone.keep, draw(key).keep)
+    text = draw.lower(key).compile().as_text()
+    assert text
+    assert not any(op in text for op in ("all-gather", "all-to-all", "collective-permute"))

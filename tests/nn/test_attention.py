@@ -78,6 +78,49 @@ def plain(q, k, v, *, valid):
 
 
 @pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("form", ["auto", "heads", "xla"])
+@pytest.mark.parametrize(("n", "m"), [(7, 4), (3, 8)])
+def test_cross_attention_against_float64(rng, monkeypatch, form, n, m, masked):
+    """Other queries than keys, in other numbers; on CPU all heads at once and one by one."""
+    attend = partial(attention, kind=form)
+    if form == "heads":
+        monkeypatch.setattr(module, "_CACHE_BYTES", 1)
+
+        def attend(q, k, v, *, valid):
+            return module._cpu(q, k, v, valid)
+
+    b, h, size = 3, 2, 5
+    q, k, v = (rng.normal(size=(b, s, h, size)) for s in (n, m, m))
+    weight = rng.normal(size=(b, n, h, size))
+    valid = None
+    if masked:
+        valid = rng.uniform(size=(b, m)) < 0.6
+        valid[:, 1] = True
+    narrow, seed = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), ((q, k, v), weight))
+    mask = None if valid is None else jnp.asarray(valid)
+    out, found = vjp(attend, narrow, seed, mask)
+    np.testing.assert_allclose(out, reference(q, k, v, valid), rtol=1e-5, atol=2e-6)
+    with jax.enable_x64(True):
+        _, expected = vjp(plain, (q, k, v), weight, valid)
+        expected = [np.asarray(g) for g in expected]
+    where = None if valid is None else valid[:, None, None, :]
+    theirs = vjp(
+        lambda q, k, v, valid: jax.nn.dot_product_attention(q, k, v, mask=where),
+        narrow, seed,
+    )  # fmt: skip
+    np.testing.assert_allclose(out, theirs[0], rtol=1e-5, atol=2e-6)
+    for mine, truth, other in zip(found, expected, theirs[1]):
+        np.testing.assert_allclose(mine, truth, rtol=1e-5, atol=2e-6)
+        np.testing.assert_allclose(mine, other, rtol=1e-4, atol=5e-6)
+
+
+def test_splash_is_for_as_many_queries_as_keys(rng):
+    q, k, v = inputs(rng)
+    with pytest.raises(InputError, match="as many queries as keys, got 3 and 7"):
+        attention(q[:, :3], k, v, kind="splash")
+
+
+@pytest.mark.parametrize("masked", [False, True])
 def test_value_and_gradient_against_float64(attend, rng, masked):
     """Values by NumPy and by JAX's own attention, gradients by autodiff in float64."""
     qkv, valid = inputs(rng), validity(rng) if masked else None

@@ -72,13 +72,13 @@ def test_position_table_keeps_its_geometry(order):
     net = Positions(grid, 2, WIDTH)
     table = jnp.arange(2 * 4 * WIDTH, dtype=jnp.float32).reshape(2, 4, WIDTH)
     special = -jnp.arange(2 * WIDTH, dtype=jnp.float32).reshape(2, WIDTH)
-    out = np.asarray(net.apply({"params": {"grid": table, "special": special}}))
-    assert out.shape == (1, 10, WIDTH)
-    np.testing.assert_array_equal(out[0, :2], special)
+    first, out = net.apply({"params": {"grid": table, "special": special}})
+    assert out.shape == (8, WIDTH)
+    np.testing.assert_array_equal(first, special)
     for f in range(2):
         for t in range(4):
-            at = 2 + (f * 4 + t if order == "freq_major" else t * 2 + f)
-            np.testing.assert_array_equal(out[0, at], table[f, t])
+            at = f * 4 + t if order == "freq_major" else t * 2 + f
+            np.testing.assert_array_equal(out[at], table[f, t])
 
 
 def test_orders_are_renumberings(spec, params):

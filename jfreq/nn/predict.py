@@ -1,0 +1,217 @@
+"""Predictors of what a teacher says of the masked tokens, from the states of the visible ones.
+
+Both are called ``(states [b k d], mask, grid, key) -> [b m out]``, in the order of ``mask.drop``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key
+
+from jfreq.nn.attention import Kind, attention
+from jfreq.nn.heads import torch_bias, torch_kernel, trunc_normal
+from jfreq.ops.conv import grouped_conv
+from jfreq.ops.gather import restore_tokens, take_tokens
+from jfreq.ops.posemb import sincos_2d
+from jfreq.sharding import constrain
+from jfreq.types import Grid, InputError, Mask
+
+
+@dataclasses.dataclass(frozen=True)
+class ConvDecoder:
+    """Config of :class:`ConvDecoderNet`; the defaults are EAT's."""
+
+    width: int = 768
+    depth: int = 6
+    kernel: int = 3
+    groups: int = 16
+    noise: float = 0.01
+    """Standard deviation of what stands at masked places."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the matrix products; norms and residual stream stay float32."""
+
+    def __post_init__(self):
+        if self.groups < 1 or self.width < 1 or self.width % self.groups:
+            raise InputError(
+                f"decoder.width: {self.width} must be a multiple of groups {self.groups}"
+            )
+        if self.kernel < 1 or self.kernel % 2 == 0:
+            raise InputError(f"decoder.kernel: must be odd and positive, got {self.kernel}")
+        if self.depth < 1:
+            raise InputError(f"decoder.depth: must be 1 or more, got {self.depth}")
+        if self.noise < 0:
+            raise InputError(f"decoder.noise: must not be negative, got {self.noise}")
+
+    def build(self, out: int, name: str | None = None) -> ConvDecoderNet:
+        return ConvDecoderNet(self, out, name=name)
+
+
+@dataclasses.dataclass(frozen=True)
+class CrossPredictor:
+    """Config of :class:`CrossPredictorNet`; the defaults are our choice, no size is published."""
+
+    width: int = 512
+    depth: int = 4
+    heads: int = 8
+    mlp_ratio: float = 4.0
+    eps: float = 1e-5
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the matrix products; norms, softmax, residual stream stay float32."""
+    attention: Kind = "auto"
+    """As in :class:`jfreq.nn.vit.ViT`, but for ``splash``."""
+
+    def __post_init__(self):
+        if self.heads < 1 or self.width < 1 or self.width % self.heads:
+            raise InputError(
+                f"decoder.width: {self.width} must be a multiple of heads {self.heads}"
+            )
+        if self.depth < 1:
+            raise InputError(f"decoder.depth: must be 1 or more, got {self.depth}")
+        if self.mlp_ratio <= 0:
+            raise InputError(f"decoder.mlp_ratio: must be positive, got {self.mlp_ratio}")
+        if self.attention == "splash":
+            raise InputError("decoder.attention: splash has no cross-attention; take auto")
+        if self.attention == "cudnn" and self.dtype != "bfloat16":
+            raise InputError("decoder.attention: cudnn wants decoder.dtype bfloat16")
+
+    def build(self, out: int, name: str | None = None) -> CrossPredictorNet:
+        return CrossPredictorNet(self, out, name=name)
+
+
+class _ConvBlock(nn.Module):
+    """``x + gelu(norm(conv(x)))`` on the lattice ``[b h t d]``; no affine, torch's initialisers."""
+
+    cfg: ConvDecoder
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h t d"]) -> Float[Array, "b h t d"]:
+        cfg, dtype = self.cfg, jnp.dtype(self.cfg.dtype)
+        # Kernel sides no longer than the lattice's axes: the rest would only see zeros.
+        side = tuple(min(cfg.kernel, 2 * size - 1) for size in x.shape[1:3])
+        shape = (*side, cfg.width // cfg.groups, cfg.width)
+        kernel = self.param("kernel", torch_kernel, shape)
+        bias = self.param("bias", torch_bias(int(np.prod(shape[:3]))), (cfg.width,), jnp.float32)
+        y = grouped_conv(x.astype(dtype), kernel.astype(dtype)).astype(x.dtype)
+        y = y + bias[None, None, None]
+        y = nn.LayerNorm(epsilon=1e-5, use_scale=False, use_bias=False, name="norm")(y)
+        return x + nn.gelu(y, approximate=False)
+
+
+class ConvDecoderNet(nn.Module):
+    """Convolutions over the whole lattice, noise at the masked places (EAT, data2vec 2.0).
+
+    No mask token, no positions: the borders and the visible tokens tell where a place is. States
+    of another width than the decoder's go through a linear map first. Parameters are stacked
+    ``[l ...]``.
+    """
+
+    cfg: ConvDecoder
+    out: int
+
+    @nn.compact
+    def __call__(
+        self, states: Float[Array, "b k d"], mask: Mask, grid: Grid, key: Key[Array, ""]
+    ) -> Float[Array, "b m out"]:
+        """Predictions in the order of ``mask.drop``; ``key`` draws the noise."""
+        cfg, dtype = self.cfg, jnp.dtype(self.cfg.dtype)
+        rows, masked = mask.drop.shape
+        if states.shape[-1] != cfg.width:
+            states = _dense(cfg.width, states, dtype, torch_kernel, "embed")
+        noise = cfg.noise * jax.random.normal(key, (rows, masked, cfg.width), states.dtype)
+        x = restore_tokens(jnp.concatenate([states, noise], axis=1), mask.restore)
+        x = x.reshape(rows, *grid.shape, cfg.width)
+        stack = nn.scan(
+            lambda block, x, _: (block(constrain(x)), None),
+            variable_axes={"params": 0}, split_rngs={"params": True}, length=cfg.depth,
+        )  # fmt: skip
+        x, _ = stack(_ConvBlock(cfg, name="blocks"), x, None)
+        x = take_tokens(x.reshape(rows, grid.size, cfg.width), mask.drop)
+        return _dense(self.out, x, dtype, torch_kernel, "out")
+
+
+class _CrossBlock(nn.Module):
+    """``x = norm(r + attention(x, states))``, then ``norm(x + mlp(x))``; ``r`` is ``x``, or 0 where
+    ``first``."""
+
+    cfg: CrossPredictor
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b m w"], first: Array, states: Float[Array, "b k d"]
+    ) -> Float[Array, "b m w"]:
+        cfg, dtype = self.cfg, jnp.dtype(self.cfg.dtype)
+        shape = (cfg.heads, cfg.width // cfg.heads)
+
+        def dense(features, y, name, axis: int | tuple[int, ...] = -1):
+            return nn.DenseGeneral(
+                features, axis=axis, dtype=dtype, kernel_init=trunc_normal, name=name
+            )(y)
+
+        q = dense(shape, x, "q")
+        kv = dense((2, *shape), states, "kv")
+        k, v = (part.squeeze(2) for part in jnp.split(kv, 2, axis=2))
+        y = dense(cfg.width, attention(q, k, v, kind=cfg.attention), "proj", axis=(-2, -1))
+        x = jnp.where(first, 0.0, x) + y.astype(x.dtype)
+        x = nn.LayerNorm(epsilon=cfg.eps, name="norm1")(x)
+
+        y = nn.gelu(dense(round(cfg.width * cfg.mlp_ratio), x, "fc1"), approximate=False)
+        x = x + dense(cfg.width, y, "fc2").astype(x.dtype)
+        return nn.LayerNorm(epsilon=cfg.eps, name="norm2")(x)
+
+
+class CrossPredictorNet(nn.Module):
+    """Fixed sines of the masked places ask the visible states, block after block.
+
+    The form of data2vec 2.0's unused ``EncDecTransformerDecoder``, our reading of AaSP's
+    cross-attention predictor (Yamamoto and Okusa 2025, arXiv 2512.03637): norms after each sum,
+    no residual around the first attention, keys and values of every block straight from the
+    states. The sines have the width of the states, whose encoder got the same. Parameters are
+    stacked ``[l ...]``.
+    """
+
+    cfg: CrossPredictor
+    out: int
+
+    @nn.compact
+    def __call__(
+        self,
+        states: Float[Array, "b k d"],
+        mask: Mask,
+        grid: Grid,
+        key: Key[Array, ""] | None = None,
+    ) -> Float[Array, "b m out"]:
+        """Predictions in the order of ``mask.drop``. Nothing is drawn: ``key`` is unused."""
+        del key
+        cfg, dtype = self.cfg, jnp.dtype(self.cfg.dtype)
+        table = _sines(grid, states.shape[-1])
+        # Places first, the linear map second: no scattered sum in its gradient.
+        table = jnp.broadcast_to(table[None], (mask.drop.shape[0], *table.shape))
+        x = _dense(cfg.width, take_tokens(table, mask.drop), dtype, trunc_normal, "embed")
+        stack = nn.scan(
+            lambda block, x, first: (block(constrain(x), first, states), None),
+            variable_axes={"params": 0}, split_rngs={"params": True}, length=cfg.depth,
+        )  # fmt: skip
+        x, _ = stack(_CrossBlock(cfg, name="blocks"), x, jnp.arange(cfg.depth) == 0)
+        return _dense(self.out, x, dtype, trunc_normal, "out")
+
+
+def _sines(grid: Grid, width: int) -> Array:
+    """``[n d]`` in the order of ``grid``."""
+    table = sincos_2d(grid.freq, grid.time, width)
+    if grid.order == "time_major":
+        table = table.transpose(1, 0, 2)
+    return jnp.asarray(table.reshape(grid.size, width))
+
+
+def _dense(features: int, x: Array, dtype, kernel_init, name: str) -> Array:
+    """A linear map in ``dtype``, float32 again; torch's bias goes with torch's kernel."""
+    torch = kernel_init is torch_kernel
+    bias_init = torch_bias(x.shape[-1]) if torch else nn.initializers.zeros
+    layer = nn.Dense(features, dtype=dtype, kernel_init=kernel_init, bias_init=bias_init, name=name)
+    return layer(x).astype(jnp.float32)

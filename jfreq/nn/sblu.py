@@ -1,0 +1,344 @@
+"""AaPE: patch tokens that also measure the modulations which patches fold (Yamamoto and Okusa 2025,
+arXiv 2512.03637).
+
+A patch of P frames samples the frames' modulations at 1/P of their rate; what lies above 1/(2P)
+cycles per frame folds. A branch beside the patch embedding filters that band with kernels that a
+small network, the Lambda Encoder, chooses for every patch, and adds what it found to the token.
+Only the outline of the paper is public: forms, sizes and ranges here are our reading of it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from jfreq.nn.vit import ViT
+from jfreq.ops import sblu
+from jfreq.ops.patch import Shape2, patchify
+from jfreq.ops.posemb import sincos_2d
+from jfreq.types import Grid, InputError
+
+lecun = nn.initializers.lecun_normal
+_SPREAD = 1.5
+"""How far a kernel may leave its cell of the band, in half widths: neighbours may cross."""
+
+
+@dataclasses.dataclass(frozen=True)
+class AaPE:
+    """Config of the alias branch (:class:`AliasBranch`)."""
+
+    kernels: int = 16
+    """Kernels of every sub-band, one sub-band for each row of patches."""
+    taps: int = 49
+    """Length of a kernel in frames, odd."""
+    phase: sblu.Phase = "even"
+    """``even``: the published line, both parts have zero phase; ``hermitian``: a two-sided window
+    times a sinusoid, whose magnitude hardly moves when the signal is shifted within a patch."""
+    context: Literal["full", "masked", "local"] = "full"
+    """What a token may see. ``full``: the clip, so masked patches leak into visible tokens;
+    ``masked``: visible patches; ``local``: its own patch, ``taps`` up to ``patch + 1``."""
+    fusion: Literal["concat", "residual"] = "concat"
+    """``concat``: a linear map of both, each normalised; ``residual``: added to the plain token
+    through a map that starts at zero, so an untrained branch changes nothing."""
+    adaptive: bool = True
+    """Kernels chosen for every patch; else one learned set for each sub-band."""
+    high_pass: int = 97
+    """Taps of the zero-phase high-pass before the kernels, odd; not used in ``local``."""
+    decay: tuple[float, float] = (0.125, 1.0)
+    """Range of alpha, per frame; a smaller one wants more taps."""
+    band: tuple[float, float] | None = None
+    """Range of beta in cycles per frame; None: the band that folds, from 1 / (2 patch) to 1/2."""
+    unit_gain: bool = False
+    """Kernels times alpha, so that slow ones are not louder."""
+    magnitude: bool = False
+    """Also the logarithm of the magnitude of every kernel's output."""
+    width: int = 192
+    """Of the Lambda Encoder, with ``depth`` blocks of ``heads`` heads."""
+    depth: int = 2
+    heads: int = 3
+    out: int = 192
+    """Width of the branch before it meets the plain token."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the Lambda Encoder's blocks; kernels and filters are always float32."""
+
+    def __post_init__(self):
+        for name in ("kernels", "depth", "out"):
+            if getattr(self, name) < 1:
+                raise InputError(f"aape.{name}: must be 1 or more, got {getattr(self, name)}")
+        for name in ("taps", "high_pass"):
+            if getattr(self, name) < 3 or getattr(self, name) % 2 == 0:
+                raise InputError(f"aape.{name}: must be odd, 3 or more, got {getattr(self, name)}")
+        if self.width % 4 or self.width % self.heads:
+            raise InputError(f"aape.width: {self.width} must be a multiple of 4 and of heads")
+        low, high = self.decay
+        if not 0 < low < high:
+            raise InputError(f"aape.decay: must rise from above 0, got {self.decay}")
+        if self.band is not None and not 0 < self.band[0] < self.band[1] <= 0.5:
+            raise InputError(
+                f"aape.band: {self.band} must rise from above 0 to 0.5 cycles per frame or less, "
+                "half the frame rate"
+            )
+
+    def check(self, frames: int, patch: int) -> None:
+        """Raises ``InputError`` for clips of ``frames`` frames in patches of ``patch`` frames that
+        the kernels do not go with."""
+        if patch < 2:
+            raise InputError(
+                "aape: patches of one frame fold nothing; take patches of 2 frames or more"
+            )
+        if self.context == "local":
+            if self.taps > patch + 1:
+                raise InputError(
+                    f"aape.taps: {self.taps} taps reach beyond a patch of {patch} frames; context "
+                    f"'local' takes {patch + 1 - patch % 2} or fewer"
+                )
+            return
+        for name, need in (("taps", self.taps), ("high_pass", (self.high_pass + 1) // 2)):
+            if need > frames:
+                raise InputError(
+                    f"aape.{name}: {getattr(self, name)} taps are too long for clips of {frames} "
+                    "frames; take fewer"
+                )
+
+    def range(self, patch: int) -> tuple[float, float]:
+        """The band of beta for patches of ``patch`` frames, cycles per frame."""
+        return self.band or (1 / (2 * patch), 0.5)
+
+
+class LambdaEncoder(nn.Module):
+    """Patches to the decay and rate of their kernels; our sizes of a "narrow and shallow" network.
+
+    Both heads start at zero: before training the branch is a fixed bank of filters, one for each
+    of ``kernels`` cells of the band, log-spaced. Both are bounded, whatever the input.
+    """
+
+    cfg: AaPE
+    patch: Shape2
+    grid: Grid
+
+    @nn.compact
+    def __call__(
+        self, patches: Float[Array, "b n p"], seen: Bool[Array, "b n"] | None
+    ) -> tuple[Float[Array, "b n s"], Float[Array, "b n s"]]:
+        """``alpha`` per frame and ``beta`` in cycles per frame ``[b n s]``, float32."""
+        cfg, grid = self.cfg, self.grid
+        b, n, _ = patches.shape
+        if cfg.adaptive:
+            encoder = ViT(width=cfg.width, depth=cfg.depth, heads=cfg.heads, dtype=cfg.dtype)
+            table = sincos_2d(grid.freq, grid.time, cfg.width)
+            table = table if grid.order == "freq_major" else table.transpose(1, 0, 2)
+            x = nn.Dense(cfg.width, name="embed")(patches) + table.reshape(1, n, -1)
+            if cfg.context == "local":  # every token by itself
+                x, seen = x.reshape(b * n, 1, -1), None
+            x, _ = encoder.build("encoder")(x, grid=grid, valid=seen)
+            x = x.reshape(b, n, -1)
+            zeros = nn.initializers.zeros
+            h_a = nn.Dense(cfg.kernels, kernel_init=zeros, name="alpha")(x)
+            h_b = nn.Dense(cfg.kernels, kernel_init=zeros, name="beta")(x)
+        else:
+            rows = np.arange(n).reshape(grid.shape)
+            rows = rows // grid.time if grid.order == "freq_major" else rows % grid.freq
+            shape, zeros = (grid.freq, cfg.kernels), nn.initializers.zeros
+            h_a, h_b = (
+                jnp.broadcast_to(
+                    self.param(k, zeros, shape)[rows.reshape(-1)][None], (b, n, shape[1])
+                )
+                for k in ("alpha", "beta")
+            )
+        return bounded(cfg, self.patch[1], h_a.astype(jnp.float32), h_b.astype(jnp.float32))
+
+
+def bounded(
+    cfg: AaPE, patch: int, h_a: Float[Array, "*n s"], h_b: Float[Array, "*n s"]
+) -> tuple[Float[Array, "*n s"], Float[Array, "*n s"]]:
+    """Any numbers to ``alpha`` and ``beta`` in their ranges: alpha moves evenly in its logarithm,
+    beta about the centre of its kernel's cell."""
+    low, high = cfg.decay
+    alpha = low * (high / low) ** nn.sigmoid(h_a)
+    start, end = cfg.range(patch)
+    centre, half = (jnp.asarray(x, jnp.float32) for x in sblu.cells(cfg.kernels, start, end))
+    lead = (1,) * (h_b.ndim - 1)
+    beta = centre.reshape(*lead, -1) + _SPREAD * half.reshape(*lead, -1) * jnp.tanh(h_b)
+    return alpha, jnp.clip(beta, start, end)
+
+
+class AliasBranch(nn.Module):
+    """The plain tokens of a spectrogram, and what its patches would fold, as tokens.
+
+    ``patch``, ``stride`` = (bins, frames). Everything but the Lambda Encoder's blocks is float32.
+    """
+
+    cfg: AaPE
+    patch: Shape2
+    stride: Shape2
+    grid: Grid
+
+    def setup(self):
+        cfg = self.cfg
+        self.encoder = LambdaEncoder(cfg, self.patch, self.grid)
+        self.bands = Grouped(cfg.kernels)
+        self.mix = Grouped(cfg.kernels)
+        self.project = nn.Dense(cfg.out)
+        self.fuse = Fusion(cfg.fusion)
+
+    def __call__(
+        self,
+        spec: Float[Array, "b t f c"],
+        tokens: Float[Array, "b n d"],
+        *,
+        valid: Bool[Array, "b n"] | None = None,
+        visible: Bool[Array, "b n"] | None = None,
+    ) -> Float[Array, "b n d"]:
+        """``tokens`` are the plain ones of ``spec``. ``valid`` False (padding) chooses no kernels;
+        so do tokens that are not ``visible`` in context ``masked``, where their patches are
+        silenced as well."""
+        return self.fuse(tokens, self.measure(spec, valid, visible))
+
+    def rates(
+        self,
+        spec: Float[Array, "b t f c"],
+        valid: Bool[Array, "b n"] | None = None,
+        visible: Bool[Array, "b n"] | None = None,
+    ) -> tuple[Float[Array, "b p g s"], Float[Array, "b p g s"]]:
+        """``alpha`` and ``beta`` of every patch in time, sub-band and kernel."""
+        seen = valid
+        if self.cfg.context == "masked" and visible is not None:
+            seen = visible if valid is None else valid & visible
+        patches = cut(spec, self.patch, self.stride, self.grid)
+        return tuple(_by_time(x, self.grid) for x in self.encoder(patches, seen))  # type: ignore[return-value]
+
+    def measure(
+        self,
+        spec: Float[Array, "b t f c"],
+        valid: Bool[Array, "b n"] | None,
+        visible: Bool[Array, "b n"] | None,
+    ) -> Float[Array, "b n e"]:
+        """Tokens of the band that folds."""
+        cfg, grid = self.cfg, self.grid
+        spec = spec.astype(jnp.float32)
+        if cfg.context == "masked" and visible is not None:
+            spec = silenced(spec, visible, self.patch, self.stride, grid)
+        alpha, beta = self.rates(spec, valid, visible)
+        b, p, g, s = alpha.shape
+        rows = sub_bands(self.high_passed(spec), self.patch[0], self.stride[0], g)
+        u = self.bands(rows).reshape(b, spec.shape[1], g * s)
+        cells = sblu.windows(
+            u, patch=self.patch[1], stride=self.stride[1], taps=cfg.taps,
+            local=cfg.context == "local",
+        )  # fmt: skip
+        if cfg.context == "local":
+            # No filter may look beyond the patch: what is slower than it is taken out as its mean.
+            pad = (cfg.taps - 1) // 2
+            own = cells[:, :, pad : pad + self.patch[1]]
+            own = own - jnp.mean(own, axis=2, keepdims=True)
+            cells = jnp.pad(own, ((0, 0), (0, 0), (pad, pad), (0, 0)))
+        re, im = sblu.apply(
+            cells, alpha.reshape(b, p, g * s), beta.reshape(b, p, g * s), taps=cfg.taps,
+            phase=cfg.phase, unit_gain=cfg.unit_gain,
+        )  # fmt: skip
+        parts = [y.reshape(b, p, self.patch[1], g, s) for y in (re, im)]
+        if cfg.magnitude:
+            parts.append(0.5 * jnp.log(jnp.square(parts[0]) + jnp.square(parts[1]) + 1e-6))
+        y = nn.gelu(self.mix(jnp.concatenate(parts, axis=-1)), approximate=False)
+        y = y.transpose(0, 3, 1, 2, 4) if grid.order == "freq_major" else y.transpose(0, 1, 3, 2, 4)
+        return self.project(y.reshape(b, p * g, -1))
+
+    def high_passed(self, spec: Float[Array, "b t f c"]) -> Float[Array, "b t f c"]:
+        """What changes faster than the patches can tell; unchanged in context ``local``."""
+        if self.cfg.context == "local":
+            return spec
+        return sblu.filter_time(spec, sblu.high_pass(self.cfg.high_pass, 1 / (2 * self.patch[1])))
+
+
+class Grouped(nn.Module):
+    """A linear map for each sub-band: ``[... g i]`` to ``[... g out]``, no bias. Float32."""
+
+    out: int
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*b g i"]) -> Float[Array, "*b g o"]:
+        shape = (*x.shape[-2:], self.out)
+        kernel = self.param("kernel", lecun(in_axis=-2, out_axis=-1, batch_axis=0), shape)
+        return jnp.einsum("...gi,gio->...go", x, kernel)
+
+
+class Fusion(nn.Module):
+    """Plain and alias tokens to one, ``[b n d]``; before training the alias part has no weight.
+
+    ``concat`` then gives the normalised plain tokens, ``residual`` the plain tokens themselves.
+    """
+
+    form: Literal["concat", "residual"]
+
+    @nn.compact
+    def __call__(
+        self, plain: Float[Array, "b n d"], alias: Float[Array, "b n e"]
+    ) -> Float[Array, "b n d"]:
+        width, more = plain.shape[-1], alias.shape[-1]
+        alias = nn.LayerNorm(epsilon=1e-6, name="norm_alias")(alias)
+        if self.form == "residual":
+            zeros = nn.initializers.zeros
+            return plain + nn.Dense(width, use_bias=False, kernel_init=zeros, name="linear")(alias)
+        plain = nn.LayerNorm(epsilon=1e-6, name="norm_plain")(plain)
+
+        def identity(key, shape, dtype=jnp.float32):
+            del key
+            return jnp.eye(width + more, width, dtype=dtype).reshape(shape)
+
+        both = jnp.concatenate([plain, alias], axis=-1)
+        return nn.Dense(width, kernel_init=identity, name="linear")(both)
+
+
+# ------------------------------------------------------------------ patches, bands
+
+
+def cut(spec: Float[Array, "b t f c"], patch: Shape2, stride: Shape2, grid: Grid):
+    """Patches ``[b n p]`` in the order of ``grid``, which may overlap."""
+    if stride == patch:
+        tiled = spec[:, : grid.time * patch[1], : grid.freq * patch[0]]
+        return patchify(tiled, patch=patch, order=grid.order)
+    t, f = (
+        np.arange(n)[:, None] * s + np.arange(p)
+        for n, s, p in zip((grid.time, grid.freq), stride[::-1], patch[::-1])
+    )
+    x = jnp.take(jnp.take(spec, t, axis=1), f, axis=3)  # [b time pt freq pf c]
+    axes = (0, 3, 1, 4, 2, 5) if grid.order == "freq_major" else (0, 1, 3, 4, 2, 5)
+    return x.transpose(axes).reshape(spec.shape[0], grid.size, -1)
+
+
+def sub_bands(
+    x: Float[Array, "b t f c"], size: int, stride: int, count: int
+) -> Float[Array, "b t g i"]:
+    """Rows of patches: ``[b t g size*c]``."""
+    b, t, _, c = x.shape
+    if stride == size:
+        return x[:, :, : count * size].reshape(b, t, count, size * c)
+    rows = np.arange(count)[:, None] * stride + np.arange(size)
+    return jnp.take(x, rows, axis=2).reshape(b, t, count, size * c)
+
+
+def silenced(
+    spec: Float[Array, "b t f c"], visible: Bool[Array, "b n"], patch: Shape2, stride: Shape2,
+    grid: Grid,
+) -> Float[Array, "b t f c"]:  # fmt: skip
+    """``spec`` with zeros in the patches that are not visible, and past the last patch."""
+    if stride != patch:
+        raise InputError(
+            f"aape.context: 'masked' needs patches that do not overlap, got stride {stride} for "
+            f"patches of {patch}"
+        )
+    plane = _by_time(visible[..., None], grid)[..., 0]
+    plane = jnp.repeat(jnp.repeat(plane, patch[1], axis=1), patch[0], axis=2)
+    edge = ((0, 0), *((0, n - m) for n, m in zip(spec.shape[1:3], plane.shape[1:])))
+    return jnp.where(jnp.pad(plane, edge)[..., None], spec, 0.0)
+
+
+def _by_time(x: Array, grid: Grid) -> Array:
+    """``[b n k]`` to ``[b time freq k]``."""
+    x = x.reshape(x.shape[0], *grid.shape, x.shape[-1])
+    return x.transpose(0, 2, 1, 3) if grid.order == "freq_major" else x

@@ -1,0 +1,35 @@
+"""How spread out a set of vectors is: what tells of a collapsed representation."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+_NOISE = 1e-6
+"""Eigenvalues below this share of the largest are rounding."""
+
+
+def rankme(x: Float[Array, "n d"]) -> Float[Array, ""]:
+    """Effective rank, 1 to min(n, d): the exponential of the entropy of the singular values over
+    their sum (Garrido et al., ICML 2023, equation 1); 1 for zeros. Float32, no gradient."""
+    x = jax.lax.stop_gradient(x.astype(jnp.float32))
+    gram = jnp.matmul(x, x.T, precision=jax.lax.Precision.HIGHEST)
+    power = jnp.linalg.eigvalsh(gram)
+    power = jnp.where(power > _NOISE * jnp.max(power), power, 0.0)
+    share = jnp.sqrt(power)
+    share = share / jnp.maximum(jnp.sum(share), 1e-30)
+    return jnp.exp(-jnp.sum(jnp.where(share > 0, share * jnp.log(jnp.maximum(share, 1e-30)), 0.0)))
+
+
+def deviation(x: Float[Array, "n d"]) -> Float[Array, ""]:
+    """Standard deviation over the rows, averaged over the columns: 0 when all rows are equal.
+    Float32, no gradient."""
+    return jnp.mean(jnp.std(jax.lax.stop_gradient(x.astype(jnp.float32)), axis=0))
+
+
+def sample(x: Float[Array, "b n d"], count: int) -> Float[Array, "k d"]:
+    """``count`` vectors or fewer, as many of every row as go, evenly along it."""
+    b, n, d = x.shape
+    each = min(n, -(-count // b))
+    return x[:, :: n // each][:, :each].reshape(-1, d)[:count]

@@ -1,0 +1,296 @@
+"""EAT and AaSP: what the student sees, what the teacher says, how it follows."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jfreq import masks, methods, sharding, trees
+from jfreq.config import replace
+from jfreq.methods.aape import AaSP
+from jfreq.methods.eat import EAT, FLOORS, Net, average, of_clones, seen, teach
+from jfreq.methods.mae import MAE
+from jfreq.methods.spectrogram import trunk
+from jfreq.methods.ssast import SSAST
+from jfreq.nn.conv import ConvNeXt
+from jfreq.nn.predict import ConvDecoder, CrossPredictor
+from jfreq.nn.sblu import AaPE
+from jfreq.nn.vit import ViT
+from jfreq.testing import CLIP, bound_method, fake_batch
+from jfreq.types import DataSpec, InputError, Mask, SignalSpec
+
+TEN_SECONDS = DataSpec((SignalSpec("audio", 16000, 160000),))
+STEM = AaPE(kernels=2, taps=9, high_pass=17, width=8, depth=1, heads=2, out=8)
+SMALL = EAT(
+    encoder=ViT(width=16, depth=2, heads=2, norm="post"), clones=3, block=2, patch=(32, 16),
+    decoder=ConvDecoder(width=16, depth=1, groups=4), utterance_weight=12.0,
+)  # fmt: skip
+FULL = AaSP(
+    encoder=SMALL.encoder, clones=3, block=2, patch=(32, 16), aape=STEM, projection=(16, 8),
+    decoder=CrossPredictor(width=16, depth=2, heads=2),
+)  # fmt: skip
+CONFIGS = {"eat": SMALL, "aasp": FULL}
+
+
+@functools.cache
+def built(name):
+    """Config, method, parameters, a teacher of other parameters, and the loss compiled."""
+    cfg, method = bound_method(CONFIGS[name])
+    params = jax.jit(lambda key: method.init(key, None))(jax.random.key(0))
+    other = jax.jit(lambda key: method.init(key, None))(jax.random.key(7))
+    return cfg, method, params, method.target.init(other), jax.jit(method.loss)
+
+
+@functools.cache
+def applied(cfg):
+    return jax.jit(lambda params, *args: Net(cfg).apply({"params": params}, *args))
+
+
+@functools.cache
+def clips():
+    return fake_batch(CLIP, 4)
+
+
+def means(metrics):
+    return {k: float(s / c) for k, (s, c) in metrics.items()}
+
+
+def test_published_geometry():
+    """10 s: 64 x 8 patches, of which a clone sees exactly 102; time-major, no learned positions."""
+    cfg = EAT().bind(TEN_SECONDS)
+    assert (cfg.frames, cfg.grid.time, cfg.grid.freq, cfg.grid.order) == (1024, 64, 8, "time_major")
+    assert (cfg.kept, cfg.grid.size - cfg.kept) == (102, 410)
+    assert replace(cfg, mask_ratio=0.75).kept == 128
+    params = jax.eval_shape(lambda k: methods.build(cfg).init(k, None), jax.random.key(0))
+    assert not any("positions" in path for path in trees.flatten(params))
+    # ViT-B without its learned positions, 1 x 256 patches, one special token.
+    assert trees.count(params["trunk"]) == 12 * 7_087_872 + 2 * 768 + 768 + 257 * 768
+
+
+def test_the_loss_is_the_released_sum():
+    """Errors over sqrt(d), summed, over the masked tokens; the special tokens' are multiplied by
+    that number first: with 4 clips x 3 clones that is a weight of 12 on their mean."""
+    cfg, method, params, target, loss = built("eat")
+    batch, key = clips(), jax.random.key(3)
+    value, metrics = loss(params, target, batch, key, 0)
+    spec = method.frontend(batch)["spectrogram"]
+    mask_key, fill = jax.random.split(key)
+    mask = masks.inverse_block(mask_key, 12, cfg.grid, cfg.kept, block=2, adjust=cfg.adjust)
+    truth = jax.jit(lambda t, s: teach(cfg, t, s))(target["trunk"], spec)
+    special, pred = applied(cfg)(params, spec, mask, fill)
+    error = np.square(np.asarray(pred) - np.asarray(of_clones(truth, mask.drop, 4))) / 4.0
+    clip = np.repeat(np.asarray(truth).mean(1), 3, axis=0)
+    wanted = np.square(np.asarray(special) - clip) / 4.0
+    masked = pred.shape[0] * pred.shape[1]
+    released = (error.sum() + masked * wanted.sum()) / masked
+    assert float(value) == pytest.approx(released, rel=1e-4)
+    found = means(metrics)
+    assert found["loss"] == pytest.approx(found["frame"] + 12 * found["utterance"], rel=1e-5)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_who_learns(name):
+    """Every parameter of the student, none of the teacher, whose values matter all the same."""
+    _, method, params, target, loss = built(name)
+
+    def both(params, target):
+        return method.loss(params, target, clips(), jax.random.key(1), 0)[0]
+
+    student, teacher = jax.jit(jax.grad(both, argnums=(0, 1)))(params, target)
+    still = {p for p, g in trees.flatten(student).items() if not np.abs(g).max() > 0}
+    # The heads of an untrained Lambda Encoder start at zero, and so does its part of the fusion.
+    assert still == {p for p in still if p.startswith("trunk/alias/")}
+    assert all(np.isfinite(g).all() for g in jax.tree.leaves(student))
+    assert all(not np.any(g) for g in jax.tree.leaves(teacher))
+    own = method.target.init(params)
+    value, other = (loss(params, t, clips(), jax.random.key(1), 0)[0] for t in (target, own))
+    assert abs(float(value) - float(other)) > 1e-3
+
+
+def test_targets_have_mean_zero_and_variance_one():
+    cfg, method, _, target, _ = built("eat")
+    spec = method.frontend(clips())["spectrogram"]
+    teacher = jax.jit(lambda cfg, t, s: teach(cfg, t, s), static_argnums=0)
+    truth = np.asarray(teacher(cfg, target["trunk"], spec))
+    assert truth.shape == (4, cfg.grid.size, 16)
+    np.testing.assert_allclose(truth.mean(-1), 0, atol=1e-5)
+    np.testing.assert_allclose(truth.var(-1), 1, atol=1e-2)
+    last = teacher(replace(cfg, target_layers=1), target["trunk"], spec)
+    assert np.abs(truth - last).max() > 0.1
+
+
+def test_the_teacher_follows_on_a_line():
+    """The share kept goes from .9998 to .99999 over 100,000 updates; .999895 halfway."""
+    target = average(EAT())
+    new, old = (
+        {"trunk": {"w": jnp.ones(3)}, "decoder": {"w": jnp.ones(2)}},
+        {"trunk": {"w": jnp.zeros(3)}},
+    )
+    assert set(target.init(new)) == {"trunk"}
+    for step, kept in ((0, 0.9998), (50_000, 0.999895), (100_000, 0.99999), (400_000, 0.99999)):
+        moved = target.update(old, new, step)["trunk"]["w"]
+        np.testing.assert_allclose(moved, 1 - kept, rtol=1e-3)
+
+
+def test_clones_share_the_clip_and_nothing_else():
+    """Three masks at once are three times one mask; values under a mask reach nobody."""
+    cfg, method, params, _, _ = built("eat")
+    spec = method.frontend(clips())["spectrogram"][:2]
+    mask = masks.inverse_block(jax.random.key(5), 6, cfg.grid, cfg.kept, block=2)
+    net, key = applied(cfg), jax.random.key(6)
+    special, _ = net(params, spec, mask, key)
+    for clone in range(3):
+        one = Mask(*(x.reshape(2, 3, -1)[:, clone] for x in mask))
+        alone, _ = net(params, spec, one, key)
+        np.testing.assert_allclose(special.reshape(2, 3, -1)[:, clone], alone, atol=1e-5)
+    hidden = np.asarray(one.is_masked).reshape(2, cfg.grid.time, cfg.grid.freq)
+    cells = np.repeat(np.repeat(hidden, 16, axis=1), 32, axis=2)[..., None]
+    poisoned = jnp.where(cells, 1e3, spec)
+    np.testing.assert_array_equal(net(params, poisoned, one, key)[0], alone)
+
+
+@pytest.mark.parametrize(("context", "leaks"), [("full", True), ("masked", False)])
+def test_masked_context_keeps_the_student_from_peeping(context, leaks):
+    cfg = replace(CONFIGS["aasp"], aape__context=context).bind(CLIP)
+    _, _, params, _, _ = built("aasp")
+    spec = jnp.asarray(np.random.default_rng(0).normal(size=(1, 128, 128, 1)), jnp.float32)
+    mask = masks.inverse_block(jax.random.key(0), 2, cfg.grid, cfg.kept, block=2)
+    drawn = trees.map_paths(
+        lambda path, x: jnp.full_like(x, 0.3) if path.endswith("fuse/linear/kernel") else x,
+        params["trunk"],
+    )
+    pull = jnp.asarray(np.random.default_rng(1).normal(size=16), jnp.float32)
+    net = trunk(cfg)
+
+    @jax.jit
+    @jax.grad
+    def pulled(spec):
+        forward = functools.partial(seen, cfg=cfg, spec=spec, mask=mask)
+        return net.apply({"params": drawn}, method=forward)[0][0, 0] @ pull
+
+    grad = pulled(spec)
+    hidden = np.asarray(mask.is_masked)[0].reshape(cfg.grid.time, cfg.grid.freq)
+    cells = np.repeat(np.repeat(hidden, 16, axis=0), 32, axis=1)
+    energy = np.square(np.asarray(grad))[0, ..., 0]
+    assert energy[~cells].sum() > 0
+    assert (energy[cells].sum() > 0) == leaks
+
+
+def test_contrast_counts_from_its_floor():
+    """Three equal views of every clip are worth log(12 - 1) - log(2)."""
+    _, _, params, target, loss = built("aasp")
+    params = {**params, "project": jax.tree.map(jnp.zeros_like, params["project"])}
+    params["project"]["out"]["bias"] = jnp.ones(8)
+    found = means(loss(params, target, clips(), jax.random.key(1), 0)[1])
+    assert found["contrast"] == pytest.approx(np.log(11) - np.log(2), rel=1e-4)
+    whole = found["frame"] + 10 * found["utterance"] + 0.1 * found["contrast"]
+    assert found["loss"] == pytest.approx(whole, rel=1e-5)
+
+
+def test_rows_that_fill_up_do_not_count():
+    _, _, params, target, loss = built("aasp")
+    batch = {**clips(), "_mask": jnp.array([1.0, 1, 1, 0])}
+    poisoned = {**batch, "audio": batch["audio"].at[3].set(0.9)}
+    one, two = (loss(params, target, b, jax.random.key(1), 0) for b in (batch, poisoned))
+    assert one[1]["loss"][1] == 3
+    np.testing.assert_allclose(one[0], two[0], rtol=1e-5)
+
+
+def test_collapse_shows_in_the_log():
+    """A teacher that says the same of everything falls below the floors; a fresh one does not."""
+    _, method, params, target, loss = built("eat")
+    fresh = means(loss(params, target, clips(), jax.random.key(1), 0)[1])
+    assert method.floors == FLOORS
+    assert fresh["target_std"] > 0.1 and fresh["rankme"] > 4
+    dead = jax.tree.map(jnp.zeros_like, target)
+    found = means(loss(params, dead, clips(), jax.random.key(1), 0)[1])
+    assert found["target_std"] < 0.1 and found["rankme"] < 4
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_features_and_mask_for_the_report(name):
+    cfg, method, params, _, _ = built(name)
+    found = method.encode(params, clips())
+    assert found.tokens.shape == (4, cfg.grid.size, 16) and found.layers.shape[0] == 2
+    np.testing.assert_allclose(found.layers[-1], found.tokens, atol=1e-5)
+    shown = method.reconstruct(params, clips(), jax.random.key(0))
+    assert shown.drawn is None
+    share = np.asarray(shown.hidden).mean(axis=(1, 2))
+    np.testing.assert_allclose(share, 1 - cfg.kept / cfg.grid.size, atol=1e-6)
+
+
+def test_eight_devices_agree_with_one():
+    """The contrast of a batch that lies on eight devices is over all of it."""
+    _, method, params, target, loss = built("aasp")
+    batch = fake_batch(CLIP, 8)
+    value = loss(params, target, batch, jax.random.key(2), 0)[0]
+    mesh = sharding.make_mesh((8, 1, 1))
+    with jax.set_mesh(mesh):
+        spread = jax.device_put(batch, sharding.batch_sharding(mesh))
+        other = jax.jit(method.loss)(params, target, spread, jax.random.key(2), 0)[0]
+    np.testing.assert_allclose(value, other, rtol=1e-4)
+
+
+def learnt(cfg, spec=CLIP):
+    """Loss of a method without a teacher, its gradient by path, and the clip vectors."""
+    _, method = bound_method(cfg, spec)
+    batch = fake_batch(spec, 2)
+
+    @jax.jit
+    def run(key):
+        def loss(params):
+            return method.loss(params, {}, batch, key, 0)[0]
+
+        params = method.init(key, None)
+        return *jax.value_and_grad(loss)(params), method.encode(params, batch).clip
+
+    value, grads, clip = run(jax.random.key(0))
+    return value, trees.flatten(grads), clip
+
+
+@pytest.mark.parametrize("context", ["full", "masked"])
+def test_the_branch_goes_into_ssast(context):
+    cfg = SSAST(
+        encoder=ViT(width=16, depth=1, heads=2), patch=(32, 16), embed="aape",
+        aape=replace(STEM, context=context),
+    )  # fmt: skip
+    value, grads, clip = learnt(cfg)
+    assert np.isfinite(value) and np.isfinite(clip).all()
+    assert np.abs(grads["trunk/alias/fuse/linear/kernel"][16:]).max() > 0
+
+
+def test_the_branch_goes_into_an_autoencoder_of_sensors():
+    spec = DataSpec((SignalSpec("acc", 50, 512, 3, (0.1,) * 3, (1.0,) * 3),))
+    cfg = MAE(
+        encoder=ViT(width=16, depth=1, heads=2), decoder=ViT(width=8, depth=1, heads=2),
+        patch_frames=4, patch_bins=(4,), embed="aape", aape=replace(STEM, taps=5, high_pass=5),
+    )  # fmt: skip
+    value, grads, clip = learnt(cfg, spec)
+    assert np.isfinite(value) and np.isfinite(clip).all()
+    assert np.abs(grads["trunk/patch_embed/alias_acc/fuse/linear/kernel"][16:]).max() > 0
+    with pytest.raises(InputError, match="patches of one frame fold nothing"):
+        bound_method(replace(cfg, patch_frames=1), spec)
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"mask_ratio": 1.0}, "method.mask_ratio"),
+    ({"mask_ratio": 0.99}, "leaves 0 visible"),
+    ({"clones": 0}, "method.clones"),
+    ({"encoder": ConvNeXt(width=16), "special_tokens": 0}, "method.encoder: must be a ViT"),
+    ({"special_tokens": 0}, "method.special_tokens"),
+    ({"target_layers": 3}, "method.target_layers: must be 1 to 2"),
+    ({"stride": (16, 8)}, "must not overlap"),
+    ({"ema": (1.0, 0.9)}, "method.ema"),
+    ({"encoder": ViT(width=18, depth=2, heads=2)}, "multiple of 4"),
+])  # fmt: skip
+def test_bad_settings(change, message):
+    with pytest.raises(InputError, match=message):
+        replace(SMALL, **change).bind(CLIP)
+
+
+def test_contrast_needs_two_views():
+    assert replace(FULL, clones=1, contrast_weight=0.0).clones == 1
+    with pytest.raises(InputError, match=r"method.clones: contrast compares"):
+        replace(FULL, clones=1)

@@ -1,0 +1,118 @@
+"""Grouped convolution against SciPy, in each of its forms."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.signal import correlate2d
+
+from jfreq.ops import conv
+from jfreq.sharding import batch_sharding, make_mesh
+from jfreq.types import InputError
+
+CASES = [
+    ((3, 5, 4, 6), (3, 3, 3, 4)),  # two groups, other channels out
+    ((2, 4, 3, 4), (1, 5, 1, 4)),  # a group per channel
+    ((2, 3, 6, 2), (3, 1, 2, 3)),  # one group
+]
+FORMS = [conv.grouped_conv, conv._conv, conv._products]
+
+
+def reference(x, kernel):
+    """Float64, one pair of channels after the other."""
+    x, kernel = np.asarray(x, np.float64), np.asarray(kernel, np.float64)
+    size, out = kernel.shape[2:]
+    groups = x.shape[-1] // size
+    y = np.zeros((*x.shape[:3], out))
+    for row in range(len(x)):
+        for o in range(out):
+            first = o // (out // groups) * size
+            for c in range(size):
+                plane, taps = x[row, :, :, first + c], kernel[:, :, c, o]
+                full = correlate2d(np.pad(plane, [(s // 2, s // 2) for s in taps.shape]), taps)
+                inner = [slice(s - 1, s - 1 + n) for s, n in zip(taps.shape, plane.shape)]
+                y[row, :, :, o] += full[tuple(inner)]
+    return y
+
+
+def draw(shape, kernel):
+    rng = np.random.default_rng()
+    return (jnp.asarray(rng.normal(size=s), jnp.float32) for s in (shape, kernel))
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(("shape", "size"), CASES)
+def test_against_scipy(form, shape, size):
+    x, kernel = draw(shape, size)
+    np.testing.assert_allclose(jax.jit(form)(x, kernel), reference(x, kernel), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("form", [conv._by_group, conv._products])
+def test_gradients_are_those_of_the_convolution(form):
+    x, kernel = draw((5, 5, 4, 9), (3, 3, 3, 6))
+    weight = jnp.asarray(np.random.default_rng().normal(size=(5, 5, 4, 6)), jnp.float32)
+
+    def slopes(form):
+        return jax.jit(lambda x, kernel: jax.vjp(form, x, kernel)[1](weight))(x, kernel)
+
+    for mine, theirs in zip(slopes(form), slopes(conv._conv)):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.fixture
+def one_device():
+    with jax.set_mesh(make_mesh((1, 1, 1), jax.devices()[:1])):
+        yield
+
+
+@pytest.mark.usefixtures("one_device")
+def test_one_device_in_a_scan():
+    """As a decoder runs it: layers with stacked kernels, values and gradients."""
+    x, kernels = draw((2, 5, 4, 6), (3, 3, 3, 3, 6))
+
+    def run(form):
+        def loss(x, kernels):
+            y, _ = jax.lax.scan(lambda x, kernel: (jnp.tanh(form(x, kernel)), None), x, kernels)
+            return jnp.sum(jnp.square(y))
+
+        return jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(x, kernels)
+
+    for mine, theirs in zip(
+        jax.tree.leaves(run(conv.grouped_conv)), jax.tree.leaves(run(conv._conv))
+    ):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.usefixtures("one_device")
+@pytest.mark.parametrize(("platform", "ours"), [("cpu", True), ("cuda", False), ("tpu", False)])
+def test_the_platform_of_the_program_decides(platform, ours):
+    traced = jax.jit(conv.grouped_conv).trace(*draw(*CASES[0]))
+    text = traced.lower(lowering_platforms=(platform,)).as_text()
+    assert ("stablehlo.convolution" in text) != ours
+
+
+@pytest.mark.dist
+def test_a_sharded_batch_is_not_gathered():
+    mesh = make_mesh((4, 2, 1))
+    x, kernel = draw((8, 5, 4, 6), (3, 3, 3, 4))
+
+    def run(x, kernel):
+        out, pull = jax.vjp(conv.grouped_conv, x, kernel)
+        return out, pull(jnp.ones_like(out))
+
+    with jax.set_mesh(mesh):
+        rows = jax.device_put(x, batch_sharding(mesh))
+        program = jax.jit(run).lower(rows, kernel).compile()
+        found = program(rows, jax.device_put(kernel, jax.sharding.NamedSharding(mesh, jax.P())))
+    text = program.as_text() or "all-gather"
+    assert not re.findall(r"all-gather|all-to-all|collective-permute", text)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(jax.jit(run)(x, kernel))):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(3, 3, 4, 6), (2, 3, 3, 4), (3, 3, 3, 5)])
+def test_sizes_that_do_not_fit_are_refused(size):
+    with pytest.raises(InputError, match="does not fit 6 channels"):
+        conv.grouped_conv(*draw((1, 4, 4, 6), size))
