@@ -28,6 +28,8 @@ BATCH = ("data", "fsdp")
 RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"blocks/qkv/kernel", ("fsdp", None, "tensor", None)),
     (r"blocks/qkv/bias", (None, "tensor", None)),
+    (r"blocks/q/kernel", ("fsdp", "tensor", None)),
+    (r"blocks/kv/kernel", ("fsdp", None, "tensor", None)),
     (r"blocks/proj/kernel", ("tensor", None, "fsdp")),
     (r"blocks/fc1/kernel", ("fsdp", "tensor")),
     (r"blocks/fc1/bias", ("tensor",)),

@@ -67,8 +67,9 @@ def markdown(head: list[str], rows: list[list[str]]) -> list[str]:
     return ["| " + " | ".join(line) + " |" for line in lines] + [""]
 
 
-def save(name: str, text: list[str], body: Mapping[str, Any]) -> None:
-    """Writes ``results/NAME.md`` and ``.json`` and shows the page."""
-    (RESULTS / f"{name}.md").write_text("\n".join(text))
-    (RESULTS / f"{name}.json").write_text(json.dumps(body, indent=1) + "\n")
+def save(name: str, text: list[str], body: Mapping[str, Any], out: Path = RESULTS) -> None:
+    """Writes ``NAME.md`` and ``.json`` into ``out`` and shows the page."""
+    out.mkdir(parents=True, exist_ok=True)
+    (out / f"{name}.md").write_text("\n".join(text))
+    (out / f"{name}.json").write_text(json.dumps(body, indent=1) + "\n")
     print("\n".join(text))

@@ -25,6 +25,8 @@ LATER = {
     "data.sequence": 1,
 }
 """Fields that came later: left out of keys at these values, so that older results keep theirs."""
+LATER_PARTS = {"embed": "plain", "positions": "learned", "encoder.norm": "pre", "decoder.norm": "pre"}
+"""Such fields of methods, wherever they stand; without ``embed`` what ``aape`` says is not read."""
 
 
 def change(**fields: Any) -> Change:
@@ -111,10 +113,21 @@ def replicates(folds: Sequence[int], count: int | None = None) -> list[Replicate
 def key(ablation: Ablation, cell: Cell, replicate: Replicate, manifest: str) -> str:
     """Names everything that a score depends on: a result with the same key is the same result."""
     config = to_dict(cell.experiment)
-    kept = {k: v for k, v in flat(config).items()
-            if not k.startswith(FREE) and (k not in LATER or v != LATER[k])}  # fmt: skip
+    fields = flat(config)
+    kept = {k: v for k, v in fields.items() if not k.startswith(FREE) and not _later(k, fields)}
     parts = [kept, replicate, manifest, ablation.probe, ablation.pool]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _later(field: str, fields: Mapping[str, Any]) -> bool:
+    if field in LATER:
+        return fields[field] == LATER[field]
+    owner, inside, _ = field.rpartition(".aape.")
+    if inside:
+        return fields[f"{owner}.embed"] == "plain"
+    return any(
+        field.endswith(f".{end}") and fields[field] == value for end, value in LATER_PARTS.items()
+    )
 
 
 def load(path: str | Path) -> Ablation:

@@ -133,7 +133,7 @@ def _sums(u: Array, alpha: Array, turns: Array, reach: int) -> Pair:
     over ``m = 1..c``, goes on as ``q e + u[n] - q^c u[n - c]``.
 
     The derivative by ``log q`` obeys a recursion of the same kind beside ``e``, so the backward
-    pass keeps no states: less than half of the memory that differentiating the loop takes.
+    pass keeps no states: a quarter of the memory that differentiating the loop takes.
     """
     q, last = (_power(alpha[None], turns, m) for m in (1, reach))
     patch = u.shape[2] - 2 * reach
@@ -347,7 +347,7 @@ def filter_time(
     band = jnp.where(inside, jnp.asarray(h)[np.clip(tap, 0, len(h) - 1)], 0)
     blocks = _cut(x, _BLOCK + 2 * reach, _BLOCK)
     y = jnp.einsum("bnwc,wo->bnoc", blocks, band, precision=_HIGHEST)
-    return y.reshape(len(y), count * _BLOCK, -1)[:, :t].reshape(shape)
+    return y.reshape(y.shape[0], count * _BLOCK, -1)[:, :t].reshape(shape)
 
 
 def _cut(x: Array, length: int, hop: int) -> Array:

@@ -55,7 +55,8 @@ class Meter:
 def summary(row: dict[str, Any]) -> str:
     """A row as one short line."""
     parts = [f"loss {row['loss']:.4f}"]
-    parts += [f"{k} {row[k]:.3f}" for k in ("info_nce", "mse", "accuracy") if k in row]
+    shown = ("info_nce", "mse", "accuracy", "frame", "utterance", "rankme")
+    parts += [f"{k} {row[k]:.3f}" for k in shown if k in row]
     parts += [f"{row['step_time'] * 1e3:.0f} ms/step", f"{row['examples_per_s']:.1f} ex/s"]
     parts += [f"wait {row['data_wait']:.0%}"]
     return "  ".join(parts + ([f"MFU {row['mfu']:.1%}"] if row["mfu"] else []))

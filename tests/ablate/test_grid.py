@@ -88,13 +88,20 @@ def test_fields_that_came_later_leave_old_keys_alone():
     kept = {
         k: v
         for k, v in fields.items()
-        if not k.startswith((*grid.FREE, "data.label_", "data.sequence"))
+        if not k.startswith((*grid.FREE, "data.label_", "data.sequence", "method.aape."))
+        and k not in ("method.embed", "method.positions", "method.encoder.norm")
     }
     parts = [kept, replicate, "m", ablation().probe, ablation().pool]
     old = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
     assert grid.key(ablation(), cell, replicate, "m") == old
-    few = grid.cells(ablation(base=replace(BASE, data__label_fraction=0.5)))[0]
-    assert grid.key(ablation(), few, replicate, "m") != old
+    keys = {old}
+    for change in (
+        {"data__label_fraction": 0.5}, {"method__encoder__norm": "post"}, {"method__embed": "aape"},
+        {"method__embed": "aape", "method__aape__taps": 33},
+    ):  # fmt: skip
+        other = grid.cells(ablation(base=replace(BASE, **change)))[0]
+        keys.add(grid.key(ablation(), other, replicate, "m"))
+    assert len(keys) == 5
 
 
 def test_load_finds_the_ablation_of_a_file(tmp_path, root):

@@ -56,7 +56,8 @@ def test_nano_takes_sensors(name):
 
 def test_planned_names_exist():
     for size in ("nano", "tiny", "small", "base"):
-        assert {f"ssast_{size}", f"ast_{size}"} <= set(EXPERIMENTS)
+        names = {f"{method}_{size}" for method in ("ast", "ssast", "eat", "aape")}
+        assert names <= set(EXPERIMENTS)
     assert "ssast_audioset_base" in EXPERIMENTS
 
 

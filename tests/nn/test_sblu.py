@@ -178,6 +178,17 @@ def test_orders_and_overlaps_are_the_same_branch():
     np.testing.assert_allclose(tokens, dense[::2], atol=1e-5)
 
 
+def test_the_batch_may_stay_open():
+    """An exported encoder does not know how many clips it will see."""
+    (rows,) = jax.export.symbolic_shape("b")
+    params, _, embed = built(SMALL)
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
+    spec = jax.ShapeDtypeStruct((rows, 48, 8, 1), jnp.float32)
+    valid = jax.ShapeDtypeStruct((rows, 12), bool)
+    found = jax.export.export(embed)(shapes, spec, None, valid)
+    assert found.out_avals[0].shape == (rows, 12, WIDTH)
+
+
 def test_size_and_arithmetic_on_vit_base():
     """1.74 M parameters and less than 3 % of the arithmetic of ViT-B on 10 s."""
     grid = Grid(64, 8, "time_major")

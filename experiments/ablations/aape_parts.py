@@ -1,0 +1,95 @@
+"""Does a patch embedding that measures what patches fold help, in which form, and what else does?
+
+    jfreq data prepare synthetic:tones --out shards/tones --n 600
+    jfreq ablate experiments/ablations/aape_parts.py:aape_stem --data shards/tones \\
+        --workdir runs/ablate/tones
+
+`aape_stem`: the plain embedding against the branch, in its forms; the classes of `synthetic:tones` differ
+only in modulations of 12 to 32 Hz, which patches of 160 ms fold. Any audio set does as well.
+`aape_few` has the plain embedding and the two phases only, for larger sets. `aape_objective` changes one
+part of the framework at a time, `aape_size` the number and length of the kernels. A training takes
+two to three minutes on two CPU cores.
+"""
+
+from collections.abc import Mapping
+
+from jfreq import recipes
+from jfreq.ablate import Ablation, change
+from jfreq.config import replace
+from jfreq.nn.predict import ConvDecoder
+
+BASE = replace(
+    recipes.load("aape_nano"), name="aape_ablation", steps=300, optim__warmup=30, log__every=50,
+    method__clones=4, method__ema_steps=300, data__crop_seconds=2.0,
+)  # fmt: skip
+DECIDES = (
+    "A 0.5 M-parameter encoder, 300 updates of 16 clips x 4 clones, 2 s windows: this shows whether "
+    "the branch is of use to a small network that was trained for minutes, and large effects of its "
+    "form. It says nothing about the published scale (86 M parameters, 10 s clips of AudioSet)."
+)
+
+PLAIN = change(method__embed="plain")
+STEMS = {
+    "plain": PLAIN,
+    "even": change(),
+    "hermitian": change(method__aape__phase="hermitian"),
+    "hermitian, magnitude": change(method__aape__phase="hermitian", method__aape__magnitude=True),
+    "even, masked": change(method__aape__context="masked"),
+    "hermitian, masked": change(method__aape__phase="hermitian", method__aape__context="masked"),
+    "even, local": change(method__aape__context="local", method__aape__taps=17),
+    "even, fixed kernels": change(method__aape__adaptive=False),
+    "even, residual": change(method__aape__fusion="residual"),
+}
+
+aape_stem = Ablation(
+    name="aape_stem",
+    question="Is the branch worth it: which phase, what may it see, should kernels follow the input?",
+    base=BASE, factors={"stem": STEMS}, decides=DECIDES, probe="ridge",
+)  # fmt: skip
+aape_few = Ablation(
+    name="aape_few",
+    question="Plain patches or the branch, in both readings of its kernels?",
+    base=BASE, factors={"stem": {name: STEMS[name] for name in ("plain", "even", "hermitian")}},
+    decides=DECIDES, probe="ridge",
+)  # fmt: skip
+
+
+def one_at_a_time(levels: Mapping[str, str]) -> bool:
+    """The default and its neighbours."""
+    default = {"predictor": "cross-attention", "contrast": ".1", "clip weight": "10"}
+    return sum(levels[name] != value for name, value in default.items()) <= 1
+
+
+aape_objective = Ablation(
+    name="aape_objective",
+    question="What do the predictor, the contrast of masked views and the clip's term bring?",
+    base=BASE,
+    factors={
+        "predictor": {
+            "cross-attention": change(),
+            "convolutions": change(method__decoder=ConvDecoder(width=96, depth=2)),
+        },
+        "contrast": {
+            ".1": change(), "0": change(method__contrast_weight=0.0),
+            "1": change(method__contrast_weight=1.0),
+        },
+        "clip weight": {
+            "10": change(), "1": change(method__utterance_weight=1.0),
+            "192": change(method__utterance_weight=192.0),
+        },
+    },
+    keep=one_at_a_time, decides=DECIDES, probe="ridge",
+)  # fmt: skip
+aape_size = Ablation(
+    name="aape_size",
+    question="How many kernels for each sub-band, and how long?",
+    base=BASE,
+    factors={
+        "kernels": {"16": change(), "4": change(method__aape__kernels=4),
+                    "1": change(method__aape__kernels=1)},
+        "taps": {"49": change(), "17": change(method__aape__taps=17),
+                 "33": change(method__aape__taps=33), "97": change(method__aape__taps=97)},
+    },
+    keep=lambda levels: levels["kernels"] == "16" or levels["taps"] == "49",
+    decides=DECIDES, probe="ridge",
+)  # fmt: skip
