@@ -57,15 +57,14 @@ def response(window: str, shape: float, offset: np.ndarray) -> Curve:
     """Of kernels ``offset`` ``[o]`` rad per frame above the tone, amplitude 1 at the centre (`even`:
     its own factor, .6 to 1). ``shape``: alpha per frame, of the Gaussian its deviation in frames.
     NaN where `even` would lie above half the frame rate."""
-    k, change = kernels(window, shape, TONE + offset)
-    out, moved = kernels(window, shape, TONE + offset)
+    out, moved = heard(window, shape, TONE + offset)
     size = np.abs(out)
     slope = np.abs((out.conj() * moved).real) / size
     beyond = (window == "even") & (TONE + offset > math.pi)
     return Curve(*(np.where(beyond, np.nan, x) for x in (size, slope)))
 
 
-def kernels(window: str, shape: float, omega: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def heard(window: str, shape: float, omega: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """What kernels at ``omega`` ``[o]`` make of the tone, and its derivative, ``[o]`` complex128."""
     one_sided = window == "one-sided"  # as many taps, all of them on one side
     taps = 2 * TAPS - 1 if one_sided else TAPS
@@ -123,8 +122,9 @@ def windows_page(out: Path) -> Path:
         "# Gradients of kernels by their distance from a tone",
         "",
         f"`|d|H|/d omega|` by offset between kernel and tone in rad per frame, kernels of {TAPS} taps.",
-        f"The tone lies at {TONE * RATE / (2 * math.pi):.3g} Hz (100 frames per second), which matters to",
-        "`even` only; it is shown with its own factor and is not defined above half the frame rate.",
+        f"The tone lies at {TONE * RATE / (2 * math.pi):.3g} Hz (100 frames per second), which matters to "
+        "`even` only;",
+        "that one is shown with its own factor and is not defined above half the frame rate.",
         "The one-sided window has all its taps on one side. What is left of a narrow Gaussian far away",
         "comes from its ends, which are cut off; so do the ripples of the others.",
         "",

@@ -326,9 +326,9 @@ def high_pass(
 def filter_time(
     x: Float[Array, "b t f c"], h: Float32[Array, " l"] | Float32[np.ndarray, " l"]
 ) -> Float32[Array, "b t f c"]:
-    """``[b t f c]`` under the taps ``h [l]`` centred on every frame, along time, in float32.
+    """``y[n] = sum_m h[c + m] x[n + m]`` along time, ``[b t f c]``, ``h [l]``, in float32.
 
-    Symmetric taps have zero phase. Beyond its ends the clip is its reflection, without the end
+    The taps are centred on every frame: symmetric ones have zero phase. Beyond its ends the clip is its reflection, without the end
     frame itself. Raises ``InputError`` for an even count of taps and for too short a clip.
     """
     shape, reach, t = x.shape, _reach(len(h)), x.shape[1]

@@ -3,9 +3,13 @@
 import numpy as np
 
 
+def exact(x):
+    return np.asarray(x, np.float64)
+
+
 def kernel(alpha, beta, *, taps, phase="even", unit_gain=False):
     """``k`` complex128 ``[*a taps]``, as the paper's line and as window times sinusoid."""
-    alpha, omega = np.float64(alpha)[..., None], 2 * np.pi * np.float64(beta)[..., None]
+    alpha, omega = exact(alpha)[..., None], 2 * np.pi * exact(beta)[..., None]
     m = np.arange(taps) - taps // 2
     if phase == "hermitian":
         r = np.exp(-alpha)

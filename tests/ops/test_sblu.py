@@ -13,6 +13,7 @@ from jfreq.ops import sblu
 from jfreq.types import InputError
 
 from . import sblu_oracles as oracle
+from .sblu_oracles import exact
 
 PHASES = pytest.mark.parametrize("phase", ["even", "hermitian"])
 KERNEL = jax.jit(sblu.kernel, static_argnames=("taps", "phase", "unit_gain"))
@@ -29,7 +30,7 @@ def values(rng, *shape):
 
 
 def compound(pair):
-    return np.float64(pair[0]) + 1j * np.float64(pair[1])
+    return exact(pair[0]) + 1j * exact(pair[1])
 
 
 def assert_near(got, expected, rel):
@@ -69,13 +70,13 @@ def test_a_hermitian_kernel_is_a_positive_pass_band_of_gain_1_at_beta():
     spectrum = response(k, 2 * np.pi * np.arange(512) / 512)
     assert abs(spectrum.imag).max() < 1e-6 and spectrum.real.min() > 0
     assert abs(spectrum.real.argmax(-1) / 512 - np.asarray(beta)).max() <= 1 / 512
-    at_beta = [response(row, 2 * np.pi * f) for row, f in zip(k, np.float64(beta))]
+    at_beta = [response(row, 2 * np.pi * f) for row, f in zip(k, exact(beta))]
     np.testing.assert_allclose(at_beta, 1, atol=1e-4)
 
 
 def test_spectra_of_long_kernels_have_closed_forms():
     alpha, beta = lambdas(np.random.default_rng(3), 32, low=0.25)
-    a, omega = np.float64(alpha)[:, None], 2 * np.pi * np.float64(beta)[:, None]
+    a, omega = exact(alpha)[:, None], 2 * np.pi * exact(beta)[:, None]
     w, decay, r = np.linspace(-np.pi, np.pi, 101)[None], a + 1j * omega, np.exp(-a)
     q = np.exp(-decay)
     gain = 2 * np.sinh(decay / 2) / decay
@@ -96,9 +97,9 @@ def test_derivatives_of_the_kernel_have_closed_forms(phase):
     slope = jax.jit(lambda *along: jax.jvp(at, (alpha, beta), along)[1])
     by_alpha, by_omega = compound(slope(one, 0 * one)), compound(slope(0 * one, one)) / (2 * np.pi)
     k, m = oracle.kernel(alpha, beta, taps=49, phase=phase), np.arange(-24, 25)
-    a = np.float64(alpha)[:, None]
+    a = exact(alpha)[:, None]
     if phase == "even":
-        decay = a + 2j * np.pi * np.float64(beta)[:, None]
+        decay = a + 2j * np.pi * exact(beta)[:, None]
         log = -abs(m) + 0.5 / np.tanh(decay / 2) - 1 / decay
         assert_near(by_alpha, k * log, 1e-5)
         assert_near(by_omega, 1j * k * log, 1e-5)
@@ -134,16 +135,15 @@ def test_evaluators_agree(phase):
     rng = np.random.default_rng(5)
     alpha, beta = lambdas(rng, 2, 3, 5)
     u = values(rng, 2, 3, 16 + 48, 5)
-    k = oracle.kernel(alpha, beta, taps=49, phase=phase)
-    exact = oracle.gathered(np.float64(u), k)
-    assert_near(compound(APPLY(u, alpha, beta, taps=49, phase=phase)), exact, 1e-6)
-    pair = KERNEL(alpha, beta, taps=49, phase=phase)
-    others = [oracle.gathered, oracle.tap_by_tap] + [oracle.folded] * (phase == "even")
-    for other in others:
-        assert_near(
-            compound([other(np.asarray(u), np.asarray(part)) for part in pair]), exact, 1e-5
-        )
-    np.testing.assert_allclose(oracle.gathered(np.float64(u), k, every=4), exact[:, :, ::4])
+    got = compound(APPLY(u, alpha, beta, taps=49, phase=phase))
+    k, wide = oracle.kernel(alpha, beta, taps=49, phase=phase), exact(u)
+    naive = oracle.gathered(wide, k)
+    assert_near(got, naive, 1e-6)
+    assert_near(got[:, :, ::4], oracle.gathered(wide, k, every=4), 1e-6)
+    pair = [np.asarray(part) for part in KERNEL(alpha, beta, taps=49, phase=phase)]
+    for other in [oracle.gathered, oracle.tap_by_tap] + [oracle.folded] * (phase == "even"):
+        assert_near(other(wide, k), naive, 1e-12)
+        assert_near(got, compound([other(np.asarray(u), part) for part in pair]), 1e-5)
 
 
 @PHASES
@@ -223,7 +223,9 @@ def test_the_gradient_takes_a_quarter_of_the_naive_memory_at_most():
         loss = lambda *args: sum(jnp.sum(part**2) for part in fn(*args))  # noqa: E731
         step = jax.jit(jax.grad(loss, argnums=(0, 1, 2)))
         lowered = step.lower(*[jax.ShapeDtypeStruct(s, jnp.float32) for s in shapes])
-        return lowered.compile().memory_analysis().temp_size_in_bytes
+        memory = lowered.compile().memory_analysis()
+        assert memory is not None
+        return memory.temp_size_in_bytes
 
     assert bytes_of(functools.partial(sblu.apply, taps=taps)) <= 0.25 * bytes_of(naive)
 

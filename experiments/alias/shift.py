@@ -1,0 +1,308 @@
+"""How much an encoder's output moves when the sound is shifted by less than a patch.
+
+    python -m experiments.alias.shift --runs plain=runs/plain even=runs/even --shards shards/esc10
+
+Windows of one recording that start 1, 2, ... frames later than the first, all inside the recording, are
+encoded by trained encoders and by the same as initialised. Change: |e(s) - e(0)| over the mean distance
+between different clips' e(0), so that an encoder that tells all clips the same gains nothing; also over
+|e(0)|. Clip vectors, and tokens against the token of the same place. Writes `alias_shift.md`, `.json`
+and `.svg`.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.sensors.common import RESULTS, markdown, save
+from jfreq import methods
+from jfreq.checkpoint import load_run
+from jfreq.config import check
+from jfreq.data.records import Shards, open_shards
+from jfreq.evaluate.metrics import Interval, interval
+from jfreq.evaluate.table import TRAINED, UNTRAINED
+from jfreq.methods.spectrogram import SpectrogramConfig
+from jfreq.state import Trained
+from jfreq.types import Array, Batch, PyTree
+
+PARTS = ("clip vector", "tokens")
+Encode = Callable[[PyTree, Batch], tuple[Array, Array, Array]]
+"""``clip [b d]``, ``tokens [b n d]`` and ``valid [n]``, compiled."""
+
+
+class Plan(NamedTuple):
+    """The windows: ``size`` samples that begin at ``starts``, the first at 0."""
+
+    size: int
+    starts: tuple[int, ...]
+    frames: int
+    hop: int
+    rate: float
+
+
+class Change(NamedTuple):
+    """One encoder: of every shift and clip ``[s c]`` the change over the spread between clips,
+    ``spread``, and over the size of what is compared, ``size``, by part."""
+
+    spread: dict[str, np.ndarray]
+    size: dict[str, np.ndarray]
+
+
+# ------------------------------------------------------------------ which windows
+
+
+def plan(cfg: SpectrogramConfig, samples: int, shifts: int) -> Plan:
+    """Windows of whole patches, as long as the encoder and recordings of ``samples`` allow."""
+    assert cfg.frontend is not None and cfg.frames is not None and cfg.patch is not None
+    hop, size, width = cfg.frontend.hop_length, cfg.frontend.win_length, cfg.patch[1]
+    longest = min(cfg.signal.samples, samples - shifts * hop)
+    frames = min((longest - size) // hop + 1, cfg.frames) // width * width
+    check(frames > 0, "--shards", f"recordings of {samples / cfg.signal.rate:.3g} s are too short "
+          f"for a patch and {shifts} shifts; prepare longer ones")  # fmt: skip
+    starts = tuple(range(0, (shifts + 1) * hop, hop))
+    return Plan(size + (frames - 1) * hop, starts, frames, hop, cfg.signal.rate)
+
+
+def held_out(shards: Shards, runs: dict[str, Trained], folds: Sequence[int]) -> np.ndarray:
+    """Rows of ``folds``; else of those that every run has left out, or of the split ``test``."""
+    left = {tuple(run.experiment.data.exclude_folds) for run in runs.values()}
+    check(bool(folds) or len(left) == 1, "--folds", f"the runs left out different folds: {left}")
+    folds = list(folds) or list(left.pop())
+    if folds:
+        return shards.rows(folds=folds)
+    check("test" in shards.info.splits, "--folds", "the runs left out no fold and the shards have "
+          "no split 'test'; say which folds to read")  # fmt: skip
+    return shards.rows("test")
+
+
+def common_signal(runs: dict[str, Trained], shards: Shards) -> SpectrogramConfig:
+    """The config of the first run, whose signal, hop and patches in time all others share."""
+    found: dict[tuple, str] = {}
+    for name, run in runs.items():
+        cfg = run.experiment.method
+        check(isinstance(cfg, SpectrogramConfig), "--runs", f"{name} reads no spectrogram")
+        cfg = cast(SpectrogramConfig, cfg)
+        assert cfg.frontend is not None and cfg.patch is not None
+        signal, front = cfg.signal, cfg.frontend
+        found[(signal.name, signal.rate, signal.samples, signal.channels, front.win_length,
+               front.hop_length, cfg.patch[1], cfg.frames)] = name  # fmt: skip
+    check(len(found) == 1, "--runs", f"{', '.join(found.values())} read different signals, lengths, "
+          "hops or patches; compare encoders of the same")  # fmt: skip
+    cfg = cast(SpectrogramConfig, next(iter(runs.values())).experiment.method)
+    signal = shards.spec.signal(cfg.signal.name)
+    same = (signal.rate, signal.channels) == (cfg.signal.rate, cfg.signal.channels)
+    check(same, "--shards", f"hold {signal.channels} channels at {signal.rate:g} Hz, the encoders "
+          f"read {cfg.signal.channels} at {cfg.signal.rate:g} Hz")  # fmt: skip
+    return cfg
+
+
+def windows(x: np.ndarray, cfg: SpectrogramConfig, found: Plan, start: int) -> Batch:
+    """One shift of recordings ``[b t c]``; what is left of the encoder's window is padding."""
+    part = x[:, start : start + found.size]
+    part = np.pad(part, ((0, 0), (0, cfg.signal.samples - found.size), (0, 0)))
+    length = np.full(len(x), found.size, np.int32)
+    return {cfg.signal.name: jnp.asarray(part), "length": jnp.asarray(length)}
+
+
+# ------------------------------------------------------------------ encode and compare
+
+
+def encoder(cfg: SpectrogramConfig) -> Encode:
+    method = methods.build(cfg)
+
+    def encode(params: PyTree, batch: Batch) -> tuple[Array, Array, Array]:
+        found = method.encode(params, batch)
+        return found.clip, found.tokens, found.valid[0]
+
+    return jax.jit(encode)
+
+
+def initial(cfg: SpectrogramConfig, seed: int) -> PyTree:
+    """Parameters as training starts with."""
+    signal = cfg.signal
+    spec = {signal.name: jax.ShapeDtypeStruct((1, signal.samples, signal.channels), jnp.int16)}
+    init = methods.build(cfg).init
+    return jax.jit(lambda key: init(key, spec))(jax.random.key(seed))
+
+
+def outputs(
+    encode: Encode, params: PyTree, x: np.ndarray, cfg: SpectrogramConfig, found: Plan, batch: int
+) -> Iterator[dict[str, np.ndarray]]:
+    """By shift and part ``[c n d]``, a clip vector being one token."""
+    for start in found.starts:
+        parts: list[tuple[np.ndarray, np.ndarray]] = []
+        for first in range(0, len(x), batch):
+            rows = np.arange(first, first + batch) % len(x)  # one shape, one compilation
+            clip, tokens, valid = encode(params, windows(x[rows], cfg, found, start))
+            keep = min(batch, len(x) - first)
+            real = np.asarray(tokens)[:keep, np.asarray(valid)]
+            parts.append((np.asarray(clip)[:keep, None], real))
+        yield dict(zip(PARTS, (np.concatenate(part) for part in zip(*parts))))
+
+
+def changes(every: Iterator[dict[str, np.ndarray]]) -> Change:
+    base = next(every)
+    spread = {part: between(x) for part, x in base.items()}
+    size = {part: np.linalg.norm(x, axis=-1) for part, x in base.items()}
+    over: tuple[dict[str, list], dict[str, list]] = ({p: [] for p in PARTS}, {p: [] for p in PARTS})
+    for moved in every:
+        for part, x in moved.items():
+            far = np.linalg.norm(x - base[part], axis=-1)
+            over[0][part].append(far.mean(axis=1) / spread[part])
+            over[1][part].append((far / size[part]).mean(axis=1))
+    return Change(*({part: np.array(rows) for part, rows in found.items()} for found in over))
+
+
+def between(x: np.ndarray) -> float:
+    """Mean distance of the tokens ``[c n d]`` of two different clips at the same place."""
+    from scipy.spatial.distance import pdist
+
+    return float(np.mean([pdist(x[:, place]).mean() for place in range(x.shape[1])]))
+
+
+# ------------------------------------------------------------------ page and figure
+
+
+def cell(values: np.ndarray) -> str:
+    mean, low, high = interval(values)
+    return f"{mean:.3f} ({low:.3f} to {high:.3f})"
+
+
+def page(found: dict[tuple[str, str], Change], made: Plan, clips: int, source: str) -> list[str]:
+    names = list(dict.fromkeys(name for name, _ in found))
+    shifts, ms = len(made.starts) - 1, 1000 * made.hop / made.rate
+    text = [
+        "# Encoders under shifts by less than a patch",
+        "",
+        f"{clips} clips of {source}, windows of {made.frames} frames that start 1 to {shifts} frames "
+        f"({ms:g} to {shifts * ms:g} ms)",
+        "later, against the window at 0: distance over the mean distance between different clips",
+        "(spread) and over its own length (size); tokens are compared with the token of the same place.",
+        f"Mean over clips with the Student-t 95 % interval; differences from `{names[0]}` are paired by",
+        "clip. Intervals are over clips of one encoder each, not over trainings.",
+        "",
+        "## Mean over shifts",
+        "",
+    ]
+    rows = []
+    for (name, kind), change in found.items():
+        row = [name, kind]
+        for part in PARTS:
+            mine = change.spread[part].mean(axis=0)
+            gain = mine - found[names[0], kind].spread[part].mean(axis=0)
+            row += [cell(mine), "" if name == names[0] else cell(gain),
+                    f"{change.size[part].mean():.3f}"]  # fmt: skip
+        rows.append(row)
+    head = ["encoder", "", *(f"{part}, {what}" for part in PARTS
+            for what in ("over spread", f"less {names[0]}'s", "over size"))]  # fmt: skip
+    text += markdown(head, rows)
+    for part in PARTS:
+        text += [f"## {part[0].upper()}{part[1:]}, over spread, by shift", ""]
+        rows = [[f"{s + 1}", *(cell(change.spread[part][s]) for change in found.values())]
+                for s in range(shifts)]  # fmt: skip
+        text += markdown(["frames", *(f"{name}, {kind}" for name, kind in found)], rows)
+    return [*text, "`python -m experiments.alias.shift` repeats it.", ""]
+
+
+def numbers(found: dict[tuple[str, str], Change]) -> list[dict[str, Any]]:
+    """Means and intervals by encoder, part and shift."""
+    return [
+        {"encoder": name, "kind": kind, "part": part, "over": over,
+         "mean": interval(values.mean(axis=0))._asdict(),
+         "by_shift": [interval(clips)._asdict() for clips in values]}
+        for (name, kind), change in found.items()
+        for over, parts in change._asdict().items()
+        for part, values in parts.items()
+    ]  # fmt: skip
+
+
+def figure_of(found: dict[tuple[str, str], Change], path: Path) -> Path:
+    from jfreq.evaluate.plot import STYLES
+    from jfreq.evaluate.plot import save as save_figure
+
+    names = list(dict.fromkeys(name for name, _ in found))
+    styles = {name: STYLES[i % len(STYLES)] for i, name in enumerate(names)}
+
+    def draw(figure: Any) -> None:
+        every = figure.subplots(2, len(PARTS), sharex=True, sharey="col", squeeze=False)
+        handles: dict[str, Any] = {}
+        for line, kind in zip(every, (TRAINED, UNTRAINED)):
+            for axes, part in zip(line, PARTS):
+                for name in names:
+                    by_shift = [interval(c) for c in found[name, kind].spread[part]]
+                    handles[name] = _curve(axes, by_shift, styles[name])
+                axes.set_title(f"{part}, {kind}", fontsize=8)
+                axes.set_ylim(bottom=0)
+                axes.grid(axis="y", color="0.9", linewidth=0.6)
+            line[0].set_ylabel("change over spread of clips")
+        for axes in every[-1]:
+            axes.set_xlabel("shift in frames")
+        figure.legend(handles.values(), handles, loc="outside lower center", frameon=False,
+                      ncols=min(len(names), 5), handlelength=4)  # fmt: skip
+
+    return save_figure(path, path.stem, (6.4, 4.6), draw)
+
+
+def _curve(axes: Any, points: list[Interval], style: tuple[str, Any, str]) -> Any:
+    colour, dashes, marker = style
+    x = np.arange(1, len(points) + 1)
+    axes.fill_between(x, [p.low for p in points], [p.high for p in points], color=colour,
+                      alpha=0.15, linewidth=0)  # fmt: skip
+    (handle,) = axes.plot(x, [p.mean for p in points], color=colour, linestyle=dashes,
+                          marker=marker, markersize=3, linewidth=1.2)  # fmt: skip
+    return handle
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--runs", nargs="+", required=True, metavar="NAME=FOLDER",
+                        help="the first is what the others are compared with")  # fmt: skip
+    parser.add_argument("--shards", type=Path, required=True)
+    parser.add_argument("--folds", type=int, nargs="*", default=[],
+                        help="to read; by default those the runs left out")  # fmt: skip
+    parser.add_argument("--clips", type=int, help="at most so many of them, evenly spaced")
+    parser.add_argument("--shifts", type=int, help="frames; by default one less than a patch")
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--seed", type=int, default=0, help="of the untrained encoders")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    args = parser.parse_args()
+    pairs = [word.partition("=") for word in args.runs]
+    check(all(name and folder for name, _, folder in pairs), "--runs", "wants NAME=FOLDER")
+    runs = {name: load_run(folder) for name, _, folder in pairs}
+    shards = open_shards(args.shards)
+    cfg = common_signal(runs, shards)
+    assert cfg.patch is not None
+    shifts = cfg.patch[1] - 1 if args.shifts is None else args.shifts
+    check(shifts >= 1, "--shifts", "must be 1 or more")
+    rows = held_out(shards, runs, args.folds)
+    lengths = shards.column("length")[rows]
+    made = plan(cfg, int(lengths.max()), shifts)
+    rows = rows[lengths >= made.size + made.starts[-1]]
+    if args.clips:
+        rows = rows[np.unique(np.linspace(0, len(rows) - 1, args.clips).astype(int))]
+    check(len(rows) >= 2, "--folds", "fewer than two clips are long enough")
+    x = shards.read(rows)[cfg.signal.name]
+    found: dict[tuple[str, str], Change] = {}
+    for name, run in runs.items():
+        own = cast(SpectrogramConfig, run.experiment.method)
+        encode = encoder(own)
+        for kind, params in ((TRAINED, run.params), (UNTRAINED, initial(own, args.seed))):
+            params = jax.device_put(params)
+            found[name, kind] = changes(outputs(encode, params, x, own, made, args.batch))
+            means = {part: y.mean() for part, y in found[name, kind].spread.items()}
+            print(name, kind, *(f"{part} {mean:.3f}" for part, mean in means.items()), flush=True)
+    body = {"shards": str(args.shards), "clips": len(rows), "plan": made._asdict(),
+            "runs": dict(zip(runs, (folder for _, _, folder in pairs))),
+            "changes": numbers(found)}  # fmt: skip
+    save("alias_shift", page(found, made, len(rows), shards.info.name), body, args.out)
+    print(figure_of(found, args.out / "alias_shift.svg"))
+
+
+if __name__ == "__main__":
+    main()
