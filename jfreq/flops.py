@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+from jax.extend.core import Literal
 
 PEAK_TFLOPS = {
     "H200": 989.0, "H100": 989.0, "A100": 312.0, "L4": 121.0, "V100": 125.0,
@@ -31,28 +32,40 @@ def count(fn: Callable[..., Any], *args: Any, passes: tuple[int, int] = (1, 1)) 
     return _count(jax.make_jaxpr(fn)(*args).jaxpr, passes)
 
 
-def _count(jaxpr: Any, passes: tuple[int, int]) -> int:
+def training(loss: Callable[..., Any], params: Any, *args: Any) -> int:
+    """FLOPs of an update with ``loss(params, *args)``: what depends on ``params`` counts three
+    times, forward and two products backward; the rest, such as a teacher, once. Recomputation in
+    the backward pass is not work done for the model and does not count."""
+    jaxpr = jax.make_jaxpr(loss)(params, *args).jaxpr
+    reached = set(jaxpr.invars[: len(jax.tree.leaves(params))])
     total = 0
     for eqn in jaxpr.eqns:
-        name = eqn.primitive.name
-        if name == "dot_general":
-            (contract, _), _ = eqn.params["dimension_numbers"]
-            depth = math.prod(eqn.invars[0].aval.shape[i] for i in contract)
-            total += 2 * depth * eqn.outvars[0].aval.size * _passes(eqn, passes)
-        elif name == "conv_general_dilated":
-            rhs = eqn.invars[1].aval
-            features = rhs.shape[eqn.params["dimension_numbers"].rhs_spec[0]]
-            size = eqn.outvars[0].aval.size * (rhs.size // features)
-            total += 2 * size * _passes(eqn, passes)
-        elif name == "cond":
-            total += max(_count(branch.jaxpr, passes) for branch in eqn.params["branches"])
-        else:
-            times = _times(name, eqn.params)
-            inner = (
-                v for key, v in eqn.params.items() if key in ("jaxpr", "call_jaxpr", "fun_jaxpr")
-            )
-            total += times * sum(_count(getattr(j, "jaxpr", j), passes) for j in inner)
+        depends = any(not isinstance(v, Literal) and v in reached for v in eqn.invars)
+        if depends:
+            reached.update(eqn.outvars)
+        total += (3 if depends else 1) * _of(eqn, (1, 1))
     return total
+
+
+def _count(jaxpr: Any, passes: tuple[int, int]) -> int:
+    return sum(_of(eqn, passes) for eqn in jaxpr.eqns)
+
+
+def _of(eqn: Any, passes: tuple[int, int]) -> int:
+    name = eqn.primitive.name
+    if name == "dot_general":
+        (contract, _), _ = eqn.params["dimension_numbers"]
+        depth = math.prod(eqn.invars[0].aval.shape[i] for i in contract)
+        return 2 * depth * eqn.outvars[0].aval.size * _passes(eqn, passes)
+    if name == "conv_general_dilated":
+        rhs = eqn.invars[1].aval
+        features = rhs.shape[eqn.params["dimension_numbers"].rhs_spec[0]]
+        size = eqn.outvars[0].aval.size * (rhs.size // features)
+        return 2 * size * _passes(eqn, passes)
+    if name == "cond":
+        return max(_count(branch.jaxpr, passes) for branch in eqn.params["branches"])
+    inner = (v for key, v in eqn.params.items() if key in ("jaxpr", "call_jaxpr", "fun_jaxpr"))
+    return _times(name, eqn.params) * sum(_count(getattr(j, "jaxpr", j), passes) for j in inner)
 
 
 def _times(name: str, params: Mapping[str, Any]) -> int:

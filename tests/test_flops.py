@@ -54,6 +54,20 @@ def test_loops_branches_and_nesting():
                        jax.ShapeDtypeStruct((4, 3, 5), jnp.float32), w) == 44 * square  # fmt: skip
 
 
+def test_training_counts_what_parameters_reach_three_times():
+    """A student's product thrice, a teacher's once, whatever the backward pass recomputes."""
+    w = jax.ShapeDtypeStruct((5, 5), jnp.float32)
+    square = 2 * 3 * 5 * 5
+
+    def loss(params, target, a):
+        truth = jnp.sin(a @ target) @ target
+        pred = jax.checkpoint(lambda p: jnp.sin(a @ p["one"]) @ p["two"])(params)
+        return jnp.sum((pred - truth) ** 2)
+
+    found = flops.training(loss, {"one": w, "two": w}, w, A)
+    assert found == 2 * square + 3 * 2 * square
+
+
 def test_recomputation_counts_again():
     """Forward, forward again, and two products for the gradients of ``sin(a @ w) @ v``."""
     w = jax.ShapeDtypeStruct((5, 5), jnp.float32)

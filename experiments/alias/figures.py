@@ -59,7 +59,7 @@ def response(window: str, shape: float, offset: np.ndarray) -> Curve:
     NaN where `even` would lie above half the frame rate."""
     out, moved = heard(window, shape, TONE + offset)
     size = np.abs(out)
-    slope = np.abs((out.conj() * moved).real) / size
+    slope = np.abs(np.real(np.conj(out) * moved)) / size
     beyond = (window == "even") & (TONE + offset > math.pi)
     return Curve(*(np.where(beyond, np.nan, x) for x in (size, slope)))
 
@@ -250,10 +250,10 @@ def rates_figure(cfg: SpectrogramConfig, found: Rates, path: Path) -> Path:
     count = cfg.aape.kernels
     centre, _ = sblu.cells(count, *cfg.aape.range(cfg.patch[1]))
     shown = sorted({0, count // 2, count - 1})
-    hidden = ~found.valid
-    offset = np.ma.array(found.beta - centre, mask=np.repeat(hidden[..., None], count, -1))
-    width = np.ma.array(found.alpha / math.pi, mask=offset.mask)
-    limits = [float(f(width[..., shown])) * frame_rate for f in (np.ma.min, np.ma.max)]
+    offset, width = (
+        frame_rate * np.where(found.valid[..., None], x, np.nan)[..., shown]
+        for x in (found.beta - centre, found.alpha / math.pi)
+    )
 
     def draw(figure: Any) -> None:
         from matplotlib.colors import Normalize
@@ -266,26 +266,27 @@ def rates_figure(cfg: SpectrogramConfig, found: Rates, path: Path) -> Path:
         top.set_facecolor("0.8")
         top.set_ylabel("mel bin" if isinstance(cfg.frontend, Fbank) else "bin")
         figure.colorbar(image, ax=top, label="level, normalised")
-        for line, s in enumerate(shown, start=1):
-            most = max(float(np.ma.max(np.ma.abs(offset[..., s]))) * frame_rate, 1e-6)
+        limits = Normalize(float(np.nanmin(width)), float(np.nanmax(width)))
+        for i, s in enumerate(shown):
+            most = max(float(np.nanmax(np.abs(offset[..., i]))), 1e-6)
             looks = (
-                (offset[..., s], "RdBu_r", Normalize(-most, most), "Hz"),
-                (width[..., s], "viridis", Normalize(*limits), "Hz"),
+                (offset[..., i], "RdBu_r", Normalize(-most, most)),
+                (width[..., i], "viridis", limits),
             )
-            for column, (values, colours, norm, unit) in enumerate(looks):
-                axes = figure.add_subplot(grid[line, column])
+            for column, (values, colours, norm) in enumerate(looks):
+                axes = figure.add_subplot(grid[1 + i, column])
                 axes.set_facecolor("0.8")
                 image = axes.imshow(
-                    values.T * frame_rate, origin="lower", aspect="auto", interpolation="nearest",
+                    values.T, origin="lower", aspect="auto", interpolation="nearest",
                     cmap=colours, norm=norm, extent=_patches(cfg.grid, cfg.signal.rate),
                     rasterized=True,
                 )  # fmt: skip
-                figure.colorbar(image, ax=axes, label=unit, format="%.3g")
+                figure.colorbar(image, ax=axes, label="Hz", format="%.3g")
                 axes.set_xlim(extent[:2])
                 name = "$\\beta$ above its centre," if not column else "bandwidth $\\alpha/\\pi$,"
                 axes.set_title(f"{name} kernel at {centre[s] * frame_rate:.3g} Hz", fontsize=8)
                 axes.set_ylabel("sub-band")
-                if line == len(shown):
+                if s == shown[-1]:
                     axes.set_xlabel("s")
 
     return save_figure(path, path.stem, (7.6, 2.6 + 1.3 * len(shown)), draw)

@@ -238,10 +238,10 @@ def figure_of(found: dict[tuple[str, str], Change], path: Path) -> Path:
                     by_shift = [interval(c) for c in found[name, kind].spread[part]]
                     handles[name] = _curve(axes, by_shift, styles[name])
                 axes.set_title(f"{part}, {kind}", fontsize=8)
-                axes.set_ylim(bottom=0)
                 axes.grid(axis="y", color="0.9", linewidth=0.6)
             line[0].set_ylabel("change over spread of clips")
-        for axes in every[-1]:
+        for axes in every[-1]:  # once all lines of a column are there
+            axes.set_ylim(bottom=0)
             axes.set_xlabel("shift in frames")
         figure.legend(handles.values(), handles, loc="outside lower center", frameon=False,
                       ncols=min(len(names), 5), handlelength=4)  # fmt: skip

@@ -25,8 +25,10 @@ LATER = {
     "data.sequence": 1,
 }
 """Fields that came later: left out of keys at these values, so that older results keep theirs."""
-LATER_PARTS = {"embed": "plain", "positions": "learned", "encoder.norm": "pre", "decoder.norm": "pre"}
-"""Such fields of methods, wherever they stand; without ``embed`` what ``aape`` says is not read."""
+LATER_PARTS = {
+    "embed": "plain", "positions": "learned", "encoder.norm": "pre", "decoder.norm": "pre",
+}  # fmt: skip
+"""Such fields of methods, wherever they stand; where ``embed`` is plain nobody reads ``aape``."""
 
 
 def change(**fields: Any) -> Change:

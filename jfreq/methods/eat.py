@@ -207,7 +207,8 @@ def distil(
         if more is not None:
             terms |= more(params, special, batch)
         values = {name: value for name, (_, value) in terms.items()}
-        values["loss"] = sum(weight * value for weight, value in terms.values())
+        parts = [weight * value for weight, value in terms.values()]
+        values["loss"] = jnp.sum(jnp.stack(parts), axis=0)
         total, metrics = summarise(values, batch)
         return total, metrics | watched(truth, pred)
 

@@ -71,8 +71,8 @@ def windows(
     Patch ``p`` starts at frame ``p stride``; ``(t - patch) // stride + 1`` patches fit. The
     ``(taps - 1) / 2`` frames on either side are those of the clip and zeros beyond its ends, or
     with ``local`` zeros everywhere, so that nothing of another patch is seen.
-    Raises ``InputError`` for even ``taps`` and for kernels longer than the clip, or with
-    ``local`` longer than ``patch + 1``, where their ends would never meet a frame.
+    Raises ``InputError`` for even ``taps`` and for kernels longer than the clip or, with
+    ``local``, than ``patch + 1``, where most taps of a frame at an edge would meet zeros.
     """
     reach, t = _reach(taps), x.shape[1]
     if not 1 <= patch <= t or stride < 1:
@@ -109,9 +109,9 @@ def apply(
 
     ``windows`` from :func:`windows`; the other arguments and errors as in :func:`kernel`. The
     kernel is never laid out: either side of it is a first-order recursion over the frames of a
-    patch that drops the sample which leaves the kernel, exact for the truncated kernel, so the
-    work does not grow with ``taps``. It is restarted in every patch, where ``alpha`` and ``beta``
-    change.
+    patch that drops the sample which leaves the kernel, exact for the truncated kernel. It starts
+    anew in every patch, where ``alpha`` and ``beta`` change: ``patch + c`` steps instead of
+    ``patch * taps`` products. Differentiable in reverse mode only.
     """
     reach, patch = _reach(taps), windows.shape[2] - taps + 1
     _check_float32(windows=windows, alpha=alpha, beta=beta)
@@ -328,8 +328,9 @@ def filter_time(
 ) -> Float32[Array, "b t f c"]:
     """``y[n] = sum_m h[c + m] x[n + m]`` along time, ``[b t f c]``, ``h [l]``, in float32.
 
-    The taps are centred on every frame: symmetric ones have zero phase. Beyond its ends the clip is its reflection, without the end
-    frame itself. Raises ``InputError`` for an even count of taps and for too short a clip.
+    The taps are centred on every frame: symmetric ones have zero phase. Beyond its ends the clip
+    is its reflection, without the end frame itself. Raises ``InputError`` for an even count of
+    taps and for too short a clip.
     """
     shape, reach, t = x.shape, _reach(len(h)), x.shape[1]
     if reach >= t:

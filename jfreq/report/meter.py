@@ -21,8 +21,8 @@ class Meter:
         self._batch = experiment.batch
         spec = setup.pipeline.batch_spec
         params, target = setup.abstract.params, setup.abstract.target
-        forward = flops.count(setup.method.loss, params, target, spec, jax.random.key(0), 0)
-        self.step_flops = 3 * forward
+        loss, key = setup.method.loss, jax.random.key(0)
+        self.step_flops = flops.training(loss, params, target, spec, key, 0)
         peak = experiment.log.peak_tflops or flops.peak_tflops(jax.devices()[0].device_kind)
         self._peak = peak * 1e12 * jax.device_count() if peak else None
         self._began, self._wait = time.perf_counter(), 0.0

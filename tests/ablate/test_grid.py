@@ -95,11 +95,11 @@ def test_fields_that_came_later_leave_old_keys_alone():
     old = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
     assert grid.key(ablation(), cell, replicate, "m") == old
     keys = {old}
-    for change in (
+    for fields in (
         {"data__label_fraction": 0.5}, {"method__encoder__norm": "post"}, {"method__embed": "aape"},
         {"method__embed": "aape", "method__aape__taps": 33},
     ):  # fmt: skip
-        other = grid.cells(ablation(base=replace(BASE, **change)))[0]
+        other = grid.cells(ablation(base=replace(BASE, **fields)))[0]
         keys.add(grid.key(ablation(), other, replicate, "m"))
     assert len(keys) == 5
 

@@ -213,7 +213,9 @@ def test_collapse_shows_in_the_log():
 def test_features_and_mask_for_the_report(name):
     cfg, method, params, _, _ = built(name)
     found = method.encode(params, clips())
-    assert found.tokens.shape == (4, cfg.grid.size, 16) and found.layers.shape[0] == 2
+    assert found.tokens.shape == (4, cfg.grid.size, 16)
+    assert found.layers is not None and found.layers.shape[0] == 2
+    assert method.reconstruct is not None
     np.testing.assert_allclose(found.layers[-1], found.tokens, atol=1e-5)
     shown = method.reconstruct(params, clips(), jax.random.key(0))
     assert shown.drawn is None

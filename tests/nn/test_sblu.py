@@ -1,6 +1,7 @@
 """The alias branch: nothing changes before training, nothing leaks where it must not."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -46,17 +47,22 @@ def built(cfg):
     return params, drawn, jax.jit(embed)
 
 
+def plain_tokens(params, spec) -> Any:
+    net = PatchEmbed(PATCH, PATCH, WIDTH, GRID)
+    return net.apply({"params": params["patch_embed"]}, spec)
+
+
 @pytest.mark.parametrize("cfg", [SMALL, LOCAL, MASKED], ids=lambda c: c.context)
 def test_an_untrained_branch_leaves_the_plain_tokens_alone(cfg):
     spec = noise(2, 48, 8, 1)
     params, _, embed = built(cfg)
-    plain = PatchEmbed(PATCH, PATCH, WIDTH, GRID).apply({"params": params["patch_embed"]}, spec)
+    plain = plain_tokens(params, spec)
     tokens = embed(params, spec, None, None)
     mean, var = plain.mean(-1, keepdims=True), plain.var(-1, keepdims=True)
     np.testing.assert_allclose(tokens, (plain - mean) / jnp.sqrt(var + 1e-6), atol=1e-5)
     residual = AaPE(**{**vars(cfg), "fusion": "residual"})
     params, _, embed = built(residual)
-    plain = PatchEmbed(PATCH, PATCH, WIDTH, GRID).apply({"params": params["patch_embed"]}, spec)
+    plain = plain_tokens(params, spec)
     np.testing.assert_array_equal(embed(params, spec, None, None), plain)
 
 
@@ -126,7 +132,7 @@ def naive(cfg, params, spec, alpha, beta):
     """Alias tokens ``[n e]`` of one clip in float64, kernels written out, by patch and sub-band."""
     x = np.asarray(spec, np.float64)[0, :, :, 0]
     low = scipy.signal.firwin(cfg.high_pass, 2 / (2 * PATCH[1]), window="hamming", scale=True)
-    taps = -low
+    taps = -np.asarray(low)
     taps[cfg.high_pass // 2] += 1
     wide = np.pad(x, ((cfg.high_pass // 2,) * 2, (0, 0)), mode="reflect")
     x = np.stack([np.convolve(row, taps, "valid") for row in wide.T], 1)
@@ -140,7 +146,7 @@ def naive(cfg, params, spec, alpha, beta):
             seen = u[8 * p : 8 * p + 8 + 2 * reach]
             rate = alpha[p, g] + 2j * np.pi * beta[p, g]
             k = 2 * np.sinh(rate / 2) / rate * np.exp(-rate * np.abs(m)[:, None])
-            y = np.stack([(k * seen[n : n + cfg.taps]).sum(0) for n in range(8)])
+            y: Any = np.stack([(k * seen[n : n + cfg.taps]).sum(0) for n in range(8)])
             h = np.concatenate([y.real, y.imag], 1) @ get["mix/kernel"][g]
             h = 0.5 * h * (1 + erf(h / np.sqrt(2)))
             out.append(h.reshape(-1) @ get["project/kernel"] + get["project/bias"])
@@ -151,9 +157,10 @@ def test_alias_tokens_equal_kernels_written_out():
     _, params, _ = built(SMALL)
     params, spec = params["alias"], noise(1, 48, 8, 1)
     branch = AliasBranch(SMALL, PATCH, PATCH, GRID)
-    alpha, beta = branch.apply({"params": params}, spec, method=branch.rates)
+    rates: Any = branch.apply({"params": params}, spec, method=branch.rates)
+    alpha, beta = rates
     assert alpha.shape == (1, 6, 2, 3) and float(jnp.std(beta, axis=1).min()) > 0
-    tokens = branch.apply({"params": params}, spec, None, None, method=branch.measure)
+    tokens: Any = branch.apply({"params": params}, spec, None, None, method=branch.measure)
     expected = naive(SMALL, params, spec, np.asarray(alpha[0]), np.asarray(beta[0]))
     np.testing.assert_allclose(tokens[0], expected, atol=2e-5)
 
@@ -163,9 +170,8 @@ def test_orders_and_overlaps_are_the_same_branch():
     _, params, _ = built(SMALL)
     spec = noise(1, 48, 8, 1)
 
-    def measured(grid, stride=PATCH, cfg=SMALL):
-        branch = AliasBranch(cfg, PATCH, stride, grid)
-        fixed = AaPE(**{**vars(cfg), "adaptive": False})
+    def measured(grid, stride=PATCH) -> Any:
+        fixed = AaPE(**{**vars(SMALL), "adaptive": False})
         branch = AliasBranch(fixed, PATCH, stride, grid)
         rates = {k: noise(grid.freq, 3, seed=i) for i, k in enumerate(("alpha", "beta"))}
         return branch.apply({"params": {**params["alias"], "encoder": rates}}, spec, None, None,
