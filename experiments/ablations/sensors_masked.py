@@ -5,7 +5,8 @@
         --workdir runs/ablate/shift --trainings 2
 
 `freqmae_shift`: height of the attention windows, temporal shift, wrap mask. `freqmae_loss`: form and
-exponent. `freqmae_fusion`: gamma and what the probe reads. `sensor_masks`: how patches are chosen and
+exponent. `freqmae_fusion`: gamma and what the probe reads. `freqmae_released`: one departure of the
+released code at a time. `sensor_masks`: how patches are chosen and
 how many. A grid is small enough for a CPU; any other set of several sensors does as well.
 """
 
@@ -14,6 +15,7 @@ from collections.abc import Mapping
 from jfreq import recipes
 from jfreq.ablate import Ablation, change
 from jfreq.config import Experiment, replace
+from jfreq.methods.freqmae import FreqMAE, as_released
 from jfreq.methods.mae import MAE
 from jfreq.methods.phymask import PhyMask
 from jfreq.nn.swin import Swin
@@ -25,6 +27,7 @@ BASE = replace(
     recipes.load("freqmae_hapt"), name="freqmae_ablation", method__encoder=SWIN,
     method__embedding=32, method__fusion=32, **SHORT,
 )  # fmt: skip
+assert isinstance(BASE.method, FreqMAE)
 MASKED = replace(recipes.load("mae_hapt"), name="mae_ablation", **SHORT)
 
 DECIDES = (
@@ -82,6 +85,29 @@ freqmae_fusion = Ablation(
         "gamma": {"1": change(), "0": change(method__gamma=0.0)},
         "read": {"both": change(), "own": change(method__embed="own"),
                  "fused": change(method__embed="fused")},
+    },
+    decides=DECIDES,
+)  # fmt: skip
+
+
+AS_RELEASED = as_released(BASE.method)
+RAW = replace(AS_RELEASED.frontend, remove_mean=False)
+
+freqmae_released = Ablation(
+    name="freqmae_released",
+    question="Which departure of the released code costs what, each by itself?",
+    base=BASE,
+    factors={
+        "as released": {
+            "nothing": change(),
+            "windows": change(method__encoder=AS_RELEASED.encoder),
+            "loss": change(method__loss="as_released"),
+            "padding": change(method__padding="as_released"),
+            "levels": change(method__standardise="none"),
+            "magnitude and phase": change(method__frontend=RAW),
+            "magnitude and phase, mean removed": change(method__frontend=AS_RELEASED.frontend),
+            "everything": change(method=AS_RELEASED),
+        },
     },
     decides=DECIDES,
 )  # fmt: skip
