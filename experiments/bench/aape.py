@@ -247,8 +247,10 @@ def main(
     table, page, work = kernel_tables(*kernels, rounds)
     steps = steps_table(spec, batch, clones, rounds)
     by_clones, counted = clone_tables(spec, batch, rounds)
+    seen = cast(EAT, methods.bind(recipe("eat_tiny", rows, clones), spec).method)
     intro = (
-        f"Batch of {rows} clips of {SECONDS:g} s (256 patches, of which a clone sees 51), float32, "
+        f"Batch of {rows} clips of {SECONDS:g} s ({seen.grid.size} patches, of which a clone sees "
+        f"{seen.kept}), float32, "
         f"{rounds} rounds; the first table with {clones} clones of every clip."
     )
     print(common.save(

@@ -33,7 +33,7 @@ from jfreq.nn.sblu import AaPE, AliasBranch
 from jfreq.nn.vit import SIZES, ViT
 from jfreq.ops.gather import restore_tokens, take_tokens
 from jfreq.ops.patch import unpatchify
-from jfreq.ops.posemb import sincos_2d
+from jfreq.ops.posemb import sincos_tokens
 from jfreq.types import Array, Batch, Features, Grid, Mask, Reconstruction
 
 xavier = nn.initializers.xavier_uniform()
@@ -122,7 +122,7 @@ class _PatchEmbed(nn.Module):
                 branch = AliasBranch(cfg.aape, patch, patch, grid, name=f"alias_{name}")
                 shown = None if visible is None else visible[name]
                 x = branch(spec, x, valid=valid[name], visible=shown)
-            out[name] = x + _positions(plane, width)[None]
+            out[name] = x + sincos_tokens(plane_grid(plane), width)[None]
         return out
 
 
@@ -165,7 +165,9 @@ class _Decoder(nn.Module):
             rows, hidden = drop[name].drop.shape
             gaps = jnp.broadcast_to(token[None, None], (rows, hidden, width))
             x = restore_tokens(jnp.concatenate([kept, gaps], axis=1), drop[name].restore)
-            full.append(x + sensor[None, None, i] + _positions(planes[name], width)[None])
+            full.append(
+                x + sensor[None, None, i] + sincos_tokens(plane_grid(planes[name]), width)[None]
+            )
         grid = Grid(sum(x.shape[1] for x in full))
         x, _ = cfg.decoder.build("encoder")(
             jnp.concatenate(full, axis=1), grid=grid,
@@ -196,12 +198,6 @@ class _Net(nn.Module):
                 for name in self.cfg.planes]  # fmt: skip
         states, _ = self.trunk.encode(jnp.concatenate(left, axis=1), jnp.concatenate(seen, axis=1))
         return self.decoder(states, drop, valid)
-
-
-def _positions(plane: Plane, width: int) -> np.ndarray:
-    """``[n d]``, time-major."""
-    time, freq = plane.tokens
-    return sincos_2d(freq, time, width).transpose(1, 0, 2).reshape(-1, width)
 
 
 # ------------------------------------------------------------------ the method

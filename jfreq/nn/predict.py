@@ -18,7 +18,7 @@ from jfreq.nn.attention import Kind, attention
 from jfreq.nn.heads import torch_bias, torch_kernel, trunc_normal
 from jfreq.ops.conv import grouped_conv
 from jfreq.ops.gather import restore_tokens, take_tokens
-from jfreq.ops.posemb import sincos_2d
+from jfreq.ops.posemb import sincos_tokens
 from jfreq.sharding import constrain
 from jfreq.types import Grid, InputError, Mask
 
@@ -189,24 +189,15 @@ class CrossPredictorNet(nn.Module):
         """Predictions in the order of ``mask.drop``. Nothing is drawn: ``key`` is unused."""
         del key
         cfg, dtype = self.cfg, jnp.dtype(self.cfg.dtype)
-        table = _sines(grid, states.shape[-1])
         # Places first, the linear map second: no scattered sum in its gradient.
-        table = jnp.broadcast_to(table[None], (mask.drop.shape[0], *table.shape))
-        x = _dense(cfg.width, take_tokens(table, mask.drop), dtype, trunc_normal, "embed")
+        places = jnp.take(sincos_tokens(grid, states.shape[-1]), mask.drop, axis=0)
+        x = _dense(cfg.width, places, dtype, trunc_normal, "embed")
         stack = nn.scan(
             lambda block, x, first: (block(constrain(x), first, states), None),
             variable_axes={"params": 0}, split_rngs={"params": True}, length=cfg.depth,
         )  # fmt: skip
         x, _ = stack(_CrossBlock(cfg, name="blocks"), x, jnp.arange(cfg.depth) == 0)
         return _dense(self.out, x, dtype, trunc_normal, "out")
-
-
-def _sines(grid: Grid, width: int) -> Array:
-    """``[n d]`` in the order of ``grid``."""
-    table = sincos_2d(grid.freq, grid.time, width)
-    if grid.order == "time_major":
-        table = table.transpose(1, 0, 2)
-    return jnp.asarray(table.reshape(grid.size, width))
 
 
 def _dense(features: int, x: Array, dtype, kernel_init, name: str) -> Array:

@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float
 from jfreq.nn.vit import ViT
 from jfreq.ops import sblu
 from jfreq.ops.patch import Shape2, patchify
-from jfreq.ops.posemb import sincos_2d
+from jfreq.ops.posemb import sincos_tokens
 from jfreq.types import Grid, InputError
 
 lecun = nn.initializers.lecun_normal
@@ -130,9 +130,7 @@ class LambdaEncoder(nn.Module):
         b, n, _ = patches.shape
         if cfg.adaptive:
             encoder = ViT(width=cfg.width, depth=cfg.depth, heads=cfg.heads, dtype=cfg.dtype)
-            table = sincos_2d(grid.freq, grid.time, cfg.width)
-            table = table if grid.order == "freq_major" else table.transpose(1, 0, 2)
-            x = nn.Dense(cfg.width, name="embed")(patches) + table.reshape(1, n, -1)
+            x = nn.Dense(cfg.width, name="embed")(patches) + sincos_tokens(grid, cfg.width)[None]
             if cfg.context == "local":  # every token by itself
                 x, seen = x.reshape(b * n, 1, -1), None
             x, _ = encoder.build("encoder")(x, grid=grid, valid=seen)

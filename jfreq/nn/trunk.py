@@ -12,7 +12,7 @@ from jfreq.nn.heads import torch_bias, torch_kernel, trunc_normal
 from jfreq.nn.sblu import AaPE, AliasBranch
 from jfreq.nn.vit import Layers
 from jfreq.ops import patch as patches
-from jfreq.ops.posemb import sincos_2d
+from jfreq.ops.posemb import sincos_tokens
 from jfreq.types import Grid
 
 
@@ -50,13 +50,14 @@ class Positions(nn.Module):
 
     @nn.compact
     def __call__(self) -> tuple[Float[Array, "s d"] | None, Float[Array, "n d"]]:
+        if self.kind == "sincos":
+            return None, jnp.asarray(sincos_tokens(self.grid, self.width))
         shape = (self.grid.freq, self.grid.time, self.width)
-        fixed = self.kind == "sincos"
-        table = jnp.asarray(sincos_2d(*shape)) if fixed else self.param("grid", trunc_normal, shape)
+        table = self.param("grid", trunc_normal, shape)
         if self.grid.order == "time_major":
             table = table.transpose(1, 0, 2)
         table = table.reshape(self.grid.size, self.width)
-        if fixed or not self.special:
+        if not self.special:
             return None, table
         return self.param("special", trunc_normal, (self.special, self.width)), table
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32
 
-from jfreq.types import InputError
+from jfreq.types import Grid, InputError
 
 Table = Float[Array | np.ndarray, "f t d"]
 
@@ -37,6 +37,13 @@ def sincos_2d(
     freq = np.broadcast_to(sincos_1d(grid_freq, d // 2)[:, None], shape)
     time = np.broadcast_to(sincos_1d(grid_time, d // 2)[None], shape)
     return np.concatenate([freq, time], axis=-1)
+
+
+def sincos_tokens(grid: Grid, d: int) -> Float32[np.ndarray, "n d"]:
+    """:func:`sincos_2d` of a lattice in the order of its tokens, ``[n d]``."""
+    table = sincos_2d(grid.freq, grid.time, d)
+    table = table.transpose(1, 0, 2) if grid.order == "time_major" else table
+    return table.reshape(grid.size, d)
 
 
 def resize_bilinear(table: Table, shape: tuple[int, int]) -> Float[Array, "f2 t2 d"]:

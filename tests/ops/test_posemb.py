@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jfreq.ops import posemb
-from jfreq.types import InputError
+from jfreq.types import Grid, InputError
 
 
 def table(f, t, d=3, seed=0):
@@ -97,6 +97,16 @@ def test_positions_keep_constants_and_pass_gradients():
     grad = jax.grad(lambda x: resize(x, (12, 20)).sum())(jnp.asarray(table(8, 16)))
     np.testing.assert_allclose(grad.sum(), 12 * 20 * 3, rtol=1e-5)
     assert (grad > 0).all()
+
+
+@pytest.mark.parametrize("order", ["freq_major", "time_major"])
+def test_tokens_have_the_sines_of_their_place(order):
+    grid, cells = Grid(time=5, freq=3, order=order), posemb.sincos_2d(3, 5, 8)
+    flat = posemb.sincos_tokens(grid, 8)
+    for f in range(3):
+        for t in range(5):
+            at = f * 5 + t if order == "freq_major" else t * 3 + f
+            np.testing.assert_array_equal(flat[at], cells[f, t])
 
 
 def test_bad_widths():
