@@ -177,6 +177,6 @@ def test_the_example_paper_works(root, shards, tmp_path):
 def with_entry(source: str, lines: str) -> str:
     """The module of methods with one more import and one more entry of its table."""
     imported, entry = (line for line in lines.splitlines() if line)
-    follows = "from jfreq.methods.focal"  # in the order of names
+    follows = "from jfreq.methods.eat"  # in the order of names
     source = source.replace(follows, f"{imported}\n{follows}", 1)
-    return source.replace('    "FOCAL"', f'{entry}\n    "FOCAL"', 1)
+    return source.replace('    "EAT"', f'{entry}\n    "EAT"', 1)

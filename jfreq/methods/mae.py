@@ -165,9 +165,8 @@ class _Decoder(nn.Module):
             rows, hidden = drop[name].drop.shape
             gaps = jnp.broadcast_to(token[None, None], (rows, hidden, width))
             x = restore_tokens(jnp.concatenate([kept, gaps], axis=1), drop[name].restore)
-            full.append(
-                x + sensor[None, None, i] + sincos_tokens(plane_grid(planes[name]), width)[None]
-            )
+            place = sincos_tokens(plane_grid(planes[name]), width)
+            full.append(x + sensor[None, None, i] + place[None])
         grid = Grid(sum(x.shape[1] for x in full))
         x, _ = cfg.decoder.build("encoder")(
             jnp.concatenate(full, axis=1), grid=grid,
