@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 _NOISE = 1e-6
@@ -29,7 +30,10 @@ def deviation(x: Float[Array, "n d"]) -> Float[Array, ""]:
 
 
 def sample(x: Float[Array, "b n d"], count: int) -> Float[Array, "k d"]:
-    """``count`` vectors or fewer, as many of every row as go, evenly along it."""
+    """``count`` vectors or fewer, as many of every row as go, evenly along it. Every row starts at
+    another place, so that a lattice is not always met in the same line."""
     b, n, d = x.shape
     each = min(n, -(-count // b))
-    return x[:, :: n // each][:, :each].reshape(-1, d)[:count]
+    ids = (np.arange(each)[None] * (n // each) + np.arange(b)[:, None]) % n
+    some = jnp.take_along_axis(x, jnp.asarray(ids)[..., None], axis=1, mode="clip")
+    return some.reshape(-1, d)[:count]

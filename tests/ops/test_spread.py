@@ -44,3 +44,10 @@ def test_sample_takes_evenly_from_every_row(shape, count):
     assert len(np.unique(some, axis=0)) == len(some)
     rows = (some[:, 0] // (shape[1] * shape[2])).astype(int)
     assert np.bincount(rows, minlength=1).max() <= each
+
+
+def test_sample_meets_every_line_of_a_lattice():
+    """Of 16 x 8 tokens, all eight frequencies are met, not one of them 64 times."""
+    token = jnp.broadcast_to(jnp.arange(128.0)[None, :, None], (16, 128, 1))
+    some = np.asarray(spread.sample(token, 64))[:, 0].astype(int)
+    assert set(some % 8) == set(range(8)) and len(set(some // 8)) > 8
