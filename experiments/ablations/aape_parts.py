@@ -6,7 +6,8 @@
 
 `aape_stem`: the plain embedding against the branch, in its forms; the classes of `synthetic:tones` differ
 only in modulations of 12 to 32 Hz, which patches of 160 ms fold. Any audio set does as well.
-`aape_few` has the plain embedding and the two phases only, for larger sets. `aape_objective` changes one
+`aape_labels` asks the same of a network that learns from labels, where it shows what the branch makes
+easy to learn whatever the pretext task. `aape_few` has the plain embedding and the two phases only, for larger sets. `aape_objective` changes one
 part of the framework at a time, `aape_size` the number and length of the kernels. A training takes
 two to three minutes on two CPU cores.
 """
@@ -17,6 +18,7 @@ from jfreq import recipes
 from jfreq.ablate import Ablation, change
 from jfreq.config import replace
 from jfreq.nn.predict import ConvDecoder
+from jfreq.nn.sblu import AaPE
 
 BASE = replace(
     recipes.load("aape_nano"), name="aape_ablation", steps=300, optim__warmup=30, log__every=50,
@@ -45,6 +47,16 @@ aape_stem = Ablation(
     name="aape_stem",
     question="Is the branch worth it: which phase, what may it see, should kernels follow the input?",
     base=BASE, factors={"stem": STEMS}, decides=DECIDES, probe="ridge",
+)  # fmt: skip
+aape_labels = Ablation(
+    name="aape_labels",
+    question="With labels: is the branch of use where classes differ in fast modulations?",
+    base=replace(recipes.load("ast_nano"), name="aape_labels", steps=300, log__every=50,
+                 method__stride=None, method__embed="aape",
+                 method__aape=AaPE(width=48, heads=3, out=48)),
+    factors={"stem": {name: level for name, level in STEMS.items() if "masked" not in name}},
+    decides="Trained from scratch for 300 updates of 16 clips. The score is a ridge probe of the clip "
+    "vector on the fold left out.", probe="ridge",
 )  # fmt: skip
 aape_few = Ablation(
     name="aape_few",
