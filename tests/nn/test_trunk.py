@@ -1,6 +1,7 @@
 """Patches, positions and special tokens around a small encoder."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -72,7 +73,8 @@ def test_position_table_keeps_its_geometry(order):
     net = Positions(grid, 2, WIDTH)
     table = jnp.arange(2 * 4 * WIDTH, dtype=jnp.float32).reshape(2, 4, WIDTH)
     special = -jnp.arange(2 * WIDTH, dtype=jnp.float32).reshape(2, WIDTH)
-    first, out = net.apply({"params": {"grid": table, "special": special}})
+    found: Any = net.apply({"params": {"grid": table, "special": special}})
+    first, out = found
     assert out.shape == (8, WIDTH)
     np.testing.assert_array_equal(first, special)
     for f in range(2):
