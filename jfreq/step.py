@@ -6,6 +6,7 @@ import dataclasses
 import os
 import time
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,7 @@ from jfreq.config import Experiment, check
 from jfreq.data.pipeline import Pipeline, open_pipeline
 from jfreq.methods.base import Method
 from jfreq.state import State, Trained, init_state
-from jfreq.types import Batch, BatchSpec, PyTree
+from jfreq.types import Array, Batch, BatchSpec, PyTree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,10 +110,11 @@ def _placed(leaf: jax.ShapeDtypeStruct, place: NamedSharding) -> jax.ShapeDtypeS
 # ------------------------------------------------------------------ the step
 
 
-def make_step(setup: StepSpec) -> Callable[[State, Batch], tuple[State, PyTree]]:
-    """``(state, batch) -> (state, metrics)``: one update; metrics are ``(sum, count)`` pairs."""
+def make_step(setup: StepSpec) -> Callable[[State, Batch, Array], tuple[State, PyTree]]:
+    """``(state, batch, key) -> (state, metrics)``: one update; metrics are ``(sum, count)`` pairs.
+    ``key`` is the run's, the same at every step; one program serves every seed."""
     method, optimiser = setup.method, setup.optimiser
-    parts, seed = setup.experiment.accumulate, setup.experiment.seed
+    parts = setup.experiment.accumulate
     length = setup.experiment.data.sequence
     rate = optim.schedule(setup.experiment.optim, setup.experiment.steps)
 
@@ -145,8 +147,8 @@ def make_step(setup: StepSpec) -> Callable[[State, Batch], tuple[State, PyTree]]
         total = jnp.maximum(metrics["loss"][1], 1.0)
         return jax.tree.map(lambda g: g / total, grads), metrics
 
-    def step(state: State, batch: Batch):
-        key = jax.random.fold_in(jax.random.key(seed), state.step)
+    def step(state: State, batch: Batch, key: Array):
+        key = jax.random.fold_in(key, state.step)
         grads, metrics = (grads_of if parts == 1 else accumulated)(state, batch, key)
         updates, opt = optimiser.update(grads, state.opt, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -169,7 +171,8 @@ def lower_step(setup: StepSpec) -> jax.stages.Lowered:
     places = jax.tree.map(lambda leaf: leaf.sharding, setup.abstract)
     everywhere = NamedSharding(setup.mesh, PartitionSpec())
     step = jax.jit(make_step(setup), donate_argnums=0, out_shardings=(places, everywhere))
-    return step.lower(setup.abstract, setup.batch_spec)
+    key = _placed(jax.eval_shape(jax.random.key, 0), everywhere)
+    return step.lower(setup.abstract, setup.batch_spec, key)
 
 
 def compile_step(setup: StepSpec) -> tuple[jax.stages.Compiled, float]:
@@ -180,9 +183,15 @@ def compile_step(setup: StepSpec) -> tuple[jax.stages.Compiled, float]:
     took = time.perf_counter() - began
     found = step.memory_analysis()
     if found is not None:
-        new = found.output_size_in_bytes - found.alias_size_in_bytes
-        check_memory(found.argument_size_in_bytes + found.temp_size_in_bytes + new)
+        check_memory(sum(memory_of(found)))
     return step, took
+
+
+def memory_of(stats: Any) -> tuple[int, int]:
+    """Bytes of a compiled step on a device: arguments, and temporaries with what comes out anew;
+    the donated state comes out where it went in. ``stats``: XLA's memory analysis."""
+    new = stats.output_size_in_bytes - stats.alias_size_in_bytes
+    return stats.argument_size_in_bytes, stats.temp_size_in_bytes + new
 
 
 def check_memory(need: int, limit: int | None = None) -> None:
@@ -196,6 +205,12 @@ def check_memory(need: int, limit: int | None = None) -> None:
     check(limit is None or need <= limit, "batch", f"a step needs {need / 2**30:.1f} GiB a device, "
           f"there are {(limit or 0) / 2**30:.1f}: take a smaller batch, more --accumulate, "
           "--method.encoder.remat full, or fewer --method.clones if it has them")  # fmt: skip
+
+
+def run_key(setup: StepSpec) -> Array:
+    """The key of a run, on every device of its mesh: what ``seed`` stands for."""
+    everywhere = NamedSharding(setup.mesh, PartitionSpec())
+    return jax.jit(lambda: jax.random.key(setup.experiment.seed), out_shardings=everywhere)()
 
 
 def first_state(setup: StepSpec, source: Trained | None = None) -> State:

@@ -22,7 +22,7 @@ from jfreq.report.meter import Meter, describe, summary
 from jfreq.report.metrics import MetricsWriter
 from jfreq.report.progress import Progress
 from jfreq.state import Trained
-from jfreq.step import Setup, compile_step, first_state, prepare
+from jfreq.step import Setup, compile_step, first_state, prepare, run_key
 from jfreq.types import Batch, PyTree
 
 
@@ -86,6 +86,7 @@ def _run(setup: Setup, workdir: Path, quiet: bool) -> Trained:
 
     # ---- compile once, ahead of the first step
     step_fn, compile_s = compile_step(setup)
+    key = run_key(setup)
     meter = Meter(setup, start)
     progress.say(describe(setup, step_fn, compile_s, start, meter))
     writer = MetricsWriter(workdir, start_step=start, tensorboard=experiment.log.tensorboard) if (
@@ -132,7 +133,7 @@ def _run(setup: Setup, workdir: Path, quiet: bool) -> Trained:
                     raise Stopped(step, stop)
                 batch = next(feed)
                 meter.waited(feed.last_wait)
-                state, metrics = step_fn(state, batch)
+                state, metrics = step_fn(state, batch, key)
                 settle(pending)
                 pending = (step + 1, metrics)
             settle(pending)

@@ -34,7 +34,7 @@ def test_micro_batches_hold_whole_runs(experiment):
     state = step.State(jnp.zeros((), jnp.int32), {"w": jnp.ones(())}, optax.sgd(0.0).init({}), {})
     runs = np.array([0, 100, 40, 7])[:, None] + np.arange(4)
     batch = {"id": runs.ravel().astype(np.int32)}
-    _, metrics = jax.jit(step.make_step(spec))(state, batch)
+    _, metrics = jax.jit(step.make_step(spec))(state, batch, jax.random.key(0))
     assert metrics["whole"][0] == 4
     assert metrics["even"][0] == 2
     assert metrics["loss"][0] == runs.sum()

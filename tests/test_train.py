@@ -34,9 +34,10 @@ def losses_of(setup, steps=3):
     with jax.set_mesh(setup.mesh):
         state, found = step.first_state(setup), []
         update, _ = step.compile_step(setup)
+        key = step.run_key(setup)
         feed = Feed(setup, 0)
         for _ in range(steps):
-            state, metrics = update(state, next(feed))
+            state, metrics = update(state, next(feed), key)
             found.append(float(metrics["loss"][0] / metrics["loss"][1]))
     return np.array(found), jax.device_get(state.params)
 
@@ -204,7 +205,7 @@ def test_accumulation_is_the_same_mathematics(experiment):
         method = each.method._replace(loss=loss)
         planned = dataclasses.replace(each, method=method, optimiser=optax.sgd(1.0))
         state = step.State(jnp.zeros((), jnp.int32), params, optax.sgd(1.0).init(params), {})
-        new, metrics = jax.jit(step.make_step(planned))(state, batch)
+        new, metrics = jax.jit(step.make_step(planned))(state, batch, jax.random.key(0))
         results.append((new.params["w"], metrics["loss"][0], metrics["loss"][1]))
     for a, b in zip(*results):
         np.testing.assert_allclose(a, b, rtol=1e-5)
@@ -230,9 +231,9 @@ def test_one_device_agrees_with_eight(experiment):
         "setup = step.prepare(replace(e, mesh=Mesh(1, 1, 1))); out = []\n"
         "with jax.set_mesh(setup.mesh):\n"
         "    state = step.first_state(setup); feed = Feed(setup, 0)\n"
-        "    update, _ = step.compile_step(setup)\n"
+        "    update, _ = step.compile_step(setup); key = step.run_key(setup)\n"
         "    for _ in range(3):\n"
-        "        state, m = update(state, next(feed))\n"
+        "        state, m = update(state, next(feed), key)\n"
         "        out.append(float(m['loss'][0] / m['loss'][1]))\n"
         "print(json.dumps(out))\n"
     )

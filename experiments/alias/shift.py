@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.sensors.common import RESULTS, markdown, save
+from experiments.sensors.common import spread as as_text
 from jfreq import methods
 from jfreq.checkpoint import load_run
 from jfreq.config import check
@@ -169,11 +170,6 @@ def between(x: np.ndarray) -> float:
 # ------------------------------------------------------------------ page and figure
 
 
-def cell(values: np.ndarray) -> str:
-    mean, low, high = interval(values)
-    return f"{mean:.3f} ({low:.3f} to {high:.3f})"
-
-
 def page(found: dict[tuple[str, str], Change], made: Plan, clips: int, source: str) -> list[str]:
     names = list(dict.fromkeys(name for name, _ in found))
     shifts, ms = len(made.starts) - 1, 1000 * made.hop / made.rate
@@ -196,7 +192,7 @@ def page(found: dict[tuple[str, str], Change], made: Plan, clips: int, source: s
         for part in PARTS:
             mine = change.spread[part].mean(axis=0)
             gain = mine - found[names[0], kind].spread[part].mean(axis=0)
-            row += [cell(mine), "" if name == names[0] else cell(gain),
+            row += [as_text(mine), "" if name == names[0] else as_text(gain),
                     f"{change.size[part].mean():.3f}"]  # fmt: skip
         rows.append(row)
     head = ["encoder", "", *(f"{part}, {what}" for part in PARTS
@@ -204,7 +200,7 @@ def page(found: dict[tuple[str, str], Change], made: Plan, clips: int, source: s
     text += markdown(head, rows)
     for part in PARTS:
         text += [f"## {part[0].upper()}{part[1:]}, over spread, by shift", ""]
-        rows = [[f"{s + 1}", *(cell(change.spread[part][s]) for change in found.values())]
+        rows = [[f"{s + 1}", *(as_text(change.spread[part][s]) for change in found.values())]
                 for s in range(shifts)]  # fmt: skip
         text += markdown(["frames", *(f"{name}, {kind}" for name, kind in found)], rows)
     return [*text, "`python -m experiments.alias.shift` repeats it.", ""]
@@ -297,8 +293,8 @@ def main() -> None:
             found[name, kind] = changes(outputs(encode, params, x, own, made, args.batch))
             means = {part: y.mean() for part, y in found[name, kind].spread.items()}
             print(name, kind, *(f"{part} {mean:.3f}" for part, mean in means.items()), flush=True)
-    body = {"shards": str(args.shards), "clips": len(rows), "plan": made._asdict(),
-            "runs": dict(zip(runs, (folder for _, _, folder in pairs))),
+    body = {"shards": shards.info.name, "clips": len(rows), "plan": made._asdict(),
+            "runs": list(runs),
             "changes": numbers(found)}  # fmt: skip
     save("alias_shift", page(found, made, len(rows), shards.info.name), body, args.out)
     print(figure_of(found, args.out / "alias_shift.svg"))

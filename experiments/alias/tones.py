@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.sensors.common import markdown, save
+from experiments.sensors.common import markdown, save, spread
 
 PATCH, WIDTH = (16, 16), 96
 FORMS: dict[str, dict[str, Any]] = {
@@ -92,7 +92,6 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     args = parser.parse_args()
     from jfreq.data.records import open_shards
-    from jfreq.evaluate.metrics import interval
     from jfreq.report import machine
 
     spec, label, fold = spectrograms(open_shards(args.shards))
@@ -104,11 +103,7 @@ def main() -> None:
     found["spectrogram, mean and deviation"] = [
         accuracy(np.concatenate([spec.mean(1), spec.std(1)], 1)[..., 0], label, fold)
     ]
-    rows = []
-    for form, values in found.items():
-        mean, low, high = interval(values)
-        text = f"{mean:.3f} ({low:.3f} to {high:.3f})" if len(values) > 1 else f"{mean:.3f}"
-        rows.append([form, str(len(values)), text])
+    rows = [[form, str(len(values)), spread(values)] for form, values in found.items()]
     facts = machine.facts()
     text = [
         "# Untrained tokens on synthetic tones",

@@ -85,7 +85,7 @@ def clone_tables(spec: DataSpec, batch: Clips, rounds: int) -> tuple[list[Any], 
     table = common.Table(f"Steps of {PLAIN} by clones, spectrogram given", times,
                          {_clones(c): step.compile_s for c, step in steps.items()})  # fmt: skip
     done = {
-        _clones(c): flops.count(make_step(s.spec), s.spec.abstract, s.spec.batch_spec)
+        _clones(c): flops.count(make_step(s.spec), s.spec.abstract, s.spec.batch_spec, s.key)
         for c, s in steps.items()
     }
     return [table, clone_page(times, done | {"teacher alone": work}, rows)], {"flops": done}

@@ -171,6 +171,7 @@ class Step:
     update: Any
     state: Any
     batch: Any
+    key: Any
     mesh: Any
     compile_s: float
     spec: Any
@@ -179,7 +180,7 @@ class Step:
         import jax
 
         with jax.set_mesh(self.mesh):
-            self.state, metrics = self.update(self.state, self.batch)
+            self.state, metrics = self.update(self.state, self.batch, self.key)
         return {name: float(total / count) for name, (total, count) in metrics.items()}
 
 
@@ -195,7 +196,8 @@ def jfreq_step(experiment: Any, batch: dict[str, Any]) -> Step:
     with jax.set_mesh(mesh):
         update, compile_s = step.compile_step(spec)
         state = step.first_state(spec)
-    return Step(update, state, sharding.to_global(batch, mesh), mesh, compile_s, spec)
+        key = step.run_key(spec)
+    return Step(update, state, sharding.to_global(batch, mesh), key, mesh, compile_s, spec)
 
 
 def agreement(ours: Mapping[str, float], theirs: Mapping[str, float]) -> dict[str, float]:

@@ -77,11 +77,12 @@ def consuming(path: Path) -> tuple[float, float]:
     setup = step.prepare(experiment)
     with jax.set_mesh(setup.mesh):
         update, compile_s = step.compile_step(setup)
-        state, feed, times = step.first_state(setup), Feed(setup, 0), []
+        state, key = step.first_state(setup), step.run_key(setup)
+        feed, times = Feed(setup, 0), []
         for _ in range(6):
             batch = next(feed)
             began = time.perf_counter()
-            state, metrics = update(state, batch)
+            state, metrics = update(state, batch, key)
             jax.block_until_ready(metrics)
             times.append(time.perf_counter() - began)
     return BATCH / statistics.median(times[1:]), compile_s

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +59,14 @@ def trained_once(experiment: Experiment, shards: Path, folder: Path, **changes: 
 
 def cell(result: Result) -> str:
     return f"{result.mean:.3f} ({result.low:.3f} to {result.high:.3f})"
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean and 95 % Student-t interval; of one value itself."""
+    from jfreq.evaluate.metrics import interval
+
+    mean, low, high = interval(values)
+    return f"{mean:.3f} ({low:.3f} to {high:.3f})" if len(values) > 1 else f"{mean:.3f}"
 
 
 def markdown(head: list[str], rows: list[list[str]]) -> list[str]:

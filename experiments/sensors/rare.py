@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.sensors.common import markdown, save, shards_of, trained_once
+from experiments.sensors.common import markdown, save, shards_of, spread, trained_once
 from experiments.sensors.masked import COMMON, recipe
 
 RARE = "inner_race"
@@ -115,21 +115,16 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/masked"))
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
     args = parser.parse_args()
-    from jfreq.evaluate.metrics import interval
     from jfreq.report import machine
 
     values = {
         mask: [measured(mask, seed, args) for seed in args.seeds] for mask in MASKS
     }  # fmt: skip
-    rows = []
-    for mask, runs in values.items():
-        cells = []
-        for name in ("recall", "macro_f1", "seen"):
-            mean, low, high = interval([run[name] for run in runs])
-            cells.append(
-                f"{mean:.3f} ({low:.3f} to {high:.3f})" if len(runs) > 1 else f"{mean:.3f}"
-            )
-        rows.append([mask, str(len(runs)), *cells])
+    rows = [
+        [mask, str(len(runs)),
+         *(spread([run[name] for run in runs]) for name in ("recall", "macro_f1", "seen"))]
+        for mask, runs in values.items()
+    ]  # fmt: skip
     facts = machine.facts()
     text = [
         "# A rare class under masks that follow energy (synthetic machines)",

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.sensors.common import markdown, save, shards_of, trained_once
+from experiments.sensors.common import markdown, save, shards_of, spread, trained_once
 
 METRICS = ("balanced_accuracy", "macro_f1")
 SWAPPED = "sit/stand"
@@ -133,15 +133,9 @@ def seismic(args) -> dict[str, list[dict[str, dict[str, float]]]]:
 
 
 def table(protocol: str, each: list[dict[str, dict[str, float]]]) -> list[str]:
-    from jfreq.evaluate.metrics import interval
-
-    def shown(values: list[float]) -> str:
-        mean, low, high = interval(values)
-        return f"{mean:.3f}" + (f" ({low:.3f} to {high:.3f})" if len(values) > 1 else "")
-
     metrics = list(next(iter(each[0].values())))
     order = ("series", "scalogram", "both, features", "both, late")
-    rows = [[name, *(shown([one[name][m] for one in each]) for m in metrics)] for name in order]
+    rows = [[name, *(spread([one[name][m] for one in each]) for m in metrics)] for name in order]
     return [f"### {protocol}, n = {len(each)}", "", *markdown(["stream", *metrics], rows)]
 
 

@@ -118,24 +118,18 @@ class Net(nn.Module):
     def __call__(self, spec: Array, mask: Mask, key: Array) -> tuple[Array, Array]:
         """Clones of ``spec`` under ``mask`` (r rows for each clip, in turn): states of the first
         special token ``[r*b d]`` and predicted targets ``[r*b m d]`` of masked tokens."""
-        states = seen(self.trunk, self.cfg, spec, mask)
+        states = seen(self.trunk, spec, mask)
         return states[0][:, 0], self.decoder(states[1], mask, self.cfg.grid, key)
 
 
-def seen(net: SpectrogramTrunk, cfg: EAT, spec: Array, mask: Mask) -> Encoded:
+def seen(net: SpectrogramTrunk, spec: Array, mask: Mask) -> Encoded:
     """The visible tokens of all clones, encoded."""
-    rows, clones = spec.shape[0], mask.keep.shape[0] // spec.shape[0]
-    if cfg.embed == "aape" and cfg.aape.context == "masked":
-        tokens = net.embed(jnp.repeat(spec, clones, axis=0), visible=~mask.is_masked)
-        tokens = take_tokens(tokens, mask.keep)
-    else:
-        tokens = of_clones(net.embed(spec), mask.keep, rows)
-    return net.encode(tokens, ids=mask.keep)
+    return net.encode(of_clones(net.embed_under(spec, mask), mask.keep), ids=mask.keep)
 
 
-def of_clones(x: Array, ids: Array, rows: int) -> Array:
-    """Tokens ``ids`` ``[r*b k]`` of ``x`` ``[b n d]``, which all clones of a clip share."""
-    flat = take_tokens(x, ids.reshape(rows, -1))
+def of_clones(x: Array, ids: Array) -> Array:
+    """Tokens ``ids`` ``[r*b k]`` of ``x`` ``[b n d]``, which the r clones of a row share."""
+    flat = take_tokens(x, ids.reshape(x.shape[0], -1))
     return flat.reshape(*ids.shape, x.shape[-1])
 
 
@@ -176,7 +170,6 @@ def distil(
 ) -> Method:
     """Student and teacher of a bound config; ``more(params, special, batch)`` adds terms."""
     grid, clones = cfg.grid, cfg.clones
-    width = cast(ViT, cfg.encoder).width
 
     def draw_mask(key, rows: int) -> Mask:
         return masks.inverse_block(key, rows, grid, cfg.kept, block=cfg.block, adjust=cfg.adjust)
@@ -197,8 +190,8 @@ def distil(
         special, pred = cast(
             tuple[Array, Array], net.apply({"params": params}, spec, mask, fill_key)
         )
-        special = special.reshape(rows, clones, width)
-        frame = losses.squared_error(pred, of_clones(truth, mask.drop, rows))
+        special = special.reshape(rows, clones, -1)
+        frame = losses.squared_error(pred, of_clones(truth, mask.drop))
         clip = jnp.broadcast_to(truth.mean(axis=1)[:, None], special.shape)
         terms: Terms = {
             "frame": (cfg.frame_weight, frame.reshape(rows, clones).mean(axis=1)),

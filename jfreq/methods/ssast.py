@@ -89,11 +89,8 @@ class _Net(nn.Module):
 
     def __call__(self, spec: Array, mask: Mask) -> Array:
         """States ``[r*b m d]`` of the masked tokens; masks hold r rows for each clip, in turn."""
-        repeats = mask.drop.shape[0] // spec.shape[0]
-        if self.cfg.embed == "aape" and self.cfg.aape.context == "masked":
-            tokens = self.trunk.embed(jnp.repeat(spec, repeats, axis=0), visible=~mask.is_masked)
-        else:
-            tokens = jnp.repeat(self.trunk.embed(spec), repeats, axis=0)
+        tokens = self.trunk.embed_under(spec, mask)
+        tokens = jnp.repeat(tokens, mask.drop.shape[0] // tokens.shape[0], axis=0)
         tokens = jnp.where(mask.is_masked[..., None], self.mask_token[None], tokens)
         _, states, _ = self.trunk.encode(tokens)
         return take_tokens(states, mask.drop)

@@ -128,6 +128,7 @@ class LambdaEncoder(nn.Module):
         """``alpha`` per frame and ``beta`` in cycles per frame ``[b n s]``, float32."""
         cfg, grid = self.cfg, self.grid
         b, n, _ = patches.shape
+        zeros = nn.initializers.zeros
         if cfg.adaptive:
             encoder = ViT(width=cfg.width, depth=cfg.depth, heads=cfg.heads, dtype=cfg.dtype)
             x = nn.Dense(cfg.width, name="embed")(patches) + sincos_tokens(grid, cfg.width)[None]
@@ -135,18 +136,17 @@ class LambdaEncoder(nn.Module):
                 x, seen = x.reshape(b * n, 1, -1), None
             x, _ = encoder.build("encoder")(x, grid=grid, valid=seen)
             x = x.reshape(b, n, -1)
-            zeros = nn.initializers.zeros
             h_a = nn.Dense(cfg.kernels, kernel_init=zeros, name="alpha")(x)
             h_b = nn.Dense(cfg.kernels, kernel_init=zeros, name="beta")(x)
         else:
-            rows = np.arange(n).reshape(grid.shape)
-            rows = rows // grid.time if grid.order == "freq_major" else rows % grid.freq
-            shape, zeros = (grid.freq, cfg.kernels), nn.initializers.zeros
+            # One set for each sub-band, the same at all times.
+            times = 1 if grid.order == "freq_major" else 0
             h_a, h_b = (
                 jnp.broadcast_to(
-                    self.param(k, zeros, shape)[rows.reshape(-1)][None], (b, n, shape[1])
-                )
-                for k in ("alpha", "beta")
+                    jnp.expand_dims(self.param(name, zeros, (grid.freq, cfg.kernels)), times)[None],
+                    (b, *grid.shape, cfg.kernels),
+                ).reshape(b, n, -1)
+                for name in ("alpha", "beta")
             )
         return bounded(cfg, self.patch[1], h_a.astype(jnp.float32), h_b.astype(jnp.float32))
 

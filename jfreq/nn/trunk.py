@@ -13,7 +13,7 @@ from jfreq.nn.sblu import AaPE, AliasBranch
 from jfreq.nn.vit import Layers
 from jfreq.ops import patch as patches
 from jfreq.ops.posemb import sincos_tokens
-from jfreq.types import Grid
+from jfreq.types import Grid, Mask
 
 
 class PatchEmbed(nn.Module):
@@ -102,6 +102,14 @@ class SpectrogramTrunk(nn.Module):
         if self.alias_cfg is None:
             return tokens
         return self.alias(spec, tokens, valid=valid, visible=visible)
+
+    def embed_under(self, spec: Float[Array, "b t f c"], mask: Mask) -> Float[Array, "r n d"]:
+        """Tokens without positions of clips under ``mask``, which has rows for each clip in turn.
+        As many rows as the mask where a token depends on what is hidden; else as many as clips."""
+        if self.alias_cfg is None or self.alias_cfg.context != "masked":
+            return self.embed(spec)
+        clones = mask.keep.shape[0] // spec.shape[0]
+        return self.embed(jnp.repeat(spec, clones, axis=0), visible=~mask.is_masked)
 
     def encode(
         self,

@@ -129,7 +129,8 @@ def examine(spec: step.StepSpec, topology: Topology, signal: SignalSpec) -> Comp
     began = time.perf_counter()
     with jax.set_mesh(spec.mesh):
         update = step.make_step(spec)
-        count = functools.partial(flops.count, update, spec.abstract, spec.batch_spec)
+        key = jax.eval_shape(jax.random.key, 0)
+        count = functools.partial(flops.count, update, spec.abstract, spec.batch_spec, key)
         arithmetic, work = count(), count(passes=topology.hardware.passes)
         program = _compile(spec, topology)
     took = time.perf_counter() - began
@@ -173,9 +174,7 @@ def _compile(spec: step.StepSpec, topology: Topology) -> jax.stages.Compiled:
 
 
 def _memory(stats: Any, topology: Topology) -> Memory:
-    # The donated state comes out where it went in; what is new is added.
-    new = stats.output_size_in_bytes - stats.alias_size_in_bytes
-    arguments, temporaries = stats.argument_size_in_bytes, stats.temp_size_in_bytes + new
+    arguments, temporaries = step.memory_of(stats)
     # The TPU compiler spreads buffers out while there is room; what it needs is the peak.
     peak = stats.peak_memory_in_bytes if topology.tpu else 0
     return Memory(arguments, temporaries, peak or arguments + temporaries)

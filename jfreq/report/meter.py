@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from jfreq import flops, trees
-from jfreq.step import Setup
+from jfreq.step import Setup, memory_of
 
 
 class Meter:
@@ -66,7 +66,7 @@ def describe(setup: Setup, compiled, compile_s: float, start: int, meter: Meter)
     """Model, mesh, memory and arithmetic of a run, before its first step."""
     memory = compiled.memory_analysis()
     used = "" if memory is None else (
-        f", {(memory.argument_size_in_bytes + memory.temp_size_in_bytes) / 2**20:.0f} MiB a device"
+        f", {sum(memory_of(memory)) / 2**20:.0f} MiB a device"
     )  # fmt: skip
     axes = " x ".join(f"{axis} {size}" for axis, size in setup.mesh.shape.items())
     return (

@@ -80,7 +80,7 @@ def test_the_loss_is_the_released_sum():
     mask = masks.inverse_block(mask_key, 12, cfg.grid, cfg.kept, block=2, adjust=cfg.adjust)
     truth = jax.jit(lambda t, s: teach(cfg, t, s))(target["trunk"], spec)
     special, pred = applied(cfg)(params, spec, mask, fill)
-    error = np.square(np.asarray(pred) - np.asarray(of_clones(truth, mask.drop, 4))) / 4.0
+    error = np.square(np.asarray(pred) - np.asarray(of_clones(truth, mask.drop))) / 4.0
     clip = np.repeat(np.asarray(truth).mean(1), 3, axis=0)
     wanted = np.square(np.asarray(special) - clip) / 4.0
     masked = pred.shape[0] * pred.shape[1]
@@ -167,7 +167,7 @@ def test_masked_context_keeps_the_student_from_peeping(context, leaks):
     @jax.jit
     @jax.grad
     def pulled(spec):
-        forward = functools.partial(seen, cfg=cfg, spec=spec, mask=mask)
+        forward = functools.partial(seen, spec=spec, mask=mask)
         return net.apply({"params": drawn}, method=forward)[0][0, 0] @ pull
 
     grad = pulled(spec)
