@@ -46,7 +46,7 @@ def data_prepare(
 
     Args:
         name: name of the set. Without --source it is the source too: a folder, `tfds:NAME`, or
-            `synthetic:machines|machines_load|tones|motion`.
+            `synthetic:machines|machines_load|tones|harmonic_tones|motion`.
         out: folder of the shards; an interrupted call goes on there.
         source: folder (index.csv, a folder per class, sensor files, an unpacked archive) or
             AudioSet segment CSV.

@@ -184,6 +184,29 @@ def _tone(label: str, seconds: float, *, person: Any, rng: Any):
     return {"audio": (_pcm(x), AUDIO_RATE)}, truth
 
 
+def _harmonic_tone(label: str, seconds: float, *, person: Any, rng: Any):
+    """The modulations of :func:`_tone` on all harmonics of a tone in louder noise, so that every
+    band of the spectrum hears them. Fundamental, level, depth, signal-to-noise ratio and the phases
+    of the harmonics carry no label; a vibrato is up to 5 % wide.
+    """
+    kind, speed = label.split("_")
+    rate_hz = float(speed) * rng.uniform(0.97, 1.03)
+    pitch, depth = np.exp(rng.uniform(np.log(120), np.log(360))), rng.uniform(0.7, 1.0)
+    snr_db = rng.uniform(-6, 6)
+    t = np.arange(round(seconds * AUDIO_RATE)) / AUDIO_RATE
+    wave = np.sin(2 * np.pi * (rate_hz * t + rng.uniform()))
+    swing = 0.05 * depth * pitch if kind == "fm" else 0.0
+    turns = pitch * t + swing / rate_hz / (2 * np.pi) * wave
+    level = (1 + depth * wave) / np.sqrt(1 + depth**2 / 2) if kind == "am" else 1.0
+    k = np.arange(1, int(7000 / pitch) + 1)[:, None]
+    tone = (np.sin(2 * np.pi * (k * turns + rng.uniform(size=k.shape))) / np.sqrt(k)).sum(0)
+    tone = level * tone / np.sqrt((0.5 / k).sum())
+    noise = _coloured(rng.standard_normal(len(t)), person.uniform(0.0, 0.9))
+    x = rng.uniform(0.02, 0.06) * (tone + 10 ** (-snr_db / 20) * noise)
+    truth = {"modulation_hz": rate_hz, "pitch_hz": float(pitch), "depth": depth, "snr_db": snr_db}
+    return {"audio": (_pcm(x), AUDIO_RATE)}, truth
+
+
 def _coloured(white: np.ndarray, pole: float) -> np.ndarray:
     """White noise through a one-pole low-pass of unit power."""
     z = np.exp(-2j * np.pi * np.fft.rfftfreq(len(white)))
@@ -243,6 +266,7 @@ def _pcm(x: np.ndarray) -> np.ndarray:
 FAMILIES = {
     "machines": Family(MACHINES, 20, 2.0, _machine, 0),
     "tones": Family(TONES, 20, 2.0, _tone, 2),
+    "harmonic_tones": Family(TONES, 20, 2.0, _harmonic_tone, 3),
     "motion": Family(MOTIONS, 20, 10.0, _motion, 1),
     "machines_load": Family(
         MACHINES, 20, 2.0, _machine, 0, lambda fold: {"loads": load_band(fold)}
