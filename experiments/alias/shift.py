@@ -1,20 +1,24 @@
 """How much an encoder's output moves when the sound is shifted by less than a patch.
 
     python -m experiments.alias.shift --runs plain=runs/plain even=runs/even --shards shards/esc10
+    python -m experiments.alias.shift --shards shards/esc10 \\
+        --runs plain=runs/ablate/esc10/plain even=runs/ablate/esc10/even    # all trainings of a cell
 
 Windows of one recording that start 1, 2, ... frames later than the first, all inside the recording, are
 encoded by trained encoders and by the same as initialised. Change: |e(s) - e(0)| over the mean distance
 between different clips' e(0), so that an encoder that tells all clips the same gains nothing; also over
-|e(0)|. Clip vectors, and tokens against the token of the same place. Writes `alias_shift.md`, `.json`
-and `.svg`.
+|e(0)|. Clip vectors, and tokens against the token of the same place. Each training reads the clips it
+left out; intervals are over trainings, or over clips where there is one training of each. Writes
+`alias_shift.md`, `.json` and `.svg`.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +39,8 @@ from jfreq.types import Array, Batch, PyTree
 PARTS = ("clip vector", "tokens")
 Encode = Callable[[PyTree, Batch], tuple[Array, Array, Array]]
 """``clip [b d]``, ``tokens [b n d]`` and ``valid [n]``, compiled."""
+Found: TypeAlias = "dict[tuple[str, str], Change]"
+"""By name of the encoder, and trained or not."""
 
 
 class Plan(NamedTuple):
@@ -49,7 +55,8 @@ class Plan(NamedTuple):
 
 class Change(NamedTuple):
     """One encoder: of every shift and clip ``[s c]`` the change over the spread between clips,
-    ``spread``, and over the size of what is compared, ``size``, by part."""
+    ``spread``, and over the size of what is compared, ``size``, by part. Of several trainings: their
+    means over clips, ``[s r]``."""
 
     spread: dict[str, np.ndarray]
     size: dict[str, np.ndarray]
@@ -114,6 +121,7 @@ def windows(x: np.ndarray, cfg: SpectrogramConfig, found: Plan, start: int) -> B
 # ------------------------------------------------------------------ encode and compare
 
 
+@functools.cache
 def encoder(cfg: SpectrogramConfig) -> Encode:
     method = methods.build(cfg)
 
@@ -160,6 +168,20 @@ def changes(every: Iterator[dict[str, np.ndarray]]) -> Change:
     return Change(*({part: np.array(rows) for part, rows in found.items()} for found in over))
 
 
+def over_trainings(each: Sequence[Found]) -> Found:
+    """One training as it is; of several the means over clips."""
+    if len(each) == 1:
+        return each[0]
+
+    def means(parts: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        return {part: np.stack([x[part].mean(axis=1) for x in parts], axis=1) for part in PARTS}
+
+    return {
+        key: Change(*(means([getattr(one[key], over) for one in each]) for over in Change._fields))
+        for key in each[0]
+    }
+
+
 def between(x: np.ndarray) -> float:
     """Mean distance of the tokens ``[c n d]`` of two different clips at the same place."""
     from scipy.spatial.distance import pdist
@@ -170,18 +192,19 @@ def between(x: np.ndarray) -> float:
 # ------------------------------------------------------------------ page and figure
 
 
-def page(found: dict[tuple[str, str], Change], made: Plan, clips: int, source: str) -> list[str]:
+def page(found: Found, made: Plan, clips: int, trainings: int, source: str) -> list[str]:
     names = list(dict.fromkeys(name for name, _ in found))
+    unit = "training" if trainings > 1 else "clip"
     shifts, ms = len(made.starts) - 1, 1000 * made.hop / made.rate
     text = [
         "# Encoders under shifts by less than a patch",
         "",
-        f"{clips} clips of {source}, windows of {made.frames} frames that start 1 to {shifts} frames "
+        f"{trainings} trainings of each encoder, {clips} clips of {source} that they left out, windows of {made.frames} frames that start 1 to {shifts} frames "
         f"({ms:g} to {shifts * ms:g} ms)",
         "later, against the window at 0: distance over the mean distance between different clips",
         "(spread) and over its own length (size); tokens are compared with the token of the same place.",
-        f"Mean over clips with the Student-t 95 % interval; differences from `{names[0]}` are paired by",
-        "clip. Intervals are over clips of one encoder each, not over trainings.",
+        f"Mean with the Student-t 95 % interval over {unit}s; differences from `{names[0]}` are paired by "
+        f"{unit}.",
         "",
         "## Mean over shifts",
         "",
@@ -206,19 +229,19 @@ def page(found: dict[tuple[str, str], Change], made: Plan, clips: int, source: s
     return [*text, "`python -m experiments.alias.shift` repeats it.", ""]
 
 
-def numbers(found: dict[tuple[str, str], Change]) -> list[dict[str, Any]]:
+def numbers(found: Found) -> list[dict[str, Any]]:
     """Means and intervals by encoder, part and shift."""
     return [
         {"encoder": name, "kind": kind, "part": part, "over": over,
          "mean": interval(values.mean(axis=0))._asdict(),
-         "by_shift": [interval(clips)._asdict() for clips in values]}
+         "by_shift": [interval(each)._asdict() for each in values]}
         for (name, kind), change in found.items()
         for over, parts in change._asdict().items()
         for part, values in parts.items()
     ]  # fmt: skip
 
 
-def figure_of(found: dict[tuple[str, str], Change], path: Path) -> Path:
+def figure_of(found: Found, path: Path) -> Path:
     from jfreq.evaluate.plot import STYLES
     from jfreq.evaluate.plot import save as save_figure
 
@@ -255,23 +278,19 @@ def _curve(axes: Any, points: list[Interval], style: tuple[str, Any, str]) -> An
     return handle
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--runs", nargs="+", required=True, metavar="NAME=FOLDER",
-                        help="the first is what the others are compared with")  # fmt: skip
-    parser.add_argument("--shards", type=Path, required=True)
-    parser.add_argument("--folds", type=int, nargs="*", default=[],
-                        help="to read; by default those the runs left out")  # fmt: skip
-    parser.add_argument("--clips", type=int, help="at most so many of them, evenly spaced")
-    parser.add_argument("--shifts", type=int, help="frames; by default one less than a patch")
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--seed", type=int, default=0, help="of the untrained encoders")
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    args = parser.parse_args()
-    pairs = [word.partition("=") for word in args.runs]
-    check(all(name and folder for name, _, folder in pairs), "--runs", "wants NAME=FOLDER")
-    runs = {name: load_run(folder) for name, _, folder in pairs}
-    shards = open_shards(args.shards)
+def trainings(folder: Path) -> list[Trained]:
+    """The run in ``folder``, or those in its sub-folders, as a cell of an ablation keeps them."""
+    runs = [folder] if (folder / "config.json").exists() else sorted(
+        path.parent for path in folder.glob("*/config.json")
+    )  # fmt: skip
+    check(bool(runs), "--runs", f"{folder} holds no run")
+    return [load_run(run) for run in runs]
+
+
+def measured(
+    runs: dict[str, Trained], shards: Shards, args: argparse.Namespace
+) -> tuple[Found, Plan, int]:
+    """One training of each encoder, on clips that all of them left out; how many those are."""
     cfg = common_signal(runs, shards)
     assert cfg.patch is not None
     shifts = cfg.patch[1] - 1 if args.shifts is None else args.shifts
@@ -284,19 +303,42 @@ def main() -> None:
         rows = rows[np.unique(np.linspace(0, len(rows) - 1, args.clips).astype(int))]
     check(len(rows) >= 2, "--folds", "fewer than two clips are long enough")
     x = shards.read(rows)[cfg.signal.name]
-    found: dict[tuple[str, str], Change] = {}
+    found: Found = {}
     for name, run in runs.items():
         own = cast(SpectrogramConfig, run.experiment.method)
-        encode = encoder(own)
-        for kind, params in ((TRAINED, run.params), (UNTRAINED, initial(own, args.seed))):
-            params = jax.device_put(params)
-            found[name, kind] = changes(outputs(encode, params, x, own, made, args.batch))
+        fresh = initial(own, run.experiment.seed)
+        for kind, params in ((TRAINED, run.params), (UNTRAINED, fresh)):
+            every = outputs(encoder(own), jax.device_put(params), x, own, made, args.batch)
+            found[name, kind] = changes(every)
             means = {part: y.mean() for part, y in found[name, kind].spread.items()}
             print(name, kind, *(f"{part} {mean:.3f}" for part, mean in means.items()), flush=True)
-    body = {"shards": shards.info.name, "clips": len(rows), "plan": made._asdict(),
-            "runs": list(runs),
-            "changes": numbers(found)}  # fmt: skip
-    save("alias_shift", page(found, made, len(rows), shards.info.name), body, args.out)
+    return found, made, len(rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--runs", nargs="+", required=True, metavar="NAME=FOLDER",
+                        help="a run, or a folder of several; the first is what the others are compared with")  # fmt: skip
+    parser.add_argument("--shards", type=Path, required=True)
+    parser.add_argument("--folds", type=int, nargs="*", default=[],
+                        help="to read; by default those the runs left out")  # fmt: skip
+    parser.add_argument("--clips", type=int, help="at most so many of them, evenly spaced")
+    parser.add_argument("--shifts", type=int, help="frames; by default one less than a patch")
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    args = parser.parse_args()
+    pairs = [word.partition("=") for word in args.runs]
+    check(all(name and folder for name, _, folder in pairs), "--runs", "wants NAME=FOLDER")
+    runs = {name: trainings(Path(folder)) for name, _, folder in pairs}
+    counts = {len(each) for each in runs.values()}
+    check(len(counts) == 1, "--runs", "give as many trainings of every encoder")
+    shards = open_shards(args.shards)
+    each = [measured(dict(zip(runs, together)), shards, args) for together in zip(*runs.values())]
+    found, made = over_trainings([one for one, _, _ in each]), each[0][1]
+    clips = sum(count for _, _, count in each)
+    body = {"shards": shards.info.name, "clips": clips, "trainings": len(each),
+            "plan": made._asdict(), "runs": list(runs), "changes": numbers(found)}  # fmt: skip
+    save("alias_shift", page(found, made, clips, len(each), shards.info.name), body, args.out)
     print(figure_of(found, args.out / "alias_shift.svg"))
 
 

@@ -44,7 +44,7 @@ def test_labels_are_balanced_and_folds_hold_whole_subjects(name):
 
 def test_the_stream_of_a_family_never_changes():
     """Results that were computed from these recordings name their seed only."""
-    peaks = [synthetic.clip(name, 3, seconds=0.1) for name in ("machines", "tones", "motion")]
+    peaks = [synthetic.clip(name, 3, seconds=0.1) for name in STREAMS]
     found = [float(np.abs(next(iter(c.signals.values()))[0]).max()) for c in peaks]
     assert found == pytest.approx(GOLDEN)
 
@@ -114,7 +114,28 @@ def test_tones_are_modulated_as_the_truth_says():
         assert peak == pytest.approx(clip.truth["modulation_hz"], abs=0.5)
 
 
-def test_patch_statistics_do_not_tell_the_tones_apart_but_modulation_does():
+def test_harmonics_share_the_modulation(monkeypatch):
+    """Without the noise, every harmonic rises and falls, or moves, at the rate of the truth."""
+    monkeypatch.setattr(synthetic, "_coloured", lambda white, pole: 0 * white)
+    for clip in synthetic.make("harmonic_tones", n=24, seed=2):
+        x, rate = clip.signals["audio"]
+        kind, _ = synthetic.TONES[clip.label].split("_")
+        pitch = clip.truth["pitch_hz"]
+        assert -6 <= clip.truth["snr_db"] <= 6 and 120 <= pitch <= 360
+        for k in (1, 3):
+            edges = [(k - 0.5) * pitch, (k + 0.5) * pitch]
+            band = scipy.signal.butter(2, edges, "bandpass", fs=rate, output="sos")
+            analytic = np.asarray(
+                scipy.signal.hilbert(scipy.signal.sosfiltfilt(band, x[:, 0] / 32768))
+            )
+            phase = np.diff(np.unwrap(np.angle(analytic)))
+            track = np.abs(analytic) if kind == "am" else phase
+            peak = spectrum_peak(track[1600:-1600], rate, 6, 60)
+            assert peak == pytest.approx(clip.truth["modulation_hz"], abs=0.5), k
+
+
+@pytest.mark.parametrize("name", ["tones", "harmonic_tones"])
+def test_patch_statistics_do_not_tell_the_tones_apart_but_modulation_does(name):
     """What AaPE is about: energy per 160 ms patch is blind to the classes."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import cross_val_score
@@ -122,7 +143,7 @@ def test_patch_statistics_do_not_tell_the_tones_apart_but_modulation_does():
     from sklearn.preprocessing import StandardScaler
 
     patch, fine = [], []
-    clips = synthetic.make("tones", n=240, seed=5)
+    clips = synthetic.make(name, n=240, seed=5)
     for clip in clips:
         x = clip.signals["audio"][0][:, 0] / 32768
         power = np.abs(np.fft.rfft(x.reshape(-1, 160) * np.hanning(160), axis=1)) ** 2
@@ -160,4 +181,5 @@ def test_wrong_requests_are_refused():
         synthetic.clip("tones", 0, seconds=0.0)
 
 
-GOLDEN = [3064.0, 6580.0, 0.8893333077430725]
+STREAMS = ("machines", "tones", "motion", "harmonic_tones")
+GOLDEN = [3064.0, 6580.0, 0.8893333077430725, 7607.0]
