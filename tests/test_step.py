@@ -45,3 +45,12 @@ def test_batches_that_are_no_whole_runs_in_micro_batches_are_refused(experiment)
     step.check_batch(replace(experiment, batch=16, data__sequence=4, accumulate=2), mesh)
     with pytest.raises(InputError, match=r"data.sequence: .* take a batch that is a multiple of 8"):
         step.check_batch(replace(experiment, batch=12, data__sequence=4, accumulate=2), mesh)
+
+
+def test_a_seed_is_no_part_of_the_program(experiment):
+    one, other = (step.prepare(replace(experiment, seed=seed)) for seed in (0, 1))
+    with jax.set_mesh(one.mesh):
+        texts = [step.lower_step(setup).as_text() for setup in (one, other)]
+        keys = [jax.random.key_data(step.run_key(setup)) for setup in (one, other)]
+    assert texts[0] == texts[1]
+    assert (keys[0] != keys[1]).any()

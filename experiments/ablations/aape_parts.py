@@ -8,8 +8,7 @@
 160 ms fold. `aape_few` has the plain embedding and the two phases only, `aape_pair` one phase, for sets of real
 sounds; `aape_stem` has every form of the branch. `aape_objective` changes one part of the framework at a time,
 `aape_size` the number and length of the kernels. `aape_labels` asks about the stem in a network that learns from
-labels. A training takes two to four minutes on one CPU core; with `JAX_COMPILATION_CACHE_DIR` set, the
-trainings of a cell are compiled once.
+labels. A training takes one and a half to four minutes on one CPU core.
 """
 
 from collections.abc import Mapping

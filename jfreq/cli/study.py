@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import subprocess
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import tyro
@@ -42,7 +44,8 @@ def ablate(
     def note(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
-    found = run(grid.load(file), data, workdir, count=trainings, have=have, note=note)
+    with compiled_once():
+        found = run(grid.load(file), data, workdir, count=trainings, have=have, note=note)
     text = found.to_markdown()
     base = out or workdir / "grid"
     write_atomically(base.with_suffix(".md"), lambda f: f.write(text.encode()))
@@ -50,6 +53,26 @@ def ablate(
     if out:
         write_json(out.with_suffix(".json"), found.to_dict())
     print(text)
+
+
+@contextlib.contextmanager
+def compiled_once() -> Iterator[None]:
+    """Keeps programs for the trainings that follow: those of a cell differ in seed and fold, which
+    are no part of a program. A cache that the environment asks for stays as it is."""
+    import jax
+    from jax.experimental.compilation_cache import compilation_cache
+
+    if jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="jfreq-compiled-") as folder:
+        jax.config.update("jax_compilation_cache_dir", folder)
+        compilation_cache.reset_cache()
+        try:
+            yield
+        finally:
+            jax.config.update("jax_compilation_cache_dir", None)
+            compilation_cache.reset_cache()
 
 
 def plan(argv: Sequence[str]) -> None:
