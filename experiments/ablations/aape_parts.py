@@ -7,7 +7,8 @@
 `aape_tones`: the plain embedding against the branch with either phase, and without a view of what is masked; the classes of `synthetic:harmonic_tones` differ only in modulations of 12 to 32 Hz, which patches of
 160 ms fold. `aape_few` has the plain embedding and the two phases only, `aape_pair` one phase, for sets of real
 sounds; `aape_stem` has every form of the branch. `aape_objective` changes one part of the framework at a time,
-`aape_size` the number and length of the kernels. `aape_labels` asks about the stem in a network that learns from
+`aape_size` the number and length of the kernels,
+`aape_open` what the paper leaves open, one at a time. `aape_labels` asks about the stem in a network that learns from
 labels. A training takes one and a half to four minutes on one CPU core.
 """
 
@@ -74,6 +75,17 @@ aape_pair = stems("aape_pair", "Plain patches or the branch?", "plain", "even")
 aape_stem = stems(
     "aape_stem",
     "Is the branch worth it: which phase, what may it see, should kernels follow the input?", *STEMS,
+)  # fmt: skip
+aape_open = Ablation(
+    name="aape_open",
+    question="What the paper does not say, one answer changed at a time: do kernels follow the input, "
+    "does it matter that masked patches leak, which phase, and what does contrast bring?",
+    base=BASE, decides=DECIDES, probe="ridge",
+    factors={"change": {
+        "none": change(), "plain patches": PLAIN, "fixed kernels": STEMS["even, fixed kernels"],
+        "masked context": STEMS["even, masked"], "hermitian": STEMS["hermitian"],
+        "no contrast": change(method__contrast_weight=0.0),
+    }},
 )  # fmt: skip
 
 

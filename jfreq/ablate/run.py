@@ -75,7 +75,8 @@ def run(
             note(_line(ablation, row, i + 1, len(plan), left))
             new = summarise(ablation, shards.info.name, [*results, row], place)
             write_json(workdir / FILE, new.to_dict())
-        results.append(row)
+        # Another grid may call the same experiment something else.
+        results.append({**row, "name": cell.name, "levels": cell.levels, "changes": cell.changes})
     found = summarise(ablation, shards.info.name, results, place)
     write_json(workdir / FILE, found.to_dict())
     return found

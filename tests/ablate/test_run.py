@@ -67,6 +67,16 @@ def test_a_grid_runs_resumes_and_keeps_going(folds, tmp_path, monkeypatch):
     assert again.table[0]["mean"] == pytest.approx(found.table[0]["mean"])
 
 
+def test_results_of_another_grid_take_this_grid_s_names(folds, tmp_path, monkeypatch):
+    run.run(ablation(), folds, tmp_path / "abl", count=1)
+    monkeypatch.setattr(run, "train", lambda *a, **k: pytest.fail("known already"))
+    other = Ablation("other", "?", BASE, {"g": {"as it is": change()}}, probe="ridge")
+    have = [tmp_path / "abl" / "grid.json"]
+    found = run.run(other, folds, tmp_path / "other", count=1, have=have)
+    assert [row["name"] for row in found.table] == ["as it is"]
+    assert found.cells[0]["levels"] == {"g": "as it is"}
+
+
 def test_bad_input_is_told_before_training(folds, tmp_path, monkeypatch):
     monkeypatch.setattr(run, "_train", None)
     with pytest.raises(InputError, match="toy, two: mask: 10000 of"):
