@@ -6,7 +6,7 @@
 
 `aape_tones`: the plain embedding against the branch with either phase, and without a view of what is masked; the classes of `synthetic:harmonic_tones` differ only in modulations of 12 to 32 Hz, which patches of
 160 ms fold. `aape_few` has the plain embedding and the two phases only, `aape_pair` one phase, for sets of real
-sounds; `aape_stem` has every form of the branch. `aape_objective` changes one part of the framework at a time,
+sounds, `aape_forms` the other phase and fusion too; `aape_stem` has every form of the branch. `aape_objective` changes one part of the framework at a time,
 `aape_size` the number and length of the kernels,
 `aape_open` what the paper leaves open, one at a time. `aape_labels` asks about the stem in a network that learns from
 labels. A training takes one and a half to four minutes on one CPU core.
@@ -72,6 +72,10 @@ aape_few = stems(
     "plain", "even", "hermitian",
 )  # fmt: skip
 aape_pair = stems("aape_pair", "Plain patches or the branch?", "plain", "even")
+aape_forms = stems(
+    "aape_forms", "Where the branch changes a score: its phase, or that it normalises the plain token?",
+    "plain", "even", "hermitian", "even, residual",
+)  # fmt: skip
 aape_stem = stems(
     "aape_stem",
     "Is the branch worth it: which phase, what may it see, should kernels follow the input?", *STEMS,
