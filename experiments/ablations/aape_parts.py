@@ -4,12 +4,12 @@
     jfreq ablate experiments/ablations/aape_parts.py:aape_tones --data shards/tones \\
         --workdir runs/ablate/tones
 
-`aape_tones`: the plain embedding against the branch with either phase, and without a view of what is masked; the classes of `synthetic:harmonic_tones` differ only in modulations of 12 to 32 Hz, which patches of
-160 ms fold. `aape_few` has the plain embedding and the two phases only, `aape_pair` one phase, for sets of real
-sounds, `aape_forms` the other phase and fusion too; `aape_stem` has every form of the branch. `aape_objective` changes one part of the framework at a time,
-`aape_size` the number and length of the kernels,
-`aape_open` what the paper leaves open, one at a time. `aape_labels` asks about the stem in a network that learns from
-labels. A training takes one and a half to four minutes on one CPU core.
+`aape_tones`: the plain embedding against the branch, with either phase and without a view of what is masked;
+the classes of `synthetic:harmonic_tones` differ only in modulations of 12 to 32 Hz, which patches of 160 ms
+fold. `aape_labels` asks it of a network that learns from labels. `aape_pair`: plain or not, for sets of real
+sounds. `aape_open` changes one answer at a time to what the paper leaves open, `aape_objective` one part of
+the framework, `aape_size` number and length of the kernels; `aape_stem` has every form of the branch. A training
+takes one to three minutes on one CPU core.
 """
 
 from collections.abc import Mapping
@@ -67,15 +67,7 @@ aape_tones = stems(
     "which phase, and does it need to see what is masked?",
     "plain", "even", "hermitian", "even, masked",
 )  # fmt: skip
-aape_few = stems(
-    "aape_few", "Plain patches or the branch, in both readings of its kernels?",
-    "plain", "even", "hermitian",
-)  # fmt: skip
 aape_pair = stems("aape_pair", "Plain patches or the branch?", "plain", "even")
-aape_forms = stems(
-    "aape_forms", "Where the branch changes a score: its phase, or that it normalises the plain token?",
-    "plain", "even", "hermitian", "even, residual",
-)  # fmt: skip
 aape_stem = stems(
     "aape_stem",
     "Is the branch worth it: which phase, what may it see, should kernels follow the input?", *STEMS,
@@ -83,11 +75,12 @@ aape_stem = stems(
 aape_open = Ablation(
     name="aape_open",
     question="What the paper does not say, one answer changed at a time: do kernels follow the input, "
-    "does it matter that masked patches leak, which phase, and what does contrast bring?",
+    "does it matter that masked patches leak, which phase, which fusion, what does contrast bring?",
     base=BASE, decides=DECIDES, probe="ridge",
     factors={"change": {
         "none": change(), "plain patches": PLAIN, "fixed kernels": STEMS["even, fixed kernels"],
         "masked context": STEMS["even, masked"], "hermitian": STEMS["hermitian"],
+        "residual fusion": STEMS["even, residual"],
         "no contrast": change(method__contrast_weight=0.0),
     }},
 )  # fmt: skip
