@@ -1,12 +1,14 @@
 """What do untrained tokens carry of modulations that patches fold?
 
     jfreq data prepare synthetic:tones --out shards/tones --n 600
-    python -m experiments.alias.tones --shards shards/tones
+    jfreq data prepare synthetic:harmonic_tones --out shards/harmonic --n 600 --seconds 1.295
+    python -m experiments.alias.tones --shards shards/tones shards/harmonic
 
 Six classes of tones that differ in kind and rate (12, 20, 32 Hz) of a modulation; carrier, level, phase
 and depth tell nothing. Tokens come from random weights, one draw for each seed: the plain embedding,
-or the alias branch alone, both 96 wide. A clip is the mean and the deviation of its tokens over
-time, averaged over the rows of patches; five folds by recorder. No pretext task is involved: this
+or the alias branch alone, both 96 wide. A clip is the mean of its tokens, which shows what a nonlinear
+embedding has made of the modulation; or their mean and deviation over time, averaged over the rows of
+patches. Five folds by recorder. No pretext task is involved: this
 is what each embedding makes easy to read, before anybody learns. Writes
 `experiments/results/alias_tones.md` and `.json`.
 """
@@ -67,9 +69,11 @@ def tokens_of(form: str, seed: int, spec: np.ndarray) -> np.ndarray:
     return out.reshape(len(spec), grid.time, grid.freq, -1)
 
 
-def pooled(tokens: np.ndarray) -> np.ndarray:
-    """``[rows 2d]``: mean and deviation over time, averaged over frequency."""
-    return np.concatenate([tokens.mean(1).mean(1), tokens.std(1).mean(1)], axis=1)
+def pooled(tokens: np.ndarray) -> dict[str, np.ndarray]:
+    """Mean of all tokens ``[rows d]``; and beside it the deviation over time, averaged over
+    frequency, ``[rows 2d]``."""
+    mean = tokens.mean((1, 2))
+    return {"mean": mean, "mean and deviation": np.concatenate([mean, tokens.std(1).mean(1)], 1)}
 
 
 def accuracy(x: np.ndarray, label: np.ndarray, fold: np.ndarray) -> float:
@@ -86,34 +90,49 @@ def accuracy(x: np.ndarray, label: np.ndarray, fold: np.ndarray) -> float:
     return float(np.mean(found))
 
 
+def of_set(
+    spec: np.ndarray, label: np.ndarray, fold: np.ndarray, *, seeds: int
+) -> dict[str, dict[str, list[float]]]:
+    """Accuracies by form and pool, one for each seed; last the spectrogram's own statistics."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for form in ("plain", *FORMS):
+        for seed in range(seeds):
+            for pool, x in pooled(tokens_of(form, seed, spec)).items():
+                scores = found.setdefault(form, {}).setdefault(pool, [])
+                scores.append(accuracy(x, label, fold))
+        print(form, found[form], flush=True)
+    level, swing = (x[..., 0] for x in (spec.mean(1), spec.std(1)))
+    found["spectrogram"] = {
+        "mean": [accuracy(level, label, fold)],
+        "mean and deviation": [accuracy(np.concatenate([level, swing], 1), label, fold)],
+    }
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--shards", type=Path, required=True)
+    parser.add_argument("--shards", type=Path, nargs="+", required=True)
     parser.add_argument("--seeds", type=int, default=5)
     args = parser.parse_args()
     from jfreq.data.records import open_shards
     from jfreq.report import machine
 
-    spec, label, fold = spectrograms(open_shards(args.shards))
-    found = {
-        form: [accuracy(pooled(tokens_of(form, seed, spec)), label, fold)
-               for seed in range(args.seeds)]
-        for form in ("plain", *FORMS)
-    }  # fmt: skip
-    found["spectrogram, mean and deviation"] = [
-        accuracy(np.concatenate([spec.mean(1), spec.std(1)], 1)[..., 0], label, fold)
-    ]
-    rows = [[form, str(len(values)), spread(values)] for form, values in found.items()]
     facts = machine.facts()
     text = [
         "# Untrained tokens on synthetic tones",
         "",
-        f"Accuracy of a ridge probe, {len(label)} clips, six classes (chance .167), mean of five folds. "
-        f"Intervals: 95 %, Student t over random weights. {machine.sentence(facts)}.",
+        "Accuracy of a ridge probe of pooled tokens, six classes (chance .167), mean of five folds. "
+        f"Intervals: 95 %, Student t over {args.seeds} draws of weights. {machine.sentence(facts)}.",
         "",
-        *markdown(["tokens", "draws of weights", "accuracy"], rows),
     ]
-    save("alias_tones", text, {"machine": facts, "accuracy": found})
+    body: dict[str, Any] = {"machine": facts}
+    for path in args.shards:
+        shards = open_shards(path)
+        found = body[shards.info.name] = of_set(*spectrograms(shards), seeds=args.seeds)
+        rows = [[form, *map(spread, pools.values())] for form, pools in found.items()]
+        text += [f"## {shards.info.name}, {len(shards)} clips", ""]
+        text += markdown(["tokens", *next(iter(found.values()))], rows)
+    save("alias_tones", text, body)
 
 
 if __name__ == "__main__":
