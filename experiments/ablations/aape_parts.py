@@ -7,11 +7,12 @@
 `aape_tones`: the plain embedding against the branch, with either phase and without a view of what is masked;
 the classes of `synthetic:harmonic_tones` differ only in modulations of 12 to 32 Hz, which patches of 160 ms
 fold. `aape_labels` asks it of a network that learns from labels. `aape_pair`: plain or not, for sets of real
-sounds. `aape_open` changes one answer at a time to what the paper leaves open, `aape_objective` one part of
+sounds; `aape_long`: for longer. `aape_open` changes one answer at a time to what the paper leaves open, `aape_objective` one part of
 the framework, `aape_size` number and length of the kernels; `aape_stem` has every form of the branch. A training
 takes one to three minutes on one CPU core.
 """
 
+import dataclasses
 from collections.abc import Mapping
 
 from jfreq import recipes
@@ -68,6 +69,11 @@ aape_tones = stems(
     "plain", "even", "hermitian", "even, masked",
 )  # fmt: skip
 aape_pair = stems("aape_pair", "Plain patches or the branch?", "plain", "even")
+aape_long = dataclasses.replace(
+    aape_pair, name="aape_long", question="Plain patches or the branch, after three times as long?",
+    base=replace(BASE, steps=900, optim__warmup=90, method__ema_steps=900),
+    decides=DECIDES.replace("300 updates", "900 updates"),
+)  # fmt: skip
 aape_stem = stems(
     "aape_stem",
     "Is the branch worth it: which phase, what may it see, should kernels follow the input?", *STEMS,
