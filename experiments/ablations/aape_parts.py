@@ -4,7 +4,7 @@
     jfreq ablate experiments/ablations/aape_parts.py:aape_tones --data shards/tones \\
         --workdir runs/ablate/tones
 
-`aape_tones`: the plain embedding against the branch, with either phase and without a view of what is masked;
+`aape_tones`: the plain embedding against the branch, with either phase or fusion and without a view of what is masked;
 the classes of `synthetic:harmonic_tones` differ only in modulations of 12 to 32 Hz, which patches of 160 ms
 fold. `aape_labels` asks it of a network that learns from labels. `aape_pair`: plain or not, for sets of real
 sounds; `aape_long`: for longer. `aape_open` changes one answer at a time to what the paper leaves open, `aape_objective` one part of
@@ -66,7 +66,7 @@ def stems(name: str, question: str, *kept: str) -> Ablation:
 aape_tones = stems(
     "aape_tones", "Where classes differ in fast modulations only: plain patches or the branch, with "
     "which phase, and does it need to see what is masked?",
-    "plain", "even", "hermitian", "even, masked",
+    "plain", "even", "hermitian", "even, masked", "even, residual",
 )  # fmt: skip
 aape_pair = stems("aape_pair", "Plain patches or the branch?", "plain", "even")
 aape_long = dataclasses.replace(
