@@ -65,7 +65,7 @@ def stems(name: str, question: str, *kept: str) -> Ablation:
 
 aape_tones = stems(
     "aape_tones", "Where classes differ in fast modulations only: plain patches or the branch, with "
-    "which phase, and does it need to see what is masked?",
+    "which phase or fusion, and does it need to see what is masked?",
     "plain", "even", "hermitian", "even, masked", "even, residual",
 )  # fmt: skip
 aape_pair = stems("aape_pair", "Plain patches or the branch?", "plain", "even")
