@@ -4,12 +4,12 @@
     jfreq ablate experiments/ablations/aape_parts.py:aape_tones --data shards/tones \\
         --workdir runs/ablate/tones
 
-`aape_tones`: the plain embedding against the branch, with either phase or fusion and without a view of what is masked;
-the classes of `synthetic:harmonic_tones` differ only in modulations of 12 to 32 Hz, which patches of 160 ms
-fold. `aape_labels` asks it of a network that learns from labels. `aape_pair`: plain or not, for sets of real
-sounds; `aape_long`: for longer. `aape_open` changes one answer at a time to what the paper leaves open, `aape_objective` one part of
-the framework, `aape_size` number and length of the kernels; `aape_stem` has every form of the branch. A training
-takes one to three minutes on one CPU core.
+`aape_tones`: the plain embedding against the branch, with either phase or fusion and without a view of
+what is masked; the classes of `synthetic:harmonic_tones` differ only in modulations of 12 to 32 Hz, which
+patches of 160 ms fold. `aape_labels` asks it of a network that learns from labels. `aape_pair`: plain or
+not, for sets of real sounds; `aape_long`: for longer. `aape_open` changes one answer at a time to what the
+paper leaves open, `aape_objective` one part of the framework, `aape_size` number and length of the kernels;
+`aape_stem` has every form of the branch. A training takes one to three minutes on one CPU core.
 """
 
 import dataclasses

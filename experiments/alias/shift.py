@@ -199,8 +199,8 @@ def page(found: Found, made: Plan, clips: int, trainings: int, source: str) -> l
     text = [
         "# Encoders under shifts by less than a patch",
         "",
-        f"{trainings} trainings of each encoder, {clips} clips of {source} that they left out, windows of {made.frames} frames that start 1 to {shifts} frames "
-        f"({ms:g} to {shifts * ms:g} ms)",
+        f"{trainings} trainings of each encoder, {clips} clips of {source} that they left out, windows "
+        f"of {made.frames} frames that start 1 to {shifts} frames ({ms:g} to {shifts * ms:g} ms)",
         "later, against the window at 0: distance over the mean distance between different clips",
         "(spread) and over its own length (size); tokens are compared with the token of the same place.",
         f"Mean with the Student-t 95 % interval over {unit}s; differences from `{names[0]}` are paired by "

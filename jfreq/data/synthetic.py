@@ -176,12 +176,17 @@ def _tone(label: str, seconds: float, *, person: Any, rng: Any):
     wave = np.sin(2 * np.pi * (rate_hz * t + rng.uniform()))
     swing = depth * 2.0 * rate_hz if kind == "fm" else 0.0
     phase = carrier * t + swing / rate_hz / (2 * np.pi) * wave + rng.uniform()
-    level = (1 + depth * wave) / np.sqrt(1 + depth**2 / 2) if kind == "am" else 1.0
+    level = _level(kind, depth, wave)
     colour = person.uniform(0.0, 0.9)
     noise = _coloured(rng.standard_normal(len(t)), colour)
     x = rng.uniform(0.1, 0.3) * level * np.sin(2 * np.pi * phase) + 0.02 * noise
     truth = {"modulation_hz": rate_hz, "carrier_hz": float(carrier), "depth": depth}
     return {"audio": (_pcm(x), AUDIO_RATE)}, truth
+
+
+def _level(kind: str, depth: float, wave: np.ndarray) -> np.ndarray | float:
+    """Of a tone whose amplitude follows ``wave`` where ``kind`` is ``am``, of unit power."""
+    return (1 + depth * wave) / np.sqrt(1 + depth**2 / 2) if kind == "am" else 1.0
 
 
 def _harmonic_tone(label: str, seconds: float, *, person: Any, rng: Any):
@@ -197,7 +202,7 @@ def _harmonic_tone(label: str, seconds: float, *, person: Any, rng: Any):
     wave = np.sin(2 * np.pi * (rate_hz * t + rng.uniform()))
     swing = 0.05 * depth * pitch if kind == "fm" else 0.0
     turns = pitch * t + swing / rate_hz / (2 * np.pi) * wave
-    level = (1 + depth * wave) / np.sqrt(1 + depth**2 / 2) if kind == "am" else 1.0
+    level = _level(kind, depth, wave)
     k = np.arange(1, int(7000 / pitch) + 1)[:, None]
     tone = (np.sin(2 * np.pi * (k * turns + rng.uniform(size=k.shape))) / np.sqrt(k)).sum(0)
     tone = level * tone / np.sqrt((0.5 / k).sum())
