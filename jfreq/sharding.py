@@ -101,6 +101,11 @@ def batch_sharding(mesh: jax.sharding.Mesh) -> NamedSharding:
 
 
 @functools.lru_cache(maxsize=8)
+def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
+    """The whole of an array on every device."""
+    return NamedSharding(mesh, P())
+
+
 def batch_share(mesh: jax.sharding.Mesh) -> tuple[int, int]:
     """Which part of every global batch this process feeds, and into how many parts it is cut.
 

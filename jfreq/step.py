@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding
 
 from jfreq import checkpoint, distributed, methods, optim, sharding
 from jfreq.config import Experiment, check
@@ -33,6 +33,11 @@ class StepSpec:
     """Shapes, dtypes and shardings of the state."""
     batch_spec: BatchSpec
     """Shapes, dtypes and shardings of the global batch."""
+
+    @property
+    def key_spec(self) -> jax.ShapeDtypeStruct:
+        """Shape, dtype and sharding of the run's key."""
+        return _placed(jax.eval_shape(jax.random.key, 0), sharding.replicated(self.mesh))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,10 +174,9 @@ def make_step(setup: StepSpec) -> Callable[[State, Batch, Array], tuple[State, P
 def lower_step(setup: StepSpec) -> jax.stages.Lowered:
     """The step lowered for the devices of its mesh, state donated; call it with the mesh set."""
     places = jax.tree.map(lambda leaf: leaf.sharding, setup.abstract)
-    everywhere = NamedSharding(setup.mesh, PartitionSpec())
-    step = jax.jit(make_step(setup), donate_argnums=0, out_shardings=(places, everywhere))
-    key = _placed(jax.eval_shape(jax.random.key, 0), everywhere)
-    return step.lower(setup.abstract, setup.batch_spec, key)
+    out = places, sharding.replicated(setup.mesh)
+    step = jax.jit(make_step(setup), donate_argnums=0, out_shardings=out)
+    return step.lower(setup.abstract, setup.batch_spec, setup.key_spec)
 
 
 def compile_step(setup: StepSpec) -> tuple[jax.stages.Compiled, float]:
@@ -209,8 +213,8 @@ def check_memory(need: int, limit: int | None = None) -> None:
 
 def run_key(setup: StepSpec) -> Array:
     """The key of a run, on every device of its mesh: what ``seed`` stands for."""
-    everywhere = NamedSharding(setup.mesh, PartitionSpec())
-    return jax.jit(lambda: jax.random.key(setup.experiment.seed), out_shardings=everywhere)()
+    place = setup.key_spec.sharding
+    return jax.jit(lambda: jax.random.key(setup.experiment.seed), out_shardings=place)()
 
 
 def first_state(setup: StepSpec, source: Trained | None = None) -> State:

@@ -129,8 +129,8 @@ def examine(spec: step.StepSpec, topology: Topology, signal: SignalSpec) -> Comp
     began = time.perf_counter()
     with jax.set_mesh(spec.mesh):
         update = step.make_step(spec)
-        key = jax.eval_shape(jax.random.key, 0)
-        count = functools.partial(flops.count, update, spec.abstract, spec.batch_spec, key)
+        args = spec.abstract, spec.batch_spec, spec.key_spec
+        count = functools.partial(flops.count, update, *args)
         arithmetic, work = count(), count(passes=topology.hardware.passes)
         program = _compile(spec, topology)
     took = time.perf_counter() - began
