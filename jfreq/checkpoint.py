@@ -6,10 +6,8 @@ A fresh start takes, in this order: the folder's own last good checkpoint, the e
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ import orbax.checkpoint as ocp
 
 from jfreq import distributed, methods, trees
 from jfreq.config import Experiment, changes, to_dict
+from jfreq.files import disk_errors, write_json
 from jfreq.ops.posemb import resize_positions
 from jfreq.state import State, Trained
 from jfreq.types import InputError, PyTree
@@ -96,47 +95,9 @@ class Checkpoints:
             self._manager.close()
 
 
-class disk_errors:
-    """Turns a full or read-only disk into an ``InputError`` that names the folder."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, error, trace):
-        if error is None:
-            return
-        text = str(error)
-        number = getattr(error, "errno", None)
-        full = number in (errno.ENOSPC, errno.EDQUOT) or any(
-            hint in text for hint in ("No space left", "ENOSPC", "RESOURCE_EXHAUSTED", "Disk quota")
-        )
-        if full:
-            raise InputError(
-                f"{self.folder}: the disk is full; free some space and start again, the last "
-                "finished checkpoint is used"
-            ) from error
-        if number in (errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
-            raise InputError(f"{self.folder}: cannot be written ({error.strerror})") from error
-
-
 def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return lines[0][:200] if lines else type(error).__name__
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes JSON so that readers see the old file or the new one, never half."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
-    with disk_errors(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(draft, "w") as file:
-            file.write(json.dumps(value, indent=1) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
 
 
 def claim(workdir: Path, experiment: Experiment) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 import jfreq
 from jfreq import checkpoint, distributed, sharding
 from jfreq.config import Experiment, check, to_dict
+from jfreq.files import write_json
 from jfreq.methods.base import Method
 from jfreq.report.meter import Meter, describe, summary
 from jfreq.report.metrics import MetricsWriter
@@ -224,7 +225,7 @@ def _check_finite(setup: Setup, workdir: Path, step: int, values, saves) -> None
     }
     path = workdir / f"not_finite_{step}.json"
     if distributed.is_chief():
-        checkpoint.write_json(path, dump)
+        write_json(path, dump)
     raise NotFinite(
         f"loss {total / max(count, 1.0)} or gradient norm {values['grad_norm'][0]} at step {step}; "
         f"batch and metrics are in {path}, last good checkpoint: {dump['last_good_checkpoint']}"

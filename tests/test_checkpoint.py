@@ -1,8 +1,5 @@
 """Run folders: full disks, unreadable folders, nothing half-written."""
 
-import errno
-import json
-
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -12,33 +9,6 @@ from jfreq.config import Experiment
 from jfreq.methods.ssast import SSAST
 from jfreq.state import State
 from jfreq.types import InputError
-
-
-@pytest.mark.parametrize(
-    ("error", "match"),
-    [
-        (OSError(errno.ENOSPC, "No space left on device"), "the disk is full; free some space"),
-        (ValueError("INTERNAL: write failed: No space left on device [ENOSPC]"), "disk is full"),
-        (OSError(errno.EROFS, "Read-only file system"), "cannot be written"),
-    ],
-)
-def test_disk_errors_name_the_folder(tmp_path, error, match):
-    with pytest.raises(InputError, match=match) as found, checkpoint.disk_errors(tmp_path):
-        raise error
-    assert str(tmp_path) in str(found.value)
-
-
-def test_other_errors_pass_through(tmp_path):
-    with pytest.raises(ZeroDivisionError), checkpoint.disk_errors(tmp_path):
-        raise ZeroDivisionError
-
-
-def test_json_is_written_whole_or_not_at_all(tmp_path):
-    path = tmp_path / "a.json"
-    checkpoint.write_json(path, {"a": 1})
-    with pytest.raises(TypeError):
-        checkpoint.write_json(path, {"a": object()})
-    assert json.loads(path.read_text()) == {"a": 1}
 
 
 def test_folders_that_are_no_runs(tmp_path):

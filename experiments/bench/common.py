@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jfreq.export.bundle import write_atomically
+from jfreq.files import write_atomically
 from jfreq.report.machine import facts
 from jfreq.types import InputError
 

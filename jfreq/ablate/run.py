@@ -12,9 +12,9 @@ from jfreq import methods
 from jfreq.ablate import grid
 from jfreq.ablate.grid import Ablation, Cell, Replicate
 from jfreq.ablate.table import Grid, summarise
-from jfreq.checkpoint import write_json
 from jfreq.config import check, replace
 from jfreq.evaluate import protocols
+from jfreq.files import write_json
 from jfreq.report import machine
 from jfreq.report.metrics import read_metrics
 from jfreq.train import Stopped, train

@@ -3,7 +3,6 @@ stderr), 1 internal error, 128 + signal when stopped."""
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -18,13 +17,8 @@ from jfreq.cli.study import ablate, bench, plan
 from jfreq.cli.train import config, finetune, train
 from jfreq.cli.use import embed, export, probe
 from jfreq.config import close_match
+from jfreq.files import disk_trouble
 from jfreq.types import InputError
-
-DISK = (
-    errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EISDIR,
-    errno.EEXIST,
-)  # fmt: skip
-"""What the place of an output can have against it."""
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     "data prepare": data_prepare,
@@ -89,10 +83,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"jfreq: error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except OSError as error:
-        if error.errno not in DISK:
+        trouble = disk_trouble(error)
+        if error.filename is None or trouble is None:
             raise
-        print(f"jfreq: error: {error.filename}: cannot be written ({error.strerror}); make room or "
-              "choose another place, then run the same command again", file=sys.stderr)  # fmt: skip
+        print(f"jfreq: error: {error.filename}: {trouble}, then run the same command again",
+              file=sys.stderr)  # fmt: skip
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None

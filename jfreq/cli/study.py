@@ -38,8 +38,7 @@ def ablate(
     from jfreq.ablate import grid
     from jfreq.ablate.plot import plot
     from jfreq.ablate.run import run
-    from jfreq.checkpoint import write_json
-    from jfreq.export.bundle import write_atomically
+    from jfreq.files import write_atomically, write_json
 
     def note(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
@@ -79,8 +78,8 @@ def plan(argv: Sequence[str]) -> None:
     """Compiles the train step for absent hardware: jfreq plan NAME --topology v5e:4x4 [...]"""
     name, rest = experiment_name("plan", argv)
     from jfreq import recipes, views
-    from jfreq.checkpoint import write_json
     from jfreq.config import check, replace
+    from jfreq.files import write_json
     from jfreq.plan import aot, table, topology
 
     args = parse(

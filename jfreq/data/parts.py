@@ -12,6 +12,7 @@ import numpy as np
 
 from jfreq.data.cut import Window
 from jfreq.data.schema import ShardsInfo
+from jfreq.files import write_atomically
 
 WRITE_OPTIONS = "group_size:1,uncompressed"
 """One record per chunk: random access reads nothing else. PCM hardly compresses."""
@@ -74,19 +75,7 @@ def load(folder: Path, index: int) -> Part | None:
 
 def write_columns(path: Path, columns: dict[str, np.ndarray]) -> None:
     """An ``.npz`` that appears whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        np.savez_compressed(file, **columns)  # type: ignore[arg-type]
-    _sync(temporary)
-    os.replace(temporary, path)
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """A file that appears whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(data)
-    _sync(temporary)
-    os.replace(temporary, path)
+    write_atomically(path, lambda file: np.savez_compressed(file, **columns))  # type: ignore[arg-type]
 
 
 def _columns_file(folder: Path, index: int) -> Path:

@@ -7,9 +7,7 @@ result; parts that are done are kept in ``.parts`` until the set is finished.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import errno
 import hashlib
 import json
 import os
@@ -41,6 +39,7 @@ from jfreq.data.source import (
 from jfreq.data.sources import open_source
 from jfreq.data.spans import guarded, name_of
 from jfreq.data.thin import thinned
+from jfreq.files import disk_errors, write_atomically, write_json
 from jfreq.types import InputError
 
 FILL = 0.1
@@ -137,7 +136,7 @@ def prepare(
         source=opened.description,
         recipe=recipe,
     )
-    with _disk_errors(out):
+    with disk_errors(out, kept="it goes on from the finished shards"):
         folder = _journal(out, recipe)
         pieces = _pieces(rows, signal_bytes(info.signals))
         write = _part_writer(opened, cutter, info, folder, strict=strict)
@@ -189,7 +188,7 @@ def _journal(out: Path, recipe: str) -> Path:
     if folder.exists() and (not note.exists() or json.loads(note.read_text()) != recipe):
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    parts.write_atomic(note, json.dumps(recipe).encode())
+    write_json(note, recipe)
     return folder
 
 
@@ -279,14 +278,18 @@ def _finish(
     )
     tfds_layout.write(out, info)
     parts.write_columns(out / COLUMNS, columns)
-    parts.write_atomic(out / SKIPPED, "".join(s + "\n" for s in skipped).encode())
+    _write_text(out / SKIPPED, "".join(s + "\n" for s in skipped))
     if cutter.allow_missing:
-        parts.write_atomic(out / MISSING, _absences(info, columns).encode())
-    parts.write_atomic(out / METADATA, info.to_json().encode())
+        _write_text(out / MISSING, _absences(info, columns))
+    _write_text(out / METADATA, info.to_json())
     shutil.rmtree(folder)
     if skipped and progress:
         console.say_skipped(skipped, out / SKIPPED)
     return info
+
+
+def _write_text(path: Path, text: str) -> None:
+    write_atomically(path, lambda file: file.write(text.encode()))
 
 
 def _with_statistics(
@@ -316,20 +319,3 @@ def _absences(info: ShardsInfo, columns: dict[str, np.ndarray]) -> str:
             rows = np.count_nonzero(path == names[i])
             lines.append(f"{names[i]}: no {s.name} in {count[i]} of {rows} windows\n")
     return "".join(lines)
-
-
-@contextlib.contextmanager
-def _disk_errors(out: Path) -> Iterator[None]:
-    """Turns a full or read-only disk into advice; finished parts stay."""
-    try:
-        yield
-    except (OSError, RuntimeError) as error:
-        code = error.errno if isinstance(error, OSError) else None
-        if code in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
-            raise InputError(
-                f"{out}: the disk is full; make room and run the same command again, "
-                "it goes on from the finished shards"
-            ) from error
-        if code is None:
-            raise
-        raise InputError(f"{out}: cannot be written ({one_line(error)})") from error

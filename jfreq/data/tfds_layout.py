@@ -5,14 +5,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 
-from jfreq.data.parts import write_atomic
 from jfreq.data.records import TEXT
 from jfreq.data.schema import ShardsInfo
+from jfreq.files import write_json
 
 NAME = "jfreq"
 SPLIT = "rows"
@@ -55,4 +54,4 @@ def write(folder: Path, info: ShardsInfo) -> None:
         "description": f"{info.name}: {info.source}",
         "splits": [split],
     }
-    write_atomic(folder / "dataset_info.json", (json.dumps(text, indent=1) + "\n").encode())
+    write_json(folder / "dataset_info.json", text)

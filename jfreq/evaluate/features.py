@@ -16,8 +16,8 @@ import numpy as np
 
 from jfreq import distributed, trees
 from jfreq.config import close_match
-from jfreq.export.bundle import write_atomically
 from jfreq.export.runtime import by_time
+from jfreq.files import write_atomically
 from jfreq.methods.base import Method
 from jfreq.ops import dft, frames, scale
 from jfreq.types import Array, Batch, Features, InputError, PyTree

@@ -12,14 +12,15 @@ import numpy as np
 
 import jfreq
 from jfreq import distributed, methods, recipes
-from jfreq.checkpoint import CONFIG, read_config, write_json
+from jfreq.checkpoint import CONFIG, read_config
 from jfreq.config import Checkpoint, Data, Experiment, Log, Optim, check, flat, replace, to_dict
 from jfreq.data.fractions import drawn_rows
 from jfreq.evaluate.metrics import interval, metrics_for
 from jfreq.evaluate.protocols import single_split
 from jfreq.evaluate.table import Report, Result, joined, over_seeds
 from jfreq.evaluate.tasks import Fold, divide, labelled_rows
-from jfreq.export.bundle import load_trained, write_atomically
+from jfreq.export.bundle import load_trained
+from jfreq.files import write_atomically, write_json
 from jfreq.methods.classify import Classify, Head
 from jfreq.methods.phymask import PhyMask
 from jfreq.methods.series import SeriesConfig

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from jfreq.config import check
 from jfreq.evaluate.table import Report, Result
-from jfreq.export.bundle import write_atomically
+from jfreq.files import write_atomically
 
 STYLES = (
     ("#000000", "-", "o"), ("#d55e00", "--", "s"), ("#0072b2", "-.", "^"), ("#999999", ":", "D"),

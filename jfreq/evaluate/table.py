@@ -12,7 +12,7 @@ import numpy as np
 
 from jfreq.config import check
 from jfreq.evaluate.metrics import interval
-from jfreq.export.bundle import write_atomically
+from jfreq.files import write_atomically
 from jfreq.types import InputError
 
 TRAINED, UNTRAINED, HAND_MADE = "trained", "untrained", "spectrogram mean+std"

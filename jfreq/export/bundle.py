@@ -5,14 +5,12 @@ The only archival form. Plain JSON and safetensors, nothing is ever pickled.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
-import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import jax
 import numpy as np
@@ -20,6 +18,7 @@ import numpy as np
 import jfreq
 from jfreq import config, trees
 from jfreq.config import Experiment
+from jfreq.files import draft_of, sha256_of, write_atomically
 from jfreq.methods.base import Method
 from jfreq.state import Trained
 from jfreq.types import Features, InputError, PyTree, SignalSpec
@@ -46,14 +45,14 @@ def save_bundle(
     """
     path = Path(path)
     check_free(path)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
-    old = path.with_name(f".{path.name}.{os.getpid()}.old")
+    draft = draft_of(path)
+    old = draft_of(path.with_name(f"{path.name}.old"))
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
     try:
         _write_files(draft, experiment, params, note, card)
         for name, blob in (files or {}).items():
-            write_atomically(draft / name, functools.partial(_write, blob))
+            write_atomically(draft / name, lambda file, blob=blob: file.write(blob))
         if path.exists():
             path.rename(old)
         draft.rename(path)
@@ -108,31 +107,11 @@ def is_bundle(path: str | Path) -> bool:
     return (Path(path) / CONFIG).is_file() and (Path(path) / WEIGHTS).is_file()
 
 
-def write_atomically(path: str | Path, write: Callable[[BinaryIO], Any]) -> Path:
-    """Calls ``write(file)`` on a temporary neighbour, then renames it to ``path``."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
-    try:
-        with draft.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
-    return path
-
-
 def check_free(path: Path) -> None:
     """``InputError`` where ``path`` holds anything but a bundle."""
     occupied = path.exists() and not (path.is_dir() and not any(path.iterdir()))
     if occupied and not is_bundle(path):
         raise InputError(f"{path}: exists and is not a bundle; choose another folder")
-
-
-def _write(blob: bytes, file: BinaryIO) -> None:
-    file.write(blob)
 
 
 def _write_files(
@@ -191,9 +170,7 @@ def _read_weights(path: Path, sha256: str) -> dict[str, Any]:
         raise InputError(
             f"{path}: truncated or corrupt ({error}); copy or export it again"
         ) from None
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != sha256:
+    if sha256_of(path) != sha256:
         raise InputError(f"{path}: does not match {CONFIG} (checksum differs); export it again")
     return trees.unflatten(flat)
 

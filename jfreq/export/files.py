@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jfreq.config import check
-from jfreq.export.bundle import write_atomically
 from jfreq.export.runtime import Clip, Encoder
+from jfreq.files import write_atomically
 from jfreq.types import Embedding, InputError, SignalSpec
 
 RATE = "rate"

@@ -23,7 +23,7 @@ def write_page(
     ``data``, ``rows`` and ``progress`` as in :func:`jfreq.page.run.run_page`. Raises
     ``InputError`` for a folder that is neither, and for shards that do not fit the run.
     """
-    from jfreq.export.bundle import write_atomically
+    from jfreq.files import write_atomically
     from jfreq.page.collect import is_grid
     from jfreq.page.grid import grid_page
     from jfreq.page.run import run_page

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from jfreq.checkpoint import disk_errors
+from jfreq.files import disk_errors
 
 FILE = "metrics.jsonl"
 

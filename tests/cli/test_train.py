@@ -132,7 +132,7 @@ def test_a_run_without_a_checkpoint(refused, training, tmp_path, shards):
         (
             OSError(errno.ENOSPC, "No space left on device", "runs/a"),
             2,
-            "runs/a: cannot be written",
+            "runs/a: the disk is full",
         ),
         (KeyboardInterrupt(), 130, ""),
     ],

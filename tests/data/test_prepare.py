@@ -318,7 +318,10 @@ def test_a_full_disk_keeps_finished_parts(audio_set, tmp_path, monkeypatch, erro
         return write(folder, index, *args)
 
     monkeypatch.setattr(parts, "write", full)
-    with pytest.raises(InputError, match=r"the disk is full; make room and run the same command"):
+    with pytest.raises(
+        InputError,
+        match=r"the disk is full; free some space; run the same command",
+    ):
         prepare(str(audio_set[0]), out, workers=1, progress=False)
     assert (out / ".parts" / "000000.npz").exists()
     assert not (out / "metadata.json").exists()

@@ -17,6 +17,7 @@ from jfreq.evaluate import finetune as room
 from jfreq.evaluate.finetune import by_fraction, experiment_for, finetune, read_predictions
 from jfreq.evaluate.metrics import confusion, interval, wilson
 from jfreq.evaluate.table import Report, joined, over_seeds
+from jfreq.files import write_json
 from jfreq.methods.base import Method
 from jfreq.methods.classify import Classify
 from jfreq.methods.ssast import SSAST
@@ -52,7 +53,7 @@ def runs(monkeypatch):
 
     def train(cfg, folder):
         made.append(cfg)
-        checkpoint.write_json(folder / checkpoint.CONFIG, to_dict(cfg))
+        write_json(folder / checkpoint.CONFIG, to_dict(cfg))
         table = np.random.default_rng(len(made)).normal(size=(90, CLASSES)).astype(np.float32)
         return Trained(cfg, {"table": table})
 

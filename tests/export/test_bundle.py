@@ -18,9 +18,9 @@ from jfreq.export.bundle import (
     load_trained,
     save_bundle,
     window_spec,
-    write_atomically,
 )
 from jfreq.export.formats import export_run
+from jfreq.files import write_json
 from jfreq.methods.base import encoder_params
 from jfreq.state import State
 from jfreq.types import DataSpec, InputError, SignalSpec
@@ -194,7 +194,7 @@ def test_export_keeps_what_encode_reads(saved, tmp_path, experiment, params):
 def test_a_run_folder_loads_like_a_bundle(tmp_path, experiment, params):
     arrays = jax.tree.map(jnp.asarray, params)
     state = State(step=jnp.int32(3), params=arrays, opt={"mu": jnp.zeros(2)}, target={})
-    checkpoint.write_json(tmp_path / "run" / checkpoint.CONFIG, to_dict(experiment))
+    write_json(tmp_path / "run" / checkpoint.CONFIG, to_dict(experiment))
     saves = checkpoint.Checkpoints(tmp_path / "run")
     saves.save(state, 3, {"step": 3})
     saves.wait()
@@ -204,16 +204,3 @@ def test_a_run_folder_loads_like_a_bundle(tmp_path, experiment, params):
     assert_same(found.params, params)
     kept = load_bundle(export_run(tmp_path / "run", tmp_path / "enc")).params
     assert trees.flatten(kept).keys() < trees.flatten(params).keys()
-
-
-def test_atomic_write_keeps_the_old_file_on_failure(tmp_path):
-    path = write_atomically(tmp_path / "a" / "x.bin", lambda file: file.write(b"old"))
-
-    def half(file):
-        file.write(b"ne")
-        raise RuntimeError("stopped")
-
-    with pytest.raises(RuntimeError):
-        write_atomically(path, half)
-    assert path.read_bytes() == b"old"
-    assert [p.name for p in path.parent.iterdir()] == ["x.bin"]

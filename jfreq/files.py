@@ -1,0 +1,123 @@
+"""Files: written whole or not at all, their digests, and paths that a user gives."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import glob
+import hashlib
+import json
+import os
+import platform
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from jfreq.types import InputError
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+FULL_WORDS = ("No space left", "ENOSPC", "RESOURCE_EXHAUSTED", "Disk quota")
+SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+"""The start of a URL, also as pathlib leaves it (``gs:/bucket``)."""
+
+
+def local_path(text: str | Path, field: str) -> Path:
+    """``text`` as a path on this machine, ``~`` expanded; ``InputError`` for a URL.
+
+    ``field`` names the option or argument that it was given for.
+    """
+    if SCHEME.match(str(text)):
+        raise InputError(f"{field}: {text}: object storage is not supported yet; "
+                         "give a local folder")  # fmt: skip
+    if "\0" in str(text):
+        raise InputError(f"{field}: {str(text)!r} is no path, it holds a zero byte")
+    return Path(text).expanduser()
+
+
+def write_atomically(path: str | Path, write: Callable[[BinaryIO], Any]) -> Path:
+    """Calls ``write(file)`` on a temporary neighbour, then renames it to ``path``.
+
+    Readers see the old file or the new one, never half, also when the process is killed.
+    """
+    path = local_path(path, "out")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = draft_of(path)
+    try:
+        with draft.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+    return path
+
+
+def write_json(path: str | Path, value: Any) -> Path:
+    """Writes ``value`` as JSON, whole or not at all; a disk that refuses is an ``InputError``."""
+    text = json.dumps(value, indent=1) + "\n"
+    with disk_errors(Path(path).parent):
+        return write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def draft_of(path: Path) -> Path:
+    """The name of this process's unfinished neighbour of ``path``.
+
+    Neighbours that killed processes of this machine left behind are removed.
+    """
+    for old in path.parent.glob(f".{glob.escape(path.name)}.*.draft"):
+        host, _, pid = old.name.removesuffix(".draft")[len(path.name) + 2 :].rpartition("-")
+        if host == platform.node() and pid.isdigit() and not is_alive(int(pid)):
+            shutil.rmtree(old) if old.is_dir() else old.unlink(missing_ok=True)
+    return path.with_name(f".{path.name}.{platform.node()}-{os.getpid()}.draft")
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process of this number runs on this machine."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def sha256_of(path: str | Path) -> str:
+    """sha256 of a file's bytes, in hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def disk_errors(
+    place: Path, *, doing: str = "written", kept: str = "what was finished is kept"
+) -> Iterator[None]:
+    """Turns what a disk refuses into an ``InputError`` that names ``place``.
+
+    ``doing`` says what the place could not be; ``kept`` what the same command goes on from.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        trouble = disk_trouble(error, doing)
+        if trouble is None:
+            raise
+        raise InputError(f"{place}: {trouble}; run the same command again, {kept}") from error
+
+
+def disk_trouble(error: BaseException, doing: str = "read or written") -> str | None:
+    """What a disk has against an operation and what helps; None for errors of other kinds.
+
+    Libraries in C++ report a full disk in words, without a number.
+    """
+    number = error.errno if isinstance(error, OSError) else None
+    if number in FULL or any(word in str(error) for word in FULL_WORDS):
+        return "the disk is full; free some space"
+    if isinstance(error, OSError) and number is not None:
+        return f"cannot be {doing} ({error.strerror}); mend that or choose another place"
+    return None

@@ -1,0 +1,91 @@
+"""Files: whole or not at all, full disks in one line, paths that are no paths."""
+
+import errno
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jfreq import files
+from jfreq.types import InputError
+
+
+@pytest.mark.parametrize(
+    ("error", "match"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "the disk is full; free some space"),
+        (ValueError("INTERNAL: write failed: No space left on device [ENOSPC]"), "disk is full"),
+        (OSError(errno.EROFS, "Read-only file system"), "cannot be written"),
+        (OSError(errno.EIO, "Input/output error"), "cannot be written .Input/output error"),
+    ],
+)
+def test_disk_errors_name_the_folder(tmp_path, error, match):
+    with pytest.raises(InputError, match=match) as found, files.disk_errors(tmp_path):
+        raise error
+    assert str(tmp_path) in str(found.value)
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError(), InputError("x: is wrong"), ValueError("y")])
+def test_other_errors_pass_through(tmp_path, error):
+    with pytest.raises(type(error)) as found, files.disk_errors(tmp_path):
+        raise error
+    assert found.value is error
+
+
+def test_json_is_written_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "a.json"
+    files.write_json(path, {"a": 1})
+    with pytest.raises(TypeError):
+        files.write_json(path, {"a": object()})
+    assert json.loads(path.read_text()) == {"a": 1}
+
+
+def test_atomic_write_keeps_the_old_file_on_failure(tmp_path):
+    path = files.write_atomically(tmp_path / "a" / "x.bin", lambda file: file.write(b"old"))
+
+    def half(file):
+        file.write(b"ne")
+        raise RuntimeError("stopped")
+
+    with pytest.raises(RuntimeError):
+        files.write_atomically(path, half)
+    assert path.read_bytes() == b"old"
+    assert files.sha256_of(path) == hashlib.sha256(b"old").hexdigest()
+    assert [p.name for p in path.parent.iterdir()] == ["x.bin"]
+
+
+def test_what_a_killed_writer_left_goes_with_the_next_write(tmp_path):
+    """Only drafts of this machine's dead processes: a living one may still be writing."""
+    code = "import os; from jfreq import files; from pathlib import Path\n" \
+        f"files.draft_of(Path({str(tmp_path / 'x[1].bin')!r})).write_bytes(b'half')\n" \
+        "os.kill(os.getpid(), 9)"  # fmt: skip
+    assert subprocess.run([sys.executable, "-c", code]).returncode == -9
+    living = tmp_path / f".x[1].bin.{platform.node()}-{os.getppid()}.draft"
+    elsewhere = tmp_path / ".x[1].bin.another-host-7.draft"
+    for path in (living, elsewhere):
+        path.write_bytes(b"half")
+    assert len(list(tmp_path.iterdir())) == 3
+    path = files.write_atomically(tmp_path / "x[1].bin", lambda file: file.write(b"whole"))
+    assert set(tmp_path.iterdir()) == {living, elsewhere, path}
+
+
+@pytest.mark.parametrize("scheme", ["gs", "s3", "hdfs", "https", "file", "az+tls", "r2.eu"])
+def test_urls_are_no_paths(scheme, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for path in (f"{scheme}://bucket/run", Path(f"{scheme}://bucket/run"), f"{scheme}:/bucket"):
+        with pytest.raises(InputError, match=r"^workdir: .*bucket.*: object storage is not supp"):
+            files.local_path(path, "workdir")
+        with pytest.raises(InputError, match="object storage"):
+            files.write_json(path, {})
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("text", ["a", "./a:b/c", "/x/gs://y", "c:/x", "tfds:mnist", "."])
+def test_names_of_files_are_paths(text):
+    assert files.local_path(text, "out") == Path(text)
+    assert files.local_path("~/x", "out") == Path.home() / "x"
