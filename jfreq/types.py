@@ -50,6 +50,8 @@ class SignalSpec:
     channels: int = 1
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    names: tuple[str, ...] = ()
+    """Of the channels, as the columns of sensor tables are called; empty where nobody says."""
 
     @property
     def seconds(self) -> float:

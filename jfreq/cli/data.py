@@ -56,7 +56,7 @@ def data_prepare(
         seconds: length of a window; by default that of the longest clip, at most 10 s.
         hop_seconds: step between windows of long recordings; by default no overlap.
         mix: audio: the first channel (the default, but for acids), the mean of all, or keep them.
-        modalities: names for channels, for instance acc:0-2 gyro:3-5.
+        modalities: names for channels, for instance acc:0-2 gyro:gx,gy,gz (numbers or columns).
         complex_as: complex recordings: the real modalities to make.
         only: patterns of the paths to read, for instance '*/waist'.
         thin: classes to make rare, with the share of their recordings to keep: fall=0.1.

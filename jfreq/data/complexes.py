@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from jfreq.config import check, close_match
-from jfreq.data.source import Signal, split_channels
+from jfreq.data.source import Channels, Signal, split_channels
 from jfreq.types import InputError
 
 WAYS = ("amplitude", "phase_difference", "real_imag")
@@ -16,7 +16,7 @@ WAYS = ("amplitude", "phase_difference", "real_imag")
 def real_modalities(
     signal: Signal,
     ways: Sequence[str],
-    modalities: Mapping[str, Sequence[int]] | None = None,
+    modalities: Channels | None = None,
 ) -> dict[str, Signal]:
     """A complex signal ``[t a k]``, ``a`` antennas of ``k`` subcarriers, as real modalities.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 
@@ -43,11 +43,16 @@ def _lines(total: int, say: Callable[[str], None]) -> Callable[[int], None]:
     return advance
 
 
-def say_skipped(skipped: list[str], path: Path, *, most: int = 20) -> None:
-    """The first few rows that were skipped, and where all of them are named."""
+def say(lines: Iterable[str]) -> None:
+    """Lines for the user on standard error."""
     from rich.console import Console
 
     console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
-    console.print(f"skipped {len(skipped)} rows, all named in {path}:")
-    for message in skipped[:most]:
-        console.print(f"  {message}")
+    for line in lines:
+        console.print(line)
+
+
+def say_skipped(skipped: list[str], path: Path, *, most: int = 20) -> None:
+    """The first few rows that were skipped, and where all of them are named."""
+    say([f"skipped {len(skipped)} rows, all named in {path}:"])
+    say(f"  {message}" for message in skipped[:most])

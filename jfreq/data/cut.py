@@ -11,7 +11,7 @@ import numpy as np
 from jfreq.data.gaps import Stretch, stretches
 from jfreq.data.records import serialise
 from jfreq.data.schema import ShardsInfo, SignalInfo
-from jfreq.data.source import Mix, Row, Signal
+from jfreq.data.source import Mix, Row, Signal, ordered
 from jfreq.data.timing import resample
 from jfreq.types import InputError
 
@@ -60,7 +60,7 @@ class Cutter:
         for part in stretches(checked, fill_seconds=self.fill_seconds):
             if part.whole or 2 * _seconds(part) >= self.seconds:
                 signals = {name: self._converted(name, s) for name, s in part.signals.items()}
-                self._compare(signals)
+                signals = self._compared(signals)
                 out.append(part._replace(signals=signals))
         if not out:
             raise InputError(
@@ -69,7 +69,9 @@ class Cutter:
             )
         return out
 
-    def _compare(self, found: dict[str, Signal]) -> None:
+    def _compared(self, found: dict[str, Signal]) -> dict[str, Signal]:
+        """The signals with their channels in the set's order; ``InputError`` where they differ."""
+        out = dict(found)
         for info in self.signals:
             if info.name not in found:
                 raise InputError(f"has no signal {info.name!r}")
@@ -82,6 +84,8 @@ class Cutter:
                 raise InputError(
                     f"{info.name} has {got.rate:g} Hz, the set has {info.rate:g} Hz; give a rate"
                 )
+            out[info.name] = ordered(info.name, got, info.channel_names, "the set")
+        return out
 
     def _checked(self, row: Row, name: str, signal: Signal) -> Signal:
         """The signal at a known rate of its own, audio down-mixed."""
@@ -102,7 +106,7 @@ class Cutter:
         x = _downmix(x, self.mix)
         if np.issubdtype(x.dtype, np.floating) and not np.isfinite(x).all():
             raise InputError("holds NaN or infinity")
-        return Signal(x, rate, signal.breaks)
+        return signal._replace(x=x, rate=rate)
 
     def _converted(self, name: str, signal: Signal) -> Signal:
         x, rate = signal.x, signal.rate or 0.0
@@ -112,7 +116,8 @@ class Cutter:
         audio = name == "audio"
         if target != rate:
             x = resample(x, rate, target, ends="mean" if audio else "line")
-        return Signal(_pcm(x) if audio else np.asarray(x, np.float32), float(target))
+        x = _pcm(x) if audio else np.asarray(x, np.float32)
+        return signal._replace(x=x, rate=float(target))
 
 
 def windows_of(

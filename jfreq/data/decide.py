@@ -71,6 +71,7 @@ def cutter_for(
                 channels=s.x.shape[1],
                 dtype=s.x.dtype.name,
                 scale=1 / 32768 if s.x.dtype == np.int16 else 1.0,
+                channel_names=s.names,
             )
             for name, s in probe.items()
         )

@@ -69,7 +69,8 @@ def _long_gaps(name: str, signal: Signal, fill_seconds: float) -> list[tuple[int
     out = []
     for channel, missing in enumerate(~np.isfinite(x).T):
         if missing.all():
-            raise InputError(f"{name}: channel {channel} is missing throughout (NaN or infinity)")
+            called = f"{channel} ({signal.names[channel]})" if signal.names else channel
+            raise InputError(f"{name}: channel {called} is missing throughout (NaN or infinity)")
         ranges = runs(missing)
         out += [(a, b) for a, b in ranges if b - a > most or a == 0 or b == len(x)]
     return out
@@ -91,7 +92,7 @@ def _slice(signal: Signal, start: float, end: float) -> Signal:
     """Samples at times in ``[start, end)`` seconds."""
     assert signal.rate is not None
     a, b = (max(0, math.ceil(t * signal.rate - _SLACK)) for t in (start, end))
-    return Signal(signal.x[a:b], signal.rate)
+    return signal._replace(x=signal.x[a:b], breaks=())
 
 
 def _filled(signal: Signal) -> Signal:
@@ -104,4 +105,4 @@ def _filled(signal: Signal) -> Signal:
         known = np.isfinite(channel)
         if known.any():
             channel[~known] = np.interp(at[~known], at[known], channel[known])
-    return Signal(x, signal.rate)
+    return signal._replace(x=x, breaks=())

@@ -28,6 +28,7 @@ from jfreq.data.records import signal_bytes
 from jfreq.data.schema import COLUMNS, METADATA, ShardFile, ShardsInfo, SignalInfo
 from jfreq.data.source import (
     UNREADABLE,
+    Channels,
     Mix,
     Options,
     Row,
@@ -64,7 +65,7 @@ def prepare(
     clips: Path | None = None,
     labels: tuple[str, ...] | Path | None = None,
     drop_labels: tuple[str, ...] = (),
-    modalities: Mapping[str, Sequence[int]] | Sequence[str] = (),
+    modalities: Channels | Sequence[str] = (),
     complex_as: Sequence[str] = ("amplitude",),
     only: Sequence[str] = (),
     thin: Mapping[str, float] | Sequence[str] = (),
@@ -118,6 +119,8 @@ def prepare(
     own_rates = rates if isinstance(rates, Mapping) else parse_numbers(rates, "rates", sign=":")
     shares = thin if isinstance(thin, Mapping) else parse_numbers(thin, "thin", sign="=")
     opened = thinned(open_source(source, kind=kind, options=options), shares)
+    if progress:
+        console.say(opened.notes)
     cutter = cutter_for(opened, options, own_rates, seconds, hop_seconds, mix, fill_seconds)
     opened = _arranged(opened, cutter, guard_seconds)
     rows = list(opened.rows)

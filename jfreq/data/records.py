@@ -255,10 +255,12 @@ def describe(shards: Shards) -> str:
             f"  {s.name}: {s.samples} samples ({s.spec.seconds:g} s) x {s.channels}, "
             f"{s.rate:g} Hz, {s.dtype}, mean {mean}, std {std}"
         )
+        if s.channel_names:
+            lines.append(f"    channels: {', '.join(s.channel_names)}")
         if absent := int(np.sum(shards.column(f"{s.name}.count") == 0)):
             lines.append(f"    absent in {absent} of {len(shards)} rows, which hold zeros")
         if s.constant:
-            which = ", ".join(map(str, s.constant))
+            which = ", ".join(s.channel_names[i] if s.channel_names else str(i) for i in s.constant)
             lines.append(f"    constant: channel {which}; standardising makes it 0")
     label = shards.column("label")
     counts = (
@@ -308,7 +310,7 @@ def _merged(infos: Sequence[ShardsInfo]) -> ShardsInfo:
             f"{first.name} has {names[0]}, {other.name} has {names[1]}",
         )
         for a, b in zip(first.signals, other.signals):
-            for field in ("rate", "channels", "dtype", "scale"):
+            for field in ("rate", "channels", "channel_names", "dtype", "scale"):
                 x, y = getattr(a, field), getattr(b, field)
                 check(x == y, f"{a.name}.{field}", f"is {x} in {first.name} and {y} in "
                       f"{other.name}; prepare the sets alike to read them together")  # fmt: skip

@@ -42,6 +42,8 @@ class SignalInfo:
     mean: tuple[float, ...] = ()
     """Per channel over the valid samples of the training rows, in physical units."""
     std: tuple[float, ...] = ()
+    channel_names: tuple[str, ...] = ()
+    """As the columns of the files were called; empty where no file names its channels."""
 
     def __post_init__(self):
         check(self.name.isidentifier(), "signal name", f"{self.name!r} is not an identifier")
@@ -56,6 +58,11 @@ class SignalInfo:
             "the window must hold a sample: raise --seconds",
         )
         check(self.channels >= 1, f"{self.name}.channels", "must be 1 or more")
+        check(
+            len(self.channel_names) in (0, self.channels),
+            f"{self.name}.channel_names",
+            f"{len(self.channel_names)} names for {self.channels} channels",
+        )
 
     @property
     def constant(self) -> tuple[int, ...]:
@@ -70,7 +77,9 @@ class SignalInfo:
         a deviation of 1 for a constant channel, which so becomes 0."""
         std = [1.0 if i in self.constant else s for i, s in enumerate(self.std)]
         mean, std = (tuple(float(f"{v:.9g}") for v in values) for values in (self.mean, std))
-        return SignalSpec(self.name, self.rate, self.samples, self.channels, mean, std)
+        return SignalSpec(
+            self.name, self.rate, self.samples, self.channels, mean, std, self.channel_names
+        )
 
 
 @dataclasses.dataclass(frozen=True)

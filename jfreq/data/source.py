@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import fnmatch
 import os
+import re
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -17,6 +18,8 @@ import numpy as np
 from jfreq.config import check, close_match
 from jfreq.types import InputError
 
+Channels = Mapping[str, Sequence[int | str]]
+"""Numbers or names of the channels of every modality."""
 Mix = Literal["first", "mean", "keep"]
 AUDIO = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff", ".au", ".w64", ".caf")
 ARRAYS = (".npz", ".csv")
@@ -59,6 +62,8 @@ class Signal(NamedTuple):
     x: np.ndarray
     rate: float | None
     breaks: tuple[int, ...] = ()
+    names: tuple[str, ...] = ()
+    """Of the channels; empty where the file does not name them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +92,8 @@ class Source:
     """The same for single modalities."""
     mix: Mix = "first"
     """What becomes of the channels of ``audio`` where the caller does not say."""
+    notes: tuple[str, ...] = ()
+    """Lines for the user: what was recognised or guessed, and what was left out."""
 
     @property
     def description(self) -> str:
@@ -101,7 +108,7 @@ class Options:
     clips: Path | None = None
     labels: tuple[str, ...] | Path | None = None
     drop_labels: tuple[str, ...] = ()
-    modalities: Mapping[str, Sequence[int]] | None = None
+    modalities: Channels | None = None
     n: int | None = None
     seconds: float | None = None
     seed: int = 0
@@ -172,7 +179,7 @@ def label_numbers(
 def split_channels(
     default: Mapping[str, Sequence[int] | None],
     signal: Signal,
-    modalities: Mapping[str, Sequence[int]] | None,
+    modalities: Channels | None,
     *,
     allow_missing: bool = False,
 ) -> dict[str, Signal]:
@@ -181,15 +188,51 @@ def split_channels(
     With ``allow_missing`` a modality of which the array has no channel is NaN throughout.
     """
     out, width = {}, signal.x.shape[1]
-    for name, channels in (modalities or default).items():
+    for name, asked in (modalities or default).items():
+        channels = None if asked is None else _numbers(name, asked, signal.names)
         if allow_missing and channels is not None and min(channels) >= width:
             x = unrecorded(len(signal.x), len(channels))
         elif channels is not None and max(channels) >= width:
             raise InputError(f"has {width} channels, modality {name!r} asks for {list(channels)}")
         else:
             x = signal.x if channels is None else signal.x[:, list(channels)]
-        out[name] = signal._replace(x=x)
+        names = signal.names
+        if channels is not None and names:
+            names = tuple(names[i] for i in channels if i < width)
+        out[name] = signal._replace(x=x, names=names if len(names) == x.shape[1] else ())
     return out
+
+
+def _numbers(modality: str, channels: Sequence[int | str], names: Sequence[str]) -> list[int]:
+    """The numbers of channels of which some are given by name."""
+    known = {name.casefold(): i for i, name in enumerate(names)}
+    out = []
+    for channel in channels:
+        if isinstance(channel, str) and channel.casefold() not in known:
+            there = f"there are: {', '.join(names)}" if names else "the file names no channels"
+            raise InputError(f"has no channel {channel!r} for modality {modality!r}"
+                             f"{close_match(channel, names)}; {there}")  # fmt: skip
+        out.append(known[channel.casefold()] if isinstance(channel, str) else channel)
+    return out
+
+
+def ordered(modality: str, signal: Signal, names: Sequence[str], owner: str) -> Signal:
+    """The channels in the order of ``names``, matched by name without regard to case.
+
+    Nothing happens where neither side has names. ``owner`` is whose names they are. Raises
+    ``InputError`` where the names differ, or only one side has any.
+    """
+    own, wanted = ([name.casefold() for name in side] for side in (signal.names, names))
+    if own == wanted:
+        return signal
+    if sorted(own) != sorted(wanted):
+        said = (
+            f"has the channels {', '.join(signal.names)}" if own else "does not name its channels"
+        )
+        theirs = f"has {', '.join(names)}" if wanted else "does not name its channels"
+        raise InputError(f"{modality} {said}, {owner} {theirs}")
+    order = [own.index(name) for name in wanted]
+    return signal._replace(x=signal.x[:, order], names=tuple(names))
 
 
 def unrecorded(samples: int, channels: int) -> np.ndarray:
@@ -197,22 +240,27 @@ def unrecorded(samples: int, channels: int) -> np.ndarray:
     return np.full((samples, channels), np.nan, np.float32)
 
 
-def parse_modalities(words: Sequence[str]) -> dict[str, tuple[int, ...]]:
-    """``("acc:0-2", "gyro:3-5,7")`` to the channels of each modality."""
+def parse_modalities(words: Sequence[str]) -> dict[str, tuple[int | str, ...]]:
+    """``("acc:0-2", "gyro:3-5,7", "mag:mx,my,mz")`` to the channels of each modality."""
     out = {}
     for word in words:
-        name, _, spans = word.partition(":")
-        try:
-            ends = [[int(end) for end in span.split("-")] for span in spans.split(",")]
-        except ValueError:
-            raise InputError(
-                f"modalities: {word!r} is not NAME:FIRST-LAST, for instance acc:0-2"
-            ) from None
-        out[name] = tuple(
-            i for first, *last in ends for i in range(first, (last or [first])[0] + 1)
-        )
+        name, colon, spans = word.partition(":")
+        parts = [span.strip() for span in spans.split(",")]
+        check(bool(name and colon and all(parts)), "modalities", f"{word!r} is not NAME:FIRST-LAST "
+              "or NAME:COLUMN,COLUMN, for instance acc:0-2 or acc:ax,ay,az")  # fmt: skip
+        out[name] = tuple(channel for part in parts for channel in _channels(part))
         check(bool(out[name]), "modalities", f"{word!r} names no channel")
     return out
+
+
+def _channels(part: str) -> Sequence[int | str]:
+    """``3-5`` and ``7`` are numbers, everything else is a column's name."""
+    numbers = re.fullmatch(r"(\d+)(?:-(\d+))?", part)
+    if numbers is None:
+        return (part,)
+    first, last = int(numbers[1]), int(numbers[2] or numbers[1])
+    check(last - first < 100_000, "modalities", f"{part!r} are too many channels")
+    return range(first, last + 1)
 
 
 def parse_numbers(words: Sequence[str], field: str, *, sign: str) -> dict[str, float]:

@@ -262,8 +262,11 @@ def test_synthetic_rows_are_those_of_the_generator(machines, machine_shards):
 
 
 def test_modalities_are_parsed():
-    assert parse_modalities(("acc:0-2", "mag:3,5-6")) == {"acc": (0, 1, 2), "mag": (3, 5, 6)}
-    for bad in ("acc", "acc:", "acc:a", "acc:3-1"):
+    assert parse_modalities(("acc:0-2", "mag:3,5-6,mz")) == {
+        "acc": (0, 1, 2),
+        "mag": (3, 5, 6, "mz"),
+    }
+    for bad in ("acc", "acc:", "acc:ax,,az", "acc:3-1"):
         with pytest.raises(InputError, match="modalities"):
             parse_modalities((bad,))
 
