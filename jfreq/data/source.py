@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import fnmatch
-import os
 import re
 import zipfile
 import zlib
@@ -16,6 +15,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from jfreq.config import check, close_match
+from jfreq.data.folders import listing, natural
 from jfreq.types import InputError
 
 Channels = Mapping[str, Sequence[int | str]]
@@ -299,11 +299,6 @@ def given_labels(options: Options) -> tuple[str, ...]:
     return tuple(options.labels or ())
 
 
-def natural(name: str) -> tuple[int, float, str]:
-    """Numbers in numeric order before words."""
-    return (0, float(name), "") if is_number(name) else (1, 0.0, name)
-
-
 def is_number(text: str) -> bool:
     try:
         float(text)
@@ -321,13 +316,9 @@ def number(text: str | None, kind: Callable[[Any], Any], where: str, default: An
         raise InputError(f"{where}: expected a number, got {text!r}") from None
 
 
-def files_in(root: Path, suffixes: Sequence[str]) -> Iterator[Path]:
-    check(root.is_dir(), "source", f"{root} is not a folder")
-    for folder, names, files in os.walk(root):
-        names.sort()
-        for file in files:
-            if not file.startswith(".") and os.path.splitext(file)[1].lower() in suffixes:
-                yield Path(folder) / file
+def files_in(root: Path, suffixes: Sequence[str]) -> list[Path]:
+    """The files below ``root`` with one of the suffixes in either case, sorted."""
+    return [file for file in listing(root).files if file.suffix.lower() in suffixes]
 
 
 def one_line(error: BaseException) -> str:

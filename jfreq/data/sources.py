@@ -11,6 +11,7 @@ from pathlib import Path
 from jfreq.config import check, close_match
 from jfreq.data import layouts, synthetic
 from jfreq.data.arrays import array_source, from_sensors
+from jfreq.data.folders import listing, natural
 from jfreq.data.layouts.common import refuse_pickles
 from jfreq.data.source import (
     ARRAYS,
@@ -22,7 +23,6 @@ from jfreq.data.source import (
     audio_source,
     files_in,
     given_labels,
-    natural,
     number,
     read_csv,
     read_text,
@@ -72,7 +72,7 @@ def _guess(path: Path) -> str:
             return "index"
         if (owner := layouts.recognise(path)) is not None:
             return owner
-        names = [p.suffix.lower() for p in sorted(path.rglob("*")) if p.is_file()]
+        names = [p.suffix.lower() for p in listing(path).files]
         if any(name in AUDIO for name in names):
             return "folders"
         if not any(name in ARRAYS for name in names):

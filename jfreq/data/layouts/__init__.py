@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from jfreq.data.folders import listing
 from jfreq.data.layouts.acids import open_acids
 from jfreq.data.layouts.csi import open_csi
 from jfreq.data.layouts.cwru import open_cwru
@@ -42,8 +43,14 @@ _SIGNS = {
 
 def recognise(folder: Path) -> str | None:
     """The kind of a folder that has an owner's layout."""
+    found = listing(folder)
     for kind, signs in _SIGNS.items():
-        patterns = [prefix + sign for sign in signs for prefix in ("", "*/", "*/*/")]
-        if any(any(folder.glob(pattern)) for pattern in patterns):
-            return kind
+        for sign in signs:
+            if any(_depth(path, folder, sign) <= 2 for path in found.matching(sign)):
+                return kind
     return None
+
+
+def _depth(path: Path, folder: Path, sign: str) -> int:
+    """How many folders lie between ``folder`` and what looks like ``sign``."""
+    return len(path.relative_to(folder).parts) - len(sign.split("/"))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jfreq.data.folders import hidden
 from jfreq.data.layouts.common import find, labelled, lacking, sensors_of
 from jfreq.data.layouts.mat import load_mat
 from jfreq.data.source import UNREADABLE, Options, Row, Signal, Source, read_text
@@ -95,7 +96,7 @@ def _load(file: Path) -> Signal:
 def _table(root: Path) -> dict[str, tuple[str, str]]:
     """Class and place (a beginning of paths) by file name, from a table beside the folders."""
     out = {}
-    for file in sorted(root.glob("*.csv")):
+    for file in sorted(f for f in root.glob("*.csv") if not hidden(f.name)):
         for fields in csv.reader(read_text(file).splitlines(), skipinitialspace=True):
             if len(fields) >= 5 and fields[0].lower().endswith(".mat"):
                 name, vehicle, speed, terrain, distance = (v.strip() for v in fields[:5])

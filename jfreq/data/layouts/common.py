@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from jfreq.config import check
+from jfreq.data.folders import listing, matching
 from jfreq.data.source import Options, Row, Signal, label_numbers, split_channels, unrecorded
 from jfreq.types import InputError
 
@@ -17,8 +18,7 @@ IMU = {"acc": (0, 1, 2), "gyro": (3, 4, 5)}
 
 def find(folder: Path, pattern: str, *, kind: str) -> list[Path]:
     """Files or folders anywhere in ``folder``, sorted; ``InputError`` where there are none."""
-    check(folder.is_dir(), "source", f"{folder} is not a folder; name the unpacked archive")
-    found = sorted(folder.rglob(pattern))
+    found = matching(folder, pattern)
     if not found:
         refuse_pickles(folder)
     check(bool(found), "source", f"{folder} has no {pattern} in it, as {kind} has; docs/data.md "
@@ -28,7 +28,8 @@ def find(folder: Path, pattern: str, *, kind: str) -> list[Path]:
 
 def refuse_pickles(folder: Path) -> None:
     """``InputError`` where a folder holds samples that were saved by torch."""
-    file = next((f for p in ("*.pt", "*.pth", "*.pkl") for f in folder.rglob(p)), None)
+    pickles = (".pt", ".pth", ".pkl", ".pickle")
+    file = next((f for f in listing(folder).files if f.suffix.lower() in pickles), None)
     check(file is None, "source", f"{file} is a pickle, which can run any code when it is loaded, "
           "so it is never read; prepare the raw recordings instead (kinds mod, acids, pamap2, "
           "realworld), or save arrays as .npz (x [time, channels], sr, label)")  # fmt: skip

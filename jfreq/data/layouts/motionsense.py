@@ -8,8 +8,9 @@ import numpy as np
 
 from jfreq.config import check
 from jfreq.data.arrays import array_source
+from jfreq.data.folders import matching, natural
 from jfreq.data.layouts.common import find, labelled, table
-from jfreq.data.source import Options, Row, Signal, Source, natural
+from jfreq.data.source import Options, Row, Signal, Source
 
 RATE = 50.0
 ACTIVITIES = {
@@ -33,7 +34,8 @@ def open_motionsense(path: Path, options: Options) -> Source:
     """
     entries = []
     # B_ and C_ repeat accelerometer and gyroscope alone, by other clocks.
-    home = max(path.rglob("A_DeviceMotion_data"), key=lambda p: len(p.parts), default=path)
+    homes = matching(path, "A_DeviceMotion_data")
+    home = max(homes, key=lambda p: len(p.parts), default=path)
     for file in sorted(find(home, "sub_*.csv", kind="motionsense"), key=_place):
         code = file.parent.name.partition("_")[0]
         check(code in ACTIVITIES, str(file), f"folder {file.parent.name!r} is none of "

@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from jfreq.data.arrays import longest_stretch
+from jfreq.data.folders import hidden, listing, natural
 from jfreq.data.layouts.common import find, labelled, side_by_side, table
-from jfreq.data.source import UNREADABLE, Options, Row, Signal, Source, natural, split_channels
+from jfreq.data.source import UNREADABLE, Options, Row, Signal, Source, split_channels
 from jfreq.data.timing import common_grid
 
 RATE = 50.0
@@ -79,10 +80,11 @@ def _csvs(folder: Path, damaged: list[str]) -> Iterator[Chain]:
 
     An unpacked file hides its packed twin. Archives that cannot be opened go to ``damaged``.
     """
-    loose = sorted(folder.rglob("*.csv"))
+    inside_folder = listing(folder)
+    loose = inside_folder.matching("*.csv")
     yield from ((file, ()) for file in loose)
     unpacked = {file.name for file in loose}
-    for file in sorted(folder.rglob("*.zip")):
+    for file in inside_folder.matching("*.zip"):
         try:
             with zipfile.ZipFile(file) as archive:
                 inside = list(_members(archive))
@@ -96,6 +98,8 @@ def _csvs(folder: Path, damaged: list[str]) -> Iterator[Chain]:
 
 def _members(archive: zipfile.ZipFile) -> Iterator[tuple[str, ...]]:
     for name in sorted(archive.namelist()):
+        if any(map(hidden, name.split("/"))):
+            continue
         if name.endswith(".csv"):
             yield (name,)
         elif name.endswith(".zip"):
