@@ -11,8 +11,26 @@ import difflib
 import types
 import typing
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar, Literal, Self, TypeVar, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args, get_origin
 
+from jfreq.ranges import (
+    Count,
+    Fraction,
+    NonNegative,
+    OutOfRange,
+    Pattern,
+    Positive,
+    Probability,
+    Range,
+    Seconds,
+    Seed,
+    Share,
+    Whole,
+    Workers,
+    check_value,
+    checked,
+    shown,
+)
 from jfreq.types import DataSpec, InputError, SignalSpec
 
 T = TypeVar("T")
@@ -30,7 +48,7 @@ def check(condition: bool, field: str, advice: str) -> None:
         raise InputError(f"{field}: {advice}")
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class MethodConfig:
     """Base of every paper's config; the concrete ones live in ``jfreq/methods/``.
 
@@ -70,7 +88,7 @@ class MethodConfig:
         return replace(self, signals=())
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class Data:
     """Where batches come from."""
 
@@ -78,114 +96,96 @@ class Data:
     """Shard folders. Several are read as one unlabelled set."""
     split: str | None = None
     """Read only rows of this split, for instance ``train``."""
-    exclude_folds: tuple[int, ...] = ()
+    exclude_folds: tuple[Whole, ...] = ()
     """Never read rows of these folds."""
-    label_fraction: float = 1.0
+    label_fraction: Share = 1.0
     """Below 1: read only this share of the labelled rows, in proportion to the classes."""
-    label_seed: int = 0
+    label_seed: Seed = 0
     """Draws these rows; a smaller share of the same draw is part of a larger one."""
     label_at_least_one: bool = False
     """Draw a row of every class, however small the share; else such a share is refused."""
     door: Literal["auto", "tfdata", "memory"] = "auto"
     """``memory`` keeps the set in host memory and needs no TensorFlow; ``auto`` picks it for
     sets under ``memory_mb``."""
-    memory_mb: int = 1024
-    crop_seconds: float | None = None
+    memory_mb: Whole = 1024
+    crop_seconds: Seconds | None = None
     """Train on random windows of this length; None: whole rows."""
     shuffle: bool = True
-    sequence: int = 1
+    sequence: Count = 1
     """Rows of a batch come in runs of this many consecutive rows of one recording."""
-    threads: int = 2
+    threads: Workers = 2
     """Threads of the tf.data pipeline."""
 
-    def __post_init__(self):
-        check(0 < self.label_fraction <= 1, "data.label_fraction", f"must lie in (0, 1], got "
-              f"{self.label_fraction}")  # fmt: skip
-        check(self.memory_mb >= 0, "data.memory_mb", f"must be 0 or more, got {self.memory_mb}")
-        check(self.sequence >= 1, "data.sequence", f"must be 1 or more, got {self.sequence}")
-        check(self.threads >= 1, "data.threads", f"must be 1 or more, got {self.threads}")
 
-
-@dataclasses.dataclass(frozen=True)
+@checked
 class Optim:
     """One optax chain: clip, Adam, decay, schedule, per-parameter rules."""
 
-    lr: float = 1e-4
+    lr: Positive = 1e-4
     schedule: Literal["constant", "cosine", "step"] = "cosine"
-    warmup: int = 0
+    warmup: Whole = 0
     """Steps of linear warm-up from 0, at most half of the run."""
-    final_lr: float = 0.0
+    final_lr: Probability = 0.0
     """Where ``cosine`` ends, as a fraction of ``lr``."""
-    step_decay: float = 0.5
-    step_every: float = 0.2
-    step_from: float = 0.4
+    step_decay: NonNegative = 0.5
+    step_every: Annotated[float, Range(1e-4, 1)] = 0.2
+    step_from: Probability = 0.4
     """``step``: multiply by ``step_decay`` at ``step_from`` of the run and every ``step_every``."""
     kind: Literal["adamw", "adam_l2"] = "adamw"
     """``adam_l2`` adds the decay to the gradient, as torch's Adam does."""
-    weight_decay: float = 0.0
-    b1: float = 0.9
-    b2: float = 0.999
-    eps: float = 1e-8
-    clip: float | None = None
+    weight_decay: NonNegative = 0.0
+    b1: Fraction = 0.9
+    b2: Fraction = 0.999
+    eps: Positive = 1e-8
+    clip: Positive | None = None
     """Global gradient norm."""
-    decay: tuple[str, ...] = (r".*/kernel",)
+    decay: tuple[Pattern, ...] = (r".*/kernel",)
     """Path patterns of the parameters that decay."""
-    lr_mult: tuple[tuple[str, float], ...] = ()
+    lr_mult: tuple[tuple[Pattern, NonNegative], ...] = ()
     """First matching path pattern multiplies the learning rate; 0 freezes."""
-    layer_decay: float = 1.0
+    layer_decay: Share = 1.0
     """Learning rate times this per block below the head (fine-tuning)."""
     mu_dtype: Literal["float32", "bfloat16"] = "float32"
 
-    def __post_init__(self):
-        check(self.lr > 0, "optim.lr", f"must be positive, got {self.lr}")
-        check(self.warmup >= 0, "optim.warmup", f"must be 0 or more, got {self.warmup}")
-        check(0 < self.layer_decay <= 1, "optim.layer_decay", "must lie in (0, 1]")
-        check(self.clip is None or self.clip > 0, "optim.clip", "must be positive or None")
-        check(self.step_every > 0, "optim.step_every", "must be positive (fraction of the run)")
+
+MeshSize = Annotated[int, Range(-1, 2**20)]
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class Mesh:
     """Sizes of the three mesh axes; one may be -1 and takes all remaining devices."""
 
-    data: int = -1
-    fsdp: int = 1
-    tensor: int = 1
+    data: MeshSize = -1
+    fsdp: MeshSize = 1
+    tensor: MeshSize = 1
 
     def __post_init__(self):
         sizes = (self.data, self.fsdp, self.tensor)
-        check(all(s == -1 or s >= 1 for s in sizes), "mesh", f"sizes must be -1 or >= 1: {sizes}")
+        check(0 not in sizes, "mesh", f"sizes must be -1 or 1 and more, got {sizes}")
         check(sizes.count(-1) <= 1, "mesh", f"only one size may be -1, got {sizes}")
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class Checkpoint:
     """When states are saved and what a fresh run starts from."""
 
-    every: int = 500
-    keep: int = 2
+    every: Count = 500
+    keep: Count = 2
     init_from: str | None = None
     """Run folder or bundle whose encoder a fresh run starts from (partial load)."""
 
-    def __post_init__(self):
-        check(self.every >= 1, "checkpoint.every", f"must be 1 or more, got {self.every}")
-        check(self.keep >= 1, "checkpoint.keep", f"must be 1 or more, got {self.keep}")
 
-
-@dataclasses.dataclass(frozen=True)
+@checked
 class Log:
     """Metrics and progress."""
 
-    every: int = 20
+    every: Count = 20
     tensorboard: bool = True
-    peak_tflops: float | None = None
+    peak_tflops: Positive | None = None
     """Peak of one device for MFU; None looks the device up and leaves MFU out if unknown."""
 
-    def __post_init__(self):
-        check(self.every >= 1, "log.every", f"must be 1 or more, got {self.every}")
 
-
-@dataclasses.dataclass(frozen=True)
+@checked
 class Experiment:
     """Everything that defines a run."""
 
@@ -196,18 +196,16 @@ class Experiment:
     mesh: Mesh = Mesh()
     checkpoint: Checkpoint = Checkpoint()
     log: Log = Log()
-    seed: int = 0
-    steps: int = 1000
-    batch: int = 32
+    seed: Seed = 0
+    steps: Count = 1000
+    batch: Count = 32
     """Global batch size."""
-    accumulate: int = 1
+    accumulate: Count = 1
     """Micro-batches per step; the global batch is cut into that many."""
 
     def __post_init__(self):
-        check(self.steps >= 1, "steps", f"must be 1 or more, got {self.steps}")
-        check(self.batch >= 1, "batch", f"must be 1 or more, got {self.batch}")
         check(
-            self.accumulate >= 1 and self.batch % self.accumulate == 0,
+            self.batch % self.accumulate == 0,
             "accumulate",
             f"must divide batch {self.batch}, got {self.accumulate}",
         )
@@ -216,7 +214,8 @@ class Experiment:
 def replace(cfg: T, **changes: Any) -> T:
     """``dataclasses.replace`` that reaches down: ``replace(e, optim__lr=1e-4)``.
 
-    Raises ``InputError`` with a close match for an unknown field.
+    Raises ``InputError`` with a close match for an unknown field, or with the dotted field whose
+    value is out of range.
     """
     nested: dict[str, dict[str, Any]] = {}
     flat: dict[str, Any] = {}
@@ -233,7 +232,12 @@ def replace(cfg: T, **changes: Any) -> T:
         else:
             flat[head] = value
     for head, inner in nested.items():
-        flat[head] = replace(flat.get(head, getattr(cfg, head)), **inner)
+        part = flat.get(head, getattr(cfg, head))
+        try:
+            flat[head] = replace(part, **inner)
+        except OutOfRange as error:  # named by its class so far
+            owner = error.owner.removeprefix(type(part).__name__).strip(".")
+            raise OutOfRange(f"{head}.{owner}".strip("."), error.field, error.advice) from None
     return dataclasses.replace(cfg, **flat)  # type: ignore[type-var]
 
 
@@ -276,18 +280,20 @@ def from_dict(
     """
     variants = variants or {}
     where = path or cls.__name__
-    check(isinstance(value, Mapping), where, f"expected an object, got {value!r}")
-    tag = value.get("type")
+    check(isinstance(value, Mapping), where, f"expected an object, got {shown(value)}")
     choices = {cls.__name__: cls, **variants.get(cls, {})}
-    check(tag in choices, where, f"unknown type {tag!r}{close_match(str(tag), choices)}")
-    concrete = choices[tag]
-    hints = typing.get_type_hints(concrete)
+    concrete = _chosen(choices, value.get("type"), where)
+    hints = typing.get_type_hints(concrete, include_extras=True)
     names = {f.name: f for f in dataclasses.fields(concrete)}
     kwargs = {}
     for key, item in value.items():
         if key == "type":
             continue
-        check(key in names, f"{where}.{key}", f"no such field in {tag}{close_match(key, names)}")
+        check(
+            key in names,
+            f"{where}.{shown(key)[1:-1]}",
+            f"no such field in {concrete.__name__}{close_match(key, names)}",
+        )
         kwargs[key] = _decode(hints[key], item, variants, f"{where}.{key}")
     for name, field in names.items():
         has_default = (
@@ -295,7 +301,20 @@ def from_dict(
             or field.default_factory is not dataclasses.MISSING
         )
         check(name in kwargs or has_default, f"{where}.{name}", "missing")
-    return concrete(**kwargs)  # type: ignore[return-value]
+    try:
+        return concrete(**kwargs)  # type: ignore[return-value]
+    except InputError:
+        raise
+    except (ArithmeticError, LookupError, TypeError, ValueError, AssertionError) as error:
+        # Fields that are each good and together nonsense, in a file that nobody wrote by hand.
+        raise InputError(f"{where}: its fields do not fit together ({error})") from error
+
+
+def _chosen(choices: Mapping[str, Any], tag: Any, where: str) -> Any:
+    known = isinstance(tag, str) and tag in choices
+    hint = close_match(tag, choices) if isinstance(tag, str) else ""
+    check(known, where, f"unknown type {shown(tag)}{hint}")
+    return choices[tag]
 
 
 def _decode(hint: Any, value: Any, variants, path: str) -> Any:
@@ -304,10 +323,12 @@ def _decode(hint: Any, value: Any, variants, path: str) -> Any:
     if origin in (typing.Union, types.UnionType):
         return _decode_union(args, value, variants, path)
     if origin is Literal:
-        check(value in args, path, f"must be one of {', '.join(map(repr, args))}; got {value!r}")
+        good = any(value == a and type(value) is type(a) for a in args)
+        known = ", ".join(map(repr, args))
+        check(good, path, f"must be one of {known}; got {shown(value)}")
         return value
     if origin is tuple:
-        check(isinstance(value, list | tuple), path, f"expected a list, got {value!r}")
+        check(isinstance(value, list | tuple), path, f"expected a list, got {shown(value)}")
         items = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)
         check(len(items) == len(value), path, f"expected {len(items)} values, got {len(value)}")
         return tuple(
@@ -315,11 +336,14 @@ def _decode(hint: Any, value: Any, variants, path: str) -> Any:
         )
     if dataclasses.is_dataclass(hint):
         return from_dict(hint, value, variants, path)  # type: ignore[arg-type]
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    good = isinstance(value, hint) and not (hint is not bool and isinstance(value, bool))
-    check(good, path, f"expected {getattr(hint, '__name__', hint)}, got {value!r}")
-    return value
+    plain = args[0] if origin is Annotated else hint
+    number = plain is float and isinstance(value, int)
+    good = isinstance(value, plain) or number
+    good = good and (plain is bool or not isinstance(value, bool))
+    check(good, path, f"expected {getattr(plain, '__name__', plain)}, got {shown(value)}")
+    check(plain is not str or "\0" not in value, path, "holds a zero byte")
+    check_value(hint, value, "", path)
+    return float(value) if number else value
 
 
 def _decode_union(members: tuple, value: Any, variants, path: str) -> Any:
@@ -330,9 +354,7 @@ def _decode_union(members: tuple, value: Any, variants, path: str) -> Any:
         m.__name__: m for m in members if isinstance(m, type) and dataclasses.is_dataclass(m)
     }
     if isinstance(value, Mapping) and configs:
-        tag = value.get("type")
-        check(tag in configs, path, f"unknown type {tag!r}{close_match(str(tag), configs)}")
-        return from_dict(configs[tag], value, variants, path)  # type: ignore[index]
+        return from_dict(_chosen(configs, value.get("type"), path), value, variants, path)
     errors = []
     for member in members:
         try:

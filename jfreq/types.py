@@ -12,6 +12,8 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
 
+from jfreq.ranges import Count, Finite, Hertz, InputError, NonNegative, checked
+
 Array: TypeAlias = jax.Array
 PyTree: TypeAlias = Any
 Batch: TypeAlias = dict[str, jax.Array]
@@ -29,14 +31,7 @@ BatchSpec: TypeAlias = dict[str, jax.ShapeDtypeStruct]
 Order = Literal["freq_major", "time_major"]
 
 
-class InputError(ValueError):
-    """Bad input or configuration: the message says what, where, and what to do.
-
-    The command line prints it as one line and exits with code 2.
-    """
-
-
-@dataclasses.dataclass(frozen=True)
+@checked
 class SignalSpec:
     """One modality, statically: ``samples`` per window at ``rate`` Hz, ``channels`` wide.
 
@@ -45,11 +40,11 @@ class SignalSpec:
     """
 
     name: str
-    rate: float
-    samples: int
-    channels: int = 1
-    mean: tuple[float, ...] = ()
-    std: tuple[float, ...] = ()
+    rate: Hertz
+    samples: Count
+    channels: Count = 1
+    mean: tuple[Finite, ...] = ()
+    std: tuple[NonNegative, ...] = ()
     names: tuple[str, ...] = ()
     """Of the channels, as the columns of sensor tables are called; empty where nobody says."""
 

@@ -1,0 +1,243 @@
+"""Ranges of numbers, declared where a number is declared and checked in this one place.
+
+A field or an option says ``lr: Positive`` or ``workers: Workers | None``. :func:`checked` makes a
+frozen dataclass that refuses values outside; :func:`check_call` does the same for the arguments of
+a function. Both look inside tuples and optionals. A plain ``float`` must be finite, a plain ``int``
+must fit 64 bits, so a forgotten annotation still keeps NaN, infinity and absurd sizes out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import math
+import numbers
+import re
+import reprlib
+import types
+import typing
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal, TypeVar, cast, dataclass_transform, get_args, get_origin
+
+T = TypeVar("T", bound=type)
+
+
+class InputError(ValueError):
+    """Bad input or configuration: the message says what, where, and what to do.
+
+    The command line prints it as one line and exits with code 2.
+    """
+
+
+class OutOfRange(InputError):
+    """A value is not one that its field allows: ``owner.field: advice``.
+
+    ``owner`` is the class of a config, the path to it where one is known, or empty.
+    """
+
+    def __init__(self, owner: str, field: str, advice: str):
+        super().__init__(f"{owner}.{field}: {advice}" if owner else f"{field}: {advice}")
+        self.owner, self.field, self.advice = owner, field, advice
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """Numbers from ``low`` to ``high``; ``without`` leaves out an end: ``low``, ``high``, ``both``.
+
+    ``says`` completes "must be ..." for people; None for the two ends.
+    """
+
+    low: float
+    high: float
+    without: Literal["", "low", "high", "both"] = ""
+    says: str | None = None
+
+    def refusal(self, value: Any) -> str | None:
+        """What is wrong with ``value``; None for a number inside."""
+        if not isinstance(value, numbers.Real) or isinstance(value, bool):
+            return f"must be a number, got {shown(value)}"
+        number = cast(float, value)
+        if not isinstance(value, numbers.Integral) and not math.isfinite(number):
+            return f"must be a finite number, got {value}"
+        above = number > self.low if self.without in ("low", "both") else number >= self.low
+        below = number < self.high if self.without in ("high", "both") else number <= self.high
+        if above and below:
+            return None
+        if above and self.high > 1 and self.says is not None:
+            return f"must be {self.high} or less, got {shown(value)}"
+        says = self.says or f"between {self.low} and {self.high}"
+        return f"must be {says}, got {shown(value)}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiles:
+    """Strings that are regular expressions."""
+
+    def refusal(self, value: Any) -> str | None:
+        """What is wrong with ``value``; None for a pattern."""
+        if not isinstance(value, str):
+            return f"must be a pattern, got {shown(value)}"
+        try:
+            re.compile(value)
+        except (re.error, RecursionError, OverflowError) as error:
+            return f"{shown(value)} is not a valid pattern: {error}"
+        return None
+
+
+_LARGE = 3.4e38
+"""About the largest float32, which is what devices compute in."""
+_INT = 2**31 - 1
+_ANY_FLOAT = Range(-_LARGE, _LARGE, says="a number of single precision")
+_ANY_INT = Range(-(2**63), 2**63 - 1, says="a whole number of 64 bits")
+
+Finite = Annotated[float, _ANY_FLOAT]
+"""Any number but NaN and infinity."""
+Positive = Annotated[float, Range(0, _LARGE, "low", "positive")]
+NonNegative = Annotated[float, Range(0, _LARGE, says="0 or more")]
+Hertz = Annotated[float, Range(0, 1e9, "low", "positive (Hz)")]
+"""A sampling rate or a frequency."""
+Seconds = Annotated[float, Range(0, 1e9, "low", "positive (seconds)")]
+"""A length of time that is not nothing."""
+Share = Annotated[float, Range(0, 1, "low", "above 0 and at most 1")]
+"""0 < x <= 1."""
+Probability = Annotated[float, Range(0, 1, says="between 0 and 1")]
+"""0 <= x <= 1."""
+Fraction = Annotated[float, Range(0, 1, "high", "0 or more and below 1")]
+"""0 <= x < 1: a dropout, a decay."""
+Between = Annotated[float, Range(0, 1, "both", "between 0 and 1, without the ends")]
+"""0 < x < 1."""
+Integer = Annotated[int, Range(-_INT, _INT, says="a whole number of 32 bits")]
+"""Any whole number."""
+Count = Annotated[int, Range(1, _INT, says="1 or more")]
+Whole = Annotated[int, Range(0, _INT, says="0 or more")]
+Workers = Annotated[int, Range(1, 1024)]
+"""Threads, processes or whatever else works side by side on one machine."""
+Seed = Annotated[int, Range(0, 2**32 - 1)]
+Pattern = Annotated[str, Compiles()]
+"""A regular expression."""
+
+
+def shown(value: Any) -> str:
+    """``repr`` cut to a length that fits a line, of any value: large, deep, or broken."""
+    try:
+        return _SHORT.repr(value)
+    except (ValueError, RecursionError, OverflowError):  # an integer of thousands of digits
+        return f"a very large {type(value).__name__}"
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80
+
+
+def check_value(hint: Any, value: Any, owner: str, field: str) -> None:
+    """Raises ``OutOfRange`` unless ``value`` is one that ``hint`` allows.
+
+    ``hint`` is ``float``, ``int`` or one of the annotated types of this module.
+    """
+    base, rules = _unwrapped(hint)
+    if base is int and (isinstance(value, bool) or not isinstance(value, numbers.Integral)):
+        raise OutOfRange(owner, field, f"must be a whole number, got {shown(value)}")
+    for rule in rules:
+        if refusal := rule.refusal(value):
+            raise OutOfRange(owner, field, refusal)
+
+
+def _unwrapped(hint: Any) -> tuple[Any, tuple[Range | Compiles, ...]]:
+    """The plain type and the rules that its values follow; a plain number has one too."""
+    rules: tuple[Range | Compiles, ...] = ()
+    if get_origin(hint) is Annotated:
+        rules = tuple(m for m in hint.__metadata__ if isinstance(m, Range | Compiles))
+        hint = get_args(hint)[0]
+    if not rules and hint in (int, float):
+        rules = (_ANY_INT,) if hint is int else (_ANY_FLOAT,)
+    return hint, rules
+
+
+Check = Callable[[Any, str, str], None]
+"""``(value, owner, field)``, raises ``OutOfRange``."""
+
+
+def _check_of(hint: Any) -> Check | None:
+    """What looks at the numbers and patterns in a value of this type; None where it has none."""
+    base, rules = _unwrapped(hint)
+    if rules:
+        return functools.partial(check_value, hint)
+    if get_origin(hint) is Annotated:
+        return _check_of(base)
+    origin, args = get_origin(hint), get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return _union_check([a for a in args if a is not type(None)])
+    if origin is tuple:
+        return _tuple_check(args)
+    return None
+
+
+def _union_check(members: list[Any]) -> Check | None:
+    checks = [_check_of(member) for member in members]
+    if len(checks) == 1 and checks[0] is not None:
+        one = checks[0]
+        return lambda value, owner, field: None if value is None else one(value, owner, field)
+    numeric = [c for m, c in zip(members, checks) if c is not None and _unwrapped(m)[1]]
+    if not numeric:
+        return None
+
+    def check(value: Any, owner: str, field: str) -> None:
+        if isinstance(value, numbers.Number) and not isinstance(value, bool):
+            numeric[0](value, owner, field)
+
+    return check
+
+
+def _tuple_check(args: tuple[Any, ...]) -> Check | None:
+    alike = len(args) == 2 and args[1] is Ellipsis
+    checks = [_check_of(a) for a in args if a is not Ellipsis]
+    if not any(checks):
+        return None
+
+    def check(value: Any, owner: str, field: str) -> None:
+        if not isinstance(value, tuple | list) or (not alike and len(value) != len(checks)):
+            wanted = "several values" if alike else f"{len(checks)} values"
+            raise OutOfRange(owner, field, f"must be {wanted}, got {shown(value)}")
+        for one, item in zip(checks * len(value) if alike else checks, value):
+            if one is not None:
+                one(item, owner, field)
+
+    return check
+
+
+@functools.cache
+def _checks_of(owner: Any) -> Mapping[str, Check]:
+    """By field of a class, or by argument of a function: those that hold numbers."""
+    hints = typing.get_type_hints(owner, include_extras=True)
+    found = {name: _check_of(hint) for name, hint in hints.items() if name != "return"}
+    return {name: check for name, check in found.items() if check is not None}
+
+
+@dataclass_transform(frozen_default=True)
+def checked(cls: T) -> T:
+    """A frozen dataclass whose numbers lie in the ranges that their annotations name.
+
+    They are checked before the class's own ``__post_init__``, which can rely on them and has
+    only to compare fields with each other. Raises ``OutOfRange`` as ``Class.field: ...``.
+    """
+    inner = cls.__dict__.get("__post_init__")
+
+    def __post_init__(self) -> None:
+        for name, check in _checks_of(type(self)).items():
+            check(getattr(self, name), type(self).__name__, name)
+        if inner is not None:
+            inner(self)
+
+    if inner is not None or not hasattr(cls, "__post_init__"):
+        cls.__post_init__ = __post_init__  # type: ignore[attr-defined]
+    return dataclasses.dataclass(frozen=True)(cls)  # type: ignore[return-value]
+
+
+def check_call(function: Callable[..., Any], args: tuple, kwargs: Mapping[str, Any]) -> None:
+    """Raises ``OutOfRange`` with the name of the first argument of ``function`` that lies outside
+    the range of its annotation."""
+    bound = inspect.signature(function).bind(*args, **kwargs)
+    for name, check in _checks_of(function).items():
+        if name in bound.arguments:
+            check(bound.arguments[name], "", name)

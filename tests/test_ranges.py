@@ -1,0 +1,135 @@
+import math
+import typing
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jfreq import ranges
+from jfreq.config import Experiment, Optim, from_dict, replace, to_dict
+from jfreq.methods import METHODS
+from jfreq.ranges import (
+    Count,
+    InputError,
+    OutOfRange,
+    Pattern,
+    Positive,
+    Probability,
+    Seed,
+    Share,
+    Workers,
+    check_call,
+    checked,
+)
+
+
+@checked
+class Sizes:
+    rate: Positive = 1.0
+    share: Share = 0.5
+    shape: tuple[Count, Count] = (1, 1)
+    many: tuple[Probability, ...] = ()
+    rules: tuple[tuple[Pattern, Positive], ...] = ()
+    maybe: Workers | None = None
+    seed: Seed = 0
+    either: Positive | typing.Literal["auto"] = "auto"
+    plain: float = 0.0
+    whole: int = 0
+
+
+GOOD = [
+    {}, {"rate": 3}, {"share": 1}, {"shape": (2, 2**31 - 1)}, {"many": (0, 1, 0.5)},
+    {"maybe": 1024}, {"seed": 2**32 - 1}, {"either": 2.0}, {"rules": ((".*", 1.0), ("a|b", 2))}, {"plain": -1e30},
+    {"whole": -(2**63)},
+]  # fmt: skip
+BAD = [
+    ({"rate": math.nan}, "Sizes.rate: must be a finite number, got nan"),
+    ({"rate": -math.inf}, "Sizes.rate: must be a finite number, got -inf"),
+    ({"rate": 0}, "Sizes.rate: must be positive, got 0"),
+    ({"rate": 10**400}, r"Sizes.rate: must be 3.4e\+38 or less, got 1000"),
+    ({"rate": 10**5000}, "got a very large int"),
+    ({"rate": "2"}, "Sizes.rate: must be a number, got '2'"),
+    ({"rate": None}, "Sizes.rate: must be a number, got None"),
+    ({"rate": True}, "Sizes.rate: must be a number, got True"),
+    ({"share": 1.5}, "Sizes.share: must be above 0 and at most 1, got 1.5"),
+    ({"shape": (1, 0)}, "Sizes.shape: must be 1 or more, got 0"),
+    ({"shape": (1, 2.0)}, "Sizes.shape: must be a whole number, got 2.0"),
+    ({"shape": (1,)}, r"Sizes.shape: must be 2 values, got \(1,\)"),
+    ({"shape": (2**31, 1)}, "Sizes.shape: must be 2147483647 or less"),
+    ({"many": (0.5, -0.5)}, "Sizes.many: must be between 0 and 1, got -0.5"),
+    ({"many": 3}, "Sizes.many: must be several values, got 3"),
+    ({"rules": (("(", 1.0),)}, r"Sizes.rules: '\(' is not a valid pattern: missing \)"),
+    ({"rules": ((".*", -1.0),)}, "Sizes.rules: must be positive, got -1.0"),
+    ({"maybe": 10**9}, "Sizes.maybe: must be between 1 and 1024, got 1000000000"),
+    ({"seed": -5}, "Sizes.seed: must be between 0 and 4294967295, got -5"),
+    ({"either": -2.0}, "Sizes.either: must be positive"),
+    ({"plain": math.nan}, "Sizes.plain: must be a finite number"),
+    ({"plain": 1e39}, "Sizes.plain"),
+    ({"whole": 2**63}, "Sizes.whole"),
+]
+
+
+@pytest.mark.parametrize("values", GOOD)
+def test_good_values_stay(values):
+    made = Sizes(**values)
+    assert {name: getattr(made, name) for name in values} == values
+
+
+@pytest.mark.parametrize(("values", "message"), BAD)
+def test_bad_values_are_named(values, message):
+    with pytest.raises(OutOfRange, match=message):
+        Sizes(**values)
+
+
+@given(st.floats() | st.integers())
+def test_every_number_is_inside_or_refused(x):
+    for hint, holds in [
+        (Positive, 0 < x <= 3.4e38), (Probability, 0 <= x <= 1), (Share, 0 < x <= 1),
+    ]:  # fmt: skip
+        try:
+            ranges.check_value(hint, x, "", "x")
+        except OutOfRange:
+            assert not holds
+        else:
+            assert holds
+
+
+def test_arguments_of_a_function():
+    def work(place: str, workers: Workers | None = None, *, share: Share = 1.0) -> int:
+        return 0
+
+    check_call(work, ("here",), {"share": 0.5, "workers": None})
+    with pytest.raises(OutOfRange, match=r"^workers: must be between 1 and 1024, got 0"):
+        check_call(work, ("here", 0), {})
+
+
+def test_replace_names_the_dotted_field():
+    experiment = Experiment("x", METHODS["SSAST"][0]())
+    with pytest.raises(InputError, match=r"^optim.lr: must be positive, got -1"):
+        replace(experiment, optim__lr=-1)
+    with pytest.raises(InputError, match=r"^Experiment.steps: must be 1 or more"):
+        replace(experiment, steps=0)
+    with pytest.raises(InputError, match=r"decay: '\(' is not a valid pattern"):
+        Optim(decay=("(",))
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (math.nan, "Optim.lr: must be a finite number, got nan"),
+        (10**400, "Optim.lr: must be 3.4e"),
+        ([[[[[[[[1]]]]]]]], "Optim.lr: expected float, got"),
+        ({"a": 1}, "Optim.lr: expected float, got"),
+        ("\ud800", "Optim.lr: expected float, got"),
+        (True, "Optim.lr: expected float, got True"),
+    ],
+)
+def test_from_dict_refuses_wrong_numbers(value, message):
+    with pytest.raises(InputError, match=message):
+        from_dict(Optim, {**to_dict(Optim()), "lr": value})
+
+
+@pytest.mark.parametrize("tag", [[], {}, None, 3, 1e400, "\ud800", "optim"])
+def test_from_dict_refuses_wrong_tags(tag):
+    with pytest.raises(InputError, match="unknown type"):
+        from_dict(Optim, {**to_dict(Optim()), "type": tag})
