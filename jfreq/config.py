@@ -62,6 +62,22 @@ class MethodConfig:
     """Learns from labels: rows without one are not read."""
 
     @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the classes that a supervised method tells apart, in the order of its logits.
+        Empty for others."""
+        return ()
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether a recording may have several of these classes."""
+        return False
+
+    @property
+    def scores(self) -> Literal["softmax", "sigmoid"]:
+        """What turns logits into the probabilities that the loss was trained on."""
+        return "softmax"
+
+    @property
     def streams(self) -> tuple[int, ...]:
         """Widths of the parts of the clip vector that come from encoders of their own; a head
         may classify each by itself. Empty for a single encoder."""

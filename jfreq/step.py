@@ -112,6 +112,14 @@ def _placed(leaf: jax.ShapeDtypeStruct, place: NamedSharding) -> jax.ShapeDtypeS
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
 
 
+def _without_other_classes(source: Trained, experiment: Experiment) -> PyTree:
+    """The parameters of ``source``; without its classifier where that tells other classes apart,
+    even as many: a logit of a cat is no start for one of a car."""
+    if source.experiment.method.labels == experiment.method.labels:
+        return source.params
+    return {name: part for name, part in source.params.items() if name != "head"}
+
+
 # ------------------------------------------------------------------ the step
 
 
@@ -234,5 +242,7 @@ def first_state(setup: StepSpec, source: Trained | None = None) -> State:
     state = jax.jit(fresh, out_shardings=places)(key)
     if source is None:
         return state
-    params, _ = checkpoint.fit_params(source.params, distributed.to_host(state.params))
+    params, _ = checkpoint.fit_params(
+        _without_other_classes(source, setup.experiment), distributed.to_host(state.params)
+    )
     return jax.jit(fresh, out_shardings=places)(key, params)

@@ -145,9 +145,11 @@ class Reconstruction(NamedTuple):
 
 class Embedding(NamedTuple):
     """What a user gets: ``clip`` ``[b d]``, ``frames`` ``[b t d]`` float32, ``valid`` ``[b]`` int
-    count of valid frames, ``times_ms`` ``[t]`` float64 centre of each frame in milliseconds."""
+    count of valid frames, ``times_ms`` ``[t]`` float64 centre of each frame in milliseconds;
+    ``logits`` ``[b classes]`` of an encoder that was trained with labels, or None."""
 
     clip: Any
     frames: Any
     valid: Any
     times_ms: Any
+    logits: Any = None

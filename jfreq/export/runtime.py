@@ -2,36 +2,84 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from fractions import Fraction
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jfreq.export.bundle import encoder_shapes, load_trained
+from jfreq.export.signals import as_signal, equal_durations
+from jfreq.export.windows import Clip, Piece, cut, cut_window, grid_of_window
 from jfreq.methods.base import Method
 from jfreq.types import Array, Batch, Embedding, Features, Grid, InputError, PyTree, SignalSpec
 
-Clip = dict[str, np.ndarray]
-"""One recording: ``[t c]`` float32 by modality, at the model's rates; NaN where a sample is
-missing."""
 
+class Part(NamedTuple):
+    """What one window gave, or why the recording could not be read on.
 
-class Window(NamedTuple):
-    """How recordings longer than the model's window are cut.
-
-    Each window but the last gives its first ``tokens`` frames and the next one starts
-    ``steps`` samples later (one count per modality), exactly ``tokens`` hops. It is read up to
-    ``length`` samples of the first modality, short of the centre of the token after those.
+    ``frames`` ``[t frame_size]`` are those that it adds to the recording, of which ``weight``
+    are valid; ``clip`` ``[clip_size]`` and ``logits`` ``[classes]`` are of the whole window.
+    ``start`` and ``end`` in seconds of the recording are what the frames stand for; ``last``
+    ends the recording.
     """
 
-    tokens: int
-    steps: tuple[int, ...]
-    length: int
+    recording: int
+    clip: np.ndarray
+    frames: np.ndarray
+    logits: np.ndarray | None
+    weight: int
+    start: float
+    end: float
+    last: bool
+
+
+class Failed(NamedTuple):
+    """A recording that could not be read to its end."""
+
+    recording: int
+    error: InputError
+
+
+class Whole:
+    """One recording, added up while its windows come: their means weighted by valid frames.
+
+    Windows without any signal weigh nothing; a single window is taken as it is.
+    """
+
+    def __init__(self):
+        self._weight, self._clip, self._logits = 0, np.zeros(()), np.zeros(())
+        self._only: Part | None = None
+        self._count = 0
+        self.end = 0.0
+
+    def add(self, part: Part) -> None:
+        self._only = part
+        self._count += 1
+        self._weight += part.weight
+        self._clip = self._clip + part.weight * part.clip.astype(np.float64)
+        if part.logits is not None:
+            self._logits = self._logits + part.weight * part.logits.astype(np.float64)
+        self.end = part.end
+
+    @property
+    def clip(self) -> np.ndarray:
+        """``[clip_size]`` float32."""
+        assert self._only is not None
+        return self._only.clip if self._count == 1 else self._mean(self._clip)
+
+    @property
+    def logits(self) -> np.ndarray | None:
+        """``[classes]`` float32 of a supervised encoder."""
+        assert self._only is not None
+        if self._only.logits is None or self._count == 1:
+            return self._only.logits
+        return self._mean(self._logits)
+
+    def _mean(self, total: np.ndarray) -> np.ndarray:
+        return (total / max(1, self._weight)).astype(np.float32)
 
 
 def load_encoder(path: str | Path) -> Encoder:
@@ -40,7 +88,10 @@ def load_encoder(path: str | Path) -> Encoder:
 
     experiment, params = load_trained(path)
     cfg = experiment.method
-    return Encoder(build(cfg), params, signals=cfg.signals, gaps=cfg.allows_gaps)
+    return Encoder(
+        build(cfg), params, signals=cfg.signals, gaps=cfg.allows_gaps, labels=cfg.labels,
+        multi_label=cfg.multi_label, scores=cfg.scores,
+    )  # fmt: skip
 
 
 class Encoder:
@@ -49,13 +100,27 @@ class Encoder:
     ``sample_rate`` (Hz, first modality), ``clip_size``, ``frame_size``, ``hop_ms`` and
     ``signals`` describe it. A recording is embedded the same alone or in company. With ``gaps``
     samples may be NaN: a modality that is NaN somewhere in a window, or all zero, is absent there.
+
+    One that was trained with labels also names its classes, ``labels``, and has :meth:`predict`;
+    with ``multi_label`` a recording may have several of them.
     """
 
     def __init__(
-        self, method: Method, params: PyTree, *, signals: Sequence[SignalSpec], gaps: bool = False
+        self,
+        method: Method,
+        params: PyTree,
+        *,
+        signals: Sequence[SignalSpec],
+        gaps: bool = False,
+        labels: Sequence[str] = (),
+        multi_label: bool = False,
+        scores: Literal["softmax", "sigmoid"] = "softmax",
     ):
         self.signals = tuple(signals)
         self.gaps = gaps
+        self.labels = tuple(labels)
+        self.multi_label = multi_label
+        self._scores = scores
         rate = self.signals[0].rate
         self.sample_rate: int | float = int(rate) if float(rate).is_integer() else rate
         shapes = encoder_shapes(method, self.signals, params)
@@ -84,92 +149,160 @@ class Encoder:
         Returns ``clip`` ``[b clip_size]``, ``frames`` ``[b t frame_size]`` (zero beyond
         ``valid``), ``valid`` ``[b]`` int64 and ``times_ms`` ``[t]`` float64. The clip vector is
         the method's own; over several windows it is their mean weighted by valid frames, in which
-        an absent modality counts as the zeros that the method gives.
+        an absent modality counts as the zeros that the method gives. ``logits`` ``[b classes]``
+        are averaged in the same way; None of an encoder that was trained without labels.
 
         Raises ``InputError`` for empty, non-finite or wrongly shaped signals.
         """
         items = enumerate(_listed(wave))
         return self.encode([self.clip(item, rate, f"recording {i}") for i, item in items], batch)
 
+    def predict(
+        self,
+        wave: Any,
+        rate: float | Mapping[str, float] | None = None,
+        *,
+        batch: int = 8,
+    ) -> np.ndarray:
+        """Probabilities ``[b classes]`` of the classes ``labels``, of what a call takes.
+
+        The softmax of the logits, or their sigmoid where the classes were trained one by one;
+        over several windows of the logits' mean, weighted by valid frames. ``InputError`` for an
+        encoder that was trained without labels.
+        """
+        self.check_classes()
+        return self.probabilities(self(wave, rate, batch=batch).logits)
+
+    def check_classes(self, where: str = "encoder") -> None:
+        """``InputError`` unless the encoder tells classes apart."""
+        if not self.labels:
+            raise InputError(
+                f"{where}: was trained without labels and tells no classes apart; fine-tune it "
+                "first (`jfreq finetune RUN --data SHARDS --workdir RUN2`)"
+            )
+
+    def probabilities(self, logits: np.ndarray) -> np.ndarray:
+        """``[... classes]`` float32 of logits of the same shape."""
+        z = logits.astype(np.float64)
+        if self._scores == "sigmoid":
+            return (0.5 * (1 + np.tanh(0.5 * z))).astype(np.float32)
+        e = np.exp(z - z.max(axis=-1, keepdims=True))
+        return (e / e.sum(axis=-1, keepdims=True)).astype(np.float32)
+
     def encode(self, clips: Sequence[Clip], batch: int = 8) -> Embedding:
         """As a call, of recordings that :meth:`clip` returned."""
-        if batch < 1:
-            raise InputError(f"batch: must be 1 or more, got {batch}")
         if not clips:
             raise InputError("nothing to embed: the list of recordings is empty")
-        counts = [self._windows(clip) for clip in clips]
-        jobs = [(clip, j) for clip, count in zip(clips, counts) for j in range(count)]
-        size = 1 if len(jobs) == 1 else batch
-        outputs = [
-            self._encode(self._params, self._batch(jobs[i : i + size], size))
-            for i in range(0, len(jobs), size)
-        ]
-        parts = [np.concatenate(leaves) for leaves in zip(*jax.device_get(outputs))]
-        ends = np.cumsum(counts)
-        whole = [
-            self._join(*(part[end - count : end] for part in parts))
-            for end, count in zip(ends, counts)
-        ]
-        return self._stack(whole)
+        whole = [Whole() for _ in clips]
+        frames: list[list[np.ndarray]] = [[] for _ in clips]
+        for part in self.parts(([clip] for clip in clips), batch):
+            if isinstance(part, Failed):
+                raise part.error
+            whole[part.recording].add(part)
+            frames[part.recording].append(part.frames)
+        return self._stack(whole, [np.concatenate(parts) for parts in frames])
 
-    def _windows(self, clip: Clip) -> int:
-        """How many windows cover the recording, up to the last token centred inside it."""
-        length = len(clip[self.signals[0].name])
-        beyond = length - self.signals[0].samples
-        if beyond <= 0:
-            return 1
-        if self._window is None:
-            raise InputError(
-                f"recordings over {self.signals[0].seconds:g} s cannot be cut: no whole number of "
-                f"token hops ({self.grid.hop:g} samples) is a whole number of samples"
-            )
-        last = math.ceil(beyond / self._window.steps[0])
-        return last + (length - last * self._window.steps[0] >= self.grid.first)
+    def parts(
+        self, recordings: Iterable[Iterable[Clip]], batch: int = 8
+    ) -> Iterator[Part | Failed]:
+        """What each window of each recording gives, in order, while the samples come.
 
-    def _batch(self, jobs: Sequence[tuple[Clip, int]], size: int) -> dict[str, np.ndarray]:
-        """Windows ``(recording, number)`` as one batch of ``size`` rows, zeros where none is."""
-        first = self.signals[0]
-        window = self._window or Window(1, (0,) * len(self.signals), first.samples)
-        batch: dict[str, np.ndarray] = {}
-        for spec, step in zip(self.signals, window.steps):
-            rows = np.zeros((size, spec.samples, spec.channels), np.float32)
-            for row, (clip, j) in zip(rows, jobs):
-                part = clip[spec.name][j * step : j * step + spec.samples]
-                row[: len(part)] = part
-            batch[spec.name] = rows
-        lengths = np.full(size, first.samples, np.int32)
-        for i, (clip, j) in enumerate(jobs):
-            left = len(clip[first.name]) - j * window.steps[0]
-            last = j + 1 == self._windows(clip)
-            lengths[i] = min(first.samples, left) if last else window.length
-        return batch | {"length": lengths}
+        A recording is an iterable of blocks that follow each other (several modalities: a single
+        block). One that raises ``InputError`` ends with :class:`Failed`. ``batch`` windows are
+        computed at once, those of several recordings together; two batches are held at a time.
+        """
+        if batch < 1:
+            raise InputError(f"batch: must be 1 or more, got {batch}")
+        running: Iterator[Part | Failed] = iter(())
+        told: list[tuple[int, Piece | InputError]] = []
+        rows, used = self._rows(batch), 0
+        first = True
+        for entry in self._pieces(recordings):
+            told.append((entry[0], self._put(rows, used, entry[1])))
+            used += isinstance(entry[1], Piece)
+            if used == batch:
+                started = self._start(rows, told)
+                yield from running
+                running, first = started, False
+                told, (rows, used) = [], (self._rows(batch), 0)
+        if first and used == 1:
+            rows = {name: x[:1] for name, x in rows.items()}
+        started = self._start(rows, told) if used else self._read((), told)
+        yield from running
+        yield from started
 
-    def _join(
-        self, clip: np.ndarray, frames: np.ndarray, valid: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """One recording from its windows: ``clip [w d]``, ``frames [w t d]``, ``valid [w]``."""
-        if len(clip) == 1:
-            return clip[0], frames[0, : valid[0]]
-        assert self._window is not None
-        kept = np.append(np.full(len(clip) - 1, self._window.tokens), valid[-1])
-        # Windows without any signal keep their place in time and have no weight.
-        counts = np.minimum(kept, valid)
-        weight = (counts / max(1, counts.sum()))[:, None]
-        return (clip * weight).sum(axis=0), np.concatenate(
-            [part[:n] for part, n in zip(frames, kept)]
+    def _pieces(
+        self, recordings: Iterable[Iterable[Clip]]
+    ) -> Iterator[tuple[int, Piece | InputError]]:
+        for i, blocks in enumerate(recordings):
+            try:
+                for piece in cut(blocks, self.signals, self.grid, self._window):
+                    yield i, piece
+            except InputError as error:
+                yield i, error
+
+    def _rows(self, size: int) -> dict[str, np.ndarray]:
+        """A batch without any signal."""
+        rows = {s.name: np.zeros((size, s.samples, s.channels), np.float32) for s in self.signals}
+        return rows | {"length": np.full(size, self.signals[0].samples, np.int32)}
+
+    def _put(
+        self, rows: dict[str, np.ndarray], row: int, piece: Piece | InputError
+    ) -> Piece | InputError:
+        """Copies the samples of a window into the batch; the rest of what is known of it."""
+        if isinstance(piece, InputError):
+            return piece
+        for name, x in piece.signals.items():
+            rows[name][row, : len(x)] = x
+        rows["length"][row] = piece.length
+        return piece._replace(signals={})
+
+    def _start(
+        self, rows: dict[str, np.ndarray], told: list[tuple[int, Piece | InputError]]
+    ) -> Iterator[Part | Failed]:
+        """Sends a batch off; what comes back is waited for when it is read."""
+        return self._read(self._encode(self._params, rows), told)
+
+    def _read(
+        self, outputs: Any, told: list[tuple[int, Piece | InputError]]
+    ) -> Iterator[Part | Failed]:
+        values = iter(())
+        if outputs:
+            clip, frames, valid, logits = jax.device_get(outputs)
+            values = zip(clip, frames, valid, [None] * len(clip) if logits is None else logits)
+        rate = self.signals[0].rate
+        for recording, piece in told:
+            if isinstance(piece, InputError):
+                yield Failed(recording, piece)
+                continue
+            clip, frames, valid, logits = next(values)
+            kept = int(valid) if piece.last or self._window is None else self._window.tokens
+            yield Part(
+                recording, clip, frames[:kept], logits, min(kept, int(valid)),
+                piece.start / rate, piece.end / rate, piece.last,
+            )  # fmt: skip
+
+    def _stack(self, whole: Sequence[Whole], frames: Sequence[np.ndarray]) -> Embedding:
+        """Recordings of different lengths as one embedding, padded with zeros."""
+        valid = np.array([len(part) for part in frames], np.int64)
+        length = max(1, int(valid.max()))
+        padded = np.zeros((len(whole), length, self.frame_size), np.float32)
+        for row, part in zip(padded, frames):
+            row[: len(part)] = part
+        logits = [one.logits for one in whole]
+        return Embedding(
+            np.stack([one.clip for one in whole]).astype(np.float32),
+            padded,
+            valid,
+            self.times_ms(length),
+            None if logits[0] is None else np.stack(logits),
         )
 
-    def _stack(self, whole: Sequence[tuple[np.ndarray, np.ndarray]]) -> Embedding:
-        """Recordings of different lengths as one embedding, padded with zeros."""
-        valid = np.array([len(frames) for _, frames in whole], np.int64)
-        length = max(1, int(valid.max()))
-        frames = np.zeros((len(whole), length, self.frame_size), np.float32)
-        for row, (_, part) in zip(frames, whole):
-            row[: len(part)] = part
-        clip = np.stack([clip for clip, _ in whole]).astype(np.float32)
+    def times_ms(self, count: int) -> np.ndarray:
+        """Centres of the first ``count`` frames of a recording, float64."""
         # From the index, never by adding up a rounded hop: no drift however long it gets.
-        centres = self.grid.first + np.arange(length) * np.float64(self.grid.hop)
-        return Embedding(clip, frames, valid, centres * 1000.0 / self.signals[0].rate)
+        centres = self.grid.first + np.arange(count) * np.float64(self.grid.hop)
+        return centres * 1000.0 / self.signals[0].rate
 
     def clip(
         self, item: Any, rate: float | Mapping[str, float] | None = None, where: str = "recording"
@@ -189,12 +322,15 @@ class Encoder:
             clip[spec.name] = as_signal(
                 item[spec.name], spec, rate=hertz, where=here, gaps=self.gaps
             )
-        return _equal_durations(clip, self.signals, slack=self.grid.hop, where=where)
+        return equal_durations(clip, self.signals, slack=self.grid.hop, where=where)
 
 
-def encode_frames(method: Method, params: PyTree, batch: Batch) -> tuple[Array, Array, Array]:
-    """:func:`pool_frames` of the encoded batch."""
-    return pool_frames(method.encode(params, batch))
+def encode_frames(
+    method: Method, params: PyTree, batch: Batch
+) -> tuple[Array, Array, Array, Array | None]:
+    """:func:`pool_frames` of the encoded batch, and its logits where there are any."""
+    features = method.encode(params, batch)
+    return *pool_frames(features), features.logits
 
 
 def pool_frames(features: Features) -> tuple[Array, Array, Array]:
@@ -216,37 +352,6 @@ def by_time(x: Array, grid: Grid) -> Array:
     return jnp.swapaxes(x, 1, 2) if grid.order == "freq_major" else x
 
 
-def cut_window(grid: Grid, signals: Sequence[SignalSpec]) -> Window | None:
-    """The longest step that is a whole number of hops and of samples in every modality.
-
-    Tokens that reach beyond the window are left to the next one. None where no step fits.
-    """
-    first = signals[0]
-    whole = math.floor((first.samples - grid.first - _reach(grid)) / grid.hop) + 1
-    tokens = max(1, min(grid.time, whole, math.floor(first.samples / grid.hop)))
-    hop = Fraction(grid.hop).limit_denominator(10**6) / Fraction(first.rate)
-    for count in range(tokens, 0, -1):
-        steps = [count * hop * Fraction(spec.rate) for spec in signals]
-        if all(step.denominator == 1 for step in steps):
-            end = (count - 1) * grid.hop + grid.first + _reach(grid)
-            stop = math.ceil(count * grid.hop + grid.first) - 1
-            length = min(first.samples, max(stop, math.ceil(end)))
-            return Window(count, tuple(int(step) for step in steps), length)
-    return None
-
-
-def grid_of_window(grid: Grid, signal: SignalSpec) -> Grid:
-    """The grid, with a single token per window (no lattice) spread over the whole window."""
-    if grid.time > 1 or grid.hop > 1:
-        return grid
-    return Grid(1, grid.freq, grid.order, first=signal.samples / 2, hop=float(signal.samples))
-
-
-def _reach(grid: Grid) -> float:
-    """Half a token in samples: the first token starts with the signal or is centred on it."""
-    return max(grid.first, grid.hop / 2)
-
-
 def _listed(wave: Any) -> list[Any]:
     """One recording or several, always as a list."""
     if isinstance(wave, Mapping):
@@ -254,84 +359,3 @@ def _listed(wave: Any) -> list[Any]:
     if isinstance(wave, list | tuple):
         return [wave] if wave and np.isscalar(wave[0]) else list(wave)
     return list(wave) if np.ndim(wave) == 3 else [wave]
-
-
-def as_signal(
-    x: Any,
-    spec: SignalSpec,
-    *,
-    rate: float | None = None,
-    where: str = "signal",
-    gaps: bool = False,
-) -> np.ndarray:
-    """``[t]`` or ``[t c]`` of any real dtype as ``[t c]`` float32 at the rate of ``spec``.
-
-    Signed integers are PCM and divided by 2^(bits - 1). With ``gaps`` NaN may mark missing
-    samples; they stay NaN. Raises ``InputError`` naming ``where``.
-    """
-    x = np.asarray(x)
-    if x.dtype.kind not in "fi":
-        raise InputError(f"{where}: wanted float or signed integer samples, got {x.dtype}")
-    if x.ndim not in (1, 2) or x.size == 0:
-        raise InputError(f"{where}: wanted samples [t] or [t, c], got shape {x.shape}")
-    x = x[:, None] if x.ndim == 1 else x
-    if x.shape[1] != spec.channels:
-        raise InputError(
-            f"{where}: {x.shape[1]} channels where the model reads {spec.channels}; the shape is "
-            "[time, channels], and several recordings go in a list"
-        )
-    scale = 2.0 ** (8 * x.dtype.itemsize - 1) if x.dtype.kind == "i" else 1.0
-    with np.errstate(over="ignore"):
-        x = (x / scale).astype(np.float32)
-    missing = np.isnan(x).any(1)
-    if np.isinf(x).any() or (missing.any() and not gaps):
-        raise InputError(f"{where}: holds NaN or infinite samples")
-    if rate is None or not missing.any():
-        return x if rate is None else _resample(x, rate, spec, where)
-    return _resample_around(x, missing, rate, spec, where)
-
-
-def _resample_around(
-    x: np.ndarray, missing: np.ndarray, rate: float, spec: SignalSpec, where: str
-) -> np.ndarray:
-    """:func:`_resample` of a series with missing samples ``[t]``: bridged, and NaN again after."""
-    known = np.flatnonzero(~missing)
-    if len(known):
-        places = np.arange(len(x))
-        x = np.stack([np.interp(places, known, x[known, c]) for c in range(x.shape[1])], 1)
-    y = _resample(np.nan_to_num(x).astype(np.float32), rate, spec, where)
-    # A new sample is missing where either of the old ones beside it is.
-    place = np.arange(len(y)) * (rate / spec.rate)
-    beside = (np.clip(edge(place).astype(int), 0, len(x) - 1) for edge in (np.floor, np.ceil))
-    y[np.logical_or(*(missing[index] for index in beside))] = np.nan
-    return y
-
-
-def _resample(x: np.ndarray, rate: float, spec: SignalSpec, where: str) -> np.ndarray:
-    if not (np.isfinite(rate) and rate > 0):
-        raise InputError(f"{where}: the rate must be a positive number of Hz, got {rate}")
-    if rate == spec.rate:
-        return x
-    import soxr
-
-    y = soxr.resample(x, rate, spec.rate)
-    # Less than one output sample long: what is left is its level.
-    return y if len(y) else x.mean(0, keepdims=True, dtype=np.float64).astype(np.float32)
-
-
-def _equal_durations(
-    clip: Clip, signals: Sequence[SignalSpec], *, slack: float, where: str
-) -> Clip:
-    """Cuts or zero-pads every modality to the first one's duration, by at most ``slack`` of it."""
-    first = signals[0]
-    equal = dict(clip)
-    for spec in signals[1:]:
-        x = clip[spec.name]
-        wanted = max(1, round(len(clip[first.name]) * spec.rate / first.rate))
-        if abs(len(x) - wanted) > max(1, slack * spec.rate / first.rate):
-            raise InputError(
-                f"{where}: {spec.name} lasts {len(x) / spec.rate:.3f} s and {first.name} "
-                f"{len(clip[first.name]) / first.rate:.3f} s; cut them to the same time"
-            )
-        equal[spec.name] = np.pad(x, ((0, max(0, wanted - len(x))), (0, 0)))[:wanted]
-    return equal

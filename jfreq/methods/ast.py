@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar, Literal, Self
+from typing import Literal, Self
 
 from jfreq.config import replace
 from jfreq.methods.base import Method
-from jfreq.methods.classify import Head, supervise
+from jfreq.methods.classify import Head, Supervised, supervise
 from jfreq.methods.spectrogram import (
     SpectrogramConfig,
     example_spectrogram,
@@ -20,12 +20,11 @@ from jfreq.types import Array, DataSpec
 
 
 @dataclasses.dataclass(frozen=True)
-class AST(SpectrogramConfig):
+class AST(Supervised, SpectrogramConfig):
     """Overlapping patches (16 x 16 at stride 10), cls and dist tokens, linear classifier."""
 
     stride: tuple[int, int] | None = (10, 10)
     pool: Literal["mean", "special"] = "special"
-    supervised: ClassVar[bool] = True
     head: Head = Head()
 
     def bind(self, spec: DataSpec) -> Self:

@@ -40,6 +40,9 @@ class Head:
     trained on its own loss, their probabilities averaged."""
     fusion_weights: tuple[float, ...] | None = None
     """Shares of the streams' probabilities (``late``); None: equal."""
+    labels: tuple[str, ...] = ()
+    """Names of the classes, in the order of the logits; empty: those of the data. Where names are
+    given, data with other classes are refused."""
 
     def __post_init__(self):
         check(0 <= self.mixup <= 1, "head.mixup", f"is a probability, got {self.mixup}")
@@ -47,6 +50,14 @@ class Head:
         weights = self.fusion_weights
         check(weights is None or (min(weights) >= 0 and sum(weights) > 0), "head.fusion_weights",
               f"must be 0 or more and not all 0, got {weights}")  # fmt: skip
+        check(self.classes is None or len(self.labels) <= self.classes, "head.labels",
+              f"{len(self.labels)} names for {self.classes} classes")  # fmt: skip
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """One name for each logit; ``class 7`` where the data name none."""
+        rest = range(len(self.labels), self.classes or 0)
+        return (*self.labels, *(f"class {i}" for i in rest))
 
     def bind(self, spec: DataSpec) -> Self:
         if self.classes is None and len(spec.labels) < 2:
@@ -58,19 +69,50 @@ class Head:
             "head.classes",
             f"{self.classes} classes for data with {len(spec.labels)} labels",
         )
+        check(self.labels in ((), spec.labels), "head.labels", f"are {_shown(self.labels)}, the "
+              f"data have {_shown(spec.labels)}")  # fmt: skip
         multi = spec.multi_label if self.multi_label is None else self.multi_label
-        loss = self.loss if self.loss != "auto" else ("bce" if multi else "ce")
-        return replace(self, classes=self.classes or len(spec.labels), multi_label=multi, loss=loss)
+        return replace(
+            self,
+            classes=self.classes or len(spec.labels),
+            multi_label=multi,
+            loss=self.loss if self.loss != "auto" else ("bce" if multi else "ce"),
+            labels=spec.labels,
+        )
 
     def unbind(self) -> Self:
-        return replace(self, classes=None, multi_label=None, loss="auto")
+        return replace(self, labels=(), classes=None, multi_label=None, loss="auto")
+
+
+def _shown(labels: tuple[str, ...]) -> str:
+    """The first few names of a list that may be long."""
+    more = f" and {len(labels) - 5} more" if len(labels) > 5 else ""
+    return ", ".join(labels[:5]) + more
+
+
+class Supervised:
+    """What every config with a ``head`` says about its classes."""
+
+    supervised: ClassVar[bool] = True
+    head: Head
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return self.head.names
+
+    @property
+    def multi_label(self) -> bool:
+        return bool(self.head.multi_label)
+
+    @property
+    def scores(self) -> Literal["softmax", "sigmoid"]:
+        return "sigmoid" if self.head.loss == "bce" else "softmax"
 
 
 @dataclasses.dataclass(frozen=True)
-class Classify(MethodConfig):
+class Classify(Supervised, MethodConfig):
     """A backbone of any method under a classifier."""
 
-    supervised: ClassVar[bool] = True
     backbone: MethodConfig = MethodConfig()
     head: Head = Head()
 

@@ -14,7 +14,8 @@ from jfreq.data.prepare import prepare
 from jfreq.data.records import open_shards
 from jfreq.evaluate.features import extract
 from jfreq.export.files import embed_files
-from jfreq.export.runtime import Encoder, as_signal
+from jfreq.export.runtime import Encoder
+from jfreq.export.signals import as_signal
 from jfreq.methods.mae import MAE
 from jfreq.nn.vit import ViT
 from jfreq.types import DataSpec, InputError, SignalSpec

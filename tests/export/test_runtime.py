@@ -13,7 +13,8 @@ import soxr
 from jfreq import methods, recipes
 from jfreq.export.bundle import save_bundle
 from jfreq.export.files import embed_files
-from jfreq.export.runtime import Encoder, cut_window, load_encoder
+from jfreq.export.runtime import Encoder, load_encoder
+from jfreq.export.windows import cut_window
 from jfreq.methods.base import Method
 from jfreq.types import DataSpec, Features, Grid, InputError, SignalSpec
 

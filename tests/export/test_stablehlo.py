@@ -104,8 +104,7 @@ def by_method(folder, window):
     method = methods.build(experiment.method)
 
     def run(params, window):
-        clip, frames, valid = encode_frames(method, params, window)
-        logits = method.encode(params, window).logits
+        clip, frames, valid, logits = encode_frames(method, params, window)
         return {"clip": clip, "frames": frames, "valid": valid, "logits": logits}
 
     return jax.device_get(jax.jit(run)(params, window))

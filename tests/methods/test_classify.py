@@ -320,4 +320,18 @@ def test_binding_follows_the_data():
     one, many = Head().bind(CLIP), Head().bind(TAGS)
     assert (one.classes, one.multi_label, one.loss) == (3, False, "ce")
     assert (many.classes, many.multi_label, many.loss) == (3, True, "bce")
-    assert Head(loss="bce", classes=5).bind(CLIP) == Head(5, False, "bce")
+    wide = Head(loss="bce", classes=5).bind(CLIP)
+    assert wide == Head(5, False, "bce", labels=("a", "b", "c"))
+    assert wide.names == ("a", "b", "c", "class 3", "class 4")
+
+
+def test_class_names_are_those_of_the_data():
+    bound = Classify(backbone=SSAST(encoder=SMALL)).bind(CLIP)
+    assert bound.labels == CLIP.labels and bound.bind(CLIP) == bound
+    others = DataSpec(CLIP.signals, ("a", "x", "c"))
+    with pytest.raises(InputError, match=r"head.labels: are a, b, c, the data have a, x, c"):
+        bound.bind(others)
+    assert bound.unbind().bind(others).labels == others.labels
+    assert AST(encoder=SMALL).bind(TAGS).multi_label and not bound.multi_label
+    assert AST(encoder=SMALL).bind(TAGS).scores == "sigmoid" and bound.scores == "softmax"
+    assert SSAST(encoder=SMALL).bind(CLIP).labels == ()

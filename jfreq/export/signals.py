@@ -1,0 +1,125 @@
+"""Samples of any dtype, rate and channels as an encoder reads them, whole or block by block."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from jfreq.export.windows import Clip
+from jfreq.types import InputError, SignalSpec
+
+
+def as_signal(
+    x: Any,
+    spec: SignalSpec,
+    *,
+    rate: float | None = None,
+    where: str = "signal",
+    gaps: bool = False,
+) -> np.ndarray:
+    """``[t]`` or ``[t c]`` of any real dtype as ``[t c]`` float32 at the rate of ``spec``.
+
+    Signed integers are PCM and divided by 2^(bits - 1). With ``gaps`` NaN may mark missing
+    samples; they stay NaN. Raises ``InputError`` naming ``where``.
+    """
+    x = np.asarray(x)
+    if x.dtype.kind not in "fi":
+        raise InputError(f"{where}: wanted float or signed integer samples, got {x.dtype}")
+    if x.ndim not in (1, 2) or x.size == 0:
+        raise InputError(f"{where}: wanted samples [t] or [t, c], got shape {x.shape}")
+    x = x[:, None] if x.ndim == 1 else x
+    if x.shape[1] != spec.channels:
+        raise InputError(
+            f"{where}: {x.shape[1]} channels where the model reads {spec.channels}; the shape is "
+            "[time, channels], and several recordings go in a list"
+        )
+    scale = 2.0 ** (8 * x.dtype.itemsize - 1) if x.dtype.kind == "i" else 1.0
+    with np.errstate(over="ignore"):
+        x = (x / scale).astype(np.float32)
+    missing = np.isnan(x).any(1)
+    if np.isinf(x).any() or (missing.any() and not gaps):
+        raise InputError(f"{where}: holds NaN or infinite samples")
+    if rate is None or not missing.any():
+        return x if rate is None else _resample(x, rate, spec, where)
+    return _resample_around(x, missing, rate, spec, where)
+
+
+def resampled(
+    blocks: Iterable[np.ndarray], rate: float, spec: SignalSpec, where: str
+) -> Iterator[np.ndarray]:
+    """Blocks ``[t c]`` float32 of one recording at the rate of ``spec``, with the samples that
+    the whole recording would have: the filter goes on from block to block.
+
+    Raises ``InputError`` naming ``where`` for NaN and infinite samples and an impossible rate.
+    """
+    _check_rate(rate, where)
+    if rate == spec.rate:
+        for block in blocks:
+            yield _finite(block, where)
+        return
+    import soxr
+
+    try:
+        stream = soxr.ResampleStream(rate, spec.rate, spec.channels, dtype="float32")
+    except (ValueError, RuntimeError) as error:
+        raise InputError(f"{where}: {rate:g} Hz cannot be resampled ({error})") from None
+    total, count, made = np.zeros(spec.channels), 0, 0
+    for block in blocks:
+        total += _finite(block, where).sum(0, dtype=np.float64)
+        count += len(block)
+        y = stream.resample_chunk(np.ascontiguousarray(block))
+        made += len(y)
+        yield y
+    y = stream.resample_chunk(np.zeros((0, spec.channels), np.float32), last=True)
+    # Less than one output sample long: what is left is its level.
+    short = not made and not len(y) and count
+    yield (total / count).astype(np.float32)[None] if short else y
+
+
+def _finite(x: np.ndarray, where: str) -> np.ndarray:
+    if not np.isfinite(x).all():
+        raise InputError(f"{where}: holds NaN or infinite samples")
+    return x
+
+
+def _check_rate(rate: float, where: str) -> None:
+    if not (np.isfinite(rate) and rate > 0):
+        raise InputError(f"{where}: the rate must be a positive number of Hz, got {rate}")
+
+
+def _resample_around(
+    x: np.ndarray, missing: np.ndarray, rate: float, spec: SignalSpec, where: str
+) -> np.ndarray:
+    """:func:`_resample` of a series with missing samples ``[t]``: bridged, and NaN again after."""
+    known = np.flatnonzero(~missing)
+    if len(known):
+        places = np.arange(len(x))
+        x = np.stack([np.interp(places, known, x[known, c]) for c in range(x.shape[1])], 1)
+    y = _resample(np.nan_to_num(x).astype(np.float32), rate, spec, where)
+    # A new sample is missing where either of the old ones beside it is.
+    place = np.arange(len(y)) * (rate / spec.rate)
+    beside = (np.clip(edge(place).astype(int), 0, len(x) - 1) for edge in (np.floor, np.ceil))
+    y[np.logical_or(*(missing[index] for index in beside))] = np.nan
+    return y
+
+
+def _resample(x: np.ndarray, rate: float, spec: SignalSpec, where: str) -> np.ndarray:
+    return np.concatenate(list(resampled([x], rate, spec, where)))
+
+
+def equal_durations(clip: Clip, signals: Sequence[SignalSpec], *, slack: float, where: str) -> Clip:
+    """Cuts or zero-pads every modality to the first one's duration, by at most ``slack`` of it."""
+    first = signals[0]
+    equal = dict(clip)
+    for spec in signals[1:]:
+        x = clip[spec.name]
+        wanted = max(1, round(len(clip[first.name]) * spec.rate / first.rate))
+        if abs(len(x) - wanted) > max(1, slack * spec.rate / first.rate):
+            raise InputError(
+                f"{where}: {spec.name} lasts {len(x) / spec.rate:.3f} s and {first.name} "
+                f"{len(clip[first.name]) / first.rate:.3f} s; cut them to the same time"
+            )
+        equal[spec.name] = np.pad(x, ((0, max(0, wanted - len(x))), (0, 0)))[:wanted]
+    return equal
