@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from jfreq.export.runtime import Window, by_time, cut_window, grid_of_window
+from jfreq.export.runtime import by_time
+from jfreq.export.windows import Window, cut_window, grid_of_window
 from jfreq.methods.base import Method
 from jfreq.types import Array, Batch, DataSpec, Features, Grid, InputError, PyTree, SignalSpec
 
