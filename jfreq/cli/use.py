@@ -50,6 +50,7 @@ def probe(
     from jfreq import distributed
     from jfreq.data.records import open_shards
     from jfreq.evaluate import plot, protocols
+    from jfreq.evaluate.verdict import verdict
     from jfreq.export.bundle import load_trained
 
     distributed.start()
@@ -62,6 +63,7 @@ def probe(
     if not distributed.is_chief():
         return
     print(report.to_markdown())
+    print("\n".join(verdict(report)))
     folder = out or trained
     report.save(folder / ("fractions.json" if fractions else "results.json"))
     if fractions:

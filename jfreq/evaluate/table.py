@@ -105,19 +105,21 @@ def gains(results: Sequence[Result]) -> list[Result]:
     """Trained minus untrained, paired by fold, on a single split by draw of the labels: the
     interval that says what training brought. Nothing where there is a single pair."""
     plain = {r.key[1:]: r for r in results if r.features == UNTRAINED}
-    out = []
-    for r in results:
-        if r.features != TRAINED:
-            continue
-        other, name = plain[r.key[1:]], f"{TRAINED} - {UNTRAINED}"
-        runs = [np.subtract(a, b) for a, b in zip(r.runs, other.runs)]
-        folds = np.subtract(r.folds, other.folds)
-        units = folds if len(folds) > 1 else np.ravel(runs)
-        if len(units) > 1:
-            mean, low, high = interval(units)
-            out.append(dataclasses.replace(r, features=name, mean=mean, low=low, high=high,
-                                           folds=_floats(folds), runs=_table(runs)))  # fmt: skip
-    return out
+    found = [difference(r, plain[r.key[1:]]) for r in results if r.features == TRAINED]
+    return [gain for gain in found if gain is not None]
+
+
+def difference(a: Result, b: Result) -> Result | None:
+    """``a - b`` of one metric of one probe, paired by fold, on a single split by draw of the
+    labels; ``None`` where there is a single pair, which has no interval."""
+    runs = [np.subtract(x, y) for x, y in zip(a.runs, b.runs)]
+    folds = np.subtract(a.folds, b.folds)
+    units = folds if len(folds) > 1 else np.ravel(runs)
+    if len(units) < 2:
+        return None
+    mean, low, high = interval(units)
+    return dataclasses.replace(a, features=f"{a.features} - {b.features}", mean=mean, low=low,
+                               high=high, folds=_floats(folds), runs=_table(runs))  # fmt: skip
 
 
 def over_seeds(reports: Sequence[Report]) -> Report:
