@@ -3,9 +3,12 @@
     make demo
 
 Makes labelled recordings of rotating machines from physics, turns them into shards, pre-trains
-SSAST without labels, probes the frozen encoder beside its untrained self and hand-made statistics,
-exports it and embeds a recording of another length and rate. About three minutes on two CPU cores.
-Every line that starts with `$` can be typed as it stands.
+SSAST without labels, probes the frozen encoder beside its untrained self and hand-crafted
+statistics, exports it, embeds a recording of another length and rate, and writes a page about the
+run. Three to four minutes on two CPU cores. It ends with a verdict in three lines.
+
+Every line that starts with `$` can be typed as it stands. The probe pools mean and deviation over
+time (`--pool mean_std`), as the statistics that it is compared with do.
 """
 
 import shlex
@@ -49,13 +52,24 @@ def main() -> None:
     if not (HOME / "shards" / "metadata.json").exists():
         run(f"jfreq data prepare synthetic:machines --out {HOME}/shards --n 320 --seconds 2")
     run(f"jfreq train ssast_nano --data {HOME}/shards --workdir {HOME}/run --steps 200")
-    run(f"jfreq probe {HOME}/run --data {HOME}/shards")
+    run(f"jfreq probe {HOME}/run --data {HOME}/shards --kinds logistic --pool mean_std")
     run(f"jfreq export {HOME}/run --out {HOME}/encoder")
     recording(HOME / "machine.wav")
     run(f"jfreq embed {HOME}/encoder {HOME}/machine.wav --out {HOME}/embedding.npz")
-    print(f"\nThe frozen encoder is in {HOME}/encoder. In Python:\n")
-    print(f'    import jfreq; encoder = jfreq.load_encoder("{HOME}/encoder")')
-    print(f"\nDone in {time.perf_counter() - began:.0f} s.")
+    run(f"jfreq report {HOME}/run --rows 0")
+    print(f"\nDone in {time.perf_counter() - began:.0f} s. The frozen encoder in Python:\n")
+    print(f'    import jfreq; encoder = jfreq.load_encoder("{HOME}/encoder")\n')
+    conclude(HOME / "run")
+
+
+def conclude(folder: Path) -> None:
+    """The verdict: what was learned, compared with what, and where the page about it is."""
+    from jfreq.evaluate.table import Report
+    from jfreq.evaluate.verdict import verdict
+
+    for line in verdict(Report.read(folder / "results.json")):
+        print(line)
+    print(f"The page about this run: {folder}/report.html; larger runs: experiments/results/.")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
     jfreq data prepare hapt --source ../shared/data/hapt --out shards/hapt \\
         --seconds 2.56 --hop-seconds 1.28 --unlabelled
     jfreq train freqmae_hapt --data shards/hapt --workdir runs/freqmae
-    jfreq probe runs/freqmae --data shards/hapt --folds test --knn
+    jfreq probe runs/freqmae --data shards/hapt --folds test --kinds ridge knn
 
 `freqmae_mod` is the published network and recipe with what it was meant to do; `freqmae_mod_released`
 is what was run, flaws included: windows one frame high, no wrap mask, raw two-sided magnitude and

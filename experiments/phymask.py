@@ -4,7 +4,7 @@ et al., SenSys 2024).
     jfreq train mae_hapt --data shards/hapt --workdir runs/mae            # random masks
     jfreq train phymask_hapt --data shards/hapt --workdir runs/phymask    # energy and coherence
     jfreq train phymask_hapt --data shards/hapt --workdir runs/p96 --method.trunk.mask_ratio 0.96
-    jfreq probe runs/phymask --data shards/hapt --folds test --knn
+    jfreq probe runs/phymask --data shards/hapt --folds test --kinds ridge knn
 
 `*_nano` reads any sensors; `*_hapt` windows of 2.56 s at 50 Hz; `*_tiny` has an encoder of DeiT-tiny's
 size. `phymask_swin_*` in freqmae.py puts the same masks on FreqMAE, which sees every place, so that a

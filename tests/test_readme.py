@@ -6,9 +6,12 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+
+import jfreq
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -80,11 +83,34 @@ def test_python_examples(root, job):
 
 def test_documents_name_files_that_exist(root):
     """Relative links and paths in the tables lead somewhere."""
-    documents = [root / "README.md", root / "CONTRIBUTING.md", *(root / "docs").glob("*.md")]
+    documents = [*root.glob("*.md"), *(root / "docs").glob("*.md")]
     assert len(documents) >= 5
     for path in documents:
         for target in re.findall(r"\]\(([^)#:]+)\)", path.read_text()):
             assert (path.parent / target).exists(), f"{path.name}: {target}"
+
+
+def test_every_page_is_in_the_index(root):
+    index = (root / "docs" / "README.md").read_text()
+    for path in (root / "docs").glob("*.md"):
+        assert path.name == "README.md" or f"({path.name})" in index, path.name
+
+
+def test_front_page_files_agree(root):
+    """One version and one licence everywhere; what the licence files name is there."""
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    cited = dict(
+        re.findall(r"^([a-z-]+): (\S+)$", (root / "CITATION.cff").read_text(), re.MULTILINE)
+    )
+    released = re.search(r"^## \[(\d[^]]*)\]", (root / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert released
+    assert jfreq.__version__ == project["version"] == cited["version"] == released[1]
+    assert project["license"] == cited["license"] == "Apache-2.0"
+    assert not [line for line in project["classifiers"] if line.startswith("License")]  # PEP 639
+    assert "Apache License" in (root / "LICENSE").read_text()[:100]
+    for name in project["license-files"]:
+        assert (root / name).is_file(), name
+    assert cited["repository-code"] == project["urls"]["Repository"]
 
 
 def test_documented_commands_parse(root, capsys):

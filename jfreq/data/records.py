@@ -106,7 +106,8 @@ class Shards:
             check(
                 split in self.info.splits,
                 "split",
-                f"no rows of split {split!r}; the set has: {known}",
+                f"no rows of split {split!r}; the set has: {known} "
+                "(to train on all rows: --data.split None)",
             )
             keep &= self.column("split") == split
         for fold in (*exclude_folds, *(folds or ())):
