@@ -8,7 +8,9 @@ from typing import Literal
 from tyro.conf import Positional
 
 Kind = Literal[
-    "auto", "index", "folders", "audioset", "sensors",
+    "auto", "index", "folders", "sensors",
+    "audioset", "esc50", "esc10", "urbansound8k", "fsd50k", "speech_commands", "librispeech",
+    "ravdess", "cremad", "emodb", "gtzan", "nsynth",
     "hhar", "ucihar", "motionsense", "pamap2", "realworld", "cwru", "csi", "mod", "acids",
 ]  # fmt: skip
 """``jfreq.data.sources.KINDS``, spelt out so that help needs no import."""

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import fnmatch
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from jfreq.config import check, close_match
 from jfreq.data import layouts, synthetic
 from jfreq.data.arrays import array_source, from_sensors
 from jfreq.data.folders import listing, natural
+from jfreq.data.layouts import audioset
 from jfreq.data.layouts.common import refuse_pickles
 from jfreq.data.source import (
     ARRAYS,
@@ -25,7 +25,6 @@ from jfreq.data.source import (
     given_labels,
     number,
     read_csv,
-    read_text,
 )
 from jfreq.data.spans import unnamed
 from jfreq.data.tfds_source import open_tfds
@@ -81,9 +80,9 @@ def _guess(path: Path) -> str:
               f"no audio ({' '.join(AUDIO)}) and no arrays ({' '.join(ARRAYS)})")  # fmt: skip
         return "sensors"
     if path.suffix == ".csv":
-        head = path.open(encoding="utf-8", errors="replace").read(2000)
-        if "YTID" in head:
+        if audioset.is_list(path):
             return "audioset"
+        head = path.open(encoding="utf-8", errors="replace").read(2000)
         return "index" if "path" in head.partition("\n")[0].strip().split(",") else "sensors"
     check(path.suffix != ".mat", "kind", f"{path} may hold anything; name its layout, for instance "
           "cwru or csi")  # fmt: skip
@@ -147,46 +146,6 @@ def from_folders(path: Path, options: Options) -> Source:
     return audio_source(root.name, "folders", rows, root, options, labels=labels)
 
 
-def from_audioset(path: Path, options: Options) -> Source:
-    """AudioSet's own segment list (``# YTID, start_seconds, end_seconds, positive_labels``).
-
-    ``clips`` is the folder of cut clips, named ``YTID.ext``, ``YYTID.ext`` or ``YTID_start.ext``
-    (start in seconds or milliseconds); ``labels`` is ``class_labels_indices.csv``.
-    """
-    check(options.clips is not None, "clips", "name the folder that holds the clips of the list")
-    check(isinstance(options.labels, Path), "labels", "name AudioSet's class_labels_indices.csv")
-    assert isinstance(options.labels, Path) and options.clips is not None
-    table = list(read_csv(options.labels, required=("index", "mid", "display_name")))
-    table.sort(key=lambda r: number(r["index"], int, f"{options.labels} index", 0))
-    mids = {r["mid"]: i for i, r in enumerate(table)}
-    on_disk = {file.stem: file for file in files_in(options.clips, AUDIO)}
-    rows, missing = [], []
-    split = path.stem.removesuffix("_segments")
-    for line, (ytid, start, _, positive) in _read_segments(path):
-        label = []
-        for mid in positive.split(","):
-            check(mid in mids, f"{path}:{line}", f"label {mid!r} is not in {options.labels}")
-            label.append(mids[mid])
-        stems = (ytid, f"Y{ytid}", *_with_start(ytid, start))
-        file = next((on_disk[stem] for stem in stems if stem in on_disk), None)
-        if file is None:
-            missing.append(f"{ytid}: listed, but not on disk")
-        else:
-            name = file.relative_to(options.clips).as_posix()
-            rows.append(Row(name, tuple(sorted(label)), split=split, subject=ytid))
-    labels = tuple(r["display_name"] for r in table)
-    return audio_source(
-        path.stem,
-        "audioset",
-        rows,
-        options.clips,
-        options,
-        labels=labels,
-        missing=missing,
-        multi_label=True,
-    )
-
-
 def from_synthetic(name: str, options: Options) -> Source:
     """``synthetic:NAME``, of a family of :mod:`jfreq.data.synthetic`."""
     family = synthetic.family(name)
@@ -212,31 +171,9 @@ def from_synthetic(name: str, options: Options) -> Source:
 KINDS: dict[str, Callable[[Path, Options], Source]] = {
     "index": from_index,
     "folders": from_folders,
-    "audioset": from_audioset,
     "sensors": from_sensors,
     **layouts.LAYOUTS,
 }
-
-
-def _read_segments(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Line number and the four fields of each line that is no comment."""
-    lines = read_text(path).splitlines(keepends=True)
-    for line, fields in enumerate(csv.reader(lines, skipinitialspace=True), start=1):
-        if fields and not fields[0].startswith("#"):
-            check(len(fields) == 4, f"{path}:{line}", f"expected 4 fields, got {len(fields)}")
-            yield line, fields
-
-
-def _with_start(ytid: str, start: str) -> tuple[str, ...]:
-    """The file stems that common download scripts give a clip."""
-    s = number(start, float, f"{ytid} start_seconds", 0.0)
-    return (
-        f"{ytid}_{start}",
-        f"{ytid}_{s:g}",
-        f"{ytid}_{int(s)}",
-        f"{ytid}_{round(1000 * s)}",
-        f"{ytid}_{s:.3f}",
-    )
 
 
 def _label_names(table: list[dict[str, str]], options: Options, where: Path) -> tuple[str, ...]:

@@ -5,7 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from jfreq.data.folders import listing
+from jfreq.data.layouts import (
+    audioset,
+    cremad,
+    emodb,
+    esc50,
+    fsd50k,
+    gtzan,
+    librispeech,
+    nsynth,
+    ravdess,
+    speech_commands,
+    urbansound8k,
+)
 from jfreq.data.layouts.acids import open_acids
 from jfreq.data.layouts.csi import open_csi
 from jfreq.data.layouts.cwru import open_cwru
@@ -13,11 +25,25 @@ from jfreq.data.layouts.hhar import open_hhar
 from jfreq.data.layouts.mod import open_mod
 from jfreq.data.layouts.motionsense import open_motionsense
 from jfreq.data.layouts.pamap2 import open_pamap2
+from jfreq.data.layouts.places import places
 from jfreq.data.layouts.realworld import open_realworld
 from jfreq.data.layouts.ucihar import open_ucihar
 from jfreq.data.source import Options, Source
+from jfreq.types import InputError
 
 LAYOUTS: dict[str, Callable[[Path, Options], Source]] = {
+    "audioset": audioset.open_audioset,
+    "esc50": esc50.open_esc50,
+    "esc10": esc50.open_esc10,
+    "urbansound8k": urbansound8k.open_urbansound8k,
+    "fsd50k": fsd50k.open_fsd50k,
+    "speech_commands": speech_commands.open_speech_commands,
+    "librispeech": librispeech.open_librispeech,
+    "ravdess": ravdess.open_ravdess,
+    "cremad": cremad.open_cremad,
+    "emodb": emodb.open_emodb,
+    "gtzan": gtzan.open_gtzan,
+    "nsynth": nsynth.open_nsynth,
     "hhar": open_hhar,
     "ucihar": open_ucihar,
     "motionsense": open_motionsense,
@@ -30,8 +56,19 @@ LAYOUTS: dict[str, Callable[[Path, Options], Source]] = {
 }
 
 _SIGNS = {
+    "audioset": audioset.SIGNS,
+    "esc50": esc50.SIGNS,
+    "urbansound8k": urbansound8k.SIGNS,
+    "fsd50k": fsd50k.SIGNS,
+    "speech_commands": speech_commands.SIGNS,
+    "librispeech": librispeech.SIGNS,
+    "ravdess": ravdess.SIGNS,
+    "cremad": cremad.SIGNS,
+    "emodb": emodb.SIGNS,
+    "gtzan": gtzan.SIGNS,
+    "nsynth": nsynth.SIGNS,
     "hhar": ("Phones_accelerometer.csv", "Watch_accelerometer.csv"),
-    "ucihar": ("Inertial Signals",),
+    "ucihar": ("Inertial Signals", "train/Inertial Signals", "test/Inertial Signals"),
     "motionsense": ("A_DeviceMotion_data",),
     "pamap2": ("Protocol/subject1*.dat",),
     "realworld": ("proband*/data",),
@@ -42,15 +79,11 @@ _SIGNS = {
 
 
 def recognise(folder: Path) -> str | None:
-    """The kind of a folder that has an owner's layout."""
-    found = listing(folder)
-    for kind, signs in _SIGNS.items():
-        for sign in signs:
-            if any(_depth(path, folder, sign) <= 2 for path in found.matching(sign)):
-                return kind
-    return None
-
-
-def _depth(path: Path, folder: Path, sign: str) -> int:
-    """How many folders lie between ``folder`` and what looks like ``sign``."""
-    return len(path.relative_to(folder).parts) - len(sign.split("/"))
+    """The kind of a folder that has an owner's layout; ``InputError`` where it holds several."""
+    found = places(folder, _SIGNS)
+    if len(found) > 1:
+        where = " and ".join(f"{kind} in {there[0]}" for kind, there in found.items())
+        raise InputError(
+            f"source: {folder} holds several data sets, {where}; name the folder of one of them"
+        )
+    return next(iter(found), None)

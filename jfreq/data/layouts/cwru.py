@@ -76,14 +76,16 @@ def open_cwru(path: Path, options: Options) -> Source:
     The classes are ``normal`` and fault with width in mils, ``inner_007``. ``fold`` is the load
     (0 to 3 horsepower), so folds test other loads; the same bearing runs at all of them. The
     accelerometers that every file has are a modality each, in g. The rate is what a folder's
-    name says (12k, 48k), else the owners' table; sets of both are brought to the lower one.
-    The normal files last 10 s at 48 kHz, as the faulty ones do.
+    name says (12k, 48k), else the owners' table, by the number of the file or of its variables
+    (``X105_DE_time``); a file whose variables say another rate than its folder is skipped. Sets
+    of both rates are brought to the lower one. The normal files last 10 s at 48 kHz, as the
+    faulty ones do.
     """
     entries, missing, places = [], [], set(PLACES)
     for file in find(path, "*.mat", kind="cwru"):
         name = file.relative_to(path).as_posix()
         try:
-            about, have = _about(file, name), _places(file)
+            about, have = _at_its_rate(_about(file, name), file), _places(file)
         except UNREADABLE as error:
             missing.append(f"{name}: {error}")
             continue
@@ -118,6 +120,25 @@ def _about(file: Path, name: str) -> About:
     if listed is None:
         raise InputError("neither its number nor its name is one of CWRU's")
     return listed._replace(rate=listed.rate if listed.label == "normal" else rate or listed.rate)
+
+
+def _at_its_rate(about: About, file: Path) -> About:
+    """With the rate of the owners' file whose number is in the names of the variables.
+
+    Raises ``InputError`` where that is another rate than the one that folder or name say.
+    """
+    numbers = {int(match[1]) for name, _ in variables(file) if (match := _TIME.fullmatch(name))}
+    rates = {n: NUMBERED[n].rate for n in sorted(numbers) if n in NUMBERED}
+    if about.label == "normal" or not rates or about.rate in rates.values():
+        return about
+    number, rate = next(iter(rates.items()))
+    if about.rate is not None or len(set(rates.values())) > 1:
+        said = f"{about.rate:g} Hz by its folder or name" if about.rate else "of no stated rate"
+        raise InputError(
+            f"is {said}, but its variables are those of file {number}, which is at {rate:g} Hz; "
+            "mend the folder's name or leave the file out"
+        )
+    return about._replace(rate=rate)
 
 
 def _places(file: Path) -> set[str]:

@@ -101,7 +101,7 @@ def test_cwrus_table_has_every_file_once():
 
 
 def test_cwru_without_a_known_rate_or_name(tmp_path):
-    bearing(tmp_path / "in/IR014_2.mat", 171, 24000, 700, 12000)
+    bearing(tmp_path / "in/IR014_2.mat", 1, 24000, 700, 12000)
     with pytest.raises(InputError, match="nothing states its sampling rate; give a rate"):
         made(tmp_path / "in", tmp_path / "out", kind="cwru", seconds=1.0)
     assert made(tmp_path / "in", tmp_path / "out", kind="cwru", seconds=1.0, rate=12000.0)[0]
@@ -110,6 +110,18 @@ def test_cwru_without_a_known_rate_or_name(tmp_path):
         made(tmp_path / "odd", tmp_path / "o", kind="cwru")
     with pytest.raises(InputError, match=r"kind: .*IR014_2.mat may hold anything; name its layout"):
         made(tmp_path / "in/IR014_2.mat", tmp_path / "o")
+
+
+def test_cwru_at_the_rate_of_the_number_in_its_variables(tmp_path):
+    bearing(tmp_path / "in/IR007_0.mat", 105, 24000, 700, 12000)
+    bearing(tmp_path / "in/48k/IR014_0.mat", 174, 96000, 700, 48000)
+    bearing(tmp_path / "in/48k/IR014_1.mat", 170, 24000, 700, 12000)
+    shards = made(tmp_path / "in", tmp_path / "out", kind="cwru", seconds=1.0)
+    assert set(shards.column("path")) == {"IR007_0.mat", "48k/IR014_0.mat"}
+    assert len(shards) == 4, "two windows of a second each: both at their own rate"
+    assert frequency(shards[0]["drive_end"][:, 0], 12000) == pytest.approx(700, abs=1)
+    assert ("48k/IR014_1.mat: is 48000 Hz by its folder or name, but its variables are those of "
+            "file 170, which is at") in (tmp_path / "out/skipped.txt").read_text()  # fmt: skip
 
 
 @pytest.fixture

@@ -1,0 +1,37 @@
+"""CREMA-D: 91 actors speak twelve sentences with six emotions; 7442 clips."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from jfreq.config import check
+from jfreq.data.layouts.clips import Clip, clip_source, from_names, sound_files
+from jfreq.data.source import Options, Source
+from jfreq.types import InputError
+
+EMOTIONS = {"NEU": "neutral", "HAP": "happy", "SAD": "sad", "ANG": "angry", "FEA": "fearful",
+            "DIS": "disgust"}  # fmt: skip
+SIGNS = ("AudioWAV/1[0-9][0-9][0-9]_???_???_*", "AudioMP3/1[0-9][0-9][0-9]_???_???_*")
+_NAME = re.compile(r"(?P<actor>\d{4})_(?P<sentence>[A-Z]{3})_(?P<emotion>[A-Z]{3})_(XX?|LO|MD|HI)")
+
+
+def open_cremad(path: Path, options: Options) -> Source:
+    """``AudioWAV/1001_DFA_ANG_XX.wav`` and so on; ``AudioMP3`` is read where there is no WAV.
+
+    Cao et al., "CREMA-D: Crowd-sourced emotional multimodal actors dataset", IEEE Transactions on
+    Affective Computing 2014. The parts of a name are actor, sentence, emotion (what the actor was
+    told to show) and its level. The subject is the actor. ``1076_MTI_SAD_XX`` is silent.
+    """
+    check(path.is_dir(), "source", f"{path} is not a folder; name the unpacked archive")
+    return clip_source(path, "cremad", from_names(sound_files(path), _parse), options,
+                       order=tuple(EMOTIONS.values()))  # fmt: skip
+
+
+def _parse(file: str) -> Clip:
+    match = _NAME.fullmatch(Path(file).stem)
+    if match is None:
+        raise InputError("is not called like 1001_DFA_ANG_XX.wav")
+    check(match["emotion"] in EMOTIONS, "its third part", f"{match['emotion']} is none of "
+          f"{', '.join(EMOTIONS)}")  # fmt: skip
+    return Clip(file, (EMOTIONS[match["emotion"]],), subject=match["actor"])

@@ -1,0 +1,43 @@
+"""ESC-50: 2000 environmental sounds of 5 s in 50 classes and 5 folds; and ESC-10, a part of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jfreq.data.layouts.clips import Clip, clip_source, from_list, in_order, lines_of, sound_files
+from jfreq.data.layouts.places import root_of
+from jfreq.data.source import Options, Source
+
+SIGNS = ("meta/esc50.csv", "esc50.csv")
+_COLUMNS = ("filename", "fold", "target", "category", "esc10", "src_file")
+
+
+def open_esc50(path: Path, options: Options, *, kind: str = "esc50") -> Source:
+    """``audio/1-100032-A-0.wav`` and so on, and ``meta/esc50.csv``.
+
+    Piczak, "ESC: Dataset for environmental sound classification", ACM Multimedia 2015. Classes are
+    in the order of ``target``. The subject is the recording that a clip was cut from; all its
+    clips are in one fold.
+    """
+    root = root_of(path, kind, SIGNS)
+    table = next(root / sign for sign in SIGNS if (root / sign).is_file())
+    lines = list(lines_of(table, _COLUMNS))
+    names = in_order((n.where, n.whole("target"), n.fields["category"]) for n in lines)
+    listed, in_ten = [], set()
+    for line in lines:
+        f = line.fields
+        listed.append(
+            Clip(f["filename"], (f["category"],), line.whole("fold"), subject=f["src_file"])
+        )
+        if f["esc10"].lower() == "true":
+            in_ten.add(f["category"])
+    found = from_list(listed, sound_files(root), parts=1, where=table.name)
+    if kind == "esc10":
+        ten = [clip for clip in found.clips if clip.labels[0] in in_ten]
+        found = found._replace(clips=ten)
+    return clip_source(root, kind, found, options, order=names)
+
+
+def open_esc10(path: Path, options: Options) -> Source:
+    """The ten classes of ESC-50 that its table marks as ``esc10``, with the same folds."""
+    return open_esc50(path, options, kind="esc10")

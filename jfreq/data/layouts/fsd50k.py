@@ -1,0 +1,43 @@
+"""FSD50K: 51197 clips from Freesound, several of 200 classes of AudioSet's each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from jfreq.config import check, close_match
+from jfreq.data.layouts.clips import Clip, clip_source, from_list, lines_of, sound_files
+from jfreq.data.layouts.places import root_of
+from jfreq.data.source import Options, Source
+
+TRUTH = "FSD50K.ground_truth"
+SIGNS = (f"{TRUTH}/dev.csv", f"{TRUTH}/eval.csv")
+SPLITS = {"train": "train", "val": "validation"}
+_FOLDERS = {"dev": "FSD50K.dev_audio", "eval": "FSD50K.eval_audio"}
+
+
+def open_fsd50k(path: Path, options: Options) -> Source:
+    """``FSD50K.dev_audio``, ``FSD50K.eval_audio`` and ``FSD50K.ground_truth``.
+
+    Fonseca et al., "FSD50K: An open dataset of human-labeled sound events", IEEE/ACM TASLP 2022.
+    Classes are in the order of ``vocabulary.csv``. The splits are ``train`` and ``validation`` as
+    ``dev.csv`` says, and ``test``, which the owners call eval.
+    """
+    root = root_of(path, "fsd50k", SIGNS)
+    words = lines_of(root / TRUTH / "vocabulary.csv", ("index", "name", "mid"), header=False)
+    names = tuple(word.fields["name"] for word in words)
+    listed = [clip for part in _FOLDERS for clip in _clips(root, part, names)]
+    found = from_list(listed, sound_files(root, *_FOLDERS.values()), parts=2, where=TRUTH)
+    return clip_source(root, "fsd50k", found, options, vocabulary=names)
+
+
+def _clips(root: Path, part: str, names: tuple[str, ...]) -> Iterator[Clip]:
+    columns = ("fname", "labels", "split") if part == "dev" else ("fname", "labels")
+    for where, f in lines_of(root / TRUTH / f"{part}.csv", columns):
+        labels = tuple(f["labels"].split(","))
+        for label in labels:
+            check(label in names, where, f"label {label!r} is not in vocabulary.csv"
+                  f"{close_match(label, names)}")  # fmt: skip
+        split = f.get("split", "")
+        check(part == "eval" or split in SPLITS, where, f"split is {split!r}, not train or val")
+        yield Clip(f"{_FOLDERS[part]}/{f['fname']}", labels, split=SPLITS.get(split, "test"))
