@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -70,7 +71,9 @@ def open_audioset(path: Path, options: Options) -> Source:
     by_video = _by_video(there.files)
     taken = [_taken(file, by_video, names, words) for file in lists]
     found = _together(taken, there)
-    return clip_source(there.root, "audioset", found, options, vocabulary=tuple(names.values()))
+    vocabulary = tuple(names.values())
+    source = clip_source(there.root, "audioset", found, options, vocabulary=vocabulary)
+    return dataclasses.replace(source, name=path.stem if path.is_file() else path.name)
 
 
 class Taken(NamedTuple):
@@ -116,8 +119,8 @@ def _together(lists: Sequence[Taken], there: SoundFiles) -> Found:
     copies = {path for taken in lists for path in taken.copies} - clips.keys()
     rest = [path for path in there.files if path not in clips and path not in copies]
     where = lists[0].name if len(lists) == 1 else "any list of segments"
-    notes += left_out(sorted(copies), "there twice")
-    notes += left_out(rest, f"not in {where}")
+    notes += left_out(sorted(copies), "copies of clips that are read")
+    notes += left_out(rest, f"files that are not in {where}")
     return Found(list(clips.values()), missing, notes)
 
 

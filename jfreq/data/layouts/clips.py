@@ -71,9 +71,8 @@ def sound_files(root: Path, *folders: str) -> SoundFiles:
     files.sort(key=lambda name: (_suffix(name) in LOSSY, name.count("/"), name))
     other = [name for name in names if _suffix(name) in OTHER_FORMATS]
     odd = [(path.relative_to(root).as_posix(), why) for path, why in found.odd]
-    notes = left_out(other, "of a format that cannot be read")
-    if other:
-        notes[-1] += f"; {convert(Path(other[0]))}"
+    notes = left_out(other, "files of formats that cannot be read",
+                     convert(Path(other[0])) if other else "")  # fmt: skip
     notes += [f"{name} {why}" for name, why in odd if name.startswith(tops or "")]
     return SoundFiles(root, files, notes)
 
@@ -95,7 +94,7 @@ def from_list(listed: Iterable[Clip], there: SoundFiles, *, parts: int, where: s
             missing.append(f"{clip.path}: listed, but not on disk")
         seen.add(end)
     rest = [path for end, path in home.items() if end not in seen]
-    return Found(clips, missing, [*notes, *left_out(rest, f"not in {where}")])
+    return Found(clips, missing, [*notes, *left_out(rest, f"files that are not in {where}")])
 
 
 def from_names(there: SoundFiles, parse: Callable[[str], Clip], *, parts: int = 1) -> Found:
@@ -110,12 +109,10 @@ def from_names(there: SoundFiles, parse: Callable[[str], Clip], *, parts: int = 
     return Found(clips, missing, notes)
 
 
-def left_out(paths: Sequence[str], why: str) -> list[str]:
+def left_out(paths: Sequence[str], what: str, advice: str = "") -> list[str]:
     """A line that counts files that are not read, and names the first; none for no file."""
-    if not paths:
-        return []
-    files = "1 file is" if len(paths) == 1 else f"{len(paths)} files are"
-    return [f"{files} {why} and left out: {paths[0]}{' ...' if len(paths) > 1 else ''}"]
+    advice = f"; {advice}" if advice else ""
+    return [f"{what}: {len(paths)} left out, for instance {paths[0]}{advice}"] if paths else []
 
 
 def clip_source(
@@ -201,7 +198,7 @@ def _by_end(there: SoundFiles, parts: int) -> tuple[dict[str, str], list[str]]:
         home.setdefault(_end(path, parts), path)
     kept = set(home.values())
     copies = [path for path in there.files if path not in kept]
-    return home, [*there.notes, *left_out(copies, "there twice")]
+    return home, [*there.notes, *left_out(copies, "copies of files that are read")]
 
 
 def _end(path: str, parts: int) -> str:

@@ -45,8 +45,8 @@ def _clips(file: Path, root: Path) -> Iterator[Clip]:
     split = SPLITS.get(file.parent.name.rpartition("-")[2], "")
     home = file.parent.relative_to(root) / "audio"
     for name, note in notes.items():
-        said = [note.get(key) for key in ("instrument_family_str", "instrument_str")] if isinstance(
-            note, dict) else []  # fmt: skip
-        check(len(said) == 2 and all(isinstance(text, str) and text for text in said),
-              f"{file}: {name}", "names no instrument_family_str and instrument_str")  # fmt: skip
-        yield Clip(f"{home.as_posix()}/{name}", (said[0],), split=split, subject=said[1])
+        said = note if isinstance(note, dict) else {}
+        family, player = said.get("instrument_family_str"), said.get("instrument_str")
+        if not (isinstance(family, str) and isinstance(player, str)):
+            raise InputError(f"{file}: {name}: names no instrument_family_str or instrument_str")
+        yield Clip((home / name).as_posix(), (family,), split=split, subject=player)

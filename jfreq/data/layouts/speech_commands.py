@@ -15,6 +15,7 @@ from jfreq.types import InputError
 SIGNS = ("testing_list.txt", "validation_list.txt", "_background_noise_", "_unknown_")
 NOISE = "_background_noise_"
 LISTS = {"validation_list.txt": "validation", "testing_list.txt": "test"}
+_ADVICE = "--unlabelled reads them, without a label"
 _NAME = re.compile(r"(?:.*_)?(?P<speaker>[^_]+)_nohash_\d+")
 
 
@@ -51,7 +52,7 @@ def open_speech_commands(path: Path, options: Options) -> Source:
         rest = [Row(file, split="train") for file in noise]
     else:
         rest = []
-        found.notes.extend(left_out(noise, "background noise, which --unlabelled reads,"))
+        found.notes.extend(left_out(noise, "files of background noise", _ADVICE))
     found = found._replace(missing=missing)
     source = clip_source(words, "speech_commands", found, options, rest=rest)
     return dataclasses.replace(source, name=root.name)
