@@ -50,8 +50,8 @@ def data_prepare(
         name: name of the set. Without --source it is the source too: a folder, `tfds:NAME`, or
             `synthetic:machines|machines_load|tones|harmonic_tones|motion`.
         out: folder of the shards; an interrupted call goes on there.
-        source: folder (index.csv, a folder per class, sensor files, an unpacked archive) or
-            AudioSet segment CSV.
+        source: folder (index.csv, a folder per class, sensor files, a published set as it was
+            unpacked) or AudioSet segment CSV.
         kind: layout of the source, see docs/data.md; auto looks.
         rate: rate of the shards in Hz; audio: 16000, sensors: as recorded.
         rates: rates of single modalities, for instance audio:8000 seismic:100.
@@ -62,13 +62,15 @@ def data_prepare(
         complex_as: complex recordings: the real modalities to make.
         only: patterns of the paths to read, for instance '*/waist'.
         thin: classes to make rare, with the share of their recordings to keep: fall=0.1.
-        unlabelled: also take what no label names: index.csv, pamap2, hhar, mod, acids.
+        unlabelled: also take what no label names: index.csv, speech_commands, pamap2, hhar,
+            mod, acids.
         allow_missing: keep recordings that lack a modality, with zeros in its place.
         fill_seconds: longest gap of NaN to fill by linear interpolation; longer ones cut.
         guard_seconds: least distance in a recording between rows of different folds or splits.
-        labels: class names in order, or one class_labels_indices.csv (AudioSet needs it).
+        labels: class names in order, or AudioSet's class_labels_indices.csv, where it does not
+            lie beside the list.
         drop_labels: patterns of classes to leave out.
-        clips: AudioSet: folder of the clips.
+        clips: AudioSet: folder of the clips, where they do not lie beside the list.
         n: synthetic: number of rows; by default 24 per class.
         seed: synthetic: seed.
         workers: decoding threads; by default one per core.
