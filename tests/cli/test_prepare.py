@@ -86,10 +86,11 @@ def test_prepare_audioset_with_its_own_lists(said, refused, sound, tmp_path):
     segments, names = tmp_path / "eval_segments.csv", tmp_path / "class_labels_indices.csv"
     segments.write_text('# YTID, start_seconds, end_seconds, positive_labels\nabc, 0.0, 10.0, "/m/1,/m/2"\n')  # noqa: E501  # fmt: skip
     names.write_text('index,mid,display_name\n0,/m/1,"Speech"\n1,/m/2,"Dog, bark"\n')
-    words = ["data", "prepare", "audioset", "--source", segments, "--out", tmp_path / "out"]
-    assert "clips: name the folder" in refused(*words)
-    text = said(*words, "--clips", tmp_path / "clips", "--labels", names)
-    assert "labels: Speech 1, Dog, bark 1" in text
+    words = ["data", "prepare", "audioset", "--source", segments, "--out"]
+    assert "clips: " in refused(*words, tmp_path / "out", "--clips", tmp_path / "none")
+    assert "labels: Speech 1, Dog, bark 1" in said(*words, tmp_path / "out")
+    named = ["--clips", tmp_path / "clips", "--labels", names]
+    assert "labels: Speech 1, Dog, bark 1" in said(*words, tmp_path / "named", *named)
 
 
 @pytest.mark.data

@@ -184,12 +184,13 @@ def _segments(file: Path) -> Iterator[Segment]:
 
 
 def _by_video(files: Sequence[str]) -> Videos:
-    """Every file by each id that its name may be read as."""
+    """Every file by each id that its name may be read as: all of it, too, with and without a Y."""
     videos: Videos = defaultdict(list)
     for file in files:
         stem = Path(file).stem
         matches = [match for pattern in _NAMES if (match := pattern.fullmatch(stem))]
-        for ytid, start in {(match["ytid"], match["start"]) for match in matches}:
+        readings = {(match["ytid"], match["start"] or "") for match in matches}
+        for ytid, start in sorted(readings | {(stem, ""), (stem.removeprefix("Y"), "")}):
             videos[ytid].append((float(start) if start else None, file))
     return videos
 
