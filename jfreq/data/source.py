@@ -22,7 +22,7 @@ Channels = Mapping[str, Sequence[int | str]]
 """Numbers or names of the channels of every modality."""
 Mix = Literal["first", "mean", "keep"]
 AUDIO = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff", ".au", ".w64", ".caf")
-ARRAYS = (".npz", ".csv")
+ARRAYS = (".npz", ".npy", ".csv", ".tsv")
 UNREADABLE = (
     InputError,
     RuntimeError,

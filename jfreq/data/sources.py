@@ -27,6 +27,7 @@ from jfreq.data.source import (
     read_csv,
 )
 from jfreq.data.spans import unnamed
+from jfreq.data.tables import TABLES
 from jfreq.data.tfds_source import open_tfds
 
 
@@ -79,14 +80,14 @@ def _guess(path: Path) -> str:
         check(any(name in ARRAYS for name in names), "source", f"{path} holds no index.csv, "
               f"no audio ({' '.join(AUDIO)}) and no arrays ({' '.join(ARRAYS)})")  # fmt: skip
         return "sensors"
-    if path.suffix == ".csv":
+    if path.suffix.lower() in TABLES:
         if audioset.is_list(path):
             return "audioset"
         head = path.open(encoding="utf-8", errors="replace").read(2000)
         return "index" if "path" in head.partition("\n")[0].strip().split(",") else "sensors"
     check(path.suffix != ".mat", "kind", f"{path} may hold anything; name its layout, for instance "
           "cwru or csi")  # fmt: skip
-    return "sensors" if path.suffix == ".npz" else "folders"
+    return "sensors" if path.suffix.lower() in ARRAYS else "folders"
 
 
 def from_index(path: Path, options: Options) -> Source:

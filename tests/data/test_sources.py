@@ -74,7 +74,9 @@ def test_sensor_csv_with_header_time_and_label(tmp_path, rng):
     x = rng.normal(size=(90, 2)).astype(np.float32)
     lines = [f"{i},{a!r},{b!r},{'on' if i < 50 else 'off'}" for i, (a, b) in enumerate(x.tolist())]
     (tmp_path / "in" / "r.csv").write_text("time,a,b,label\n" + "\n".join(lines) + "\n")
-    np.savetxt(tmp_path / "in" / "plain.csv", x[:30], delimiter=",", fmt="%.9g")
+    np.savetxt(
+        tmp_path / "in" / "plain.csv", x[:30], delimiter=",", fmt="%.9g", header="a,b", comments=""
+    )
     with pytest.raises(InputError, match="nothing states its sampling rate; give a rate"):
         prepare(str(tmp_path / "in"), tmp_path / "o", kind="sensors", progress=False)
     shards = made(tmp_path / "in", tmp_path / "out", kind="sensors", rate=10, seconds=2)
@@ -158,7 +160,7 @@ def test_sensor_files_that_disagree_are_skipped_by_name(tmp_path, rng):
     for line in (
         "b_rate.npz: signal has 60 Hz, the set has 50 Hz",
         "c_width.npz: signal has 2 channels, the set has 3",
-        "d_zero.npz: its sampling rate is 0 Hz",
+        "d_zero.npz: sr: the rate must be a positive number of Hz, got 0",
         "e_nan.npz: signal: channel 1 is missing throughout (NaN or infinity)",
         "f_names.npz: no array 'x'; it has: u, v, sr",
         "g_empty.npz",

@@ -1,0 +1,149 @@
+"""Arrays in ``.npz`` and ``.npy``, read without trust: nothing is unpickled, sizes come first."""
+
+from __future__ import annotations
+
+import contextlib
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+
+from jfreq.types import InputError
+
+_MAGIC = b"\x93NUMPY"
+_LONGEST_HEADER = 1 << 16
+
+
+class Member(NamedTuple):
+    """An array as its header declares it."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    whole: bool
+    """Whether as many bytes are there as the header declares."""
+
+    @property
+    def bytes(self) -> int:
+        count = self.dtype.itemsize
+        for size in self.shape:
+            count *= size
+        return count
+
+
+class Archive(Mapping[str, Member]):
+    """The arrays of a file by name, declared at once and read when they are asked for.
+
+    Raises:
+      InputError: for what is no archive of arrays; :meth:`read` for objects, headers that declare
+        more than is stored, and arrays that do not fit into memory.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        with path.open("rb") as file:
+            begin = file.read(len(_MAGIC))
+        if not begin:
+            raise InputError("is empty")
+        self._zip = not begin.startswith(_MAGIC)
+        self._members = self._zipped() if self._zip else self._single()
+
+    def __getitem__(self, name: str) -> Member:
+        return self._members[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._members)
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def read(self, name: str) -> np.ndarray:
+        """The array of that name."""
+        member = self[name]
+        if member.dtype.hasobject:
+            raise InputError(f"{name}: holds Python objects, which are never unpickled; save it as "
+                             f"text or numbers, for instance {name}.astype(str)")  # fmt: skip
+        if not member.whole:
+            raise InputError(
+                f"{name}: its header declares {member.bytes} bytes (shape {member.shape}, "
+                f"{member.dtype}), which are not there"
+            )
+        _check_memory(member)
+        with self._open(name) as file:
+            try:
+                x = np.lib.format.read_array(
+                    file, allow_pickle=False, max_header_size=_LONGEST_HEADER
+                )
+            except zipfile.BadZipFile as error:
+                raise InputError(f"{name}: is damaged ({error})") from None
+            if self._zip and file.read(1):
+                raise InputError(f"{name}: is followed by bytes that its header does not declare")
+        return x
+
+    @contextlib.contextmanager
+    def _open(self, name: str) -> Iterator[IO[bytes]]:
+        if not self._zip:
+            with self.path.open("rb") as file:
+                yield file
+            return
+        with zipfile.ZipFile(self.path) as archive, archive.open(f"{name}.npy") as file:
+            yield file
+
+    def _single(self) -> dict[str, Member]:
+        with self.path.open("rb") as file:
+            return {"x": _declared("x", file, self.path.stat().st_size)}
+
+    def _zipped(self) -> dict[str, Member]:
+        try:
+            archive = zipfile.ZipFile(self.path)
+        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+            raise InputError(f"is no .npz archive, or cut short ({error})") from None
+        out: dict[str, Member] = {}
+        with archive:
+            for info in archive.infolist():
+                name = info.filename.removesuffix(".npy")
+                if name == info.filename:
+                    continue
+                if name in out:
+                    raise InputError(f"{name}: is in the archive twice")
+                if info.flag_bits & 1:
+                    raise InputError(f"{name}: is encrypted")
+                with archive.open(info) as file:
+                    out[name] = _declared(name, file, info.file_size)
+        if not out:
+            raise InputError("is an archive without arrays (.npy)")
+        return out
+
+
+def _declared(name: str, file: IO[bytes], size: int) -> Member:
+    """Shape and dtype of a header; ``size`` is that of header and array together."""
+    try:
+        version = np.lib.format.read_magic(file)
+        read: Any = {
+            (1, 0): np.lib.format.read_array_header_1_0,
+            (2, 0): np.lib.format.read_array_header_2_0,
+        }.get(version)
+        if read is None:
+            raise InputError(f"{name}: format {version} of .npy is not known")
+        shape, _, dtype = read(file, max_header_size=_LONGEST_HEADER)
+    except InputError:
+        raise
+    except (ValueError, SyntaxError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{name}: has no readable .npy header ({reason[:120]})") from None
+    member = Member(name, shape, dtype, True)
+    return member._replace(whole=dtype.hasobject or member.bytes == size - file.tell())
+
+
+def _check_memory(member: Member) -> None:
+    """``InputError`` where an array and its float32 copy need more than the machine's memory."""
+    import psutil
+
+    most = psutil.virtual_memory().total
+    if member.bytes > most // 2:
+        raise InputError(
+            f"{member.name}: {member.bytes / 2**30:.1f} GB do not fit into this machine's memory "
+            f"of {most / 2**30:.1f} GB; store it in parts"
+        )

@@ -1,0 +1,292 @@
+"""Times of samples: their unit, their rate, and the regular grid that they come onto."""
+
+from __future__ import annotations
+
+import itertools
+from typing import NamedTuple
+
+import numpy as np
+
+from jfreq.data.timing import LONGEST_GAP
+from jfreq.types import InputError
+
+NEAR = 0.05
+"""A rate that is asked for may differ from the measured one by this share; more contradicts it."""
+_SAME = 1e-3
+"""Samples are taken as they are where their rate is this near to the one they are stored at."""
+_JITTER = 0.25
+"""Of a step: samples that are further off their place are interpolated."""
+_BLOCK = 64
+_DRIFT = 0.02
+"""The mean step of any 64 may differ from the mean of all by this share."""
+_LEAST = 100
+"""Samples between two steps back in time, on average; with fewer, the lines are out of order."""
+_EPOCHS = ((1e9, 1e10, 1.0), (1e12, 1e13, 1e-3), (1e15, 1e16, 1e-6), (1e18, 1e19, 1e-9))
+"""Since 1970: what counts seconds, ms, us and ns lies between these, for any date of a sensor."""
+_STEPS = ((2.0, 500.0, 1e-3), (2e3, 5e5, 1e-6), (2e6, 5e8, 1e-9))
+"""Steps that can only be ms, us or ns, where rates lie between 2 and 500 Hz."""
+
+
+class Clock(NamedTuple):
+    """How samples with times lie on a regular grid of ``rate`` Hz.
+
+    ``nearest`` ``[g]`` is the sample next to each point of the grid. Where ``times`` is None,
+    samples are taken as they are, and ``missing`` ``[g]`` marks points without one; else they are
+    interpolated at ``times`` ``[g]``. Recording stopped before every point of ``breaks``.
+    """
+
+    rate: float
+    nearest: np.ndarray
+    missing: np.ndarray | None
+    times: np.ndarray | None
+    own: np.ndarray
+    """Seconds ``[t]`` of the samples."""
+    breaks: tuple[int, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def moved(self) -> bool:
+        """Whether points of the grid are anything but the samples one by one."""
+        return self.missing is not None or self.times is not None
+
+    def on_grid(self, x: np.ndarray) -> np.ndarray:
+        """Samples ``[t c]`` float32 on the grid ``[g c]``; NaN where one is missing."""
+        if self.times is None:
+            plain = len(self.nearest) == len(x) and self.missing is None
+            out = x if plain and self.nearest[0] == 0 else x[self.nearest]
+            if self.missing is not None:
+                out[self.missing] = np.nan
+            return out
+        edges = (0, *self.breaks, len(self.nearest))
+        return np.concatenate([self._stretch(x, a, b) for a, b in itertools.pairwise(edges)])
+
+    def _stretch(self, x: np.ndarray, a: int, b: int) -> np.ndarray:
+        """Interpolated linearly between the samples of one stretch."""
+        assert self.times is not None
+        lines = slice(int(self.nearest[a]), int(self.nearest[b - 1]) + 1)
+        t, part, at = self.own[lines], x[lines], self.times[a:b]
+        t, first = np.unique(t, return_index=True)
+        first = first[np.isfinite(t)]
+        t = t[np.isfinite(t)]
+        out = np.empty((b - a, x.shape[1]), np.float32)
+        for j, channel in enumerate(part[first].T):
+            known = np.isfinite(channel)
+            if known.any():
+                out[:, j] = np.interp(at, t[known], channel[known])
+            out[~np.isfinite(x[self.nearest[a:b], j]), j] = np.nan
+        return out
+
+
+def seconds_of(raw: np.ndarray, unit: float | None, column: str) -> np.ndarray | None:
+    """Times ``[t]`` as seconds since the first, float64.
+
+    Args:
+      raw: numbers (integers or floats, NaN for none) or datetime64.
+      unit: seconds of the unit that the column's name states; None where it states none, and the
+        size of the values and their steps tells.
+
+    Returns:
+      None where nothing tells the unit because the column counts samples, 0 1 2 3.
+
+    Raises:
+      InputError: where the unit cannot be told.
+    """
+    if raw.dtype.kind == "M":
+        t = raw.astype("datetime64[ns]")
+        known = ~np.isnat(t)
+        first = t[known][0] if known.any() else np.datetime64(0, "ns")
+        return np.where(known, (t - first).astype(np.int64) * 1e-9, np.nan)
+    known = np.isfinite(raw)
+    if not known.any():
+        return None
+    first = raw[known][0]
+    moved = (raw - first).astype(np.float64)
+    if unit is None:
+        unit = _unit(float(first), moved[known], column)
+    return None if unit is None else moved * unit
+
+
+def _unit(first: float, moved: np.ndarray, column: str) -> float | None:
+    """Seconds of the unit that sizes and steps tell; None for a count."""
+    steps = np.diff(moved)
+    steps = steps[steps > 0]
+    step = float(np.median(steps)) if len(steps) else 0.0
+    if step == 0:
+        return None
+    epoch = next((unit for low, high, unit in _EPOCHS if low <= first < high), None)
+    whole = not np.mod(moved, 1).any()
+    if whole and step == 1 and epoch is None:
+        return None
+    if step < 1 and not whole:
+        return 1.0
+    by_step = next((unit for low, high, unit in _STEPS if low <= step <= high), None)
+    if by_step is not None and epoch is not None and by_step != epoch and epoch == 1.0:
+        by_step = epoch = None
+    unit = by_step or epoch
+    if unit is None:
+        raise InputError(
+            f"column {column!r} steps by {step:g} and names no unit; call it for instance "
+            "'time (ms)' or 'time (s)'"
+        )
+    return unit
+
+
+def clock_of(t: np.ndarray, *, rate: float | None = None, first_line: int = 1) -> Clock:
+    """The grid of samples at ``t`` ``[t]`` seconds.
+
+    A step back in time, and a gap of more than 2 s (10 steps where that is longer), are breaks;
+    in shorter gaps samples are missing. Samples whose steps vary are interpolated.
+
+    Args:
+      rate: of the grid, within 5 % of the measured one; by default the measured one, rounded.
+      first_line: of the file, where the first sample stands; for messages.
+
+    Raises:
+      InputError: for times that are out of order, too few, all alike, or of another rate.
+    """
+    lines = np.flatnonzero(np.isfinite(t))
+    own, notes = t, []
+    if len(lines) < len(t):
+        notes.append(f"{len(t) - len(lines)} lines without a time are left out")
+    t = t[lines]
+    if len(t) < 3:
+        raise InputError(f"{len(t)} samples with a time are too few to tell the rate; give a rate")
+    dt = np.diff(t)
+    back = np.flatnonzero(dt < 0)
+    _check_order(t, back, lines, first_line)
+    step, gap = _step(dt[dt >= 0])
+    measured = 1 / step
+    if rate is not None and abs(rate * step - 1) > NEAR:
+        raise InputError(f"its times say {_rounded(measured, _SAME):g} Hz, not {rate:g} Hz")
+    grid = rate or _rounded(measured, 5e-4)
+    stops = np.flatnonzero((dt < 0) | (dt > gap)) + 1
+    notes += _stop_notes(dt, stops, lines, first_line)
+    if abs(grid * step - 1) <= _SAME and _regular(dt, step, stops):
+        return _as_they_are(own, lines, dt, step, stops, grid, notes)
+    return _interpolated(own, lines, t, dt, stops, grid, notes)
+
+
+def _check_order(t: np.ndarray, back: np.ndarray, lines: np.ndarray, first_line: int) -> None:
+    if len(back) and len(t) < _LEAST * (len(back) + 1):
+        at = back[0] + 1
+        raise InputError(
+            f"line {first_line + lines[at]}: the time goes backwards, and in {len(back)} lines in "
+            "all; sort the lines by time"
+        )
+
+
+def _step(dt: np.ndarray) -> tuple[float, float]:
+    """Mean seconds from sample to sample where none is missing, and the shortest break."""
+    ahead = dt[dt > 0]
+    if not len(ahead):
+        raise InputError("its times are all alike")
+    usual = float(np.median(ahead))
+    gap = max(LONGEST_GAP, 10 * usual)
+    near = dt[dt < 1.5 * usual]
+    step = float(near.mean())
+    within = dt[dt <= gap]
+    if near.sum() < 0.7 * within.sum():  # bursts: there is no usual step
+        step = float(within.mean())
+    return step, gap
+
+
+def _regular(dt: np.ndarray, step: float, stops: np.ndarray) -> bool:
+    """Whether samples lie where a steady clock has them, but for whole samples that are missing."""
+    inside = np.ones(len(dt), bool)
+    inside[stops - 1] = False
+    steps = dt[inside]
+    ahead = steps[steps > 0]
+    tick = float(ahead.min()) if len(ahead) else 0.0
+    tick = tick if _multiples(ahead, tick) else 0.0
+    places = np.maximum(np.rint(steps / step), 1)
+    off = np.abs(steps - places * step)
+    if (off > max(_JITTER * step, tick)).any():
+        return False
+    single = steps[places == 1]
+    whole = len(single) // _BLOCK * _BLOCK
+    blocks = single[:whole].reshape(-1, _BLOCK).mean(1)
+    return bool((np.abs(blocks - step) <= max(_DRIFT * step, 1.5 * tick / _BLOCK)).all())
+
+
+def _multiples(steps: np.ndarray, tick: float) -> bool:
+    """Whether all steps are whole numbers of ticks: times that were rounded."""
+    if tick == 0:
+        return False
+    counts = steps[:10_000] / tick
+    return bool((np.abs(counts - np.rint(counts)) < 0.01 * counts.max(initial=1)).all())
+
+
+def _as_they_are(
+    own: np.ndarray, lines: np.ndarray, dt: np.ndarray, step: float, stops: np.ndarray,
+    rate: float, notes: list[str],
+) -> Clock:  # fmt: skip
+    """Every sample in its place; the places of missing ones are marked."""
+    places = np.maximum(np.rint(dt / step), 1).astype(np.int64)
+    places[stops - 1] = 1
+    at = np.concatenate([[0], np.cumsum(places)])
+    count = int(at[-1]) + 1
+    breaks = tuple(at[stops].tolist())
+    if count == len(lines):
+        return Clock(rate, lines, None, None, own, breaks, tuple(notes))
+    missing = np.ones(count, bool)
+    missing[at] = False
+    nearest = np.zeros(count, np.int64)
+    nearest[at] = np.arange(len(lines))
+    nearest = lines[np.maximum.accumulate(nearest)]
+    notes.append(f"{count - len(lines)} of {count} samples are missing")
+    return Clock(rate, nearest, missing, None, own, breaks, tuple(notes))
+
+
+def _interpolated(
+    own: np.ndarray, lines: np.ndarray, t: np.ndarray, dt: np.ndarray, stops: np.ndarray,
+    rate: float, notes: list[str],
+) -> Clock:  # fmt: skip
+    """Points ``1 / rate`` apart in every stretch of two samples or more."""
+    if (dt == 0).mean() > 0.2:
+        raise InputError(f"{(dt == 0).mean():.0%} of its times repeat; they are too coarse to "
+                         "place samples by")  # fmt: skip
+    times, nearest, breaks, total = [], [], [], 0
+    for a, b in itertools.pairwise((0, *stops.tolist(), len(t))):
+        if b - a < 2 or t[b - 1] <= t[a]:
+            continue
+        count = int(np.floor((t[b - 1] - t[a]) * rate + 1e-6)) + 1
+        at = t[a] + np.arange(count) / rate
+        right = np.clip(np.searchsorted(t[a:b], at), 1, b - a - 1) + a
+        near = np.where(at - t[right - 1] <= t[right] - at, right - 1, right)
+        near[0], near[-1] = a, b - 1
+        breaks += [total] if total else []
+        total += count
+        times.append(at)
+        nearest.append(lines[near])
+    low, high = np.quantile(dt[(dt > 0) & (dt < LONGEST_GAP)], [0.01, 0.99]) * 1e3
+    notes.append(f"steps of {low:.3g} to {high:.3g} ms, put on a grid of {rate:g} Hz")
+    return Clock(
+        rate, np.concatenate(nearest), None, np.concatenate(times), own, tuple(breaks), tuple(notes)
+    )
+
+
+def _stop_notes(dt: np.ndarray, stops: np.ndarray, lines: np.ndarray, first_line: int) -> list[str]:
+    if not len(stops):
+        return []
+    at = stops[0]
+    what = "jumps by" if dt[at - 1] > 0 else "goes back by"
+    more = f" and in {len(stops) - 1} more places" if len(stops) > 1 else ""
+    return [f"the time {what} {abs(dt[at - 1]):.4g} s at line {first_line + lines[at]}{more}, cut "
+            "there"]  # fmt: skip
+
+
+def _rounded(rate: float, tolerance: float) -> float:
+    """With as few digits as the tolerance allows."""
+    for digits in range(1, 7):
+        short = float(f"{rate:.{digits}g}")
+        if abs(short - rate) <= tolerance * rate:
+            return short
+    return rate
+
+
+def common_rate(rates: list[float]) -> float | None:
+    """One rate for files whose measured rates lie within 5 % of each other; None else."""
+    if not rates or max(rates) > (1 + NEAR) * min(rates):
+        return None
+    alike = max(rates) <= (1 + _SAME) * min(rates)
+    return _rounded(float(np.median(rates)), 5e-4 if alike else 0.01)

@@ -1,0 +1,549 @@
+"""Sensor tables, ``.csv`` and ``.tsv``: parsed by pyarrow, columns recognised by name.
+
+The first part of a file says how it is written (encoding, separator, decimal sign, header) and
+what its columns are; then pyarrow reads the columns that are needed, numbers as float32. Python
+looks at single lines only where pyarrow has refused the file, to say which line is wrong.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import itertools
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from jfreq.data.clock import seconds_of
+from jfreq.data.columns import LABEL, SUBJECT, Role, axis_of, by_axes, parsed, role_of
+from jfreq.types import InputError
+
+TABLES = (".csv", ".tsv")
+NULLS = ("", "NA", "N/A", "#N/A", "NaN", "nan", "NAN", "null", "NULL", "Null", "None", "none")
+"""What stands for a missing sample, also with a blank before it."""
+COMMENTS = ("#", "%", "//")
+_HEAD = 1 << 20
+"""Bytes that are looked at to see how a file is written; no line may be longer."""
+_SAMPLE = 1000
+"""Lines that are looked at to see what a column holds."""
+_MOST_LABELS = 100
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?(inf|infinity)", re.I | re.ASCII)
+_ARROW_NULLS = [blank + word for word in NULLS for blank in ("", " ")]
+
+Use = Role | Literal["channel", "empty", "text", "spare"]
+"""``spare``: of a role that another column has already."""
+
+
+class Layout(NamedTuple):
+    """How a table is written and what its columns are."""
+
+    encoding: str
+    separator: str
+    decimal: str
+    skip: int
+    """Lines before the first sample."""
+    header: bool
+    columns: tuple[str, ...]
+    """Names as they are written; numbers from 1 where there is no header."""
+    uses: tuple[Use, ...]
+    channels: tuple[int, ...]
+    """Columns of the signal, axes in the order x, y, z."""
+    whole_times: bool
+    notes: tuple[str, ...] = ()
+
+    def place(self, use: Use) -> int | None:
+        """The column of a use; None where there is none."""
+        return self.uses.index(use) if use in self.uses else None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the channels; empty without a header."""
+        return tuple(self.columns[i] for i in self.channels) if self.header else ()
+
+
+class Marks(NamedTuple):
+    """A word for every sample: ``names[codes[t]]``, an empty word for none."""
+
+    codes: np.ndarray
+    names: tuple[str, ...]
+
+
+class Table(NamedTuple):
+    """What a file holds, a line for every sample."""
+
+    layout: Layout
+    x: np.ndarray | None
+    """``[t c]`` float32, NaN where a cell is empty; None where only the other columns were read."""
+    seconds: np.ndarray | None
+    """``[t]`` float64 since the first sample; None where no column tells."""
+    label: Marks | None
+    subject: Marks | None
+
+
+def read_table(path: Path, *, values: bool = True) -> Table:
+    """Reads a table; without ``values`` only times, labels and subjects.
+
+    Raises:
+      InputError: with line and column, for anything that is not a table of numbers.
+    """
+    layout = look_at(path)
+    wanted = [i for use in ("time", "label", "subject") if (i := layout.place(use)) is not None]
+    if not values and not wanted:
+        return Table(layout, None, None, None, None)
+    layout, found = _parsed(path, layout, [*wanted, *(layout.channels if values else ())])
+    if found.num_rows == 0:
+        raise InputError("has a header and no samples" if layout.header else "holds no samples")
+    x = _matrix(path, layout, found) if values else None
+    seconds, layout = _times(layout, found)
+    label, subject = (_marks(layout, use, found) for use in ("label", "subject"))
+    return Table(layout, x, seconds, label, subject)
+
+
+# ------------------------------------------------------------------ how a file is written
+
+
+def look_at(path: Path) -> Layout:
+    """How a table is written and what its columns are, from its first part."""
+    with path.open("rb") as file:
+        raw = file.read(_HEAD)
+        more = bool(file.read(1))
+    encoding, notes = _encoding(raw)
+    text = codecs.getincrementaldecoder(encoding)("replace").decode(raw)
+    if "\0" in text:
+        raise InputError("is no text: it holds NUL bytes")
+    lines = re.split(r"\r\n|\n|\r", text)
+    if more:
+        lines.pop()
+        if not lines:
+            raise InputError(f"line 1 is longer than {_HEAD >> 20} MB: no table of samples")
+    skip = _preamble(lines)
+    separator = _said_separator(lines[:skip]) or _separator(lines[skip : skip + 50])
+    rows = _rows([line for line in lines[skip:] if line.strip()][:_SAMPLE], separator)
+    if not rows:
+        raise InputError("is empty" if not skip else "holds nothing but blank lines and comments")
+    decimal = _decimal(rows, separator)
+    header = _has_header(rows, decimal)
+    names, body = (rows[0], rows[1:]) if header else ([], rows)
+    width = _width(names or body[0], body)
+    if header:
+        skip += 1
+        names = [name.strip().strip("\ufeff") for name in names]
+        columns = names + [""] * (width - len(names))
+    else:
+        columns = [str(i + 1) for i in range(width)]
+    cells = [[row[i].strip() if i < len(row) else "" for row in body] for i in range(width)]
+    uses, more_notes = _uses(columns, cells, decimal, header)
+    channels = [i for i, use in enumerate(uses) if use == "channel"]
+    _check_channels(columns, uses, channels, header, bool(body))
+    channels, order = _in_order(columns, channels) if header else (channels, [])
+    at = uses.index("time") if "time" in uses else None
+    whole = at is not None and all(re.fullmatch(r"[+-]?\d{1,18}|", v) for v in cells[at])
+    return Layout(
+        encoding, separator, decimal, skip, header, tuple(columns), tuple(uses), tuple(channels),
+        whole, (*notes, *more_notes, *order),
+    )  # fmt: skip
+
+
+def _encoding(raw: bytes) -> tuple[str, list[str]]:
+    """By the byte order mark, by the NULs of UTF-16, else UTF-8 where it is valid, else cp1252."""
+    if not raw:
+        raise InputError("is empty")
+    if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16", []
+    if raw.startswith(codecs.BOM_UTF8):
+        return "utf-8-sig", []
+    for encoding, odd in (("utf-16-le", 1), ("utf-16-be", 0)):
+        if len(raw) > 3 and not any(raw[odd:200:2]) and all(raw[1 - odd : 200 : 2]):
+            return encoding, []
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(raw)
+    except UnicodeDecodeError:
+        return _western(raw), ["is not UTF-8, read as Western European (cp1252)"]
+    return "utf-8", []
+
+
+def _western(raw: bytes) -> str:
+    """cp1252, or latin-1 where bytes occur that cp1252 does not know."""
+    try:
+        raw.decode("cp1252")
+    except UnicodeDecodeError:
+        return "latin-1"
+    return "cp1252"
+
+
+def _preamble(lines: Sequence[str]) -> int:
+    """Blank lines, comments and a line ``sep=;`` at the start."""
+    for i, line in enumerate(lines):
+        text = line.strip().strip("\ufeff")
+        if text and not text.startswith(COMMENTS) and not text.lower().startswith("sep="):
+            return i
+    return len(lines)
+
+
+def _said_separator(lines: Sequence[str]) -> str | None:
+    """What spreadsheets write as ``sep=;``."""
+    said = [line.strip().strip("\ufeff")[4:] for line in lines if line.lower().startswith("sep=")]
+    return (said[-1] or "\t")[0] if said else None
+
+
+def _separator(lines: Sequence[str]) -> str:
+    """Tab or semicolon where every line has the same number of them, else the comma."""
+    lines = [line for line in lines if line.strip()]
+    for separator in "\t;":
+        counts = [len(row) for row in _rows(lines, separator)]
+        if counts and min(counts) > 1 and len(set(counts[1:])) <= 1:
+            return separator
+    widest = max((max(map(len, _rows(lines, s)), default=0), s == ",", s) for s in "\t;,")
+    return widest[2]
+
+
+def _rows(lines: Sequence[str], separator: str) -> list[list[str]]:
+    """Fields of single lines: a quote that is not closed ends with its line."""
+    try:
+        return [row for line in lines for row in csv.reader([line], delimiter=separator)]
+    except csv.Error as error:
+        raise InputError(f"is no table ({error})") from None
+
+
+def _decimal(rows: Sequence[Sequence[str]], separator: str) -> str:
+    """The comma where numbers are written with it and none with a point."""
+    cells = [cell.strip() for row in rows for cell in row]
+    commas = sum(bool(re.fullmatch(r"[+-]?\d*,\d+([eE][+-]?\d+)?", c, re.ASCII)) for c in cells)
+    points = sum(bool(re.fullmatch(r"[+-]?\d*\.\d+([eE][+-]?\d+)?", c, re.ASCII)) for c in cells)
+    return "," if commas and not points else "."
+
+
+def _is_number(cell: str, decimal: str) -> bool:
+    return _NUMBER.fullmatch(cell.replace(",", ".") if decimal == "," else cell) is not None
+
+
+def _has_header(rows: Sequence[Sequence[str]], decimal: str) -> bool:
+    """Whether the first line names columns: it holds words where the lines below hold numbers."""
+    first = [cell.strip() for cell in rows[0]]
+    words = [i for i, c in enumerate(first) if c not in NULLS and not _is_number(c, decimal)]
+    counted = [c for c in first if c]
+    if len(counted) > 1 and counted == [str(i) for i in range(len(counted))] and len(rows) > 1:
+        # 0,1,2: what pandas calls columns that have no names.
+        return any(not re.fullmatch(r"[+-]?\d+", c.strip()) for c in rows[1])
+    if not words:
+        return False
+    if len(words) == len(counted) or len(rows) == 1:
+        return True
+    return any(i < len(rows[1]) and _is_number(rows[1][i].strip(), decimal) for i in words)
+
+
+def _width(first: Sequence[str], body: Sequence[Sequence[str]]) -> int:
+    """Fields of a line; one more than names where every line ends with a separator."""
+    trailing = bool(body) and all(len(r) == len(first) + 1 and not r[-1].strip() for r in body)
+    return len(first) + trailing
+
+
+# ------------------------------------------------------------------ what its columns are
+
+
+def _uses(
+    columns: Sequence[str], cells: Sequence[Sequence[str]], decimal: str, header: bool
+) -> tuple[list[Use], list[str]]:
+    """The use of every column, by its name and by what it holds; and what was left out."""
+    kinds = [_kind(column, decimal) for column in cells]
+    uses: list[Use] = []
+    for i, (name, kind) in enumerate(zip(columns, kinds)):
+        role = role_of(name) if header else None
+        uses.append(_use(i, name, role, kind, cells[i], columns))
+    notes = []
+    for role, names in (("time", ()), ("label", LABEL), ("subject", SUBJECT)):
+        found = [i for i, use in enumerate(uses) if use == role]
+        best = min(found, key=lambda i: _rank(columns[i], kinds[i], names), default=None)
+        for i in found:
+            if i != best:
+                uses[i] = "spare"
+    for use, why in (("index", "counts lines"), ("text", "text"), ("spare", "not needed")):
+        named = [repr(columns[i]) for i, u in enumerate(uses) if u == use]
+        if named:
+            notes.append(f"left out: {', '.join(named)} ({why})")
+    if not header and "text" in uses:
+        at = uses.index("text")
+        raise InputError(f"has no header, and column {at + 1} holds words ({cells[at][0]!r}); add "
+                         "a first line that names the columns")  # fmt: skip
+    return uses, notes
+
+
+def _kind(cells: Sequence[str], decimal: str) -> str:
+    """``empty``, ``text`` where no cell is a number, else ``number``."""
+    known = [cell for cell in cells if cell not in NULLS]
+    if not known:
+        return "empty"
+    return "number" if any(_is_number(cell, decimal) for cell in known) else "text"
+
+
+def _use(
+    i: int, name: str, role: Role | None, kind: str, cells: Sequence[str], columns: Sequence[str]
+) -> Use:
+    """What one column is for."""
+    if role == "label" and parsed(name).words == "y" and not _is_target(cells, columns):
+        role = None
+    if role == "index":
+        if _counts_up(cells):
+            return "index"
+        if not name and kind != "empty":
+            raise InputError(f"column {i + 1} has no name and is no count of lines; name it, for "
+                             "instance time or label")  # fmt: skip
+        role = None
+    if role == "time" and kind == "number" and parsed(name).words in ("t", "ts", "n"):
+        role = "time" if _rises(cells) else None
+    if role == "time" and kind == "text" and _date_type(cells) is None:
+        return "text"
+    if role is not None and kind != "empty":
+        return role
+    if kind == "empty" and (not name or role is not None):
+        return "empty"
+    return "text" if kind == "text" else "channel"
+
+
+def _is_target(cells: Sequence[str], columns: Sequence[str]) -> bool:
+    """Whether a column ``y`` is a label: no axis x or z beside it, and few whole values."""
+    axes = [axis for c in columns if (axis := axis_of(c)) is not None and not axis.stem]
+    whole = all(re.fullmatch(r"[+-]?\d+(\.0*)?|", c) or not _is_number(c, ".") for c in cells)
+    return whole and len(set(cells)) <= _MOST_LABELS and {a.axis for a in axes} == {"y"}
+
+
+def _counts_up(cells: Sequence[str]) -> bool:
+    known = [cell for cell in cells if cell]
+    if not all(re.fullmatch(r"\d{1,15}(\.0*)?", cell, re.ASCII) for cell in known):
+        return False
+    steps = np.diff([float(cell) for cell in known])
+    return bool((steps >= 0).all())
+
+
+def _rises(cells: Sequence[str]) -> bool:
+    values = [float(c.replace(",", ".")) for c in cells if _is_number(c, ",")]
+    return len(values) > 1 and bool((np.diff(values) >= 0).mean() > 0.9)
+
+
+def _rank(column: str, kind: str, names: Sequence[str]) -> tuple[int, int]:
+    """Of several columns of one role the least counts: numbers with a unit, then the others."""
+    if names:
+        words = parsed(column).words
+        return (names.index(words) if words in names else len(names), 0)
+    return (kind == "text", parsed(column).unit is None)
+
+
+def _check_channels(
+    columns: Sequence[str], uses: Sequence[Use], channels: Sequence[int], header: bool, body: bool
+) -> None:
+    if header and not body:
+        raise InputError("has a header and no samples")
+    if not channels:
+        others = [f"{use} {columns[i]!r}" for i, use in enumerate(uses) if use != "empty"]
+        raise InputError(f"has no column of samples; it has {', '.join(others)}")
+    counts = Counter(columns[i].casefold() for i in channels)
+    twice = next((columns[i] for i in channels if counts[columns[i].casefold()] > 1), None)
+    if header and twice is not None:
+        raise InputError(f"two columns are called {twice!r}; name them apart")
+
+
+def _in_order(columns: Sequence[str], channels: list[int]) -> tuple[list[int], list[str]]:
+    """The axes of a sensor as x, y, z."""
+    names = [columns[i] for i in channels]
+    wanted = by_axes(names)
+    if wanted == names:
+        return channels, []
+    axes = [name for name in wanted if axis_of(name) is not None]
+    return [channels[names.index(n)] for n in wanted], [f"axes put in order: {', '.join(axes)}"]
+
+
+def _date_type(cells: Sequence[str]) -> Any:
+    """pyarrow's type of dates and times as text; None where it does not know how to read them."""
+    import pyarrow as pa
+
+    words = pa.array([c for c in cells if c not in NULLS])
+    for kind in (pa.timestamp("ns"), pa.timestamp("ns", "UTC")):
+        try:
+            words.cast(kind)
+        except pa.ArrowInvalid:
+            continue
+        return kind
+    return None
+
+
+# ------------------------------------------------------------------ reading
+
+
+def _parsed(path: Path, layout: Layout, wanted: Sequence[int]) -> tuple[Layout, Any]:
+    """The wanted columns as an Arrow table, called by their numbers."""
+    import pyarrow as pa
+
+    broken: list[Any] = []
+    try:
+        found = _arrow(path, layout, wanted, broken)
+    except (pa.ArrowException, UnicodeError) as error:
+        if "UTF8" in str(error) and layout.encoding == "utf-8":
+            note = "is not UTF-8, read as Western European (cp1252)"
+            again = layout._replace(encoding="latin-1", notes=(*layout.notes, note))
+            return _parsed(path, again, wanted)
+        _explain(path, layout)
+        raise InputError(f"cannot be read as a table ({_first_line(error)})") from None
+    if broken:
+        _explain(path, layout)
+        raise InputError(f"a line has {broken[0].actual_columns} fields instead of "
+                         f"{broken[0].expected_columns}: {broken[0].text[:80]!r}")  # fmt: skip
+    return layout, found
+
+
+def _arrow(path: Path, layout: Layout, wanted: Sequence[int], broken: list[Any]) -> Any:
+    import pyarrow as pa
+    from pyarrow import csv as arrow
+
+    def bad_row(row: Any) -> str:
+        if not row.text.lstrip().startswith(COMMENTS):
+            broken.append(row)
+        return "skip"
+
+    names = [str(i) for i in range(len(layout.columns))]
+    types = {names[i]: _type(path, layout, i) for i in wanted}
+    empty = [i for i, use in enumerate(layout.uses) if use == "empty"]
+    types |= {names[i]: pa.null() for i in empty}
+    encoding = "utf-8" if layout.encoding == "utf-8-sig" else layout.encoding
+    return arrow.read_csv(
+        path,
+        arrow.ReadOptions(
+            column_names=names, skip_rows=layout.skip, encoding=encoding, block_size=4 << 20
+        ),
+        arrow.ParseOptions(
+            delimiter=layout.separator,
+            ignore_empty_lines=len(names) > 1,
+            invalid_row_handler=bad_row,
+        ),
+        arrow.ConvertOptions(
+            column_types=types,
+            include_columns=[names[i] for i in [*wanted, *empty]],
+            null_values=_ARROW_NULLS,
+            strings_can_be_null=True,
+            decimal_point=layout.decimal,
+        ),
+    )
+
+
+def _type(path: Path, layout: Layout, column: int) -> Any:
+    """Arrow's type of a column."""
+    import pyarrow as pa
+
+    use = layout.uses[column]
+    if use == "channel":
+        return pa.float32()
+    if use in ("label", "subject"):
+        return pa.dictionary(pa.int32(), pa.string())
+    if layout.whole_times:
+        return pa.int64()
+    first = [row[column].strip() for _, row in itertools.islice(_lines(path, layout), _SAMPLE)
+             if len(row) > column]  # fmt: skip
+    return pa.float64() if _kind(first, layout.decimal) == "number" else _date_type(first)
+
+
+def _matrix(path: Path, layout: Layout, found: Any) -> np.ndarray:
+    """The channels side by side ``[t c]`` float32."""
+    x = np.empty((found.num_rows, len(layout.channels)), np.float32)
+    endless = []
+    for j, i in enumerate(layout.channels):
+        x[:, j] = found.column(str(i)).to_numpy()
+        if np.isinf(x[:, j]).any():
+            endless.append(i)
+    if endless:
+        _explain(path, layout, finite=endless)
+    while len(x) and np.isnan(x[-1]).all() and len(layout.columns) == 1:
+        x = x[:-1]  # blank lines at the end of a single column
+    return x
+
+
+def _times(layout: Layout, found: Any) -> tuple[np.ndarray | None, Layout]:
+    at = layout.place("time")
+    if at is None:
+        return None, layout
+    column = found.column(str(at))
+    raw = column.to_numpy()
+    if raw.dtype == object:
+        raw = raw.astype(np.float64)
+    seconds = seconds_of(raw, parsed(layout.columns[at]).unit, layout.columns[at])
+    if seconds is None:
+        note = f"{layout.columns[at]!r} counts samples and tells no rate"
+        layout = layout._replace(notes=(*layout.notes, note))
+    return seconds, layout
+
+
+def _marks(layout: Layout, use: Literal["label", "subject"], found: Any) -> Marks | None:
+    """The words of a column; whole numbers without ``.0``."""
+    at = layout.place(use)
+    if at is None:
+        return None
+    column = found.column(str(at)).unify_dictionaries().combine_chunks()
+    codes = column.indices.fill_null(-1).to_numpy()
+    names = [_word(name) for name in column.dictionary.to_pylist()]
+    fraction = next((name for name in names if re.fullmatch(r"-?\d*\.\d+", name)), None)
+    if parsed(layout.columns[at]).words == "y" and fraction is not None:
+        raise InputError(
+            f"column {layout.columns[at]!r} begins with few whole numbers, as labels do, and then "
+            f"holds {fraction}; call it 'label' or by the name of a channel"
+        )
+    merged = sorted({*names, ""})
+    number = {name: i for i, name in enumerate(merged)}
+    table = np.array([*(number[n] for n in names), number[""]], np.int32)
+    return Marks(table[codes], tuple(merged))
+
+
+def _word(text: str) -> str:
+    word = text.strip()
+    if word in NULLS:
+        return ""
+    return word.partition(".")[0] if re.fullmatch(r"[+-]?\d+\.0*", word, re.ASCII) else word
+
+
+# ------------------------------------------------------------------ what is wrong with it
+
+
+def _lines(path: Path, layout: Layout) -> Iterator[tuple[int, list[str]]]:
+    """Number and fields of every line of samples."""
+    with path.open(encoding=layout.encoding, errors="replace", newline=None) as file:
+        for number, line in enumerate(file, start=1):
+            text = line.rstrip("\n")
+            if number > layout.skip and (text.strip() or len(layout.columns) == 1):
+                if text.lstrip().startswith(COMMENTS):
+                    continue
+                yield number, _rows([text], layout.separator)[0] if text else [""]
+
+
+def _explain(path: Path, layout: Layout, *, finite: Sequence[int] = ()) -> None:
+    """Raises ``InputError`` for the first line that cannot be read, if one is found.
+
+    ``finite``: columns in which a number that float32 cannot hold is looked for.
+    """
+    width = len(layout.columns)
+    for number, row in _lines(path, layout):
+        if len(row) != width:
+            raise InputError(f"line {number}: expected {width} fields, found {len(row)}")
+        for i in finite or range(width):
+            cell = row[i].strip()
+            where = f"line {number}, column {layout.columns[i]!r}"
+            use = layout.uses[i]
+            if use == "empty" and cell not in NULLS:
+                raise InputError(f"{where}: {cell[:40]!r} stands in a column without a name")
+            numeric = use == "channel" or (use == "time" and layout.whole_times)
+            if not numeric or cell in NULLS:
+                continue
+            plain = cell.replace(",", ".") if layout.decimal == "," else cell
+            if not _is_number(cell, layout.decimal):
+                raise InputError(f"{where}: {cell[:40]!r} is not a number{_comma_hint(cell)}")
+            if use == "channel" and "n" not in plain.lower() and abs(float(plain)) > 3.4028235e38:
+                raise InputError(f"{where}: {cell[:40]} is larger than float32 can hold")
+
+
+def _comma_hint(cell: str) -> str:
+    comma = re.fullmatch(r"[+-]?[\d.]*,\d+", cell, re.ASCII)
+    return " (a decimal comma among decimal points?)" if comma else ""
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__
