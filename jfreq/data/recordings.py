@@ -48,19 +48,22 @@ class Recording(NamedTuple):
     """Samples are not where the file's lines are: missing ones were put in, or interpolated."""
 
 
-def read_recording(path: Path, *, rate: float | None = None, values: bool = True) -> Recording:
+def read_recording(
+    path: Path, *, rate: float | None = None, values: bool = True, wanted: Sequence[str] = ()
+) -> Recording:
     """Reads one file of sensors.
 
     Args:
       rate: Hz that samples with times are put on, within 5 % of the measured rate.
       values: read the samples too; without them only labels, subjects and times.
+      wanted: modalities that are looked for first, by the names of arrays.
 
     Raises:
       InputError: saying what is wrong with the file.
     """
     if path.suffix.lower() in TABLES:
         return _from_table(path, rate, values)
-    return _from_archive(Archive(path), rate, values)
+    return _from_archive(Archive(path), rate, values, wanted)
 
 
 # ------------------------------------------------------------------ tables
@@ -130,8 +133,10 @@ class _Roles(NamedTuple):
     names: str | None
 
 
-def _from_archive(archive: Archive, rate: float | None, values: bool) -> Recording:
-    roles = _roles(archive)
+def _from_archive(
+    archive: Archive, rate: float | None, values: bool, wanted: Sequence[str]
+) -> Recording:
+    roles = _roles(archive, wanted)
     windows = _windows(archive, roles)
     first = archive[next(iter(roles.signals.values()))]
     clock = _own_clock(archive, roles, rate, windows)
@@ -156,6 +161,8 @@ def _from_archive(archive: Archive, rate: float | None, values: bool) -> Recordi
 
 def _said_arrays(archive: Archive, roles: _Roles) -> str:
     parts = [f"signals from {', '.join(roles.signals.values())}"]
+    whole = [n for m, n in roles.signals.items() if m and archive[n].dtype.kind == "i"]
+    parts += [f"whole numbers of {', '.join(whole)} as PCM, full scale 1"] if whole else []
     for use in ("label", "subject", "time"):
         name = getattr(roles, use)
         parts += [f"{use} from {name!r}"] if name else []
@@ -165,7 +172,7 @@ def _said_arrays(archive: Archive, roles: _Roles) -> str:
     return "; ".join([*parts, *([f"left out: {', '.join(others)}"] if others else [])])
 
 
-def _roles(archive: Archive) -> _Roles:
+def _roles(archive: Archive, wanted: Sequence[str]) -> _Roles:
     """By name alone, without regard to case."""
     lower = {name.lower(): name for name in reversed(list(archive))} | {n: n for n in archive}
 
@@ -179,7 +186,10 @@ def _roles(archive: Archive) -> _Roles:
     numeric = [n for n, m in archive.items() if n not in taken
                and (m.dtype.kind in _NUMBERS or m.dtype.hasobject)]  # fmt: skip
     time = next((n for n in numeric if role_of(n) == "time" and len(archive[n].shape) == 1), None)
-    signals = {"": x} if (x := first(("x",))) else _modalities(archive, numeric, time)
+    signals = {name: name for name in wanted if name in archive}
+    if not signals and (x := first(("x",))):
+        signals = {"": x}
+    signals = signals or _modalities(archive, numeric, time)
     if not signals:
         raise InputError(f"no array 'x'; it has: {', '.join(archive)}")
     return _Roles(signals, label, subject, time, first(RATES), first(NAMES))
@@ -245,7 +255,9 @@ def _signal(
             f"if time comes last, save {how}, for [time, channels]"
         )
     x = _single(raw, name)
-    if not modality and "scale" in archive:
+    if modality and raw.dtype.kind in "iu":
+        x = x / _full_scale(raw.dtype, name)
+    elif not modality and "scale" in archive:
         x = x * _scale(archive.read("scale"), x.shape[-1])
     rate = _rate(archive, modality, roles)
     if clock is not None and not dense:
@@ -261,6 +273,14 @@ def _single(raw: np.ndarray, name: str) -> np.ndarray:
     if raw.dtype.itemsize > x.dtype.itemsize and (np.isinf(x) & np.isfinite(raw)).any():
         raise InputError(f"{name}: holds numbers larger than float32 can hold")
     return x
+
+
+def _full_scale(dtype: np.dtype, name: str) -> np.float32:
+    """What integers of a modality are divided by: they are PCM, as sound is."""
+    if dtype.kind == "u":
+        raise InputError(f"{name}: holds {dtype}; signed integers are read as PCM, save others as "
+                         "float32")  # fmt: skip
+    return np.float32(2.0 ** (8 * dtype.itemsize - 1))
 
 
 def _scale(raw: np.ndarray, channels: int) -> np.ndarray:

@@ -14,8 +14,6 @@ from jfreq.export.runtime import Clip, Encoder
 from jfreq.files import write_atomically
 from jfreq.types import Embedding, InputError, SignalSpec
 
-RATE = "rate"
-"""Array of a recording with the Hz of all modalities; ``NAME_rate`` that of one."""
 MANY = 64
 """From so many recordings on, more windows are computed at once."""
 
@@ -41,17 +39,17 @@ def embed_files(
     out: str | Path,
     *,
     rate: float | None = None,
-    modalities: Mapping[str, Sequence[int]] | None = None,
+    modalities: Mapping[str, Sequence[int | str]] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
     """Embeds recordings into one ``.npz``: ``clip``, ``frames``, ``valid``, ``times_ms`` as in
     :class:`jfreq.types.Embedding` and ``paths`` ``[n]``; ``progress(done, total)`` on the way.
 
     A path is a sound file (channel 0); an ``.npz`` with an array ``[t c]`` by modality and
-    ``NAME_rate`` or ``rate``; an ``.npz`` with all channels in ``x`` or a ``.csv``, as
-    :func:`jfreq.data.prepare.prepare` reads them; or a folder of shards, of which every row is a
-    recording. Shards add ``id`` ``[n]`` (row, -1 for others) and, where they are labelled,
-    ``label`` and the class names ``labels``. ``rate``: Hz of arrays that state none;
+    ``NAME_rate`` or ``rate``; an ``.npz`` with all channels in ``x``, an ``.npy``, a ``.csv`` or
+    ``.tsv``, as :func:`jfreq.data.prepare.prepare` reads them; or a folder of shards, of which
+    every row is a recording. Shards add ``id`` ``[n]`` (row, -1 for others) and, where they are
+    labelled, ``label`` and the class names ``labels``. ``rate``: Hz of arrays that state none;
     ``modalities``: channels of an array that holds several.
 
     All is read through once before anything is embedded, and ``out`` appears only when complete.
@@ -92,10 +90,11 @@ def _open(
     path: Path,
     encoder: Encoder,
     rate: float | None,
-    modalities: Mapping[str, Sequence[int]] | None,
+    modalities: Mapping[str, Sequence[int | str]] | None,
 ) -> Input:
     """The recordings of a path, checked."""
     from jfreq.data.source import ARRAYS
+    from jfreq.export.sensors import read_sensors
 
     if path.is_dir():
         return _open_shards(path, encoder)
@@ -107,7 +106,7 @@ def _open(
 
     def read(row: int) -> Clip:
         del row
-        found, rates = _read_arrays(path, encoder.signals, rate, modalities)
+        found, rates = read_sensors(path, encoder.signals, rate=rate, modalities=modalities)
         return encoder.clip(found, rates, str(path))
 
     read(0)
@@ -185,80 +184,6 @@ def _label_column(inputs: Sequence[Input]) -> np.ndarray:
         np.full((one.rows, *like.shape[1:]), none, like.dtype) if one.label is None else one.label
         for one in inputs
     ])  # fmt: skip
-
-
-# ------------------------------------------------------------------ recordings of sensors
-
-
-def _read_arrays(
-    path: Path,
-    signals: Sequence[SignalSpec],
-    rate: float | None,
-    modalities: Mapping[str, Sequence[int]] | None,
-) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-    """``[t c]`` and Hz by modality, as stored."""
-    from jfreq.data.source import UNREADABLE, one_line
-
-    named: dict[str, np.ndarray] = {}
-    try:
-        if path.suffix.lower() == ".npz":
-            with np.load(path, allow_pickle=False) as file:
-                named = {name: file[name] for name in file.files}
-        if not named or ("x" in named and not any(s.name in named for s in signals)):
-            return _from_channels(path, signals, rate, modalities)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
-    except UNREADABLE as error:
-        raise InputError(f"{path}: cannot be read ({one_line(error)})") from None
-    names = [s.name for s in signals]
-    lacking = [name for name in names if name not in named]
-    check(not lacking, str(path), f"no array {', '.join(map(repr, lacking))}; it has "
-          f"{', '.join(named)}, the encoder reads {', '.join(names)} (NaN for a sensor that is "
-          "absent)")  # fmt: skip
-    rates = {}
-    for name in names:
-        found = named.get(f"{name}_{RATE}", named.get(RATE, rate))
-        check(found is not None, str(path), f"no rate of {name!r}; add {name}_{RATE} or {RATE} in "
-              "Hz, or give --rate")  # fmt: skip
-        rates[name] = _hertz(found, f"{path}, {name}")
-    return {name: named[name] for name in names}, rates
-
-
-def _from_channels(
-    path: Path,
-    signals: Sequence[SignalSpec],
-    rate: float | None,
-    modalities: Mapping[str, Sequence[int]] | None,
-) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-    """All channels in one array, as the sources of sensors have them."""
-    from jfreq.data.arrays import IMU, load_array
-    from jfreq.data.source import split_channels
-
-    found = load_array(path)
-    names = [s.name for s in signals]
-    custom = len(names) > 1 or (found.x.shape[1] == 6 and names[0] in IMU)
-    groups = modalities or (IMU if custom else {names[0]: None})
-    lacking = [name for name in names if name not in groups]
-    if lacking:
-        raise InputError(
-            f"one array of {found.x.shape[1]} channels, which of them are {', '.join(lacking)}? "
-            f"Give --modalities, for instance {names[0]}:0-2"
-        )
-    parts = split_channels(groups, found, None)
-    if found.rate is None and rate is None:
-        raise InputError("it states no rate; give --rate in Hz")
-    hertz = _hertz(rate if found.rate is None else found.rate, "x")
-    return {name: parts[name].x for name in names}, dict.fromkeys(names, hertz)
-
-
-def _hertz(value: Any, where: str) -> float:
-    array = np.asarray(value)
-    plain = array.size == 1 and array.dtype.kind in "fiu"
-    hertz = float(array.reshape(-1)[0]) if plain else 0.0
-    if not (np.isfinite(hertz) and hertz > 0):
-        shown = value if array.size == 1 else f"an array of shape {array.shape}"
-        raise InputError(f"{where}: the rate must be a positive number of Hz, got {shown}")
-    return hertz
 
 
 # ------------------------------------------------------------------ sound files

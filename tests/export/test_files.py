@@ -216,17 +216,20 @@ GOOD = {**recording(2.0), "acc_rate": 50, "mic_rate": 200}
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"mic": None}, "no array 'mic'; it has acc, acc_rate, mic_rate, the encoder reads acc"),
-        ({"mic_rate": None}, "no rate of 'mic'; add mic_rate or rate in Hz, or give --rate"),
-        ({"mic_rate": 0}, "mic: the rate must be a positive number of Hz, got 0"),
-        ({"mic_rate": "fast"}, "mic: the rate must be a positive number of Hz, got fast"),
+        ({"mic": None}, "no array 'mic'; it has acc, the encoder reads acc"),
+        (
+            {"mic_rate": None},
+            "no rate of 'mic'; add mic_rate, rate or a column of times, or give --rate",
+        ),
+        ({"mic_rate": 0}, "mic_rate: the rate must be a positive number of Hz, got 0"),
+        ({"mic_rate": "fast"}, "mic_rate: the rate must be a positive number of Hz, got fast"),
         ({"mic_rate": np.ones(2)}, r"got an array of shape \(2,\)"),
         ({"mic_rate": 100}, "mic lasts 4.000 s and acc 2.000 s; cut them to the same time"),
         ({"acc": np.ones((100, 2))}, "acc: 2 channels where the model reads 3"),
-        ({"acc": np.ones((0, 3))}, "acc: wanted samples"),
+        ({"acc": np.ones((0, 3))}, "acc: is empty"),
         ({"acc": np.full((100, 3), np.inf)}, "acc: holds NaN or infinite samples"),
-        ({"acc": np.full((100, 3), "a")}, "acc: wanted float or signed integer samples"),
-        ({"acc": np.array([None])}, "cannot be read"),
+        ({"acc": np.full((100, 3), "a")}, "acc: holds <U1, not numbers"),
+        ({"acc": np.array([None])}, "acc: holds Python objects, which are never unpickled"),
         ({"acc": None, "mic": None, "x": np.ones((9, 4))}, "4 channels, which of them are mic"),
     ],
 )
@@ -250,9 +253,9 @@ def test_files_that_do_not_fit(encoder, imu, tmp_path):
 
     refused(tmp_path / "none.npz", "no such file")
     (tmp_path / "text.npz").write_text("no archive")
-    refused(tmp_path / "text.npz", "cannot be read")
+    refused(tmp_path / "text.npz", "is no .npz archive")
     np.savetxt(tmp_path / "x.csv", np.ones((9, 6)), delimiter=",")
-    refused(tmp_path / "x.csv", "states no rate; give --rate", imu)
+    refused(tmp_path / "x.csv", "no rate of 'acc'; add .* or give --rate in Hz", imu)
     np.savetxt(tmp_path / "y.csv", np.ones((9, 4)), delimiter=",")
     refused(tmp_path / "y.csv", r"has 4 channels, modality 'gyro' asks for \[3, 4, 5\]", imu)
     soundfile.write(tmp_path / "a.wav", np.ones(100) * 0.1, 200)
