@@ -17,7 +17,7 @@ import orbax.checkpoint as ocp
 
 from jfreq import distributed, methods, trees
 from jfreq.config import Experiment, changes, to_dict
-from jfreq.files import disk_errors, write_json
+from jfreq.files import disk_errors, local_path, write_json
 from jfreq.ops.posemb import resize_positions
 from jfreq.state import State, Trained
 from jfreq.types import InputError, PyTree
@@ -141,7 +141,7 @@ def read_config(workdir: Path) -> Experiment:
 def load_run(path: str | Path, *, step: int | None = None) -> Trained:
     """Experiment and parameters of a run folder's checkpoint, on the host: the last good one, or
     the one of ``step``."""
-    workdir = Path(path)
+    workdir = local_path(path, "run")
     experiment = read_config(workdir)
     if not (workdir / CHECKPOINTS).is_dir():
         raise InputError(f"{workdir}: has no checkpoint yet; let `jfreq train` run longer")

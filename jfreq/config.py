@@ -13,6 +13,7 @@ import typing
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args, get_origin
 
+from jfreq.files import local_path
 from jfreq.ranges import (
     Count,
     Fraction,
@@ -132,6 +133,10 @@ class Data:
     threads: Workers = 2
     """Threads of the tf.data pipeline."""
 
+    def __post_init__(self):
+        for path in self.path:
+            local_path(path, "data.path")
+
 
 @checked
 class Optim:
@@ -189,6 +194,10 @@ class Checkpoint:
     keep: Count = 2
     init_from: str | None = None
     """Run folder or bundle whose encoder a fresh run starts from (partial load)."""
+
+    def __post_init__(self):
+        if self.init_from is not None:
+            local_path(self.init_from, "checkpoint.init_from")
 
 
 @checked

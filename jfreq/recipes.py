@@ -2,31 +2,47 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
+import sys
 from pathlib import Path
 from typing import Any
 
 from jfreq.config import Experiment, close_match
+from jfreq.files import local_path
 from jfreq.types import InputError
 
 
 def folders() -> list[Path]:
-    """Where recipes lie: here, in the checkout, in the installed package."""
+    """Where recipes lie: in the installed package, or in the checkout that holds the package.
+
+    Nowhere else: a name on a command line never runs a file of the current folder.
+    """
     package = Path(__file__).resolve().parent
-    found = [Path.cwd() / "experiments", package.parent / "experiments", package / "_experiments"]
-    return [f for f in dict.fromkeys(f.resolve() for f in found) if f.is_dir()]
+    installed, checkout = package / "_experiments", package.parent / "experiments"
+    if installed.is_dir():
+        return [installed]
+    return [checkout] if (package.parent / "pyproject.toml").is_file() else []
 
 
 def objects(path: Path) -> dict[str, Any]:
-    """What one Python file defines, by variable; ``InputError`` if it does not run."""
-    spec = importlib.util.spec_from_file_location(f"jfreq_recipe_{path.stem}", path)
-    assert spec is not None and spec.loader is not None
+    """What one Python file defines, by variable; ``InputError`` if it does not run.
+
+    The module stands in ``sys.modules``, where dataclasses look for the types of their fields.
+    """
+    path = path.resolve()
+    name = f"jfreq_recipe_{path.stem}_{hashlib.sha256(bytes(path)).hexdigest()[:12]}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise InputError(f"{path}: is no Python file")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except InputError:
-        raise
-    except Exception as error:
+    except BaseException as error:
+        del sys.modules[name]
+        if isinstance(error, InputError | KeyboardInterrupt):
+            raise
         raise InputError(f"{path}: {type(error).__name__}: {error}") from error
     return vars(module)
 
@@ -37,7 +53,7 @@ def load_file(path: Path) -> dict[str, Experiment]:
 
 
 def load_all() -> dict[str, Experiment]:
-    """All experiments of all recipe folders; the first folder wins."""
+    """All experiments that come with jfreq, by name."""
     experiments: dict[str, Experiment] = {}
     for folder in folders():
         for path in sorted(folder.glob("*.py")):
@@ -47,11 +63,13 @@ def load_all() -> dict[str, Experiment]:
 
 def load(name: str) -> Experiment:
     """The experiment called ``name``, or ``file.py:name``; ``InputError`` with the closest name."""
+    local_path(name, "experiment")
     file, _, inner = name.rpartition(":")
     if file:
-        if not Path(file).is_file():
+        path = local_path(file, "experiment")
+        if not path.is_file():
             raise InputError(f"{file}: no such recipe file")
-        experiments, name = load_file(Path(file)), inner
+        experiments, name = load_file(path), inner
     else:
         experiments = load_all()
     if name not in experiments:

@@ -17,7 +17,7 @@ import numpy as np
 import jfreq
 from jfreq import checkpoint, distributed, sharding
 from jfreq.config import Experiment, check, to_dict
-from jfreq.files import write_json
+from jfreq.files import local_path, write_json
 from jfreq.methods.base import Method
 from jfreq.report.meter import Meter, describe, summary
 from jfreq.report.metrics import MetricsWriter
@@ -39,7 +39,7 @@ class Stopped(RuntimeError):
         self.signal = number
 
 
-def train(experiment: Experiment, workdir: Path, *, quiet: bool = False) -> Trained:
+def train(experiment: Experiment, workdir: str | Path, *, quiet: bool = False) -> Trained:
     """Trains ``experiment`` in ``workdir``, from its last checkpoint if there is one.
 
     ``quiet`` shows no progress.
@@ -47,9 +47,10 @@ def train(experiment: Experiment, workdir: Path, *, quiet: bool = False) -> Trai
     Raises ``InputError`` for bad settings before any long work, ``NotFinite`` when the loss or
     the gradient stops being a number, ``Stopped`` after SIGTERM or SIGINT.
     """
+    workdir = local_path(workdir, "workdir")
     setup = prepare(experiment)
     with jax.set_mesh(setup.mesh), contextlib.closing(setup.pipeline):
-        return _run(setup, Path(workdir), quiet)
+        return _run(setup, workdir, quiet)
 
 
 def _run(setup: Setup, workdir: Path, quiet: bool) -> Trained:

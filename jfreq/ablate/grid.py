@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 from jfreq import recipes
 from jfreq.config import Experiment, changes, check, close_match, flat, replace, to_dict
 from jfreq.evaluate.features import Pool
+from jfreq.files import local_path
 from jfreq.types import InputError
 
 Change = Callable[[Experiment], Experiment]
@@ -139,8 +140,9 @@ def load(path: str | Path) -> Ablation:
     """
     file, _, name = str(path).partition(".py:")
     file = file if file.endswith(".py") else f"{file}.py"
-    check(Path(file).is_file(), file, "no such file; an ablation is a Python file that defines one")
-    found = {v.name: v for v in recipes.objects(Path(file)).values() if isinstance(v, Ablation)}
+    source = local_path(file, "file")
+    check(source.is_file(), file, "no such file; an ablation is a Python file that defines one")
+    found = {v.name: v for v in recipes.objects(source).values() if isinstance(v, Ablation)}
     if not name and len(found) == 1:
         return next(iter(found.values()))
     check(name in found, file, f"defines {', '.join(found) or 'no Ablation'}; name one of them as "

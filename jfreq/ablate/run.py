@@ -14,7 +14,7 @@ from jfreq.ablate.grid import Ablation, Cell, Replicate
 from jfreq.ablate.table import Grid, summarise
 from jfreq.config import check, replace
 from jfreq.evaluate import protocols
-from jfreq.files import write_json
+from jfreq.files import local_path, write_json
 from jfreq.report import machine
 from jfreq.report.metrics import read_metrics
 from jfreq.train import Stopped, train
@@ -45,7 +45,7 @@ def run(
     """
     from jfreq.data.records import open_shards
 
-    workdir = Path(workdir)
+    workdir = local_path(workdir, "workdir")
     shards = open_shards(data)
     cells = grid.cells(ablation)
     rows = protocols.labelled_rows(shards)
@@ -62,7 +62,7 @@ def run(
         for replicate in grid.replicates(shards.info.folds, count)
         for cell in cells
     ]
-    done = _known([workdir / FILE, *map(Path, have)])
+    done = _known([workdir / FILE, *(local_path(path, "have") for path in have)])
     results: list[dict[str, Any]] = []
     began, fresh, place = time.monotonic(), 0, _place()
     for i, (cell, replicate) in enumerate(plan):

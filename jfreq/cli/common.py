@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import io
 import sys
-from collections.abc import Callable, Sequence
-from typing import Annotated, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
 
 import tyro
 from tyro.conf import AvoidSubcommands, arg
 
 from jfreq.config import Experiment
+from jfreq.files import local_path
 from jfreq.types import InputError
 
 T = TypeVar("T")
@@ -24,7 +26,9 @@ def parse(kind: type[T], *, args: Sequence[str], prog: str, default: T, descript
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            return tyro.cli(kind, args=args, prog=prog, default=default, description=description)
+            found = tyro.cli(kind, args=args, prog=prog, default=default, description=description)
+        refuse_urls(vars(found))
+        return found
     except SystemExit as stop:
         error: BaseException | None = stop
         while error is not None:
@@ -33,6 +37,14 @@ def parse(kind: type[T], *, args: Sequence[str], prog: str, default: T, descript
             error = error.__context__
         sys.stderr.write(said.getvalue())
         raise
+
+
+def refuse_urls(options: Mapping[str, Any]) -> None:
+    """``InputError`` for an option that asks for a path and was given a URL."""
+    for name, value in options.items():
+        for path in value if isinstance(value, tuple) else (value,):
+            if isinstance(path, Path):
+                local_path(path, f"--{name.replace('_', '-')}")
 
 
 def with_data(experiment: Experiment, paths: tuple[str, ...]) -> Experiment:

@@ -40,7 +40,7 @@ from jfreq.data.source import (
 from jfreq.data.sources import open_source
 from jfreq.data.spans import guarded, name_of
 from jfreq.data.thin import thinned
-from jfreq.files import disk_errors, write_atomically, write_json
+from jfreq.files import disk_errors, local_path, write_atomically, write_json
 from jfreq.types import InputError
 
 FILL = 0.1
@@ -111,6 +111,10 @@ def prepare(
     Raises:
       InputError: for anything wrong with the source, a full disk, or where nothing is left.
     """
+    out = local_path(out, "out")
+    local_path(source, "source")
+    clips = None if clips is None else local_path(clips, "clips")
+    labels = local_path(labels, "labels") if isinstance(labels, Path) else labels
     named = modalities if isinstance(modalities, Mapping) else parse_modalities(modalities)
     options = Options(
         rate, clips, labels, tuple(drop_labels), named or None, n, seconds, seed, unlabelled,
@@ -126,7 +130,6 @@ def prepare(
     rows = list(opened.rows)
     name = name or opened.name
     recipe = _recipe(name, opened, cutter, options)
-    out = Path(out).expanduser()
     finished = _already_finished(out, recipe, strict=strict)
     if finished is not None:
         return finished

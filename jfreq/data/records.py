@@ -14,6 +14,7 @@ import numpy as np
 from jfreq.config import check
 from jfreq.data.moments import pooled_moments, training_rows, with_moments
 from jfreq.data.schema import COLUMNS, ShardsInfo, SignalInfo, digest
+from jfreq.files import local_path
 from jfreq.types import DataSpec, InputError
 
 READ_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
@@ -240,9 +241,10 @@ def open_shards(paths: str | Path | Sequence[str | Path]) -> Shards:
 
     Raises ``InputError`` where a folder is missing or unfinished, or the signals differ.
     """
-    folders = [paths] if isinstance(paths, str | Path) else list(paths)
+    named = [paths] if isinstance(paths, str | Path) else paths
+    folders = [local_path(path, "data") for path in named]
     check(len(folders) > 0, "data.path", "name at least one folder of shards")
-    return Shards([Part(Path(f), ShardsInfo.read(Path(f))) for f in folders])
+    return Shards([Part(f, ShardsInfo.read(f)) for f in folders])
 
 
 def describe(shards: Shards) -> str:

@@ -17,7 +17,7 @@ import numpy as np
 from jfreq import distributed, trees
 from jfreq.config import close_match
 from jfreq.export.runtime import by_time
-from jfreq.files import write_atomically
+from jfreq.files import local_path, write_atomically
 from jfreq.methods.base import Method
 from jfreq.ops import dft, frames, scale
 from jfreq.types import Array, Batch, Features, InputError, PyTree
@@ -247,13 +247,13 @@ def cached(folder: str | Path, key: Any, compute: Callable[[], Extracted]) -> Ex
     if jax.process_count() > 1:
         return compute()
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
-    path = Path(folder) / f"{name}.npz"
+    path = local_path(folder, "folder") / f"{name}.npz"
     if path.is_file():
         try:
             with np.load(path, allow_pickle=False) as file:
                 return Extracted(**{field: file[field] for field in Extracted._fields})
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-            path.unlink()
+            pass  # computed again and written over
     features = compute()
     write_atomically(path, lambda file: np.savez(file, **features._asdict()))
     return features

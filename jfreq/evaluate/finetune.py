@@ -20,7 +20,7 @@ from jfreq.evaluate.protocols import single_split
 from jfreq.evaluate.table import Report, Result, joined, over_seeds
 from jfreq.evaluate.tasks import Fold, divide, labelled_rows
 from jfreq.export.bundle import load_trained
-from jfreq.files import write_atomically, write_json
+from jfreq.files import local_path, write_atomically, write_json
 from jfreq.methods.classify import Classify, Head
 from jfreq.methods.phymask import PhyMask
 from jfreq.methods.series import SeriesConfig
@@ -53,7 +53,7 @@ def experiment_for(source: str | Path) -> Experiment:
     experiment is trained by its own recipe. ``InputError`` for what is neither a folder nor an
     experiment.
     """
-    if Path(source).exists():
+    if local_path(source, "run").exists():
         found, init_from = load_trained(source).experiment, str(source)
     else:
         try:
@@ -93,6 +93,7 @@ def finetune(experiment: Experiment, workdir: Path, *, folds: tuple[str, ...] = 
     """
     from jfreq.train import train
 
+    workdir = local_path(workdir, "workdir")
     shards, rows, jobs, counts = _jobs(experiment, workdir, folds)
     found = []
     for fold, cfg in jobs:
@@ -125,6 +126,7 @@ def by_fraction(
     Every training has a folder ``workdir/SHARE/DRAW`` and finished ones are kept. Raises
     ``InputError`` as :func:`finetune`, for all shares before the first training.
     """
+    workdir = local_path(workdir, "workdir")
     check(draws >= 1, "draws", f"must be 1 or more, got {draws}")
     wanted = sorted(set(fractions))
     check(len(wanted) == len(fractions) > 0, "fractions", f"name each once, got {list(fractions)}")
@@ -164,7 +166,7 @@ def _jobs(experiment: Experiment, workdir: Path, folds: tuple[str, ...]):
 
 def read_predictions(folder: str | Path) -> Predictions:
     """What fine-tuning left in the folder of a fold; ``InputError`` where there is nothing."""
-    path = Path(folder) / PREDICTIONS
+    path = local_path(folder, "folder") / PREDICTIONS
     check(path.is_file(), str(path), "no such file; `jfreq finetune` writes it for each fold")
     with np.load(path, allow_pickle=False) as file:
         return Predictions(**{name: file[name] for name in Predictions._fields})

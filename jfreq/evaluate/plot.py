@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from jfreq.config import check
 from jfreq.evaluate.table import Report, Result
-from jfreq.files import write_atomically
+from jfreq.files import local_path, write_atomically
 
 STYLES = (
     ("#000000", "-", "o"), ("#d55e00", "--", "s"), ("#0072b2", "-.", "^"), ("#999999", ":", "D"),
@@ -27,7 +27,7 @@ def save(
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    path = Path(path)
+    path = local_path(path, "path")
     kind = path.suffix.lstrip(".")
     check(kind in ("svg", "png"), str(path), "a figure ends in .svg or .png")
     with mpl.rc_context({"font.size": 8, "svg.fonttype": "none", "svg.hashsalt": name}):

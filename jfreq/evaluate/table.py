@@ -12,7 +12,7 @@ import numpy as np
 
 from jfreq.config import check
 from jfreq.evaluate.metrics import interval
-from jfreq.files import write_atomically
+from jfreq.files import local_path, write_atomically
 from jfreq.types import InputError
 
 TRAINED, UNTRAINED, HAND_MADE = "trained", "untrained", "spectrogram mean+std"
@@ -91,7 +91,7 @@ class Report:
     @classmethod
     def read(cls, path: str | Path) -> Report:
         """What :meth:`save` wrote; ``InputError`` for a file that is missing or something else."""
-        path = Path(path)
+        path = local_path(path, "path")
         check(path.is_file(), str(path), "no such file; `jfreq probe` and `finetune` write them")
         try:
             value = json.loads(path.read_text(encoding="utf-8"))

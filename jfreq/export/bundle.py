@@ -18,7 +18,7 @@ import numpy as np
 import jfreq
 from jfreq import config, trees
 from jfreq.config import Experiment
-from jfreq.files import draft_of, sha256_of, write_atomically
+from jfreq.files import draft_of, local_path, sha256_of, write_atomically
 from jfreq.methods.base import Method
 from jfreq.state import Trained
 from jfreq.types import Features, InputError, PyTree, SignalSpec
@@ -43,7 +43,7 @@ def save_bundle(
     ``card`` ends the model card. An older bundle at ``path`` is replaced; ``InputError`` where
     ``path`` holds anything else.
     """
-    path = Path(path)
+    path = local_path(path, "out")
     check_free(path)
     draft = draft_of(path)
     old = draft_of(path.with_name(f"{path.name}.old"))
@@ -68,7 +68,7 @@ def load_bundle(path: str | Path) -> Trained:
     Raises ``InputError`` for a missing folder or file, a folder that is no bundle, a newer
     format, and weights that are truncated or altered.
     """
-    path = Path(path)
+    path = local_path(path, "encoder")
     header = _open(path)
     from jfreq.methods import experiment_from_dict
 
@@ -78,7 +78,7 @@ def load_bundle(path: str | Path) -> Trained:
 
 def read_weights(path: str | Path) -> PyTree:
     """Only the parameters of a bundle, as :func:`load_bundle` returns and checks them."""
-    path = Path(path)
+    path = local_path(path, "encoder")
     return _read_weights(path / WEIGHTS, _open(path)["sha256"])
 
 
@@ -94,7 +94,7 @@ def _open(path: Path) -> dict[str, Any]:
 
 def load_trained(path: str | Path) -> Trained:
     """A bundle folder or the run folder of ``jfreq train`` (its newest checkpoint)."""
-    path = Path(path)
+    path = local_path(path, "encoder")
     if (path / "checkpoints").is_dir():
         from jfreq.checkpoint import load_run
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from jfreq.config import check
 from jfreq.export.runtime import Clip, Encoder
-from jfreq.files import write_atomically
+from jfreq.files import local_path, write_atomically
 from jfreq.types import Embedding, InputError, SignalSpec
 
 MANY = 64
@@ -56,9 +56,9 @@ def embed_files(
     Raises ``InputError`` naming the first path that is missing or unreadable, lacks a modality or
     its rate, has other channels, or holds no or non-finite samples.
     """
-    out = _writable(Path(out))
+    out = _writable(local_path(out, "out"))
     check(len(paths) > 0, "inputs", "no files to embed")
-    inputs = [_open(Path(path), encoder, rate, modalities) for path in paths]
+    inputs = [_open(local_path(path, "inputs"), encoder, rate, modalities) for path in paths]
     names = _class_names(inputs)
     jobs = [(i, row) for i, one in enumerate(inputs) for row in range(one.rows)]
     batch = 8 if len(jobs) < MANY else 32

@@ -9,6 +9,7 @@ from jfreq.config import close_match
 from jfreq.export import stablehlo
 from jfreq.export.adapter import Adapter, Extra, adapt
 from jfreq.export.bundle import check_free, load_trained, save_bundle, window_spec
+from jfreq.files import local_path
 from jfreq.methods import build
 from jfreq.methods.base import encoder_params
 from jfreq.types import InputError
@@ -33,7 +34,7 @@ def export_run(
             raise InputError(
                 f"format: no {name!r}{close_match(name, known)}; known: {', '.join(known)}"
             )
-    check_free(Path(out))
+    check_free(local_path(out, "out"))
     experiment, params = load_trained(run)
     cfg = experiment.method
     params = encoder_params(build(cfg), params, window_spec(cfg.signals))

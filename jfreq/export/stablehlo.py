@@ -23,6 +23,7 @@ import jfreq
 from jfreq import trees
 from jfreq.export.adapter import Adapter, Extra, compare, one_device, shapes
 from jfreq.export.bundle import read_weights
+from jfreq.files import local_path
 from jfreq.types import InputError, SignalSpec
 
 PROGRAM, MANIFEST = "encoder.stablehlo", "stablehlo.json"
@@ -128,7 +129,7 @@ def load(path: str | Path) -> Program:
     Raises ``InputError`` for a folder without one, altered files, a newer format, a program this
     jax cannot read and a platform it was not written for.
     """
-    path = Path(path)
+    path = local_path(path, "program")
     for name in (MANIFEST, PROGRAM):
         if not (path / name).is_file():
             raise InputError(

@@ -23,13 +23,13 @@ def write_page(
     ``data``, ``rows`` and ``progress`` as in :func:`jfreq.page.run.run_page`. Raises
     ``InputError`` for a folder that is neither, and for shards that do not fit the run.
     """
-    from jfreq.files import write_atomically
+    from jfreq.files import local_path, write_atomically
     from jfreq.page.collect import is_grid
     from jfreq.page.grid import grid_page
     from jfreq.page.run import run_page
 
-    folder = Path(folder)
-    target = Path(out) if out else folder / FILE
+    folder = local_path(folder, "folder")
+    target = local_path(out, "out") if out else folder / FILE
     if target.is_dir():
         raise InputError(f"{target}: is a folder; --out wants a file, for instance {FILE}")
     if is_grid(folder):

@@ -1,0 +1,83 @@
+"""Every path of every command: a URL is refused in one line, before anything is read or written."""
+
+import inspect
+from pathlib import Path
+
+import pytest
+
+from jfreq import cli, recipes
+
+URL = "gs://bucket/a"
+OF_EXPERIMENTS = {
+    "train": [("{}.py:e", "--workdir", "run"), ("ssast_nano", "--workdir", "{}"),
+              ("ssast_nano", "--workdir", "run", "--data", "{}"),
+              ("ssast_nano", "--workdir", "run", "--data", "a", "{}"),
+              ("ssast_nano", "--workdir", "run", "--data.path", "{}"),
+              ("ssast_nano", "--workdir", "run", "--checkpoint.init-from", "{}")],
+    "finetune": [("{}", "--workdir", "run"), ("ssast_nano", "--workdir", "{}"),
+                 ("ssast_nano", "--workdir", "run", "--data", "{}")],
+    "plan": [("ssast_nano", "--topology", "cpu:1", "--data", "{}"),
+             ("ssast_nano", "--topology", "cpu:1", "--json", "{}"),
+             ("{}", "--topology", "cpu:1")],
+    "config": [("show", "ssast_nano", "--data", "{}"), ("params", "{}.py:e")],
+}  # fmt: skip
+OF_NAMES = {
+    "data prepare": [("{}", "--out", "out"), ("set", "--source", "{}", "--out", "out"),
+                     ("synthetic:tones", "--out", "out", "--labels", "{}/a.csv")],
+    "ablate": [("{}/a.py", "--data", "data", "--workdir", "run")],
+}  # fmt: skip
+"""Paths that are annotated as text, because they may be something else."""
+
+
+def command_lines():
+    """One line for each path of each command."""
+    for name, command in cli.COMMANDS.items():
+        yield from ((name, line) for line in OF_EXPERIMENTS.get(name, []))
+        yield from ((name, line) for line in OF_NAMES.get(name, []))
+        if command in cli.ABOUT_AN_EXPERIMENT:
+            assert name in OF_EXPERIMENTS, f"write down the paths of {name}"
+            continue
+        parameters = inspect.signature(command).parameters.values()
+        for asked in (p for p in parameters if "Path" in p.annotation):
+            words = []
+            for p in parameters:
+                if p.default is p.empty or p is asked:
+                    value = "{}" if p is asked else "a"
+                    place = "Positional" in p.annotation
+                    words += [value] if place else [f"--{p.name.replace('_', '-')}", value]
+            yield name, tuple(words)
+
+
+LINES = list(command_lines())
+
+
+@pytest.mark.parametrize(("name", "line"), LINES)
+def test_a_url_is_no_path(name, line, refused, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    message = refused(*name.split(), *(word.format(URL) for word in line))
+    assert "object storage is not supported yet; give a local folder" in message
+    assert "gs:/" in message
+    assert not list(Path().iterdir()), "nothing is written"
+
+
+def test_there_is_a_line_for_every_command():
+    assert {name for name, _ in LINES} == set(cli.COMMANDS)
+
+
+def test_names_never_run_files_of_the_current_folder(refused, tmp_path, monkeypatch):
+    """A folder that somebody unpacked may hold anything, also a shadow of a known name."""
+    monkeypatch.chdir(tmp_path)
+    for folder in ("experiments", "experiments/bench"):
+        (tmp_path / folder).mkdir()
+        for name in ("ssast.py", "mine.py"):
+            (tmp_path / folder / name).write_text(
+                "from pathlib import Path\nPath('ran').touch()\n"
+                "from jfreq.config import Experiment\nfrom jfreq.methods.ssast import SSAST\n"
+                "e = Experiment('mine', SSAST())\ndef main(): pass\n"
+            )
+    assert "unknown experiment 'mine'" in refused("train", "mine", "--workdir", "run")
+    assert "no bench 'mine'" in refused("bench", "mine")
+    assert "mine" not in recipes.load_all() and "ssast_nano" in recipes.load_all()
+    assert not Path("ran").exists()
+    assert recipes.load(f"{tmp_path / 'experiments' / 'mine.py'}:mine").name == "mine"
+    assert Path("ran").exists(), "a file that is named does run"
