@@ -29,6 +29,8 @@ BatchSpec: TypeAlias = dict[str, jax.ShapeDtypeStruct]
 """Shapes and dtypes of a batch."""
 
 Order = Literal["freq_major", "time_major"]
+Mix = Literal["first", "mean", "keep"]
+"""What becomes of the channels of sound: the first, their mean, or all of them."""
 
 
 @checked
@@ -47,6 +49,8 @@ class SignalSpec:
     std: tuple[NonNegative, ...] = ()
     names: tuple[str, ...] = ()
     """Of the channels, as the columns of sensor tables are called; empty where nobody says."""
+    mix: Mix = "first"
+    """Of sound: how the channels of a recording became those of the signal."""
 
     @property
     def seconds(self) -> float:

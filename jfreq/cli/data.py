@@ -28,6 +28,7 @@ def data_prepare(
     seconds: float | None = None,
     hop_seconds: float | None = None,
     mix: Literal["first", "mean", "keep"] | None = None,
+    dtype: Literal["auto", "int16", "float32"] = "auto",
     modalities: tuple[str, ...] = (),
     complex_as: tuple[Way, ...] = ("amplitude",),
     only: tuple[str, ...] = (),
@@ -58,6 +59,7 @@ def data_prepare(
         seconds: length of a window; by default that of the longest clip, at most 10 s.
         hop_seconds: step between windows of long recordings; by default no overlap.
         mix: audio: the first channel (the default, but for acids), the mean of all, or keep them.
+        dtype: of sound in the shards; auto keeps floating-point files as float32.
         modalities: names for channels, for instance acc:0-2 gyro:gx,gy,gz (numbers or columns).
         complex_as: complex recordings: the real modalities to make.
         only: patterns of the paths to read, for instance '*/waist'.
@@ -82,7 +84,7 @@ def data_prepare(
     file = len(labels) == 1 and labels[0].endswith(".csv")
     prepare(
         source or name, out, name=name if source else None, kind=kind, rate=rate, rates=rates,
-        seconds=seconds, hop_seconds=hop_seconds, mix=mix, modalities=modalities,
+        seconds=seconds, hop_seconds=hop_seconds, mix=mix, dtype=dtype, modalities=modalities,
         complex_as=complex_as, only=only, thin=thin, unlabelled=unlabelled,
         allow_missing=allow_missing, fill_seconds=fill_seconds, guard_seconds=guard_seconds,
         labels=Path(labels[0]) if file else labels, drop_labels=drop_labels, clips=clips, n=n,

@@ -140,6 +140,7 @@ def array_source(
     return Source(
         name, kind, tuple(rows), read, functools.partial(longest_stretch, read, options), False,
         labels, missing=tuple(missing), rest=tuple(rest), rate=rate, notes=tuple(notes),
+        floating=True,
     )  # fmt: skip
 
 

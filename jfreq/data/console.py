@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from jfreq.data.folders import shown
+
 
 @contextlib.contextmanager
 def progress(total: int, *, enabled: bool) -> Iterator[Callable[[int], None]]:
@@ -49,7 +51,7 @@ def say(lines: Iterable[str]) -> None:
 
     console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
     for line in lines:
-        console.print(line)
+        console.print(shown(line))
 
 
 def say_skipped(skipped: list[str], path: Path, *, most: int = 20) -> None:

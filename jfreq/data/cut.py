@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from jfreq.data.gaps import Stretch, stretches
 from jfreq.data.records import serialise
 from jfreq.data.schema import ShardsInfo, SignalInfo
-from jfreq.data.source import Mix, Row, Signal, ordered
+from jfreq.data.source import Row, Signal, ordered
 from jfreq.data.timing import resample
-from jfreq.types import InputError
+from jfreq.types import InputError, Mix
+
+CLIPPED = "clipped"
+"""Column of an int16 signal: how many samples of a row reached beyond full scale."""
 
 
 class Window(NamedTuple):
@@ -33,6 +36,8 @@ class Cutter:
     hop_seconds: float
     mix: Mix
     fill_seconds: float = 0.0
+    dtype: Literal["int16", "float32"] = "int16"
+    """Of ``audio`` in the shards; everything else is float32."""
     # Not in repr, from which recipes of prepared sets are made.
     rates: Mapping[str, float] = dataclasses.field(default_factory=dict, repr=False)
     """Hz of single modalities, before ``rate``."""
@@ -48,7 +53,7 @@ class Cutter:
         return self.allow_missing and not (np.isfinite(x) & (x != 0)).any()
 
     def convert(self, row: Row, found: dict[str, Signal]) -> list[Stretch]:
-        """Checked signals at the shards' rate, int16 for audio, float32 for everything else.
+        """Checked signals at the shards' rate: int16 or float32 ``[t c]``, full scale 1 for float.
 
         A row with gaps comes as several stretches, without those of less than half a window.
         Raises ``InputError`` saying what is wrong with the row.
@@ -111,12 +116,13 @@ class Cutter:
     def _converted(self, name: str, signal: Signal) -> Signal:
         x, rate = signal.x, signal.rate or 0.0
         target = self.rate_of(name) or rate
-        if target != rate and x.dtype == np.int16:
-            x = x.astype(np.float32) / 32768
         audio = name == "audio"
+        stays = audio and self.dtype == "int16"
+        if x.dtype == np.int16 and (target != rate or (audio and not stays)):
+            x = x.astype(np.float32) / 32768
         if target != rate:
             x = resample(x, rate, target, ends="mean" if audio else "line")
-        x = _pcm(x) if audio else np.asarray(x, np.float32)
+        x = x if stays and x.dtype == np.int16 else np.asarray(x, np.float32)
         return signal._replace(x=x, rate=float(target))
 
 
@@ -142,7 +148,7 @@ def _windows(
     total = min(len(signals[s.name].x) / s.rate for s in info.signals)
     samples = round(total * first.rate)
     hop = max(1, round(cutter.hop_seconds * first.rate))
-    for start in _starts(samples, first.samples, hop):
+    for start in starts(samples, first.samples, hop):
         values: dict[str, Any] = {
             "label": _label(row, info),
             "length": np.int32(min(first.samples, samples - start)),
@@ -155,7 +161,7 @@ def _windows(
         columns = dict(values)
         for s in info.signals:
             begin = round(start * s.rate / first.rate)
-            valid = signals[s.name].x[begin : begin + s.samples]
+            valid, clipped = _stored(signals[s.name].x[begin : begin + s.samples], s)
             values[s.name] = np.zeros((s.samples, s.channels), s.dtype)
             values[s.name][: len(valid)] = valid
             physical = (valid if len(valid) else values[s.name][:1]).astype(np.float64) * s.scale
@@ -165,6 +171,7 @@ def _windows(
                 f"{s.name}.mean": physical.mean(0),
                 f"{s.name}.var": physical.var(0),
             }
+            columns |= {f"{s.name}.{CLIPPED}": np.int64(clipped)} if s.dtype == "int16" else {}
         yield Window(serialise(values, info), columns)
 
 
@@ -172,7 +179,7 @@ def _seconds(part: Stretch) -> float:
     return min(len(s.x) / (s.rate or 1.0) for s in part.signals.values())
 
 
-def _starts(samples: int, window: int, hop: int) -> Iterator[int]:
+def starts(samples: int, window: int, hop: int) -> Iterator[int]:
     """Every whole window, and one more that would hold half a window of samples not yet seen."""
     whole = 1 + max(0, samples - window) // hop
     yield from range(0, whole * hop, hop)
@@ -198,8 +205,9 @@ def _downmix(x: np.ndarray, how: Mix) -> np.ndarray:
     return np.rint(mean).astype(np.int16) if x.dtype == np.int16 else mean
 
 
-def _pcm(x: np.ndarray) -> np.ndarray:
-    """Full scale 1 to int16, saturating; int16 as it is."""
-    if x.dtype == np.int16:
-        return x
-    return np.clip(np.rint(x * np.float32(32768)), -32768, 32767).astype(np.int16)
+def _stored(x: np.ndarray, info: SignalInfo) -> tuple[np.ndarray, int]:
+    """Samples as the shards hold them, and how many were clipped at full scale."""
+    if x.dtype == info.dtype:
+        return x, 0
+    over = int(np.count_nonzero(np.abs(x) > 1))
+    return np.clip(np.rint(x * np.float32(32768)), -32768, 32767).astype(np.int16), over

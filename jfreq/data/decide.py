@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-
-import numpy as np
+from typing import Literal
 
 from jfreq.config import check, close_match
 from jfreq.data.cut import Cutter
 from jfreq.data.schema import SignalInfo
-from jfreq.data.source import UNREADABLE, Mix, Options, Source, one_line
+from jfreq.data.source import UNREADABLE, Options, Source, one_line
 from jfreq.data.spans import name_of
-from jfreq.types import InputError
+from jfreq.types import InputError, Mix
 
 AUDIO_RATE = 16000.0
 LONGEST = 10.0
@@ -29,6 +28,7 @@ def cutter_for(
     hop_seconds: float | None,
     mix: Mix | None,
     fill_seconds: float,
+    dtype: Literal["int16", "float32"] = "int16",
 ) -> Cutter:
     """Decides window, hop, rates and channels from the options and the first good row.
 
@@ -54,14 +54,14 @@ def cutter_for(
         _check_window(source, seconds)
     open_ = Cutter(
         (), rate, seconds, hop_seconds or seconds, mix or source.mix, fill_seconds,
-        {**own, **rates}, options.allow_missing,
+        dtype, {**own, **rates}, options.allow_missing,
     )  # fmt: skip
     reasons = []
     for row in source.rows:
         try:
             probe = open_.convert(row, source.read(row))[0].signals
         except UNREADABLE as error:
-            reasons.append(f"{row.path}: {one_line(error)}")
+            reasons.append(f"{name_of(row)}: {one_line(error)}")
             continue
         signals = tuple(
             SignalInfo(
@@ -69,9 +69,10 @@ def cutter_for(
                 rate=s.rate or 0.0,
                 samples=round(seconds * (s.rate or 0.0)),
                 channels=s.x.shape[1],
-                dtype=s.x.dtype.name,
-                scale=1 / 32768 if s.x.dtype == np.int16 else 1.0,
+                dtype=dtype if name == "audio" else "float32",
+                scale=1 / 32768 if (name, dtype) == ("audio", "int16") else 1.0,
                 channel_names=s.names,
+                mix=open_.mix if name == "audio" else "first",
             )
             for name, s in probe.items()
         )

@@ -19,9 +19,10 @@ from pathlib import Path
 import numpy as np
 
 from jfreq.config import check
-from jfreq.data import console, parts, tfds_layout
+from jfreq.data import console, parts, summary, tfds_layout
 from jfreq.data.cut import Cutter, Window, windows_of
 from jfreq.data.decide import cutter_for
+from jfreq.data.folders import is_utf8, shown
 from jfreq.data.moments import pooled_moments, training_rows, with_moments
 from jfreq.data.parts import Part
 from jfreq.data.records import signal_bytes
@@ -74,6 +75,7 @@ def prepare(
     fill_seconds: float = FILL,
     guard_seconds: float | None = None,
     mix: Mix | None = None,
+    dtype: summary.Dtype = "auto",
     n: int | None = None,
     seed: int = 0,
     progress: bool = True,
@@ -105,6 +107,8 @@ def prepare(
       guard_seconds: rows of one recording in different folds or splits are kept this far apart.
       mix: of audio: ``first`` channel, ``mean``, or ``keep`` them all; default as the layout
         says, mostly ``first``.
+      dtype: of audio in the shards: ``auto`` is float32 where any file is stored as floating
+        point, and 16-bit PCM otherwise.
       n, seed: of synthetic recordings.
       progress: show how far it is.
 
@@ -124,8 +128,12 @@ def prepare(
     shares = thin if isinstance(thin, Mapping) else parse_numbers(thin, "thin", sign="=")
     opened = thinned(open_source(source, kind=kind, options=options), shares)
     if progress:
-        console.say(opened.notes)
-    cutter = cutter_for(opened, options, own_rates, seconds, hop_seconds, mix, fill_seconds)
+        console.say((summary.read_as(opened), *opened.notes))
+    found = opened.survey(row.path for row in opened.rows) if opened.survey else None
+    stored = summary.stored_as(dtype, opened, found)
+    cutter = cutter_for(opened, options, own_rates, seconds, hop_seconds, mix, fill_seconds, stored)
+    if progress:
+        console.say(summary.lines(opened, cutter, found))
     opened = _arranged(opened, cutter, guard_seconds)
     rows = list(opened.rows)
     name = name or opened.name
@@ -211,6 +219,8 @@ def _part_writer(
     def windows(rows: list[Row], skipped: list[str]) -> Iterator[Window]:
         for row in rows:
             try:
+                if not is_utf8(row.path):
+                    raise InputError("has a name that is not UTF-8; rename it")
                 found = windows_of(cutter, row, source.read(row), info)
             except UNREADABLE as error:
                 message = f"{name_of(row)}: {one_line(error)}"
@@ -284,11 +294,13 @@ def _finish(
     )
     tfds_layout.write(out, info)
     parts.write_columns(out / COLUMNS, columns)
-    _write_text(out / SKIPPED, "".join(s + "\n" for s in skipped))
+    _write_text(out / SKIPPED, "".join(shown(s) + "\n" for s in skipped))
     if cutter.allow_missing:
         _write_text(out / MISSING, _absences(info, columns))
     _write_text(out / METADATA, info.to_json())
     shutil.rmtree(folder)
+    if progress:
+        console.say(summary.clipped(columns))
     if skipped and progress:
         console.say_skipped(skipped, out / SKIPPED)
     return info

@@ -313,7 +313,7 @@ def _merged(infos: Sequence[ShardsInfo]) -> ShardsInfo:
             f"{first.name} has {names[0]}, {other.name} has {names[1]}",
         )
         for a, b in zip(first.signals, other.signals):
-            for field in ("rate", "channels", "channel_names", "dtype", "scale"):
+            for field in ("rate", "channels", "channel_names", "dtype", "scale", "mix"):
                 x, y = getattr(a, field), getattr(b, field)
                 check(x == y, f"{a.name}.{field}", f"is {x} in {first.name} and {y} in "
                       f"{other.name}; prepare the sets alike to read them together")  # fmt: skip

@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 
 from jfreq.config import check, from_dict, to_dict
-from jfreq.types import DataSpec, InputError, SignalSpec
+from jfreq.types import DataSpec, InputError, Mix, SignalSpec
 
 _FLOAT32 = 2.0**-23
 METADATA = "metadata.json"
@@ -44,6 +44,8 @@ class SignalInfo:
     std: tuple[float, ...] = ()
     channel_names: tuple[str, ...] = ()
     """As the columns of the files were called; empty where no file names its channels."""
+    mix: Mix = "first"
+    """Of ``audio``: how the channels of a recording became those of the signal."""
 
     def __post_init__(self):
         check(self.name.isidentifier(), "signal name", f"{self.name!r} is not an identifier")
@@ -78,8 +80,9 @@ class SignalInfo:
         std = [1.0 if i in self.constant else s for i, s in enumerate(self.std)]
         mean, std = (tuple(float(f"{v:.9g}") for v in values) for values in (self.mean, std))
         return SignalSpec(
-            self.name, self.rate, self.samples, self.channels, mean, std, self.channel_names
-        )
+            self.name, self.rate, self.samples, self.channels, mean, std, self.channel_names,
+            self.mix,
+        )  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,18 +10,18 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jfreq.config import check, close_match
+from jfreq.data import sound
 from jfreq.data.folders import listing, natural
-from jfreq.types import InputError
+from jfreq.types import InputError, Mix
 
 Channels = Mapping[str, Sequence[int | str]]
 """Numbers or names of the channels of every modality."""
-Mix = Literal["first", "mean", "keep"]
-AUDIO = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff", ".au", ".w64", ".caf")
+AUDIO = sound.READABLE
 ARRAYS = (".npz", ".npy", ".csv", ".tsv")
 UNREADABLE = (
     InputError,
@@ -94,6 +94,10 @@ class Source:
     """What becomes of the channels of ``audio`` where the caller does not say."""
     notes: tuple[str, ...] = ()
     """Lines for the user: what was recognised or guessed, and what was left out."""
+    floating: bool = False
+    """Its ``audio`` is in units of its own, not in full scale."""
+    survey: Callable[[Iterable[str]], sound.Survey] | None = None
+    """Looks at the headers of sound files by path, where it has such."""
 
     @property
     def description(self) -> str:
@@ -133,29 +137,26 @@ def audio_source(
     missing: Iterable[str] = (),
     multi_label: bool = False,
 ) -> Source:
-    def read(row: Row) -> dict[str, Signal]:
-        import soundfile
+    """Rows of sound files below ``root``."""
+    headers = sound.Headers(root)
 
-        path = root / row.path
-        if not path.is_file():
-            raise InputError("is not on disk")
-        if row.end is not None and row.end > (frames := soundfile.info(path).frames):
-            raise InputError(f"samples {row.start}..{row.end} lie outside its {frames}")
-        x, rate = soundfile.read(
-            path, dtype="float32", start=row.start, stop=row.end, always_2d=True
-        )
+    def read(row: Row) -> dict[str, Signal]:
+        x, rate = sound.read(root / row.path, row.start, row.end)
         return split_channels({"audio": None}, Signal(x, float(rate)), options.modalities)
 
     def seconds(row: Row) -> float | None:
-        import soundfile
-
+        if row.end is not None and row.rate is not None:
+            return (row.end - row.start) / row.rate
         try:
-            info = soundfile.info(root / row.path)
-        except (RuntimeError, OSError):
+            found = headers.of(row.path)
+        except InputError:
             return None
-        return ((row.end or info.frames) - row.start) / info.samplerate if info.samplerate else None
+        return ((found.frames if row.end is None else row.end) - row.start) / found.rate
 
-    return Source(name, kind, tuple(rows), read, seconds, True, labels, multi_label, tuple(missing))
+    return Source(
+        name, kind, tuple(rows), read, seconds, True, labels, multi_label, tuple(missing),
+        survey=headers.survey,
+    )  # fmt: skip
 
 
 def label_numbers(

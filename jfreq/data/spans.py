@@ -6,6 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+from jfreq.data.folders import shown
 from jfreq.data.source import UNREADABLE, Row, Source
 
 
@@ -94,4 +95,4 @@ def name_of(row: Row) -> str:
     """The row as a person would find it."""
     item = "" if row.item is None else f"[{row.item}]"
     span = "" if row.end is None else f" samples {row.start}..{row.end}"
-    return f"{row.path}{item}{span}"
+    return f"{shown(row.path)}{item}{span}"

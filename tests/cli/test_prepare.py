@@ -14,7 +14,7 @@ def test_sources_that_cannot_be_prepared(refused, sound, tmp_path):
     assert "does not exist" in refused("data", "prepare", tmp_path / "none", *out)
     (tmp_path / "empty").mkdir()
     line = refused("data", "prepare", "mine", "--source", tmp_path / "empty", *out)
-    assert "holds no index.csv, no audio" in line
+    assert "holds no files" in line
     assert "did you mean 'tones'" in refused("data", "prepare", "synthetic:tone", *out)
     folder = sound("set/a.wav", np.ones(800)).parent
     index = folder / "index.csv"

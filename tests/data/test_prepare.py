@@ -8,7 +8,7 @@ import soundfile
 
 from jfreq.data import parts
 from jfreq.data import prepare as prepare_module
-from jfreq.data.cut import _starts
+from jfreq.data.cut import starts
 from jfreq.data.prepare import prepare
 from jfreq.data.records import open_shards
 from jfreq.types import InputError
@@ -151,12 +151,31 @@ def test_downmix(tmp_path, rng):
     np.testing.assert_array_equal(keep, x)
 
 
-def test_loud_float_files_saturate(tmp_path):
+def test_float_files_in_units_of_their_own_are_kept(tmp_path, capsys):
+    """Pressure in Pa, acceleration in g: loud and faint alike, beside files of 16 bits."""
+    loud = np.array([0.0, 1.5, -50.0, 1e-5], np.float32)
+    for name in ("a", "b"):
+        (tmp_path / "in" / name).mkdir(parents=True)
+    soundfile.write(tmp_path / "in/a/1.wav", loud, 16000, subtype="FLOAT")
+    soundfile.write(tmp_path / "in/b/2.wav", np.int16([0, 1, -2, 32767]), 16000)
+    prepare(str(tmp_path / "in"), tmp_path / "out")
+    assert "1 of 2 files are stored as floating point: values are kept" in capsys.readouterr().err
+    shards = open_shards(tmp_path / "out")
+    assert (shards.info.signals[0].dtype, shards.info.signals[0].scale) == ("float32", 1.0)
+    np.testing.assert_array_equal(shards[0]["audio"][:, 0], loud)
+    np.testing.assert_array_equal(shards[1]["audio"][:, 0] * 32768, [0, 1, -2, 32767])
+    np.testing.assert_allclose(shards.info.signals[0].mean[0], shards.read([0, 1])["audio"].mean())
+
+
+def test_what_is_clipped_is_counted(tmp_path, capsys):
     (tmp_path / "in" / "c").mkdir(parents=True)
     x = np.array([0.0, 1.5, -1.5, 0.25], np.float32)
-    soundfile.write(tmp_path / "in" / "c" / "s.wav", x, 16000, subtype="FLOAT")
-    got = made(tmp_path / "in", tmp_path / "out")[0]["audio"][:, 0]
-    np.testing.assert_array_equal(got, [0, 32767, -32768, 8192])
+    soundfile.write(tmp_path / "in/c/s.wav", x, 16000, subtype="FLOAT")
+    soundfile.write(tmp_path / "in/c/t.wav", x / 2, 16000, subtype="FLOAT")
+    prepare(str(tmp_path / "in"), tmp_path / "out", dtype="int16")
+    shards = open_shards(tmp_path / "out")
+    np.testing.assert_array_equal(shards[0]["audio"][:, 0], [0, 32767, -32768, 8192])
+    assert "audio: 2 samples in 1 of 2 rows went beyond full scale" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -176,7 +195,7 @@ def test_loud_float_files_saturate(tmp_path):
     ],
 )
 def test_windows(samples, window, hop, expected):
-    assert list(_starts(samples, window, hop)) == expected
+    assert list(starts(samples, window, hop)) == expected
 
 
 def test_long_clips_are_cut_and_short_ones_padded(tmp_path, rng):
@@ -237,7 +256,8 @@ def test_bad_files_are_skipped_by_name_or_refused(audio_set, tmp_path, kind, cap
     assert len(shards) == 11
     assert shards.info.skipped == 1
     assert message in (tmp_path / "out" / "skipped.txt").read_text()
-    np.testing.assert_array_equal(shards[5]["audio"], waves[6])
+    scale = 32768 * shards.info.signals[0].scale  # a file of NaN is one of floating point
+    np.testing.assert_array_equal(shards[5]["audio"] * scale, waves[6])
     with pytest.raises(InputError, match="made without 1 rows"):
         prepare(str(folder), tmp_path / "out", strict=True, progress=False)
 
@@ -253,9 +273,9 @@ def test_nothing_left_is_an_error(audio_set, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (("path", "file"), "has no column 'path'"),
+        (("path", "where"), "has no column 'path'"),
         (("16000", "zero"), "index.csv:2 sr: expected a number, got 'zero'"),
-        (("16000", "0"), "the index 0 Hz"),
+        (("16000", "0"), "index.csv:2 sr: must be positive"),
     ],
 )
 def test_broken_indexes(audio_set, tmp_path, change, message):
@@ -277,10 +297,10 @@ def test_missing_and_empty_sources(tmp_path):
     (tmp_path / "empty").mkdir()
     for source, kind, message in [
         ("nowhere", "auto", "does not exist"),
-        ("empty", "auto", "holds no index.csv, no audio"),
+        ("empty", "auto", "holds no files"),
         ("empty", "folders", "nothing to read"),
         ("empty", "sensors", "nothing to read"),
-        ("empty", "index", "index.csv does not exist"),
+        ("empty", "index", "has no index.csv"),
         ("empty", "indx", r"no kind 'indx' \(did you mean 'index'\?\)"),
     ]:
         with pytest.raises(InputError, match=message):

@@ -1,0 +1,83 @@
+"""What ``prepare`` says about a source once it is decided how it is cut."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Literal
+
+import numpy as np
+
+from jfreq.data.cut import CLIPPED, Cutter, starts
+from jfreq.data.folders import shown
+from jfreq.data.sound import Survey
+from jfreq.data.source import Source
+
+Dtype = Literal["auto", "int16", "float32"]
+MUCH = 0.2
+"""Share of padding from which on it is worth a line."""
+SHOWN = 5
+"""Class names in the line that says what was found."""
+
+
+def read_as(source: Source) -> str:
+    """The layout and what was found in it, in a line."""
+    count = {name: len({getattr(row, name) for row in source.rows} - {"", -1})
+             for name in ("fold", "subject")}  # fmt: skip
+    splits = ", ".join(sorted({row.split for row in source.rows} - {""}))
+    names = ", ".join(map(shown, source.labels[:SHOWN])) + (", ..." * (len(source.labels) > SHOWN))
+    parts = [
+        f"{len(source.rows)} rows" if len(source.rows) > 1 else "1 row",
+        f"{len(source.labels)} classes ({names})" if source.labels else "no labels",
+        f"splits {splits}" * bool(splits),
+        f"{count['fold']} folds" * bool(count["fold"]),
+        f"{count['subject']} subjects" * bool(count["subject"]),
+    ]
+    return f"read as {source.kind}: {', '.join(filter(None, parts))}"
+
+
+def stored_as(dtype: Dtype, source: Source, found: Survey | None) -> Literal["int16", "float32"]:
+    """What shards hold sound as: float32 where any of it is stored as floating point."""
+    if dtype != "auto":
+        return dtype
+    return "float32" if source.floating or (found and found.floating) else "int16"
+
+
+def lines(source: Source, cutter: Cutter, found: Survey | None) -> Iterator[str]:
+    """What was decided about the sound of a source, a sentence each."""
+    if found is None or not found.files:
+        return
+    if many := sum(n for channels, n in found.channels.items() if channels > 1):
+        most = max(found.channels)
+        kinds = "stereo" if most == 2 else f"of up to {most} channels"
+        done = {"first": "the first channel is used", "mean": "their channels are averaged",
+                "keep": "all channels are kept"}[cutter.mix]  # fmt: skip
+        yield f"{many} of {found.files} files are {kinds}: {done} (--mix)"
+    if found.floating:
+        kept = "values are kept as they are, in float32 shards"
+        lost = "what reaches beyond full scale (1.0) is clipped (--dtype int16)"
+        said = kept if cutter.dtype == "float32" else lost
+        yield f"{found.floating} of {found.files} files are stored as floating point: {said}"
+    if (share := _padding(source, cutter)) > MUCH:
+        yield (f"windows are {cutter.seconds:g} s long and {share:.0%} of what they hold is "
+               "padding; --seconds makes them shorter")  # fmt: skip
+
+
+def clipped(columns: Mapping[str, np.ndarray]) -> Iterator[str]:
+    """A line for every signal of which samples were clipped."""
+    for name, counts in columns.items():
+        signal, _, what = name.rpartition(".")
+        if what == CLIPPED and (rows := int(np.count_nonzero(counts))):
+            yield (f"{signal}: {int(counts.sum())} samples in {rows} of {len(counts)} rows went "
+                   "beyond full scale and were clipped; --dtype float32 keeps them")  # fmt: skip
+
+
+def _padding(source: Source, cutter: Cutter) -> float:
+    """Share of zeros in the windows of the rows whose length is known."""
+    rate, window, hop = 1000, round(cutter.seconds * 1000), round(cutter.hop_seconds * 1000)
+    padded = total = 0
+    for row in source.rows:
+        samples = round((source.seconds(row) or 0.0) * rate)
+        for start in starts(samples, window, max(1, hop)) if samples else ():
+            padded += window - min(window, samples - start)
+            total += window
+    return padded / total if total else 0.0
