@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ from jfreq.data.layouts.clips import (
     Clip,
     Found,
     SoundFiles,
+    brief,
     clip_source,
     left_out,
     lines_of,
@@ -31,15 +33,15 @@ SIGNS = (
     "eval_segments.csv",
     "unbalanced_train_segments.csv",
 )
-_ID = r"[A-Za-z0-9_-]{11}"
+_ID = r"(?P<ytid>[A-Za-z0-9_-]{11})"
+_TIME = r"\d+(?:\.\d+)?"
 _NAMES = (
-    re.compile(rf"Y?(?P<ytid>{_ID})(?:_(?P<start>\d+(?:\.\d+)?)(?:[_-]\d+(?:\.\d+)?)?)?"),
-    re.compile(rf"(?P<ytid>{_ID})(?:_(?P<start>\d+(?:\.\d+)?)(?:[_-]\d+(?:\.\d+)?)?)?"),
-    re.compile(rf".*\[(?P<ytid>{_ID})\](?P<start>)"),
+    re.compile(rf"{_ID}(?:_(?P<start>{_TIME})(?:[_-]{_TIME})?)?"),
+    re.compile(rf"Y{_ID}(?:_(?P<start>{_TIME})(?:[_-]{_TIME})?)?"),
+    re.compile(rf".*\[{_ID}\](?P<start>)"),
 )
 """``YTID``, ``YTID_30``, ``YTID_30_40``, ``YTID_30000_40000``, ``YTID_30.000-40.000``, all with or
 without a Y before them, and ``Title [YTID]``. An id has eleven characters, and may begin with Y."""
-
 
 Videos = dict[str, list[tuple[float | None, str]]]
 """By the id of a video, the start that a file's name states, and the file."""
@@ -89,8 +91,9 @@ def _taken(file: Path, by_video: Videos, names: Mapping[str, str], words: Path) 
     taken = Taken(file.name, [], [], [])
     split = file.stem.removesuffix("_segments")
     for segment in _segments(file):
-        for mid in segment.mids:
-            check(mid in names, segment.where, f"label {mid!r} is not in {words}")
+        unknown = next((mid for mid in segment.mids if mid not in names), None)
+        if unknown is not None:
+            raise InputError(f"{segment.where}: label {brief(unknown)!r} is not in {words}")
         there = _cut_there(by_video.get(segment.ytid, []), segment.start)
         if there:
             labels = tuple(names[mid] for mid in segment.mids)
@@ -130,7 +133,7 @@ def _lists(folder: Path) -> list[Path]:
     files = [file for pattern in patterns for file in sorted(folder.glob(pattern))]
     found: dict[str, Path] = {}
     for file in files:
-        if "_part" not in file.stem and is_list(file):
+        if file.is_file() and "_part" not in file.stem and is_list(file):
             found.setdefault(file.name, file)
     check(bool(found), "source", f"{folder} has no list of segments in it, such as "
           "balanced_train_segments.csv; AudioSet's page has them")  # fmt: skip
@@ -169,7 +172,7 @@ def _clips(path: Path, options: Options) -> SoundFiles:
 
 def _segments(file: Path) -> Iterator[Segment]:
     """Every line of a list that is no comment; ``InputError`` for one that is damaged."""
-    reader = csv.reader(read_text(file).splitlines(keepends=True), skipinitialspace=True)
+    reader = csv.reader(io.StringIO(read_text(file)), skipinitialspace=True)
     try:
         for fields in reader:
             where = f"{file}:{reader.line_num}"
@@ -177,7 +180,7 @@ def _segments(file: Path) -> Iterator[Segment]:
                 continue
             check(len(fields) == 4, where, f"expected 4 fields, got {len(fields)}")
             ytid, start, _, mids = (field.strip() for field in fields)
-            check(is_number(start), where, f"start_seconds is {start!r}, not a number")
+            check(is_number(start), where, f"start_seconds is {brief(start)!r}, not a number")
             yield Segment(where, ytid, float(start), tuple(m for m in mids.split(",") if m))
     except csv.Error as error:
         raise InputError(f"{file}:{reader.line_num}: {error}") from error

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from jfreq.config import check, close_match
-from jfreq.data.folders import listing
+from jfreq.data.folders import is_utf8, listing, shown
 from jfreq.data.source import (
     AUDIO,
     Options,
@@ -67,13 +68,15 @@ def sound_files(root: Path, *folders: str) -> SoundFiles:
     found = listing(root)
     names = [file.relative_to(root).as_posix() for file in found.files]
     names = [name for name in names if name.startswith(tops or "")]
-    files = [name for name in names if _suffix(name) in AUDIO]
+    strange = [shown(name) for name in names if not is_utf8(name)]
+    files = [name for name in names if _suffix(name) in AUDIO and is_utf8(name)]
     files.sort(key=lambda name: (_suffix(name) in LOSSY, name.count("/"), name))
     other = [name for name in names if _suffix(name) in OTHER_FORMATS]
     odd = [(path.relative_to(root).as_posix(), why) for path, why in found.odd]
     notes = left_out(other, "files of formats that cannot be read",
                      convert(Path(other[0])) if other else "")  # fmt: skip
-    notes += [f"{name} {why}" for name, why in odd if name.startswith(tops or "")]
+    notes += left_out(strange, "files whose names are not UTF-8")
+    notes += [f"{shown(name)} {why}" for name, why in odd if name.startswith(tops or "")]
     return SoundFiles(root, files, notes)
 
 
@@ -87,11 +90,11 @@ def from_list(listed: Iterable[Clip], there: SoundFiles, *, parts: int, where: s
     for clip in listed:
         end = _end(clip.path, parts)
         if end in seen:
-            missing.append(f"{clip.path}: listed twice in {where}")
+            missing.append(f"{shown(clip.path)}: listed twice in {where}")
         elif end in home:
             clips.append(clip._replace(path=home[end]))
         else:
-            missing.append(f"{clip.path}: listed, but not on disk")
+            missing.append(f"{shown(clip.path)}: listed, but not on disk")
         seen.add(end)
     rest = [path for end, path in home.items() if end not in seen]
     return Found(clips, missing, [*notes, *left_out(rest, f"files that are not in {where}")])
@@ -135,6 +138,8 @@ def clip_source(
     """
     named = ((clip.path, name) for clip in found.clips for name in clip.labels)
     labels, known = label_numbers(named, options, order=vocabulary or order)
+    again = sorted({name for name in vocabulary if vocabulary.count(name) > 1})
+    check(not again, kind, f"its list of classes has {brief(', '.join(again))} twice")
     if vocabulary and not given_labels(options):
         labels = tuple(name for name in vocabulary if not options.drops(name))
         known = {name: i for i, name in enumerate(labels)}
@@ -148,6 +153,11 @@ def clip_source(
     return dataclasses.replace(source, rest=tuple(rest), notes=tuple(found.notes))
 
 
+def table_in(root: Path, names: Sequence[str]) -> Path:
+    """The first of these files that is there; the very first where none is."""
+    return next((root / name for name in names if (root / name).is_file()), root / names[0])
+
+
 class Line(NamedTuple):
     """One line of a table and where it stands."""
 
@@ -155,10 +165,10 @@ class Line(NamedTuple):
     fields: dict[str, str]
 
     def whole(self, column: str) -> int:
-        """A whole number, also as ``3.0``; ``InputError`` for anything else."""
+        """A number from 0 on, also as ``3.0``; ``InputError`` for anything else."""
         text = self.fields[column]
-        whole = is_number(text) and float(text).is_integer()
-        check(whole, self.where, f"{column} is {text!r}, not a whole number")
+        whole = is_number(text) and float(text).is_integer() and 0 <= float(text) < 2**31
+        check(whole, self.where, f"{column} is {brief(text)!r}, not a whole number from 0 on")
         return int(float(text))
 
 
@@ -167,12 +177,12 @@ def lines_of(file: Path, columns: Sequence[str], *, header: bool = True) -> Iter
 
     Without a ``header`` the columns stand in the order in which they are named.
     """
-    reader = csv.reader(read_text(file).splitlines(keepends=True), skipinitialspace=True)
+    reader = csv.reader(io.StringIO(read_text(file)), skipinitialspace=True)
     try:
         head = [name.strip() for name in next(reader, [])] if header else list(columns)
         for name in columns:
             check(name in head, str(file), f"has no column {name!r}{close_match(name, head)}; it "
-                  f"has: {', '.join(head)}")  # fmt: skip
+                  f"has: {brief(', '.join(head))}")  # fmt: skip
         for fields in reader:
             where = f"{file}:{reader.line_num}"
             if fields:
@@ -182,12 +192,18 @@ def lines_of(file: Path, columns: Sequence[str], *, header: bool = True) -> Iter
         raise InputError(f"{file}:{reader.line_num}: {error}") from error
 
 
+def brief(text: str, *, most: int = 120) -> str:
+    """What a damaged table says, short enough for a message."""
+    return text if len(text) <= most else f"{text[:most]}..."
+
+
 def in_order(classes: Iterable[tuple[str, int, str]]) -> list[str]:
     """Names by number, from ``(where, number, name)``; ``InputError`` for a contradiction."""
     names: dict[int, str] = {}
     for where, number, name in classes:
-        check(names.setdefault(number, name) == name, where, f"class {number} is called {name!r}; "
-              f"before it was {names[number]!r}")  # fmt: skip
+        check(bool(name), where, "names no class")
+        check(names.setdefault(number, name) == name, where, f"class {number} is called "
+              f"{brief(name)!r}; before it was {brief(names[number])!r}")  # fmt: skip
     return [names[number] for number in sorted(names)]
 
 

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from jfreq.data.layouts.clips import Clip, clip_source, from_list, in_order, lines_of, sound_files
+from jfreq.data.layouts.clips import (
+    Clip,
+    clip_source,
+    from_list,
+    in_order,
+    lines_of,
+    sound_files,
+    table_in,
+)
 from jfreq.data.layouts.places import root_of
 from jfreq.data.source import Options, Source
 
@@ -20,7 +28,7 @@ def open_esc50(path: Path, options: Options, *, kind: str = "esc50") -> Source:
     clips are in one fold.
     """
     root = root_of(path, kind, SIGNS)
-    table = next(root / sign for sign in SIGNS if (root / sign).is_file())
+    table = table_in(root, SIGNS)
     lines = list(lines_of(table, _COLUMNS))
     names = in_order((n.where, n.whole("target"), n.fields["category"]) for n in lines)
     listed, in_ten = [], set()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from pathlib import Path
 
 from jfreq.config import check, close_match
-from jfreq.data.layouts.clips import Clip, clip_source, from_list, lines_of, sound_files
+from jfreq.data.layouts.clips import Clip, brief, clip_source, from_list, lines_of, sound_files
 from jfreq.data.layouts.places import root_of
 from jfreq.data.source import Options, Source
+from jfreq.types import InputError
 
 TRUTH = "FSD50K.ground_truth"
 SIGNS = (f"{TRUTH}/dev.csv", f"{TRUTH}/eval.csv")
@@ -26,18 +27,19 @@ def open_fsd50k(path: Path, options: Options) -> Source:
     root = root_of(path, "fsd50k", SIGNS)
     words = lines_of(root / TRUTH / "vocabulary.csv", ("index", "name", "mid"), header=False)
     names = tuple(word.fields["name"] for word in words)
-    listed = [clip for part in _FOLDERS for clip in _clips(root, part, names)]
+    listed = [clip for part in _FOLDERS for clip in _clips(root, part, set(names))]
     found = from_list(listed, sound_files(root, *_FOLDERS.values()), parts=2, where=TRUTH)
     return clip_source(root, "fsd50k", found, options, vocabulary=names)
 
 
-def _clips(root: Path, part: str, names: tuple[str, ...]) -> Iterator[Clip]:
+def _clips(root: Path, part: str, names: Set[str]) -> Iterator[Clip]:
     columns = ("fname", "labels", "split") if part == "dev" else ("fname", "labels")
     for where, f in lines_of(root / TRUTH / f"{part}.csv", columns):
         labels = tuple(f["labels"].split(","))
-        for label in labels:
-            check(label in names, where, f"label {label!r} is not in vocabulary.csv"
-                  f"{close_match(label, names)}")  # fmt: skip
+        if (unknown := next((label for label in labels if label not in names), None)) is not None:
+            hint = close_match(unknown, names)
+            raise InputError(f"{where}: label {brief(unknown)!r} is not in vocabulary.csv{hint}")
         split = f.get("split", "")
-        check(part == "eval" or split in SPLITS, where, f"split is {split!r}, not train or val")
+        known = part == "eval" or split in SPLITS
+        check(known, where, f"split is {brief(split)!r}, not train or val")
         yield Clip(f"{_FOLDERS[part]}/{f['fname']}", labels, split=SPLITS.get(split, "test"))

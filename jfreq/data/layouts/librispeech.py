@@ -42,5 +42,5 @@ def open_librispeech(path: Path, options: Options) -> Source:
 def _transcribed(root: Path) -> list[str]:
     """The names of the utterances that have words."""
     files = [file for sub in ("", "*/") for file in root.glob(f"{sub}*/*/[0-9]*.trans.txt")]
-    texts = [file.read_text(encoding="utf-8", errors="replace") for file in files]
+    texts = [f.read_text(encoding="utf-8", errors="replace") for f in files if f.is_file()]
     return [line.split()[0] for text in texts for line in text.splitlines() if line.strip()]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 
 from jfreq.config import check
@@ -41,14 +41,14 @@ def root_of(path: Path, kind: str, signs: Sequence[str]) -> Path:
     return found[0]
 
 
-def _levels(folder: Path) -> Iterator[list[tuple[Path, list[str]]]]:
+def _levels(folder: Path) -> Iterator[list[tuple[Path, Set[str]]]]:
     """Folders and the names in each, level by level from ``folder`` down."""
     level = [folder]
     for _ in range(DEPTH + 1):
         listed, below = [], []
         for place in level:
             inside = _inside(place)
-            listed.append((place, [entry.name for entry in inside]))
+            listed.append((place, {entry.name for entry in inside}))
             below += [place / entry.name for entry in inside if entry.is_dir()]
         yield listed
         level = below
@@ -63,8 +63,8 @@ def _inside(place: Path) -> list[os.DirEntry[str]]:
         return []
 
 
-def _shows(place: Path, names: Sequence[str], sign: str) -> bool:
+def _shows(place: Path, names: Set[str], sign: str) -> bool:
     """Whether a folder that holds ``names`` has a path like ``sign``."""
     head, _, rest = sign.partition("/")
-    found = fnmatch.filter(names, head)
+    found = fnmatch.filter(names, head) if set(head) & set("*?[") else names & {head}
     return bool(found) if not rest else any(any((place / name).glob(rest)) for name in found)

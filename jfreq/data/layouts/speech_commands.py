@@ -12,7 +12,7 @@ from jfreq.data.layouts.places import root_of
 from jfreq.data.source import Options, Row, Source, read_text
 from jfreq.types import InputError
 
-SIGNS = ("testing_list.txt", "validation_list.txt", "_background_noise_", "_unknown_")
+SIGNS = ("testing_list.txt", "validation_list.txt", "_background_noise_", "_unknown_/*_nohash_*")
 NOISE = "_background_noise_"
 LISTS = {"validation_list.txt": "validation", "testing_list.txt": "test"}
 _ADVICE = "--unlabelled reads them, without a label"
@@ -69,8 +69,11 @@ def _splits(root: Path) -> dict[str, str] | None:
         return None
     splits: dict[str, str] = {}
     for name, split in LISTS.items():
-        check(name in there, "source", f"{root} has no {name}, which says what {split} data are; "
-              "unpack the archive again")  # fmt: skip
+        if name not in there:
+            raise InputError(
+                f"source: {root} has no {name}, which says what {split} data are; unpack the "
+                "archive again, or take every folder for a class with --kind folders"
+            )
         for i, line in enumerate(read_text(root / name).splitlines(), start=1):
             file = line.strip()
             said = splits.setdefault(file, split) if file else split

@@ -4,8 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from jfreq.config import check
-from jfreq.data.layouts.clips import Clip, clip_source, from_list, in_order, lines_of, sound_files
+from jfreq.data.layouts.clips import (
+    Clip,
+    clip_source,
+    from_list,
+    in_order,
+    lines_of,
+    sound_files,
+    table_in,
+)
 from jfreq.data.layouts.places import root_of
 from jfreq.data.source import Options, Source
 
@@ -21,13 +28,12 @@ def open_urbansound8k(path: Path, options: Options) -> Source:
     (``fsID``) that a slice was cut from; all its slices are in one fold.
     """
     root = root_of(path, "urbansound8k", SIGNS)
-    table = next(root / sign for sign in SIGNS if (root / sign).is_file())
+    table = table_in(root, SIGNS)
     lines = list(lines_of(table, _COLUMNS))
     names = in_order((n.where, n.whole("classID"), n.fields["class"]) for n in lines)
     listed = []
     for line in lines:
         f, fold = line.fields, line.whole("fold")
-        check(fold >= 0, line.where, f"fold is {fold}")
         name = f"fold{fold}/{f['slice_file_name']}"
         listed.append(Clip(name, (f["class"],), fold, subject=f["fsID"]))
     found = from_list(listed, sound_files(root), parts=2, where=table.name)
