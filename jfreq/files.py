@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from jfreq.types import InputError
+from jfreq.ranges import InputError, shown
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 FULL_WORDS = ("No space left", "ENOSPC", "RESOURCE_EXHAUSTED", "Disk quota")
@@ -60,6 +60,63 @@ def write_json(path: str | Path, value: Any) -> Path:
     text = json.dumps(value, indent=1) + "\n"
     with disk_errors(Path(path).parent):
         return write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def read_json(path: str | Path, what: str, *, advice: str = "") -> dict[str, Any]:
+    """The object in a JSON file that jfreq wrote: ``what``, for the message.
+
+    Raises ``InputError`` with the file and the reason, and ``advice``, for a file that is missing
+    or no JSON, nested too deeply, or holds something else than one object, a key twice, NaN, or a
+    number that no computer reads.
+    """
+    return parse_json(read_text(path, what, advice=advice), path, what, advice=advice)
+
+
+def read_text(path: str | Path, what: str, *, advice: str = "") -> str:
+    """The text of a file in UTF-8, ``what`` for the message."""
+    try:
+        return Path(path).read_bytes().decode("utf-8")
+    except FileNotFoundError:
+        reason = "does not exist"
+    except OSError as error:
+        reason = f"cannot be read ({error.strerror or error})"
+    except UnicodeDecodeError as error:
+        reason = f"is not {what}: byte {error.start} is not UTF-8"
+    raise _unreadable(path, reason, advice)
+
+
+def parse_json(text: str, path: str | Path, what: str, *, advice: str = "") -> dict[str, Any]:
+    """As :func:`read_json`, of the text of the file ``path``."""
+    try:
+        value = json.loads(text, object_pairs_hook=_each_key_once, parse_constant=_no_number)
+    except json.JSONDecodeError as error:
+        reason = f"is not {what}: no JSON, {error.msg} in line {error.lineno}"
+    except RecursionError:
+        reason = f"is not {what}: nested too deeply"
+    except ValueError as error:  # ours, or an integer of thousands of digits
+        reason = f"is not {what}: {str(error).partition(';')[0]}"
+    else:
+        if isinstance(value, dict):
+            return value
+        reason = f"is not {what}: no JSON object, but {shown(value)}"
+    raise _unreadable(path, reason, advice) from None
+
+
+def _unreadable(path: str | Path, reason: str, advice: str) -> InputError:
+    return InputError(f"{path}: {reason}" + (f"; {advice}" if advice else ""))
+
+
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in found if names.count(name) > 1)
+        raise ValueError(f"holds {shown(twice)} twice")
+    return found
+
+
+def _no_number(text: str) -> Any:
+    raise ValueError(f"holds {text}, which is no number")
 
 
 def draft_of(path: Path) -> Path:

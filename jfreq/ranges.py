@@ -110,6 +110,8 @@ Between = Annotated[float, Range(0, 1, "both", "between 0 and 1, without the end
 Integer = Annotated[int, Range(-_INT, _INT, says="a whole number of 32 bits")]
 """Any whole number."""
 Count = Annotated[int, Range(1, _INT, says="1 or more")]
+Size = Annotated[int, Range(1, 2**16, says="1 or more")]
+"""Of a network: widths, layers, heads, taps."""
 Whole = Annotated[int, Range(0, _INT, says="0 or more")]
 Workers = Annotated[int, Range(1, 1024)]
 """Threads, processes or whatever else works side by side on one machine."""

@@ -1,3 +1,4 @@
+import dataclasses
 import math
 import typing
 
@@ -107,6 +108,8 @@ def test_replace_names_the_dotted_field():
     experiment = Experiment("x", METHODS["SSAST"][0]())
     with pytest.raises(InputError, match=r"^optim.lr: must be positive, got -1"):
         replace(experiment, optim__lr=-1)
+    with pytest.raises(InputError, match=r"^method.encoder.width: must be 1 or more"):
+        replace(experiment, method__encoder__width=0)
     with pytest.raises(InputError, match=r"^Experiment.steps: must be 1 or more"):
         replace(experiment, steps=0)
     with pytest.raises(InputError, match=r"decay: '\(' is not a valid pattern"):
@@ -133,3 +136,36 @@ def test_from_dict_refuses_wrong_numbers(value, message):
 def test_from_dict_refuses_wrong_tags(tag):
     with pytest.raises(InputError, match="unknown type"):
         from_dict(Optim, {**to_dict(Optim()), "type": tag})
+
+
+def configs():
+    """Every config class that an experiment may hold."""
+    found, left = [], [Experiment, *(cls for cls, _ in METHODS.values())]
+    while left:
+        cls = left.pop()
+        if cls in found:
+            continue
+        found.append(cls)
+        for hint in typing.get_type_hints(cls).values():
+            left += [t for t in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(t)]
+    return found
+
+
+def plain_numbers(hint) -> bool:
+    """Whether ``float`` or ``int`` stands somewhere in a type without a range."""
+    if hint in (int, float):
+        return True
+    if typing.get_origin(hint) in (typing.Annotated, typing.ClassVar):
+        return False
+    return any(map(plain_numbers, typing.get_args(hint)))
+
+
+def test_every_number_of_every_config_says_its_range():
+    bare = [
+        f"{cls.__name__}.{name}"
+        for cls in configs()
+        for name, hint in typing.get_type_hints(cls, include_extras=True).items()
+        if plain_numbers(hint)
+    ]
+    assert not bare
+    assert {cls for cls in configs() if not hasattr(cls, "__post_init__")} == set()

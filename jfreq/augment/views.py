@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Literal
@@ -13,6 +12,7 @@ from jaxtyping import Array, Float
 
 from jfreq.augment import series, spectrum
 from jfreq.augment.clips import Key
+from jfreq.ranges import NonNegative, Probability, Size, checked
 from jfreq.types import InputError, SignalSpec
 
 TimeChange = Literal[
@@ -25,7 +25,7 @@ SHARED = {"rotate", "negate", "flip", "shuffle", "permute", "warp_time"}
 Change = Callable[..., Array]
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class Views:
     """Which changes a view may have, and how strong they are.
 
@@ -38,31 +38,22 @@ class Views:
     frequency: tuple[FrequencyChange, ...] = (
         "amplitude", "phase", "shift", "mask", "low_pass", "remove_add",
     )  # fmt: skip
-    prob: float = 0.5
-    jitter: float = 0.05
+    prob: Probability = 0.5
+    jitter: NonNegative = 0.05
     """Deviation of the noise, in units of the levelled signal."""
-    scale: float = 0.1
-    segments: int = 5
-    warp: float = 0.2
+    scale: NonNegative = 0.1
+    segments: Size = 5
+    warp: NonNegative = 0.2
     """Of time and magnitude warps: deviation of the smooth curves about 1."""
-    knots: int = 4
-    amplitude: float = 0.3
-    phase: float = 0.7853981633974483
+    knots: Size = 4
+    amplitude: NonNegative = 0.3
+    phase: NonNegative = 0.7853981633974483
     """Largest turn in radians."""
-    band: float = 0.5
+    band: Probability = 0.5
     """Share of the bins whose amplitude or phase is perturbed."""
-    mask: float = 0.3
+    mask: Probability = 0.3
     """Widest masked band and, as 1 - share, how far the low-pass may reach down."""
-    remove: float = 0.1
-
-    def __post_init__(self):
-        if not 0 <= self.prob <= 1:
-            raise InputError(f"views.prob: is a probability, got {self.prob}")
-        for name in ("band", "mask", "remove"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"views.{name}: is a share, got {getattr(self, name)}")
-        if self.segments < 1 or self.knots < 1:
-            raise InputError("views: segments and knots must be 1 or more")
+    remove: Probability = 0.1
 
     def check(self, signals: Sequence[SignalSpec]) -> None:
         """Raises ``InputError`` where a change does not suit the sensors."""

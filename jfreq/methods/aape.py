@@ -9,7 +9,6 @@ framework of :mod:`jfreq.methods.eat`.
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Literal, cast
 
 import jax
@@ -20,27 +19,25 @@ from jfreq.methods.base import Method
 from jfreq.methods.eat import EAT, Net, Terms, distil
 from jfreq.nn.heads import MLPHead
 from jfreq.nn.predict import ConvDecoder, CrossPredictor
+from jfreq.ranges import NonNegative, Positive, Size, checked
 from jfreq.types import Array, Batch, PyTree
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class AaSP(EAT):
     """EAT with the alias branch, a cross-attention predictor and multi-mask contrast."""
 
     embed: Literal["plain", "aape"] = "aape"
     decoder: ConvDecoder | CrossPredictor = CrossPredictor()
-    utterance_weight: float = 10.0
-    contrast_weight: float = 0.1
+    utterance_weight: NonNegative = 10.0
+    contrast_weight: NonNegative = 0.1
     """Views of a clip are pulled together, other clips' pushed away."""
-    temperature: float = 0.1
-    projection: tuple[int, int] = (512, 128)
+    temperature: Positive = 0.1
+    projection: tuple[Size, Size] = (512, 128)
     """Hidden and output width of the MLP that contrast is computed after."""
 
     def __post_init__(self):
         super().__post_init__()
-        check(self.contrast_weight >= 0, "method.contrast_weight", "must be 0 or more")
-        check(self.temperature > 0, "method.temperature", "must be positive")
-        check(min(self.projection) >= 1, "method.projection", "widths must be 1 or more")
         check(self.contrast_weight == 0 or self.clones >= 2, "method.clones",
               "contrast compares the views of a clip: take 2, or contrast_weight 0")  # fmt: skip
 

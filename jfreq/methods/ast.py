@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Literal, Self
 
 from jfreq.config import replace
@@ -16,14 +15,15 @@ from jfreq.methods.spectrogram import (
     trunk,
 )
 from jfreq.nn.trunk import SpectrogramTrunk
+from jfreq.ranges import Count, checked
 from jfreq.types import Array, DataSpec
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class AST(Supervised, SpectrogramConfig):
     """Overlapping patches (16 x 16 at stride 10), cls and dist tokens, linear classifier."""
 
-    stride: tuple[int, int] | None = (10, 10)
+    stride: tuple[Count, Count] | None = (10, 10)
     pool: Literal["mean", "special"] = "special"
     head: Head = Head()
 

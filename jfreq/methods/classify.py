@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, Self, cast
 
@@ -15,21 +14,22 @@ from jfreq import augment
 from jfreq.config import MethodConfig, check, replace
 from jfreq.methods.base import Method, Metrics, encoder_params, summarise
 from jfreq.nn.heads import NormLinear
+from jfreq.ranges import Count, NonNegative, Probability, Whole, checked
 from jfreq.types import Array, Batch, DataSpec, InputError
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class Head:
     """Classifier on the clip vector and the augmentation of its training data (AST, section 2)."""
 
-    classes: int | None = None
+    classes: Count | None = None
     multi_label: bool | None = None
     """Several labels per clip; None: as the data."""
     loss: Literal["auto", "ce", "bce"] = "auto"
     """``auto``: cross-entropy for one label, binary cross-entropy for several."""
-    mixup: float = 0.0
+    mixup: Probability = 0.0
     """Probability of mixing a clip with another, lambda ~ Beta(10, 10)."""
-    spec_augment: tuple[int, int] = (0, 0)
+    spec_augment: tuple[Whole, Whole] = (0, 0)
     """Widest masked (frequency, time) band of the spectrogram; 0 for none."""
     noise: bool = False
     """Uniform noise up to 0.1 and a roll of up to 10 frames, on the spectrogram."""
@@ -38,18 +38,15 @@ class Head:
     fusion: Literal["feature", "late"] = "feature"
     """Of an encoder with several streams: one classifier over all of them, or one for each, each
     trained on its own loss, their probabilities averaged."""
-    fusion_weights: tuple[float, ...] | None = None
+    fusion_weights: tuple[NonNegative, ...] | None = None
     """Shares of the streams' probabilities (``late``); None: equal."""
     labels: tuple[str, ...] = ()
     """Names of the classes, in the order of the logits; empty: those of the data. Where names are
     given, data with other classes are refused."""
 
     def __post_init__(self):
-        check(0 <= self.mixup <= 1, "head.mixup", f"is a probability, got {self.mixup}")
-        check(min(self.spec_augment) >= 0, "head.spec_augment", "widths must be 0 or more")
         weights = self.fusion_weights
-        check(weights is None or (min(weights) >= 0 and sum(weights) > 0), "head.fusion_weights",
-              f"must be 0 or more and not all 0, got {weights}")  # fmt: skip
+        check(weights is None or sum(weights) > 0, "head.fusion_weights", "must not all be 0")
         check(self.classes is None or len(self.labels) <= self.classes, "head.labels",
               f"{len(self.labels)} names for {self.classes} classes")  # fmt: skip
 
@@ -109,7 +106,7 @@ class Supervised:
         return "sigmoid" if self.head.loss == "bce" else "softmax"
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class Classify(Supervised, MethodConfig):
     """A backbone of any method under a classifier."""
 

@@ -3,7 +3,6 @@ arXiv 2401.03497; the image branch of data2vec 2.0, Baevski et al. 2023, on spec
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any, Literal, Self, TypeAlias, cast
 
@@ -29,6 +28,7 @@ from jfreq.nn.vit import ViT
 from jfreq.ops import spread
 from jfreq.ops.gather import take_tokens
 from jfreq.ops.patch import unpatchify
+from jfreq.ranges import Between, Count, Fraction, NonNegative, Whole, checked
 from jfreq.types import Array, Batch, DataSpec, Mask, PyTree, Reconstruction
 
 Terms: TypeAlias = dict[str, tuple[float, Array]]
@@ -39,7 +39,7 @@ FLOORS = (("target_std", 0.1), ("pred_std", 0.01), ("rankme", 4.0))
 """Collapse: the first two stop a run of data2vec 2.0, the rank is ours, of 64 tokens."""
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class EAT(SpectrogramConfig):
     """Masked clones of every clip predict what an average teacher makes of all of it.
 
@@ -47,26 +47,26 @@ class EAT(SpectrogramConfig):
     """
 
     order: Literal["freq_major", "time_major"] = "time_major"
-    special_tokens: int = 1
+    special_tokens: Whole = 1
     positions: Literal["learned", "sincos"] = "sincos"
     encoder: ViT | ConvNeXt = ViT(norm="post")
-    mask_ratio: float = 0.8
-    block: int = 5
+    mask_ratio: Between = 0.8
+    block: Count = 5
     """Side of the blocks of patches that stay visible."""
-    adjust: float = 0.07
+    adjust: NonNegative = 0.07
     """More blocks are drawn than ``1 - mask_ratio`` asks for, by this share: they overlap."""
-    clones: int = 16
+    clones: Count = 16
     """Masks of every clip; the teacher sees the clip once for all of them."""
     decoder: ConvDecoder | CrossPredictor = ConvDecoder()
-    target_layers: int | None = None
+    target_layers: Count | None = None
     """How many of the teacher's last blocks a target averages; None: all."""
-    frame_weight: float = 1.0
-    utterance_weight: float = 192.0
+    frame_weight: NonNegative = 1.0
+    utterance_weight: NonNegative = 192.0
     """Of the error of the special token against the mean target. As released it is summed over 12
     clips x 16 clones of a device while that of patches is averaged, hence 192."""
-    ema: tuple[float, float] = (0.9998, 0.99999)
+    ema: tuple[Fraction, Fraction] = (0.9998, 0.99999)
     """The teacher keeps this share of itself at an update, at first and in the end."""
-    ema_steps: int = 100_000
+    ema_steps: Count = 100_000
     """Updates from the first to the last, in a straight line."""
 
     def __post_init__(self):
@@ -76,18 +76,12 @@ class EAT(SpectrogramConfig):
         )
         check(self.special_tokens >= 1, "method.special_tokens", "must be 1 or more: the first "
               "predicts the clip")  # fmt: skip
-        check(0 < self.mask_ratio < 1, "method.mask_ratio",
-              f"must lie between 0 and 1, got {self.mask_ratio}")  # fmt: skip
-        check(self.clones >= 1, "method.clones", f"must be 1 or more, got {self.clones}")
-        check(self.block >= 1, "method.block", f"must be 1 or more, got {self.block}")
-        check(self.adjust >= 0, "method.adjust", f"must be 0 or more, got {self.adjust}")
-        check(all(0 <= d < 1 for d in self.ema), "method.ema", f"shares below 1, got {self.ema}")
-        check(self.ema_steps >= 1, "method.ema_steps", "must be 1 or more")
         depth = cast(ViT, self.encoder).depth
-        check(self.target_layers is None or 1 <= self.target_layers <= depth,
-              "method.target_layers", f"must be 1 to {depth}")  # fmt: skip
-        for name in ("frame_weight", "utterance_weight"):
-            check(getattr(self, name) >= 0, f"method.{name}", "must be 0 or more")
+        check(
+            self.target_layers is None or self.target_layers <= depth,
+            "method.target_layers",
+            f"must be {depth} or less, the blocks of the encoder, got {self.target_layers}",
+        )
         if self.bound:
             check(1 <= self.kept < self.grid.size, "method.mask_ratio",
                   f"{self.mask_ratio} of {self.grid.size} patches leaves {self.kept} visible; one "

@@ -6,7 +6,6 @@ on each other; rows recorded one after the other lie close together.
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections.abc import Callable
 from typing import Literal, NamedTuple, Self, cast
@@ -34,6 +33,7 @@ from jfreq.nn.modality import ModalityEncoder
 from jfreq.nn.planes import PlaneSense
 from jfreq.nn.spectrum import Spectrum
 from jfreq.nn.swin import Swin
+from jfreq.ranges import Count, NonNegative, Positive, Size, checked
 from jfreq.types import Array, Batch, DataSpec, Features, Grid
 
 POOL = Views(
@@ -43,43 +43,36 @@ POOL = Views(
 """The released pool and strengths; FOCAL permutes the intervals of the spectrum."""
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class FOCAL(SpectraConfig):
     """Two views of every window, an encoder for each sensor, four terms."""
 
     frontend: Spectrum = Spectrum(form="real_imag")
     encoder: Swin | PlaneSense = Swin(window=(3, 3), shift=(1, 1))
     """A Swin's windows shrink to small lattices."""
-    embedding: int = 256
+    embedding: Size = 256
     """Width of a sensor's vector behind a Swin; the clip vector holds those of all sensors. A
     ``PlaneSense`` gives twice its ``hidden``."""
-    projection: tuple[int, int] = (256, 256)
+    projection: tuple[Size, Size] = (256, 256)
     """Hidden and output width of the MLP of each sensor that only training has; the first half of
     the output is shared, the second private."""
     views: Views = POOL
-    sequence: int = 4
+    sequence: Count = 4
     """Rows of a sub-sequence, side by side in the batch: set ``data.sequence`` to the same. With 1
     there is no order in time and that term is off."""
-    temperature: float = 0.07
-    margin: float = 1.0
+    temperature: Positive = 0.07
+    margin: NonNegative = 1.0
     orthogonality: Literal["hinge", "absolute"] = "hinge"
     """``hinge``: angles above 90 degrees are free, as released; ``absolute``: they are not."""
-    shared_weight: float = 1.0
-    private_weight: float = 1.0
-    orthogonality_weight: float = 3.0
-    temporal_weight: float = 5.0
+    shared_weight: NonNegative = 1.0
+    private_weight: NonNegative = 1.0
+    orthogonality_weight: NonNegative = 3.0
+    temporal_weight: NonNegative = 5.0
 
     def __post_init__(self):
         super().__post_init__()
-        check(self.temperature > 0, "method.temperature", "must be positive")
-        check(self.sequence >= 1, "method.sequence", "must be 1 or more")
-        check(self.embedding >= 1, "method.embedding", "must be 1 or more")
-        hidden, out = self.projection
-        check(hidden >= 1 and out >= 2 and out % 2 == 0, "method.projection",
-              f"the output is cut in two halves, got {out}")  # fmt: skip
-        for name in ("shared", "private", "orthogonality", "temporal"):
-            check(getattr(self, f"{name}_weight") >= 0, f"method.{name}_weight",
-                  "must be 0 or more")  # fmt: skip
+        out = self.projection[1]
+        check(out % 2 == 0, "method.projection", f"the output is cut in two halves, got {out}")
         if self.bound:
             self.views.check(self.signals)
 

@@ -35,6 +35,7 @@ from jfreq.methods.spectra import (
 )
 from jfreq.nn.modality import CrossPredictor, ModalityDecoder, ModalityEncoder
 from jfreq.nn.swin import Swin
+from jfreq.ranges import Between, NonNegative, Size, checked
 from jfreq.types import Array, Batch, Features, Grid, Reconstruction
 
 Hidden: TypeAlias = dict[str, Array]
@@ -43,26 +44,26 @@ Draw: TypeAlias = Callable[..., Hidden]
 """``(key, spectra by sensor, step) -> hidden``, the same number in every row."""
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class FreqMAE(SpectraConfig):
     """A window transformer for each sensor, one vector each; every sensor's masked patches are
     drawn from its own vector and again from what the other sensors predict of it."""
 
     encoder: Swin = Swin()
     """Windows larger than a sensor's lattice shrink to it."""
-    embedding: int = 256
+    embedding: Size = 256
     """Width of a sensor's vector."""
-    fusion: int = 512
+    fusion: Size = 512
     """Hidden width of the prediction from the other sensors."""
-    gamma: float = 1.0
+    gamma: NonNegative = 1.0
     """Weight of what is drawn from that prediction; 0 trains without fusion."""
-    mask_ratio: float = 0.75
+    mask_ratio: Between = 0.75
     """Share of the attention windows, the unit of masking."""
     mask_kind: windows.Kind = "random"
     loss: Literal["intended", "as_released", "mae"] = "intended"
     """Signal-to-noise ratio in dB, weighted by energy; the released form, whose energy factor has
     no gradient; or the weighted squared error."""
-    exponent: float = 0.3
+    exponent: NonNegative = 0.3
     """lambda: of the sample's energy in its weight."""
     frequency_weight: bool = True
     """Bins count 1 at 0 Hz falling to 0 at the highest frequency; off: alike."""
@@ -72,11 +73,6 @@ class FreqMAE(SpectraConfig):
     """Clip vector: the sensors' vectors, the predictions of them, or both (as published)."""
 
     def __post_init__(self):
-        check(0 < self.mask_ratio < 1, "method.mask_ratio",
-              f"must lie between 0 and 1, got {self.mask_ratio}")  # fmt: skip
-        for name in ("gamma", "exponent"):
-            check(getattr(self, name) >= 0, f"method.{name}", "must be 0 or more")
-        check(min(self.embedding, self.fusion) >= 1, "method.embedding", "must be 1 or more")
         if len(self.signals) == 1:
             check(self.embed == "both", "method.embed", "one sensor has no others to predict it")
         super().__post_init__()

@@ -22,35 +22,33 @@ from jfreq.nn.local import Conv2d, MapNet, Projection, RowLevel
 from jfreq.nn.scalogram import Scalogram
 from jfreq.nn.series import Conv1d, DeepSense, one_length
 from jfreq.nn.stf import STF
+from jfreq.ranges import Count, Fraction, NonNegative, Positive, Probability, Share, Size, checked
 from jfreq.types import Array, Batch, DataSpec, Features, Grid, PyTree
 
 STREAMS = {"both": ("time", "frequency"), "time": ("time",), "frequency": ("frequency",)}
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class MapViews:
     """How a view of a scalogram is drawn, anew for every clip."""
 
-    freq_mask: float = 0.2
-    time_mask: float = 0.3
+    freq_mask: Fraction = 0.2
+    time_mask: Fraction = 0.3
     """Widest hidden band of each axis, as a share of it."""
-    gain: tuple[float, float] = (0.5, 2.0)
+    gain: tuple[Positive, Positive] = (0.5, 2.0)
     """Of the signal's amplitude."""
-    shift: float = 2.0
+    shift: NonNegative = 2.0
     """Rows up or down."""
-    area: tuple[float, float] = (0.3, 0.7)
+    area: tuple[Share, Share] = (0.3, 0.7)
     """Share of the scalogram in a crop (``local`` ``crops``)."""
 
     def __post_init__(self):
-        for name in ("freq_mask", "time_mask"):
-            check(0 <= getattr(self, name) < 1, f"method.map_views.{name}", "must lie in [0, 1)")
-        check(0 < self.gain[0] <= self.gain[1], "method.map_views.gain", "must be positive, rising")
-        check(0 < self.area[0] <= self.area[1] <= 1, "method.map_views.area",
-              "must lie in (0, 1], rising")  # fmt: skip
-        check(self.shift >= 0, "method.map_views.shift", "must be 0 or more")
+        for name in ("gain", "area"):
+            low, high = getattr(self, name)
+            check(low <= high, f"method.map_views.{name}", f"must rise, got {low} to {high}")
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class LTFC(SeriesConfig):
     """Two encoders that share nothing, one of the series and one of its scalogram, each trained
     by contrast; their clip vectors stand side by side.
@@ -70,19 +68,19 @@ class LTFC(SeriesConfig):
     """Time-frequency stream. ``dense``: beside whole clips, cells of time are held against the
     same cell of other clips, never against other cells of their own; ``crops``: whole clips,
     seen in parts; ``none``: whole clips."""
-    cells: int = 5
+    cells: Count = 5
     """Cells of time (``dense``)."""
-    global_weight: float = 0.5
+    global_weight: Probability = 0.5
     """Share of whole clips in the ``dense`` loss."""
-    temperature: float = 0.1
+    temperature: Positive = 0.1
     rows: RowLevel = "learned"
     """Level of every row and channel: a learned scale and offset, zero mean and unit variance
     over each clip (which hides how loud a row is), or as it comes."""
     views: Views = Views(time=("rotate", "scale", "jitter", "permute", "warp_time"), frequency=())
     """Of the series, for the time stream."""
     map_views: MapViews = MapViews()
-    time_projection: tuple[int, ...] = (256, 128, 50)
-    map_projection: tuple[int, ...] = (128, 64)
+    time_projection: tuple[Size, ...] = (256, 128, 50)
+    map_projection: tuple[Size, ...] = (128, 64)
     """Layers of the heads that contrast is computed after; the encoder is used without them."""
 
     def __post_init__(self):
@@ -90,8 +88,6 @@ class LTFC(SeriesConfig):
             super().__post_init__()
             if self.signals:
                 self.views.check(self.signals)
-        check(self.temperature > 0, "method.temperature", "must be positive")
-        check(0 <= self.global_weight <= 1, "method.global_weight", "must lie in [0, 1]")
         check(bool(self.time_projection and self.map_projection), "method.map_projection",
               "heads need one layer or more")  # fmt: skip
         frontend = self.frontend
@@ -102,8 +98,9 @@ class LTFC(SeriesConfig):
             for signal in self.signals:
                 frontend.check(signal)
             if self.local == "dense":
-                check(1 <= self.cells <= self.grid.time, "method.cells",
-                      f"must lie in 1..{self.grid.time}, the time steps of the map")  # fmt: skip
+                steps = self.grid.time
+                check(self.cells <= steps, "method.cells", f"must be {steps} or less, the time "
+                      f"steps of the map, got {self.cells}")  # fmt: skip
 
     @property
     def paths(self) -> tuple[str, ...]:

@@ -3,7 +3,6 @@ al. 2022, for one sensor): the encoder reads only what is left, a small decoder 
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable
 from typing import Literal, TypeAlias, cast
@@ -34,6 +33,7 @@ from jfreq.nn.vit import SIZES, ViT
 from jfreq.ops.gather import restore_tokens, take_tokens
 from jfreq.ops.patch import unpatchify
 from jfreq.ops.posemb import sincos_tokens
+from jfreq.ranges import Between, checked
 from jfreq.types import Array, Batch, Features, Grid, Mask, Reconstruction
 
 xavier = nn.initializers.xavier_uniform()
@@ -44,11 +44,11 @@ Draw: TypeAlias = Callable[..., Masks]
 """``(key, spectra by sensor, step) -> masks by sensor``, with static counts."""
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class MAE(SpectraConfig):
     """Patches of every sensor in one sequence; masked ones are dropped before the encoder."""
 
-    mask_ratio: float = 0.75
+    mask_ratio: Between = 0.75
     mask_kind: Literal["random", "time", "frequency"] = "random"
     embed: Literal["plain", "aape"] = "plain"
     """How patches become tokens: a linear map; or with it a branch that measures the modulations
@@ -64,8 +64,6 @@ class MAE(SpectraConfig):
     all tokens of each sensor; or over all tokens."""
 
     def __post_init__(self):
-        check(0 < self.mask_ratio < 1, "method.mask_ratio",
-              f"must lie between 0 and 1, got {self.mask_ratio}")  # fmt: skip
         for name in ("encoder", "decoder"):
             check(getattr(self, name).width % 4 == 0, f"method.{name}.width",
                   "must be a multiple of 4, for positions")  # fmt: skip

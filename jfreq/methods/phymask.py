@@ -23,10 +23,11 @@ from jfreq.methods.base import Method
 from jfreq.methods.freqmae import FreqMAE, Lattice, freqmae
 from jfreq.methods.mae import MAE, Masks, mae
 from jfreq.methods.spectra import Plane, Spectra, inside_tokens, spectra
+from jfreq.ranges import Count, Positive, Probability, checked
 from jfreq.types import Array, DataSpec
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class PhyMask(MethodConfig):
     """A masked autoencoder under masks that follow energy and coherence. On an :class:`MAE` masked
     tokens are dropped, so high ratios save time and memory; :class:`FreqMAE` sees every place and
@@ -34,29 +35,25 @@ class PhyMask(MethodConfig):
 
     trunk: MAE | FreqMAE = MAE(mask_ratio=0.9)
     """Its ``mask_ratio`` is the share masked; published: up to 0.96."""
-    alpha: float = 0.5
+    alpha: Probability = 0.5
     """Share of energy in the score, the rest is coherence."""
     coherence: Literal["frames", "modalities", "both"] = "frames"
     """Between neighbouring frames of a sensor; between sensors of equal rate; or their mean."""
     direction: Literal["keep", "hide"] = "keep"
     """What scores high stays visible, or is masked (the opposite sign, as an ablation)."""
-    floor: float = 0.1
+    floor: Probability = 0.1
     """rho: share of the visible patches drawn uniformly, so that no region is never seen."""
-    temperature: tuple[float, float] = (1.0, 0.1)
+    temperature: tuple[Positive, Positive] = (1.0, 0.1)
     """Of the draw, first and last: high is uniform, 0 takes the best alone."""
-    anneal_steps: int = 500
+    anneal_steps: Count = 500
     """Updates from the first temperature to the last, along a cosine; half of a run."""
     budget: Literal["entropy", "equal"] = "entropy"
     """Sensors whose energy is spread wider keep more, measured once before training; or the same
     share of every sensor."""
-    kept: tuple[int, ...] | None = None
+    kept: tuple[Count, ...] | None = None
     """Visible patches (windows on ``FreqMAE``) of each sensor; None: decided by the data."""
 
     def __post_init__(self):
-        check(0 <= self.alpha <= 1, "method.alpha", f"is a share, got {self.alpha}")
-        check(0 <= self.floor <= 1, "method.floor", f"is a share, got {self.floor}")
-        check(min(self.temperature) > 0, "method.temperature", "must be positive")
-        check(self.anneal_steps >= 1, "method.anneal_steps", "must be 1 or more")
         check(self.trunk.mask_kind == "random", "method.trunk.mask_kind",
               "must stay 'random': the prior chooses")  # fmt: skip
         if self.signals:
@@ -65,7 +62,7 @@ class PhyMask(MethodConfig):
                 check(len(self.kept) == len(counts), "method.kept",
                       f"{len(self.kept)} budgets for {len(counts)} sensors")  # fmt: skip
                 for name, n, k in zip(self.trunk.planes, counts, self.kept):
-                    check(1 <= k < n, "method.kept", f"{k} of {n} patches of {name!r}; one must "
+                    check(k < n, "method.kept", f"{k} of {n} patches of {name!r}; one must "
                           "stay visible and one be masked")  # fmt: skip
             if self.coherence != "frames":
                 for name in self.trunk.planes:

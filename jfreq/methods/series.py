@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Literal, Protocol, Self
 
 import jax
@@ -13,10 +12,11 @@ from jfreq.methods.spectrogram import valid_tokens
 from jfreq.nn.series import Conv1d, DeepSense
 from jfreq.nn.stf import STF
 from jfreq.ops import scale
+from jfreq.ranges import checked
 from jfreq.types import Array, Batch, DataSpec, Features, Grid, SignalSpec
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class SeriesConfig(MethodConfig):
     """Which sensors are read, how they are levelled, and the encoder."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Literal, Self, cast
 
 import jax
@@ -16,6 +15,7 @@ from jfreq.nn.scalogram import Scalogram
 from jfreq.nn.trunk import Encoded, SpectrogramTrunk
 from jfreq.nn.vit import ViT
 from jfreq.ops.patch import grid_shape
+from jfreq.ranges import Count, Whole, checked
 from jfreq.types import Array, Batch, DataSpec, Features, Grid, InputError, SignalSpec
 
 FRAME_BLOCK = 128
@@ -23,21 +23,21 @@ FRAME_BLOCK = 128
 the lengths that the published recipes use."""
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class SpectrogramConfig(MethodConfig):
     """Spectrogram, patches and encoder; open fields (None) are decided by the data."""
 
     modality: str | None = None
     """Which signal to read; None: the first."""
     frontend: Fbank | LogSpectrogram | Scalogram | None = None
-    frames: int | None = None
+    frames: Count | None = None
     """Spectrogram frames per clip; shorter clips are padded, longer ones cut."""
-    patch: tuple[int, int] | None = (16, 16)
+    patch: tuple[Count, Count] | None = (16, 16)
     """Patch height in frequency bins and width in frames."""
-    stride: tuple[int, int] | None = None
+    stride: tuple[Count, Count] | None = None
     """Steps between patches; None: no overlap."""
     order: Literal["freq_major", "time_major"] = "freq_major"
-    special_tokens: int = 2
+    special_tokens: Whole = 2
     """Learned tokens beside the patches: 2 as AST's cls and dist, 0 for ConvNeXt."""
     embed: Literal["plain", "aape"] = "plain"
     """How patches become tokens: a linear map; or with it a branch that measures the modulations
@@ -50,7 +50,6 @@ class SpectrogramConfig(MethodConfig):
     """Clip vector: mean of the patch tokens, or of the special tokens."""
 
     def __post_init__(self):
-        check(self.special_tokens >= 0, "method.special_tokens", "must be 0 or more")
         check(self.positions == "learned" or self.encoder.width % 4 == 0, "method.encoder.width",
               "must be a multiple of 4, for sines as positions")  # fmt: skip
         check(
@@ -63,9 +62,6 @@ class SpectrogramConfig(MethodConfig):
             "method.pool",
             "'special' needs special_tokens of 1 or more",
         )
-        for name in ("patch", "stride"):
-            value = getattr(self, name)
-            check(value is None or min(value) >= 1, f"method.{name}", f"sizes below 1: {value}")
         if self.signals and self.frontend is not None:
             self.frontend.check(self.signal)
         if self.bound:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Literal, Self, TypeAlias, cast
 
 import flax.linen as nn
@@ -22,36 +21,36 @@ from jfreq.methods.spectrogram import (
 from jfreq.nn.heads import MLPHead
 from jfreq.ops.gather import restore_tokens, take_tokens
 from jfreq.ops.patch import patchify, unpatchify
+from jfreq.ranges import Count, NonNegative, checked
 from jfreq.types import Array, Batch, DataSpec, Mask, Reconstruction
 
 Patches: TypeAlias = dict[str, Array]
 """Predicted patches ``[b m p]`` by task: ``match`` and ``draw``."""
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class SSAST(SpectrogramConfig):
     """Masked patches at the input of the full encoder, found again and drawn again.
 
     ``official`` in a field reproduces the released code where it departs from the paper.
     """
 
-    mask: int | None = None
+    mask: Count | None = None
     """Masked tokens per clip; None: 400 of 512 and the same share of other grids."""
     mask_kind: masks.Kind = "cluster"
     """The paper uses ``cluster`` for patches and ``random`` for frames."""
-    cluster: tuple[int, int] = (3, 5)
+    cluster: tuple[Count, Count] = (3, 5)
     """Smallest and largest side of a cluster (C in the paper) or span."""
     cluster_mode: masks.ClusterMode = "uniform"
     objective: Literal["joint", "discriminative", "generative"] = "joint"
     info_nce: losses.InfoNCEForm = "paper"
-    generative_weight: float = 10.0
+    generative_weight: NonNegative = 10.0
     """lambda in L = L_d + lambda L_g."""
     passes: Literal[1, 2] = 2
     """Joint: one mask for each task as released (2), or one shared mask at half the cost (1)."""
 
     def __post_init__(self):
         super().__post_init__()
-        check(self.generative_weight >= 0, "method.generative_weight", "must be 0 or more")
         if self.bound and self.mask is not None:
             masks.check_count(
                 self.mask_kind, self.grid, self.mask, sizes=self.cluster, mode=self.cluster_mode

@@ -6,7 +6,6 @@ and in frequency. The loss (NT-Xent of SimCLR), the projection and the pools are
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Self
 
 import jax
@@ -19,22 +18,21 @@ from jfreq.config import check
 from jfreq.methods.base import Method, Metrics, summarise
 from jfreq.methods.series import SeriesConfig, encoder, features, init_encoder, pooled, sensors
 from jfreq.nn.heads import MLPHead
+from jfreq.ranges import Positive, Size, checked
 from jfreq.types import Batch, DataSpec
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class STFCSL(SeriesConfig):
     """Two views of every window, drawn together against all other windows of the batch."""
 
     views: Views = Views()
-    temperature: float = 0.1
-    projection: tuple[int, int] = (128, 64)
+    temperature: Positive = 0.1
+    projection: tuple[Size, Size] = (128, 64)
     """Hidden and output width of the MLP that only training has."""
 
     def __post_init__(self):
         super().__post_init__()
-        check(self.temperature > 0, "method.temperature", "must be positive")
-        check(min(self.projection) >= 1, "method.projection", "widths must be 1 or more")
         if self.signals:
             self.views.check(self.signals)
 

@@ -6,17 +6,17 @@ network are other encoders of the same config.
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Self
 
 from jfreq.config import replace
 from jfreq.methods.base import Method
 from jfreq.methods.classify import Head, Supervised, supervise
 from jfreq.methods.series import SeriesConfig, features, init_encoder
+from jfreq.ranges import checked
 from jfreq.types import DataSpec
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class STFNet(Supervised, SeriesConfig):
     """An encoder of raw sensor series, by default an STFNet, under a linear classifier."""
 

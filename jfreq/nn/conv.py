@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Literal
 
 import flax.linen as nn
@@ -10,25 +9,24 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from jfreq.nn.heads import trunc_normal
+from jfreq.ranges import Positive, Size, checked
 from jfreq.types import Grid, InputError
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class ConvNeXt:
     """Config of :class:`ConvNeXtEncoder`. It needs the whole grid and no special tokens."""
 
-    width: int = 192
-    depth: int = 6
-    kernel: int = 7
-    mlp_ratio: float = 4.0
-    eps: float = 1e-6
+    width: Size = 192
+    depth: Size = 6
+    kernel: Size = 7
+    mlp_ratio: Positive = 4.0
+    eps: Positive = 1e-6
     dtype: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self):
-        if self.kernel < 1 or self.kernel % 2 == 0:
-            raise InputError(f"encoder.kernel: must be odd and positive, got {self.kernel}")
-        if self.depth < 1:
-            raise InputError(f"encoder.depth: must be 1 or more, got {self.depth}")
+        if self.kernel % 2 == 0:
+            raise InputError(f"encoder.kernel: must be odd, got {self.kernel}")
 
     def build(self, name: str | None = None) -> ConvNeXtEncoder:
         return ConvNeXtEncoder(self, name=name)

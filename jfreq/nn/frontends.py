@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from typing import Literal
 
@@ -10,27 +9,28 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Shaped
 
 from jfreq.ops import dft, fbank, frames, scale
+from jfreq.ranges import Count, Finite, Hertz, NonNegative, Positive, Size, checked
 from jfreq.types import InputError, SignalSpec
 
 AUDIOSET_MEAN, AUDIOSET_STD = -4.2677393, 4.5689974
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class Fbank:
     """Kaldi log-mel filter bank, normalised as (x - mean) / (2 std) (AST, section 2.1).
 
     Frames beyond the signal hold raw 0 before normalisation, as in the released code.
     """
 
-    rate: int = 16000
-    n_mels: int = 128
-    win_length_ms: float = 25.0
-    hop_length_ms: float = 10.0
+    rate: Count = 16000
+    n_mels: Size = 128
+    win_length_ms: Positive = 25.0
+    hop_length_ms: Positive = 10.0
     window: Literal["hann", "hamming", "povey"] = "hann"
-    low_hz: float = 20.0
+    low_hz: NonNegative = 20.0
     remove_clip_mean: bool = True
-    mean: float = AUDIOSET_MEAN
-    std: float = AUDIOSET_STD
+    mean: Finite = AUDIOSET_MEAN
+    std: Positive = AUDIOSET_STD
 
     @property
     def _sizes(self) -> tuple[int, int]:
@@ -85,23 +85,25 @@ class Fbank:
         return spec.reshape(b, c, frames, self.n_mels).transpose(0, 2, 3, 1)
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class LogSpectrogram:
     """Log power spectrogram of sensor channels, standardised per clip and channel.
 
     ``n_fft // 2`` bins from 0 Hz up (the Nyquist bin is left out), periodic Hann window.
     """
 
-    rate: float
-    n_fft: int = 32
-    hop_length: int = 4
-    eps: float = 1e-6
+    rate: Hertz
+    n_fft: Count = 32
+    hop_length: Count = 4
+    eps: Positive = 1e-6
 
     def __post_init__(self):
         if self.n_fft < 4 or self.n_fft % 2:
             raise InputError(f"frontend.n_fft: must be even and 4 or more, got {self.n_fft}")
-        if not 1 <= self.hop_length <= self.n_fft:
-            raise InputError(f"frontend.hop_length: must lie in 1..n_fft, got {self.hop_length}")
+        if self.hop_length > self.n_fft:
+            raise InputError(
+                f"frontend.hop_length: must be n_fft {self.n_fft} or less, got {self.hop_length}"
+            )
 
     @property
     def win_length(self) -> int:

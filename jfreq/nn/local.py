@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from typing import Literal
 
@@ -10,21 +9,22 @@ import flax.linen as nn
 from jaxtyping import Array, Float
 
 from jfreq.ops import scale
+from jfreq.ranges import Count, Size, checked
 from jfreq.types import InputError
 
 RowLevel = Literal["learned", "clip", "none"]
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class Conv2d:
     """Config of :class:`Conv2dEncoder`: one block for each width."""
 
-    widths: tuple[int, ...] = (32, 64, 128, 128)
-    time_strides: tuple[int, ...] = (2, 2, 1, 1)
+    widths: tuple[Size, ...] = (32, 64, 128, 128)
+    time_strides: tuple[Count, ...] = (2, 2, 1, 1)
     """Frames per step of every block."""
-    freq_strides: tuple[int, ...] = (2, 2, 2, 2)
+    freq_strides: tuple[Count, ...] = (2, 2, 2, 2)
     """Bins per step of every block."""
-    groups: int = 8
+    groups: Size = 8
     """Of the group normalisation; a divisor of every width."""
 
     def __post_init__(self):
@@ -34,9 +34,7 @@ class Conv2d:
                 f"encoder.widths: {count} blocks need as many strides, got {self.time_strides} and "
                 f"{self.freq_strides}"
             )
-        if min(self.widths + self.time_strides + self.freq_strides) < 1:
-            raise InputError("encoder.widths: widths and strides must be 1 or more")
-        if self.groups < 1 or any(w % self.groups for w in self.widths):
+        if any(w % self.groups for w in self.widths):
             raise InputError(f"encoder.groups: {self.groups} must divide all of {self.widths}")
 
     @property

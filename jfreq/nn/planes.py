@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import cast
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from jfreq.ranges import Fraction, Size, Whole, checked
 from jfreq.types import InputError
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class PlaneSense:
     """Config of :class:`PlaneSenseEncoder`: DeepSense (Yao et al., WWW 2017) as FOCAL builds it,
     over the patches of each frame of one sensor's plane; its first convolution is the patch.
@@ -21,25 +21,20 @@ class PlaneSense:
     state: over channels alone it would hide which bins are loud.
     """
 
-    width: int = 64
+    width: Size = 64
     """Of a frame; convolutions are half as wide."""
-    blocks: int = 4
+    blocks: Whole = 4
     """Residual convolutions along frequency."""
-    kernel: int = 3
+    kernel: Size = 3
     """Of them, in patches."""
-    hidden: int = 64
+    hidden: Size = 64
     """Units of each GRU; two layers, both directions."""
-    dropout: float = 0.2
+    dropout: Fraction = 0.2
     """Of convolution channels, and between the GRUs."""
 
     def __post_init__(self):
-        for name, least in (("width", 2), ("blocks", 0), ("kernel", 1), ("hidden", 1)):
-            if getattr(self, name) < least:
-                raise InputError(
-                    f"encoder.{name}: must be {least} or more, got {getattr(self, name)}"
-                )
-        if not 0 <= self.dropout < 1:
-            raise InputError(f"encoder.dropout: must lie in [0, 1), got {self.dropout}")
+        if self.width < 2:
+            raise InputError(f"encoder.width: must be 2 or more, got {self.width}")
 
     def build(self, name: str | None = None) -> PlaneSenseEncoder:
         return PlaneSenseEncoder(self, name=name)

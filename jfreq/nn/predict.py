@@ -5,7 +5,6 @@ Both are called ``(states [b k d], mask, grid, key) -> [b m out]``, in the order
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Literal
 
 import flax.linen as nn
@@ -19,62 +18,55 @@ from jfreq.nn.heads import torch_bias, torch_kernel, trunc_normal
 from jfreq.ops.conv import grouped_conv
 from jfreq.ops.gather import restore_tokens, take_tokens
 from jfreq.ops.posemb import sincos_tokens
+from jfreq.ranges import NonNegative, Positive, Size, checked
 from jfreq.sharding import constrain
 from jfreq.types import Grid, InputError, Mask
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class ConvDecoder:
     """Config of :class:`ConvDecoderNet`; the defaults are EAT's."""
 
-    width: int = 768
-    depth: int = 6
-    kernel: int = 3
-    groups: int = 16
-    noise: float = 0.01
+    width: Size = 768
+    depth: Size = 6
+    kernel: Size = 3
+    groups: Size = 16
+    noise: NonNegative = 0.01
     """Standard deviation of what stands at masked places."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the matrix products; norms and residual stream stay float32."""
 
     def __post_init__(self):
-        if self.groups < 1 or self.width < 1 or self.width % self.groups:
+        if self.width % self.groups:
             raise InputError(
                 f"decoder.width: {self.width} must be a multiple of groups {self.groups}"
             )
-        if self.kernel < 1 or self.kernel % 2 == 0:
-            raise InputError(f"decoder.kernel: must be odd and positive, got {self.kernel}")
-        if self.depth < 1:
-            raise InputError(f"decoder.depth: must be 1 or more, got {self.depth}")
-        if self.noise < 0:
-            raise InputError(f"decoder.noise: must not be negative, got {self.noise}")
+        if self.kernel % 2 == 0:
+            raise InputError(f"decoder.kernel: must be odd, got {self.kernel}")
 
     def build(self, out: int, name: str | None = None) -> ConvDecoderNet:
         return ConvDecoderNet(self, out, name=name)
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class CrossPredictor:
     """Config of :class:`CrossPredictorNet`; the defaults are our choice, no size is published."""
 
-    width: int = 512
-    depth: int = 4
-    heads: int = 8
-    mlp_ratio: float = 4.0
-    eps: float = 1e-5
+    width: Size = 512
+    depth: Size = 4
+    heads: Size = 8
+    mlp_ratio: Positive = 4.0
+    eps: Positive = 1e-5
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the matrix products; norms, softmax, residual stream stay float32."""
     attention: Kind = "auto"
     """As in :class:`jfreq.nn.vit.ViT`, but for ``splash``."""
 
     def __post_init__(self):
-        if self.heads < 1 or self.width < 1 or self.width % self.heads:
+        if self.width % self.heads:
             raise InputError(
                 f"decoder.width: {self.width} must be a multiple of heads {self.heads}"
             )
-        if self.depth < 1:
-            raise InputError(f"decoder.depth: must be 1 or more, got {self.depth}")
-        if self.mlp_ratio <= 0:
-            raise InputError(f"decoder.mlp_ratio: must be positive, got {self.mlp_ratio}")
         if self.attention == "splash":
             raise InputError("decoder.attention: splash has no cross-attention; take auto")
         if self.attention == "cudnn" and self.dtype != "bfloat16":

@@ -9,7 +9,6 @@ Only the outline of the paper is public: forms, sizes and ranges here are our re
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Literal
 
 import flax.linen as nn
@@ -21,6 +20,7 @@ from jfreq.nn.vit import ViT
 from jfreq.ops import sblu
 from jfreq.ops.patch import Shape2, patchify
 from jfreq.ops.posemb import sincos_tokens
+from jfreq.ranges import Positive, Size, checked
 from jfreq.types import Grid, InputError
 
 lecun = nn.initializers.lecun_normal
@@ -28,13 +28,13 @@ _SPREAD = 1.5
 """How far a kernel may leave its cell of the band, in half widths: neighbours may cross."""
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class AaPE:
     """Config of the alias branch (:class:`AliasBranch`)."""
 
-    kernels: int = 16
+    kernels: Size = 16
     """Kernels of every sub-band, one sub-band for each row of patches."""
-    taps: int = 49
+    taps: Size = 49
     """Length of a kernel in frames, odd."""
     phase: sblu.Phase = "even"
     """``even``: the published line, both parts have zero phase; ``hermitian``: a two-sided window
@@ -47,38 +47,35 @@ class AaPE:
     through a map that starts at zero, so an untrained branch changes nothing."""
     adaptive: bool = True
     """Kernels chosen for every patch; else one learned set for each sub-band."""
-    high_pass: int = 97
+    high_pass: Size = 97
     """Taps of the zero-phase high-pass before the kernels, odd; not used in ``local``."""
-    decay: tuple[float, float] = (0.125, 1.0)
+    decay: tuple[Positive, Positive] = (0.125, 1.0)
     """Range of alpha, per frame; a smaller one wants more taps."""
-    band: tuple[float, float] | None = None
+    band: tuple[Positive, Positive] | None = None
     """Range of beta in cycles per frame; None: the band that folds, from 1 / (2 patch) to 1/2."""
     unit_gain: bool = False
     """Kernels times alpha, so that slow ones are not louder."""
     magnitude: bool = False
     """Also the logarithm of the magnitude of every kernel's output."""
-    width: int = 192
+    width: Size = 192
     """Of the Lambda Encoder, with ``depth`` blocks of ``heads`` heads."""
-    depth: int = 2
-    heads: int = 3
-    out: int = 192
+    depth: Size = 2
+    heads: Size = 3
+    out: Size = 192
     """Width of the branch before it meets the plain token."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the Lambda Encoder's blocks; kernels and filters are always float32."""
 
     def __post_init__(self):
-        for name in ("kernels", "depth", "out"):
-            if getattr(self, name) < 1:
-                raise InputError(f"aape.{name}: must be 1 or more, got {getattr(self, name)}")
         for name in ("taps", "high_pass"):
             if getattr(self, name) < 3 or getattr(self, name) % 2 == 0:
                 raise InputError(f"aape.{name}: must be odd, 3 or more, got {getattr(self, name)}")
         if self.width % 4 or self.width % self.heads:
             raise InputError(f"aape.width: {self.width} must be a multiple of 4 and of heads")
         low, high = self.decay
-        if not 0 < low < high:
-            raise InputError(f"aape.decay: must rise from above 0, got {self.decay}")
-        if self.band is not None and not 0 < self.band[0] < self.band[1] <= 0.5:
+        if low >= high:
+            raise InputError(f"aape.decay: must rise, got {self.decay}")
+        if self.band is not None and not self.band[0] < self.band[1] <= 0.5:
             raise InputError(
                 f"aape.band: {self.band} must rise from above 0 to 0.5 cycles per frame or less, "
                 "half the frame rate"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Literal
 
 import jax.numpy as jnp
@@ -11,23 +10,24 @@ from jaxtyping import Array, Float, Int, Shaped
 from jfreq.nn.frontends import valid_frames
 from jfreq.ops import fbank, scale, wavelet
 from jfreq.ops.gather import take_tokens
+from jfreq.ranges import Count, Hertz, Positive, Size, checked
 from jfreq.types import InputError, SignalSpec
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class Scalogram:
     """``log(1 + |W|)`` of complex Morlet wavelets at log-spaced frequencies, averaged in time."""
 
-    rate: float
-    n_scales: int = 64
-    low_hz: float | None = None
+    rate: Hertz
+    n_scales: Size = 64
+    low_hz: Hertz | None = None
     """Lowest row; None: 0.01 of the rate (0.5 Hz at 50 Hz)."""
-    high_hz: float | None = None
+    high_hz: Hertz | None = None
     """Highest row; None: 0.4 of the rate (20 Hz at 50 Hz)."""
-    pool: int = 4
+    pool: Count = 4
     """Samples that are averaged into one frame."""
-    bandwidth: float = 1.5
-    centre: float = 1.0
+    bandwidth: Positive = 1.5
+    centre: Positive = 1.0
     """``cmor1.5-1.0``: a Gaussian of ``exp(-s^2 / bandwidth)`` around ``centre`` cycles a scale."""
     norm: Literal["l2", "l1"] = "l2"
     """Wavelets of equal energy (``1 / sqrt(a)``), or of equal gain for a tone (``1 / a``)."""
@@ -36,9 +36,7 @@ class Scalogram:
     """Zero mean and unit variance of every channel of a clip, of each of its rows, or neither."""
 
     def __post_init__(self):
-        if self.pool < 1:
-            raise InputError(f"frontend.pool: must be 1 or more, got {self.pool}")
-        if self.low >= self.high or self.n_scales < 2 or self.low <= 0:
+        if self.low >= self.high or self.n_scales < 2:
             raise InputError(
                 f"frontend.n_scales: no {self.n_scales} rows from {self.low:g} up to "
                 f"{self.high:g} Hz (low_hz, high_hz)"
@@ -47,8 +45,6 @@ class Scalogram:
             raise InputError(
                 f"frontend.high_hz: {self.high:g} Hz lies above half the rate {self.rate:g} Hz"
             )
-        if self.bandwidth <= 0 or self.centre <= 0:
-            raise InputError("frontend.bandwidth, frontend.centre: must be positive")
 
     @property
     def low(self) -> float:

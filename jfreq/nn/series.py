@@ -7,7 +7,6 @@ sensor and returns tokens ``[b n d]``.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from typing import ClassVar, Literal
@@ -17,18 +16,19 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jfreq.ops import dft
+from jfreq.ranges import Count, Fraction, Size, checked
 from jfreq.types import Grid, InputError, SignalSpec
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class Conv1d:
     """Config of :class:`Conv1dEncoder`; the defaults are TPN (Saeed et al. 2019, Tang et al. 2020):
     32 x 24, 64 x 16, 96 x 8, the maximum over time as the clip vector."""
 
-    widths: tuple[int, ...] = (32, 64, 96)
-    kernels: tuple[int, ...] = (24, 16, 8)
-    strides: tuple[int, ...] | None = None
-    dropout: float = 0.1
+    widths: tuple[Size, ...] = (32, 64, 96)
+    kernels: tuple[Size, ...] = (24, 16, 8)
+    strides: tuple[Count, ...] | None = None
+    dropout: Fraction = 0.1
     pool: Literal["mean", "max"] = "max"
 
     def __post_init__(self):
@@ -38,9 +38,6 @@ class Conv1d:
                 f"encoder: widths {self.widths}, kernels {self.kernels} and strides "
                 f"{self.strides} must name the same layers"
             )
-        if min(*self.kernels, *(self.strides or (1,))) < 1:
-            raise InputError("encoder: kernels and strides must be 1 or more")
-        _check_dropout(self.dropout)
 
     @property
     def _geometry(self) -> list[tuple[int, int]]:
@@ -89,7 +86,7 @@ class Conv1dEncoder(nn.Module):
         return x
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class DeepSense:
     """Config of :class:`DeepSenseEncoder`, after DeepSense (Yao et al., WWW 2017): spectra of
     short chunks, convolutions in each sensor, then over sensors, then two GRUs over time.
@@ -98,19 +95,18 @@ class DeepSense:
     state: over channels alone it would hide which bins are loud.
     """
 
-    chunk: int = 16
+    chunk: Count = 16
     """Samples of a chunk."""
-    width: int = 64
-    hidden: int = 120
+    width: Size = 64
+    hidden: Size = 120
     """Units of each GRU."""
-    dropout: float = 0.2
+    dropout: Fraction = 0.2
     """Of convolution channels; the GRUs' outputs drop half, as released."""
     pool: ClassVar[Literal["mean"]] = "mean"
 
     def __post_init__(self):
         if self.chunk < 8:
             raise InputError(f"encoder.chunk: must be 8 samples or more, got {self.chunk}")
-        _check_dropout(self.dropout)
 
     def check(self, signals: Sequence[SignalSpec]) -> None:
         """Raises ``InputError`` for sensors that do not divide into chunks."""
@@ -175,8 +171,3 @@ def one_length(signals: Sequence[SignalSpec]) -> int:
             "choose method.modalities"
         )
     return signals[0].samples
-
-
-def _check_dropout(rate: float) -> None:
-    if not 0 <= rate < 1:
-        raise InputError(f"encoder.dropout: must lie in [0, 1), got {rate}")

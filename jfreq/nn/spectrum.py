@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jfreq.ops import dft, frames
+from jfreq.ranges import Positive, Seconds, checked
 from jfreq.types import InputError, SignalSpec
 
 FRAMES = (8, 10, 12, 16, 9, 6, 5, 4)
@@ -21,7 +22,7 @@ _SHORTEST = 8
 Part = Float[Array, "b t f c"]
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class Spectrum:
     """Complex spectra of intervals and the channels that a network reads of them.
 
@@ -29,9 +30,9 @@ class Spectrum:
     ``remove_mean``, not ``normalise``. FOCAL as released: ``real_imag``, ``two_sided``.
     """
 
-    interval: float | None = None
+    interval: Seconds | None = None
     """Seconds; None: the window in 8 intervals, or another count that suits all rates."""
-    hop: float | None = None
+    hop: Seconds | None = None
     """Seconds from interval to interval; None: they touch."""
     form: Literal["log_phase", "magnitude_phase", "real_imag"] = "log_phase"
     """Channels of each sensor channel: the logarithm log(1 + gain |z|), levelled, and the same with
@@ -44,16 +45,12 @@ class Spectrum:
     taper: Literal["rectangular", "hann"] = "rectangular"
     normalise: bool = True
     """White noise of unit variance has bins of unit power; off: the plain DFT sum."""
-    gain: float = 10.0
-    phase: float = 0.5
+    gain: Positive = 10.0
+    phase: Positive = 0.5
     """Size of the phase's two channels beside the levelled logarithm."""
     fill: ClassVar[float] = 0.0
 
     def __post_init__(self):
-        for name in ("interval", "hop", "gain", "phase"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise InputError(f"frontend.{name}: must be positive, got {value}")
         if self.hop is not None and self.interval is not None and self.hop > self.interval:
             raise InputError(
                 f"frontend.hop: {self.hop:g} s leaves gaps between intervals of {self.interval:g} s"

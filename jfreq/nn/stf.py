@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +15,7 @@ from jaxtyping import Array, Float
 
 from jfreq.nn import groups
 from jfreq.ops import stf
+from jfreq.ranges import Count, Fraction, Positive, Size, checked
 from jfreq.types import Grid, InputError, SignalSpec
 
 Pair = tuple[Array, Array]
@@ -24,7 +24,7 @@ SLOPE = 0.2
 """Of the leaky ReLU: TensorFlow's default, which the released networks use."""
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class STF:
     """Config of :class:`STFEncoder`; the defaults are the released HHAR network.
 
@@ -32,14 +32,14 @@ class STF:
     first of which pools. Channels are shared out evenly among the windows.
     """
 
-    windows: tuple[int, ...] = (16, 32, 64, 128)
+    windows: tuple[Count, ...] = (16, 32, 64, 128)
     """Block lengths in samples, each a divisor of the next; the longest divides the series."""
-    pooled: tuple[int, ...] | None = (12, 24, 48, 96)
+    pooled: tuple[Count, ...] | None = (12, 24, 48, 96)
     """Block lengths after the pooling layer, which keeps the low bins; None: no pooling."""
-    width: int = 64
-    sensor_width: int = 32
+    width: Size = 64
+    sensor_width: Size = 32
     """Channels that each sensor hands on."""
-    depth: int = 3
+    depth: Size = 3
     operator: Literal["filter", "convolution"] = "filter"
     """``filter``: a weight for every bin; ``convolution``: a short kernel along frequency."""
     activation: Literal["time", "frequency"] = "time"
@@ -47,23 +47,23 @@ class STF:
     merge: Literal["xavier", "zero"] = "xavier"
     """How weights between resolutions start. ``zero`` is the released default: their gradient is
     then exactly zero for ever and every merged bin equals its own DFT."""
-    taps: int = 32
+    taps: Size = 32
     """Length of the base filter, shared by all resolutions."""
     filter_form: Literal["taps", "bins"] = "taps"
     """Learn real taps, or the complex response at their bins."""
     expansion: Literal["linear", "zero_pad"] = "linear"
     """How the base filter reaches longer windows: interpolated in frequency (released default;
     it also weighs the taps by a periodic sinc squared), or exactly."""
-    kernel: int = 3
+    kernel: Size = 3
     """Taps of the convolution, spaced by the same frequency at every resolution."""
-    dropout: float = 0.2
+    dropout: Fraction = 0.2
     """Of whole channels, after every layer."""
     scaling: Literal["backward", "ortho"] = "backward"
     """``ortho`` gives the channel groups of all windows the same level; released: ``backward``,
     their level falls with the root of the window."""
     dead_bias: bool = False
     """Keep the second bias of the released filters, which nothing reads, for its exact count."""
-    eps: float = 1e-4
+    eps: Positive = 1e-4
 
     def __post_init__(self):
         stf.check_windows(self.windows, self.pooled or self.windows)
@@ -74,10 +74,8 @@ class STF:
                     f"encoder.{name}: {getattr(self, name)} channels do not divide over "
                     f"{count} windows"
                 )
-        if self.depth < 1:
-            raise InputError(f"encoder.depth: must be 1 or more, got {self.depth}")
-        if self.kernel < 1 or self.kernel % 2 == 0:
-            raise InputError(f"encoder.kernel: must be odd and positive, got {self.kernel}")
+        if self.kernel % 2 == 0:
+            raise InputError(f"encoder.kernel: must be odd, got {self.kernel}")
         if self.operator == "convolution" and self.kernel // 2 >= self.sizes[0] // 2:
             raise InputError(
                 f"encoder.kernel: {self.kernel} taps reach beyond the {self.sizes[0] // 2 + 1} "
@@ -85,8 +83,6 @@ class STF:
             )
         if self.taps < 4 or self.taps % 2:
             raise InputError(f"encoder.taps: must be even and 4 or more, got {self.taps}")
-        if not 0 <= self.dropout < 1:
-            raise InputError(f"encoder.dropout: must lie in [0, 1), got {self.dropout}")
 
     @property
     def sizes(self) -> tuple[int, ...]:

@@ -15,11 +15,12 @@ from jaxtyping import Array, Float
 
 from jfreq.nn.heads import torch_bias, torch_kernel
 from jfreq.nn.windows import EPS, Pair, Plane, WindowBlock
+from jfreq.ranges import Count, Fraction, Positive, Size, Whole, checked
 from jfreq.sharding import constrain
 from jfreq.types import InputError
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class Swin:
     """Config of :class:`SwinEncoder`; windows and shifts are (frames, bins) in tokens.
 
@@ -28,42 +29,39 @@ class Swin:
     ``shift`` (1, 1).
     """
 
-    width: int = 64
+    width: Size = 64
     """Of the first stage; every stage doubles it and halves both axes."""
-    depths: tuple[int, ...] = (2, 2, 4)
+    depths: tuple[Size, ...] = (2, 2, 4)
     """Blocks of every stage; the odd ones (second, fourth, ...) are shifted."""
-    heads: int = 4
+    heads: Size = 4
     """The same at every stage."""
-    window: Pair = (2, 8)
-    shift: Pair = (1, 0)
+    window: tuple[Count, Count] = (2, 8)
+    shift: tuple[Whole, Whole] = (1, 0)
     """Half a window on both axes is the ordinary Swin."""
     wrap_mask: bool = True
     """Tokens from the two ends of a cyclic shift do not see each other; off in FreqMAE's code."""
-    mlp_ratio: float = 4.0
-    dropout: float = 0.2
+    mlp_ratio: Positive = 4.0
+    dropout: Fraction = 0.2
     """After the projection and in the MLP."""
-    attention_dropout: float = 0.2
-    drop_path: float = 0.1
+    attention_dropout: Fraction = 0.2
+    drop_path: Fraction = 0.1
     """Of the last block; it grows linearly from 0 at the first."""
 
     def __post_init__(self):
-        if not self.depths or min(self.depths) < 1:
-            raise InputError(f"encoder.depths: want 1 or more blocks a stage, got {self.depths}")
-        if self.heads < 1 or self.width < 1 or self.width % self.heads:
+        if not self.depths:
+            raise InputError("encoder.depths: name the blocks of one stage or more")
+        if self.width % self.heads:
             raise InputError(
                 f"encoder.width: {self.width} must be a multiple of heads {self.heads}"
             )
-        if min(self.window) < 1:
-            raise InputError(f"encoder.window: must be 1 or more on both axes, got {self.window}")
-        if any(not 0 <= s <= w for s, w in zip(self.shift, self.window)):
+        if any(s > w for s, w in zip(self.shift, self.window)):
             raise InputError(
-                f"encoder.shift: {self.shift} must lie between 0 and the window {self.window}"
+                f"encoder.shift: {self.shift} must not be larger than the window {self.window}"
             )
         if round(self.width * self.mlp_ratio) < 1:
-            raise InputError(f"encoder.mlp_ratio: must be positive, got {self.mlp_ratio}")
-        for name in ("dropout", "attention_dropout", "drop_path"):
-            if not 0 <= getattr(self, name) < 1:
-                raise InputError(f"encoder.{name}: must lie in [0, 1), got {getattr(self, name)}")
+            raise InputError(
+                f"encoder.mlp_ratio: {self.mlp_ratio} of {self.width} leaves no hidden unit"
+            )
 
     @property
     def unit(self) -> Pair:

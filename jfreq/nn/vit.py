@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Literal
 
 import flax.linen as nn
@@ -12,6 +11,7 @@ from jaxtyping import Array, Bool, Float
 
 from jfreq.nn.attention import Kind, attention
 from jfreq.nn.heads import trunc_normal
+from jfreq.ranges import Positive, Size, checked
 from jfreq.sharding import constrain
 from jfreq.types import Grid, InputError
 
@@ -21,15 +21,15 @@ Layers = bool | Literal["ffn"]
 adds to the stream (the targets of data2vec 2.0)."""
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class ViT:
     """Config of :class:`ViTEncoder`; the defaults are ViT-B."""
 
-    width: int = 768
-    depth: int = 12
-    heads: int = 12
-    mlp_ratio: float = 4.0
-    eps: float = 1e-6
+    width: Size = 768
+    depth: Size = 12
+    heads: Size = 12
+    mlp_ratio: Positive = 4.0
+    eps: Positive = 1e-6
     norm: Literal["pre", "post"] = "pre"
     """``pre``: norms before attention and MLP, one more at the end; ``post``: after each sum, and
     one more at the input (data2vec 2.0, EAT)."""
@@ -47,8 +47,6 @@ class ViT:
             raise InputError(
                 f"encoder.width: {self.width} must be a multiple of heads {self.heads}"
             )
-        if self.depth < 1:
-            raise InputError(f"encoder.depth: must be 1 or more, got {self.depth}")
         if self.attention == "cudnn" and self.dtype != "bfloat16":
             raise InputError("encoder.attention: cudnn wants encoder.dtype bfloat16")
 

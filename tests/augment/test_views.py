@@ -66,9 +66,9 @@ def test_one_clock_for_sensors_of_different_rate():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"prob": 1.5}, "views.prob: is a probability"),
-        ({"mask": -0.1}, "views.mask: is a share"),
-        ({"segments": 0}, "segments and knots"),
+        ({"prob": 1.5}, "Views.prob: must be between 0 and 1"),
+        ({"mask": -0.1}, "Views.mask: must be between 0 and 1"),
+        ({"segments": 0}, "Views.segments: must be 1 or more"),
     ],
 )
 def test_bad_policies_are_refused(fields, message):

@@ -104,7 +104,7 @@ def test_rows_of_several_labels_are_drawn_as_they_come():
 def test_fractions_outside_one(fraction):
     with pytest.raises(InputError, match="must lie in"):
         draw(np.arange(3), fraction)
-    with pytest.raises(InputError, match=r"data\.label_fraction: must lie in"):
+    with pytest.raises(InputError, match=r"Data\.label_fraction: must be"):
         Data(label_fraction=fraction)
 
 

@@ -148,5 +148,5 @@ def test_batches_that_are_no_whole_runs_are_refused(walks):
         open_pipeline(cfg, batch=10, seed=0)
     with pytest.raises(InputError, match="a multiple of 8"):
         open_pipeline(cfg, batch=12, seed=0, process_count=2)
-    with pytest.raises(InputError, match=r"data.sequence: must be 1 or more"):
+    with pytest.raises(InputError, match="sequence: must be 1 or more"):
         Data(sequence=0)

@@ -309,7 +309,7 @@ def test_labels_that_do_not_fit(head, spec, match):
 
 @pytest.mark.parametrize(
     ("changes", "match"),
-    [({"mixup": 1.5}, "is a probability, got 1.5"), ({"spec_augment": (-1, 3)}, "0 or more")],
+    [({"mixup": 1.5}, "between 0 and 1, got 1.5"), ({"spec_augment": (-1, 3)}, "0 or more")],
 )
 def test_impossible_augmentation(changes, match):
     with pytest.raises(InputError, match=match):

@@ -277,14 +277,14 @@ def test_the_branch_goes_into_an_autoencoder_of_sensors():
 
 
 @pytest.mark.parametrize(("change", "message"), [
-    ({"mask_ratio": 1.0}, "method.mask_ratio"),
+    ({"mask_ratio": 1.0}, "EAT.mask_ratio"),
     ({"mask_ratio": 0.99}, "leaves 0 visible"),
-    ({"clones": 0}, "method.clones"),
+    ({"clones": 0}, "EAT.clones"),
     ({"encoder": ConvNeXt(width=16), "special_tokens": 0}, "method.encoder: must be a ViT"),
     ({"special_tokens": 0}, "method.special_tokens"),
-    ({"target_layers": 3}, "method.target_layers: must be 1 to 2"),
+    ({"target_layers": 3}, "method.target_layers: must be 2 or less"),
     ({"stride": (16, 8)}, "must not overlap"),
-    ({"ema": (1.0, 0.9)}, "method.ema"),
+    ({"ema": (1.0, 0.9)}, "EAT.ema"),
     ({"encoder": ViT(width=18, depth=2, heads=2)}, "multiple of 4"),
 ])  # fmt: skip
 def test_bad_settings(change, message):

@@ -329,7 +329,7 @@ def test_settings_that_cannot_work_are_refused(key):
         FOCAL(modalities=("audio",), **FIELDS).bind(SENSORS)
     with pytest.raises(InputError, match=r"method\.projection: the output is cut in two halves"):
         FOCAL(projection=(8, 7))
-    with pytest.raises(InputError, match=r"method\.temporal_weight"):
+    with pytest.raises(InputError, match=r"FOCAL\.temporal_weight"):
         FOCAL(temporal_weight=-1.0)
 
 

@@ -367,14 +367,14 @@ def test_several_sensors_and_other_rates():
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        ({"temperature": 0.0}, "method.temperature"),
-        ({"global_weight": 1.5}, "method.global_weight"),
+        ({"temperature": 0.0}, "LTFC.temperature"),
+        ({"global_weight": 1.5}, "LTFC.global_weight"),
         ({"frontend": Scalogram(rate=50.0)}, "method.frontend.standardise: .*'none'"),
-        ({"cells": 11}, "method.cells: must lie in 1..10"),
+        ({"cells": 11}, "method.cells: must be 10 or less"),
         ({"modalities": ("gyro",)}, "no signal 'gyro'"),
         ({"frontend": Scalogram(rate=20.0, standardise="none")}, "at 50 Hz"),
         ({"map_views__gain": (2.0, 1.0)}, "map_views.gain"),
-        ({"map_views__area": (0.0, 1.0)}, "map_views.area"),
+        ({"map_views__area": (0.5, 0.4)}, "map_views.area"),
         ({"map_views__time_mask": 1.0}, "map_views.time_mask"),
     ],
 )

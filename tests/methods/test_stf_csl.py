@@ -111,7 +111,7 @@ def test_learning_pairs_raises_accuracy():
 
 
 def test_settings_that_cannot_work_are_refused():
-    with pytest.raises(InputError, match=r"method\.temperature"):
+    with pytest.raises(InputError, match=r"STFCSL\.temperature"):
         STFCSL(temperature=0.0)
     bare = DataSpec((SignalSpec("acc", 50.0, 64, 3),))
     with pytest.raises(InputError, match="do not say mean and deviation of 'acc'; use 'clip'"):

@@ -127,7 +127,7 @@ def test_projection_is_linear_after_the_last_relu():
         ({"widths": (8,)}, "1 blocks need as many strides"),
         ({"widths": ()}, "0 blocks"),
         ({"groups": 3}, "3 must divide"),
-        ({"time_strides": (0, 1)}, "1 or more"),
+        ({"time_strides": (0, 1)}, "Conv2d.time_strides: must be 1 or more, got 0"),
     ],
 )
 def test_impossible_shapes(changes, match):

@@ -44,5 +44,5 @@ def test_what_stands_in_frames_without_signal_does_not_matter(net):
 def test_bad_sizes_are_refused():
     for field, value in (("width", 1), ("kernel", 0), ("dropout", 1.0)):
         change: dict[str, Any] = {field: value}
-        with pytest.raises(InputError, match=rf"encoder\.{field}"):
+        with pytest.raises(InputError, match=rf"\.{field}: must be"):
             PlaneSense(**change)

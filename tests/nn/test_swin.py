@@ -277,14 +277,14 @@ def test_sharded_rows_need_no_collective():
     [
         ({"heads": 5}, "encoder.width: 8 must be a multiple of heads 5"),
         ({"depths": ()}, "encoder.depths"),
-        ({"depths": (2, 0)}, "encoder.depths"),
-        ({"window": (0, 3)}, "encoder.window: must be 1 or more"),
+        ({"depths": (2, 0)}, "Swin.depths"),
+        ({"window": (0, 3)}, "Swin.window: must be 1 or more"),
         ({"shift": (3, 0)}, "encoder.shift"),
-        ({"shift": (-1, 0)}, "encoder.shift"),
-        ({"mlp_ratio": 0.0}, "encoder.mlp_ratio"),
-        ({"dropout": 1.0}, "encoder.dropout"),
-        ({"attention_dropout": -0.1}, "encoder.attention_dropout"),
-        ({"drop_path": 1.0}, "encoder.drop_path"),
+        ({"shift": (-1, 0)}, "Swin.shift"),
+        ({"mlp_ratio": 0.0}, "Swin.mlp_ratio"),
+        ({"dropout": 1.0}, "Swin.dropout"),
+        ({"attention_dropout": -0.1}, "Swin.attention_dropout"),
+        ({"drop_path": 1.0}, "Swin.drop_path"),
     ],
 )
 def test_impossible_configs(changes, match):

@@ -230,7 +230,7 @@ def test_sizes_are_deits():
 
 @pytest.mark.parametrize(
     ("changes", "match"),
-    [({"heads": 5}, "multiple of heads 5"), ({"depth": 0}, "encoder.depth: must be 1")],
+    [({"heads": 5}, "multiple of heads 5"), ({"depth": 0}, "ViT.depth: must be 1")],
 )
 def test_impossible_sizes(changes, match):
     with pytest.raises(InputError, match=match):
