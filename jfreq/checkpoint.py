@@ -6,7 +6,6 @@ A fresh start takes, in this order: the folder's own last good checkpoint, the e
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import orbax.checkpoint as ocp
 
 from jfreq import distributed, methods, trees
 from jfreq.config import Experiment, changes, to_dict
-from jfreq.files import disk_errors, local_path, write_json
+from jfreq.files import disk_errors, local_path, read_json, write_json
 from jfreq.ops.posemb import resize_positions
 from jfreq.state import State, Trained
 from jfreq.types import InputError, PyTree
@@ -129,13 +128,10 @@ def _free(name: str) -> bool:
 def read_config(workdir: Path) -> Experiment:
     """The experiment of a run folder."""
     path = workdir / CONFIG
-    try:
-        value = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise InputError(f"{workdir}: not a run folder, it has no {CONFIG}") from None
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}: is not JSON ({error}); the run cannot be read") from None
-    return methods.experiment_from_dict(value)
+    if not path.exists():
+        raise InputError(f"{workdir}: not a run folder, it has no {CONFIG}")
+    value = read_json(path, "the config of a run", advice="the run cannot be read")
+    return methods.experiment_from_dict(value, str(path))
 
 
 def load_run(path: str | Path, *, step: int | None = None) -> Trained:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from jfreq.ablate.grid import Ablation, Cell, Replicate
 from jfreq.ablate.table import Grid, summarise
 from jfreq.config import check, replace
 from jfreq.evaluate import protocols
-from jfreq.files import local_path, write_json
+from jfreq.files import local_path, read_json, write_json
 from jfreq.report import machine
 from jfreq.report.metrics import read_metrics
 from jfreq.train import Stopped, train
@@ -133,11 +132,11 @@ def _known(files: Sequence[Path]) -> dict[str, dict[str, Any]]:
         if not path.exists():
             check(path.name == FILE, str(path), "no such file of results")
             continue
+        grid = read_json(path, "the result of an ablation")
         try:
-            rows = json.loads(path.read_text())["cells"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path}: is not the result of an ablation ({error})") from None
-        found |= {row["key"]: row for row in rows if row["status"] == "done"}
+            found |= {row["key"]: row for row in grid["cells"] if row["status"] == "done"}
+        except (KeyError, TypeError) as error:
+            raise InputError(f"{path}: is not the result of an ablation ({error!r})") from None
     return found
 
 

@@ -3,16 +3,12 @@ stderr), 1 internal error, 128 + signal when stopped."""
 
 from __future__ import annotations
 
-import functools
-import inspect
 import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import tyro
-
-from jfreq.cli.common import HELP, refuse_urls
+from jfreq.cli.common import HELP, call
 from jfreq.cli.data import data_info, data_peek, data_prepare
 from jfreq.cli.report import report
 from jfreq.cli.study import ablate, bench, plan
@@ -73,18 +69,7 @@ def run(argv: Sequence[str]) -> None:
     if command in ABOUT_AN_EXPERIMENT:
         command(rest)
     else:
-        tyro.cli(_checked(command), args=rest, prog=f"jfreq {name}")
-
-
-def _checked(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The command, which looks at its paths before anything else."""
-
-    @functools.wraps(command)
-    def call(*args: Any, **options: Any) -> Any:
-        refuse_urls(inspect.signature(command).bind(*args, **options).arguments)
-        return command(*args, **options)
-
-    return call
+        call(command, rest, f"jfreq {name}")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

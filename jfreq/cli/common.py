@@ -1,10 +1,13 @@
-"""What the commands share: options over an experiment, first words, progress."""
+"""What the commands share: one door for all options, first words, progress."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import inspect
 import io
-import sys
+import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -12,31 +15,155 @@ from typing import Annotated, Any, TypeVar
 import tyro
 from tyro.conf import AvoidSubcommands, arg
 
-from jfreq.config import Experiment
+from jfreq.config import Experiment, close_match
 from jfreq.files import local_path
+from jfreq.ranges import OutOfRange, check_call, shown
 from jfreq.types import InputError
 
 T = TypeVar("T")
 Flat = Annotated[Experiment, arg(name=""), AvoidSubcommands]
 HELP = ("-h", "--help")
+WORDS = {"FLOAT": "a number", "INT": "a whole number", "{None}": "None", "PATH": "a path",
+         "STR": "a word"}  # fmt: skip
+"""What the types of options are called."""
 
 
 def parse(kind: type[T], *, args: Sequence[str], prog: str, default: T, description: str) -> T:
-    """Options over ``default``; what a config itself refuses comes out as its ``InputError``."""
+    """Options over ``default``; whatever is wrong with them is one ``InputError``."""
+    found = _understood(kind, args, prog, default=default, description=description)
+    refuse_urls(vars(found))
+    return found
+
+
+def call(command: Callable[..., None], args: Sequence[str], prog: str) -> None:
+    """Runs ``command`` with the arguments that its options say.
+
+    Values outside the ranges of its annotations are refused before it starts.
+    """
+
+    @functools.wraps(command)
+    def later(*values: Any, **named: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return values, named
+
+    values, named = _understood(later, args, prog)
+    refuse_urls(inspect.signature(command).bind(*values, **named).arguments)
+    try:
+        check_call(command, values, named)
+    except OutOfRange as error:
+        raise InputError(f"{_option(error.field, args)}: {error.advice}") from None
+    command(*values, **named)
+
+
+def _understood(kind: Any, args: Sequence[str], prog: str, **more: Any) -> Any:
+    """What tyro makes of ``args``; its own errors and those of configs as one ``InputError``."""
+    _each_once(args)
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            found = tyro.cli(kind, args=args, prog=prog, default=default, description=description)
-        refuse_urls(vars(found))
-        return found
-    except SystemExit as stop:
+            return tyro.cli(kind, args=args, prog=prog, **more)
+    except (SystemExit, InputError) as stop:
+        if isinstance(stop, SystemExit) and not stop.code:  # help was asked for
+            raise
         error: BaseException | None = stop
         while error is not None:
+            if isinstance(error, OutOfRange):
+                message = f"{_option(error.field, args, error.owner)}: {error.advice}"
+                raise InputError(message) from None
             if isinstance(error, InputError):
                 raise error from None
             error = error.__context__
-        sys.stderr.write(said.getvalue())
-        raise
+        raise InputError(f"{_one_line(said.getvalue())}; see {prog} --help") from None
+
+
+def _each_once(args: Sequence[str]) -> None:
+    """Of an option given twice only one value would count, and nothing would say which."""
+    named = [a.partition("=")[0].replace("_", "-") for a in args if a.startswith("--")]
+    plain = Counter(re.sub(r"(^--|\.)no-", r"\1", name) for name in named)
+    twice = [name for name, count in plain.items() if count > 1]
+    if twice:
+        raise InputError(f"{twice[0]}: given {plain[twice[0]]} times; give it once")
+
+
+def _option(field: str, args: Sequence[str], owner: str = "") -> str:
+    """The option of ``args`` that sets ``field``, as it is written there."""
+    names = dict.fromkeys(a.partition("=")[0] for a in args if a.startswith("--"))
+    found = [n for n in names if n.strip("-").rpartition(".")[2].replace("-", "_") == field]
+    if len(found) == 1:
+        return found[0]
+    return f"{owner}.{field}" if owner else f"--{field.replace('_', '-')}"
+
+
+def _one_line(box: str) -> str:
+    """What a box of tyro's says, in a line: the option, what is wrong, the nearest that exists."""
+    rows = [row.strip("│╭╮╰╯ ") for row in box.splitlines()]
+    parts: list[list[str]] = [[]]  # between rules; the title stands first, without a box by itself
+    for row in filter(None, rows):
+        if set(row) <= {"─", "-"}:
+            parts.append([])
+        else:
+            parts[-1].append(row)
+    if len(parts[0]) == 1:
+        parts = parts[1:]
+    else:
+        parts[0] = parts[0][1:]
+    body = " ".join(parts[0]) if parts else ""
+    offered = [row.split()[0] for part in parts[1:] for row in part if row.startswith("--")]
+    for pattern, reword in _REWORDED:
+        if match := pattern.search(body):
+            return reword(match, offered)
+    return body.rstrip(".") or "the options are not understood"
+
+
+def _unknown(match: re.Match, offered: list[str]) -> str:
+    words = match[1].split(", ")
+    option = next((w for w in words if w.startswith("-")), words[0])
+    if not option.startswith("-"):
+        return f"{shown(option)}: nothing more is expected here"
+    last = option.strip("-").rpartition(".")[2]
+    same = [o for o in offered if o.strip("-").rpartition(".")[2] == last]
+    hint = f" (did you mean {same[0]}?)" if same else close_match(option, offered).replace("'", "")
+    return f"{option}: no such option{hint}"
+
+
+def _missing(match: re.Match, offered: list[str]) -> str:
+    items = [item.strip() for item in match[1].split("(required)")]
+    options = ", ".join(item.split()[0] for item in items if item.startswith("--"))
+    if items[0].startswith("--"):
+        return f"{options}: required, and not given"
+    what = items[0].partition(" ")[2].partition(". ")[0].rstrip(". ")
+    return f"the first argument is missing: {what}" + (f"; {options} too" if options else "")
+
+
+def _not_among(match: re.Match, offered: list[str]) -> str:
+    known = re.findall(r"'([^']*)'", match[3])
+    hint = close_match(match[1], known)
+    return f"{match[2]}: {match[1]!r} is none of {', '.join(known)}{hint}"
+
+
+def _mistyped(match: re.Match, offered: list[str]) -> str:
+    option, why = match[1], match[2].strip()
+    if found := re.search(r"no type matching (.*) could be instantiated from \[(.*?)\]", why):
+        kinds = [WORDS.get(k.strip("[]").split()[0], k) for k in found[1].split("|")]
+        return f"{option}: expected {' or '.join(reversed(kinds))}, got {found[2]}"
+    for start, wanted in _NOT_A_NUMBER.items():
+        if why.startswith(start):
+            return f"{option}: expected {wanted}, got {why.removeprefix(start)}"
+    return f"{option}: {why.partition(';')[0]}"
+
+
+_NOT_A_NUMBER = {
+    "could not convert string to float: ": "a number",
+    "invalid literal for int() with base 10: ": "a whole number",
+}
+_CHOICE = r"invalid choice '(.*)' for argument '(.*?)'. Expected one of \((.*)\)"
+_REWORDED: list[tuple[re.Pattern, Callable[[re.Match, list[str]], str]]] = [
+    (re.compile(r"Unrecognized options: (.*)"), _unknown),
+    (re.compile(r"Missing from [^:]*: (.*)"), _missing),
+    (re.compile(r"Missing value for argument '(.*?)'"), lambda m, _: f"{m[1]}: needs a value"),
+    (re.compile(_CHOICE), _not_among),
+    (re.compile(r"Error parsing (\S+?): (.*)"), _mistyped),
+]
+"""What tyro says, and how it is said here."""
 
 
 def refuse_urls(options: Mapping[str, Any]) -> None:

@@ -41,7 +41,7 @@ from jfreq.data.source import (
 from jfreq.data.sources import open_source
 from jfreq.data.spans import guarded, name_of
 from jfreq.data.thin import thinned
-from jfreq.files import disk_errors, local_path, write_atomically, write_json
+from jfreq.files import disk_errors, local_path, write_atomically
 from jfreq.types import InputError
 
 FILL = 0.1
@@ -199,10 +199,11 @@ def _journal(out: Path, recipe: str) -> Path:
     """The folder of finished parts, emptied where it belongs to other data or options."""
     folder = out / PARTS
     note = folder / "recipe.json"
-    if folder.exists() and (not note.exists() or json.loads(note.read_text()) != recipe):
+    text = json.dumps(recipe) + "\n"
+    if folder.exists() and (not note.exists() or note.read_text(errors="replace") != text):
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(note, recipe)
+    write_atomically(note, lambda file: file.write(text.encode()))
     return folder
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from pathlib import Path
 
 from jfreq.config import check, from_dict, to_dict
+from jfreq.files import parse_json, read_text
+from jfreq.ranges import Count, Finite, Hertz, NonNegative, Positive, Whole, checked
 from jfreq.types import DataSpec, InputError, Mix, SignalSpec
 
 _FLOAT32 = 2.0**-23
@@ -29,19 +30,19 @@ RESERVED = (
 """Names a modality cannot have: they mean something else in a record or a batch."""
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class SignalInfo:
     """One modality as stored: ``value * scale`` is in physical units (full scale 1 for PCM)."""
 
     name: str
-    rate: float
-    samples: int
-    channels: int
+    rate: Hertz
+    samples: Whole
+    channels: Count
     dtype: str
-    scale: float
-    mean: tuple[float, ...] = ()
+    scale: Positive
+    mean: tuple[Finite, ...] = ()
     """Per channel over the valid samples of the training rows, in physical units."""
-    std: tuple[float, ...] = ()
+    std: tuple[NonNegative, ...] = ()
     channel_names: tuple[str, ...] = ()
     """As the columns of the files were called; empty where no file names its channels."""
     mix: Mix = "first"
@@ -53,13 +54,11 @@ class SignalInfo:
             self.name not in RESERVED, "signal name", f"{self.name!r} is reserved, choose another"
         )
         check(self.dtype in ("int16", "float32"), f"{self.name}.dtype", f"got {self.dtype!r}")
-        check(self.rate > 0, f"{self.name}.rate", f"must be positive, got {self.rate}")
         check(
             self.samples >= 1,
             f"{self.name}.samples",
             "the window must hold a sample: raise --seconds",
         )
-        check(self.channels >= 1, f"{self.name}.channels", "must be 1 or more")
         check(
             len(self.channel_names) in (0, self.channels),
             f"{self.name}.channel_names",
@@ -85,33 +84,33 @@ class SignalInfo:
         )  # fmt: skip
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class ShardFile:
     """One ArrayRecord file; ``sha256`` is over its records in order, whatever the container."""
 
     file: str
-    rows: int
+    rows: Whole
     sha256: str
 
 
-@dataclasses.dataclass(frozen=True)
+@checked
 class ShardsInfo:
     """A finished set of shards."""
 
     name: str
     signals: tuple[SignalInfo, ...]
-    rows: int
+    rows: Whole
     shards: tuple[ShardFile, ...] = ()
     labels: tuple[str, ...] = ()
     multi_label: bool = False
-    folds: tuple[int, ...] = ()
+    folds: tuple[Whole, ...] = ()
     splits: tuple[str, ...] = ()
     source: str = ""
-    skipped: int = 0
+    skipped: Whole = 0
     """Rows of the source that could not be used; ``skipped.txt`` names them."""
     recipe: str = ""
     """Digest of the source's rows and of the options it was prepared with."""
-    format: int = FORMAT
+    format: Count = FORMAT
 
     @property
     def spec(self) -> DataSpec:
@@ -128,11 +127,7 @@ class ShardsInfo:
     @classmethod
     def from_json(cls, text: str, *, where: str = METADATA) -> ShardsInfo:
         """Strict; ``InputError`` for unknown fields, a newer format or a changed manifest."""
-        try:
-            value = json.loads(text)
-        except ValueError as error:
-            raise InputError(f"{where}: not JSON ({error}); prepare the shards again") from error
-        check(isinstance(value, dict), where, "expected an object; prepare the shards again")
+        value = parse_json(text, where, "the metadata of shards", advice="prepare the shards again")
         check(value.get("format") == FORMAT, where, f"format {value.get('format')!r} is not "
               f"{FORMAT}; prepare the shards with this version")  # fmt: skip
         manifest = value.pop("manifest", None)
@@ -153,7 +148,8 @@ class ShardsInfo:
                 f"{folder} is not a finished set of shards (it has no {METADATA}); "
                 "run `jfreq data prepare` on it, it goes on where it stopped"
             )
-        return cls.from_json(path.read_text(encoding="utf-8"), where=str(path))
+        text = read_text(path, "the metadata of shards", advice="prepare the shards again")
+        return cls.from_json(text, where=str(path))
 
 
 def digest(value: object) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +19,7 @@ from jfreq.evaluate.protocols import single_split
 from jfreq.evaluate.table import Report, Result, joined, over_seeds
 from jfreq.evaluate.tasks import Fold, divide, labelled_rows
 from jfreq.export.bundle import load_trained
-from jfreq.files import local_path, write_atomically, write_json
+from jfreq.files import local_path, read_json, write_atomically, write_json
 from jfreq.methods.classify import Classify, Head
 from jfreq.methods.phymask import PhyMask
 from jfreq.methods.series import SeriesConfig
@@ -208,8 +207,8 @@ def _check_folder(folder: Path, experiment: Experiment) -> None:
 def _is_done(folder: Path, experiment: Experiment) -> bool:
     """Whether the folder holds the predictions of just this experiment."""
     try:
-        before = json.loads((folder / TEST).read_text())["experiment"]
-    except (OSError, ValueError, KeyError, TypeError):
+        before = read_json(folder / TEST, "the note of a finished fold")["experiment"]
+    except (InputError, KeyError):
         return False
     return before == _identity(experiment) and (folder / PREDICTIONS).is_file()
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from jfreq.config import check
 from jfreq.evaluate.metrics import interval
-from jfreq.files import local_path, write_atomically
+from jfreq.files import local_path, read_json, write_atomically
 from jfreq.types import InputError
 
 TRAINED, UNTRAINED, HAND_MADE = "trained", "untrained", "spectrogram mean+std"
@@ -93,8 +93,8 @@ class Report:
         """What :meth:`save` wrote; ``InputError`` for a file that is missing or something else."""
         path = local_path(path, "path")
         check(path.is_file(), str(path), "no such file; `jfreq probe` and `finetune` write them")
+        value = read_json(path, "a table of results")
         try:
-            value = json.loads(path.read_text(encoding="utf-8"))
             results = tuple(_result(row) for row in value.pop("results"))
             return cls(results=results, folds=tuple(value.pop("folds")), **value)
         except (ValueError, TypeError, KeyError, AttributeError) as error:

@@ -18,7 +18,7 @@ import numpy as np
 import jfreq
 from jfreq import config, trees
 from jfreq.config import Experiment
-from jfreq.files import draft_of, local_path, sha256_of, write_atomically
+from jfreq.files import draft_of, local_path, read_json, sha256_of, write_atomically
 from jfreq.methods.base import Method
 from jfreq.state import Trained
 from jfreq.types import Features, InputError, PyTree, SignalSpec
@@ -72,7 +72,7 @@ def load_bundle(path: str | Path) -> Trained:
     header = _open(path)
     from jfreq.methods import experiment_from_dict
 
-    experiment = experiment_from_dict(header["experiment"])
+    experiment = experiment_from_dict(header["experiment"], str(path / CONFIG))
     return Trained(experiment, _read_weights(path / WEIGHTS, header["sha256"]))
 
 
@@ -139,13 +139,8 @@ def _write_files(
 
 
 def _read_header(path: Path) -> dict[str, Any]:
-    try:
-        header = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(
-            f"{path}: not readable as JSON ({error}); export the bundle again"
-        ) from None
-    version = header.get("format") if isinstance(header, dict) else None
+    header = read_json(path, "the config of a bundle", advice="export the bundle again")
+    version = header.get("format")
     if not isinstance(version, int) or not {"experiment", "sha256"} <= header.keys():
         raise InputError(
             f"{path}: not the config of a bundle (format, sha256 or experiment missing)"

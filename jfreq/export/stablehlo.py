@@ -7,7 +7,6 @@ flatbuffers alone (``docs/export.md`` has the four lines). The weights stay in
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import importlib.util
 import json
@@ -21,9 +20,10 @@ from jax import export
 
 import jfreq
 from jfreq import trees
+from jfreq.config import from_dict, to_dict
 from jfreq.export.adapter import Adapter, Extra, compare, one_device, shapes
 from jfreq.export.bundle import read_weights
-from jfreq.files import local_path
+from jfreq.files import local_path, read_json
 from jfreq.types import InputError, SignalSpec
 
 PROGRAM, MANIFEST = "encoder.stablehlo", "stablehlo.json"
@@ -52,7 +52,7 @@ def extra(adapter: Adapter) -> Extra:
         "jax": jax.__version__,
         "platforms": list(PLATFORMS),
         "sha256": hashlib.sha256(blob).hexdigest(),
-        "signals": [dataclasses.asdict(signal) for signal in adapter.signals],
+        "signals": [to_dict(signal) for signal in adapter.signals],
         "inputs": _layout(shapes(adapter, "b")[1]),
         "outputs": _layout(jax.eval_shape(adapter.encode, *shapes(adapter, 1)), rows="b"),
         "checked": {"batches": list(CHECKED), "max_abs_error": error},
@@ -149,23 +149,19 @@ def load(path: str | Path) -> Program:
             f"{path}: written for {', '.join(exported.platforms)}, jax runs on {here} here; set "
             "JAX_PLATFORMS"
         )
-    signals = tuple(SignalSpec(**signal) for signal in manifest["signals"])
+    where = f"{path / MANIFEST}: signal"
+    signals = tuple(from_dict(SignalSpec, signal, path=where) for signal in manifest["signals"])
     return Program(exported, trees.flatten(read_weights(path)), signals)
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(
-            f"{path}: not readable as JSON ({error}); export the bundle again"
-        ) from None
-    if not isinstance(manifest, dict) or not {"format", "sha256", "signals"} <= manifest.keys():
+    manifest = read_json(path, "the manifest of a program", advice="export the bundle again")
+    version, signals = manifest.get("format"), manifest.get("signals")
+    if not isinstance(version, int) or not isinstance(signals, list) or "sha256" not in manifest:
         raise InputError(f"{path}: not the manifest of a program; export the bundle again")
-    if manifest["format"] > FORMAT:
+    if version > FORMAT:
         raise InputError(
-            f"{path}: format {manifest['format']} is newer than this jfreq reads ({FORMAT}); "
-            "upgrade jfreq"
+            f"{path}: format {version} is newer than this jfreq reads ({FORMAT}); upgrade jfreq"
         )
     return manifest
 

@@ -20,7 +20,7 @@ from jfreq.methods.phymask import PhyMask, phymask
 from jfreq.methods.ssast import SSAST, ssast
 from jfreq.methods.stf_csl import STFCSL, stf_csl
 from jfreq.methods.stfnet import STFNet, stfnet
-from jfreq.types import DataSpec
+from jfreq.types import DataSpec, InputError
 
 METHODS: dict[str, tuple[type[MethodConfig], Callable[[Any], Method]]] = {
     "AST": (AST, ast),
@@ -48,7 +48,11 @@ def bind(experiment: Experiment, spec: DataSpec) -> Experiment:
     return config.replace(experiment, method=experiment.method.bind(spec))
 
 
-def experiment_from_dict(value: Any) -> Experiment:
-    """Strict inverse of ``config.to_dict``; ``InputError`` names the field that is wrong."""
+def experiment_from_dict(value: Any, where: str = "") -> Experiment:
+    """Strict inverse of ``config.to_dict``; ``InputError`` names the field that is wrong, and the
+    file ``where`` it stands."""
     variants = {MethodConfig: {name: cls for name, (cls, _) in METHODS.items()}}
-    return config.from_dict(Experiment, value, variants)
+    try:
+        return config.from_dict(Experiment, value, variants)
+    except InputError as error:
+        raise InputError(f"{where}: {error}" if where else str(error)) from None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, NamedTuple
 from jfreq import checkpoint
 from jfreq.config import Experiment
 from jfreq.export.bundle import is_bundle
+from jfreq.files import read_json
 from jfreq.report.metrics import FILE as METRICS
 from jfreq.report.metrics import read_metrics
 from jfreq.types import InputError
@@ -117,7 +117,7 @@ def _manifest(folder: Path, saved: list[int]) -> str | None:
     if not saved:
         return None
     try:
-        meta = json.loads((folder / str(saved[-1]) / "meta" / "metadata").read_text())
+        meta = read_json(folder / str(saved[-1]) / "meta" / "metadata", "a checkpoint's metadata")
         return str(meta["manifest"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -128,7 +128,7 @@ def _results(path: Path, damage: list[str]) -> Mapping[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        value = json.loads(path.read_text())
+        value = read_json(path, "a table of results")
         if _is_table(value):
             return value
     except (ValueError, KeyError, TypeError):

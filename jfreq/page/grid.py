@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jfreq.ablate.table import verdict
+from jfreq.files import read_json
 from jfreq.page import figures, html
 from jfreq.page.collect import GRID, is_known
 from jfreq.page.html import Cell, Section
@@ -44,8 +44,8 @@ def grid_page(folder: Path) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
+    grid = read_json(path, "what jfreq ablate writes")
     try:
-        grid = json.loads(path.read_text())
         good = all(isinstance(grid[k], str) for k in TEXT)
         good &= all(isinstance(grid[k], list) for k in LISTS)
         good &= all(is_known(t["mean"]) and isinstance(t["name"], str) for t in grid["table"])

@@ -49,7 +49,7 @@ def test_keep_leaves_out():
     ("level", "match"),
     [
         (change(method__maks=1), r"a, mask=bad: SSAST.maks: no such field \(did you mean 'mask'"),
-        (change(steps=0), "a, mask=bad: steps: must be 1 or more"),
+        (change(steps=0), "a, mask=bad: Experiment.steps: must be 1 or more"),
     ],
 )
 def test_a_bad_level_is_named_before_anything_runs(level, match):

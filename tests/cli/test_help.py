@@ -94,7 +94,7 @@ def test_options_that_cannot_be_read(training, options, capsys):
         (["--steps", "0"], "steps: must be 1 or more, got 0"),
         (["--optim.lr", "-1"], "optim.lr: must be positive"),
         (["--batch", "16", "--accumulate", "3"], "accumulate: must divide batch 16, got 3"),
-        (["--method.encoder.heads", "5"], "encoder.width: 32 must be a multiple of heads 5"),
+        (["--method.encoder.attention", "cudnn"], "cudnn wants encoder.dtype bfloat16"),
         (["--mesh.data", "-1", "--mesh.fsdp", "-1"], "mesh: only one size may be -1"),
     ],
 )

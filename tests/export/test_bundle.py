@@ -142,9 +142,9 @@ def flip_bit(path):
     ("harm", "message"),
     [
         (lambda p: (p / "config.json").unlink(), "not a bundle"),
-        (lambda p: (p / "config.json").write_text("{"), "not readable as JSON"),
-        (lambda p: (p / "config.json").write_bytes(b"\xff\xfe"), "not readable as JSON"),
-        (lambda p: (p / "config.json").write_text("[]"), "not the config"),
+        (lambda p: (p / "config.json").write_text("{"), "no JSON, Expecting property name"),
+        (lambda p: (p / "config.json").write_bytes(b"\xff\xfe"), "byte 0 is not UTF-8"),
+        (lambda p: (p / "config.json").write_text("[]"), "no JSON object"),
         (lambda p: (p / "config.json").write_text("{}"), "not the config"),
         (lambda p: edit_config(p, format=bundle.FORMAT + 1), "newer"),
         (lambda p: edit_config(p, experiment={"type": "Experiment"}), "missing"),

@@ -144,12 +144,12 @@ def test_silence_and_absence_give_finite_losses():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"alpha": 1.5}, "method.alpha"),
-        ({"floor": -0.1}, "method.floor"),
-        ({"temperature": (1.0, 0.0)}, "method.temperature"),
+        ({"alpha": 1.5}, "PhyMask.alpha"),
+        ({"floor": -0.1}, "PhyMask.floor"),
+        ({"temperature": (1.0, 0.0)}, "PhyMask.temperature"),
         ({"kept": (3,)}, "1 budgets for 2 sensors"),
         ({"kept": (64, 3)}, "64 of 64 patches of 'acc'"),
-        ({"kept": (0, 3)}, "0 of 64 patches of 'acc'"),
+        ({"kept": (0, 3)}, "PhyMask.kept: must be 1 or more"),
         ({"trunk": replace(VIT, mask_kind="time")}, "the prior chooses"),
     ],
 )

@@ -181,8 +181,8 @@ def test_other_rates_are_refused(frontend):
     [
         ({"n_fft": 33}, "must be even"),
         ({"n_fft": 2}, "4 or more"),
-        ({"hop_length": 0}, "1..n_fft"),
-        ({"hop_length": 33}, "1..n_fft, got 33"),
+        ({"hop_length": 0}, "must be 1 or more"),
+        ({"hop_length": 33}, "n_fft 32 or less, got 33"),
     ],
 )
 def test_impossible_sizes(changes, match):

@@ -217,9 +217,9 @@ def test_size_and_arithmetic_on_vit_base():
 @pytest.mark.parametrize(("change", "message"), [
     ({"taps": 8}, "aape.taps: must be odd"),
     ({"width": 10}, "aape.width"),
-    ({"band": (0.0, 0.5)}, "aape.band"),
+    ({"band": (0.0, 0.5)}, "band: must be positive"),
     ({"decay": (1.0, 0.5)}, "aape.decay"),
-    ({"kernels": 0}, "aape.kernels"),
+    ({"kernels": 0}, "AaPE.kernels"),
 ])  # fmt: skip
 def test_configs_that_make_no_sense(change, message):
     with pytest.raises(InputError, match=message):

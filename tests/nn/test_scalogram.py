@@ -112,7 +112,7 @@ def test_ssast_step_traces():
         ({"low_hz": 21.0}, "from 21 up to 20 Hz"),
         ({"high_hz": 30.0}, "above half the rate 50 Hz"),
         ({"n_scales": 1}, "no 1 rows"),
-        ({"pool": 0}, "frontend.pool"),
+        ({"pool": 0}, "Scalogram.pool"),
         ({"bandwidth": 0.0}, "bandwidth"),
     ],
 )

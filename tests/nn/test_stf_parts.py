@@ -103,11 +103,11 @@ def test_parameters_of_the_released_networks(cfg, channels, count):
         ({"pooled": (8, 24, 48, 96)}, "by one factor"),
         ({"width": 62}, "encoder.width: 62 channels do not divide over 4 windows"),
         ({"sensor_width": 30}, "encoder.sensor_width"),
-        ({"depth": 0}, "encoder.depth"),
+        ({"depth": 0}, "STF.depth"),
         ({"kernel": 4}, "encoder.kernel: must be odd"),
         ({"kernel": 13, "operator": "convolution"}, "13 taps reach beyond the 7 bins"),
         ({"taps": 7}, "encoder.taps"),
-        ({"dropout": 1.0}, "encoder.dropout"),
+        ({"dropout": 1.0}, "STF.dropout"),
     ],
 )
 def test_bad_configs_are_named(more, message):
