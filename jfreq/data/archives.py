@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -13,7 +15,19 @@ import numpy as np
 from jfreq.types import InputError
 
 _MAGIC = b"\x93NUMPY"
-_LONGEST_HEADER = 1 << 16
+_LONGEST_HEADER = 10_000
+_UNREADABLE = (
+    ValueError,
+    SyntaxError,
+    TypeError,
+    EOFError,
+    MemoryError,
+    RuntimeError,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+"""What numpy and zipfile raise for headers that somebody or something has spoilt."""
 
 
 class Member(NamedTuple):
@@ -22,8 +36,8 @@ class Member(NamedTuple):
     name: str
     shape: tuple[int, ...]
     dtype: np.dtype
-    whole: bool
-    """Whether as many bytes are there as the header declares."""
+    stored: int
+    """Bytes behind the header, which should be as many as it declares."""
 
     @property
     def bytes(self) -> int:
@@ -65,10 +79,10 @@ class Archive(Mapping[str, Member]):
         if member.dtype.hasobject:
             raise InputError(f"{name}: holds Python objects, which are never unpickled; save it as "
                              f"text or numbers, for instance {name}.astype(str)")  # fmt: skip
-        if not member.whole:
+        if member.bytes != member.stored:
             raise InputError(
                 f"{name}: its header declares {member.bytes} bytes (shape {member.shape}, "
-                f"{member.dtype}), which are not there"
+                f"{member.dtype}), the file holds {member.stored}"
             )
         _check_memory(member)
         with self._open(name) as file:
@@ -76,7 +90,7 @@ class Archive(Mapping[str, Member]):
                 x = np.lib.format.read_array(
                     file, allow_pickle=False, max_header_size=_LONGEST_HEADER
                 )
-            except zipfile.BadZipFile as error:
+            except (zipfile.BadZipFile, zlib.error, EOFError, ValueError) as error:
                 raise InputError(f"{name}: is damaged ({error})") from None
             if self._zip and file.read(1):
                 raise InputError(f"{name}: is followed by bytes that its header does not declare")
@@ -130,11 +144,10 @@ def _declared(name: str, file: IO[bytes], size: int) -> Member:
         shape, _, dtype = read(file, max_header_size=_LONGEST_HEADER)
     except InputError:
         raise
-    except (ValueError, SyntaxError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    except _UNREADABLE as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{name}: has no readable .npy header ({reason[:120]})") from None
-    member = Member(name, shape, dtype, True)
-    return member._replace(whole=dtype.hasobject or member.bytes == size - file.tell())
+    return Member(name, shape, dtype, size - file.tell())
 
 
 def _check_memory(member: Member) -> None:

@@ -17,8 +17,12 @@ _SAME = 1e-3
 _JITTER = 0.25
 """Of a step: samples that are further off their place are interpolated."""
 _BLOCK = 64
+_STEADY, _UNEVEN = 0.7, 0.25
+"""Share of the time that usual steps must fill; how far mean and median may differ."""
 _DRIFT = 0.02
 """The mean step of any 64 may differ from the mean of all by this share."""
+_REPEAT = 0.2
+"""Share of samples with the time of the one before; with more, times say little."""
 _LEAST = 100
 """Samples between two steps back in time, on average; with fewer, the lines are out of order."""
 _EPOCHS = ((1e9, 1e10, 1.0), (1e12, 1e13, 1e-3), (1e15, 1e16, 1e-6), (1e18, 1e19, 1e-9))
@@ -112,7 +116,7 @@ def _unit(first: float, moved: np.ndarray, column: str) -> float | None:
     steps = steps[steps > 0]
     step = float(np.median(steps)) if len(steps) else 0.0
     if step == 0:
-        return None
+        raise InputError(f"the times in {column!r} are all alike")
     epoch = next((unit for low, high, unit in _EPOCHS if low <= first < high), None)
     whole = not np.mod(moved, 1).any()
     if whole and step == 1 and epoch is None:
@@ -154,14 +158,22 @@ def clock_of(t: np.ndarray, *, rate: float | None = None, first_line: int = 1) -
     dt = np.diff(t)
     back = np.flatnonzero(dt < 0)
     _check_order(t, back, lines, first_line)
-    step, gap = _step(dt[dt >= 0])
+    if not (dt > 0).any():
+        raise InputError("its times are all alike")
+    repeat = float((dt == 0).mean())
+    if repeat > _REPEAT:
+        raise InputError(f"{repeat:.0%} of the times repeat the one before; they are too coarse to "
+                         "place samples by")  # fmt: skip
+    usual = float(np.median(dt[dt > 0]))
+    gap = max(LONGEST_GAP, 10 * usual)
+    stops = np.flatnonzero((dt < 0) | (dt > gap)) + 1
+    step, regular = _step(dt, usual, stops)
     measured = 1 / step
     if rate is not None and abs(rate * step - 1) > NEAR:
         raise InputError(f"its times say {_rounded(measured, _SAME):g} Hz, not {rate:g} Hz")
     grid = rate or _rounded(measured, 5e-4)
-    stops = np.flatnonzero((dt < 0) | (dt > gap)) + 1
     notes += _stop_notes(dt, stops, lines, first_line)
-    if abs(grid * step - 1) <= _SAME and _regular(dt, step, stops):
+    if regular and abs(grid * step - 1) <= _SAME:
         return _as_they_are(own, lines, dt, step, stops, grid, notes)
     return _interpolated(own, lines, t, dt, stops, grid, notes)
 
@@ -175,26 +187,19 @@ def _check_order(t: np.ndarray, back: np.ndarray, lines: np.ndarray, first_line:
         )
 
 
-def _step(dt: np.ndarray) -> tuple[float, float]:
-    """Mean seconds from sample to sample where none is missing, and the shortest break."""
-    ahead = dt[dt > 0]
-    if not len(ahead):
-        raise InputError("its times are all alike")
-    usual = float(np.median(ahead))
-    gap = max(LONGEST_GAP, 10 * usual)
-    near = dt[dt < 1.5 * usual]
+def _step(dt: np.ndarray, usual: float, stops: np.ndarray) -> tuple[float, bool]:
+    """Mean seconds from sample to sample where none is missing, and whether it is steady."""
+    within = np.delete(dt, stops - 1)
+    near = within[within < 1.5 * usual]
     step = float(near.mean())
-    within = dt[dt <= gap]
-    if near.sum() < 0.7 * within.sum():  # bursts: there is no usual step
-        step = float(within.mean())
-    return step, gap
+    if near.sum() >= _STEADY * within.sum() and _regular(within, step):
+        return step, True
+    mean = float(within.mean())  # of bursts, the median says nothing
+    return (usual if abs(usual / mean - 1) < _UNEVEN else mean), False
 
 
-def _regular(dt: np.ndarray, step: float, stops: np.ndarray) -> bool:
+def _regular(steps: np.ndarray, step: float) -> bool:
     """Whether samples lie where a steady clock has them, but for whole samples that are missing."""
-    inside = np.ones(len(dt), bool)
-    inside[stops - 1] = False
-    steps = dt[inside]
     ahead = steps[steps > 0]
     tick = float(ahead.min()) if len(ahead) else 0.0
     tick = tick if _multiples(ahead, tick) else 0.0
@@ -242,9 +247,6 @@ def _interpolated(
     rate: float, notes: list[str],
 ) -> Clock:  # fmt: skip
     """Points ``1 / rate`` apart in every stretch of two samples or more."""
-    if (dt == 0).mean() > 0.2:
-        raise InputError(f"{(dt == 0).mean():.0%} of its times repeat; they are too coarse to "
-                         "place samples by")  # fmt: skip
     times, nearest, breaks, total = [], [], [], 0
     for a, b in itertools.pairwise((0, *stops.tolist(), len(t))):
         if b - a < 2 or t[b - 1] <= t[a]:

@@ -17,7 +17,8 @@ TIME = frozenset({
     "epoch", "epoc", "unix time", "unix timestamp", "elapsed", "elapsed time", "time elapsed",
     "time since start", "time since boot", "relative time", "recording time", "logging time",
     "sample time", "sensor time", "sensor timestamp", "system time", "creation time",
-    "arrival time", "event time", "utc time", "local time", "utc timestamp", "local timestamp",
+    "arrival time", "event time", "utc time", "local time",
+    "utc timestamp", "local timestamp", "zeit", "temps", "tiempo", "tempo",
 })  # fmt: skip
 """Without the unit; with an empty name, the unit alone: ``seconds``, ``ms``."""
 UNITS = {

@@ -52,7 +52,8 @@ class Layout(NamedTuple):
     uses: tuple[Use, ...]
     channels: tuple[int, ...]
     """Columns of the signal, axes in the order x, y, z."""
-    whole_times: bool
+    times: Literal["", "whole", "number", "date"]
+    """How times are written."""
     notes: tuple[str, ...] = ()
 
     def place(self, use: Use) -> int | None:
@@ -140,11 +141,10 @@ def look_at(path: Path) -> Layout:
     channels = [i for i, use in enumerate(uses) if use == "channel"]
     _check_channels(columns, uses, channels, header, bool(body))
     channels, order = _in_order(columns, channels) if header else (channels, [])
-    at = uses.index("time") if "time" in uses else None
-    whole = at is not None and all(re.fullmatch(r"[+-]?\d{1,18}|", v) for v in cells[at])
+    times = _written(cells[uses.index("time")], decimal) if "time" in uses else ""
     return Layout(
         encoding, separator, decimal, skip, header, tuple(columns), tuple(uses), tuple(channels),
-        whole, (*notes, *more_notes, *order),
+        times, (*notes, *more_notes, *order),
     )  # fmt: skip
 
 
@@ -261,8 +261,11 @@ def _uses(
         for i in found:
             if i != best:
                 uses[i] = "spare"
+    for i, use in enumerate(uses):
+        if use == "text" and header and role_of(columns[i]) == "time":
+            notes.append(f"the times in {columns[i]!r} are in no known format ({cells[i][0]!r})")
     for use, why in (("index", "counts lines"), ("text", "text"), ("spare", "not needed")):
-        named = [repr(columns[i]) for i, u in enumerate(uses) if u == use]
+        named = [_shown(columns, i) for i, u in enumerate(uses) if u == use]
         if named:
             notes.append(f"left out: {', '.join(named)} ({why})")
     if not header and "text" in uses:
@@ -270,6 +273,18 @@ def _uses(
         raise InputError(f"has no header, and column {at + 1} holds words ({cells[at][0]!r}); add "
                          "a first line that names the columns")  # fmt: skip
     return uses, notes
+
+
+def _written(cells: Sequence[str], decimal: str) -> Literal["whole", "number", "date"]:
+    """How a column of times is written."""
+    if _kind(cells, decimal) != "number":
+        return "date"
+    known = (cell for cell in cells if cell not in NULLS)
+    return "whole" if all(re.fullmatch(r"[+-]?\d{1,18}", v, re.ASCII) for v in known) else "number"
+
+
+def _shown(columns: Sequence[str], i: int) -> str:
+    return repr(columns[i]) if columns[i] else f"column {i + 1}, which has no name"
 
 
 def _kind(cells: Sequence[str], decimal: str) -> str:
@@ -286,15 +301,17 @@ def _use(
     """What one column is for."""
     if role == "label" and parsed(name).words == "y" and not _is_target(cells, columns):
         role = None
-    if role == "index":
+    if role == "index" and kind != "empty":
         if _counts_up(cells):
             return "index"
-        if not name and kind != "empty":
+        if not name:
             raise InputError(f"column {i + 1} has no name and is no count of lines; name it, for "
                              "instance time or label")  # fmt: skip
         role = None
     if role == "time" and kind == "number" and parsed(name).words in ("t", "ts", "n"):
         role = "time" if _rises(cells) else None
+    if role is None and i == 0 and parsed(name).unit is not None and _rises(cells):
+        return "time"  # a word for time in another language, with its unit
     if role == "time" and kind == "text" and _date_type(cells) is None:
         return "text"
     if role is not None and kind != "empty":
@@ -357,17 +374,28 @@ def _in_order(columns: Sequence[str], channels: list[int]) -> tuple[list[int], l
 
 
 def _date_type(cells: Sequence[str]) -> Any:
-    """pyarrow's type of dates and times as text; None where it does not know how to read them."""
+    """pyarrow's type of dates, or text for times of a day; None for what cannot be read."""
     import pyarrow as pa
 
-    words = pa.array([c for c in cells if c not in NULLS])
-    for kind in (pa.timestamp("ns"), pa.timestamp("ns", "UTC")):
+    words = pa.array([cell for cell in cells if cell not in NULLS], pa.string())
+    for kind in (pa.timestamp("ns"), pa.timestamp("ns", "UTC"), pa.string()):
         try:
-            words.cast(kind)
+            _moments(words.cast(kind))
         except pa.ArrowInvalid:
             continue
         return kind
     return None
+
+
+def _moments(column: Any) -> Any:
+    """Dates as they are; times of a day, ``12:00:01.250``, on one day."""
+    import pyarrow as pa
+    from pyarrow import compute
+
+    if column.type != pa.string():
+        return column
+    day = pa.scalar("2000-01-01", pa.string())
+    return compute.binary_join_element_wise(day, column, " ").cast(pa.timestamp("ns"))
 
 
 # ------------------------------------------------------------------ reading
@@ -437,11 +465,10 @@ def _type(path: Path, layout: Layout, column: int) -> Any:
         return pa.float32()
     if use in ("label", "subject"):
         return pa.dictionary(pa.int32(), pa.string())
-    if layout.whole_times:
-        return pa.int64()
-    first = [row[column].strip() for _, row in itertools.islice(_lines(path, layout), _SAMPLE)
-             if len(row) > column]  # fmt: skip
-    return pa.float64() if _kind(first, layout.decimal) == "number" else _date_type(first)
+    if layout.times != "date":
+        return pa.int64() if layout.times == "whole" else pa.float64()
+    lines = itertools.islice(_lines(path, layout), _SAMPLE)
+    return _date_type([row[column].strip() for _, row in lines if len(row) > column])
 
 
 def _matrix(path: Path, layout: Layout, found: Any) -> np.ndarray:
@@ -460,13 +487,16 @@ def _matrix(path: Path, layout: Layout, found: Any) -> np.ndarray:
 
 
 def _times(layout: Layout, found: Any) -> tuple[np.ndarray | None, Layout]:
+    import pyarrow as pa
+
     at = layout.place("time")
     if at is None:
         return None, layout
     column = found.column(str(at))
-    raw = column.to_numpy()
-    if raw.dtype == object:
-        raw = raw.astype(np.float64)
+    try:
+        raw = (_moments(column) if layout.times == "date" else column).to_numpy()
+    except pa.ArrowInvalid as error:
+        raise InputError(f"column {layout.columns[at]!r}: {_first_line(error)}") from None
     seconds = seconds_of(raw, parsed(layout.columns[at]).unit, layout.columns[at])
     if seconds is None:
         note = f"{layout.columns[at]!r} counts samples and tells no rate"
@@ -529,8 +559,8 @@ def _explain(path: Path, layout: Layout, *, finite: Sequence[int] = ()) -> None:
             where = f"line {number}, column {layout.columns[i]!r}"
             use = layout.uses[i]
             if use == "empty" and cell not in NULLS:
-                raise InputError(f"{where}: {cell[:40]!r} stands in a column without a name")
-            numeric = use == "channel" or (use == "time" and layout.whole_times)
+                raise InputError(f"{where}: {cell[:40]!r} stands in a column that is empty before")
+            numeric = use == "channel" or (use == "time" and layout.times != "date")
             if not numeric or cell in NULLS:
                 continue
             plain = cell.replace(",", ".") if layout.decimal == "," else cell
