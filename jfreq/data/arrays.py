@@ -13,9 +13,9 @@ from typing import NamedTuple
 import numpy as np
 
 from jfreq.data.clock import common_rate
-from jfreq.data.columns import modalities_of
+from jfreq.data.columns import modalities_of, parsed, sensor_of
 from jfreq.data.complexes import real_modalities
-from jfreq.data.folders import splits_and_labels
+from jfreq.data.folders import shown, splits_and_labels
 from jfreq.data.recordings import Recording, read_recording
 from jfreq.data.source import (
     ARRAYS,
@@ -36,6 +36,8 @@ _PERSON = re.compile(
     r"(p|s|u|v|id|sub|subj|subject|user|person|participant|proband|patient|volunteer)[ _-]?\d+",
     re.I,
 )
+_NOBODY = {"raw data", "data", "recording", "sensor", "sensors", "signal", "samples"}
+"""Names of files that apps give to every recording, beside those of sensors."""
 _MOST = 8
 """Files of which particulars are told one by one."""
 
@@ -64,6 +66,8 @@ def from_sensors(path: Path, options: Options) -> Source:
     """
     files = [path] if path.is_file() else files_in(path, ARRAYS)
     root = path.parent if path.is_file() else path
+    files = [f for f in files if options.takes(f.relative_to(root).as_posix())] or files
+    _check_one_sensor(files, root)
     listed = [Listed(f.relative_to(root).as_posix(), _listed(f, options.rate)) for f in files]
     rate = options.rate or common_rate([f.measured for _, f in listed if f and f.measured])
     listed = [
@@ -227,6 +231,21 @@ def _listed(path: Path, rate: float | None) -> Recording | None:
         return None
 
 
+def _check_one_sensor(files: Sequence[Path], root: Path) -> None:
+    """A row is one file, so sensors of one recording in a file each would become one modality."""
+    sensors: dict[Path, dict[str, Path]] = defaultdict(dict)
+    for file in files:
+        if (sensor := sensor_of(file.stem)) is not None:
+            sensors[file.parent].setdefault(sensor, file)
+    for found in sensors.values():
+        if len(found) > 1:
+            a, b, *_ = (shown(file.relative_to(root)) for file in found.values())
+            name = next(iter(found.values())).name
+            raise InputError(f"source: {a} and {b} are different sensors of one recording, and a "
+                             "row is one file; read one sensor, for instance with --only "
+                             f"'*{name}', or write them side by side into one table")  # fmt: skip
+
+
 def _differs(found: Recording | None, rate: float) -> bool:
     """Whether the file's times say another rate than that of the set."""
     return found is not None and found.measured not in (None, rate)
@@ -287,7 +306,8 @@ def _places(listed: Sequence[Listed]) -> tuple[list[Place], list[str]]:
     classes = not labelled and len(tops) > 1
     if classes:
         notes.append(f"no file has labels, so they are the names of folders: {_some(tops)}")
-    notes += [] if owned or len(stems) < 2 else ["subjects from the names of files"]
+    stems = ["" if _names_nobody(stem) else stem for stem in stems]
+    notes += [] if owned or len(set(stems) - {""}) < 2 else ["subjects from the names of files"]
     subjects = _stem_subjects(names, [split for split, _ in found], stems, classes)
     return [Place(split, top if classes else "", subject)
             for (split, top), subject in zip(found, subjects)], notes  # fmt: skip
@@ -305,10 +325,15 @@ def _stem_subjects(
     for stem, split in zip(stems, splits):
         sides[stem].add(split)
     return [
-        stem if count[stem] == 1 or (classes and len(sides[stem]) == 1)
+        stem if stem and (count[stem] == 1 or (classes and len(sides[stem]) == 1))
         else str(PurePosixPath(name).with_suffix(""))
         for name, stem in zip(names, stems)
     ]  # fmt: skip
+
+
+def _names_nobody(stem: str) -> bool:
+    """Whether a file is called after a sensor or as an app calls every recording."""
+    return sensor_of(stem) is not None or parsed(stem).words in _NOBODY
 
 
 def _some(words: Iterable[str], most: int = 6) -> str:

@@ -116,6 +116,12 @@ def axis_of(column: str) -> Axis | None:
     return Axis(stem, found["axis"].lower())
 
 
+def sensor_of(words: str) -> str | None:
+    """The modality that a file's name says, ``Accelerometer``: ``acc``; None where it says none."""
+    name = parsed(words).words
+    return next((m for m, stems in SENSORS.items() if len(name) > 1 and name in stems), None)
+
+
 def by_axes(columns: Sequence[str]) -> list[str]:
     """The columns with the axes of every stem in the order x, y, z, in the places they have."""
     groups: dict[str, list[int]] = {}

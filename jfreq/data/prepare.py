@@ -116,7 +116,6 @@ def prepare(
       InputError: for anything wrong with the source, a full disk, or where nothing is left.
     """
     out = local_path(out, "out")
-    local_path(source, "source")
     clips = None if clips is None else local_path(clips, "clips")
     labels = local_path(labels, "labels") if isinstance(labels, Path) else labels
     named = modalities if isinstance(modalities, Mapping) else parse_modalities(modalities)

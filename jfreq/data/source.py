@@ -121,6 +121,10 @@ class Options:
     complex_as: tuple[str, ...] = ("amplitude",)
     allow_missing: bool = False
 
+    def takes(self, path: str) -> bool:
+        """Whether ``only`` keeps a row of this path."""
+        return not self.only or any(fnmatch.fnmatch(path, pattern) for pattern in self.only)
+
     def drops(self, label: str) -> bool:
         """Whether ``drop_labels`` leaves the class out."""
         return any(fnmatch.fnmatch(label, pattern) for pattern in self.drop_labels)

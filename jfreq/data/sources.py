@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import fnmatch
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,7 +35,7 @@ def open_source(source: str, *, kind: str, options: Options) -> Source:
         check(kind in KINDS, "kind", f"no kind {kind!r}{close_match(kind, KINDS)}; there are: "
               f"{', '.join(KINDS)}, and the sources synthetic:NAME and tfds:NAME")  # fmt: skip
         found = KINDS[kind](path, options)
-    found = _only(found, options.only)
+    found = _only(found, options)
     check(len(found.rows) > 0, "source", f"{shown(source)}: nothing to read{_why_empty(found)}")
     return found
 
@@ -45,16 +44,17 @@ def _why_empty(source: Source) -> str:
     return f"; none of its {len(source.missing)} clips is on disk" if source.missing else ""
 
 
-def _only(source: Source, patterns: tuple[str, ...]) -> Source:
+def _only(source: Source, options: Options) -> Source:
     """The rows whose path matches one of the patterns, all where there is none."""
-    if not patterns:
+    if not options.only:
         return source
 
     def kept(rows: tuple[Row, ...]) -> tuple[Row, ...]:
-        return tuple(r for r in rows if any(fnmatch.fnmatch(r.path, p) for p in patterns))
+        return tuple(r for r in rows if options.takes(r.path))
 
     rows = kept(source.rows)
-    check(bool(rows or not source.rows), "only", f"no row's path matches {' or '.join(patterns)}; "
+    patterns = " or ".join(options.only)
+    check(bool(rows or not source.rows), "only", f"no row's path matches {patterns}; "
           f"they look like {source.rows[0].path if source.rows else ''}")  # fmt: skip
     return dataclasses.replace(source, rows=rows, rest=kept(source.rest))
 

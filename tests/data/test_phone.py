@@ -1,0 +1,48 @@
+"""Recordings of phones as apps export them: one folder each, files called after app or sensor."""
+
+import numpy as np
+import pytest
+
+from jfreq.data.prepare import prepare
+from jfreq.data.records import open_shards
+from jfreq.types import InputError
+
+
+def table(path, header, columns):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savetxt(path, np.stack(columns, 1), "%.9g", ",", header=header, comments="")
+
+
+def test_phyphox(tmp_path, rng, capsys):
+    """`Raw Data.csv` in every folder is no person: each recording is its own."""
+    t = np.arange(600) / 100 + rng.normal(0, 5e-4, 600)
+    head = ",".join(['"Time (s)"', *(f'"Acceleration {a} (m/s^2)"' for a in "xyz")])
+    for name in ("walking", "sitting"):
+        table(tmp_path / "in" / name / "Raw Data.csv", head, [t, *rng.normal(size=(3, 600))])
+        (tmp_path / "in" / name / "meta").mkdir()
+        (tmp_path / "in" / name / "meta" / "device.csv").write_text('"property","value"\n"a","b"\n')
+    prepare(str(tmp_path / "in"), tmp_path / "out", seconds=1)
+    shards = open_shards(tmp_path / "out")
+    assert shards.info.labels == ("sitting", "walking") and shards.info.skipped == 2
+    (signal,) = shards.info.signals
+    assert signal.rate == 100 and signal.channels == 3
+    assert set(shards.column("subject").tolist()) == {"sitting/Raw Data", "walking/Raw Data"}
+    assert "subjects from the names of files" not in capsys.readouterr().err
+
+
+def test_sensor_logger(tmp_path, rng):
+    """Accelerometer and gyroscope in a file each never become rows of one modality."""
+    t = np.arange(600) / 100
+    for name in ("walk", "sit"):
+        for sensor in ("Accelerometer", "Gyroscope"):
+            columns = [1.7e18 + t * 1e9, t, *rng.normal(size=(3, 600))]
+            table(tmp_path / "in" / name / f"{sensor}.csv", "time,seconds_elapsed,z,y,x", columns)
+    said = r"sit/Accelerometer.csv and sit/Gyroscope.csv are different .* '\*Accelerometer.csv'"
+    with pytest.raises(InputError, match=said):
+        prepare(str(tmp_path / "in"), tmp_path / "out", seconds=1)
+    prepare(str(tmp_path / "in"), tmp_path / "out", seconds=1, only=("*Accelerometer.csv",))
+    shards = open_shards(tmp_path / "out")
+    assert shards.info.labels == ("sit", "walk")
+    assert set(shards.column("path").tolist()) == {
+        f"{n}/Accelerometer.csv" for n in ("sit", "walk")
+    }
