@@ -110,11 +110,15 @@ class Data:
     """Where batches come from."""
 
     path: tuple[str, ...] = ()
-    """Shard folders. Several are read as one unlabelled set."""
+    """Shard folders. Several are read as one set, labelled where their classes agree."""
     split: str | None = None
     """Read only rows of this split, for instance ``train``."""
     exclude_folds: tuple[Whole, ...] = ()
     """Never read rows of these folds."""
+    make_folds: Count | None = None
+    """Divide the rows into this many folds, in place of those that the shards have."""
+    fold_by: Literal["subject", "recording", "row"] | None = None
+    """What such a fold keeps whole; by default subjects where enough are known, else recordings."""
     label_fraction: Share = 1.0
     """Below 1: read only this share of the labelled rows, in proportion to the classes."""
     label_seed: Seed = 0

@@ -17,6 +17,7 @@ import numpy as np
 import jfreq
 from jfreq import checkpoint, distributed, sharding
 from jfreq.config import Experiment, check, to_dict
+from jfreq.data.folds import undivided
 from jfreq.files import local_path, write_json
 from jfreq.methods.base import Method
 from jfreq.report.meter import Meter, describe, summary
@@ -80,6 +81,8 @@ def _run(setup: Setup, workdir: Path, quiet: bool) -> Trained:
     progress = Progress(
         experiment.steps, start=start, title=experiment.name, quiet=quiet or not chief
     )
+    if note := undivided(pipeline.shards.info):
+        progress.say(note)
     if start >= experiment.steps:
         progress.say(f"{workdir}: already at step {start} of {experiment.steps}")
         progress.close()

@@ -24,6 +24,8 @@ LATER = {
     "data.label_seed": 0,
     "data.label_at_least_one": False,
     "data.sequence": 1,
+    "data.make_folds": None,
+    "data.fold_by": None,
 }
 """Fields that came later: left out of keys at these values, so that older results keep theirs."""
 LATER_PARTS = {

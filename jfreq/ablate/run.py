@@ -13,6 +13,7 @@ from jfreq.ablate.grid import Ablation, Cell, Replicate
 from jfreq.ablate.table import Grid, summarise
 from jfreq.config import check, replace
 from jfreq.evaluate import protocols
+from jfreq.evaluate.tasks import ABLATION, check_classes
 from jfreq.files import local_path, read_json, write_json
 from jfreq.report import machine
 from jfreq.report.metrics import read_metrics
@@ -48,9 +49,10 @@ def run(
     shards = open_shards(data)
     cells = grid.cells(ablation)
     rows = protocols.labelled_rows(shards)
-    protocols.divide(shards, rows)
     check(len(shards.info.folds) >= 2, shards.info.name, "an ablation leaves folds out of "
-          "pre-training; prepare the set with a fold column")  # fmt: skip
+          "pre-training; prepare the set with a fold column, or with --make-folds 5")  # fmt: skip
+    folds = protocols.divide(shards, rows, asker=ABLATION)
+    check_classes(shards.info, shards.column("label")[rows], folds)
     for cell in cells:
         try:
             methods.bind(cell.experiment, shards.spec)

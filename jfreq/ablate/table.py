@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from jfreq.ablate.grid import Ablation
-from jfreq.evaluate.metrics import interval
+from jfreq.evaluate.metrics import interval_of
 from jfreq.report.machine import sentence
 
 FEWEST = 3
@@ -88,14 +89,16 @@ def summarise(
     ablation: Ablation, data: str, rows: Sequence[Row], machine: Mapping[str, Any]
 ) -> Grid:
     """Tables of what has been run so far."""
-    scores = _scores(rows, ablation.metric)
+    metric = ablation.metric
+    scores = _scores(rows, metric)
     levels = {row["name"]: row["levels"] for row in rows}
     return Grid(
         name=ablation.name, question=ablation.question, decides=ablation.decides, data=data,
-        metric=ablation.metric, probe=ablation.probe, machine=machine, cells=list(rows),
-        table=[{"name": name, **_estimate(list(found.values()))} for name, found in scores.items()],
-        differences=_levels(scores, levels, {f: list(v) for f, v in ablation.factors.items()}),
-        against=_against(scores),
+        metric=metric, probe=ablation.probe, machine=machine, cells=list(rows),
+        table=[{"name": name, **_estimate(metric, list(found.values()))}
+               for name, found in scores.items()],
+        differences=_levels(metric, scores, levels, ablation.factors),
+        against=_against(metric, scores),
     )  # fmt: skip
 
 
@@ -122,7 +125,9 @@ def _scores(rows: Iterable[Row], metric: str) -> dict[str, dict[tuple[int, int],
     return dict(found)
 
 
-def _levels(scores, levels, factors: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
+def _levels(
+    metric: str, scores, levels, factors: Mapping[str, Iterable[str]]
+) -> list[dict[str, Any]]:
     out = []
     for factor, names in factors.items():
         for a, b in itertools.combinations(names, 2):
@@ -139,11 +144,11 @@ def _levels(scores, levels, factors: Mapping[str, Sequence[str]]) -> list[dict[s
             whole = [float(np.mean(g)) for g in gains.values() if len(g) == len(pairs)]
             if whole:
                 out.append({"factor": factor, "a": a, "b": b, "contexts": len(pairs),
-                            **_estimate(whole)})  # fmt: skip
+                            **_estimate(metric, whole, -1.0)})  # fmt: skip
     return out
 
 
-def _against(scores) -> list[dict[str, Any]]:
+def _against(metric: str, scores) -> list[dict[str, Any]]:
     if not scores:
         return []
     first, *others = scores
@@ -152,19 +157,21 @@ def _against(scores) -> list[dict[str, Any]]:
         units = scores[name].keys() & scores[first].keys()
         if units:
             gains = [scores[name][u] - scores[first][u] for u in sorted(units)]
-            out.append({"a": name, "b": first, **_estimate(gains)})
+            out.append({"a": name, "b": first, **_estimate(metric, gains, -1.0)})
     return out
 
 
-def _estimate(values: Sequence[float]) -> dict[str, Any]:
-    mean, low, high = interval(values)
-    known = len(values) > 1
+def _estimate(metric: str, values: Sequence[float], lowest: float = 0.0) -> dict[str, Any]:
+    mean, low, high = interval_of(metric, values, lowest)
+    known = math.isfinite(low)
     return {"n": len(values), "mean": mean, "low": low if known else None,
             "high": high if known else None}  # fmt: skip
 
 
 def _bounds(d: Mapping[str, Any], sign: str = "") -> str:
-    return "-" if d["low"] is None else f"{d['low']:{sign}.3f} to {d['high']:{sign}.3f}"
+    if d["low"] is None:
+        return "-" if d["n"] == 1 else "n too small"
+    return f"{d['low']:{sign}.3f} to {d['high']:{sign}.3f}"
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:

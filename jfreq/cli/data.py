@@ -37,6 +37,9 @@ def data_prepare(
     allow_missing: bool = False,
     fill_seconds: float = 0.1,
     guard_seconds: float | None = None,
+    make_folds: int | None = None,
+    fold_by: Literal["subject", "recording", "row"] | None = None,
+    replace_folds: bool = False,
     labels: tuple[str, ...] = (),
     drop_labels: tuple[str, ...] = (),
     clips: Path | None = None,
@@ -69,12 +72,16 @@ def data_prepare(
         allow_missing: keep recordings that lack a modality, with zeros in its place.
         fill_seconds: longest gap of NaN to fill by linear interpolation; longer ones cut.
         guard_seconds: least distance in a recording between rows of different folds or splits.
+        make_folds: divide the set into this many folds, with classes in proportion.
+        fold_by: what a fold keeps whole; by default subjects where enough are known, else
+            recordings. A row may be a part of a recording.
+        replace_folds: make folds although the source has its own.
         labels: class names in order, or AudioSet's class_labels_indices.csv, where it does not
             lie beside the list.
         drop_labels: patterns of classes to leave out.
         clips: AudioSet: folder of the clips, where they do not lie beside the list.
         n: synthetic: number of rows; by default 24 per class.
-        seed: synthetic: seed.
+        seed: of synthetic recordings and of --make-folds.
         workers: decoding threads; by default one per core.
         strict: refuse a set with an unreadable, empty, NaN or wrong-rate file.
     """
@@ -87,6 +94,7 @@ def data_prepare(
         seconds=seconds, hop_seconds=hop_seconds, mix=mix, dtype=dtype, modalities=modalities,
         complex_as=complex_as, only=only, thin=thin, unlabelled=unlabelled,
         allow_missing=allow_missing, fill_seconds=fill_seconds, guard_seconds=guard_seconds,
+        make_folds=make_folds, fold_by=fold_by, replace_folds=replace_folds,
         labels=Path(labels[0]) if file else labels, drop_labels=drop_labels, clips=clips, n=n,
         seed=seed, workers=workers, strict=strict,
     )  # fmt: skip

@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import tyro
 
 from jfreq.cli.common import Flat, experiment_name, parse, subject, with_data
-from jfreq.config import close_match
+from jfreq.config import close_match, replace
+from jfreq.ranges import Count
 from jfreq.types import InputError
 
 
@@ -45,10 +47,18 @@ class _Finetune:
     workdir: Path
     """Folder of the fine-tuning runs, a sub-folder for each held-out fold."""
     data: tuple[str, ...] = ()
-    """Labelled shards."""
+    """Labelled shards; several folders of the same classes are one set."""
     folds: tuple[str, ...] = ()
     """Held-out folds to run, for instance 1 2, or "test" for the set's own split; all by
     default."""
+    make_folds: Count | None = None
+    """Divide the data into this many folds, in place of their own."""
+    fold_by: Literal["subject", "recording", "row"] | None = None
+    """What such a fold keeps whole; by default subjects where enough are known, else recordings."""
+    train_split: str | None = None
+    """Split to train on, in place of folds and of "train"."""
+    test_split: str | None = None
+    """Split to test on, in place of folds and of "test"."""
     fractions: tuple[float, ...] = ()
     """Train on each of these shares of the training rows' labels, for instance 0.01 0.1 1; writes
     fractions.json and the curve fractions.svg."""
@@ -70,12 +80,14 @@ def finetune(argv: Sequence[str]) -> None:
         description="Trains encoder and classifier, a run for each held-out fold.",
     )  # fmt: skip
     experiment, workdir = with_data(args.experiment, args.data), args.workdir
+    made = {"make_folds": args.make_folds, "fold_by": args.fold_by}
+    made = {name: value for name, value in made.items() if value is not None}
+    experiment = replace(experiment, data=replace(experiment.data, **made))
+    rows = {"folds": args.folds, "train_split": args.train_split, "test_split": args.test_split}
     if not args.fractions:
-        report = room.finetune(experiment, workdir, folds=args.folds)
+        report = room.finetune(experiment, workdir, **rows)
     else:
-        report = room.by_fraction(
-            experiment, workdir, args.fractions, draws=args.draws, folds=args.folds
-        )
+        report = room.by_fraction(experiment, workdir, args.fractions, draws=args.draws, **rows)
     if not distributed.is_chief():
         return
     print(report.to_markdown())

@@ -9,19 +9,24 @@ from typing import Literal
 from tyro.conf import Positional
 
 from jfreq.cli.common import bars
+from jfreq.ranges import Count
 
 
 def probe(
     trained: Positional[Path],
     /,
-    data: Path,
+    data: tuple[Path, ...],
     kinds: tuple[Literal["logistic", "ridge", "knn"], ...] = ("logistic", "ridge", "knn"),
     pool: Literal["clip", "freq", "mean_std"] = "clip",
     layer: int | None = None,
     seeds: tuple[int, ...] = (0,),
     baselines: bool = True,
     leave_one_subject_out: bool = False,
+    make_folds: Count | None = None,
+    fold_by: Literal["subject", "recording", "row"] | None = None,
     folds: tuple[str, ...] = (),
+    train_split: str | None = None,
+    test_split: str | None = None,
     fractions: tuple[float, ...] = (),
     draws: int = 5,
     at_least_one: bool = False,
@@ -33,21 +38,29 @@ def probe(
 
     Args:
         trained: run folder or bundle.
-        data: labelled shards.
+        data: labelled shards; several folders of the same classes are one set.
         kinds: which probes.
         pool: clip vector: the method's own, means per frequency row, or mean and deviation.
         layer: state after this block (negative from the end) instead of the final norm.
         seeds: of the untrained encoder.
         baselines: add the untrained encoder and log-mel statistics to the table.
         leave_one_subject_out: folds are subjects.
+        make_folds: divide the data into this many folds, in place of their own.
+        fold_by: what such a fold keeps whole; by default subjects where enough are known, else
+            recordings.
         folds: test on these only, for instance the one that pre-training left out; "test" for
             the set's own split.
+        train_split: split whose labels train the probe, in place of folds and of "train".
+        test_split: split to test on, in place of folds and of "test".
         fractions: shares of the training rows' labels to probe with, for instance 0.01 0.1 1.
         draws: how often each share is drawn.
         at_least_one: draw a row of every class, however small the share; else it is refused.
         out: folder of the results; by default that of the run.
     """
     from jfreq import distributed
+    from jfreq.config import check
+    from jfreq.data import console
+    from jfreq.data.folds import refolded
     from jfreq.data.records import open_shards
     from jfreq.evaluate import plot, protocols
     from jfreq.evaluate.verdict import verdict
@@ -55,10 +68,19 @@ def probe(
 
     distributed.start()
     found = load_trained(trained)
+    check(fold_by is None or make_folds is not None, "fold-by", "says how folds are made; say how "
+          "many with --make-folds")  # fmt: skip
+    check(not (make_folds and leave_one_subject_out), "make-folds", "is no use with "
+          "--leave-one-subject-out; give one of them")  # fmt: skip
+    shards = open_shards(data)
+    if make_folds is not None:
+        shards, notes = refolded(shards, make_folds, fold_by)
+        console.say(notes if distributed.is_chief() else ())
     report = protocols.probe(
-        found, open_shards(data), kinds=kinds, pool=pool, layer=layer, seeds=seeds,
-        with_baselines=baselines, leave_one_subject_out=leave_one_subject_out,
-        only=folds, fractions=fractions, draws=draws, at_least_one=at_least_one, progress=bars(),
+        found, shards, kinds=kinds, pool=pool, layer=layer, seeds=seeds,
+        with_baselines=baselines, leave_one_subject_out=leave_one_subject_out, only=folds,
+        train_split=train_split, test_split=test_split, fractions=fractions, draws=draws,
+        at_least_one=at_least_one, progress=bars(),
     )  # fmt: skip
     if not distributed.is_chief():
         return

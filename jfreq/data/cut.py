@@ -158,7 +158,7 @@ def _windows(
             "subject": row.subject,
             "path": row.path,
         }
-        columns = dict(values)
+        columns = {**values, "item": np.int64(-1 if row.item is None else row.item)}
         for s in info.signals:
             begin = round(start * s.rate / first.rate)
             valid, clipped = _stored(signals[s.name].x[begin : begin + s.samples], s)

@@ -109,6 +109,8 @@ def drawn_rows(
 ) -> np.ndarray:
     """The rows that training may read: with ``labelled`` those of ``rows`` that carry a label, and
     with ``cfg.label_fraction`` below 1 the drawn ones among them."""
+    check(not (labelled and shards.why_unlabelled), "data", f"the shards have no labels together: "
+          f"{shards.why_unlabelled}")  # fmt: skip
     if cfg.label_fraction == 1 and not (labelled and shards.info.labels):
         return rows
     where = f"{shards.info.name}, data.label_fraction"

@@ -18,8 +18,9 @@ import numpy as np
 
 from jfreq.config import Data, check
 from jfreq.data import memory, order
+from jfreq.data.folds import open_data
 from jfreq.data.fractions import drawn_rows
-from jfreq.data.records import Shards, open_shards, signal_bytes
+from jfreq.data.records import Shards, signal_bytes
 from jfreq.data.runs import runs_of
 from jfreq.data.schema import ShardsInfo
 from jfreq.types import DataSpec, InputError
@@ -182,7 +183,7 @@ def open_pipeline(
     check(
         0 <= process_index < process_count, "process_index", f"{process_index} of {process_count}"
     )
-    shards = open_shards(cfg.path)
+    shards = open_data(cfg)
     rows = shards.rows(cfg.split, exclude_folds=cfg.exclude_folds)
     check(len(rows) > 0, "data", "no rows are left after split and exclude_folds")
     info = cropped_info(shards.measured(rows), cfg.crop_seconds)  # statistics need no labels
@@ -263,7 +264,7 @@ def _dataset(pipeline: Pipeline, start_step: int, failed: list[InputError]) -> A
     tf.config.set_visible_devices([], "GPU")
     shards, rows, cropped = pipeline.shards, pipeline.rows, pipeline._cropped
 
-    def read(step: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def read(step: np.ndarray) -> tuple[np.ndarray, ...]:
         ids = rows[pipeline._positions(int(step))]
         starts = pipeline._starts(int(step)) if cropped else np.zeros(len(ids))
         try:
@@ -271,15 +272,19 @@ def _dataset(pipeline: Pipeline, start_step: int, failed: list[InputError]) -> A
         except InputError as error:
             failed.append(error)
             raise
-        return np.array(records, object), ids.astype(np.int32), starts
+        # What records say of their classes holds in their own folder.
+        labels = shards.labels(ids) if shards.relabelled else np.zeros(len(ids), np.int32)
+        return np.array(records, object), ids.astype(np.int32), starts, labels
 
     def load(step: Any) -> dict[str, Any]:
-        records, ids, starts = tf.numpy_function(
-            read, [step], [tf.string, tf.int32, tf.float64], stateful=False
-        )
+        several = shards.relabelled and shards.info.multi_label
+        kinds = [tf.string, tf.int32, tf.float64, tf.float32 if several else tf.int32]
+        *found, labels = tf.numpy_function(read, [step], kinds, stateful=False)
         size = pipeline.batch // pipeline.process_count
-        records, ids, starts = (tf.ensure_shape(x, [size]) for x in (records, ids, starts))
+        records, ids, starts = (tf.ensure_shape(x, [size]) for x in found)
         batch = {**ops.parse(records, info=shards.info), "id": ids}
+        if shards.relabelled:
+            batch["label"] = tf.ensure_shape(labels, batch["label"].shape)
         return ops.crop(batch, starts, samples=pipeline._samples) if cropped else batch
 
     options = tf.data.Options()

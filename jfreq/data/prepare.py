@@ -23,6 +23,7 @@ from jfreq.data import console, parts, summary, tfds_layout
 from jfreq.data.cut import Cutter, Window, windows_of
 from jfreq.data.decide import cutter_for
 from jfreq.data.folders import is_utf8, shown
+from jfreq.data.folds import FoldBy, divided, undivided
 from jfreq.data.moments import pooled_moments, training_rows, with_moments
 from jfreq.data.parts import Part
 from jfreq.data.records import signal_bytes
@@ -74,6 +75,9 @@ def prepare(
     allow_missing: bool = False,
     fill_seconds: float = FILL,
     guard_seconds: float | None = None,
+    make_folds: int | None = None,
+    fold_by: FoldBy | None = None,
+    replace_folds: bool = False,
     mix: Mix | None = None,
     dtype: summary.Dtype = "auto",
     n: int | None = None,
@@ -105,11 +109,14 @@ def prepare(
       fill_seconds: longest gap of NaN in a sensor's channel that is filled by linear
         interpolation; at a longer one the row is cut. Sound with NaN is refused.
       guard_seconds: rows of one recording in different folds or splits are kept this far apart.
+      make_folds: divide the rows into this many folds. fold_by: what a fold keeps whole, by
+        default subjects where enough are known, else recordings. replace_folds: also where the
+        source has folds of its own. See :mod:`jfreq.data.folds`.
       mix: of audio: ``first`` channel, ``mean``, or ``keep`` them all; default as the layout
         says, mostly ``first``.
       dtype: of audio in the shards: ``auto`` is float32 where any file is stored as floating
         point, and 16-bit PCM otherwise.
-      n, seed: of synthetic recordings.
+      n: of synthetic recordings. seed: of these, and of the folds that are made.
       progress: show how far it is.
 
     Raises:
@@ -126,6 +133,7 @@ def prepare(
     own_rates = rates if isinstance(rates, Mapping) else parse_numbers(rates, "rates", sign=":")
     shares = thin if isinstance(thin, Mapping) else parse_numbers(thin, "thin", sign="=")
     opened = thinned(open_source(source, kind=kind, options=options), shares)
+    opened, kept_whole = divided(opened, make_folds, fold_by, seed=seed, replace=replace_folds)
     if progress:
         console.say((summary.read_as(opened), *opened.notes))
     found = opened.survey(row.path for row in opened.rows) if opened.survey else None
@@ -136,7 +144,7 @@ def prepare(
     opened = _arranged(opened, cutter, guard_seconds)
     rows = list(opened.rows)
     name = name or opened.name
-    recipe = _recipe(name, opened, cutter, options)
+    recipe = _recipe(name, opened, cutter, options, (kept_whole, guard_seconds))
     finished = _already_finished(out, recipe, strict=strict)
     if finished is not None:
         return finished
@@ -146,6 +154,8 @@ def prepare(
         rows=0,
         labels=opened.labels,
         multi_label=opened.multi_label,
+        fold_by=kept_whole,
+        guard_seconds=guard_seconds or 0.0,
         source=opened.description,
         recipe=recipe,
     )
@@ -155,7 +165,10 @@ def prepare(
         write = _part_writer(opened, cutter, info, folder, strict=strict)
         with console.progress(len(rows), enabled=progress) as show:
             done = _run(write, pieces, workers or os.cpu_count() or 1, show)
-        return _finish(out, folder, info, opened, done, cutter, progress=progress)
+        info = _finish(out, folder, info, opened, done, cutter, progress=progress)
+    if progress and (note := undivided(info)):
+        console.say([note])
+    return info
 
 
 def _arranged(source: Source, cutter: Cutter, guard_seconds: float | None) -> Source:
@@ -168,8 +181,13 @@ def _arranged(source: Source, cutter: Cutter, guard_seconds: float | None) -> So
     return dataclasses.replace(source, rows=(*source.rows, *long), rest=())
 
 
-def _recipe(name: str, source: Source, cutter: Cutter, options: Options) -> str:
-    """sha256 over everything that decides a byte of the set, but for the files' contents."""
+def _recipe(
+    name: str, source: Source, cutter: Cutter, options: Options, kept: tuple[str, float | None]
+) -> str:
+    """sha256 over everything that decides a byte of the set, but for the files' contents.
+
+    ``kept`` says what folds keep whole and how far apart; the folds themselves are in the rows.
+    """
     chosen = (options.modalities, options.complex_as)
     sha = hashlib.sha256(
         repr((name, source.kind, source.labels, source.multi_label, cutter, chosen)).encode()
@@ -179,6 +197,7 @@ def _recipe(name: str, source: Source, cutter: Cutter, options: Options) -> str:
     # What came later is left out at its default, so that sets keep their name.
     later = (sorted(cutter.rates.items()), cutter.allow_missing)
     sha.update(repr(later).encode() if any(later) else b"")
+    sha.update(repr(kept).encode() if any(kept) else b"")
     return sha.hexdigest()
 
 

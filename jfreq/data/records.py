@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import threading
 from collections.abc import Iterator, Sequence
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from jfreq.config import check
+from jfreq.data import together
 from jfreq.data.moments import pooled_moments, training_rows, with_moments
 from jfreq.data.schema import COLUMNS, ShardsInfo, SignalInfo, digest
 from jfreq.files import local_path
@@ -24,19 +26,24 @@ TEXT = ("split", "subject", "path")
 class Shards:
     """One or several folders of shards as one sequence of rows.
 
-    Several are one unlabelled set: every ``label`` is -1, and windows are cut or zero-padded to
-    those of the first folder.
+    Of several, windows are cut or zero-padded to those of the first folder. Where all have the
+    same classes, in whatever order, they are one labelled set with the classes of the first; else
+    every ``label`` is -1 and ``why_unlabelled`` says why.
     """
 
     def __init__(self, parts: Sequence[Part]):
         self._parts = tuple(parts)
         self._starts = np.cumsum([0, *(part.info.rows for part in parts)])
+        self._fold: np.ndarray | None = None
+        self.why_unlabelled = ""
         self.info = parts[0].info
         if len(parts) > 1:
-            self.info = _merged([part.info for part in parts])
+            infos = [part.info for part in parts]
+            self.why_unlabelled = together.differing_classes(infos, self.paths)
+            self.info = together.merged(infos, labelled=not self.why_unlabelled)
             self.info = self.measured(training_rows(self.column("split")))
-        hashes = [part.info.manifest_hash for part in parts]
-        self.manifest_hash: str = hashes[0] if len(hashes) == 1 else digest(hashes)
+        hashes = self.manifests
+        self.manifest_hash: str = hashes[0] if len(hashes) == 1 else digest(list(hashes))
 
     @property
     def spec(self) -> DataSpec:
@@ -48,6 +55,24 @@ class Shards:
 
     def __len__(self) -> int:
         return int(self._starts[-1])
+
+    @property
+    def relabelled(self) -> bool:
+        """The numbers of classes in the records may not be those of the set; see ``labels``."""
+        return len(self._parts) > 1
+
+    def with_folds(self, fold: np.ndarray, by: str) -> Shards:
+        """The same rows with the folds ``[rows]`` in place of their own; files are shared."""
+        out = copy.copy(self)
+        out._fold = fold
+        known = tuple(int(f) for f in np.unique(fold) if f >= 0)
+        out.info = dataclasses.replace(self.info, folds=known, fold_by=by)
+        return out
+
+    @property
+    def manifests(self) -> tuple[str, ...]:
+        """The hash of every folder."""
+        return tuple(part.info.manifest_hash for part in self._parts)
 
     def part_of(self, ids: np.ndarray) -> np.ndarray:
         """Which folder each of the rows ``ids`` ``[n]`` lies in, ``[n]`` int64."""
@@ -68,6 +93,8 @@ class Shards:
         out["id"][:] = ids
         for i, record in enumerate(self.read_bytes(ids)):
             fill(out, i, record, self.info)
+        if self.relabelled:
+            out["label"][:] = self.labels(ids)
         return out
 
     def read_bytes(self, ids: Sequence[int] | np.ndarray) -> list[bytes]:
@@ -85,13 +112,29 @@ class Shards:
         return out
 
     def column(self, name: str) -> np.ndarray:
-        """``[rows]``: ``label`` ``fold`` ``split`` ``subject`` ``path`` ``start`` or ``length``."""
-        if name == "label" and len(self._parts) > 1:
-            return np.full(len(self), -1, np.int32)
+        """``[rows]``: ``label`` ``fold`` ``split`` ``subject`` ``path`` ``item`` ``start`` or
+        ``length``."""
+        if name == "label" and self.relabelled:
+            return self.labels(np.arange(len(self)))
+        if name == "fold" and self._fold is not None:
+            return self._fold
         columns = [part.column(name) for part in self._parts]
         if name == "length":
             columns = [np.minimum(c, self.info.signals[0].samples) for c in columns]
         return np.concatenate(columns)
+
+    def labels(self, ids: np.ndarray) -> np.ndarray:
+        """``label`` of the rows ``ids``, ``[n]`` or ``[n classes]``, by the classes of the set."""
+        if self.relabelled and not self.info.labels:
+            return np.full(len(ids), -1, np.int32)
+        shape = (len(ids), len(self.info.labels)) if self.info.multi_label else (len(ids),)
+        out = np.empty(shape, np.float32 if self.info.multi_label else np.int32)
+        part_of = self.part_of(ids)
+        for p in np.unique(part_of):
+            where, part = np.flatnonzero(part_of == p), self._parts[p]
+            values = part.column("label")[ids[where] - self._starts[p]]
+            out[where] = together.renumbered(values, part.info.labels, self.info.labels)
+        return out
 
     def rows(
         self,
@@ -237,7 +280,7 @@ class Part:
 
 
 def open_shards(paths: str | Path | Sequence[str | Path]) -> Shards:
-    """Opens one folder of shards, or several as one unlabelled set.
+    """Opens one folder of shards, or several as one set, labelled where the classes agree.
 
     Raises ``InputError`` where a folder is missing or unfinished, or the signals differ.
     """
@@ -300,36 +343,6 @@ def peek(shards: Shards, n: int = 4) -> str:
             f"{i}: {where[0]} from {where[1]}, {names}, {row['length']} valid samples, {levels}"
         )
     return "\n".join(lines)
-
-
-def _merged(infos: Sequence[ShardsInfo]) -> ShardsInfo:
-    """Several sets as one unlabelled set; ``InputError`` naming the field that differs."""
-    first = infos[0]
-    for other in infos[1:]:
-        names = [[s.name for s in info.signals] for info in (first, other)]
-        check(
-            names[0] == names[1],
-            "signals",
-            f"{first.name} has {names[0]}, {other.name} has {names[1]}",
-        )
-        for a, b in zip(first.signals, other.signals):
-            for field in ("rate", "channels", "channel_names", "dtype", "scale", "mix"):
-                x, y = getattr(a, field), getattr(b, field)
-                check(x == y, f"{a.name}.{field}", f"is {x} in {first.name} and {y} in "
-                      f"{other.name}; prepare the sets alike to read them together")  # fmt: skip
-    return dataclasses.replace(
-        first,
-        name="+".join(info.name for info in infos),
-        rows=sum(info.rows for info in infos),
-        shards=tuple(shard for info in infos for shard in info.shards),
-        labels=(),
-        multi_label=False,
-        folds=tuple(sorted({fold for info in infos for fold in info.folds})),
-        splits=tuple(sorted({split for info in infos for split in info.splits})),
-        source="; ".join(info.source for info in infos),
-        skipped=sum(info.skipped for info in infos),
-        recipe="",
-    )
 
 
 def empty_batch(info: ShardsInfo, size: int) -> dict[str, np.ndarray]:

@@ -104,7 +104,12 @@ class ShardsInfo:
     labels: tuple[str, ...] = ()
     multi_label: bool = False
     folds: tuple[Whole, ...] = ()
+    fold_by: str = ""
+    """What folds that were made keep whole: ``subject``, ``recording`` or ``row``; empty for the
+    owner's folds."""
     splits: tuple[str, ...] = ()
+    guard_seconds: NonNegative = 0.0
+    """Least distance between rows of one recording in different folds or splits; 0 for none."""
     source: str = ""
     skipped: Whole = 0
     """Rows of the source that could not be used; ``skipped.txt`` names them."""

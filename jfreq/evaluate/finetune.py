@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,11 +14,19 @@ import jfreq
 from jfreq import distributed, methods, recipes
 from jfreq.checkpoint import CONFIG, read_config
 from jfreq.config import Checkpoint, Data, Experiment, Log, Optim, check, flat, replace, to_dict
+from jfreq.data.folds import open_data
 from jfreq.data.fractions import drawn_rows
-from jfreq.evaluate.metrics import interval, metrics_for
+from jfreq.evaluate.metrics import interval_of, metrics_for
 from jfreq.evaluate.protocols import single_split
 from jfreq.evaluate.table import Report, Result, joined, over_seeds
-from jfreq.evaluate.tasks import Fold, divide, labelled_rows
+from jfreq.evaluate.tasks import (
+    FINE_TUNING,
+    Fold,
+    check_classes,
+    divide,
+    labelled_rows,
+    remarks,
+)
 from jfreq.export.bundle import load_trained
 from jfreq.files import local_path, read_json, write_atomically, write_json
 from jfreq.methods.classify import Classify, Head
@@ -79,21 +88,30 @@ def experiment_for(source: str | Path) -> Experiment:
     )
 
 
-def finetune(experiment: Experiment, workdir: Path, *, folds: tuple[str, ...] = ()) -> Report:
+def finetune(
+    experiment: Experiment,
+    workdir: Path,
+    *,
+    folds: tuple[str, ...] = (),
+    train_split: str | None = None,
+    test_split: str | None = None,
+) -> Report:
     """Trains on the other folds and tests on each held-out one; finished folds are kept.
 
-    ``folds``: names of the held-out folds (``1`` or ``fold 1``; ``test`` for the set's own
-    split); all by default. With ``data.label_fraction`` only that share of the training rows is
-    read, the test rows stay. With ``checkpoint.init_from`` None training is from scratch. Writes
-    ``workdir/results.json`` and, for each fold, a run with ``predictions.npz``.
+    ``folds``: names of the held-out folds (``1`` or ``fold 1``; ``test`` for the set's own split);
+    all by default. ``train_split`` and ``test_split`` name two splits instead. With
+    ``data.label_fraction`` only that share of the training rows is read, the test rows stay. With
+    ``checkpoint.init_from`` None training is from scratch. Writes ``workdir/results.json`` and,
+    for each fold, a run with ``predictions.npz``.
 
-    Raises ``InputError`` for data without labels or folds, a share that leaves a class without a
+    Raises ``InputError`` for data without labels or folds, a subject (else a recording) on both
+    sides, a class of the test rows that is not trained, a share that leaves a class without a
     row, and a ``workdir`` that holds other fine-tuning.
     """
     from jfreq.train import train
 
     workdir = local_path(workdir, "workdir")
-    shards, rows, jobs, counts = _jobs(experiment, workdir, folds)
+    shards, rows, jobs, counts = _jobs(experiment, workdir, folds, train_split, test_split)
     found = []
     for fold, cfg in jobs:
         folder = workdir / _name(fold)
@@ -118,6 +136,8 @@ def by_fraction(
     *,
     draws: int = 3,
     folds: tuple[str, ...] = (),
+    train_split: str | None = None,
+    test_split: str | None = None,
 ) -> Report:
     """:func:`finetune` with each share of the labels, ``draws`` times: mean and interval over
     trainings, each with a seed and a draw of its own.
@@ -133,10 +153,13 @@ def by_fraction(
     folders = {share: [workdir / f"{share:g}" / str(i) for i in range(draws)] for share in wanted}
     for share in wanted:
         for cfg, folder in zip(plan[share], folders[share]):
-            _jobs(cfg, folder, folds)
+            _jobs(cfg, folder, folds, train_split, test_split)
     reports = []
     for share in wanted:
-        made = [finetune(c, f, folds=folds) for c, f in zip(plan[share], folders[share])]
+        made = [
+            finetune(c, f, folds=folds, train_split=train_split, test_split=test_split)
+            for c, f in zip(plan[share], folders[share])
+        ]
         reports.append(over_seeds(made) if draws > 1 else made[0])
     return joined(reports)
 
@@ -147,15 +170,17 @@ def _drawn(experiment: Experiment, share: float, draw: int) -> Experiment:
         data, label_fraction=share, label_seed=data.label_seed + draw))  # fmt: skip
 
 
-def _jobs(experiment: Experiment, workdir: Path, folds: tuple[str, ...]):
+def _jobs(
+    experiment: Experiment, workdir: Path, folds: tuple[str, ...], train_split: str | None,
+    test_split: str | None,
+):  # fmt: skip
     """Shards, labelled rows, the experiment of every fold, and the rows that each trains on."""
-    from jfreq.data.records import open_shards
-
-    check(len(experiment.data.path) == 1, "data", "fine-tuning reads one folder of labelled shards")
-    shards = open_shards(experiment.data.path)
+    shards = open_data(experiment.data)
     rows = labelled_rows(shards)
-    plan = divide(shards, rows, only=folds)
-    jobs = [(fold, _for_fold(experiment, shards, rows, fold)) for fold in plan]
+    plan = divide(shards, rows, only=folds, train_split=train_split, test_split=test_split,
+                  asker=FINE_TUNING)  # fmt: skip
+    check_classes(shards.info, shards.column("label")[rows], plan)
+    jobs = [(fold, _for_fold(experiment, fold)) for fold in plan]
     counts = []
     for fold, cfg in jobs:
         _check_folder(workdir / _name(fold), cfg)
@@ -172,15 +197,13 @@ def read_predictions(folder: str | Path) -> Predictions:
 
 
 def _name(fold: Fold) -> str:
-    return fold.name.replace(" ", "")
+    """Of the folder: ``fold1``, or the name of a split without what folders cannot have."""
+    return re.sub(r"[^\w.-]+", "_", fold.name.replace(" ", ""))
 
 
-def _for_fold(experiment: Experiment, shards: Any, rows: np.ndarray, fold: Fold) -> Experiment:
+def _for_fold(experiment: Experiment, fold: Fold) -> Experiment:
     """The experiment that never reads the fold's test rows."""
-    if not fold.name.startswith("fold"):
-        return replace(experiment, data__split="train")
-    held = int(shards.column("fold")[rows[fold.test][0]])
-    return replace(experiment, data__exclude_folds=(held,))
+    return replace(experiment, data=replace(experiment.data, **fold.reads))
 
 
 def _training_rows(shards: Any, data: Data) -> int:
@@ -242,11 +265,12 @@ def _report(
     rows: float,
 ) -> Report:  # fmt: skip
     data, several = experiment.data, len(plan) > 1
+    notes = remarks(shards, shards.column("label")[labelled_rows(shards)], plan)
     scratch = experiment.checkpoint.init_from is None
     results = []
     for metric, measure in metrics_for(found[0].label).items():
         values = tuple(float(measure(p.label, p.score)) for p in found)
-        bounds = interval(values) if several else single_split(
+        bounds = interval_of(metric, values) if several else single_split(
             metric, measure, found[0].label, [found[0].score]
         )  # fmt: skip
         results.append(Result(
@@ -264,6 +288,7 @@ def _report(
             if several else f"tested on {plan[0].name}, 95 % over test rows (Wilson, bootstrap)",
             "experiment": experiment.name, "init_from": experiment.checkpoint.init_from,
             "seed": experiment.seed, "label_seed": data.label_seed, "steps": experiment.steps,
-            "manifest": shards.manifest_hash, "jfreq": jfreq.__version__,
+            "manifest": shards.manifest_hash, "fold_by": shards.info.fold_by,
+            "jfreq": jfreq.__version__, **({"notes": list(notes)} if notes else {}),
         },
     )  # fmt: skip

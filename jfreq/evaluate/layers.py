@@ -13,7 +13,14 @@ from jfreq.evaluate.metrics import confusion
 from jfreq.evaluate.probe import fit_ridge, probe_scores
 from jfreq.evaluate.protocols import evaluate
 from jfreq.evaluate.table import Result
-from jfreq.evaluate.tasks import Task, check_signals, divide, labelled_rows, make_task
+from jfreq.evaluate.tasks import (
+    Task,
+    check_signals,
+    divide,
+    labelled_rows,
+    make_task,
+    unseen_rows,
+)
 from jfreq.evaluate.windows import fitted
 from jfreq.state import Trained
 
@@ -58,6 +65,10 @@ def probe_layers(
     if len(every) > limit:
         rows = np.sort(np.random.default_rng(seed).choice(every, limit, replace=False))
     folds = divide(shards, rows, only=only)
+    if not shards.info.multi_label:
+        # A class of a few rows may be drawn for the test alone.
+        label = shards.column("label")[rows]
+        folds = tuple(f._replace(test=f.test[~unseen_rows(label, f)]) for f in folds)
     task = make_task(shards, rows, folds)
     method = fitted(methods.build(cfg), cfg.signals, shards.spec)
     found = extract_layers(method, trained.params, shards, rows, batch=batch, progress=progress)

@@ -103,6 +103,24 @@ def interval(values: Sequence[float] | np.ndarray) -> Interval:
     return Interval(mean, mean - half, mean + half)
 
 
+def bounded(found: Interval, low: float = 0.0, high: float = 1.0) -> Interval:
+    """An interval of what cannot leave ``low`` to ``high``, cut there; NaN bounds for one that
+    would be cut on both sides: so few values say nothing."""
+    if found.low <= low and found.high >= high:
+        return Interval(found.mean, float("nan"), float("nan"))
+    return Interval(found.mean, max(found.low, low), min(found.high, high))
+
+
+SHARES = ("accuracy", "balanced_accuracy", "macro_f1", "mAP")
+"""Metrics from 0 to 1."""
+
+
+def interval_of(metric: str, values: Sequence[float] | np.ndarray, low: float = 0.0) -> Interval:
+    """The interval of values of ``metric``, or with ``low`` -1 of differences, within its range."""
+    found = interval(values)
+    return bounded(found, low) if metric in SHARES else found
+
+
 def wilson(hits: int, n: int) -> Interval:
     """A share of ``n`` trials and its 95 % score interval (Wilson, 1927)."""
     from scipy.stats import binomtest

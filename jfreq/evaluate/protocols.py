@@ -24,10 +24,18 @@ from jfreq.evaluate.features import (
 )
 from jfreq.evaluate.fractions import Share, shares
 from jfreq.evaluate.knn import knn_scores
-from jfreq.evaluate.metrics import Interval, bootstrap, interval, metrics_for, wilson
+from jfreq.evaluate.metrics import Interval, bootstrap, interval_of, metrics_for, wilson
 from jfreq.evaluate.probe import Scaler, fit_logistic, fit_logistic_multi, fit_ridge, probe_scores
 from jfreq.evaluate.table import HAND_MADE, TRAINED, UNTRAINED, Report, Result, gains
-from jfreq.evaluate.tasks import Fold, Task, check_signals, divide, labelled_rows, make_task
+from jfreq.evaluate.tasks import (
+    Fold,
+    Task,
+    check_signals,
+    divide,
+    labelled_rows,
+    make_task,
+    remarks,
+)
 from jfreq.evaluate.windows import fitted, own_length
 from jfreq.export.bundle import window_spec
 from jfreq.methods.base import Method
@@ -48,6 +56,8 @@ def probe(
     with_baselines: bool = True,
     leave_one_subject_out: bool = False,
     only: Sequence[str] = (),
+    train_split: str | None = None,
+    test_split: str | None = None,
     fractions: Sequence[float] = (),
     draws: int = 5,
     at_least_one: bool = False,
@@ -58,8 +68,9 @@ def probe(
     """Linear and nearest-neighbour probes of a frozen encoder on labelled shards.
 
     Folds come from the shards: k-fold where they have folds, else the ``train`` and ``test``
-    splits, else (``leave_one_subject_out``) one fold for each subject. Features are standardised
-    by the training rows; C and l2 are chosen inside them. In the same table, if
+    splits, or those named by ``train_split`` and ``test_split``, or (``leave_one_subject_out``)
+    one fold for each subject; :func:`jfreq.data.folds.refolded` makes others. Features are
+    standardised by the training rows; C and l2 are chosen inside them. In the same table, if
     ``with_baselines``: the encoder as initialised from each of ``seeds``, and mean and standard
     deviation of the spectrogram. ``only`` names the folds to test on (those that pre-training left
     out; ``test`` for the set's own split); rows longer or shorter than the encoder's window are
@@ -74,8 +85,9 @@ def probe(
     ``cache`` is a folder that keeps features. ``progress(what, done, total)`` in rows, then in
     probes.
 
-    Raises ``InputError`` for shards without labels, folds or the encoder's signals, for a
-    training fold with a single class, and for a share of labels that leaves a class empty.
+    Raises ``InputError`` for shards without labels, folds or the encoder's signals, for a subject
+    (else a recording) on both sides, for a training fold with a single class or without a class
+    of the test rows, and for a share of labels that leaves a class empty.
     """
     for kind in kinds:
         check(kind in get_args(Kind), "kinds", f"{kind!r}{close_match(kind, get_args(Kind))}")
@@ -83,7 +95,8 @@ def probe(
     cfg = trained.experiment.method
     check_signals(cfg.signals, shards)
     rows = labelled_rows(shards)
-    folds = divide(shards, rows, leave_one_subject_out=leave_one_subject_out, only=only)
+    folds = divide(shards, rows, leave_one_subject_out=leave_one_subject_out, only=only,
+                   train_split=train_split, test_split=test_split)  # fmt: skip
     task = make_task(shards, rows, folds)
     parts = shares(task, fractions, draws=draws, at_least_one=at_least_one,
                    names=shards.info.labels, where=shards.info.name)  # fmt: skip
@@ -164,9 +177,9 @@ def evaluate(
         ).mean(1)
         per_fold = table.mean(0)
         if len(truth) > 1:
-            over, found = "folds", interval(per_fold)
+            over, found = "folds", interval_of(metric, per_fold)
         elif len(draws) > 1:
-            over, found = "draws", interval(table[:, 0])
+            over, found = "draws", interval_of(metric, table[:, 0])
         else:
             over = "test rows"
             found = single_split(metric, measure, truth[0], [row[0] for row in scores[0]])
@@ -233,6 +246,7 @@ def _settings(trained, shards, task, pool, layer, seeds, parts) -> dict[str, Any
         "method": type(trained.experiment.method).__name__,
         "seed": trained.experiment.seed,
         "manifest": shards.manifest_hash,
+        "fold_by": shards.info.fold_by,
         "jfreq": jfreq.__version__,
         "pool": pool,
         "layer": layer,
@@ -241,6 +255,8 @@ def _settings(trained, shards, task, pool, layer, seeds, parts) -> dict[str, Any
         "rows": len(task.label),
         "interval": _interval_over(len(task.folds), max((len(p.draws) for p in parts), default=1)),
     }
+    if notes := remarks(shards, task.label, task.folds):
+        settings["notes"] = list(notes)
     if task.label.ndim == 1:
         settings["majority_class"] = float(np.bincount(task.label).max() / len(task.label))
     return settings

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from jfreq.config import check
-from jfreq.evaluate.metrics import interval
+from jfreq.evaluate.metrics import interval_of
 from jfreq.files import local_path, read_json, write_atomically
 from jfreq.types import InputError
 
@@ -73,13 +73,14 @@ class Report:
         head += [*["interval over"] * mixed, *folds]
         lines = [
             f"{self.title} on {self.data}: {self.settings['interval']}.",
+            *(f"Note: {note}." for note in self.settings.get("notes", ())),
             "",
             "| " + " | ".join(head) + " |",
             "|" + "---|" * len(head),
         ]
         for r in self.results:
             cells = [r.features, r.kind, *[_labels(r)] * few, r.metric, _number(r.mean),
-                     f"{_number(r.low)} to {_number(r.high)}", *[r.over] * mixed,
+                     _span(r), *[r.over] * mixed,
                      *map(_number, r.folds[: len(folds)])]  # fmt: skip
             lines.append("| " + " | ".join(cells) + " |")
         return "\n".join(lines) + "\n"
@@ -117,7 +118,7 @@ def difference(a: Result, b: Result) -> Result | None:
     units = folds if len(folds) > 1 else np.ravel(runs)
     if len(units) < 2:
         return None
-    mean, low, high = interval(units)
+    mean, low, high = interval_of(a.metric, units, low=-1.0)
     return dataclasses.replace(a, features=f"{a.features} - {b.features}", mean=mean, low=low,
                                high=high, folds=_floats(folds), runs=_table(runs))  # fmt: skip
 
@@ -149,7 +150,7 @@ def over_seeds(reports: Sequence[Report]) -> Report:
 def _compared(a: Report, b: Report) -> list[tuple[str, Any, Any]]:
     """What has to be equal, as ``(name, value, value)``."""
     pairs = [(name, getattr(a, name), getattr(b, name)) for name in ("title", "data", "folds")]
-    named = ("manifest", "experiment", "method", "pool", "layer", "steps")
+    named = ("manifest", "fold_by", "experiment", "method", "pool", "layer", "steps")
     pairs += [(name, a.settings.get(name), b.settings.get(name)) for name in named]
     return [*pairs, ("results", [r.key for r in a.results], [r.key for r in b.results])]
 
@@ -160,7 +161,7 @@ def _over(group: Sequence[Result]) -> Result:
     if first.features in (UNTRAINED, HAND_MADE) and len({r.folds for r in group}) == 1:
         return first
     folds = np.array([r.folds for r in group])
-    mean, low, high = interval(values)
+    mean, low, high = interval_of(first.metric, values, low=_lowest(first))
     return dataclasses.replace(first, mean=mean, low=low, high=high, over="seeds",
                                folds=_floats(folds.mean(0)), runs=_table(folds.T))  # fmt: skip
 
@@ -209,6 +210,18 @@ def _finite(value: Any) -> Any:
 def _labels(r: Result) -> str:
     """``10 % (32)``: the share and the training rows of a fold."""
     return "-" if r.fraction is None else f"{100 * r.fraction:g} % ({r.rows or 0:g})"
+
+
+def _span(r: Result) -> str:
+    """The interval; so few values that it would be all there is are none."""
+    if np.isfinite(r.low) and np.isfinite(r.high):
+        return f"{_number(r.low)} to {_number(r.high)}"
+    return "n too small" if max([len(r.folds), *map(len, r.runs)]) > 1 else "-"
+
+
+def _lowest(r: Result) -> float:
+    """The lowest value that a share has, or a difference of shares."""
+    return -1.0 if " - " in r.features else 0.0
 
 
 def _number(value: float) -> str:

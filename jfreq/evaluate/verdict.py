@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from jfreq.evaluate.table import HAND_MADE, TRAINED, UNTRAINED, Report, Result, difference
 
 KINDS = ("logistic", "ridge", "knn")
@@ -68,6 +70,8 @@ def _compared(mine: Result, other: Result) -> tuple[int, str]:
     gap = difference(mine, other)
     if gap is None:
         return 0, f"{mine.mean - other.mean:+.3f} (a single test split, so no interval)"
+    if not math.isfinite(gap.low):
+        return 0, f"{gap.mean:+.3f} (too few folds for an interval)"
     if gap.low > 0:
         return 1, f"{gap.mean:.3f} (95 % interval {gap.low:.3f} to {gap.high:.3f})"
     if gap.high < 0:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from jfreq.data.folds import USUAL, refolded, undivided
 from jfreq.evaluate.layers import Layers, probe_layers
 from jfreq.evaluate.table import HAND_MADE, TRAINED, UNTRAINED
 from jfreq.methods.classify import Classify
@@ -44,6 +45,7 @@ def probe(run: Run) -> Section | None:
     text = f"On {found['data']}: {settings.get('interval', '95 % intervals')}."
     if is_known(guess := settings.get("majority_class")):
         text += f" Always guessing the largest class reaches an accuracy of {guess:.3f}."
+    text += "".join(f" Note: {note}." for note in settings.get("notes", ()))
     parts = [html.paragraph(text)]
     if rows:
         alt = "; ".join(f"{row.label} {row.mean:.3f}" for row in rows)
@@ -110,6 +112,7 @@ def blocks(
 ) -> list[Section | None]:
     """Ridge probe of each block and the confusion matrix; one sentence where there is none."""
     only = tuple(map(str, unseen))
+    shards, made = _with_folds(shards)
     show = None if progress is None else lambda done, total: progress("probe", done, total)
     try:
         found = probe_layers(trained, shards, limit=limit, only=only, progress=show)
@@ -125,6 +128,7 @@ def blocks(
         f"A quick ridge probe of the frozen encoder on {found.rows:,} of {found.labelled:,} "
         f"labelled rows, tested on {', '.join(found.folds)}"
         + (", which training left out" if only else "")
+        + made
         + ". After a block: the mean over tokens."
     )
     if isinstance(trained.experiment.method, Classify) and not only:
@@ -132,6 +136,17 @@ def blocks(
     picture = figures.forest("blocks", f"{metric}: {said}", rows, xlabel=metric)
     parts = [html.paragraph(text), html.figure(picture, metric, "95 % interval", wide=True)]
     return [Section("Blocks", "".join(parts)), _confusion(found)]
+
+
+def _with_folds(shards: Any) -> tuple[Any, str]:
+    """The shards with folds made for this probe, and words for it, where they have no division."""
+    if not undivided(shards.info):
+        return shards, ""
+    try:
+        found, _ = refolded(shards, USUAL)
+    except InputError:
+        return shards, ""
+    return found, f", which were made for this probe of whole {found.info.fold_by}s"
 
 
 def _bounds(low: float, high: float) -> tuple[float | None, float | None]:

@@ -61,12 +61,12 @@ def run_page(
 
 def _shards(experiment: Experiment, given: Sequence[str | Path], notices: list[str]) -> Any:
     """Opened shards, or None and a notice why there are none."""
+    from jfreq.data.folds import open_data
     from jfreq.data.records import open_shards
     from jfreq.evaluate.protocols import check_signals
 
-    paths = [str(path) for path in given or experiment.data.path]
     try:
-        shards = open_shards(paths)
+        shards = open_shards(given) if given else open_data(experiment.data)
         check_signals(experiment.method.signals, shards)
     except InputError as error:
         if given:

@@ -89,6 +89,7 @@ def test_fields_that_came_later_leave_old_keys_alone():
         k: v
         for k, v in fields.items()
         if not k.startswith((*grid.FREE, "data.label_", "data.sequence", "method.aape."))
+        and k not in ("data.make_folds", "data.fold_by")
         and k not in ("method.embed", "method.positions", "method.encoder.norm")
     }
     parts = [kept, replicate, "m", ablation().probe, ablation().pool]

@@ -84,17 +84,22 @@ def test_batches_hold_what_the_records_hold(machines, machine_shards, door):
 @pytest.mark.tf
 def test_several_folders_of_different_windows_through_both_doors(tmp_path, rng):
     for name, samples in (("long", 800), ("short", 500)):
-        (tmp_path / name / "c").mkdir(parents=True)
         for i in range(4):
+            folder = tmp_path / name / "cd"[i % 2]
+            folder.mkdir(parents=True, exist_ok=True)
             wave = rng.integers(-99, 99, samples).astype(np.int16)
-            soundfile.write(tmp_path / name / "c" / f"{i}.wav", wave, 16000)
-        prepare(str(tmp_path / name), tmp_path / f"{name}.s", progress=False)
+            soundfile.write(folder / f"{i}.wav", wave, 16000)
+        prepare(str(tmp_path / name), tmp_path / f"{name}.s", progress=False,
+                labels=("c", "d") if name == "long" else ("d", "c"))  # fmt: skip
     for order in (("long.s", "short.s"), ("short.s", "long.s")):
         paths = tuple(str(tmp_path / name) for name in order)
+        shards = open_shards(paths)
+        names = np.array([path[0] for path in shards.column("path")])
         a, b = (take(open_pipeline(Data(path=paths, door=d), batch=8, seed=0), 0, 2) for d in DOORS)
         for x, y in zip(a, b):
             assert_same(x, y)
-            np.testing.assert_array_equal(x["label"], np.full(8, -1))
+            found = np.array(shards.info.labels)[x["label"]]
+            np.testing.assert_array_equal(found, names[x["id"]])
 
 
 @pytest.mark.tf
@@ -204,7 +209,7 @@ import sys
 from jfreq.config import Data
 from jfreq.data.pipeline import eval_batches, open_pipeline
 from jfreq.data.records import open_shards
-import jfreq.data.prepare, jfreq.data.ops, jfreq.data.splits, jfreq.data.tfds_source
+import jfreq.data.prepare, jfreq.data.ops, jfreq.data.folds, jfreq.data.tfds_source
 cfg = Data(path=({str(machines)!r},), door='memory')
 next(open_pipeline(cfg, batch=4, seed=0).iterate(0))
 shards = open_shards({str(machines)!r})

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from jfreq.data import splits
 from jfreq.data.prepare import prepare
 from jfreq.data.records import open_shards
 from jfreq.data.runs import runs_of
+from jfreq.evaluate.tasks import divide
 from jfreq.types import InputError
 
 pytestmark = pytest.mark.data
@@ -41,7 +41,7 @@ def test_esc10(made):
         x, _ = soundfile.read(folder / rows[i]["path"], dtype="int16")
         np.testing.assert_array_equal(shards[i]["audio"][:, 0], x)
         assert shards.info.labels[shards[i]["label"]] == rows[i]["label"]
-    found = splits.cross_validation(shards)
+    found = divide(shards, np.arange(400))
     assert [len(s.test) for s in found] == [80] * 5
 
 
@@ -66,7 +66,7 @@ def test_hapt(made):
         x = (z["x"].astype(np.float32) * z["scale"])[start[i] : start[i] + length[i]]
         np.testing.assert_array_equal(shards[i]["acc"][: length[i]], x[:, :3])
         np.testing.assert_array_equal(shards[i]["gyro"][: length[i]], x[:, 3:])
-    official = splits.official(shards)
+    (official,) = divide(shards, np.arange(len(shards)), only=("test",))
     subject = shards.column("subject")
     assert len(set(subject[official.train])) == 21
     assert len(set(subject[official.test])) == 9
@@ -109,7 +109,7 @@ def test_mfpt(made):
     assert len(shards) == 490
     spec = shards.spec.signal("vibration")
     assert (spec.rate, spec.samples, spec.channels) == (48828.0, 4096, 1)
-    official = splits.official(shards)
+    (official,) = divide(shards, np.arange(len(shards)), only=("test",))
     assert len(official.train) + len(official.test) == 490
     rows = shards.rows("train")
     x = shards.read(rows)["vibration"].astype(np.float64)

@@ -152,18 +152,19 @@ def test_reserved_signal_names_are_refused(name):
         SignalInfo(name, 100.0, 10, 1, "float32", 1.0)
 
 
-def test_several_folders_read_as_one_unlabelled_set(tmp_path, rng):
+def test_several_folders_of_other_classes_read_as_one_unlabelled_set(tmp_path, rng):
     waves = {}
     for name, seconds in (("long", 0.5), ("short", 0.25)):
-        (tmp_path / name / "c").mkdir(parents=True)
+        (tmp_path / name / name).mkdir(parents=True)
         for i in range(3):
             waves[name, i] = rng.integers(-9, 9, round(16000 * seconds)).astype(np.int16)
-            soundfile.write(tmp_path / name / "c" / f"{i}.wav", waves[name, i], 16000)
+            soundfile.write(tmp_path / name / name / f"{i}.wav", waves[name, i], 16000)
         prepare(str(tmp_path / name), tmp_path / f"{name}.shards", progress=False)
     folders = [tmp_path / "long.shards", tmp_path / "short.shards"]
     both = open_shards(folders)
     assert len(both) == 6
     assert both.spec.labels == ()
+    assert "short.shards has no class 'long'; " in both.why_unlabelled
     np.testing.assert_array_equal(both.column("label"), np.full(6, -1))
     block = both.read(np.arange(6))
     np.testing.assert_array_equal(block["label"], np.full(6, -1))
@@ -175,6 +176,24 @@ def test_several_folders_read_as_one_unlabelled_set(tmp_path, rng):
     assert cut[5]["length"] == 4000
     assert cut.column("length").max() == 4000
     assert both.manifest_hash != cut.manifest_hash
+
+
+def test_several_folders_of_the_same_classes_keep_their_labels(tmp_path, rng):
+    """Each folder has an order of its own; the first decides."""
+    for name, order in (("one", ("x", "y", "z")), ("two", ("z", "x", "y"))):
+        for label in "xyz":
+            (tmp_path / name / label).mkdir(parents=True)
+            wave = rng.integers(-9, 9, 800).astype(np.int16)
+            soundfile.write(tmp_path / name / label / f"{name}.wav", wave, 16000)
+        prepare(str(tmp_path / name), tmp_path / f"{name}.s", labels=order, progress=False)
+    for folders in (("one.s", "two.s"), ("two.s", "one.s")):
+        both = open_shards([tmp_path / folder for folder in folders])
+        assert both.info.labels == open_shards(tmp_path / folders[0]).info.labels
+        assert both.why_unlabelled == ""
+        truth = [path[0] for path in both.column("path")]
+        ids = rng.permutation(6)
+        for label, rows in ((both.column("label"), range(6)), (both.read(ids)["label"], ids)):
+            assert [both.info.labels[i] for i in label] == [truth[r] for r in rows]
 
 
 def test_sets_that_differ_are_refused_by_field(machines, tmp_path):

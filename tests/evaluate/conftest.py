@@ -16,10 +16,13 @@ class FakeShards:
         multi = label.ndim == 2
         n = len(x)
         text = {name: np.full(n, "") for name in ("subject", "split")}
-        self._columns = {"fold": np.full(n, -1), "label": label, **text, **columns}
+        own = {"fold": np.full(n, -1), "label": label, "item": np.full(n, -1)}
+        own |= {"path": np.array([f"{i:04d}.wav" for i in range(n)]), **text}
+        self._columns = own | columns
         self._x, self._label = x, label
         self._length = np.full(n, x.shape[1], np.int32) if length is None else length
         self.manifest_hash = f"fake-{n}"
+        self.manifests = (self.manifest_hash,)
         self.info = ShardsInfo(
             name="fake",
             signals=(SignalInfo("x", rate, x.shape[1], x.shape[2], str(x.dtype), 1.0),),
@@ -37,6 +40,9 @@ class FakeShards:
 
     def __len__(self):
         return len(self._x)
+
+    def part_of(self, ids):
+        return np.zeros(len(ids), int)
 
     def column(self, name):
         return self._columns[name]

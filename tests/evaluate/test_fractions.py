@@ -8,7 +8,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from jfreq import methods
 from jfreq.config import Experiment, MethodConfig
 from jfreq.data.fractions import draw
-from jfreq.evaluate.metrics import interval, wilson
+from jfreq.evaluate.metrics import interval_of, wilson
 from jfreq.evaluate.protocols import probe
 from jfreq.evaluate.table import HAND_MADE, TRAINED, UNTRAINED
 from jfreq.methods.base import Method
@@ -79,7 +79,7 @@ def test_a_share_is_a_set_with_fewer_rows(trained, few, make_shards, kind):
         for r in plain.results:
             assert by_key(report)[TRAINED, kind, r.metric, 0.3].runs[0][i] == r.mean
     for r in report.results:
-        assert (r.mean, r.low, r.high) == pytest.approx(interval(r.runs[0]))
+        assert (r.mean, r.low, r.high) == pytest.approx(interval_of(r.metric, r.runs[0]))
         assert (r.over, r.n, r.rows) == ("draws", 100, 30)
 
 
@@ -121,7 +121,9 @@ def test_folds_are_what_the_interval_is_over(trained, few):
     for fraction, draws in ((0.1, 4), (1.0, 1)):
         r = found[TRAINED, "ridge", "macro_f1", fraction]
         assert np.shape(r.runs) == (4, draws)
-        assert (r.mean, r.low, r.high) == pytest.approx(interval(np.mean(r.runs, axis=1)))
+        assert (r.mean, r.low, r.high) == pytest.approx(
+            interval_of(r.metric, np.mean(r.runs, axis=1))
+        )
         gain = found[f"{TRAINED} - {UNTRAINED}", "ridge", "macro_f1", fraction]
         bare = found[UNTRAINED, "ridge", "macro_f1", fraction]
         np.testing.assert_allclose(gain.runs, np.subtract(r.runs, bare.runs))

@@ -14,7 +14,7 @@ from jfreq.data.prepare import prepare
 from jfreq.data.records import open_shards
 from jfreq.evaluate import protocols
 from jfreq.evaluate.features import extract
-from jfreq.evaluate.metrics import interval
+from jfreq.evaluate.metrics import bounded, interval
 from jfreq.evaluate.protocols import probe
 from jfreq.evaluate.table import HAND_MADE, TRAINED, UNTRAINED
 from jfreq.evaluate.tasks import divide
@@ -82,7 +82,7 @@ def test_table_has_all_systems_and_training_shows(trained, make_shards, tmp_path
         assert bare.mean < 0.6
         assert good.n == 120
         assert len(good.folds) == 4
-        assert (good.mean, good.low, good.high) == pytest.approx(interval(good.folds))
+        assert (good.mean, good.low, good.high) == pytest.approx(bounded(interval(good.folds)))
         gain = rows["trained - untrained", kind, "accuracy"]
         assert gain.folds == pytest.approx(np.subtract(good.folds, bare.folds))
         assert gain.low > 0
@@ -233,7 +233,7 @@ def all_minus_one(make_shards):
 @pytest.mark.parametrize(
     ("make", "options", "message"),
     [
-        (unlabelled, {}, "no labels to probe"),
+        (unlabelled, {}, "has no labels; prepare it"),
         (all_minus_one, {}, "no row carries a label"),
         (one_class_in_training, {}, "fold 2: its training rows hold a single class"),
         (lambda m: sets(m, fold=np.ones(120, int)), {}, "two folds or a train and a test split"),

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import scipy.io
 
-from jfreq.data import splits
 from jfreq.data.layouts.cwru import NUMBERED, _about
 from jfreq.data.prepare import prepare
 from jfreq.data.records import open_shards
+from jfreq.evaluate.tasks import divide
 from jfreq.types import InputError
 
 
@@ -64,7 +64,7 @@ def test_cwru_by_number_in_both_rates(tmp_path):
     skipped = (tmp_path / "out/skipped.txt").read_text()
     assert "12k Drive End/130.mat: not a MATLAB file" in skipped
     assert "notes.mat: neither its number nor its name is one of CWRU's" in skipped
-    for split in splits.cross_validation(shards):
+    for split in divide(shards, np.arange(len(shards))):
         path = shards.column("path")
         assert not set(path[split.train]) & set(path[split.test])
 

@@ -7,10 +7,10 @@ import zipfile
 import numpy as np
 import pytest
 
-from jfreq.data import splits
 from jfreq.data.layouts import recognise
 from jfreq.data.prepare import prepare
 from jfreq.data.records import open_shards
+from jfreq.evaluate.tasks import divide
 from jfreq.types import InputError
 
 
@@ -94,9 +94,8 @@ def test_hhar(hhar, tmp_path):
         in (tmp_path / "out/skipped.txt").read_text()
     )
     assert (shards.column("label") >= 0).all()
-    assert [s.name for s in splits.leave_one_subject_out(shards)] == [
-        "subject a", "subject b", "subject c",
-    ]  # fmt: skip
+    folds = divide(shards, np.arange(len(shards)), leave_one_subject_out=True)
+    assert [fold.name for fold in folds] == ["a", "b", "c"]
     more = made(
         hhar, tmp_path / "more", seconds=2.0, rate=50.0, unlabelled=True, only=("phones/a/*",)
     )
@@ -151,7 +150,7 @@ def test_ucihar(ucihar, tmp_path):
         for name, signal in (("acc", "total_acc"), ("gyro", "body_gyro")):
             expected = np.stack([x[split, f"{signal}_{axis}"][i] for axis in "xyz"], 1)
             np.testing.assert_allclose(shards[row][name], expected, rtol=1e-6)
-    official = splits.official(shards)
+    (official,) = divide(shards, np.arange(5), only=("test",))
     assert official.train.tolist() == [0, 1, 2] and official.test.tolist() == [3, 4]
 
 
@@ -159,8 +158,8 @@ def test_ucihar_with_a_subject_in_both_splits_is_refused(ucihar, tmp_path):
     folder, _ = ucihar
     path = folder / "UCI HAR Dataset/test/subject_test.txt"
     path.write_text("2\n3\n")
-    with pytest.raises(InputError, match=r"official: 'subject3' is on both sides"):
-        splits.official(made(folder, tmp_path / "out"))
+    with pytest.raises(InputError, match=r"test: subject 'subject3' is on both sides"):
+        divide(made(folder, tmp_path / "out"), np.arange(5), only=("test",))
     path.write_text("2\n")
     with pytest.raises(InputError, match=r"y_test.txt has 2 lines, subject_test.txt 1"):
         made(folder, tmp_path / "o")
@@ -230,7 +229,7 @@ def test_pamap2(tmp_path, rng):
     rest = made(tmp_path / "in", tmp_path / "rest", seconds=1.0, unlabelled=True)
     free = rest.column("start")[rest.column("label") < 0]
     assert free.tolist() == [0, 100, 200, 800, 900, 1000]
-    assert len(splits.leave_one_subject_out(rest)) == 2
+    assert len(divide(rest, np.arange(len(rest)), leave_one_subject_out=True)) == 2
 
 
 def test_pamap2_refuses_other_activities(tmp_path, rng):

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import scipy.io
 
-from jfreq.data import splits
+from jfreq.data.folds import refolded
 from jfreq.data.layouts import recognise
 from jfreq.data.prepare import prepare
 from jfreq.data.records import open_shards
+from jfreq.evaluate.tasks import divide
 from jfreq.types import InputError
 
 
@@ -93,7 +94,8 @@ def test_the_nodes_of_a_drive_are_never_on_both_sides(tmp_path):
         for name in ("rs1", "rs2"):
             node(tmp_path / "mod" / drive / name, 2)
     shards = made(tmp_path / "mod", tmp_path / "out", seconds=1.0)
-    for split in splits.cross_validation(shards, k=2):
+    shards, _ = refolded(shards, 2)
+    for split in divide(shards, np.arange(len(shards))):
         subject, label = shards.column("subject"), shards.column("label")
         assert not set(subject[split.train]) & set(subject[split.test])
         assert set(label[split.test]) == {0, 1}

@@ -1,0 +1,80 @@
+"""Several folders of shards as one set: what has to agree, and whose class has which number."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from jfreq.config import check
+from jfreq.data.schema import ShardsInfo
+
+
+def differing_classes(infos: Sequence[ShardsInfo], folders: Sequence[Path]) -> str:
+    """Why several sets have no labels together; empty where all have the same classes."""
+    first, one = infos[0], folders[0]
+    for info, other in zip(infos[1:], folders[1:]):
+        if not first.labels or not info.labels:
+            return f"{one if not first.labels else other} has no labels"
+        if first.multi_label != info.multi_label:
+            return f"only one of {one} and {other} has several labels a row"
+        lacking = [
+            f"{folder} has no class {', '.join(map(repr, names[:5]))}" + ", ..." * (len(names) > 5)
+            for folder, names in (
+                (other, [name for name in first.labels if name not in info.labels]),
+                (one, [name for name in info.labels if name not in first.labels]),
+            )
+            if names
+        ]
+        if lacking:
+            return f"{'; '.join(lacking)}; prepare all of them with the same --labels"
+        unique = len(set(info.labels)) == len(info.labels) == len(first.labels)
+        if info.labels != first.labels and not unique:
+            return f"{one} and {other} order classes of the same name differently"
+    return ""
+
+
+def merged(infos: Sequence[ShardsInfo], *, labelled: bool) -> ShardsInfo:
+    """Several sets as one; ``InputError`` naming the field that differs."""
+    first = infos[0]
+    for other in infos[1:]:
+        names = [[s.name for s in info.signals] for info in (first, other)]
+        check(
+            names[0] == names[1],
+            "signals",
+            f"{first.name} has {names[0]}, {other.name} has {names[1]}",
+        )
+        for a, b in zip(first.signals, other.signals):
+            for field in ("rate", "channels", "channel_names", "dtype", "scale", "mix"):
+                x, y = getattr(a, field), getattr(b, field)
+                check(x == y, f"{a.name}.{field}", f"is {x} in {first.name} and {y} in "
+                      f"{other.name}; prepare the sets alike to read them together")  # fmt: skip
+    return dataclasses.replace(
+        first,
+        name="+".join(info.name for info in infos),
+        rows=sum(info.rows for info in infos),
+        shards=tuple(shard for info in infos for shard in info.shards),
+        labels=first.labels if labelled else (),
+        multi_label=first.multi_label and labelled,
+        fold_by=first.fold_by if len({info.fold_by for info in infos}) == 1 else "",
+        guard_seconds=min(info.guard_seconds for info in infos),
+        folds=tuple(sorted({fold for info in infos for fold in info.folds})),
+        splits=tuple(sorted({split for info in infos for split in info.splits})),
+        source="; ".join(info.source for info in infos),
+        skipped=sum(info.skipped for info in infos),
+        recipe="",
+    )
+
+
+def renumbered(label: np.ndarray, own: tuple[str, ...], names: tuple[str, ...]) -> np.ndarray:
+    """``label`` ``[n]`` or ``[n k]`` of classes ``own`` by the order of the same in ``names``."""
+    if own == names:
+        return label
+    place = [names.index(name) for name in own]
+    if label.ndim == 1:
+        return np.array([*place, -1])[label]
+    out = np.empty_like(label)
+    out[:, place] = label
+    return out
