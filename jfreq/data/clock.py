@@ -195,7 +195,8 @@ def _step(dt: np.ndarray, usual: float, stops: np.ndarray) -> tuple[float, bool]
     if near.sum() >= _STEADY * within.sum() and _regular(within, step):
         return step, True
     mean = float(within.mean())  # of bursts, the median says nothing
-    return (usual if abs(usual / mean - 1) < _UNEVEN else mean), False
+    off = abs(usual / mean - 1)  # small: nothing is missing, and the mean is the surer of the two
+    return (usual if _DRIFT < off < _UNEVEN else mean), False
 
 
 def _regular(steps: np.ndarray, step: float) -> bool:

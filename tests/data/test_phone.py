@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from jfreq.data.clock import clock_of
 from jfreq.data.prepare import prepare
 from jfreq.data.records import open_shards
 from jfreq.types import InputError
@@ -28,6 +29,16 @@ def test_phyphox(tmp_path, rng, capsys):
     assert signal.rate == 100 and signal.channels == 3
     assert set(shards.column("subject").tolist()) == {"sitting/Raw Data", "walking/Raw Data"}
     assert "subjects from the names of files" not in capsys.readouterr().err
+
+
+def test_jitter_does_not_bend_the_rate(rng):
+    """The median of 7,000 steps that vary by 8 % is off by 0.07 %, their mean is not."""
+    t = np.arange(7000) / 100 + rng.normal(0, 6e-4, 7000)
+    clock = clock_of(t)
+    assert clock.rate == 100
+    assert clock_of(np.delete(t, rng.choice(7000, 70, replace=False))).rate == pytest.approx(
+        100, 0.02
+    )
 
 
 def test_sensor_logger(tmp_path, rng):
