@@ -24,7 +24,7 @@ LEFT_BEHIND = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information"
 """Folders that operating systems make beside a person's own."""
 SPLITS = {
     "train": ("train", "training"),
-    "val": ("val", "valid", "validation", "dev"),
+    "validation": ("val", "valid", "validation", "dev"),
     "test": ("test", "testing", "eval", "evaluation"),
 }
 _SPLIT_OF = {word: split for split, words in SPLITS.items() for word in words}
@@ -181,7 +181,7 @@ def composed(name: str) -> str:
 
 
 def split_name(text: str) -> str:
-    """``train``, ``val`` or ``test`` for any of their usual names, else the text itself."""
+    """``train``, ``validation`` or ``test`` for any of their usual names, else the text itself."""
     return _SPLIT_OF.get(text.strip().lower(), text.strip())
 
 

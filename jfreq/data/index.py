@@ -268,7 +268,7 @@ def _said(labels: Sequence[object]) -> str:
 
 
 def _usual_splits(entries: Sequence[Entry], notes: list[str]) -> list[Entry]:
-    """Splits as ``train``, ``val`` and ``test`` where all of them have a usual name of these."""
+    """Splits as ``train``, ``validation`` and ``test`` where all have a usual name of these."""
     names = {e.row.split for e in entries} - {""}
     usual = {name: split_name(name) for name in names}
     if not set(usual.values()) <= set(SPLITS) or len(set(usual.values())) < len(names):

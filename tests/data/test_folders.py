@@ -95,7 +95,7 @@ def test_patterns_match_the_last_names(tmp_path):
         (["dog/1", "cat/deep/2", "3"], [("", "dog"), ("", "cat"), ("", "")]),
         (["train/dog/1", "Test/cat/2"], [("train", "dog"), ("test", "cat")]),
         (["x/training/dog/1", "x/dev/cat/2", "x/evaluation/cat/deep/3"],
-         [("train", "dog"), ("val", "cat"), ("test", "cat")]),
+         [("train", "dog"), ("validation", "cat"), ("test", "cat")]),
         (["dog/train/1", "cat/test/2"], [("train", "dog"), ("test", "cat")]),
         (["fan/train/1", "fan/test/2"], [("train", "fan"), ("test", "fan")]),
         (["train/1", "test/2"], [("train", ""), ("test", "")]),
@@ -120,7 +120,7 @@ def test_splits_and_classes_from_folders(paths, expected):
 def test_notes_say_what_was_guessed():
     _, notes = splits_and_labels(["train/dog/1", "dev/dog/2", "noise/3"])
     assert notes == (
-        "splits from folders: dev as val, train; classes are the folders in them",
+        "splits from folders: dev as validation, train; classes are the folders in them",
         "the folder 'noise' beside them is read as a class without a split",
     )
 
@@ -133,7 +133,7 @@ def test_the_natural_order():
 
 def test_names_of_splits():
     assert [split_name(v) for v in ("Training", " valid", "dev", "eval", "balanced_train", "")] == [
-        "train", "val", "val", "test", "balanced_train", "",
+        "train", "validation", "validation", "test", "balanced_train", "",
     ]  # fmt: skip
 
 

@@ -20,6 +20,7 @@ from jfreq.data.layouts.clips import (
     clip_source,
     left_out,
     lines_of,
+    number_of,
     sound_files,
 )
 from jfreq.data.layouts.places import DEPTH
@@ -67,8 +68,8 @@ def open_audioset(path: Path, options: Options) -> Source:
     lists = [path] if path.is_file() else _lists(path)
     words = options.labels if isinstance(options.labels, Path) else _beside(lists[0], path)
     table = list(lines_of(words, ("index", "mid", "display_name")))
-    table.sort(key=lambda line: line.whole("index"))
-    names = {line.fields["mid"]: line.fields["display_name"] for line in table}
+    table.sort(key=lambda line: number_of(line, "index"))
+    names = {line.text("mid"): line.text("display_name") for line in table}
     there = _clips(path, options)
     by_video = _by_video(there.files)
     taken = [_taken(file, by_video, names, words) for file in lists]

@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 from jfreq.config import check, close_match
 from jfreq.data.folders import is_utf8, listing, shown
+from jfreq.data.index_table import Line
+from jfreq.data.sound import OTHER_FORMATS, convert
 from jfreq.data.source import (
     AUDIO,
     Options,
@@ -19,18 +21,12 @@ from jfreq.data.source import (
     Source,
     audio_source,
     given_labels,
-    is_number,
     label_numbers,
     read_text,
 )
 from jfreq.types import InputError
 
 LOSSY = (".mp3", ".ogg", ".oga", ".opus")
-OTHER_FORMATS = (".m4a", ".aac", ".mp4", ".webm", ".mkv", ".wma")
-
-
-def convert(path: Path) -> str:
-    return f"convert it, for instance `ffmpeg -i {path.name} {path.stem}.wav`"
 
 
 class Clip(NamedTuple):
@@ -158,20 +154,6 @@ def table_in(root: Path, names: Sequence[str]) -> Path:
     return next((root / name for name in names if (root / name).is_file()), root / names[0])
 
 
-class Line(NamedTuple):
-    """One line of a table and where it stands."""
-
-    where: str
-    fields: dict[str, str]
-
-    def whole(self, column: str) -> int:
-        """A number from 0 on, also as ``3.0``; ``InputError`` for anything else."""
-        text = self.fields[column]
-        whole = is_number(text) and float(text).is_integer() and 0 <= float(text) < 2**31
-        check(whole, self.where, f"{column} is {brief(text)!r}, not a whole number from 0 on")
-        return int(float(text))
-
-
 def lines_of(file: Path, columns: Sequence[str], *, header: bool = True) -> Iterator[Line]:
     """The lines of a CSV with these columns; ``InputError`` for a missing one or a short line.
 
@@ -183,13 +165,21 @@ def lines_of(file: Path, columns: Sequence[str], *, header: bool = True) -> Iter
         for name in columns:
             check(name in head, str(file), f"has no column {name!r}{close_match(name, head)}; it "
                   f"has: {brief(', '.join(head))}")  # fmt: skip
-        for fields in reader:
+        for cells in reader:
             where = f"{file}:{reader.line_num}"
-            if fields:
-                check(len(fields) >= len(head), where, f"has {len(fields)} of {len(head)} fields")
-                yield Line(where, {k: v.strip() for k, v in zip(head, fields)})
+            if cells:
+                check(len(cells) >= len(head), where, f"has {len(cells)} of {len(head)} fields")
+                yield Line(file, reader.line_num, dict(zip(head, map(str.strip, cells))))
     except csv.Error as error:
         raise InputError(f"{file}:{reader.line_num}: {error}") from error
+
+
+def number_of(line: Line, column: str) -> int:
+    """A whole number from 0 on; ``InputError`` for anything else, and for an empty cell."""
+    value = line.whole(column, most=2**31 - 1)
+    if value is None:
+        raise InputError(f"{line.where} {column}: expected a whole number, the cell is empty")
+    return value
 
 
 def brief(text: str, *, most: int = 120) -> str:

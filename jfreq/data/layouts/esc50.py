@@ -10,6 +10,7 @@ from jfreq.data.layouts.clips import (
     from_list,
     in_order,
     lines_of,
+    number_of,
     sound_files,
     table_in,
 )
@@ -30,15 +31,13 @@ def open_esc50(path: Path, options: Options, *, kind: str = "esc50") -> Source:
     root = root_of(path, kind, SIGNS)
     table = table_in(root, SIGNS)
     lines = list(lines_of(table, _COLUMNS))
-    names = in_order((n.where, n.whole("target"), n.fields["category"]) for n in lines)
+    names = in_order((n.where, number_of(n, "target"), n.text("category")) for n in lines)
     listed, in_ten = [], set()
     for line in lines:
-        f = line.fields
-        listed.append(
-            Clip(f["filename"], (f["category"],), line.whole("fold"), subject=f["src_file"])
-        )
-        if f["esc10"].lower() == "true":
-            in_ten.add(f["category"])
+        name, fold = line.text("category"), number_of(line, "fold")
+        listed.append(Clip(line.text("filename"), (name,), fold, subject=line.text("src_file")))
+        if line.text("esc10").lower() == "true":
+            in_ten.add(name)
     found = from_list(listed, sound_files(root), parts=1, where=table.name)
     if kind == "esc10":
         ten = [clip for clip in found.clips if clip.labels[0] in in_ten]

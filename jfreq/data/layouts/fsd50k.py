@@ -26,7 +26,7 @@ def open_fsd50k(path: Path, options: Options) -> Source:
     """
     root = root_of(path, "fsd50k", SIGNS)
     words = lines_of(root / TRUTH / "vocabulary.csv", ("index", "name", "mid"), header=False)
-    names = tuple(word.fields["name"] for word in words)
+    names = tuple(word.text("name") for word in words)
     listed = [clip for part in _FOLDERS for clip in _clips(root, part, set(names))]
     found = from_list(listed, sound_files(root, *_FOLDERS.values()), parts=2, where=TRUTH)
     return clip_source(root, "fsd50k", found, options, vocabulary=names)
@@ -34,12 +34,16 @@ def open_fsd50k(path: Path, options: Options) -> Source:
 
 def _clips(root: Path, part: str, names: Set[str]) -> Iterator[Clip]:
     columns = ("fname", "labels", "split") if part == "dev" else ("fname", "labels")
-    for where, f in lines_of(root / TRUTH / f"{part}.csv", columns):
-        labels = tuple(f["labels"].split(","))
-        if (unknown := next((label for label in labels if label not in names), None)) is not None:
-            hint = close_match(unknown, names)
-            raise InputError(f"{where}: label {brief(unknown)!r} is not in vocabulary.csv{hint}")
-        split = f.get("split", "")
+    for line in lines_of(root / TRUTH / f"{part}.csv", columns):
+        labels = tuple(line.text("labels").split(","))
+        unknown = [label for label in labels if label not in names]
+        if unknown:
+            hint = close_match(unknown[0], names)
+            raise InputError(
+                f"{line.where}: label {brief(unknown[0])!r} is not in vocabulary.csv{hint}"
+            )
+        split = line.text("split")
         known = part == "eval" or split in SPLITS
-        check(known, where, f"split is {brief(split)!r}, not train or val")
-        yield Clip(f"{_FOLDERS[part]}/{f['fname']}", labels, split=SPLITS.get(split, "test"))
+        check(known, line.where, f"split is {brief(split)!r}, not train or val")
+        name = f"{_FOLDERS[part]}/{line.text('fname')}"
+        yield Clip(name, labels, split=SPLITS.get(split, "test"))

@@ -10,6 +10,7 @@ from jfreq.data.layouts.clips import (
     from_list,
     in_order,
     lines_of,
+    number_of,
     sound_files,
     table_in,
 )
@@ -30,11 +31,11 @@ def open_urbansound8k(path: Path, options: Options) -> Source:
     root = root_of(path, "urbansound8k", SIGNS)
     table = table_in(root, SIGNS)
     lines = list(lines_of(table, _COLUMNS))
-    names = in_order((n.where, n.whole("classID"), n.fields["class"]) for n in lines)
+    names = in_order((n.where, number_of(n, "classID"), n.text("class")) for n in lines)
     listed = []
     for line in lines:
-        f, fold = line.fields, line.whole("fold")
-        name = f"fold{fold}/{f['slice_file_name']}"
-        listed.append(Clip(name, (f["class"],), fold, subject=f["fsID"]))
+        fold = number_of(line, "fold")
+        name = f"fold{fold}/{line.text('slice_file_name')}"
+        listed.append(Clip(name, (line.text("class"),), fold, subject=line.text("fsID")))
     found = from_list(listed, sound_files(root), parts=2, where=table.name)
     return clip_source(root, "urbansound8k", found, options, order=names)
