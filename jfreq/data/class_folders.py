@@ -62,9 +62,10 @@ def _left_out(found: Listing, names: Sequence[str]) -> Iterator[str]:
     """What lies in the folder and becomes no row, or one that cannot be read."""
     other = [PurePosixPath(n) for n in names if PurePosixPath(n).suffix.lower() in OTHER_FORMATS]
     if other:
+        them = "it" if len(other) == 1 else "them"
         kinds = ", ".join(sorted({name.suffix.lower()[1:] for name in other}))
         yield (f"{_files(len(other))} of a format that cannot be read ({kinds}): "
-               f"{convert(Path(shown(other[0])))}")  # fmt: skip
+               f"{convert(Path(shown(other[0])), them)}")  # fmt: skip
     stray = Counter(f.suffix.lower() or "no suffix" for f in found.files if not _is_sound(f))
     if stray:
         yield f"{_files(stray.total())} beside the sound not read: {_counted(stray)}"

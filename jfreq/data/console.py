@@ -56,5 +56,6 @@ def say(lines: Iterable[str]) -> None:
 
 def say_skipped(skipped: list[str], path: Path, *, most: int = 20) -> None:
     """The first few rows that were skipped, and where all of them are named."""
-    say([f"skipped {len(skipped)} rows, all named in {path}:"])
+    rows = "1 row, named" if len(skipped) == 1 else f"{len(skipped)} rows, all named"
+    say([f"skipped {rows} in {path}:"])
     say(f"  {message}" for message in skipped[:most])

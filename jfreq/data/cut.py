@@ -11,6 +11,7 @@ import numpy as np
 from jfreq.data.gaps import Stretch, stretches
 from jfreq.data.records import serialise
 from jfreq.data.schema import ShardsInfo, SignalInfo
+from jfreq.data.sound import mixed
 from jfreq.data.source import Row, Signal, ordered
 from jfreq.data.timing import resample
 from jfreq.types import InputError, Mix
@@ -108,7 +109,7 @@ class Cutter:
             x = np.zeros_like(x)
         if name != "audio":
             return signal._replace(x=x, rate=rate)
-        x = _downmix(x, self.mix)
+        x = mixed(x, self.mix)
         if np.issubdtype(x.dtype, np.floating) and not np.isfinite(x).all():
             raise InputError("holds NaN or infinity")
         return signal._replace(x=x, rate=rate)
@@ -194,15 +195,6 @@ def _label(row: Row, info: ShardsInfo) -> np.ndarray:
         hot[list(row.label)] = 1
         return hot
     return np.int32(row.label[0] if row.label else -1)  # type: ignore[return-value]
-
-
-def _downmix(x: np.ndarray, how: Mix) -> np.ndarray:
-    if how == "keep" or x.shape[1] == 1:
-        return x
-    if how == "first":
-        return x[:, :1]
-    mean = x.mean(1, keepdims=True)
-    return np.rint(mean).astype(np.int16) if x.dtype == np.int16 else mean
 
 
 def _stored(x: np.ndarray, info: SignalInfo) -> tuple[np.ndarray, int]:

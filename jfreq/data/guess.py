@@ -48,7 +48,7 @@ def _nothing_to_read(found: Listing) -> str:
     other = [file for file in found.files if file.suffix.lower() in OTHER_FORMATS]
     if other:
         return (f"holds {len(other)} files of sound in formats that cannot be read; "
-                f"{convert(other[0])}")  # fmt: skip
+                f"{convert(other[0], 'them')}")  # fmt: skip
     kinds = Counter(file.suffix.lower() or "no suffix" for file in found.files).most_common(4)
     return (f"holds no index.csv, no sound ({' '.join(AUDIO)}) and no arrays ({' '.join(ARRAYS)}), "
             f"only {', '.join(f'{kind} ({n})' for kind, n in kinds)}; docs/data.md shows what can "

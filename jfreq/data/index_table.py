@@ -96,14 +96,15 @@ def read_table(path: Path) -> Table:
     """Reads an index; ``InputError`` names file and line."""
     text = read_text(path)
     separator = _separator(text.partition("\n")[0])
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True)
+    file = io.StringIO(text, newline="")
+    reader = csv.reader(file, delimiter=separator, skipinitialspace=True, strict=True)
     records = []
     try:
         for cells in reader:
             if any(cell.strip() for cell in cells):
                 records.append((reader.line_num, [cell.strip() for cell in cells]))
     except csv.Error as error:
-        raise InputError(f"{path}:{reader.line_num}: {error}") from error
+        raise InputError(f"{path}:{reader.line_num}: {error}; is a quote not closed?") from error
     check(bool(records), str(path), "is empty")
     header, *records = records
     places, notes = _columns(header[1], str(path))

@@ -27,7 +27,7 @@ from jfreq.data.folds import FoldBy, divided, undivided
 from jfreq.data.moments import pooled_moments, training_rows, with_moments
 from jfreq.data.parts import Part
 from jfreq.data.records import signal_bytes
-from jfreq.data.schema import COLUMNS, METADATA, ShardFile, ShardsInfo, SignalInfo
+from jfreq.data.schema import COLUMNS, METADATA, PARTS, ShardFile, ShardsInfo, SignalInfo
 from jfreq.data.source import (
     UNREADABLE,
     Channels,
@@ -47,7 +47,6 @@ from jfreq.types import InputError
 
 FILL = 0.1
 """Seconds: a few samples of a wearable sensor, well under a step or a gesture."""
-PARTS = ".parts"
 SKIPPED = "skipped.txt"
 MISSING = "missing.txt"
 

@@ -301,6 +301,9 @@ def describe(shards: Shards) -> str:
             f"  {s.name}: {s.samples} samples ({s.spec.seconds:g} s) x {s.channels}, "
             f"{s.rate:g} Hz, {s.dtype}, mean {mean}, std {std}"
         )
+        if s.mix != "first":
+            what = "the mean of all channels" if s.mix == "mean" else "all channels"
+            lines.append(f"    {what} of a recording")
         if s.channel_names:
             lines.append(f"    channels: {', '.join(s.channel_names)}")
         if absent := int(np.sum(shards.column(f"{s.name}.count") == 0)):

@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 
 from jfreq.config import check, from_dict, to_dict
+from jfreq.data.folders import listing, shown
+from jfreq.data.sound import READABLE
 from jfreq.files import parse_json, read_text
 from jfreq.ranges import Count, Finite, Hertz, NonNegative, Positive, Whole, checked
 from jfreq.types import DataSpec, InputError, Mix, SignalSpec
@@ -14,6 +16,8 @@ from jfreq.types import DataSpec, InputError, Mix, SignalSpec
 _FLOAT32 = 2.0**-23
 METADATA = "metadata.json"
 COLUMNS = "rows.npz"
+PARTS = ".parts"
+"""Folder of the finished parts of a set that is not finished."""
 FORMAT = 1
 RESERVED = (
     "label",
@@ -145,16 +149,27 @@ class ShardsInfo:
     @classmethod
     def read(cls, folder: Path) -> ShardsInfo:
         """The folder's ``metadata.json``; ``InputError`` where the set is missing or unfinished."""
-        if not folder.is_dir():
-            raise InputError(f"{folder}: no such folder; make shards with `jfreq data prepare`")
         path = folder / METADATA
         if not path.is_file():
-            raise InputError(
-                f"{folder} is not a finished set of shards (it has no {METADATA}); "
-                "run `jfreq data prepare` on it, it goes on where it stopped"
-            )
+            raise InputError(f"{shown(folder)}{_no_shards(folder)}")
         text = read_text(path, "the metadata of shards", advice="prepare the shards again")
         return cls.from_json(text, where=str(path))
+
+
+def _no_shards(folder: Path) -> str:
+    """What a path is that is no finished set of shards, and what to do with it."""
+    if not folder.is_dir():
+        what = " is a file, not a folder of shards" if folder.exists() else ": no such folder"
+        return f"{what}; make shards with `jfreq data prepare`"
+    if (folder / PARTS).is_dir() or any(folder.glob("*array_record*")):
+        return (f" is not a finished set of shards (it has no {METADATA}); run the same `jfreq "
+                "data prepare` again, it goes on where it stopped")  # fmt: skip
+    suffixes = [file.suffix.lower() for file in listing(folder).files]
+    sound = sum(suffix in READABLE for suffix in suffixes)
+    holds = f"{sound} sound files" if sound > 1 else "a sound file" if sound else "other files"
+    what = f"it holds {holds}" if suffixes else "it is empty"
+    return (f" is not a set of shards: {what}; make shards of recordings with `jfreq data prepare "
+            f"{shown(folder) if sound else 'FOLDER'} --out SHARDS`")  # fmt: skip
 
 
 def digest(value: object) -> str:

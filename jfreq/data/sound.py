@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jfreq.data.folders import why_no_file
-from jfreq.types import InputError
+from jfreq.types import InputError, Mix
 
 READABLE = (
     ".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".snd",
@@ -37,6 +37,8 @@ _CUT = re.compile(r"^\s*(?:data|SSND|Data Size|riff)\s*:\s*(\d+) \(should be (\d
 _CUT_RF64 = re.compile(r"Calculated frame count (\d+) does not match .* of (\d+)")
 _OPEN_ENDED = {0, 0x7FFFF000, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 0xFFFFFFFE}
 """Sizes that programs write which cannot go back to the header: sox, arecord, ffmpeg in a pipe."""
+_LARGEST_PAGE = 65_307
+"""Bytes of a page of Ogg."""
 _MP3_SLACK = 2304
 """Samples that the tables of MP3 files may be off by: two frames."""
 
@@ -77,7 +79,8 @@ def header(path: Path) -> Header:
         raise InputError(f"does not say how long it is; write it anew: `ffmpeg -i {path.name} "
                          f"{path.stem}.wav`")  # fmt: skip
     floating = info.subtype in ("FLOAT", "DOUBLE")
-    return Header(info.frames, info.samplerate, info.channels, floating, _lost(info))
+    lost = _lost(info) or (_lost_of_ogg(path) if info.format == "OGG" else "")
+    return Header(info.frames, info.samplerate, info.channels, floating, lost)
 
 
 def read(path: Path, start: int = 0, end: int | None = None) -> tuple[np.ndarray, int]:
@@ -104,10 +107,43 @@ def read(path: Path, start: int = 0, end: int | None = None) -> tuple[np.ndarray
         if there < found.frames:
             raise InputError(_promise(found.frames, there)) from error
         raise InputError(_reason(error)) from error
-    slack = _MP3_SLACK if path.suffix.lower() == ".mp3" else 0
-    if len(x) + slack < stop - start:
+    if len(x) + _slack(path) < stop - start:
         raise InputError(_promise(found.frames, start + len(x)))
     return x, found.rate
+
+
+def blocks(path: Path, mix: Mix, *, size: int = 1 << 18) -> Iterator[np.ndarray]:
+    """A whole file, ``size`` frames at a time: ``[t c]`` float32 with the channels mixed.
+
+    Raises ``InputError`` as :func:`read` does, at the latest after the last block.
+    """
+    import soundfile
+
+    found = header(path)
+    if found.lost:
+        raise InputError(found.lost)
+    there = 0
+    try:
+        with soundfile.SoundFile(os.fsencode(path)) as file:
+            while count := len(x := file.read(size, dtype="float32", always_2d=True)):
+                there += count
+                yield mixed(x, mix)
+    except soundfile.SoundFileError as error:
+        if there < found.frames:
+            raise InputError(_promise(found.frames, there)) from error
+        raise InputError(_reason(error)) from error
+    if there + _slack(path) < found.frames:
+        raise InputError(_promise(found.frames, there))
+
+
+def mixed(x: np.ndarray, how: Mix) -> np.ndarray:
+    """Channels ``[t c]``: the first, their mean, or all; int16 stays int16."""
+    if how == "keep" or x.shape[1] == 1:
+        return x
+    if how == "first":
+        return x[:, :1]
+    mean = x.mean(1, keepdims=True)
+    return np.rint(mean).astype(np.int16) if x.dtype == np.int16 else mean
 
 
 class Survey(NamedTuple):
@@ -155,16 +191,14 @@ class Headers:
             return error
 
 
-def convert(path: Path) -> str:
+def convert(path: Path, what: str = "it") -> str:
     """How to make a file of a format that can be read."""
-    return f"convert it, for instance `ffmpeg -i {path.name} {path.stem}.wav`"
+    return f"convert {what}, for instance `ffmpeg -i {path.name} {path.stem}.wav`"
 
 
 def _lost(info: Any) -> str:
     """What libsndfile noticed while it parsed the header: sound that is not there."""
     log = info.extra_info
-    if "lacks an end-of-stream bit" in log:
-        return "was cut off: the end of its stream is missing"
     if found := _CUT_RF64.search(log):
         there, promised = map(int, found.groups())
         return _promise(promised, there) if there < promised < 2**48 else ""
@@ -180,8 +214,24 @@ def _lost(info: Any) -> str:
     return ""
 
 
+def _lost_of_ogg(path: Path) -> str:
+    """Whether the last page (RFC 3533) is whole and says that it is the last."""
+    size = os.path.getsize(path)
+    with path.open("rb") as file:
+        file.seek(max(0, size - 2 * _LARGEST_PAGE))
+        tail = file.read()
+    page = tail[max(0, tail.rfind(b"OggS")) :]
+    length = 27 + page[26] + sum(page[27 : 27 + page[26]]) if len(page) > 27 else len(page) + 1
+    whole = length <= len(page) and page[5] & 4
+    return "" if whole else "was cut off: the end of its stream is missing"
+
+
 def _promise(promised: int, there: int) -> str:
     return f"was cut off: its header promises {promised} frames, {there} are there"
+
+
+def _slack(path: Path) -> int:
+    return _MP3_SLACK if path.suffix.lower() == ".mp3" else 0
 
 
 def _reason(error: Any) -> str:

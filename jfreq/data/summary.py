@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from jfreq.data.cut import CLIPPED, Cutter, starts
-from jfreq.data.folders import shown
+from jfreq.data.folders import SPLITS, shown
 from jfreq.data.sound import Survey
 from jfreq.data.source import Source
 
@@ -23,16 +23,23 @@ def read_as(source: Source) -> str:
     """The layout and what was found in it, in a line."""
     count = {name: len({getattr(row, name) for row in source.rows} - {"", -1})
              for name in ("fold", "subject")}  # fmt: skip
-    splits = ", ".join(sorted({row.split for row in source.rows} - {""}))
+    order = {name: i for i, name in enumerate(SPLITS)}
+    found = {row.split for row in source.rows} - {""}
+    splits = sorted(found, key=lambda name: (order.get(name, len(order)), name))
     names = ", ".join(map(shown, source.labels[:SHOWN])) + (", ..." * (len(source.labels) > SHOWN))
     parts = [
-        f"{len(source.rows)} rows" if len(source.rows) > 1 else "1 row",
-        f"{len(source.labels)} classes ({names})" if source.labels else "no labels",
-        f"splits {splits}" * bool(splits),
-        f"{count['fold']} folds" * bool(count["fold"]),
-        f"{count['subject']} subjects" * bool(count["subject"]),
+        _counted(len(source.rows), "row", "rows"),
+        f"{_counted(len(source.labels), 'class', 'classes')} ({names})" if source.labels else "",
+        "no labels" * (not source.labels),
+        f"splits {', '.join(splits)}" * bool(splits),
+        _counted(count["fold"], "fold", "folds") * bool(count["fold"]),
+        _counted(count["subject"], "subject", "subjects") * bool(count["subject"]),
     ]
     return f"read as {source.kind}: {', '.join(filter(None, parts))}"
+
+
+def _counted(count: int, one: str, many: str) -> str:
+    return f"{count} {one if count == 1 else many}"
 
 
 def stored_as(dtype: Dtype, source: Source, found: Survey | None) -> Literal["int16", "float32"]:

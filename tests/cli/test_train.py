@@ -36,8 +36,8 @@ def test_no_data_missing_data_unfinished_data(refused, tmp_path):
     line = refused(*train, tmp_path / "none")
     assert f"{tmp_path}/none: no such folder; make shards with `jfreq data prepare`" in line
     (tmp_path / "empty").mkdir()
-    assert "empty is not a finished set of shards" in refused(*train, tmp_path / "empty")
-    assert "not a finished set" in refused("data", "info", tmp_path / "empty")
+    assert "empty is not a set of shards: it is empty" in refused(*train, tmp_path / "empty")
+    assert "not a set of shards" in refused("data", "info", tmp_path / "empty")
     assert "no such folder" in refused("data", "peek", tmp_path / "none")
 
 
@@ -46,7 +46,7 @@ def test_half_written_and_truncated_shards(refused, shards, small, tmp_path):
     shutil.copytree(shards, half)
     (half / "metadata.json").unlink()
     train = ["train", "ssast_nano", "--workdir", tmp_path / "run", "--data", half]
-    assert "`jfreq data prepare` on it, it goes on where it stopped" in refused(*train)
+    assert "run the same `jfreq data prepare` again, it goes on where it stopped" in refused(*train)
 
     shutil.copy(shards / "metadata.json", half)
     (shard,) = half.glob("*array_record*")

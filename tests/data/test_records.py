@@ -71,7 +71,17 @@ def test_statistics_match_numpy_over_valid_samples(machine_shards):
 def test_missing_and_unfinished_folders(tmp_path):
     with pytest.raises(InputError, match="no such folder"):
         open_shards(tmp_path / "nowhere")
-    with pytest.raises(InputError, match=r"is not a finished set of shards"):
+    with pytest.raises(InputError, match=r"is not a set of shards: it is empty"):
+        open_shards(tmp_path)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "1.wav").touch()
+    advice = r"it holds a sound file; make shards of recordings with `jfreq data prepare .* --out"
+    with pytest.raises(InputError, match=advice):
+        open_shards(tmp_path)
+    with pytest.raises(InputError, match=r"1.wav is a file, not a folder of shards"):
+        open_shards(tmp_path / "a" / "1.wav")
+    (tmp_path / ".parts").mkdir()
+    with pytest.raises(InputError, match=r"is not a finished set .* goes on where it stopped"):
         open_shards(tmp_path)
     with pytest.raises(InputError, match="name at least one folder"):
         open_shards([])
