@@ -61,7 +61,7 @@ def data_prepare(
         rates: rates of single modalities, for instance audio:8000 seismic:100.
         seconds: length of a window; by default that of the longest clip, at most 10 s.
         hop_seconds: step between windows of long recordings; by default no overlap.
-        mix: audio: the first channel (the default, but for acids), the mean of all, or keep them.
+        mix: sound of several channels: the first (the default, but for acids), their mean, or all.
         dtype: of sound in the shards; auto keeps floating-point files as float32.
         modalities: names for channels, for instance acc:0-2 gyro:gx,gy,gz (numbers or columns).
         complex_as: complex recordings: the real modalities to make.

@@ -40,9 +40,9 @@ def test_splits_above_the_classes(wav):
     assert source.labels == ("cat", "dog")
     assert classes(source) == {
         "Train/cat/1.wav": ("cat", "train"), "Train/dog/1.wav": ("dog", "train"),
-        "test/cat/3.wav": ("cat", "test"), "valid/dog/2.wav": ("dog", "val"),
+        "test/cat/3.wav": ("cat", "test"), "valid/dog/2.wav": ("dog", "validation"),
     }  # fmt: skip
-    assert "Train as train, test, valid as val" in source.notes[0]
+    assert "Train as train, test, valid as validation" in source.notes[0]
 
 
 def test_classes_are_in_the_natural_order(wav):
