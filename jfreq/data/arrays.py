@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -15,7 +14,7 @@ import numpy as np
 from jfreq.data.clock import common_rate
 from jfreq.data.columns import modalities_of, parsed, sensor_of
 from jfreq.data.complexes import real_modalities
-from jfreq.data.folders import shown, splits_and_labels
+from jfreq.data.folders import PERSON, are_people, shown, splits_and_labels
 from jfreq.data.recordings import Recording, read_recording
 from jfreq.data.source import (
     ARRAYS,
@@ -32,10 +31,6 @@ from jfreq.data.tables import Marks
 from jfreq.types import InputError
 
 IMU = {"acc": (0, 1, 2), "gyro": (3, 4, 5)}
-_PERSON = re.compile(
-    r"(p|s|u|v|id|sub|subj|subject|user|person|participant|proband|patient|volunteer)[ _-]?\d+",
-    re.I,
-)
 _NOBODY = {"raw data", "data", "recording", "sensor", "sensors", "signal", "samples"}
 """Names of files that apps give to every recording, beside those of sensors."""
 _MOST = 8
@@ -292,12 +287,12 @@ def _places(listed: Sequence[Listed]) -> tuple[list[Place], list[str]]:
     stems = [PurePosixPath(name).stem for name in names]
     tops = {top for _, top in found} - {""}
     repeat = len(tops) > 1 and len(set(stems)) < len(stems)
-    people = bool(tops) and all(_PERSON.fullmatch(top) for top in tops)
+    people = bool(tops) and all(PERSON.fullmatch(top) for top in tops)
     labelled = any(entry.found and entry.found.label for entry in listed)
     owned = all(entry.found is None or entry.found.subject for entry in listed)
     notes = [note for note in notes if note.startswith("splits")]
     if people or (labelled and repeat):
-        words = stems if repeat and not labelled else [""] * len(stems)
+        words = stems if not labelled and are_people(tops, names) else [""] * len(stems)
         notes += [] if owned else [f"subjects from folders: {_some(tops)}"]
         if any(words):
             notes.append(f"labels from the names of files: {_some(set(words))}")

@@ -8,7 +8,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from jfreq.config import check, close_match
-from jfreq.data.folders import Listing, is_utf8, listing, natural, shown, splits_and_labels
+from jfreq.data.folders import (
+    Listing,
+    are_people,
+    is_utf8,
+    listing,
+    natural,
+    shown,
+    splits_and_labels,
+)
 from jfreq.data.sound import OTHER_FORMATS, convert
 from jfreq.data.source import AUDIO, Options, Row, Source, audio_source, given_labels
 
@@ -28,16 +36,33 @@ def from_folders(path: Path, options: Options) -> Source:
     found = listing(path)
     files = sorted(p for p in (*found.files, *(odd for odd, _ in found.odd)) if _is_sound(p))
     names = [file.relative_to(path).as_posix() for file in files]
-    places, notes = splits_and_labels(names)
+    places, notes = _places(names)
     listed = [(name, *place) for name, place in zip(names, places) if not options.drops(place[1])]
-    labels = _labels([(name, label) for name, _, label in listed], options)
+    labels = _labels([(name, label) for name, _, label, _ in listed], options)
     known = {label: i for i, label in enumerate(labels)}
     rows = [
-        Row(name, (known[label],) if label in known else (), split=split)
-        for name, split, label in listed
+        Row(name, (known[label],) if label in known else (), split=split, subject=subject)
+        for name, split, label, subject in listed
     ]
     source = audio_source(path.name, "folders", rows, path, options, labels=labels)
     return dataclasses.replace(source, notes=(*notes, *_left_out(found, names)))
+
+
+def _places(names: Sequence[str]) -> tuple[list[tuple[str, str, str]], list[str]]:
+    """Split, class and subject of every file, and sentences about them.
+
+    Folders are classes, unless they are called like people and names of files come again in them
+    (``p1/walk.wav``, ``p2/walk.wav``): then the names are.
+    """
+    found, notes = splits_and_labels(names)
+    folders = {folder for _, folder in found} - {""}
+    if not are_people(folders, names):
+        return [(split, folder, "") for split, folder in found], list(notes)
+    words = {PurePosixPath(name).stem for name in names}
+    guessed = [f"subjects from folders: {_some(sorted(folders, key=natural))}",
+               f"classes from the names of files: {_some(sorted(words, key=natural))}"]  # fmt: skip
+    return [(split, PurePosixPath(name).stem, folder) for (split, folder), name in
+            zip(found, names)], [*notes, *guessed]  # fmt: skip
 
 
 def _is_sound(file: Path) -> bool:

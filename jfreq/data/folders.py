@@ -28,6 +28,11 @@ SPLITS = {
     "test": ("test", "testing", "eval", "evaluation"),
 }
 _SPLIT_OF = {word: split for split, words in SPLITS.items() for word in words}
+PERSON = re.compile(
+    r"(p|s|u|v|id|sub|subj|subject|user|person|participant|proband|patient|volunteer)[ _-]?\d+",
+    re.I,
+)
+"""How folders of people are called."""
 _KINDS = (
     (stat.S_ISFIFO, "is a pipe, not a file"),
     (stat.S_ISSOCK, "is a socket, not a file"),
@@ -215,6 +220,22 @@ def splits_and_labels(paths: Sequence[str]) -> tuple[list[tuple[str, str]], tupl
     else:
         places = [("", parts[0] if parts else "") for parts in folders]
     return [(split, composed(label)) for split, label in places], tuple(notes)
+
+
+def are_people(folders: Iterable[str], paths: Sequence[str]) -> bool:
+    """Whether the folders of ``paths`` are people who did the same things.
+
+    They are called ``p1``, ``user_2`` ..., and names of files come again: ``p1/walk.wav``,
+    ``p2/walk.wav``. Names that are numbers say nothing of the kind.
+    """
+    named = set(folders)
+    stems = [PurePosixPath(path).stem for path in paths]
+    return (
+        len(named) > 1
+        and all(PERSON.fullmatch(folder) for folder in named)
+        and len(set(stems)) < len(stems)
+        and not any(re.fullmatch(r"[\d\s._-]+", stem) for stem in stems)
+    )
 
 
 def _stepped_into(folders: Sequence[tuple[str, ...]]) -> tuple[tuple[str, ...], list[str]]:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import soundfile
 
 from jfreq.data.clock import clock_of
 from jfreq.data.prepare import prepare
@@ -57,3 +58,19 @@ def test_sensor_logger(tmp_path, rng):
     assert set(shards.column("path").tolist()) == {
         f"{n}/Accelerometer.csv" for n in ("sit", "walk")
     }
+
+
+def test_sound_of_people(tmp_path, rng, capsys):
+    """The same names in folders called like people; numbers leave the folder as the class."""
+    for folder in ("p1", "p2"):
+        for name in ("walk", "clap", "001"):
+            where = tmp_path / ("speakers" if name == "001" else "people") / folder
+            where.mkdir(parents=True, exist_ok=True)
+            soundfile.write(where / f"{name}.wav", rng.normal(0, 0.1, 1600), 16000)
+    prepare(str(tmp_path / "people"), tmp_path / "a")
+    shards = open_shards(tmp_path / "a")
+    assert shards.info.labels == ("clap", "walk")
+    assert shards.column("subject").tolist() == ["p1", "p1", "p2", "p2"]
+    assert "classes from the names of files: clap, walk" in capsys.readouterr().err
+    prepare(str(tmp_path / "speakers"), tmp_path / "b")
+    assert open_shards(tmp_path / "b").info.labels == ("p1", "p2")
