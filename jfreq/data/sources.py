@@ -41,7 +41,10 @@ def open_source(source: str, *, kind: str, options: Options) -> Source:
 
 
 def _why_empty(source: Source) -> str:
-    return f"; none of its {len(source.missing)} clips is on disk" if source.missing else ""
+    lost = source.missing
+    if all(line.endswith("not on disk") for line in lost):
+        return f"; none of its {len(lost)} clips is on disk" if lost else ""
+    return f"; {len(lost)} left out, the first: {lost[0]}"
 
 
 def _only(source: Source, options: Options) -> Source:

@@ -16,13 +16,13 @@ from jfreq.data.layouts.clips import (
     Clip,
     Found,
     SoundFiles,
-    brief,
     clip_source,
     left_out,
     lines_of,
     number_of,
     sound_files,
 )
+from jfreq.data.layouts.common import brief
 from jfreq.data.layouts.places import DEPTH
 from jfreq.data.source import Options, Source, is_number, read_text
 from jfreq.types import InputError

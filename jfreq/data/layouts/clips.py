@@ -13,6 +13,7 @@ from typing import NamedTuple
 from jfreq.config import check, close_match
 from jfreq.data.folders import is_utf8, listing, shown
 from jfreq.data.index_table import Line
+from jfreq.data.layouts.common import brief
 from jfreq.data.sound import OTHER_FORMATS, convert
 from jfreq.data.source import (
     AUDIO,
@@ -180,11 +181,6 @@ def number_of(line: Line, column: str) -> int:
     if value is None:
         raise InputError(f"{line.where} {column}: expected a whole number, the cell is empty")
     return value
-
-
-def brief(text: str, *, most: int = 120) -> str:
-    """What a damaged table says, short enough for a message."""
-    return text if len(text) <= most else f"{text[:most]}..."
 
 
 def in_order(classes: Iterable[tuple[str, int, str]]) -> list[str]:

@@ -84,11 +84,17 @@ def labelled(
     return rows, rest, labels
 
 
+def brief(text: str, *, most: int = 120) -> str:
+    """What a damaged table says, short enough for a message."""
+    return text if len(text) <= most else f"{text[:most]}..."
+
+
 def table(source: Any, names: Sequence[str], *, where: str, delimiter: str = ",") -> np.ndarray:
     """Columns ``names`` ``[n c]`` float64 of a text file with a header; ``source`` is its lines."""
     header = [name.strip().strip('"') for name in next(iter(source), "").split(delimiter)]
     for name in names:
-        check(name in header, where, f"has no column {name!r}; it has: {', '.join(header)}")
+        check(name in header, where, f"has no column {name!r}; it has: "
+              f"{brief(', '.join(header))}")  # fmt: skip
     columns = [header.index(name) for name in names]
     return numbers(source, where=where, delimiter=delimiter, usecols=columns)
 
@@ -98,5 +104,5 @@ def numbers(source: Any, *, where: str, **options: Any) -> np.ndarray:
     options = {"ndmin": 1 if "dtype" in options else 2, **options}
     try:
         return np.loadtxt(source, **options)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise InputError(f"{where}: {str(error).splitlines()[0]}") from error

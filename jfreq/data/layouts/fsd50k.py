@@ -6,7 +6,8 @@ from collections.abc import Iterator, Set
 from pathlib import Path
 
 from jfreq.config import check, close_match
-from jfreq.data.layouts.clips import Clip, brief, clip_source, from_list, lines_of, sound_files
+from jfreq.data.layouts.clips import Clip, clip_source, from_list, lines_of, sound_files
+from jfreq.data.layouts.common import brief
 from jfreq.data.layouts.places import root_of
 from jfreq.data.source import Options, Source
 from jfreq.types import InputError

@@ -11,7 +11,7 @@ import numpy as np
 
 from jfreq.config import check
 from jfreq.data.arrays import longest_stretch
-from jfreq.data.layouts.common import IMU, find, labelled, numbers, side_by_side
+from jfreq.data.layouts.common import IMU, brief, find, labelled, numbers, side_by_side
 from jfreq.data.source import Options, Row, Signal, Source, split_channels
 from jfreq.data.timing import common_grid
 
@@ -88,10 +88,12 @@ def _key(path: str) -> Key:
 def _read(path: Path, which: str) -> dict[Key, Stream]:
     """The samples of every user, device and activity of one file, in file order."""
     parts: dict[Key, list[Stream]] = defaultdict(list)
-    with path.open(encoding="utf-8-sig") as file:
+    check(path.is_file(), str(path), "is not a file")
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
         header = file.readline().strip().split(",")
         for name in _DTYPE.names or ():
-            check(name in header, str(path), f"has no column {name!r}; it has: {', '.join(header)}")
+            check(name in header, str(path), f"has no column {name!r}; it has: "
+                  f"{brief(', '.join(header))}")  # fmt: skip
         columns = [header.index(name) for name in _DTYPE.names or ()]
         while lines := list(itertools.islice(file, _BLOCK)):
             block = numbers(lines, where=str(path), dtype=_DTYPE, delimiter=",", usecols=columns)

@@ -64,8 +64,11 @@ def open_mod(path: Path, options: Options) -> Source:
 
     def seconds(row: Row) -> float | None:
         name, file = max(nodes[row.path].items())  # the geophone's file is the small one
-        with file.open("rb") as lines:
-            return sum(1 for _ in lines) / RATES[name]
+        try:
+            with file.open("rb") as lines:
+                return sum(1 for _ in lines) / RATES[name]
+        except OSError:
+            return None
 
     return Source(
         path.name, "mod", tuple(rows), read, seconds, False, labels, missing=tuple(missing),

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 
-from jfreq.config import check
 from jfreq.data.arrays import array_source
 from jfreq.data.folders import matching, natural
 from jfreq.data.layouts.common import find, labelled, table
@@ -32,20 +31,23 @@ def open_motionsense(path: Path, options: Options) -> Source:
     Malekzadeh et al., "Mobile sensor data anonymization", IoTDI 2019. A trial is a session: its
     number is in the path.
     """
-    entries = []
+    entries, missing = [], []
     # B_ and C_ repeat accelerometer and gyroscope alone, by other clocks.
     homes = matching(path, "A_DeviceMotion_data")
     home = max(homes, key=lambda p: len(p.parts), default=path)
     for file in sorted(find(home, "sub_*.csv", kind="motionsense"), key=_place):
         code = file.parent.name.partition("_")[0]
-        check(code in ACTIVITIES, str(file), f"folder {file.parent.name!r} is none of "
-              f"{', '.join(f'{c}_N' for c in ACTIVITIES)}")  # fmt: skip
-        row = Row(file.relative_to(path).as_posix(), subject=file.stem)
-        entries.append((row, ACTIVITIES[code]))
+        name = file.relative_to(path).as_posix()
+        if code in ACTIVITIES:
+            entries.append((Row(name, subject=file.stem), ACTIVITIES[code]))
+        else:
+            known = ", ".join(f"{code}_N" for code in ACTIVITIES)
+            missing.append(f"{name}: its folder is called none of {known}")
     rows, rest, labels = labelled(entries, options, order=tuple(ACTIVITIES.values()))
     return array_source(
-        path.name, "motionsense", rows, path, options, labels=labels, rest=rest, load=_load
-    )
+        path.name, "motionsense", rows, path, options, labels=labels, rest=rest, missing=missing,
+        load=_load,
+    )  # fmt: skip
 
 
 def _place(file: Path) -> tuple:

@@ -11,6 +11,7 @@ from jfreq.config import check
 from jfreq.data.arrays import array_source
 from jfreq.data.layouts.common import find, labelled, numbers
 from jfreq.data.source import Options, Row, Signal, Source
+from jfreq.types import InputError
 
 RATE = 100.0
 ACTIVITIES = {
@@ -37,11 +38,13 @@ def open_pamap2(path: Path, options: Options) -> Source:
     ``Optional`` is read where it is there. Stretches of one activity are rows; what the radio
     lost is NaN.
     """
-    entries = []
+    entries, missing = [], []
     for file in find(path, "subject1*.dat", kind="pamap2"):
-        codes = numbers(file, where=str(file), usecols=1)[:, 0].astype(int)
-        unknown = set(codes.tolist()) - {0, *ACTIVITIES}
-        check(not unknown, str(file), f"activity {min(unknown, default=0)} is not PAMAP2's")
+        try:
+            codes = _codes(file)
+        except InputError as error:
+            missing.append(f"{file.relative_to(path).as_posix()}: {error}")
+            continue
         cuts = [0, *(np.flatnonzero(np.diff(codes)) + 1).tolist(), len(codes)]
         for start, end in itertools.pairwise(cuts):
             row = Row(
@@ -51,9 +54,19 @@ def open_pamap2(path: Path, options: Options) -> Source:
             entries.append((row, ACTIVITIES.get(int(codes[start]), "")))
     rows, rest, labels = labelled(entries, options, order=tuple(ACTIVITIES.values()))
     return array_source(
-        path.name, "pamap2", rows, path, options, labels=labels, rest=rest, load=_load,
-        groups=GROUPS,
+        path.name, "pamap2", rows, path, options, labels=labels, rest=rest, missing=missing,
+        load=_load, groups=GROUPS,
     )  # fmt: skip
+
+
+def _codes(file: Path) -> np.ndarray:
+    """The activity of every sample ``[t]``; ``InputError`` for a code that PAMAP2 does not have."""
+    check(file.stat().st_size > 0, file.name, "is empty")
+    codes = numbers(file, where=file.name, usecols=1)[:, 0].astype(int)
+    check(len(codes) > 0, file.name, "has no samples")
+    unknown = set(codes.tolist()) - {0, *ACTIVITIES}
+    check(not unknown, file.name, f"activity {min(unknown, default=0)} is not PAMAP2's")
+    return codes
 
 
 def _load(path: Path) -> Signal:

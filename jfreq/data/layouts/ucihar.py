@@ -24,7 +24,7 @@ def open_ucihar(path: Path, options: Options) -> Source:
     ESANN 2013. Windows overlap by half; a subject is in one split only.
     """
     root = find(path, "activity_labels.txt", kind="ucihar")[0].parent
-    names = dict(line.split() for line in read_text(root / "activity_labels.txt").splitlines())
+    names = _names(root / "activity_labels.txt")
     entries = []
     for split in ("train", "test"):
         file = f"{split}/Inertial Signals/{_FIRST}_{split}.txt"
@@ -42,6 +42,17 @@ def open_ucihar(path: Path, options: Options) -> Source:
     return array_source(
         path.name, "ucihar", rows, root, options, labels=labels, rest=rest, load=_load
     )
+
+
+def _names(file: Path) -> dict[str, str]:
+    """The activity of every code, from lines such as ``1 WALKING``."""
+    names = {}
+    for i, line in enumerate(read_text(file).splitlines(), start=1):
+        words = line.split()
+        check(len(words) in (0, 2), f"{file}:{i}", "is not a number and a name")
+        if words:
+            names[words[0]] = words[1]
+    return names
 
 
 def _load(path: Path) -> Signal:

@@ -332,3 +332,18 @@ def test_a_folder_of_another_layout_is_refused(tmp_path, kind):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="is not a folder; name the unpacked archive"):
         prepare(str(tmp_path / "file"), tmp_path / "out", kind=kind, progress=False)
+
+
+def test_one_damaged_file_does_not_stop_a_set(tmp_path, rng):
+    """Another activity, an empty file, a folder of another name: named, and the rest is read."""
+    pamap_file(tmp_path / "p/Protocol/subject101.dat", [(4, 300)], rng)
+    pamap_file(tmp_path / "p/Protocol/subject105.dat", [(8, 100)], rng)
+    (tmp_path / "p/Protocol/subject106.dat").touch()
+    shards = made(tmp_path / "p", tmp_path / "p_out", seconds=1.0)
+    assert len(shards) == 3 and shards.info.skipped == 2
+    skipped = (tmp_path / "p_out/skipped.txt").read_text()
+    assert "subject105.dat: activity 8 is not PAMAP2's" in skipped
+    assert "subject106.dat: is empty" in skipped
+    write(tmp_path / "m/A_DeviceMotion_data/hop_1/sub_1.csv", ["x"], [[1]])
+    with pytest.raises(InputError, match=r"1 left out, the first: .*/sub_1.csv: its folder is"):
+        made(tmp_path / "m", tmp_path / "m_out")
