@@ -300,7 +300,8 @@ def _places(listed: Sequence[Listed]) -> tuple[list[Place], list[str]]:
                 for (split, top), word, stem in zip(found, words, stems)], notes  # fmt: skip
     classes = not labelled and len(tops) > 1
     if classes:
-        notes.append(f"no file has labels, so they are the names of folders: {_some(tops)}")
+        hint = " (if these are people, call them p1, p2, ..., or write an index.csv)" * repeat
+        notes.append(f"no file has labels, so they are the names of folders: {_some(tops)}{hint}")
     stems = ["" if _names_nobody(stem) else stem for stem in stems]
     notes += [] if owned or len(set(stems) - {""}) < 2 else ["subjects from the names of files"]
     subjects = _stem_subjects(names, [split for split, _ in found], stems, classes)
