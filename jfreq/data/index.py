@@ -290,13 +290,15 @@ def _numbered(
     ids = _ids(entries)
     if not any(e.labels for e in entries):
         return _from_ids(entries, given)
-    kept = {name for e in entries for name in e.labels if not options.drops(name)}
+    found = {name for entry in entries for name in entry.labels}
+    kept = {name for name in found if not options.drops(name)}
     last = max(ids.values(), default=0) + 1
     labels = given or tuple(sorted(kept, key=lambda name: (ids.get(name, last), natural(name))))
-    for entry in entries:
-        for name in entry.labels:
-            check(name in labels or options.drops(name), entry.line.where, f"label {name!r} is not "
-                  f"in the list of labels{close_match(name, labels)}")  # fmt: skip
+    unknown = kept.difference(labels)
+    for entry in entries if unknown else ():
+        for name in unknown.intersection(entry.labels):
+            raise InputError(f"{entry.line.where}: label {name!r} is not in the list of labels"
+                             f"{close_match(name, labels)}")  # fmt: skip
     return labels, {name: i for i, name in enumerate(labels)}
 
 
