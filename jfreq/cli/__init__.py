@@ -13,7 +13,7 @@ from jfreq.cli.data import data_info, data_peek, data_prepare
 from jfreq.cli.report import report
 from jfreq.cli.study import ablate, bench, plan
 from jfreq.cli.train import config, finetune, train
-from jfreq.cli.use import embed, export, probe
+from jfreq.cli.use import embed, export, predict, probe
 from jfreq.config import close_match
 from jfreq.files import disk_trouble
 from jfreq.types import InputError
@@ -27,6 +27,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "finetune": finetune,
     "export": export,
     "embed": embed,
+    "predict": predict,
     "ablate": ablate,
     "report": report,
     "plan": plan,

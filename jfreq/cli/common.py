@@ -7,6 +7,7 @@ import functools
 import inspect
 import io
 import re
+import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -196,6 +197,21 @@ def subject(command: str, argv: Sequence[str], usage: str) -> tuple[str, list[st
     if not argv or argv[0].startswith("-"):
         raise InputError(f"usage: jfreq {command} {usage}")
     return argv[0], list(argv[1:])
+
+
+def tell(line: str) -> None:
+    """One line for the person, beside the output."""
+    print(f"jfreq: {line}", file=sys.stderr, flush=True)
+
+
+def found_run(path: Path) -> Path:
+    """The run, bundle or only run inside ``path``; says so where it is the one inside."""
+    from jfreq.export.bundle import trained_folder
+
+    found = trained_folder(path)
+    if found != path:
+        tell(f"{path}: takes the only run in it, {found}")
+    return found
 
 
 def bars() -> Callable[[str, int, int], None]:

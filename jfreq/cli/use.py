@@ -1,4 +1,4 @@
-"""``jfreq probe``, ``export`` and ``embed``: commands about a trained encoder."""
+"""``jfreq probe``, ``export``, ``embed`` and ``predict``: commands about a trained encoder."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Literal
 
 from tyro.conf import Positional
 
-from jfreq.cli.common import bars
-from jfreq.ranges import Count
+from jfreq.cli.common import bars, found_run, tell
+from jfreq.ranges import Count, Positive, Probability
 
 
 def probe(
@@ -67,6 +67,7 @@ def probe(
     from jfreq.export.bundle import load_trained
 
     distributed.start()
+    trained = found_run(trained)
     found = load_trained(trained)
     check(fold_by is None or make_folds is not None, "fold-by", "says how folds are made; say how "
           "many with --make-folds")  # fmt: skip
@@ -101,14 +102,14 @@ def export(
     """Writes the frozen encoder of a run as a bundle, and as a StableHLO program beside it.
 
     Args:
-        trained: run folder.
+        trained: run folder, or that of `jfreq finetune` where it holds a single fold.
         out: folder of the bundle.
         format: what lies in it; the bundle always does.
         note: a sentence for the model card.
     """
     from jfreq.export.formats import export_run
 
-    print(export_run(trained, out, note=note, formats=format))
+    print(export_run(found_run(trained), out, note=note, formats=format))
 
 
 def embed(
@@ -116,27 +117,76 @@ def embed(
     inputs: Positional[tuple[Path, ...]],
     /,
     out: Path,
-    rate: float | None = None,
+    rate: Positive | None = None,
     modalities: tuple[str, ...] = (),
+    frames: bool = True,
+    strict: bool = False,
 ) -> None:
     """Embeds recordings of any length and rate into one .npz.
 
     Args:
         encoder: bundle or run folder.
-        inputs: sound files, recordings of sensors (.npz, .csv) and folders of shards; see
-            docs/export.md.
+        inputs: sound files, recordings of sensors (.npz, .csv), folders of them, and folders of
+            shards; see docs/export.md.
         out: the .npz.
         rate: Hz of recordings of sensors that state none.
         modalities: names for the channels of a single array, for instance acc:0-2 gyro:3-5.
+        frames: also write the vectors over time, and not only one for each recording.
+        strict: stop at the first recording that cannot be used, instead of skipping it.
     """
     from jfreq.data.source import parse_modalities
     from jfreq.export.files import embed_files
     from jfreq.export.runtime import load_encoder
 
-    channels = parse_modalities(modalities) or None
-    progress = functools.partial(bars(), "recordings")
-    print(
-        embed_files(
-            load_encoder(encoder), inputs, out, rate=rate, modalities=channels, progress=progress
-        )
-    )
+    written = embed_files(
+        load_encoder(found_run(encoder)), inputs, out, rate=rate,
+        modalities=parse_modalities(modalities) or None, frames=frames, strict=strict,
+        progress=functools.partial(bars(), "recordings"), say=tell,
+    )  # fmt: skip
+    print(written)
+
+
+def predict(
+    encoder: Positional[Path],
+    inputs: Positional[tuple[Path, ...]],
+    /,
+    out: Path | None = None,
+    windows: bool = False,
+    top: Count | None = None,
+    threshold: Probability = 0.5,
+    rate: Positive | None = None,
+    modalities: tuple[str, ...] = (),
+    strict: bool = False,
+) -> None:
+    """Says which class each recording belongs to, and how sure that is, as a CSV.
+
+    Args:
+        encoder: bundle or run folder of a fine-tuned or supervised model.
+        inputs: sound files, recordings of sensors (.npz, .csv), folders of them, and folders of
+            shards; see docs/export.md.
+        out: the .csv; by default the table goes to standard output.
+        windows: a line for each window of a recording instead of one for all of it.
+        top: name so many classes, the best first, instead of the best one.
+        threshold: of models with several labels a recording: name every class from this
+            probability up, and at least the best.
+        rate: Hz of recordings of sensors that state none.
+        modalities: names for the channels of a single array, for instance acc:0-2 gyro:3-5.
+        strict: stop at the first recording that cannot be used, instead of skipping it.
+    """
+    from jfreq.data.source import parse_modalities
+    from jfreq.export.predictions import Choice, predict_files
+    from jfreq.export.runtime import load_encoder
+
+    run = found_run(encoder)
+    model = load_encoder(run)
+    model.check_classes(str(run))
+    target = None if out is None or str(out) == "-" else out
+    written = predict_files(
+        model, inputs, target, windows=windows, choice=Choice(top, threshold), rate=rate,
+        modalities=parse_modalities(modalities) or None, strict=strict,
+        progress=functools.partial(bars(), "recordings") if target else None, say=tell,
+    )  # fmt: skip
+    if target:
+        print(written)
+    elif written.skipped:
+        tell(f"{written.recordings} recordings, {written.skipped} skipped")

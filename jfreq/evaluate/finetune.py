@@ -27,7 +27,7 @@ from jfreq.evaluate.tasks import (
     labelled_rows,
     remarks,
 )
-from jfreq.export.bundle import load_trained
+from jfreq.export.bundle import load_trained, trained_folder
 from jfreq.files import local_path, read_json, write_atomically, write_json
 from jfreq.methods.classify import Classify, Head
 from jfreq.methods.phymask import PhyMask
@@ -62,7 +62,8 @@ def experiment_for(source: str | Path) -> Experiment:
     experiment.
     """
     if local_path(source, "run").exists():
-        found, init_from = load_trained(source).experiment, str(source)
+        init_from = str(trained_folder(source))
+        found = load_trained(init_from).experiment
     else:
         try:
             found, init_from = recipes.load(str(source)), None

@@ -25,6 +25,8 @@ from jfreq.types import Features, InputError, PyTree, SignalSpec
 
 FORMAT = 1
 """Raised when an older jfreq could no longer read what this one writes."""
+CHECKPOINTS = "checkpoints"
+"""Folder of a run that is no bundle's."""
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 
 
@@ -93,13 +95,34 @@ def _open(path: Path) -> dict[str, Any]:
 
 
 def load_trained(path: str | Path) -> Trained:
-    """A bundle folder or the run folder of ``jfreq train`` (its newest checkpoint)."""
-    path = local_path(path, "encoder")
-    if (path / "checkpoints").is_dir():
+    """A bundle folder or the run folder of ``jfreq train`` (its newest checkpoint); of the folder
+    of ``jfreq finetune`` its run, where it holds a single one."""
+    path = trained_folder(path)
+    if (path / CHECKPOINTS).is_dir():
         from jfreq.checkpoint import load_run
 
         return load_run(path)
     return load_bundle(path)
+
+
+def trained_folder(path: str | Path) -> Path:
+    """``path``, or the only run in it, at most three folders down (``fold1``, ``0.1/0/fold1``).
+
+    ``InputError`` names the runs where there are several.
+    """
+    path = local_path(path, "encoder")
+    if not path.is_dir() or (path / CONFIG).exists() or (path / CHECKPOINTS).exists():
+        return path
+    levels = (path.glob(f"{'*/' * depth}{CHECKPOINTS}") for depth in (1, 2, 3))
+    runs = next((runs for level in levels if (runs := sorted(f.parent for f in level))), [path])
+    if len(runs) == 1:
+        return runs[0]
+    names = [str(run.relative_to(path)) for run in runs]
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    raise InputError(
+        f"{path}: holds several runs, {', '.join(names[:5])}{more}; choose one, for instance "
+        f"{runs[0]}"
+    )
 
 
 def is_bundle(path: str | Path) -> bool:

@@ -3,34 +3,39 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from jfreq.config import check
-from jfreq.export.runtime import Clip, Encoder
-from jfreq.files import local_path, write_atomically
-from jfreq.types import Embedding, InputError, SignalSpec
+from jfreq.data.source import Channels
+from jfreq.export.archive import Column, Grown, check_room, write_npz
+from jfreq.export.inputs import Job, Options, Recordings
+from jfreq.export.runtime import Encoder, Failed, Whole
+from jfreq.files import disk_errors, local_path, write_atomically
+from jfreq.types import InputError
 
-MANY = 64
-"""From so many recordings on, more windows are computed at once."""
+LONG = (
+    "the frames of all recordings are padded to the longest; give --no-frames, or embed the long "
+    "ones by themselves"
+)
 
 
-class Input(NamedTuple):
-    """What a path holds: ``rows`` recordings, the ``i``-th by ``read(i)``.
+class Written(NamedTuple):
+    """A finished output: how many recordings it holds, and how many could not be used; these are
+    listed in ``skipped_list``, with the reason."""
 
-    Of shards also ``label`` ``[rows]`` int32 or ``[rows k]`` float32 with the names ``labels``,
-    both empty where there are none.
-    """
+    path: Path | None
+    recordings: int
+    skipped: int
+    skipped_list: Path | None
 
-    path: Path
-    rows: int
-    read: Callable[[int], Clip]
-    shards: bool = False
-    label: np.ndarray | None = None
-    labels: tuple[str, ...] = ()
+    def __str__(self) -> str:
+        count = f"{self.recordings} recording{'s' * (self.recordings != 1)}"
+        lost = f", {self.skipped} skipped"
+        where = f" (see {self.skipped_list})" if self.skipped_list else ""
+        return f"{self.path}: {count}{(lost + where) * bool(self.skipped)}"
 
 
 def embed_files(
@@ -39,182 +44,155 @@ def embed_files(
     out: str | Path,
     *,
     rate: float | None = None,
-    modalities: Mapping[str, Sequence[int | str]] | None = None,
+    modalities: Channels | None = None,
+    frames: bool = True,
+    strict: bool = False,
     progress: Callable[[int, int], None] | None = None,
-) -> Path:
+    say: Callable[[str], None] | None = None,
+) -> Written:
     """Embeds recordings into one ``.npz``: ``clip``, ``frames``, ``valid``, ``times_ms`` as in
     :class:`jfreq.types.Embedding` and ``paths`` ``[n]``; ``progress(done, total)`` on the way.
 
     A path is a sound file (channel 0); an ``.npz`` with an array ``[t c]`` by modality and
-    ``NAME_rate`` or ``rate``; an ``.npz`` with all channels in ``x``, an ``.npy``, a ``.csv`` or
-    ``.tsv``, as :func:`jfreq.data.prepare.prepare` reads them; or a folder of shards, of which
-    every row is a recording. Shards add ``id`` ``[n]`` (row, -1 for others) and, where they are
-    labelled, ``label`` and the class names ``labels``. ``rate``: Hz of arrays that state none;
-    ``modalities``: channels of an array that holds several.
+    ``NAME_rate`` or ``rate``; an ``.npz`` with all channels in ``x``, an ``.npy``, ``.csv`` or
+    ``.tsv``, as :func:`jfreq.data.prepare.prepare` reads them; a folder of any of these, at any
+    depth; or a folder of shards, of which every row is a recording. Shards add ``id`` ``[n]``
+    (row, -1 for others) and, where they are labelled, ``label`` and the class names ``labels``. An encoder that
+    was trained with labels adds ``logits`` ``[n k]`` and their names ``classes``. ``rate``: Hz of
+    arrays that state none; ``modalities``: channels of an array that holds several. Without
+    ``frames`` only one vector a recording is kept.
 
-    All is read through once before anything is embedded, and ``out`` appears only when complete.
-    Raises ``InputError`` naming the first path that is missing or unreadable, lacks a modality or
-    its rate, has other channels, or holds no or non-finite samples.
+    Headers are looked at first. A recording that cannot be used is skipped, told to ``say`` and
+    listed beside ``out`` in a file that ends in ``.skipped.txt``; with ``strict`` the first one
+    raises ``InputError``. Sound files are read in blocks, so that memory does not grow with their
+    length, and ``out`` appears only when it is complete.
+
+    Raises ``InputError`` for a path that is not there, that holds nothing to embed or other
+    signals than the encoder reads, and where no recording is left.
     """
-    out = _writable(local_path(out, "out"))
-    check(len(paths) > 0, "inputs", "no files to embed")
-    inputs = [_open(local_path(path, "inputs"), encoder, rate, modalities) for path in paths]
-    names = _class_names(inputs)
-    jobs = [(i, row) for i, one in enumerate(inputs) for row in range(one.rows)]
-    batch = 8 if len(jobs) < MANY else 32
-    parts = []
-    for start in range(0, len(jobs), batch):
-        group = jobs[start : start + batch]
-        parts.append(encoder.encode([inputs[i].read(row) for i, row in group], batch))
+    out = writable(local_path(out, "out"), ".npz")
+    found = Recordings(paths, encoder, Options(rate, modalities, strict, say))
+    names = found.names
+    if frames:
+        count = found.longest() * 1000 / encoder.hop_ms
+        check_room(out, 4 * count * encoder.frame_size * len(found.jobs), LONG)
+    with _Embeddings(out, encoder, frames) as made:
+        run(encoder, found, made.add, made.finish, made.drop, progress)
+        found.check_any(len(made.jobs))
+        arrays = made.arrays(found, names)
+        with disk_errors(out.parent):
+            write_atomically(out, lambda file: write_npz(file, arrays))
+    return done(out, len(made.jobs), found)
+
+
+def run(
+    encoder: Encoder,
+    found: Recordings,
+    add: Callable[[Any], None],
+    finish: Callable[[Job, Whole], None],
+    drop: Callable[[], None],
+    progress: Callable[[int, int], None] | None,
+) -> None:
+    """Encodes all recordings: ``add(part)`` for every window, then ``finish(job, whole)``, or
+    ``drop()`` where the recording turns out to be unusable."""
+    whole = Whole()
+    for part in encoder.parts(found.blocks(), found.batch()):
+        job = found.jobs[part.recording]
+        if isinstance(part, Failed):
+            drop()
+            found.failed(job, part.error)
+        else:
+            whole.add(part)
+            add(part)
+            if not part.last:
+                continue
+            finish(job, whole)
+        whole = Whole()
         if progress is not None:
-            progress(start + len(group), len(jobs))
-    arrays: dict[str, Any] = _joined(parts)
-    arrays["paths"] = np.array([str(inputs[i].path) for i, _ in jobs])
-    if any(one.shards for one in inputs):
-        arrays["id"] = np.array([row if inputs[i].shards else -1 for i, row in jobs], np.int32)
-    if names:
-        arrays |= {"label": _label_column(inputs), "labels": np.array(names)}
-    return write_atomically(out, lambda file: np.savez(file, **arrays))
+            progress(part.recording + 1, len(found.jobs))
 
 
-def _writable(out: Path) -> Path:
-    if out.suffix != ".npz" or out.is_dir():
-        raise InputError(f"{out}: wanted the name of an .npz file")
+class _Embeddings:
+    """The arrays of ``embed_files`` while they grow."""
+
+    def __init__(self, out: Path, encoder: Encoder, frames: bool):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        self._encoder = encoder
+        self._clip = Column(out, encoder.clip_size)
+        self._frames = Column(out, encoder.frame_size) if frames else None
+        self._logits = Column(out, len(encoder.labels)) if encoder.labels else None
+        self._valid: list[int] = []
+        self._count = 0
+        self.jobs: list[Job] = []
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        for column in (self._clip, self._frames, self._logits):
+            if column is not None:
+                column.close()
+
+    def add(self, part: Any) -> None:
+        self._count += len(part.frames)
+        if self._frames is not None:
+            self._frames.append(part.frames)
+
+    def finish(self, job: Job, whole: Whole) -> None:
+        self._clip.append(whole.clip)
+        if self._logits is not None and whole.logits is not None:
+            self._logits.append(whole.logits)
+        self._valid.append(self._count)
+        self.jobs.append(job)
+        self._count = 0
+
+    def drop(self) -> None:
+        self._count = 0
+        if self._frames is not None:
+            self._frames.cut(sum(self._valid))
+
+    def arrays(self, found: Recordings, names: tuple[str, ...]) -> dict[str, Any]:
+        arrays: dict[str, Any] = {"clip": Grown(self._clip)}
+        if self._frames is not None:
+            arrays["frames"] = Grown(self._frames, self._valid)
+            arrays["times_ms"] = self._encoder.times_ms(arrays["frames"].shape[1])
+        arrays["valid"] = np.array(self._valid, np.int64)
+        if self._logits is not None:
+            arrays |= {"logits": Grown(self._logits), "classes": np.array(self._encoder.labels)}
+        arrays["paths"] = np.array([found.name(job) for job in self.jobs])
+        if any(one.shards for one in found.inputs):
+            rows = [job.row if found.inputs[job.source].shards else -1 for job in self.jobs]
+            arrays["id"] = np.array(rows, np.int32)
+        if names:
+            arrays |= {"label": _label_column(found, self.jobs), "labels": np.array(names)}
+        return arrays
+
+
+def done(out: Path, recordings: int, found: Recordings) -> Written:
+    """Lists what was skipped beside the output; removes the list of an earlier call."""
+    listed = out.with_name(f"{out.stem}.skipped.txt")
+    if not found.skipped:
+        listed.unlink(missing_ok=True)
+        return Written(out, recordings, 0, None)
+    text = "".join(f"{name}: {reason}\n" for name, reason in found.skipped)
+    with disk_errors(out.parent):
+        write_atomically(listed, lambda file: file.write(text.encode()))
+    return Written(out, recordings, len(found.skipped), listed)
+
+
+def _label_column(found: Recordings, jobs: Sequence[Job]) -> np.ndarray:
+    """The labels of all rows, -1 (none of several) for recordings without one."""
+    like = next(one.label for one in found.inputs if one.label is not None)
+    none = np.full(like.shape[1:], -1 if like.ndim == 1 else 0, like.dtype)
+    columns = [one.label for one in found.inputs]
+    return np.stack([none if (c := columns[i]) is None else c[row] for i, row in jobs])
+
+
+def writable(out: Path, suffix: str) -> Path:
+    """``out``; ``InputError`` where no file of this kind can be written there."""
+    if out.suffix != suffix or out.is_dir():
+        raise InputError(f"{out}: wanted the name of a file that ends in {suffix}")
     home = next(folder for folder in out.absolute().parents if folder.exists())
     if not home.is_dir() or not os.access(home, os.W_OK):
         raise InputError(f"{home}: cannot be written, no {out.name} can lie there; choose another")
     return out
-
-
-def _open(
-    path: Path,
-    encoder: Encoder,
-    rate: float | None,
-    modalities: Mapping[str, Sequence[int | str]] | None,
-) -> Input:
-    """The recordings of a path, checked."""
-    from jfreq.data.source import ARRAYS
-    from jfreq.export.sensors import read_sensors
-
-    if path.is_dir():
-        return _open_shards(path, encoder)
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    if path.suffix.lower() not in ARRAYS:
-        _check_sound(path, encoder.signals)
-        return Input(path, 1, lambda row: _read_sound(path, encoder))
-
-    def read(row: int) -> Clip:
-        del row
-        found, rates = read_sensors(path, encoder.signals, rate=rate, modalities=modalities)
-        return encoder.clip(found, rates, str(path))
-
-    read(0)
-    return Input(path, 1, read)
-
-
-def _joined(parts: Sequence[Embedding]) -> dict[str, np.ndarray]:
-    """Embeddings of different lengths as one, padded with zeros."""
-    longest = max((part.times_ms for part in parts), key=len)
-    frames = [
-        np.pad(p.frames, ((0, 0), (0, len(longest) - p.frames.shape[1]), (0, 0))) for p in parts
-    ]
-    return {
-        "clip": np.concatenate([part.clip for part in parts]),
-        "frames": np.concatenate(frames),
-        "valid": np.concatenate([part.valid for part in parts]),
-        "times_ms": longest,
-    }
-
-
-# ------------------------------------------------------------------ shards
-
-
-def _open_shards(path: Path, encoder: Encoder) -> Input:
-    from jfreq.data.records import open_shards
-
-    shards = open_shards(path)
-    stored = {s.name: s for s in shards.spec.signals}
-    for wanted in encoder.signals:
-        check(wanted.name in stored, str(path), f"no signal {wanted.name!r}; the shards have "
-              f"{', '.join(stored)}")  # fmt: skip
-        found = stored[wanted.name].channels
-        check(found == wanted.channels, str(path), f"{wanted.name} has {found} channels, the "
-              f"encoder reads {wanted.channels}")  # fmt: skip
-    check(len(shards) > 0, str(path), "holds no rows")
-    shards.verify()
-    rates = {s.name: stored[s.name].rate for s in encoder.signals}
-    first = shards.spec.signals[0].rate
-
-    def read(row: int) -> Clip:
-        found = shards.read([row])
-        seconds = int(found["length"][0]) / first
-        clip = {name: found[name][0, : max(1, round(seconds * r))] for name, r in rates.items()}
-        return encoder.clip(clip, rates, f"{path}, row {row}")
-
-    labels = shards.info.labels
-    return Input(path, len(shards), read, True, _labels_of(shards) if labels else None, labels)
-
-
-def _labels_of(shards: Any) -> np.ndarray:
-    """``[rows]`` int32, or ``[rows k]`` float32 where a row may have several."""
-    if not shards.info.multi_label:
-        return np.asarray(shards.column("label"), np.int32)
-    rows = np.arange(len(shards))
-    return np.concatenate([shards.read(part)["label"] for part in np.split(rows, rows[::512][1:])])
-
-
-def _class_names(inputs: Sequence[Input]) -> tuple[str, ...]:
-    """Those that all labelled inputs share."""
-    labelled = [(one, one.label.ndim) for one in inputs if one.label is not None]
-    if not labelled:
-        return ()
-    first, dims = labelled[0]
-    for one, own in labelled[1:]:
-        check((one.labels, own) == (first.labels, dims), str(one.path), "has other classes than "
-              f"{first.path}; embed them one by one")  # fmt: skip
-    return first.labels
-
-
-def _label_column(inputs: Sequence[Input]) -> np.ndarray:
-    """The labels of all rows, -1 (none of several) for recordings without one."""
-    like = next(one.label for one in inputs if one.label is not None)
-    none = -1 if like.ndim == 1 else 0
-    return np.concatenate([
-        np.full((one.rows, *like.shape[1:]), none, like.dtype) if one.label is None else one.label
-        for one in inputs
-    ])  # fmt: skip
-
-
-# ------------------------------------------------------------------ sound files
-
-
-def _check_sound(path: Path, signals: Sequence[SignalSpec]) -> None:
-    import soundfile
-
-    if len(signals) != 1 or signals[0].channels != 1:
-        names = ", ".join(f"{s.name} ({s.channels} channels)" for s in signals)
-        raise InputError(
-            f"{path}: the encoder reads {names}; only mono encoders embed sound files, give an "
-            ".npz with an array for each, or shards"
-        )
-    try:
-        with soundfile.SoundFile(path) as file:
-            if file.samplerate <= 0:
-                raise InputError(f"{path}: the header gives a rate of {file.samplerate} Hz")
-            read = 0
-            for block in file.blocks(blocksize=1 << 20, dtype="float32"):
-                read += len(block)
-                if not np.isfinite(block).all():
-                    raise InputError(f"{path}: holds NaN or infinite samples")
-    except soundfile.SoundFileError as error:
-        raise InputError(f"{path}: not a readable sound file ({error})") from None
-    if read == 0:
-        raise InputError(f"{path}: holds no samples")
-
-
-def _read_sound(path: Path, encoder: Encoder) -> Clip:
-    import soundfile
-
-    x, rate = soundfile.read(path, dtype="float32", always_2d=True)
-    return encoder.clip(x[:, :1], rate, str(path))

@@ -289,13 +289,13 @@ class Encoder:
         padded = np.zeros((len(whole), length, self.frame_size), np.float32)
         for row, part in zip(padded, frames):
             row[: len(part)] = part
-        logits = [one.logits for one in whole]
+        logits = [one.logits for one in whole if one.logits is not None]
         return Embedding(
             np.stack([one.clip for one in whole]).astype(np.float32),
             padded,
             valid,
             self.times_ms(length),
-            None if logits[0] is None else np.stack(logits),
+            np.stack(logits) if logits else None,
         )
 
     def times_ms(self, count: int) -> np.ndarray:

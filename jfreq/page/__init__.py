@@ -23,12 +23,14 @@ def write_page(
     ``data``, ``rows`` and ``progress`` as in :func:`jfreq.page.run.run_page`. Raises
     ``InputError`` for a folder that is neither, and for shards that do not fit the run.
     """
+    from jfreq.export.bundle import trained_folder
     from jfreq.files import local_path, write_atomically
     from jfreq.page.collect import is_grid
     from jfreq.page.grid import grid_page
     from jfreq.page.run import run_page
 
     folder = local_path(folder, "folder")
+    folder = folder if is_grid(folder) else trained_folder(folder)
     target = local_path(out, "out") if out else folder / FILE
     if target.is_dir():
         raise InputError(f"{target}: is a folder; --out wants a file, for instance {FILE}")

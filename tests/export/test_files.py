@@ -1,6 +1,7 @@
 """Files into embeddings for encoders of several sensors at several rates: long recordings, absent
 sensors, shards, arrays."""
 
+import re
 from typing import Any
 
 import jax
@@ -59,8 +60,8 @@ def write(path, **arrays: Any):
     return path
 
 
-def read(path):
-    with np.load(path, allow_pickle=False) as file:
+def read(written):
+    with np.load(written.path, allow_pickle=False) as file:
         return {name: file[name] for name in file.files}
 
 
@@ -238,10 +239,15 @@ def test_arrays_that_do_not_fit(encoder, tmp_path, change, message):
     write(tmp_path / "bad.npz", **arrays)
     write(tmp_path / "good.npz", **GOOD)
     paths = [tmp_path / "good.npz", tmp_path / "bad.npz"]
-    with pytest.raises(InputError, match=message) as error:
-        embed_files(encoder, paths, tmp_path / "out.npz")
-    assert str(error.value).startswith(f"{paths[1]}") and "\n" not in str(error.value)
-    assert not (tmp_path / "out.npz").exists()
+    for inputs, strict in ((paths, True), (paths[1:], False)):
+        with pytest.raises(InputError, match=message) as error:
+            embed_files(encoder, inputs, tmp_path / "out.npz", strict=strict)
+        assert str(error.value).startswith(f"{paths[1]}") and "\n" not in str(error.value)
+        assert not (tmp_path / "out.npz").exists()
+    out = embed_files(encoder, [tmp_path], tmp_path / "out.npz")
+    assert read(out)["paths"].tolist() == [str(paths[0])] and out.skipped == 1
+    assert out.skipped_list is not None
+    assert re.search(message, out.skipped_list.read_text())
 
 
 def test_files_that_do_not_fit(encoder, imu, tmp_path):
@@ -261,6 +267,6 @@ def test_files_that_do_not_fit(encoder, imu, tmp_path):
     soundfile.write(tmp_path / "a.wav", np.ones(100) * 0.1, 200)
     refused(tmp_path / "a.wav", r"reads acc \(3 channels\), mic \(1 channels\); only mono")
     (tmp_path / "empty").mkdir()
-    refused(tmp_path / "empty", "not a finished set of shards")
+    refused(tmp_path / "empty", "holds no recordings of sensors .* but no files at all")
     prepare("synthetic:tones", tmp_path / "tones", n=2, seconds=0.5, workers=1, progress=False)
     refused(tmp_path / "tones", "no signal 'acc'; the shards have audio")

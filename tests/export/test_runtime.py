@@ -7,14 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import soundfile
 import soxr
 
 from jfreq import methods, recipes
 from jfreq.export.bundle import save_bundle
-from jfreq.export.files import embed_files
-from jfreq.export.runtime import Encoder, load_encoder
-from jfreq.export.windows import cut_window
+from jfreq.export.runtime import Encoder, Failed, load_encoder
+from jfreq.export.windows import cut, cut_window
 from jfreq.methods.base import Method
 from jfreq.types import DataSpec, Features, Grid, InputError, SignalSpec
 
@@ -321,73 +319,88 @@ def test_loading_and_running_needs_only_the_core(bundle):
     assert run.stdout.strip() == "(1, 8, 96)"
 
 
-# ---------------------------------------------------------------- files
+# ---------------------------------------------------------------- classes
 
 
-def write_sounds(folder, rng):
-    sounds = {"a.wav": (noise(rng, 9000), RATE), "b.flac": (noise(rng, 70_000) * 0.5, 44_100)}
-    for name, (x, rate) in sounds.items():
-        soundfile.write(folder / name, x, rate)
-    stereo = np.stack([noise(rng, 30_000), np.zeros(30_000)], 1)
-    soundfile.write(folder / "c.wav", stereo, RATE, subtype="FLOAT")
-    return [folder / name for name in ("a.wav", "b.flac", "c.wav")]
+def classifier(labels=("low", "high"), **kind) -> Encoder:
+    """Logits of a window: its mean, once and with the other sign."""
+    plain = span_means(GRID, SPAN)
+
+    def encode(params, batch):
+        features = plain.encode(params, batch)
+        mean = features.clip[:, :1]
+        return features._replace(logits=jnp.concatenate([-mean, mean], 1))
+
+    method = plain._replace(encode=encode)
+    return Encoder(method, {"gain": np.float32(1)}, signals=(AUDIO,), labels=labels, **kind)
 
 
-def test_embed_files(encoder, tmp_path):
-    paths = write_sounds(tmp_path, np.random.default_rng(10)) * 4
-    seen = []
-    out = embed_files(
-        encoder, paths, tmp_path / "deep" / "emb.npz", progress=lambda *state: seen.append(state)
-    )
-    assert seen == [(8, 12), (12, 12)]
-    assert [p.name for p in out.parent.iterdir()] == ["emb.npz"]
-    with np.load(out, allow_pickle=False) as file:
-        assert sorted(file.files) == ["clip", "frames", "paths", "times_ms", "valid"]
-        assert file["paths"].tolist() == [str(p) for p in paths]
-        assert file["frames"].shape == (12, file["valid"].max(), 2)
-        assert len(file["times_ms"]) == file["frames"].shape[1]
-        for i, path in enumerate(paths[:3]):
-            x, rate = soundfile.read(path, dtype="float32", always_2d=True)
-            alone = encoder(x[:, 0], rate)
-            n = alone.valid[0]
-            assert file["valid"][i] == n
-            np.testing.assert_allclose(file["frames"][i, :n], alone.frames[0], atol=1e-6)
-            np.testing.assert_allclose(file["clip"][i], alone.clip[0], atol=1e-6)
+def test_classes_of_a_recording_are_those_of_its_mean_logits():
+    one, rng = classifier(), np.random.default_rng(12)
+    clips = [noise(rng, 5000), noise(rng, 50_000) - 0.6]
+    out = one(clips)
+    found = one.predict(clips)
+    assert one.labels == ("low", "high") and found.shape == (2, 2)
+    # Windows of five tokens but the last: the mean over valid frames is that over the recording.
+    np.testing.assert_allclose(out.logits[1, 1], out.clip[1, 0], atol=1e-5)
+    wanted = np.exp(out.logits) / np.exp(out.logits).sum(1, keepdims=True)
+    np.testing.assert_allclose(found, wanted, rtol=1e-5)
+    assert found.argmax(1).tolist() == [1, 0]
+    several = classifier(multi_label=True, scores="sigmoid")
+    np.testing.assert_allclose(several.predict(clips), 1 / (1 + np.exp(-out.logits)), rtol=1e-5)
+    extreme = one.probabilities(np.array([1e4, -1e4], np.float32))
+    assert extreme.tolist() == [1, 0]
 
 
-def bad_sound(kind: str, path):
-    if kind == "text":
-        path.write_text("not a sound")
-    elif kind == "empty":
-        soundfile.write(path, np.zeros(0), RATE)
-    elif kind == "nothing":
-        path.write_bytes(b"")
-    elif kind == "nan":
-        soundfile.write(path, np.array([0.0, np.nan, 0.0]), RATE, subtype="FLOAT")
-    elif kind == "zero hertz":
-        soundfile.write(path, np.zeros(100), RATE)
-        blob = bytearray(path.read_bytes())
-        blob[24:28] = bytes(4)
-        path.write_bytes(bytes(blob))
+def test_an_encoder_without_labels_tells_no_classes(encoder):
+    assert encoder.labels == () and encoder(np.zeros(10)).logits is None
+    with pytest.raises(InputError, match=r"trained without labels.*jfreq finetune"):
+        encoder.predict(np.zeros(10))
 
 
-@pytest.mark.parametrize("kind", ["text", "empty", "nothing", "nan", "zero hertz", "missing"])
-def test_embed_files_names_the_bad_file_before_any_work(encoder, tmp_path, kind, monkeypatch):
-    good = write_sounds(tmp_path, np.random.default_rng(11))
-    bad = tmp_path / "bad.wav"
-    bad_sound(kind, bad)
-    monkeypatch.setattr(Encoder, "__call__", lambda *a, **k: pytest.fail("worked before checking"))
-    with pytest.raises(InputError, match=r"bad\.wav"):
-        embed_files(encoder, [*good, bad], tmp_path / "emb.npz")
-    assert not (tmp_path / "emb.npz").exists()
+# ---------------------------------------------------------------- while the samples come
 
 
-def test_embed_files_refuses_what_it_cannot_do(encoder, tmp_path):
-    paths = write_sounds(tmp_path, np.random.default_rng(12))
-    with pytest.raises(InputError, match="no files"):
-        embed_files(encoder, [], tmp_path / "emb.npz")
-    with pytest.raises(InputError, match=r"\.npz"):
-        embed_files(encoder, paths, tmp_path)
-    motion = fake(Grid(time=15, first=8.0, hop=8.0), span=16, signals=MOTION)
-    with pytest.raises(InputError, match="acc"):
-        embed_files(motion, paths, tmp_path / "emb.npz")
+def parted(clip, sizes):
+    """The recording in blocks of these sizes, in turn."""
+    start, i = 0, 0
+    while start < len(clip["audio"]):
+        yield {"audio": clip["audio"][start : start + sizes[i % len(sizes)]]}
+        start, i = start + sizes[i % len(sizes)], i + 1
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+def test_blocks_give_the_windows_of_the_whole(encoder, length):
+    x = {"audio": noise(np.random.default_rng(length), length)[:, None]}
+    grid, window = encoder.grid, encoder._window
+    whole = list(cut([x], (AUDIO,), grid, window))
+    for sizes in ((1000,), (1, 15_000, 3), (99_999,)):
+        blocks = list(cut(parted(x, sizes), (AUDIO,), grid, window))
+        assert len(blocks) == len(whole)
+        for a, b in zip(blocks, whole):
+            assert a[1:] == b[1:]
+            np.testing.assert_array_equal(a.signals["audio"], b.signals["audio"])
+
+
+def test_a_recording_that_breaks_off_leaves_the_others(encoder):
+    x = {"audio": noise(np.random.default_rng(13), 40_000)[:, None]}
+
+    def broken():
+        yield {"audio": x["audio"][:30_000]}
+        raise InputError("the disk is gone")
+
+    def empty():
+        yield {"audio": x["audio"][:0]}
+
+    parts = list(encoder.parts([[x], broken(), empty(), [x]], batch=2))
+    failed = [p for p in parts if isinstance(p, Failed)]
+    assert [(p.recording, str(p.error)) for p in failed] == [
+        (1, "the disk is gone"), (2, "holds no samples"),
+    ]  # fmt: skip
+    order = [p.recording for p in parts]
+    assert order == sorted(order)
+    first, second = ([p for p in parts if p.recording == i] for i in (0, 3))
+    assert [p.last for p in first] == [False, False, True]
+    for a, b in zip(first, second, strict=True):
+        np.testing.assert_allclose(a.frames, b.frames, atol=1e-6)
+    assert first[1].start == first[0].end == 12_800 / RATE and first[-1].end == 2.5

@@ -1,0 +1,103 @@
+"""An ``.npz`` whose arrays grow row by row on disk, because nobody knows yet how many come."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from jfreq.files import disk_errors
+from jfreq.types import InputError
+
+ZEROS = 1 << 20
+"""Bytes of padding that are written at once."""
+
+
+class Column:
+    """Rows ``[... width]`` float32 in a nameless file beside ``out``: gone with the process."""
+
+    def __init__(self, out: Path, width: int):
+        self.width, self.rows = width, 0
+        self._home = out.parent
+        with disk_errors(self._home):
+            self._file = tempfile.TemporaryFile(dir=self._home)  # noqa: SIM115
+
+    def append(self, x: np.ndarray) -> None:
+        """Adds rows ``[n width]`` or one row ``[width]``."""
+        x = np.ascontiguousarray(x, np.float32).reshape(-1, self.width)
+        with disk_errors(self._home):
+            self._file.write(x.tobytes())
+        self.rows += len(x)
+
+    def cut(self, rows: int) -> None:
+        """Forgets all but the first ``rows``."""
+        self._file.seek(rows * self.width * 4)
+        self._file.truncate()
+        self.rows = rows
+
+    def copy(self, file: Any, lengths: Sequence[int], longest: int) -> None:
+        """Writes groups of ``lengths`` rows, each filled up with zeros to ``longest``."""
+        self._file.seek(0)
+        for length in lengths:
+            _copy(self._file, file, length * self.width * 4)
+            _zeros(file, (longest - length) * self.width * 4)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class Grown:
+    """An array made of a :class:`Column`: ``[n width]``, or with ``lengths`` of ``n`` groups
+    ``[n longest width]``."""
+
+    def __init__(self, column: Column, lengths: Sequence[int] | None = None):
+        self._column = column
+        self._lengths = [1] * column.rows if lengths is None else list(lengths)
+        self._longest = max(1, max(self._lengths, default=1))
+        steps = () if lengths is None else (self._longest,)
+        self.shape = (len(self._lengths), *steps, column.width)
+
+    def write(self, file: Any) -> None:
+        layout = {"descr": "<f4", "fortran_order": False, "shape": self.shape}
+        np.lib.format.write_array_header_1_0(file, layout)
+        self._column.copy(file, self._lengths, self._longest)
+
+
+def write_npz(file: BinaryIO, arrays: Mapping[str, np.ndarray | Grown]) -> None:
+    """As ``np.savez``, also of arrays that never lie in memory."""
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                if isinstance(array, Grown):
+                    array.write(member)
+                else:
+                    np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
+
+
+def check_room(out: Path, size: float, advice: str) -> None:
+    """``InputError`` where the disk of ``out`` has no room for ``size`` bytes."""
+    home = next(folder for folder in out.absolute().parents if folder.exists())
+    free = shutil.disk_usage(home).free
+    if size > free:
+        raise InputError(
+            f"{out}: needs about {size / 2**30:.1f} GB, {free / 2**30:.1f} GB are free; {advice}"
+        )
+
+
+def _copy(source: Any, file: Any, size: int) -> None:
+    while size > 0:
+        blob = source.read(min(size, ZEROS))
+        file.write(blob)
+        size -= len(blob)
+
+
+def _zeros(file: Any, size: int) -> None:
+    blank = bytes(min(size, ZEROS))
+    while size > 0:
+        file.write(blank[: min(size, ZEROS)])
+        size -= ZEROS
