@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -27,12 +27,15 @@ class Adapter(NamedTuple):
     ``window`` holds one fixed window per row: each signal ``[b t c]`` float32 by its name,
     zero-padded at the end, and ``length`` ``[b]`` int32, valid samples of the first signal.
     ``outputs``: ``clip`` ``[b d]`` and ``frames`` ``[b t d]`` float32, ``valid`` ``[b]`` int32
-    count of valid frames, and ``logits`` ``[b classes]`` of a supervised method.
+    count of valid frames, and ``logits`` ``[b classes]`` of a supervised method, whose classes are
+    ``labels``; ``scores`` turns logits into probabilities.
     """
 
     encode: Callable[..., dict[str, Array]]
     params: Flat
     signals: tuple[SignalSpec, ...]
+    labels: tuple[str, ...] = ()
+    scores: Literal["softmax", "sigmoid"] = "softmax"
 
 
 class Extra(NamedTuple):
@@ -54,7 +57,8 @@ def adapt(experiment: Experiment, params: PyTree) -> Adapter:
         outputs = {"clip": clip, "frames": frames, "valid": valid}
         return outputs if features.logits is None else outputs | {"logits": features.logits}
 
-    return Adapter(encode, trees.flatten(params), tuple(experiment.method.signals))
+    cfg = experiment.method
+    return Adapter(encode, trees.flatten(params), tuple(cfg.signals), cfg.labels, cfg.scores)
 
 
 def portable(cfg: MethodConfig) -> MethodConfig:

@@ -229,6 +229,8 @@ def model_card(experiment: Experiment, params: PyTree, *, note: str = "") -> str
         trained += " on " + ", ".join(f"`{Path(p).name}`" for p in experiment.data.path)
     if experiment.data.exclude_folds:
         trained += f", folds {', '.join(map(str, experiment.data.exclude_folds))} never read"
+    predict = "scores = encoder.predict(wave, rate)  # [b classes], named by encoder.labels\n"
+    predict *= bool(cfg.labels)
     return f"""# {experiment.name}
 
 A frozen jfreq encoder, method `{type(cfg).__name__}`.{f" {note}" if note else ""}
@@ -243,7 +245,7 @@ A frozen jfreq encoder, method `{type(cfg).__name__}`.{f" {note}" if note else "
 | frame step | {grid.hop * ms:g} ms, first centre at {grid.first * ms:g} ms |
 | clip vector, frame vector | {features.clip.shape[-1]}, {features.tokens.shape[-1]} |
 | parameters | {count:,} |
-| training | {trained}, seed {experiment.seed} |
+{_class_row(cfg.labels)}| training | {trained}, seed {experiment.seed} |
 | written by | jfreq {jfreq.__version__}, bundle format {FORMAT} |
 
 ```python
@@ -251,5 +253,14 @@ import jfreq
 
 encoder = jfreq.load_encoder("path/to/this/folder")
 embedding = encoder(wave, rate)  # .clip [b d], .frames [b t d], .valid [b], .times_ms [t]
-```
+{predict}```
 """
+
+
+def _class_row(labels: Sequence[str], most: int = 20) -> str:
+    """A row of the card's table; nothing without classes."""
+    if not labels:
+        return ""
+    names = ", ".join(label.replace("|", "\\|") for label in labels[:most])
+    more = f" and {len(labels) - most} more, see `{CONFIG}`" if len(labels) > most else ""
+    return f"| classes | {names}{more} |\n"

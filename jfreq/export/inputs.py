@@ -18,7 +18,6 @@ from jfreq.data.folders import listing, shown, why_no_file
 from jfreq.data.schema import METADATA
 from jfreq.data.source import ARRAYS, AUDIO, UNREADABLE, Channels, one_line
 from jfreq.export.runtime import Encoder
-from jfreq.export.sensors import read_sensors
 from jfreq.export.signals import resampled
 from jfreq.export.windows import Clip
 from jfreq.files import local_path

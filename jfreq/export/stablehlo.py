@@ -53,6 +53,8 @@ def extra(adapter: Adapter) -> Extra:
         "platforms": list(PLATFORMS),
         "sha256": hashlib.sha256(blob).hexdigest(),
         "signals": [to_dict(signal) for signal in adapter.signals],
+        "labels": list(adapter.labels),
+        "scores": adapter.scores if adapter.labels else None,
         "inputs": _layout(shapes(adapter, "b")[1]),
         "outputs": _layout(jax.eval_shape(adapter.encode, *shapes(adapter, 1)), rows="b"),
         "checked": {"batches": list(CHECKED), "max_abs_error": error},
@@ -89,12 +91,19 @@ def deserialise(blob: bytes, where: str | Path) -> export.Exported:
 class Program:
     """``program(window) -> outputs`` as numpy; the layouts are those of :class:`Adapter`.
 
-    ``signals`` and ``platforms`` describe it, ``params`` are the weights by path. A new batch
-    size is compiled when it first comes.
+    ``signals``, ``labels`` (of its logits) and ``platforms`` describe it, ``params`` are the
+    weights by path. A new batch size is compiled when it first comes.
     """
 
-    def __init__(self, exported: export.Exported, params: Any, signals: tuple[SignalSpec, ...]):
+    def __init__(
+        self,
+        exported: export.Exported,
+        params: Any,
+        signals: tuple[SignalSpec, ...],
+        labels: tuple[str, ...] = (),
+    ):
         self.signals = signals
+        self.labels = labels
         self.platforms = exported.platforms
         self.params = jax.device_put(params)
         self._call = jax.jit(exported.call)
@@ -151,7 +160,8 @@ def load(path: str | Path) -> Program:
         )
     where = f"{path / MANIFEST}: signal"
     signals = tuple(from_dict(SignalSpec, signal, path=where) for signal in manifest["signals"])
-    return Program(exported, trees.flatten(read_weights(path)), signals)
+    labels = tuple(manifest.get("labels", ()))
+    return Program(exported, trees.flatten(read_weights(path)), signals, labels)
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
@@ -209,14 +219,46 @@ any batch size b: {listed("inputs")} to {listed("outputs")}. Signals are float i
 zero-padded at the end, `length` counts valid samples.
 
 ```python
-import jax
+# In this folder; needs jax, numpy, safetensors and flatbuffers. Two windows of noise.
+{"import json" + chr(10) + chr(10) if manifest["labels"] else ""}import jax
+import numpy as np
 from jax import export
 from safetensors.numpy import load_file
 
 program = export.deserialize(bytearray(open("{PROGRAM}", "rb").read()))
-outputs = jax.jit(program.call)(load_file("model.safetensors"), window)
-```
+weights = jax.device_put(load_file("model.safetensors"))
+encode = jax.jit(program.call)
+
+window = {{
+{_example(manifest)}
+}}
+outputs = encode(weights, window)
+{_classes(manifest)}```
 
 Largest difference to the JAX encoder when it was written, on noise at batch {batches}:
 {checked["max_abs_error"]:.1e}. {EXPIRY}.
+"""
+
+
+def _example(manifest: dict[str, Any], rows: int = 2) -> str:
+    """The inputs of two windows, a line of Python each."""
+    lines = []
+    for name, entry in manifest["inputs"].items():
+        shape = (rows, *entry["shape"][1:])
+        if name == "length":
+            full = manifest["signals"][0]["samples"]
+            lines.append(f'    "{name}": np.full({rows}, {full}, np.int32),')
+        else:
+            lines.append(f'    "{name}": np.random.normal(0, 0.1, {shape}).astype(np.float32),')
+    return "\n".join(lines)
+
+
+def _classes(manifest: dict[str, Any]) -> str:
+    """What turns logits into names and probabilities; nothing without labels."""
+    if not manifest["labels"]:
+        return ""
+    function = f"jax.nn.{manifest['scores']}"
+    return f"""labels = json.load(open("{MANIFEST}"))["labels"]
+scores = {function}(outputs["logits"])  # [b, {len(manifest["labels"])}]
+best = [labels[i] for i in scores.argmax(-1)]
 """

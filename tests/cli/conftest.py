@@ -85,7 +85,7 @@ def sound(tmp_path):
 
     def write(name, x, rate=16000):
         path = tmp_path / name
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         soundfile.write(path, np.asarray(x, np.float32), rate, subtype="FLOAT")
         return path
 

@@ -4,6 +4,8 @@ import shutil
 
 import numpy as np
 
+from jfreq import cli
+
 
 def test_embedding_files(bundle, said, sound, tmp_path):
     rng = np.random.default_rng()
@@ -30,13 +32,31 @@ def test_files_that_cannot_be_embedded(bundle, refused, sound, zero_rate, tmp_pa
         zero_rate(sound("zero.wav", np.ones(800))): "",
     }
     for path, reason in bad.items():
-        line = refused("embed", bundle, good, path, "--out", out)
-        assert line.startswith(f"{path}: {reason}")
-        assert not out.exists()
-    assert "wanted the name of an .npz file" in refused("embed", bundle, good, "--out", tmp_path)
+        for words in ((path,), (good, path, "--strict")):
+            line = refused("embed", bundle, *words, "--out", out)
+            assert line.startswith(f"{path}: {reason}")
+            assert not out.exists()
+    assert "wanted the name of a file that ends in .npz" in refused(
+        "embed", bundle, good, "--out", tmp_path
+    )
     line = refused("embed", bundle, good, "--out", good / "below.npz")
     assert f"{good}: cannot be written" in line
     assert "no files" in refused("embed", bundle, "--out", out)
+
+
+def test_bad_files_of_a_folder_are_named_and_skipped(bundle, said, sound, capsys, tmp_path):
+    good = sound("set/day 2/good.wav", np.ones(800) * 0.1)
+    (tmp_path / "set" / "text.wav").write_text("not a sound")
+    cli.main(["embed", str(bundle), str(tmp_path / "set"), "--out", str(tmp_path / "e.npz")])
+    out, err = capsys.readouterr()
+    assert out == (f"{tmp_path}/e.npz: 1 recording, 1 skipped (see {tmp_path}/e.skipped.txt)\n")
+    assert f"jfreq: skipped {tmp_path}/set/text.wav: not a readable sound file" in err
+    with np.load(tmp_path / "e.npz") as found:
+        assert found["paths"].tolist() == [str(good)] and "frames" in found
+    said("embed", bundle, good, "--out", tmp_path / "e.npz", "--no-frames")
+    with np.load(tmp_path / "e.npz") as found:
+        assert "frames" not in found
+    assert not (tmp_path / "e.skipped.txt").exists()
 
 
 def test_damaged_bundles(bundle, refused, sound, tmp_path):

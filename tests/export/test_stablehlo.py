@@ -192,6 +192,29 @@ def test_the_recipe_of_the_docs_needs_no_jfreq(audio, root):
     (audio / "out.npz").unlink()
 
 
+@pytest.mark.parametrize("kind", ["supervised", "freqmae"])
+def test_the_snippet_of_the_card_runs_as_it_stands(kind, request):
+    """In the folder, without jfreq: one signal with classes, several signals without."""
+    folder = request.getfixturevalue(kind)
+    card = (folder / "README.md").read_text()
+    (snippet,) = re.findall(r"```python\n(# In this folder.*?)```", card, re.DOTALL)
+    absent = (
+        "import sys\nfor name in ('jfreq', 'flax', 'tensorflow'):\n    sys.modules[name] = None\n"
+    )
+    shown = "\nprint({k: v.shape for k, v in outputs.items()})\n"
+    shown += "print(best, scores.sum(1))\n" * (kind == "supervised")
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", absent + snippet + shown],
+        cwd=folder, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "'clip': (2, " in done.stdout
+    if kind == "supervised":
+        assert "'logits': (2, 3)" in done.stdout and done.stdout.rstrip().endswith("[1. 1.]")
+        assert stablehlo.load(folder).labels == AUDIO.labels
+        assert "| classes | a, b, c |" in card
+
+
 def test_one_signal_needs_no_dict_and_no_length(program):
     x = noise(program.signals, 2)["audio"]
     full = program({"audio": x, "length": np.full(2, 16000)})
