@@ -18,6 +18,7 @@ from jfreq.data.folders import listing, shown, why_no_file
 from jfreq.data.schema import METADATA
 from jfreq.data.source import ARRAYS, AUDIO, UNREADABLE, Channels, one_line
 from jfreq.export.runtime import Encoder
+from jfreq.export.sensors import read_sensors
 from jfreq.export.signals import resampled
 from jfreq.export.windows import Clip
 from jfreq.files import local_path
@@ -186,7 +187,9 @@ class Recordings:
         encoder, options = self._encoder, self._options
 
         def blocks(i: int) -> Iterator[Clip]:
-            found, rates = read_arrays(files[i], encoder.signals, options.rate, options.modalities)
+            found, rates = read_sensors(
+                files[i], encoder.signals, rate=options.rate, modalities=options.modalities
+            )
             yield encoder.clip(found, rates, shown(files[i]))
 
         return Input(path, [shown(file) for file in files], blocks)

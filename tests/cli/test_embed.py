@@ -1,7 +1,5 @@
 """``jfreq embed``: files and bundles that can be used, and those that cannot."""
 
-import shutil
-
 import numpy as np
 
 from jfreq import cli
@@ -26,7 +24,7 @@ def test_files_that_cannot_be_embedded(bundle, refused, sound, zero_rate, tmp_pa
     (tmp_path / "text.wav").write_text("not a sound")
     bad = {
         tmp_path / "none.wav": "no such file",
-        tmp_path / "text.wav": "not a readable sound file",
+        tmp_path / "text.wav": "is no sound that can be read",
         sound("nan.wav", [0.1, np.nan, 0.2]): "holds NaN or infinite samples",
         sound("empty.wav", np.zeros(0)): "holds no samples",
         zero_rate(sound("zero.wav", np.ones(800))): "",
@@ -50,28 +48,10 @@ def test_bad_files_of_a_folder_are_named_and_skipped(bundle, said, sound, capsys
     cli.main(["embed", str(bundle), str(tmp_path / "set"), "--out", str(tmp_path / "e.npz")])
     out, err = capsys.readouterr()
     assert out == (f"{tmp_path}/e.npz: 1 recording, 1 skipped (see {tmp_path}/e.skipped.txt)\n")
-    assert f"jfreq: skipped {tmp_path}/set/text.wav: not a readable sound file" in err
+    assert f"jfreq: skipped {tmp_path}/set/text.wav: is no sound that can be read" in err
     with np.load(tmp_path / "e.npz") as found:
         assert found["paths"].tolist() == [str(good)] and "frames" in found
     said("embed", bundle, good, "--out", tmp_path / "e.npz", "--no-frames")
     with np.load(tmp_path / "e.npz") as found:
         assert "frames" not in found
     assert not (tmp_path / "e.skipped.txt").exists()
-
-
-def test_damaged_bundles(bundle, refused, sound, tmp_path):
-    good = sound("good.wav", np.ones(800) * 0.1)
-    for name, damage, message in (
-        ("model.safetensors", lambda b: b[: len(b) // 2], "truncated or corrupt"),
-        ("model.safetensors", lambda b: b[:-1] + bytes([b[-1] ^ 1]), "checksum differs"),
-        ("config.json", lambda b: b[:40], "not readable as JSON"),
-        ("config.json", lambda b: b.replace(b'"format": 1', b'"format": 99'), "upgrade jfreq"),
-        ("config.json", lambda b: b.replace(b'"mask_kind"', b'"mask_knd"'), "mask_knd: no such"),
-    ):
-        copy = tmp_path / "copy"
-        shutil.copytree(bundle, copy)
-        changed = damage((copy / name).read_bytes())
-        assert changed != (copy / name).read_bytes()
-        (copy / name).write_bytes(changed)
-        assert message in refused("embed", copy, good, "--out", tmp_path / "out.npz")
-        shutil.rmtree(copy)

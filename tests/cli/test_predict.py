@@ -95,7 +95,7 @@ def test_files_folders_and_windows(classifier, said, sound, tmp_path, capsys):
     assert {r["start_s"] for r in whole} == {"0.000"}
     said("predict", classifier, home, "--out", tmp_path / "t.csv")
     assert "1 skipped" in said("predict", classifier, home, "--out", tmp_path / "t.csv")
-    assert "bad.wav: not a readable sound" in (tmp_path / "t.skipped.txt").read_text()
+    assert "bad.wav: is no sound" in (tmp_path / "t.skipped.txt").read_text()
     assert rows((tmp_path / "t.csv").read_text()) == whole
 
     parts = rows(said("predict", classifier, home, "--windows", "--out", "-"))
@@ -145,7 +145,7 @@ def test_what_is_refused(bundle, classifier, refused, sound, tmp_path):
     line = refused("predict", bundle, good)
     assert line.startswith(f"{bundle}: was trained without labels") and "jfreq finetune" in line
     (tmp_path / "text.wav").write_text("no sound")
-    assert "text.wav: not a readable sound file" in refused(
+    assert "text.wav: is no sound that can be read" in refused(
         "predict", classifier, good, tmp_path / "text.wav", "--strict", "--out", tmp_path / "t.csv"
     )
     assert not (tmp_path / "t.csv").exists()

@@ -265,7 +265,10 @@ def test_files_that_do_not_fit(encoder, imu, tmp_path):
     np.savetxt(tmp_path / "y.csv", np.ones((9, 4)), delimiter=",")
     refused(tmp_path / "y.csv", r"has 4 channels, modality 'gyro' asks for \[3, 4, 5\]", imu)
     soundfile.write(tmp_path / "a.wav", np.ones(100) * 0.1, 200)
-    refused(tmp_path / "a.wav", r"reads acc \(3 channels\), mic \(1 channels\); only mono")
+    refused(
+        tmp_path / "a.wav",
+        r"reads acc \(3 channels\), mic \(1 channels\); only encoders of one sound",
+    )
     (tmp_path / "empty").mkdir()
     refused(tmp_path / "empty", "holds no recordings of sensors .* but no files at all")
     prepare("synthetic:tones", tmp_path / "tones", n=2, seconds=0.5, workers=1, progress=False)

@@ -1,5 +1,6 @@
 """Folders of sound into one archive: order, what is skipped, and memory that does not grow."""
 
+import dataclasses
 import os
 import tracemalloc
 
@@ -116,8 +117,11 @@ def damaged(folder):
     blob = bytearray((folder / "zero hertz.wav").read_bytes())
     blob[24:28] = bytes(4)
     (folder / "zero hertz.wav").write_bytes(bytes(blob))
+    sound(folder / "cut.wav", 2.0)
+    (folder / "cut.wav").write_bytes((folder / "cut.wav").read_bytes()[:20_000])
     return {
-        "text.wav": "not a readable sound file", "nothing.wav": "not a readable sound file",
+        "cut.wav": "was cut off: its header promises 32000 frames, 9978 are there",
+        "text.wav": "is no sound that can be read", "nothing.wav": "is empty: it has 0 bytes",
         "empty.wav": "holds no samples", "late nan.wav": "holds NaN or infinite samples",
         "zero hertz.wav": "",
     }  # fmt: skip
@@ -150,6 +154,16 @@ def test_bad_files_are_skipped_named_and_listed(encoder, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["e.npz", "e.skipped.txt", "set"]
 
 
+def test_channels_are_mixed_as_in_training(tmp_path):
+    x = np.random.default_rng(4).normal(0, 0.1, (20_000, 2)).astype(np.float32)
+    soundfile.write(tmp_path / "two.wav", x, RATE, subtype="FLOAT")
+    for mix, wanted in (("first", x[:, 0]), ("mean", x.mean(1))):
+        spec = dataclasses.replace(AUDIO, mix=mix)
+        one = Encoder(levels(), {"zero": np.float32(0)}, signals=(spec,))
+        found = read(embed_files(one, [tmp_path / "two.wav"], tmp_path / "e.npz").path)
+        np.testing.assert_allclose(found["clip"], one(wanted).clip, atol=1e-6)
+
+
 def test_nothing_to_embed(encoder, tmp_path):
     def refused(*paths, out="e.npz"):
         with pytest.raises(InputError) as error:
@@ -163,7 +177,7 @@ def test_nothing_to_embed(encoder, tmp_path):
     (home / "a.m4a").write_text("x")
     assert "but only 1 .m4a, and is no set of shards" in refused(home)
     damaged(home)
-    assert "none of 5 recordings can be used; the first: " in refused(home)
+    assert "none of 6 recordings can be used; the first: " in refused(home)
     assert "no such file" in refused(home / "none.wav")
     os.mkfifo(tmp_path / "pipe.wav")
     assert "is a pipe" in refused(tmp_path / "pipe.wav")
