@@ -13,7 +13,6 @@ import numpy as np
 
 from jfreq.config import check
 from jfreq.data import sound
-from jfreq.data.cut import downmix
 from jfreq.data.folders import listing, shown, why_no_file
 from jfreq.data.schema import METADATA
 from jfreq.data.source import ARRAYS, AUDIO, UNREADABLE, Channels, one_line
@@ -319,13 +318,12 @@ def _sound_blocks(path: Path, encoder: Encoder) -> Iterator[Clip]:
     """A sound file block by block, mixed as the training data were, at the rate of the encoder."""
     spec = encoder.signals[0]
     rate = sound.header(path).rate
-    mixed = (_mixed(block, spec) for block in sound.blocks(path))
-    for x in resampled(mixed, rate, spec, shown(path)):
+    fitting = (_fitting(x, spec) for x in sound.blocks(path, spec.mix))
+    for x in resampled(fitting, rate, spec, shown(path)):
         yield {spec.name: x}
 
 
-def _mixed(x: np.ndarray, spec: SignalSpec) -> np.ndarray:
-    x = downmix(x, spec.mix)
+def _fitting(x: np.ndarray, spec: SignalSpec) -> np.ndarray:
     if x.shape[1] != spec.channels:
         raise InputError(f"has {x.shape[1]} channels where the model reads {spec.channels}")
     return x
