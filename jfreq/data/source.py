@@ -175,9 +175,10 @@ def label_numbers(
     rank = {name: i for i, name in enumerate(order)}
     own = sorted(places, key=lambda name: (rank.get(name, len(rank)), natural(name)))
     labels = given_labels(options) or tuple(own)
-    for name, where in places.items():
-        check(name in labels, where, f"label {name!r} is not in the list of labels"
-              f"{close_match(name, labels)}")  # fmt: skip
+    unknown = next((name for name in places if name not in labels), None)
+    if unknown is not None:
+        raise InputError(f"{places[unknown]}: label {unknown!r} is not in the list of labels"
+                         f"{close_match(unknown, labels)}")  # fmt: skip
     return labels, {name: i for i, name in enumerate(labels)}
 
 

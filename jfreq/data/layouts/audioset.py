@@ -34,6 +34,7 @@ SIGNS = (
     "eval_segments.csv",
     "unbalanced_train_segments.csv",
 )
+_SEGMENT = re.compile(r'[\w-]{11},\s*[\d.]+,\s*[\d.]+,\s*"?/[a-z]/')
 _ID = r"(?P<ytid>[A-Za-z0-9_-]{11})"
 _TIME = r"\d+(?:\.\d+)?"
 _NAMES = (
@@ -142,9 +143,10 @@ def _lists(folder: Path) -> list[Path]:
 
 
 def is_list(file: Path) -> bool:
-    """Whether a CSV is one of AudioSet's lists of segments."""
+    """Whether a CSV is one of AudioSet's lists of segments, also without the lines on top."""
     with file.open(encoding="utf-8", errors="replace") as text:
-        return "YTID" in text.read(2000)
+        head = text.read(2000)
+    return "YTID" in head or _SEGMENT.match(head) is not None
 
 
 def _beside(file: Path, folder: Path) -> Path:

@@ -11,10 +11,16 @@ from jfreq.data.prepare import prepare
 from jfreq.data.records import describe, open_shards
 from jfreq.data.source import Options
 from jfreq.data.sources import open_source
+from jfreq.evaluate.tasks import divide
 from jfreq.types import InputError
 
 KINDS = ("esc50", "urbansound8k", "speech_commands", "fsd50k", "audioset", "librispeech",
          "ravdess", "cremad", "emodb", "gtzan", "nsynth")  # fmt: skip
+
+FOLDS = {"esc50": {"fold 1", "fold 2"}, "urbansound8k": {"fold 1", "fold 10"},
+         "speech_commands": {"test"}, "fsd50k": {"test"}, "nsynth": {"test"}}  # fmt: skip
+"""What a probe of a set tests on, where the owners say."""
+SPEAKERS = {"ravdess": 2, "cremad": 3, "emodb": 3}
 
 
 def opened(folder, kind="auto", **options):
@@ -76,6 +82,14 @@ def test_prepared(kind, sets, tmp_path):
                         if (p / path).is_file())  # fmt: skip
             x, _ = soundfile.read(root / path, dtype="int16")
             np.testing.assert_array_equal(shards[i]["audio"][:, 0], x)
+    if kind in FOLDS:
+        assert {fold.name for fold in divide(shards, np.arange(len(shards)))} == FOLDS[kind]
+    if kind == "audioset":
+        named = {"train_split": "balanced_train", "test_split": "eval"}
+        assert [len(fold.test) for fold in divide(shards, np.arange(len(shards)), **named)] == [1]
+    if kind in SPEAKERS:
+        people = divide(shards, np.arange(len(shards)), leave_one_subject_out=True)
+        assert len(people) == SPEAKERS[kind]
 
 
 def test_esc10_is_a_part_of_esc50(sets, tmp_path):
