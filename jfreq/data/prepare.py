@@ -122,6 +122,9 @@ def prepare(
       InputError: for anything wrong with the source, a full disk, or where nothing is left.
     """
     out = local_path(out, "out")
+    if Path(source).exists() and Path(source).resolve().is_relative_to(out.resolve()):
+        raise InputError(f"out: {out} is the source or holds it; choose a folder of its own, so "
+                         "that shards and recordings do not mix")  # fmt: skip
     clips = None if clips is None else local_path(clips, "clips")
     labels = local_path(labels, "labels") if isinstance(labels, Path) else labels
     named = modalities if isinstance(modalities, Mapping) else parse_modalities(modalities)

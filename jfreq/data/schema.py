@@ -142,7 +142,9 @@ class ShardsInfo:
         manifest = value.pop("manifest", None)
         info = from_dict(cls, value, path=where)
         check(
-            manifest == info.manifest_hash, where, "was changed by hand; prepare the shards again"
+            manifest == info.manifest_hash,
+            where,
+            "was changed by hand, or written by another version; prepare the shards again",
         )
         return info
 

@@ -37,6 +37,15 @@ def test_pcm_round_trip_is_bit_exact(audio_set, tmp_path):
     np.testing.assert_array_equal(shards.rows("test"), [9, 10, 11])
 
 
+def test_shards_never_mix_with_their_recordings(audio_set):
+    folder, *_ = audio_set
+    before = sorted(folder.rglob("*"))
+    for out in (folder, folder.parent, folder / ".." / folder.name):
+        with pytest.raises(InputError, match="out: .* is the source or holds it"):
+            prepare(str(folder), out, progress=False)
+    assert sorted(folder.rglob("*")) == before
+
+
 def test_statistics_come_from_training_rows_only(audio_set, tmp_path):
     folder, waves, _ = audio_set
     signal = made(folder, tmp_path / "out").info.signals[0]

@@ -140,7 +140,7 @@ def test_metadata_is_strict(copied):
         with pytest.raises(InputError, match=message):
             open_shards(copied)
     path.write_text("{")
-    with pytest.raises(InputError, match="not JSON"):
+    with pytest.raises(InputError, match="no JSON"):
         open_shards(copied)
 
 
