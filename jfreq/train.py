@@ -81,7 +81,7 @@ def _run(setup: Setup, workdir: Path, quiet: bool) -> Trained:
     progress = Progress(
         experiment.steps, start=start, title=experiment.name, quiet=quiet or not chief
     )
-    if note := undivided(pipeline.shards.info):
+    if note := undivided(pipeline.shards.info, pipeline.shards.column("subject")):
         progress.say(note)
     if start >= experiment.steps:
         progress.say(f"{workdir}: already at step {start} of {experiment.steps}")

@@ -7,6 +7,8 @@ from typing import Literal
 
 from tyro.conf import Positional
 
+from jfreq.ranges import Count
+
 Kind = Literal[
     "auto", "index", "folders", "sensors",
     "audioset", "esc50", "esc10", "urbansound8k", "fsd50k", "speech_commands", "librispeech",
@@ -37,7 +39,7 @@ def data_prepare(
     allow_missing: bool = False,
     fill_seconds: float = 0.1,
     guard_seconds: float | None = None,
-    make_folds: int | None = None,
+    make_folds: Count | None = None,
     fold_by: Literal["subject", "recording", "row"] | None = None,
     replace_folds: bool = False,
     labels: tuple[str, ...] = (),

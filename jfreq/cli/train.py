@@ -11,7 +11,7 @@ import tyro
 
 from jfreq.cli.common import Flat, experiment_name, parse, subject, with_data
 from jfreq.config import close_match, replace
-from jfreq.ranges import Count
+from jfreq.ranges import Count, checked
 from jfreq.types import InputError
 
 
@@ -41,7 +41,7 @@ def train(argv: Sequence[str]) -> None:
     run(with_data(args.experiment, args.data), args.workdir)
 
 
-@dataclasses.dataclass
+@checked
 class _Finetune:
     experiment: Flat
     workdir: Path
@@ -62,7 +62,7 @@ class _Finetune:
     fractions: tuple[float, ...] = ()
     """Train on each of these shares of the training rows' labels, for instance 0.01 0.1 1; writes
     fractions.json and the curve fractions.svg."""
-    draws: int = 3
+    draws: Count = 3
     """How often each share is drawn; every draw has a training with a seed of its own."""
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections import defaultdict
+from collections.abc import Iterable
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
@@ -165,13 +166,20 @@ def open_data(cfg: Data) -> Shards:
     return shards if cfg.make_folds is None else refolded(shards, cfg.make_folds, cfg.fold_by)[0]
 
 
-def undivided(info: ShardsInfo) -> str:
-    """A sentence for a labelled set that has neither folds nor splits; empty for all others."""
+def usual(subjects: int, recordings: int = USUAL) -> int:
+    """How many folds to suggest for so many subjects or, with fewer than two, recordings."""
+    return max(2, min(USUAL, subjects if subjects > 1 else recordings))
+
+
+def undivided(info: ShardsInfo, subject: Iterable[str]) -> str:
+    """A sentence for a labelled set that has neither folds nor splits, with the ``subject`` of
+    every row; empty for all others."""
     if not info.labels or len(info.folds) > 1 or len(info.splits) > 1:
         return ""
     return (
         f"{info.name} has labels, but neither folds nor splits: probing will need folds; add "
-        f"`--make-folds {USUAL}` to `jfreq data prepare`, or later to `jfreq probe` and `finetune`"
+        f"`--make-folds {usual(len(set(subject) - {''}))}` to `jfreq data prepare`, or later to "
+        "`jfreq probe` and `finetune`"
     )
 
 

@@ -135,9 +135,10 @@ def prepare(
     own_rates = rates if isinstance(rates, Mapping) else parse_numbers(rates, "rates", sign=":")
     shares = thin if isinstance(thin, Mapping) else parse_numbers(thin, "thin", sign="=")
     opened = thinned(open_source(source, kind=kind, options=options), shares)
+    read_as = summary.read_as(opened)
     opened, kept_whole = divided(opened, make_folds, fold_by, seed=seed, replace=replace_folds)
     if progress:
-        console.say((summary.read_as(opened), *opened.notes))
+        console.say((read_as, *opened.notes))
     found = opened.survey(row.path for row in opened.rows) if opened.survey else None
     stored = summary.stored_as(dtype, opened, found)
     cutter = cutter_for(opened, options, own_rates, seconds, hop_seconds, mix, fill_seconds, stored)
@@ -168,7 +169,7 @@ def prepare(
         with console.progress(len(rows), enabled=progress) as show:
             done = _run(write, pieces, workers or os.cpu_count() or 1, show)
         info = _finish(out, folder, info, opened, done, cutter, progress=progress)
-    if progress and (note := undivided(info)):
+    if progress and (note := undivided(info, (row.subject for row in opened.rows))):
         console.say([note])
     return info
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jfreq.config import check
-from jfreq.data.folds import USUAL, recordings
+from jfreq.data.folds import USUAL, recordings, usual
 from jfreq.types import InputError, SignalSpec
 
 
@@ -145,16 +145,16 @@ def _way_out(shards: Any, rows: np.ndarray, splits: Sequence[str], asker: Asker)
     subjects = len(set(shards.column("subject")[rows]) - {""})
     groups = len(np.unique(recordings(shards)[rows]))
     if not asker.makes_folds:
-        return f"prepare it with --make-folds {USUAL}"
+        return f"prepare it with --make-folds {usual(subjects, groups)}"
     ways = []
     if len(splits) > 1:
         ways.append("name two of its splits with --train-split and --test-split")
     if subjects > 1:
         if asker.leaves_subjects_out:
             ways.append(f"test on each of its {subjects} subjects with --leave-one-subject-out")
-        ways.append(f"make folds of whole subjects with --make-folds {min(subjects, USUAL)}")
+        ways.append(f"make folds of whole subjects with --make-folds {usual(subjects)}")
     elif groups > 1:
-        ways.append(f"make folds of whole recordings with --make-folds {min(groups, USUAL)}")
+        ways.append(f"make folds of whole recordings with --make-folds {usual(0, groups)}")
     if not ways:
         return f"it holds one recording: prepare it with --make-folds {USUAL} --fold-by row"
     return ", or ".join(ways)
@@ -178,10 +178,11 @@ def _check_apart(shards: Any, rows: np.ndarray, folds: Sequence[Fold], asker: As
         both = np.intersect1d(party[fold.train], party[fold.test])
         if not both.size:
             continue
-        kind = "subject" if both[0] < 0 else "recording"
-        row = rows[np.flatnonzero(party == both[0])[0]]
-        name = str(shards.column("subject" if both[0] < 0 else "path")[row])
-        ways = [f"--make-folds {USUAL}"] if asker.makes_folds else []
+        first = both[both < 0].max(initial=both[0])
+        kind, column = ("subject", "subject") if first < 0 else ("recording", "path")
+        name = str(shards.column(column)[rows[np.flatnonzero(party == first)[0]]])
+        count = len(np.unique(party[party < 0] if kind == "subject" else party))
+        ways = [f"--make-folds {usual(count, count)}"] if asker.makes_folds else []
         ways += ["--leave-one-subject-out"] * (kind == "subject" and asker.leaves_subjects_out)
         advice = f"divide it anew with {' or '.join(ways)}" if ways else "mend the folds"
         several = f", one of {both.size} such," if both.size > 1 else ""
@@ -238,11 +239,11 @@ def remarks(shards: Any, label: np.ndarray, folds: Sequence[Fold]) -> tuple[str,
     for fold in folds:
         train, test = (label[side].any(0) for side in (fold.train, fold.test))
         if none := int((~test).sum()):
-            said.append(f"{fold.name}: {none} of {label.shape[1]} classes have no positive test "
-                        "row and are left out of mAP and d'")  # fmt: skip
+            said.append(f"{fold.name}: without a positive test row, {none} of {label.shape[1]} "
+                        "classes are left out of mAP and d'")  # fmt: skip
         if new := int((test & ~train).sum()):
-            said.append(f"{fold.name}: {new} classes of the test rows never occur in the training "
-                        "rows and are scored at chance")  # fmt: skip
+            said.append(f"{fold.name}: without a positive training row, {new} of "
+                        f"{label.shape[1]} classes are scored at chance")  # fmt: skip
     return tuple(said)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from jfreq.data.folds import USUAL, refolded, undivided
+from jfreq.data.folds import refolded, undivided, usual
 from jfreq.evaluate.layers import Layers, probe_layers
 from jfreq.evaluate.table import HAND_MADE, TRAINED, UNTRAINED
 from jfreq.methods.classify import Classify
@@ -140,10 +140,11 @@ def blocks(
 
 def _with_folds(shards: Any) -> tuple[Any, str]:
     """The shards with folds made for this probe, and words for it, where they have no division."""
-    if not undivided(shards.info):
+    subject = shards.column("subject")
+    if not undivided(shards.info, subject):
         return shards, ""
     try:
-        found, _ = refolded(shards, USUAL)
+        found, _ = refolded(shards, usual(len(set(subject) - {""})))
     except InputError:
         return shards, ""
     return found, f", which were made for this probe of whole {found.info.fold_by}s"

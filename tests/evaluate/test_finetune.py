@@ -5,6 +5,7 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import soundfile
 from sklearn.metrics import balanced_accuracy_score, f1_score
 
 from jfreq import checkpoint, methods
@@ -196,12 +197,65 @@ def test_scratch_and_pre_trained_do_not_share_a_folder(runs, tones, tmp_path):
     assert report.results[0].features == "fine-tuned"
 
 
+@pytest.fixture(scope="module")
+def halves(tmp_path_factory):
+    """Two sets of 45 clips with the same six classes: splits ``balanced_train`` and ``held_out``,
+    fifteen subjects each."""
+    root, found = tmp_path_factory.mktemp("halves"), []
+    rng = np.random.default_rng(0)
+    for name in ("balanced_train", "held_out"):
+        lines = ["path,label,split,subject"]
+        (root / name).mkdir()
+        for i in range(45):
+            soundfile.write(root / name / f"{i}.wav", 0.1 * rng.normal(size=800), 16000)
+            lines.append(f"{i}.wav,c{i % CLASSES},{name},{name}{i // 3}")
+        (root / name / "index.csv").write_text("\n".join(lines) + "\n")
+        prepare(str(root / name), root / f"{name}.s", workers=1, progress=False)
+        found.append(str(root / f"{name}.s"))
+    return tuple(found)
+
+
+def test_splits_of_two_sets(runs, halves, tmp_path):
+    cfg = experiment("", data__path=halves)
+    report = finetune(cfg, tmp_path, train_split="balanced_train", test_split="held_out")
+    (made,) = runs
+    assert made.data.path == halves and made.data.split == "balanced_train"
+    pipeline = open_pipeline(made.data, batch=8, seed=0, labelled=True)
+    np.testing.assert_array_equal(pipeline.rows, np.arange(45))
+    found = read_predictions(tmp_path / "held_out")
+    np.testing.assert_array_equal(found.id, np.arange(45, 90))
+    np.testing.assert_array_equal(found.label, np.arange(45) % CLASSES)
+    assert report.folds == ("held_out",) and report.results[0].n == 45
+    by_fraction(cfg, tmp_path / "few", (0.5,), draws=1, train_split="balanced_train",
+                test_split="held_out")  # fmt: skip
+    assert runs[1].data.label_fraction == 0.5
+
+
+def test_folds_that_are_made_are_never_trained_on(runs, halves, tmp_path):
+    cfg = experiment("", data__path=halves, data__make_folds=3)
+    report = finetune(cfg, tmp_path)
+    subject = open_shards(halves).column("subject")
+    for i, made in enumerate(runs):
+        assert made.data.exclude_folds == (i,)
+        trained = open_pipeline(made.data, batch=8, seed=0, labelled=True).rows
+        tested = read_predictions(tmp_path / f"fold{i}").id
+        assert sorted([*trained, *tested]) == list(range(90))
+        assert not set(subject[trained]) & set(subject[tested])
+    assert report.settings["fold_by"] == "subject"
+
+
+def test_sets_of_other_classes_are_refused_together(runs, halves, tones, tmp_path):
+    with pytest.raises(InputError, match=r"no labels together: .*t has no class 'c0'.*; prepare"):
+        finetune(experiment("", data__path=(halves[0], str(tones))), tmp_path)
+    assert not runs
+
+
 @pytest.mark.parametrize(
     ("changes", "folds", "message"),
     [
         ({"data__label_fraction": 0.01}, (), r"0\.01 of \d+ rows leaves class"),
         ({}, ("9",), "no fold 9"),
-        ({}, ("test",), "two folds or a train and a test split"),
+        ({}, ("test",), "fine-tuning needs two folds or a train and a test split"),
     ],
 )
 def test_refused_before_training(runs, tones, tmp_path, changes, folds, message):
