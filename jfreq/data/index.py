@@ -49,10 +49,10 @@ class Entry(NamedTuple):
 
 def index_in(folder: Path) -> Path | None:
     """The ``index.csv`` of a folder, in upper or lower case."""
-    exact = folder / NAME
-    return exact if exact.is_file() else next(
-        (p for p in sorted(folder.iterdir()) if p.name.lower() == NAME and p.is_file()), None
-    )  # fmt: skip
+    if (folder / NAME).is_file():
+        return folder / NAME
+    found = [p for p in folder.iterdir() if p.name.lower() == NAME and p.is_file()]
+    return min(found, default=None)
 
 
 def from_index(path: Path, options: Options) -> Source:

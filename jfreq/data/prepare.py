@@ -122,6 +122,7 @@ def prepare(
       InputError: for anything wrong with the source, a full disk, or where nothing is left.
     """
     out = local_path(out, "out")
+    check(is_utf8(str(out)), "out", f"{shown(out)} is not UTF-8; choose another name")
     if Path(source).exists() and Path(source).resolve().is_relative_to(out.resolve()):
         raise InputError(f"out: {out} is the source or holds it; choose a folder of its own, so "
                          "that shards and recordings do not mix")  # fmt: skip

@@ -67,7 +67,7 @@ def header(path: Path) -> Header:
     if path.suffix.lower() in OTHER_FORMATS:
         raise InputError(f"is of a format that cannot be read; {convert(path)}")
     try:
-        info: Any = soundfile.info(os.fsencode(path), verbose=True)
+        info: Any = soundfile.info(_raw(path), verbose=True)
     except soundfile.SoundFileError as error:
         raise InputError(_reason(error)) from error
     if not 0 < info.samplerate <= FASTEST:
@@ -99,7 +99,7 @@ def read(path: Path, start: int = 0, end: int | None = None) -> tuple[np.ndarray
         raise InputError(found.lost)
     _check_memory((stop - start) * found.channels * 4)
     try:
-        with soundfile.SoundFile(os.fsencode(path)) as file:
+        with soundfile.SoundFile(_raw(path)) as file:
             file.seek(start)
             x = file.read(stop - start, dtype="float32", always_2d=True)
     except soundfile.SoundFileError as error:
@@ -124,7 +124,7 @@ def blocks(path: Path, mix: Mix, *, size: int = 1 << 18) -> Iterator[np.ndarray]
         raise InputError(found.lost)
     there = 0
     try:
-        with soundfile.SoundFile(os.fsencode(path)) as file:
+        with soundfile.SoundFile(_raw(path)) as file:
             while count := len(x := file.read(size, dtype="float32", always_2d=True)):
                 there += count
                 yield mixed(x, mix)
@@ -196,6 +196,11 @@ def convert(path: Path, what: str = "it") -> str:
     return f"convert {what}, for instance `ffmpeg -i {path.name} {path.stem}.wav`"
 
 
+def _raw(path: Path) -> Any:
+    """The name as the disk has it: soundfile takes bytes, and text in UTF-8 only."""
+    return os.fsencode(path)
+
+
 def _lost(info: Any) -> str:
     """What libsndfile noticed while it parsed the header: sound that is not there."""
     log = info.extra_info
@@ -246,7 +251,7 @@ def _decodable(path: Path, *, block: int = 1 << 14) -> int:
 
     there = 0
     try:
-        with soundfile.SoundFile(os.fsencode(path)) as file:
+        with soundfile.SoundFile(_raw(path)) as file:
             while count := len(file.read(block, dtype="float32")):
                 there += count
     except soundfile.SoundFileError:

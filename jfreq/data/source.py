@@ -315,15 +315,6 @@ def is_number(text: str) -> bool:
     return True
 
 
-def number(text: str | None, kind: Callable[[Any], Any], where: str, default: Any) -> Any:
-    if text is None or text == "":
-        return default
-    try:
-        return kind(text)
-    except ValueError:
-        raise InputError(f"{where}: expected a number, got {text!r}") from None
-
-
 def files_in(root: Path, suffixes: Sequence[str]) -> list[Path]:
     """The files below ``root`` with one of the suffixes in either case, sorted."""
     return [file for file in listing(root).files if file.suffix.lower() in suffixes]

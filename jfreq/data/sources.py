@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,14 +31,16 @@ def open_source(source: str, *, kind: str, options: Options) -> Source:
         found = from_synthetic(rest, options) if scheme == "synthetic" else open_tfds(rest, options)
     else:
         path = local_path(source, "source")
-        check(path.exists(), "source", f"{shown(path)} does not exist")
+        check(os.path.exists(path), "source", f"{shown(path)} does not exist")
+        readable = os.access(path, os.R_OK | os.X_OK * path.is_dir())
+        check(readable, "source", f"{shown(path)} cannot be opened (permission denied)")
         kind = kind_of(path) if kind == "auto" else kind
         check(kind in KINDS, "kind", f"no kind {kind!r}{close_match(kind, KINDS)}; there are: "
               f"{', '.join(KINDS)}, and the sources synthetic:NAME and tfds:NAME")  # fmt: skip
         found = KINDS[kind](path, options)
     found = _only(found, options)
     check(len(found.rows) > 0, "source", f"{shown(source)}: nothing to read{_why_empty(found)}")
-    return found
+    return dataclasses.replace(found, name=shown(found.name))
 
 
 def _why_empty(source: Source) -> str:
