@@ -221,7 +221,7 @@ def model_card(experiment: Experiment, params: PyTree, *, note: str = "") -> str
     count = trees.count(params)
     ms = 1000 / first.rate
     signals = "\n".join(
-        f"| `{s.name}` | {s.rate:g} Hz | {s.channels} | {s.samples} samples, {s.seconds:g} s |"
+        f"| `{s.name}` | {s.rate:g} Hz | {_channels(s)} | {s.samples} samples, {s.seconds:g} s |"
         for s in cfg.signals
     )
     trained = f"up to {experiment.steps} steps of batch {experiment.batch}"
@@ -255,6 +255,14 @@ encoder = jfreq.load_encoder("path/to/this/folder")
 embedding = encoder(wave, rate)  # .clip [b d], .frames [b t d], .valid [b], .times_ms [t]
 {predict}```
 """
+
+
+def _channels(signal: SignalSpec) -> str:
+    """How many, and for sound what became of those of a recording."""
+    if signal.name != "audio":
+        return f"{signal.channels}"
+    what = {"first": "the first", "mean": "the mean of all", "keep": "all"}[signal.mix]
+    return f"{signal.channels}, {what} of a recording"
 
 
 def _class_row(labels: Sequence[str], most: int = 20) -> str:

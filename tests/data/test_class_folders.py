@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from jfreq.data import sound
 from jfreq.data.prepare import prepare
 from jfreq.data.records import open_shards
 from jfreq.data.source import Options
@@ -75,8 +76,8 @@ def test_what_is_left_out_is_counted_and_named(wav, tmp_path):
 def test_files_that_cannot_be_read_are_skipped_one_by_one(wav, tmp_path, capsys):
     wav("dog/1.wav", "dog/2.wav")
     os.rename(tmp_path / "dog/2.wav", os.fsencode(tmp_path / "dog") + b"/caf\xe9.wav")
-    os.mkdir(os.fsencode(tmp_path) + b"/b\xe4r")
-    soundfile.write(os.fsencode(tmp_path) + b"/b\xe4r/3.wav", np.zeros(99), 16_000)
+    wav("bear/3.wav")
+    os.rename(tmp_path / "bear", os.fsencode(tmp_path) + b"/b\xe4r")
     os.mkfifo(tmp_path / "dog/pipe.wav")
     (tmp_path / "dog/gone.wav").symlink_to("nowhere.wav")
     (tmp_path / "dog/4.m4a").write_bytes(b"x")
@@ -152,3 +153,17 @@ def test_prepare_says_what_it_decided(wav, tmp_path, capsys, mix, line):
     prepare(str(folder), other, mix="first" if mix == "mean" else "mean", progress=False)
     with pytest.raises(InputError, match=r"audio.mix: is (first|mean) in in and (first|mean) in"):
         open_shards([tmp_path / "out", other])
+
+
+@pytest.mark.parametrize("mix", ["first", "mean", "keep"])
+@pytest.mark.parametrize("subtype", ["PCM_16", "FLOAT"])
+def test_shards_hold_what_embedding_reads(tmp_path, rng, mix, subtype):
+    path = tmp_path / "in/a/1.wav"
+    path.parent.mkdir(parents=True)
+    soundfile.write(path, 0.2 * rng.normal(size=(1600, 2)), 16_000, subtype=subtype)
+    prepare(str(tmp_path / "in"), tmp_path / "out", mix=mix, progress=False)
+    shards = open_shards(tmp_path / "out")
+    read = np.concatenate(list(sound.blocks(path, mix)))
+    stored = shards[0]["audio"] * np.float32(shards.info.signals[0].scale)
+    rounding = 2**-16 if (subtype, mix) == ("PCM_16", "mean") else 0
+    np.testing.assert_allclose(stored, read, rtol=0, atol=rounding)

@@ -41,7 +41,7 @@ def test_shards_never_mix_with_their_recordings(audio_set):
     folder, *_ = audio_set
     before = sorted(folder.rglob("*"))
     for out in (folder, folder.parent, folder / ".." / folder.name):
-        with pytest.raises(InputError, match="out: .* is the source or holds it"):
+        with pytest.raises(InputError, match=r"out: .* is the source or holds it"):
             prepare(str(folder), out, progress=False)
     assert sorted(folder.rglob("*")) == before
 
@@ -166,7 +166,7 @@ def test_float_files_in_units_of_their_own_are_kept(tmp_path, capsys):
     for name in ("a", "b"):
         (tmp_path / "in" / name).mkdir(parents=True)
     soundfile.write(tmp_path / "in/a/1.wav", loud, 16000, subtype="FLOAT")
-    soundfile.write(tmp_path / "in/b/2.wav", np.int16([0, 1, -2, 32767]), 16000)
+    soundfile.write(tmp_path / "in/b/2.wav", np.array([0, 1, -2, 32767], np.int16), 16000)
     prepare(str(tmp_path / "in"), tmp_path / "out")
     assert "1 of 2 files are stored as floating point: values are kept" in capsys.readouterr().err
     shards = open_shards(tmp_path / "out")

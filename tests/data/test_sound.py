@@ -2,6 +2,7 @@
 
 import os
 import struct
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from jfreq.data import sound
 from jfreq.types import InputError
 
-FORMATS = [
+FORMATS: list[tuple[str, dict[str, Any]]] = [
     ("wav", {}), ("wav", {"subtype": "PCM_24"}), ("wav", {"subtype": "FLOAT"}), ("flac", {}),
     ("ogg", {}), ("opus", {"format": "OGG", "subtype": "OPUS"}), ("mp3", {}), ("aiff", {}),
     ("au", {}), ("w64", {}), ("rf64", {}), ("caf", {}),
@@ -117,8 +118,8 @@ def test_what_is_no_file_is_never_opened(tmp_path):
 
 
 def test_a_survey_looks_at_every_file_once(tmp_path, x, monkeypatch):
-    for name, channels, options in (("a", 1, {}), ("b", 2, {}), ("c", 2, {"subtype": "DOUBLE"})):
-        soundfile.write(tmp_path / f"{name}.wav", np.tile(x[:, None], channels), 8000, **options)
+    for name, channels, subtype in (("a", 1, None), ("b", 2, None), ("c", 2, "DOUBLE")):
+        soundfile.write(tmp_path / f"{name}.wav", np.tile(x[:, None], channels), 8000, subtype)
     looked = []
     real = sound.header
     monkeypatch.setattr(sound, "header", lambda path: looked.append(path.name) or real(path))
@@ -135,7 +136,7 @@ def test_channels_are_mixed():
     x = np.array([[1, 2], [3, 5], [-3, -4]], np.int16)
     np.testing.assert_array_equal(sound.mixed(x, "first"), x[:, :1])
     np.testing.assert_array_equal(sound.mixed(x, "keep"), x)
-    np.testing.assert_array_equal(sound.mixed(x, "mean")[:, 0], np.int16([2, 4, -4]))
+    np.testing.assert_array_equal(sound.mixed(x, "mean")[:, 0], [2, 4, -4])
     np.testing.assert_array_equal(sound.mixed(x.astype(np.float32), "mean")[:, 0], [1.5, 4, -3.5])
 
 
