@@ -27,6 +27,8 @@ _LEAST = 100
 """Samples between two steps back in time, on average; with fewer, the lines are out of order."""
 _EPOCHS = ((1e9, 1e10, 1.0), (1e12, 1e13, 1e-3), (1e15, 1e16, 1e-6), (1e18, 1e19, 1e-9))
 """Since 1970: what counts seconds, ms, us and ns lies between these, for any date of a sensor."""
+_ENOUGH = 100_000
+"""Times from which the unit is told."""
 _STEPS = ((2.0, 500.0, 1e-3), (2e3, 5e5, 1e-6), (2e6, 5e8, 1e-9))
 """Steps that can only be ms, us or ns, where rates lie between 2 and 500 Hz."""
 
@@ -104,10 +106,10 @@ def seconds_of(raw: np.ndarray, unit: float | None, column: str) -> np.ndarray |
     if not known.any():
         return None
     first = raw[known][0]
-    moved = (raw - first).astype(np.float64)
+    moved = np.asarray(raw - first, np.float64)
     if unit is None:
-        unit = _unit(float(first), moved[known], column)
-    return None if unit is None else moved * unit
+        unit = _unit(float(first), moved[known][:_ENOUGH], column)
+    return None if unit is None else moved if unit == 1 else moved * unit
 
 
 def _unit(first: float, moved: np.ndarray, column: str) -> float | None:
@@ -156,6 +158,25 @@ def clock_of(t: np.ndarray, *, rate: float | None = None, first_line: int = 1) -
     if len(t) < 3:
         raise InputError(f"{len(t)} samples with a time are too few to tell the rate; give a rate")
     dt = np.diff(t)
+    step = float((t[-1] - t[0]) / len(dt))
+    if step > 0 and np.abs(dt - step).max() <= _DRIFT * step:
+        stops, regular = np.zeros(0, np.int64), True
+    else:
+        stops, step, regular = _uneven(t, dt, lines, first_line)
+    measured = 1 / step
+    if rate is not None and abs(rate * step - 1) > NEAR:
+        raise InputError(f"its times say {_rounded(measured, _SAME):g} Hz, not {rate:g} Hz")
+    grid = rate or _rounded(measured, 5e-4)
+    notes += _stop_notes(dt, stops, lines, first_line)
+    if regular and abs(grid * step - 1) <= _SAME:
+        return _as_they_are(own, lines, dt, step, stops, grid, notes)
+    return _interpolated(own, lines, t, dt, stops, grid, notes)
+
+
+def _uneven(
+    t: np.ndarray, dt: np.ndarray, lines: np.ndarray, first_line: int
+) -> tuple[np.ndarray, float, bool]:
+    """Where recording stopped, seconds from sample to sample, and whether these are steady."""
     back = np.flatnonzero(dt < 0)
     _check_order(t, back, lines, first_line)
     if not (dt > 0).any():
@@ -167,15 +188,7 @@ def clock_of(t: np.ndarray, *, rate: float | None = None, first_line: int = 1) -
     usual = float(np.median(dt[dt > 0]))
     gap = max(LONGEST_GAP, 10 * usual)
     stops = np.flatnonzero((dt < 0) | (dt > gap)) + 1
-    step, regular = _step(dt, usual, stops)
-    measured = 1 / step
-    if rate is not None and abs(rate * step - 1) > NEAR:
-        raise InputError(f"its times say {_rounded(measured, _SAME):g} Hz, not {rate:g} Hz")
-    grid = rate or _rounded(measured, 5e-4)
-    notes += _stop_notes(dt, stops, lines, first_line)
-    if regular and abs(grid * step - 1) <= _SAME:
-        return _as_they_are(own, lines, dt, step, stops, grid, notes)
-    return _interpolated(own, lines, t, dt, stops, grid, notes)
+    return stops, *_step(dt, usual, stops)
 
 
 def _check_order(t: np.ndarray, back: np.ndarray, lines: np.ndarray, first_line: int) -> None:
@@ -227,6 +240,8 @@ def _as_they_are(
     rate: float, notes: list[str],
 ) -> Clock:  # fmt: skip
     """Every sample in its place; the places of missing ones are marked."""
+    if dt.max(initial=0.0) < 1.5 * step and not len(stops):
+        return Clock(rate, lines, None, None, own, (), tuple(notes))
     places = np.maximum(np.rint(dt / step), 1).astype(np.int64)
     places[stops - 1] = 1
     at = np.concatenate([[0], np.cumsum(places)])
