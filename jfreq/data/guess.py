@@ -10,7 +10,6 @@ from jfreq.data import layouts
 from jfreq.data.folders import Listing, listing, shown, why_no_file
 from jfreq.data.index import index_in
 from jfreq.data.index_table import names_paths
-from jfreq.data.layouts import audioset
 from jfreq.data.layouts.common import refuse_pickles
 from jfreq.data.schema import METADATA
 from jfreq.data.sound import OTHER_FORMATS, convert
@@ -60,8 +59,8 @@ def _kind_of_file(path: Path) -> str:
         raise InputError(f"source: {shown(path)} {why}")
     suffix = path.suffix.lower()
     if suffix in TABLES:
-        if audioset.is_list(path):
-            return "audioset"
+        if (owner := layouts.recognise_table(path)) is not None:
+            return owner
         return "index" if names_paths(path) else "sensors"
     if suffix in AUDIO:
         return "folders"

@@ -78,6 +78,15 @@ _SIGNS = {
 """What only this layout has in its top folder, or in one below it. MATLAB files say nothing."""
 
 
+_TABLES = {"esc50.csv": "esc50", "UrbanSound8K.csv": "urbansound8k"}
+"""Tables that people name in place of the folder of the set."""
+
+
+def recognise_table(file: Path) -> str | None:
+    """The kind of the set that a table belongs to."""
+    return "audioset" if audioset.is_list(file) else _TABLES.get(file.name)
+
+
 def recognise(folder: Path) -> str | None:
     """The kind of a folder that has an owner's layout; ``InputError`` where it holds several."""
     found = places(folder, _SIGNS)

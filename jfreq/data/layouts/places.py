@@ -31,14 +31,22 @@ def places(folder: Path, signs: Mapping[str, Sequence[str]]) -> dict[str, list[P
 
 
 def root_of(path: Path, kind: str, signs: Sequence[str]) -> Path:
-    """The one folder in ``path`` that has the layout; ``InputError`` for none and for several."""
+    """The one folder in ``path`` that has the layout; ``InputError`` for none and for several.
+
+    A table that is a sign itself, ``ESC-50/meta/esc50.csv``, and its folder stand for the set.
+    """
+    for place in reversed(path.parents[:2]) if path.is_file() else ():
+        if path.relative_to(place).as_posix() in signs:
+            return place
     check(path.is_dir(), "source", f"{path} is not a folder; name the unpacked archive")
     found = places(path, {kind: signs}).get(kind, [])
     check(bool(found), "source", f"{path} has no {signs[0]} in it, as {kind} has; docs/data.md "
           "shows what the layout looks like")  # fmt: skip
     check(len(found) == 1, "source", f"{path} holds {kind} {len(found)} times: "
           f"{' and '.join(str(place) for place in found[:2])}; name one of them")  # fmt: skip
-    return found[0]
+    place = found[0]
+    inside = any(f"{place.name}/{sign}" in signs and (place / sign).is_file() for sign in signs)
+    return place.parent if inside else place
 
 
 def _levels(folder: Path) -> Iterator[list[tuple[Path, Set[str]]]]:

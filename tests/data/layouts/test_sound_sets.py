@@ -85,8 +85,8 @@ def test_prepared(kind, sets, tmp_path):
     if kind in FOLDS:
         assert {fold.name for fold in divide(shards, np.arange(len(shards)))} == FOLDS[kind]
     if kind == "audioset":
-        named = {"train_split": "balanced_train", "test_split": "eval"}
-        assert [len(fold.test) for fold in divide(shards, np.arange(len(shards)), **named)] == [1]
+        (fold,) = divide(shards, np.arange(11), train_split="balanced_train", test_split="eval")
+        assert (len(fold.train), len(fold.test)) == (10, 1)
     if kind in SPEAKERS:
         people = divide(shards, np.arange(len(shards)), leave_one_subject_out=True)
         assert len(people) == SPEAKERS[kind]
@@ -97,6 +97,17 @@ def test_esc10_is_a_part_of_esc50(sets, tmp_path):
     source = opened(tmp_path, "esc10")
     assert rows(source) == {path: known for path, known in want.items() if known[0] == ("dog",)}
     assert not source.missing and not source.notes
+
+
+@pytest.mark.parametrize(
+    ("kind", "table"),
+    [("esc50", "meta/esc50.csv"), ("urbansound8k", "metadata/UrbanSound8K.csv")],
+)
+def test_the_table_stands_for_its_set(kind, table, sets, tmp_path):
+    want = sets.build[kind](tmp_path)
+    for place in (tmp_path / table, (tmp_path / table).parent):
+        source = opened(place)
+        assert source.kind == kind and rows(source) == want
 
 
 def test_esc50_with_clips_at_several_rates(sets, tmp_path):
