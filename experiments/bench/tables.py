@@ -49,7 +49,7 @@ def main(mb: int = 1000, rounds: int = 5, threads: int = 2, out: Path | None = N
         out: folder of the results, by default experiments/results.
     """
     common.need("pandas")
-    import pandas
+    import pandas  # pyright: ignore[reportMissingImports]
 
     threads = common.pin(threads)
     facts = common.machine(threads)

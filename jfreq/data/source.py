@@ -183,7 +183,7 @@ def label_numbers(
 
 
 def split_channels(
-    default: Mapping[str, Sequence[int] | None],
+    default: Mapping[str, Sequence[int | str] | None] | Mapping[str, Sequence[int] | None],
     signal: Signal,
     modalities: Channels | None,
     *,

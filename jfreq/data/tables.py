@@ -395,7 +395,8 @@ def _moments(column: Any) -> Any:
     if column.type != pa.string():
         return column
     day = pa.scalar("2000-01-01", pa.string())
-    return compute.binary_join_element_wise(day, column, " ").cast(pa.timestamp("ns"))
+    joined = compute.call_function("binary_join_element_wise", [day, column, " "])
+    return joined.cast(pa.timestamp("ns"))
 
 
 # ------------------------------------------------------------------ reading

@@ -12,6 +12,7 @@ import pickle
 import struct
 import time
 import zipfile
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -24,7 +25,7 @@ X = np.random.default_rng(5).normal(size=(N, 3)).round(4).astype(np.float32)
 SLOWEST = 20.0
 
 
-def table(x=X, header="ax,ay,az", sep=",", decimal=".", nl="\n", end="", quote=""):
+def table(x=X, header: str | None = "ax,ay,az", sep=",", decimal=".", nl="\n", end="", quote=""):
     """Text of a table; ``header`` with commas, whatever ``sep`` is."""
     lines = [] if header is None else [header.replace(",", sep) + end]
     for row in x:
@@ -33,7 +34,14 @@ def table(x=X, header="ax,ay,az", sep=",", decimal=".", nl="\n", end="", quote="
     return nl.join(lines) + nl
 
 
-def timed(unit=1.0, start=0.0, form="{:.4f}", header="time,ax,ay,az", keep=range(N), jump=0.0):
+def timed(
+    unit=1.0,
+    start=0.0,
+    form="{:.4f}",
+    header="time,ax,ay,az",
+    keep: Iterable[int] = range(N),
+    jump=0.0,
+):
     lines = [header]
     for k in keep:
         t = start + (k / RATE + (jump if k >= N // 2 else 0)) / unit
@@ -169,7 +177,7 @@ def spoilt(marker):
         "no_samples.csv": b"time,label\n0,a\n1,b\n", "unnamed_words.csv": b"1,walk,3\n2,walk,4\n",
         "thousands.csv": table(sep=";").replace("\n", ";\n").encode() + b"1.234,5;1;2;\n",
         "nameless.csv": timed(header=",ax,ay,az").encode(), "shuffled.csv": timed(
-            keep=np.random.default_rng(2).permutation(N)).encode(),
+            keep=np.random.default_rng(2).permutation(N).tolist()).encode(),
         "stuck_time.csv": timed(form="{:.0f}", header="Time (s),ax,ay,az").encode(),
         "same_time.csv": timed(unit=1e30).encode(),
         "unit_unknown.csv": timed(1e-3 / 50, form="{:.0f}").encode(),

@@ -92,7 +92,9 @@ def test_channels_are_matched_by_name(tmp_path, capsys):
     paths = shards.column("path")
     for path, wanted in (("a.csv", X), ("b.csv", X), ("c.csv", X[:, [0, 2, 1]])):
         rows = np.flatnonzero(paths == path)
-        np.testing.assert_array_equal(np.concatenate([shards[i]["signal"] for i in rows]), wanted)
+        np.testing.assert_array_equal(
+            np.concatenate([shards[int(i)]["signal"] for i in rows]), wanted
+        )
     assert "d.csv" not in paths
     said = capsys.readouterr().err
     assert "d.csv: signal has the channels ax, ay, mz, the set has ax, ay, az" in said
