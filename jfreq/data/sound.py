@@ -83,15 +83,19 @@ def header(path: Path) -> Header:
     return Header(info.frames, info.samplerate, info.channels, floating, lost)
 
 
-def read(path: Path, start: int = 0, end: int | None = None) -> tuple[np.ndarray, int]:
+def read(
+    path: Path, start: int = 0, end: int | None = None, *, known: Header | None = None
+) -> tuple[np.ndarray, int]:
     """Samples ``start`` to ``end`` ``[t c]`` float32, full scale 1 for PCM, and Hz.
+
+    ``known`` is the file's header, where it was looked at before.
 
     Raises ``InputError`` with the reason where the file cannot be read, lacks some of the samples,
     was cut off, or would not fit into memory.
     """
     import soundfile
 
-    found = header(path)
+    found = known or header(path)
     stop = found.frames if end is None else end
     if not 0 <= start <= stop <= found.frames:
         raise InputError(f"samples {start}..{stop} lie outside its {found.frames}")

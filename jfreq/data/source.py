@@ -145,7 +145,8 @@ def audio_source(
     headers = sound.Headers(root)
 
     def read(row: Row) -> dict[str, Signal]:
-        x, rate = sound.read(root / row.path, row.start, row.end)
+        known = headers.of(row.path)
+        x, rate = sound.read(root / row.path, row.start, row.end, known=known)
         return split_channels({"audio": None}, Signal(x, float(rate)), options.modalities)
 
     def seconds(row: Row) -> float | None:

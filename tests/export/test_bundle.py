@@ -88,8 +88,9 @@ def test_trees_that_would_change_shape_are_refused(tmp_path, experiment, params)
 
 def test_card_says_what_a_user_needs(saved):
     card = (saved / "README.md").read_text()
-    for fact in ("SSAST", "16000 Hz | 1, the first of a recording",
-                 "8 in time x 8 in frequency", "160 ms", "87.5 ms", "esc10", "folds 5 never read", "load_encoder", "A test."):  # fmt: skip
+    for fact in ("SSAST", "16000 Hz | 1, the first of a recording", "160 ms", "87.5 ms",
+                 "8 in time x 8 in frequency", "esc10", "folds 5 never read", "load_encoder",
+                 "A test."):  # fmt: skip
         assert fact in card, fact
     total = sum(leaf.size for leaf in trees.flatten(load_bundle(saved).params).values())
     assert f"{total:,}" in card
