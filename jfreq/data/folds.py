@@ -229,7 +229,8 @@ def _check_enough(
     if known[by] >= k:
         return
     least = max(k, known[by] + 1)
-    others = [other for other in ("recording", "row") if other != by and known[other] >= least]
+    wider: tuple[FoldBy, ...] = ("recording", "row")
+    others = [other for other in wider if other != by and known[other] >= least]
     ways = [f"--make-folds {known[by]}"] if known[by] >= 2 else []
     ways += [f"--fold-by {other} (there are {known[other]})" for other in others]
     advice = f"use {' or '.join(ways)}" if ways else "it cannot be divided, add recordings"

@@ -110,3 +110,10 @@ def test_plot_is_a_picture_of_all_rows(rows, tmp_path, kind):
     else:
         text = data.decode()
         assert all(name in text for name in ("x, p", "y, q", "a: x - y", "b: p - q"))
+
+
+def test_two_trainings_that_differ_have_no_interval():
+    rows = [row(a, "p", s, 0.1 + 0.8 * s) for a in "xy" for s in range(2)]
+    grid = summarise(ABLATION, "data", rows, {"device": "cpu"})
+    assert [(t["n"], t["low"], t["high"]) for t in grid.table] == [(2, None, None)] * 2
+    assert "| x, p | 2 | 0.500 | n too small |" in grid.to_markdown()

@@ -37,7 +37,7 @@ def sets(draw):
 
 
 @given(sets(), st.integers(0, 9))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_folds_are_a_partition_that_keeps_its_promise(case, seed):
     rows, k, by = case
     try:
@@ -131,7 +131,7 @@ def test_subjects_that_nobody_names():
 
 
 def source(rows, rest=(), **fields):
-    return Source("set", "index", tuple(rows), read=None, seconds=lambda row: 1.0, audio=True,
+    return Source("set", "index", tuple(rows), lambda row: {}, lambda row: 1.0, audio=True,
                   labels=("x", "y"), rest=tuple(rest), **fields)  # fmt: skip
 
 

@@ -65,6 +65,20 @@ def test_interval_is_student_t():
         metrics.interval([])
 
 
+def test_intervals_of_shares_stay_inside():
+    """Two folds that differ say nothing; d' and losses have no bounds."""
+    found = metrics.interval_of("accuracy", [0.90, 0.95, 1.0])
+    plain = metrics.interval([0.90, 0.95, 1.0])
+    assert plain.high > 1 and (found.low, found.high) == (plain.low, 1.0)
+    few = metrics.interval_of("macro_f1", [0.1, 0.9])
+    assert few.mean == 0.5 and np.isnan([few.low, few.high]).all()
+    for name in ("d_prime", "pretext_loss"):
+        assert metrics.interval_of(name, [0.1, 0.9]) == metrics.interval([0.1, 0.9])
+    gap = metrics.interval_of("accuracy", [-0.2, -0.1], low=-1.0)
+    assert gap.low < 0 < gap.high and gap.low >= -1
+    assert metrics.interval_of("mAP", [0.4, 0.5, 0.6]) == metrics.interval([0.4, 0.5, 0.6])
+
+
 def test_wilson_closed_form():
     z, n, p = scipy.stats.norm.ppf(0.975), 40, 0.9
     centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)

@@ -209,3 +209,12 @@ def test_figures_that_cannot_be_drawn(tmp_path):
     with pytest.raises(InputError, match=r"ends in \.svg or \.png"):
         plot.curves({"a": fractions_report()}, tmp_path / "c.pdf")
     assert not list(tmp_path.iterdir())
+
+
+def test_notes_and_intervals_of_too_few_values_are_said():
+    few = Result(TRAINED, "ridge", "accuracy", 0.5, np.nan, np.nan, (0.1, 0.9), 20)
+    one = Result(TRAINED, "ridge", "mAP", 0.5, np.nan, np.nan, (0.5,), 20)
+    text = report(few, folds=("a", "b"), notes=["folds are of rows"]).to_markdown()
+    assert text.splitlines()[1] == "Note: folds are of rows."
+    assert "| 0.500 | n too small | 0.100 | 0.900 |" in text
+    assert "| 0.500 | - | 0.500 |" in report(one).to_markdown()

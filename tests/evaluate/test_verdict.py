@@ -82,3 +82,8 @@ def test_guessing_is_compared_with_accuracy_only(metric):
                     {"classes": 9, "majority_class": 0.2})  # fmt: skip
     (level,) = verdict(report)
     assert level.endswith("0.400 on 9 classes.")
+
+
+def test_two_folds_that_differ_have_no_interval():
+    _, compared = said([0.9, 0.1], [0.1, 0.4])
+    assert "No effect of training is proven: +0.250 (too few folds for an interval)" in compared

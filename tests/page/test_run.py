@@ -13,7 +13,7 @@ from PIL import Image
 from jfreq import checkpoint, cli
 from jfreq.config import replace, to_dict
 from jfreq.data.records import open_shards
-from jfreq.page import figures, write_page
+from jfreq.page import figures, probes, write_page
 from jfreq.page.collect import read_run
 from jfreq.page.examples import look, wav_bytes
 from jfreq.page.run import _unseen
@@ -281,3 +281,13 @@ def test_the_command_prints_where_the_page_is(run, tmp_path, capsys):
     assert out.read_text().startswith("<!doctype html>")
     with pytest.raises(InputError, match="is a folder"):
         write_page(run, out=tmp_path)
+
+
+def test_a_quick_probe_of_a_set_without_folds_makes_its_own(shards):
+    data = open_shards(shards)
+    assert probes._with_folds(data) == (data, "")
+    found, words = probes._with_folds(data.with_folds(np.full(len(data), -1), ""))
+    subject, fold = data.column("subject"), found.column("fold")
+    assert words == ", which were made for this probe of whole subjects"
+    assert len(found.info.folds) >= 2
+    assert {len(set(fold[subject == s])) for s in set(subject)} == {1}
