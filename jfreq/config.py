@@ -251,11 +251,9 @@ def replace(cfg: T, **changes: Any) -> T:
     names = [f.name for f in dataclasses.fields(cfg)]  # type: ignore[arg-type]
     for key, value in changes.items():
         head, _, rest = key.partition("__")
-        check(
-            head in names,
-            f"{type(cfg).__name__}.{head}",
-            f"no such field{close_match(head, names)}",
-        )
+        if head not in names:
+            where = f"{type(cfg).__name__}.{head}"
+            raise InputError(f"{where}: no such field{close_match(head, names)}")
         if rest:
             nested.setdefault(head, {})[rest] = value
         else:
@@ -318,11 +316,9 @@ def from_dict(
     for key, item in value.items():
         if key == "type":
             continue
-        check(
-            key in names,
-            f"{where}.{shown(key)[1:-1]}",
-            f"no such field in {concrete.__name__}{close_match(key, names)}",
-        )
+        if key not in names:
+            hint = f"no such field in {concrete.__name__}{close_match(key, names)}"
+            raise InputError(f"{where}.{shown(key)[1:-1]}: {hint}")
         kwargs[key] = _decode(hints[key], item, variants, f"{where}.{key}")
     for name, field in names.items():
         has_default = (
@@ -340,10 +336,10 @@ def from_dict(
 
 
 def _chosen(choices: Mapping[str, Any], tag: Any, where: str) -> Any:
-    known = isinstance(tag, str) and tag in choices
+    if isinstance(tag, str) and tag in choices:
+        return choices[tag]
     hint = close_match(tag, choices) if isinstance(tag, str) else ""
-    check(known, where, f"unknown type {shown(tag)}{hint}")
-    return choices[tag]
+    raise InputError(f"{where}: unknown type {shown(tag)}{hint}")
 
 
 def _decode(hint: Any, value: Any, variants, path: str) -> Any:

@@ -1,9 +1,9 @@
 """Ranges of numbers, declared where a number is declared and checked in this one place.
 
 A field or an option says ``lr: Positive`` or ``workers: Workers | None``. :func:`checked` makes a
-frozen dataclass that refuses values outside; :func:`check_call` does the same for the arguments of
-a function. Both look inside tuples and optionals. A plain ``float`` must be finite, a plain ``int``
-must fit 64 bits, so a forgotten annotation still keeps NaN, infinity and absurd sizes out.
+frozen dataclass that refuses values outside; :func:`checked_call` does the same for the arguments
+of a function. Both look inside tuples and optionals. A plain ``float`` must be finite and a plain
+``int`` fit 64 bits, so a forgotten annotation still keeps NaN, infinity and absurd sizes out.
 """
 
 from __future__ import annotations
@@ -17,10 +17,22 @@ import re
 import reprlib
 import types
 import typing
-from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Literal, TypeVar, cast, dataclass_transform, get_args, get_origin
+from collections.abc import Callable, Mapping, Sequence
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    ParamSpec,
+    TypeVar,
+    cast,
+    dataclass_transform,
+    get_args,
+    get_origin,
+)
 
 T = TypeVar("T", bound=type)
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class InputError(ValueError):
@@ -95,9 +107,9 @@ Finite = Annotated[float, _ANY_FLOAT]
 """Any number but NaN and infinity."""
 Positive = Annotated[float, Range(0, _LARGE, "low", "positive")]
 NonNegative = Annotated[float, Range(0, _LARGE, says="0 or more")]
-Hertz = Annotated[float, Range(0, 1e9, "low", "positive (Hz)")]
+Hertz = Annotated[float, Range(0, 1e9, "low", "positive")]
 """A sampling rate or a frequency."""
-Seconds = Annotated[float, Range(0, 1e9, "low", "positive (seconds)")]
+Seconds = Annotated[float, Range(0, 1e9, "low", "positive")]
 """A length of time that is not nothing."""
 Share = Annotated[float, Range(0, 1, "low", "above 0 and at most 1")]
 """0 < x <= 1."""
@@ -115,6 +127,8 @@ Size = Annotated[int, Range(1, 2**16, says="1 or more")]
 Whole = Annotated[int, Range(0, _INT, says="0 or more")]
 Workers = Annotated[int, Range(1, 1024)]
 """Threads, processes or whatever else works side by side on one machine."""
+Draws = Annotated[int, Range(1, 10_000, says="1 or more")]
+"""How often something long is repeated."""
 Seed = Annotated[int, Range(0, 2**32 - 1)]
 Pattern = Annotated[str, Compiles()]
 """A regular expression."""
@@ -170,8 +184,8 @@ def _check_of(hint: Any) -> Check | None:
     origin, args = get_origin(hint), get_args(hint)
     if origin in (typing.Union, types.UnionType):
         return _union_check([a for a in args if a is not type(None)])
-    if origin is tuple:
-        return _tuple_check(args)
+    if origin in (tuple, Sequence):
+        return _tuple_check(args if origin is tuple else (*args, Ellipsis))
     return None
 
 
@@ -198,7 +212,7 @@ def _tuple_check(args: tuple[Any, ...]) -> Check | None:
         return None
 
     def check(value: Any, owner: str, field: str) -> None:
-        if not isinstance(value, tuple | list) or (not alike and len(value) != len(checks)):
+        if not isinstance(value, Sequence) or (not alike and len(value) != len(checks)):
             wanted = "several values" if alike else f"{len(checks)} values"
             raise OutOfRange(owner, field, f"must be {wanted}, got {shown(value)}")
         for one, item in zip(checks * len(value) if alike else checks, value):
@@ -243,3 +257,14 @@ def check_call(function: Callable[..., Any], args: tuple, kwargs: Mapping[str, A
     for name, check in _checks_of(function).items():
         if name in bound.arguments:
             check(bound.arguments[name], "", name)
+
+
+def checked_call(function: Callable[P, R]) -> Callable[P, R]:
+    """``function``, which refuses arguments outside the ranges of its annotations."""
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        check_call(function, args, kwargs)
+        return function(*args, **kwargs)
+
+    return call

@@ -10,7 +10,7 @@ from typing import Any
 
 from jfreq.config import Experiment, close_match
 from jfreq.files import local_path
-from jfreq.types import InputError
+from jfreq.ranges import InputError, shown
 
 
 def folders() -> list[Path]:
@@ -74,7 +74,11 @@ def load(name: str) -> Experiment:
         experiments = load_all()
     if name not in experiments:
         raise InputError(
-            f"unknown experiment {name!r}{close_match(name, experiments)}; "
-            f"known: {', '.join(sorted(experiments)) or 'none'}"
+            f"unknown experiment {shown(name)}{close_match(name, experiments)}; "
+            + (
+                f"{file} has: {', '.join(sorted(experiments)) or 'none'}"
+                if file
+                else "jfreq train --help lists them"
+            )
         )
     return experiments[name]

@@ -90,6 +90,7 @@ def _run(setup: Setup, workdir: Path, quiet: bool) -> Trained:
         return Trained(experiment, distributed.to_host(state.params))
 
     # ---- compile once, ahead of the first step
+    progress.say(f"compiling {experiment.name} ...")
     step_fn, compile_s = compile_step(setup)
     key = run_key(setup)
     meter = Meter(setup, start)

@@ -3,7 +3,6 @@ and what ``jfreq plan`` looks at."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 from collections.abc import Callable
@@ -18,9 +17,10 @@ from jfreq.config import Experiment, changes, to_dict
 from jfreq.data.schema import ShardsInfo, SignalInfo
 from jfreq.methods.classify import Classify
 from jfreq.methods.series import SeriesConfig
+from jfreq.ranges import Hertz, Range, Seconds, checked
 
 
-@dataclasses.dataclass
+@checked
 class View:
     """An experiment, the data it would see, and a mesh."""
 
@@ -28,15 +28,15 @@ class View:
     data: str | None = None
     """Shards to bind the experiment to; else a clip of sound, or of two motion sensors for
     methods on raw series."""
-    seconds: float | None = None
+    seconds: Seconds | None = None
     """Of the clip: 10 for sound, 10.24 for sensors."""
-    rate: float | None = None
+    rate: Hertz | None = None
     """Of the clip in Hz: 16000 for sound, 50 for sensors."""
-    labels: int = 10
+    labels: Annotated[int, Range(0, 10_000_000, says="0 or more")] = 10
     """Number of classes where no shards are given."""
 
 
-@dataclasses.dataclass
+@checked
 class PlanView(View):
     """What ``jfreq plan`` asks for beside that."""
 

@@ -3,10 +3,13 @@ stderr), 1 internal error, 128 + signal when stopped."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from jfreq.cli.common import HELP, call
 from jfreq.cli.data import data_info, data_peek, data_prepare
@@ -76,18 +79,25 @@ def run(argv: Sequence[str]) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point: runs and turns errors into exit codes."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show is no error
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         run(sys.argv[1:] if argv is None else argv)
+        sys.stdout.flush()
     except InputError as error:
-        print(f"jfreq: error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+        _refuse(str(error))
+    except BrokenPipeError:  # whoever read our output has seen enough
+        with open(os.devnull, "w") as nowhere, contextlib.suppress(OSError, ValueError):
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        raise SystemExit(128 + signal.SIGPIPE) from None
     except OSError as error:
         trouble = disk_trouble(error)
         if error.filename is None or trouble is None:
             raise
-        print(f"jfreq: error: {error.filename}: {trouble}, then run the same command again",
-              file=sys.stderr)  # fmt: skip
-        raise SystemExit(2) from None
+        _refuse(f"{error.filename}: {trouble}, then run the same command again")
+    except MemoryError as error:
+        _refuse(f"there is not enough memory here ({error}); ask for less at a time")
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     except RuntimeError as error:
@@ -100,3 +110,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(f"jfreq: {error}", file=sys.stderr)
             raise SystemExit(1) from None
         raise
+
+
+def _refuse(message: str) -> NoReturn:
+    print(f"jfreq: error: {' '.join(message.splitlines())}", file=sys.stderr)
+    raise SystemExit(2) from None

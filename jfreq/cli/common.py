@@ -50,9 +50,11 @@ def call(command: Callable[..., None], args: Sequence[str], prog: str) -> None:
     refuse_urls(inspect.signature(command).bind(*values, **named).arguments)
     try:
         check_call(command, values, named)
+        command(*values, **named)
     except OutOfRange as error:
+        if error.owner:
+            raise
         raise InputError(f"{_option(error.field, args)}: {error.advice}") from None
-    command(*values, **named)
 
 
 def _understood(kind: Any, args: Sequence[str], prog: str, **more: Any) -> Any:
@@ -182,20 +184,28 @@ def with_data(experiment: Experiment, paths: tuple[str, ...]) -> Experiment:
 
 
 def experiment_name(command: str, argv: Sequence[str]) -> tuple[str, list[str]]:
+    """The experiment that a command is about, and the options after it."""
     from jfreq import recipes
 
-    named = argv and not argv[0].startswith("-")
-    names = "" if named else ", ".join(sorted(recipes.load_all()))
-    return subject(command, argv, f"NAME [options]; NAME is one of: {names}, or FILE.py:NAME")
-
-
-def subject(command: str, argv: Sequence[str], usage: str) -> tuple[str, list[str]]:
-    """What the command is about, and the options after it."""
+    usage = "NAME [options]; NAME is an experiment or FILE.py:NAME"
+    more = ""
     if argv and argv[0] in HELP:
-        print(f"usage: jfreq {command} {usage}")
+        more = f"\n\n{_columns(sorted(recipes.load_all()))}"
+    return subject(command, argv, usage, more=more, advice=f"; jfreq {command} --help lists them")
+
+
+def subject(
+    command: str, argv: Sequence[str], usage: str, *, more: str = "", advice: str = ""
+) -> tuple[str, list[str]]:
+    """What the command is about, and the options after it.
+
+    ``more`` ends the help, ``advice`` the refusal of a command without a subject.
+    """
+    if argv and argv[0] in HELP:
+        print(f"usage: jfreq {command} {usage}{more}")
         raise SystemExit(0)
-    if not argv or argv[0].startswith("-"):
-        raise InputError(f"usage: jfreq {command} {usage}")
+    if not argv or not argv[0].strip() or argv[0].startswith("-"):
+        raise InputError(f"usage: jfreq {command} {usage}{advice}")
     return argv[0], list(argv[1:])
 
 
@@ -212,6 +222,14 @@ def found_run(path: Path) -> Path:
     if found != path:
         tell(f"{path}: takes the only run in it, {found}")
     return found
+
+
+def _columns(names: Sequence[str], width: int = 100) -> str:
+    """Names down the columns of a table."""
+    wide = max(map(len, names), default=0) + 2
+    rows = -(-len(names) // max(1, width // wide))
+    lines = ("".join(f"{name:{wide}}" for name in names[i::rows]) for i in range(rows))
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def bars() -> Callable[[str, int, int], None]:

@@ -7,7 +7,7 @@ from typing import Literal
 
 from tyro.conf import Positional
 
-from jfreq.ranges import Count
+from jfreq.ranges import Count, Hertz, NonNegative, Seconds, Seed, Workers
 
 Kind = Literal[
     "auto", "index", "folders", "sensors",
@@ -25,10 +25,10 @@ def data_prepare(
     out: Path,
     source: str | None = None,
     kind: Kind = "auto",
-    rate: float | None = None,
+    rate: Hertz | None = None,
     rates: tuple[str, ...] = (),
-    seconds: float | None = None,
-    hop_seconds: float | None = None,
+    seconds: Seconds | None = None,
+    hop_seconds: Seconds | None = None,
     mix: Literal["first", "mean", "keep"] | None = None,
     dtype: Literal["auto", "int16", "float32"] = "auto",
     modalities: tuple[str, ...] = (),
@@ -37,17 +37,17 @@ def data_prepare(
     thin: tuple[str, ...] = (),
     unlabelled: bool = False,
     allow_missing: bool = False,
-    fill_seconds: float = 0.1,
-    guard_seconds: float | None = None,
+    fill_seconds: NonNegative = 0.1,
+    guard_seconds: NonNegative | None = None,
     make_folds: Count | None = None,
     fold_by: Literal["subject", "recording", "row"] | None = None,
     replace_folds: bool = False,
     labels: tuple[str, ...] = (),
     drop_labels: tuple[str, ...] = (),
     clips: Path | None = None,
-    n: int | None = None,
-    seed: int = 0,
-    workers: int | None = None,
+    n: Count | None = None,
+    seed: Seed = 0,
+    workers: Workers | None = None,
     strict: bool = False,
 ) -> None:
     """Turns recordings into shards that `jfreq train` reads.
@@ -110,7 +110,7 @@ def data_info(shards: Positional[Path]) -> None:
     print(describe(open_shards(shards)))
 
 
-def data_peek(shards: Positional[Path], n: int = 4) -> None:
+def data_peek(shards: Positional[Path], n: Count = 4) -> None:
     """The first rows of a folder of shards."""
     from jfreq.data.records import open_shards, peek
 

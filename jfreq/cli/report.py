@@ -7,13 +7,14 @@ from pathlib import Path
 from tyro.conf import Positional
 
 from jfreq.cli.common import bars
+from jfreq.ranges import Whole
 
 
 def report(
     folder: Positional[Path],
     /,
     data: tuple[Path, ...] = (),
-    rows: int = 1000,
+    rows: Whole = 1000,
     out: Path | None = None,
 ) -> None:
     """Writes one self-contained HTML page about a run or an ablation.
@@ -25,8 +26,6 @@ def report(
         rows: most rows for the quick probe; 0 for none.
         out: the page; by default report.html in the folder.
     """
-    from jfreq.config import check
     from jfreq.page import write_page
 
-    check(rows >= 0, "rows", f"must be 0 or more, got {rows}")
     print(write_page(folder, data=data, rows=rows, out=out, progress=bars()))

@@ -14,6 +14,7 @@ import tyro
 from tyro.conf import Positional
 
 from jfreq.cli.common import experiment_name, parse
+from jfreq.ranges import Count, Draws
 
 
 def ablate(
@@ -21,7 +22,7 @@ def ablate(
     /,
     data: Path,
     workdir: Path,
-    trainings: int | None = None,
+    trainings: Draws | None = None,
     have: tuple[Path, ...] = (),
     out: Path | None = None,
 ) -> None:
@@ -110,7 +111,7 @@ def plan(argv: Sequence[str]) -> None:
 def bench(
     names: Positional[tuple[str, ...]] = (),
     /,
-    rounds: int | None = None,
+    rounds: Count | None = None,
     out: Path | None = None,
 ) -> None:
     """Runs benches of experiments/bench by name, or all; lists them without a name.

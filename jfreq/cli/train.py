@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -11,11 +10,11 @@ import tyro
 
 from jfreq.cli.common import Flat, experiment_name, parse, subject, with_data
 from jfreq.config import close_match, replace
-from jfreq.ranges import Count, checked
+from jfreq.ranges import Count, Draws, Share, checked
 from jfreq.types import InputError
 
 
-@dataclasses.dataclass
+@checked
 class _Train:
     experiment: Flat
     workdir: Path
@@ -59,10 +58,10 @@ class _Finetune:
     """Split to train on, in place of folds and of "train"."""
     test_split: str | None = None
     """Split to test on, in place of folds and of "test"."""
-    fractions: tuple[float, ...] = ()
+    fractions: tuple[Share, ...] = ()
     """Train on each of these shares of the training rows' labels, for instance 0.01 0.1 1; writes
     fractions.json and the curve fractions.svg."""
-    draws: Count = 3
+    draws: Draws = 3
     """How often each share is drawn; every draw has a training with a seed of its own."""
 
 

@@ -9,7 +9,7 @@ from typing import Literal
 from tyro.conf import Positional
 
 from jfreq.cli.common import bars, found_run, tell
-from jfreq.ranges import Count, Positive, Probability
+from jfreq.ranges import Count, Draws, Hertz, Integer, Positive, Probability, Seed, Share
 
 
 def probe(
@@ -18,8 +18,8 @@ def probe(
     data: tuple[Path, ...],
     kinds: tuple[Literal["logistic", "ridge", "knn"], ...] = ("logistic", "ridge", "knn"),
     pool: Literal["clip", "freq", "mean_std"] = "clip",
-    layer: int | None = None,
-    seeds: tuple[int, ...] = (0,),
+    layer: Integer | None = None,
+    seeds: tuple[Seed, ...] = (0,),
     baselines: bool = True,
     leave_one_subject_out: bool = False,
     make_folds: Count | None = None,
@@ -27,8 +27,8 @@ def probe(
     folds: tuple[str, ...] = (),
     train_split: str | None = None,
     test_split: str | None = None,
-    fractions: tuple[float, ...] = (),
-    draws: int = 5,
+    fractions: tuple[Share, ...] = (),
+    draws: Draws = 5,
     at_least_one: bool = False,
     out: Path | None = None,
 ) -> None:
@@ -117,7 +117,7 @@ def embed(
     inputs: Positional[tuple[Path, ...]],
     /,
     out: Path,
-    rate: Positive | None = None,
+    rate: Hertz | None = None,
     modalities: tuple[str, ...] = (),
     frames: bool = True,
     strict: bool = False,

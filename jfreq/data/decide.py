@@ -11,6 +11,7 @@ from jfreq.data.cut import Cutter
 from jfreq.data.schema import SignalInfo
 from jfreq.data.source import UNREADABLE, Options, Source, one_line
 from jfreq.data.spans import name_of
+from jfreq.ranges import Hertz, check_value
 from jfreq.types import InputError, Mix
 
 AUDIO_RATE = 16000.0
@@ -37,17 +38,9 @@ def cutter_for(
     """
     default = AUDIO_RATE if source.audio else source.rate
     rate = default if options.rate is None else options.rate
-    check(rate is None or rate > 0, "rate", f"must be positive, got {rate}")
-    check(seconds is None or seconds > 0, "seconds", f"must be positive, got {seconds}")
-    check(
-        hop_seconds is None or hop_seconds > 0,
-        "hop_seconds",
-        f"must be positive, got {hop_seconds}",
-    )
     own = source.rates if options.rate is None else {}
     for name, value in rates.items():
-        check(value > 0, "rates", f"{name} must be positive, got {value}")
-    check(fill_seconds >= 0, "fill_seconds", f"must be 0 or more, got {fill_seconds}")
+        check_value(Hertz, value, "rates", name)
     if seconds is None:
         seconds = _longest(source)
     else:

@@ -9,6 +9,7 @@ import numpy as np
 
 from jfreq.config import Data, check
 from jfreq.data.records import Shards
+from jfreq.ranges import Share, check_value
 
 
 def draw(
@@ -31,7 +32,7 @@ def draw(
     class (from ``names``) and the smallest fraction that works, beginning with ``where``; with
     ``at_least_one`` such a class keeps one row, and the draw is that much larger.
     """
-    check(0 < fraction <= 1, where, f"a fraction must lie in (0, 1], got {fraction:g}")
+    check_value(Share, fraction, "", where)
     n, rng = len(label), np.random.default_rng(seed)
     total = _seats(fraction, n)
     if label.ndim == 2:

@@ -186,6 +186,8 @@ def open_pipeline(
     shards = open_data(cfg)
     rows = shards.rows(cfg.split, exclude_folds=cfg.exclude_folds)
     check(len(rows) > 0, "data", "no rows are left after split and exclude_folds")
+    check(batch <= len(rows), "batch", f"is {batch}, but there are {len(rows)} rows to train on; "
+          f"take --batch {_power_of_two(len(rows))} or less, or more data")  # fmt: skip
     info = cropped_info(shards.measured(rows), cfg.crop_seconds)  # statistics need no labels
     rows = drawn_rows(shards, rows, cfg, labelled=labelled)
     shards.verify()
@@ -202,6 +204,11 @@ def open_pipeline(
         process_count=process_count,
         runs=runs_of(shards, rows, cfg.sequence) if cfg.sequence > 1 else None,
     )
+
+
+def _power_of_two(n: int) -> int:
+    """The largest that is not above ``n``."""
+    return 1 << (n.bit_length() - 1)
 
 
 def batch_spec(info: ShardsInfo, batch: int) -> dict[str, jax.ShapeDtypeStruct]:
@@ -244,8 +251,8 @@ def cropped_info(info: ShardsInfo, seconds: float | None) -> ShardsInfo:
     if seconds is None:
         return info
     longest = min(s.spec.seconds for s in info.signals)
-    check(0 < seconds <= longest, "data.crop_seconds", f"must lie in (0, {longest:g}], got "
-          f"{seconds}")  # fmt: skip
+    check(seconds <= longest, "data.crop_seconds", f"must be {longest:g} or less, the window of "
+          f"the data, got {seconds:g}")  # fmt: skip
     signals = tuple(
         dataclasses.replace(s, samples=max(1, round(seconds * s.rate))) for s in info.signals
     )

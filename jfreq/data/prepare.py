@@ -43,6 +43,7 @@ from jfreq.data.sources import open_source
 from jfreq.data.spans import guarded, name_of
 from jfreq.data.thin import thinned
 from jfreq.files import disk_errors, local_path, write_atomically
+from jfreq.ranges import Count, Hertz, NonNegative, Seconds, Seed, Workers, checked_call
 from jfreq.types import InputError
 
 FILL = 0.1
@@ -51,17 +52,18 @@ SKIPPED = "skipped.txt"
 MISSING = "missing.txt"
 
 
+@checked_call
 def prepare(
     source: str,
     out: Path | str,
     *,
     name: str | None = None,
     kind: str = "auto",
-    rate: float | None = None,
+    rate: Hertz | None = None,
     rates: Mapping[str, float] | Sequence[str] = (),
-    seconds: float | None = None,
-    hop_seconds: float | None = None,
-    workers: int | None = None,
+    seconds: Seconds | None = None,
+    hop_seconds: Seconds | None = None,
+    workers: Workers | None = None,
     strict: bool = False,
     clips: Path | None = None,
     labels: tuple[str, ...] | Path | None = None,
@@ -72,15 +74,15 @@ def prepare(
     thin: Mapping[str, float] | Sequence[str] = (),
     unlabelled: bool = False,
     allow_missing: bool = False,
-    fill_seconds: float = FILL,
-    guard_seconds: float | None = None,
-    make_folds: int | None = None,
+    fill_seconds: NonNegative = FILL,
+    guard_seconds: NonNegative | None = None,
+    make_folds: Count | None = None,
     fold_by: FoldBy | None = None,
     replace_folds: bool = False,
     mix: Mix | None = None,
     dtype: summary.Dtype = "auto",
-    n: int | None = None,
-    seed: int = 0,
+    n: Count | None = None,
+    seed: Seed = 0,
     progress: bool = True,
 ) -> ShardsInfo:
     """Makes the shards ``out`` from ``source``; goes on where an interrupted call stopped.
@@ -178,7 +180,6 @@ def prepare(
 def _arranged(source: Source, cutter: Cutter, guard_seconds: float | None) -> Source:
     """The rows as they are read: with a guard, and with unlabelled stretches at their end."""
     if guard_seconds is not None:
-        check(guard_seconds >= 0, "guard_seconds", f"must be 0 or more, got {guard_seconds}")
         kept, lost = guarded(source, guard_seconds, rate=cutter.rate)
         source = dataclasses.replace(source, rows=tuple(kept), missing=(*source.missing, *lost))
     long = [row for row in source.rest if 2 * (source.seconds(row) or 0.0) >= cutter.seconds]

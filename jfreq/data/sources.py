@@ -22,6 +22,7 @@ from jfreq.data.source import (
 )
 from jfreq.data.tfds_source import open_tfds
 from jfreq.files import local_path
+from jfreq.ranges import check_value
 
 
 def open_source(source: str, *, kind: str, options: Options) -> Source:
@@ -70,6 +71,8 @@ def from_synthetic(name: str, options: Options) -> Source:
     family = synthetic.family(name)
     seconds = family.seconds if options.seconds is None else options.seconds
     n = options.n or 24 * len(family.labels)
+    check_value(synthetic.Rows, n, "", "n")
+    check_value(synthetic.Length, seconds, "", "seconds")
 
     def make(index: int) -> synthetic.Clip:
         return synthetic.clip(name, index, seconds=seconds, seed=options.seed)

@@ -7,11 +7,12 @@ recordings must be called synthetic.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 
 from jfreq.config import check, close_match
+from jfreq.ranges import Range, Seed, checked_call
 
 AUDIO_RATE = 16000.0
 VIBRATION_RATE = 6400.0
@@ -49,9 +50,13 @@ class Family(NamedTuple):
     """What a fold sets in ``make``."""
 
 
-def make(name: str, *, n: int, seconds: float | None = None, seed: int = 0) -> list[Clip]:
+Rows = Annotated[int, Range(1, 1_000_000, says="1 or more")]
+Length = Annotated[float, Range(0, 3600, "low", "positive")]
+
+
+@checked_call
+def make(name: str, *, n: Rows, seconds: Length | None = None, seed: Seed = 0) -> list[Clip]:
     """``n`` recordings of a family (a name of ``FAMILIES``), classes in turn."""
-    check(n >= 1, "n", f"must be 1 or more, got {n}")
     return [clip(name, i, seconds=seconds, seed=seed) for i in range(n)]
 
 
@@ -63,7 +68,6 @@ def clip(name: str, index: int, *, seconds: float | None = None, seed: int = 0) 
     """
     kind = family(name)
     seconds = kind.seconds if seconds is None else seconds
-    check(seconds > 0, "seconds", f"must be positive, got {seconds}")
     label, subject, fold = place(name, index)
     person = np.random.Generator(np.random.PCG64([seed, kind.stream, 0, subject]))
     rng = np.random.Generator(np.random.PCG64([seed, kind.stream, 1, index]))

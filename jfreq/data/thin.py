@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 from jfreq.config import check, close_match
 from jfreq.data.source import Row, Source
+from jfreq.ranges import Share, check_value
 
 
 def thinned(source: Source, shares: Mapping[str, float]) -> Source:
@@ -30,7 +31,7 @@ def thinned(source: Source, shares: Mapping[str, float]) -> Source:
     for name, share in shares.items():
         check(name in source.labels, "thin", f"no class {name!r}{close_match(name, source.labels)}"
               f"; there are: {', '.join(source.labels) or 'none'}")  # fmt: skip
-        check(0 < share <= 1, "thin", f"the share of {name!r} must lie in (0, 1], got {share:g}")
+        check_value(Share, share, "", f"thin: the share of {name!r}")
         number = source.labels.index(name)
         mine = [row for row in source.rows if row.label == (number,)]
         check(bool(mine), "thin", f"{source.name} has no row of class {name!r}")

@@ -33,6 +33,7 @@ from jfreq.methods.classify import Classify, Head
 from jfreq.methods.phymask import PhyMask
 from jfreq.methods.series import SeriesConfig
 from jfreq.methods.spectra import SpectraConfig
+from jfreq.ranges import Draws, Share, checked_call
 from jfreq.state import Trained
 from jfreq.types import InputError
 
@@ -130,12 +131,13 @@ def finetune(
     return report
 
 
+@checked_call
 def by_fraction(
     experiment: Experiment,
     workdir: Path,
-    fractions: Sequence[float],
+    fractions: Sequence[Share],
     *,
-    draws: int = 3,
+    draws: Draws = 3,
     folds: tuple[str, ...] = (),
     train_split: str | None = None,
     test_split: str | None = None,
@@ -147,7 +149,6 @@ def by_fraction(
     ``InputError`` as :func:`finetune`, for all shares before the first training.
     """
     workdir = local_path(workdir, "workdir")
-    check(draws >= 1, "draws", f"must be 1 or more, got {draws}")
     wanted = sorted(set(fractions))
     check(len(wanted) == len(fractions) > 0, "fractions", f"name each once, got {list(fractions)}")
     plan = {share: [_drawn(experiment, share, i) for i in range(draws)] for share in wanted}

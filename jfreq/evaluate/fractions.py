@@ -10,6 +10,7 @@ import numpy as np
 from jfreq.config import check
 from jfreq.data.fractions import draw
 from jfreq.evaluate.tasks import Fold, Task
+from jfreq.ranges import Draws, check_value
 
 FRACTIONS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """The shares of labels that curves are usually drawn over."""
@@ -44,7 +45,7 @@ def shares(
     All labels (1.0) are drawn once. ``InputError`` as :func:`jfreq.data.fractions.draw`, before
     any feature is computed.
     """
-    check(draws >= 1, "draws", f"must be 1 or more, got {draws}")
+    check_value(Draws, draws, "", "draws")
     wanted = sorted(set(fractions))
     check(len(wanted) == len(fractions), "fractions", f"name each once, got {list(fractions)}")
 

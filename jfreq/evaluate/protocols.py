@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 import jfreq
-from jfreq import config
+from jfreq import config, ranges
 from jfreq.config import check, close_match, replace
 from jfreq.evaluate import metrics
 from jfreq.evaluate.features import (
@@ -39,29 +39,31 @@ from jfreq.evaluate.tasks import (
 from jfreq.evaluate.windows import fitted, own_length
 from jfreq.export.bundle import window_spec
 from jfreq.methods.base import Method
+from jfreq.ranges import Count, Draws, Integer, Seed, checked_call
 from jfreq.state import Trained
 from jfreq.types import SignalSpec
 
 Kind = Literal["logistic", "ridge", "knn"]
 
 
+@checked_call
 def probe(
     trained: Trained,
     shards: Any,
     *,
     kinds: Sequence[Kind] = ("logistic", "ridge", "knn"),
     pool: Pool = "clip",
-    layer: int | None = None,
-    seeds: Sequence[int] = (0,),
+    layer: Integer | None = None,
+    seeds: Sequence[Seed] = (0,),
     with_baselines: bool = True,
     leave_one_subject_out: bool = False,
     only: Sequence[str] = (),
     train_split: str | None = None,
     test_split: str | None = None,
-    fractions: Sequence[float] = (),
-    draws: int = 5,
+    fractions: Sequence[ranges.Share] = (),
+    draws: Draws = 5,
     at_least_one: bool = False,
-    batch: int = 32,
+    batch: Count = 32,
     cache: str | Path | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Report:
