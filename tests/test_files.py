@@ -10,8 +10,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from jfreq import files
+from jfreq.files import read_json
 from jfreq.types import InputError
 
 
@@ -89,3 +92,72 @@ def test_urls_are_no_paths(scheme, tmp_path, monkeypatch):
 def test_names_of_files_are_paths(text):
     assert files.local_path(text, "out") == Path(text)
     assert files.local_path("~/x", "out") == Path.home() / "x"
+
+
+# ------------------------------------------------------------------ JSON that something damaged
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "no JSON, Expecting value in line 1"),
+        (b"{\n'a': 1}", "no JSON, .* in line 2"),
+        (b'{"a": 1} x', "no JSON, Extra data"),
+        (b'{"a": "\x00"}', "no JSON, Invalid control character"),
+        (b"\xff\xfe{}", "byte 0 is not UTF-8"),
+        (b"[" * 200_000, "nested too deeply"),
+        (b'{"a":' * 200_000, "nested too deeply"),
+        (b"[1, 2]", r"no JSON object, but \[1, 2\]"),
+        (b"3", "no JSON object, but 3"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "Exceeds the limit"),
+        (b'{"a": NaN}', "holds NaN, which is no number"),
+        (b'{"a": -Infinity}', "holds -Infinity"),
+        (b'{"a": 1, "b": 2, "a": 3}', "holds 'a' twice"),
+    ],
+)
+def test_damaged_json_is_one_line(tmp_path, data, reason):
+    path = tmp_path / "note.json"
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=reason) as error:
+        read_json(path, "a note", advice="write it again")
+    text = str(error.value)
+    assert text.startswith(f"{path}: is not a note") and text.endswith("; write it again")
+    assert "\n" not in text and len(text) < len(str(path)) + 200
+
+
+def test_json_that_cannot_be_read(tmp_path):
+    with pytest.raises(InputError, match=r"none\.json: does not exist"):
+        read_json(tmp_path / "none.json", "a note")
+    with pytest.raises(InputError, match="cannot be read"):
+        read_json(tmp_path, "a note")
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda x: st.lists(x, max_size=3) | st.dictionaries(st.text(max_size=5), x, max_size=3),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=40, deadline=None, derandomize=True, database=None)
+@given(st.data())
+def test_a_config_with_anything_in_a_field_is_a_config_or_one_line(data):
+    """Any JSON value in the place of any part of a saved experiment."""
+    from jfreq.config import Experiment, to_dict
+    from jfreq.methods import METHODS, experiment_from_dict
+
+    method = data.draw(st.sampled_from(sorted(set(METHODS) - {"Classify"})))
+    node = tree = json.loads(json.dumps(to_dict(Experiment("x", METHODS[method][0]()))))
+    while True:
+        name = data.draw(st.sampled_from(sorted(node)))
+        if not isinstance(node[name], dict) or data.draw(st.integers(0, 3)) == 0:
+            break
+        node = node[name]
+    node[name] = data.draw(JSON)
+    message = ""
+    try:
+        made = experiment_from_dict(tree, "run/config.json")
+        assert experiment_from_dict(json.loads(json.dumps(to_dict(made)))) == made
+    except InputError as error:
+        message = str(error)
+    assert not message or (message.startswith("run/config.json: ") and "\n" not in message)

@@ -12,7 +12,7 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 
 from jfreq.config import check, close_match
-from jfreq.ranges import Range, Seed, checked_call
+from jfreq.ranges import Range, Seed, check_value, checked_call
 
 AUDIO_RATE = 16000.0
 VIBRATION_RATE = 6400.0
@@ -68,6 +68,7 @@ def clip(name: str, index: int, *, seconds: float | None = None, seed: int = 0) 
     """
     kind = family(name)
     seconds = kind.seconds if seconds is None else seconds
+    check_value(Length, seconds, "", "seconds")
     label, subject, fold = place(name, index)
     person = np.random.Generator(np.random.PCG64([seed, kind.stream, 0, subject]))
     rng = np.random.Generator(np.random.PCG64([seed, kind.stream, 1, index]))

@@ -102,7 +102,7 @@ def test_rows_of_several_labels_are_drawn_as_they_come():
 
 @pytest.mark.parametrize("fraction", [0.0, -0.1, 1.5, float("nan")])
 def test_fractions_outside_one(fraction):
-    with pytest.raises(InputError, match="must lie in"):
+    with pytest.raises(InputError, match="must be"):
         draw(np.arange(3), fraction)
     with pytest.raises(InputError, match=r"Data\.label_fraction: must be"):
         Data(label_fraction=fraction)

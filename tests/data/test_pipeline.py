@@ -136,7 +136,7 @@ def test_wrong_settings_are_refused(machines):
         open_pipeline(Data(path=cfg.path, split="train"), batch=6, seed=0)
     with pytest.raises(InputError, match="no rows are left"):
         open_pipeline(Data(path=cfg.path, exclude_folds=(0, 1, 2, 3, 4)), batch=6, seed=0)
-    with pytest.raises(InputError, match="crop_seconds: must lie in"):
+    with pytest.raises(InputError, match="crop_seconds: must be"):
         open_pipeline(Data(path=cfg.path, crop_seconds=0.3), batch=6, seed=0)
     with pytest.raises(InputError, match="start_step"):
         open_pipeline(cfg, batch=6, seed=0).iterate(-1)
