@@ -173,7 +173,8 @@ def open_pipeline(
     ``cfg.crop_seconds`` cuts a random window out of every row, drawn from (seed, step). With
     ``cfg.sequence`` the rows come in runs of :func:`jfreq.data.runs.runs_of`, and it is the runs
     that are shuffled. Raises ``InputError`` for unfinished shards, an unknown split or fold, no
-    rows left, or a batch that the processes cannot share evenly, in whole runs.
+    rows left, a batch of more rows than there are (before a share of them is drawn), or one that
+    the processes cannot share evenly, in whole runs.
     """
     check(batch % process_count == 0, "batch", f"{batch} rows cannot be shared evenly by "
           f"{process_count} processes; make it a multiple")  # fmt: skip

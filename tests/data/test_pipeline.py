@@ -104,12 +104,18 @@ def test_several_folders_of_different_windows_through_both_doors(tmp_path, rng):
 
 @pytest.mark.tf
 @pytest.mark.parametrize("door", DOORS)
-def test_a_set_smaller_than_the_batch_repeats(machines, door):
-    cfg = Data(path=(str(machines),), door=door, exclude_folds=(1, 2, 3, 4))
-    pipeline = open_pipeline(cfg, batch=16, seed=0)
+def test_a_share_of_the_labels_smaller_than_the_batch_repeats(machines, door):
+    cfg = Data(path=(str(machines),), door=door, label_fraction=0.2)
+    pipeline = open_pipeline(cfg, batch=16, seed=0, labelled=True)
     assert pipeline.size < 16
     ids = take(pipeline, 0, 1)[0]["id"]
     assert set(ids.tolist()) == set(pipeline.rows.tolist())
+
+
+def test_a_batch_larger_than_the_set_is_refused(machines):
+    with pytest.raises(InputError, match=r"batch: is 22, but there are 21 rows .* --batch 16 or"):
+        open_pipeline(Data(path=(str(machines),)), batch=22, seed=0)
+    assert open_pipeline(Data(path=(str(machines),)), batch=21, seed=0).size == 21
 
 
 def test_excluded_folds_never_appear_and_order_can_be_kept(machines, machine_shards):
