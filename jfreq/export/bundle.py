@@ -6,7 +6,6 @@ The only archival form. Plain JSON and safetensors, nothing is ever pickled.
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +17,9 @@ import numpy as np
 import jfreq
 from jfreq import config, trees
 from jfreq.config import Experiment
-from jfreq.files import draft_of, local_path, read_json, sha256_of, write_atomically
+from jfreq.data.folders import why_no_file
+from jfreq.export.checks import check_finite, check_weights, read_sealed, sealed
+from jfreq.files import draft_of, local_path, sha256_of, write_atomically
 from jfreq.methods.base import Method
 from jfreq.state import Trained
 from jfreq.types import Features, InputError, PyTree, SignalSpec
@@ -28,6 +29,8 @@ FORMAT = 1
 CHECKPOINTS = "checkpoints"
 """Folder of a run that is no bundle's."""
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+MEMBERS = (CONFIG, WEIGHTS, CARD, "encoder.stablehlo", "stablehlo.json")
+"""All that a bundle's folder ever holds."""
 
 
 def save_bundle(
@@ -55,43 +58,69 @@ def save_bundle(
         _write_files(draft, experiment, params, note, card)
         for name, blob in (files or {}).items():
             write_atomically(draft / name, lambda file, blob=blob: file.write(blob))
-        if path.exists():
-            path.rename(old)
-        draft.rename(path)
+        _swap(draft, path, old)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
     return path
 
 
+def _swap(draft: Path, path: Path, old: Path) -> None:
+    """Puts ``draft`` in the place of ``path``; what was there stays where that fails."""
+    if path.exists():
+        path.rename(old)
+    try:
+        draft.rename(path)
+    except OSError:
+        if old.exists():
+            old.rename(path)
+        raise
+
+
 def load_bundle(path: str | Path) -> Trained:
     """The inverse of :func:`save_bundle`; arrays come back as numpy.
 
     Raises ``InputError`` for a missing folder or file, a folder that is no bundle, a newer
-    format, and weights that are truncated or altered.
+    format, files that are truncated or altered, weights that do not fit the settings, and weights
+    that are not finite. Nothing is compiled for that.
     """
     path = local_path(path, "encoder")
     header = _open(path)
     from jfreq.methods import experiment_from_dict
 
-    experiment = experiment_from_dict(header["experiment"], str(path / CONFIG))
-    return Trained(experiment, _read_weights(path / WEIGHTS, header["sha256"]))
+    config = path / CONFIG
+    try:
+        experiment = experiment_from_dict(header["experiment"])
+    except InputError as error:
+        raise InputError(f"{config}: {error}") from None
+    except RecursionError:
+        raise InputError(f"{config}: nested too deeply; export the bundle again") from None
+    flat = _read_flat(path / WEIGHTS, header["sha256"])
+    check_weights(experiment, flat, path / WEIGHTS)
+    return Trained(experiment, trees.unflatten(flat))
 
 
-def read_weights(path: str | Path) -> PyTree:
-    """Only the parameters of a bundle, as :func:`load_bundle` returns and checks them."""
+def read_weights(path: str | Path) -> dict[str, Any]:
+    """Only the parameters of a bundle, by path, whatever they belong to; their file is checked."""
     path = local_path(path, "encoder")
-    return _read_weights(path / WEIGHTS, _open(path)["sha256"])
+    return _read_flat(path / WEIGHTS, _open(path)["sha256"])
 
 
 def _open(path: Path) -> dict[str, Any]:
+    """The header of a bundle, checked."""
     if not path.is_dir():
         raise InputError(
             f"{path}: {_not_a_folder(path)}; give the folder that `jfreq export` wrote"
         )
-    if not (path / CONFIG).is_file():
-        raise InputError(f"{path}: not a bundle, it has no {CONFIG}")
-    return _read_header(path / CONFIG)
+    if why := why_no_file(path / CONFIG):
+        why = f"it has no {CONFIG}" if why == "is not on disk" else f"{CONFIG} {why}"
+        raise InputError(f"{path}: not a bundle, {why}")
+    header = read_sealed(path / CONFIG, "the config of a bundle", FORMAT)
+    if not isinstance(header.get("sha256"), str) or "experiment" not in header:
+        raise InputError(
+            f"{path / CONFIG}: is not the config of a bundle (sha256 or experiment missing)"
+        )
+    return header
 
 
 def load_trained(path: str | Path) -> Trained:
@@ -101,7 +130,9 @@ def load_trained(path: str | Path) -> Trained:
     if (path / CHECKPOINTS).is_dir():
         from jfreq.checkpoint import load_run
 
-        return load_run(path)
+        found = load_run(path)
+        check_finite(trees.flatten(found.params), path / CHECKPOINTS)
+        return found
     return load_bundle(path)
 
 
@@ -131,10 +162,16 @@ def is_bundle(path: str | Path) -> bool:
 
 
 def check_free(path: Path) -> None:
-    """``InputError`` where ``path`` holds anything but a bundle."""
+    """``InputError`` where ``path`` holds anything but a bundle: it would be lost."""
     occupied = path.exists() and not (path.is_dir() and not any(path.iterdir()))
     if occupied and not is_bundle(path):
         raise InputError(f"{path}: exists and is not a bundle; choose another folder")
+    other = sorted({p.name for p in path.iterdir()} - set(MEMBERS)) if occupied else []
+    if other:
+        raise InputError(
+            f"{path}: also holds {', '.join(other[:3])}, which would be lost; move it away or "
+            "choose another folder"
+        )
 
 
 def _write_files(
@@ -147,50 +184,41 @@ def _write_files(
     if jax.tree.structure(trees.unflatten(flat)) != jax.tree.structure(params):
         raise InputError("params: only nested dicts of arrays, with names without /, are stored")
     weights = save(flat, metadata={"jfreq": jfreq.__version__})
-    header = {
-        "format": FORMAT,
-        "jfreq": jfreq.__version__,
-        "note": note,
-        "sha256": hashlib.sha256(weights).hexdigest(),
-        "experiment": config.to_dict(experiment),
-    }
-    text = json.dumps(header, indent=2) + "\n"
+    text = sealed(
+        {
+            "format": FORMAT,
+            "jfreq": jfreq.__version__,
+            "note": note,
+            "sha256": hashlib.sha256(weights).hexdigest(),
+            "experiment": config.to_dict(experiment),
+        }
+    )
     write_atomically(folder / WEIGHTS, lambda file: file.write(weights))
     write_atomically(folder / CONFIG, lambda file: file.write(text.encode()))
     card = model_card(experiment, params, note=note) + more
     write_atomically(folder / CARD, lambda file: file.write(card.encode()))
 
 
-def _read_header(path: Path) -> dict[str, Any]:
-    header = read_json(path, "the config of a bundle", advice="export the bundle again")
-    version = header.get("format")
-    if not isinstance(version, int) or not {"experiment", "sha256"} <= header.keys():
-        raise InputError(
-            f"{path}: not the config of a bundle (format, sha256 or experiment missing)"
-        )
-    if version > FORMAT:
-        raise InputError(
-            f"{path}: bundle format {version} is newer than this jfreq reads ({FORMAT}); "
-            "upgrade jfreq"
-        )
-    return header
-
-
-def _read_weights(path: Path, sha256: str) -> dict[str, Any]:
-    from safetensors import SafetensorError
+def _read_flat(path: Path, sha256: str) -> dict[str, Any]:
+    """Arrays by path; read only once the file is known to be the one that was written."""
     from safetensors.numpy import load_file
 
-    if not path.is_file():
-        raise InputError(f"{path}: missing; the bundle is incomplete, export it again")
+    if why := why_no_file(path):
+        why = "missing" if why == "is not on disk" else why
+        raise InputError(f"{path}: {why}; the bundle is incomplete, export it again")
+    advice = "copy or export it again"
     try:
-        flat = load_file(path)
-    except SafetensorError as error:
-        raise InputError(
-            f"{path}: truncated or corrupt ({error}); copy or export it again"
-        ) from None
-    if sha256_of(path) != sha256:
-        raise InputError(f"{path}: does not match {CONFIG} (checksum differs); export it again")
-    return trees.unflatten(flat)
+        if sha256_of(path) != sha256:
+            raise InputError(
+                f"{path}: truncated or altered, it does not match {CONFIG} (its checksum differs); "
+                f"{advice}"
+            )
+        return load_file(path)
+    except InputError:
+        raise
+    except Exception as error:  # safetensors' own, and what numpy makes of odd dtypes
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{path}: cannot be read ({reason}); {advice}") from None
 
 
 def _not_a_folder(path: Path) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,11 +18,11 @@ import numpy as np
 from jax import export
 
 import jfreq
-from jfreq import trees
 from jfreq.config import from_dict, to_dict
 from jfreq.export.adapter import Adapter, Extra, compare, one_device, shapes
-from jfreq.export.bundle import read_weights
-from jfreq.files import local_path, read_json
+from jfreq.export.bundle import WEIGHTS, read_weights
+from jfreq.export.checks import read_sealed, sealed
+from jfreq.files import local_path
 from jfreq.types import InputError, SignalSpec
 
 PROGRAM, MANIFEST = "encoder.stablehlo", "stablehlo.json"
@@ -60,8 +59,7 @@ def extra(adapter: Adapter) -> Extra:
         "checked": {"batches": list(CHECKED), "max_abs_error": error},
         "expiry": EXPIRY,
     }
-    text = json.dumps(manifest, indent=2) + "\n"
-    return Extra({PROGRAM: blob, MANIFEST: text.encode()}, _card(manifest, len(blob)))
+    return Extra({PROGRAM: blob, MANIFEST: sealed(manifest).encode()}, _card(manifest, len(blob)))
 
 
 def serialise(adapter: Adapter) -> bytes:
@@ -160,20 +158,29 @@ def load(path: str | Path) -> Program:
         )
     where = f"{path / MANIFEST}: signal"
     signals = tuple(from_dict(SignalSpec, signal, path=where) for signal in manifest["signals"])
-    labels = tuple(manifest.get("labels", ()))
-    return Program(exported, trees.flatten(read_weights(path)), signals, labels)
+    labels = tuple(manifest["labels"])
+    weights = read_weights(path)
+    _check_arguments(exported, weights, path)
+    return Program(exported, weights, signals, labels)
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
-    manifest = read_json(path, "the manifest of a program", advice="export the bundle again")
-    version, signals = manifest.get("format"), manifest.get("signals")
-    if not isinstance(version, int) or not isinstance(signals, list) or "sha256" not in manifest:
-        raise InputError(f"{path}: not the manifest of a program; export the bundle again")
-    if version > FORMAT:
-        raise InputError(
-            f"{path}: format {version} is newer than this jfreq reads ({FORMAT}); upgrade jfreq"
-        )
+    what = "the manifest of a program"
+    manifest = read_sealed(path, what, FORMAT)
+    lists = (manifest.get("signals"), manifest.get("labels"))
+    if not all(isinstance(value, list) for value in lists) or "sha256" not in manifest:
+        raise InputError(f"{path}: is not {what}; export the bundle again")
     return manifest
+
+
+def _check_arguments(exported: export.Exported, weights: Mapping[str, Any], path: Path) -> None:
+    """``InputError`` unless the weights beside the program are those that it was made for."""
+    (wanted, _), _ = jax.tree.unflatten(exported.in_tree, exported.in_avals)
+    layout = {name: (x.shape, np.dtype(x.dtype)) for name, x in wanted.items()}
+    if layout != {name: (x.shape, x.dtype) for name, x in weights.items()}:
+        raise InputError(
+            f"{path}: {WEIGHTS} and {PROGRAM} belong to different encoders; export them together"
+        )
 
 
 def _checked(window: Mapping[str, Any], signal: SignalSpec, rows: int) -> np.ndarray:

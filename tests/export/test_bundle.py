@@ -16,6 +16,7 @@ from jfreq.export.bundle import (
     encoder_shapes,
     load_bundle,
     load_trained,
+    read_weights,
     save_bundle,
     window_spec,
 )
@@ -66,7 +67,7 @@ def test_round_trip_is_bit_exact(saved, experiment, params):
     assert load_trained(saved).experiment == experiment
 
 
-def test_odd_leaves_survive(tmp_path, experiment, params, monkeypatch):
+def test_odd_leaves_survive(tmp_path, experiment, monkeypatch):
     monkeypatch.setattr(bundle, "model_card", lambda *a, **k: "card")
     odd = {
         "scalar": np.float32(-0.0),
@@ -76,7 +77,7 @@ def test_odd_leaves_survive(tmp_path, experiment, params, monkeypatch):
         "count": np.array(7, np.int32),
     }
     path = save_bundle(tmp_path / "odd", experiment=experiment, params=odd)
-    assert_same(load_bundle(path).params, odd)
+    assert_same(read_weights(path), odd)
 
 
 @pytest.mark.parametrize("params", [{"a": [np.ones(2)]}, {"a/b": np.ones(2)}, {1: np.ones(2)}])
@@ -121,46 +122,6 @@ def test_other_folders_are_not_overwritten(tmp_path, experiment, params):
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
     (tmp_path / "empty").mkdir()
     save_bundle(tmp_path / "empty", experiment=experiment, params=params)
-
-
-def edit_config(path, **changes):
-    header = json.loads((path / "config.json").read_text())
-    (path / "config.json").write_text(json.dumps(header | changes))
-
-
-def truncate(path, share):
-    blob = (path / "model.safetensors").read_bytes()
-    (path / "model.safetensors").write_bytes(blob[: int(len(blob) * share)])
-
-
-def flip_bit(path):
-    blob = bytearray((path / "model.safetensors").read_bytes())
-    blob[-5] ^= 1
-    (path / "model.safetensors").write_bytes(bytes(blob))
-
-
-@pytest.mark.parametrize(
-    ("harm", "message"),
-    [
-        (lambda p: (p / "config.json").unlink(), "not a bundle"),
-        (lambda p: (p / "config.json").write_text("{"), "no JSON, Expecting property name"),
-        (lambda p: (p / "config.json").write_bytes(b"\xff\xfe"), "byte 0 is not UTF-8"),
-        (lambda p: (p / "config.json").write_text("[]"), "no JSON object"),
-        (lambda p: (p / "config.json").write_text("{}"), "not the config"),
-        (lambda p: edit_config(p, format=bundle.FORMAT + 1), "newer"),
-        (lambda p: edit_config(p, experiment={"type": "Experiment"}), "missing"),
-        (lambda p: (p / "model.safetensors").unlink(), "incomplete"),
-        (lambda p: truncate(p, 0), "truncated or corrupt"),
-        (lambda p: truncate(p, 0.001), "truncated or corrupt"),
-        (lambda p: truncate(p, 0.9), "truncated or corrupt"),
-        (flip_bit, "checksum"),
-    ],
-)
-def test_broken_bundles(saved, harm, message):
-    harm(saved)
-    with pytest.raises(InputError, match=message) as error:
-        load_bundle(saved)
-    assert "\n" not in str(error.value)
 
 
 def test_not_there_or_a_file(saved, tmp_path):

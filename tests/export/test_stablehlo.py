@@ -18,6 +18,7 @@ from jfreq.export import adapter as adapters
 from jfreq.export import stablehlo
 from jfreq.export.adapter import adapt, compare, noise
 from jfreq.export.bundle import load_bundle, save_bundle, window_spec
+from jfreq.export.checks import SEAL, sealed
 from jfreq.export.formats import export_run
 from jfreq.export.runtime import encode_frames
 from jfreq.methods.classify import Classify
@@ -192,9 +193,9 @@ def test_the_recipe_of_the_docs_needs_no_jfreq(audio, root):
     (audio / "out.npz").unlink()
 
 
-@pytest.mark.parametrize("kind", ["supervised", "freqmae"])
+@pytest.mark.parametrize("kind", ["supervised", "sensor"])
 def test_the_snippet_of_the_card_runs_as_it_stands(kind, request):
-    """In the folder, without jfreq: one signal with classes, several signals without."""
+    """In the folder, without jfreq: with classes, and three channels without any."""
     folder = request.getfixturevalue(kind)
     card = (folder / "README.md").read_text()
     (snippet,) = re.findall(r"```python\n(# In this folder.*?)```", card, re.DOTALL)
@@ -254,8 +255,10 @@ def copy(audio, tmp_path):
 
 
 def edit(folder, **changes):
-    path = folder / stablehlo.MANIFEST
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    """A manifest that says something else, and is sealed."""
+    value = json.loads((folder / stablehlo.MANIFEST).read_text())
+    value.pop(SEAL)
+    (folder / stablehlo.MANIFEST).write_text(sealed(value | changes))
 
 
 def replace_program(folder, blob):
@@ -263,24 +266,52 @@ def replace_program(folder, blob):
     edit(folder, sha256=hashlib.sha256(blob).hexdigest())
 
 
+def flip(folder, name, at):
+    blob = bytearray((folder / name).read_bytes())
+    blob[at % len(blob)] ^= 4
+    (folder / name).write_bytes(bytes(blob))
+
+
+def other_weights(folder):
+    """A sound bundle of another encoder under the same program."""
+    experiment, params = load_bundle(folder)
+    wider = {**params, "more": {"kernel": np.ones(3, np.float32)}}
+    save_bundle(folder.with_name("b"), experiment=experiment, params=wider)
+    for name in ("config.json", "model.safetensors"):
+        (folder / name).write_bytes((folder.with_name("b") / name).read_bytes())
+
+
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
         (lambda p: (p / stablehlo.MANIFEST).unlink(), "--format stablehlo"),
         (lambda p: (p / stablehlo.PROGRAM).unlink(), "--format stablehlo"),
-        (lambda p: (p / stablehlo.MANIFEST).write_text("{"), "not readable as JSON"),
-        (lambda p: (p / stablehlo.MANIFEST).write_text("[]"), "not the manifest"),
+        (lambda p: (p / stablehlo.MANIFEST).write_text("{"), "is not the manifest of a program"),
+        (lambda p: (p / stablehlo.MANIFEST).write_text("[]"), "is not the manifest of a program"),
+        (lambda p: (p / stablehlo.MANIFEST).write_text("[" * 99999), "nested too deeply"),
+        (lambda p: (p / stablehlo.MANIFEST).write_text("{}"), "it states no format"),
         (lambda p: edit(p, format=stablehlo.FORMAT + 1), "newer"),
+        (lambda p: edit(p, format=True), "it states no format"),
+        (lambda p: edit(p, signals=None), "is not the manifest"),
+        (lambda p: edit(p, signals=[{"type": "SignalSpec"}]), "signal.name: missing"),
+        (lambda p: edit(p, labels=7), "is not the manifest"),
+        (lambda p: edit(p, sha256=None), "checksum"),
+        (lambda p: flip(p, stablehlo.MANIFEST, 30), "JSON|was changed|states no format"),
+        (lambda p: flip(p, stablehlo.MANIFEST, -30), "JSON|was changed"),
+        (lambda p: flip(p, stablehlo.PROGRAM, 999), "checksum"),
+        (lambda p: flip(p, "model.safetensors", -9), "checksum"),
+        (lambda p: flip(p, "config.json", 300), "JSON|was changed"),
         (lambda p: (p / stablehlo.PROGRAM).write_bytes(b"short"), "checksum"),
         (lambda p: replace_program(p, b"\x00" * 64), "cannot read this program"),
         (lambda p: (p / "model.safetensors").unlink(), "incomplete"),
+        (other_weights, "belong to different encoders"),
     ],
 )
 def test_broken_folders(copy, harm, message):
     harm(copy)
     with pytest.raises(InputError, match=message) as error:
         stablehlo.load(copy)
-    assert "\n" not in str(error.value)
+    assert "\n" not in str(error.value) and str(copy) in str(error.value)
 
 
 def test_other_platforms_are_refused(copy, monkeypatch):
