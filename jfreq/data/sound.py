@@ -140,6 +140,14 @@ def blocks(path: Path, mix: Mix, *, size: int = 1 << 18) -> Iterator[np.ndarray]
         raise InputError(_promise(found.frames, there))
 
 
+def level(path: Path, mix: Mix) -> np.ndarray:
+    """Mean ``[c]`` float32 of every channel of the mix, over a whole file; errors as above."""
+    total, count = np.float64(0), 0
+    for x in blocks(path, mix):
+        total, count = total + x.sum(0, dtype=np.float64), count + len(x)
+    return np.asarray(total / max(1, count), np.float32)
+
+
 def mixed(x: np.ndarray, how: Mix) -> np.ndarray:
     """Channels ``[t c]``: the first, their mean, or all; int16 stays int16."""
     if how == "keep" or x.shape[1] == 1:

@@ -316,11 +316,13 @@ def _sound_seconds(path: Path) -> float:
 
 def _sound_blocks(path: Path, encoder: Encoder) -> Iterator[Clip]:
     """A sound file block by block, mixed as the training data were, at the rate of the encoder."""
-    spec = encoder.signals[0]
-    rate = sound.header(path).rate
-    fitting = (_fitting(x, spec) for x in sound.blocks(path, spec.mix))
-    for x in resampled(fitting, rate, spec, shown(path)):
-        yield {spec.name: x}
+    spec, found = encoder.signals[0], sound.header(path)
+    # What physical units rest on is set aside, or it would ring at both ends of the recording.
+    rests = found.floating and found.rate != spec.rate
+    level = sound.level(path, spec.mix) if rests else np.float32(0)
+    fitting = (_fitting(x, spec) - level for x in sound.blocks(path, spec.mix))
+    for x in resampled(fitting, found.rate, spec, shown(path)):
+        yield {spec.name: x + level}
 
 
 def _fitting(x: np.ndarray, spec: SignalSpec) -> np.ndarray:

@@ -2,6 +2,8 @@
 
 import os
 import unicodedata
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from jfreq.data.prepare import prepare
 from jfreq.data.records import open_shards
 from jfreq.data.source import Options
 from jfreq.data.sources import open_source
+from jfreq.export import inputs
 from jfreq.types import InputError
 
 
@@ -153,6 +156,20 @@ def test_prepare_says_what_it_decided(wav, tmp_path, capsys, mix, line):
     prepare(str(folder), other, mix="first" if mix == "mean" else "mean", progress=False)
     with pytest.raises(InputError, match=r"audio.mix: is (first|mean) in in and (first|mean) in"):
         open_shards([tmp_path / "out", other])
+
+
+def test_resampled_shards_and_embedding_agree_up_to_the_ends(tmp_path, rng):
+    """Gravity in a float file: neither rings where the recording begins and ends."""
+    path = tmp_path / "in/a/1.wav"
+    path.parent.mkdir(parents=True)
+    soundfile.write(path, 9.81 + rng.normal(size=(4000, 2)), 1024, subtype="FLOAT")
+    shards = prepare(str(tmp_path / "in"), tmp_path / "out", rate=1000, mix="mean", progress=False)
+    (signal,) = shards.spec.signals
+    reader: Any = SimpleNamespace(signals=(signal,))
+    read = np.concatenate([clip["audio"] for clip in inputs._sound_blocks(path, reader)])
+    stored = open_shards(tmp_path / "out")[0]["audio"]
+    np.testing.assert_allclose(read, stored[: len(read)], atol=1e-4)
+    assert abs(stored[:3].mean() - 9.81) < 3
 
 
 @pytest.mark.parametrize("mix", ["first", "mean", "keep"])
