@@ -120,6 +120,8 @@ class Options:
     only: tuple[str, ...] = ()
     complex_as: tuple[str, ...] = ("amplitude",)
     allow_missing: bool = False
+    _dropping: set[str] = dataclasses.field(default_factory=set, compare=False, repr=False)
+    """Patterns of ``drop_labels`` that have left out a class so far."""
 
     def takes(self, path: str) -> bool:
         """Whether ``only`` keeps a row of this path."""
@@ -127,7 +129,20 @@ class Options:
 
     def drops(self, label: str) -> bool:
         """Whether ``drop_labels`` leaves the class out."""
-        return any(fnmatch.fnmatch(label, pattern) for pattern in self.drop_labels)
+        hits = [pattern for pattern in self.drop_labels if fnmatch.fnmatch(label, pattern)]
+        self._dropping.update(hits)
+        return bool(hits)
+
+    def check_dropped(self, labels: Iterable[str]) -> None:
+        """``InputError`` for a pattern of ``drop_labels`` that no class matched; ``labels`` are
+        the classes that are left."""
+        for pattern in self.drop_labels:
+            if pattern not in self._dropping:
+                known = list(labels)
+                raise InputError(
+                    f"drop_labels: {pattern!r} matches no class{close_match(pattern, known)}; "
+                    f"there are: {', '.join(known) or 'none'}"
+                )
 
 
 def audio_source(

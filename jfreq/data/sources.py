@@ -39,6 +39,7 @@ def open_source(source: str, *, kind: str, options: Options) -> Source:
         check(kind in KINDS, "kind", f"no kind {kind!r}{close_match(kind, KINDS)}; there are: "
               f"{', '.join(KINDS)}, and the sources synthetic:NAME and tfds:NAME")  # fmt: skip
         found = KINDS[kind](path, options)
+    options.check_dropped(found.labels)
     found = _only(found, options)
     check(len(found.rows) > 0, "source", f"{shown(source)}: nothing to read{_why_empty(found)}")
     return dataclasses.replace(found, name=shown(found.name))

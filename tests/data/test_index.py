@@ -126,6 +126,8 @@ def test_several_labels(opened):
     assert any("were put together" in note for note in source.notes)
     source = opened('path,labels\na.wav,"dog,cat"\nb.wav,dog\n', drop_labels=("dog",))
     assert [r.label for r in source.rows] == [(0,)]
+    with pytest.raises(InputError, match=r"'dgo' matches no class .did you mean 'dog'.*cat, dog"):
+        opened('path,labels\na.wav,"dog,cat"\nb.wav,dog\n', drop_labels=("dgo",))
 
 
 @pytest.mark.parametrize(
