@@ -142,6 +142,8 @@ def prepare(
     opened, kept_whole = divided(opened, make_folds, fold_by, seed=seed, replace=replace_folds)
     if progress:
         console.say((read_as, *opened.notes))
+    if strict and opened.missing:
+        raise InputError(f"{opened.missing[0]}; mend or remove it, or prepare without strict")
     found = opened.survey(row.path for row in opened.rows) if opened.survey else None
     stored = summary.stored_as(dtype, opened, found)
     cutter = cutter_for(opened, options, own_rates, seconds, hop_seconds, mix, fill_seconds, stored)

@@ -137,8 +137,12 @@ def _lists(folder: Path) -> list[Path]:
     for file in files:
         if file.is_file() and "_part" not in file.stem and is_list(file):
             found.setdefault(file.name, file)
-    check(bool(found), "source", f"{folder} has no list of segments in it, such as "
-          "balanced_train_segments.csv; AudioSet's page has them")  # fmt: skip
+    check(
+        bool(found),
+        "source",
+        f"{folder} has no list of segments in it, such as "
+        "balanced_train_segments.csv; AudioSet's page has them",
+    )
     return list(found.values())
 
 
@@ -169,8 +173,10 @@ def _clips(path: Path, options: Options) -> SoundFiles:
     for root in [path] if path.is_dir() else [path.parent, path.parent.parent]:
         if (there := sound_files(root)).files:
             return there
-    raise InputError(f"clips: there is no sound in or beside {path.parent}; name the folder that "
-                     "holds the clips with --clips DIR")  # fmt: skip
+    raise InputError(
+        f"clips: there is no sound in or beside {path.parent}; name the folder that "
+        "holds the clips with --clips DIR"
+    )
 
 
 def _segments(file: Path) -> Iterator[Segment]:

@@ -70,8 +70,9 @@ def sound_files(root: Path, *folders: str) -> SoundFiles:
     files.sort(key=lambda name: (_suffix(name) in LOSSY, name.count("/"), name))
     other = [name for name in names if _suffix(name) in OTHER_FORMATS]
     odd = [(path.relative_to(root).as_posix(), why) for path, why in found.odd]
-    notes = left_out(other, "files of formats that cannot be read",
-                     convert(Path(other[0])) if other else "")  # fmt: skip
+    notes = left_out(
+        other, "files of formats that cannot be read", convert(Path(other[0])) if other else ""
+    )
     notes += left_out(strange, "files whose names are not UTF-8")
     notes += [f"{shown(name)} {why}" for name, why in odd if name.startswith(tops or "")]
     return SoundFiles(root, files, notes)
@@ -145,8 +146,16 @@ def clip_source(
         label = tuple(sorted({known[name] for name in clip.labels if name in known}))
         if label or not clip.labels:
             rows.append(Row(clip.path, label, clip.fold, clip.split, clip.subject))
-    source = audio_source(root.name, kind, rows, root, options, labels=labels,
-                          missing=found.missing, multi_label=bool(vocabulary))  # fmt: skip
+    source = audio_source(
+        root.name,
+        kind,
+        rows,
+        root,
+        options,
+        labels=labels,
+        missing=found.missing,
+        multi_label=bool(vocabulary),
+    )
     return dataclasses.replace(source, rest=tuple(rest), notes=tuple(found.notes))
 
 
@@ -164,8 +173,12 @@ def lines_of(file: Path, columns: Sequence[str], *, header: bool = True) -> Iter
     try:
         head = [name.strip() for name in next(reader, [])] if header else list(columns)
         for name in columns:
-            check(name in head, str(file), f"has no column {name!r}{close_match(name, head)}; it "
-                  f"has: {brief(', '.join(head))}")  # fmt: skip
+            check(
+                name in head,
+                str(file),
+                f"has no column {name!r}{close_match(name, head)}; it "
+                f"has: {brief(', '.join(head))}",
+            )
         for cells in reader:
             where = f"{file}:{reader.line_num}"
             if cells:
@@ -188,8 +201,11 @@ def in_order(classes: Iterable[tuple[str, int, str]]) -> list[str]:
     names: dict[int, str] = {}
     for where, number, name in classes:
         check(bool(name), where, "names no class")
-        check(names.setdefault(number, name) == name, where, f"class {number} is called "
-              f"{brief(name)!r}; before it was {brief(names[number])!r}")  # fmt: skip
+        check(
+            names.setdefault(number, name) == name,
+            where,
+            f"class {number} is called {brief(name)!r}; before it was {brief(names[number])!r}",
+        )
     return [names[number] for number in sorted(names)]
 
 

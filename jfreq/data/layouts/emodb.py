@@ -5,13 +5,19 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from jfreq.config import check
 from jfreq.data.layouts.clips import Clip, clip_source, from_names, sound_files
 from jfreq.data.source import Options, Source
 from jfreq.types import InputError
 
-EMOTIONS = {"N": "neutral", "F": "happy", "T": "sad", "W": "angry", "A": "fearful",
-            "E": "disgust", "L": "bored"}  # fmt: skip
+EMOTIONS = {
+    "N": "neutral",
+    "F": "happy",
+    "T": "sad",
+    "W": "angry",
+    "A": "fearful",
+    "E": "disgust",
+    "L": "bored",
+}
 """By the first letters of German words: Freude, Trauer, Wut, Angst, Ekel, Langeweile."""
 _SIGN = "[01][0-9][ab][01][0-9][WLEAFTN][a-f].*"
 SIGNS = (f"wav/{_SIGN}", f"audio/{_SIGN}", _SIGN)
@@ -25,9 +31,8 @@ def open_emodb(path: Path, options: Options) -> Source:
     name are speaker, sentence, emotion by its German letter, and version. The subject is the
     speaker.
     """
-    check(path.is_dir(), "source", f"{path} is not a folder; name the unpacked archive")
-    return clip_source(path, "emodb", from_names(sound_files(path), _parse), options,
-                       order=tuple(EMOTIONS.values()))  # fmt: skip
+    found = from_names(sound_files(path), _parse)
+    return clip_source(path, "emodb", found, options, order=tuple(EMOTIONS.values()))
 
 
 def _parse(file: str) -> Clip:

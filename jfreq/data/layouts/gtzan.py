@@ -12,12 +12,25 @@ from jfreq.data.layouts.places import DEPTH
 from jfreq.data.source import Options, Source, read_text
 from jfreq.types import InputError
 
-GENRES = ("blues", "classical", "country", "disco", "hiphop", "jazz", "metal", "pop", "reggae",
-          "rock")  # fmt: skip
-SIGNS = tuple(f"{above}{genre}/{genre}.[0-9]*" for genre in GENRES
-              for above in ("genres_original/", "genres/", ""))  # fmt: skip
-LISTS = {"train_filtered.txt": "train", "valid_filtered.txt": "validation",
-         "test_filtered.txt": "test"}  # fmt: skip
+GENRES = (
+    "blues",
+    "classical",
+    "country",
+    "disco",
+    "hiphop",
+    "jazz",
+    "metal",
+    "pop",
+    "reggae",
+    "rock",
+)
+_PLACES = ("genres_original/", "genres/", "")
+SIGNS = tuple(f"{place}{genre}/{genre}.[0-9]*" for genre in GENRES for place in _PLACES)
+LISTS = {
+    "train_filtered.txt": "train",
+    "valid_filtered.txt": "validation",
+    "test_filtered.txt": "test",
+}
 _NAME = re.compile(r"(?P<genre>[a-z]+)\.\d+")
 
 
@@ -29,7 +42,6 @@ def open_gtzan(path: Path, options: Options) -> Source:
     (2015; ``train_filtered.txt``, ``valid_filtered.txt``, ``test_filtered.txt``) lie in the folder,
     they give the splits, and what they leave out, such as repetitions, is left out.
     """
-    check(path.is_dir(), "source", f"{path} is not a folder; name the unpacked archive")
     listed, there = list(_listed(path)), sound_files(path)
     if listed:
         found = from_list(listed, there, parts=1, where="the filtered lists")
@@ -48,8 +60,8 @@ def _parse(file: str) -> Clip:
 def _listed(path: Path) -> Iterator[Clip]:
     """The clips of the filtered lists, nothing where there are none."""
     patterns = ["*/" * depth + "*_filtered.txt" for depth in range(DEPTH + 1)]
-    there = {file.name: file for pattern in patterns for file in sorted(path.glob(pattern))
-             if file.name in LISTS}  # fmt: skip
+    files = [file for pattern in patterns for file in sorted(path.glob(pattern))]
+    there = {file.name: file for file in files if file.name in LISTS}
     for name, split in LISTS.items() if there else ():
         check(name in there, "source", f"{path} has {next(iter(there), '')}, but no {name}")
         for i, line in enumerate(read_text(there[name]).splitlines(), start=1):

@@ -10,8 +10,12 @@ from jfreq.data.layouts.places import root_of
 from jfreq.data.source import Options, Source
 from jfreq.types import InputError
 
-SIGNS = ("train-*/[0-9]*/[0-9]*/*.trans.*", "dev-*/[0-9]*/[0-9]*/*.trans.*",
-         "test-*/[0-9]*/[0-9]*/*.trans.*", "[0-9]*/[0-9]*/*.trans.*")  # fmt: skip
+SIGNS = (
+    "train-*/[0-9]*/[0-9]*/*.trans.*",
+    "dev-*/[0-9]*/[0-9]*/*.trans.*",
+    "test-*/[0-9]*/[0-9]*/*.trans.*",
+    "[0-9]*/[0-9]*/*.trans.*",
+)
 _NAME = re.compile(r"(?P<speaker>\d+)[-_](?P<chapter>\d+)[-_][\d_]+")
 
 

@@ -13,8 +13,19 @@ from jfreq.data.source import Options, Source, read_text
 from jfreq.types import InputError
 
 SIGNS = ("nsynth-*/examples.json", "audio/*_???-???-???.*")
-FAMILIES = ("bass", "brass", "flute", "guitar", "keyboard", "mallet", "organ", "reed", "string",
-            "synth_lead", "vocal")  # fmt: skip
+FAMILIES = (
+    "bass",
+    "brass",
+    "flute",
+    "guitar",
+    "keyboard",
+    "mallet",
+    "organ",
+    "reed",
+    "string",
+    "synth_lead",
+    "vocal",
+)
 SPLITS = {"train": "train", "valid": "validation", "test": "test"}
 _LIST = "examples.json"
 

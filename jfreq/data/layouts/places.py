@@ -40,10 +40,18 @@ def root_of(path: Path, kind: str, signs: Sequence[str]) -> Path:
             return place
     check(path.is_dir(), "source", f"{path} is not a folder; name the unpacked archive")
     found = places(path, {kind: signs}).get(kind, [])
-    check(bool(found), "source", f"{path} has no {signs[0]} in it, as {kind} has; docs/data.md "
-          "shows what the layout looks like")  # fmt: skip
-    check(len(found) == 1, "source", f"{path} holds {kind} {len(found)} times: "
-          f"{' and '.join(str(place) for place in found[:2])}; name one of them")  # fmt: skip
+    check(
+        bool(found),
+        "source",
+        f"{path} has no {signs[0]} in it, as {kind} has; docs/data.md "
+        "shows what the layout looks like",
+    )
+    check(
+        len(found) == 1,
+        "source",
+        f"{path} holds {kind} {len(found)} times: "
+        f"{' and '.join(str(place) for place in found[:2])}; name one of them",
+    )
     place = found[0]
     inside = any(f"{place.name}/{sign}" in signs and (place / sign).is_file() for sign in signs)
     return place.parent if inside else place

@@ -5,15 +5,20 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from jfreq.config import check
 from jfreq.data.layouts.clips import Clip, clip_source, from_names, sound_files
 from jfreq.data.source import Options, Source
 from jfreq.types import InputError
 
 EMOTIONS = {
-    "01": "neutral", "02": "calm", "03": "happy", "04": "sad", "05": "angry", "06": "fearful",
-    "07": "disgust", "08": "surprised",
-}  # fmt: skip
+    "01": "neutral",
+    "02": "calm",
+    "03": "happy",
+    "04": "sad",
+    "05": "angry",
+    "06": "fearful",
+    "07": "disgust",
+    "08": "surprised",
+}
 SIGNS = ("Actor_[0-9][0-9]/??-??-??-??-??-??-??.*",)
 _NAME = re.compile(r"\d\d-\d\d-(?P<emotion>\d\d)-\d\d-\d\d-\d\d-(?P<actor>\d\d)")
 
@@ -26,15 +31,15 @@ def open_ravdess(path: Path, options: Options) -> Source:
     intensity, sentence, repetition and actor, so ``--only '*/03-01-*'`` is the speech. The subject
     is the actor. The copy of the whole set that some downloads hold is read once.
     """
-    check(path.is_dir(), "source", f"{path} is not a folder; name the unpacked archive")
-    return clip_source(path, "ravdess", from_names(sound_files(path), _parse), options,
-                       order=tuple(EMOTIONS.values()))  # fmt: skip
+    found = from_names(sound_files(path), _parse)
+    return clip_source(path, "ravdess", found, options, order=tuple(EMOTIONS.values()))
 
 
 def _parse(file: str) -> Clip:
     match = _NAME.fullmatch(Path(file).stem)
     if match is None:
         raise InputError("is not called like 03-01-06-01-02-01-12.wav")
-    check(match["emotion"] in EMOTIONS, "its third part", f"{match['emotion']} is no emotion of "
-          "RAVDESS, which has 01 to 08")  # fmt: skip
-    return Clip(file, (EMOTIONS[match["emotion"]],), subject=f"actor_{match['actor']}")
+    emotion = EMOTIONS.get(match["emotion"])
+    if emotion is None:
+        raise InputError(f"the third part of its name is {match['emotion']}, not 01 to 08")
+    return Clip(file, (emotion,), subject=f"actor_{match['actor']}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from pathlib import Path
 
@@ -46,7 +47,7 @@ def open_speech_commands(path: Path, options: Options) -> Source:
         return Clip(file, (word,), split=_split(splits, file), subject=speaker)
 
     found = from_names(there._replace(files=spoken), parse, parts=2)
-    lost = sorted(set(splits or ()) - {clip.path for clip in found.clips})
+    lost = sorted(set(splits or ()) - {_stem(clip.path) for clip in found.clips})
     missing = [*found.missing, *(f"{file}: listed, but not on disk" for file in lost)]
     if options.unlabelled:
         rest = [Row(file, split="train") for file in noise]
@@ -59,11 +60,16 @@ def open_speech_commands(path: Path, options: Options) -> Source:
 
 
 def _split(splits: dict[str, str] | None, file: str) -> str:
-    return "test" if splits is None else splits.get(file, "train")
+    return "test" if splits is None else splits.get(_stem(file), "train")
+
+
+def _stem(file: str) -> str:
+    """Without the suffix, because people convert what they download."""
+    return os.path.splitext(file)[0]
 
 
 def _splits(root: Path) -> dict[str, str] | None:
-    """The split of every listed file; None for the owners' separate test set."""
+    """The split of every listed file, without suffixes; None for the owners' separate test set."""
     there = [name for name in LISTS if (root / name).is_file()]
     if not there and (root / "_unknown_").is_dir():
         return None
@@ -75,7 +81,7 @@ def _splits(root: Path) -> dict[str, str] | None:
                 "archive again, or take every folder for a class with --kind folders"
             )
         for i, line in enumerate(read_text(root / name).splitlines(), start=1):
-            file = line.strip()
+            file = _stem(line.strip())
             said = splits.setdefault(file, split) if file else split
             check(said == split, f"{root / name}:{i}", f"{file} is in the other list too")
     return splits

@@ -78,12 +78,15 @@ def speech_commands(home):
 
 def fsd50k(home):
     truth = home / "FSD50K.ground_truth"
-    table(truth / "dev.csv", [
-        ["fname", "labels", "mids", "split"],
-        [64760, "Electric_guitar,Music", "/m/02sgy,/m/04rlf", "train"],
-        [16399, "Bark,Animal", "/m/05tny_,/m/0jbk", "val"],
-        [16401, "Animal", "/m/0jbk", "train"],
-    ])  # fmt: skip
+    table(
+        truth / "dev.csv",
+        [
+            ["fname", "labels", "mids", "split"],
+            [64760, "Electric_guitar,Music", "/m/02sgy,/m/04rlf", "train"],
+            [16399, "Bark,Animal", "/m/05tny_,/m/0jbk", "val"],
+            [16401, "Animal", "/m/0jbk", "train"],
+        ],
+    )
     table(truth / "eval.csv", [["fname", "labels", "mids"], [37199, "Music", "/m/04rlf"]])
     (truth / "vocabulary.csv").write_text(
         "0,Animal,/m/0jbk\n1,Bark,/m/05tny_\n2,Electric_guitar,/m/02sgy\n3,Music,/m/04rlf\n"
@@ -101,9 +104,17 @@ def fsd50k(home):
 
 
 NAMINGS = (
-    "{}.wav", "Y{}.wav", "{}_30.wav", "{}_30_40.wav", "{}_30000_40000.flac", "{}_30.000.wav",
-    "Y{}_30.000_40.000.wav", "{}_30.0_40.0.flac", "{}_30.0-40.0.wav", "A title [{}].ogg",
-)  # fmt: skip
+    "{}.wav",
+    "Y{}.wav",
+    "{}_30.wav",
+    "{}_30_40.wav",
+    "{}_30000_40000.flac",
+    "{}_30.000.wav",
+    "Y{}_30.000_40.000.wav",
+    "{}_30.0_40.0.flac",
+    "{}_30.0-40.0.wav",
+    "A title [{}].ogg",
+)
 """How common downloaders call a clip from 30 s to 40 s."""
 
 
@@ -156,8 +167,12 @@ def ravdess(home):
 
 def cremad(home):
     want = {}
-    for name, label in (("1001_DFA_ANG_XX", "angry"), ("1001_IEO_HAP_LO", "happy"),
-                        ("1040_ITH_SAD_X", "sad"), ("1091_WSI_NEU_XX", "neutral")):  # fmt: skip
+    for name, label in (
+        ("1001_DFA_ANG_XX", "angry"),
+        ("1001_IEO_HAP_LO", "happy"),
+        ("1040_ITH_SAD_X", "sad"),
+        ("1091_WSI_NEU_XX", "neutral"),
+    ):
         wav(home / f"AudioWAV/{name}.wav")
         want[f"AudioWAV/{name}.wav"] = ((label,), -1, "", name[:4])
     (home / "VideoDemographics.csv").write_text("ActorID,Age\n1001,51\n")
@@ -166,8 +181,13 @@ def cremad(home):
 
 def emodb(home):
     want = {}
-    for name, label in (("03a01Fa", "happy"), ("03a01Wa", "angry"), ("08b09Lb", "bored"),
-                        ("16a05Ta", "sad"), ("16b10Nc", "neutral")):  # fmt: skip
+    for name, label in (
+        ("03a01Fa", "happy"),
+        ("03a01Wa", "angry"),
+        ("08b09Lb", "bored"),
+        ("16a05Ta", "sad"),
+        ("16b10Nc", "neutral"),
+    ):
         wav(home / f"wav/{name}.wav")
         want[f"wav/{name}.wav"] = ((label,), -1, "", name[:2])
     return want
@@ -196,19 +216,31 @@ def nsynth(home):
             file = f"nsynth-{folder}/audio/{name}.wav"
             wav(home / file)
             notes[name] = {
-                "note_str": name, "instrument_str": player, "instrument_family_str": family,
-                "instrument_source_str": "acoustic", "pitch": 22, "velocity": 50,
-            }  # fmt: skip
+                "note_str": name,
+                "instrument_str": player,
+                "instrument_family_str": family,
+                "instrument_source_str": "acoustic",
+                "pitch": 22,
+                "velocity": 50,
+            }
             want[file] = ((family,), -1, split, player)
         (home / f"nsynth-{folder}" / "examples.json").write_text(json.dumps(notes))
     return want
 
 
 SETS = {
-    "esc50": esc50, "urbansound8k": urbansound8k, "speech_commands": speech_commands,
-    "fsd50k": fsd50k, "audioset": audioset, "librispeech": librispeech, "ravdess": ravdess,
-    "cremad": cremad, "emodb": emodb, "gtzan": gtzan, "nsynth": nsynth,
-}  # fmt: skip
+    "esc50": esc50,
+    "urbansound8k": urbansound8k,
+    "speech_commands": speech_commands,
+    "fsd50k": fsd50k,
+    "audioset": audioset,
+    "librispeech": librispeech,
+    "ravdess": ravdess,
+    "cremad": cremad,
+    "emodb": emodb,
+    "gtzan": gtzan,
+    "nsynth": nsynth,
+}
 ORDER = {
     "esc50": ("dog", "chirping_birds", "clock_alarm"),
     "urbansound8k": ("air_conditioner", "dog_bark"),

@@ -68,8 +68,10 @@ def test_another_part_of_the_video_is_not_the_clip(sets, tmp_path):
     home = tmp_path / "set"
     sets.build["audioset"](home)
     ids = [f"{i:011d}" for i in range(5)]
-    lines = [f'{ytid}, {start}, 40.000, "/t/dd00003"\n' for ytid, start in
-             zip(ids, ("30.000", "30.000", "0.000", "2.500", "30.000"))]  # fmt: skip
+    lines = [
+        f'{ytid}, {start}, 40.000, "/t/dd00003"\n'
+        for ytid, start in zip(ids, ("30.000", "30.000", "0.000", "2.500", "30.000"))
+    ]
     (home / "balanced_train_segments.csv").write_text(HEAD + "".join(lines))
     for name in (f"{ids[0]}_60_70", f"{ids[1]}_30000", f"{ids[2]}_0_10", f"{ids[3]}_2500_12500"):
         sets.wav(home / "clips" / f"{name}.wav")

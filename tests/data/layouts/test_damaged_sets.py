@@ -13,8 +13,19 @@ from jfreq.data.source import UNREADABLE, Options
 from jfreq.data.sources import open_source
 from jfreq.types import InputError
 
-KINDS = ("esc50", "urbansound8k", "speech_commands", "fsd50k", "audioset", "librispeech",
-         "ravdess", "cremad", "emodb", "gtzan", "nsynth")  # fmt: skip
+KINDS = (
+    "esc50",
+    "urbansound8k",
+    "speech_commands",
+    "fsd50k",
+    "audioset",
+    "librispeech",
+    "ravdess",
+    "cremad",
+    "emodb",
+    "gtzan",
+    "nsynth",
+)
 BYTES = (b"", b",", b'"', b"\n", b"\x00\xff", b"1e308", b"-1", b"{[", b"nan", b"x" * 200_000)
 
 

@@ -14,11 +14,27 @@ from jfreq.data.sources import open_source
 from jfreq.evaluate.tasks import divide
 from jfreq.types import InputError
 
-KINDS = ("esc50", "urbansound8k", "speech_commands", "fsd50k", "audioset", "librispeech",
-         "ravdess", "cremad", "emodb", "gtzan", "nsynth")  # fmt: skip
+KINDS = (
+    "esc50",
+    "urbansound8k",
+    "speech_commands",
+    "fsd50k",
+    "audioset",
+    "librispeech",
+    "ravdess",
+    "cremad",
+    "emodb",
+    "gtzan",
+    "nsynth",
+)
 
-FOLDS = {"esc50": {"fold 1", "fold 2"}, "urbansound8k": {"fold 1", "fold 10"},
-         "speech_commands": {"test"}, "fsd50k": {"test"}, "nsynth": {"test"}}  # fmt: skip
+FOLDS = {
+    "esc50": {"fold 1", "fold 2"},
+    "urbansound8k": {"fold 1", "fold 10"},
+    "speech_commands": {"test"},
+    "fsd50k": {"test"},
+    "nsynth": {"test"},
+}
 """What a probe of a set tests on, where the owners say."""
 SPEAKERS = {"ravdess": 2, "cremad": 3, "emodb": 3}
 
@@ -78,8 +94,9 @@ def test_prepared(kind, sets, tmp_path):
         said = tuple(shards.column(name)[i] for name in ("fold", "split", "subject"))
         assert said == (fold, split, subject)
         if path.endswith((".wav", ".flac")):
-            root = next(p for p in (tmp_path / "in", *(tmp_path / "in").iterdir())
-                        if (p / path).is_file())  # fmt: skip
+            root = next(
+                p for p in (tmp_path / "in", *(tmp_path / "in").iterdir()) if (p / path).is_file()
+            )
             x, _ = soundfile.read(root / path, dtype="int16")
             np.testing.assert_array_equal(shards[i]["audio"][:, 0], x)
     if kind in FOLDS:
@@ -145,6 +162,8 @@ def test_listed_and_not_on_disk_and_the_other_way_round(kind, file, sets, tmp_pa
     assert len(lost) == 1 and (tmp_path / file).stem in lost[0]
     said = [line for line in (*source.notes, *source.missing) if "other.wav" in line]
     assert len(said) == 1
+    with pytest.raises(InputError, match="mend or remove it, or prepare without strict"):
+        prepare(str(tmp_path), tmp_path / "out", strict=True, progress=False)
 
 
 @pytest.mark.parametrize("kind", ["ravdess", "cremad", "emodb", "gtzan"])
@@ -187,6 +206,17 @@ def test_speech_commands_noise_and_the_layout_of_the_challenge(sets, tmp_path):
     assert (open_shards(tmp_path / "out").column("label") < 0).sum() == 10
 
 
+def test_converted_copies_keep_their_place(sets, tmp_path):
+    """Lists name WAV files; a set that was converted to FLAC has the same labels and splits."""
+    for kind in ("speech_commands", "esc50", "nsynth"):
+        want = sets.build[kind](tmp_path / kind)
+        for path in want:
+            (tmp_path / kind / path).unlink()
+            sets.wav((tmp_path / kind / path).with_suffix(".flac"))
+        found = rows(opened(tmp_path / kind))
+        assert found == {path.replace(".wav", ".flac"): known for path, known in want.items()}
+
+
 def test_speech_commands_own_test_set(sets, tmp_path):
     for word in ("yes", "_unknown_", "_silence_"):
         sets.wav(tmp_path / word / "0a7c2a8d_nohash_0.wav")
@@ -199,7 +229,7 @@ def test_speech_commands_own_test_set(sets, tmp_path):
 def test_speech_commands_without_its_lists(sets, tmp_path):
     sets.build["speech_commands"](tmp_path)
     (tmp_path / "validation_list.txt").write_text((tmp_path / "testing_list.txt").read_text())
-    with pytest.raises(InputError, match=r"list.txt:1: .*wav is in the other list too"):
+    with pytest.raises(InputError, match=r"list.txt:1: .*_nohash_0 is in the other list"):
         opened(tmp_path)
     (tmp_path / "testing_list.txt").unlink()
     with pytest.raises(InputError, match=r"has no testing_list.txt, .* unpack the archive again"):
@@ -210,8 +240,9 @@ def test_one_subset_of_librispeech(sets, tmp_path):
     sets.build["librispeech"](tmp_path / "LibriSpeech")
     source = opened(tmp_path / "LibriSpeech/train-clean-100")
     assert {(row.split, row.subject) for row in source.rows} == {
-        ("train-clean-100", "19"), ("train-clean-100", "26"),
-    }  # fmt: skip
+        ("train-clean-100", "19"),
+        ("train-clean-100", "26"),
+    }
 
 
 def test_gtzan_with_its_filtered_lists_and_its_damaged_file(sets, tmp_path):
@@ -220,8 +251,11 @@ def test_gtzan_with_its_filtered_lists_and_its_damaged_file(sets, tmp_path):
     (tmp_path / "in/genres_original/jazz/jazz.00054.wav").write_bytes(b"RIFF damaged")
     prepare(str(tmp_path / "in"), tmp_path / "out", rate=sets.rate, progress=False)
     assert "jazz.00054.wav: " in (tmp_path / "out/skipped.txt").read_text()
-    lists = {"train": "rock/rock.00000.au", "valid": "blues/blues.00001.wav",
-             "test": "jazz/jazz.00054.wav"}  # fmt: skip
+    lists = {
+        "train": "rock/rock.00000.au",
+        "valid": "blues/blues.00001.wav",
+        "test": "jazz/jazz.00054.wav",
+    }
     for name, file in lists.items():
         (tmp_path / f"in/{name}_filtered.txt").write_text(file + "\n")
     source = opened(tmp_path)
@@ -273,7 +307,7 @@ def test_classes_left_out_of_a_set_with_several(sets, tmp_path):
         ("audioset", "eval_segments.csv", "0.000,", "", r"segments.csv:3: expected 4 fields"),
         ("audioset", "class_labels_indices.csv", "mid", "id", r"indices.csv: has no column"),
     ],
-)  # fmt: skip
+)
 def test_damaged_tables_are_named_with_their_line(kind, file, old, new, message, sets, tmp_path):
     sets.build[kind](tmp_path)
     text = (tmp_path / file).read_text()
