@@ -6,7 +6,11 @@ A fresh start takes, in this order: the folder's own last good checkpoint, the e
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,27 +18,42 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from jfreq import distributed, methods, trees
+from jfreq import checksums, distributed, methods, trees
 from jfreq.config import Experiment, changes, to_dict
-from jfreq.files import disk_errors, local_path, read_json, write_json
+from jfreq.files import Lock, disk_errors, local_path, read_json, write_json
 from jfreq.ops.posemb import resize_positions
 from jfreq.state import State, Trained
 from jfreq.types import InputError, PyTree
 
-CONFIG, CHECKPOINTS = "config.json", "checkpoints"
-FREE_FIELDS = ("steps", "log", "checkpoint", "mesh", "data.threads", "data.door", "data.memory_mb")
-"""What may change between two starts of one run."""
+CONFIG, CHECKPOINTS, LOCK = "config.json", "checkpoints", ".lock"
+DAMAGED = "damaged-"
+FREE_FIELDS = ("steps", "log", "checkpoint", "mesh", "data.path", "data.threads", "data.door",
+               "data.memory_mb")  # fmt: skip
+"""What may change between two starts of one run. What the shards hold decides, not their path."""
+LATE_FILES = ("_CHECKPOINT_METADATA", "commit_success.txt")
+"""Orbax writes the time of the commit to them when everything else is complete."""
 
 log = logging.getLogger("jfreq")
 logging.getLogger("absl").setLevel(logging.ERROR)  # orbax narrates every save and restore
 
 
 class Checkpoints:
-    """The checkpoints of one run folder, saved in the background."""
+    """The checkpoints of one run folder, saved in the background.
+
+    Opening them finds the newest one that is whole. Those before it that are provably damaged are
+    named in a warning and kept as ``damaged-STEP``; process 0 decides for all. Raises
+    ``InputError``, and touches nothing, where a checkpoint cannot be read for another reason.
+    """
 
     def __init__(self, workdir: Path, *, keep: int = 2):
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
-        self._folder = workdir / CHECKPOINTS
+        self._workdir, self._folder = workdir, workdir / CHECKPOINTS
+        self._last: int | None = distributed.from_chief(lambda: _open(self._folder))
+        self._writing = -1
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep,
+            enable_async_checkpointing=True,
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
+        )
         with disk_errors(self._folder):
             self._manager = ocp.CheckpointManager(self._folder.absolute(), options=options)
 
@@ -50,6 +69,8 @@ class Checkpoints:
         if step in self.steps():
             return
         with disk_errors(self._folder):
+            self._manager.wait_until_finished()
+            self._writing = step
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
@@ -57,31 +78,33 @@ class Checkpoints:
                 ),
             )
 
-    def restore_last(self, abstract: State) -> tuple[State, dict[str, Any]] | None:
-        """The last readable checkpoint, placed like ``abstract``; None where there is none.
+    def _seal(self) -> None:
+        """Writes the digests of the files of a checkpoint, in the thread that has just written
+        them and before it gets its name: a checkpoint without digests is not whole."""
+        if not distributed.is_chief():
+            return
+        done = self._folder / str(self._writing)
+        drafts = self._folder.glob(f"{self._writing}.orbax-checkpoint-tmp*")
+        folder = done if done.is_dir() else next(drafts)
+        checksums.write(folder, step=self._writing, leave_out=LATE_FILES)
 
-        A damaged checkpoint is named in a warning and the one before it is used.
+    def restore_last(self, abstract: State) -> tuple[State, dict[str, Any]] | None:
+        """The newest checkpoint that is whole, placed like ``abstract``; None where there is none.
+
+        Raises ``InputError``, and touches nothing, where it does not fit or cannot be read.
         """
-        steps = self.steps()
-        for step in reversed(steps):
-            args = ocp.args.Composite(
-                state=ocp.args.StandardRestore(abstract._asdict()), meta=ocp.args.JsonRestore()
+        if self._last is None:
+            return None
+        place = self._folder / str(self._last)
+        with _reading(place):
+            _check_fits(place.absolute() / "state", abstract, self._workdir)
+            found = self._manager.restore(
+                self._last,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardRestore(abstract._asdict()), meta=ocp.args.JsonRestore()
+                ),
             )
-            try:
-                found = self._manager.restore(step, args=args)
-            except Exception as error:
-                log.warning("checkpoint %s is damaged (%s), trying an older one",
-                            self._folder / str(step), _first_line(error))  # fmt: skip
-                # A damaged step would block saving the same step again.
-                self._manager.delete(step)
-                continue
-            return State(**found["state"]), found["meta"]
-        if steps:
-            raise InputError(
-                f"{self._folder}: none of the checkpoints {steps} can be read; they were "
-                "removed, start again to train from scratch"
-            )
-        return None
+        return State(**found["state"]), found["meta"]
 
     def wait(self) -> None:
         """Until everything saved so far is on disk."""
@@ -94,31 +117,145 @@ class Checkpoints:
             self._manager.close()
 
 
+def _open(folder: Path) -> int | None:
+    """The newest whole checkpoint; what is damaged before it is set aside, drafts are removed."""
+    if not folder.exists():
+        return None
+    if not folder.is_dir():
+        raise InputError(f"{folder}: is a file, the checkpoints of a run lie in a folder")
+    set_aside = []
+    with disk_errors(folder, doing="read or renamed"):
+        for draft in folder.glob("*.orbax-checkpoint-tmp*"):
+            shutil.rmtree(draft, ignore_errors=True)
+        for step in sorted(finished(folder), reverse=True):
+            try:
+                checksums.verify(folder / str(step), step=step)
+                return step
+            except checksums.Damaged as damage:
+                set_aside.append(_set_aside(folder / str(step), damage))
+    if set_aside:
+        raise InputError(
+            f"{folder}: every checkpoint is damaged; they are kept as {', '.join(set_aside)}; put "
+            "a copy back, or run the same command again to train from the beginning"
+        )
+    return None
+
+
+def _set_aside(place: Path, damage: checksums.Damaged) -> str:
+    """Renames a damaged checkpoint, which would block saving its step again."""
+    name, again = f"{DAMAGED}{place.name}", 0
+    while os.path.lexists(place.with_name(name)):
+        again += 1
+        name = f"{DAMAGED}{place.name}.{again}"
+    place.rename(place.with_name(name))
+    log.warning("checkpoint %s is damaged (%s); it is kept as %s, and the one before it is used",
+                place, damage, name)  # fmt: skip
+    return name
+
+
+@contextlib.contextmanager
+def _reading(place: Path) -> Iterator[None]:
+    """Whatever goes wrong on the way from a checkpoint to memory, in one line."""
+    try:
+        with disk_errors(place, doing="read", kept="nothing was changed"):
+            yield
+    except (InputError, checksums.Damaged):
+        raise
+    except MemoryError as error:
+        raise InputError(f"{place}: does not fit into memory; nothing was changed") from error
+    except Exception as error:
+        raise InputError(
+            f"{place}: cannot be restored ({_first_line(error)}); nothing was changed"
+        ) from error
+
+
+def _check_fits(item: Path, abstract: State, workdir: Path) -> None:
+    """``InputError`` with what is missing, new and of another shape in a saved state."""
+    with ocp.PyTreeCheckpointer() as reader:
+        there = _by_path(reader.metadata(item).item_metadata.tree)
+    here = _by_path(abstract._asdict())
+    both = [name for name in here if name in there]
+    found = {
+        "missing there": [name for name in here if name not in there],
+        "not known here": [name for name in there if name not in here],
+        "of another shape": [
+            f"{name} {list(there[name][0])} {there[name][1]}, here {list(here[name][0])} "
+            f"{here[name][1]}" for name in both if there[name] != here[name]
+        ],
+    }  # fmt: skip
+    said = [
+        f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+        for what, names in found.items()
+        if names
+    ]
+    if said:
+        raise InputError(
+            f"{item.parent}: does not fit: {'; '.join(said)}; the code has changed since it was "
+            f"saved; train in another --workdir with --checkpoint.init-from {workdir}, which "
+            "takes what fits"
+        )
+
+
+def _by_path(tree: PyTree) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Shape and dtype of every leaf, by path."""
+
+    def word(key: Any) -> str:
+        return str(next(getattr(key, k) for k in ("key", "name", "idx") if hasattr(key, k)))
+
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {
+        "/".join(map(word, path)): (tuple(leaf.shape), str(np.dtype(leaf.dtype)))
+        for path, leaf in leaves
+    }
+
+
 def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return lines[0][:200] if lines else type(error).__name__
 
 
-def claim(workdir: Path, experiment: Experiment) -> None:
-    """Makes ``workdir`` this experiment's; ``InputError`` if it is another's."""
-    path = workdir / CONFIG
-    if path.exists():
-        before, now = to_dict(read_config(workdir)), to_dict(experiment)
-        changed = [name for name in changes(before, now) if not _free(name)]
-        if changed == ["method.signals"]:
-            raise InputError(
-                f"{workdir} was trained on other shards than {', '.join(experiment.data.path)} "
-                "hold now: their signals differ; give the same data, or another --workdir"
-            )
-        if changed:
-            raise InputError(
-                f"{workdir}: holds another experiment, which differs in {', '.join(changed[:5])}; "
-                "choose another --workdir, or give the same settings to continue it"
-            )
-    elif workdir.exists() and not workdir.is_dir():
+def claim(workdir: Path, experiment: Experiment) -> contextlib.ExitStack:
+    """Makes ``workdir`` this experiment's, and this process its only writer until the result is
+    closed; ``InputError`` if it is another's, or another process writes it."""
+    held = contextlib.ExitStack()
+
+    def take() -> None:
+        _check_claim(workdir, experiment)
+        lock = Lock(workdir / LOCK, "trains in")
+        held.callback(lock.close)
+        _check_claim(workdir, experiment)
+        write_json(workdir / CONFIG, to_dict(experiment))
+
+    distributed.from_chief(take)
+    return held
+
+
+def _check_claim(workdir: Path, experiment: Experiment) -> None:
+    if workdir.exists() and not workdir.is_dir():
         raise InputError(f"{workdir}: is a file; --workdir wants a folder")
-    if distributed.is_chief():
-        write_json(path, to_dict(experiment))
+    if os.path.lexists(workdir / CONFIG):
+        check_same(workdir, to_dict(read_config(workdir)), experiment)
+    elif os.path.lexists(workdir / CHECKPOINTS):
+        raise InputError(
+            f"{workdir}: has {CHECKPOINTS}/ but no {CONFIG}, so nobody knows what was trained "
+            f"there; put its {CONFIG} back, or choose another --workdir"
+        )
+
+
+def check_same(place: Path, before: Any, experiment: Experiment) -> None:
+    """``InputError`` where ``before``, a config that lies in ``place``, is another experiment."""
+    before = to_dict(methods.experiment_from_dict(before))
+    changed = [name for name in changes(before, to_dict(experiment)) if not _free(name)]
+    if changed == ["method.signals"]:
+        raise InputError(
+            f"{place} was trained on other shards than {', '.join(experiment.data.path)} "
+            "hold now: their signals differ; give the same data, or another --workdir"
+        )
+    if changed:
+        raise InputError(
+            f"{place}: holds another experiment, which differs in {', '.join(changed[:5])}; "
+            "choose another --workdir, or give the same settings to continue it"
+        )
 
 
 def _free(name: str) -> bool:
@@ -128,40 +265,64 @@ def _free(name: str) -> bool:
 def read_config(workdir: Path) -> Experiment:
     """The experiment of a run folder."""
     path = workdir / CONFIG
-    if not path.exists():
+    if not os.path.lexists(path):
         raise InputError(f"{workdir}: not a run folder, it has no {CONFIG}")
     value = read_json(path, "the config of a run", advice="the run cannot be read")
-    return methods.experiment_from_dict(value, str(path))
+    try:
+        return methods.experiment_from_dict(value, str(path))
+    except RecursionError:
+        raise InputError(f"{path}: is nested too deeply; the run cannot be read") from None
 
 
 def load_run(path: str | Path, *, step: int | None = None) -> Trained:
-    """Experiment and parameters of a run folder's checkpoint, on the host: the last good one, or
-    the one of ``step``."""
+    """Experiment and parameters of a run folder's checkpoint, on the host: the newest whole one,
+    or the one of ``step``. Damaged ones are named in a warning; nothing is changed."""
     workdir = local_path(path, "run")
     experiment = read_config(workdir)
-    if not (workdir / CHECKPOINTS).is_dir():
-        raise InputError(f"{workdir}: has no checkpoint yet; let `jfreq train` run longer")
     folder = (workdir / CHECKPOINTS).absolute()
-    tried: set[int] = set()
+    if not folder.is_dir():
+        raise InputError(f"{workdir}: has no checkpoint yet; let `jfreq train` run longer")
     if step is not None:
-        found = sorted(_finished(folder))
+        found = sorted(finished(folder))
         if step not in found:
             raise InputError(f"{workdir}: has no checkpoint of step {step}, only of {found}")
-        return Trained(experiment, _restore_params(folder / str(step) / "state"))
-    # Listed anew after each miss: a running training may have replaced what was there.
-    while left := _finished(folder) - tried:
-        tried.add(step := max(left))
-        item = folder / str(step) / "state"
         try:
-            return Trained(experiment, _restore_params(item))
-        except Exception as error:
-            log.warning("checkpoint %s is damaged (%s)", item, _first_line(error))
+            return Trained(experiment, _load_step(folder, step, experiment))
+        except checksums.Damaged as damage:
+            raise InputError(f"{folder / str(step)}: is damaged ({damage})") from None
+    tried: dict[int, str] = {}
+    # Listed anew after each miss: a running training may have replaced what was there.
+    while left := finished(folder) - set(tried):
+        newest = max(left)
+        try:
+            return Trained(experiment, _load_step(folder, newest, experiment))
+        except checksums.Damaged as damage:
+            tried[newest] = str(damage)
+            if (folder / str(newest)).exists():
+                log.warning("checkpoint %s is damaged (%s)", folder / str(newest), damage)
+    if tried:
+        first = max(tried)
+        raise InputError(
+            f"{workdir}: no checkpoint of {sorted(tried)} is whole; the last one: {tried[first]}"
+        )
     raise InputError(f"{workdir}: has no readable checkpoint; let `jfreq train` run longer")
 
 
-def _finished(folder: Path) -> set[int]:
+def finished(folder: Path) -> set[int]:
     """Steps of a folder's checkpoints; those being written still have another name."""
-    return {int(entry.name) for entry in folder.iterdir() if entry.name.isdigit()}
+    names = {entry.name for entry in folder.iterdir()}
+    return {int(name) for name in names if name.isdecimal() and name == str(int(name))}
+
+
+def _load_step(folder: Path, step: int, experiment: Experiment) -> PyTree:
+    """Parameters of one checkpoint; ``Damaged`` where its files are not what was written."""
+    place = folder / str(step)
+    with _reading(place):
+        checksums.verify(place, step=step)
+        meta = read_json(place / "meta" / "metadata", "what a checkpoint says of itself")
+        if "config" in meta:
+            check_same(place, meta["config"], experiment)
+        return _restore_params(place / "state")
 
 
 def _restore_params(item: Path) -> PyTree:

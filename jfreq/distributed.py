@@ -6,9 +6,10 @@ process 0, the chief, writes what is written once.
 
 from __future__ import annotations
 
+import json
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -76,6 +77,35 @@ def _several_hosts(env: Mapping[str, str]) -> bool:
 def is_chief() -> bool:
     """Whether this process writes what is written once."""
     return jax.process_index() == 0
+
+
+def from_chief(decide: Callable[[], Any]) -> Any:
+    """What ``decide()`` returns in process 0, a JSON value, in every process; only 0 calls it.
+
+    An ``InputError`` there is raised in all of them, so that nobody waits for the others.
+    """
+    if jax.process_count() == 1:
+        return decide()
+    from jax.experimental.multihost_utils import broadcast_one_to_all
+
+    said, failure = {}, None
+    if is_chief():
+        try:
+            said = {"value": decide()}
+        except Exception as error:
+            failure = error
+            said = {"error": str(error) or type(error).__name__}
+    blob = json.dumps(said).encode()
+    size = int(broadcast_one_to_all(np.int32(len(blob))))
+    data = np.zeros(size, np.uint8)
+    if is_chief():
+        data[:] = np.frombuffer(blob, np.uint8)
+    said = json.loads(np.asarray(broadcast_one_to_all(data), np.uint8).tobytes())
+    if failure is not None:
+        raise failure
+    if "error" in said:
+        raise InputError(said["error"])
+    return said["value"]
 
 
 def to_host(tree: PyTree) -> PyTree:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import glob
 import hashlib
 import json
+import logging
 import os
 import platform
 import re
@@ -178,3 +180,36 @@ def disk_trouble(error: BaseException, doing: str = "read or written") -> str | 
     if isinstance(error, OSError) and number is not None:
         return f"cannot be {doing} ({error.strerror}); mend that or choose another place"
     return None
+
+
+class Lock:
+    """A file that one process at a time holds, until :meth:`close` or its death, however it dies.
+
+    ``InputError`` names the process that holds it; ``doing`` says what that process does.
+    """
+
+    def __init__(self, path: Path, doing: str):
+        with disk_errors(path.parent):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = open(path, "a+b")  # noqa: SIM115 - closed by close()
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._file.seek(0)
+            owner = self._file.read(200).decode(errors="replace").strip() or "another process"
+            self._file.close()
+            raise InputError(
+                f"{path.parent}: {owner} {doing} it now; wait for that process or stop it"
+            ) from None
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+                raise
+            logging.getLogger("jfreq").warning(
+                "%s: this file system has no locks; start no second training there", path.parent
+            )
+        self._file.truncate(0)
+        self._file.write(f"process {os.getpid()} on {platform.node()}\n".encode())
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()

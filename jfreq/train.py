@@ -55,23 +55,35 @@ def train(experiment: Experiment, workdir: str | Path, *, quiet: bool = False) -
 
 
 def _run(setup: Setup, workdir: Path, quiet: bool) -> Trained:
-    experiment, pipeline = setup.experiment, setup.pipeline
-    chief = distributed.is_chief()
-
-    # ---- where to start: own checkpoint, then init_from, then scratch
+    experiment = setup.experiment
     source = None
     if experiment.checkpoint.init_from:
         from jfreq.export.bundle import load_trained
 
         source = load_trained(experiment.checkpoint.init_from)
-    checkpoint.claim(workdir, experiment)
-    saves = checkpoint.Checkpoints(workdir, keep=experiment.checkpoint.keep)
+    with checkpoint.claim(workdir, experiment):
+        saves = checkpoint.Checkpoints(workdir, keep=experiment.checkpoint.keep)
+        return _loop(setup, workdir, saves, source, quiet)
+
+
+def _loop(
+    setup: Setup,
+    workdir: Path,
+    saves: checkpoint.Checkpoints,
+    source: Trained | None,
+    quiet: bool,
+) -> Trained:
+    experiment, pipeline = setup.experiment, setup.pipeline
+    chief = distributed.is_chief()
+
+    # ---- where to start: own checkpoint, then init_from, then scratch
     found = saves.restore_last(setup.abstract)
     if found is None:
         state, start = first_state(setup, source), 0
     else:
         state, meta = found
         start = int(meta["step"])
+        checkpoint.check_same(workdir, meta["config"], experiment)
         check(
             meta["manifest"] == pipeline.manifest_hash,
             "data",

@@ -13,7 +13,7 @@ from jfreq.config import Experiment
 from jfreq.export.bundle import is_bundle
 from jfreq.files import read_json
 from jfreq.report.metrics import FILE as METRICS
-from jfreq.report.metrics import read_metrics
+from jfreq.report.metrics import read_metrics, unreadable
 from jfreq.types import InputError
 
 GRID, RESULTS, FRACTIONS = "grid.json", "results.json", "fractions.json"
@@ -64,6 +64,8 @@ def read_run(folder: Path) -> Run:
             "folder that jfreq train or ablate wrote"
         )
     damage: list[str] = []
+    if bad := unreadable(folder):
+        damage.append(f"{bad} lines of {METRICS} cannot be read and are left out.")
     saved = _saved(folder / checkpoint.CHECKPOINTS)
     return Run(
         folder=folder,
@@ -107,9 +109,7 @@ def state(run: Run) -> list[str]:
 
 
 def _saved(folder: Path) -> list[int]:
-    if not folder.is_dir():
-        return []
-    return sorted(int(entry.name) for entry in folder.iterdir() if entry.name.isdigit())
+    return sorted(checkpoint.finished(folder)) if folder.is_dir() else []
 
 
 def _manifest(folder: Path, saved: list[int]) -> str | None:

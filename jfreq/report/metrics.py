@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from jfreq.files import disk_errors
+from jfreq.files import disk_errors, write_atomically
 
 FILE = "metrics.jsonl"
+log = logging.getLogger("jfreq")
 
 
 class MetricsWriter:
@@ -18,11 +21,13 @@ class MetricsWriter:
 
     def __init__(self, workdir: Path, *, start_step: int = 0, tensorboard: bool = True):
         self._path = workdir / FILE
-        kept = [row for row in read_metrics(workdir) if row["step"] <= start_step]
+        lines = [(line, row) for line, row in _lines(self._path) if _is_kept(row, start_step)]
+        bad = sum(row is None for _, row in lines)
+        if bad:
+            log.warning("%s: %d lines cannot be read; they stay there and are left out of tables",
+                        self._path, bad)  # fmt: skip
         with disk_errors(workdir):
-            draft = self._path.with_suffix(".draft")
-            draft.write_text("".join(json.dumps(row) + "\n" for row in kept))
-            draft.replace(self._path)
+            write_atomically(self._path, lambda file: file.writelines(line for line, _ in lines))
             self._file = open(self._path, "a")  # noqa: SIM115 - closed by close()
         self._board: Any = None
         if tensorboard:
@@ -48,14 +53,35 @@ class MetricsWriter:
 
 
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:
-    """All rows of a run; a last line that was cut off by a kill is left out."""
-    path = workdir / FILE
+    """All rows of a run that can be read; see :func:`unreadable` for the others."""
+    return [row for _, row in _lines(workdir / FILE) if row is not None]
+
+
+def unreadable(workdir: Path) -> int:
+    """How many lines of a run's metrics say nothing; one that a kill cut off is none of them."""
+    return sum(row is None for _, row in _lines(workdir / FILE))
+
+
+def _lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any] | None]]:
+    """Every whole line with its row, None where it is damaged."""
     if not path.exists():
-        return []
-    rows = []
-    for line in path.read_text().splitlines():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows
+        return
+    with disk_errors(path, doing="read"), path.open("rb") as file:
+        for line in file:
+            if line.endswith(b"\n"):
+                yield line, _row(line)
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    step = row.get("step") if isinstance(row, dict) else None
+    good = isinstance(step, int) and not isinstance(step, bool) and 0 <= step < 2**63
+    return row if good else None
+
+
+def _is_kept(row: dict[str, Any] | None, start_step: int) -> bool:
+    """Damaged lines stay; nothing that a run wrote is thrown away unless it is written again."""
+    return row is None or row["step"] <= start_step

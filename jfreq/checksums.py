@@ -1,0 +1,79 @@
+"""What a folder held when it was written: a sha256 of every file, in a file of its own."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from jfreq.files import parse_json, sha256_of, write_json
+from jfreq.types import InputError
+
+FILE = "sha256.json"
+THREADS = 4
+
+
+class Damaged(Exception):
+    """A folder does not hold what was written to it; the message says which file."""
+
+
+def write(folder: Path, *, step: int, leave_out: tuple[str, ...] = ()) -> None:
+    """Writes the digests of all files below ``folder``, which holds the checkpoint of ``step``.
+
+    ``leave_out``: names of files right in the folder that change afterwards.
+    """
+    names = sorted(
+        str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()
+    )  # fmt: skip
+    names = [name for name in names if name not in (FILE, *leave_out)]
+    write_json(folder / FILE, {"step": step, "files": _digests(folder, names)})
+
+
+def verify(folder: Path, *, step: int) -> None:
+    """Raises :class:`Damaged` unless the folder holds, bit for bit, the checkpoint of ``step``.
+
+    A disk that fails, or a file that may not be read, proves nothing: that ``OSError`` is raised
+    as it is.
+    """
+    stated = _stated(folder)
+    if stated["step"] != step:
+        raise Damaged(f"it is the checkpoint of step {stated['step']}, the folder was renamed")
+    found = _digests(folder, list(stated["files"]))
+    for name, digest in stated["files"].items():
+        if found[name] != digest:
+            raise Damaged(f"{name} {'is not what was written' if found[name] else 'is missing'}")
+
+
+def _stated(folder: Path) -> dict[str, Any]:
+    if not folder.is_dir():
+        raise Damaged("it is no folder")
+    path = folder / FILE
+    if not path.is_file():
+        raise Damaged(f"{FILE} is missing")
+    try:
+        value = parse_json(path.read_text("utf-8", "replace"), path, "digests")
+        files = value["files"]
+        if not isinstance(value["step"], int) or not files or not all(map(_is_text, files.items())):
+            raise KeyError
+    except (InputError, KeyError, TypeError, AttributeError):
+        raise Damaged(f"{FILE} is not what was written") from None
+    return value
+
+
+def _is_text(item: tuple[Any, Any]) -> bool:
+    return all(isinstance(word, str) for word in item)
+
+
+def _digests(folder: Path, names: list[str]) -> dict[str, str | None]:
+    """sha256 by name, None for what is no file."""
+
+    def digest(name: str) -> str | None:
+        try:
+            return sha256_of(folder / name)
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            return None
+        except ValueError:  # a name with a zero byte
+            return None
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        return dict(zip(names, pool.map(digest, names), strict=True))
