@@ -6,7 +6,7 @@ export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
 export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES ?= -1
 
-.PHONY: setup demo test lint type bench plan lock clean
+.PHONY: setup demo test lint type bench plan soak lock clean
 
 setup: $(READY)
 
@@ -38,6 +38,9 @@ bench: $(READY)
 
 plan: $(READY)
 	$(BIN)/python -P experiments/plans.py
+
+soak: $(READY)
+	$(BIN)/python -P experiments/soak.py
 
 lock:
 	uv pip compile pyproject.toml --extra dev --extra export --python-version 3.11 \

@@ -172,3 +172,62 @@ def test_values_across_processes(shards, tmp_path):
     from jfreq.data.records import open_shards
 
     np.testing.assert_array_equal(first["label"], open_shards(shards).column("label")[:7])
+
+
+RESTORE = """
+import logging, pathlib, sys, numpy as np, jax
+from jfreq import checkpoint, distributed, sharding
+from jfreq.state import State
+from jfreq.types import InputError
+from jax.sharding import NamedSharding, PartitionSpec as P
+
+distributed.start()
+logging.basicConfig(level=logging.WARNING, format="WARNED %(message)s", stream=sys.stdout)
+home = pathlib.Path(sys.argv[1])
+mesh = sharding.make_mesh((2, 2, 1))
+rows = NamedSharding(mesh, P("data"))
+
+
+def state(value):
+    params = {"w": jax.jit(lambda: np.float32(value) + jax.numpy.arange(8.0), out_shardings=rows)()}
+    return State(jax.device_put(np.int32(value), NamedSharding(mesh, P())), params, {}, {})
+
+
+saves = checkpoint.Checkpoints(home)
+for step in (2, 4):
+    saves.save(state(step), step, {"step": step})
+saves.wait()
+saves.close()
+if distributed.is_chief():
+    for path in (home / "checkpoints" / "4").rglob("manifest.ocdbt"):
+        path.write_bytes(path.read_bytes()[:-1])
+jax.experimental.multihost_utils.sync_global_devices("damaged")
+saves = checkpoint.Checkpoints(home)
+found, meta = saves.restore_last(state(0))
+w = distributed.to_host(found.params)["w"]
+print("RESTORED", meta["step"], np.array_equal(w, 2 + np.arange(8.0)), saves.steps())
+saves.save(found, 4, {"step": 4})
+saves.wait()
+saves.close()
+
+def refuse():
+    raise InputError("only the first process knows why")
+
+for decide, wanted in ((lambda: [1, "a"], [1, "a"]), (refuse, None)):
+    try:
+        assert distributed.from_chief(decide) == wanted
+    except InputError as error:
+        print("REFUSED", error)
+"""
+
+
+@pytest.mark.slow
+def test_one_process_decides_what_is_restored(tmp_path):
+    """Two processes with a damaged checkpoint: both go on from the same one, one says so."""
+    done = finish_processes(start_processes(["-c", RESTORE, str(tmp_path)]))
+    assert [d.code for d in done] == [0, 0], done
+    for d in done:
+        assert "RESTORED 2 True [2]" in d.out, d
+        assert "REFUSED only the first process knows why" in d.out
+    assert [d.out.count("it is kept as damaged-4") for d in done] == [1, 0], done
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["2", "4", "damaged-4"]

@@ -7,8 +7,8 @@ import sys
 import pytest
 
 LEVEL = {
-    "ranges": 0, "types": 0, "trees": 1, "config": 1, "files": 1, "checksums": 1, "sharding": 2, "ops": 2,
-    "distributed": 2,
+    "ranges": 0, "types": 0, "trees": 1, "config": 1, "files": 1, "checksums": 1,
+    "sharding": 2, "ops": 2, "distributed": 2,
     "masks": 3, "augment": 3, "losses": 3, "nn": 4, "data": 4, "methods": 5,
     "optim": 6, "state": 6, "flops": 6, "recipes": 6,
     "checkpoint": 7, "step": 8, "report": 9, "plan": 9, "export": 9, "evaluate": 10, "train": 10,

@@ -27,7 +27,15 @@ from jfreq.data.folds import FoldBy, divided, undivided
 from jfreq.data.moments import pooled_moments, training_rows, with_moments
 from jfreq.data.parts import Part
 from jfreq.data.records import signal_bytes
-from jfreq.data.schema import COLUMNS, METADATA, PARTS, ShardFile, ShardsInfo, SignalInfo
+from jfreq.data.schema import (
+    COLUMNS,
+    METADATA,
+    PARTS,
+    ShardFile,
+    ShardsInfo,
+    SignalInfo,
+    columns_digest,
+)
 from jfreq.data.source import (
     UNREADABLE,
     Channels,
@@ -317,6 +325,7 @@ def _finish(
         folds=tuple(int(f) for f in np.unique(columns["fold"]) if f >= 0),
         splits=tuple(splits),
         skipped=len(skipped),
+        columns=columns_digest(columns),
     )
     tfds_layout.write(out, info)
     parts.write_columns(out / COLUMNS, columns)

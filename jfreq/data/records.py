@@ -15,7 +15,7 @@ import numpy as np
 from jfreq.config import check
 from jfreq.data import together
 from jfreq.data.moments import pooled_moments, training_rows, with_moments
-from jfreq.data.schema import COLUMNS, ShardsInfo, SignalInfo, digest
+from jfreq.data.schema import COLUMNS, ShardsInfo, SignalInfo, columns_digest, digest
 from jfreq.files import local_path
 from jfreq.types import DataSpec, InputError
 
@@ -219,6 +219,11 @@ class Part:
                 columns = {name: file[name] for name in file.files}
         except Exception as error:
             raise InputError(f"{path}: cannot be read ({error}); prepare the set again") from error
+        check(
+            columns_digest(columns) == self.info.columns,
+            str(path),
+            "is not what was written; prepare the set again",
+        )
         wrong = [name for name, values in columns.items() if len(values) != self.info.rows]
         check(not wrong, str(path), f"column {wrong[:1]} has a wrong length; prepare the set again")
         return columns

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
+
+import numpy as np
 
 from jfreq.config import check, from_dict, to_dict
 from jfreq.data.folders import listing, shown
@@ -18,7 +21,7 @@ METADATA = "metadata.json"
 COLUMNS = "rows.npz"
 PARTS = ".parts"
 """Folder of the finished parts of a set that is not finished."""
-FORMAT = 1
+FORMAT = 2
 RESERVED = (
     "label",
     "id",
@@ -119,6 +122,8 @@ class ShardsInfo:
     """Rows of the source that could not be used; ``skipped.txt`` names them."""
     recipe: str = ""
     """Digest of the source's rows and of the options it was prepared with."""
+    columns: str = ""
+    """sha256 of what ``rows.npz`` holds: labels, folds, splits and moments of every row."""
     format: Count = FORMAT
 
     @property
@@ -172,6 +177,16 @@ def _no_shards(folder: Path) -> str:
     what = f"it holds {holds}" if suffixes else "it is empty"
     return (f" is not a set of shards: {what}; make shards of recordings with `jfreq data prepare "
             f"{shown(folder) if sound else 'FOLDER'} --out SHARDS`")  # fmt: skip
+
+
+def columns_digest(columns: Mapping[str, np.ndarray]) -> str:
+    """sha256 over names, types and values of columns, whatever the container."""
+    sha = hashlib.sha256()
+    for name in sorted(columns):
+        values = np.ascontiguousarray(columns[name])
+        sha.update(f"{name} {values.dtype.str} {values.shape}\n".encode())
+        sha.update(values.tobytes())
+    return sha.hexdigest()
 
 
 def digest(value: object) -> str:

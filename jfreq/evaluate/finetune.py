@@ -39,7 +39,7 @@ from jfreq.types import InputError
 
 TEST, PREDICTIONS = "test.json", "predictions.npz"
 FREE = ("log", "mesh", "checkpoint.every", "checkpoint.keep", "data.threads", "data.door",
-        "data.memory_mb")  # fmt: skip
+        "data.memory_mb", "data.path")  # fmt: skip
 """Fields that may differ between a finished fold and the call that asks for it."""
 
 
@@ -117,10 +117,10 @@ def finetune(
     found = []
     for fold, cfg in jobs:
         folder = workdir / _name(fold)
-        if not _is_done(folder, cfg):
+        if not _is_done(folder, cfg, shards):
             made = predict(train(cfg, folder), shards, rows[fold.test])
             if distributed.is_chief():
-                _keep(folder, made, cfg)
+                _keep(folder, made, cfg, shards)
             found.append(made)
         else:
             found.append(read_predictions(folder))
@@ -214,10 +214,10 @@ def _training_rows(shards: Any, data: Data) -> int:
     return len(drawn_rows(shards, rows, data, labelled=True))
 
 
-def _identity(experiment: Experiment) -> dict[str, Any]:
-    """The fields that a fold's predictions depend on."""
-    fields = flat(to_dict(experiment))
-    return {name: value for name, value in fields.items() if not name.startswith(FREE)}
+def _identity(experiment: Experiment, shards: Any) -> dict[str, Any]:
+    """What a fold's predictions depend on: fields, and what the shards hold."""
+    fields = {k: v for k, v in flat(to_dict(experiment)).items() if not k.startswith(FREE)}
+    return {**fields, "manifest": shards.manifest_hash}
 
 
 def _check_folder(folder: Path, experiment: Experiment) -> None:
@@ -229,22 +229,22 @@ def _check_folder(folder: Path, experiment: Experiment) -> None:
               f"{now or 'scratch'}; choose another --workdir")  # fmt: skip
 
 
-def _is_done(folder: Path, experiment: Experiment) -> bool:
+def _is_done(folder: Path, experiment: Experiment, shards: Any) -> bool:
     """Whether the folder holds the predictions of just this experiment."""
     try:
         before = read_json(folder / TEST, "the note of a finished fold")["experiment"]
     except (InputError, KeyError):
         return False
-    return before == _identity(experiment) and (folder / PREDICTIONS).is_file()
+    return before == _identity(experiment, shards) and (folder / PREDICTIONS).is_file()
 
 
-def _keep(folder: Path, found: Predictions, experiment: Experiment) -> None:
+def _keep(folder: Path, found: Predictions, experiment: Experiment, shards: Any) -> None:
     """Writes the predictions, then the file that says that they are whole."""
     write_atomically(
         folder / PREDICTIONS, lambda file: np.savez_compressed(file, **found._asdict())
     )
     scores = {k: float(f(found.label, found.score)) for k, f in metrics_for(found.label).items()}
-    write_json(folder / TEST, {"scores": scores, "experiment": _identity(experiment)})
+    write_json(folder / TEST, {"scores": scores, "experiment": _identity(experiment, shards)})
 
 
 def predict(trained: Trained, shards: Any, rows: np.ndarray) -> Predictions:
