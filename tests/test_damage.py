@@ -11,8 +11,10 @@ import logging
 import os
 import shutil
 import time
+from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -34,7 +36,7 @@ FREE = ("_CHECKPOINT_METADATA", "commit_success.txt", "config.json", ".lock")
 class Run:
     """A finished run, and its parameters after ``OLD`` and ``NEW`` steps."""
 
-    folder: object
+    folder: Path
     setup: step.Setup
     right: dict
 
@@ -140,7 +142,9 @@ def config(change):
 
 def swap(folder):
     one, two, spare = (folder / "checkpoints" / str(s) for s in (OLD, NEW, "spare"))
-    one.rename(spare), two.rename(one), spare.rename(two)
+    one.rename(spare)
+    two.rename(one)
+    spare.rename(two)
 
 
 def of_another_run(folder):
@@ -296,21 +300,25 @@ def test_what_proves_nothing_changes_nothing(run, tmp_path, monkeypatch, caplog,
 
 
 def test_a_flipped_bit_never_changes_parameters_silently(run, tmp_path, caplog):
-    """Forty random bits in random files of the newest checkpoint, one at a time."""
+    """Random bits in random files of the newest checkpoint, one at a time: 30 in files that have
+    digests, all noticed; 6 in those that have none, which parameters do not depend on."""
     folder, rng, counts = tmp_path / "run", np.random.default_rng(), {OLD: 0, NEW: 0, "refused": 0}
     shutil.copytree(run.folder, folder)
-    files = sorted(p for p in newest(folder, "").rglob("*") if p.is_file() and p.stat().st_size)
-    for _ in range(40):
-        path = files[rng.integers(len(files))]
+    files = [p for p in newest(folder, "").rglob("*") if p.is_file() and p.stat().st_size]
+    bare = [p for p in files if p.name in (*FREE, SHA)]
+    covered = sorted(set(files) - set(bare))
+    assert len(bare) >= 2 and len(covered) >= 8
+    for i in range(36):
+        among = covered if i < 30 else bare
+        path = among[rng.integers(len(among))]
         whole = path.read_bytes()
         at, bit = rng.integers(len(whole)), 1 << int(rng.integers(8))
         path.write_bytes(whole[:at] + bytes([whole[at] ^ bit]) + whole[at + 1 :])
         found = outcome(run, folder, look, caplog)
         counts[found] += 1
-        assert found == OLD or path.name in (*FREE, SHA), path
+        assert found == OLD or path in bare, path
         path.write_bytes(whole)
-    print(f"\n40 flipped bits: {counts}")
-    assert counts[OLD] >= 28
+    print(f"\n36 flipped bits: {counts}")
 
 
 def test_one_step_may_be_damaged_twice(run, tmp_path, caplog):
@@ -408,7 +416,7 @@ def test_digests_are_written_before_a_checkpoint_has_its_name(tmp_path, monkeypa
         write(folder, **options)
 
     monkeypatch.setattr(checkpoint.checksums, "write", noted)
-    state = State(np.int32(1), {"w": np.ones(3)}, {}, {})
+    state = State(jnp.int32(1), {"w": np.ones(3)}, {}, {})
     saves = checkpoint.Checkpoints(tmp_path)
     saves.save(state, 1, {"step": 1, "config": to_dict(run.setup.experiment)})
     saves.wait()
