@@ -15,7 +15,7 @@ def test_folders_that_are_no_runs(tmp_path):
     with pytest.raises(InputError, match="not a run folder"):
         checkpoint.load_run(tmp_path)
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(InputError, match="is not JSON"):
+    with pytest.raises(InputError, match="no JSON"):
         checkpoint.load_run(tmp_path)
 
 

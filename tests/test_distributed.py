@@ -182,7 +182,7 @@ from jfreq.types import InputError
 from jax.sharding import NamedSharding, PartitionSpec as P
 
 distributed.start()
-logging.basicConfig(level=logging.WARNING, format="WARNED %(message)s", stream=sys.stdout)
+logging.basicConfig(level=logging.WARNING, stream=sys.stdout, force=True)
 home = pathlib.Path(sys.argv[1])
 mesh = sharding.make_mesh((2, 2, 1))
 rows = NamedSharding(mesh, P("data"))
