@@ -15,7 +15,7 @@ import re
 import stat
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 
 from jfreq.config import check
 from jfreq.types import InputError
@@ -171,7 +171,7 @@ def is_utf8(text: str) -> bool:
     return True
 
 
-def shown(path: Path | str) -> str:
+def shown(path: PurePath | str) -> str:
     """A name for people, with ``\\xe9`` for every byte that is not UTF-8."""
     raw = os.fsencode(path) if not is_utf8(str(path)) else str(path).encode()
     return raw.decode(errors="backslashreplace")

@@ -72,6 +72,8 @@ def _compared(mine: Result, other: Result) -> tuple[int, str]:
         return 0, f"{mine.mean - other.mean:+.3f} (a single test split, so no interval)"
     if not math.isfinite(gap.low):
         return 0, f"{gap.mean:+.3f} (too few folds for an interval)"
+    if gap.low == gap.high == 0:
+        return 0, "the same score everywhere"
     if gap.low > 0:
         return 1, f"{gap.mean:.3f} (95 % interval {gap.low:.3f} to {gap.high:.3f})"
     if gap.high < 0:

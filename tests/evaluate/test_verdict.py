@@ -51,6 +51,11 @@ def test_one_split_proves_nothing_and_no_baselines_compare_nothing():
     assert verdict(Report("set", ("0",), (result("fine-tuned", [0.5]),), {})) == ()
 
 
+def test_equal_scores_need_no_interval():
+    _, compared = said(HIGH, HIGH)
+    assert compared.startswith("No effect of training is proven: the same score everywhere against")
+
+
 def test_the_first_probe_speaks_with_the_most_labels():
     rows = [result(TRAINED, [0.1, 0.1], kind="knn"), result(TRAINED, [0.2, 0.2], fraction=0.1),
             result(TRAINED, [0.3, 0.3], fraction=0.5)]  # fmt: skip
