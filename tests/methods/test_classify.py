@@ -8,8 +8,8 @@ import numpy as np
 import optax
 import pytest
 
-from jfreq import checkpoint, trees
-from jfreq.config import replace
+from jfreq import checkpoint, step, trees
+from jfreq.config import Experiment, replace
 from jfreq.methods import build
 from jfreq.methods.ast import AST
 from jfreq.methods.base import Method, encoder_params
@@ -17,6 +17,7 @@ from jfreq.methods.classify import Classify, Head, supervise
 from jfreq.methods.ssast import SSAST
 from jfreq.nn.vit import SIZES, ViT
 from jfreq.ops.posemb import resize_positions
+from jfreq.state import Trained
 from jfreq.testing import CLIP, batch_spec, bound_method, fake_batch
 from jfreq.types import DataSpec, Features, Grid, InputError, SignalSpec
 
@@ -335,3 +336,13 @@ def test_class_names_are_those_of_the_data():
     assert AST(encoder=SMALL).bind(TAGS).multi_label and not bound.multi_label
     assert AST(encoder=SMALL).bind(TAGS).scores == "sigmoid" and bound.scores == "softmax"
     assert SSAST(encoder=SMALL).bind(CLIP).labels == ()
+
+
+def test_a_classifier_of_other_classes_is_no_start():
+    """As many classes with other names: the encoder is taken, its classifier is not."""
+    found = Experiment("old", Classify(backbone=SSAST(encoder=SMALL)).bind(CLIP))
+    source = Trained(found, {"backbone": {"a": np.ones(2)}, "head": {"b": np.ones(3)}})
+    others = replace(CLIP, labels=("a", "b", "x"))
+    tuned = replace(found, method=found.method.unbind().bind(others))
+    assert step._without_other_classes(source, found) == source.params
+    assert set(step._without_other_classes(source, tuned)) == {"backbone"}
