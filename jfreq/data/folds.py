@@ -229,8 +229,9 @@ def _check_enough(
     if known[by] >= k:
         return
     least = max(k, known[by] + 1)
-    wider: tuple[FoldBy, ...] = ("recording", "row")
-    others = [other for other in wider if other != by and known[other] >= least]
+    others: list[FoldBy] = [
+        other for other in get_args(FoldBy)[1:] if other != by and known[other] >= least
+    ]
     ways = [f"--make-folds {known[by]}"] if known[by] >= 2 else []
     ways += [f"--fold-by {other} (there are {known[other]})" for other in others]
     advice = f"use {' or '.join(ways)}" if ways else "it cannot be divided, add recordings"
