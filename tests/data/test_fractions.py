@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 import pytest
+import soundfile
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -133,10 +134,15 @@ def test_training_reads_only_the_drawn_rows(tones):
     whole.close()
 
 
-def test_a_share_of_labels_needs_labels(tones):
-    cfg = Data(path=(str(tones), str(tones)), label_fraction=0.5)
+def test_a_share_of_labels_needs_labels(tones, tmp_path):
+    (tmp_path / "plain").mkdir()
+    soundfile.write(tmp_path / "plain" / "a.wav", np.full(1600, 0.1), 16000)
+    prepare(str(tmp_path / "plain"), tmp_path / "plain.s", progress=False)
+    cfg = Data(path=(str(tones), str(tmp_path / "plain.s")), label_fraction=0.5)
     with pytest.raises(InputError, match="label_fraction: the shards have no labels"):
         open_pipeline(cfg, batch=8, seed=0)
+    with pytest.raises(InputError, match=r"data: the shards have no labels together: .*plain\.s"):
+        open_pipeline(cfg, batch=8, seed=0, labelled=True)
     cfg = Data(path=(str(tones),), label_fraction=0.01)
     with pytest.raises(InputError, match=r"tones-0, data\.label_fraction: 0\.01 of 60 rows leaves"):
         open_pipeline(cfg, batch=8, seed=0)
