@@ -366,7 +366,7 @@ def _decode(hint: Any, value: Any, variants, path: str) -> Any:
     good = isinstance(value, plain) or number
     good = good and (plain is bool or not isinstance(value, bool))
     check(good, path, f"expected {getattr(plain, '__name__', plain)}, got {shown(value)}")
-    check(plain is not str or "\0" not in value, path, "holds a zero byte")
+    check(not (isinstance(value, str) and "\0" in value), path, "holds a zero byte")
     check_value(hint, value, "", path)
     return float(value) if number else value
 
