@@ -165,8 +165,7 @@ class Recordings:
             raise InputError(_nothing(path, self._encoder, files))
         kinds = AUDIO if sounds else ARRAYS
         if other := [f for f in files if f.suffix.lower() not in kinds]:
-            self._say(f"{path}: left out {_counted(other)}, which "
-                      f"{'are no sound' if sounds else 'hold no sensors'}")  # fmt: skip
+            self._say(f"{path}: left out {_counted(other)}, which are not read{_hint(other)}")
         for odd, reason in found.odd:
             self._skip(shown(odd), reason)
         return self._sounds(path, chosen) if sounds else self._arrays(path, chosen)
@@ -209,7 +208,14 @@ def _nothing(path: Path, encoder: Encoder, files: Sequence[Path]) -> str:
     return (
         f"{path}: holds {'no sound files' if _hears(encoder) else 'no recordings of sensors'} "
         f"({', '.join(kinds)}) but {holds}, and is no set of shards (it has no {METADATA})"
+        f"{_hint(files)}"
     )
+
+
+def _hint(files: Sequence[Path]) -> str:
+    """How to make sound of the first file that is of a format nobody reads here."""
+    other = [f for f in files if f.suffix.lower() in sound.OTHER_FORMATS]
+    return f"; {sound.convert(other[0])}" if other else ""
 
 
 def _counted(files: Sequence[Path]) -> str:

@@ -95,7 +95,7 @@ def test_a_folder_is_walked_in_the_order_of_people(encoder, tmp_path):
     said = []
     out = embed_files(encoder, [home], tmp_path / "e.npz", say=said.append)
     assert read(out.path)["paths"].tolist() == [str(home / name) for name in names]
-    assert said[0] == f"{home}: left out 1 .csv, 1 .txt, which are no sound"
+    assert said[0] == f"{home}: left out 1 .csv, 1 .txt, which are not read"
     assert out.recordings == 5 and out.skipped == 2
     listed = out.skipped_list.read_text()
     assert "pipe.wav: is a pipe" in listed and "loop: is a link to a folder above" in listed
@@ -176,6 +176,7 @@ def test_nothing_to_embed(encoder, tmp_path):
     assert f"{home}: holds no sound files" in refused(home) and "no files at all" in refused(home)
     (home / "a.m4a").write_text("x")
     assert "but only 1 .m4a, and is no set of shards" in refused(home)
+    assert "convert it, for instance `ffmpeg -i a.m4a a.wav`" in refused(home)
     damaged(home)
     assert "none of 6 recordings can be used; the first: " in refused(home)
     assert "no such file" in refused(home / "none.wav")
