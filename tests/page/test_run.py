@@ -220,7 +220,7 @@ def test_what_is_broken_is_named_and_the_rest_is_shown(run, tmp_path, parse):
         file.write('{"step": 5, "loss": NaN, "step_ti')
     page = read(write_page(folder), parse)
     for said in ("results.json is not what jfreq probe writes", "fractions.json is not what",
-                 "not_finite_3.json", "no readable checkpoint"):  # fmt: skip
+                 "not_finite_3.json", "no checkpoint of [2, 4] is whole"):  # fmt: skip
         assert said in page.text
     assert len(page.all("svg")) >= 4
 
@@ -258,7 +258,7 @@ def test_names_cannot_become_markup(run, tmp_path, parse):
         (lambda f: None, "no such folder"),
         (lambda f: f.write_text(""), "is a file"),
         (lambda f: f.mkdir(), "neither a run"),
-        (lambda f: [f.mkdir(), (f / "config.json").write_text("{")], "is not JSON"),
+        (lambda f: [f.mkdir(), (f / "config.json").write_text("{")], "no JSON"),
         (lambda f: [f.mkdir(), (f / "config.json").write_text("{}"),
                     (f / "model.safetensors").write_text("")], "exported bundle"),
     ],
