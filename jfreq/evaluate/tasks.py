@@ -275,10 +275,18 @@ def _never_seen(info: Any, label: np.ndarray, fold: Fold, unseen: np.ndarray, as
 
 
 def check_signals(signals: Sequence[SignalSpec], shards: Any) -> None:
-    """``InputError`` unless the shards hold every signal that the encoder reads, at its rate."""
+    """``InputError`` unless the shards hold every signal that the encoder reads, at its rate, with
+    its channels in the same order and mixed in the same way."""
     for wanted in signals:
         found = shards.spec.signal(wanted.name)
+        where, again = f"{shards.info.name}, {wanted.name}", "prepare the set again to match"
         for field in ("rate", "channels"):
             a, b = getattr(found, field), getattr(wanted, field)
-            check(a == b, f"{shards.info.name}, {wanted.name}", f"{field} is {a:g}, the encoder "
-                  f"reads {b:g}; prepare the set again to match (--rate, --seconds)")  # fmt: skip
+            said = f"{field} is {a:g}, the encoder reads {b:g}"
+            check(a == b, where, f"{said}; {again} (--rate, --seconds)")
+        said = f"was prepared with --mix {found.mix}, the encoder learned from --mix {wanted.mix}"
+        check(found.mix == wanted.mix, where, f"{said}; {again}")
+        there, here = ", ".join(found.names), ", ".join(wanted.names)
+        swapped = there != here and sorted(found.names) == sorted(wanted.names)
+        said = f"has the channels {there}, the encoder reads {here}"
+        check(not swapped, where, f"{said}; {again} (--modalities)")

@@ -227,15 +227,17 @@ def test_250_command_lines(place, capsys, monkeypatch):
         found[text] = outcome(line, place)
         assert not (place / "executed").exists(), text
     counts = Counter(found.values())
-    with capsys.disabled():
-        spent = time.process_time() - began
-        print(f"\n{len(lines)} command lines, {spent:.0f} s of processor time: {dict(counts)}")
     assert len(lines) >= 250
     wrong = {text: what for text, what in found.items() if what not in ("help", "refused")}
     assert not wrong, "\n".join(f"jfreq {text}: {what}" for text, what in wrong.items())
     assert inventory(place) == before
     asked = {text for text, what in found.items() if what == "help" and "-h" not in text}
     assert asked <= {"", "--version", "data", "config show ssast_nano --labels 0"}
+    with capsys.disabled():
+        spent = time.process_time() - began
+        ends = f"{counts['refused']} refused in one line, {counts['help']} answered"
+        print(f"\n{len(lines)} command lines: {ends}, 0 tracebacks, 0 hangs, 0 files changed")
+        print(f"{spent:.0f} s of processor time")
 
 
 @settings(max_examples=40, deadline=None, derandomize=True, database=None,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jfreq import methods, recipes
-from jfreq.config import Experiment, MethodConfig
+from jfreq.config import Experiment, MethodConfig, replace
 from jfreq.data.pipeline import batch_spec
 from jfreq.data.prepare import prepare
 from jfreq.data.records import open_shards
@@ -17,7 +17,7 @@ from jfreq.evaluate.features import extract
 from jfreq.evaluate.metrics import bounded, interval
 from jfreq.evaluate.protocols import probe
 from jfreq.evaluate.table import HAND_MADE, TRAINED, UNTRAINED
-from jfreq.evaluate.tasks import divide
+from jfreq.evaluate.tasks import check_signals, divide
 from jfreq.evaluate.windows import fitted
 from jfreq.methods.base import Method
 from jfreq.state import Trained
@@ -255,6 +255,7 @@ def test_refusals(trained, make_shards, make, options, message):
         (SignalSpec("y", 100.0, 16, 6), "no signal 'y'"),
         (SignalSpec("x", 50.0, 16, 6), "rate is 100, the encoder reads 50"),
         (SignalSpec("x", 100.0, 16, 1), "channels is 6"),
+        (SignalSpec("x", 100.0, 16, 6, mix="mean"), "prepared with --mix first, .* --mix mean"),
     ],
 )
 def test_shards_of_another_kind(trained, make_shards, signal, message):
@@ -262,3 +263,13 @@ def test_shards_of_another_kind(trained, make_shards, signal, message):
     other = Trained(Experiment("project", cfg), trained.params)
     with pytest.raises(InputError, match=message):
         probe(other, sets(make_shards))
+
+
+def test_channels_in_another_order_are_refused(make_shards):
+    shards = sets(make_shards)
+    there = replace(shards.info.signals[0], channel_names=tuple("zyxabc"))
+    shards.info = replace(shards.info, signals=(there,))
+    check_signals((SignalSpec("x", 100.0, 16, 6, names=tuple("zyxabc")),), shards)
+    check_signals((SignalSpec("x", 100.0, 16, 6, names=tuple("uvwabc")),), shards)
+    with pytest.raises(InputError, match=r"has the channels z, y, x.* reads x, y, z"):
+        check_signals((SignalSpec("x", 100.0, 16, 6, names=tuple("xyzabc")),), shards)
