@@ -20,8 +20,6 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import soak
-
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "experiments" / "results" / "robustness"
 
@@ -79,9 +77,12 @@ def soaked(kills: int | None) -> list[dict[str, Any]]:
     if kills is None:
         last = RESULTS.with_suffix(".json")
         return json.loads(last.read_text())["jobs"] if last.exists() else []
-    with tempfile.TemporaryDirectory(prefix="jfreq-soak-") as folder:
-        found = soak.run_all(Path(folder), kills, steps=60)
-    return [outcome._asdict() | {"good": outcome.good} for outcome in found]
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "soak"
+        words = [ROOT / "experiments" / "soak.py", "--kills", str(kills), "--out", out]
+        subprocess.run([sys.executable, "-P", *map(str, words)], check=False)
+        jobs = json.loads(out.with_suffix(".json").read_text())["jobs"]
+    return [job | {"good": not job["differs"] and not job["left"]} for job in jobs]
 
 
 def page(suites: list[dict[str, Any]], jobs: list[dict[str, Any]], made: str) -> str:
