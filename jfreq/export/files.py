@@ -60,7 +60,8 @@ def embed_files(
     others) and, where they are labelled, ``label`` and the class names ``labels``. An encoder that
     was trained with labels adds ``logits`` ``[n k]`` and their names ``classes``. ``rate``: Hz of
     arrays that state none; ``modalities``: channels of an array that holds several. Without
-    ``frames`` only one vector a recording is kept.
+    ``frames`` only one vector a recording is kept. A recording of sensors that stops and goes on is
+    cut there into several, and ``start_s`` ``[n]`` says how many seconds of samples lie before.
 
     Headers are looked at first. A recording that cannot be used is skipped, told to ``say`` and
     listed beside ``out`` in a file that ends in ``.skipped.txt``; with ``strict`` the first one
@@ -160,6 +161,8 @@ class _Embeddings:
         if self._logits is not None:
             arrays |= {"logits": Grown(self._logits), "classes": np.array(self._encoder.labels)}
         arrays["paths"] = np.array([found.name(job) for job in self.jobs])
+        if any(starts := [found.start(job) for job in self.jobs]):
+            arrays["start_s"] = np.array(starts)
         if any(one.shards for one in found.inputs):
             rows = [job.row if found.inputs[job.source].shards else -1 for job in self.jobs]
             arrays["id"] = np.array(rows, np.int32)

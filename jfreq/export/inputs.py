@@ -3,6 +3,7 @@ folders of them, and shards; opened by their headers, read one after the other."
 
 from __future__ import annotations
 
+import functools
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +15,7 @@ import numpy as np
 from jfreq.config import check
 from jfreq.data import sound
 from jfreq.data.folders import listing, shown, why_no_file
+from jfreq.data.gaps import Stretch
 from jfreq.data.schema import METADATA
 from jfreq.data.source import ARRAYS, AUDIO, UNREADABLE, Channels, one_line
 from jfreq.export.runtime import Encoder
@@ -44,6 +46,8 @@ class Input(NamedTuple):
     shards: bool = False
     label: np.ndarray | None = None
     labels: tuple[str, ...] = ()
+    starts: Sequence[float] = ()
+    """Seconds of recorded samples before each, where a file was cut at its gaps."""
 
 
 class Options(NamedTuple):
@@ -90,6 +94,11 @@ class Recordings:
 
     def name(self, job: Job) -> str:
         return self.inputs[job.source].names[job.row]
+
+    def start(self, job: Job) -> float:
+        """Seconds of recorded samples that lie before it in its file."""
+        starts = self.inputs[job.source].starts
+        return starts[job.row] if starts else 0.0
 
     def blocks(self) -> Iterator[Iterator[Clip]]:
         """Every recording, in order."""
@@ -182,15 +191,35 @@ class Recordings:
         return Input(path, names, lambda i: _sound_blocks(good[i], self._encoder), seconds)
 
     def _arrays(self, path: Path, files: Sequence[Path]) -> Input:
+        """Recordings of sensors; each stretch between two gaps of a file is one."""
         encoder, options = self._encoder, self._options
 
-        def blocks(i: int) -> Iterator[Clip]:
-            found, rates = read_sensors(
-                files[i], encoder.signals, rate=options.rate, modalities=options.modalities
+        @functools.lru_cache(maxsize=1)
+        def read(file: Path) -> list[Stretch]:
+            return read_sensors(
+                file, encoder.signals, rate=options.rate, modalities=options.modalities
             )
-            yield encoder.clip(found, rates, shown(files[i]))
 
-        return Input(path, [shown(file) for file in files], blocks)
+        places: list[tuple[Path, int]] = []
+        starts: list[float] = []
+        for file in files:
+            try:
+                found = read(file)
+            except InputError as error:
+                self._skip(shown(file), str(error).removeprefix(f"{file}: "))
+                continue
+            places += [(file, k) for k in range(len(found))]
+            starts += [part.seconds for part in found]
+            if len(found) > 1:
+                self._say(f"{shown(file)}: cut at its gaps into {len(found)} recordings")
+
+        def blocks(i: int) -> Iterator[Clip]:
+            file, k = places[i]
+            signals = read(file)[k].signals
+            rates = {name: s.rate for name, s in signals.items() if s.rate is not None}
+            yield encoder.clip({name: s.x for name, s in signals.items()}, rates, shown(file))
+
+        return Input(path, [shown(file) for file, _ in places], blocks, starts=starts)
 
 
 def _natural(path: Path) -> tuple[Any, ...]:

@@ -116,8 +116,9 @@ class _Table:
         name = self._found.name(job)
         row = [job.row if self._found.inputs[job.source].shards else ""] * self._ids
         assert whole.logits is not None
+        first = self._found.start(job)
         for start, end, logits in self._parts or [(0.0, whole.end, whole.logits)]:
             scores = self._encoder.probabilities(logits)
             for k in self._choice.of(scores, self._encoder.multi_label):
                 label, score = self._encoder.labels[k], f"{scores[k]:.6g}"
-                yield (name, *row, f"{start:.3f}", f"{end:.3f}", label, score)
+                yield (name, *row, f"{first + start:.3f}", f"{first + end:.3f}", label, score)

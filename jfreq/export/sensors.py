@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from jfreq.data.arrays import IMU, default_groups
-from jfreq.data.gaps import stretches
+from jfreq.data.gaps import Stretch, stretches
 from jfreq.data.prepare import FILL
 from jfreq.data.recordings import RATE, hertz, read_recording
 from jfreq.data.source import UNREADABLE, Channels, Signal, one_line, split_channels
@@ -21,11 +21,12 @@ def read_sensors(
     *,
     rate: float | None = None,
     modalities: Channels | None = None,
-) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-    """``[t c]`` and Hz of every signal that an encoder reads.
+) -> list[Stretch]:
+    """The stretches of a file, with every signal that an encoder reads as ``[t c]`` at its Hz.
 
-    Channels are matched by name where the file and the encoder name them. Short gaps are filled
-    as in ``prepare``; an array that is NaN throughout stands for an absent sensor.
+    Channels are matched by name where the file and the encoder name them. As in ``prepare``, short
+    gaps are filled, longer ones and pauses of the recording cut it, and stretches of less than
+    half a window are left out. An array that is NaN throughout stands for an absent sensor.
 
     Args:
       rate: Hz of files that state none. modalities: channels of an array that holds several.
@@ -50,14 +51,11 @@ def read_sensors(
                 f"no array {', '.join(map(repr, lacking))}; it has {', '.join(found)}, the encoder "
                 f"reads {', '.join(names)} (NaN for a sensor that is absent)"
             )
-        found = {name: _rated(name, found[name], rate) for name in names}
-        found = _whole(found)
+        return _stretches({name: _rated(name, found[name], rate) for name in names}, signals[0])
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     except UNREADABLE as error:
         raise InputError(f"{path}: cannot be read ({one_line(error)})") from None
-    rates = {name: s.rate for name, s in found.items() if s.rate is not None}
-    return {name: s.x for name, s in found.items()}, rates
 
 
 def _rated(name: str, signal: Signal, rate: float | None) -> Signal:
@@ -105,16 +103,26 @@ def _by_custom(signal: Signal, signals: Sequence[SignalSpec]) -> Mapping[str, Se
     return IMU if several else {names[0]: None}
 
 
-def _whole(found: dict[str, Signal]) -> dict[str, Signal]:
-    """With short gaps filled; ``InputError`` where recording stopped and went on."""
+def _stretches(found: dict[str, Signal], window: SignalSpec) -> list[Stretch]:
+    """What lies between gaps and pauses, where it is long enough for an encoder."""
     present = {name: s for name, s in found.items() if np.isfinite(s.x).any()}
-    if all(np.isfinite(s.x).all() and not s.breaks for s in found.values()) or not present:
-        return found
+    if not present or all(np.isfinite(s.x).all() and not s.breaks for s in found.values()):
+        return [Stretch(0.0, found, True)]
+    if len(present) < len(found):
+        parts = stretches(present, fill_seconds=FILL)
+        if len(parts) > 1:
+            absent = ", ".join(sorted(found.keys() - present))
+            raise InputError(f"has gaps and nothing of {absent}; cut the file at the gaps")
+        return [part._replace(signals={**found, **part.signals}) for part in parts]
     parts = stretches(present, fill_seconds=FILL)
-    if len(parts) != 1:
-        at = parts[1].seconds if parts else 0.0
+    long = [part for part in parts if part.whole or 2 * _seconds(part) >= window.seconds]
+    if not long:
         raise InputError(
-            f"recording stops and goes on at {at:.3f} s; cut the file there, an embedding is of "
-            "one stretch"
+            f"its gaps leave no stretch of half a window ({window.seconds / 2:g} s) without "
+            "missing samples"
         )
-    return {**found, **parts[0].signals}
+    return long
+
+
+def _seconds(part: Stretch) -> float:
+    return min(len(s.x) / (s.rate or 1.0) for s in part.signals.values())

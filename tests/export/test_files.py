@@ -65,6 +65,19 @@ def read(written):
         return {name: file[name] for name in file.files}
 
 
+def test_a_gap_makes_two_recordings_of_a_file(encoder, tmp_path):
+    said, x = [], recording(4)
+    x["acc"][75:125] = np.nan
+    path = write(tmp_path / "a.npz", **x, acc_rate=50, mic_rate=200)
+    found = read(embed_files(encoder, [path], tmp_path / "out.npz", say=said.append))
+    assert found["paths"].tolist() == [str(path)] * 2 and "cut at its gaps into 2" in said[0]
+    np.testing.assert_allclose(found["start_s"], [0, 2.5])
+    for k, (a, b) in enumerate(((0, 1.5), (2.5, 4))):
+        alone = encoder({"acc": x["acc"][int(a * 50) : int(b * 50)],
+                         "mic": x["mic"][int(a * 200) : int(b * 200)]})  # fmt: skip
+        np.testing.assert_allclose(found["clip"][k], alone.clip[0], rtol=1e-5, atol=1e-5)
+
+
 def test_long_recordings_are_cut_in_all_sensors_together(encoder, network):
     _, method, params = network
     x = recording(2.5 * 1.28)
