@@ -131,7 +131,7 @@ def main() -> None:
     from jfreq.files import write_atomically, write_json
     from jfreq.report import machine
 
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--kills", type=int, help="of the training; of the other jobs a third")
     args = parser.parse_args()
     suites, jobs = [run(suite) for suite in SUITES], soaked(args.kills)

@@ -244,7 +244,7 @@ def _table(path: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--kills", type=int, default=30, help="of the training; others a third")
     parser.add_argument("--steps", type=int, default=60, help="of the training")
     parser.add_argument("--only", nargs="*", default=(), help="names of jobs")
