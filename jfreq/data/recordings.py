@@ -15,7 +15,8 @@ from jfreq.data.archives import Archive
 from jfreq.data.clock import Clock, clock_of, seconds_of
 from jfreq.data.columns import LABEL, parsed, role_of
 from jfreq.data.source import Signal
-from jfreq.data.tables import TABLES, Layout, Marks, read_table
+from jfreq.data.table_layout import Layout
+from jfreq.data.tables import TABLES, Marks, read_table
 from jfreq.types import InputError
 
 RATE = "rate"

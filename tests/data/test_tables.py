@@ -5,7 +5,7 @@ import pytest
 
 from jfreq.data.columns import by_axes, modalities_of, role_of
 from jfreq.data.recordings import read_recording
-from jfreq.data.tables import look_at
+from jfreq.data.table_layout import look_at
 from jfreq.types import InputError
 
 N = 300
