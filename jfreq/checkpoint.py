@@ -224,7 +224,8 @@ def claim(workdir: Path, experiment: Experiment) -> contextlib.ExitStack:
         lock = Lock(workdir / LOCK, "trains in")
         held.callback(lock.close)
         _check_claim(workdir, experiment)
-        write_json(workdir / CONFIG, to_dict(experiment))
+        if not os.path.lexists(workdir / CONFIG):
+            write_json(workdir / CONFIG, to_dict(experiment))
 
     distributed.from_chief(take)
     return held

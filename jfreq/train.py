@@ -101,6 +101,9 @@ def _loop(
         saves.close()
         return Trained(experiment, distributed.to_host(state.params))
 
+    if chief:  # only a run that goes on takes new settings
+        write_json(workdir / checkpoint.CONFIG, to_dict(experiment))
+
     # ---- compile once, ahead of the first step
     progress.say(f"compiling {experiment.name} ...")
     step_fn, compile_s = compile_step(setup)

@@ -18,7 +18,7 @@ from jfreq.cli.study import ablate, bench, plan
 from jfreq.cli.train import config, finetune, train
 from jfreq.cli.use import embed, export, predict, probe
 from jfreq.config import close_match
-from jfreq.files import disk_trouble
+from jfreq.files import FULL, disk_trouble
 from jfreq.types import InputError
 
 COMMANDS: dict[str, Callable[..., Any]] = {
@@ -93,9 +93,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise SystemExit(128 + signal.SIGPIPE) from None
     except OSError as error:
         trouble = disk_trouble(error)
-        if error.filename is None or trouble is None:
+        if trouble is None or (error.filename is None and error.errno not in FULL):
             raise
-        _refuse(f"{error.filename}: {trouble}, then run the same command again")
+        where = "" if error.filename is None else f"{error.filename}: "
+        _refuse(f"{where}{trouble}, then run the same command again")
     except MemoryError as error:
         _refuse(f"there is not enough memory here ({error}); ask for less at a time")
     except KeyboardInterrupt:

@@ -116,8 +116,9 @@ class _Walk:
     def _take(self, path: Path, entry: os.DirEntry, waiting: list[Path]) -> None:
         with contextlib.suppress(OSError):
             if entry.is_dir(follow_symlinks=False):
-                self.folders.append(path)
-                waiting.append(path)
+                if not holds_shards(path):
+                    self.folders.append(path)
+                    waiting.append(path)
                 return
             if entry.is_dir():
                 self._links.append(path)
@@ -131,6 +132,12 @@ class _Walk:
 def _identity(folder: Path) -> tuple[int, int]:
     found = os.stat(folder)
     return found.st_dev, found.st_ino
+
+
+def holds_shards(folder: Path) -> bool:
+    """Whether `jfreq data prepare` writes here, finished or not: no recordings lie in it."""
+    finished = (folder / "metadata.json").is_file() and (folder / "rows.npz").is_file()
+    return finished or (folder / ".parts").is_dir()
 
 
 def hidden(name: str) -> bool:

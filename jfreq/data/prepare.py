@@ -7,6 +7,7 @@ result; parts that are done are kept in ``.parts`` until the set is finished.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -22,7 +23,7 @@ from jfreq.config import check
 from jfreq.data import console, parts, summary, tfds_layout
 from jfreq.data.cut import Cutter, Window, windows_of
 from jfreq.data.decide import cutter_for
-from jfreq.data.folders import is_utf8, shown
+from jfreq.data.folders import hidden, is_utf8, shown
 from jfreq.data.folds import FoldBy, divided, undivided
 from jfreq.data.moments import pooled_moments, training_rows, with_moments
 from jfreq.data.parts import Part
@@ -50,13 +51,14 @@ from jfreq.data.source import (
 from jfreq.data.sources import open_source
 from jfreq.data.spans import guarded, name_of
 from jfreq.data.thin import thinned
-from jfreq.files import disk_errors, local_path, write_atomically
+from jfreq.files import Lock, disk_errors, local_path, write_atomically
 from jfreq.ranges import Count, Hertz, NonNegative, Seconds, Seed, Workers, checked_call
 from jfreq.types import InputError
 
 FILL = 0.1
 """Seconds: a few samples of a wearable sensor, well under a step or a gesture."""
 SKIPPED = "skipped.txt"
+LOCK = ".lock"
 MISSING = "missing.txt"
 
 
@@ -136,6 +138,7 @@ def prepare(
     if Path(source).exists() and Path(source).resolve().is_relative_to(out.resolve()):
         raise InputError(f"out: {out} is the source or holds it; choose a folder of its own, so "
                          "that shards and recordings do not mix")  # fmt: skip
+    _check_free(out)
     clips = None if clips is None else local_path(clips, "clips")
     labels = local_path(labels, "labels") if isinstance(labels, Path) else labels
     named = modalities if isinstance(modalities, Mapping) else parse_modalities(modalities)
@@ -176,12 +179,14 @@ def prepare(
         recipe=recipe,
     )
     with disk_errors(out, kept="it goes on from the finished shards"):
-        folder = _journal(out, recipe)
-        pieces = _pieces(rows, signal_bytes(info.signals))
-        write = _part_writer(opened, cutter, info, folder, strict=strict)
-        with console.progress(len(rows), enabled=progress) as show:
-            done = _run(write, pieces, workers or os.cpu_count() or 1, show)
-        info = _finish(out, folder, info, opened, done, cutter, progress=progress)
+        folder = out / PARTS
+        with contextlib.closing(Lock(folder / LOCK, "writes")):
+            _open_journal(folder, recipe)
+            pieces = _pieces(rows, signal_bytes(info.signals))
+            write = _part_writer(opened, cutter, info, folder, strict=strict)
+            with console.progress(len(rows), enabled=progress) as show:
+                done = _run(write, pieces, workers or os.cpu_count() or 1, show)
+            info = _finish(out, folder, info, opened, done, cutter, progress=progress)
     if progress and (note := undivided(info, (row.subject for row in opened.rows))):
         console.say([note])
     return info
@@ -216,6 +221,17 @@ def _recipe(
     return sha.hexdigest()
 
 
+def _check_free(out: Path) -> None:
+    """``InputError`` where ``out`` holds anything but a set of shards, finished or not."""
+    check(out.is_dir() or not out.exists(), "out", f"{out} is a file, a folder is wanted")
+    if (out / METADATA).exists() or (out / PARTS).exists() or not out.is_dir():
+        return
+    other = sorted(path.name for path in out.iterdir() if not hidden(path.name))
+    some = ", ".join(map(shown, other[:3])) + ", ..." * (len(other) > 3)
+    check(not other, "out", f"{out} exists and is not a set of shards, it holds {some}; choose "
+          "another folder")  # fmt: skip
+
+
 def _already_finished(out: Path, recipe: str, *, strict: bool) -> ShardsInfo | None:
     """The set itself where the same call finished it before; ``InputError`` for another one."""
     if not (out / METADATA).exists():
@@ -228,16 +244,15 @@ def _already_finished(out: Path, recipe: str, *, strict: bool) -> ShardsInfo | N
     return info
 
 
-def _journal(out: Path, recipe: str) -> Path:
-    """The folder of finished parts, emptied where it belongs to other data or options."""
-    folder = out / PARTS
+def _open_journal(folder: Path, recipe: str) -> None:
+    """Empties the folder of finished parts where they belong to other data or options."""
     note = folder / "recipe.json"
     text = json.dumps(recipe) + "\n"
-    if folder.exists() and (not note.exists() or note.read_text(errors="replace") != text):
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    if not note.exists() or note.read_text(errors="replace") != text:
+        for path in folder.iterdir():
+            if path.name != LOCK:
+                path.unlink()
     write_atomically(note, lambda file: file.write(text.encode()))
-    return folder
 
 
 def _pieces(rows: list[Row], row_bytes: int) -> list[list[Row]]:

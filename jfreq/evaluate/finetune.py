@@ -177,6 +177,8 @@ def _jobs(
     test_split: str | None,
 ):  # fmt: skip
     """Shards, labelled rows, the experiment of every fold, and the rows that each trains on."""
+    check(not (workdir / CONFIG).exists(), "workdir", f"{workdir} is a run of its own; choose "
+          "another folder for the fine-tuning")  # fmt: skip
     shards = open_data(experiment.data)
     rows = labelled_rows(shards)
     plan = divide(shards, rows, only=folds, train_split=train_split, test_split=test_split,

@@ -283,7 +283,7 @@ def check_signals(signals: Sequence[SignalSpec], shards: Any) -> None:
         for field in ("rate", "channels"):
             a, b = getattr(found, field), getattr(wanted, field)
             said = f"{field} is {a:g}, the encoder reads {b:g}"
-            check(a == b, where, f"{said}; {again} (--rate, --seconds)")
+            check(a == b, where, f"{said}; {again} (--rate, --seconds, --modalities)")
         said = f"was prepared with --mix {found.mix}, the encoder learned from --mix {wanted.mix}"
         check(found.mix == wanted.mix, where, f"{said}; {again}")
         there, here = ", ".join(found.names), ", ".join(wanted.names)

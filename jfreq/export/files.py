@@ -173,7 +173,7 @@ class _Embeddings:
 
 def done(out: Path, recordings: int, found: Recordings) -> Written:
     """Lists what was skipped beside the output; removes the list of an earlier call."""
-    listed = out.with_name(f"{out.stem}.skipped.txt")
+    listed = out.with_name(f"{out.name}.skipped.txt")
     if not found.skipped:
         listed.unlink(missing_ok=True)
         return Written(out, recordings, 0, None)

@@ -355,6 +355,8 @@ def _sound_blocks(path: Path, encoder: Encoder) -> Iterator[Clip]:
     # What physical units rest on is set aside, or it would ring at both ends of the recording.
     rests = found.floating and found.rate != spec.rate
     level = sound.level(path, spec.mix) if rests else np.float32(0)
+    if not np.isfinite(level).all():
+        raise InputError("holds NaN or infinite samples")
     fitting = (_fitting(x, spec) - level for x in sound.blocks(path, spec.mix))
     for x in resampled(fitting, found.rate, spec, shown(path)):
         yield {spec.name: x + level}

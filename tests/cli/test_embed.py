@@ -47,11 +47,11 @@ def test_bad_files_of_a_folder_are_named_and_skipped(bundle, said, sound, capsys
     (tmp_path / "set" / "text.wav").write_text("not a sound")
     cli.main(["embed", str(bundle), str(tmp_path / "set"), "--out", str(tmp_path / "e.npz")])
     out, err = capsys.readouterr()
-    assert out == (f"{tmp_path}/e.npz: 1 recording, 1 skipped (see {tmp_path}/e.skipped.txt)\n")
+    assert out == (f"{tmp_path}/e.npz: 1 recording, 1 skipped (see {tmp_path}/e.npz.skipped.txt)\n")
     assert f"jfreq: skipped {tmp_path}/set/text.wav: is no sound that can be read" in err
     with np.load(tmp_path / "e.npz") as found:
         assert found["paths"].tolist() == [str(good)] and "frames" in found
     said("embed", bundle, good, "--out", tmp_path / "e.npz", "--no-frames")
     with np.load(tmp_path / "e.npz") as found:
         assert "frames" not in found
-    assert not (tmp_path / "e.skipped.txt").exists()
+    assert not (tmp_path / "e.npz.skipped.txt").exists()

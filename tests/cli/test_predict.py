@@ -95,7 +95,7 @@ def test_files_folders_and_windows(classifier, said, sound, tmp_path, capsys):
     assert {r["start_s"] for r in whole} == {"0.000"}
     said("predict", classifier, home, "--out", tmp_path / "t.csv")
     assert "1 skipped" in said("predict", classifier, home, "--out", tmp_path / "t.csv")
-    assert "bad.wav: is no sound" in (tmp_path / "t.skipped.txt").read_text()
+    assert "bad.wav: is no sound" in (tmp_path / "t.csv.skipped.txt").read_text()
     assert rows((tmp_path / "t.csv").read_text()) == whole
 
     parts = rows(said("predict", classifier, home, "--windows", "--out", "-"))

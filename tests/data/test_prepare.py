@@ -360,7 +360,7 @@ def test_a_full_disk_keeps_finished_parts(audio_set, tmp_path, monkeypatch, erro
 
 def test_an_out_path_that_is_a_file(audio_set, tmp_path):
     (tmp_path / "out").write_text("")
-    with pytest.raises(InputError, match="out: cannot be written"):
+    with pytest.raises(InputError, match=r"out: .* is a file, a folder is wanted"):
         prepare(str(audio_set[0]), tmp_path / "out", progress=False)
 
 
@@ -388,3 +388,37 @@ def test_the_metadata_says_where_it_came_from_without_paths(audio_set, tmp_path)
     text = (tmp_path / "out" / "metadata.json").read_text()
     assert json.loads(text)["name"] == "mine"
     assert str(tmp_path) not in text
+
+
+def test_a_folder_of_other_files_is_never_written_into(tmp_path):
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "rows.npz").write_bytes(b"my own")
+    with pytest.raises(
+        InputError, match=r"out: .*mine exists and is not a set of shards.*rows.npz"
+    ):
+        prepare("synthetic:tones", mine, n=4, seconds=1, progress=False)
+    assert [p.name for p in mine.iterdir()] == ["rows.npz"]
+    assert (mine / "rows.npz").read_bytes() == b"my own"
+
+
+def test_one_process_at_a_time_writes_a_set(tmp_path):
+    from jfreq.files import Lock
+
+    lock = Lock(tmp_path / "out" / ".parts" / ".lock", "writes")
+    with pytest.raises(InputError, match=r"process \d+ on .* writes it now"):
+        prepare("synthetic:tones", tmp_path / "out", n=4, seconds=1, progress=False)
+    lock.close()
+    prepare("synthetic:tones", tmp_path / "out", n=4, seconds=1, progress=False)
+    assert not (tmp_path / "out" / ".parts").exists()
+
+
+def test_shards_inside_the_source_are_no_recordings(tmp_path):
+    source = tmp_path / "source"
+    for name in ("walk", "run"):
+        (source / name).mkdir(parents=True)
+        np.savez(source / name / "a.npz", x=np.random.default_rng(0).normal(size=(200, 3)), sr=50)
+    first = prepare(str(source), source / "shards", seconds=2, progress=False)
+    assert first.labels == ("run", "walk")
+    assert prepare(str(source), source / "shards", seconds=2, progress=False) == first
+    assert prepare(str(source), tmp_path / "again", seconds=2, progress=False).rows == first.rows

@@ -99,7 +99,7 @@ def test_a_folder_is_walked_in_the_order_of_people(encoder, tmp_path):
     assert out.recordings == 5 and out.skipped == 2
     listed = out.skipped_list.read_text()
     assert "pipe.wav: is a pipe" in listed and "loop: is a link to a folder above" in listed
-    assert str(out).endswith(f"5 recordings, 2 skipped (see {tmp_path / 'e.skipped.txt'})")
+    assert str(out).endswith(f"5 recordings, 2 skipped (see {tmp_path / 'e.npz.skipped.txt'})")
     # The list goes when there is nothing to list any more.
     embed_files(encoder, [home / "2.wav"], tmp_path / "e.npz")
     assert not out.skipped_list.exists()
@@ -151,7 +151,7 @@ def test_bad_files_are_skipped_named_and_listed(encoder, tmp_path):
             embed_files(encoder, [home / "a.wav", home / name], tmp_path / "s.npz", strict=True)
         with pytest.raises(InputError, match=f"^{home / name}: {bad[name]}"):
             embed_files(encoder, [home / name], tmp_path / "s.npz")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["e.npz", "e.skipped.txt", "set"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["e.npz", "e.npz.skipped.txt", "set"]
 
 
 def test_channels_are_mixed_as_in_training(tmp_path):
