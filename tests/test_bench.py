@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from jfreq import cli
+from jfreq import cli, recipes
 from jfreq.cli import study
 from jfreq.types import InputError
 
@@ -142,6 +142,7 @@ def folder(tmp_path, monkeypatch):
         )
     (bench / "helper.py").write_text("def other(): ...\n")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(recipes, "folders", lambda: [tmp_path / "experiments"])
     return tmp_path
 
 

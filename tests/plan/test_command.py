@@ -71,7 +71,7 @@ def test_page_and_json_say_the_same(capsys, tmp_path):
         (["--topology", "v5e:4x5"], "topology: no slice '4x5' of v5e"),
         (["--topology", "cpu:8", "--mesh.data", "3"], "mesh: data=3 fsdp=1 tensor=1 does not fit"),
         (["--topology", "cpu:8", "--batch", "12"], "batch: 12 rows .* take a multiple of 8"),
-        (["--topology", "cpu:8", "--seconds", "0"], "audio.samples: the window must hold a sample"),
+        (["--topology", "cpu:8", "--seconds", "0"], "--seconds: must be positive, got 0"),
         (["--topology", "cpu:8", "--data", "nowhere"], "nowhere: no such folder"),
     ],
 )
@@ -86,7 +86,8 @@ def test_unknown_memory_has_no_largest_batch(refused, monkeypatch):
 
 
 def test_options_of_the_experiment_are_checked(refused):
-    assert refused("--topology", "cpu:8", "--method.encoder.depth", "0").startswith("encoder.depth")
+    said = refused("--topology", "cpu:8", "--method.encoder.depth", "0")
+    assert said.startswith("--method.encoder.depth: must be 1 or more")
 
 
 @pytest.mark.slow
@@ -109,7 +110,7 @@ def test_rows_are_those_that_training_would_see(shards):
     experiment = recipes.load("ssast_nano")
     view = views.View(experiment, data=str(shards))
     assert views.described(view) == open_shards(shards).info
-    view.experiment = replace(experiment, data__crop_seconds=0.5)
+    view = replace(view, experiment__data__crop_seconds=0.5)
     assert [s.samples for s in views.described(view).signals] == [8000]
     assert views.bound(view).method.signals[0].samples == 8000
     clip = views.described(views.View(experiment, seconds=2.5, rate=8000.0, labels=3))
