@@ -115,7 +115,7 @@ def page(suites: list[dict[str, Any]], jobs: list[dict[str, Any]], made: str) ->
         "Parameters must then be equal bit for bit, shards and bundles byte for byte, and tables "
         "number for number; no draft may be left behind.",
         "",
-        "| job | kills | of them while a checkpoint was written | the same result | left behind |",
+        "| job | kills | of them with a half-written checkpoint there | the same result | left behind |",
         "|---|---|---|---|---|",
     ]
     lines += [
