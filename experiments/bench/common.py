@@ -26,8 +26,18 @@ RESULTS = Path(__file__).resolve().parent.parent / "results"
 INSTALL = {"torch": "pip install torch==2.13.0", "librosa": "pip install librosa",
            "tensorflow": "pip install tensorflow-cpu", "pywt": "pip install PyWavelets",
            "pandas": "pip install pandas"}  # fmt: skip
-VERSIONS = ("jax", "jaxlib", "flax", "torch", "librosa", "tensorflow-cpu", "PyWavelets", "pandas", "pyarrow",
-            "numpy")
+VERSIONS = (
+    "jax",
+    "jaxlib",
+    "flax",
+    "torch",
+    "librosa",
+    "tensorflow-cpu",
+    "PyWavelets",
+    "pandas",
+    "pyarrow",
+    "numpy",
+)
 LEVEL = 0.95
 SETTLE_S = 0.02
 """Pause before each timed call: worker threads of the one before stop spinning."""
