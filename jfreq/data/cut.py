@@ -64,7 +64,7 @@ class Cutter:
             raise InputError("holds none of the modalities")
         out = []
         for part in stretches(checked, fill_seconds=self.fill_seconds):
-            if part.whole or 2 * _seconds(part) >= self.seconds:
+            if part.whole or 2 * part.duration >= self.seconds:
                 signals = {name: self._converted(name, s) for name, s in part.signals.items()}
                 signals = self._compared(signals)
                 out.append(part._replace(signals=signals))
@@ -174,10 +174,6 @@ def _windows(
             }
             columns |= {f"{s.name}.{CLIPPED}": np.int64(clipped)} if s.dtype == "int16" else {}
         yield Window(serialise(values, info), columns)
-
-
-def _seconds(part: Stretch) -> float:
-    return min(len(s.x) / (s.rate or 1.0) for s in part.signals.values())
 
 
 def starts(samples: int, window: int, hop: int) -> Iterator[int]:

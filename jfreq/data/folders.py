@@ -22,6 +22,8 @@ from jfreq.types import InputError
 
 LEFT_BEHIND = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information")
 """Folders that operating systems make beside a person's own."""
+METADATA, COLUMNS, PARTS = "metadata.json", "rows.npz", ".parts"
+"""What a set of shards holds: the first two when it is finished, the last until then."""
 SPLITS = {
     "train": ("train", "training"),
     "validation": ("val", "valid", "validation", "dev"),
@@ -136,8 +138,8 @@ def _identity(folder: Path) -> tuple[int, int]:
 
 def holds_shards(folder: Path) -> bool:
     """Whether `jfreq data prepare` writes here, finished or not: no recordings lie in it."""
-    finished = (folder / "metadata.json").is_file() and (folder / "rows.npz").is_file()
-    return finished or (folder / ".parts").is_dir()
+    finished = (folder / METADATA).is_file() and (folder / COLUMNS).is_file()
+    return finished or (folder / PARTS).is_dir()
 
 
 def hidden(name: str) -> bool:

@@ -23,6 +23,11 @@ class Stretch(NamedTuple):
     whole: bool
     """Nothing of the row is missing."""
 
+    @property
+    def duration(self) -> float:
+        """Seconds of the shortest signal."""
+        return min(len(s.x) / (s.rate or 1.0) for s in self.signals.values())
+
 
 def stretches(found: Mapping[str, Signal], *, fill_seconds: float) -> list[Stretch]:
     """The parts of a row in which every channel of every signal is known.

@@ -7,11 +7,10 @@ from pathlib import Path
 
 from jfreq.config import check
 from jfreq.data import layouts
-from jfreq.data.folders import Listing, listing, shown, why_no_file
+from jfreq.data.folders import METADATA, Listing, listing, shown, why_no_file
 from jfreq.data.index import index_in
 from jfreq.data.index_table import names_paths
 from jfreq.data.layouts.common import refuse_pickles
-from jfreq.data.schema import METADATA
 from jfreq.data.sound import OTHER_FORMATS, convert
 from jfreq.data.source import ARRAYS, AUDIO
 from jfreq.data.tables import TABLES

@@ -23,20 +23,12 @@ from jfreq.config import check
 from jfreq.data import console, parts, summary, tfds_layout
 from jfreq.data.cut import Cutter, Window, windows_of
 from jfreq.data.decide import cutter_for
-from jfreq.data.folders import hidden, is_utf8, shown
+from jfreq.data.folders import COLUMNS, METADATA, PARTS, hidden, is_utf8, shown
 from jfreq.data.folds import FoldBy, divided, undivided
 from jfreq.data.moments import pooled_moments, training_rows, with_moments
 from jfreq.data.parts import Part
 from jfreq.data.records import signal_bytes
-from jfreq.data.schema import (
-    COLUMNS,
-    METADATA,
-    PARTS,
-    ShardFile,
-    ShardsInfo,
-    SignalInfo,
-    columns_digest,
-)
+from jfreq.data.schema import ShardFile, ShardsInfo, SignalInfo, columns_digest
 from jfreq.data.source import (
     UNREADABLE,
     Channels,

@@ -10,17 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from jfreq.config import check, from_dict, to_dict
-from jfreq.data.folders import listing, shown
+from jfreq.data.folders import METADATA, PARTS, listing, shown
 from jfreq.data.sound import READABLE
 from jfreq.files import parse_json, read_text
 from jfreq.ranges import Count, Finite, Hertz, NonNegative, Positive, Whole, checked
 from jfreq.types import DataSpec, InputError, Mix, SignalSpec
 
 _FLOAT32 = 2.0**-23
-METADATA = "metadata.json"
-COLUMNS = "rows.npz"
-PARTS = ".parts"
-"""Folder of the finished parts of a set that is not finished."""
 FORMAT = 2
 RESERVED = (
     "label",

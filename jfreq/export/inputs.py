@@ -14,9 +14,8 @@ import numpy as np
 
 from jfreq.config import check
 from jfreq.data import sound
-from jfreq.data.folders import listing, shown, why_no_file
+from jfreq.data.folders import METADATA, listing, shown, why_no_file
 from jfreq.data.gaps import Stretch
-from jfreq.data.schema import METADATA
 from jfreq.data.source import ARRAYS, AUDIO, UNREADABLE, Channels, one_line
 from jfreq.export.runtime import Encoder
 from jfreq.export.sensors import read_sensors

@@ -115,14 +115,10 @@ def _stretches(found: dict[str, Signal], window: SignalSpec) -> list[Stretch]:
             raise InputError(f"has gaps and nothing of {absent}; cut the file at the gaps")
         return [part._replace(signals={**found, **part.signals}) for part in parts]
     parts = stretches(present, fill_seconds=FILL)
-    long = [part for part in parts if part.whole or 2 * _seconds(part) >= window.seconds]
+    long = [part for part in parts if part.whole or 2 * part.duration >= window.seconds]
     if not long:
         raise InputError(
             f"its gaps leave no stretch of half a window ({window.seconds / 2:g} s) without "
             "missing samples"
         )
     return long
-
-
-def _seconds(part: Stretch) -> float:
-    return min(len(s.x) / (s.rate or 1.0) for s in part.signals.values())
