@@ -38,8 +38,11 @@ R = TypeVar("R")
 class InputError(ValueError):
     """Bad input or configuration: the message says what, where, and what to do.
 
-    The command line prints it as one line and exits with code 2.
+    It is one line, whatever a file or its names hold. The command line exits with code 2.
     """
+
+    def __init__(self, message: str):
+        super().__init__(" ".join(filter(None, message.splitlines())))
 
 
 class OutOfRange(InputError):
@@ -140,6 +143,11 @@ def shown(value: Any) -> str:
         return _SHORT.repr(value)
     except (ValueError, RecursionError, OverflowError):  # an integer of thousands of digits
         return f"a very large {type(value).__name__}"
+
+
+def brief(text: str, *, most: int = 120) -> str:
+    """What a file says, which may be damaged, short enough for a message."""
+    return text if len(text) <= most else f"{text[:most]}..."
 
 
 _SHORT = reprlib.Repr()

@@ -169,3 +169,7 @@ def test_every_number_of_every_config_says_its_range():
     ]
     assert not bare
     assert {cls for cls in configs() if not hasattr(cls, "__post_init__")} == set()
+
+
+def test_a_message_is_one_line_whatever_it_names():
+    assert str(InputError("dev.csv: no column 'a\nb'\r\n\x0b")) == "dev.csv: no column 'a b'"

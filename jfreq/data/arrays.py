@@ -28,6 +28,7 @@ from jfreq.data.source import (
     split_channels,
 )
 from jfreq.data.tables import Marks
+from jfreq.ranges import brief
 from jfreq.types import InputError
 
 IMU = {"acc": (0, 1, 2), "gyro": (3, 4, 5)}
@@ -167,7 +168,7 @@ def _picked(found: dict[str, Signal], options: Options) -> dict[str, Signal]:
     out = {}
     for name, channels in options.modalities.items():
         if name not in found:
-            raise InputError(f"has no array {name!r}; it has: {', '.join(found)}")
+            raise InputError(f"has no array {name!r}; it has: {brief(', '.join(found))}")
         out |= split_channels({}, found[name], {name: channels})
     return out
 

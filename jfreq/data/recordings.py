@@ -17,6 +17,7 @@ from jfreq.data.columns import LABEL, parsed, role_of
 from jfreq.data.source import Signal
 from jfreq.data.table_layout import Layout
 from jfreq.data.tables import TABLES, Marks, read_table
+from jfreq.ranges import brief
 from jfreq.types import InputError
 
 RATE = "rate"
@@ -192,7 +193,7 @@ def _roles(archive: Archive, wanted: Sequence[str]) -> _Roles:
         signals = {"": x}
     signals = signals or _modalities(archive, numeric, time)
     if not signals:
-        raise InputError(f"no array 'x'; it has: {', '.join(archive)}")
+        raise InputError(f"no array 'x'; it has: {brief(', '.join(archive))}")
     return _Roles(signals, label, subject, time, first(RATES), first(NAMES))
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from jfreq.config import check
 from jfreq.data.source import Options, Row, Signal, Source, split_channels
+from jfreq.ranges import brief
 from jfreq.types import InputError
 
 _CHUNK = 64
@@ -25,7 +26,7 @@ def open_tfds(name: str, options: Options) -> Source:
     builder = _builder(name)
     features: dict[str, Any] = dict(builder.info.features.items())
     key = _key(features, "Audio", name) or _key(features, "Tensor", name) or ""
-    check(key != "", f"tfds:{name}", f"has no audio feature; it has: {', '.join(features)}")
+    check(key != "", f"tfds:{name}", f"has no audio feature; it has: {brief(', '.join(features))}")
     label = _key(features, "ClassLabel", name)
     labels = tuple(features[label].names) if label else ()
     rate = float(getattr(features[key], "sample_rate", None) or options.rate or 0)

@@ -14,6 +14,7 @@ from jfreq.export.bundle import encoder_shapes, load_trained
 from jfreq.export.signals import as_signal, equal_durations
 from jfreq.export.windows import Clip, Piece, cut, cut_window, grid_of_window
 from jfreq.methods.base import Method
+from jfreq.ranges import brief
 from jfreq.types import Array, Batch, Embedding, Features, Grid, InputError, PyTree, SignalSpec
 
 
@@ -314,7 +315,9 @@ class Encoder:
                 raise InputError(f"{where}: give a dict of the signals {', '.join(names)}")
             item = {names[0]: item}
         if set(item) != set(names):
-            raise InputError(f"{where}: has signals {', '.join(item)}; wanted {', '.join(names)}")
+            raise InputError(
+                f"{where}: has signals {brief(', '.join(item))}; wanted {', '.join(names)}"
+            )
         rates = rate if isinstance(rate, Mapping) else dict.fromkeys(names, rate)
         clip = {}
         for spec in self.signals:

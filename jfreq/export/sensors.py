@@ -12,6 +12,7 @@ from jfreq.data.gaps import Stretch, stretches
 from jfreq.data.prepare import FILL
 from jfreq.data.recordings import RATE, hertz, read_recording
 from jfreq.data.source import UNREADABLE, Channels, Signal, one_line, split_channels
+from jfreq.ranges import brief
 from jfreq.types import InputError, SignalSpec
 
 
@@ -48,8 +49,8 @@ def read_sensors(
         lacking = [name for name in names if name not in found]
         if lacking:
             raise InputError(
-                f"no array {', '.join(map(repr, lacking))}; it has {', '.join(found)}, the encoder "
-                f"reads {', '.join(names)} (NaN for a sensor that is absent)"
+                f"no array {', '.join(map(repr, lacking))}; it has {brief(', '.join(found))}, "
+                f"the encoder reads {', '.join(names)} (NaN for a sensor that is absent)"
             )
         return _stretches({name: _rated(name, found[name], rate) for name in names}, signals[0])
     except InputError as error:

@@ -22,9 +22,9 @@ from jfreq.data.layouts.clips import (
     number_of,
     sound_files,
 )
-from jfreq.data.layouts.common import brief
 from jfreq.data.layouts.places import DEPTH
 from jfreq.data.source import Options, Source, is_number, read_text
+from jfreq.ranges import brief
 from jfreq.types import InputError
 
 LABELS = "class_labels_indices.csv"

@@ -13,7 +13,6 @@ from typing import NamedTuple
 from jfreq.config import check, close_match
 from jfreq.data.folders import is_utf8, listing, shown
 from jfreq.data.index_table import Line
-from jfreq.data.layouts.common import brief
 from jfreq.data.sound import OTHER_FORMATS, convert
 from jfreq.data.source import (
     AUDIO,
@@ -25,6 +24,7 @@ from jfreq.data.source import (
     label_numbers,
     read_text,
 )
+from jfreq.ranges import brief
 from jfreq.types import InputError
 
 LOSSY = (".mp3", ".ogg", ".oga", ".opus")

@@ -11,6 +11,7 @@ import numpy as np
 from jfreq.config import check
 from jfreq.data.folders import listing, matching
 from jfreq.data.source import Options, Row, Signal, label_numbers, split_channels, unrecorded
+from jfreq.ranges import brief
 from jfreq.types import InputError
 
 IMU = {"acc": (0, 1, 2), "gyro": (3, 4, 5)}
@@ -82,11 +83,6 @@ def labelled(
     rows = [r._replace(label=(known[name],)) for r, name in entries if name in known]
     rest = [r for r, name in entries if not name] if options.unlabelled else []
     return rows, rest, labels
-
-
-def brief(text: str, *, most: int = 120) -> str:
-    """What a damaged table says, short enough for a message."""
-    return text if len(text) <= most else f"{text[:most]}..."
 
 
 def table(source: Any, names: Sequence[str], *, where: str, delimiter: str = ",") -> np.ndarray:

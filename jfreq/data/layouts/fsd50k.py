@@ -7,9 +7,9 @@ from pathlib import Path
 
 from jfreq.config import check, close_match
 from jfreq.data.layouts.clips import Clip, clip_source, from_list, lines_of, sound_files
-from jfreq.data.layouts.common import brief
 from jfreq.data.layouts.places import root_of
 from jfreq.data.source import Options, Source
+from jfreq.ranges import brief
 from jfreq.types import InputError
 
 TRUTH = "FSD50K.ground_truth"

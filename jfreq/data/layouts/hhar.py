@@ -11,7 +11,7 @@ import numpy as np
 
 from jfreq.config import check
 from jfreq.data.arrays import longest_stretch
-from jfreq.data.layouts.common import IMU, brief, find, labelled, numbers, side_by_side
+from jfreq.data.layouts.common import IMU, find, labelled, numbers, side_by_side
 from jfreq.data.source import Options, Row, Signal, Source, split_channels
 from jfreq.data.timing import common_grid
 
