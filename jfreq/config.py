@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import hashlib
+import json
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -278,6 +280,37 @@ def to_dict(cfg: Any) -> Any:
     return cfg
 
 
+def fingerprint(value: Any) -> str:
+    """16 hexadecimal digits that name a config, or plain values and configs inside them.
+
+    Fields that equal the default of their class are left out, so a class may gain fields and
+    nothing changes its name; a changed default changes what the name stands for. The order of
+    fields and of keys does not matter.
+    """
+    text = json.dumps(_without_defaults(value), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _without_defaults(value: Any) -> Any:
+    """As :func:`to_dict`, without the fields that equal the default of their class."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {f.name: (getattr(value, f.name), _default(f)) for f in dataclasses.fields(value)}
+        kept = {k: _without_defaults(v) for k, (v, default) in fields.items() if v != default}
+        return {"type": type(value).__name__, **kept}
+    if isinstance(value, Mapping):
+        return {k: _without_defaults(v) for k, v in value.items()}
+    if isinstance(value, tuple | list):
+        return [_without_defaults(v) for v in value]
+    return value
+
+
+def _default(field: dataclasses.Field) -> Any:
+    """The default of a field; ``dataclasses.MISSING`` where a value has to be given."""
+    return (
+        field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+    )
+
+
 def flat(value: Any, path: str = "") -> dict[str, Any]:
     """Dotted field -> JSON value, of what :func:`to_dict` gives: ``{"optim.lr": 1e-4, ...}``."""
     if not isinstance(value, Mapping):
@@ -321,10 +354,7 @@ def from_dict(
             raise InputError(f"{where}.{shown(key)[1:-1]}: {hint}")
         kwargs[key] = _decode(hints[key], item, variants, f"{where}.{key}")
     for name, field in names.items():
-        has_default = (
-            field.default is not dataclasses.MISSING
-            or field.default_factory is not dataclasses.MISSING
-        )
+        has_default = _default(field) is not dataclasses.MISSING
         check(name in kwargs or has_default, f"{where}.{name}", "missing")
     try:
         return concrete(**kwargs)  # type: ignore[return-value]

@@ -1,14 +1,26 @@
 import dataclasses
+import hashlib
 import json
+from collections.abc import Mapping
 
 import pytest
 
-from jfreq.config import Data, Experiment, Mesh, Optim, from_dict, replace, to_dict
+from jfreq.config import (
+    Data,
+    Experiment,
+    Mesh,
+    Optim,
+    fingerprint,
+    from_dict,
+    replace,
+    to_dict,
+)
 from jfreq.methods import METHODS, experiment_from_dict
 from jfreq.methods.classify import Classify, Head
 from jfreq.methods.ssast import SSAST
 from jfreq.nn.conv import ConvNeXt
 from jfreq.nn.frontends import Fbank
+from jfreq.ranges import Count, checked
 from jfreq.types import DataSpec, InputError, SignalSpec
 
 SPEC = DataSpec((SignalSpec("audio", 16000, 80000),), ("a", "b"))
@@ -100,3 +112,39 @@ def test_configs_are_frozen_and_hashable(experiment):
     hash(experiment)
     with pytest.raises(dataclasses.FrozenInstanceError):
         experiment.steps = 3
+
+
+@checked
+class _Part:
+    width: Count = 4
+    rates: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+
+@checked
+class _Whole:
+    name: str
+    part: _Part = _Part(8)
+    parts: tuple[_Part, ...] = ()
+
+
+def test_a_fingerprint_names_what_differs_from_the_defaults():
+    """Against the text that stands for a config, written by hand."""
+
+    def by_hand(text):
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    assert fingerprint(_Whole("a")) == by_hand('{"name": "a", "type": "_Whole"}')
+    assert fingerprint(_Whole("a", _Part(8))) == fingerprint(_Whole("a"))
+    assert fingerprint([_Whole("a", _Part()), 1]) == by_hand(
+        '[{"name": "a", "part": {"type": "_Part"}, "type": "_Whole"}, 1]'
+    )
+    ab, ba = (dict.fromkeys(order, 1.0) for order in ("ab", "ba"))
+    assert fingerprint(_Part(rates=ab)) == fingerprint(_Part(rates=ba))
+    wholes = (_Whole("a"), _Whole("b"), _Whole("a", parts=(_Part(),)), _Whole("a", _Part(3)))
+    assert len(set(map(fingerprint, wholes))) == 4
+
+
+def test_a_class_may_gain_a_field_and_keeps_its_fingerprints():
+    more = dataclasses.make_dataclass("_Part", [("depth", int, 1)], bases=(_Part,), frozen=True)
+    assert fingerprint(more(3)) == fingerprint(_Part(3))
+    assert fingerprint(more(3, depth=2)) != fingerprint(_Part(3))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -11,27 +10,23 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from jfreq import recipes
-from jfreq.config import Experiment, changes, check, close_match, flat, replace, to_dict
+from jfreq.config import (
+    Checkpoint,
+    Experiment,
+    Log,
+    Mesh,
+    changes,
+    check,
+    close_match,
+    fingerprint,
+    replace,
+    to_dict,
+)
 from jfreq.evaluate.features import Pool
 from jfreq.files import local_path
 from jfreq.types import InputError
 
 Change = Callable[[Experiment], Experiment]
-FREE = ("data.path", "mesh", "log", "checkpoint", "name")
-"""Fields that do not change what is measured."""
-LATER = {
-    "data.label_fraction": 1.0,
-    "data.label_seed": 0,
-    "data.label_at_least_one": False,
-    "data.sequence": 1,
-    "data.make_folds": None,
-    "data.fold_by": None,
-}
-"""Fields that came later: left out of keys at these values, so that older results keep theirs."""
-LATER_PARTS = {
-    "embed": "plain", "positions": "learned", "encoder.norm": "pre", "decoder.norm": "pre",
-}  # fmt: skip
-"""Such fields of methods, wherever they stand; where ``embed`` is plain nobody reads ``aape``."""
 
 
 def change(**fields: Any) -> Change:
@@ -116,23 +111,20 @@ def replicates(folds: Sequence[int], count: int | None = None) -> list[Replicate
 
 
 def key(ablation: Ablation, cell: Cell, replicate: Replicate, manifest: str) -> str:
-    """Names everything that a score depends on: a result with the same key is the same result."""
-    config = to_dict(cell.experiment)
-    fields = flat(config)
-    kept = {k: v for k, v in fields.items() if not k.startswith(FREE) and not _later(k, fields)}
-    parts = [kept, replicate, manifest, ablation.probe, ablation.pool]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+    """Names everything that a score depends on: a result with the same key is the same result.
 
-
-def _later(field: str, fields: Mapping[str, Any]) -> bool:
-    if field in LATER:
-        return fields[field] == LATER[field]
-    owner, inside, _ = field.rpartition(".aape.")
-    if inside:
-        return fields[f"{owner}.embed"] == "plain"
-    return any(
-        field.endswith(f".{end}") and fields[field] == value for end, value in LATER_PARTS.items()
+    The data count by ``manifest``, the hash over their contents. Neither names and paths count nor
+    what only says how a run is watched, saved and spread over devices.
+    """
+    measured = replace(
+        cell.experiment,
+        name="",
+        data__path=(),
+        mesh=Mesh(),
+        log=Log(),
+        checkpoint=Checkpoint(init_from=cell.experiment.checkpoint.init_from),
     )
+    return fingerprint([measured, replicate, manifest, ablation.probe, ablation.pool])
 
 
 def load(path: str | Path) -> Ablation:

@@ -39,10 +39,9 @@ class Cutter:
     fill_seconds: float = 0.0
     dtype: Literal["int16", "float32"] = "int16"
     """Of ``audio`` in the shards; everything else is float32."""
-    # Not in repr, from which recipes of prepared sets are made.
-    rates: Mapping[str, float] = dataclasses.field(default_factory=dict, repr=False)
+    rates: Mapping[str, float] = dataclasses.field(default_factory=dict)
     """Hz of single modalities, before ``rate``."""
-    allow_missing: bool = dataclasses.field(default=False, repr=False)
+    allow_missing: bool = False
     """A modality that is NaN throughout becomes zeros, instead of the row being refused."""
 
     def rate_of(self, name: str) -> float | None:

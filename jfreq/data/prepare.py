@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jfreq.config import check
+from jfreq.config import check, fingerprint
 from jfreq.data import console, parts, summary, tfds_layout
 from jfreq.data.cut import Cutter, Window, windows_of
 from jfreq.data.decide import cutter_for
@@ -196,21 +196,15 @@ def _arranged(source: Source, cutter: Cutter, guard_seconds: float | None) -> So
 def _recipe(
     name: str, source: Source, cutter: Cutter, options: Options, kept: tuple[str, float | None]
 ) -> str:
-    """sha256 over everything that decides a byte of the set, but for the files' contents.
+    """Fingerprint of everything that decides a byte of the set, but for the files' contents.
 
     ``kept`` says what folds keep whole and how far apart; the folds themselves are in the rows.
     """
-    chosen = (options.modalities, options.complex_as)
-    sha = hashlib.sha256(
-        repr((name, source.kind, source.labels, source.multi_label, cutter, chosen)).encode()
-    )
+    rows = hashlib.sha256()
     for row in source.rows:
-        sha.update(repr(tuple(row)).encode())
-    # What came later is left out at its default, so that sets keep their name.
-    later = (sorted(cutter.rates.items()), cutter.allow_missing)
-    sha.update(repr(later).encode() if any(later) else b"")
-    sha.update(repr(kept).encode() if any(kept) else b"")
-    return sha.hexdigest()
+        rows.update(repr(tuple(row)).encode())
+    named = (name, source.kind, source.labels, source.multi_label, rows.hexdigest())
+    return fingerprint([named, cutter, options.modalities, options.complex_as, kept])
 
 
 def _check_free(out: Path) -> None:
