@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from jfreq.ops.scale import standardise_clip
+from jfreq.ops.scale import standardise_clip, unit
 from jfreq.types import InputError
 
 InfoNCEForm = Literal["paper", "official"]
@@ -190,11 +190,6 @@ def distances(z: Float[Array, "b d"]) -> Float[Array, "b b"]:
     return jnp.where(real, jnp.sqrt(jnp.where(real, apart, 1.0)), 0.0)
 
 
-def unit(x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
-    """Rows of length 1; a row of zeros stays zero."""
-    return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(x), -1, keepdims=True), 1e-12))
-
-
 def _runs(x: Array, sequence: int) -> Array:
     """``[b ...]`` to ``[s q ...]``."""
     if sequence < 1 or x.shape[0] % sequence:
@@ -245,6 +240,54 @@ def squared_error(pred: Float[Array, "b m d"], target: Float[Array, "b m d"]) ->
     """Squared distance over ``sqrt(d)``, averaged over tokens (data2vec 2.0, EAT)."""
     error = pred.astype(jnp.float32) - target.astype(jnp.float32)
     return jnp.mean(jnp.sum(jnp.square(error), axis=-1), axis=-1) / np.sqrt(error.shape[-1])
+
+
+# ------------------------------------------------------------------ codes of a tokenizer
+
+
+def code_cross_entropy(
+    logits: Float[Array, "b m k"],
+    codes: Int[Array, "b m"],
+    *,
+    valid: Bool[Array, "b m"] | None = None,
+) -> tuple[Float[Array, " b"], Float[Array, " b"]]:
+    """Cross-entropy of tokens whose classes are codes (BEATs, section 3.3): ``(sum, count)``.
+
+    Sum over the ``valid`` tokens of a clip and how many these are, float32.
+    """
+    log_prob = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
+    value = -jnp.take_along_axis(log_prob, codes[..., None], axis=-1)[..., 0]
+    return _over_tokens(value, valid)
+
+
+def code_accuracy(
+    logits: Float[Array, "b m k"],
+    codes: Int[Array, "b m"],
+    *,
+    valid: Bool[Array, "b m"] | None = None,
+) -> tuple[Float[Array, " b"], Float[Array, " b"]]:
+    """How many of the ``valid`` tokens have their own code as the likeliest: ``(sum, count)``."""
+    return _over_tokens((jnp.argmax(logits, axis=-1) == codes).astype(jnp.float32), valid)
+
+
+def cosine_distance(
+    pred: Float[Array, "b n d"],
+    target: Float[Array, "b n d"],
+    *,
+    valid: Bool[Array, "b n"] | None = None,
+) -> tuple[Float[Array, " b"], Float[Array, " b"]]:
+    """``1 - cos`` of the angle between prediction and target of every token: ``(sum, count)``.
+
+    What BEATs' tokenizer is distilled with (section 3.2.2). Float32, over the ``valid`` tokens.
+    """
+    cos = jnp.sum(unit(pred.astype(jnp.float32)) * unit(target.astype(jnp.float32)), axis=-1)
+    return _over_tokens(1.0 - cos, valid)
+
+
+def _over_tokens(value: Array, valid: Array | None) -> tuple[Array, Array]:
+    """Sum ``[b]`` of ``[b n]`` over the tokens that are valid, and their number."""
+    weight = jnp.ones_like(value) if valid is None else valid.astype(jnp.float32)
+    return jnp.sum(value * weight, axis=-1), jnp.sum(weight, axis=-1)
 
 
 # ------------------------------------------------------------------ errors with weights

@@ -3,6 +3,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from jfreq import losses
@@ -319,3 +320,20 @@ def test_ratio_in_decibels_is_finite_where_something_is_perfect_or_silent():
 
     assert np.isfinite(total(error)) and np.isfinite(jax.grad(total)(error)).all()
     assert float(total(error)) == pytest.approx(-3 * 60, rel=1e-3)  # 1e-6 of the signal at best
+
+
+def test_losses_over_codes_against_optax(pair):
+    rng = np.random.default_rng(0)
+    logits = jnp.asarray(rng.normal(size=(3, 7, 5)), jnp.float32)
+    codes = jnp.asarray(rng.integers(0, 5, (3, 7)))
+    valid = jnp.arange(7)[None] < jnp.asarray([7, 2, 0])[:, None]
+    each = optax.softmax_cross_entropy_with_integer_labels(logits, codes)
+    total, count = losses.code_cross_entropy(logits, codes, valid=valid)
+    np.testing.assert_allclose(total, (each * valid).sum(1), rtol=1e-5)
+    np.testing.assert_array_equal(count, [7, 2, 0])
+    right, _ = losses.code_accuracy(logits, codes, valid=valid)
+    np.testing.assert_array_equal(right, ((logits.argmax(-1) == codes) & valid).sum(1))
+    pred, target = pair
+    total, count = losses.cosine_distance(pred, target)
+    np.testing.assert_allclose(total, optax.cosine_distance(pred, target).sum(1), rtol=1e-5)
+    np.testing.assert_array_equal(count, [7, 7, 7])

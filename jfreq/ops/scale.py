@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Float32, Num
@@ -59,6 +60,11 @@ def standardise_clip(
     centred = jnp.where(where, centred, 0)
     variance = jnp.sum(jnp.square(centred), axes, keepdims=True) / count
     return centred / jnp.sqrt(variance + eps)
+
+
+def unit(x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
+    """Rows of length 1; a row of zeros stays zero."""
+    return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(x), -1, keepdims=True), 1e-12))
 
 
 def _trailing(value, x):

@@ -1,0 +1,117 @@
+"""Vector quantisation by direction: the nearest code, and a codebook that follows its data.
+
+Codes and vectors are compared by the angle between them, so the length of neither matters
+(BEiT v2, Peng et al. 2022, section 2.2; BEATs, Chen et al. 2022, section 3.2).
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from jfreq.ops.scale import unit
+
+_HIGHEST = jax.lax.Precision.HIGHEST
+
+
+def random_codes(key: Key[Array, ""], count: int, width: int) -> Float[Array, "k d"]:
+    """``count`` directions, uniform on the sphere of ``width`` dimensions; length 1, float32."""
+    return unit(jax.random.normal(key, (count, width)))
+
+
+def random_projection(key: Key[Array, ""], inputs: int, width: int) -> Float[Array, "p d"]:
+    """A linear map of ``inputs`` to ``width`` numbers, normal as Xavier's (Chiu et al. 2022,
+    arXiv 2202.01855, section 3.1): with :func:`random_codes` a tokenizer that learns nothing."""
+    return jax.nn.initializers.glorot_normal()(key, (inputs, width), jnp.float32)
+
+
+def nearest(x: Float[Array, "*b d"], codes: Float[Array, "k d"]) -> Int[Array, "*b"]:
+    """Number of the code with the smallest angle to each vector; of equals the first.
+
+    The same as the smallest distance between vectors and codes of length 1 (BEATs, section 3.2.2).
+    """
+    scores = jnp.matmul(x.astype(jnp.float32), unit(codes).T, precision=_HIGHEST)
+    return jnp.argmax(scores, axis=-1).astype(jnp.int32)
+
+
+def straight_through(x: Float[Array, "*b d"], code: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
+    """``code``, with the gradient of ``x``."""
+    return x + jax.lax.stop_gradient(code - x)
+
+
+def statistics(
+    x: Float[Array, "*b d"],
+    ids: Int[Array, "*b"],
+    count: int,
+    *,
+    valid: Bool[Array, "*b"] | None = None,
+) -> tuple[Float[Array, "k d"], Float[Array, " k"]]:
+    """What a batch says to a codebook of ``count`` codes: the sum of the vectors of each code, and
+    their number. Vectors that are not ``valid`` do not count. Sums of batches may be added up."""
+    member = jax.nn.one_hot(ids.reshape(-1), count, dtype=jnp.float32)
+    if valid is not None:
+        member = member * valid.reshape(-1, 1).astype(jnp.float32)
+    flat = x.reshape(-1, x.shape[-1]).astype(jnp.float32)
+    return jnp.matmul(member.T, flat, precision=_HIGHEST), jnp.sum(member, axis=0)
+
+
+def follow(
+    codes: Float[Array, "k d"],
+    usage: Float[Array, " k"],
+    sums: Float[Array, "k d"],
+    counts: Float[Array, " k"],
+    *,
+    decay: float,
+) -> tuple[Float[Array, "k d"], Float[Array, " k"]]:
+    """Codes and their usage after a batch, with its :func:`statistics`.
+
+    A code moves to ``unit(decay * code + (1 - decay) * unit(sum))``; one that no vector is nearest
+    to stays (as released with BEiT v2 and BEATs). ``usage`` is the moving average of the fraction
+    of vectors that are a code's, times the number of codes: 1 where all are used alike. ``decay``
+    0 is one step of spherical k-means.
+    """
+    moved = unit(decay * codes + (1 - decay) * unit(sums))
+    fraction = counts / jnp.maximum(jnp.sum(counts), 1.0) * counts.size
+    codes = jnp.where((counts > 0)[:, None], moved, codes)
+    return codes, decay * usage + (1 - decay) * fraction
+
+
+def restart(
+    codes: Float[Array, "k d"],
+    usage: Float[Array, " k"],
+    candidates: Float[Array, "k d"],
+    dead: Bool[Array, " k"],
+) -> tuple[Float[Array, "k d"], Float[Array, " k"]]:
+    """Every ``dead`` code takes the direction of its candidate, and starts with usage 1.
+
+    With :func:`sample_vectors` as candidates this is the random restart of Jukebox (Dhariwal et
+    al. 2020, section 3.1); with all codes dead a codebook starts from its data.
+    """
+    codes = jnp.where(dead[:, None], unit(candidates), codes)
+    return codes, jnp.where(dead, 1.0, usage)
+
+
+def sample_vectors(
+    key: Key[Array, ""],
+    x: Float[Array, "b n d"],
+    count: int,
+    *,
+    valid: Bool[Array, "b n"] | None = None,
+) -> Float[Array, "k d"]:
+    """``count`` random vectors of a batch, as many of every clip as go, ``valid`` ones where a clip
+    has any; one is taken again only where a clip has too few."""
+    b, n, d = x.shape
+    each = -(-count // b)
+    valid = jnp.ones((b, n), bool) if valid is None else valid
+    order = jnp.argsort(jax.random.uniform(key, (b, n)) + ~valid, axis=1)
+    there = jnp.maximum(jnp.sum(valid, axis=1, keepdims=True), 1)
+    ids = jnp.take_along_axis(order, jnp.arange(each)[None] % there, axis=1, mode="clip")
+    some = jnp.take_along_axis(x, ids[..., None], axis=1, mode="clip")
+    return some.reshape(-1, d)[:count].astype(jnp.float32)
+
+
+def perplexity(counts: Float[Array, " k"]) -> Float[Array, ""]:
+    """How many codes a batch uses: the exponential of the entropy of their frequencies, 1 to k."""
+    p = counts / jnp.maximum(jnp.sum(counts), 1.0)
+    return jnp.exp(-jnp.sum(jnp.where(p > 0, p * jnp.log(jnp.maximum(p, 1e-30)), 0.0)))
