@@ -219,27 +219,48 @@ def mse(pred: Float[Array, "b m p"], target: Float[Array, "b m p"]) -> Float[Arr
 
 
 def instance_norm_targets(
-    layers: Float[Array, "l b n d"], *, eps: float = 1e-5
+    layers: Float[Array, "l b n d"],
+    *,
+    valid: Bool[Array, "b n"] | None = None,
+    norm_tokens: bool = True,
+    eps: float = 1e-5,
 ) -> Float[Array, "b n d"]:
-    """Targets of data2vec 2.0 (Baevski et al. 2023) and EAT, float32.
+    """Targets of data2vec 2.0 (Baevski et al. 2022) and EAT, float32.
 
     Every layer with zero mean and unit variance over the tokens of a clip, channel by channel;
-    their mean over layers; that with zero mean and unit variance over the channels of a token.
-    ``eps`` is added to both variances.
+    their mean over layers; with ``norm_tokens``, as for images and EAT but not for speech, that
+    with zero mean and unit variance over the channels of a token. ``eps`` is added to the
+    variances. Tokens that are not ``valid`` do not count and become 0.
     """
-    normed = _standardise(layers.astype(jnp.float32), -2, eps)
-    return _standardise(jnp.mean(normed, axis=0), -1, eps)
+    inside = None if valid is None else valid[..., None]
+    mean = jnp.mean(_standardise(layers.astype(jnp.float32), -2, eps, inside), axis=0)
+    return _standardise(mean, -1, eps) if norm_tokens else mean
 
 
-def _standardise(x: Array, axis: int, eps: float) -> Array:
+def _standardise(x: Array, axis: int, eps: float, valid: Array | None = None) -> Array:
     """Centred twice: the second time removes what rounding left of a large mean."""
-    return standardise_clip(x - jnp.mean(x, axis=axis, keepdims=True), axis, eps=eps)
+    if valid is not None:
+        valid = jnp.broadcast_to(valid, x.shape)
+    mean = jnp.mean(x, axis=axis, keepdims=True, where=valid)
+    return standardise_clip(x - mean, axis, valid=valid, eps=eps)
 
 
-def squared_error(pred: Float[Array, "b m d"], target: Float[Array, "b m d"]) -> Float[Array, " b"]:
-    """Squared distance over ``sqrt(d)``, averaged over tokens (data2vec 2.0, EAT)."""
+def squared_error(
+    pred: Float[Array, "b m d"],
+    target: Float[Array, "b m d"],
+    *,
+    valid: Bool[Array, "b m"] | None = None,
+) -> Float[Array, " b"]:
+    """Squared distance over ``sqrt(d)``, averaged over the valid tokens (data2vec 2.0, EAT); 0 for
+    a clip without any."""
     error = pred.astype(jnp.float32) - target.astype(jnp.float32)
-    return jnp.mean(jnp.sum(jnp.square(error), axis=-1), axis=-1) / np.sqrt(error.shape[-1])
+    distance = jnp.sum(jnp.square(error), axis=-1)
+    if valid is None:
+        mean = jnp.mean(distance, axis=-1)
+    else:
+        count = jnp.maximum(jnp.sum(valid, axis=-1), 1)
+        mean = jnp.sum(distance * valid, axis=-1) / count
+    return mean / np.sqrt(error.shape[-1])
 
 
 # ------------------------------------------------------------------ codes of a tokenizer

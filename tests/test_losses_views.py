@@ -1,5 +1,7 @@
 """Contrast of many views of a clip, and the targets that a teacher's layers give."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -131,6 +133,19 @@ def test_targets_against_float64_and_are_standardised():
     assert half.dtype == jnp.float32
 
 
+def test_targets_of_speech_keep_their_level_and_ignore_padding():
+    from scipy.stats import zscore
+
+    layers = np.random.default_rng().normal(5, 9, (3, 2, 9, 16))
+    valid = jnp.arange(9)[None] < jnp.array([[7], [9]])
+    find = jax.jit(functools.partial(losses.instance_norm_targets, norm_tokens=False))
+    found = find(jnp.asarray(layers, jnp.float32), valid=valid)
+    for clip, count in enumerate((7, 9)):
+        expected = np.asarray(zscore(layers[:, clip, :count], axis=1)).mean(0)
+        np.testing.assert_allclose(found[clip, :count], expected, rtol=1e-3, atol=1e-3)
+        np.testing.assert_array_equal(found[clip, count:], 0)
+
+
 @pytest.mark.parametrize("level", [0.0, 0.1, 1e4 / 3])
 def test_targets_of_constant_layers_are_zero(level):
     layers = jnp.full((3, 2, 7, 6), level)
@@ -143,5 +158,11 @@ def test_squared_error_against_numpy():
     pair = [jnp.asarray(x, jnp.float32) for x in (pred, target)]
     expected = [((p - t) ** 2).sum(1).mean() / np.sqrt(5) for p, t in zip(pred, target)]
     np.testing.assert_allclose(losses.squared_error(*pair), expected, rtol=1e-5)
+    valid = jnp.arange(7)[None] < jnp.array([[7], [4], [0]])
+    expected = [
+        ((p - t) ** 2).sum(1)[:count].sum() / max(count, 1) / np.sqrt(5)
+        for p, t, count in zip(pred, target, (7, 4, 0))
+    ]
+    np.testing.assert_allclose(losses.squared_error(*pair, valid=valid), expected, rtol=1e-5)
     half = [x.astype(jnp.bfloat16) for x in pair]
     assert losses.squared_error(*half).dtype == jnp.float32

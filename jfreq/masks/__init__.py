@@ -9,6 +9,7 @@ from jfreq.masks import prior, windows
 from jfreq.masks.tokens import (
     ClusterMode,
     Kind,
+    block,
     check_count,
     cluster,
     draw,
@@ -21,6 +22,7 @@ from jfreq.masks.tokens import (
 __all__ = [
     "ClusterMode",
     "Kind",
+    "block",
     "check_count",
     "cluster",
     "draw",

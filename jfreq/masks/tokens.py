@@ -10,7 +10,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Bool, Float, Key
 
 from jfreq.types import Grid, InputError, Mask
 
@@ -124,6 +124,25 @@ def lines(
     return from_scores(plane.reshape(batch, grid.size), count)
 
 
+def block(
+    key: Key[Array, ""],
+    batch: int,
+    grid: Grid,
+    count: int,
+    *,
+    block: int = 5,
+    adjust: float | int = 0.05,
+    valid: Bool[Array, "b n"] | None = None,
+) -> Mask:
+    """Masks ``count`` tokens that lie in square blocks (data2vec 2.0 for speech, as released).
+
+    What :func:`inverse_block` does with visible tokens, done with masked ones. Arguments and
+    errors are those of :func:`inverse_block`.
+    """
+    scores = _block_scores(key, batch, grid, count, block, adjust)
+    return _within(-scores, grid.size - count, valid)
+
+
 def inverse_block(
     key: Key[Array, ""],
     batch: int,
@@ -132,6 +151,7 @@ def inverse_block(
     *,
     block: int = 5,
     adjust: float | int = 0.07,
+    valid: Bool[Array, "b n"] | None = None,
 ) -> Mask:
     """Keeps ``keep`` tokens that lie in square blocks: EAT's inverse block mask.
 
@@ -140,23 +160,53 @@ def inverse_block(
     random tokens where it is too small, ``keep`` stay (Chen et al. 2024, arXiv 2401.03497, as
     released; one sort instead of trimming and filling, with the same distribution). An axis
     shorter than ``block`` counts with its own length in the number of centres: our reading, the
-    released code has square grids. Raises ``InputError`` where nothing is kept or masked.
+    released code has square grids.
+
+    Args:
+        key: Random key.
+        batch: Rows.
+        grid: Lattice of the ``n`` tokens; a line of tokens has ``freq`` 1.
+        keep: Visible tokens of every row.
+        block: Side of the blocks.
+        adjust: Fraction of the tokens by which the blocks ask for more than ``keep``: they overlap.
+        valid: Tokens that are no padding, at least one in a row. Of these the same fraction as of
+            all tokens is visible, rounded up.
+
+    Raises:
+        InputError: Where nothing is kept or nothing masked.
     """
+    return _within(_block_scores(key, batch, grid, keep, block, adjust), keep, valid)
+
+
+def _block_scores(key, batch: int, grid: Grid, count: int, side: int, adjust: float | int) -> Array:
+    """``[b n]``: between 1 and 2 in blocks for ``count`` tokens, between 0 and 1 elsewhere."""
     n = grid.size
-    if not 1 <= keep <= n - 1:
-        raise InputError(f"mask: {keep} of {n} tokens cannot stay visible; choose 1 to {n - 1}")
-    if block < 1 or adjust < 0:
+    if not 1 <= count <= n - 1:
+        raise InputError(f"mask: {count} of {n} tokens cannot lie in blocks; choose 1 to {n - 1}")
+    if side < 1 or adjust < 0:
         raise InputError(
-            f"mask: block must be 1 or more and adjust 0 or more, got {block} and {adjust}"
+            f"mask: block must be 1 or more and adjust 0 or more, got {side} and {adjust}"
         )
-    area = min(block, grid.freq) * min(block, grid.time)
-    count = max(1, int((keep + adjust * n) / area))
+    area = min(side, grid.freq) * min(side, grid.time)
+    number = max(1, int((count + adjust * n) / area))
     centre_key, tie_key = jax.random.split(key)
-    centres = jax.random.randint(centre_key, (batch, count), 0, n)
-    slow, fast = (_covers(c, s, block) for c, s in zip(divmod(centres, grid.shape[1]), grid.shape))
+    centres = jax.random.randint(centre_key, (batch, number), 0, n)
+    slow, fast = (_covers(c, s, side) for c, s in zip(divmod(centres, grid.shape[1]), grid.shape))
     # How many blocks cover a token: small integers, exact in any precision.
     hits = jnp.einsum("bsi,bsj->bij", slow, fast).reshape(batch, n)
-    scores = (hits > 0) + jax.random.uniform(tie_key, (batch, n))
+    return (hits > 0) + jax.random.uniform(tie_key, (batch, n))
+
+
+def _within(scores: Array, keep: int, valid: Array | None) -> Mask:
+    """Keeps the ``keep`` highest scores of every row, and of the ``valid`` ones their fraction."""
+    n = scores.shape[1]
+    if valid is not None:
+        # Visible signal first, then padding, then masked signal: whatever the rows hold, the
+        # counts are the same.
+        order = jnp.argsort(jnp.where(valid, -scores, jnp.inf), axis=-1)
+        visible = -(-jnp.sum(valid, axis=-1, keepdims=True) * keep // n)
+        first = jnp.argsort(order, axis=-1) < visible
+        scores = jnp.where(valid, jnp.where(first, 2.0, 0.0), 1.0)
     return from_scores(scores, n - keep)
 
 

@@ -10,12 +10,11 @@ from typing import Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Key
 
 from jfreq.nn.attention import Kind, attention
+from jfreq.nn.grouped_conv import ConvBlock
 from jfreq.nn.heads import torch_bias, torch_kernel, trunc_normal
-from jfreq.ops.conv import grouped_conv
 from jfreq.ops.gather import restore_tokens, take_tokens
 from jfreq.ops.posemb import sincos_tokens
 from jfreq.ranges import NonNegative, Positive, Size, checked
@@ -76,31 +75,12 @@ class CrossPredictor:
         return CrossPredictorNet(self, out, name=name)
 
 
-class _ConvBlock(nn.Module):
-    """``x + gelu(norm(conv(x)))`` on the lattice ``[b h t d]``; no affine, torch's initialisers."""
-
-    cfg: ConvDecoder
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "b h t d"]) -> Float[Array, "b h t d"]:
-        cfg, dtype = self.cfg, jnp.dtype(self.cfg.dtype)
-        # Kernel sides no longer than the lattice's axes: the rest would only see zeros.
-        side = tuple(min(cfg.kernel, 2 * size - 1) for size in x.shape[1:3])
-        shape = (*side, cfg.width // cfg.groups, cfg.width)
-        kernel = self.param("kernel", torch_kernel, shape)
-        bias = self.param("bias", torch_bias(int(np.prod(shape[:3]))), (cfg.width,), jnp.float32)
-        y = grouped_conv(x.astype(dtype), kernel.astype(dtype)).astype(x.dtype)
-        y = y + bias[None, None, None]
-        y = nn.LayerNorm(epsilon=1e-5, use_scale=False, use_bias=False, name="norm")(y)
-        return x + nn.gelu(y, approximate=False)
-
-
 class ConvDecoderNet(nn.Module):
     """Convolutions over the whole lattice, noise at the masked places (EAT, data2vec 2.0).
 
-    No mask token, no positions: the borders and the visible tokens tell where a place is. States
-    of another width than the decoder's go through a linear map first. Parameters are stacked
-    ``[l ...]``.
+    No mask token, no positions: the borders and the visible tokens tell where a place is. Every
+    block is added to its input, but for the first one where the states are of another width than
+    the decoder. Parameters of the others are stacked ``[l ...]``.
     """
 
     cfg: ConvDecoder
@@ -113,16 +93,22 @@ class ConvDecoderNet(nn.Module):
         """Predictions in the order of ``mask.drop``; ``key`` draws the noise."""
         cfg, dtype = self.cfg, jnp.dtype(self.cfg.dtype)
         rows, masked = mask.drop.shape
-        if states.shape[-1] != cfg.width:
-            states = _dense(cfg.width, states, dtype, torch_kernel, "embed")
-        noise = cfg.noise * jax.random.normal(key, (rows, masked, cfg.width), states.dtype)
+        width = states.shape[-1]
+        noise = cfg.noise * jax.random.normal(key, (rows, masked, width), states.dtype)
         x = restore_tokens(jnp.concatenate([states, noise], axis=1), mask.restore)
-        x = x.reshape(rows, *grid.shape, cfg.width)
-        stack = nn.scan(
-            lambda block, x, _: (block(constrain(x)), None),
-            variable_axes={"params": 0}, split_rngs={"params": True}, length=cfg.depth,
-        )  # fmt: skip
-        x, _ = stack(_ConvBlock(cfg, name="blocks"), x, None)
+        x = x.reshape(rows, *grid.shape, width)
+
+        def block(name: str) -> ConvBlock:
+            return ConvBlock(cfg.width, cfg.kernel, cfg.groups, cfg.dtype, name=name)
+
+        x = x if width == cfg.width else block("first")(x)
+        depth = cfg.depth if width == cfg.width else cfg.depth - 1
+        if depth:
+            stack = nn.scan(
+                lambda block, x, _: (x + block(constrain(x)), None),
+                variable_axes={"params": 0}, split_rngs={"params": True}, length=depth,
+            )  # fmt: skip
+            x, _ = stack(block("blocks"), x, None)
         x = take_tokens(x.reshape(rows, grid.size, cfg.width), mask.drop)
         return _dense(self.out, x, dtype, torch_kernel, "out")
 

@@ -7,7 +7,6 @@ sensor and returns tokens ``[b n d]``.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
@@ -16,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jfreq.ops import dft
+from jfreq.ops.conv import receptive_field
 from jfreq.ranges import Count, Fraction, Size, checked
 from jfreq.types import Grid, InputError, SignalSpec
 
@@ -44,26 +44,22 @@ class Conv1d:
         return list(zip(self.kernels, self.strides or [1] * len(self.kernels)))
 
     @property
-    def reach(self) -> int:
-        """Samples that one token sees."""
-        span, hop = 1, 1
-        for kernel, stride in self._geometry:
-            span, hop = span + (kernel - 1) * hop, hop * stride
-        return span
+    def field(self) -> tuple[int, int]:
+        """Samples that one token sees, and those between two tokens."""
+        return receptive_field(self.kernels, self.strides or (1,) * len(self.kernels))
 
     def check(self, signals: Sequence[SignalSpec]) -> None:
         """Raises ``InputError`` for sensors of different length, or shorter than the kernels."""
-        samples = one_length(signals)
-        if samples < self.reach:
+        samples, (span, _) = one_length(signals), self.field
+        if samples < span:
             raise InputError(
-                f"encoder: windows of {samples} samples are shorter than the {self.reach} that the "
+                f"encoder: windows of {samples} samples are shorter than the {span} that the "
                 "kernels span; prepare longer windows with --seconds, or set encoder.kernels"
             )
 
     def grid(self, samples: int) -> Grid:
         """Tokens of the last layer, centred on what they see."""
-        hop = math.prod(stride for _, stride in self._geometry)
-        return Grid(time=(samples - self.reach) // hop + 1, first=(self.reach - 1) / 2, hop=hop)
+        return conv_grid(samples, self.field)
 
     def build(self, name: str | None = None) -> Conv1dEncoder:
         return Conv1dEncoder(self, name=name)
@@ -160,6 +156,13 @@ class DeepSenseEncoder(nn.Module):
         over = tuple(range(1, x.ndim - 1))
         x = nn.relu(nn.LayerNorm(reduction_axes=(*over[1:], -1), name=f"{name}_norm")(x))
         return nn.Dropout(self.cfg.dropout, broadcast_dims=over)(x, deterministic=not train)
+
+
+def conv_grid(samples: int, field: tuple[int, int]) -> Grid:
+    """Tokens of convolutions without padding, each centred on the samples that it sees; ``field``
+    as :func:`jfreq.ops.conv.receptive_field` gives it."""
+    span, hop = field
+    return Grid(time=(samples - span) // hop + 1, first=(span - 1) / 2, hop=float(hop))
 
 
 def one_length(signals: Sequence[SignalSpec]) -> int:

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jfreq import sharding
 from jfreq.types import InputError
+
+
+def receptive_field(kernels: Sequence[int], strides: Sequence[int]) -> tuple[int, int]:
+    """Input samples that one output of stacked convolutions sees, and those between two outputs.
+
+    >>> receptive_field((10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2))
+    (400, 320)
+    """
+    span, hop = 1, 1
+    for kernel, stride in zip(kernels, strides, strict=True):
+        span, hop = span + (kernel - 1) * hop, hop * stride
+    return span, hop
 
 
 def grouped_conv(

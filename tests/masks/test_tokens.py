@@ -244,11 +244,38 @@ def test_inverse_blocks_on_grids_narrower_than_a_block(key, shape):
         assert (kept[:, 1:] & kept[:, :-1]).mean() > 2 * (keep / grid.size) ** 2
 
 
+def test_masked_blocks_have_the_marginals_of_their_definition():
+    """data2vec 2.0 on 50 tokens: int(50 * .55 / 5) spans of 5, then 25 masked tokens."""
+    grid = Grid(time=50)
+    mask = jax.jit(lambda k: masks.block(k, 4000, grid, 25))(jax.random.key(5))
+    check_partition(mask, 4000, 50, 25)
+    ours = np.asarray(mask.is_masked)
+    theirs = trimmed_or_filled(np.random.default_rng(0), 2000, (50,), 25, 5, 5)
+    for a, b in ((ours, theirs), (ours[:, 1:] & ours[:, :-1], theirs[:, 1:] & theirs[:, :-1])):
+        p = a.mean(0)
+        z = (b.mean(0) - p) / np.sqrt(p * (1 - p) * (1 / len(a) + 1 / len(b)))
+        assert np.abs(z).max() < 5
+        assert np.square(z).mean() == pytest.approx(1, abs=0.5)
+
+
+@pytest.mark.parametrize("sample", [masks.block, masks.inverse_block])
+def test_padding_takes_no_part_in_blocks(key, sample):
+    """Half of the signal's tokens are visible in every row, rounded up, however short it is."""
+    grid, length = Grid(time=20), np.array([1, 2, 7, 19, 20])
+    valid = np.arange(20) < length[:, None]
+    mask = jax.jit(lambda k: sample(k, 5, grid, 10, valid=jnp.asarray(valid)))(key)
+    check_partition(mask, 5, 20, 10)
+    visible = valid & ~np.asarray(mask.is_masked)
+    np.testing.assert_array_equal(visible.sum(1), [1, 1, 4, 10, 10])
+    whole = jax.jit(lambda k: sample(k, 5, grid, 10))(key)
+    np.testing.assert_array_equal(mask.is_masked[4], whole.is_masked[4])
+
+
 @pytest.mark.parametrize(
     ("keep", "options", "match"),
     [
-        (0, {}, "0 of 512 tokens cannot stay visible; choose 1 to 511"),
-        (512, {}, "512 of 512 tokens cannot stay visible"),
+        (0, {}, "0 of 512 tokens cannot lie in blocks; choose 1 to 511"),
+        (512, {}, "512 of 512 tokens cannot lie in blocks"),
         (102, {"block": 0}, "block must be 1 or more"),
         (102, {"adjust": -0.1}, "adjust 0 or more"),
     ],

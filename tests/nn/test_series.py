@@ -56,7 +56,7 @@ def test_tokens_of_a_cnn_lie_where_the_grid_says(strides, sensors):
     assert f(sensors).shape[1] == grid.time
     for at in (0, 20, 63):
         centres = grid.first + grid.hop * np.arange(grid.time)
-        near = np.flatnonzero(np.abs(centres - at) <= (cfg.reach - 1) / 2)
+        near = np.flatnonzero(np.abs(centres - at) <= (cfg.field[0] - 1) / 2)
         assert set(moved(f, sensors, at)) <= set(near)
     assert len(moved(f, sensors, 20)) > 0
 

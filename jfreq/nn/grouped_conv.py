@@ -1,0 +1,42 @@
+"""Grouped convolution, layer norm and GELU: the block of data2vec 2.0's decoders and positions."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from jfreq.nn.heads import torch_bias, torch_kernel
+from jfreq.ops.conv import grouped_conv
+
+
+class ConvBlock(nn.Module):
+    """``gelu(norm(conv(x)))``; the norm has no parameters, the initialisers are torch's.
+
+    Attributes:
+        width: Channels of the output; a multiple of ``groups``, as are those of the input.
+        kernel: Odd side of the kernel along both axes.
+        groups: Groups of channels that are convolved by themselves.
+        dtype: Of the matrix products; bias and norm stay float32.
+    """
+
+    width: int
+    kernel: int
+    groups: int
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h t c"]) -> Float[Array, "b h t d"]:
+        dtype = jnp.dtype(self.dtype)
+        # Kernel sides no longer than the lattice's axes: the rest would only see zeros.
+        side = tuple(min(self.kernel, 2 * size - 1) for size in x.shape[1:3])
+        shape = (*side, x.shape[-1] // self.groups, self.width)
+        kernel = self.param("kernel", torch_kernel, shape)
+        bias = self.param("bias", torch_bias(int(np.prod(shape[:3]))), (self.width,), jnp.float32)
+        y = grouped_conv(x.astype(dtype), kernel.astype(dtype)).astype(x.dtype)
+        y = y + bias[None, None, None]
+        y = nn.LayerNorm(epsilon=1e-5, use_scale=False, use_bias=False, name="norm")(y)
+        return nn.gelu(y, approximate=False)
