@@ -1,4 +1,4 @@
-"""Finds experiments by name: every ``Experiment`` that a file under ``experiments/`` defines."""
+"""Finds experiments by name: every ``Experiment`` of a file in ``experiments/recipes/``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from jfreq.ranges import InputError, shown
 
 
 def folders() -> list[Path]:
-    """Where recipes lie: in the installed package, or in the checkout that holds the package.
+    """Where ``recipes/`` and ``bench/`` lie: in the installed package, or in its checkout.
 
     Nowhere else: a name on a command line never runs a file of the current folder.
     """
@@ -56,7 +56,7 @@ def load_all() -> dict[str, Experiment]:
     """All experiments that come with jfreq, by name."""
     experiments: dict[str, Experiment] = {}
     for folder in folders():
-        for path in sorted(folder.glob("*.py")):
+        for path in sorted((folder / "recipes").glob("*.py")):
             experiments = {**load_file(path), **experiments}
     return experiments
 

@@ -228,10 +228,10 @@ def _bars(figure: Any, every: Any, shown: dict[str, Any], scores: int) -> None:
 
 def weights_figure(path: Path) -> Path:
     """Frequency weights of MOD's audio: a frame as released, padding included, and as meant."""
-    from experiments.freqmae import freqmae_mod_released
+    from jfreq import recipes
     from jfreq.evaluate.plot import STYLES, save
 
-    method = freqmae_mod_released.method.bind(MOD)
+    method = recipes.load("freqmae_mod_released").method.bind(MOD)
     assert isinstance(method, FreqMAE)
     place = method.lattice("audio")
     bins, padded = place.plane.bins, place.tokens[1] * place.plane.patch[1]

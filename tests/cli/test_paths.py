@@ -67,8 +67,8 @@ def test_there_is_a_line_for_every_command():
 def test_names_never_run_files_of_the_current_folder(refused, tmp_path, monkeypatch):
     """A folder that somebody unpacked may hold anything, also a shadow of a known name."""
     monkeypatch.chdir(tmp_path)
-    for folder in ("experiments", "experiments/bench"):
-        (tmp_path / folder).mkdir()
+    for folder in ("experiments/recipes", "experiments/bench"):
+        (tmp_path / folder).mkdir(parents=True)
         for name in ("ssast.py", "mine.py"):
             (tmp_path / folder / name).write_text(
                 "from pathlib import Path\nPath('ran').touch()\n"
@@ -79,5 +79,5 @@ def test_names_never_run_files_of_the_current_folder(refused, tmp_path, monkeypa
     assert "no bench 'mine'" in refused("bench", "mine")
     assert "mine" not in recipes.load_all() and "ssast_nano" in recipes.load_all()
     assert not Path("ran").exists()
-    assert recipes.load(f"{tmp_path / 'experiments' / 'mine.py'}:mine").name == "mine"
+    assert recipes.load(f"{tmp_path / 'experiments' / 'recipes' / 'mine.py'}:mine").name == "mine"
     assert Path("ran").exists(), "a file that is named does run"
