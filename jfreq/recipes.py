@@ -1,7 +1,11 @@
-"""Finds experiments by name: every ``Experiment`` of a file in ``experiments/recipes/``."""
+"""Finds experiments by name: those of ``experiments/recipes/``, and of a file that is named.
+
+Only the file that holds the experiment is run.
+"""
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import importlib.util
 import sys
@@ -52,33 +56,58 @@ def load_file(path: Path) -> dict[str, Experiment]:
     return {v.name: v for v in objects(path).values() if isinstance(v, Experiment)}
 
 
+def known() -> dict[str, Path]:
+    """The experiments that come with jfreq, by name, each with its file. Runs none of the files.
+
+    An experiment there is a variable of its own name; other variables are written in capitals or
+    begin with an underscore.
+    """
+    files = (path for folder in folders() for path in sorted((folder / "recipes").glob("*.py")))
+    return {name: path for path in files for name in _variables(path)}
+
+
+def _variables(path: Path) -> list[str]:
+    """Public variables in small letters at the top of a file; none where it is no Python."""
+    try:
+        body = ast.parse(path.read_bytes()).body
+    except (SyntaxError, ValueError):
+        return []
+    targets = [target for node in body if isinstance(node, ast.Assign) for target in node.targets]
+    names = [target.id for target in targets if isinstance(target, ast.Name)]
+    return [name for name in names if name.islower() and not name.startswith("_")]
+
+
 def load_all() -> dict[str, Experiment]:
     """All experiments that come with jfreq, by name."""
-    experiments: dict[str, Experiment] = {}
-    for folder in folders():
-        for path in sorted((folder / "recipes").glob("*.py")):
-            experiments = {**load_file(path), **experiments}
-    return experiments
+    files = sorted(set(known().values()))
+    return {name: experiment for path in files for name, experiment in load_file(path).items()}
 
 
 def load(name: str) -> Experiment:
-    """The experiment called ``name``, or ``file.py:name``; ``InputError`` with the closest name."""
+    """The experiment called ``name``, or ``FILE.py:NAME``.
+
+    Raises ``InputError`` with the closest name that exists, or where the file does not run.
+    """
     local_path(name, "experiment")
     file, _, inner = name.rpartition(":")
-    if file:
-        path = local_path(file, "experiment")
-        if not path.is_file():
-            raise InputError(f"{file}: no such recipe file")
-        experiments, name = load_file(path), inner
-    else:
-        experiments = load_all()
-    if name not in experiments:
-        raise InputError(
-            f"unknown experiment {shown(name)}{close_match(name, experiments)}; "
-            + (
-                f"{file} has: {', '.join(sorted(experiments)) or 'none'}"
-                if file
-                else "jfreq train --help lists them"
-            )
-        )
-    return experiments[name]
+    return _of_file(file, inner) if file else _packaged(name)
+
+
+def _of_file(file: str, name: str) -> Experiment:
+    path = local_path(file, "experiment")
+    if not path.is_file():
+        raise InputError(f"{file}: no such recipe file")
+    found = load_file(path)
+    if name not in found:
+        has = f"{file} has: {', '.join(sorted(found)) or 'none'}"
+        raise InputError(f"unknown experiment {shown(name)}{close_match(name, found)}; {has}")
+    return found[name]
+
+
+def _packaged(name: str) -> Experiment:
+    files = known()
+    found = load_file(files[name]) if name in files else {}
+    if name not in found:
+        hint = close_match(name, files)
+        raise InputError(f"unknown experiment {shown(name)}{hint}; jfreq train --help lists them")
+    return found[name]

@@ -117,7 +117,7 @@ def test_documented_commands_parse(root, capsys):
     """Every `jfreq ...` line of the method pages names a real command and experiment."""
     from jfreq import cli, recipes
 
-    known = recipes.load_all()
+    known = recipes.known()
     lines = [
         line
         for path in (root / "docs").glob("*.md")
@@ -159,7 +159,7 @@ def test_switches_of_a_method_page_exist(page, recipe, root, capsys, monkeypatch
     for option in re.findall(r"`(--method\.[^ `]+)", text):
         assert option in known, option
     for name in re.findall(r"`((?:freqmae|mae|phymask)_[a-z_]+)`", text):
-        assert name in recipes.load_all(), name
+        assert name in recipes.known(), name
 
 
 def _help(cli, name: str, words: list[str], capsys) -> str:

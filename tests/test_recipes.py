@@ -2,13 +2,22 @@
 
 import dataclasses
 import sys
+from pathlib import Path
 
 import pytest
 
-from jfreq import recipes
+from jfreq import cli, recipes
 from jfreq.config import to_dict
 from jfreq.types import InputError
 
+SPY = "from pathlib import Path\nPath({ran!r}).touch()\n"
+EXPERIMENT = """
+from jfreq.config import Experiment
+from jfreq.methods.ssast import SSAST
+{name} = Experiment("{name}", SSAST())
+HELPER = SSAST()
+other = HELPER
+"""
 OWN = """
 from __future__ import annotations
 import dataclasses
@@ -38,6 +47,52 @@ def test_a_recipe_may_define_its_own_config(tmp_path):
     assert dataclasses.fields(kinds[0])
     for kind in kinds:
         assert getattr(sys.modules[kind.__module__], "Mine") is kind  # noqa: B009
+
+
+def test_every_name_is_that_of_an_experiment():
+    """What is found without running a file is what running it defines."""
+    assert sorted(recipes.known()) == sorted(recipes.load_all())
+
+
+@pytest.fixture
+def house(tmp_path, monkeypatch):
+    """Recipes of which two are broken, beside scripts that are none; each says that it ran."""
+    (tmp_path / "recipes").mkdir()
+    for name, body in (
+        ("good", EXPERIMENT.format(name="good")), ("fails", "fails = 1 / 0"), ("broken", "x = ("),
+        ("../script", EXPERIMENT.format(name="script")),
+    ):  # fmt: skip
+        spy = SPY.format(ran=str(tmp_path / f"{Path(name).name}.ran"))
+        (tmp_path / "recipes" / f"{name}.py").write_text(spy + body)
+    monkeypatch.setattr(recipes, "folders", lambda: [tmp_path])
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("name", "says", "ran"),
+    [
+        ("good", None, ["good.ran"]),
+        ("fails", "fails.py: ZeroDivisionError", ["fails.ran"]),
+        ("other", "unknown experiment 'other'", ["good.ran"]),
+        ("god", r"unknown experiment 'god' \(did you mean 'good'\?\)", []),
+        ("script", "unknown experiment 'script'", []),
+    ],
+)
+def test_only_the_file_that_is_asked_for_runs(house, name, says, ran):
+    if says is None:
+        assert recipes.load(name).name == name
+    else:
+        with pytest.raises(InputError, match=says):
+            recipes.load(name)
+    assert [path.name for path in house.glob("*.ran")] == ran
+
+
+@pytest.mark.parametrize("command", ["train", "finetune", "plan", "config show"])
+def test_help_runs_no_recipe(house, command, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        cli.main([*command.split(), "--help"])
+    assert not list(house.glob("*.ran"))
+    assert ("good" in capsys.readouterr().out) == (command != "finetune")
 
 
 @pytest.mark.parametrize("body", ["1 / 0", "import sys; sys.exit(0)", "x = (", "raise SystemExit"])

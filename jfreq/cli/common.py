@@ -190,7 +190,7 @@ def experiment_name(command: str, argv: Sequence[str]) -> tuple[str, list[str]]:
     usage = "NAME [options]; NAME is an experiment or FILE.py:NAME"
     more = ""
     if argv and argv[0] in HELP:
-        more = f"\n\n{_columns(sorted(recipes.load_all()))}"
+        more = f"\n\n{_columns(sorted(recipes.known()))}"
     return subject(command, argv, usage, more=more, advice=f"; jfreq {command} --help lists them")
 
 

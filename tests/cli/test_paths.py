@@ -77,7 +77,7 @@ def test_names_never_run_files_of_the_current_folder(refused, tmp_path, monkeypa
             )
     assert "unknown experiment 'mine'" in refused("train", "mine", "--workdir", "run")
     assert "no bench 'mine'" in refused("bench", "mine")
-    assert "mine" not in recipes.load_all() and "ssast_nano" in recipes.load_all()
+    assert "mine" not in recipes.known() and "ssast_nano" in recipes.known()
     assert not Path("ran").exists()
     assert recipes.load(f"{tmp_path / 'experiments' / 'recipes' / 'mine.py'}:mine").name == "mine"
     assert Path("ran").exists(), "a file that is named does run"
