@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from jfreq.ops.gather import take_tokens
 from jfreq.ops.scale import unit
 
 _HIGHEST = jax.lax.Precision.HIGHEST
@@ -49,11 +50,23 @@ def statistics(
 ) -> tuple[Float[Array, "k d"], Float[Array, " k"]]:
     """What a batch says to a codebook of ``count`` codes: the sum of the vectors of each code, and
     their number. Vectors that are not ``valid`` do not count. Sums of batches may be added up."""
-    member = jax.nn.one_hot(ids.reshape(-1), count, dtype=jnp.float32)
-    if valid is not None:
-        member = member * valid.reshape(-1, 1).astype(jnp.float32)
+    member = _members(ids, count, valid)
     flat = x.reshape(-1, x.shape[-1]).astype(jnp.float32)
     return jnp.matmul(member.T, flat, precision=_HIGHEST), jnp.sum(member, axis=0)
+
+
+def counts(
+    ids: Int[Array, "*b"], count: int, *, valid: Bool[Array, "*b"] | None = None
+) -> Float[Array, " k"]:
+    """How many of the ``valid`` vectors are of each of ``count`` codes."""
+    return jnp.sum(_members(ids, count, valid), axis=0)
+
+
+def _members(ids: Array, count: int, valid: Array | None) -> Array:
+    """``[n k]``: 1 where a vector is of a code. A sum over it needs no scatter, which would gather
+    a batch that is spread over devices."""
+    member = jax.nn.one_hot(ids.reshape(-1), count, dtype=jnp.float32)
+    return member if valid is None else member * valid.reshape(-1, 1).astype(jnp.float32)
 
 
 def follow(
@@ -80,15 +93,16 @@ def follow(
 def restart(
     codes: Float[Array, "k d"],
     usage: Float[Array, " k"],
-    candidates: Float[Array, "k d"],
+    candidates: Float[Array, "m d"],
     dead: Bool[Array, " k"],
 ) -> tuple[Float[Array, "k d"], Float[Array, " k"]]:
-    """Every ``dead`` code takes the direction of its candidate, and starts with usage 1.
+    """Every ``dead`` code takes the direction of the candidate of its number, of ``m >= k``, and
+    starts with usage 1.
 
     With :func:`sample_vectors` as candidates this is the random restart of Jukebox (Dhariwal et
     al. 2020, section 3.1); with all codes dead a codebook starts from its data.
     """
-    codes = jnp.where(dead[:, None], unit(candidates), codes)
+    codes = jnp.where(dead[:, None], unit(candidates[: codes.shape[0]]), codes)
     return codes, jnp.where(dead, 1.0, usage)
 
 
@@ -98,17 +112,16 @@ def sample_vectors(
     count: int,
     *,
     valid: Bool[Array, "b n"] | None = None,
-) -> Float[Array, "k d"]:
-    """``count`` random vectors of a batch, as many of every clip as go, ``valid`` ones where a clip
-    has any; one is taken again only where a clip has too few."""
-    b, n, d = x.shape
+) -> Float[Array, "b each d"]:
+    """``count`` random vectors of a batch or more, equally many of every clip; ``valid`` ones where
+    a clip has any. One is taken again only where a clip has too few."""
+    b, n, _ = x.shape
     each = -(-count // b)
     valid = jnp.ones((b, n), bool) if valid is None else valid
     order = jnp.argsort(jax.random.uniform(key, (b, n)) + ~valid, axis=1)
     there = jnp.maximum(jnp.sum(valid, axis=1, keepdims=True), 1)
     ids = jnp.take_along_axis(order, jnp.arange(each)[None] % there, axis=1, mode="clip")
-    some = jnp.take_along_axis(x, ids[..., None], axis=1, mode="clip")
-    return some.reshape(-1, d)[:count].astype(jnp.float32)
+    return take_tokens(x, ids).astype(jnp.float32)
 
 
 def perplexity(counts: Float[Array, " k"]) -> Float[Array, ""]:
