@@ -10,7 +10,7 @@ __version__ = "0.1.0"
 _LAZY = {
     "load_encoder": "jfreq.export.runtime",
     "Encoder": "jfreq.export.runtime",
-    "Method": "jfreq.methods.base",
+    "Method": "jfreq.method",
     "Experiment": "jfreq.config",
     "InputError": "jfreq.types",
 }
@@ -18,7 +18,7 @@ _LAZY = {
 if TYPE_CHECKING:
     from jfreq.config import Experiment
     from jfreq.export.runtime import Encoder, load_encoder
-    from jfreq.methods.base import Method
+    from jfreq.method import Method
     from jfreq.types import InputError
 
 __all__ = ["Encoder", "Experiment", "InputError", "Method", "__version__", "load_encoder"]

@@ -13,9 +13,10 @@ import json
 import types
 import typing
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 from jfreq.files import local_path
+from jfreq.method import Method
 from jfreq.ranges import (
     Count,
     Fraction,
@@ -34,7 +35,7 @@ from jfreq.ranges import (
     checked,
     shown,
 )
-from jfreq.types import DataSpec, InputError, SignalSpec
+from jfreq.types import InputError
 
 T = TypeVar("T")
 
@@ -49,62 +50,6 @@ def check(condition: bool, field: str, advice: str) -> None:
     """Raises ``InputError`` naming the config field unless ``condition`` holds."""
     if not condition:
         raise InputError(f"{field}: {advice}")
-
-
-@checked
-class MethodConfig:
-    """Base of every paper's config; the concrete ones live in ``jfreq/methods/``.
-
-    A recipe may leave ``None`` in fields that depend on the data; ``bind`` fills them in, and
-    only a bound config is trained, saved and exported.
-    """
-
-    signals: tuple[SignalSpec, ...] = ()
-    """The modalities the method reads; empty until bound."""
-    supervised: ClassVar[bool] = False
-    """Learns from labels: rows without one are not read."""
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """Names of the classes that a supervised method tells apart, in the order of its logits.
-        Empty for others."""
-        return ()
-
-    @property
-    def multi_label(self) -> bool:
-        """Whether a recording may have several of these classes."""
-        return False
-
-    @property
-    def scores(self) -> Literal["softmax", "sigmoid"]:
-        """What turns logits into the probabilities that the loss was trained on."""
-        return "softmax"
-
-    @property
-    def streams(self) -> tuple[int, ...]:
-        """Widths of the parts of the clip vector that come from encoders of their own; a head
-        may classify each by itself. Empty for a single encoder."""
-        return ()
-
-    @property
-    def allows_gaps(self) -> bool:
-        """A sensor that is all zero in a window, or NaN somewhere, is read as absent. Others take
-        zeros for signal and no NaN."""
-        return False
-
-    def bind(self, spec: DataSpec) -> Self:
-        """The same config with every open field decided for this data."""
-        return replace(self, signals=self.signals or spec.signals)
-
-    def calibrate(self, batch: Mapping[str, Any]) -> Self:
-        """With what only the signals themselves can decide, from a sample of the training rows;
-        called once, after ``bind`` and before anything is compiled."""
-        del batch
-        return self
-
-    def unbind(self) -> Self:
-        """What ``bind`` decided left open again, to bind the config to other data."""
-        return replace(self, signals=())
 
 
 @checked
@@ -221,7 +166,7 @@ class Experiment:
     """Everything that defines a run."""
 
     name: str
-    method: MethodConfig
+    method: Method
     data: Data = Data()
     optim: Optim = Optim()
     mesh: Mesh = Mesh()

@@ -1,83 +1,285 @@
-"""What a paper is to the rest of the library: a few pure functions."""
+"""What a paper is to the rest of the library: one frozen class whose methods are pure functions.
+
+Static configuration is ``self``, everything that changes is an argument, so a method can be a
+static argument of ``jax.jit`` and equal methods share a compiled program. A paper gives ``init``,
+``loss`` and ``encode``; everything else has a default.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+import dataclasses
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jfreq import trees
-from jfreq.types import Array, Batch, BatchSpec, Features, PyTree, Reconstruction
+from jfreq.ranges import InputError, checked
+from jfreq.types import (
+    Array,
+    Batch,
+    BatchSpec,
+    DataSpec,
+    Features,
+    PyTree,
+    Reconstruction,
+    SignalSpec,
+)
+
+if TYPE_CHECKING:
+    from jfreq.config import Experiment
+
+T = TypeVar("T")
+M = TypeVar("M", bound="Method")
 
 Metrics = dict[str, tuple[Any, Any]]
 """``{name: (sum, count)}``: summed over devices, micro-batches and steps, divided once."""
 
 
-class Target(NamedTuple):
-    """State beside the parameters that no gradient reaches: an EMA teacher, statistics.
+class Loss(NamedTuple):
+    """What a batch says: to the parameters, to people, and to the target.
 
-    ``init(params) -> target``, ``update(target, params, step) -> target``.
+    ``value`` is the scalar whose gradient is taken; ``metrics["loss"]`` the ``(sum, count)`` whose
+    ratio it is, and gradient accumulation weighs by that count. ``aux`` reaches
+    :meth:`Method.update_target`: over micro-batches its arrays are summed (statistics: sums with
+    their counts), and those in :class:`Rows` are put one after the other (queues).
     """
 
-    init: Callable[[PyTree], PyTree]
-    update: Callable[[PyTree, PyTree, Any], PyTree]
+    value: Array
+    metrics: Metrics
+    aux: PyTree = None
 
 
-no_target = Target(init=lambda params: {}, update=lambda target, params, step: target)
+class Rows(NamedTuple):
+    """An array ``[b ...]`` of ``aux`` with one entry for each row of the batch, in its order."""
+
+    array: Array
 
 
-def _no_frontend(batch: Batch) -> Batch:
-    return batch
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Streams:
+    """Independent streams of randomness by name: ``rngs("mask")`` is a key of its own.
 
-
-class Method(NamedTuple):
-    """One paper.
-
-    ``init(key, batch_spec) -> params``; ``batch_spec`` is a batch of ``jax.ShapeDtypeStruct``.
-
-    ``loss(params, target, batch, key, step) -> (scalar, metrics)``. ``metrics["loss"]`` is the
-    ``(sum, count)`` whose ratio the scalar is; gradient accumulation weighs by that count.
-
-    ``encode(params, batch) -> Features``: no randomness, no labels.
-
-    ``frontend(batch) -> batch`` adds ``spectrogram`` (no parameters); ``loss`` and ``encode``
-    call it themselves when it is missing, a supervised head augments in between.
-
-    ``forward(params, batch, key) -> Features``: as ``encode``, but as training sees it (dropout),
-    for a head that trains through; None where that is the same.
-
-    ``reconstruct(params, batch, key) -> Reconstruction``: the batch under one random mask and
-    what the method draws there, for people to look at; None where there is no mask.
-
-    ``floors``: metrics, each with the value below which training has gone wrong (a teacher that
-    tells all clips the same); the loop warns.
+    Two names never share a key, and a name that is added moves none of the others.
     """
 
-    init: Callable[..., PyTree]
-    loss: Callable[..., tuple[Any, Metrics]]
-    encode: Callable[[PyTree, Batch], Features]
-    target: Target = no_target
-    frontend: Callable[[Batch], Batch] = _no_frontend
-    forward: Callable[[PyTree, Batch, Array], Features] | None = None
-    reconstruct: Callable[[PyTree, Batch, Array], Reconstruction] | None = None
-    floors: tuple[tuple[str, float], ...] = ()
+    key: Array
+
+    def __call__(self, name: str) -> Array:
+        return jax.random.fold_in(self.key, zlib.crc32(name.encode()))
+
+    def at(self, number: Any) -> Streams:
+        """The streams of a step or a micro-batch."""
+        return Streams(jax.random.fold_in(self.key, number))
 
 
-def summarise(values: dict[str, Array], batch: Batch) -> tuple[Array, Metrics]:
+@checked
+class Method:
+    """Base of every paper; the concrete ones live in ``jfreq/methods/`` or in a user's own file.
+
+    A recipe may leave ``None`` in fields that depend on the data; ``bind`` fills them in, and only
+    a bound method is trained, saved and exported.
+    """
+
+    signals: tuple[SignalSpec, ...] = ()
+    """The modalities the method reads; empty until bound."""
+
+    supervised: ClassVar[bool] = False
+    """Learns from labels: rows without one are not read."""
+    headline: ClassVar[tuple[str, ...]] = ()
+    """Metrics that the line of progress shows beside the loss."""
+    collapse_thresholds: ClassVar[Mapping[str, float]] = {}
+    """Metrics, each with the value below which a teacher tells all clips the same; the loop
+    warns."""
+    sequence: ClassVar[int] = 1
+    """Consecutive rows of a recording that the loss wants side by side (``data.sequence``)."""
+
+    # ------------------------------------------------------------------ the paper
+
+    def init(self, key: Array) -> PyTree:
+        """Fresh parameters."""
+        raise NotImplementedError(f"{type(self).__name__} has no init(self, key)")
+
+    def loss(self, params: PyTree, target: PyTree, batch: Batch, rngs: Streams, step: Any) -> Loss:
+        """The loss of a batch at update ``step``."""
+        raise NotImplementedError(f"{type(self).__name__} has no loss")
+
+    def encode(self, params: PyTree, batch: Batch) -> Features:
+        """Tokens and clip vectors of a batch; no randomness, no labels."""
+        raise NotImplementedError(f"{type(self).__name__} has no encode(self, params, batch)")
+
+    # ------------------------------------------------------------------ what most leave alone
+
+    def forward(self, params: PyTree, batch: Batch, rngs: Streams) -> Features:
+        """As :meth:`encode`, but as training sees it (dropout), for a head that trains through."""
+        del rngs
+        return self.encode(params, batch)
+
+    def with_spectrogram(self, batch: Batch) -> Batch:
+        """Adds what the front end computes, ``spectrogram`` ``[b t f c]``, unless it is there.
+
+        ``loss`` and ``encode`` call it themselves; a supervised head augments in between.
+        """
+        return batch
+
+    def reconstruct(self, params: PyTree, batch: Batch, rngs: Streams) -> Reconstruction | None:
+        """The batch under one random mask and what the method puts in its place, for people to
+        look at; None where there is no mask."""
+        del params, batch, rngs
+        return None
+
+    def init_target(self, params: PyTree) -> PyTree:
+        """State beside the parameters that no gradient reaches: an EMA teacher, a codebook."""
+        del params
+        return {}
+
+    def update_target(self, target: PyTree, params: PyTree, aux: PyTree, step: Any) -> PyTree:
+        """The target after an update that led to ``params``; ``aux`` is the loss's."""
+        del params, aux, step
+        return target
+
+    # ------------------------------------------------------------------ what it is bound to
+
+    def bind(self, spec: DataSpec) -> Self:
+        """The same method with every open field decided for this data."""
+        return dataclasses.replace(self, signals=self.signals or spec.signals)
+
+    def calibrate(self, batch: Mapping[str, Any]) -> Self:
+        """With what only the signals themselves can decide, from a sample of the training rows;
+        called once, after ``bind`` and before anything is compiled."""
+        del batch
+        return self
+
+    def unbind(self) -> Self:
+        """With the signals open again, and what depends on their length, rate or classes."""
+        return dataclasses.replace(self, signals=())
+
+    # ------------------------------------------------------------------ what others ask
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the classes that a supervised method tells apart, in the order of its logits.
+        Empty for others."""
+        return ()
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether a recording may have several of these classes."""
+        return False
+
+    @property
+    def scores(self) -> Literal["softmax", "sigmoid"]:
+        """What turns logits into the probabilities that the loss was trained on."""
+        return "softmax"
+
+    @property
+    def branch_widths(self) -> tuple[int, ...]:
+        """Widths of the parts of the clip vector that come from encoders of their own; a head
+        may classify each by itself. Empty for a single encoder."""
+        return ()
+
+    @property
+    def allows_gaps(self) -> bool:
+        """A sensor that is all zero in a window, or NaN somewhere, is read as absent. Others take
+        zeros for signal and no NaN."""
+        return False
+
+    @property
+    def inner(self) -> str | None:
+        """The field that holds the method which this one wraps."""
+        return None
+
+    @property
+    def encoder_method(self) -> Method:
+        """The method whose encoder this one trains: itself, or the innermost one it wraps."""
+        return self if self.inner is None else getattr(self, self.inner).encoder_method
+
+    @property
+    def without_head(self) -> Method:
+        """The method that a new classifier is put on."""
+        return self
+
+    @property
+    def spectrogram_fill(self) -> float:
+        """What a masked band of its spectrogram is filled with."""
+        return 0.0
+
+    @property
+    def frame_hop(self) -> float | None:
+        """Samples of the first signal from one spectrogram frame to the next, if it has frames."""
+        return None
+
+    @property
+    def stacked_bins(self) -> Mapping[str, int]:
+        """Bins of every sensor whose spectra stand one above the other in a reconstruction."""
+        return {}
+
+    def example_signals(
+        self, seconds: float | None = None, rate: float | None = None
+    ) -> tuple[SignalSpec, ...]:
+        """What it is bound to where no data are given: 10 s of sound at 16 kHz."""
+        rate = 16000.0 if rate is None else rate
+        seconds = 10.0 if seconds is None else seconds
+        return (SignalSpec("audio", rate, round(seconds * rate)),)
+
+    def finetune_defaults(self, pretraining: Experiment) -> Mapping[str, Any]:
+        """Fields of the experiment that trains a classifier on this method's encoder, as
+        ``config.replace`` takes them; ``pretraining`` is what trained it."""
+        del pretraining
+        return {
+            "method__head__spec_augment": (24, 96), "optim__lr": 5e-4,
+            "optim__layer_decay": 0.75, "steps": 400, "batch": 16,
+        }  # fmt: skip
+
+    def portable(self) -> Self:
+        """The same encoder without kernels that only one platform has."""
+        if self.inner is not None:
+            return dataclasses.replace(self, **{self.inner: getattr(self, self.inner).portable()})
+        encoder = getattr(self, "encoder", None)
+        if not hasattr(encoder, "attention"):
+            return self
+        changes: dict[str, Any] = {"encoder": dataclasses.replace(encoder, attention="auto")}
+        return dataclasses.replace(self, **changes)
+
+
+def decided(value: T | None, field: str) -> T:
+    """A field that ``bind`` decides; ``InputError`` while it is open."""
+    if value is None:
+        raise InputError(f"{field}: is open until the method is bound to data")
+    return value
+
+
+def part_of(kind: type[M], whole: M) -> M:
+    """The fields of ``whole`` that a base class of it has, as that class: its encoder alone."""
+    return kind(**{f.name: getattr(whole, f.name) for f in dataclasses.fields(kind)})
+
+
+def summarise(values: dict[str, Array], batch: Batch, aux: PyTree = None) -> Loss:
     """Per-clip values ``[b]`` as the scalar loss and metrics; filling rows do not count."""
     rows = values["loss"].shape[0]
     mask = batch.get("_mask", jnp.ones(rows)).astype(jnp.float32)
     count = jnp.sum(mask)
     metrics = {name: (jnp.sum(value * mask), count) for name, value in values.items()}
-    return metrics["loss"][0] / jnp.maximum(count, 1.0), metrics
+    return Loss(metrics["loss"][0] / jnp.maximum(count, 1.0), metrics, aux)
 
 
-def encoder_params(method: Method, params: PyTree, batch_spec: BatchSpec) -> PyTree:
+def window_spec(signals: Sequence[SignalSpec], rows: Any = 1) -> BatchSpec:
+    """A batch of ``rows`` windows, as shapes; ``rows`` may be a symbolic dimension."""
+    shapes = {s.name: ((rows, s.samples, s.channels), np.float32) for s in signals}
+    return {
+        name: jax.ShapeDtypeStruct(*shape)
+        for name, shape in (shapes | {"length": ((rows,), np.int32)}).items()
+    }
+
+
+def encoder_params(method: Method, params: PyTree) -> PyTree:
     """Only the parameters that ``encode`` reads; heads of the pretext task fall away."""
     flat = trees.flatten(params)
-    program = jax.make_jaxpr(method.encode)(params, batch_spec).jaxpr
+    program = jax.make_jaxpr(method.encode)(params, window_spec(method.signals)).jaxpr
     read = {id(var) for eqn in program.eqns for var in eqn.invars}
     read |= {id(var) for var in program.outvars}
     # Parameters are the first inputs, in the order of the tree's leaves.

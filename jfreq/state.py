@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import optax
 
 from jfreq.config import Experiment
-from jfreq.methods.base import Method
-from jfreq.types import Array, BatchSpec, PyTree
+from jfreq.method import Method
+from jfreq.types import Array, PyTree
 
 
 class State(NamedTuple):
@@ -21,16 +21,14 @@ class State(NamedTuple):
     target: PyTree
 
 
-def init_state(
-    method: Method, optimiser: optax.GradientTransformation, batch_spec: BatchSpec, key: Array
-) -> State:
+def init_state(method: Method, optimiser: optax.GradientTransformation, key: Array) -> State:
     """A fresh state; run it under ``jit`` with output shardings so that it is born sharded."""
-    params = method.init(key, batch_spec)
+    params = method.init(key)
     return State(
         step=jnp.zeros((), jnp.int32),
         params=params,
         opt=optimiser.init(params),
-        target=method.target.init(params),
+        target=method.init_target(params),
     )
 
 

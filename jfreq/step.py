@@ -16,7 +16,7 @@ from jax.sharding import NamedSharding
 from jfreq import checkpoint, distributed, methods, optim, sharding
 from jfreq.config import Experiment, check
 from jfreq.data.pipeline import Pipeline, open_pipeline
-from jfreq.methods.base import Method
+from jfreq.method import Loss, Method, Metrics, Rows, Streams
 from jfreq.state import State, Trained, init_state
 from jfreq.types import Array, Batch, BatchSpec, PyTree
 
@@ -83,9 +83,9 @@ def check_batch(experiment: Experiment, mesh: jax.sharding.Mesh) -> None:
           f"{experiment.accumulate} micro-batches are not whole runs of "
           f"{experiment.data.sequence}; take a batch that is a multiple of {unit}")  # fmt: skip
     given = experiment.data.sequence
-    wanted = getattr(experiment.method, "sequence", given)
-    check(wanted == given, "data.sequence", f"is {given}, but the method reads sub-sequences of "
-          f"{wanted} rows; set it to method.sequence")  # fmt: skip
+    wanted = experiment.method.sequence
+    check(wanted in (1, given), "data.sequence", f"is {given}, but the method reads sub-sequences "
+          f"of {wanted} rows; set it to method.sequence")  # fmt: skip
 
 
 def specify(experiment: Experiment, batch_spec: BatchSpec, mesh: jax.sharding.Mesh) -> StepSpec:
@@ -94,12 +94,12 @@ def specify(experiment: Experiment, batch_spec: BatchSpec, mesh: jax.sharding.Me
     The devices of the mesh need not exist. Raises ``InputError`` for what the loss refuses.
     """
     check_batch(experiment, mesh)
-    method, key = methods.build(experiment.method), jax.random.key(0)
-    params = jax.eval_shape(method.init, key, batch_spec)
+    method, key = experiment.method, jax.random.key(0)
+    params = jax.eval_shape(method.init, key)
     optimiser = optim.make(experiment.optim, steps=experiment.steps, params=params)
-    plan = jax.eval_shape(lambda key: init_state(method, optimiser, batch_spec, key), key)
+    plan = jax.eval_shape(lambda key: init_state(method, optimiser, key), key)
     # What a loss refuses is refused before anything is written.
-    jax.eval_shape(method.loss, plan.params, plan.target, batch_spec, key, 0)
+    jax.eval_shape(method.loss, plan.params, plan.target, batch_spec, Streams(key), 0)
     rows = sharding.batch_sharding(mesh)
     return StepSpec(
         experiment, mesh, method, optimiser,
@@ -131,41 +131,56 @@ def make_step(setup: StepSpec) -> Callable[[State, Batch, Array], tuple[State, P
     length = setup.experiment.data.sequence
     rate = optim.schedule(setup.experiment.optim, setup.experiment.steps)
 
-    def grads_of(state: State, batch: Batch, key):
-        def loss(params):
-            return method.loss(params, state.target, batch, key, state.step)
+    def grads_of(state: State, batch: Batch, rngs: Streams) -> tuple[PyTree, Metrics, PyTree]:
+        def loss(params) -> tuple[Array, Loss]:
+            found = method.loss(params, state.target, batch, rngs, state.step)
+            return found.value, found
 
-        (_, metrics), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
-        return grads, metrics
+        (_, found), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
+        return grads, found.metrics, found.aux
 
-    def accumulated(state: State, batch: Batch, key):
+    def accumulated(state: State, batch: Batch, rngs: Streams) -> tuple[PyTree, Metrics, PyTree]:
         # Micro-batch i takes runs i::parts of rows, so that every device keeps its own.
-        def parted(v: jax.Array) -> jax.Array:
+        def parted(v: Array) -> Array:
             runs = v.reshape(-1, parts, length, *v.shape[1:]).swapaxes(0, 1)
             return runs.reshape(parts, -1, *v.shape[1:])
 
-        split = {k: parted(v) for k, v in batch.items()}
+        def joined(rows: Rows) -> Array:
+            v = rows.array
+            runs = v.reshape(parts, -1, length, *v.shape[2:]).swapaxes(0, 1)
+            return runs.reshape(-1, *v.shape[2:])
+
+        def part_of(i, rows) -> tuple[tuple, PyTree]:
+            """What is summed over the parts, and what stands row by row."""
+            grads, metrics, aux = grads_of(state, rows, rngs.at(i))
+            grads = jax.tree.map(lambda g: g * metrics["loss"][1], grads)
+            by_row = jax.tree.map(lambda x: x if _is_rows(x) else None, aux, is_leaf=_is_rows)
+            summed = jax.tree.map(lambda x: None if _is_rows(x) else x, aux, is_leaf=_is_rows)
+            return (grads, metrics, summed), by_row
 
         def body(carry, part):
-            i, rows = part
-            grads, metrics = grads_of(state, rows, jax.random.fold_in(key, i))
-            count = metrics["loss"][1]
-            grads = jax.tree.map(lambda g: g * count, grads)
-            return jax.tree.map(jnp.add, carry, (grads, metrics)), None
+            summed, by_row = part_of(*part)
+            return jax.tree.map(jnp.add, carry, summed), by_row
 
+        split = {k: parted(v) for k, v in batch.items()}
         first = {k: jax.ShapeDtypeStruct(v.shape[1:], v.dtype) for k, v in split.items()}
-        shapes = jax.eval_shape(grads_of, state, first, key)
+        shapes, _ = jax.eval_shape(part_of, 0, first)
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        (grads, metrics), _ = jax.lax.scan(body, zeros, (jnp.arange(parts), split))
+        sums, by_row = jax.lax.scan(body, zeros, (jnp.arange(parts), split))
+        grads, metrics, summed = sums
         total = jnp.maximum(metrics["loss"][1], 1.0)
-        return jax.tree.map(lambda g: g / total, grads), metrics
+        aux = jax.tree.map(
+            lambda rows, x: Rows(joined(rows)) if _is_rows(rows) else x, by_row, summed,
+            is_leaf=lambda x: x is None or _is_rows(x),
+        )  # fmt: skip
+        return jax.tree.map(lambda g: g / total, grads), metrics, aux
 
     def step(state: State, batch: Batch, key: Array):
-        key = jax.random.fold_in(key, state.step)
-        grads, metrics = (grads_of if parts == 1 else accumulated)(state, batch, key)
+        rngs = Streams(key).at(state.step)
+        grads, metrics, aux = (grads_of if parts == 1 else accumulated)(state, batch, rngs)
         updates, opt = optimiser.update(grads, state.opt, state.params)
         params = optax.apply_updates(state.params, updates)
-        target = method.target.update(state.target, params, state.step)
+        target = method.update_target(state.target, params, aux, state.step)
         one = jnp.ones(())
         metrics = {
             **metrics,
@@ -177,6 +192,10 @@ def make_step(setup: StepSpec) -> Callable[[State, Batch, Array], tuple[State, P
         return State(state.step + 1, params, opt, target), metrics
 
     return step
+
+
+def _is_rows(x: Any) -> bool:
+    return isinstance(x, Rows)
 
 
 def lower_step(setup: StepSpec) -> jax.stages.Lowered:
@@ -231,12 +250,12 @@ def first_state(setup: StepSpec, source: Trained | None = None) -> State:
     places = jax.tree.map(lambda leaf: leaf.sharding, setup.abstract)
 
     def fresh(key, params=None):
-        state = init_state(setup.method, setup.optimiser, setup.batch_spec, key)
+        state = init_state(setup.method, setup.optimiser, key)
         if params is None:
             return state
         # The optimiser and the target look at the parameters that training starts from.
         return State(
-            state.step, params, setup.optimiser.init(params), setup.method.target.init(params)
+            state.step, params, setup.optimiser.init(params), setup.method.init_target(params)
         )
 
     state = jax.jit(fresh, out_shardings=places)(key)

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,15 +16,38 @@ import numpy as np
 import optax
 
 from jfreq import distributed, methods
-from jfreq.config import Experiment, MethodConfig
+from jfreq.config import Experiment
+from jfreq.method import Method, Streams
 from jfreq.optim import make
 from jfreq.state import init_state
 from jfreq.types import Batch, BatchSpec, DataSpec, PyTree, SignalSpec
 
-C = TypeVar("C", bound=MethodConfig)
-
 CLIP = DataSpec((SignalSpec("audio", 16000, 20720),), ("a", "b", "c"))
 """1.295 s: 128 frames, none of them padding."""
+SECOND = DataSpec((SignalSpec("audio", 16000, 16000),), ("a", "b"))
+LEVEL = {"mean": (0.0, 0.0, 1.0), "std": (0.3, 0.3, 0.3)}
+MOTION = DataSpec(
+    (SignalSpec("acc", 50, 128, 3, **LEVEL), SignalSpec("gyro", 50, 128, 3, **LEVEL)), ("a", "b")
+)
+PUBLISHED = DataSpec(
+    (SignalSpec("acc", 100, 512, 3), SignalSpec("gyro", 100, 512, 3)), tuple("abcdef")
+)
+"""The released STFNets read longer windows."""
+MOD = DataSpec((SignalSpec("audio", 8000, 16000), SignalSpec("seismic", 100, 200)), ("a", "b"))
+ACIDS = DataSpec((SignalSpec("audio", 1024, 1024, 3), SignalSpec("seismic", 1024, 1024, 2)), ("a",))
+
+
+def data_of(experiment: Experiment) -> DataSpec:
+    """What a recipe is made for, in short clips."""
+    for word, spec in (
+        ("_hhar", PUBLISHED),
+        ("_wifi", PUBLISHED),
+        ("_mod", MOD),
+        ("_acids", ACIDS),
+    ):
+        if word in experiment.name:
+            return spec
+    return SECOND if experiment.method.example_signals()[0].name == "audio" else MOTION
 
 
 def batch_spec(spec: DataSpec, batch: int) -> BatchSpec:
@@ -54,16 +77,19 @@ def fake_batch(spec: DataSpec, batch: int, *, seed: int = 0) -> Batch:
 def assert_step_specs(experiment: Experiment, spec: DataSpec) -> None:
     """Traces init, one update and encoding of an experiment on abstract arrays, in milliseconds."""
     experiment = methods.bind(experiment, spec)
-    method = methods.build(experiment.method)
+    method = experiment.method
     shapes = batch_spec(spec, 4)
 
     def step(key, batch):
-        params = method.init(key, batch)
+        params = method.init(key)
         optimiser = make(experiment.optim, steps=experiment.steps, params=params)
-        state = init_state(method, optimiser, batch, key)
-        grads, metrics = jax.grad(method.loss, has_aux=True)(
-            state.params, state.target, batch, key, state.step
-        )
+        state = init_state(method, optimiser, key)
+
+        def loss(params):
+            found = method.loss(params, state.target, batch, Streams(key), state.step)
+            return found.value, found.metrics
+
+        grads, metrics = jax.grad(loss, has_aux=True)(state.params)
         updates, opt = optimiser.update(grads, state.opt, state.params)
         params = optax.apply_updates(state.params, updates)
         return (state.params, state.opt), (params, opt), metrics, method.encode(params, batch)
@@ -76,12 +102,6 @@ def assert_step_specs(experiment: Experiment, spec: DataSpec) -> None:
     assert "loss" in metrics
     assert features.clip.shape[0] == features.tokens.shape[0] == 4
     assert features.tokens.shape[1] == features.grid.size == features.valid.shape[1]
-
-
-def bound_method(cfg: C, spec: DataSpec = CLIP) -> tuple[C, methods.Method]:
-    """A config bound to ``spec`` and its functions."""
-    cfg = cfg.bind(spec)
-    return cfg, methods.build(cfg)
 
 
 class Finished(NamedTuple):
@@ -143,14 +163,16 @@ def alone():
 
 
 def fitted(
-    method: methods.Method, params: PyTree, batch: Batch, *, steps: int, lr: float = 3e-3
+    method: Method, params: PyTree, batch: Batch, *, steps: int, lr: float = 3e-3
 ) -> tuple[PyTree, list[float]]:
     """Parameters after ``steps`` updates by Adam on one batch, and the loss before each."""
     optimiser = optax.adam(lr)
 
     @jax.jit
     def step(params, state, key):
-        (value, _), grads = jax.value_and_grad(method.loss, has_aux=True)(params, {}, batch, key, 0)
+        value, grads = jax.value_and_grad(
+            lambda params: method.loss(params, {}, batch, Streams(key), 0).value
+        )(params)
         updates, state = optimiser.update(grads, state)
         return optax.apply_updates(params, updates), state, value
 

@@ -19,7 +19,7 @@ from jfreq import checkpoint, distributed, sharding
 from jfreq.config import Experiment, check, to_dict
 from jfreq.data.folds import undivided
 from jfreq.files import local_path, write_json
-from jfreq.methods.base import Method
+from jfreq.method import Method
 from jfreq.report.meter import Meter, describe, summary
 from jfreq.report.metrics import MetricsWriter
 from jfreq.report.progress import Progress
@@ -133,7 +133,7 @@ def _loop(
         row = meter.add(step, values)
         if row is not None and writer is not None:
             writer.write(row)
-            progress.update(step, summary(row))
+            progress.update(step, summary(row, setup.method.headline))
             for warning in fallen(setup.method, row, warned):
                 progress.say(f"step {step}: {warning}")
 
@@ -220,7 +220,7 @@ def stop_signals():
 def fallen(method: Method, row: dict[str, Any], warned: set[str]) -> Iterator[str]:
     """A warning for every metric of ``row`` that is below its floor; again only once it was above
     in between, which ``warned`` remembers."""
-    for name, floor in method.floors:
+    for name, floor in method.collapse_thresholds.items():
         if row[name] >= floor:
             warned.discard(name)
         elif name not in warned:

@@ -15,8 +15,6 @@ from tyro.conf import AvoidSubcommands, arg
 from jfreq import methods, sharding, trees
 from jfreq.config import Experiment, changes, to_dict
 from jfreq.data.schema import ShardsInfo, SignalInfo
-from jfreq.methods.classify import Classify
-from jfreq.methods.series import SeriesConfig
 from jfreq.ranges import Hertz, Range, Seconds, checked
 
 
@@ -26,8 +24,8 @@ class View:
 
     experiment: Annotated[Experiment, arg(name=""), AvoidSubcommands]
     data: str | None = None
-    """Shards to bind the experiment to; else a clip of sound, or of two motion sensors for
-    methods on raw series."""
+    """Shards to bind the experiment to; else what the method reads by default: a clip of sound, or
+    windows of motion sensors."""
     seconds: Seconds | None = None
     """Of the clip: 10 for sound, 10.24 for sensors."""
     rate: Hertz | None = None
@@ -63,18 +61,12 @@ def described(view: View) -> ShardsInfo:
 
 def _signals(view: View) -> tuple[SignalInfo, ...]:
     """What a clip without shards holds."""
-    method = view.experiment.method
-    method = method.backbone if isinstance(method, Classify) else method
-    if not isinstance(method, SeriesConfig):
-        rate = 16000.0 if view.rate is None else view.rate
-        samples = round((10.0 if view.seconds is None else view.seconds) * rate)
-        return (SignalInfo("audio", rate, samples, 1, dtype="int16", scale=2.0**-15),)
-    rate = 50.0 if view.rate is None else view.rate
-    samples = round((10.24 if view.seconds is None else view.seconds) * rate)
     return tuple(
-        SignalInfo(name, rate, samples, 3, "float32", 1.0, mean=(0.0,) * 3, std=(1.0,) * 3)
-        for name in method.modalities or ("acc", "gyro")
-    )
+        SignalInfo(s.name, s.rate, s.samples, s.channels, mean=s.mean, std=s.std,
+                   **({"dtype": "int16", "scale": 2.0**-15} if s.name == "audio" else
+                      {"dtype": "float32", "scale": 1.0}))
+        for s in view.experiment.method.example_signals(view.seconds, view.rate)
+    )  # fmt: skip
 
 
 def bound(view: View) -> Experiment:
@@ -84,11 +76,7 @@ def bound(view: View) -> Experiment:
 
 def abstract_params(experiment: Experiment) -> Any:
     """Shapes of the parameters of a bound experiment; nothing is computed."""
-    batch = {
-        s.name: jax.ShapeDtypeStruct((1, s.samples, s.channels), "float32")
-        for s in experiment.method.signals
-    }
-    return jax.eval_shape(methods.build(experiment.method).init, jax.random.key(0), batch)
+    return jax.eval_shape(experiment.method.init, jax.random.key(0))
 
 
 def show(view: View, original: Experiment) -> str:

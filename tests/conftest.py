@@ -19,6 +19,11 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 if cache := os.environ.get("JAX_COMPILATION_CACHE_DIR"):
     jax.config.update("jax_compilation_cache_dir", cache)
 
+
+def pytest_addoption(parser):
+    parser.addoption("--golden", action="store_true", help="write the golden values anew")
+
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 

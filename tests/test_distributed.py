@@ -124,7 +124,6 @@ from jfreq import distributed, sharding
 from jfreq.data.records import open_shards
 from jfreq.evaluate.features import extract
 from jfreq.methods.ssast import SSAST
-from jfreq.methods import build
 from jfreq.nn.vit import ViT
 from jax.sharding import NamedSharding, PartitionSpec as P
 
@@ -154,8 +153,8 @@ for sizes, share in (((4, 1, 1), (rank, 2)), ((1, 2, 2), (rank, 2)), ((1, 1, 4),
 # every process gets the features of all rows, padded batches and all
 shards = open_shards(sys.argv[1])
 cfg = SSAST(encoder=ViT(width=16, depth=1, heads=2)).bind(shards.spec)
-method = build(cfg)
-params = method.init(jax.random.key(0), {})
+method = cfg
+params = method.init(jax.random.key(0))
 found = extract(method, jax.device_get(params), shards, np.arange(7), batch=3)
 np.savez(f"{sys.argv[2]}/{rank}.npz", x=found.x, label=found.label, id=found.id)
 """

@@ -11,7 +11,6 @@ from jax.sharding import PartitionSpec as P
 
 from jfreq import optim, sharding, trees
 from jfreq.config import Optim
-from jfreq.methods import build
 from jfreq.methods.ssast import SSAST
 from jfreq.types import DataSpec, InputError, SignalSpec
 
@@ -26,7 +25,7 @@ to {GOLDEN} with json.dumps(found, indent=1) and say why in the commit."""
 def base():
     """Shapes of SSAST-base on 10 s clips, by path."""
     cfg = SSAST().bind(DataSpec((SignalSpec("audio", 16000, 160000),)))
-    return jax.eval_shape(lambda key: build(cfg).init(key, {}), jax.random.key(0))
+    return jax.eval_shape(lambda key: cfg.init(key), jax.random.key(0))
 
 
 def spec(path, shape, **sizes):

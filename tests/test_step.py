@@ -10,7 +10,7 @@ import pytest
 
 from jfreq import sharding, step
 from jfreq.config import replace
-from jfreq.methods.base import Method
+from jfreq.method import Method
 from jfreq.types import InputError
 
 

@@ -68,8 +68,8 @@ freqmae_loss = Ablation(
     question="Does the energy exponent do anything, as released and as meant?",
     base=BASE,
     factors={
-        "loss": {"intended": change(), "as_released": change(method__loss="as_released"),
-                 "mae": change(method__loss="mae")},
+        "loss": {"intended": change(), "as_released": change(method__error="as_released"),
+                 "mae": change(method__error="mae")},
         "exponent": {"0.3": change(), "0": change(method__exponent=0.0),
                      "1": change(method__exponent=1.0)},
     },
@@ -101,7 +101,7 @@ freqmae_released = Ablation(
         "as released": {
             "nothing": change(),
             "windows": change(method__encoder=AS_RELEASED.encoder),
-            "loss": change(method__loss="as_released"),
+            "loss": change(method__error="as_released"),
             "padding": change(method__padding="as_released"),
             "levels": change(method__standardise="none"),
             "magnitude and phase": change(method__frontend=RAW),

@@ -23,7 +23,7 @@ import numpy as np
 
 from experiments.sensors.common import RESULTS, markdown, save
 from jfreq.config import check
-from jfreq.methods.spectrogram import SpectrogramConfig, spectrogram, trunk, valid_tokens
+from jfreq.methods.common.patches import PatchMethod, spectrogram, trunk, valid_tokens
 from jfreq.nn.frontends import Fbank
 from jfreq.ops import sblu
 from jfreq.types import Array, Batch, Grid, SignalSpec
@@ -223,7 +223,7 @@ def _window(x: np.ndarray, signal: SignalSpec) -> Batch:
     return {signal.name: jnp.asarray(x), "length": jnp.asarray(length)}
 
 
-def rates(cfg: SpectrogramConfig, params: Any, batch: Batch) -> Rates:
+def rates(cfg: PatchMethod, params: Any, batch: Batch) -> Rates:
     spec = spectrogram(cfg, batch)["spectrogram"]
     valid = valid_tokens(cfg.grid, batch, 1)
 
@@ -241,7 +241,7 @@ def rates(cfg: SpectrogramConfig, params: Any, batch: Batch) -> Rates:
     return Rates(np.where(real[:, None], level, np.nan), alpha, beta, plane)
 
 
-def rates_figure(cfg: SpectrogramConfig, found: Rates, path: Path) -> Path:
+def rates_figure(cfg: PatchMethod, found: Rates, path: Path) -> Path:
     """Below the spectrogram a line for the lowest, the middle and the highest cell of the band."""
     from jfreq.evaluate.plot import save as save_figure
 
@@ -292,7 +292,7 @@ def rates_figure(cfg: SpectrogramConfig, found: Rates, path: Path) -> Path:
     return save_figure(path, path.stem, (7.6, 2.6 + 1.3 * len(shown)), draw)
 
 
-def _extent(cfg: SpectrogramConfig, shape: tuple[int, ...]) -> tuple[float, ...]:
+def _extent(cfg: PatchMethod, shape: tuple[int, ...]) -> tuple[float, ...]:
     """Seconds and bins of the borders of a spectrogram ``[t f]``."""
     assert cfg.frontend is not None
     hop, rate = cfg.frontend.hop_length, cfg.signal.rate
@@ -311,9 +311,9 @@ def rates_of_run(args: argparse.Namespace) -> Path:
 
     trained = load_run(args.run)
     cfg = trained.experiment.method
-    check(isinstance(cfg, SpectrogramConfig) and cfg.embed == "aape", "--run",
+    check(isinstance(cfg, PatchMethod) and cfg.embed == "aape", "--run",
           f"{args.run} has no alias branch; give a run with --method.embed aape")  # fmt: skip
-    assert isinstance(cfg, SpectrogramConfig)
+    assert isinstance(cfg, PatchMethod)
     check((args.clip is None) != (args.shards is None), "--run", "wants one of --clip and --shards")
     batch = row(args.shards, args.row, cfg.signal) if args.shards else read(args.clip, cfg.signal)
     return rates_figure(cfg, rates(cfg, trained.params, batch), args.out / "alias_rates.svg")

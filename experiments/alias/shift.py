@@ -26,13 +26,12 @@ import numpy as np
 
 from experiments.sensors.common import RESULTS, markdown, save
 from experiments.sensors.common import spread as as_text
-from jfreq import methods
 from jfreq.checkpoint import load_run
 from jfreq.config import check
 from jfreq.data.records import Shards, open_shards
 from jfreq.evaluate.metrics import Interval, interval
 from jfreq.evaluate.table import TRAINED, UNTRAINED
-from jfreq.methods.spectrogram import SpectrogramConfig
+from jfreq.methods.common.patches import PatchMethod
 from jfreq.state import Trained
 from jfreq.types import Array, Batch, PyTree
 
@@ -65,7 +64,7 @@ class Change(NamedTuple):
 # ------------------------------------------------------------------ which windows
 
 
-def plan(cfg: SpectrogramConfig, samples: int, shifts: int) -> Plan:
+def plan(cfg: PatchMethod, samples: int, shifts: int) -> Plan:
     """Windows of whole patches, as long as the encoder and recordings of ``samples`` allow."""
     assert cfg.frontend is not None and cfg.frames is not None and cfg.patch is not None
     hop, size, width = cfg.frontend.hop_length, cfg.frontend.win_length, cfg.patch[1]
@@ -89,20 +88,20 @@ def held_out(shards: Shards, runs: dict[str, Trained], folds: Sequence[int]) -> 
     return shards.rows("test")
 
 
-def common_signal(runs: dict[str, Trained], shards: Shards) -> SpectrogramConfig:
+def common_signal(runs: dict[str, Trained], shards: Shards) -> PatchMethod:
     """The config of the first run, whose signal, hop and patches in time all others share."""
     found: dict[tuple, str] = {}
     for name, run in runs.items():
         cfg = run.experiment.method
-        check(isinstance(cfg, SpectrogramConfig), "--runs", f"{name} reads no spectrogram")
-        cfg = cast(SpectrogramConfig, cfg)
+        check(isinstance(cfg, PatchMethod), "--runs", f"{name} reads no spectrogram")
+        cfg = cast(PatchMethod, cfg)
         assert cfg.frontend is not None and cfg.patch is not None
         signal, front = cfg.signal, cfg.frontend
         found[(signal.name, signal.rate, signal.samples, signal.channels, front.win_length,
                front.hop_length, cfg.patch[1], cfg.frames)] = name  # fmt: skip
     check(len(found) == 1, "--runs", f"{', '.join(found.values())} read different signals, lengths, "
           "hops or patches; compare encoders of the same")  # fmt: skip
-    cfg = cast(SpectrogramConfig, next(iter(runs.values())).experiment.method)
+    cfg = cast(PatchMethod, next(iter(runs.values())).experiment.method)
     signal = shards.spec.signal(cfg.signal.name)
     same = (signal.rate, signal.channels) == (cfg.signal.rate, cfg.signal.channels)
     check(same, "--shards", f"hold {signal.channels} channels at {signal.rate:g} Hz, the encoders "
@@ -110,7 +109,7 @@ def common_signal(runs: dict[str, Trained], shards: Shards) -> SpectrogramConfig
     return cfg
 
 
-def windows(x: np.ndarray, cfg: SpectrogramConfig, found: Plan, start: int) -> Batch:
+def windows(x: np.ndarray, cfg: PatchMethod, found: Plan, start: int) -> Batch:
     """One shift of recordings ``[b t c]``; what is left of the encoder's window is padding."""
     part = x[:, start : start + found.size]
     part = np.pad(part, ((0, 0), (0, cfg.signal.samples - found.size), (0, 0)))
@@ -122,8 +121,8 @@ def windows(x: np.ndarray, cfg: SpectrogramConfig, found: Plan, start: int) -> B
 
 
 @functools.cache
-def encoder(cfg: SpectrogramConfig) -> Encode:
-    method = methods.build(cfg)
+def encoder(cfg: PatchMethod) -> Encode:
+    method = cfg
 
     def encode(params: PyTree, batch: Batch) -> tuple[Array, Array, Array]:
         found = method.encode(params, batch)
@@ -132,16 +131,16 @@ def encoder(cfg: SpectrogramConfig) -> Encode:
     return jax.jit(encode)
 
 
-def initial(cfg: SpectrogramConfig, seed: int) -> PyTree:
+def initial(cfg: PatchMethod, seed: int) -> PyTree:
     """Parameters as training starts with."""
     signal = cfg.signal
     spec = {signal.name: jax.ShapeDtypeStruct((1, signal.samples, signal.channels), jnp.int16)}
-    init = methods.build(cfg).init
+    init = cfg.init
     return jax.jit(lambda key: init(key, spec))(jax.random.key(seed))
 
 
 def outputs(
-    encode: Encode, params: PyTree, x: np.ndarray, cfg: SpectrogramConfig, found: Plan, batch: int
+    encode: Encode, params: PyTree, x: np.ndarray, cfg: PatchMethod, found: Plan, batch: int
 ) -> Iterator[dict[str, np.ndarray]]:
     """By shift and part ``[c n d]``, a clip vector being one token."""
     for start in found.starts:
@@ -305,7 +304,7 @@ def measured(
     x = shards.read(rows)[cfg.signal.name]
     found: Found = {}
     for name, run in runs.items():
-        own = cast(SpectrogramConfig, run.experiment.method)
+        own = cast(PatchMethod, run.experiment.method)
         fresh = initial(own, run.experiment.seed)
         for kind, params in ((TRAINED, run.params), (UNTRAINED, fresh)):
             every = outputs(encoder(own), jax.device_put(params), x, own, made, args.batch)

@@ -21,9 +21,9 @@ import numpy as np
 from jfreq import flops, methods, recipes
 from jfreq.config import Experiment, replace
 from jfreq.data import synthetic
-from jfreq.methods.aape import AaSP
+from jfreq.methods.aasp import AaSP
+from jfreq.methods.common.patches import trunk
 from jfreq.methods.eat import EAT, teach
-from jfreq.methods.spectrogram import trunk
 from jfreq.nn.trunk import SpectrogramTrunk
 from jfreq.ops import sblu
 from jfreq.step import make_step
@@ -76,8 +76,10 @@ def clone_tables(spec: DataSpec, batch: Clips, rounds: int) -> tuple[list[Any], 
     """Steps by number of clones and the teacher's pass alone."""
     rows = len(batch["_mask"])
     found = {c: methods.bind(recipe("eat_tiny", rows, c), spec) for c in CLONES}
-    method = methods.build(found[1].method)
-    given = {"spectrogram": np.asarray(jax.jit(method.frontend)(dict(batch))["spectrogram"])}
+    method = found[1].method
+    given = {
+        "spectrogram": np.asarray(jax.jit(method.with_spectrogram)(dict(batch))["spectrogram"])
+    }
     steps = {c: common.jfreq_step(experiment, given) for c, experiment in found.items()}
     teacher, work = teacher_pass(steps[CLONES[0]], given)
     contenders: dict[str, Callable[[], Any]] = {_clones(c): step for c, step in steps.items()}

@@ -29,7 +29,7 @@ CLIP = DataSpec((SignalSpec("audio", 16000.0, 160_000),))
 def written(folder: Path) -> tuple[Any, Any]:
     """Experiment and parameters of an untrained encoder, exported to ``folder / "enc"``."""
     experiment = methods.bind(recipes.load("ssast_tiny"), CLIP)
-    init = methods.build(experiment.method).init
+    init = experiment.method.init
     window = window_spec(experiment.method.signals)
     params = jax.device_get(jax.jit(lambda key: init(key, window))(jax.random.key(0)))
     save_bundle(folder / "run", experiment=experiment, params=params)

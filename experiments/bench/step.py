@@ -93,8 +93,8 @@ def inputs(batch: int) -> tuple[np.ndarray, np.ndarray]:
     """int16 clips ``[b t c]`` of noise and their normalised spectrograms ``[b t f c]``."""
     rng = np.random.default_rng(0)
     clips = rng.normal(0, 3000, (batch, 160_000, 1)).clip(-32768, 32767).astype(np.int16)
-    method = methods.build(methods.bind(recipes.load("ssast_tiny"), CLIP).method)
-    return clips, np.asarray(jax.jit(method.frontend)({"audio": clips})["spectrogram"])
+    method = methods.bind(recipes.load("ssast_tiny"), CLIP).method
+    return clips, np.asarray(jax.jit(method.with_spectrogram)({"audio": clips})["spectrogram"])
 
 
 def main(

@@ -10,7 +10,7 @@ on UrbanSound8K. `aape_nano` is small enough for two CPU cores.
 """
 
 from jfreq.config import Checkpoint, Experiment, Log, Optim, replace
-from jfreq.methods.aape import AaSP
+from jfreq.methods.aasp import AaSP
 from jfreq.nn.frontends import Fbank
 from jfreq.nn.predict import CrossPredictor
 from jfreq.nn.sblu import AaPE

@@ -22,10 +22,10 @@ from experiments.sensors.masked import SETS, recipe
 from jfreq import masks
 from jfreq.config import replace
 from jfreq.masks import prior
+from jfreq.methods.common.sensor_spectra import Plane, Spectra, spectra
 from jfreq.methods.freqmae import FreqMAE, frequency_weights
 from jfreq.methods.mae import plane_grid
 from jfreq.methods.phymask import PhyMask, chosen, scores
-from jfreq.methods.spectra import Plane, Spectra, spectra
 from jfreq.types import Batch, DataSpec, SignalSpec
 
 CLASSES = {

@@ -46,7 +46,6 @@ def pretrained(mask: str, seed: int, args):
 
 def measured(mask: str, seed: int, args) -> dict[str, float]:
     """Recall of the rare class and macro F1 of a logistic probe; kept in the folder of the run."""
-    from jfreq import methods
     from jfreq.data.records import open_shards
     from jfreq.evaluate.features import extract
     from jfreq.evaluate.fractions import shares
@@ -61,7 +60,7 @@ def measured(mask: str, seed: int, args) -> dict[str, float]:
     shards = open_shards(shards_of("machines", "", args.runs))
     rows = labelled_rows(shards)
     task = make_task(shards, rows, divide(shards, rows, only=("4",)))
-    x = extract(methods.build(trained.experiment.method), trained.params, shards, rows, batch=64).x
+    x = extract(trained.experiment.method, trained.params, shards, rows, batch=64).x
     (share,) = shares(task, (LABELS,), draws=5, at_least_one=True)
     found = []
     for (fold,) in share.draws:
@@ -85,9 +84,9 @@ def seen(trained: Any, args) -> float:
     from jfreq import masks
     from jfreq.data.records import open_shards
     from jfreq.masks import prior
+    from jfreq.methods.common.sensor_spectra import spectra
     from jfreq.methods.mae import MAE, plane_grid
     from jfreq.methods.phymask import PhyMask, chosen
-    from jfreq.methods.spectra import spectra
     from jfreq.ops.gather import take_tokens
 
     shards = open_shards(shards_of("machines_rare", "", args.runs))

@@ -40,7 +40,6 @@ def measured(label: np.ndarray, score: np.ndarray, names: tuple[str, ...]) -> di
 
 def probed(trained: Any, shards: Any, only: str) -> dict[str, dict[str, float]]:
     """Logistic probes of the streams, alone and fused, tested on one fold."""
-    from jfreq import methods
     from jfreq.evaluate.features import extract
     from jfreq.evaluate.probe import fit_logistic, probe_scores
     from jfreq.evaluate.tasks import divide, labelled_rows, make_task
@@ -49,8 +48,8 @@ def probed(trained: Any, shards: Any, only: str) -> dict[str, dict[str, float]]:
     task = make_task(shards, rows, divide(shards, rows, only=(only,)))
     (fold,) = task.folds
     cfg = trained.experiment.method
-    x = extract(methods.build(cfg), trained.params, shards, rows, batch=64).x
-    first, _ = cfg.streams
+    x = extract(cfg, trained.params, shards, rows, batch=64).x
+    first, _ = cfg.branch_widths
     parts = {"series": x[:, :first], "scalogram": x[:, first:], "both, features": x}
     scores = {}
     for name, part in parts.items():

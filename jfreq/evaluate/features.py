@@ -18,7 +18,7 @@ from jfreq import distributed, trees
 from jfreq.config import close_match
 from jfreq.export.runtime import by_time
 from jfreq.files import local_path, write_atomically
-from jfreq.methods.base import Method
+from jfreq.method import Method
 from jfreq.ops import dft, frames, scale
 from jfreq.types import Array, Batch, Features, InputError, PyTree
 
@@ -192,14 +192,14 @@ def _moments(x: Array, weight: Array, axes: tuple[int, ...]) -> tuple[Array, Arr
 
 
 def _statistics(method: Method, inputs: Batch) -> Array:
-    out = method.frontend(inputs)
+    out = method.with_spectrogram(inputs)
     if "spectrogram" not in out:
         signals = [x for name, x in sorted(inputs.items()) if name != "length"]
         return jnp.concatenate([_spectrum_statistics(x) for x in signals], axis=-1)
     # A front end fills what lies beyond the signal with a constant: those frames are the same
     # for any other signal of the same length.
     noise = {name: x if name == "length" else _noise_like(x) for name, x in inputs.items()}
-    other = method.frontend(noise)
+    other = method.with_spectrogram(noise)
     pairs = zip(jax.tree.leaves(out["spectrogram"]), jax.tree.leaves(other["spectrogram"]))
     return jnp.concatenate([_frame_statistics(a, (a != b).any((2, 3))) for a, b in pairs], axis=-1)
 

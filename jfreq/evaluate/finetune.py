@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ import jax
 import numpy as np
 
 import jfreq
-from jfreq import distributed, methods, recipes
+from jfreq import distributed, recipes
 from jfreq.checkpoint import CONFIG, read_config
 from jfreq.config import Checkpoint, Data, Experiment, Log, Optim, check, flat, replace, to_dict
 from jfreq.data.folds import open_data
@@ -29,13 +30,11 @@ from jfreq.evaluate.tasks import (
 )
 from jfreq.export.bundle import load_trained, trained_folder
 from jfreq.files import local_path, read_json, write_atomically, write_json
+from jfreq.method import Method
 from jfreq.methods.classify import Classify, Head
-from jfreq.methods.phymask import PhyMask
-from jfreq.methods.series import SeriesConfig
-from jfreq.methods.spectra import SpectraConfig
 from jfreq.ranges import Draws, Share, checked_call
 from jfreq.state import Trained
-from jfreq.types import InputError
+from jfreq.types import Array, Batch, InputError
 
 TEST, PREDICTIONS = "test.json", "predictions.npz"
 FREE = ("log", "mesh", "checkpoint.every", "checkpoint.keep", "data.threads", "data.door",
@@ -72,22 +71,15 @@ def experiment_for(source: str | Path) -> Experiment:
             raise InputError(f"{source}: no such run or bundle, and {error}") from None
     if init_from is None and found.method.supervised:
         return replace(found, data=replace(found.data, split=None, exclude_folds=()))
-    backbone = found.method.unbind()
-    backbone = backbone.backbone if isinstance(backbone, Classify) else backbone
-    series = isinstance(backbone, SeriesConfig | SpectraConfig | PhyMask)
-    optim = Optim(lr=5e-4, warmup=50, weight_decay=0.01, clip=1.0, layer_decay=0.75)
-    if series:
-        optim = replace(optim, lr=1e-3, layer_decay=1.0, decay=found.optim.decay)
-    return Experiment(
+    backbone = found.method.unbind().without_head
+    plain = Experiment(
         name=f"{found.name}_finetune",
-        method=Classify(backbone=backbone, head=Head() if series else Head(spec_augment=(24, 96))),
-        data=Data(),
-        optim=optim,
-        steps=600 if series else 400,
-        batch=64 if series else 16,
+        method=Classify(backbone=backbone, head=Head()),
+        optim=Optim(warmup=50, weight_decay=0.01, clip=1.0),
         checkpoint=Checkpoint(every=200, init_from=init_from),
         log=Log(every=20),
     )
+    return replace(plain, **backbone.finetune_defaults(found))
 
 
 def finetune(
@@ -249,18 +241,23 @@ def _keep(folder: Path, found: Predictions, experiment: Experiment, shards: Any)
     write_json(folder / TEST, {"scores": scores, "experiment": _identity(experiment, shards)})
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def _logits(method: Method, params: Any, batch: Batch) -> Array | None:
+    """One program for all folds, whose methods are equal."""
+    return method.encode(params, batch).logits
+
+
 def predict(trained: Trained, shards: Any, rows: np.ndarray) -> Predictions:
     """The classifier of ``trained`` on ``rows`` of labelled shards."""
     from jfreq.data.pipeline import eval_batches
 
-    method = methods.build(trained.experiment.method)
-    encode = jax.jit(lambda params, batch: method.encode(params, batch).logits)
+    method = trained.experiment.method
     params = jax.device_put(trained.params)
     labels, scores = [], []
     for batch in eval_batches(shards, rows, batch=32):
         mask = batch.pop("_mask") > 0
         labels.append(batch.pop("label")[mask])
-        scores.append(np.asarray(encode(params, batch), np.float32)[mask])
+        scores.append(np.asarray(_logits(method, params, batch), np.float32)[mask])
     return Predictions(rows, np.concatenate(labels), np.concatenate(scores))
 
 

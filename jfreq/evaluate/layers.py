@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jfreq import methods
 from jfreq.evaluate.features import extract_layers
 from jfreq.evaluate.metrics import confusion
 from jfreq.evaluate.probe import fit_ridge, probe_scores
@@ -70,7 +69,7 @@ def probe_layers(
         label = shards.column("label")[rows]
         folds = tuple(f._replace(test=f.test[~unseen_rows(label, f)]) for f in folds)
     task = make_task(shards, rows, folds)
-    method = fitted(methods.build(cfg), cfg.signals, shards.spec)
+    method = fitted(cfg, shards.spec)
     found = extract_layers(method, trained.params, shards, rows, batch=batch, progress=progress)
     names = [CLIP, *(f"block {i + 1}" for i in range(len(found) - 1))]
     results = [

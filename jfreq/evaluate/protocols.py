@@ -37,8 +37,7 @@ from jfreq.evaluate.tasks import (
     remarks,
 )
 from jfreq.evaluate.windows import fitted, own_length
-from jfreq.export.bundle import window_spec
-from jfreq.methods.base import Method
+from jfreq.method import Method, window_spec
 from jfreq.ranges import Count, Draws, Integer, Seed, checked_call
 from jfreq.state import Trained
 from jfreq.types import SignalSpec
@@ -128,10 +127,8 @@ def _features(
     progress: Callable[[str, int, int], None] | None,
 ) -> Iterator[tuple[str, list[np.ndarray]]]:  # fmt: skip
     """Each kind of features by name: ``[n d]`` for each of ``seeds``."""
-    from jfreq.methods import build
-
     cfg = trained.experiment.method
-    method = fitted(build(cfg), cfg.signals, shards.spec)
+    method = fitted(cfg, shards.spec)
 
     def encoded(name: str, params: Any) -> np.ndarray:
         key = feature_key(config.to_dict(cfg), params, shards, rows, pool=pool, layer=layer)
@@ -145,9 +142,9 @@ def _features(
         fresh = _initialiser(method, cfg.signals)
         yield UNTRAINED, [encoded(UNTRAINED, fresh(seed)) for seed in seeds]
         # The front end of whole rows; without one the raw signals are described, bound or not.
-        bare = build(cfg).frontend is Method._field_defaults["frontend"]
-        whole = build(cfg if bare else cfg.unbind().bind(shards.spec))
-        whole = own_length(whole, cfg.signals, shards.spec)
+        own = jax.eval_shape(cfg.with_spectrogram, window_spec(cfg.signals))
+        whole = cfg.unbind().bind(shards.spec) if "spectrogram" in own else cfg
+        whole = own_length(whole, shards.spec)
         found = spectrogram_statistics(
             whole, shards, rows, batch=batch, progress=_named(progress, HAND_MADE)
         )
@@ -228,8 +225,7 @@ def single_split(
 
 def _initialiser(method: Method, signals: Sequence[SignalSpec]) -> Callable[[int], Any]:
     """``seed -> params`` as ``init`` draws them, compiled once."""
-    spec = window_spec(signals)
-    init = jax.jit(lambda key: method.init(key, spec))
+    init = jax.jit(method.init)
     return lambda seed: init(jax.random.key(seed))
 
 

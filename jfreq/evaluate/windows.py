@@ -10,43 +10,65 @@ import jax.numpy as jnp
 
 from jfreq.export.runtime import by_time
 from jfreq.export.windows import Window, cut_window, grid_of_window
-from jfreq.methods.base import Method
+from jfreq.method import Method
+from jfreq.ranges import Positive, checked
 from jfreq.types import Array, Batch, DataSpec, Features, Grid, InputError, PyTree, SignalSpec
 
 
-def fitted(method: Method, signals: Sequence[SignalSpec], data: DataSpec) -> Method:
-    """:func:`any_length` for the rows of ``data``, with :func:`own_length`."""
-    return own_length(any_length(method, signals), signals, data)
+def fitted(method: Method, data: DataSpec) -> Method:
+    """``method`` for the rows of ``data``: of any length, at the rates of the data."""
+    return own_length(AnyLength(method.signals, method), data)
 
 
-def own_length(method: Method, signals: Sequence[SignalSpec], data: DataSpec) -> Method:
+def own_length(method: Method, data: DataSpec) -> Method:
     """``method`` for batches whose ``length`` counts samples of the data's first signal, where
     the method's own first signal has another rate."""
-    ratio = signals[0].rate / data.signals[0].rate
-    if ratio == 1:
-        return method
+    ratio = method.signals[0].rate / data.signals[0].rate
+    return method if ratio == 1 else OwnLength(method.signals, method, ratio)
 
-    def own(batch: Batch) -> Batch:
+
+@checked
+class OwnLength(Method):
+    """``whole``, for batches whose ``length`` counts samples of another rate."""
+
+    whole: Method = Method()
+    ratio: Positive = 1.0
+    """Rate of the method's first signal over that of the batch's."""
+
+    def init(self, key: Array) -> PyTree:
+        return self.whole.init(key)
+
+    def encode(self, params: PyTree, batch: Batch) -> Features:
+        return self.whole.encode(params, self._own(batch))
+
+    def with_spectrogram(self, batch: Batch) -> Batch:
+        return self.whole.with_spectrogram(self._own(batch))
+
+    def _own(self, batch: Batch) -> Batch:
         if "length" not in batch:
             return batch
-        return {**batch, "length": jnp.ceil(batch["length"] * ratio).astype(jnp.int32)}
-
-    return method._replace(
-        encode=lambda params, batch: method.encode(params, own(batch)),
-        frontend=lambda batch: method.frontend(own(batch)),
-    )
+        return {**batch, "length": jnp.ceil(batch["length"] * self.ratio).astype(jnp.int32)}
 
 
-def any_length(method: Method, signals: Sequence[SignalSpec]) -> Method:
-    """``method`` with an ``encode`` that takes rows shorter or longer than ``signals`` say.
+@checked
+class AnyLength(Method):
+    """``whole`` with an ``encode`` that takes rows shorter or longer than its signals say.
 
     Shorter rows are padded to the window. Longer ones are read window by window, each giving
     tokens that lie wholly inside it, so that the lattice goes on without a seam; the clip vector
     is the windows' mean, weighted by their valid tokens. Static shapes: runs under ``jit``.
     """
-    first = signals[0]
 
-    def encode(params: PyTree, batch: Batch) -> Features:
+    whole: Method = Method()
+
+    def init(self, key: Array) -> PyTree:
+        return self.whole.init(key)
+
+    def with_spectrogram(self, batch: Batch) -> Batch:
+        return self.whole.with_spectrogram(batch)
+
+    def encode(self, params: PyTree, batch: Batch) -> Features:
+        method, signals, first = self.whole, self.signals, self.signals[0]
         present = batch[first.name].shape[1]
         batch = {"length": jnp.full(batch[first.name].shape[0], present, jnp.int32), **batch}
         if all(batch[s.name].shape[1] == s.samples for s in signals):
@@ -66,8 +88,6 @@ def any_length(method: Method, signals: Sequence[SignalSpec]) -> Method:
         total = math.floor((present - grid.first) / grid.hop) + 1
         number = -(-total // window.tokens)
         return _encode_windows(method, params, batch, signals, window, number, grid)
-
-    return method._replace(encode=encode)
 
 
 def _encode_windows(

@@ -10,9 +10,9 @@ import jax
 import numpy as np
 
 from jfreq import trees
-from jfreq.config import Experiment, MethodConfig, replace
-from jfreq.export.bundle import window_spec
+from jfreq.config import Experiment
 from jfreq.export.runtime import pool_frames
+from jfreq.method import window_spec
 from jfreq.types import Array, Batch, InputError, PyTree, SignalSpec
 
 Flat = dict[str, Any]
@@ -47,9 +47,7 @@ class Extra(NamedTuple):
 
 def adapt(experiment: Experiment, params: PyTree) -> Adapter:
     """The adapter of a bound experiment and its encoder's parameters."""
-    from jfreq.methods import build
-
-    method = build(portable(experiment.method))
+    method = experiment.method.portable()
 
     def encode(flat: Flat, window: Batch) -> dict[str, Array]:
         features = method.encode(trees.unflatten(flat), window)
@@ -59,15 +57,6 @@ def adapt(experiment: Experiment, params: PyTree) -> Adapter:
 
     cfg = experiment.method
     return Adapter(encode, trees.flatten(params), tuple(cfg.signals), cfg.labels, cfg.scores)
-
-
-def portable(cfg: MethodConfig) -> MethodConfig:
-    """The same encoder without kernels that only one platform has."""
-    for inner in ("backbone", "trunk"):
-        if isinstance(part := getattr(cfg, inner, None), MethodConfig):
-            return replace(cfg, **{inner: portable(part)})
-    fused = hasattr(getattr(cfg, "encoder", None), "attention")
-    return replace(cfg, encoder__attention="auto") if fused else cfg
 
 
 def one_device() -> contextlib.AbstractContextManager[Any]:

@@ -20,7 +20,7 @@ from jfreq.config import Experiment
 from jfreq.data.folders import why_no_file
 from jfreq.export.checks import check_finite, check_weights, read_sealed, sealed
 from jfreq.files import draft_of, local_path, sha256_of, write_atomically
-from jfreq.methods.base import Method
+from jfreq.method import Method, window_spec
 from jfreq.state import Trained
 from jfreq.types import Features, InputError, PyTree, SignalSpec
 
@@ -230,21 +230,10 @@ def encoder_shapes(method: Method, signals: Sequence[SignalSpec], params: PyTree
     return jax.eval_shape(method.encode, params, window_spec(signals))
 
 
-def window_spec(signals: Sequence[SignalSpec], rows: Any = 1) -> dict[str, jax.ShapeDtypeStruct]:
-    """A batch of ``rows`` windows, as shapes; ``rows`` may be a symbolic dimension."""
-    shapes = {s.name: ((rows, s.samples, s.channels), np.float32) for s in signals}
-    return {
-        name: jax.ShapeDtypeStruct(*shape)
-        for name, shape in (shapes | {"length": ((rows,), np.int32)}).items()
-    }
-
-
 def model_card(experiment: Experiment, params: PyTree, *, note: str = "") -> str:
     """The ``README.md`` of a bundle: what the encoder reads, returns, and how to load it."""
-    from jfreq.methods import build
-
     cfg = experiment.method
-    features = encoder_shapes(build(cfg), cfg.signals, params)
+    features = encoder_shapes(cfg, cfg.signals, params)
     grid, first = features.grid, cfg.signals[0]
     count = trees.count(params)
     ms = 1000 / first.rate

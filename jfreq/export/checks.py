@@ -13,9 +13,9 @@ import jax
 import numpy as np
 
 from jfreq import trees
-from jfreq.config import Experiment, MethodConfig, to_dict
+from jfreq.config import Experiment, Method, to_dict
 from jfreq.files import parse_json, read_text
-from jfreq.methods.base import encoder_params
+from jfreq.method import encoder_params
 from jfreq.types import InputError
 
 SEAL = "seal"
@@ -91,7 +91,7 @@ def check_finite(flat: Mapping[str, Any], where: Path) -> None:
         )
 
 
-def _expected(cfg: MethodConfig, where: Path) -> tuple[dict[str, Any], set[str]]:
+def _expected(cfg: Method, where: Path) -> tuple[dict[str, Any], set[str]]:
     """Shapes of all parameters by path, and those that ``encode`` reads."""
     config = where.parent / "config.json"
     _check_settings(cfg, config)
@@ -107,27 +107,21 @@ def _expected(cfg: MethodConfig, where: Path) -> tuple[dict[str, Any], set[str]]
 
 
 @functools.lru_cache(maxsize=8)
-def _parameters(cfg: MethodConfig) -> tuple[dict[str, Any], set[str]]:
-    from jfreq.export.bundle import window_spec
-    from jfreq.methods import build
-
-    method, window = build(cfg), window_spec(cfg.signals)
-    shapes = jax.eval_shape(method.init, jax.random.key(0), window)
-    needed = encoder_params(method, shapes, window)
+def _parameters(cfg: Method) -> tuple[dict[str, Any], set[str]]:
+    shapes = jax.eval_shape(cfg.init, jax.random.key(0))
+    needed = encoder_params(cfg, shapes)
     return trees.flatten(shapes), set(trees.flatten(needed))
 
 
-def _check_settings(cfg: MethodConfig, config: Path) -> None:
+def _check_settings(cfg: Method, config: Path) -> None:
     """``InputError`` for settings that no export writes: they would take all memory, or fail."""
     if not cfg.signals:
         raise InputError(f"{config}: names no signals; export the bundle again")
-    for inner in ("backbone", "trunk"):
-        part = getattr(cfg, inner, None)
-        if isinstance(part, MethodConfig) and part.signals != cfg.signals:
-            raise InputError(
-                f"{config}: method.{inner} reads other signals than the method; export the bundle "
-                "again"
-            )
+    if cfg.encoder_method.signals != cfg.signals:
+        raise InputError(
+            f"{config}: method.{cfg.inner} reads other signals than the method; export the bundle "
+            "again"
+        )
     for name, value in _numbers(to_dict(cfg), "method"):
         if abs(value) > (MOST_SAMPLES if ".signals[" in name else MOST):
             raise InputError(

@@ -8,10 +8,9 @@ from pathlib import Path
 from jfreq.config import close_match
 from jfreq.export import stablehlo
 from jfreq.export.adapter import Adapter, Extra, adapt
-from jfreq.export.bundle import check_free, load_trained, save_bundle, window_spec
+from jfreq.export.bundle import check_free, load_trained, save_bundle
 from jfreq.files import local_path
-from jfreq.methods import build
-from jfreq.methods.base import encoder_params
+from jfreq.method import encoder_params
 from jfreq.types import InputError
 
 EXTRAS: dict[str, Callable[[Adapter], Extra]] = {"stablehlo": stablehlo.extra}
@@ -37,7 +36,7 @@ def export_run(
     check_free(local_path(out, "out"))
     experiment, params = load_trained(run)
     cfg = experiment.method
-    params = encoder_params(build(cfg), params, window_spec(cfg.signals))
+    params = encoder_params(cfg, params)
     extras = [EXTRAS[name](adapt(experiment, params)) for name in formats if name != "bundle"]
     return save_bundle(
         out, experiment=experiment, params=params, note=note,

@@ -13,7 +13,7 @@ import numpy as np
 from jfreq.export.bundle import encoder_shapes, load_trained
 from jfreq.export.signals import as_signal, equal_durations
 from jfreq.export.windows import Clip, Piece, cut, cut_window, grid_of_window
-from jfreq.methods.base import Method
+from jfreq.method import Method
 from jfreq.ranges import brief
 from jfreq.types import Array, Batch, Embedding, Features, Grid, InputError, PyTree, SignalSpec
 
@@ -85,12 +85,10 @@ class Whole:
 
 def load_encoder(path: str | Path) -> Encoder:
     """An :class:`Encoder` from a bundle or run folder; ``InputError`` where it is neither."""
-    from jfreq.methods import build
-
     experiment, params = load_trained(path)
     cfg = experiment.method
     return Encoder(
-        build(cfg), params, signals=cfg.signals, gaps=cfg.allows_gaps, labels=cfg.labels,
+        cfg, params, signals=cfg.signals, gaps=cfg.allows_gaps, labels=cfg.labels,
         multi_label=cfg.multi_label, scores=cfg.scores,
     )  # fmt: skip
 

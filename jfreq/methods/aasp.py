@@ -9,14 +9,12 @@ framework of :mod:`jfreq.methods.eat`.
 
 from __future__ import annotations
 
-from typing import Literal, cast
-
-import jax
+from typing import ClassVar, Literal, cast
 
 from jfreq import losses
 from jfreq.config import check
-from jfreq.methods.base import Method
-from jfreq.methods.eat import EAT, Net, Terms, distil
+from jfreq.methods.eat import EAT, Net, Terms
+from jfreq.nn.apply import apply
 from jfreq.nn.heads import MLPHead
 from jfreq.nn.predict import ConvDecoder, CrossPredictor
 from jfreq.ranges import NonNegative, Positive, Size, checked
@@ -26,6 +24,8 @@ from jfreq.types import Array, Batch, PyTree
 @checked
 class AaSP(EAT):
     """EAT with the alias branch, a cross-attention predictor and multi-mask contrast."""
+
+    headline: ClassVar[tuple[str, ...]] = ("frame", "utterance", "contrast", "rankme")
 
     embed: Literal["plain", "aape"] = "aape"
     decoder: ConvDecoder | CrossPredictor = CrossPredictor()
@@ -40,6 +40,21 @@ class AaSP(EAT):
         super().__post_init__()
         check(self.contrast_weight == 0 or self.clones >= 2, "method.clones",
               "contrast compares the views of a clip: take 2, or contrast_weight 0")  # fmt: skip
+
+    # ------------------------------------------------------------------ the paper
+
+    @property
+    def net(self) -> Net:
+        return _Net(self)
+
+    def more_terms(self, params: PyTree, special: Array, batch: Batch) -> Terms:
+        """``contrast`` between the views of a clip, counted above its least, log(clones - 1)."""
+        if not self.contrast_weight:
+            return {}
+        views = apply(self.net, params, special, method=_Net.projected)
+        valid = batch["_mask"] > 0 if "_mask" in batch else None
+        value = losses.multi_view(views, temperature=self.temperature, valid=valid)
+        return {"contrast": (self.contrast_weight, value - losses.view_floor(self.clones))}
 
 
 class _Net(Net):
@@ -59,18 +74,3 @@ class _Net(Net):
 
     def projected(self, special: Array) -> Array:
         return self.project(special)
-
-
-def aasp(cfg: AaSP) -> Method:
-    """The method of a bound config; ``contrast`` is counted above its floor, log(clones - 1)."""
-    net = _Net(cfg)
-
-    def contrast(params: PyTree, special: Array, batch: Batch) -> Terms:
-        if not cfg.contrast_weight:
-            return {}
-        views = cast(jax.Array, net.apply({"params": params}, special, method=_Net.projected))
-        valid = batch["_mask"] > 0 if "_mask" in batch else None
-        value = losses.multi_view(views, temperature=cfg.temperature, valid=valid)
-        return {"contrast": (cfg.contrast_weight, value - losses.view_floor(cfg.clones))}
-
-    return distil(cfg, net, contrast)

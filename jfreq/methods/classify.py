@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, Self, cast
+from typing import Any, ClassVar, Literal, Self
 
 import jax
 import jax.numpy as jnp
@@ -11,11 +11,13 @@ import numpy as np
 import optax
 
 from jfreq import augment
-from jfreq.config import MethodConfig, check, replace
-from jfreq.methods.base import Method, Metrics, encoder_params, summarise
+from jfreq.config import check, replace
+from jfreq.method import Loss, Method, Streams, decided, encoder_params, summarise, window_spec
+from jfreq.nn.apply import apply
 from jfreq.nn.heads import NormLinear
+from jfreq.ops.scale import pcm_to_float
 from jfreq.ranges import Count, NonNegative, Probability, Whole, checked
-from jfreq.types import Array, Batch, DataSpec, InputError
+from jfreq.types import Array, Batch, DataSpec, Features, InputError, PyTree
 
 
 @checked
@@ -87,11 +89,74 @@ def _shown(labels: tuple[str, ...]) -> str:
     return ", ".join(labels[:5]) + more
 
 
-class Supervised:
-    """What every config with a ``head`` says about its classes."""
+class Supervised(Method):
+    """A classifier over the clip vector of ``backbone``, trained through.
+
+    Parameters: ``backbone`` (only what its ``encode`` reads) and ``head``. Spectrogram
+    augmentation applies where the backbone has a spectrogram front end.
+    """
 
     supervised: ClassVar[bool] = True
+    headline: ClassVar[tuple[str, ...]] = ("accuracy",)
     head: Head
+    backbone: Method
+
+    def init(self, key: Array) -> PyTree:
+        backbone_key, head_key = jax.random.split(key)
+        params = encoder_params(self.backbone, self.backbone.init(backbone_key))
+        spec = window_spec(self.backbone.signals)
+        width = jax.eval_shape(self.backbone.encode, params, spec).clip.shape[-1]
+        net = self._classifier
+        if not self._late:
+            return {"backbone": params, "head": net.init(head_key, jnp.zeros((1, width)))["params"]}
+        widths = self.backbone.branch_widths
+        keys = jax.random.split(head_key, len(widths))
+        heads = [net.init(key, jnp.zeros((1, w)))["params"] for key, w in zip(keys, widths)]
+        return {"backbone": params, "head": {str(i): head for i, head in enumerate(heads)}}
+
+    def loss(self, params, target, batch: Batch, rngs: Streams, step) -> Loss:
+        del target, step
+        head = self.head
+        batch, labels = augmented(self.backbone, head, batch, rngs)
+        clip = self.backbone.forward(params["backbone"], batch, rngs).clip
+        logits = self._classify(params["head"], clip)
+        values = {"loss": jnp.sum(jnp.stack([_loss(head, x, labels) for x in logits]), axis=0)}
+        if not head.multi_label:
+            hit = jnp.argmax(_fused(head, logits), axis=-1) == jnp.argmax(labels, axis=-1)
+            values["accuracy"] = hit.astype(jnp.float32)
+            known = jnp.sum(labels, axis=-1) > 0  # rows without a label teach nothing
+            batch = {**batch, "_mask": batch.get("_mask", jnp.ones(known.shape)) * known}
+        return summarise(values, batch)
+
+    def encode(self, params, batch: Batch) -> Features:
+        return self._labelled(params, self.backbone.encode(params["backbone"], batch))
+
+    def forward(self, params, batch: Batch, rngs: Streams) -> Features:
+        return self._labelled(params, self.backbone.forward(params["backbone"], batch, rngs))
+
+    def _labelled(self, params: PyTree, features: Features) -> Features:
+        logits = self._classify(params["head"], features.clip)
+        return features._replace(logits=_fused(self.head, logits))
+
+    def with_spectrogram(self, batch: Batch) -> Batch:
+        return self.backbone.with_spectrogram(batch)
+
+    @property
+    def _classifier(self) -> NormLinear:
+        return NormLinear(decided(self.head.classes, "head.classes"), self.head.norm)
+
+    @property
+    def _late(self) -> bool:
+        return self.head.fusion == "late"
+
+    def _classify(self, params: PyTree, clip: Array) -> list[Array]:
+        """Logits ``[b classes]`` of every classifier."""
+        if not self._late:
+            return [apply(self._classifier, params, clip)]
+        parts = jnp.split(clip, np.cumsum(self.backbone.branch_widths)[:-1], axis=-1)
+        return [apply(self._classifier, params[str(i)], x) for i, x in enumerate(parts)]
+
+    # ------------------------------------------------------------------ what others ask
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -105,13 +170,25 @@ class Supervised:
     def scores(self) -> Literal["softmax", "sigmoid"]:
         return "sigmoid" if self.head.loss == "bce" else "softmax"
 
+    @property
+    def branch_widths(self) -> tuple[int, ...]:
+        return self.backbone.branch_widths
+
 
 @checked
-class Classify(Supervised, MethodConfig):
+class Classify(Supervised):
     """A backbone of any method under a classifier."""
 
-    backbone: MethodConfig = MethodConfig()
+    backbone: Method = Method()
     head: Head = Head()
+
+    @property
+    def inner(self) -> str:
+        return "backbone"
+
+    @property
+    def without_head(self) -> Method:
+        return self.backbone
 
     @property
     def allows_gaps(self) -> bool:
@@ -121,12 +198,12 @@ class Classify(Supervised, MethodConfig):
         backbone = self.backbone.bind(spec)
         head = self.head.bind(spec)
         if head.fusion == "late":
-            streams = backbone.streams
-            check(len(streams) > 1, "head.fusion", "'late' needs an encoder with several streams")
+            widths = backbone.branch_widths
+            check(len(widths) > 1, "head.fusion", "'late' needs an encoder with several streams")
             check(head.loss == "ce", "head.fusion", "'late' averages probabilities of one label")
-            shares = head.fusion_weights or streams
-            check(len(shares) == len(streams), "head.fusion_weights",
-                  f"{len(shares)} shares for {len(streams)} streams")  # fmt: skip
+            shares = head.fusion_weights or widths
+            check(len(shares) == len(widths), "head.fusion_weights",
+                  f"{len(shares)} shares for {len(widths)} streams")  # fmt: skip
         return replace(self, backbone=backbone, head=head, signals=backbone.signals)
 
     def unbind(self) -> Self:
@@ -135,67 +212,16 @@ class Classify(Supervised, MethodConfig):
     def calibrate(self, batch: Mapping[str, Any]) -> Self:
         return replace(self, backbone=self.backbone.calibrate(batch))
 
+    @property
+    def spectrogram_fill(self) -> float:
+        return self.backbone.spectrogram_fill
 
-def classify(cfg: Classify) -> Method:
-    from jfreq.methods import build
+    @property
+    def frame_hop(self) -> float | None:
+        return self.backbone.frame_hop
 
-    frontend = getattr(cfg.backbone, "frontend", None)
-    fill = frontend.fill if frontend else 0.0
-    return supervise(build(cfg.backbone), cfg.head, fill=fill, streams=cfg.backbone.streams)
-
-
-def supervise(
-    backbone: Method, head: Head, *, fill: float = 0.0, streams: tuple[int, ...] = ()
-) -> Method:
-    """A classifier over ``backbone``'s clip vector, trained through.
-
-    Parameters: ``backbone`` (only what ``encode`` reads) and ``head``. Spectrogram augmentation
-    applies where the backbone has a spectrogram front end; ``fill`` is its value of masked bands.
-    ``streams``: widths of the parts of the clip vector, for ``head.fusion`` ``late``.
-    """
-    assert head.classes is not None
-    net = NormLinear(head.classes, head.norm)
-    late = head.fusion == "late"
-
-    def init(key, batch_spec):
-        backbone_key, head_key = jax.random.split(key)
-        params = encoder_params(backbone, backbone.init(backbone_key, batch_spec), batch_spec)
-        width = jax.eval_shape(backbone.encode, params, batch_spec).clip.shape[-1]
-        if not late:
-            return {"backbone": params, "head": net.init(head_key, jnp.zeros((1, width)))["params"]}
-        keys = jax.random.split(head_key, len(streams))
-        heads = [net.init(key, jnp.zeros((1, w)))["params"] for key, w in zip(keys, streams)]
-        return {"backbone": params, "head": {str(i): head for i, head in enumerate(heads)}}
-
-    def classify(params, clip: Array) -> list[Array]:
-        """Logits ``[b classes]`` of every classifier."""
-        if not late:
-            return [cast(Array, net.apply({"params": params}, clip))]
-        parts = jnp.split(clip, np.cumsum(streams)[:-1], axis=-1)
-        return [cast(Array, net.apply({"params": params[str(i)]}, x)) for i, x in enumerate(parts)]
-
-    def loss(params, target, batch: Batch, key, step) -> tuple[Array, Metrics]:
-        del target, step
-        batch, labels = _augment(backbone, head, batch, key, fill)
-        if backbone.forward is None:
-            clip = backbone.encode(params["backbone"], batch).clip
-        else:
-            clip = backbone.forward(params["backbone"], batch, jax.random.fold_in(key, 1)).clip
-        each = classify(params["head"], clip)
-        values = {"loss": jnp.sum(jnp.stack([_loss(head, x, labels) for x in each]), axis=0)}
-        logits = _fused(head, each)
-        if not head.multi_label:
-            hit = jnp.argmax(logits, axis=-1) == jnp.argmax(labels, axis=-1)
-            values["accuracy"] = hit.astype(jnp.float32)
-            known = jnp.sum(labels, axis=-1) > 0  # rows without a label teach nothing
-            batch = {**batch, "_mask": batch.get("_mask", jnp.ones(known.shape)) * known}
-        return summarise(values, batch)
-
-    def encode(params, batch: Batch):
-        features = backbone.encode(params["backbone"], batch)
-        return features._replace(logits=_fused(head, classify(params["head"], features.clip)))
-
-    return Method(init=init, loss=loss, encode=encode, frontend=backbone.frontend)
+    def example_signals(self, seconds: float | None = None, rate: float | None = None):
+        return self.backbone.example_signals(seconds, rate)
 
 
 def _loss(head: Head, logits: Array, labels: Array) -> Array:
@@ -216,30 +242,29 @@ def _fused(head: Head, each: list[Array]) -> Array:
     return jax.nn.logsumexp(log_probs + shares[:, None, None], axis=0)
 
 
-def _augment(backbone: Method, head: Head, batch: Batch, key, fill: float) -> tuple[Batch, Array]:
+def augmented(backbone: Method, head: Head, batch: Batch, rngs: Streams) -> tuple[Batch, Array]:
     """The batch with its augmented spectrogram, and (soft) labels ``[b classes]``."""
-    mix_key, mask_key, noise_key, roll_key = jax.random.split(key, 4)
     labels = batch["label"]
     if labels.ndim == 1:
-        assert head.classes is not None
-        labels = jax.nn.one_hot(labels, head.classes)
+        labels = jax.nn.one_hot(labels, decided(head.classes, "head.classes"))
     if head.mixup:
-        from jfreq.ops.scale import pcm_to_float
-
         names = [k for k, v in batch.items() if v.ndim == 3 and k != "spectrogram"]
         if len(names) != 1:
             raise InputError(f"head.mixup: mixes one signal, the batch holds {names}")
         mixed, labels = augment.mixup(
-            mix_key, pcm_to_float(batch[names[0]]), labels, prob=head.mixup
+            rngs("mixup"), pcm_to_float(batch[names[0]]), labels, prob=head.mixup
         )
         batch = {k: v for k, v in batch.items() if k != "spectrogram"} | {names[0]: mixed}
-    batch = backbone.frontend(batch)
+    batch = backbone.with_spectrogram(batch)
     if "spectrogram" in batch:
         spec = batch["spectrogram"]
         if max(head.spec_augment):
             freq, time = head.spec_augment
-            spec = augment.spec_augment(mask_key, spec, freq=freq, time=time, fill=fill)
+            spec = augment.spec_augment(
+                rngs("spec_augment"), spec, freq=freq, time=time, fill=backbone.spectrogram_fill
+            )
         if head.noise:
-            spec = augment.roll_time(roll_key, augment.add_noise(noise_key, spec), shift=10)
+            noisy = augment.add_noise(rngs("noise"), spec)
+            spec = augment.roll_time(rngs("roll"), noisy, shift=10)
         batch = {**batch, "spectrogram": spec}
     return batch, labels

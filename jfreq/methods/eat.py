@@ -3,8 +3,8 @@ arXiv 2401.03497; the image branch of data2vec 2.0, Baevski et al. 2023, on spec
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Literal, Self, TypeAlias, cast
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, Self, TypeAlias, cast
 
 import flax.linen as nn
 import jax
@@ -13,14 +13,9 @@ import optax
 
 from jfreq import losses, masks
 from jfreq.config import check
-from jfreq.methods.base import Method, Metrics, Target, summarise
-from jfreq.methods.spectrogram import (
-    SpectrogramConfig,
-    example_spectrogram,
-    features,
-    spectrogram,
-    trunk,
-)
+from jfreq.method import Loss, Streams, summarise
+from jfreq.methods.common.patches import PatchMethod
+from jfreq.nn.apply import apply
 from jfreq.nn.conv import ConvNeXt
 from jfreq.nn.predict import ConvDecoder, CrossPredictor
 from jfreq.nn.trunk import Encoded, SpectrogramTrunk
@@ -35,16 +30,20 @@ Terms: TypeAlias = dict[str, tuple[float, Array]]
 """Weight and value per clip ``[b]`` of the terms of a loss, by name."""
 WATCHED = 64
 """Teacher tokens whose spread is logged."""
-FLOORS = (("target_std", 0.1), ("pred_std", 0.01), ("rankme", 4.0))
-"""Collapse: the first two stop a run of data2vec 2.0, the rank is ours, of 64 tokens."""
 
 
 @checked
-class EAT(SpectrogramConfig):
+class EAT(PatchMethod):
     """Masked clones of every clip predict what an average teacher makes of all of it.
 
     The defaults are EAT-base's: of 64 x 8 patches a clone sees 102.
     """
+
+    headline: ClassVar[tuple[str, ...]] = ("frame", "utterance", "rankme")
+    collapse_thresholds: ClassVar[Mapping[str, float]] = {
+        "target_std": 0.1, "pred_std": 0.01, "rankme": 4.0,
+    }  # fmt: skip
+    """The first two stop a run of data2vec 2.0, the rank is ours, of 64 tokens."""
 
     order: Literal["freq_major", "time_major"] = "time_major"
     special_tokens: Whole = 1
@@ -98,6 +97,89 @@ class EAT(SpectrogramConfig):
               f"overlap (a neighbour would show the answer), got {cfg.stride}")  # fmt: skip
         return cfg
 
+    # ------------------------------------------------------------------ the paper
+
+    @property
+    def net(self) -> Net:
+        """Student and predictor as a module."""
+        return Net(self)
+
+    def init(self, key: Array) -> PyTree:
+        mask = self.sample_mask(key, self.clones)
+        return self.net.init(key, self.geometry.example, mask, key)["params"]
+
+    def loss(self, params, target, batch: Batch, rngs: Streams, step) -> Loss:
+        del step
+        batch = self.with_spectrogram(batch)
+        spec = batch["spectrogram"]
+        rows, clones = spec.shape[0], self.clones
+        mask = self.sample_mask(rngs("mask"), rows * clones)
+        truth = self.teacher_targets(target["trunk"], spec)
+        special, pred = apply(self.net, params, spec, mask, rngs("fill"))
+        special = special.reshape(rows, clones, -1)
+        frame = losses.squared_error(pred, of_clones(truth, mask.drop))
+        clip = jnp.broadcast_to(truth.mean(axis=1)[:, None], special.shape)
+        terms: Terms = {
+            "frame": (self.frame_weight, frame.reshape(rows, clones).mean(axis=1)),
+            "utterance": (self.utterance_weight, losses.squared_error(special, clip)),
+            **self.more_terms(params, special, batch),
+        }
+        values = {name: value for name, (_, value) in terms.items()}
+        parts = [weight * value for weight, value in terms.values()]
+        values["loss"] = jnp.sum(jnp.stack(parts), axis=0)
+        found = summarise(values, batch)
+        return found._replace(metrics=found.metrics | watched(truth, pred))
+
+    def more_terms(self, params: PyTree, special: Array, batch: Batch) -> Terms:
+        """Terms of a descendant; ``special`` ``[b r d]``: states of the first special token."""
+        del params, special, batch
+        return {}
+
+    def teacher_targets(self, params: PyTree, spec: Array) -> Array:
+        """Targets ``[b n d]``: what the MLPs of the last blocks add, each channel normalised over
+        the tokens, averaged over blocks, each token normalised."""
+
+        def forward(module: SpectrogramTrunk):
+            return module.encode(module.embed(spec), layers="ffn")
+
+        _, _, layers = apply(self.trunk, params, method=forward)
+        last = layers[-(self.target_layers or 0) :]
+        return jax.lax.stop_gradient(losses.instance_norm_targets(last))
+
+    # ------------------------------------------------------------------ the teacher
+
+    def init_target(self, params: PyTree) -> PyTree:
+        """The student's trunk, float32."""
+        return {"trunk": jax.tree.map(lambda x: x.astype(jnp.float32), params["trunk"])}
+
+    def update_target(self, target: PyTree, params: PyTree, aux: PyTree, step: Any) -> PyTree:
+        """An average of the student's trunk over its updates."""
+        del aux
+        share = jnp.minimum(jnp.asarray(step, jnp.float32) / self.ema_steps, 1.0)
+        move = (1 - self.ema[0]) + (self.ema[0] - self.ema[1]) * share
+        return {"trunk": optax.incremental_update(params["trunk"], target["trunk"], move)}
+
+    # ------------------------------------------------------------------ its masks
+
+    def sample_mask(self, key: Array, rows: int) -> Mask:
+        """Masks of ``rows`` clones."""
+        return masks.inverse_block(
+            key, rows, self.grid, self.kept, block=self.block, adjust=self.adjust
+        )
+
+    def reconstruct(self, params, batch: Batch, rngs: Streams) -> Reconstruction:
+        """A mask alone: what is predicted are states, not a spectrogram."""
+        del params
+        spec = self.with_spectrogram(batch)["spectrogram"]
+        hidden = self.sample_mask(rngs("mask"), spec.shape[0]).is_masked
+        patch, grid = self.geometry.patch, self.grid
+        plane = unpatchify(
+            jnp.repeat(hidden[..., None].astype(jnp.float32), patch[0] * patch[1], axis=-1),
+            grid=(grid.freq, grid.time), patch=patch, order=self.order,
+        )  # fmt: skip
+        edge = ((0, 0), *((0, n - m) for n, m in zip(spec.shape[1:3], plane.shape[1:3])))
+        return Reconstruction(spec, jnp.pad(plane[..., 0], edge) > 0, None)
+
 
 class Net(nn.Module):
     """Trunk and predictor."""
@@ -105,7 +187,7 @@ class Net(nn.Module):
     cfg: EAT
 
     def setup(self):
-        self.trunk = trunk(self.cfg)
+        self.trunk = self.cfg.trunk
         out = self.cfg.encoder.width
         self.decoder = self.cfg.decoder.build(out)
 
@@ -125,99 +207,6 @@ def of_clones(x: Array, ids: Array) -> Array:
     """Tokens ``ids`` ``[r*b k]`` of ``x`` ``[b n d]``, which the r clones of a row share."""
     flat = take_tokens(x, ids.reshape(x.shape[0], -1))
     return flat.reshape(*ids.shape, x.shape[-1])
-
-
-def teach(cfg: EAT, params: PyTree, spec: Array) -> Array:
-    """Targets ``[b n d]``: what the MLPs of the last blocks add, each channel normalised over the
-    tokens, averaged over blocks, each token normalised."""
-    net = trunk(cfg)
-
-    def forward(module: SpectrogramTrunk):
-        return module.encode(module.embed(spec), layers="ffn")
-
-    _, _, layers = cast(Encoded, net.apply({"params": params}, method=forward))
-    assert layers is not None
-    return jax.lax.stop_gradient(losses.instance_norm_targets(layers[-(cfg.target_layers or 0) :]))
-
-
-def average(cfg: EAT) -> Target:
-    """The teacher: an average of the student's trunk over its updates, float32."""
-
-    def update(target: PyTree, params: PyTree, step) -> PyTree:
-        share = jnp.minimum(jnp.asarray(step, jnp.float32) / cfg.ema_steps, 1.0)
-        move = (1 - cfg.ema[0]) + (cfg.ema[0] - cfg.ema[1]) * share
-        return {"trunk": optax.incremental_update(params["trunk"], target["trunk"], move)}
-
-    def init(params: PyTree) -> PyTree:
-        return {"trunk": jax.tree.map(lambda x: x.astype(jnp.float32), params["trunk"])}
-
-    return Target(init, update)
-
-
-def eat(cfg: EAT) -> Method:
-    """The method of a bound config."""
-    return distil(cfg, Net(cfg))
-
-
-def distil(
-    cfg: EAT, net: Net, more: Callable[[PyTree, Array, Batch], Terms] | None = None
-) -> Method:
-    """Student and teacher of a bound config; ``more(params, special, batch)`` adds terms."""
-    grid, clones = cfg.grid, cfg.clones
-
-    def draw_mask(key, rows: int) -> Mask:
-        return masks.inverse_block(key, rows, grid, cfg.kept, block=cfg.block, adjust=cfg.adjust)
-
-    def init(key, batch_spec):
-        del batch_spec
-        spec = example_spectrogram(cfg)
-        return net.init(key, spec, draw_mask(key, clones), key)["params"]
-
-    def loss(params, target, batch: Batch, key, step) -> tuple[Array, Metrics]:
-        del step
-        batch = spectrogram(cfg, batch)
-        spec = batch["spectrogram"]
-        rows = spec.shape[0]
-        mask_key, fill_key = jax.random.split(key)
-        mask = draw_mask(mask_key, rows * clones)
-        truth = teach(cfg, target["trunk"], spec)
-        special, pred = cast(
-            tuple[Array, Array], net.apply({"params": params}, spec, mask, fill_key)
-        )
-        special = special.reshape(rows, clones, -1)
-        frame = losses.squared_error(pred, of_clones(truth, mask.drop))
-        clip = jnp.broadcast_to(truth.mean(axis=1)[:, None], special.shape)
-        terms: Terms = {
-            "frame": (cfg.frame_weight, frame.reshape(rows, clones).mean(axis=1)),
-            "utterance": (cfg.utterance_weight, losses.squared_error(special, clip)),
-        }
-        if more is not None:
-            terms |= more(params, special, batch)
-        values = {name: value for name, (_, value) in terms.items()}
-        parts = [weight * value for weight, value in terms.values()]
-        values["loss"] = jnp.sum(jnp.stack(parts), axis=0)
-        total, metrics = summarise(values, batch)
-        return total, metrics | watched(truth, pred)
-
-    def encode(params, batch: Batch):
-        return features(cfg, trunk(cfg), params["trunk"], batch)
-
-    def reconstruct(params, batch: Batch, key) -> Reconstruction:
-        spec = spectrogram(cfg, batch)["spectrogram"]
-        assert cfg.patch is not None
-        size = cfg.patch[0] * cfg.patch[1]
-        hidden = draw_mask(key, spec.shape[0]).is_masked[..., None].astype(jnp.float32)
-        plane = unpatchify(
-            jnp.broadcast_to(hidden, (*hidden.shape[:2], size)),
-            grid=(grid.freq, grid.time), patch=cfg.patch, order=cfg.order,
-        )  # fmt: skip
-        edge = ((0, 0), *((0, n - m) for n, m in zip(spec.shape[1:3], plane.shape[1:3])))
-        return Reconstruction(spec, jnp.pad(plane[..., 0], edge) > 0, None)
-
-    return Method(
-        init=init, loss=loss, encode=encode, target=average(cfg),
-        frontend=lambda b: spectrogram(cfg, b), reconstruct=reconstruct, floors=FLOORS,
-    )  # fmt: skip
 
 
 def watched(truth: Array, pred: Array) -> dict[str, tuple[Any, Any]]:

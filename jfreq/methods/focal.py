@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from typing import Literal, NamedTuple, Self, cast
+from typing import ClassVar, Literal, NamedTuple, Self
 
 import flax.linen as nn
 import jax
@@ -17,24 +17,25 @@ import jax.numpy as jnp
 from jfreq import losses
 from jfreq.augment import Views
 from jfreq.config import check
-from jfreq.methods.base import Method, Metrics, summarise
-from jfreq.methods.spectra import (
+from jfreq.method import Loss, Streams, summarise
+from jfreq.methods.common.sensor_spectra import (
     Plane,
     Spectra,
-    SpectraConfig,
+    SpectraMethod,
     any_of,
     example,
     inside_tokens,
     spectra,
     to_tokens,
 )
+from jfreq.nn.apply import apply
 from jfreq.nn.heads import MLPHead
 from jfreq.nn.modality import ModalityEncoder
 from jfreq.nn.planes import PlaneSense
 from jfreq.nn.spectrum import Spectrum
 from jfreq.nn.swin import Swin
 from jfreq.ranges import Count, NonNegative, Positive, Size, checked
-from jfreq.types import Array, Batch, DataSpec, Features, Grid
+from jfreq.types import Array, Batch, DataSpec, Features, Grid, PyTree
 
 POOL = Views(
     time=("permute", "negate", "warp_time", "flip", "warp_magnitude", "scale"),
@@ -44,8 +45,10 @@ POOL = Views(
 
 
 @checked
-class FOCAL(SpectraConfig):
+class FOCAL(SpectraMethod):
     """Two views of every window, an encoder for each sensor, four terms."""
+
+    headline: ClassVar[tuple[str, ...]] = ("accuracy", "shared_accuracy", "collapse")
 
     frontend: Spectrum = Spectrum(form="real_imag")
     encoder: Swin | PlaneSense = Swin(window=(3, 3), shift=(1, 1))
@@ -93,7 +96,7 @@ class FOCAL(SpectraConfig):
         return self.time_grid(self.step)
 
     @property
-    def streams(self) -> tuple[int, ...]:
+    def branch_widths(self) -> tuple[int, ...]:
         encoder = self.encoder
         width = self.embedding if isinstance(encoder, Swin) else 2 * encoder.hidden
         return (width,) * len(self.signals)
@@ -103,6 +106,84 @@ class FOCAL(SpectraConfig):
         if isinstance(self.encoder, Swin):
             return self.encoder.fitted(plane.tokens).padded(plane.tokens)
         return plane.tokens
+
+    # ------------------------------------------------------------------ the paper
+
+    def init(self, key: Array) -> PyTree:
+        """Parameters ``encoder`` and ``projection``, by sensor."""
+        encoder_key, project_key = jax.random.split(key)
+        zeros = example(self)
+        patches = {n: to_tokens(zeros[n], p, self.lattice(p)) for n, p in self.planes.items()}
+        valid = {name: jnp.ones(x.shape[:2], bool) for name, x in patches.items()}
+        vectors = {s.name: jnp.zeros((1, w)) for s, w in zip(self.signals, self.branch_widths)}
+        return {
+            "encoder": _Encoder(self).init(encoder_key, patches, valid)["params"],
+            "projection": _Projection(self).init(project_key, vectors)["params"],
+        }
+
+    def loss(self, params, target, batch: Batch, rngs: Streams, step) -> Loss:
+        del target, step
+        # The two views of a row lie side by side, so that a sharded batch stays where it is.
+        twice = {name: jnp.repeat(x, 2, axis=0) for name, x in batch.items()}
+        found = spectra(self, twice, change=lambda series: self.views(rngs("views"), series))
+        _, vectors = self._sensors(params["encoder"], found, rngs("dropout"))
+        z: dict[str, Array] = apply(_Projection(self), params["projection"], vectors)
+        first, second = ({name: x[view::2] for name, x in z.items()} for view in (0, 1))
+        mask = batch.get("_mask", jnp.ones(next(iter(first.values())).shape[0]))
+        mask = (mask > 0).astype(jnp.float32)
+        present = {name: found[name].present[::2] & (mask > 0) for name in z}
+        parts = {
+            name: term.per_row(mask) for name, term in terms(self, first, second, present).items()
+        }
+        total = jnp.zeros(mask.shape)
+        for name, x in parts.items():
+            total += getattr(self, f"{name}_weight") * x.sum(axis=0)
+        for name, term in watched(self, first, second, present).items():
+            parts[name] = term.per_row(mask)
+        return summarise(
+            {"loss": total} | {name: x.mean(axis=0) for name, x in parts.items()}, batch
+        )
+
+    def encode(self, params, batch: Batch) -> Features:
+        return self._features(params, batch)
+
+    def forward(self, params, batch: Batch, rngs: Streams) -> Features:
+        return self._features(params, batch, rngs("dropout"))
+
+    def _features(self, params: PyTree, batch: Batch, dropout: Array | None = None) -> Features:
+        found = spectra(self, batch)
+        tokens, vectors = self._sensors(params["encoder"], found, dropout)
+        _, valid = self._inputs(found)
+        any_sensor = jnp.stack([
+            any_of(valid[name].reshape(-1, *self.lattice(plane)).any(axis=2), self.step,
+                   self.grid.time)
+            for name, plane in self.planes.items()
+        ]).any(axis=0)  # fmt: skip
+        return Features(
+            tokens=jnp.concatenate(list(tokens.values()), axis=-1), grid=self.grid,
+            clip=jnp.concatenate(list(vectors.values()), axis=-1), valid=any_sensor,
+        )  # fmt: skip
+
+    def _inputs(self, found: dict[str, Spectra]) -> tuple[dict[str, Array], dict[str, Array]]:
+        """Patches ``[b n p]`` and whether they hold signal ``[b n]``, by sensor."""
+        patches, valid = {}, {}
+        for name, plane in self.planes.items():
+            lattice = self.lattice(plane)
+            patches[name] = to_tokens(found[name].x, plane, lattice)
+            valid[name] = inside_tokens(found[name], plane, lattice)
+        return patches, valid
+
+    def _sensors(
+        self, params: PyTree, found: dict[str, Spectra], dropout: Array | None
+    ) -> tuple[dict[str, Array], dict[str, Array]]:
+        """Tokens ``[b t d]`` and vectors ``[b d]`` by sensor; zeros where it is absent."""
+        states: dict[str, tuple[Array, Array]] = apply(
+            _Encoder(self), params, *self._inputs(found), train=dropout is not None, dropout=dropout
+        )
+        here = {name: found[name].present[:, None] for name in states}
+        vectors = {name: jnp.where(here[name], x, 0.0) for name, (_, x) in states.items()}
+        tokens = {name: jnp.where(here[name][..., None], x, 0.0) for name, (x, _) in states.items()}
+        return tokens, vectors
 
 
 # ------------------------------------------------------------------ the networks
@@ -259,81 +340,3 @@ def _matches(a: Array, b: Array, rows: Array) -> Array:
     scores = jnp.where(seen, scores, -jnp.inf)
     hits = scores.argmax(1) == own, scores.argmax(0) == own
     return (hits[0].astype(jnp.float32) + hits[1].astype(jnp.float32)) / 2
-
-
-# ------------------------------------------------------------------ the method
-
-
-def focal(cfg: FOCAL) -> Method:
-    """The method of a bound config; parameters ``encoder`` and ``projection``, by sensor."""
-    net, project = _Encoder(cfg), _Projection(cfg)
-
-    def inputs(found: dict[str, Spectra]) -> tuple[dict[str, Array], dict[str, Array]]:
-        patches, valid = {}, {}
-        for name, plane in cfg.planes.items():
-            lattice = cfg.lattice(plane)
-            patches[name] = to_tokens(found[name].x, plane, lattice)
-            valid[name] = inside_tokens(found[name], plane, lattice)
-        return patches, valid
-
-    def run(params, found: dict[str, Spectra], key: Array | None):
-        """Tokens ``[b t d]`` and vectors ``[b d]`` by sensor; zeros where it is absent."""
-        rngs = None if key is None else {"dropout": key}
-        out = net.apply({"params": params}, *inputs(found), train=key is not None, rngs=rngs)
-        states = cast("dict[str, tuple[Array, Array]]", out)
-        here = {name: found[name].present[:, None] for name in states}
-        vectors = {name: jnp.where(here[name], x, 0.0) for name, (_, x) in states.items()}
-        tokens = {name: jnp.where(here[name][..., None], x, 0.0) for name, (x, _) in states.items()}
-        return tokens, vectors
-
-    def init(key, batch_spec):
-        del batch_spec
-        encoder_key, project_key = jax.random.split(key)
-        zeros, planes = example(cfg), cfg.planes
-        patches = {name: to_tokens(zeros[name], p, cfg.lattice(p)) for name, p in planes.items()}
-        valid = {name: jnp.ones(x.shape[:2], bool) for name, x in patches.items()}
-        vectors = {s.name: jnp.zeros((1, w)) for s, w in zip(cfg.signals, cfg.streams)}
-        return {
-            "encoder": net.init(encoder_key, patches, valid)["params"],
-            "projection": project.init(project_key, vectors)["params"],
-        }
-
-    def loss(params, target, batch: Batch, key, step) -> tuple[Array, Metrics]:
-        del target, step
-        view_key, drop_key = jax.random.split(key)
-        # The two views of a row lie side by side, so that a sharded batch stays where it is.
-        twice = {name: jnp.repeat(x, 2, axis=0) for name, x in batch.items()}
-        found = spectra(cfg, twice, change=lambda series: cfg.views(view_key, series))
-        _, vectors = run(params["encoder"], found, drop_key)
-        z = cast("dict[str, Array]", project.apply({"params": params["projection"]}, vectors))
-        first, second = ({name: x[view::2] for name, x in z.items()} for view in (0, 1))
-        mask = batch.get("_mask", jnp.ones(next(iter(first.values())).shape[0]))
-        mask = (mask > 0).astype(jnp.float32)
-        present = {name: found[name].present[::2] & (mask > 0) for name in z}
-        parts = {
-            name: term.per_row(mask) for name, term in terms(cfg, first, second, present).items()
-        }
-        total = jnp.zeros(mask.shape)
-        for name, x in parts.items():
-            total += getattr(cfg, f"{name}_weight") * x.sum(axis=0)
-        for name, term in watched(cfg, first, second, present).items():
-            parts[name] = term.per_row(mask)
-        return summarise(
-            {"loss": total} | {name: x.mean(axis=0) for name, x in parts.items()}, batch
-        )
-
-    def features(params, batch: Batch, key: Array | None = None) -> Features:
-        found = spectra(cfg, batch)
-        tokens, vectors = run(params["encoder"], found, key)
-        _, valid = inputs(found)
-        any_sensor = jnp.stack([
-            any_of(valid[name].reshape(-1, *cfg.lattice(plane)).any(axis=2), cfg.step,
-                   cfg.grid.time)
-            for name, plane in cfg.planes.items()
-        ]).any(axis=0)  # fmt: skip
-        return Features(
-            tokens=jnp.concatenate(list(tokens.values()), axis=-1), grid=cfg.grid,
-            clip=jnp.concatenate(list(vectors.values()), axis=-1), valid=any_sensor,
-        )  # fmt: skip
-
-    return Method(init=init, loss=loss, encode=features, forward=features)

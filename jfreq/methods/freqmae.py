@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
-from typing import Literal, TypeAlias, cast
+from typing import Literal, TypeAlias
 
 import flax.linen as nn
 import jax
@@ -21,11 +20,12 @@ import numpy as np
 from jfreq import losses
 from jfreq.config import check, replace
 from jfreq.masks import windows
-from jfreq.methods.base import Method, Metrics, summarise
-from jfreq.methods.spectra import (
+from jfreq.method import Loss, Streams, summarise
+from jfreq.methods.common.sensor_spectra import (
+    Place,
     Plane,
     Spectra,
-    SpectraConfig,
+    SpectraMethod,
     any_of,
     cell_weights,
     from_tokens,
@@ -33,19 +33,18 @@ from jfreq.methods.spectra import (
     spectra,
     to_tokens,
 )
+from jfreq.nn.apply import apply
 from jfreq.nn.modality import CrossPredictor, ModalityDecoder, ModalityEncoder
 from jfreq.nn.swin import Swin
 from jfreq.ranges import Between, NonNegative, Size, checked
-from jfreq.types import Array, Batch, Features, Grid, Reconstruction
+from jfreq.types import Array, Batch, Features, Grid, Mask, PyTree, Reconstruction
 
 Hidden: TypeAlias = dict[str, Array]
 """``[b t f]`` bool by sensor, over the padded lattice."""
-Draw: TypeAlias = Callable[..., Hidden]
-"""``(key, spectra by sensor, step) -> hidden``, the same number in every row."""
 
 
 @checked
-class FreqMAE(SpectraConfig):
+class FreqMAE(SpectraMethod):
     """A window transformer for each sensor, one vector each; every sensor's masked patches are
     drawn from its own vector and again from what the other sensors predict of it."""
 
@@ -60,7 +59,7 @@ class FreqMAE(SpectraConfig):
     mask_ratio: Between = 0.75
     """Share of the attention windows, the unit of masking."""
     mask_kind: windows.Kind = "random"
-    loss: Literal["intended", "as_released", "mae"] = "intended"
+    error: Literal["intended", "as_released", "mae"] = "intended"
     """Signal-to-noise ratio in dB, weighted by energy; the released form, whose energy factor has
     no gradient; or the weighted squared error."""
     exponent: NonNegative = 0.3
@@ -109,6 +108,121 @@ class FreqMAE(SpectraConfig):
         """Places of the last plane in time; all frequencies and sensors side by side in a token."""
         return self.time_grid(self.encoder.scale)
 
+    # ------------------------------------------------------------------ the paper
+
+    def init(self, key: Array) -> PyTree:
+        lattices = self.lattices
+        patches = {n: jnp.zeros((1, math.prod(p.tokens), p.plane.size))
+                   for n, p in lattices.items()}  # fmt: skip
+        present = {name: jnp.ones(1, bool) for name in lattices}
+        hidden = {name: jnp.zeros((1, *p.tokens), bool) for name, p in lattices.items()}
+        return _Net(self).init(key, patches, present, hidden, method=_Net.everything)["params"]
+
+    def loss(self, params, target, batch: Batch, rngs: Streams, step) -> Loss:
+        del target, step
+        found = spectra(self, batch)
+        hidden = self.sample_masks(rngs("mask"), found)
+        return self.loss_under(params, batch, found, hidden, rngs)
+
+    def loss_under(
+        self, params: PyTree, batch: Batch, found: dict[str, Spectra], hidden: Hidden, rngs: Streams
+    ) -> Loss:
+        """The loss of a batch, whose spectra were ``found``, under masks."""
+        patches, present = self._patches_of(found)
+        drawn = apply(
+            _Net(self), params, patches, present, hidden, train=True, dropout=rngs("dropout")
+        )
+        energy = losses.mean_present({n: s.energy for n, s in found.items()}, present)
+        lattices = self.lattices
+        total, values = jnp.zeros(energy.shape), {}
+        for kind, share, out in zip(("own", "fused"), (1.0, self.gamma), drawn):
+            if not out:
+                continue
+            terms = {n: _term(self, lattices[n], out[n], patches[n], hidden[n],
+                              found[n].inside, energy) for n in out}  # fmt: skip
+            part = sum(jnp.where(present[n], term, 0.0) for n, term in terms.items())
+            values[kind] = part
+            total = total + share * part
+        return summarise({"loss": total, **values}, batch)
+
+    def encode(self, params, batch: Batch) -> Features:
+        return self._features(params, batch)
+
+    def forward(self, params, batch: Batch, rngs: Streams) -> Features:
+        return self._features(params, batch, rngs("dropout"))
+
+    def _features(self, params: PyTree, batch: Batch, dropout: Array | None = None) -> Features:
+        found = spectra(self, batch)
+        patches, present = self._patches_of(found)
+        own, fused, last = apply(
+            _Net(self), params, patches, present, train=dropout is not None, dropout=dropout,
+            method=_Net.vectors,
+        )  # fmt: skip
+        parts = {"own": [*own.values()], "fused": [*fused.values()],
+                 "both": [*own.values(), *fused.values()]}[self.embed]  # fmt: skip
+        grid, lattices = self.grid, self.lattices
+        tokens = [_over_bins(last[n][:, : grid.time], p, present[n]) for n, p in lattices.items()]
+        inside = jnp.any(jnp.stack([found[n].inside for n in lattices]), axis=0)
+        return Features(
+            tokens=jnp.concatenate(tokens, axis=-1), grid=grid,
+            clip=jnp.concatenate(parts, axis=-1),
+            valid=any_of(inside, self.encoder.scale * self.patch_frames, grid.time),
+        )  # fmt: skip
+
+    def reconstruct(self, params, batch: Batch, rngs: Streams) -> Reconstruction:
+        found = spectra(self, batch)
+        return self.reconstruct_under(params, found, self.sample_masks(rngs("mask"), found))
+
+    def reconstruct_under(
+        self, params: PyTree, found: dict[str, Spectra], hidden: Hidden
+    ) -> Reconstruction:
+        """What every sensor's own vector gives of its masked patches."""
+        patches, present = self._patches_of(found)
+        own, _ = apply(_Net(self), params, patches, present, hidden, train=False)
+        veil, drawn = {}, {}
+        for name, p in self.lattices.items():
+            flat = hidden[name].reshape(hidden[name].shape[0], -1, 1).astype(jnp.float32)
+            flat = jnp.broadcast_to(flat, patches[name].shape)
+            veil[name] = from_tokens(flat, p.plane, p.tokens)[..., 0] > 0
+            drawn[name] = from_tokens(own[name], p.plane, p.tokens)
+        return side_by_side(self, found, veil, drawn)
+
+    # ------------------------------------------------------------------ its masks
+
+    def sample_masks(self, key: Array, found: dict[str, Spectra]) -> Hidden:
+        """Masked patches by sensor, the same number in every row."""
+        keys = jax.random.split(key, len(self.planes))
+        return {
+            name: windows.draw(k, found[name].x.shape[0], p.real, window=p.swin.window,
+                               ratio=self.mask_ratio, kind=self.mask_kind, mirror=self.mirror)
+            for k, (name, p) in zip(keys, self.lattices.items())
+        }  # fmt: skip
+
+    @property
+    def lattices(self) -> dict[str, Lattice]:
+        """Where the tokens of every sensor lie."""
+        return {name: self.lattice(name) for name in self.planes}
+
+    @property
+    def mask_units(self) -> dict[str, Place]:
+        """What a mask chooses among: attention windows, by sensor."""
+        return {name: lattice.windows for name, lattice in self.lattices.items()}
+
+    def of_units(self, chosen: dict[str, Mask]) -> Hidden:
+        """Masks over ``mask_units`` as :meth:`loss_under` takes them."""
+        out = {}
+        for name, lattice in self.lattices.items():
+            plane = chosen[name].is_masked.reshape(-1, *lattice.windows.shape)
+            for axis, size in enumerate(lattice.swin.window, 1):
+                plane = jnp.repeat(plane, size, axis=axis)
+            out[name] = plane
+        return out
+
+    def _patches_of(self, found: dict[str, Spectra]) -> tuple[dict[str, Array], dict[str, Array]]:
+        """Patches ``[b n p]`` and presence ``[b]`` by sensor."""
+        x = {n: to_tokens(found[n].x, p.plane, p.tokens) for n, p in self.lattices.items()}
+        return x, {name: found[name].present for name in x}
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Lattice:
@@ -125,6 +239,13 @@ class Lattice:
         """For attention: None where nothing is padding."""
         return None if self.real.all() else self.real
 
+    @property
+    def windows(self) -> Place:
+        """The attention windows of the encoder."""
+        window, patch = self.swin.window, self.plane.patch
+        cells = (window[0] * patch[0], window[1] * patch[1])
+        return Place(self.plane, cells, (self.tokens[0] // window[0], self.tokens[1] // window[1]))
+
 
 def as_released(cfg: FreqMAE) -> FreqMAE:
     """Everything as in the released code for MOD, its three flaws included."""
@@ -132,7 +253,7 @@ def as_released(cfg: FreqMAE) -> FreqMAE:
                        normalise=False, taper="rectangular")  # fmt: skip
     swin = replace(cfg.encoder, window=(1, cfg.encoder.window[1]), shift=(1, 0), wrap_mask=False)
     return replace(
-        cfg, frontend=spectrum, encoder=swin, standardise="none", loss="as_released",
+        cfg, frontend=spectrum, encoder=swin, standardise="none", error="as_released",
         padding="as_released",
     )  # fmt: skip
 
@@ -155,7 +276,7 @@ class _Net(nn.Module):
 
     def setup(self):
         cfg = self.cfg
-        places = {name: cfg.lattice(name) for name in cfg.planes}
+        places = cfg.lattices
         self.sensor = {
             name: ModalityEncoder(p.swin, p.tokens, cfg.embedding, p.valid)
             for name, p in places.items()
@@ -212,93 +333,7 @@ class _Net(nn.Module):
                 self.draw_fused[name](fused[name])
 
 
-# ------------------------------------------------------------------ the method
-
-
-def freqmae(cfg: FreqMAE, draw: Draw | None = None) -> Method:
-    """The method of a bound config; ``draw`` chooses masks in another way than the config's."""
-    net, planes = _Net(cfg), cfg.planes
-    places = {name: cfg.lattice(name) for name in planes}
-    weights = {name: _cell_weights(cfg, place) for name, place in places.items()}
-
-    def draw_hidden(key, found: dict[str, Spectra], step) -> Hidden:
-        if draw is not None:
-            return draw(key, found, step)
-        keys = jax.random.split(key, len(places))
-        return {
-            name: windows.draw(k, found[name].x.shape[0], p.real, window=p.swin.window,
-                               ratio=cfg.mask_ratio, kind=cfg.mask_kind, mirror=cfg.mirror)
-            for k, (name, p) in zip(keys, places.items())
-        }  # fmt: skip
-
-    def patches_of(found: dict[str, Spectra]) -> tuple[dict[str, Array], dict[str, Array]]:
-        x = {name: to_tokens(found[name].x, p.plane, p.tokens) for name, p in places.items()}
-        return x, {name: found[name].present for name in places}
-
-    def init(key, batch_spec):
-        del batch_spec
-        patches = {n: jnp.zeros((1, math.prod(p.tokens), p.plane.size)) for n, p in places.items()}
-        present = {name: jnp.ones(1, bool) for name in places}
-        hidden = {name: jnp.zeros((1, *p.tokens), bool) for name, p in places.items()}
-        return net.init(key, patches, present, hidden, method=_Net.everything)["params"]
-
-    def loss(params, target, batch: Batch, key, step) -> tuple[Array, Metrics]:
-        del target
-        mask_key, drop_key = jax.random.split(key)
-        found = spectra(cfg, batch)
-        hidden = draw_hidden(mask_key, found, step)
-        patches, present = patches_of(found)
-        drawn = cast(tuple, net.apply(
-            {"params": params}, patches, present, hidden, train=True, rngs={"dropout": drop_key},
-        ))  # fmt: skip
-        energy = losses.mean_present({n: s.energy for n, s in found.items()}, present)
-        total, values = jnp.zeros(energy.shape), {}
-        for kind, share, out in zip(("own", "fused"), (1.0, cfg.gamma), drawn):
-            if not out:
-                continue
-            terms = {n: _term(cfg, places[n], out[n], patches[n], hidden[n], weights[n],
-                              found[n].inside, energy) for n in out}  # fmt: skip
-            part = sum(jnp.where(present[n], term, 0.0) for n, term in terms.items())
-            values[kind] = part
-            total = total + share * part
-        return summarise({"loss": total, **values}, batch)
-
-    def features(params, batch: Batch, key: Array | None = None) -> Features:
-        found = spectra(cfg, batch)
-        patches, present = patches_of(found)
-        rngs = {} if key is None else {"dropout": key}
-        own, fused, last = cast(tuple, net.apply(
-            {"params": params}, patches, present, train=key is not None, rngs=rngs,
-            method=_Net.vectors,
-        ))  # fmt: skip
-        parts = {"own": [*own.values()], "fused": [*fused.values()],
-                 "both": [*own.values(), *fused.values()]}[cfg.embed]  # fmt: skip
-        grid, shrink = cfg.grid, cfg.encoder.scale
-        tokens = [_over_bins(last[n][:, : grid.time], p, present[n]) for n, p in places.items()]
-        inside = jnp.any(jnp.stack([found[n].inside for n in places]), axis=0)
-        return Features(
-            tokens=jnp.concatenate(tokens, axis=-1), grid=grid,
-            clip=jnp.concatenate(parts, axis=-1),
-            valid=any_of(inside, shrink * cfg.patch_frames, grid.time),
-        )  # fmt: skip
-
-    def reconstruct(params, batch: Batch, key) -> Reconstruction:
-        found = spectra(cfg, batch)
-        hidden = draw_hidden(key, found, 10**9)
-        patches, present = patches_of(found)
-        own, _ = cast(tuple, net.apply({"params": params}, patches, present, hidden, train=False))
-        veil, drawn = {}, {}
-        for name, p in places.items():
-            flat = hidden[name].reshape(hidden[name].shape[0], -1, 1).astype(jnp.float32)
-            flat = jnp.broadcast_to(flat, patches[name].shape)
-            veil[name] = from_tokens(flat, p.plane, p.tokens)[..., 0] > 0
-            drawn[name] = from_tokens(own[name], p.plane, p.tokens)
-        return side_by_side(cfg, found, veil, drawn)
-
-    return Method(
-        init=init, loss=loss, encode=lambda params, batch: features(params, batch),
-        forward=features, reconstruct=reconstruct,
-    )  # fmt: skip
+# ------------------------------------------------------------------ the terms
 
 
 def _cell_weights(cfg: FreqMAE, place: Lattice) -> np.ndarray:
@@ -322,19 +357,18 @@ def _term(
     out: Array,
     truth: Array,
     hidden: Array,
-    weight: np.ndarray,
     inside: Array,
     energy: Array,
 ) -> Array:
     """``[b]``: one sensor's loss of one drawing (sheet, section 1.b.8)."""  # fmt: skip
-    full = hidden.reshape(hidden.shape[0], -1, 1) * weight[None]
+    full = hidden.reshape(hidden.shape[0], -1, 1) * _cell_weights(cfg, place)[None]
     if cfg.padding == "ignored":
         lives = any_of(inside, place.plane.patch[0], place.tokens[0])
         full = full * jnp.repeat(lives, place.tokens[1], axis=1)[..., None]
-    if cfg.loss == "mae":
+    if cfg.error == "mae":
         return losses.weighted_mse(out, truth, full)
     error = jnp.sum(full * jnp.square(out - truth), axis=(1, 2))
-    if cfg.loss == "as_released":
+    if cfg.error == "as_released":
         count = jnp.sum(hidden, axis=(1, 2))
         return losses.wpsnr_as_released(error, energy, exponent=cfg.exponent, count=count)
     signal = jnp.sum(full * jnp.square(truth), axis=(1, 2))

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-from collections.abc import Callable
-from typing import Literal, NamedTuple, Self
+from typing import Literal, Self
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +13,10 @@ from jfreq import augment, losses
 from jfreq.augment import Views
 from jfreq.augment import scalogram as change
 from jfreq.config import check, replace
-from jfreq.methods.base import Method, Metrics, summarise
-from jfreq.methods.series import SeriesConfig, encoder, features, init_encoder, pooled, sensors
-from jfreq.methods.spectrogram import valid_tokens
+from jfreq.method import Loss, Streams, decided, part_of, summarise
+from jfreq.methods.common.patches import valid_tokens
+from jfreq.methods.common.raw_sensors import RawSensorMethod, pooled
+from jfreq.nn.apply import apply
 from jfreq.nn.local import Conv2d, MapNet, Projection, RowLevel
 from jfreq.nn.scalogram import Scalogram
 from jfreq.nn.series import Conv1d, DeepSense, one_length
@@ -25,7 +24,7 @@ from jfreq.nn.stf import STF
 from jfreq.ranges import Count, Fraction, NonNegative, Positive, Probability, Share, Size, checked
 from jfreq.types import Array, Batch, DataSpec, Features, Grid, PyTree
 
-STREAMS = {"both": ("time", "frequency"), "time": ("time",), "frequency": ("frequency",)}
+BRANCHES = {"both": ("time", "frequency"), "time": ("time",), "frequency": ("frequency",)}
 
 
 @checked
@@ -49,7 +48,7 @@ class MapViews:
 
 
 @checked
-class LTFC(SeriesConfig):
+class LTFC(RawSensorMethod):
     """Two encoders that share nothing, one of the series and one of its scalogram, each trained
     by contrast; their clip vectors stand side by side.
 
@@ -105,43 +104,41 @@ class LTFC(SeriesConfig):
     @property
     def paths(self) -> tuple[str, ...]:
         """The streams in use, in the order of the clip vector."""
-        return STREAMS[self.stream]
+        return BRANCHES[self.stream]
 
     @property
     def frames(self) -> int:
         """Scalogram frames of a bound config."""
-        assert self.frontend is not None
-        return self.signals[0].samples // self.frontend.pool
+        return self.signals[0].samples // decided(self.frontend, "method.frontend").pool
 
     @property
     def grid(self) -> Grid:
         """Time steps of the map, or tokens of the time stream where that is alone."""
         if self.stream == "time":
             return super().grid
-        assert self.frontend is not None
-        steps, _ = self.map_encoder.shape(self.frames, self.frontend.bins)
-        hop = self.frontend.hop_length
+        frontend = decided(self.frontend, "method.frontend")
+        steps, _ = self.map_encoder.shape(self.frames, frontend.bins)
+        hop = frontend.hop_length
         return Grid(steps, first=hop / 2, hop=hop * self.map_encoder.stride[0])
 
     @property
-    def streams(self) -> tuple[int, ...]:
+    def branch_widths(self) -> tuple[int, ...]:
         if self.stream != "both":
             return ()
         return self.series_width, self.map_encoder.width
 
-    @property
-    def series(self) -> SeriesConfig:
+    @functools.cached_property
+    def series(self) -> RawSensorMethod:
         """What the time stream reads, by itself."""
-        names = {f.name for f in dataclasses.fields(SeriesConfig)}
-        return SeriesConfig(**{name: getattr(self, name) for name in names})
+        return part_of(RawSensorMethod, self)
 
     @property
     def series_width(self) -> int:
         """Width of the time stream's clip vector."""
-        zeros = {s.name: jnp.zeros((1, s.samples, s.channels)) for s in self.signals}
+        zeros = {s.name: x for s, x in zip(self.signals, self.zeros)}
 
         def width(key):
-            return features(self.series, init_encoder(self.series, key), zeros).clip
+            return self.series.encode(self.series.init(key), zeros).clip
 
         return jax.eval_shape(width, jax.random.key(0)).shape[-1]
 
@@ -154,6 +151,111 @@ class LTFC(SeriesConfig):
             return cfg
         frontend = Scalogram(rate=float(cfg.signals[0].rate), standardise="none")
         return replace(cfg, frontend=frontend)
+
+    # ------------------------------------------------------------------ the paper
+
+    def init(self, key: Array) -> PyTree:
+        init = {"time": self._init_time, "frequency": self._init_frequency}
+        keys = jax.random.split(key, len(self.paths))
+        return {name: init[name](k) for name, k in zip(self.paths, keys)}
+
+    def loss(self, params, target, batch: Batch, rngs: Streams, step) -> Loss:
+        """The sum of the losses of the two streams, which share nothing."""
+        del target, step
+        batch = self.with_spectrogram(batch)
+        values: dict[str, Array] = {}
+        if "time" in self.paths:
+            values |= self._time_loss(params["time"], batch, rngs)
+        if "frequency" in self.paths:
+            values |= self._frequency_loss(params["frequency"], batch, rngs)
+        total = functools.reduce(jnp.add, (values[name] for name in self.paths))
+        return summarise({"loss": total, **values}, batch)
+
+    def encode(self, params, batch: Batch) -> Features:
+        return self._features(params, batch)
+
+    def forward(self, params, batch: Batch, rngs: Streams) -> Features:
+        return self._features(params, batch, rngs("dropout"))
+
+    def _features(self, params: PyTree, batch: Batch, dropout: Array | None = None) -> Features:
+        batch, found = self.with_spectrogram(batch), []
+        if "time" in self.paths:
+            found.append(self.series.features(params["time"]["encoder"], batch, dropout))
+        if "frequency" in self.paths:
+            tokens = self._map_tokens(params["frequency"], batch["spectrogram"])
+            valid = valid_tokens(self.grid, batch, tokens.shape[0])
+            found.append(Features(tokens, self.grid, pooled(tokens, valid, "mean"), valid))
+        return found[0] if len(found) == 1 else side_by_side(*found)
+
+    def with_spectrogram(self, batch: Batch) -> Batch:
+        """Adds the scalogram of all sensors ``[b t f c]``, unless the time stream is alone."""
+        if "spectrogram" in batch or "frequency" not in self.paths:
+            return batch
+        frontend = decided(self.frontend, "method.frontend")
+        x = jnp.concatenate(self.levelled(batch), axis=-1)
+        with jax.named_scope("frontend"):
+            spec = frontend(x, frames=self.frames, length=batch.get("length"))
+        return {**batch, "spectrogram": jax.lax.optimization_barrier(jax.lax.stop_gradient(spec))}
+
+    @property
+    def spectrogram_fill(self) -> float:
+        return 0.0 if self.frontend is None else self.frontend.fill
+
+    @property
+    def frame_hop(self) -> float | None:
+        return None if self.frontend is None else self.frontend.hop_length
+
+    # ------------------------------------------------------------------ the stream of time
+
+    def _init_time(self, key: Array) -> PyTree:
+        encoder_key, head_key = jax.random.split(key)
+        head = Projection(self.time_projection)
+        return self.series.init(encoder_key) | {
+            "projection": head.init(head_key, jnp.zeros((1, self.series_width)))["params"],
+        }
+
+    def _time_loss(self, params: PyTree, batch: Batch, rngs: Streams) -> dict[str, Array]:
+        views = self.views(rngs("views"), [_twice(x) for x in self.levelled(batch)])
+        clip = self.clip_vector(params["encoder"], views, rngs("dropout"))
+        z = apply(Projection(self.time_projection), params["projection"], clip)
+        return {"time": losses.nt_xent(z[::2], z[1::2], temperature=self.temperature)}
+
+    # ------------------------------------------------------------------ the stream of the map
+
+    def _init_frequency(self, key: Array) -> PyTree:
+        net_key, *head_keys = jax.random.split(key, 3)
+        channels = sum(s.channels for s in self.signals)
+        bins = decided(self.frontend, "method.frontend").bins
+        spec = jnp.zeros((1, self.frames, bins, channels))
+        width = jnp.zeros((1, self.map_encoder.width))
+        names = ("global", "local") if self.local == "dense" else ("global",)
+        head = Projection(self.map_projection)
+        heads = {name: head.init(k, width)["params"] for name, k in zip(names, head_keys)}
+        net = MapNet(self.map_encoder, self.rows)
+        return {"net": net.init(net_key, spec)["params"], "projection": heads}
+
+    def _map_tokens(self, params: PyTree, spec: Array) -> Array:
+        """``[b n d]`` of scalograms ``[b t f c]``."""
+        return apply(MapNet(self.map_encoder, self.rows), params["net"], spec)
+
+    def _frequency_loss(self, params: PyTree, batch: Batch, rngs: Streams) -> dict[str, Array]:
+        views = map_view(rngs("map_views"), _twice(batch["spectrogram"]), self)
+        found = self._map_tokens(params, views)
+        head, heads = Projection(self.map_projection), params["projection"]
+        z = apply(head, heads["global"], found.mean(axis=1))
+        whole = losses.nt_xent(z[::2], z[1::2], temperature=self.temperature)
+        if self.local != "dense":
+            return {"frequency": whole}
+        z = apply(head, heads["local"], cell_means(found, self.cells))
+        local = dense_contrast(z[::2], z[1::2], temperature=self.temperature)
+        share = self.global_weight
+        total = share * whole + (1 - share) * local
+        return {"frequency": total, "global": whole, "local": local}
+
+
+def _twice(x: Array) -> Array:
+    """Both views of a row lie side by side, so that a sharded batch stays where it is."""
+    return jnp.repeat(x, 2, axis=0)
 
 
 # ------------------------------------------------------------------ local contrast
@@ -178,95 +280,6 @@ def dense_contrast(a: Array, b: Array, *, temperature: float) -> Array:
     return jax.vmap(contrast, in_axes=1, out_axes=1)(a, b).mean(axis=1)
 
 
-# ------------------------------------------------------------------ the two streams
-
-
-class _Stream(NamedTuple):
-    """``init(key) -> params``; ``loss(params, batch, key) -> {name: [b]}``, the stream's own
-    name among them; ``features(params, batch, key or None) -> Features``."""
-
-    init: Callable[..., PyTree]
-    loss: Callable[..., dict[str, Array]]
-    features: Callable[..., Features]
-
-
-def _twice(x: Array) -> Array:
-    """Both views of a row lie side by side, so that a sharded batch stays where it is."""
-    return jnp.repeat(x, 2, axis=0)
-
-
-def _project(widths: tuple[int, ...], params, x: Array) -> Array:
-    out = Projection(widths).apply({"params": params}, x)
-    assert isinstance(out, jax.Array)
-    return out
-
-
-def _time_stream(cfg: LTFC) -> _Stream:
-    series, run = cfg.series, encoder(cfg.series)
-
-    def init(key):
-        encoder_key, head_key = jax.random.split(key)
-        params = init_encoder(series, encoder_key)
-        head = Projection(cfg.time_projection)
-        return {
-            "encoder": params,
-            "projection": head.init(head_key, jnp.zeros((1, cfg.series_width)))["params"],
-        }
-
-    def loss(params, batch: Batch, key) -> dict[str, Array]:
-        view_key, drop_key = jax.random.split(key)
-        twice = [_twice(x) for x in sensors(cfg.signals, batch, how=cfg.standardise)]
-        tokens = run(params["encoder"], cfg.views(view_key, twice), drop_key)
-        clip = pooled(tokens, jnp.ones(tokens.shape[:2], bool), cfg.encoder.pool)
-        z = _project(cfg.time_projection, params["projection"], clip)
-        return {"time": losses.nt_xent(z[::2], z[1::2], temperature=cfg.temperature)}
-
-    def read(params, batch: Batch, key=None) -> Features:
-        return features(series, params["encoder"], batch, key)
-
-    return _Stream(init, loss, read)
-
-
-def _frequency_stream(cfg: LTFC) -> _Stream:
-    net, head = MapNet(cfg.map_encoder, cfg.rows), Projection(cfg.map_projection)
-
-    def init(key):
-        net_key, *head_keys = jax.random.split(key, 3)
-        assert cfg.frontend is not None
-        channels = sum(s.channels for s in cfg.signals)
-        spec = jnp.zeros((1, cfg.frames, cfg.frontend.bins, channels))
-        width = jnp.zeros((1, cfg.map_encoder.width))
-        names = ("global", "local") if cfg.local == "dense" else ("global",)
-        heads = {name: head.init(k, width)["params"] for name, k in zip(names, head_keys)}
-        return {"net": net.init(net_key, spec)["params"], "projection": heads}
-
-    def tokens(params, spec: Array) -> Array:
-        out = net.apply({"params": params["net"]}, spec)
-        assert isinstance(out, jax.Array)
-        return out
-
-    def loss(params, batch: Batch, key) -> dict[str, Array]:
-        found = tokens(params, map_view(key, _twice(batch["spectrogram"]), cfg))
-        heads = params["projection"]
-        z = _project(cfg.map_projection, heads["global"], found.mean(axis=1))
-        whole = losses.nt_xent(z[::2], z[1::2], temperature=cfg.temperature)
-        if cfg.local != "dense":
-            return {"frequency": whole}
-        z = _project(cfg.map_projection, heads["local"], cell_means(found, cfg.cells))
-        local = dense_contrast(z[::2], z[1::2], temperature=cfg.temperature)
-        share = cfg.global_weight
-        total = share * whole + (1 - share) * local
-        return {"frequency": total, "global": whole, "local": local}
-
-    def read(params, batch: Batch, key=None) -> Features:
-        del key
-        found = tokens(params, batch["spectrogram"])
-        valid = valid_tokens(cfg.grid, batch, found.shape[0])
-        return Features(found, cfg.grid, pooled(found, valid, "mean"), valid)
-
-    return _Stream(init, loss, read)
-
-
 def map_view(key: Array, spec: Array, cfg: LTFC) -> Array:
     """One view of every scalogram ``[b t f c]``: its places in time stay, unless ``local`` is
     ``crops``."""
@@ -281,48 +294,7 @@ def map_view(key: Array, spec: Array, cfg: LTFC) -> Array:
     )
 
 
-# ------------------------------------------------------------------ the method
-
-
-def ltfc(cfg: LTFC) -> Method:
-    """The method of a bound config: the sum of the losses of its streams, which share nothing."""
-    makers = {"time": _time_stream, "frequency": _frequency_stream}
-    streams = {name: makers[name](cfg) for name in cfg.paths}
-
-    def init(key, batch_spec) -> PyTree:
-        keys = jax.random.split(key, len(streams))
-        return {name: stream.init(k) for (name, stream), k in zip(streams.items(), keys)}
-
-    def frontend(batch: Batch) -> Batch:
-        if "spectrogram" in batch or "frequency" not in streams:
-            return batch
-        assert cfg.frontend is not None
-        x = jnp.concatenate(sensors(cfg.signals, batch, how=cfg.standardise), axis=-1)
-        with jax.named_scope("frontend"):
-            spec = cfg.frontend(x, frames=cfg.frames, length=batch.get("length"))
-        return {**batch, "spectrogram": jax.lax.optimization_barrier(jax.lax.stop_gradient(spec))}
-
-    def loss(params, target, batch: Batch, key, step) -> tuple[Array, Metrics]:
-        del target, step
-        batch = frontend(batch)
-        values: dict[str, Array] = {}
-        for (name, stream), k in zip(streams.items(), jax.random.split(key, len(streams))):
-            values |= stream.loss(params[name], batch, k)
-        total = functools.reduce(jnp.add, (values[name] for name in streams))
-        return summarise({"loss": total, **values}, batch)
-
-    def forward(params, batch: Batch, key: Array | None) -> Features:
-        batch = frontend(batch)
-        found = {n: s.features(params[n], batch, key) for n, s in streams.items()}
-        return _joined(found["time"], found["frequency"]) if len(found) > 1 else found[cfg.stream]
-
-    return Method(
-        init=init, loss=loss, encode=lambda params, batch: forward(params, batch, None),
-        frontend=frontend, forward=forward,
-    )  # fmt: skip
-
-
-def _joined(time: Features, frequency: Features) -> Features:
+def side_by_side(time: Features, frequency: Features) -> Features:
     """Side by side on the lattice of the map; tokens of the series are interpolated onto it."""
     grid = frequency.grid
     at = (grid.first + grid.hop * np.arange(grid.time) - time.grid.first) / time.grid.hop

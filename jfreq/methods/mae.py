@@ -4,8 +4,7 @@ al. 2022, for one sensor): the encoder reads only what is left, a small decoder 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Literal, TypeAlias, cast
+from typing import Literal, TypeAlias
 
 import flax.linen as nn
 import jax
@@ -14,11 +13,12 @@ import numpy as np
 
 from jfreq import losses, masks
 from jfreq.config import check
-from jfreq.methods.base import Method, Metrics, summarise
-from jfreq.methods.spectra import (
+from jfreq.method import Loss, Streams, summarise
+from jfreq.methods.common.sensor_spectra import (
+    Place,
     Plane,
     Spectra,
-    SpectraConfig,
+    SpectraMethod,
     cell_weights,
     example,
     from_tokens,
@@ -27,6 +27,7 @@ from jfreq.methods.spectra import (
     spectra,
     to_tokens,
 )
+from jfreq.nn.apply import apply
 from jfreq.nn.heads import trunc_normal
 from jfreq.nn.sblu import AaPE, AliasBranch
 from jfreq.nn.vit import SIZES, ViT
@@ -34,18 +35,16 @@ from jfreq.ops.gather import restore_tokens, take_tokens
 from jfreq.ops.patch import unpatchify
 from jfreq.ops.posemb import sincos_tokens
 from jfreq.ranges import Between, checked
-from jfreq.types import Array, Batch, Features, Grid, Mask, Reconstruction
+from jfreq.types import Array, Batch, Features, Grid, Mask, PyTree, Reconstruction
 
 xavier = nn.initializers.xavier_uniform()
 """Of every map outside the blocks, as released with the image recipe: patches and positions have to
 be of one size."""
 Masks: TypeAlias = dict[str, Mask]
-Draw: TypeAlias = Callable[..., Masks]
-"""``(key, spectra by sensor, step) -> masks by sensor``, with static counts."""
 
 
 @checked
-class MAE(SpectraConfig):
+class MAE(SpectraMethod):
     """Patches of every sensor in one sequence; masked ones are dropped before the encoder."""
 
     mask_ratio: Between = 0.75
@@ -89,6 +88,100 @@ class MAE(SpectraConfig):
     def grid(self) -> Grid:
         """All sensors' tokens of a moment side by side on the frequency axis."""
         return self.time_grid(freq=sum(p.tokens[1] for p in self.planes.values()))
+
+    # ------------------------------------------------------------------ the paper
+
+    def init(self, key: Array) -> PyTree:
+        planes = self.planes
+        patches = {name: to_tokens(x, planes[name], planes[name].tokens)
+                   for name, x in example(self).items()}  # fmt: skip
+        drop = {name: masks.random(key, 1, plane_grid(p), math.prod(p.tokens) - 1)
+                for name, p in planes.items()}  # fmt: skip
+        valid = {name: jnp.ones(x.shape[:2], bool) for name, x in patches.items()}
+        return _Net(self).init(key, patches, drop, valid)["params"]
+
+    def loss(self, params, target, batch: Batch, rngs: Streams, step) -> Loss:
+        del target
+        found = spectra(self, batch)
+        return self.loss_under(params, batch, found, self.sample_masks(rngs("mask"), found), rngs)
+
+    def loss_under(
+        self, params: PyTree, batch: Batch, found: dict[str, Spectra], drop: Masks, rngs: Streams
+    ) -> Loss:
+        """The loss of a batch, whose spectra were ``found``, under masks."""
+        del rngs
+        patches, valid = self._patches_of(found)
+        out = apply(_Net(self), params, patches, drop, valid)
+        values = {}
+        for name, plane in self.planes.items():
+            ids = drop[name].drop
+            truth = take_tokens(patches[name], ids)
+            counts = jnp.take_along_axis(valid[name], ids, axis=1)
+            cells = cell_weights(plane, plane.tokens, plane.real_cells(plane.tokens))
+            weight = jnp.asarray(cells)[ids] * counts[..., None]
+            if self.norm_patch:
+                truth = losses.unit_patches(truth)
+            values[name] = losses.weighted_mse(take_tokens(out[name], ids), truth, weight)
+        present = {name: found[name].present for name in self.planes}
+        values["loss"] = losses.mean_present(values, present)
+        return summarise(values, batch)
+
+    def encode(self, params, batch: Batch) -> Features:
+        patches, valid = self._patches_of(spectra(self, batch))
+        everywhere = joined(self, valid)
+
+        def forward(module: _Trunk):
+            tokens = module.embed(patches, valid)
+            return module.encode(joined(self, tokens), everywhere, layers=True)
+
+        states, layers = apply(_Trunk(self), params["trunk"], method=forward)
+        clip = clip_vector(self, states, everywhere)
+        return Features(states, self.grid, clip, everywhere, layers)
+
+    def reconstruct(self, params, batch: Batch, rngs: Streams) -> Reconstruction:
+        found = spectra(self, batch)
+        return self.reconstruct_under(params, found, self.sample_masks(rngs("mask"), found))
+
+    def reconstruct_under(
+        self, params: PyTree, found: dict[str, Spectra], drop: Masks
+    ) -> Reconstruction:
+        """What the decoder puts in place of the masked patches of spectra."""
+        patches, valid = self._patches_of(found)
+        out = apply(_Net(self), params, patches, drop, valid)
+        hidden, planes_drawn = {}, {}
+        for name, p in self.planes.items():
+            shape = patches[name].shape
+            veil = jnp.broadcast_to(drop[name].is_masked[..., None], shape).astype(jnp.float32)
+            hidden[name] = from_tokens(veil, p, p.tokens)[..., 0] > 0
+            planes_drawn[name] = from_tokens(out[name], p, p.tokens)
+        return side_by_side(self, found, hidden, planes_drawn)
+
+    # ------------------------------------------------------------------ its masks
+
+    def sample_masks(self, key: Array, found: dict[str, Spectra]) -> Masks:
+        """Masks by sensor, with static counts."""
+        planes = self.planes
+        keys = jax.random.split(key, len(planes))
+        return {
+            name: masks.draw(k, found[name].x.shape[0], plane_grid(p),
+                             math.prod(p.tokens) - self.kept(p), kind=self.mask_kind)
+            for k, (name, p) in zip(keys, planes.items())
+        }  # fmt: skip
+
+    @property
+    def mask_units(self) -> dict[str, Place]:
+        """What a mask chooses among: patches, by sensor."""
+        return {name: Place(p, p.patch, p.tokens) for name, p in self.planes.items()}
+
+    def of_units(self, chosen: Masks) -> Masks:
+        """Masks over ``mask_units`` as :meth:`loss_under` takes them."""
+        return chosen
+
+    def _patches_of(self, found: dict[str, Spectra]) -> tuple[dict[str, Array], dict[str, Array]]:
+        """Patches ``[b n p]`` and whether they hold signal ``[b n]``, by sensor."""
+        planes = self.planes.items()
+        x = {name: to_tokens(found[name].x, p, p.tokens) for name, p in planes}
+        return x, {name: inside_tokens(found[name], p, p.tokens) for name, p in planes}
 
 
 def plane_grid(plane: Plane) -> Grid:
@@ -197,88 +290,7 @@ class _Net(nn.Module):
         return self.decoder(states, drop, valid)
 
 
-# ------------------------------------------------------------------ the method
-
-
-def mae(cfg: MAE, draw: Draw | None = None) -> Method:
-    """The method of a bound config; ``draw`` chooses masks in another way than the config's."""
-    net, trunk = _Net(cfg), _Trunk(cfg)
-    planes = cfg.planes
-    weights = {
-        name: cell_weights(p, p.tokens, p.real_cells(p.tokens)) for name, p in planes.items()
-    }
-
-    def draw_masks(key, found: dict[str, Spectra], step) -> Masks:
-        if draw is not None:
-            return draw(key, found, step)
-        keys = jax.random.split(key, len(planes))
-        return {
-            name: masks.draw(k, found[name].x.shape[0], plane_grid(p),
-                             math.prod(p.tokens) - cfg.kept(p), kind=cfg.mask_kind)
-            for k, (name, p) in zip(keys, planes.items())
-        }  # fmt: skip
-
-    def patches_of(found: dict[str, Spectra]) -> tuple[dict[str, Array], dict[str, Array]]:
-        x = {name: to_tokens(found[name].x, p, p.tokens) for name, p in planes.items()}
-        return x, {name: inside_tokens(found[name], p, p.tokens) for name, p in planes.items()}
-
-    def init(key, batch_spec):
-        del batch_spec
-        patches = {name: to_tokens(x, planes[name], planes[name].tokens)
-                   for name, x in example(cfg).items()}  # fmt: skip
-        drop = {name: masks.random(key, 1, plane_grid(p), math.prod(p.tokens) - 1)
-                for name, p in planes.items()}  # fmt: skip
-        valid = {name: jnp.ones(x.shape[:2], bool) for name, x in patches.items()}
-        return net.init(key, patches, drop, valid)["params"]
-
-    def drawn(params, found, drop):
-        patches, valid = patches_of(found)
-        out = cast(dict, net.apply({"params": params}, patches, drop, valid))
-        return out, patches, valid
-
-    def loss(params, target, batch: Batch, key, step) -> tuple[Array, Metrics]:
-        del target
-        found = spectra(cfg, batch)
-        drop = draw_masks(key, found, step)
-        out, patches, valid = drawn(params, found, drop)
-        values = {}
-        for name in planes:
-            ids = drop[name].drop
-            truth = take_tokens(patches[name], ids)
-            counts = jnp.take_along_axis(valid[name], ids, axis=1)
-            weight = jnp.asarray(weights[name])[ids] * counts[..., None]
-            if cfg.norm_patch:
-                truth = losses.unit_patches(truth)
-            values[name] = losses.weighted_mse(take_tokens(out[name], ids), truth, weight)
-        present = {name: found[name].present for name in planes}
-        values["loss"] = losses.mean_present(values, present)
-        return summarise(values, batch)
-
-    def encode(params, batch: Batch) -> Features:
-        found = spectra(cfg, batch)
-        patches, valid = patches_of(found)
-
-        def forward(module: _Trunk):
-            tokens = module.embed(patches, valid)
-            return module.encode(joined(cfg, tokens), joined(cfg, valid), layers=True)
-
-        states, layers = cast(tuple, trunk.apply({"params": params["trunk"]}, method=forward))
-        everywhere = joined(cfg, valid)
-        return Features(states, cfg.grid, clip_vector(cfg, states, everywhere), everywhere, layers)
-
-    def reconstruct(params, batch: Batch, key) -> Reconstruction:
-        found = spectra(cfg, batch)
-        drop = draw_masks(key, found, 10**9)
-        out, patches, _ = drawn(params, found, drop)
-        hidden, planes_drawn = {}, {}
-        for name, p in planes.items():
-            shape = patches[name].shape
-            veil = jnp.broadcast_to(drop[name].is_masked[..., None], shape).astype(jnp.float32)
-            hidden[name] = from_tokens(veil, p, p.tokens)[..., 0] > 0
-            planes_drawn[name] = from_tokens(out[name], p, p.tokens)
-        return side_by_side(cfg, found, hidden, planes_drawn)
-
-    return Method(init=init, loss=loss, encode=encode, reconstruct=reconstruct)
+# ------------------------------------------------------------------ the clip vector
 
 
 def joined(cfg: MAE, parts: dict[str, Array]) -> Array:

@@ -9,7 +9,6 @@ the budgets of the sensors.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal, Self
 
@@ -17,18 +16,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jfreq.config import MethodConfig, check, replace
+from jfreq.config import Experiment, check, replace
 from jfreq.masks import prior
-from jfreq.methods.base import Method
-from jfreq.methods.freqmae import FreqMAE, Lattice, freqmae
-from jfreq.methods.mae import MAE, Masks, mae
-from jfreq.methods.spectra import Plane, Spectra, inside_tokens, spectra
+from jfreq.method import Loss, Method, Streams
+from jfreq.methods.common.sensor_spectra import Place, Spectra, inside_tokens, spectra
+from jfreq.methods.freqmae import FreqMAE
+from jfreq.methods.mae import MAE, Masks
 from jfreq.ranges import Count, Positive, Probability, checked
-from jfreq.types import Array, DataSpec
+from jfreq.types import Array, Batch, DataSpec, Features, PyTree, Reconstruction, SignalSpec
 
 
 @checked
-class PhyMask(MethodConfig):
+class PhyMask(Method):
     """A masked autoencoder under masks that follow energy and coherence. On an :class:`MAE` masked
     tokens are dropped, so high ratios save time and memory; :class:`FreqMAE` sees every place and
     saves nothing. Only the abstract of the paper is public; these rules are our reading."""
@@ -90,17 +89,9 @@ class PhyMask(MethodConfig):
         return replace(self, kept=prior.budgets(self.units, self.trunk.mask_ratio, spread))
 
     @property
-    def places(self) -> dict[str, Place]:
-        """What is chosen among, by sensor."""
-        trunk = self.trunk
-        if isinstance(trunk, MAE):
-            return {n: Place(p, p.patch, p.tokens) for n, p in trunk.planes.items()}
-        return {n: _windows(trunk.lattice(n)) for n in trunk.planes}
-
-    @property
     def units(self) -> tuple[int, ...]:
         """Patches (windows) of each sensor that hold signal."""
-        return tuple(int(place.real.sum()) for place in self.places.values())
+        return tuple(int(place.real.sum()) for place in self.trunk.mask_units.values())
 
     @property
     def visible(self) -> tuple[int, ...]:
@@ -120,35 +111,51 @@ class PhyMask(MethodConfig):
             and p.signal.rate == own.signal.rate
         ]  # fmt: skip
 
+    # ------------------------------------------------------------------ the paper
 
-@dataclasses.dataclass(frozen=True)
-class Place:
-    """A sensor's lattice of things to choose among: ``cells`` = (frames, bins) each, ``shape`` =
-    (time, freq) of them."""
+    def init(self, key: Array) -> PyTree:
+        return self.trunk.init(key)
 
-    plane: Plane
-    cells: tuple[int, int]
-    shape: tuple[int, int]
+    def loss(self, params, target, batch: Batch, rngs: Streams, step) -> Loss:
+        """The trunk's, under these masks."""
+        del target
+        found = spectra(self.trunk, batch)
+        masks = self.trunk.of_units(chosen(self, rngs("mask"), found, step))
+        return self.trunk.loss_under(params, batch, found, masks, rngs)
+
+    def encode(self, params, batch: Batch) -> Features:
+        return self.trunk.encode(params, batch)
+
+    def forward(self, params, batch: Batch, rngs: Streams) -> Features:
+        return self.trunk.forward(params, batch, rngs)
+
+    def reconstruct(self, params, batch: Batch, rngs: Streams) -> Reconstruction:
+        """Under a mask as at the end of training."""
+        found = spectra(self.trunk, batch)
+        masks = self.trunk.of_units(chosen(self, rngs("mask"), found, self.anneal_steps))
+        return self.trunk.reconstruct_under(params, found, masks)
+
+    # ------------------------------------------------------------------ what others ask
 
     @property
-    def real(self) -> np.ndarray:
-        """``[t f]`` bool: what lies on the plane at least in part."""
-        time = np.arange(self.shape[0]) * self.cells[0] < self.plane.frames
-        freq = np.arange(self.shape[1]) * self.cells[1] < self.plane.bins
-        return time[:, None] & freq
+    def inner(self) -> str:
+        return "trunk"
 
-    def padded(self, score: Array) -> Array:
-        """``[b t f]`` of what lies on the plane, with zeros up to ``shape``."""
-        more = (n - m for n, m in zip(self.shape, score.shape[1:]))
-        return jnp.pad(score, ((0, 0), *((0, m) for m in more)))
+    @property
+    def frame_hop(self) -> float | None:
+        return self.trunk.frame_hop
 
+    @property
+    def stacked_bins(self) -> Mapping[str, int]:
+        return self.trunk.stacked_bins
 
-def _windows(lattice: Lattice) -> Place:
-    """The attention windows of a FreqMAE encoder."""
-    window, patch = lattice.swin.window, lattice.plane.patch
-    cells = (window[0] * patch[0], window[1] * patch[1])
-    shape = (lattice.tokens[0] // window[0], lattice.tokens[1] // window[1])
-    return Place(lattice.plane, cells, shape)
+    def example_signals(
+        self, seconds: float | None = None, rate: float | None = None
+    ) -> tuple[SignalSpec, ...]:
+        return self.trunk.example_signals(seconds, rate)
+
+    def finetune_defaults(self, pretraining: Experiment) -> Mapping[str, Any]:
+        return self.trunk.finetune_defaults(pretraining)
 
 
 # ------------------------------------------------------------------ the prior
@@ -157,7 +164,7 @@ def _windows(lattice: Lattice) -> Place:
 def scores(cfg: PhyMask, found: dict[str, Spectra]) -> dict[str, Array]:
     """``[b n]`` in [0, 1] by sensor, high where energy and coherence are."""
     out = {}
-    for name, place in cfg.places.items():
+    for name, place in cfg.trunk.mask_units.items():
         own = (found[name].real, found[name].imag)
         energy = prior.energy(*own, place.cells)
         parts = []
@@ -179,7 +186,7 @@ def chosen(cfg: PhyMask, key: Array, found: dict[str, Spectra], step) -> Masks:
     sign = 1 if cfg.direction == "keep" else -1
     ranked, out = scores(cfg, found), {}
     keys = jax.random.split(key, len(ranked))
-    for k, (name, place), keep in zip(keys, cfg.places.items(), cfg.visible):
+    for k, (name, place), keep in zip(keys, cfg.trunk.mask_units.items(), cfg.visible):
         out[name] = prior.keep_by_importance(
             k, ranked[name], keep, temperature=heat, floor=cfg.floor, sign=sign,
             valid=_valid(found[name], place),
@@ -193,28 +200,9 @@ def _valid(found: Spectra, place: Place) -> Array:
     return inside_tokens(found, plane, place.shape)
 
 
-def phymask(cfg: PhyMask) -> Method:
-    """The method of a bound config: its trunk's, under these masks."""
-    if isinstance(cfg.trunk, MAE):
-        return mae(cfg.trunk, lambda key, found, step: chosen(cfg, key, found, step))
-
-    def hidden(key, found: dict[str, Spectra], step) -> dict[str, Array]:
-        assert isinstance(cfg.trunk, FreqMAE)
-        out = {}
-        for name, mask in chosen(cfg, key, found, step).items():
-            lattice, shape = cfg.trunk.lattice(name), cfg.places[name].shape
-            plane = mask.is_masked.reshape(-1, *shape)
-            for axis, size in enumerate(lattice.swin.window, 1):
-                plane = jnp.repeat(plane, size, axis=axis)
-            out[name] = plane
-        return out
-
-    return freqmae(cfg.trunk, hidden)
-
-
 def _entropies(cfg: PhyMask, found: dict[str, Spectra]) -> list[tuple[Array, Array]]:
     out = []
-    for name, place in cfg.places.items():
+    for name, place in cfg.trunk.mask_units.items():
         spread = prior.entropy(found[name].real, found[name].imag, place.cells)
         out.append((spread, found[name].present))
     return out

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self, TypeAlias, cast
+from typing import ClassVar, Literal, Self, TypeAlias
 
 import flax.linen as nn
 import jax
@@ -10,30 +10,27 @@ import jax.numpy as jnp
 
 from jfreq import losses, masks
 from jfreq.config import check, replace
-from jfreq.methods.base import Method, Metrics, summarise
-from jfreq.methods.spectrogram import (
-    SpectrogramConfig,
-    example_spectrogram,
-    features,
-    spectrogram,
-    trunk,
-)
+from jfreq.method import Loss, Streams, decided, summarise
+from jfreq.methods.common.patches import PatchMethod
+from jfreq.nn.apply import apply
 from jfreq.nn.heads import MLPHead
 from jfreq.ops.gather import restore_tokens, take_tokens
 from jfreq.ops.patch import patchify, unpatchify
 from jfreq.ranges import Count, NonNegative, checked
-from jfreq.types import Array, Batch, DataSpec, Mask, Reconstruction
+from jfreq.types import Array, Batch, DataSpec, Mask, PyTree, Reconstruction
 
 Patches: TypeAlias = dict[str, Array]
 """Predicted patches ``[b m p]`` by task: ``match`` and ``draw``."""
 
 
 @checked
-class SSAST(SpectrogramConfig):
+class SSAST(PatchMethod):
     """Masked patches at the input of the full encoder, found again and drawn again.
 
     ``official`` in a field reproduces the released code where it departs from the paper.
     """
+
+    headline: ClassVar[tuple[str, ...]] = ("info_nce", "mse", "accuracy")
 
     mask: Count | None = None
     """Masked tokens per clip; None: 400 of 512 and the same share of other grids."""
@@ -68,6 +65,80 @@ class SSAST(SpectrogramConfig):
     def unbind(self) -> Self:
         return replace(super().unbind(), mask=None)
 
+    # ------------------------------------------------------------------ the paper
+
+    def init(self, key: Array) -> PyTree:
+        mask_key, key = jax.random.split(key)
+        mask = self.sample_mask(mask_key, self._passes)
+        net = _Net(self)
+        return net.init(key, self.geometry.example, mask, method=_Net.predict)["params"]
+
+    def loss(self, params, target, batch: Batch, rngs: Streams, step) -> Loss:
+        """L = L_d + lambda L_g (equation 3)."""
+        del target, step
+        self._check_stride()
+        batch = self.with_spectrogram(batch)
+        spec = batch["spectrogram"]
+        mask = self.sample_mask(rngs("mask"), spec.shape[0] * self._passes)
+        predicted: Patches = apply(_Net(self), params, spec, mask, method=_Net.predict)
+        truth = jax.lax.stop_gradient(self.patches(spec))
+        first, last = split_passes(mask.drop, spec.shape[0])
+        values = {}
+        total = jnp.zeros(spec.shape[0])
+        if "match" in predicted:
+            hidden = take_tokens(truth, first)
+            values["info_nce"] = losses.info_nce(predicted["match"], hidden, form=self.info_nce)
+            values["accuracy"] = losses.match_accuracy(predicted["match"], hidden)
+            total = total + values["info_nce"]
+        if "draw" in predicted:
+            values["mse"] = losses.mse(predicted["draw"], take_tokens(truth, last))
+            weight = 1.0 if self.objective == "generative" else self.generative_weight
+            total = total + weight * values["mse"]
+        return summarise({"loss": total, **values}, batch)
+
+    def reconstruct(self, params, batch: Batch, rngs: Streams) -> Reconstruction:
+        self._check_stride()
+        spec = self.with_spectrogram(batch)["spectrogram"]
+        mask = self.sample_mask(rngs("mask"), spec.shape[0])
+        truth = self.patches(spec)
+        hidden = jnp.broadcast_to(mask.is_masked[..., None], truth.shape).astype(jnp.float32)
+        hidden = self.unpatched(hidden)[..., 0] > 0
+        if self.objective == "discriminative":
+            return Reconstruction(spec, hidden, None)
+        predicted: Patches = apply(_Net(self), params, spec, mask, method=_Net.predict)
+        tokens = jnp.concatenate([take_tokens(truth, mask.keep), predicted["draw"]], axis=1)
+        return Reconstruction(spec, hidden, self.unpatched(restore_tokens(tokens, mask.restore)))
+
+    # ------------------------------------------------------------------ its parts
+
+    @property
+    def _passes(self) -> int:
+        return self.passes if self.objective == "joint" else 1
+
+    def sample_mask(self, key: Array, rows: int) -> Mask:
+        """Masks of ``rows`` clips."""
+        return masks.draw(
+            key, rows, self.grid, decided(self.mask, "method.mask"),
+            kind=self.mask_kind, sizes=self.cluster, mode=self.cluster_mode,
+        )  # fmt: skip
+
+    def patches(self, spec: Array) -> Array:
+        """``[b t f c]`` to ``[b n p]``."""
+        return patchify(spec, patch=self.geometry.patch, order=self.order)
+
+    def unpatched(self, tokens: Array) -> Array:
+        """``[b n p]`` to ``[b t f c]``."""
+        size = (self.grid.freq, self.grid.time)
+        return unpatchify(tokens, grid=size, patch=self.geometry.patch, order=self.order)
+
+    def _check_stride(self) -> None:
+        check(
+            self.stride in (None, self.patch),
+            "method.stride",
+            f"pre-training patches must not overlap (a neighbour would show the answer), got "
+            f"{self.stride} for patches of {self.patch}; set it when fine-tuning",
+        )
+
 
 class _Net(nn.Module):
     """Trunk, mask token and the two prediction heads."""
@@ -76,11 +147,10 @@ class _Net(nn.Module):
 
     def setup(self):
         cfg = self.cfg
-        assert cfg.patch is not None
-        self.trunk = trunk(cfg)
+        self.trunk = cfg.trunk
         width = cfg.encoder.width
         self.mask_token = self.param("mask_token", nn.initializers.xavier_normal(), (1, width))
-        size = cfg.patch[0] * cfg.patch[1] * cfg.signal.channels
+        size = cfg.geometry.patch_size
         if cfg.objective != "generative":
             self.match = MLPHead(width, size)
         if cfg.objective != "discriminative":
@@ -110,79 +180,3 @@ def split_passes(x: Array, rows: int) -> tuple[Array, Array]:
     """The first and the last of the passes that lie side by side on the batch axis."""
     x = x.reshape(rows, x.shape[0] // rows, *x.shape[1:])
     return x[:, 0], x[:, -1]
-
-
-def ssast(cfg: SSAST) -> Method:
-    """The method of a bound config: L = L_d + lambda L_g (equation 3)."""
-    net = _Net(cfg)
-    grid = cfg.grid
-    assert cfg.mask is not None and cfg.patch is not None
-    count, patch = cfg.mask, cfg.patch
-    passes = cfg.passes if cfg.objective == "joint" else 1
-
-    def draw_mask(key, rows: int) -> Mask:
-        return masks.draw(
-            key, rows, grid, count,
-            kind=cfg.mask_kind, sizes=cfg.cluster, mode=cfg.cluster_mode,
-        )  # fmt: skip
-
-    def init(key, batch_spec):
-        mask_key, key = jax.random.split(key)
-        mask = draw_mask(mask_key, passes)
-        variables = net.init(key, example_spectrogram(cfg), mask, method=_Net.predict)
-        return variables["params"]
-
-    def check_stride() -> None:
-        check(
-            cfg.stride in (None, patch),
-            "method.stride",
-            f"pre-training patches must not overlap (a neighbour would show the answer), got "
-            f"{cfg.stride} for patches of {patch}; set it when fine-tuning",
-        )
-
-    def loss(params, target, batch: Batch, key, step) -> tuple[Array, Metrics]:
-        del target, step
-        check_stride()
-        batch = spectrogram(cfg, batch)
-        spec = batch["spectrogram"]
-        mask = draw_mask(key, spec.shape[0] * passes)
-        predicted = cast(Patches, net.apply({"params": params}, spec, mask, method=_Net.predict))
-        truth = jax.lax.stop_gradient(patchify(spec, patch=patch, order=cfg.order))
-        first, last = split_passes(mask.drop, spec.shape[0])
-        values = {}
-        total = jnp.zeros(spec.shape[0])
-        if "match" in predicted:
-            hidden = take_tokens(truth, first)
-            values["info_nce"] = losses.info_nce(predicted["match"], hidden, form=cfg.info_nce)
-            values["accuracy"] = losses.match_accuracy(predicted["match"], hidden)
-            total = total + values["info_nce"]
-        if "draw" in predicted:
-            values["mse"] = losses.mse(predicted["draw"], take_tokens(truth, last))
-            weight = 1.0 if cfg.objective == "generative" else cfg.generative_weight
-            total = total + weight * values["mse"]
-        return summarise({"loss": total, **values}, batch)
-
-    def encode(params, batch: Batch):
-        return features(cfg, trunk(cfg), params["trunk"], batch)
-
-    def reconstruct(params, batch: Batch, key) -> Reconstruction:
-        check_stride()
-        spec = spectrogram(cfg, batch)["spectrogram"]
-        mask = draw_mask(key, spec.shape[0])
-        truth = patchify(spec, patch=patch, order=cfg.order)
-
-        def plane(tokens: Array) -> Array:
-            return unpatchify(tokens, grid=(grid.freq, grid.time), patch=patch, order=cfg.order)
-
-        hidden = jnp.broadcast_to(mask.is_masked[..., None], truth.shape).astype(jnp.float32)
-        hidden = plane(hidden)[..., 0] > 0
-        if cfg.objective == "discriminative":
-            return Reconstruction(spec, hidden, None)
-        drawn = cast(Patches, net.apply({"params": params}, spec, mask, method=_Net.predict))
-        tokens = jnp.concatenate([take_tokens(truth, mask.keep), drawn["draw"]], axis=1)
-        return Reconstruction(spec, hidden, plane(restore_tokens(tokens, mask.restore)))
-
-    return Method(
-        init=init, loss=loss, encode=encode, frontend=lambda b: spectrogram(cfg, b),
-        reconstruct=reconstruct,
-    )  # fmt: skip

@@ -6,7 +6,7 @@ and in frequency. The loss (NT-Xent of SimCLR), the projection and the pools are
 
 from __future__ import annotations
 
-from typing import Self
+from typing import ClassVar, Self
 
 import jax
 import jax.numpy as jnp
@@ -15,16 +15,19 @@ from jaxtyping import Array, Float
 from jfreq import losses
 from jfreq.augment import Views
 from jfreq.config import check
-from jfreq.methods.base import Method, Metrics, summarise
-from jfreq.methods.series import SeriesConfig, encoder, features, init_encoder, pooled, sensors
+from jfreq.method import Loss, Streams, summarise
+from jfreq.methods.common.raw_sensors import RawSensorMethod
+from jfreq.nn.apply import apply
 from jfreq.nn.heads import MLPHead
 from jfreq.ranges import Positive, Size, checked
-from jfreq.types import Batch, DataSpec
+from jfreq.types import Batch, DataSpec, PyTree
 
 
 @checked
-class STFCSL(SeriesConfig):
+class STFCSL(RawSensorMethod):
     """Two views of every window, drawn together against all other windows of the batch."""
+
+    headline: ClassVar[tuple[str, ...]] = ("accuracy", "collapse")
 
     views: Views = Views()
     temperature: Positive = 0.1
@@ -43,49 +46,30 @@ class STFCSL(SeriesConfig):
                   f"the data do not say mean and deviation of {s.name!r}; use 'clip'")  # fmt: skip
         return cfg
 
+    # ------------------------------------------------------------------ the paper
 
-def stf_csl(cfg: STFCSL) -> Method:
-    """The method of a bound config; parameters ``encoder`` and ``projection``."""
-    run = encoder(cfg)
-    project = MLPHead(*cfg.projection)
-
-    def init(key, batch_spec):
-        del batch_spec
+    def init(self, key: Array) -> PyTree:
+        """Parameters ``encoder`` and ``projection``."""
         encoder_key, project_key = jax.random.split(key)
-        params = init_encoder(cfg, encoder_key)
-        width = jax.eval_shape(lambda p: _vector(p, _zeros(cfg)), params).shape[-1]
-        head = project.init(project_key, jnp.zeros((1, width)))["params"]
-        return {"encoder": params, "projection": head}
+        params = super().init(encoder_key)
+        width = jax.eval_shape(self.clip_vector, params["encoder"], self.zeros, key).shape[-1]
+        head = MLPHead(*self.projection).init(project_key, jnp.zeros((1, width)))["params"]
+        return params | {"projection": head}
 
-    def _vector(params, series: list[Array], key: Array | None = None) -> Array:
-        tokens = run(params, series, key)
-        return pooled(tokens, jnp.ones(tokens.shape[:2], bool), cfg.encoder.pool)
-
-    def loss(params, target, batch: Batch, key, step) -> tuple[Array, Metrics]:
+    def loss(self, params, target, batch: Batch, rngs: Streams, step) -> Loss:
         del target, step
-        view_key, drop_key = jax.random.split(key)
-        series = sensors(cfg.signals, batch, how=cfg.standardise)
         # The two views of a row lie side by side, so that a sharded batch stays where it is.
-        twice = [jnp.repeat(x, 2, axis=0) for x in series]
-        clip = _vector(params["encoder"], cfg.views(view_key, twice), drop_key)
-        z = project.apply({"params": params["projection"]}, clip)
-        assert isinstance(z, jax.Array)
+        twice = [jnp.repeat(x, 2, axis=0) for x in self.levelled(batch)]
+        views = self.views(rngs("views"), twice)
+        clip = self.clip_vector(params["encoder"], views, rngs("dropout"))
+        z = apply(MLPHead(*self.projection), params["projection"], clip)
         first, second = z[::2], z[1::2]
-        value = losses.nt_xent(first, second, temperature=cfg.temperature)
         values = {
-            "loss": value,
+            "loss": losses.nt_xent(first, second, temperature=self.temperature),
             "accuracy": match_accuracy(first, second),
             **_spread(first, second),
         }
         return summarise(values, batch)
-
-    def encode(params, batch: Batch):
-        return features(cfg, params["encoder"], batch)
-
-    def forward(params, batch: Batch, key):
-        return features(cfg, params["encoder"], batch, key)
-
-    return Method(init=init, loss=loss, encode=encode, forward=forward)
 
 
 def match_accuracy(a: Float[Array, "b d"], b: Float[Array, "b d"]) -> Float[Array, " b"]:
@@ -105,7 +89,3 @@ def _spread(a: Array, b: Array) -> dict[str, Array]:
 
 def _unit(x: Array) -> Array:
     return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(x), -1, keepdims=True), 1e-12))
-
-
-def _zeros(cfg: SeriesConfig) -> list[Array]:
-    return [jnp.zeros((1, s.samples, s.channels)) for s in cfg.signals]

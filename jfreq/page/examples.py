@@ -11,11 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jfreq import methods
-from jfreq.config import MethodConfig
 from jfreq.evaluate.protocols import check_signals
-from jfreq.methods.base import Method
-from jfreq.methods.spectra import SpectraConfig
+from jfreq.method import Method
 from jfreq.state import Trained
 from jfreq.types import Batch, Reconstruction, SignalSpec
 
@@ -65,11 +62,10 @@ def look(
     """
     cfg = trained.experiment.method
     check_signals(cfg.signals, shards)
-    method = methods.build(cfg)
     rows = _rows(shards, unseen, count, seed)
     read = shards.read(rows)
     batch = _window(read, cfg.signals)
-    found, share = _reconstruct(method, trained.params, batch, seed)
+    found, share = _reconstruct(cfg, trained.params, batch, seed)
     titles = _titles(shards, rows, read["label"])
     first = cfg.signals[0]
     examples = []
@@ -88,27 +84,15 @@ def look(
     return Looked(examples, share, draws, stacked)
 
 
-def frame_seconds(cfg: MethodConfig) -> float | None:
+def frame_seconds(cfg: Method) -> float | None:
     """Seconds from one spectrogram frame to the next, where the method has such frames."""
-    spectra = _spectra(cfg)
-    if spectra is not None:
-        first = cfg.signals[0]
-        return spectra.frontend.sizes(first)[1] / first.rate
-    hop = getattr(getattr(cfg, "frontend", None), "hop_length", None)
-    return None if hop is None else hop / cfg.signals[0].rate
+    return None if cfg.frame_hop is None else cfg.frame_hop / cfg.signals[0].rate
 
 
-def sensors(cfg: MethodConfig) -> tuple[tuple[str, int], ...]:
+def sensors(cfg: Method) -> tuple[tuple[str, int], ...]:
     """Names and bins of the sensors whose spectra a method stacks along frequency."""
-    spectra = _spectra(cfg)
-    planes = {} if spectra is None else spectra.planes
-    return tuple((name, plane.bins) for name, plane in planes.items()) if len(planes) > 1 else ()
-
-
-def _spectra(cfg: MethodConfig) -> SpectraConfig | None:
-    """What a method on the spectra of sensors says of them, or its trunk does."""
-    inner = getattr(cfg, "trunk", cfg)
-    return inner if isinstance(inner, SpectraConfig) else None
+    bins = cfg.stacked_bins
+    return tuple(bins.items()) if len(bins) > 1 else ()
 
 
 def wav_bytes(x: np.ndarray, rate: float) -> bytes:

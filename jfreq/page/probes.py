@@ -11,7 +11,6 @@ import numpy as np
 from jfreq.data.folds import refolded, undivided, usual
 from jfreq.evaluate.layers import Layers, probe_layers
 from jfreq.evaluate.table import HAND_MADE, TRAINED, UNTRAINED
-from jfreq.methods.classify import Classify
 from jfreq.page import figures, html
 from jfreq.page.collect import Run, is_known
 from jfreq.page.html import Cell, Section
@@ -131,7 +130,7 @@ def blocks(
         + made
         + ". After a block: the mean over tokens."
     )
-    if isinstance(trained.experiment.method, Classify) and not only:
+    if trained.experiment.method.supervised and not only:
         text += " Training may have seen the labels of the test rows, so this need not be a test."
     picture = figures.forest("blocks", f"{metric}: {said}", rows, xlabel=metric)
     parts = [html.paragraph(text), html.figure(picture, metric, "95 % interval", wide=True)]

@@ -8,8 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jfreq import methods, trees
-from jfreq.export.bundle import window_spec
+from jfreq import trees
 from jfreq.page import figures, html
 from jfreq.page.collect import Run, is_known
 from jfreq.page.html import Section
@@ -48,9 +47,7 @@ def training(run: Run) -> Section | None:
 
 
 def _facts(run: Run) -> list[tuple[str, str]]:
-    method = methods.build(run.experiment.method)
-    spec = window_spec(run.experiment.method.signals)
-    shapes = jax.eval_shape(method.init, jax.random.key(0), spec)
+    shapes = jax.eval_shape(run.experiment.method.init, jax.random.key(0))
     losses = [row["loss"] for row in run.rows if is_known(row.get("loss"))]
     speeds = [row["examples_per_s"] for row in run.rows if is_known(row.get("examples_per_s"))]
     hours = _seconds(run.rows) / 3600

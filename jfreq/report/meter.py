@@ -52,11 +52,10 @@ class Meter:
         return row
 
 
-def summary(row: dict[str, Any]) -> str:
-    """A row as one short line."""
+def summary(row: dict[str, Any], headline: Sequence[str] = ()) -> str:
+    """A row as one short line: the loss, the metrics of ``headline`` that there are, the speed."""
     parts = [f"loss {row['loss']:.4f}"]
-    shown = ("info_nce", "mse", "accuracy", "frame", "utterance", "rankme")
-    parts += [f"{k} {row[k]:.3f}" for k in shown if k in row]
+    parts += [f"{k} {row[k]:.3f}" for k in headline if k in row]
     parts += [f"{row['step_time'] * 1e3:.0f} ms/step", f"{row['examples_per_s']:.1f} ex/s"]
     parts += [f"wait {row['data_wait']:.0%}"]
     return "  ".join(parts + ([f"MFU {row['mfu']:.1%}"] if row["mfu"] else []))

@@ -11,7 +11,6 @@ from jfreq import cli
 from jfreq.export.bundle import save_bundle
 from jfreq.methods.ssast import SSAST
 from jfreq.nn.vit import ViT
-from jfreq.testing import bound_method
 
 
 @pytest.fixture
@@ -72,8 +71,8 @@ def bundle(tmp_path_factory):
     from jfreq import recipes
     from jfreq.config import replace
 
-    config, method = bound_method(SSAST(encoder=ViT(width=32, depth=1, heads=2)))
-    params = jax.jit(lambda key: method.init(key, {}))(jax.random.key(0))
+    config = method = SSAST(encoder=ViT(width=32, depth=1, heads=2)).bind(CLIP)
+    params = jax.jit(method.init)(jax.random.key(0))
     experiment = replace(recipes.load("ssast_nano"), method=config)
     return save_bundle(tmp_path_factory.mktemp("use") / "encoder", experiment=experiment,
                        params={"trunk": params["trunk"]})  # fmt: skip

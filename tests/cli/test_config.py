@@ -6,7 +6,7 @@ import jax
 
 from jfreq.methods.ssast import SSAST
 from jfreq.nn.vit import ViT
-from jfreq.testing import CLIP, bound_method
+from jfreq.testing import CLIP
 
 
 def test_config_show_is_the_bound_config(said, shards):
@@ -26,8 +26,8 @@ def test_config_diff_names_what_changes(said):
 
 def test_config_params_counts_what_training_makes(said):
     text = said("config", "params", "ssast_nano", "--seconds", "1.295").splitlines()
-    _, method = bound_method(SSAST(encoder=ViT(width=96, depth=4, heads=3)), CLIP)
-    params = jax.eval_shape(lambda key: method.init(key, {}), jax.random.key(0))
+    method = SSAST(encoder=ViT(width=96, depth=4, heads=3)).bind(CLIP)
+    params = jax.eval_shape(method.init, jax.random.key(0))
     total = sum(leaf.size for leaf in jax.tree.leaves(params))
     assert text[-1].split() == ["total", f"{total:,}"]
     counts = [int(line.split()[1].replace(",", "")) for line in text[:-1]]

@@ -27,7 +27,7 @@ def trained(shards):
     """A classifier of the synthetic tones with random weights, far from even."""
     method = Classify(backbone=SSAST(encoder=ViT(width=32, depth=1, heads=2)))
     experiment = methods.bind(Experiment("tones", method), open_shards(shards).spec)
-    built = methods.build(experiment.method)
+    built = experiment.method
     shapes = jax.eval_shape(built.init, jax.random.key(0), {
         "audio": jax.ShapeDtypeStruct((1, 20720, 1), np.float32)})  # fmt: skip
     rng = np.random.default_rng(5)

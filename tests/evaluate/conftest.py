@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from jfreq.data.schema import ShardsInfo, SignalInfo
-from jfreq.methods.base import Method
+from jfreq.method import Method
 from jfreq.types import Features, Grid
 
 

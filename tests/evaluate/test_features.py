@@ -14,7 +14,7 @@ from jfreq.evaluate.features import (
     pooled,
     spectrogram_statistics,
 )
-from jfreq.methods.base import Method
+from jfreq.method import Method
 from jfreq.types import DataSpec, Features, Grid, InputError, SignalSpec
 
 FREQ, TIME, GAIN = 2, 4, 3.0
@@ -151,7 +151,7 @@ def test_params_hash_sees_names_shapes_types_and_values():
 def test_spectrogram_statistics_of_the_real_front_end(make_shards):
     """Padding is left out: only frames that lie wholly inside a row's signal count."""
     spec = DataSpec((SignalSpec("x", 16000.0, 16000),))
-    method = methods.build(methods.bind(recipes.load("ssast_nano"), spec).method)
+    method = methods.bind(recipes.load("ssast_nano"), spec).method
     rng = np.random.default_rng(2)
     x = rng.integers(-20000, 20000, (3, 16000, 1)).astype(np.int16)
     length = np.array([16000, 8000, 4321], np.int32)
@@ -161,7 +161,7 @@ def test_spectrogram_statistics_of_the_real_front_end(make_shards):
     shards = make_shards(x, np.zeros(3, int), labels=("a",), rate=16000.0, length=length)
     found = spectrogram_statistics(method, shards, np.arange(3), batch=2)
     assert found.x.shape == (3, 2 * 128)
-    out = method.frontend({"x": jnp.asarray(x), "length": jnp.asarray(length)})
+    out = method.with_spectrogram({"x": jnp.asarray(x), "length": jnp.asarray(length)})
     for row, spectrogram, n in zip(found.x, np.asarray(out["spectrogram"]), length):
         inside = spectrogram[: 1 + (n - 400) // 160, :, 0]
         np.testing.assert_allclose(row[:128], inside.mean(0), atol=1e-5)
@@ -179,9 +179,8 @@ def test_statistics_without_a_front_end_follow_the_tone(make_shards, make_patche
 
 def test_real_method_and_its_clip_vector(make_shards):
     spec = DataSpec((SignalSpec("x", 16000.0, 16000),))
-    method = methods.build(methods.bind(recipes.load("ssast_nano"), spec).method)
-    window = {"x": jax.ShapeDtypeStruct((1, 16000, 1), np.int16)}
-    shapes = jax.eval_shape(lambda key: method.init(key, window), jax.random.key(0))
+    method = methods.bind(recipes.load("ssast_nano"), spec).method
+    shapes = jax.eval_shape(method.init, jax.random.key(0))
     rng = np.random.default_rng(3)
     params = jax.tree.map(lambda s: np.float32(0.05 * rng.normal(size=s.shape)), shapes)
     x = rng.normal(size=(3, 16000, 1)).astype(np.float32)

@@ -19,7 +19,7 @@ from jfreq.evaluate.finetune import by_fraction, experiment_for, finetune, read_
 from jfreq.evaluate.metrics import confusion, interval, wilson
 from jfreq.evaluate.table import Report, joined, over_seeds
 from jfreq.files import write_json
-from jfreq.methods.base import Method
+from jfreq.method import Method
 from jfreq.methods.classify import Classify
 from jfreq.methods.ssast import SSAST
 from jfreq.nn.vit import ViT

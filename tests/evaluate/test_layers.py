@@ -8,7 +8,7 @@ from jfreq import methods
 from jfreq.config import Experiment, MethodConfig
 from jfreq.evaluate.layers import CLIP, probe_layers
 from jfreq.evaluate.protocols import probe
-from jfreq.methods.base import Method
+from jfreq.method import Method
 from jfreq.state import Trained
 from jfreq.types import Features, Grid, InputError, SignalSpec
 

@@ -9,7 +9,6 @@ import pytest
 
 from jfreq import methods, recipes
 from jfreq.config import Experiment, MethodConfig, replace
-from jfreq.data.pipeline import batch_spec
 from jfreq.data.prepare import prepare
 from jfreq.data.records import open_shards
 from jfreq.evaluate import protocols
@@ -19,7 +18,7 @@ from jfreq.evaluate.protocols import probe
 from jfreq.evaluate.table import HAND_MADE, TRAINED, UNTRAINED
 from jfreq.evaluate.tasks import check_signals, divide
 from jfreq.evaluate.windows import fitted
-from jfreq.methods.base import Method
+from jfreq.method import Method
 from jfreq.state import Trained
 from jfreq.types import Features, Grid, InputError, SignalSpec
 
@@ -144,8 +143,8 @@ def test_real_shards_and_a_real_method(tmp_path):
     prepare("synthetic:motion", tmp_path / "m", seconds=2.56, n=100, workers=1, progress=False)
     shards = open_shards(tmp_path / "m")
     experiment = methods.bind(recipes.load("ssast_nano"), shards.spec)
-    method, spec = methods.build(experiment.method), batch_spec(shards.info, 1)
-    shapes = jax.eval_shape(lambda key: method.init(key, spec), jax.random.key(0))
+    method = experiment.method
+    shapes = jax.eval_shape(method.init, jax.random.key(0))
     rng = np.random.default_rng(5)
     params = jax.tree.map(lambda s: np.float32(0.05 * rng.normal(size=s.shape)), shapes)
     report = probe(

@@ -7,10 +7,10 @@ import pytest
 
 from jfreq.evaluate.windows import any_length, fitted
 from jfreq.export.runtime import Encoder, by_time
-from jfreq.methods.base import Method
+from jfreq.method import Method
 from jfreq.methods.ssast import SSAST
 from jfreq.nn.vit import ViT
-from jfreq.testing import CLIP, bound_method
+from jfreq.testing import CLIP
 from jfreq.types import DataSpec, Features, Grid, InputError, SignalSpec
 
 SAMPLES = CLIP.signals[0].samples
@@ -18,8 +18,8 @@ SAMPLES = CLIP.signals[0].samples
 
 @pytest.fixture(scope="module")
 def model():
-    cfg, method = bound_method(SSAST(encoder=ViT(width=16, depth=1, heads=2)))
-    return cfg, method, jax.jit(lambda key: method.init(key, {}))(jax.random.key(0))
+    cfg = method = SSAST(encoder=ViT(width=16, depth=1, heads=2)).bind(CLIP)
+    return cfg, method, jax.jit(method.init)(jax.random.key(0))
 
 
 @pytest.mark.parametrize("factor", [0.4, 1.0, 2.7, 3.9])

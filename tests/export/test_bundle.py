@@ -22,7 +22,7 @@ from jfreq.export.bundle import (
 )
 from jfreq.export.formats import export_run
 from jfreq.files import write_json
-from jfreq.methods.base import encoder_params
+from jfreq.method import encoder_params
 from jfreq.state import State
 from jfreq.types import DataSpec, InputError, SignalSpec
 
@@ -37,9 +37,8 @@ def experiment():
 
 @pytest.fixture(scope="module")
 def params(experiment):
-    method = methods.build(experiment.method)
-    window = {"audio": jax.ShapeDtypeStruct((1, 16000, 1), np.int16)}
-    return jax.device_get(jax.jit(lambda key: method.init(key, window))(jax.random.key(1)))
+    method = experiment.method
+    return jax.device_get(jax.jit(method.init)(jax.random.key(1)))
 
 
 @pytest.fixture
@@ -143,7 +142,7 @@ def test_export_keeps_what_encode_reads(saved, tmp_path, experiment, params):
     full = trees.flatten(params)
     dropped = {name.split("/")[0] for name in full.keys() - kept.keys()}
     assert dropped == {"match", "draw", "mask_token"}
-    method, signals = methods.build(experiment.method), experiment.method.signals
+    method, signals = experiment.method, experiment.method.signals
     batch = {"audio": np.ones((1, 16000, 1), np.float32), "length": np.array([9000], np.int32)}
     encode = jax.jit(method.encode)
     before, after = (encode(p, batch) for p in (params, load_bundle(out).params))

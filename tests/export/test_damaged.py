@@ -35,7 +35,7 @@ def whole(tmp_path_factory):
     method = Classify(backbone=SSAST(encoder=ViT(width=16, depth=1, heads=2)))
     experiment = methods.bind(Experiment("tiny", method), CLIP)
     window = window_spec(experiment.method.signals)
-    built = methods.build(experiment.method)
+    built = experiment.method
     shapes = jax.eval_shape(built.init, jax.random.key(0), window)
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda s: rng.normal(0.1, 0.2, s.shape).astype(s.dtype), shapes)

@@ -10,7 +10,6 @@ import pytest
 import soundfile
 import soxr
 
-from jfreq import methods
 from jfreq.data.prepare import prepare
 from jfreq.data.records import open_shards
 from jfreq.evaluate.features import extract
@@ -29,7 +28,7 @@ TINY = ViT(width=16, depth=1, heads=2)
 def untrained(spec):
     """A small masked autoencoder and random parameters."""
     cfg = MAE(encoder=TINY, decoder=TINY, pool="modality").bind(spec)
-    method = methods.build(cfg)
+    method = cfg
     shapes = jax.eval_shape(method.init, jax.random.key(0), {})["trunk"]
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda s: rng.normal(0.1, 0.2, s.shape).astype(s.dtype), shapes)

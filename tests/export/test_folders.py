@@ -13,7 +13,7 @@ from jfreq.export import inputs
 from jfreq.export.archive import Column, Grown, check_room, write_npz
 from jfreq.export.files import embed_files
 from jfreq.export.runtime import Encoder
-from jfreq.methods.base import Method
+from jfreq.method import Method
 from jfreq.types import Features, Grid, InputError, SignalSpec
 
 RATE, HOP = 16000, 2500

@@ -13,7 +13,7 @@ from jfreq import methods, recipes
 from jfreq.export.bundle import save_bundle
 from jfreq.export.runtime import Encoder, Failed, load_encoder
 from jfreq.export.windows import cut, cut_window
-from jfreq.methods.base import Method
+from jfreq.method import Method
 from jfreq.types import DataSpec, Features, Grid, InputError, SignalSpec
 
 RATE, HOP, SPAN = 16000, 2560, 2800
@@ -72,9 +72,8 @@ def bundle(tmp_path_factory):
     """A bundle of an untrained ssast_nano that reads one second."""
     spec = DataSpec((SignalSpec("audio", RATE, RATE),))
     experiment = methods.bind(recipes.load("ssast_nano"), spec)
-    method = methods.build(experiment.method)
-    window = {"audio": jax.ShapeDtypeStruct((1, RATE, 1), np.int16)}
-    params = jax.jit(lambda key: method.init(key, window))(jax.random.key(3))
+    method = experiment.method
+    params = jax.jit(method.init)(jax.random.key(3))
     return save_bundle(tmp_path_factory.mktemp("b") / "enc", experiment=experiment, params=params)
 
 
@@ -270,7 +269,7 @@ def test_real_method_single_window_is_its_encode(bundle, real):
     from jfreq.export.bundle import load_bundle
 
     experiment, params = load_bundle(bundle)
-    encode = jax.jit(methods.build(experiment.method).encode)
+    encode = jax.jit(experiment.method.encode)
     rng = np.random.default_rng(8)
     for length in (1, 200, 7000, RATE):
         x = noise(rng, length)

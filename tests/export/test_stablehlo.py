@@ -46,7 +46,7 @@ def write(folder, name, spec, **changes):
     changes = changes or {"method__encoder": TINY}
     experiment = methods.bind(replace(recipes.load(name), **changes), spec)
     window = window_spec(experiment.method.signals)
-    shapes = jax.eval_shape(methods.build(experiment.method).init, jax.random.key(0), window)
+    shapes = jax.eval_shape(experiment.method.init, jax.random.key(0), window)
     rng = np.random.default_rng(1)
     params = jax.tree.map(lambda s: rng.normal(0.1, 0.2, s.shape).astype(s.dtype), shapes)
     save_bundle(folder / "run", experiment=experiment, params=params)
@@ -102,7 +102,7 @@ def program(audio):
 def by_method(folder, window):
     """What the method itself says about a window, logits included."""
     experiment, params = load_bundle(folder)
-    method = methods.build(experiment.method)
+    method = experiment.method
 
     def run(params, window):
         clip, frames, valid, logits = encode_frames(method, params, window)

@@ -10,15 +10,14 @@ import pytest
 
 from jfreq import checkpoint, step, trees
 from jfreq.config import Experiment, replace
-from jfreq.methods import build
+from jfreq.method import Method, encoder_params
 from jfreq.methods.ast import AST
-from jfreq.methods.base import Method, encoder_params
 from jfreq.methods.classify import Classify, Head, supervise
 from jfreq.methods.ssast import SSAST
 from jfreq.nn.vit import SIZES, ViT
 from jfreq.ops.posemb import resize_positions
 from jfreq.state import Trained
-from jfreq.testing import CLIP, batch_spec, bound_method, fake_batch
+from jfreq.testing import CLIP, batch_spec, fake_batch
 from jfreq.types import DataSpec, Features, Grid, InputError, SignalSpec
 
 SMALL = ViT(width=32, depth=1, heads=2)
@@ -33,8 +32,8 @@ TAGS = replace(CLIP, multi_label=True)
 @functools.cache
 def model(name):
     """Bound config, method and parameters."""
-    cfg, method = bound_method(MODELS[name])
-    init = jax.jit(lambda key: method.init(key, batch_spec(CLIP, 2)))
+    cfg = method = MODELS[name].bind(CLIP)
+    init = jax.jit(method.init)
     return cfg, method, init(jax.random.key(0))
 
 
@@ -83,7 +82,7 @@ def table(head=PLAIN, *, width=4, classes=3):
 
 def filled(method, spec, seed=0):
     """Random parameters of the right shapes, without compiling the initialisers."""
-    shapes = jax.eval_shape(lambda key: method.init(key, batch_spec(spec, 2)), jax.random.key(0))
+    shapes = jax.eval_shape(method.init, jax.random.key(0))
     rng = np.random.default_rng(seed)
     return jax.tree.map(lambda p: 0.5 * rng.normal(size=p.shape).astype(p.dtype), shapes)
 
@@ -122,7 +121,9 @@ def test_multi_hot_and_integer_labels_of_one_class_agree():
     method, spec, params = table()
     batch = fake_batch(spec, 6)
     hot = {**batch, "label": jnp.asarray(np.eye(3, dtype=np.float32)[np.arange(6) % 3])}
-    loss = jax.jit(lambda batch: method.loss(params, {}, batch, jax.random.key(1), 0)[0])
+    loss = jax.jit(
+        lambda batch: method.loss(params, {}, batch, Streams(jax.random.key(1)), 0).value
+    )
     one, two = loss(batch), loss(hot)
     np.testing.assert_allclose(one, two, rtol=1e-6)
 
@@ -143,7 +144,7 @@ def test_multi_hot_and_integer_labels_of_one_class_agree():
 def test_augmentation_acts_in_training_only(head, random):
     method, spec, params = table(head)
     batch = fake_batch(spec, 8)
-    loss = jax.jit(lambda key: method.loss(params, {}, batch, key, 0)[0])
+    loss = jax.jit(lambda key: method.loss(params, {}, batch, Streams(key), 0).value)
     found = {float(loss(jax.random.key(seed))) for seed in range(4)}
     assert len(found) > 1 if random else len(found) == 1
     assert loss(jax.random.key(0)) == loss(jax.random.key(0))
@@ -158,7 +159,7 @@ def test_mixup_mixes_sounds_and_labels_alike():
     method, spec, params = table(Head(mixup=1.0))
     batch = fake_batch(spec, 8)
     mixing, plain = (
-        jax.jit(lambda batch, m=m: m.loss(params, {}, batch, jax.random.key(1), 0)[0])
+        jax.jit(lambda batch, m=m: m.loss(params, {}, batch, Streams(jax.random.key(1)), 0).value)
         for m in (method, table()[0])
     )
     centred = batch["x"] - batch["x"].mean(axis=1, keepdims=True)
@@ -173,7 +174,7 @@ def test_mixup_wants_one_signal():
     method, spec, params = table(Head(mixup=0.5))
     batch = fake_batch(spec, 2)
     with pytest.raises(InputError, match=r"head.mixup: mixes one signal.*'x', 'y'"):
-        method.loss(params, {}, {**batch, "y": batch["x"]}, jax.random.key(0), 0)
+        method.loss(params, {}, {**batch, "y": batch["x"]}, Streams(jax.random.key(0)), 0)[:2]
 
 
 # ------------------------------------------------------------------ training
@@ -192,7 +193,7 @@ def tones():
 def test_learns_eight_clips(name):
     """Every parameter has a gradient, and the loss falls to nearly nothing."""
     _, method, params = model(name)
-    batch = jax.jit(method.frontend)(tones())
+    batch = jax.jit(method.with_spectrogram)(tones())
     optimiser = optax.adam(3e-3)
 
     @jax.jit
@@ -246,7 +247,7 @@ def test_ast_base_has_the_published_size():
     1000-way ImageNet heads, 1 538 000 more, which are not part of it."""
     spec = DataSpec((SignalSpec("audio", 16000, 160000),), tuple(map(str, range(527))), True)
     cfg = AST(encoder=SIZES["base"]).bind(spec)
-    params = jax.eval_shape(lambda k: build(cfg).init(k, batch_spec(spec, 1)), jax.random.key(0))
+    params = jax.eval_shape(lambda k: cfg.init(k), jax.random.key(0))
     assert cfg.head.loss == "bce"
     assert trees.count(params) == 86_594_063
     assert trees.count(params["head"]) == 2 * 768 + 768 * 527 + 527
@@ -259,8 +260,8 @@ def test_ast_base_has_the_published_size():
 def test_fine_tuning_takes_the_trunk_of_ssast():
     """Stride 16 to stride 10: same kernel, positions 8 x 8 resized to 12 x 12, a fresh head."""
     source = SSAST(encoder=SMALL).bind(CLIP)
-    pre = filled(build(source), CLIP, seed=1)
-    _, method = bound_method(Classify(backbone=replace(source, stride=(10, 10), mask=None)))
+    pre = filled(source, CLIP, seed=1)
+    method = Classify(backbone=replace(source, stride=(10, 10), mask=None)).bind(CLIP)
     fresh = filled(method, CLIP, seed=2)
     fitted, report = checkpoint.fit_params(pre, fresh)
 
@@ -281,8 +282,8 @@ def test_fine_tuning_takes_the_trunk_of_ssast():
 
 
 def test_pre_training_refuses_overlapping_patches():
-    _, method = bound_method(SSAST(encoder=SMALL, stride=(10, 10)))
-    params = jax.eval_shape(lambda k: method.init(k, {}), jax.random.key(0))
+    method = SSAST(encoder=SMALL, stride=(10, 10)).bind(CLIP)
+    params = jax.eval_shape(lambda k: method.init(k), jax.random.key(0))
     with pytest.raises(InputError, match=r"method.stride: .*must not overlap.*\(10, 10\)"):
         jax.eval_shape(method.loss, params, {}, fake_batch(CLIP, 2), jax.random.key(0), 0)
 

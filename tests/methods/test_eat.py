@@ -7,18 +7,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jfreq import masks, methods, sharding, trees
+from jfreq import masks, sharding, trees
 from jfreq.config import replace
-from jfreq.methods.aape import AaSP
+from jfreq.methods.aasp import AaSP
+from jfreq.methods.common.patches import trunk
 from jfreq.methods.eat import EAT, FLOORS, Net, average, of_clones, seen, teach
 from jfreq.methods.mae import MAE
-from jfreq.methods.spectrogram import trunk
 from jfreq.methods.ssast import SSAST
 from jfreq.nn.conv import ConvNeXt
 from jfreq.nn.predict import ConvDecoder, CrossPredictor
 from jfreq.nn.sblu import AaPE
 from jfreq.nn.vit import ViT
-from jfreq.testing import CLIP, bound_method, fake_batch
+from jfreq.testing import CLIP, fake_batch
 from jfreq.types import DataSpec, InputError, Mask, SignalSpec
 
 TEN_SECONDS = DataSpec((SignalSpec("audio", 16000, 160000),))
@@ -37,10 +37,10 @@ CONFIGS = {"eat": SMALL, "aasp": FULL}
 @functools.cache
 def built(name):
     """Config, method, parameters, a teacher of other parameters, and the loss compiled."""
-    cfg, method = bound_method(CONFIGS[name])
-    params = jax.jit(lambda key: method.init(key, None))(jax.random.key(0))
-    other = jax.jit(lambda key: method.init(key, None))(jax.random.key(7))
-    return cfg, method, params, method.target.init(other), jax.jit(method.loss)
+    cfg = method = CONFIGS[name].bind(CLIP)
+    params = jax.jit(method.init)(jax.random.key(0))
+    other = jax.jit(method.init)(jax.random.key(7))
+    return cfg, method, params, method.init_target(other), jax.jit(method.loss)
 
 
 @functools.cache
@@ -63,7 +63,7 @@ def test_published_geometry():
     assert (cfg.frames, cfg.grid.time, cfg.grid.freq, cfg.grid.order) == (1024, 64, 8, "time_major")
     assert (cfg.kept, cfg.grid.size - cfg.kept) == (102, 410)
     assert replace(cfg, mask_ratio=0.75).kept == 128
-    params = jax.eval_shape(lambda k: methods.build(cfg).init(k, None), jax.random.key(0))
+    params = jax.eval_shape(lambda k: cfg.init(k), jax.random.key(0))
     assert not any("positions" in path for path in trees.flatten(params))
     # ViT-B without its learned positions, 1 x 256 patches, one special token.
     assert trees.count(params["trunk"]) == 12 * 7_087_872 + 2 * 768 + 768 + 257 * 768
@@ -75,7 +75,7 @@ def test_the_loss_is_the_released_sum():
     cfg, method, params, target, loss = built("eat")
     batch, key = clips(), jax.random.key(3)
     value, metrics = loss(params, target, batch, key, 0)
-    spec = method.frontend(batch)["spectrogram"]
+    spec = method.with_spectrogram(batch)["spectrogram"]
     mask_key, fill = jax.random.split(key)
     mask = masks.inverse_block(mask_key, 12, cfg.grid, cfg.kept, block=2, adjust=cfg.adjust)
     truth = jax.jit(lambda t, s: teach(cfg, t, s))(target["trunk"], spec)
@@ -96,7 +96,7 @@ def test_who_learns(name):
     _, method, params, target, loss = built(name)
 
     def both(params, target):
-        return method.loss(params, target, clips(), jax.random.key(1), 0)[0]
+        return method.loss(params, target, clips(), Streams(jax.random.key(1)), 0).value
 
     student, teacher = jax.jit(jax.grad(both, argnums=(0, 1)))(params, target)
     still = {p for p, g in trees.flatten(student).items() if not np.abs(g).max() > 0}
@@ -104,14 +104,14 @@ def test_who_learns(name):
     assert still == {p for p in still if p.startswith("trunk/alias/")}
     assert all(np.isfinite(g).all() for g in jax.tree.leaves(student))
     assert all(not np.any(g) for g in jax.tree.leaves(teacher))
-    own = method.target.init(params)
+    own = method.init_target(params)
     value, other = (loss(params, t, clips(), jax.random.key(1), 0)[0] for t in (target, own))
     assert abs(float(value) - float(other)) > 1e-3
 
 
 def test_targets_have_mean_zero_and_variance_one():
     cfg, method, _, target, _ = built("eat")
-    spec = method.frontend(clips())["spectrogram"]
+    spec = method.with_spectrogram(clips())["spectrogram"]
     teacher = jax.jit(lambda cfg, t, s: teach(cfg, t, s), static_argnums=0)
     truth = np.asarray(teacher(cfg, target["trunk"], spec))
     assert truth.shape == (4, cfg.grid.size, 16)
@@ -137,7 +137,7 @@ def test_the_teacher_follows_on_a_line():
 def test_clones_share_the_clip_and_nothing_else():
     """Three masks at once are three times one mask; values under a mask reach nobody."""
     cfg, method, params, _, _ = built("eat")
-    spec = method.frontend(clips())["spectrogram"][:2]
+    spec = method.with_spectrogram(clips())["spectrogram"][:2]
     mask = masks.inverse_block(jax.random.key(5), 6, cfg.grid, cfg.kept, block=2)
     net, key = applied(cfg), jax.random.key(6)
     special, _ = net(params, spec, mask, key)
@@ -215,9 +215,8 @@ def test_features_and_mask_for_the_report(name):
     found = method.encode(params, clips())
     assert found.tokens.shape == (4, cfg.grid.size, 16)
     assert found.layers is not None and found.layers.shape[0] == 2
-    assert method.reconstruct is not None
     np.testing.assert_allclose(found.layers[-1], found.tokens, atol=1e-5)
-    shown = method.reconstruct(params, clips(), jax.random.key(0))
+    shown = method.reconstruct(params, clips(), Streams(jax.random.key(0)))
     assert shown.drawn is None
     share = np.asarray(shown.hidden).mean(axis=(1, 2))
     np.testing.assert_allclose(share, 1 - cfg.kept / cfg.grid.size, atol=1e-6)
@@ -237,15 +236,15 @@ def test_eight_devices_agree_with_one():
 
 def learnt(cfg, spec=CLIP):
     """Loss of a method without a teacher, its gradient by path, and the clip vectors."""
-    _, method = bound_method(cfg, spec)
+    method = cfg.bind(spec)
     batch = fake_batch(spec, 2)
 
     @jax.jit
     def run(key):
         def loss(params):
-            return method.loss(params, {}, batch, key, 0)[0]
+            return method.loss(params, {}, batch, Streams(key), 0).value
 
-        params = method.init(key, None)
+        params = method.init(key)
         return *jax.value_and_grad(loss)(params), method.encode(params, batch).clip
 
     value, grads, clip = run(jax.random.key(0))
@@ -273,7 +272,7 @@ def test_the_branch_goes_into_an_autoencoder_of_sensors():
     assert np.isfinite(value) and np.isfinite(clip).all()
     assert np.abs(grads["trunk/patch_embed/alias_acc/fuse/linear/kernel"][16:]).max() > 0
     with pytest.raises(InputError, match="patches of one frame fold nothing"):
-        bound_method(replace(cfg, patch_frames=1), spec)
+        replace(cfg, patch_frames=1).bind(spec)
 
 
 @pytest.mark.parametrize(("change", "message"), [

@@ -13,9 +13,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jfreq import recipes, sharding, step, trees
 from jfreq.augment import Views
 from jfreq.config import Data, Experiment, Mesh, replace
-from jfreq.methods import build
+from jfreq.methods.common.sensor_spectra import spectra
 from jfreq.methods.focal import FOCAL, terms
-from jfreq.methods.spectra import spectra
 from jfreq.nn.planes import PlaneSense
 from jfreq.nn.swin import Swin
 from jfreq.optim import rate_multipliers
@@ -35,7 +34,7 @@ FIELDS = {"encoder": SMALL, "views": SAME, "embedding": 8, "projection": (8, 6),
 def made(**fields):
     """Parameters of the shapes of ``init``, without compiling it."""
     cfg = FOCAL(**{**FIELDS, **fields}).bind(SENSORS)
-    method, rng = build(cfg), np.random.default_rng(0)
+    method, rng = cfg, np.random.default_rng(0)
     shapes = jax.eval_shape(method.init, jax.random.key(0), batch_spec(SENSORS, 2))
     params = jax.tree.map(lambda s: rng.normal(0, 0.3, s.shape).astype(np.float32), shapes)
     return cfg, method, params
@@ -215,7 +214,7 @@ def test_loss_is_that_of_the_projections_of_two_views(key):
     batch = fake_batch(SENSORS, 8)
     batch["audio"] = batch["audio"].at[2].set(0.0)
     batch["_mask"] = batch["_mask"].at[7].set(0.0)
-    value, metrics = jax.jit(lambda p, b: method.loss(p, {}, b, key, 0))(params, batch)
+    value, metrics = jax.jit(lambda p, b: method.loss(p, {}, b, Streams(key), 0)[:2])(params, batch)
 
     view_key, _ = jax.random.split(key)
 
@@ -254,7 +253,7 @@ def small():
     _, method, params = made()
 
     def loss(params, batch):
-        return method.loss(params, {}, batch, jax.random.key(0), 0)
+        return method.loss(params, {}, batch, Streams(jax.random.key(0)), 0)[:2]
 
     return params, loss, jax.jit(jax.value_and_grad(loss, has_aux=True))
 
@@ -303,7 +302,7 @@ def test_embedding_is_the_vectors_of_all_sensors_before_the_projection(encoder):
     batch["length"] = jnp.array([64, 64, 30])
     encode = jax.jit(method.encode)
     found = encode(params, batch)
-    assert found.clip.shape == (3, sum(cfg.streams)) and cfg.streams == (8, 8)
+    assert found.clip.shape == (3, sum(cfg.branch_widths)) and cfg.branch_widths == (8, 8)
     assert found.tokens.shape[:2] == found.valid.shape == (3, cfg.grid.size)
     assert found.valid[0].all() and not found.valid[2].all()
     # A sensor that is missing leaves zeros, and the other one as it was.
@@ -324,7 +323,9 @@ def test_recipes_leave_the_patch_embedding_as_it_was_drawn():
 def test_settings_that_cannot_work_are_refused(key):
     _, method, params = made(sequence=4)
     with pytest.raises(InputError, match="6 rows are not whole sub-sequences of 4"):
-        jax.eval_shape(lambda b: method.loss(params, {}, b, key, 0), fake_batch(SENSORS, 6))
+        jax.eval_shape(
+            lambda b: method.loss(params, {}, b, Streams(key), 0)[:2], fake_batch(SENSORS, 6)
+        )
     with pytest.raises(InputError, match=r"method\.modalities: FOCAL compares sensors"):
         FOCAL(modalities=("audio",), **FIELDS).bind(SENSORS)
     with pytest.raises(InputError, match=r"method\.projection: the output is cut in two halves"):

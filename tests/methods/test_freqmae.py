@@ -16,7 +16,7 @@ from jfreq.masks import windows
 from jfreq.methods.freqmae import FreqMAE, as_released, frequency_weights
 from jfreq.nn.spectrum import Spectrum
 from jfreq.nn.swin import Swin
-from jfreq.testing import bound_method, fake_batch, fitted
+from jfreq.testing import fake_batch, fitted
 from jfreq.types import DataSpec, InputError, SignalSpec
 
 LEVEL = {"mean": (0.0, 0.0, 1.0), "std": (0.3, 0.3, 0.3)}
@@ -34,8 +34,8 @@ SMALL = FreqMAE(
 
 @pytest.fixture(scope="module")
 def small():
-    cfg, method = bound_method(SMALL, SPEC)
-    return cfg, method, jax.jit(lambda key: method.init(key, None))(jax.random.key(1))
+    cfg = method = SMALL.bind(SPEC)
+    return cfg, method, jax.jit(method.init)(jax.random.key(1))
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +64,8 @@ def test_released_lattice_of_mod(name, tokens, masked):
 
 
 def test_size_of_the_published_network():
-    cfg, method = bound_method(recipes.load("freqmae_mod_released").method, MOD)
-    shapes = trees.flatten(jax.eval_shape(lambda k: method.init(k, None), jax.random.key(0)))
+    cfg = method = recipes.load("freqmae_mod_released").method.bind(MOD)
+    shapes = trees.flatten(jax.eval_shape(lambda k: method.init(k), jax.random.key(0)))
     count = {
         part: sum(math.prod(leaf.shape) for path, leaf in shapes.items() if path.startswith(part))
         for part in ("sensor_audio", "sensor_seismic", "draw_own_audio", "draw_own_seismic",
@@ -217,8 +217,10 @@ def test_without_gamma_fusion_is_not_trained(small, gradient):
     _, _, params = small
     batch, key = fake_batch(SPEC, 2), jax.random.key(0)
     with_fusion = trees.flatten(gradient(params, batch, key)[1])
-    _, off = bound_method(replace(SMALL, gamma=0.0), SPEC)
-    without = trees.flatten(jax.grad(lambda p: off.loss(p, {}, batch, key, 0)[0])(params))
+    off = replace(SMALL, gamma=0.0).bind(SPEC)
+    without = trees.flatten(
+        jax.grad(lambda p: off.loss(p, {}, batch, Streams(key), 0).value)(params)
+    )
     fusion = [p for p in with_fusion if p.startswith(("draw_fused", "predict"))]
     assert fusion
     assert all(np.asarray(with_fusion[p]).any() for p in fusion if p.endswith("kernel"))
@@ -228,7 +230,7 @@ def test_without_gamma_fusion_is_not_trained(small, gradient):
 
 @pytest.mark.parametrize(("embed", "width"), [("own", 24), ("fused", 24), ("both", 48)])
 def test_width_of_the_clip_vector(small, embed, width):
-    _, method = bound_method(replace(SMALL, embed=embed), SPEC)
+    method = replace(SMALL, embed=embed).bind(SPEC)
     found = jax.eval_shape(method.encode, small[2], fake_batch(SPEC, 2))
     assert found.clip.shape == (2, width)
 
@@ -264,16 +266,16 @@ def test_absent_sensors_and_short_windows(small, gradient):
 
 
 def test_tokens_lie_on_the_last_plane():
-    cfg, method = bound_method(replace(SMALL, encoder__depths=(1, 1)), SPEC)
+    cfg = method = replace(SMALL, encoder__depths=(1, 1)).bind(SPEC)
     assert cfg.grid.hop == 32 and cfg.grid.first == 16 and cfg.grid.time == 4
-    params = jax.eval_shape(lambda k: method.init(k, None), jax.random.key(0))
+    params = jax.eval_shape(lambda k: method.init(k), jax.random.key(0))
     found = jax.eval_shape(method.encode, params, fake_batch(SPEC, 3))
     assert found.tokens.shape == (3, 4, 2 * 16) and found.valid.shape == (3, 4)
 
 
 def test_encoding_is_deterministic_and_training_is_not(small):
     _, _, params = small
-    _, noisy = bound_method(replace(SMALL, encoder__dropout=0.5), SPEC)
+    noisy = replace(SMALL, encoder__dropout=0.5).bind(SPEC)
     batch = fake_batch(SPEC, 2)
     a, b = (noisy.encode(params, batch).clip for _ in range(2))
     np.testing.assert_array_equal(a, b)
@@ -294,7 +296,7 @@ def test_it_overfits_a_few_samples(small):
     params, values = fitted(method, params, batch, steps=150)
     smooth = np.convolve(values, np.ones(30) / 30, "valid")[::30]
     assert (np.diff(smooth) < 0).all(), smooth
-    found = method.reconstruct(params, batch, jax.random.key(7))
+    found = method.reconstruct(params, batch, Streams(jax.random.key(7)))
     spec, drawn = np.asarray(found.spectrogram), np.asarray(found.drawn)
     hidden = np.asarray(found.hidden)[..., None]
     mean = np.broadcast_to(spec.mean((0, 1), keepdims=True), spec.shape)
@@ -320,8 +322,8 @@ def test_bad_settings_are_refused(changes, words):
 
 
 def test_one_sensor_is_enough():
-    cfg, method = bound_method(replace(SMALL, modalities=("acc",), patch_bins=(2,)), SPEC)
-    params = jax.eval_shape(lambda k: method.init(k, None), jax.random.key(0))
+    cfg = method = replace(SMALL, modalities=("acc",), patch_bins=(2,)).bind(SPEC)
+    params = jax.eval_shape(lambda k: method.init(k), jax.random.key(0))
     assert not any(p.startswith("predict") for p in trees.flatten(params))
     found = jax.eval_shape(method.encode, params, fake_batch(SPEC, 2))
     assert found.clip.shape == (2, 12)
@@ -332,8 +334,8 @@ def test_one_sensor_is_enough():
 def test_other_masks_trace_in_both_forms(kind):
     for base in (SMALL, as_released(SMALL)):
         cfg = replace(base, mask_kind=kind, mask_ratio=0.5, patch_bins=(1, 2))
-        _, method = bound_method(cfg, SPEC)
-        params = jax.eval_shape(lambda k, m=method: m.init(k, None), jax.random.key(0))
+        method = cfg.bind(SPEC)
+        params = jax.eval_shape(lambda k, m=method: m.init(k), jax.random.key(0))
         value, _ = jax.eval_shape(
             method.loss, params, {}, fake_batch(SPEC, 2), jax.random.key(0), 0
         )

@@ -13,8 +13,7 @@ from jfreq.augment import Views
 from jfreq.config import Experiment, Optim, replace
 from jfreq.data import synthetic
 from jfreq.export.bundle import load_bundle, save_bundle
-from jfreq.methods import build
-from jfreq.methods.base import encoder_params
+from jfreq.method import encoder_params
 from jfreq.methods.classify import Classify, Head
 from jfreq.methods.ltfc import LTFC, cell_means, dense_contrast, map_view
 from jfreq.nn.local import Conv2d
@@ -56,8 +55,8 @@ def motion():
 def setup(cfg, spec):
     """The same objects for the same config: what is compiled once serves all tests."""
     cfg = cfg.bind(spec)
-    method = build(cfg)
-    return cfg, method, jax.jit(lambda k: method.init(k, batch_spec(spec, 2)))(jax.random.key(0))
+    method = cfg
+    return cfg, method, jax.jit(lambda k: method.init(k))(jax.random.key(0))
 
 
 def unit(seed, *shape):
@@ -141,8 +140,8 @@ def test_defaults_are_the_sheets():
     assert (cfg.frontend.bins, cfg.frames) == (64, 100)
     assert cfg.map_encoder.shape(cfg.frames, cfg.frontend.bins) == (25, 4)
     assert (cfg.grid.time, cfg.grid.freq, cfg.grid.first, cfg.grid.hop) == (25, 1, 2.0, 16)
-    assert cfg.streams == (96, 128)
-    params = jax.eval_shape(lambda k: build(cfg).init(k, {}), jax.random.key(0))
+    assert cfg.branch_widths == (96, 128)
+    params = jax.eval_shape(lambda k: cfg.init(k), jax.random.key(0))
     shapes = {k: v.shape for k, v in trees.flatten(params).items()}
     kernels = {k: s for k, s in shapes.items() if k.endswith("kernel")}
     time = [s for k, s in kernels.items() if k.startswith("time/encoder")]
@@ -227,7 +226,7 @@ def test_encoding(motion, stream):
     encode = jax.jit(method.encode)
     found = encode(params, batch)
     widths = {"both": (12, 16), "time": (12,), "frequency": (16,)}[stream]
-    assert cfg.streams == (widths if stream == "both" else ())
+    assert cfg.branch_widths == (widths if stream == "both" else ())
     assert found.clip.shape == (20, sum(widths))
     assert found.tokens.shape == (20, cfg.grid.time, sum(widths))
     np.testing.assert_array_equal(found.clip, encode(params, batch).clip)
@@ -242,7 +241,7 @@ def test_streams_side_by_side_are_the_streams(motion):
     spec, batch = motion
     _, method, params = setup(SMALL, spec)
     both = jax.jit(method.encode)(params, batch)
-    one, two = (build(replace(SMALL, stream=s).bind(spec)) for s in ("time", "frequency"))
+    one, two = (replace(SMALL, stream=s).bind(spec) for s in ("time", "frequency"))
     time, frequency = (jax.jit(m.encode)(params, batch) for m in (one, two))
     np.testing.assert_allclose(
         both.clip, jnp.concatenate([time.clip, frequency.clip], 1), rtol=1e-6
@@ -342,7 +341,7 @@ def test_a_bundle_encodes_as_training_did(motion, tmp_path):
     folder = save_bundle(tmp_path / "enc", experiment=experiment, params=kept)
     found = load_bundle(folder)
     assert found.experiment == experiment
-    clip = jax.jit(build(found.experiment.method).encode)(found.params, batch).clip
+    clip = jax.jit(found.experiment.method.encode)(found.params, batch).clip
     np.testing.assert_array_equal(clip, jax.jit(method.encode)(params, batch).clip)
 
 
@@ -359,8 +358,8 @@ def test_several_sensors_and_other_rates():
     bound = cfg.bind(DataSpec(signals))
     assert bound.frontend is not None and bound.frontend.rate == 100
     assert bound.frontend.frequencies[-1] == pytest.approx(40)
-    method = build(bound)
-    params = jax.eval_shape(lambda k: method.init(k, {}), jax.random.key(0))
+    method = bound
+    params = jax.eval_shape(lambda k: method.init(k), jax.random.key(0))
     assert params["frequency"]["net"]["encoder"]["conv0"]["kernel"].shape[2] == 6
 
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from jfreq.config import replace
+from jfreq.methods.common.sensor_spectra import spectra
 from jfreq.methods.mae import MAE, mae
-from jfreq.methods.spectra import spectra
 from jfreq.nn.vit import ViT
-from jfreq.testing import bound_method, fake_batch, fitted
+from jfreq.testing import fake_batch, fitted
 from jfreq.types import DataSpec, InputError, Mask, SignalSpec
 
 LEVEL = {"mean": (0.0, 0.0, 1.0), "std": (0.3, 0.3, 0.3)}
@@ -26,8 +26,8 @@ SMALL = MAE(
 
 @pytest.fixture(scope="module")
 def small():
-    cfg, method = bound_method(SMALL, SPEC)
-    return cfg, method, method.init(jax.random.key(1), None)
+    cfg = method = SMALL.bind(SPEC)
+    return cfg, method, method.init(jax.random.key(1))
 
 
 def fixed(cfg, rows, seed=0) -> dict[str, Mask]:
@@ -56,8 +56,7 @@ def test_what_is_masked_never_reaches_the_encoder(small, monkeypatch):
 
     def drawn(given):
         monkeypatch.setattr(sys.modules["jfreq.methods.mae"], "spectra", lambda cfg, batch: given)
-        assert method.reconstruct is not None
-        return method.reconstruct(params, batch, jax.random.key(0))
+        return method.reconstruct(params, batch, Streams(jax.random.key(0)))
 
     a, b = drawn(found), drawn(poisoned)
     np.testing.assert_array_equal(
@@ -68,7 +67,7 @@ def test_what_is_masked_never_reaches_the_encoder(small, monkeypatch):
 
 @pytest.mark.parametrize("ratio", [0.75, 0.9, 0.96])
 def test_exactly_so_many_tokens_are_left(ratio):
-    cfg, method = bound_method(replace(SMALL, mask_ratio=ratio), SPEC)
+    cfg = method = replace(SMALL, mask_ratio=ratio).bind(SPEC)
     for plane in cfg.planes.values():
         n = plane.tokens[0] * plane.tokens[1]
         assert cfg.kept(plane) == n - round(ratio * n) >= 1
@@ -79,7 +78,7 @@ def test_exactly_so_many_tokens_are_left(ratio):
         return seen
 
     jax.eval_shape(
-        mae(cfg, spy).loss, method.init(jax.random.key(0), None), {},
+        mae(cfg, spy).loss, method.init(jax.random.key(0)), {},
         fake_batch(SPEC, 2), jax.random.key(0), 0,
     )  # fmt: skip
     assert [m.keep.shape[1] for m in seen.values()] == [cfg.kept(p) for p in cfg.planes.values()]
@@ -114,7 +113,7 @@ def test_features_are_deterministic_and_lie_on_the_grid(small):
     np.testing.assert_array_equal(a.clip, b.clip)
     assert a.clip.shape == (2, 8 * 16) and a.tokens.shape[1] == cfg.grid.size == 8 * (4 + 4)
     assert a.grid.first == 8 and a.grid.hop == 16  # interval of 16 samples of the first sensor
-    mean, one = (bound_method(replace(SMALL, pool=p), SPEC)[1] for p in ("mean", "modality"))
+    mean, one = (replace(SMALL, pool=p).bind(SPEC) for p in ("mean", "modality"))
     tokens = np.asarray(a.tokens)
     np.testing.assert_allclose(mean.encode(params, batch).clip, tokens.mean(1), atol=1e-5)
     by_sensor = tokens.reshape(2, 8, 8, 16)
@@ -128,7 +127,7 @@ def test_features_are_deterministic_and_lie_on_the_grid(small):
 
 def test_drawing_is_in_the_units_of_the_spectrogram(small):
     _, method, params = small
-    found = jax.jit(method.reconstruct)(params, fake_batch(SPEC, 2), jax.random.key(0))
+    found = jax.jit(method.reconstruct)(params, fake_batch(SPEC, 2), Streams(jax.random.key(0)))
     assert found.spectrogram.shape == (2, 8, 8 + 32, 1) == found.drawn.shape
     same = np.asarray(found.drawn == found.spectrogram)[..., 0]
     assert same[~np.asarray(found.hidden)].all() and not same[np.asarray(found.hidden)].any()
@@ -149,7 +148,7 @@ def test_masks_that_leave_nothing_are_refused(changes, words):
 
 
 def test_it_learns_what_it_is_shown():
-    _, method = bound_method(replace(SMALL, mask_ratio=0.5), SPEC)
+    method = replace(SMALL, mask_ratio=0.5).bind(SPEC)
     t = np.arange(512) / 200
     rng = np.random.default_rng(0)
     f = rng.uniform(5, 20, (8, 1))
@@ -158,6 +157,6 @@ def test_it_learns_what_it_is_shown():
         "mic": jnp.asarray(np.sin(2 * np.pi * f * t)[..., None]),
     }
     batch = {k: v.astype(jnp.float32) for k, v in batch.items()}
-    params = method.init(jax.random.key(0), None)
+    params = method.init(jax.random.key(0))
     _, values = fitted(method, params, batch, steps=120)
     assert np.mean(values[-10:]) < 0.5 * np.mean(values[:10])

@@ -9,13 +9,13 @@ import pytest
 
 from jfreq.config import replace
 from jfreq.masks import prior
+from jfreq.methods.common.sensor_spectra import spectra
 from jfreq.methods.freqmae import FreqMAE
 from jfreq.methods.mae import MAE
 from jfreq.methods.phymask import PhyMask, chosen, scores
-from jfreq.methods.spectra import spectra
 from jfreq.nn.swin import Swin
 from jfreq.nn.vit import ViT
-from jfreq.testing import bound_method, fake_batch
+from jfreq.testing import fake_batch
 from jfreq.types import DataSpec, InputError, SignalSpec
 
 LEVEL = {"mean": (0.0, 0.0, 1.0), "std": (0.3, 0.3, 0.3)}
@@ -82,9 +82,11 @@ def test_what_is_loud_stays_visible_and_the_opposite_sign_hides_it():
 
 
 def test_annealing_runs_without_compiling_again():
-    _, method = bound_method(PhyMask(trunk=VIT, anneal_steps=4), SPEC)
-    params = method.init(jax.random.key(0), None)
-    loss = jax.jit(lambda step: method.loss(params, {}, burst(), jax.random.key(0), step)[0])
+    method = PhyMask(trunk=VIT, anneal_steps=4).bind(SPEC)
+    params = method.init(jax.random.key(0))
+    loss = jax.jit(
+        lambda step: method.loss(params, {}, burst(), Streams(jax.random.key(0)), step).value
+    )
     values = [float(loss(jnp.int32(step))) for step in (0, 2, 4, 400)]
     assert cast(Any, loss)._cache_size() == 1 and np.isfinite(values).all()
     assert len(set(values[:3])) == 3 and values[2] == values[3]
@@ -103,12 +105,11 @@ def test_floor_reaches_every_patch():
 
 
 def test_windows_of_the_other_trunk():
-    cfg, method = bound_method(PhyMask(trunk=SWIN), SPEC)
+    cfg = method = PhyMask(trunk=SWIN).bind(SPEC)
     assert cfg.units == (8, 16)  # 4 x 2 and 4 x 4 windows of 2 x 4 tokens
-    params = jax.eval_shape(lambda k: method.init(k, None), jax.random.key(0))
+    params = jax.eval_shape(lambda k: method.init(k), jax.random.key(0))
     params = jax.tree.map(lambda x: jnp.zeros(x.shape), params)
-    assert method.reconstruct is not None
-    found = jax.jit(method.reconstruct)(params, burst(2), jax.random.key(0))
+    found = jax.jit(method.reconstruct)(params, burst(2), Streams(jax.random.key(0)))
     hidden = np.asarray(found.hidden)
     acc = hidden[:, :, :8].reshape(2, 4, 2, 2, 4)
     assert (acc.any((2, 4)) == acc.all((2, 4))).all()
@@ -130,13 +131,13 @@ def test_coherence_between_sensors():
 
 
 def test_silence_and_absence_give_finite_losses():
-    _, method = bound_method(PhyMask(trunk=VIT), SPEC)
-    params = method.init(jax.random.key(0), None)
+    method = PhyMask(trunk=VIT).bind(SPEC)
+    params = method.init(jax.random.key(0))
     batch = burst()
     batch["acc"] = batch["acc"].at[0].set(0.0).at[1, 0, 0].set(jnp.nan)
     batch["mic"] = batch["mic"].at[1].set(0.0)
     value, grads = jax.jit(
-        jax.value_and_grad(lambda p: method.loss(p, {}, batch, jax.random.key(0), 0)[0])
+        jax.value_and_grad(lambda p: method.loss(p, {}, batch, Streams(jax.random.key(0)), 0).value)
     )(params)
     assert np.isfinite(value) and all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
 

@@ -2,36 +2,10 @@ import jax
 import pytest
 
 from jfreq import recipes
-from jfreq.export.bundle import window_spec
-from jfreq.methods.phymask import PhyMask
-from jfreq.methods.series import SeriesConfig
-from jfreq.methods.spectra import SpectraConfig
-from jfreq.testing import assert_step_specs, bound_method
-from jfreq.types import DataSpec, InputError, SignalSpec
+from jfreq.testing import MOTION, assert_step_specs, data_of
+from jfreq.types import InputError
 
-AUDIO = DataSpec((SignalSpec("audio", 16000, 16000),), ("a", "b"))
-LEVEL = {"mean": (0.0, 0.0, 1.0), "std": (0.3, 0.3, 0.3)}
-MOTION = DataSpec(
-    (SignalSpec("acc", 50, 128, 3, **LEVEL), SignalSpec("gyro", 50, 128, 3, **LEVEL)), ("a", "b")
-)
-PUBLISHED = DataSpec(
-    (SignalSpec("acc", 100, 512, 3), SignalSpec("gyro", 100, 512, 3)), tuple("abcdef")
-)
-"""The released STFNets read longer windows."""
-MOD = DataSpec((SignalSpec("audio", 8000, 16000), SignalSpec("seismic", 100, 200)), ("a", "b"))
-ACIDS = DataSpec((SignalSpec("audio", 1024, 1024, 3), SignalSpec("seismic", 1024, 1024, 2)), ("a",))
 EXPERIMENTS = recipes.load_all()
-
-
-def data_of(name):
-    """What a recipe is made for."""
-    if name in ("stfnet_hhar", "stfnet_wifi"):
-        return PUBLISHED
-    for word, spec in (("_mod", MOD), ("_acids", ACIDS)):
-        if word in name:
-            return spec
-    sensors = isinstance(EXPERIMENTS[name].method, SeriesConfig | SpectraConfig | PhyMask)
-    return MOTION if sensors else AUDIO
 
 
 TWINS = (
@@ -61,14 +35,13 @@ TRACED = sorted({smallest(name) for name in EXPERIMENTS} - set(TWINS))
 
 @pytest.mark.parametrize("name", TRACED)
 def test_every_family_traces(name):
-    assert_step_specs(EXPERIMENTS[name], data_of(name))
+    assert_step_specs(EXPERIMENTS[name], data_of(EXPERIMENTS[name]))
 
 
 @pytest.mark.parametrize("name", sorted(set(EXPERIMENTS) - set(TRACED)))
 def test_twins_and_other_sizes_initialise(name):
-    config, method = bound_method(EXPERIMENTS[name].method, data_of(name))
-    spec = window_spec(config.signals)
-    jax.eval_shape(lambda key: method.init(key, spec), jax.random.key(0))
+    method = EXPERIMENTS[name].method.bind(data_of(EXPERIMENTS[name]))
+    jax.eval_shape(method.init, jax.random.key(0))
 
 
 @pytest.mark.parametrize("name", ["ssast_nano", "ast_nano"])

@@ -11,9 +11,8 @@ from jfreq import recipes, step, trees
 from jfreq.config import replace
 from jfreq.data.prepare import prepare
 from jfreq.data.records import Shards
-from jfreq.methods import build
 from jfreq.methods.classify import Classify, Head, supervise
-from jfreq.methods.series import SeriesConfig, pooled, sensors
+from jfreq.methods.common.raw_sensors import RawSensorMethod, pooled, sensors
 from jfreq.methods.stf_csl import STFCSL, stf_csl
 from jfreq.methods.stfnet import STFNet
 from jfreq.nn.series import Conv1d, DeepSense
@@ -72,12 +71,12 @@ def test_padding_is_zero_in_every_sensor_at_its_own_rate(how, batch):
 
 
 def test_sensors_are_chosen_and_ordered_by_name():
-    cfg = SeriesConfig(modalities=("gyro", "acc"), encoder=SMALL["cnn"]).bind(MOTION)
+    cfg = RawSensorMethod(modalities=("gyro", "acc"), encoder=SMALL["cnn"]).bind(MOTION)
     assert [s.name for s in cfg.signals] == ["gyro", "acc"]
     with pytest.raises(InputError, match="no signal 'mag' in the data; it has: acc, gyro"):
-        SeriesConfig(modalities=("acc", "mag"), encoder=SMALL["cnn"]).bind(MOTION)
+        RawSensorMethod(modalities=("acc", "mag"), encoder=SMALL["cnn"]).bind(MOTION)
     with pytest.raises(InputError, match="name one sensor or more"):
-        SeriesConfig(modalities=())
+        RawSensorMethod(modalities=())
     assert replace(cfg.unbind(), modalities=None).bind(MOTION).signals == MOTION.signals
 
 
@@ -92,8 +91,8 @@ def test_pooling_looks_at_valid_tokens_only():
 def test_the_same_harness_trains_every_encoder(name, batch):
     """Shapes, dropout in training only, gradients everywhere but in what nothing reads."""
     cfg = STFNet(encoder=SMALL[name]).bind(MOTION)
-    method = build(cfg)
-    params = method.init(jax.random.key(0), batch_spec(MOTION, 2))
+    method = cfg
+    params = method.init(jax.random.key(0))
     features = jax.jit(method.encode)(params, batch)
     assert features.tokens.shape[:2] == (6, cfg.grid.size) and features.logits.shape == (6, 3)
     again = jax.jit(method.encode)(params, batch)
@@ -101,7 +100,9 @@ def test_the_same_harness_trains_every_encoder(name, batch):
 
     @jax.jit
     def grads(params, key):
-        return jax.value_and_grad(lambda p: method.loss(p, {}, batch, key, 0)[0])(params)
+        return jax.value_and_grad(lambda p: method.loss(p, {}, batch, Streams(key), 0).value)(
+            params
+        )
 
     (a, grad), (b, _) = grads(params, jax.random.key(1)), grads(params, jax.random.key(2))
     assert np.isfinite(a) and a != b, "dropout"
@@ -116,7 +117,7 @@ def test_hhar_and_wifi_networks_have_their_published_size():
     def count(cfg, channels):
         signals = tuple(SignalSpec(n, 100.0, 512, channels) for n in ("first", "second"))
         spec = DataSpec(signals, classes)
-        method = build(cfg.bind(spec))
+        method = cfg.bind(spec)
         return trees.count(jax.eval_shape(method.init, jax.random.key(0), batch_spec(spec, 1)))
 
     hhar = STF(merge="zero", dead_bias=True)
@@ -139,7 +140,7 @@ def test_late_fusion_is_the_mean_of_probabilities(batch):
         cfg = Classify(backbone=backbone, head=Head(fusion="late", **head)).bind(MOTION)
         assert isinstance(cfg.backbone, TwoStreams)
         method = supervise(stf_csl(cfg.backbone), cfg.head, streams=cfg.backbone.streams)
-        params = params or method.init(jax.random.key(0), batch_spec(MOTION, 2))
+        params = params or method.init(jax.random.key(0))
         found = method.encode(params, batch).logits
         assert found is not None
         return params, jax.nn.softmax(found)

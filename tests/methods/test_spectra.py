@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jfreq.methods.spectra import (
+from jfreq.methods.common.sensor_spectra import (
     Plane,
-    SpectraConfig,
+    SpectraMethod,
     cell_weights,
     from_tokens,
     inside_tokens,
@@ -26,7 +26,7 @@ SPEC = DataSpec(
 
 
 def test_sensors_of_two_rates_have_the_same_frames():
-    cfg = SpectraConfig().bind(SPEC)
+    cfg = SpectraMethod().bind(SPEC)
     planes = cfg.planes
     assert [p.frames for p in planes.values()] == [8, 8]
     assert [p.bins for p in planes.values()] == [8, 32]
@@ -36,7 +36,7 @@ def test_sensors_of_two_rates_have_the_same_frames():
 
 
 def test_zero_and_nan_windows_are_absent():
-    cfg = SpectraConfig().bind(SPEC)
+    cfg = SpectraMethod().bind(SPEC)
     batch = fake_batch(SPEC, 4)
     batch["acc"] = batch["acc"].at[1].set(0.0).at[2, 5, 1].set(jnp.nan).at[3, 0, 0].set(jnp.inf)
     found = spectra(cfg, batch)
@@ -49,7 +49,7 @@ def test_zero_and_nan_windows_are_absent():
 
 
 def test_frames_beyond_the_signal_do_not_count():
-    cfg = SpectraConfig().bind(SPEC)
+    cfg = SpectraMethod().bind(SPEC)
     batch = fake_batch(SPEC, 3) | {"length": jnp.array([128, 64, 3])}
     found = spectra(cfg, batch)
     for name in ("acc", "mic"):  # lengths are in samples of the first sensor
@@ -57,7 +57,7 @@ def test_frames_beyond_the_signal_do_not_count():
 
 
 def test_energy_is_parsevals():
-    cfg = SpectraConfig(standardise="none", frontend=Spectrum(0.32, two_sided=True)).bind(SPEC)
+    cfg = SpectraMethod(standardise="none", frontend=Spectrum(0.32, two_sided=True)).bind(SPEC)
     batch = fake_batch(SPEC, 2)
     energy = spectra(cfg, batch)["acc"].energy
     np.testing.assert_allclose(energy, np.sum(np.square(batch["acc"]), axis=(1, 2)), rtol=1e-4)
@@ -66,8 +66,8 @@ def test_energy_is_parsevals():
 def test_a_sensor_silent_in_the_whole_set_is_refused():
     dead = SignalSpec("gyro", 50, 128, 2, (0.0, 0.0), (1.0, 1.0))
     with pytest.raises(InputError, match="'gyro' is zero in every training row"):
-        SpectraConfig().bind(DataSpec((*SPEC.signals, dead)))
-    SpectraConfig(modalities=("acc",)).bind(DataSpec((*SPEC.signals, dead)))
+        SpectraMethod().bind(DataSpec((*SPEC.signals, dead)))
+    SpectraMethod(modalities=("acc",)).bind(DataSpec((*SPEC.signals, dead)))
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_a_sensor_silent_in_the_whole_set_is_refused():
 )
 def test_bad_settings_are_refused(changes, words):
     with pytest.raises(InputError, match=words):
-        SpectraConfig(**changes).bind(SPEC)
+        SpectraMethod(**changes).bind(SPEC)
 
 
 @settings(deadline=None, max_examples=40)
@@ -98,7 +98,7 @@ def test_tokens_there_and_back(frames, bins, pt, pf, more):
 
 
 def test_weights_lie_like_patches():
-    cfg = SpectraConfig(patch_frames=2, patch_bins=(3,)).bind(SPEC)
+    cfg = SpectraMethod(patch_frames=2, patch_bins=(3,)).bind(SPEC)
     plane = cfg.planes["acc"]
     tokens = (5, 4)
     rng = np.random.default_rng(0)
@@ -109,7 +109,7 @@ def test_weights_lie_like_patches():
 
 
 def test_levels_are_those_of_the_present_windows():
-    cfg = SpectraConfig().bind(SPEC)
+    cfg = SpectraMethod().bind(SPEC)
     batch = fake_batch(SPEC, 6)
     loud = np.asarray(spectra(cfg, batch)["mic"].x)[..., 0]
     found = cfg.calibrate(batch).levels

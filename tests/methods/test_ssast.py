@@ -6,13 +6,12 @@ import pytest
 
 from jfreq import trees
 from jfreq.config import replace
-from jfreq.methods import build
-from jfreq.methods.base import encoder_params
+from jfreq.method import encoder_params
 from jfreq.methods.ssast import SSAST
 from jfreq.nn.conv import ConvNeXt
 from jfreq.nn.vit import SIZES, ViT
 from jfreq.ops.patch import patchify
-from jfreq.testing import CLIP, batch_spec, bound_method, fake_batch
+from jfreq.testing import CLIP, batch_spec, fake_batch
 from jfreq.types import DataSpec, InputError, SignalSpec
 
 SMALL = ViT(width=32, depth=2, heads=2)
@@ -25,8 +24,8 @@ def batch():
 
 
 def setup(cfg, seed=0):
-    cfg, method = bound_method(cfg)
-    return cfg, method, jax.jit(lambda k: method.init(k, {}))(jax.random.key(seed))
+    cfg = method = cfg.bind(CLIP)
+    return cfg, method, jax.jit(lambda k: method.init(k))(jax.random.key(seed))
 
 
 @pytest.mark.parametrize(
@@ -40,11 +39,11 @@ def setup(cfg, seed=0):
 def test_published_parameter_counts(size, encoder, whole):
     """The sheet counts two unused 1000-way ImageNet heads and two stored sizes in ``whole``."""
     cfg = SSAST(encoder=SIZES[size]).bind(TEN_SECONDS)
-    params = jax.eval_shape(lambda k: build(cfg).init(k, {}), jax.random.key(0))
+    params = jax.eval_shape(lambda k: cfg.init(k), jax.random.key(0))
     assert trees.count(params["trunk"]) == encoder
     assert trees.count(params) + 2 * 1000 * (cfg.encoder.width + 1) + 2 == whole
     frame = replace(cfg, patch=(128, 2), mask_kind="random")
-    other = jax.eval_shape(lambda k: build(frame).init(k, {}), jax.random.key(0))
+    other = jax.eval_shape(lambda k: frame.init(k, {}), jax.random.key(0))
     assert trees.count(other) == trees.count(params)
 
 
@@ -81,7 +80,7 @@ def test_masked_values_reach_the_loss_only_as_targets(batch):
     from jfreq.methods.ssast import _Net
 
     cfg, method, params = setup(SSAST(encoder=SMALL))
-    spec = method.frontend(batch)["spectrogram"]
+    spec = method.with_spectrogram(batch)["spectrogram"]
     assert cfg.mask is not None
     mask = masks.random(jax.random.key(5), 4, cfg.grid, cfg.mask)
     plane = np.asarray(mask.is_masked).reshape(4, cfg.grid.freq, cfg.grid.time)
@@ -177,7 +176,7 @@ def test_learns_eight_clips():
 
 def test_targets_are_the_patches_in_token_order(batch):
     cfg, method, _ = setup(SSAST(encoder=SMALL))
-    spec = np.asarray(method.frontend(batch)["spectrogram"])
+    spec = np.asarray(method.with_spectrogram(batch)["spectrogram"])
     patches = np.asarray(patchify(jnp.asarray(spec), patch=(16, 16)))
     f, t = 3, 5
     expected = spec[0, 16 * t : 16 * t + 16, 16 * f : 16 * f + 16, 0].T.reshape(-1)
@@ -220,8 +219,8 @@ def test_reconstruction_scores_as_the_loss_does(batch, order):
         SSAST(encoder=SMALL, objective="generative", order=order, mask_kind="random")
     )
     key = jax.random.key(4)
-    assert method.reconstruct is not None and cfg.mask is not None
-    spec, hidden, drawn = jax.jit(method.reconstruct)(params, batch, key)
+    assert cfg.mask is not None
+    spec, hidden, drawn = jax.jit(method.reconstruct)(params, batch, Streams(key))
     _, metrics = jax.jit(method.loss)(params, {}, batch, key, 0)
     assert drawn is not None and drawn.shape == spec.shape == (*hidden.shape, 1)
     error = float(np.square(np.asarray(drawn - spec)[np.asarray(hidden)]).mean())
@@ -232,7 +231,6 @@ def test_reconstruction_scores_as_the_loss_does(batch, order):
 
 def test_hidden_values_do_not_reach_the_drawing(batch):
     _, method, params = setup(SSAST(encoder=SMALL))
-    assert method.reconstruct is not None
     reconstruct, key = jax.jit(method.reconstruct), jax.random.key(4)
     spec, hidden, drawn = reconstruct(params, batch, key)
     poisoned = {"spectrogram": jnp.where(hidden[..., None], 1e3, spec)}
@@ -243,11 +241,11 @@ def test_hidden_values_do_not_reach_the_drawing(batch):
 
 def test_discrimination_draws_nothing(batch):
     cfg, method, params = setup(SSAST(encoder=SMALL, objective="discriminative"))
-    assert method.reconstruct is not None and cfg.mask is not None
-    spec, hidden, drawn = method.reconstruct(params, batch, jax.random.key(4))
+    assert cfg.mask is not None
+    spec, hidden, drawn = method.reconstruct(params, batch, Streams(jax.random.key(4)))
     assert drawn is None
     assert float(hidden.mean()) == pytest.approx(cfg.mask / cfg.grid.size)
-    overlapping = build(replace(cfg, stride=(10, 10))).reconstruct
+    overlapping = replace(cfg, stride=(10, 10)).reconstruct
     assert overlapping is not None
     with pytest.raises(InputError, match="must not overlap"):
         overlapping(params, {"spectrogram": spec}, jax.random.key(4))

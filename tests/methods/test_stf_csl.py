@@ -9,11 +9,10 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jfreq import losses, sharding
 from jfreq.augment import Views
-from jfreq.methods import build
-from jfreq.methods.series import sensors
+from jfreq.methods.common.raw_sensors import sensors
 from jfreq.methods.stf_csl import STFCSL, match_accuracy
 from jfreq.nn.series import Conv1d
-from jfreq.testing import batch_spec, fake_batch
+from jfreq.testing import fake_batch
 from jfreq.types import DataSpec, InputError, SignalSpec
 
 MOTION = DataSpec(
@@ -25,8 +24,8 @@ SMALL = Conv1d(widths=(16, 16), kernels=(7, 5), dropout=0.0, pool="mean")
 
 def made(**fields):
     cfg = STFCSL(**{"encoder": SMALL, "views": FEW, **fields}).bind(MOTION)
-    method = build(cfg)
-    return cfg, method, method.init(jax.random.key(0), batch_spec(MOTION, 2))
+    method = cfg
+    return cfg, method, method.init(jax.random.key(0))
 
 
 def ratio(metrics):
@@ -37,7 +36,7 @@ def test_loss_is_nt_xent_of_the_projections_of_two_views(key):
     """The same views by hand: rows twice side by side, one key for each."""
     cfg, method, params = made(temperature=0.2)
     batch = fake_batch(MOTION, 5)
-    value, metrics = method.loss(params, {}, batch, key, 0)
+    value, metrics = method.loss(params, {}, batch, Streams(key), 0)[:2]
     view_key, _ = jax.random.split(key)
     twice = [jnp.repeat(x, 2, axis=0) for x in sensors(cfg.signals, batch, how="data")]
     views = cfg.views(view_key, twice)
@@ -55,7 +54,7 @@ def test_loss_is_nt_xent_of_the_projections_of_two_views(key):
 
 def test_equal_views_are_aligned(key):
     _, method, params = made(views=Views(prob=0.0))
-    _, metrics = method.loss(params, {}, fake_batch(MOTION, 6), key, 0)
+    _, metrics = method.loss(params, {}, fake_batch(MOTION, 6), Streams(key), 0)[:2]
     found = ratio(metrics)
     assert found["alignment"] == pytest.approx(1, abs=1e-5) and found["accuracy"] == 1
 
@@ -70,7 +69,7 @@ def test_negatives_come_from_all_devices(key):
     """Eight devices with two rows each give what one gives with sixteen."""
     _, method, params = made()
     batch = fake_batch(MOTION, 16)
-    loss = jax.jit(lambda p, b, k: method.loss(p, {}, b, k, 0)[0])
+    loss = jax.jit(lambda p, b, k: method.loss(p, {}, b, Streams(k), 0).value)
     alone = loss(params, batch, key)
     mesh = sharding.make_mesh((8, 1, 1))
     with jax.set_mesh(mesh):
@@ -97,7 +96,7 @@ def test_learning_pairs_raises_accuracy():
     @jax.jit
     def step(params, state, batch, key):
         (_, metrics), grads = jax.value_and_grad(
-            lambda p: method.loss(p, {}, batch, key, 0), has_aux=True
+            lambda p: method.loss(p, {}, batch, Streams(key), 0)[:2], has_aux=True
         )(params)
         updates, state = optimiser.update(grads, state)
         return optax.apply_updates(params, updates), state, metrics

@@ -10,7 +10,7 @@ from jfreq.methods.ssast import SSAST
 from jfreq.nn.scalogram import Scalogram
 from jfreq.nn.vit import ViT
 from jfreq.ops import wavelet
-from jfreq.testing import assert_step_specs, bound_method, fake_batch
+from jfreq.testing import assert_step_specs, fake_batch
 from jfreq.types import DataSpec, InputError, SignalSpec
 
 SENSOR = Scalogram(rate=50.0, n_scales=16)
@@ -90,10 +90,10 @@ def test_int16_is_full_scale(x):
 
 def test_ssast_reads_scalograms():
     cfg = SSAST(frontend=SENSOR, patch=(4, 5), encoder=ViT(width=16, depth=1, heads=2))
-    bound, method = bound_method(cfg, MOTION)
+    bound = method = cfg.bind(MOTION)
     assert (bound.frames, bound.grid.freq, bound.grid.time) == (100, 4, 20)
     assert (bound.grid.first, bound.grid.hop) == (10.0, 20.0)
-    params = jax.jit(lambda k: method.init(k, {}))(jax.random.key(0))
+    params = jax.jit(lambda k: method.init(k))(jax.random.key(0))
     features = jax.jit(method.encode)(params, fake_batch(MOTION, 2))
     assert features.tokens.shape == (2, 80, 16)
     assert from_dict(SSAST, to_dict(bound)) == bound

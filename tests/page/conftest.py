@@ -108,8 +108,8 @@ def finished(experiment, shards, folder):
     """A run of four steps as `jfreq train` leaves it, without the time that training takes."""
     data = open_shards(shards)
     experiment = methods.bind(experiment, data.spec)
-    method = methods.build(experiment.method)
-    params = jax.jit(lambda key: method.init(key, {}))(jax.random.key(0))
+    method = experiment.method
+    params = jax.jit(method.init)(jax.random.key(0))
     checkpoint.claim(folder, experiment)
     saves = checkpoint.Checkpoints(folder)
     for step in (2, 4):

@@ -2,34 +2,63 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self, cast
+import functools
+from typing import Literal, NamedTuple, Self, TypeAlias
 
 import jax
 import jax.numpy as jnp
 
-from jfreq.config import MethodConfig, check, replace
+from jfreq.config import check, replace
+from jfreq.method import Method, decided
+from jfreq.nn.apply import apply
 from jfreq.nn.conv import ConvNeXt
 from jfreq.nn.frontends import Fbank, LogSpectrogram, default_frontend
 from jfreq.nn.sblu import AaPE
 from jfreq.nn.scalogram import Scalogram
-from jfreq.nn.trunk import Encoded, SpectrogramTrunk
+from jfreq.nn.trunk import SpectrogramTrunk
 from jfreq.nn.vit import ViT
 from jfreq.ops.patch import grid_shape
 from jfreq.ranges import Count, Whole, checked
-from jfreq.types import Array, Batch, DataSpec, Features, Grid, InputError, SignalSpec
+from jfreq.types import Array, Batch, DataSpec, Features, Grid, InputError, PyTree, SignalSpec
 
+FrontEnd: TypeAlias = Fbank | LogSpectrogram | Scalogram
 FRAME_BLOCK = 128
 """Audio clips are padded to a multiple of this many frames: 10 s to 1024, 5 s to 512, 1 s to 128,
 the lengths that the published recipes use."""
 
 
+class PatchGeometry(NamedTuple):
+    """What ``bind`` decided: a spectrogram of ``frames`` and the patches (freq, time) it is cut
+    into, on a ``grid`` that is placed on the signal."""
+
+    signal: SignalSpec
+    frontend: FrontEnd
+    frames: int
+    patch: tuple[int, int]
+    stride: tuple[int, int]
+    grid: Grid
+
+    @property
+    def patch_size(self) -> int:
+        """Numbers in a patch."""
+        return self.patch[0] * self.patch[1] * self.signal.channels
+
+    @property
+    def example(self) -> Array:
+        """Zeros ``[1 t f c]`` to initialise modules with."""
+        return jnp.zeros((1, self.frames, self.frontend.bins, self.signal.channels), jnp.float32)
+
+
 @checked
-class SpectrogramConfig(MethodConfig):
-    """Spectrogram, patches and encoder; open fields (None) are decided by the data."""
+class PatchMethod(Method):
+    """Spectrogram, patches and encoder; open fields (None) are decided by the data.
+
+    By itself it is the encoder alone, parameters ``trunk``.
+    """
 
     modality: str | None = None
     """Which signal to read; None: the first."""
-    frontend: Fbank | LogSpectrogram | Scalogram | None = None
+    frontend: FrontEnd | None = None
     frames: Count | None = None
     """Spectrogram frames per clip; shorter clips are padded, longer ones cut."""
     patch: tuple[Count, Count] | None = (16, 16)
@@ -63,36 +92,52 @@ class SpectrogramConfig(MethodConfig):
             "'special' needs special_tokens of 1 or more",
         )
         if self.signals and self.frontend is not None:
-            self.frontend.check(self.signal)
+            self.frontend.check(self.signals[0])
         if self.bound:
+            found = self.geometry
             check(
-                min(self.grid.freq, self.grid.time) >= 1,
+                min(found.grid.freq, found.grid.time) >= 1,
                 "method.patch",
-                f"{self.patch} does not fit into a spectrogram of {self.frontend.bins} bins x "  # type: ignore[union-attr]
-                f"{self.frames} frames",
+                f"{found.patch} does not fit into a spectrogram of {found.frontend.bins} bins x "
+                f"{found.frames} frames",
             )
             if self.embed == "aape":
-                assert self.frames is not None and self.patch is not None
-                self.aape.check(self.frames, self.patch[1])
+                self.aape.check(found.frames, found.patch[1])
 
     @property
     def bound(self) -> bool:
         return bool(self.signals) and None not in (self.frontend, self.frames, self.patch)
 
-    @property
-    def signal(self) -> SignalSpec:
-        """The one modality this method reads."""
-        return self.signals[0]
+    @functools.cached_property
+    def geometry(self) -> PatchGeometry:
+        """What ``bind`` decided; ``InputError`` while the method is open."""
+        frontend = decided(self.frontend, "method.frontend")
+        frames, patch = decided(self.frames, "method.frames"), decided(self.patch, "method.patch")
+        stride = self.stride or patch
+        freq, time = grid_shape(frames, frontend.bins, patch=patch, stride=stride)
+        hop = frontend.hop_length
+        first = frontend.win_length / 2 + (patch[1] - 1) / 2 * hop
+        grid = Grid(time=time, freq=freq, order=self.order, first=first, hop=stride[1] * hop)
+        return PatchGeometry(self.signals[0], frontend, frames, patch, stride, grid)
 
     @property
     def grid(self) -> Grid:
-        """Token lattice of a bound config, placed on the signal."""
-        assert self.frontend is not None and self.frames is not None and self.patch is not None
-        stride = self.stride or self.patch
-        freq, time = grid_shape(self.frames, self.frontend.bins, patch=self.patch, stride=stride)
-        hop = self.frontend.hop_length
-        first = self.frontend.win_length / 2 + (self.patch[1] - 1) / 2 * hop
-        return Grid(time=time, freq=freq, order=self.order, first=first, hop=stride[1] * hop)
+        """The token lattice, placed on the signal."""
+        return self.geometry.grid
+
+    @property
+    def trunk(self) -> SpectrogramTrunk:
+        """Embedding and encoder as a module."""
+        found = self.geometry
+        return SpectrogramTrunk(
+            patch=found.patch,
+            stride=found.stride,
+            grid=found.grid,
+            special=self.special_tokens,
+            encoder_cfg=self.encoder,
+            alias_cfg=self.aape if self.embed == "aape" else None,
+            position_kind=self.positions,
+        )
 
     def bind(self, spec: DataSpec) -> Self:
         """Decides signal, front end, frames and patch; ``InputError`` where the data don't fit."""
@@ -121,32 +166,52 @@ class SpectrogramConfig(MethodConfig):
     def unbind(self) -> Self:
         return replace(super().unbind(), frames=None)
 
+    # ------------------------------------------------------------------ the encoder
 
-def trunk(cfg: SpectrogramConfig, name: str | None = None) -> SpectrogramTrunk:
-    """The trunk of a bound config."""
-    assert cfg.patch is not None
-    return SpectrogramTrunk(
-        patch=cfg.patch,
-        stride=cfg.stride or cfg.patch,
-        grid=cfg.grid,
-        special=cfg.special_tokens,
-        encoder_cfg=cfg.encoder,
-        alias_cfg=cfg.aape if cfg.embed == "aape" else None,
-        position_kind=cfg.positions,
-        name=name,
-    )
+    def init(self, key: Array) -> PyTree:
+        return {"trunk": self.trunk.init(key, self.geometry.example, method=_encoded)["params"]}
+
+    def with_spectrogram(self, batch: Batch) -> Batch:
+        """Adds ``spectrogram`` ``[b t f c]`` float32 unless it is there."""
+        if "spectrogram" in batch:
+            return batch
+        found = self.geometry
+        with jax.named_scope("frontend"):
+            spec = found.frontend(
+                batch[found.signal.name], frames=found.frames, length=batch.get("length")
+            )
+        # Without the barrier XLA:CPU fuses the transform into its readers and repeats it.
+        spec = jax.lax.optimization_barrier(jax.lax.stop_gradient(spec))
+        return {**batch, "spectrogram": spec}
+
+    def encode(self, params: PyTree, batch: Batch) -> Features:
+        """Unmasked encoding; padding is never attended to."""
+        spec = self.with_spectrogram(batch)["spectrogram"]
+        valid = valid_tokens(self.grid, batch, spec.shape[0])
+        special, tokens, layers = apply(
+            self.trunk, params["trunk"], spec, valid=valid, layers=True, method=_encoded
+        )
+        if self.pool == "special":
+            clip = special.mean(axis=1)
+        else:
+            weight = valid[..., None].astype(tokens.dtype)
+            clip = jnp.sum(tokens * weight, axis=1) / jnp.sum(weight, axis=1)
+        return Features(tokens=tokens, grid=self.grid, clip=clip, valid=valid, layers=layers)
+
+    # ------------------------------------------------------------------ what others ask
+
+    @property
+    def spectrogram_fill(self) -> float:
+        return self.geometry.frontend.fill
+
+    @property
+    def frame_hop(self) -> float | None:
+        return self.geometry.frontend.hop_length
 
 
-def spectrogram(cfg: SpectrogramConfig, batch: Batch) -> Batch:
-    """Adds ``spectrogram`` ``[b t f c]`` float32 unless it is there."""
-    if "spectrogram" in batch:
-        return batch
-    assert cfg.frontend is not None and cfg.frames is not None
-    x = batch[cfg.signal.name]
-    with jax.named_scope("frontend"):
-        spec = cfg.frontend(x, frames=cfg.frames, length=batch.get("length"))
-    # Without the barrier XLA:CPU fuses the transform into its readers and computes it repeatedly.
-    return {**batch, "spectrogram": jax.lax.optimization_barrier(jax.lax.stop_gradient(spec))}
+def _encoded(trunk: SpectrogramTrunk, spec: Array, *, valid: Array | None = None, **options):
+    """All tokens of a spectrogram in context."""
+    return trunk.encode(trunk.embed(spec, valid=valid), valid=valid, **options)
 
 
 def valid_tokens(grid: Grid, batch: Batch, rows: int) -> Array:
@@ -159,28 +224,3 @@ def valid_tokens(grid: Grid, batch: Batch, rows: int) -> Array:
     return jnp.tile(inside, (1, grid.freq)) if grid.order == "freq_major" else jnp.repeat(
         inside, grid.freq, axis=1
     )  # fmt: skip
-
-
-def features(cfg: SpectrogramConfig, net: SpectrogramTrunk, params, batch: Batch) -> Features:
-    """Unmasked encoding of a batch with the trunk's parameters; padding is never attended to."""
-    spec = spectrogram(cfg, batch)["spectrogram"]
-    grid = cfg.grid
-    valid = valid_tokens(grid, batch, spec.shape[0])
-
-    def forward(module):
-        return module.encode(module.embed(spec, valid=valid), valid=valid, layers=True)
-
-    states = cast(Encoded, net.apply({"params": params}, method=forward))
-    special, tokens, layers = states
-    if cfg.pool == "special":
-        clip = special.mean(axis=1)
-    else:
-        weight = valid[..., None].astype(tokens.dtype)
-        clip = jnp.sum(tokens * weight, axis=1) / jnp.sum(weight, axis=1)
-    return Features(tokens=tokens, grid=grid, clip=clip, valid=valid, layers=layers)
-
-
-def example_spectrogram(cfg: SpectrogramConfig) -> Array:
-    """Zeros ``[1 t f c]`` to initialise a bound config's modules with."""
-    assert cfg.frontend is not None and cfg.frames is not None
-    return jnp.zeros((1, cfg.frames, cfg.frontend.bins, cfg.signal.channels), jnp.float32)

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Literal, Protocol, Self
+from collections.abc import Mapping
+from typing import Any, Literal, Self
 
-import jax
 import jax.numpy as jnp
 
-from jfreq.config import MethodConfig, check, replace
-from jfreq.methods.spectrogram import valid_tokens
+from jfreq.config import Experiment, check, replace
+from jfreq.method import Method, Streams
+from jfreq.methods.common.patches import valid_tokens
+from jfreq.nn.apply import apply
 from jfreq.nn.series import Conv1d, DeepSense
 from jfreq.nn.stf import STF
 from jfreq.ops import scale
 from jfreq.ranges import checked
-from jfreq.types import Array, Batch, DataSpec, Features, Grid, SignalSpec
+from jfreq.types import Array, Batch, DataSpec, Features, Grid, PyTree, SignalSpec
 
 
 @checked
-class SeriesConfig(MethodConfig):
-    """Which sensors are read, how they are levelled, and the encoder."""
+class RawSensorMethod(Method):
+    """Which sensors are read, how they are levelled, and the encoder.
+
+    By itself it is the encoder alone, parameters ``encoder``.
+    """
 
     modalities: tuple[str, ...] | None = None
     """Sensors to read, in order; None: all of them."""
@@ -36,7 +41,7 @@ class SeriesConfig(MethodConfig):
 
     @property
     def grid(self) -> Grid:
-        """Token lattice of a bound config."""
+        """Token lattice of a bound method."""
         return self.encoder.grid(self.signals[0].samples)
 
     def bind(self, spec: DataSpec) -> Self:
@@ -44,6 +49,69 @@ class SeriesConfig(MethodConfig):
         names = self.modalities or tuple(s.name for s in spec.signals)
         signals = self.signals or tuple(spec.signal(name) for name in names)
         return replace(self, modalities=names, signals=signals)
+
+    # ------------------------------------------------------------------ the encoder
+
+    def init(self, key: Array) -> PyTree:
+        return {"encoder": self.encoder.build().init(key, self.zeros)["params"]}
+
+    @property
+    def zeros(self) -> list[Array]:
+        """One silent window of every sensor ``[1 t c]``."""
+        return [jnp.zeros((1, s.samples, s.channels)) for s in self.signals]
+
+    def levelled(self, batch: Batch) -> list[Array]:
+        """The sensors ``[b t c]`` float32 that the encoder reads."""
+        return sensors(self.signals, batch, how=self.standardise)
+
+    def tokens(self, params: PyTree, levelled: list[Array], dropout: Array | None = None) -> Array:
+        """``[b n d]`` of levelled sensors with the encoder's parameters; no key, no dropout."""
+        net = self.encoder.build()
+        return apply(net, params, levelled, train=dropout is not None, dropout=dropout)
+
+    def clip_vector(self, params: PyTree, levelled: list[Array], dropout: Array) -> Array:
+        """``[b d]`` over whole windows, as training sees them."""
+        tokens = self.tokens(params, levelled, dropout)
+        return pooled(tokens, jnp.ones(tokens.shape[:2], bool), self.encoder.pool)
+
+    def features(self, params: PyTree, batch: Batch, dropout: Array | None = None) -> Features:
+        """Tokens and clip vector of a batch with the encoder's parameters."""
+        tokens = self.tokens(params, self.levelled(batch), dropout)
+        valid = valid_tokens(self.grid, batch, tokens.shape[0])
+        return Features(tokens, self.grid, pooled(tokens, valid, self.encoder.pool), valid)
+
+    def encode(self, params: PyTree, batch: Batch) -> Features:
+        return self.features(params["encoder"], batch)
+
+    def forward(self, params: PyTree, batch: Batch, rngs: Streams) -> Features:
+        return self.features(params["encoder"], batch, rngs("dropout"))
+
+    # ------------------------------------------------------------------ what others ask
+
+    def example_signals(
+        self, seconds: float | None = None, rate: float | None = None
+    ) -> tuple[SignalSpec, ...]:
+        return example_sensors(self.modalities, seconds, rate)
+
+    def finetune_defaults(self, pretraining: Experiment) -> Mapping[str, Any]:
+        return sensor_finetune_defaults(pretraining)
+
+
+def example_sensors(
+    names: tuple[str, ...] | None, seconds: float | None, rate: float | None
+) -> tuple[SignalSpec, ...]:
+    """Windows of motion, 10.24 s at 50 Hz, of three axes each."""
+    rate = 50.0 if rate is None else rate
+    samples = round((10.24 if seconds is None else seconds) * rate)
+    return tuple(
+        SignalSpec(name, rate, samples, 3, mean=(0.0,) * 3, std=(1.0,) * 3)
+        for name in names or ("acc", "gyro")
+    )
+
+
+def sensor_finetune_defaults(pretraining: Experiment) -> Mapping[str, Any]:
+    """Encoders of sensors are trained all alike, without augmentation."""
+    return {"optim__lr": 1e-3, "optim__decay": pretraining.optim.decay, "steps": 600, "batch": 64}
 
 
 def sensors(
@@ -75,39 +143,6 @@ def _inside(spec: SignalSpec, first: SignalSpec, batch: Batch, samples: int) -> 
         return None
     length = batch["length"].astype(jnp.float32) * (spec.rate / first.rate)
     return (jnp.arange(samples)[None] < length[:, None])[..., None]
-
-
-class Encoder(Protocol):
-    """A bound encoder: ``(params, sensors, key) -> tokens [b n d]``; no key, no dropout."""
-
-    def __call__(self, params, sensors: list[Array], key: Array | None = None) -> Array: ...
-
-
-def encoder(cfg: SeriesConfig) -> Encoder:
-    """The encoder of a bound config as a function of its parameters."""
-    net = cfg.encoder.build()
-
-    def apply(params, sensors: list[Array], key: Array | None = None) -> Array:
-        rngs = None if key is None else {"dropout": key}
-        tokens = net.apply({"params": params}, sensors, train=key is not None, rngs=rngs)
-        assert isinstance(tokens, jax.Array)
-        return tokens
-
-    return apply
-
-
-def init_encoder(cfg: SeriesConfig, key: Array):
-    """Parameters of the encoder of a bound config."""
-    zeros = [jnp.zeros((1, s.samples, s.channels)) for s in cfg.signals]
-    return cfg.encoder.build().init(key, zeros)["params"]
-
-
-def features(cfg: SeriesConfig, params, batch: Batch, key: Array | None = None) -> Features:
-    """Tokens and clip vector of a batch with the encoder's parameters."""
-    levelled = sensors(cfg.signals, batch, how=cfg.standardise)
-    tokens = encoder(cfg)(params, levelled, key)
-    valid = valid_tokens(cfg.grid, batch, tokens.shape[0])
-    return Features(tokens, cfg.grid, pooled(tokens, valid, cfg.encoder.pool), valid)
 
 
 def pooled(tokens: Array, valid: Array, how: Literal["mean", "max"]) -> Array:

@@ -7,6 +7,7 @@ attended to by nobody and no term of a loss counts it.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple, Self
@@ -15,8 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jfreq.config import MethodConfig, check, replace
-from jfreq.methods.series import sensors
+from jfreq.config import Experiment, check, replace
+from jfreq.method import Method, decided
+from jfreq.methods.common.raw_sensors import example_sensors, sensor_finetune_defaults, sensors
 from jfreq.nn.spectrum import Spectrum
 from jfreq.ops import scale
 from jfreq.ops.patch import patchify, unpatchify
@@ -83,8 +85,30 @@ class Spectra(NamedTuple):
         return jnp.sum(jnp.square(self.real) + jnp.square(self.imag), axis=(1, 2, 3))
 
 
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """A sensor's lattice of things to choose among: ``cells`` = (frames, bins) each, ``shape`` =
+    (time, freq) of them."""
+
+    plane: Plane
+    cells: tuple[int, int]
+    shape: tuple[int, int]
+
+    @property
+    def real(self) -> np.ndarray:
+        """``[t f]`` bool: what lies on the plane at least in part."""
+        time = np.arange(self.shape[0]) * self.cells[0] < self.plane.frames
+        freq = np.arange(self.shape[1]) * self.cells[1] < self.plane.bins
+        return time[:, None] & freq
+
+    def padded(self, score: Array) -> Array:
+        """``[b t f]`` of what lies on the plane, with zeros up to ``shape``."""
+        more = (n - m for n, m in zip(self.shape, score.shape[1:]))
+        return jnp.pad(score, ((0, 0), *((0, m) for m in more)))
+
+
 @checked
-class SpectraConfig(MethodConfig):
+class SpectraMethod(Method):
     """Which sensors are read, their spectra and patches; open fields (None) are decided by data."""
 
     modalities: tuple[str, ...] | None = None
@@ -159,9 +183,9 @@ class SpectraConfig(MethodConfig):
         return known.get(name, (0.0, 1.0))
 
     def _check_planes(self) -> None:
-        assert self.patch_bins is not None
-        check(len(self.patch_bins) == len(self.signals), "method.patch_bins",
-              f"{len(self.patch_bins)} sizes for {len(self.signals)} sensors")  # fmt: skip
+        sizes = decided(self.patch_bins, "method.patch_bins")
+        check(len(sizes) == len(self.signals), "method.patch_bins",
+              f"{len(sizes)} sizes for {len(self.signals)} sensors")  # fmt: skip
         for p in self.planes.values():
             check(p.patch[0] <= p.frames and p.patch[1] <= p.bins, "method.patch_bins",
                   f"patches of {p.patch[0]} frames x {p.patch[1]} bins are larger than the spectra "
@@ -169,12 +193,12 @@ class SpectraConfig(MethodConfig):
 
     @property
     def planes(self) -> dict[str, Plane]:
-        """By sensor, of a bound config."""
-        assert self.patch_bins is not None
+        """By sensor, of a bound method."""
+        sizes = decided(self.patch_bins, "method.patch_bins")
         return {
             s.name: Plane(s, *self.frontend.shape(s), self.frontend.parts * s.channels,
                           (self.patch_frames, bins))
-            for s, bins in zip(self.signals, self.patch_bins)
+            for s, bins in zip(self.signals, sizes)
         }  # fmt: skip
 
     def time_grid(self, step: int = 1, *, freq: int = 1, time: int | None = None) -> Grid:
@@ -187,9 +211,27 @@ class SpectraConfig(MethodConfig):
             first=size / 2 + (span - 1) / 2 * hop, hop=span * hop,
         )  # fmt: skip
 
+    # ------------------------------------------------------------------ what others ask
+
+    @property
+    def frame_hop(self) -> float | None:
+        return self.frontend.sizes(self.signals[0])[1]
+
+    @property
+    def stacked_bins(self) -> Mapping[str, int]:
+        return {name: plane.bins for name, plane in self.planes.items()}
+
+    def example_signals(
+        self, seconds: float | None = None, rate: float | None = None
+    ) -> tuple[SignalSpec, ...]:
+        return example_sensors(self.modalities, seconds, rate)
+
+    def finetune_defaults(self, pretraining: Experiment) -> Mapping[str, Any]:
+        return sensor_finetune_defaults(pretraining)
+
 
 def spectra(
-    cfg: SpectraConfig, batch: Batch, *, change: Callable[[list[Array]], list[Array]] | None = None
+    cfg: SpectraMethod, batch: Batch, *, change: Callable[[list[Array]], list[Array]] | None = None
 ) -> dict[str, Spectra]:
     """The spectra of a batch by sensor; float32, no gradient. ``change`` makes views of the
     levelled sensors ``[b t c]`` before."""
@@ -272,13 +314,13 @@ def cell_weights(plane: Plane, tokens: tuple[int, int], weight: np.ndarray) -> n
     return cells.reshape(math.prod(tokens), -1).astype(np.float32)
 
 
-def example(cfg: SpectraConfig) -> dict[str, Array]:
+def example(cfg: SpectraMethod) -> dict[str, Array]:
     """Zeros ``[1 t f k]`` by sensor to initialise modules with."""
     return {name: jnp.zeros((1, p.frames, p.bins, p.channels)) for name, p in cfg.planes.items()}
 
 
 def side_by_side(
-    cfg: SpectraConfig, found: dict[str, Spectra], hidden: dict[str, Array], drawn: dict[str, Array]
+    cfg: SpectraMethod, found: dict[str, Spectra], hidden: dict[str, Array], drawn: dict[str, Array]
 ) -> Reconstruction:
     """All sensors on one frequency axis, for people to look at: the magnitude of the first channel
     of each. ``hidden`` ``[b t f]`` and ``drawn`` ``[b t f k]`` by sensor."""

@@ -1,0 +1,86 @@
+"""One update of every recipe, small: its loss and norms stand in ``golden/steps.json``.
+
+Whoever changes a number on purpose writes them anew, ``pytest tests/test_golden.py --golden``, and
+says in the commit which ones moved and why.
+"""
+
+import dataclasses
+import functools
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from jfreq import recipes, sharding, step
+from jfreq.config import Data, Experiment, replace
+from jfreq.state import init_state
+from jfreq.testing import batch_spec, data_of, fake_batch
+
+FILE = Path(__file__).parent / "golden" / "steps.json"
+ROWS = 4
+SMALL = {
+    "width": 48, "depth": 1, "heads": 2, "widths": 16, "hidden": 16, "sensor_width": 8,
+    "depths": 1, "embedding": 32, "fusion": 32, "projection": 32, "clones": 2, "groups": 4,
+    "time_projection": 16, "map_projection": 16, "blocks": 1,
+}  # fmt: skip
+"""The most that a field of this name keeps."""
+
+
+EXPERIMENTS = recipes.load_all()
+
+
+def small(cfg):
+    """The config with every size cut to ``SMALL``."""
+    changes = {}
+    for field in dataclasses.fields(cfg):
+        value, most = getattr(cfg, field.name), SMALL.get(field.name)
+        if dataclasses.is_dataclass(value):
+            changes[field.name] = small(value)
+        elif most is not None and isinstance(value, tuple):
+            changes[field.name] = tuple(min(x, most) for x in value)
+        elif most is not None and isinstance(value, int):
+            changes[field.name] = min(value, most)
+    return dataclasses.replace(cfg, **changes)
+
+
+def reduced(name):
+    """The method of a recipe at test size, bound; its optimiser, its steps and its data."""
+    experiment = EXPERIMENTS[name]
+    spec = data_of(experiment)
+    optim = replace(experiment.optim, warmup=0)  # whose first update would be none
+    return small(experiment.method).bind(spec), optim, experiment.steps, spec
+
+
+@functools.cache
+def numbers(method, optim, steps, spec):
+    """Loss, gradient norm and update norm of the first update."""
+    kinds = (jax.sharding.AxisType.Auto,) * 3
+    mesh = jax.make_mesh((1, 1, 1), sharding.AXES, kinds, devices=jax.devices()[:1])
+    data = Data(sequence=getattr(method, "sequence", 1))
+    experiment = Experiment("golden", method, data, optim, steps=steps, batch=ROWS)
+    with jax.set_mesh(mesh):
+        setup = step.specify(experiment, batch_spec(spec, ROWS), mesh)
+        update = step.make_step(setup)
+
+        @jax.jit
+        def first(key, batch):
+            state = init_state(setup.method, setup.optimiser, key)
+            return update(state, batch, key)[1]
+
+        metrics = jax.device_get(first(jax.random.key(0), fake_batch(spec, ROWS)))
+    return {n: float(metrics[n][0] / metrics[n][1]) for n in ("loss", "grad_norm", "update_norm")}
+
+
+@pytest.mark.parametrize("name", sorted(EXPERIMENTS))
+def test_golden_step(name, request):
+    found = numbers(*reduced(name))
+    assert all(np.isfinite(list(found.values())))
+    assert found["grad_norm"] > 0
+    assert found["update_norm"] > 0
+    known = json.loads(FILE.read_text()) if FILE.exists() else {}
+    if request.config.getoption("--golden"):
+        FILE.write_text(json.dumps(known | {name: found}, indent=1, sort_keys=True) + "\n")
+    else:
+        assert found == pytest.approx(known[name], rel=1e-5)
