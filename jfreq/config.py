@@ -19,7 +19,9 @@ from jfreq.files import local_path
 from jfreq.method import Method
 from jfreq.ranges import (
     Count,
+    Finite,
     Fraction,
+    Integer,
     NonNegative,
     OutOfRange,
     Pattern,
@@ -89,35 +91,81 @@ class Data:
             local_path(path, "data.path")
 
 
+Schedule = Literal["constant", "cosine", "step"]
+StepEvery = Annotated[float, Range(1e-4, 1)]
+
+
+@checked
+class ParamGroup:
+    """Parameters with a learning rate and a decay of their own. What is None is as in ``Optim``."""
+
+    pattern: Pattern
+    """Of their paths; the first group whose pattern matches takes a parameter."""
+    lr: Positive | None = None
+    schedule: Schedule | None = None
+    warmup: Whole | None = None
+    final_lr: Probability | None = None
+    step_decay: NonNegative | None = None
+    step_every: StepEvery | None = None
+    step_from: Probability | None = None
+    weight_decay: NonNegative | None = None
+
+    def over(self, common: Optim) -> Optim:
+        """The optimiser of this group alone."""
+        own = {k: v for k, v in vars(self).items() if k != "pattern" and v is not None}
+        return dataclasses.replace(common, groups=(), **own)
+
+
 @checked
 class Optim:
-    """One optax chain: clip, Adam, decay, schedule, per-parameter rules."""
+    """The optimiser: one optax chain of clip, update rule, decay, schedule, per-parameter rules."""
 
     lr: Positive = 1e-4
-    schedule: Literal["constant", "cosine", "step"] = "cosine"
+    schedule: Schedule = "cosine"
     warmup: Whole = 0
     """Steps of linear warm-up from 0, at most half of the run."""
     final_lr: Probability = 0.0
     """Where ``cosine`` ends, as a fraction of ``lr``."""
     step_decay: NonNegative = 0.5
-    step_every: Annotated[float, Range(1e-4, 1)] = 0.2
+    step_every: StepEvery = 0.2
     step_from: Probability = 0.4
     """``step``: multiply by ``step_decay`` at ``step_from`` of the run and every ``step_every``."""
-    kind: Literal["adamw", "adam_l2"] = "adamw"
-    """``adam_l2`` adds the decay to the gradient, as torch's Adam does."""
+    kind: str = "adamw"
+    """``adamw``; ``adam_l2``, which adds the decay to the gradient, as torch's Adam does; or an
+    optimiser of optax by its name there, for instance ``optax.lion`` or ``optax.contrib.muon``."""
+    options: tuple[tuple[str, Integer | Finite | bool | str | None], ...] = ()
+    """Further arguments of the optimiser by name, for instance ``nesterov True``."""
     weight_decay: NonNegative = 0.0
-    b1: Fraction = 0.9
-    b2: Fraction = 0.999
-    eps: Positive = 1e-8
+    b1: Fraction | None = None
+    """None here and below: the optimiser's own default."""
+    b2: Fraction | None = None
+    eps: Positive | None = None
     clip: Positive | None = None
     """Global gradient norm."""
     decay: tuple[Pattern, ...] = (r".*/kernel",)
     """Path patterns of the parameters that decay."""
+    groups: tuple[ParamGroup, ...] = ()
+    """Parameters with a schedule of their own."""
     lr_mult: tuple[tuple[Pattern, NonNegative], ...] = ()
     """First matching path pattern multiplies the learning rate; 0 freezes."""
     layer_decay: Share = 1.0
     """Learning rate times this per block below the head (fine-tuning)."""
     mu_dtype: Literal["float32", "bfloat16"] = "float32"
+
+    def __post_init__(self):
+        known = ("adamw", "adam_l2")
+        check(
+            self.kind in known or self.kind.startswith("optax."),
+            "optim.kind",
+            f"must be {', '.join(known)} or an optimiser of optax, for instance 'optax.lion'; got "
+            f"{shown(self.kind)}{close_match(self.kind, known)}",
+        )
+        for field, names in {
+            "options": [name for name, _ in self.options],
+            "groups": [group.pattern for group in self.groups],
+        }.items():
+            twice = [name for name in names if names.count(name) > 1]
+            check(not twice, f"optim.{field}", f"{shown(twice[:1])[1:-1]}: given twice")
 
 
 MeshSize = Annotated[int, Range(-1, 2**20)]

@@ -1,9 +1,16 @@
-"""One optax chain from one config: clip, Adam, decay, per-path rates, schedule."""
+"""One optax chain from one config: clip, update rule, decay, per-path rates, schedule.
+
+The update rule is Adam or whatever optax has by name. Groups of parameters have a chain each,
+behind the clip, which looks at all gradients together.
+"""
 
 from __future__ import annotations
 
+import functools
+import inspect
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +18,17 @@ import numpy as np
 import optax
 
 from jfreq import trees
-from jfreq.config import Optim, check
-from jfreq.types import PyTree
+from jfreq.config import Optim, check, close_match
+from jfreq.ranges import brief, shown
+from jfreq.types import InputError, PyTree
+
+OURS = {
+    "learning_rate": "lr", "weight_decay": "weight_decay", "mask": "decay",
+    "weight_decay_mask": "decay", "b1": "b1", "b2": "b2", "eps": "eps", "mu_dtype": "mu_dtype",
+}  # fmt: skip
+"""Arguments of optax's optimisers, and the fields of ``Optim`` that set them."""
+EARLY = re.compile(r"(^|/)(patch_embed|alias|positions|special_tokens|mask_token)(/|$)")
+"""Parameters before the first block."""
 
 
 def schedule(cfg: Optim, steps: int) -> optax.Schedule:
@@ -53,6 +69,10 @@ def decay_mask(cfg: Optim, params: PyTree) -> PyTree:
     """True for the parameters that weight decay reaches: by default kernels, never biases,
     norms, tokens or position tables. Raises ``InputError`` for a pattern that matches nothing."""
     _check_patterns("optim.decay", cfg.decay, params)
+    return _decays(cfg, params)
+
+
+def _decays(cfg: Optim, params: PyTree) -> PyTree:
     return trees.map_paths(lambda path, _: trees.first_match(path, cfg.decay) is not None, params)
 
 
@@ -65,17 +85,16 @@ def rate_multipliers(cfg: Optim, params: PyTree) -> PyTree:
     leaves = trees.flatten(params)
     patterns = [pattern for pattern, _ in cfg.lr_mult]
     _check_patterns("optim.lr_mult", patterns, params)
-    early = re.compile(r"(^|/)(patch_embed|alias|positions|special_tokens|mask_token)(/|$)")
     stacks = [
         leaf.shape[0] for path, leaf in leaves.items()
-        if "/blocks/" in path and not early.search(path)
+        if "/blocks/" in path and not EARLY.search(path)
     ]  # fmt: skip
     depth = stacks[0] if stacks else 0
 
     def factor(path, leaf):
         hit = trees.first_match(path, patterns)
         scale = 1.0 if hit is None else cfg.lr_mult[hit][1]
-        if early.search(path):
+        if EARLY.search(path):
             return np.float32(scale * cfg.layer_decay ** (depth + 1))
         if "/blocks/" in path:
             powers = cfg.layer_decay ** np.arange(leaf.shape[0], 0, -1, dtype=np.float64)
@@ -85,24 +104,167 @@ def rate_multipliers(cfg: Optim, params: PyTree) -> PyTree:
     return trees.map_paths(factor, params)
 
 
+def rates(cfg: Optim, steps: int) -> dict[str, optax.Schedule]:
+    """The schedules of a run by the names that they are logged under: ``lr``, and for every group
+    ``lr/PATTERN``."""
+    groups = {f"lr/{group.pattern}": schedule(group.over(cfg), steps) for group in cfg.groups}
+    return {"lr": schedule(cfg, steps), **groups}
+
+
 def make(cfg: Optim, *, steps: int, params: PyTree) -> optax.GradientTransformation:
-    """The transformation for parameters of this shape (arrays or ``ShapeDtypeStruct``)."""
-    mu_dtype = jnp.dtype(cfg.mu_dtype)
-    adam = optax.scale_by_adam(b1=cfg.b1, b2=cfg.b2, eps=cfg.eps, mu_dtype=mu_dtype)
-    chain = [adam]
-    if cfg.weight_decay:
-        decay = optax.add_decayed_weights(cfg.weight_decay, mask=decay_mask(cfg, params))
-        chain = [decay, adam] if cfg.kind == "adam_l2" else [adam, decay]
+    """The transformation for parameters of this shape (arrays or ``ShapeDtypeStruct``).
+
+    Raises ``InputError`` for an optimiser, an option or a pattern that does not exist, and for an
+    optimiser that asks for more than gradients and parameters.
+    """
+    _check_patterns("optim.groups", [group.pattern for group in cfg.groups], params)
+    if any(part.weight_decay for part in (cfg, *cfg.groups)):
+        _check_patterns("optim.decay", cfg.decay, params)
+    if not cfg.kind.startswith("optax."):
+        return _built(cfg, steps, params)
+    try:
+        optimiser = _built(cfg, steps, params)
+        jax.eval_shape(lambda p: optimiser.update(p, optimiser.init(p), p), params)
+    except InputError:
+        raise
+    except Exception as error:  # whatever stands in that function
+        said = brief(" ".join(str(error).split()))
+        raise InputError(
+            f"optim.kind: {cfg.kind} cannot be used with these settings ({said}); it is given a "
+            "schedule, gradients and parameters, and nothing else"
+        ) from error
+    return optimiser
+
+
+def _built(cfg: Optim, steps: int, params: PyTree) -> optax.GradientTransformation:
+    scaled = cfg.lr_mult or cfg.layer_decay < 1
+    factors = trees.flatten(rate_multipliers(cfg, params)) if scaled else None
+    chain = _chain(cfg, steps, factors)
+    if cfg.groups:
+        patterns = [group.pattern for group in cfg.groups]
+        labels = trees.map_paths(lambda path, _: str(trees.first_match(path, patterns)), params)
+        parts = {str(i): group.over(cfg) for i, group in enumerate(cfg.groups)} | {"None": cfg}
+        chains: dict[Hashable, optax.GradientTransformation] = {
+            name: optax.chain(*_chain(part, steps, factors)) for name, part in parts.items()
+        }
+        chain = [optax.partition(chains, labels)]
     if cfg.clip is not None:
         chain = [optax.clip_by_global_norm(cfg.clip), *chain]
-    if cfg.lr_mult or cfg.layer_decay < 1:
-        chain.append(_scale_by(rate_multipliers(cfg, params)))
-    return optax.chain(*chain, optax.scale_by_learning_rate(schedule(cfg, steps)))
+    return optax.chain(*chain)
 
 
-def _scale_by(factors: PyTree) -> optax.GradientTransformation:
-    def update(updates, params=None):
-        del params
-        return jax.tree.map(lambda u, f: u * jnp.broadcast_to(f, u.shape), updates, factors)
+def _chain(
+    cfg: Optim, steps: int, factors: dict[str, Any] | None
+) -> list[optax.GradientTransformation]:
+    """Update rule, decay, factors and learning rate, in this order."""
+    rate, decays = schedule(cfg, steps), functools.partial(_decays, cfg)
+    scale = [] if factors is None else [_scale_by(factors)]
+    if cfg.kind.startswith("optax."):
+        return [*_by_name(cfg, rate, decays), *scale]
+    rule = [optax.scale_by_adam(**_arguments(cfg, optax.scale_by_adam))]
+    if cfg.weight_decay:
+        decay = [optax.add_decayed_weights(cfg.weight_decay, mask=decays)]
+        rule = decay + rule if cfg.kind == "adam_l2" else rule + decay
+    return [*rule, *scale, optax.scale_by_learning_rate(rate)]
 
-    return optax.stateless(update)
+
+def _by_name(
+    cfg: Optim, rate: optax.Schedule, decays: Callable[[PyTree], PyTree]
+) -> list[optax.GradientTransformation]:
+    """An optimiser of optax, which takes our schedule as its learning rate.
+
+    Where it knows a weight decay with a mask, it gets ours: what decay means in LARS or LAMB is
+    their own. Elsewhere its own is off, and the parameters shrink by learning rate times decay
+    beside its update (decoupled, Loshchilov and Hutter). Muon's mask does not reach the parameters
+    that it leaves to Adam, so it belongs to the second kind.
+    """
+    function = _optimiser(cfg.kind)
+    takes = inspect.signature(function).parameters
+    given, behind = _arguments(cfg, function), []
+    mask = next((name for name in ("mask", "weight_decay_mask") if name in takes), None)
+    if "weight_decay" in takes:
+        given["weight_decay"] = 0.0
+    if "weight_decay" in takes and mask and "adam_weight_decay" not in takes:
+        given |= {"weight_decay": cfg.weight_decay, mask: decays}
+    elif cfg.weight_decay:
+        # The update is added to the parameters and has its sign already.
+        minus = -cfg.weight_decay
+        behind = [optax.add_decayed_weights(lambda step: minus * rate(step), mask=decays)]
+    if "muon_weight_dimension_numbers" in takes:
+        given["muon_weight_dimension_numbers"] = functools.partial(trees.map_paths, _matrix)
+    return [function(rate, **given), *behind]
+
+
+def _optimiser(kind: str) -> Callable[..., optax.GradientTransformation]:
+    """The function of optax that ``kind`` names."""
+    # Those without a schedule of their own evaluate other parameters than they train.
+    known = {
+        f"{home.__name__}.{name}": function
+        for home in (optax, optax.contrib)
+        for name, function in inspect.getmembers(home, inspect.isfunction)
+        if next(iter(inspect.signature(function).parameters), "") == "learning_rate"
+        and not name.startswith(("_", "scale_by_", "schedule_free"))
+    }
+    if kind not in known:
+        raise InputError(f"optim.kind: no optimiser {shown(kind)}{close_match(kind, known)}; "
+                         "docs/training.md lists those of optax")  # fmt: skip
+    return known[kind]
+
+
+def _arguments(cfg: Optim, function: Callable) -> dict[str, Any]:
+    """What the config says of the arguments of ``function``, checked against its signature."""
+    takes = inspect.signature(function).parameters
+    common = {name: getattr(cfg, name) for name in ("b1", "b2", "eps")}
+    given = {name: value for name, value in common.items() if value is not None}
+    if "mu_dtype" in takes or cfg.mu_dtype != "float32":
+        given["mu_dtype"] = cfg.mu_dtype
+    for name in given:
+        check(name in takes, f"optim.{name}", f"{cfg.kind} has no {name}; leave it out")
+    for name, value in cfg.options:
+        check(name not in OURS, "optim.options", f"{name} is set by optim.{OURS.get(name)}")
+        check(name in takes, "optim.options", f"{cfg.kind} has no {name}{close_match(name, takes)}")
+        _check_kind(name, value, takes[name].default)
+        given[name] = value
+    return given
+
+
+def _check_kind(name: str, value: Any, default: Any) -> None:
+    """``InputError`` for a value of another kind than the argument's default."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    good, wanted = True, ""
+    if isinstance(default, bool):
+        good, wanted = isinstance(value, bool), "True or False"
+    elif isinstance(default, int):
+        good, wanted = number and isinstance(value, int), "a whole number"
+    elif isinstance(default, float):
+        good, wanted = number or value is None, "a number"
+    elif isinstance(default, str):
+        good, wanted = isinstance(value, str), f"a word such as {default}"
+    check(good, "optim.options", f"{name} must be {wanted}, got {shown(value)}")
+
+
+def _matrix(path: str, leaf: Any) -> optax.contrib.MuonDimensionNumbers | None:
+    """Which axes of a parameter are a matrix's inputs and outputs, for Muon; None: it is none.
+
+    Others are axes of several matrices: blocks ``[l ...]``, and queries, keys and values.
+    """
+    name = "/".join(path.split("/")[-2:])
+    numbers = optax.contrib.MuonDimensionNumbers
+    if not name.endswith("/kernel") or EARLY.search(path):
+        return None
+    if "/blocks/" not in path:
+        return numbers(0, 1) if leaf.ndim == 2 else None
+    if leaf.ndim == 3:
+        return numbers(1, 2)
+    attention = {"qkv/kernel": ((1,), (3, 4)), "kv/kernel": ((1,), (3, 4)),
+                 "q/kernel": ((1,), (2, 3)), "proj/kernel": ((1, 2), (3,))}  # fmt: skip
+    return numbers(*attention[name]) if name in attention else None
+
+
+def _scale_by(factors: dict[str, Any]) -> optax.GradientTransformation:
+    """Updates times the factors of their paths."""
+
+    def scaled(path: str, update: jax.Array) -> jax.Array:
+        return update * jnp.broadcast_to(factors[path], update.shape)
+
+    return optax.stateless(lambda updates, params=None: trees.map_paths(scaled, updates))

@@ -207,8 +207,14 @@ def _union_check(members: list[Any]) -> Check | None:
         return None
 
     def check(value: Any, owner: str, field: str) -> None:
-        if isinstance(value, numbers.Number) and not isinstance(value, bool):
-            numeric[0](value, owner, field)
+        refusals: list[OutOfRange] = []
+        for one in numeric if isinstance(value, numbers.Number) else ():
+            try:
+                one(value, owner, field)
+            except OutOfRange as refusal:
+                refusals.append(refusal)
+        if refusals and len(refusals) == len(numeric) and not isinstance(value, bool):
+            raise refusals[0]
 
     return check
 

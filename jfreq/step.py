@@ -129,7 +129,7 @@ def make_step(setup: StepSpec) -> Callable[[State, Batch, Array], tuple[State, P
     method, optimiser = setup.method, setup.optimiser
     parts = setup.experiment.accumulate
     length = setup.experiment.data.sequence
-    rate = optim.schedule(setup.experiment.optim, setup.experiment.steps)
+    rates = optim.rates(setup.experiment.optim, setup.experiment.steps)
 
     def grads_of(state: State, batch: Batch, rngs: Streams) -> tuple[PyTree, Metrics, PyTree]:
         def loss(params) -> tuple[Array, Loss]:
@@ -184,7 +184,7 @@ def make_step(setup: StepSpec) -> Callable[[State, Batch, Array], tuple[State, P
         one = jnp.ones(())
         metrics = {
             **metrics,
-            "lr": (jnp.asarray(rate(state.step), jnp.float32), one),
+            **{k: (jnp.asarray(rate(state.step), jnp.float32), one) for k, rate in rates.items()},
             "grad_norm": (optax.tree.norm(grads), one),
             "update_norm": (optax.tree.norm(updates), one),
             "param_norm": (optax.tree.norm(params), one),

@@ -5,12 +5,13 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jfreq import optim, trees
-from jfreq.config import Optim
+from jfreq.config import Optim, ParamGroup
 from jfreq.types import InputError
 
 SHAPES = {
@@ -236,6 +237,7 @@ def test_layer_decay_moves_parameters_by_its_factors(rng):
 @pytest.mark.parametrize(
     ("cfg", "field"),
     [
+        (Optim(groups=(ParamGroup("hed/.*", lr=1.0),)), "optim.groups"),
         (Optim(lr_mult=(("hed/.*", 0.0),)), "optim.lr_mult"),
         (Optim(weight_decay=0.1, decay=(".*/kernel", "kernels")), "optim.decay"),
     ],
@@ -243,6 +245,129 @@ def test_layer_decay_moves_parameters_by_its_factors(rng):
 def test_a_pattern_that_matches_nothing_is_an_error(rng, cfg, field):
     with pytest.raises(InputError, match=rf"{field}: '.*' matches no parameter"):
         optim.make(cfg, steps=5, params=tree(rng))
+
+
+# ------------------------------------------------------------------ optax by name
+
+
+def moved(optimiser, params, grads):
+    """Parameters after one update per gradient of an optimiser that is made here."""
+    update, state = jax.jit(optimiser.update), optimiser.init(params)
+    for grad in grads:
+        updates, state = update(grad, state, params)
+        params = optax.apply_updates(params, updates)
+    return trees.flatten(jax.device_get(params))
+
+
+def kernels(params):
+    return trees.map_paths(lambda path, _: path.endswith("/kernel"), params)
+
+
+def assert_same(found, expected, rtol=1e-5):
+    for path, value in expected.items():
+        np.testing.assert_allclose(found[path], value, rtol=rtol, atol=1e-6, err_msg=path)
+
+
+def test_lion_gets_schedule_mask_clip_and_factors(rng):
+    """It takes decay and mask itself; a factor scales the update that optax makes."""
+    params, grads = tree(rng), [tree(rng) for _ in range(3)]
+    cfg = Optim(kind="optax.lion", lr=0.02, warmup=2, weight_decay=0.3, b2=0.9, clip=0.5)
+    lion = optax.lion(optim.schedule(cfg, 10), b2=0.9, weight_decay=0.3, mask=kernels)
+    by_hand = moved(optax.chain(optax.clip_by_global_norm(0.5), lion), params, grads)
+    assert_same(steps_of(cfg, params, grads), by_hand)
+    slow = dataclasses.replace(cfg, layer_decay=0.5, lr_mult=((".*/bias", 0.0),), warmup=0)
+    found = steps_of(slow, params, grads[:1])
+    full = steps_of(dataclasses.replace(cfg, warmup=0), params, grads[:1])
+    factors = trees.flatten(optim.rate_multipliers(slow, params))
+    for path, start in trees.flatten(params).items():
+        move = factors[path] * (full[path] - start)
+        np.testing.assert_allclose(found[path] - start, move, rtol=1e-4, atol=1e-6, err_msg=path)
+
+
+def test_decay_beside_an_optimiser_that_has_none(rng):
+    """Nesterov's momentum, and kernels that shrink by the rate times the decay."""
+    options = (("momentum", 0.9), ("nesterov", True))
+    cfg = Optim(kind="optax.sgd", options=options, lr=0.1, weight_decay=0.2)
+    params, grads = tree(rng), [tree(rng) for _ in range(3)]
+    rate = optim.schedule(cfg, 10)
+    now, trace = trees.flatten(params), dict.fromkeys(SHAPES, 0.0)
+    for step, grad in enumerate(grads):
+        for path, g in trees.flatten(grad).items():
+            trace[path] = g + 0.9 * trace[path]
+            decay = 0.2 * now[path] * path.endswith("/kernel")
+            now[path] = now[path] - np.asarray(rate(step)) * (g + 0.9 * trace[path] + decay)
+    assert_same(steps_of(cfg, params, grads), now)
+
+
+def test_muon_takes_every_matrix_of_a_stack(rng):
+    """Queries, keys and values of each block by themselves, Adam for what is no matrix."""
+    params, grads = tree(rng), [tree(rng) for _ in range(2)]
+    path, cfg = BLOCKS + "qkv/kernel", Optim(kind="optax.contrib.muon", lr=0.1, eps=1e-6)
+    found = steps_of(cfg, params, grads)
+    muon = optax.contrib.muon(optim.schedule(cfg, 10), eps=1e-6)
+
+    def parted(leaf):
+        return {f"{b}{i}": leaf[b, :, i].reshape(4, 4) for b in range(3) for i in range(3)}
+
+    by_hand = moved(muon, *jax.tree.map(
+        parted, [trees.flatten(params)[path], [trees.flatten(g)[path] for g in grads]]
+    ))  # fmt: skip
+    assert_same(parted(found[path]), by_hand, rtol=1e-3)
+    adam = optax.adam(optim.schedule(cfg, 10), eps=1e-6, nesterov=True)
+    patches = "backbone/trunk/patch_embed/kernel"
+    start, *steps = ({patches: trees.flatten(t)[patches]} for t in (params, *grads))
+    assert_same(found, moved(adam, start, steps))
+
+
+@pytest.mark.parametrize("kind", ["adamw", "optax.adamw"])
+def test_groups_have_optimisers_of_their_own(rng, kind):
+    """The first group that matches takes a parameter; the others follow the common schedule."""
+    groups = (
+        ParamGroup(r"head/linear/bias", lr=0.5, schedule="constant"),
+        ParamGroup(r"head/.*", lr=0.2, warmup=3, weight_decay=0.0),
+    )
+    cfg = Optim(kind=kind, lr=0.1, weight_decay=0.3, groups=groups, lr_mult=((".*/scale", 2.0),))
+    params, grads = tree(rng), [tree(rng) for _ in range(4)]
+    found = steps_of(cfg, params, grads)
+    chains = {
+        "common": optax.adamw(optax.cosine_decay_schedule(0.1, 10), weight_decay=0.3, mask=kernels),
+        "bias": optax.adamw(0.5, weight_decay=0.0),
+        "head": optax.adamw(
+            optax.join_schedules([optax.linear_schedule(0.0, 0.2, 3),
+                                  optax.cosine_decay_schedule(0.2, 7)], [3]), weight_decay=0.0),
+    }  # fmt: skip
+    members = {"bias": ["head/linear/bias"], "head": ["head/linear/kernel"]}
+    members["common"] = [path for path in SHAPES if not path.startswith("head/")]
+    for name, paths in members.items():
+        alone = [{path: trees.flatten(t)[path] for path in paths} for t in (params, *grads)]
+        for path, end in moved(chains[name], alone[0], alone[1:]).items():
+            move = (2.0 if path.endswith("scale") else 1.0) * (end - alone[0][path])
+            now = found[path] - alone[0][path]
+            np.testing.assert_allclose(now, move, rtol=1e-4, atol=1e-6, err_msg=path)
+    cosine = 0.1 * 0.5 * (1 + np.cos(np.pi / 10))
+    expected = {"lr": cosine, "lr/head/linear/bias": 0.5, "lr/head/.*": 0.2 / 3}
+    rates = {name: np.asarray(rate(1)).item() for name, rate in optim.rates(cfg, 10).items()}
+    assert rates == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"kind": "adamv"}, r"optim.kind: must be adamw, adam_l2 or .*did you mean 'adamw'"),
+        ({"kind": "optax.lino"}, r"optim.kind: no optimiser .*did you mean 'optax.lion'"),
+        ({"kind": "optax.lbfgs"}, r"optim.kind: optax.lbfgs cannot be used"),
+        ({"kind": "optax.sgd", "b1": 0.5}, r"optim.b1: optax.sgd has no b1"),
+        ({"kind": "optax.sgd", "options": (("momentun", 0.9),)}, r"options: .*mean 'momentum'"),
+        ({"kind": "optax.sgd", "options": (("nesterov", 1),)}, r"nesterov must be True or False"),
+        ({"kind": "optax.adafactor", "options": (("decay_rate", "x"),)}, "must be a number"),
+        ({"options": (("learning_rate", 0.1),)}, r"learning_rate is set by optim.lr"),
+        ({"options": (("eps_root", 0.1), ("eps_root", 0.2))}, "options: 'eps_root': given twice"),
+    ],
+)
+def test_an_optimiser_that_cannot_be_made(rng, fields, message):
+    with pytest.raises(InputError, match=message) as error:
+        optim.make(Optim(**fields), steps=5, params=tree(rng))
+    assert "\n" not in str(error.value)
 
 
 def test_shapes_are_enough(rng):
