@@ -169,20 +169,49 @@ class Optim:
 
 
 MeshSize = Annotated[int, Range(-1, 2**20)]
+ShardingRules = tuple[tuple[Pattern, tuple[str | None, ...]], ...]
+TRANSFORMER_RULES: ShardingRules = (
+    (r"blocks/qkv/kernel", ("fsdp", None, "tensor", None)),
+    (r"blocks/qkv/bias", (None, "tensor", None)),
+    (r"blocks/q/kernel", ("fsdp", "tensor", None)),
+    (r"blocks/kv/kernel", ("fsdp", None, "tensor", None)),
+    (r"blocks/proj/kernel", ("tensor", None, "fsdp")),
+    (r"blocks/fc1/kernel", ("fsdp", "tensor")),
+    (r"blocks/fc1/bias", ("tensor",)),
+    (r"blocks/fc2/kernel", ("tensor", "fsdp")),
+)
+"""Attention split by heads, the MLP by hidden units, both again over ``fsdp``."""
 
 
 @checked
 class Mesh:
-    """Sizes of the three mesh axes; one may be -1 and takes all remaining devices."""
+    """Sizes of the three mesh axes, and which parameters are split over them.
+
+    One size may be -1 and takes all remaining devices.
+    """
 
     data: MeshSize = -1
     fsdp: MeshSize = 1
     tensor: MeshSize = 1
+    rules: ShardingRules = TRANSFORMER_RULES
+    """Path pattern, and the mesh axis of each trailing dimension (None: whole). The first match
+    decides; what no pattern names is split over ``fsdp`` when it is large."""
 
     def __post_init__(self):
-        sizes = (self.data, self.fsdp, self.tensor)
-        check(0 not in sizes, "mesh", f"sizes must be -1 or 1 and more, got {sizes}")
-        check(sizes.count(-1) <= 1, "mesh", f"only one size may be -1, got {sizes}")
+        check(0 not in self.sizes, "mesh", f"sizes must be -1 or 1 and more, got {self.sizes}")
+        check(self.sizes.count(-1) <= 1, "mesh", f"only one size may be -1, got {self.sizes}")
+        known = ("data", "fsdp", "tensor")
+        for pattern, axes in self.rules:
+            named = [axis for axis in axes if axis is not None]
+            for axis in named:
+                check(axis in known, "mesh.rules", f"{pattern!r}: no axis {shown(axis)}"
+                      f"{close_match(axis, known)}; there are {', '.join(known)}")  # fmt: skip
+                check(named.count(axis) == 1, "mesh.rules", f"{pattern!r} names {axis} twice")
+
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        """Of ``data``, ``fsdp`` and ``tensor``."""
+        return self.data, self.fsdp, self.tensor
 
 
 @checked

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 import re
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import jax
@@ -56,19 +56,10 @@ def schedule(cfg: Optim, steps: int) -> optax.Schedule:
     return optax.join_schedules([ramp, main], [warmup])
 
 
-def _check_patterns(field: str, patterns: Sequence[str], params: PyTree) -> None:
-    for pattern in patterns:
-        check(
-            any(trees.first_match(path, [pattern]) is not None for path in trees.flatten(params)),
-            field,
-            f"{pattern!r} matches no parameter; see `jfreq config params`",
-        )
-
-
 def decay_mask(cfg: Optim, params: PyTree) -> PyTree:
     """True for the parameters that weight decay reaches: by default kernels, never biases,
     norms, tokens or position tables. Raises ``InputError`` for a pattern that matches nothing."""
-    _check_patterns("optim.decay", cfg.decay, params)
+    trees.check_patterns("optim.decay", cfg.decay, params)
     return _decays(cfg, params)
 
 
@@ -84,7 +75,7 @@ def rate_multipliers(cfg: Optim, params: PyTree) -> PyTree:
     """
     leaves = trees.flatten(params)
     patterns = [pattern for pattern, _ in cfg.lr_mult]
-    _check_patterns("optim.lr_mult", patterns, params)
+    trees.check_patterns("optim.lr_mult", patterns, params)
     stacks = [
         leaf.shape[0] for path, leaf in leaves.items()
         if "/blocks/" in path and not EARLY.search(path)
@@ -117,9 +108,9 @@ def make(cfg: Optim, *, steps: int, params: PyTree) -> optax.GradientTransformat
     Raises ``InputError`` for an optimiser, an option or a pattern that does not exist, and for an
     optimiser that asks for more than gradients and parameters.
     """
-    _check_patterns("optim.groups", [group.pattern for group in cfg.groups], params)
+    trees.check_patterns("optim.groups", [group.pattern for group in cfg.groups], params)
     if any(part.weight_decay for part in (cfg, *cfg.groups)):
-        _check_patterns("optim.decay", cfg.decay, params)
+        trees.check_patterns("optim.decay", cfg.decay, params)
     if not cfg.kind.startswith("optax."):
         return _built(cfg, steps, params)
     try:

@@ -1,15 +1,17 @@
 """The mesh ``(data, fsdp, tensor)`` and who lives where on it.
 
 Batches are split over ``data`` and ``fsdp``. Parameters, optimiser moments and EMA copies follow
-one ordered table of path patterns, so that ``opt/.../mu/trunk/...`` is placed like ``trunk/...``.
-What no pattern names is split greedily over ``fsdp`` when it is large, else replicated.
+the rules of the experiment, ordered path patterns, so that ``opt/.../mu/trunk/...`` is placed like
+``trunk/...``. What no pattern names is split greedily over ``fsdp`` when it is large, else
+replicated. An axis that a rule asks for and that does not divide is left out, and :func:`dropped`
+says so.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -20,22 +22,11 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jfreq import trees
+from jfreq.config import TRANSFORMER_RULES, ShardingRules
 from jfreq.types import InputError, PyTree
 
 AXES = ("data", "fsdp", "tensor")
 BATCH = ("data", "fsdp")
-
-RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
-    (r"blocks/qkv/kernel", ("fsdp", None, "tensor", None)),
-    (r"blocks/qkv/bias", (None, "tensor", None)),
-    (r"blocks/q/kernel", ("fsdp", "tensor", None)),
-    (r"blocks/kv/kernel", ("fsdp", None, "tensor", None)),
-    (r"blocks/proj/kernel", ("tensor", None, "fsdp")),
-    (r"blocks/fc1/kernel", ("fsdp", "tensor")),
-    (r"blocks/fc1/bias", ("tensor",)),
-    (r"blocks/fc2/kernel", ("tensor", "fsdp")),
-)
-"""Path ending, and the mesh axis of each trailing dimension."""
 
 MIN_SHARD_BYTES = 2**20
 
@@ -65,14 +56,15 @@ def batch_ways(mesh: jax.sharding.Mesh) -> int:
     return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
-def spec_for(path: str, shape: tuple[int, ...], itemsize: int, sizes: Mapping[str, int]) -> P:
+def spec_for(
+    path: str, shape: tuple[int, ...], itemsize: int, sizes: Mapping[str, int], rules: ShardingRules
+) -> P:
     """Placement of one array on a mesh of these axis sizes; an axis that does not divide drops."""
-    hit = trees.first_match(path, [pattern for pattern, _ in RULES])
-    if hit is not None and len(shape) >= len(RULES[hit][1]):
-        names = (None,) * (len(shape) - len(RULES[hit][1])) + RULES[hit][1]
+    axes = _asked(path, len(shape), rules)
+    if axes is not None:
         return P(*(
-            name if name and size % sizes[name] == 0 and sizes[name] > 1 else None
-            for name, size in zip(names, shape)
+            axis if axis and size % sizes[axis] == 0 and sizes[axis] > 1 else None
+            for axis, size in zip(axes, shape)
         ))  # fmt: skip
     fsdp = sizes["fsdp"]
     if fsdp == 1 or math.prod(shape) * itemsize < MIN_SHARD_BYTES:
@@ -84,15 +76,65 @@ def spec_for(path: str, shape: tuple[int, ...], itemsize: int, sizes: Mapping[st
     return P(*(("fsdp" if i == largest else None) for i in range(len(shape))))
 
 
-def shardings(tree: PyTree, mesh: jax.sharding.Mesh) -> PyTree:
+def _asked(path: str, ndim: int, rules: ShardingRules) -> tuple[str | None, ...] | None:
+    """The axis of each dimension by the first rule that names ``path``; None where none does, or
+    it has more dimensions."""
+    hit = trees.first_match(path, [pattern for pattern, _ in rules])
+    if hit is None or len(rules[hit][1]) > ndim:
+        return None
+    return (None,) * (ndim - len(rules[hit][1])) + rules[hit][1]
+
+
+def shardings(tree: PyTree, mesh: jax.sharding.Mesh, rules: ShardingRules) -> PyTree:
     """A ``NamedSharding`` for every leaf (arrays or ``ShapeDtypeStruct``)."""
 
     def place(path, leaf):
-        is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-        itemsize = 8 if is_key else np.dtype(leaf.dtype).itemsize
-        return NamedSharding(mesh, spec_for(path, leaf.shape, itemsize, mesh.shape))
+        return NamedSharding(mesh, spec_for(path, leaf.shape, _itemsize(leaf), mesh.shape, rules))
 
     return trees.map_paths(place, tree)
+
+
+def _itemsize(leaf: Any) -> int:
+    is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return 8 if is_key else np.dtype(leaf.dtype).itemsize
+
+
+def check_rules(rules: ShardingRules, params: PyTree) -> None:
+    """Raises ``InputError`` for a rule of the user's own whose pattern matches no parameter; those
+    for transformers may."""
+    own = [pattern for pattern, axes in rules if (pattern, axes) not in TRANSFORMER_RULES]
+    trees.check_patterns("mesh.rules", own, params)
+
+
+def dropped(params: PyTree, sizes: Mapping[str, int], rules: ShardingRules) -> str:
+    """Which parameters are not split as the rules say, over which axis, and why: one line, empty
+    where all are."""
+    found: dict[str, list[str]] = {}
+    for path, leaf in trees.flatten(params).items():
+        for reason in _refusals(path, leaf, sizes, rules):
+            found.setdefault(reason, []).append(path)
+    parts = []
+    for reason, paths in found.items():
+        more = f" and {len(paths) - 2} more" if len(paths) > 2 else ""
+        parts.append(f"{reason} ({', '.join(paths[:2])}{more})")
+    return f"not sharded as asked: {'; '.join(parts)}" if parts else ""
+
+
+def _refusals(
+    path: str, leaf: Any, sizes: Mapping[str, int], rules: ShardingRules
+) -> Iterator[str]:
+    axes = _asked(path, leaf.ndim, rules)
+    if axes is not None:
+        for axis, size in zip(axes, leaf.shape):
+            if axis and size % sizes[axis]:
+                yield f"{axis} {sizes[axis]} does not divide {size}"
+        return
+    hit = trees.first_match(path, [pattern for pattern, _ in rules])
+    if hit is not None and any(axis and sizes[axis] > 1 for axis in rules[hit][1]):
+        yield f"rule {rules[hit][0]!r} is for {len(rules[hit][1])} dimensions, not {leaf.ndim}"
+    large = leaf.size * _itemsize(leaf) >= MIN_SHARD_BYTES
+    if large and all(size % sizes["fsdp"] for size in leaf.shape):
+        yield f"fsdp {sizes['fsdp']} divides no dimension"
 
 
 def batch_sharding(mesh: jax.sharding.Mesh) -> NamedSharding:

@@ -50,7 +50,7 @@ class Setup(StepSpec):
 def prepare(experiment: Experiment) -> Setup:
     """Opens the data, binds the experiment to it and plans the state; raises ``InputError``."""
     check(bool(experiment.data.path), "data", "no shards given; pass --data FOLDER")
-    mesh = sharding.make_mesh(dataclasses.astuple(experiment.mesh))
+    mesh = sharding.make_mesh(experiment.mesh.sizes)
     check_batch(experiment, mesh)
     index, count = sharding.batch_share(mesh)
     pipeline = open_pipeline(
@@ -96,6 +96,8 @@ def specify(experiment: Experiment, batch_spec: BatchSpec, mesh: jax.sharding.Me
     check_batch(experiment, mesh)
     method, key = experiment.method, jax.random.key(0)
     params = jax.eval_shape(method.init, key)
+    rules = experiment.mesh.rules
+    sharding.check_rules(rules, params)
     optimiser = optim.make(experiment.optim, steps=experiment.steps, params=params)
     plan = jax.eval_shape(lambda key: init_state(method, optimiser, key), key)
     # What a loss refuses is refused before anything is written.
@@ -103,7 +105,7 @@ def specify(experiment: Experiment, batch_spec: BatchSpec, mesh: jax.sharding.Me
     rows = sharding.batch_sharding(mesh)
     return StepSpec(
         experiment, mesh, method, optimiser,
-        abstract=jax.tree.map(_placed, plan, sharding.shardings(plan, mesh)),
+        abstract=jax.tree.map(_placed, plan, sharding.shardings(plan, mesh, rules)),
         batch_spec={name: _placed(leaf, rows) for name, leaf in batch_spec.items()},
     )  # fmt: skip
 

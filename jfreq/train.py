@@ -110,6 +110,9 @@ def _loop(
     key = run_key(setup)
     meter = Meter(setup, start)
     progress.say(describe(setup, step_fn, compile_s, start, meter))
+    params, mesh = setup.abstract.params, setup.mesh.shape
+    if note := sharding.dropped(params, mesh, experiment.mesh.rules):
+        progress.say(note)
     writer = MetricsWriter(workdir, start_step=start, tensorboard=experiment.log.tensorboard) if (
         chief
     ) else None  # fmt: skip

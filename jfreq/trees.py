@@ -4,12 +4,12 @@ sharding rules, decay masks, freezing and bundles."""
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
 
-from jfreq.types import PyTree
+from jfreq.types import InputError, PyTree
 
 
 def path_name(path: tuple[Any, ...]) -> str:
@@ -46,6 +46,15 @@ def first_match(path: str, patterns: tuple[str, ...] | list[str]) -> int | None:
         if re.fullmatch(pattern, path) or re.search(f"(^|/)(?:{pattern})$", path):
             return i
     return None
+
+
+def check_patterns(field: str, patterns: Iterable[str], params: PyTree) -> None:
+    """Raises ``InputError`` naming the config field for a pattern that matches no path."""
+    for pattern in patterns:
+        if all(first_match(path, [pattern]) is None for path in flatten(params)):
+            raise InputError(
+                f"{field}: {pattern!r} matches no parameter; see `jfreq config params`"
+            )
 
 
 def count(tree: PyTree) -> int:

@@ -105,14 +105,17 @@ def shardings(view: View, original: Experiment) -> str:
     mesh = view.experiment.mesh
     sizes = {axis: max(1, getattr(mesh, axis)) for axis in sharding.AXES}
     leaves = trees.flatten(abstract_params(bound(view)))
+    sharding.check_rules(mesh.rules, leaves)
     width, lines, split, total = max(map(len, leaves)), [], 0, 0
     for path, leaf in leaves.items():
-        spec = sharding.spec_for(path, leaf.shape, leaf.dtype.itemsize, sizes)
+        spec = sharding.spec_for(path, leaf.shape, leaf.dtype.itemsize, sizes, mesh.rules)
         ways = math.prod(sizes[axis] for axis in spec if axis)
         split, total = split + leaf.size * (ways > 1), total + leaf.size
         lines.append(f"{path:{width}} {list(leaf.shape)!s:24} {tuple(spec) or 'replicated'}")
     text = ", ".join(f"{axis}={size}" for axis, size in sizes.items())
-    return "\n".join([*lines, f"mesh {text}: {split / total:.2%} of the parameters are sharded"])
+    lines.append(f"mesh {text}: {split / total:.2%} of the parameters are sharded")
+    dropped = sharding.dropped(leaves, sizes, mesh.rules)
+    return "\n".join([*lines, dropped] if dropped else lines)
 
 
 VIEWS: dict[str, Callable[[View, Experiment], str]] = {

@@ -10,7 +10,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from jfreq import optim, sharding, trees
-from jfreq.config import Optim
+from jfreq.config import TRANSFORMER_RULES, Mesh, Optim
 from jfreq.methods.ssast import SSAST
 from jfreq.types import DataSpec, InputError, SignalSpec
 
@@ -29,7 +29,7 @@ def base():
 
 
 def spec(path, shape, **sizes):
-    return tuple(sharding.spec_for(path, shape, 4, SIZES | sizes))
+    return tuple(sharding.spec_for(path, shape, 4, SIZES | sizes, TRANSFORMER_RULES))
 
 
 @pytest.mark.parametrize(
@@ -86,11 +86,40 @@ def test_other_large_arrays_are_split_over_fsdp(shape, sizes, expected):
     assert spec("trunk/whatever/table", shape, **sizes) == expected
 
 
+def test_what_a_rule_cannot_get_is_said(base):
+    """Twelve heads do not divide over eight, tables of 513 positions not over five."""
+    found = sharding.dropped(base, {"data": 1, "fsdp": 1, "tensor": 8}, TRANSFORMER_RULES)
+    blocks = "backbone/trunk/encoder/blocks" if any(p.startswith("backbone") for p in
+        trees.flatten(base)) else "trunk/encoder/blocks"  # fmt: skip
+    assert found == ("not sharded as asked: tensor 8 does not divide 12 "
+                     f"({blocks}/proj/kernel, {blocks}/qkv/bias and 1 more)")  # fmt: skip
+    assert not sharding.dropped(base, {"data": 8, "fsdp": 4, "tensor": 2}, TRANSFORMER_RULES)
+    leaves = {"table": jax.ShapeDtypeStruct((1023, 767), "float32"),
+              "bias": jax.ShapeDtypeStruct((4,), "float32")}  # fmt: skip
+    rules = (("bias", ("fsdp", None)),)
+    assert sharding.dropped(leaves, SIZES, rules) == (
+        "not sharded as asked: rule 'bias' is for 2 dimensions, not 1 (bias); fsdp 8 divides no "
+        "dimension (table)"
+    )
+
+
+def test_rules_of_ones_own(base):
+    """The first match decides; an experiment without rules splits every large array over fsdp."""
+    own = (("blocks/fc1/kernel", ("tensor", "fsdp")), *TRANSFORMER_RULES)
+    path, shape = "trunk/encoder/blocks/fc1/kernel", (12, 768, 3072)
+    assert tuple(sharding.spec_for(path, shape, 4, SIZES, own)) == (None, "tensor", "fsdp")
+    assert tuple(sharding.spec_for(path, shape, 4, SIZES, ())) == (None, None, "fsdp")
+    sharding.check_rules(own, base)
+    with pytest.raises(InputError, match=r"^mesh.rules: 'blocks/fc3/kernel' matches no parameter"):
+        sharding.check_rules((("blocks/fc3/kernel", ("fsdp",)), *own), base)
+    with pytest.raises(InputError, match=r"^mesh.rules: 'x': no axis 'tenser' .*mean 'tensor'"):
+        Mesh(rules=(("x", (None, "tenser")),))
+    with pytest.raises(InputError, match=r"^mesh.rules: 'x' names fsdp twice"):
+        Mesh(rules=(("x", ("fsdp", "fsdp")),))
+
+
 def test_golden_table(base, root):
-    found = {
-        path: list(sharding.spec_for(path, leaf.shape, 4, SIZES))
-        for path, leaf in trees.flatten(base).items()
-    }
+    found = {path: list(spec(path, leaf.shape)) for path, leaf in trees.flatten(base).items()}
     assert found == json.loads((root / GOLDEN).read_text()), UPDATE
 
 
@@ -109,7 +138,7 @@ def test_moments_live_with_their_parameters(base):
     mesh = sharding.make_mesh((1, 4, 2))
     optimiser = optim.make(Optim(weight_decay=0.1, clip=1.0), steps=9, params=base)
     state = {"params": base, "opt": jax.eval_shape(optimiser.init, base)}
-    places = trees.flatten(sharding.shardings(state, mesh))
+    places = trees.flatten(sharding.shardings(state, mesh, TRANSFORMER_RULES))
     for path in trees.flatten(base):
         mine = places[f"params/{path}"].spec
         others = [p for p in places if p.startswith("opt/") and p.endswith(f"/{path}")]
@@ -125,7 +154,7 @@ def test_shards_on_devices():
     mesh = sharding.make_mesh((2, 2, 2))
     values = np.arange(2 * 4 * 6, dtype=np.float32).reshape(2, 4, 6)
     tree = {"blocks": {"fc1": {"kernel": values}}, "step": np.int32(3), "key": jax.random.key(0)}
-    placed = jax.device_put(tree, sharding.shardings(tree, mesh))
+    placed = jax.device_put(tree, sharding.shardings(tree, mesh, TRANSFORMER_RULES))
     kernel = placed["blocks"]["fc1"]["kernel"]
     for shard in kernel.addressable_shards:
         _, fsdp, tensor = np.argwhere(mesh.devices == shard.device)[0]

@@ -16,6 +16,7 @@ from typing import Annotated, Any, TypeVar
 import tyro
 from tyro.conf import AvoidSubcommands, arg
 
+from jfreq.cli.compound import registry
 from jfreq.config import Experiment, close_match
 from jfreq.files import local_path
 from jfreq.ranges import OutOfRange, check_call, shown
@@ -63,7 +64,7 @@ def _understood(kind: Any, args: Sequence[str], prog: str, **more: Any) -> Any:
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            return tyro.cli(kind, args=args, prog=prog, **more)
+            return tyro.cli(kind, args=args, prog=prog, registry=registry(), **more)
     except (SystemExit, InputError) as stop:
         if isinstance(stop, SystemExit) and not stop.code:  # help was asked for
             raise

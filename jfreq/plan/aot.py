@@ -69,6 +69,8 @@ class Compiled:
     collectives: tuple[Collective, ...]
     gathers: tuple[Collective, ...]
     """Collectives that bring rows of the batch together."""
+    dropped: str
+    """Which parameters are not split as the rules say."""
     unknown_loops: int
     compile_s: float
 
@@ -87,7 +89,7 @@ def specify(experiment: Experiment, data: ShardsInfo, topology: Topology) -> ste
     """The step of a bound experiment on rows as ``data`` describes them; nothing is compiled."""
     places.check_mesh(topology, experiment.mesh)
     experiment = replace(experiment, method=_settled(experiment.method, topology))
-    mesh = sharding.make_mesh(dataclasses.astuple(experiment.mesh), places.devices(topology))
+    mesh = sharding.make_mesh(experiment.mesh.sizes, places.devices(topology))
     return step.specify(experiment, batch_spec(data, experiment.batch), mesh)
 
 
@@ -154,6 +156,7 @@ def examine(spec: step.StepSpec, topology: Topology, signal: SignalSpec) -> Comp
         xla_bytes=float(cost.get("bytes accessed", 0.0)),
         collectives=tuple(found),
         gathers=tuple(collectives.of_the_batch(found, experiment.batch, _sizes(params))),
+        dropped=sharding.dropped(params, mesh, experiment.mesh.rules),
         unknown_loops=len(module.unknown_loops),
         compile_s=took,
     )

@@ -53,6 +53,7 @@ def to_markdown(name: str, found: Compiled, largest: Largest | None = None) -> s
         "",
         *_collectives(found),
         "",
+        *([found.dropped, ""] if found.dropped else []),
         *assumptions(found),
     ])  # fmt: skip
 

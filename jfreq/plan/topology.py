@@ -177,7 +177,7 @@ def devices(topology: Topology) -> list[Any]:
 
 def check_mesh(topology: Topology, mesh: Mesh) -> None:
     """Raises ``InputError`` with the nearest meshes that fit, unless ``mesh`` does."""
-    wanted, total = dataclasses.astuple(mesh), topology.devices
+    wanted, total = mesh.sizes, topology.devices
     fixed = math.prod(size for size in wanted if size != -1)
     if fixed == total or (-1 in wanted and total % fixed == 0):
         return

@@ -1,0 +1,104 @@
+"""How options spell values that consist of parts.
+
+A sharding rule is ``PATTERN=AXIS,AXIS`` with ``-`` for a whole dimension, a config of several
+fields its first one and the others by name: ``backbone/.*,lr=1e-4,schedule=constant``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+import typing
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
+
+from jfreq.config import ParamGroup, ShardingRules, check, close_match, from_dict
+from jfreq.ranges import shown
+
+CONFIGS: dict[Any, tuple[str, type]] = {tuple[ParamGroup, ...]: ("optim.groups", ParamGroup)}
+"""By their type: fields that are lists of configs."""
+
+
+def registry() -> ConstructorRegistry:
+    """What tyro reads and prints these values with."""
+    found = ConstructorRegistry()
+
+    @found.primitive_rule
+    def rule(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
+        if info.type in CONFIGS:
+            field, cls = CONFIGS[info.type]
+            first, second, *_ = (f.name for f in dataclasses.fields(cls))
+            metavar = f"{first.upper()}[,{second}=...,...]"
+            return _several(functools.partial(read_config, cls, field), write_config, metavar)
+        if info.type == typing.get_type_hints(_Rules, include_extras=True)["rules"]:
+            return _several(read_rule, write_rule, "PATTERN=AXIS,...")
+        return None
+
+    return found
+
+
+class _Rules:
+    rules: ShardingRules
+
+
+def _several(
+    read: Callable[[str], Any], write: Callable[[Any], str], metavar: str
+) -> PrimitiveConstructorSpec:
+    def read_all(words: Sequence[str]) -> tuple:
+        return () if list(words) == ["None"] else tuple(map(read, words))
+
+    return PrimitiveConstructorSpec(
+        nargs="*",
+        metavar=metavar,
+        instance_from_str=read_all,
+        is_instance=lambda value: isinstance(value, tuple),
+        str_from_instance=lambda values: list(map(write, values)),
+    )
+
+
+def read_rule(text: str) -> tuple[str, tuple[str | None, ...]]:
+    """``PATTERN=fsdp,-,tensor`` as pattern and axes."""
+    pattern, equals, axes = text.rpartition("=")
+    check(bool(equals), "mesh.rules", f"{shown(text)} is not PATTERN=AXIS,AXIS")
+    return pattern, tuple(None if axis == "-" else axis for axis in axes.split(","))
+
+
+def write_rule(rule: tuple[str, tuple[str | None, ...]]) -> str:
+    """The inverse of :func:`read_rule`."""
+    return f"{rule[0]}={','.join(axis or '-' for axis in rule[1])}"
+
+
+def read_config(cls: type, where: str, text: str) -> Any:
+    """A config from its first field and others by name, ``backbone/.*,lr=1e-4``.
+
+    ``where`` is the field that holds it; ``InputError`` names what is wrong in there.
+    """
+    first, *others = (field.name for field in dataclasses.fields(cls))
+    head, *parts = re.split(r",(?=\w+=)", text)
+    value: dict[str, Any] = {"type": cls.__name__, first: head}
+    for part in parts:
+        name, _, word = part.partition("=")
+        check(name in others, where, f"no field {name!r}{close_match(name, others)}; there "
+              f"are {', '.join(others)}")  # fmt: skip
+        value[name] = _value(word)
+    return from_dict(cls, value, path=where)
+
+
+def write_config(config: Any) -> str:
+    """The inverse of :func:`read_config`."""
+    first, *others = dataclasses.fields(config)
+    changed = [f for f in others if getattr(config, f.name) != f.default]
+    return ",".join([getattr(config, first.name), *(f"{f.name}={getattr(config, f.name)}" for f in
+                     changed)])  # fmt: skip
+
+
+def _value(word: str) -> int | float | str:
+    for kind in (int, float):
+        try:
+            return kind(word)
+        except ValueError:
+            pass
+    return word
