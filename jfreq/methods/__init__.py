@@ -9,6 +9,7 @@ from jfreq.config import Experiment
 from jfreq.method import Method
 from jfreq.methods.aasp import AaSP
 from jfreq.methods.ast import AST
+from jfreq.methods.beats import BEATs, BEATsTokenizer
 from jfreq.methods.classify import Classify
 from jfreq.methods.eat import EAT
 from jfreq.methods.focal import FOCAL
@@ -22,7 +23,8 @@ from jfreq.methods.stfnet import STFNet
 from jfreq.types import DataSpec, InputError
 
 PAPERS: tuple[type[Method], ...] = (
-    AST, AaSP, Classify, EAT, FOCAL, FreqMAE, LTFC, MAE, PhyMask, SSAST, STFCSL, STFNet,
+    AST, AaSP, BEATs, BEATsTokenizer, Classify, EAT, FOCAL, FreqMAE, LTFC, MAE, PhyMask, SSAST,
+    STFCSL, STFNet,
 )  # fmt: skip
 METHODS: dict[str, type[Method]] = {cls.__name__: cls for cls in PAPERS}
 

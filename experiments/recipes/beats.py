@@ -1,0 +1,50 @@
+"""BEATs (Chen et al., ICML 2023): codes of masked patches, and the tokenizers they come from.
+
+An iteration is a model, and a tokenizer distilled from it for the next model:
+
+    jfreq train beats_nano --data shards/esc10 --workdir runs/beats1
+    jfreq train beats_tokenizer_nano --data shards/esc10 --workdir runs/tokenizer1 INIT1
+    jfreq train beats_nano_iter2 --data shards/esc10 --workdir runs/beats2 INIT2
+"""
+
+from jfreq.config import Checkpoint, Experiment, Log, Optim, replace
+from jfreq.methods.beats import FBANK, BEATs, BEATsTokenizer, RandomProjection, TrainedTokenizer
+from jfreq.nn.vit import SIZES, ViT
+
+ADAM = Optim(b1=0.9, b2=0.98, weight_decay=0.01, clip=1.0)
+CODES = {"codes": 256, "code_width": 64}
+"""Of the small models; the published codebook has 1024 codes of 256 numbers."""
+
+
+def post(size: str, **changes) -> ViT:
+    return replace(SIZES[size], norm="post", **changes)
+
+
+NANO = post("nano", unroll=True)
+
+beats_nano = Experiment(
+    name="beats_nano",
+    method=BEATs(
+        frontend=FBANK, encoder=NANO, predictor=replace(NANO, depth=2),
+        tokenizer=RandomProjection(**CODES),
+    ),
+    optim=replace(ADAM, lr=1e-3, warmup=50),
+    steps=500,
+    batch=16,
+    checkpoint=Checkpoint(every=100),
+    log=Log(every=10),
+)  # fmt: skip
+
+beats_tokenizer_nano = replace(
+    beats_nano,
+    name="beats_tokenizer_nano",
+    method=BEATsTokenizer(
+        frontend=FBANK, encoder=NANO, teacher=NANO, estimator=replace(NANO, depth=2), **CODES
+    ),
+)  # fmt: skip
+
+beats_nano_iter2 = replace(
+    beats_nano,
+    name="beats_nano_iter2",
+    method__tokenizer=TrainedTokenizer(encoder=NANO, **CODES),
+)

@@ -1,0 +1,397 @@
+"""BEATs: masked patches whose codes are predicted, and the tokenizers that give the codes.
+
+Chen, Wu, Wang, Liu, Tompkins, Chen, Che, Yu and Wei, ICML 2023 (arXiv 2212.09058). The first
+:class:`BEATs` predicts the codes of a random projection, a :class:`BEATsTokenizer` distils what it
+has learned into a codebook, the next :class:`BEATs` predicts the codes of that, and so on.
+
+Otherwise than published: one linear map embeds a patch (published: two with a norm between them),
+and fixed sines tell where it is (published: a convolution over the sequence of patches).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, Self
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jfreq import losses, masks
+from jfreq.config import check
+from jfreq.method import Loss, Metrics, Rows, Streams, part_of
+from jfreq.methods.common.patches import PatchMethod, valid_tokens
+from jfreq.nn.apply import apply
+from jfreq.nn.frontends import Fbank
+from jfreq.nn.heads import trunc_normal
+from jfreq.nn.trunk import SpectrogramTrunk
+from jfreq.nn.vit import ViT
+from jfreq.ops import codebook
+from jfreq.ops.gather import restore_tokens, take_tokens
+from jfreq.ops.patch import embed_patches, unpatchify
+from jfreq.ops.posemb import sincos_tokens
+from jfreq.ops.scale import unit
+from jfreq.ranges import Between, Count, Fraction, NonNegative, Seed, Size, Whole, checked
+from jfreq.types import Array, Batch, DataSpec, Grid, Mask, PyTree, Reconstruction
+
+FBANK = Fbank(window="povey", remove_clip_mean=False, mean=-5.37779, std=6.55582)
+"""The published front end. Its mean of 15.41663 is that of samples times ``2**15``, which adds
+``30 ln 2`` to every log energy."""
+
+
+# ------------------------------------------------------------------ tokenizers, frozen
+
+
+@checked
+class RandomProjection:
+    """Tokenizer of the first iteration: a projection and codes that nobody trains (section 3.2.1).
+
+    As in the work it comes from (Chiu et al. 2022, arXiv 2202.01855), a patch gets the code with
+    the smallest angle; BEATs' equation leaves the lengths in.
+    """
+
+    codes: Count = 1024
+    code_width: Size = 256
+    seed: Seed = 0
+    """Draws both."""
+
+    def init(self, method: PatchMethod) -> PyTree:
+        """``projection`` ``[p d]`` and ``codes`` ``[k d]``."""
+        first, last = jax.random.split(jax.random.key(self.seed))
+        size = method.geometry.patch_size
+        return {
+            "projection": codebook.random_projection(first, size, self.code_width),
+            "codes": codebook.random_codes(last, self.codes, self.code_width),
+        }
+
+    def tokenize(self, method: PatchMethod, state: PyTree, spec: Array, valid: Array) -> Array:
+        """Codes ``[b n]`` of the patches of ``spec`` ``[b t f c]``."""
+        del valid
+        patch = method.geometry.patch
+        vectors = embed_patches(
+            spec, state["projection"], patch=patch, stride=patch, order=method.order
+        )
+        return codebook.nearest(vectors, state["codes"])
+
+
+@checked
+class TrainedTokenizer:
+    """Encoder and codebook of a :class:`BEATsTokenizer`, three of whose fields it repeats.
+
+    The run that trained them is a source of ``checkpoint.init_from``.
+    """
+
+    codes: Count = 1024
+    code_width: Size = 256
+    encoder: ViT = ViT(norm="post")
+
+    def init(self, method: PatchMethod) -> PyTree:
+        """``trunk``, ``to_code`` and ``codebook`` as they are before training."""
+        key, example = jax.random.key(0), method.geometry.example
+        params = self._net(method).init(key, example)["params"]
+        return {**params, "codebook": fresh_codebook(self.codes, self.code_width)}
+
+    def tokenize(self, method: PatchMethod, state: PyTree, spec: Array, valid: Array) -> Array:
+        """Codes ``[b n]`` of the patches of ``spec`` ``[b t f c]``; padding is not attended to."""
+        params = {name: state[name] for name in ("trunk", "to_code")}
+        vectors = apply(self._net(method), params, spec, valid)
+        return codebook.nearest(vectors, state["codebook"]["codes"])
+
+    def _net(self, method: PatchMethod) -> Quantiser:
+        return Quantiser(method.trunk.clone(encoder_cfg=self.encoder), self.code_width)
+
+
+def fresh_codebook(count: int, width: int) -> dict[str, Array]:
+    """``codes`` ``[k d]`` and their ``usage`` ``[k]``, as :func:`codebook.follow` has it."""
+    return {
+        "codes": codebook.random_codes(jax.random.key(0), count, width),
+        "usage": jnp.zeros(count),
+    }
+
+
+# ------------------------------------------------------------------ the model
+
+
+@checked
+class _Patches(PatchMethod):
+    """What model and tokenizer share: touching patches, and a transformer that reads some."""
+
+    collapse_thresholds: ClassVar[Mapping[str, float]] = {"perplexity": 2.0}
+    """Fewer codes in use than this tell nothing apart."""
+
+    order: Literal["freq_major", "time_major"] = "time_major"
+    special_tokens: Whole = 0
+    positions: Literal["learned", "sincos"] = "sincos"
+    encoder: ViT = ViT(norm="post")
+
+    def bind(self, spec: DataSpec) -> Self:
+        bound = super().bind(spec)
+        check(bound.stride in (None, bound.patch), "method.stride", "pre-training patches must not "
+              f"overlap (a neighbour would show the answer), got {bound.stride}")  # fmt: skip
+        return bound
+
+
+@checked
+class BEATs(_Patches):
+    """The codes of masked patches, predicted from the visible ones (section 3.3).
+
+    The encoder reads the visible patches alone. A small transformer reads their states, with zeros
+    at the masked places, and predicts the codes there; after training nobody needs it.
+    """
+
+    headline: ClassVar[tuple[str, ...]] = ("accuracy", "perplexity")
+
+    mask_ratio: Between = 0.75
+    predictor: ViT = ViT(norm="post", depth=3)
+    """The transformer that predicts the codes."""
+    tokenizer: RandomProjection | TrainedTokenizer = RandomProjection()
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.bound:
+            check(1 <= self.masked < self.grid.size, "method.mask_ratio",
+                  f"{self.mask_ratio} of {self.grid.size} patches masks {self.masked}; one must be "
+                  "visible and one masked: take longer clips or another ratio")  # fmt: skip
+
+    @property
+    def masked(self) -> int:
+        """Masked patches of a clip."""
+        return round(self.grid.size * self.mask_ratio)
+
+    def sample_mask(self, key: Array, rows: int) -> Mask:
+        """Masks of ``rows`` clips, uniform over the patches."""
+        return masks.random(key, rows, self.grid, self.masked)
+
+    def init(self, key: Array) -> PyTree:
+        mask_key, key = jax.random.split(key)
+        mask, valid = self.sample_mask(mask_key, 1), jnp.ones((1, self.grid.size), bool)
+        return _Model(self).init(key, self.geometry.example, mask, valid)["params"]
+
+    def init_target(self, params: PyTree) -> PyTree:
+        """The ``tokenizer``, which stays as it is."""
+        del params
+        return {"tokenizer": self.tokenizer.init(self)}
+
+    def loss(self, params, target, batch: Batch, rngs: Streams, step) -> Loss:
+        """Cross-entropy over the masked patches that lie in the signal (equation 4)."""
+        del step
+        batch = self.with_spectrogram(batch)
+        spec = batch["spectrogram"]
+        valid = valid_tokens(self.grid, batch, spec.shape[0])
+        counted = valid & real_rows(batch, spec.shape[0])
+        mask = self.sample_mask(rngs("mask"), spec.shape[0])
+        codes = self.tokenizer.tokenize(self, target["tokenizer"], spec, valid)
+        logits = apply(_Model(self), params, spec, mask, valid)
+        truth, inside = at(codes, mask.drop), at(counted, mask.drop)
+        terms = {
+            "loss": losses.code_cross_entropy(logits, truth, valid=inside),
+            "accuracy": losses.code_accuracy(logits, truth, valid=inside),
+        }
+        return loss_of(terms, codebook.counts(codes, self.tokenizer.codes, valid=counted))
+
+    def reconstruct(self, params, batch: Batch, rngs: Streams) -> Reconstruction:
+        """A mask alone: what is predicted are codes, not a spectrogram."""
+        del params
+        spec = self.with_spectrogram(batch)["spectrogram"]
+        hidden = self.sample_mask(rngs("mask"), spec.shape[0]).is_masked
+        patch, grid = self.geometry.patch, self.grid
+        plane = unpatchify(
+            jnp.repeat(hidden[..., None].astype(jnp.float32), patch[0] * patch[1], axis=-1),
+            grid=(grid.freq, grid.time), patch=patch, order=self.order,
+        )  # fmt: skip
+        edge = ((0, 0), *((0, n - m) for n, m in zip(spec.shape[1:3], plane.shape[1:3])))
+        return Reconstruction(spec, jnp.pad(plane[..., 0], edge) > 0, None)
+
+
+# ------------------------------------------------------------------ the tokenizer
+
+
+@checked
+class BEATsTokenizer(_Patches):
+    """A codebook of what a trained encoder says of patches (section 3.2.2).
+
+    The tokenizer's own encoder reads a clip, every state becomes the nearest of a few codes, and
+    an estimator predicts the states of the teacher from the codes alone. The run that trained the
+    teacher is a source of ``checkpoint.init_from``.
+
+    The codebook is a moving average over the vectors of each code. It starts from vectors of the
+    first batch (as released: from ten steps of k-means on them).
+    """
+
+    headline: ClassVar[tuple[str, ...]] = ("cosine", "perplexity")
+
+    teacher: ViT = ViT(norm="post")
+    """The encoder that is distilled."""
+    estimator: ViT = ViT(norm="post", depth=3)
+    codes: Count = 1024
+    code_width: Size = 256
+    decay: Fraction = 0.99
+    """A code keeps this fraction of itself at an update."""
+    commitment: NonNegative = 1.0
+    """Weight of the mean squared error between vectors and codes, both of length 1."""
+    restart_below: NonNegative = 0.01
+    """A code that is used less than this fraction of the average takes a vector of the batch
+    instead (ours); 0: never."""
+
+    @property
+    def teacher_method(self) -> PatchMethod:
+        """The encoder that is distilled, as a method on the same patches."""
+        return dataclasses.replace(part_of(PatchMethod, self), encoder=self.teacher)
+
+    @property
+    def _net(self) -> _Distilled:
+        return _Distilled(self.trunk, self.code_width, self.estimator, self.teacher.width)
+
+    def init(self, key: Array) -> PyTree:
+        codes = fresh_codebook(self.codes, self.code_width)["codes"]
+        example, valid = self.geometry.example, jnp.ones((1, self.grid.size), bool)
+        return self._net.init(key, example, valid, codes, method=_Distilled.estimate)["params"]
+
+    def init_target(self, params: PyTree) -> PyTree:
+        """The ``teacher``, which stays as it is, and the ``codebook``."""
+        del params
+        return {
+            "teacher": self.teacher_method.init(jax.random.key(0)),
+            "codebook": fresh_codebook(self.codes, self.code_width),
+        }
+
+    def loss(self, params, target, batch: Batch, rngs: Streams, step) -> Loss:
+        """Cosine distance to the teacher and commitment, over all patches (equation 3)."""
+        del step
+        batch = self.with_spectrogram(batch)
+        spec, target = batch["spectrogram"], jax.lax.stop_gradient(target)
+        codes = target["codebook"]["codes"]
+        truth = self.teacher_method.encode(target["teacher"], batch)
+        counted = truth.valid & real_rows(batch, spec.shape[0])
+        vectors, ids, pred = apply(
+            self._net, params, spec, truth.valid, codes, method=_Distilled.estimate
+        )
+        distance, count = losses.cosine_distance(pred, truth.tokens, valid=counted)
+        away = jnp.mean(jnp.square(vectors - jnp.take(codes, ids, axis=0)), axis=-1)
+        away = jnp.sum(away * counted, axis=-1)
+        terms = {
+            "loss": (distance + self.commitment * away, count),
+            "cosine": (count - distance, count),
+            "commitment": (away, count),
+        }
+        vectors = jax.lax.stop_gradient(vectors)
+        sums, counts = codebook.statistics(vectors, ids, self.codes, valid=counted)
+        some = codebook.sample_vectors(rngs("restart"), vectors, self.codes, valid=counted)
+        aux = {"sums": sums, "counts": counts, "vectors": Rows(some)}
+        return loss_of(terms, counts, aux)
+
+    def update_target(self, target: PyTree, params: PyTree, aux: PyTree, step: Any) -> PyTree:
+        """The codebook after a batch: codes follow their vectors, unused ones start again."""
+        del params
+        book = target["codebook"]
+        codes, usage = codebook.follow(
+            book["codes"], book["usage"], aux["sums"], aux["counts"], decay=self.decay
+        )
+        unused = (usage < self.restart_below) | (jnp.asarray(step) == 0)
+        vectors = aux["vectors"].array.reshape(-1, self.code_width)
+        codes, usage = codebook.restart(codes, usage, vectors, unused)
+        return {**target, "codebook": {"codes": codes, "usage": usage}}
+
+
+def real_rows(batch: Batch, rows: int) -> Array:
+    """``[b 1]`` bool: rows that do not merely fill up the batch."""
+    return batch.get("_mask", jnp.ones(rows))[:, None] > 0
+
+
+def loss_of(terms: Mapping[str, tuple[Array, Array]], counts: Array, aux: PyTree = {}) -> Loss:  # noqa: B006
+    """Sums and counts per clip ``[b]`` as a loss; ``counts`` ``[k]`` of the codes of the batch."""
+    metrics: Metrics = {name: (jnp.sum(a), jnp.sum(b)) for name, (a, b) in terms.items()}
+    total, count = metrics["loss"]
+    metrics["perplexity"] = (codebook.perplexity(counts), jnp.ones(()))
+    return Loss(total / jnp.maximum(count, 1.0), metrics, aux)
+
+
+# ------------------------------------------------------------------ modules
+
+
+class Quantiser(nn.Module):
+    """What a tokenizer does before it looks for the nearest code."""
+
+    trunk: SpectrogramTrunk
+    code_width: int
+
+    def setup(self):
+        self.to_code = ToCode(self.code_width)
+
+    def __call__(self, spec: Array, valid: Array | None = None) -> Array:
+        """Vectors ``[b n d]`` of length 1 of the patches of ``spec`` ``[b t f c]``."""
+        _, states, _ = self.trunk.encode(self.trunk.embed(spec, valid=valid), valid=valid)
+        return self.to_code(states)
+
+
+class ToCode(nn.Module):
+    """Linear, tanh, linear (as released), and length 1. Float32."""
+
+    width: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        x = nn.tanh(nn.Dense(x.shape[-1], kernel_init=trunc_normal, name="hidden")(x))
+        return unit(nn.Dense(self.width, kernel_init=trunc_normal, name="out")(x))
+
+
+class Predictor(nn.Module):
+    """A transformer over all tokens of a grid, which fixed sines tell apart, and a linear map."""
+
+    cfg: ViT
+    out: int
+    grid: Grid
+
+    @nn.compact
+    def __call__(self, x: Array, valid: Array | None = None) -> Array:
+        """``[b n d]`` to ``[b n out]``; states of another width go through a linear map first."""
+        width = self.cfg.width
+        if x.shape[-1] != width:
+            x = nn.Dense(width, kernel_init=trunc_normal, name="embed")(x)
+        x = x + jnp.asarray(sincos_tokens(self.grid, width))[None]
+        x, _ = self.cfg.build(name="encoder")(x, grid=self.grid, valid=valid)
+        return nn.Dense(self.out, kernel_init=trunc_normal, name="out")(x)
+
+
+class _Model(nn.Module):
+    """Encoder of the visible patches and predictor of the codes of the masked ones."""
+
+    cfg: BEATs
+
+    def setup(self):
+        cfg = self.cfg
+        self.trunk = cfg.trunk
+        self.predictor = Predictor(cfg.predictor, cfg.tokenizer.codes, cfg.grid)
+
+    def __call__(self, spec: Array, mask: Mask, valid: Array) -> Array:
+        """Logits ``[b m k]`` of the codes of the masked patches; ``valid`` ``[b n]``."""
+        tokens = take_tokens(self.trunk.embed_under(spec, mask), mask.keep)
+        _, states, _ = self.trunk.encode(tokens, ids=mask.keep, valid=at(valid, mask.keep))
+        hidden = jnp.zeros((*mask.drop.shape, states.shape[-1]), states.dtype)
+        states = restore_tokens(jnp.concatenate([states, hidden], axis=1), mask.restore)
+        return take_tokens(self.predictor(states, valid), mask.drop)
+
+
+class _Distilled(Quantiser):
+    """A tokenizer and the estimator that it is trained with."""
+
+    estimator_cfg: ViT
+    out: int
+
+    def setup(self):
+        super().setup()
+        self.estimator = Predictor(self.estimator_cfg, self.out, self.trunk.grid)
+
+    def estimate(self, spec: Array, valid: Array, codes: Array) -> tuple[Array, Array, Array]:
+        """Vectors ``[b n d]``, numbers ``[b n]`` of their nearest ``codes`` ``[k d]``, and the
+        teacher's states ``[b n out]`` as the estimator reads them off the codes."""
+        vectors = self(spec, valid)
+        ids = codebook.nearest(vectors, codes)
+        chosen = codebook.straight_through(vectors, jnp.take(codes, ids, axis=0))
+        return vectors, ids, self.estimator(chosen, valid)
+
+
+def at(x: Array, ids: Array) -> Array:
+    """Entries ``ids`` ``[b k]`` of every row of ``x`` ``[b n]``."""
+    return jnp.take_along_axis(x, ids, axis=1, mode="clip")
