@@ -4,7 +4,7 @@ An iteration is a model, and a tokenizer distilled from it for the next model:
 
     jfreq train beats_nano --data shards/esc10 --workdir runs/beats1
     jfreq train beats_tokenizer_nano --data shards/esc10 --workdir runs/tokenizer1 INIT1
-    jfreq train beats_nano_iter2 --data shards/esc10 --workdir runs/beats2 INIT2
+    jfreq train beats_iter2_nano --data shards/esc10 --workdir runs/beats2 INIT2
 """
 
 from jfreq.config import Checkpoint, Experiment, Log, Optim, replace
@@ -43,8 +43,27 @@ beats_tokenizer_nano = replace(
     ),
 )  # fmt: skip
 
-beats_nano_iter2 = replace(
+beats_iter2_nano = replace(
     beats_nano,
-    name="beats_nano_iter2",
+    name="beats_iter2_nano",
     method__tokenizer=TrainedTokenizer(encoder=NANO, **CODES),
+)
+
+
+def _published(name: str, method: BEATs | BEATsTokenizer, *, lr: float, batch: int) -> Experiment:
+    return Experiment(
+        name=name,
+        method=replace(method, frontend=FBANK, frames=1024),
+        optim=replace(ADAM, lr=lr, warmup=32_000),
+        steps=400_000,
+        batch=batch,
+        checkpoint=Checkpoint(every=5000),
+        log=Log(every=100),
+    )
+
+
+beats_base = _published("beats_base", BEATs(), lr=5e-4, batch=560)
+beats_tokenizer_base = _published("beats_tokenizer_base", BEATsTokenizer(), lr=5e-5, batch=140)
+beats_iter2_base = replace(
+    beats_base, name="beats_iter2_base", method__tokenizer=TrainedTokenizer()
 )
