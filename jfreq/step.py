@@ -240,15 +240,20 @@ def check_memory(need: int, limit: int | None = None) -> None:
           "--method.encoder.remat full, or fewer --method.clones if it has them")  # fmt: skip
 
 
+def _stream(setup: StepSpec, name: str) -> Array:
+    """A stream of the run's seed: initial parameters and updates never share a key."""
+    return Streams(jax.random.key(setup.experiment.seed))(name)
+
+
 def run_key(setup: StepSpec) -> Array:
     """The key of a run, on every device of its mesh: what ``seed`` stands for."""
     place = setup.key_spec.sharding
-    return jax.jit(lambda: jax.random.key(setup.experiment.seed), out_shardings=place)()
+    return jax.jit(lambda: _stream(setup, "loop"), out_shardings=place)()
 
 
 def first_state(setup: StepSpec, source: Trained | None = None) -> State:
     """A fresh state, born sharded; its encoder from ``source`` where one is given."""
-    key = jax.random.key(setup.experiment.seed)
+    key = _stream(setup, "init")
     places = jax.tree.map(lambda leaf: leaf.sharding, setup.abstract)
 
     def fresh(key, params=None):

@@ -57,8 +57,10 @@ def extract(
     """
     if pool not in get_args(Pool):
         raise InputError(f"pool: unknown {pool!r}{close_match(pool, get_args(Pool))}")
-    encode, params = _encoder(method, pool, layer), jax.device_put(params)
-    return _over(shards, rows, lambda inputs: encode(params, inputs), batch, progress)
+    params = jax.device_put(params)
+    return _over(
+        shards, rows, lambda inputs: _vectors(method, pool, layer, params, inputs), batch, progress
+    )
 
 
 def extract_layers(
@@ -89,10 +91,10 @@ def extract_layers(
     return [found._replace(x=part) for part in parts]
 
 
-@functools.lru_cache(maxsize=4)
-def _encoder(method: Method, pool: Pool, layer: int | None) -> Callable[[PyTree, Batch], Array]:
-    """Compiled once for all parameters that are run through it."""
-    return jax.jit(lambda params, inputs: pooled(method.encode(params, inputs), pool, layer))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _vectors(method: Method, pool: Pool, layer: int | None, params: PyTree, inputs: Batch) -> Array:
+    """``[b size]``; one program for all parameters of equal methods."""
+    return pooled(method.encode(params, inputs), pool, layer)
 
 
 def spectrogram_statistics(

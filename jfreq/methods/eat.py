@@ -4,7 +4,7 @@ arXiv 2401.03497; the image branch of data2vec 2.0, Baevski et al. 2023, on spec
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, Self, TypeAlias, cast
+from typing import Any, ClassVar, Literal, Self, TypeAlias
 
 import flax.linen as nn
 import jax
@@ -24,7 +24,7 @@ from jfreq.ops import spread
 from jfreq.ops.gather import take_tokens
 from jfreq.ops.patch import unpatchify
 from jfreq.ranges import Between, Count, Fraction, NonNegative, Whole, checked
-from jfreq.types import Array, Batch, DataSpec, Mask, PyTree, Reconstruction
+from jfreq.types import Array, Batch, DataSpec, InputError, Mask, PyTree, Reconstruction
 
 Terms: TypeAlias = dict[str, tuple[float, Array]]
 """Weight and value per clip ``[b]`` of the terms of a loss, by name."""
@@ -70,12 +70,11 @@ class EAT(PatchMethod):
 
     def __post_init__(self):
         super().__post_init__()
-        check(
-            isinstance(self.encoder, ViT), "method.encoder", "must be a ViT: it reads some tokens"
-        )
+        if not isinstance(self.encoder, ViT):
+            raise InputError("method.encoder: must be a ViT: it reads some of the tokens")
         check(self.special_tokens >= 1, "method.special_tokens", "must be 1 or more: the first "
               "predicts the clip")  # fmt: skip
-        depth = cast(ViT, self.encoder).depth
+        depth = self.encoder.depth
         check(
             self.target_layers is None or self.target_layers <= depth,
             "method.target_layers",

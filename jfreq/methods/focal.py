@@ -199,30 +199,30 @@ class _Encoder(nn.Module):
     def __call__(
         self, patches: dict[str, Array], valid: dict[str, Array], *, train: bool = False
     ) -> dict[str, tuple[Array, Array]]:
-        swin = isinstance(self.cfg.encoder, Swin)
+        encoder = self.cfg.encoder
         return {
-            name: self._swin(plane, patches[name], train)
-            if swin else self._sense(plane, patches[name], valid[name], train)
+            name: self._swin(encoder, plane, patches[name], train)
+            if isinstance(encoder, Swin)
+            else self._sense(encoder, plane, patches[name], valid[name], train)
             for name, plane in self.cfg.planes.items()
         }  # fmt: skip
 
-    def _swin(self, plane: Plane, patches: Array, train: bool) -> tuple[Array, Array]:
+    def _swin(
+        self, encoder: Swin, plane: Plane, patches: Array, train: bool
+    ) -> tuple[Array, Array]:
         cfg = self.cfg
-        assert isinstance(cfg.encoder, Swin)
         lattice = cfg.lattice(plane)
         real = plane.real_tokens(lattice)
         vector, last = ModalityEncoder(
-            cfg.encoder.fitted(plane.tokens), lattice, cfg.embedding,
+            encoder.fitted(plane.tokens), lattice, cfg.embedding,
             None if real.all() else real, name=plane.signal.name,
         )(patches, train=train)  # fmt: skip
         bins = -(-plane.tokens[1] // cfg.step)
         return last[:, : cfg.grid.time, :bins].mean(axis=2), vector
 
     def _sense(
-        self, plane: Plane, patches: Array, valid: Array, train: bool
+        self, encoder: PlaneSense, plane: Plane, patches: Array, valid: Array, train: bool
     ) -> tuple[Array, Array]:
-        encoder = self.cfg.encoder
-        assert isinstance(encoder, PlaneSense)
         frames = valid.reshape(-1, *plane.tokens).any(axis=2)
         x = patches.reshape(-1, *plane.tokens, plane.size)
         states = encoder.build(plane.signal.name)(x, frames, train=train)

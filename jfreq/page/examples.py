@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jfreq.evaluate.protocols import check_signals
-from jfreq.method import Method
+from jfreq.method import Method, Streams
 from jfreq.state import Trained
 from jfreq.types import Batch, Reconstruction, SignalSpec
 
@@ -147,23 +147,23 @@ def _reconstruct(
 ) -> tuple[Reconstruction | None, np.ndarray | None]:
     """One mask for each clip, and the share of many masks that hides a cell; without a mask only
     the spectrogram, without a front end nothing."""
-    reconstruct = method.reconstruct
-    if reconstruct is None:
-        spec = jax.jit(method.frontend)(batch).get("spectrogram")
+    rngs = Streams(jax.random.key(seed))
+    found = jax.jit(method.reconstruct)(params, batch, rngs)
+    if found is None:
+        spec = jax.jit(method.with_spectrogram)(batch).get("spectrogram")
         plain = (
             None if spec is None else Reconstruction(spec, jnp.zeros(spec.shape[:3], bool), None)
         )
         return plain, None
-    key, many = jax.random.split(jax.random.key(seed))
 
-    def share(params, batch, keys):
-        def one(key):
-            return reconstruct(params, batch, key).hidden.astype(jnp.float32).mean(0)
+    def hidden_share(params, batch):
+        def one(i):
+            again = method.reconstruct(params, batch, rngs.at(i))
+            return again.hidden.astype(jnp.float32).mean(0)
 
-        return jax.lax.map(one, keys).mean(0)
+        return jax.lax.map(one, jnp.arange(DRAWS)).mean(0)
 
-    counted = jax.jit(share)(params, batch, jax.random.split(many, DRAWS))
-    return jax.jit(reconstruct)(params, batch, key), np.asarray(counted)
+    return found, np.asarray(jax.jit(hidden_share)(params, batch))
 
 
 def _planes(found: Reconstruction | None, i: int) -> tuple:

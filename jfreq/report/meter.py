@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from jfreq import flops, trees
+from jfreq.method import Streams
 from jfreq.step import Setup, memory_of
 
 
@@ -21,8 +22,8 @@ class Meter:
         self._batch = experiment.batch
         spec = setup.pipeline.batch_spec
         params, target = setup.abstract.params, setup.abstract.target
-        loss, key = setup.method.loss, jax.random.key(0)
-        self.step_flops = flops.training(loss, params, target, spec, key, 0)
+        loss, rngs = setup.method.loss, Streams(jax.random.key(0))
+        self.step_flops = flops.training(loss, params, target, spec, rngs, 0)
         peak = experiment.log.peak_tflops or flops.peak_tflops(jax.devices()[0].device_kind)
         self._peak = peak * 1e12 * jax.device_count() if peak else None
         self._began, self._wait = time.perf_counter(), 0.0
