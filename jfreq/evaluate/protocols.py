@@ -40,7 +40,6 @@ from jfreq.evaluate.windows import fitted, own_length
 from jfreq.method import Method, window_spec
 from jfreq.ranges import Count, Draws, Integer, Seed, checked_call
 from jfreq.state import Trained
-from jfreq.types import SignalSpec
 
 Kind = Literal["logistic", "ridge", "knn"]
 
@@ -139,7 +138,7 @@ def _features(
 
     yield TRAINED, [encoded(TRAINED, trained.params)] * len(seeds)
     if with_baselines:
-        fresh = _initialiser(method, cfg.signals)
+        fresh = _initialiser(method)
         yield UNTRAINED, [encoded(UNTRAINED, fresh(seed)) for seed in seeds]
         # The front end of whole rows; without one the raw signals are described, bound or not.
         own = jax.eval_shape(cfg.with_spectrogram, window_spec(cfg.signals))
@@ -223,7 +222,7 @@ def single_split(
     return Interval(*(float(np.mean(column)) for column in zip(*values)))
 
 
-def _initialiser(method: Method, signals: Sequence[SignalSpec]) -> Callable[[int], Any]:
+def _initialiser(method: Method) -> Callable[[int], Any]:
     """``seed -> params`` as ``init`` draws them, compiled once."""
     init = jax.jit(method.init)
     return lambda seed: init(jax.random.key(seed))

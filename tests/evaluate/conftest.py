@@ -6,6 +6,7 @@ import pytest
 
 from jfreq.data.schema import ShardsInfo, SignalInfo
 from jfreq.method import Method
+from jfreq.ranges import checked
 from jfreq.types import Features, Grid
 
 
@@ -57,19 +58,22 @@ class FakeShards:
         }
 
 
-def patches(freq: int = 2, time: int = 4) -> Method:
+@checked
+class Patches(Method):
     """Tokens are the signal itself: row f, time t holds ``gain * x[t * freq + f]``."""
-    grid = Grid(time=time, freq=freq, first=freq / 2, hop=freq)
 
-    def encode(params, batch):
+    freq: int = 2
+    time: int = 4
+
+    def encode(self, params, batch):
+        freq, time = self.freq, self.time
+        grid = Grid(time=time, freq=freq, first=freq / 2, hop=freq)
         x = batch["x"][:, : freq * time] * params["gain"]
         tokens = x.reshape(len(x), time, freq, -1).swapaxes(1, 2).reshape(len(x), freq * time, -1)
         inside = (grid.first + grid.hop * np.arange(time))[None] <= batch["length"][:, None]
         valid = jnp.tile(inside, (1, freq))
         clip = (tokens * valid[..., None]).sum(1) / valid.sum(1)[:, None]
         return Features(tokens, grid, clip, valid, jnp.stack([tokens * (i + 1) for i in range(3)]))
-
-    return Method(init=lambda key, spec: {}, loss=lambda *a: (0.0, {}), encode=encode)
 
 
 @pytest.fixture(scope="session")
@@ -79,4 +83,4 @@ def make_shards():
 
 @pytest.fixture(scope="session")
 def make_patches():
-    return patches
+    return Patches

@@ -83,13 +83,13 @@ def test_time_major_pools_alike():
 def test_compiled_once_and_batch_size_does_not_matter(data):
     traces = []
 
-    def encode(params, batch):
-        traces.append(1)
-        x = batch["x"].mean(1)
-        grid = Grid(1)
-        return Features(x[:, None], grid, x, jnp.ones((len(x), 1), bool))
+    class Mean(Method):
+        def encode(self, params, batch):
+            traces.append(1)
+            x = batch["x"].mean(1)
+            return Features(x[:, None], Grid(1), x, jnp.ones((len(x), 1), bool))
 
-    method = Method(init=lambda *a: {}, loss=lambda *a: (0.0, {}), encode=encode)
+    method = Mean()
     first = extract(method, {}, data, np.arange(11), batch=4)
     assert len(traces) == 1
     np.testing.assert_allclose(extract(method, {}, data, np.arange(11), batch=32).x, first.x)

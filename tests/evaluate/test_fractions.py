@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 from sklearn.neighbors import KNeighborsClassifier
 
-from jfreq import methods
-from jfreq.config import Experiment, MethodConfig
+from jfreq.config import Experiment
 from jfreq.data.fractions import draw
 from jfreq.evaluate.metrics import interval_of, wilson
 from jfreq.evaluate.protocols import probe
@@ -18,22 +17,21 @@ from jfreq.types import Features, Grid, InputError, SignalSpec
 CLASSES, WIDTH = 4, 6
 
 
-def project() -> Method:
+class Project(Method):
     """Clip vector: mean over time, scaled; fresh parameters see noise only."""
 
-    def encode(params, batch):
+    def init(self, key):
+        return {"gain": jnp.array([0.0] * CLASSES + [1.0] * (WIDTH - CLASSES))}
+
+    def encode(self, params, batch):
         clip = batch["x"].mean(1) * params["gain"][None]
         return Features(clip[:, None], Grid(1), clip, jnp.ones((len(clip), 1), bool))
 
-    gain = np.array([0.0] * CLASSES + [1.0] * (WIDTH - CLASSES), np.float32)
-    return Method(init=lambda *a: {"gain": gain}, loss=lambda *a: (0.0, {}), encode=encode)
-
 
 @pytest.fixture
-def trained(monkeypatch):
-    monkeypatch.setattr(methods, "build", lambda cfg: project())
-    cfg = MethodConfig(signals=(SignalSpec("x", 100.0, 8, WIDTH),))
-    return Trained(Experiment("project", cfg, seed=5), {"gain": np.ones(WIDTH, np.float32)})
+def trained():
+    method = Project((SignalSpec("x", 100.0, 8, WIDTH),))
+    return Trained(Experiment("project", method, seed=5), {"gain": np.ones(WIDTH, np.float32)})
 
 
 @pytest.fixture

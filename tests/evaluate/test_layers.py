@@ -4,8 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jfreq import methods
-from jfreq.config import Experiment, MethodConfig
+from jfreq.config import Experiment
 from jfreq.evaluate.layers import CLIP, probe_layers
 from jfreq.evaluate.protocols import probe
 from jfreq.method import Method
@@ -15,24 +14,21 @@ from jfreq.types import Features, Grid, InputError, SignalSpec
 CLASSES = 3
 
 
-def two_blocks() -> Method:
+class TwoBlocks(Method):
     """The first block keeps only channels of noise, the second those of the classes."""
 
-    def encode(params, batch):
+    def encode(self, params, batch):
         x = batch["x"][:, :4]
         tokens = jnp.concatenate([x, jnp.zeros_like(x[..., :1])], axis=-1) * params["gain"]
         noise = tokens.at[..., :CLASSES].set(0.0)
         valid = jnp.ones(tokens.shape[:2], bool)
         return Features(tokens, Grid(4), tokens.mean(1), valid, jnp.stack([noise, tokens]))
 
-    return Method(init=lambda *a: {}, loss=lambda *a: (0.0, {}), encode=encode)
-
 
 @pytest.fixture
-def trained(monkeypatch):
-    monkeypatch.setattr(methods, "build", lambda cfg: two_blocks())
-    cfg = MethodConfig(signals=(SignalSpec("x", 100.0, 8, 6),))
-    return Trained(Experiment("blocks", cfg), {"gain": np.float32(1)})
+def trained():
+    method = TwoBlocks((SignalSpec("x", 100.0, 8, 6),))
+    return Trained(Experiment("blocks", method), {"gain": np.float32(1)})
 
 
 def labelled(make_shards, *, gap=4.0, swap=0, multi=False, n=120, **columns):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jfreq import methods, recipes
-from jfreq.config import Experiment, MethodConfig, replace
+from jfreq.config import Experiment, replace
 from jfreq.data.prepare import prepare
 from jfreq.data.records import open_shards
 from jfreq.evaluate import protocols
@@ -25,26 +25,23 @@ from jfreq.types import Features, Grid, InputError, SignalSpec
 CLASSES = 3
 
 
-def project() -> Method:
+class Project(Method):
     """Clip vector: mean over time, through ``params``; a fresh one sees almost nothing."""
 
-    def encode(params, batch):
-        clip = batch["x"].mean(1) @ params["kernel"]
-        return Features(clip[:, None], Grid(1), clip, jnp.ones((len(clip), 1), bool))
-
-    def init(key, spec):
-        width = spec["x"].shape[-1]
+    def init(self, key):
+        width = self.signals[0].channels
         weak = 1e-3 * jax.random.normal(key, (width, 2)).at[:CLASSES].set(0.0)
         return {"kernel": weak}
 
-    return Method(init=init, loss=lambda *a: (0.0, {}), encode=encode)
+    def encode(self, params, batch):
+        clip = batch["x"].mean(1) @ params["kernel"]
+        return Features(clip[:, None], Grid(1), clip, jnp.ones((len(clip), 1), bool))
 
 
 @pytest.fixture
-def trained(monkeypatch):
-    monkeypatch.setattr(methods, "build", lambda cfg: project())
-    cfg = MethodConfig(signals=(SignalSpec("x", 100.0, 16, 6),))
-    return Trained(Experiment("project", cfg), {"kernel": np.eye(6, CLASSES, dtype=np.float32)})
+def trained():
+    method = Project((SignalSpec("x", 100.0, 16, 6),))
+    return Trained(Experiment("project", method), {"kernel": np.eye(6, CLASSES, dtype=np.float32)})
 
 
 def sets(make_shards, *, n=120, seed=0, gap=3.0, multi=False, **columns):
@@ -168,7 +165,7 @@ def test_transfer_to_rows_of_another_length(trained, make_shards, samples):
     other = make_shards(rows, data._label, labels=data.info.labels, fold=data.column("fold"))
     report = probe(trained, other, kinds=("ridge",))
     assert by_name(report)[TRAINED, "ridge", "accuracy"].mean > 0.85
-    method = fitted(project(), trained.experiment.method.signals, other.spec)
+    method = fitted(trained.experiment.method, other.spec)
     found = extract(method, trained.params, other, np.arange(7)).x
     whole = np.pad(rows, ((0, 0), (0, -samples % 16), (0, 0))).reshape(len(rows), -1, 16, 6).mean(2)
     expected = whole[:7, : max(1, (samples + 8) // 16), :CLASSES].mean(1)
@@ -258,8 +255,7 @@ def test_refusals(trained, make_shards, make, options, message):
     ],
 )
 def test_shards_of_another_kind(trained, make_shards, signal, message):
-    cfg = MethodConfig(signals=(signal,))
-    other = Trained(Experiment("project", cfg), trained.params)
+    other = Trained(Experiment("project", Project((signal,))), trained.params)
     with pytest.raises(InputError, match=message):
         probe(other, sets(make_shards))
 

@@ -5,11 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jfreq.evaluate.windows import any_length, fitted
+from jfreq.evaluate.windows import AnyLength, fitted, own_length
 from jfreq.export.runtime import Encoder, by_time
 from jfreq.method import Method
 from jfreq.methods.ssast import SSAST
 from jfreq.nn.vit import ViT
+from jfreq.ranges import checked
 from jfreq.testing import CLIP
 from jfreq.types import DataSpec, Features, Grid, InputError, SignalSpec
 
@@ -18,16 +19,16 @@ SAMPLES = CLIP.signals[0].samples
 
 @pytest.fixture(scope="module")
 def model():
-    cfg = method = SSAST(encoder=ViT(width=16, depth=1, heads=2)).bind(CLIP)
-    return cfg, method, jax.jit(method.init)(jax.random.key(0))
+    method = SSAST(encoder=ViT(width=16, depth=1, heads=2)).bind(CLIP)
+    return method, jax.jit(method.init)(jax.random.key(0))
 
 
 @pytest.mark.parametrize("factor", [0.4, 1.0, 2.7, 3.9])
 def test_agrees_with_the_runtime(model, factor):
-    cfg, method, params = model
+    method, params = model
     wave = np.random.default_rng().normal(size=(round(factor * SAMPLES),)).astype(np.float32) * 0.1
-    expected = Encoder(method, params, signals=cfg.signals)(wave, 16000)
-    encode = jax.jit(any_length(method, cfg.signals).encode)
+    expected = Encoder(method, params, signals=method.signals)(wave, 16000)
+    encode = jax.jit(AnyLength(method.signals, method).encode)
     found = encode(params, {"audio": jnp.asarray(wave)[None, :, None]})
     frames = np.asarray(by_time(found.tokens, found.grid).mean(2))[0]
     valid = np.asarray(by_time(found.valid, found.grid).any(2))[0]
@@ -38,8 +39,8 @@ def test_agrees_with_the_runtime(model, factor):
 
 
 def test_padding_of_long_rows_does_not_matter(model):
-    cfg, method, params = model
-    encode = jax.jit(any_length(method, cfg.signals).encode)
+    method, params = model
+    encode = jax.jit(AnyLength(method.signals, method).encode)
     wave = jax.random.normal(jax.random.key(2), (2, 3 * SAMPLES, 1)) * 0.1
     length = jnp.array([3 * SAMPLES, round(1.6 * SAMPLES)])
     poisoned = wave.at[1, length[1] :].set(0.9)
@@ -53,30 +54,41 @@ def test_padding_of_long_rows_does_not_matter(model):
 # ------------------------------------------------------------------ several signals
 
 FAST, SLOW = SignalSpec("fast", 1000.0, 500, 2), SignalSpec("slow", 100.0, 50, 1)
+BOTH = (FAST, SLOW)
 TOKEN_S = 0.1
 
 
-def powers(signals=(FAST, SLOW), *, lattice=True) -> Method:
+@checked
+class Powers(Method):
     """A token of 0.1 s holds the mean square of each signal; without a lattice one token holds
     those of the whole window, as far as it is valid."""
-    first = signals[0]
-    hop = TOKEN_S * first.rate
-    time = round(first.seconds / TOKEN_S)
 
-    def encode(params, batch):
+    lattice: bool = True
+
+    def encode(self, params, batch):
+        first = self.signals[0]
+        hop, time = TOKEN_S * first.rate, round(first.seconds / TOKEN_S)
         parts = []
-        for s in signals:
+        for s in self.signals:
             x = batch[s.name].reshape(len(batch[s.name]), time, -1, s.channels)
             parts.append((x**2).mean((2, 3)))
         tokens = jnp.stack(parts, -1)
         centre = hop / 2 + hop * jnp.arange(time)
         valid = (centre[None] <= batch["length"][:, None]) | (jnp.arange(time) == 0)[None]
         clip = (tokens * valid[..., None]).sum(1) / valid.sum(1)[:, None]
-        if lattice:
+        if self.lattice:
             return Features(tokens, Grid(time, first=hop / 2, hop=hop), clip, valid)
         return Features(clip[:, None], Grid(1), clip, jnp.ones((len(clip), 1), bool))
 
-    return Method(init=lambda *a: {}, loss=lambda *a: (0.0, {}), encode=encode)
+
+class Odd(Method):
+    """Tokens of 12.3 fast samples."""
+
+    def encode(self, params, batch):
+        rows = len(batch["fast"])
+        valid = jnp.ones((rows, 7), bool)
+        return Features(jnp.ones((rows, 7, 1)), Grid(7, first=6.0, hop=12.3),
+                        jnp.ones((rows, 1)), valid)  # fmt: skip
 
 
 def rows(seconds, count=3):
@@ -95,7 +107,7 @@ def rows(seconds, count=3):
 @pytest.mark.parametrize("seconds", [0.3, 0.5, 1.0, 1.2, 1.7])
 def test_two_rates_in_closed_form(order, seconds):
     batch, expected = rows(seconds)
-    found = jax.jit(any_length(powers(order), order).encode)({}, batch)
+    found = jax.jit(AnyLength(order, Powers(order)).encode)({}, batch)
     if order[0] is SLOW:
         expected = expected[..., ::-1]
     clip = expected.mean(1)
@@ -108,7 +120,7 @@ def test_two_rates_in_closed_form(order, seconds):
 def test_without_a_lattice_windows_do_not_overlap():
     """One vector for each window: as many windows as fit, not one for each sample."""
     batch, expected = rows(1.5)
-    encode = any_length(powers(lattice=False), (FAST, SLOW)).encode
+    encode = AnyLength(BOTH, Powers(BOTH, lattice=False)).encode
     found = jax.jit(encode)({}, batch)
     assert found.grid == Grid(3, first=250.0, hop=500.0)
     np.testing.assert_allclose(found.tokens, expected.reshape(3, 3, 5, 2).mean(2), rtol=1e-5)
@@ -119,22 +131,18 @@ def test_length_counts_samples_of_the_datas_first_signal():
     """An encoder of the slow signal reads rows whose length is given in fast samples."""
     batch, expected = rows(0.5)
     batch["length"] = jnp.array([500, 300, 100])
-    method = fitted(powers((SLOW,)), (SLOW,), DataSpec((FAST, SLOW)))
+    method = fitted(Powers((SLOW,)), DataSpec(BOTH))
     found = jax.jit(method.encode)({}, batch)
     np.testing.assert_array_equal(found.valid.sum(1), [5, 3, 1])
     for row, count in enumerate((5, 3, 1)):
         np.testing.assert_allclose(found.clip[row, 0], expected[row, :count, 1].mean(), rtol=1e-5)
-    same = powers()
-    assert fitted(same, (FAST, SLOW), DataSpec((FAST, SLOW))).frontend is same.frontend
+    same = Powers(BOTH)
+    assert own_length(same, DataSpec(BOTH)) is same
 
 
 def test_rows_that_no_hop_can_cut():
     """Tokens of 12.3 fast samples are never a whole number of slow ones within a window."""
-    odd = powers()._replace(encode=lambda params, batch: Features(
-        jnp.ones((len(batch["fast"]), 7, 1)), Grid(7, first=6.0, hop=12.3),
-        jnp.ones((len(batch["fast"]), 1)), jnp.ones((len(batch["fast"]), 7), bool),
-    ))  # fmt: skip
     batch, _ = rows(1.2)
     with pytest.raises(InputError, match=r"rows of 1\.2 s cannot be cut into windows of 0\.5 s.*"
                                          r"fast, slow; prepare .* --seconds 0\.5"):  # fmt: skip
-        jax.eval_shape(any_length(odd, (FAST, SLOW)).encode, {}, batch)
+        jax.eval_shape(AnyLength(BOTH, Odd(BOTH)).encode, {}, batch)
