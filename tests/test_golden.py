@@ -23,7 +23,7 @@ ROWS = 4
 SMALL = {
     "width": 48, "depth": 1, "heads": 2, "widths": 16, "hidden": 16, "sensor_width": 8,
     "depths": 1, "embedding": 32, "fusion": 32, "projection": 32, "clones": 2, "groups": 4,
-    "time_projection": 16, "map_projection": 16, "blocks": 1,
+    "time_projection": 16, "map_projection": 16, "blocks": 1, "target_layers": 1,
 }  # fmt: skip
 """The most that a field of this name keeps."""
 

@@ -11,6 +11,7 @@ from jfreq.methods.aasp import AaSP
 from jfreq.methods.ast import AST
 from jfreq.methods.beats import BEATs, BEATsTokenizer
 from jfreq.methods.classify import Classify
+from jfreq.methods.data2vec import Data2Vec
 from jfreq.methods.eat import EAT
 from jfreq.methods.focal import FOCAL
 from jfreq.methods.freqmae import FreqMAE
@@ -23,8 +24,8 @@ from jfreq.methods.stfnet import STFNet
 from jfreq.types import DataSpec, InputError
 
 PAPERS: tuple[type[Method], ...] = (
-    AST, AaSP, BEATs, BEATsTokenizer, Classify, EAT, FOCAL, FreqMAE, LTFC, MAE, PhyMask, SSAST,
-    STFCSL, STFNet,
+    AST, AaSP, BEATs, BEATsTokenizer, Classify, Data2Vec, EAT, FOCAL, FreqMAE, LTFC, MAE, PhyMask,
+    SSAST, STFCSL, STFNet,
 )  # fmt: skip
 METHODS: dict[str, type[Method]] = {cls.__name__: cls for cls in PAPERS}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 _NOISE = 1e-6
 """Eigenvalues below this share of the largest are rounding."""
@@ -29,11 +29,18 @@ def deviation(x: Float[Array, "n d"]) -> Float[Array, ""]:
     return jnp.mean(jnp.std(jax.lax.stop_gradient(x.astype(jnp.float32)), axis=0))
 
 
-def sample(x: Float[Array, "b n d"], count: int) -> Float[Array, "k d"]:
-    """``count`` vectors or fewer, as many of every row as go, evenly along it. Every row starts at
-    another place, so that a lattice is not always met in the same line."""
+def sample(
+    x: Float[Array, "b n d"], count: int, length: Int[Array, " b"] | None = None
+) -> Float[Array, "k d"]:
+    """``count`` vectors or fewer, as many of every row as go, evenly along it, or along its first
+    ``length``. Every row starts at another place, so that a lattice is not always met in the same
+    line."""
     b, n, d = x.shape
     each = min(n, -(-count // b))
-    ids = (np.arange(each)[None] * (n // each) + np.arange(b)[:, None]) % n
-    some = jnp.take_along_axis(x, jnp.asarray(ids)[..., None], axis=1, mode="clip")
+    if length is None:
+        ids = jnp.asarray((np.arange(each)[None] * (n // each) + np.arange(b)[:, None]) % n)
+    else:
+        end = jnp.maximum(length, 1)[:, None]
+        ids = (jnp.arange(each)[None] * end // each + jnp.arange(b)[:, None]) % end
+    some = jnp.take_along_axis(x, ids[..., None], axis=1, mode="clip")
     return some.reshape(-1, d)[:count]
