@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import socket
 import subprocess
@@ -17,10 +18,10 @@ import optax
 
 from jfreq import distributed, methods
 from jfreq.config import Experiment
-from jfreq.method import Method, Streams
+from jfreq.method import Loss, Method, Streams
 from jfreq.optim import make
 from jfreq.state import init_state
-from jfreq.types import Batch, BatchSpec, DataSpec, PyTree, SignalSpec
+from jfreq.types import Array, Batch, BatchSpec, DataSpec, PyTree, SignalSpec
 
 CLIP = DataSpec((SignalSpec("audio", 16000, 20720),), ("a", "b", "c"))
 """1.295 s: 128 frames, none of them padding."""
@@ -160,6 +161,18 @@ def alone():
 
 
 # ------------------------------------------------------------------ methods that learn
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def loss_and_grad(method: Method, params: PyTree, batch: Batch, key: Array) -> tuple[Loss, PyTree]:
+    """The loss of a method without a target at update 0, and its gradient; compiled."""
+
+    def loss(params: PyTree) -> tuple[Array, Loss]:
+        found = method.loss(params, {}, batch, Streams(key), 0)
+        return found.value, found
+
+    (_, found), grads = jax.value_and_grad(loss, has_aux=True)(params)
+    return found, grads
 
 
 def fitted(

@@ -9,13 +9,14 @@ import pytest
 
 from jfreq.config import replace
 from jfreq.masks import prior
+from jfreq.method import Streams
 from jfreq.methods.common.sensor_spectra import spectra
 from jfreq.methods.freqmae import FreqMAE
 from jfreq.methods.mae import MAE
 from jfreq.methods.phymask import PhyMask, chosen, scores
 from jfreq.nn.swin import Swin
 from jfreq.nn.vit import ViT
-from jfreq.testing import fake_batch
+from jfreq.testing import fake_batch, loss_and_grad
 from jfreq.types import DataSpec, InputError, SignalSpec
 
 LEVEL = {"mean": (0.0, 0.0, 1.0), "std": (0.3, 0.3, 0.3)}
@@ -83,7 +84,7 @@ def test_what_is_loud_stays_visible_and_the_opposite_sign_hides_it():
 
 def test_annealing_runs_without_compiling_again():
     method = PhyMask(trunk=VIT, anneal_steps=4).bind(SPEC)
-    params = method.init(jax.random.key(0))
+    params = jax.jit(method.init)(jax.random.key(0))
     loss = jax.jit(
         lambda step: method.loss(params, {}, burst(), Streams(jax.random.key(0)), step).value
     )
@@ -105,9 +106,9 @@ def test_floor_reaches_every_patch():
 
 
 def test_windows_of_the_other_trunk():
-    cfg = method = PhyMask(trunk=SWIN).bind(SPEC)
-    assert cfg.units == (8, 16)  # 4 x 2 and 4 x 4 windows of 2 x 4 tokens
-    params = jax.eval_shape(lambda k: method.init(k), jax.random.key(0))
+    method = PhyMask(trunk=SWIN).bind(SPEC)
+    assert method.units == (8, 16)  # 4 x 2 and 4 x 4 windows of 2 x 4 tokens
+    params = jax.eval_shape(method.init, jax.random.key(0))
     params = jax.tree.map(lambda x: jnp.zeros(x.shape), params)
     found = jax.jit(method.reconstruct)(params, burst(2), Streams(jax.random.key(0)))
     hidden = np.asarray(found.hidden)
@@ -132,14 +133,12 @@ def test_coherence_between_sensors():
 
 def test_silence_and_absence_give_finite_losses():
     method = PhyMask(trunk=VIT).bind(SPEC)
-    params = method.init(jax.random.key(0))
+    params = jax.jit(method.init)(jax.random.key(0))
     batch = burst()
     batch["acc"] = batch["acc"].at[0].set(0.0).at[1, 0, 0].set(jnp.nan)
     batch["mic"] = batch["mic"].at[1].set(0.0)
-    value, grads = jax.jit(
-        jax.value_and_grad(lambda p: method.loss(p, {}, batch, Streams(jax.random.key(0)), 0).value)
-    )(params)
-    assert np.isfinite(value) and all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
+    found, grads = loss_and_grad(method, params, batch, jax.random.key(0))
+    assert np.isfinite(found.value) and all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
 
 
 @pytest.mark.parametrize(

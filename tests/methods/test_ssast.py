@@ -1,17 +1,16 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 from jfreq import trees
 from jfreq.config import replace
-from jfreq.method import encoder_params
+from jfreq.method import Streams, encoder_params
 from jfreq.methods.ssast import SSAST
 from jfreq.nn.conv import ConvNeXt
 from jfreq.nn.vit import SIZES, ViT
 from jfreq.ops.patch import patchify
-from jfreq.testing import CLIP, batch_spec, fake_batch
+from jfreq.testing import CLIP, fake_batch, fitted, loss_and_grad
 from jfreq.types import DataSpec, InputError, SignalSpec
 
 SMALL = ViT(width=32, depth=2, heads=2)
@@ -43,7 +42,7 @@ def test_published_parameter_counts(size, encoder, whole):
     assert trees.count(params["trunk"]) == encoder
     assert trees.count(params) + 2 * 1000 * (cfg.encoder.width + 1) + 2 == whole
     frame = replace(cfg, patch=(128, 2), mask_kind="random")
-    other = jax.eval_shape(lambda k: frame.init(k, {}), jax.random.key(0))
+    other = jax.eval_shape(lambda k: frame.init(k), jax.random.key(0))
     assert trees.count(other) == trees.count(params)
 
 
@@ -66,8 +65,8 @@ def test_fresh_loss_is_near_chance(form):
     """
     _, method, params = setup(SSAST(encoder=SMALL, info_nce=form, patch=(8, 8), mask=200))
     spec = 0.5 * jax.random.normal(jax.random.key(1), (8, 128, 128, 1))
-    _, metrics = jax.jit(method.loss)(params, {}, {"spectrogram": spec}, jax.random.key(2), 0)
-    mean = {k: float(s / c) for k, (s, c) in metrics.items()}
+    found = jax.jit(method.loss)(params, {}, {"spectrogram": spec}, Streams(jax.random.key(2)), 0)
+    mean = {k: float(s / c) for k, (s, c) in found.metrics.items()}
     spread = {"paper": 64 * (1 / 18 + 1 / (3 * 32)) * 0.25 / 2, "official": 0.0}[form]
     assert mean["info_nce"] == pytest.approx(np.log(200) + spread, abs=0.15)
     assert mean["mse"] == pytest.approx(0.25, abs=0.08)
@@ -86,15 +85,15 @@ def test_masked_values_reach_the_loss_only_as_targets(batch):
     plane = np.asarray(mask.is_masked).reshape(4, cfg.grid.freq, cfg.grid.time)
     cells = np.repeat(np.repeat(plane, 16, axis=1), 16, axis=2).transpose(0, 2, 1)[..., None]
     other = jnp.where(cells, 1e3, spec)
-    net = _Net(cfg)
-    clean, poisoned = (net.apply({"params": params}, s, mask) for s in (spec, other))
+    states = jax.jit(lambda spec: _Net(cfg).apply({"params": params}, spec, mask))
+    clean, poisoned = states(spec), states(other)
     np.testing.assert_array_equal(clean, poisoned)
 
 
 def test_gradients(batch):
     """All parameters learn; targets are constants; the patch embedding learns from kept tokens."""
     _, method, params = setup(SSAST(encoder=SMALL))
-    grads, _ = jax.jit(jax.grad(method.loss, has_aux=True))(params, {}, batch, jax.random.key(1), 0)
+    _, grads = loss_and_grad(method, params, batch, jax.random.key(1))
     for path, leaf in trees.flatten(grads).items():
         assert np.isfinite(leaf).all(), path
         assert np.abs(leaf).max() > 0, path
@@ -104,32 +103,26 @@ def test_gradients(batch):
 @pytest.mark.parametrize("passes", [1, 2])
 def test_objectives(batch, objective, passes):
     _, method, params = setup(SSAST(encoder=SMALL, objective=objective, passes=passes))
-    loss, metrics = jax.jit(method.loss)(params, {}, batch, jax.random.key(1), 0)
-    value = {k: s / c for k, (s, c) in metrics.items()}
+    found = jax.jit(method.loss)(params, {}, batch, Streams(jax.random.key(1)), 0)
+    value = {k: s / c for k, (s, c) in found.metrics.items()}
     expected = {
         "joint": lambda: value["info_nce"] + 10 * value["mse"],
         "discriminative": lambda: value["info_nce"],
         "generative": lambda: value["mse"],
     }[objective]()
-    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    np.testing.assert_allclose(found.value, expected, rtol=1e-5)
     assert ("match" in params) == (objective != "generative")
     assert ("draw" in params) == (objective != "discriminative")
 
 
 def test_rows_that_fill_up_and_neighbours_do_not_count(batch):
     _, method, params = setup(SSAST(encoder=SMALL))
-    key = jax.random.key(3)
-    loss, metrics = jax.jit(method.loss)(
-        params, {}, {**batch, "_mask": jnp.array([1.0, 1, 0, 0])}, key, 0
-    )
-    poisoned = {
-        **batch,
-        "audio": batch["audio"].at[2:].set(0.9),
-        "_mask": jnp.array([1.0, 1, 0, 0]),
-    }
-    other, _ = jax.jit(method.loss)(params, {}, poisoned, key, 0)
-    assert metrics["loss"][1] == 2
-    np.testing.assert_allclose(loss, other, rtol=1e-5)
+    loss, rngs = jax.jit(method.loss), Streams(jax.random.key(3))
+    half = {**batch, "_mask": jnp.array([1.0, 1, 0, 0])}
+    poisoned = {**half, "audio": batch["audio"].at[2:].set(0.9)}
+    found, other = (loss(params, {}, rows, rngs, 0) for rows in (half, poisoned))
+    assert found.metrics["loss"][1] == 2
+    np.testing.assert_allclose(found.value, other.value, rtol=1e-5)
 
 
 def test_encode_ignores_padding_and_batch_companions(batch):
@@ -150,8 +143,8 @@ def test_encode_ignores_padding_and_batch_companions(batch):
 def test_conv_encoder_takes_the_place_of_the_transformer(batch):
     cfg = SSAST(encoder=ConvNeXt(width=32, depth=2, kernel=3), special_tokens=0)
     _, method, params = setup(cfg)
-    loss, _ = jax.jit(method.loss)(params, {}, batch, jax.random.key(1), 0)
-    assert np.isfinite(loss)
+    found = jax.jit(method.loss)(params, {}, batch, Streams(jax.random.key(1)), 0)
+    assert np.isfinite(found.value)
     features = jax.jit(method.encode)(params, batch)
     assert features.layers.shape == (2, *features.tokens.shape)
 
@@ -159,18 +152,7 @@ def test_conv_encoder_takes_the_place_of_the_transformer(batch):
 def test_learns_eight_clips():
     batch = fake_batch(CLIP, 8, seed=3)
     _, method, params = setup(SSAST(encoder=SMALL, passes=1, mask=20))
-    optimiser = optax.adam(3e-3)
-
-    @jax.jit
-    def step(params, opt, key):
-        grads, metrics = jax.grad(method.loss, has_aux=True)(params, {}, batch, key, 0)
-        updates, opt = optimiser.update(grads, opt)
-        return optax.apply_updates(params, updates), opt, metrics["loss"][0] / 8
-
-    opt, history = optimiser.init(params), []
-    for i in range(50):
-        params, opt, loss = step(params, opt, jax.random.key(i))
-        history.append(float(loss))
+    _, history = fitted(method, params, batch, steps=50)
     assert np.mean(history[-5:]) < 0.7 * np.mean(history[:3])
 
 
@@ -185,11 +167,9 @@ def test_targets_are_the_patches_in_token_order(batch):
 
 def test_encoder_params_are_the_trunk(batch):
     _, method, params = setup(SSAST(encoder=SMALL))
-    kept = encoder_params(method, params, batch_spec(CLIP, 2))
+    kept, encode = encoder_params(method, params), jax.jit(method.encode)
     assert set(kept) == {"trunk"}
-    np.testing.assert_allclose(
-        method.encode(kept, batch).clip, method.encode(params, batch).clip, rtol=1e-6
-    )
+    np.testing.assert_allclose(encode(kept, batch).clip, encode(params, batch).clip, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -213,15 +193,15 @@ def test_bad_geometry_is_refused_when_bound(cfg, spec, match):
 
 @pytest.mark.parametrize("order", ["freq_major", "time_major"])
 def test_reconstruction_scores_as_the_loss_does(batch, order):
-    """With the loss's key the masks are the loss's, so its mean square error is that of the
+    """With the loss's streams the masks are the loss's, so its mean square error is that of the
     drawing over the hidden cells."""
     cfg, method, params = setup(
         SSAST(encoder=SMALL, objective="generative", order=order, mask_kind="random")
     )
-    key = jax.random.key(4)
+    rngs = Streams(jax.random.key(4))
     assert cfg.mask is not None
-    spec, hidden, drawn = jax.jit(method.reconstruct)(params, batch, Streams(key))
-    _, metrics = jax.jit(method.loss)(params, {}, batch, key, 0)
+    spec, hidden, drawn = jax.jit(method.reconstruct)(params, batch, rngs)
+    metrics = jax.jit(method.loss)(params, {}, batch, rngs, 0).metrics
     assert drawn is not None and drawn.shape == spec.shape == (*hidden.shape, 1)
     error = float(np.square(np.asarray(drawn - spec)[np.asarray(hidden)]).mean())
     assert error == pytest.approx(float(metrics["mse"][0] / metrics["mse"][1]), rel=1e-4)
@@ -231,10 +211,10 @@ def test_reconstruction_scores_as_the_loss_does(batch, order):
 
 def test_hidden_values_do_not_reach_the_drawing(batch):
     _, method, params = setup(SSAST(encoder=SMALL))
-    reconstruct, key = jax.jit(method.reconstruct), jax.random.key(4)
-    spec, hidden, drawn = reconstruct(params, batch, key)
+    reconstruct, rngs = jax.jit(method.reconstruct), Streams(jax.random.key(4))
+    spec, hidden, drawn = reconstruct(params, batch, rngs)
     poisoned = {"spectrogram": jnp.where(hidden[..., None], 1e3, spec)}
-    other = reconstruct(params, poisoned, key)
+    other = reconstruct(params, poisoned, rngs)
     np.testing.assert_array_equal(hidden, other.hidden)
     np.testing.assert_array_equal(drawn, other.drawn)
 
@@ -242,10 +222,10 @@ def test_hidden_values_do_not_reach_the_drawing(batch):
 def test_discrimination_draws_nothing(batch):
     cfg, method, params = setup(SSAST(encoder=SMALL, objective="discriminative"))
     assert cfg.mask is not None
-    spec, hidden, drawn = method.reconstruct(params, batch, Streams(jax.random.key(4)))
+    rngs = Streams(jax.random.key(4))
+    spec, hidden, drawn = jax.jit(method.reconstruct)(params, batch, rngs)
     assert drawn is None
     assert float(hidden.mean()) == pytest.approx(cfg.mask / cfg.grid.size)
-    overlapping = replace(cfg, stride=(10, 10)).reconstruct
-    assert overlapping is not None
+    overlapping = replace(cfg, stride=(10, 10))
     with pytest.raises(InputError, match="must not overlap"):
-        overlapping(params, {"spectrogram": spec}, jax.random.key(4))
+        overlapping.reconstruct(params, {"spectrogram": spec}, rngs)
