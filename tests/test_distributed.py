@@ -152,8 +152,7 @@ for sizes, share in (((4, 1, 1), (rank, 2)), ((1, 2, 2), (rank, 2)), ((1, 1, 4),
 
 # every process gets the features of all rows, padded batches and all
 shards = open_shards(sys.argv[1])
-cfg = SSAST(encoder=ViT(width=16, depth=1, heads=2)).bind(shards.spec)
-method = cfg
+method = SSAST(encoder=ViT(width=16, depth=1, heads=2)).bind(shards.spec)
 params = method.init(jax.random.key(0))
 found = extract(method, jax.device_get(params), shards, np.arange(7), batch=3)
 np.savez(f"{sys.argv[2]}/{rank}.npz", x=found.x, label=found.label, id=found.id)

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 LEVEL = {
-    "ranges": 0, "types": 0, "trees": 1, "config": 1, "files": 1, "checksums": 1,
+    "ranges": 0, "types": 0, "trees": 1, "method": 1, "config": 1, "files": 1, "checksums": 1,
     "sharding": 2, "ops": 2, "distributed": 2,
     "masks": 3, "augment": 3, "losses": 3, "nn": 4, "data": 4, "methods": 5,
     "optim": 6, "state": 6, "flops": 6, "recipes": 6,
@@ -17,12 +17,12 @@ LEVEL = {
 """A room may import rooms of its own level (its neighbours in the plan) and below."""
 
 FORBIDDEN = {
-    "ops": {"flax", "config", "methods"},
-    "masks": {"flax", "config"},
-    "losses": {"flax", "config"},
-    "augment": {"flax", "config"},
-    "nn": {"config", "methods", "data"},
-    "data": {"ops", "nn", "methods", "flax", "masks", "losses"},
+    "ops": {"flax", "config", "method", "methods"},
+    "masks": {"flax", "config", "method"},
+    "losses": {"flax", "config", "method"},
+    "augment": {"flax", "config", "method"},
+    "nn": {"config", "method", "methods", "data"},
+    "data": {"ops", "nn", "method", "methods", "flax", "masks", "losses"},
     "types": {"flax"},
 }
 LAZY = {"tensorflow", "tensorflow_datasets", "librosa", "matplotlib", "sklearn", "soundfile",

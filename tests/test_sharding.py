@@ -24,8 +24,8 @@ to {GOLDEN} with json.dumps(found, indent=1) and say why in the commit."""
 @pytest.fixture(scope="module")
 def base():
     """Shapes of SSAST-base on 10 s clips, by path."""
-    cfg = SSAST().bind(DataSpec((SignalSpec("audio", 16000, 160000),)))
-    return jax.eval_shape(lambda key: cfg.init(key), jax.random.key(0))
+    method = SSAST().bind(DataSpec((SignalSpec("audio", 16000, 160000),)))
+    return jax.eval_shape(method.init, jax.random.key(0))
 
 
 def spec(path, shape, **sizes):

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,7 @@ import pytest
 
 from jfreq import checkpoint, step, trees
 from jfreq.config import Mesh, replace, to_dict
+from jfreq.method import Method, summarise
 from jfreq.report.metrics import read_metrics
 from jfreq.train import Feed, NotFinite, fallen, train
 from jfreq.types import InputError
@@ -181,19 +183,20 @@ def test_bad_settings_are_refused_before_anything_is_written(experiment, tmp_pat
     assert not (tmp_path / "run").exists()
 
 
+class Regression(Method):
+    """Least squares on the first 64 samples; nothing random."""
+
+    def loss(self, params, target, batch, rngs, step):
+        x = batch["audio"][:, :64, 0].astype(jnp.float32) / 2**15
+        return summarise({"loss": jnp.square(x @ params["w"] - 1.0)}, batch)
+
+
 def test_accumulation_is_the_same_mathematics(experiment):
     """Two micro-batches of a method without randomness in the loss: the same update."""
     setup = step.prepare(replace(experiment, mesh__data=4, mesh__fsdp=2))
     parts = step.prepare(
         replace(experiment, mesh__data=4, mesh__fsdp=1, mesh__tensor=2, accumulate=2)
     )
-
-    def loss(params, target, batch, key, number):
-        x = batch["audio"][:, :64, 0].astype(jnp.float32) / 2**15
-        value = jnp.square(x @ params["w"] - 1.0) * batch["_mask"]
-        count = batch["_mask"].sum()
-        return value.sum() / count, {"loss": (value.sum(), count)}
-
     rng = np.random.default_rng(0)
     batch = {
         "audio": rng.integers(-9999, 9999, (8, 64, 1)).astype(np.int16),
@@ -202,8 +205,7 @@ def test_accumulation_is_the_same_mathematics(experiment):
     params = {"w": jnp.asarray(rng.normal(size=64), jnp.float32)}
     results = []
     for each in (setup, parts):
-        method = each.method._replace(loss=loss)
-        planned = dataclasses.replace(each, method=method, optimiser=optax.sgd(1.0))
+        planned = dataclasses.replace(each, method=Regression(), optimiser=optax.sgd(1.0))
         state = step.State(jnp.zeros((), jnp.int32), params, optax.sgd(1.0).init(params), {})
         new, metrics = jax.jit(step.make_step(planned))(state, batch, jax.random.key(0))
         results.append((new.params["w"], metrics["loss"][0], metrics["loss"][1]))
@@ -290,10 +292,13 @@ def test_metrics_rows_have_everything(experiment, tmp_path):
     assert trees.count(checkpoint.load_run(tmp_path).params) > 0
 
 
-def test_a_metric_that_falls_below_its_floor_is_told_once(experiment):
-    method = step.prepare(experiment).method._replace(floors=(("rankme", 4.0),))
+class Collapsing(Method):
+    collapse_thresholds: ClassVar = {"rankme": 4.0}
+
+
+def test_a_metric_that_falls_below_its_threshold_is_told_once():
     warned: set[str] = set()
-    told = [list(fallen(method, {"rankme": x}, warned)) for x in (9.0, 3.5, 3.0, 5.0, 2.0)]
+    told = [list(fallen(Collapsing(), {"rankme": x}, warned)) for x in (9.0, 3.5, 3.0, 5.0, 2.0)]
     assert [len(t) for t in told] == [0, 1, 0, 0, 1]
     assert "rankme is 3.5, below 4" in told[1][0]
 

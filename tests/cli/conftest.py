@@ -71,9 +71,9 @@ def bundle(tmp_path_factory):
     from jfreq import recipes
     from jfreq.config import replace
 
-    config = method = SSAST(encoder=ViT(width=32, depth=1, heads=2)).bind(CLIP)
+    method = SSAST(encoder=ViT(width=32, depth=1, heads=2)).bind(CLIP)
     params = jax.jit(method.init)(jax.random.key(0))
-    experiment = replace(recipes.load("ssast_nano"), method=config)
+    experiment = replace(recipes.load("ssast_nano"), method=method)
     return save_bundle(tmp_path_factory.mktemp("use") / "encoder", experiment=experiment,
                        params={"trunk": params["trunk"]})  # fmt: skip
 

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 
 from jfreq import checkpoint, cli, methods, trees
 from jfreq.config import Checkpoint, Experiment, replace, to_dict
-from jfreq.export.bundle import load_trained, save_bundle, window_spec
+from jfreq.export.bundle import load_trained, save_bundle
 from jfreq.export.checks import SEAL, sealed
 from jfreq.methods.classify import Classify
 from jfreq.methods.ssast import SSAST
@@ -34,9 +34,7 @@ def whole(tmp_path_factory):
     """A sound bundle of a tiny classifier."""
     method = Classify(backbone=SSAST(encoder=ViT(width=16, depth=1, heads=2)))
     experiment = methods.bind(Experiment("tiny", method), CLIP)
-    window = window_spec(experiment.method.signals)
-    built = experiment.method
-    shapes = jax.eval_shape(built.init, jax.random.key(0), window)
+    shapes = jax.eval_shape(experiment.method.init, jax.random.key(0))
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda s: rng.normal(0.1, 0.2, s.shape).astype(s.dtype), shapes)
     return save_bundle(tmp_path_factory.mktemp("whole") / "enc", experiment=experiment,

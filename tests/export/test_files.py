@@ -27,12 +27,11 @@ TINY = ViT(width=16, depth=1, heads=2)
 
 def untrained(spec):
     """A small masked autoencoder and random parameters."""
-    cfg = MAE(encoder=TINY, decoder=TINY, pool="modality").bind(spec)
-    method = cfg
-    shapes = jax.eval_shape(method.init, jax.random.key(0), {})["trunk"]
+    method = MAE(encoder=TINY, decoder=TINY, pool="modality").bind(spec)
+    shapes = jax.eval_shape(method.init, jax.random.key(0))["trunk"]
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda s: rng.normal(0.1, 0.2, s.shape).astype(s.dtype), shapes)
-    return cfg, method, {"trunk": params}
+    return method, {"trunk": params}
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +41,8 @@ def network():
 
 @pytest.fixture(scope="module")
 def encoder(network):
-    cfg, method, params = network
-    return Encoder(method, params, signals=cfg.signals, gaps=cfg.allows_gaps)
+    method, params = network
+    return Encoder(method, params, signals=method.signals, gaps=method.allows_gaps)
 
 
 def recording(seconds, seed=0):
@@ -179,8 +178,8 @@ def test_rows_of_shards_are_embedded_as_probes_read_them(tmp_path):
     prepare("synthetic:machines", tmp_path / "set", n=5, seconds=0.1, workers=1, progress=False)
     shards = open_shards(tmp_path / "set")
     assert len({s.rate for s in shards.spec.signals}) == 2
-    cfg, method, params = untrained(shards.spec)
-    encoder = Encoder(method, params, signals=cfg.signals, gaps=True)
+    method, params = untrained(shards.spec)
+    encoder = Encoder(method, params, signals=method.signals, gaps=True)
     row = shards[3]
     arrays = {s.name: row[s.name] for s in shards.spec.signals}
     rates = {f"{s.name}_rate": s.rate for s in shards.spec.signals}
@@ -200,8 +199,8 @@ def test_rows_of_shards_are_embedded_as_probes_read_them(tmp_path):
 def imu():
     """An encoder of two sensors that lie in one array."""
     spec = DataSpec(tuple(SignalSpec(name, 50, 64, 3) for name in ("acc", "gyro")))
-    cfg, method, params = untrained(spec)
-    return Encoder(method, params, signals=cfg.signals, gaps=True)
+    method, params = untrained(spec)
+    return Encoder(method, params, signals=method.signals, gaps=True)
 
 
 def test_six_channels_of_one_array(imu, tmp_path):

@@ -14,6 +14,7 @@ from jfreq.export.bundle import save_bundle
 from jfreq.export.runtime import Encoder, Failed, load_encoder
 from jfreq.export.windows import cut, cut_window
 from jfreq.method import Method
+from jfreq.ranges import checked
 from jfreq.types import DataSpec, Features, Grid, InputError, SignalSpec
 
 RATE, HOP, SPAN = 16000, 2560, 2800
@@ -22,14 +23,18 @@ GRID = Grid(time=6, freq=2, first=SPAN / 2, hop=HOP)
 """Patches of 16 frames; the sixth is centred inside the window and reaches beyond it."""
 
 
-def span_means(grid: Grid, span: int, signals=(AUDIO,)) -> Method:
+@checked
+class SpanMeans(Method):
     """Token (f, t): (f + 1) times the mean of span t of each modality and of its square."""
-    base = signals[0]
 
-    def encode(params, batch):
+    grid: Grid = GRID
+    span: int = SPAN
+
+    def encode(self, params, batch):
+        grid, span = self.grid, self.span
         columns = []
-        for spec in signals:
-            ratio = spec.rate / base.rate
+        for spec in self.signals:
+            ratio = spec.rate / self.signals[0].rate
             starts = np.arange(grid.time) * round(grid.hop * ratio)
             index = starts[:, None] + np.arange(round(span * ratio))
             x = jnp.pad(batch[spec.name][..., 0], ((0, 0), (0, int(index.max()) + 1)))
@@ -45,11 +50,18 @@ def span_means(grid: Grid, span: int, signals=(AUDIO,)) -> Method:
         clip = (tokens * valid[..., None]).sum(1) / valid.sum(1)[:, None]
         return Features(tokens, grid, clip, valid)
 
-    return Method(init=lambda key, spec: {}, loss=lambda *a: (0.0, {}), encode=encode)
+
+class Signed(SpanMeans):
+    """Logits of a window: its mean, once and with the other sign."""
+
+    def encode(self, params, batch):
+        features = super().encode(params, batch)
+        mean = features.clip[:, :1]
+        return features._replace(logits=jnp.concatenate([-mean, mean], 1))
 
 
 def fake(grid: Grid = GRID, *, span: int = SPAN, signals=(AUDIO,)) -> Encoder:
-    return Encoder(span_means(grid, span, signals), {"gain": np.float32(1)}, signals=signals)
+    return Encoder(SpanMeans(signals, grid, span), {"gain": np.float32(1)}, signals=signals)
 
 
 def expected_frames(x: np.ndarray, grid: Grid = GRID, span: int = SPAN) -> np.ndarray:
@@ -322,16 +334,8 @@ def test_loading_and_running_needs_only_the_core(bundle):
 
 
 def classifier(labels=("low", "high"), **kind) -> Encoder:
-    """Logits of a window: its mean, once and with the other sign."""
-    plain = span_means(GRID, SPAN)
-
-    def encode(params, batch):
-        features = plain.encode(params, batch)
-        mean = features.clip[:, :1]
-        return features._replace(logits=jnp.concatenate([-mean, mean], 1))
-
-    method = plain._replace(encode=encode)
-    return Encoder(method, {"gain": np.float32(1)}, signals=(AUDIO,), labels=labels, **kind)
+    return Encoder(Signed((AUDIO,)), {"gain": np.float32(1)}, signals=(AUDIO,), labels=labels,
+                   **kind)  # fmt: skip
 
 
 def test_classes_of_a_recording_are_those_of_its_mean_logits():

@@ -17,7 +17,7 @@ from jfreq.config import replace
 from jfreq.export import adapter as adapters
 from jfreq.export import stablehlo
 from jfreq.export.adapter import adapt, compare, noise
-from jfreq.export.bundle import load_bundle, save_bundle, window_spec
+from jfreq.export.bundle import load_bundle, save_bundle
 from jfreq.export.checks import SEAL, sealed
 from jfreq.export.formats import export_run
 from jfreq.export.runtime import encode_frames
@@ -45,8 +45,7 @@ def write(folder, name, spec, **changes):
     """A bundle with a program of a recipe with random weights."""
     changes = changes or {"method__encoder": TINY}
     experiment = methods.bind(replace(recipes.load(name), **changes), spec)
-    window = window_spec(experiment.method.signals)
-    shapes = jax.eval_shape(experiment.method.init, jax.random.key(0), window)
+    shapes = jax.eval_shape(experiment.method.init, jax.random.key(0))
     rng = np.random.default_rng(1)
     params = jax.tree.map(lambda s: rng.normal(0.1, 0.2, s.shape).astype(s.dtype), shapes)
     save_bundle(folder / "run", experiment=experiment, params=params)

@@ -15,6 +15,7 @@ from jfreq.config import Data, Experiment, Mesh, Optim, replace, to_dict
 from jfreq.data.pipeline import batch_spec
 from jfreq.data.records import open_shards
 from jfreq.data.schema import ShardsInfo, SignalInfo
+from jfreq.method import Loss, part_of
 from jfreq.methods.ssast import SSAST
 from jfreq.nn.frontends import Fbank
 from jfreq.nn.vit import ViT
@@ -174,19 +175,20 @@ def of_small():
     return aot.specify(methods.bind(experiment, SHORT.spec), SHORT, EIGHT)
 
 
+class Contrasted(SSAST):
+    """A loss that compares every row with every other, as contrastive ones do."""
+
+    def loss(self, params, target, batch, rngs, step):
+        rows = batch["audio"][:, :64, 0].astype(jnp.float32)
+        every = jax.lax.with_sharding_constraint(rows, jax.P())
+        value = jnp.square(rows @ every.T).mean() * params["mask_token"].sum()
+        return Loss(value, {"loss": (value, jnp.ones(()))})
+
+
 @pytest.mark.dist
 def test_a_step_that_gathers_the_batch_is_found():
-    """A loss that compares every row with every other, as contrastive ones do."""
     spec = of_small()
-    whole = jax.sharding.NamedSharding(spec.mesh, jax.P())
-
-    def loss(params, target, batch, key, number):
-        rows = batch["audio"][:, :64, 0].astype(jnp.float32)
-        every = jax.lax.with_sharding_constraint(rows, whole)
-        value = jnp.square(rows @ every.T).mean() * params["mask_token"].sum()
-        return value, {"loss": (value, jnp.ones(()))}
-
-    spec = dataclasses.replace(spec, method=spec.method._replace(loss=loss))
+    spec = dataclasses.replace(spec, method=part_of(Contrasted, spec.method))
     found = aot.examine(spec, EIGHT, SHORT.spec.signal())
     assert found.gathers and all(c.kind == "all-gather" for c in found.gathers)
 
