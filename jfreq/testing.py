@@ -121,7 +121,8 @@ def start_processes(
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
+    flags = os.environ.get("XLA_FLAGS", "")
+    flags = f"{flags} --xla_force_host_platform_device_count={devices}"
     env = {
         **os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "NPROC": "16",
         distributed.ADDRESS: address, distributed.COUNT: str(count),
@@ -158,6 +159,45 @@ def alone():
     """Sets a mesh of one device, within ``with``: what a program for one device sees."""
     kinds = (jax.sharding.AxisType.Auto,)
     return jax.set_mesh(jax.make_mesh((1,), ("data",), kinds, devices=jax.devices()[:1]))
+
+
+class Compiled:
+    """Functions of a module, each as one program: far fewer compilations than op by op.
+
+    Arrays are traced, everything else (numbers, words, grids) is static and must be hashable.
+    """
+
+    def __init__(self, module: Any) -> None:
+        self._module = module
+
+    def __getattr__(self, name: str) -> Any:
+        function = getattr(self._module, name)
+
+        @functools.wraps(function)
+        def run(*args, **options):
+            traced = [i for i, x in enumerate(args) if _is_array(x)]
+            named = {k: x for k, x in options.items() if _is_array(x)}
+            static = tuple(x for i, x in enumerate(args) if i not in traced)
+            more = tuple((k, x) for k, x in options.items() if k not in named)
+            program = _program(function, tuple(traced), static, more)
+            return program([args[i] for i in traced], named)
+
+        return run
+
+
+def _is_array(x: Any) -> bool:
+    return isinstance(x, (jax.Array, np.ndarray, list, dict))
+
+
+@functools.cache
+def _program(function, traced: tuple[int, ...], static: tuple, options: tuple) -> Any:
+    def run(arrays, named):
+        args = list(static)
+        for i, x in zip(traced, arrays):
+            args.insert(i, x)
+        return function(*args, **dict(options), **named)
+
+    return jax.jit(run)
 
 
 # ------------------------------------------------------------------ methods that learn

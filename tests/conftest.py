@@ -2,13 +2,16 @@
 
 import os
 import pathlib
+from importlib.metadata import version
 
 # 8 fake devices on 2 cores deadlock with one pool thread per core.
 os.environ.setdefault("NPROC", "32")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-flags = os.environ.get("XLA_FLAGS", "")
-if "xla_backend_optimization_level" not in flags:
-    os.environ["XLA_FLAGS"] = f"{flags} --xla_backend_optimization_level=0".strip()
+# Tests compile much and compute little. XLA ends the process at a flag that it does not know.
+flags = "--xla_backend_optimization_level=0"
+if version("jaxlib").startswith("0.10."):
+    flags += " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+os.environ["XLA_FLAGS"] = f"{flags} {os.environ.get('XLA_FLAGS', '')}".strip()
 
 import jax
 import pytest

@@ -6,8 +6,11 @@ import numpy as np
 import optax
 import pytest
 
-from jfreq import losses
+from jfreq import losses as functions
+from jfreq.testing import Compiled
 from jfreq.types import InputError
+
+losses = Compiled(functions)
 
 
 def reference(pred, target, form):

@@ -7,8 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jfreq import losses
+from jfreq import losses as functions
+from jfreq.testing import Compiled
 from jfreq.types import InputError
+
+losses = Compiled(functions)
 
 
 def multi_view_reference(e, temperature):
