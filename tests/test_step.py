@@ -1,52 +1,124 @@
-"""Micro-batches of runs of rows."""
+"""Micro-batches of runs of rows, what a loss hands to the target, streams of randomness."""
 
+import functools
 from typing import Any, cast
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-from jfreq import sharding, step
+from jfreq import methods, sharding, step
 from jfreq.config import replace
-from jfreq.method import Loss, Method, Rows
+from jfreq.method import Loss, Method, Rows, Streams
+from jfreq.methods.ssast import SSAST
+from jfreq.nn.vit import ViT
+from jfreq.ranges import checked
+from jfreq.testing import CLIP
 from jfreq.types import InputError
 
 
-class Runs(Method):
-    """Its loss counts the runs of four whose ids follow on each other, and the places where a
-    multiple of eight begins one."""
+@checked
+class Probe(Method):
+    """Counts runs of neighbours in ``id`` ``[b]``; its target is what the last loss handed on."""
+
+    length: int = 1
 
     def loss(self, params, target, batch, rngs, step):
-        ids = batch["id"].reshape(-1, 4)
-        whole = (ids == ids[:, :1] + jnp.arange(4)[None]).all(1)
-        first = ids[:, 0] % 8 == 0
+        ids = batch["id"].reshape(-1, self.length)
+        whole = (ids == ids[:, :1] + jnp.arange(self.length)[None]).all(1)
+        even = ids[:, 0] % 8 == 0
         count = jnp.asarray(ids.size, jnp.float32)
         value = params["w"] * ids.sum()
-        return Loss(value / count, {
-            "loss": (value, count), "whole": (whole.sum(), 1), "even": (first.sum(), 1),
-        }, {"ids": Rows(batch["id"]), "sum": ids.sum()})  # fmt: skip
+        metrics = {"loss": (value, count), "whole": (whole.sum(), 1), "even": (even.sum(), 1)}
+        aux = {
+            "total": ids.sum(),
+            "ids": Rows(batch["id"]),
+            "nested": [Rows(2.0 * batch["id"][:, None])],
+            "noise": Rows(jax.random.bits(rngs("mask"), batch["id"].shape)),
+        }
+        return Loss(value / count, metrics, aux)
 
     def update_target(self, target, params, aux, step):
         return aux
 
 
-def test_micro_batches_hold_whole_runs(experiment):
-    """All runs are whole, and the target hears of every row in the order of the batch."""
-    cfg = replace(experiment, accumulate=2, batch=16, data__sequence=4)
+def updated(experiment, ids, *, length, accumulate, number=0):
+    """Target and metrics after update ``number`` on rows ``ids``."""
+    cfg = replace(experiment, accumulate=accumulate, batch=len(ids), data__sequence=length)
     spec = step.StepSpec(
-        cfg, sharding.make_mesh((2, 2, 2)), Runs(), optax.sgd(0.0), cast(Any, None), {}
+        cfg,
+        sharding.make_mesh((2, 2, 2)),
+        Probe(length=length),
+        optax.sgd(0.0),
+        cast(Any, None),
+        {},
     )
-    state = step.State(jnp.zeros((), jnp.int32), {"w": jnp.ones(())}, optax.sgd(0.0).init({}), {})
-    runs = np.array([0, 100, 40, 7])[:, None] + np.arange(4)
-    batch = {"id": runs.ravel().astype(np.int32)}
-    new, metrics = jax.jit(step.make_step(spec))(state, batch, jax.random.key(0))
+    params = {"w": jnp.ones(())}
+    state = step.State(jnp.asarray(number, jnp.int32), params, optax.sgd(0.0).init(params), {})
+    state, metrics = jax.jit(step.make_step(spec))(state, {"id": ids}, jax.random.key(0))
+    return state.target, metrics
+
+
+def test_micro_batches_hold_whole_runs(experiment):
+    """The loss counts the pairs of neighbours that belong together: all of them, or it is wrong."""
+    runs = np.array([0, 100, 40, 7], np.int32)[:, None] + np.arange(4, dtype=np.int32)
+    _, metrics = updated(experiment, runs.ravel(), length=4, accumulate=2)
     assert metrics["whole"][0] == 4
     assert metrics["even"][0] == 2
     assert metrics["loss"][0] == runs.sum()
-    assert new.target["sum"] == runs.sum()
-    np.testing.assert_array_equal(new.target["ids"].array, runs.ravel())
+
+
+@pytest.mark.parametrize(("length", "accumulate"), [(1, 1), (1, 2), (2, 2)])
+def test_the_target_hears_of_the_whole_batch_in_its_order(experiment, length, accumulate):
+    """Whatever the micro-batches: arrays are summed, rows stand as they stood in the batch."""
+    ids = np.random.default_rng(0).permutation(16).astype(np.int32)
+    found, _ = updated(experiment, ids, length=length, accumulate=accumulate)
+    assert found["total"] == ids.sum()
+    np.testing.assert_array_equal(found["ids"].array, ids)
+    np.testing.assert_array_equal(found["nested"][0].array, 2.0 * ids[:, None])
+
+
+def test_every_update_and_micro_batch_draws_anew(experiment):
+    ids = np.arange(8, dtype=np.int32)
+    noise = [
+        np.asarray(updated(experiment, ids, length=1, accumulate=2, number=n)[0]["noise"].array)
+        for n in (0, 0, 1)
+    ]
+    np.testing.assert_array_equal(noise[0], noise[1])
+    assert len(np.unique(np.concatenate(noise[1:]))) == 16
+
+
+def test_streams_share_no_key():
+    """Nor does a stream depend on which others there are: a name alone tells its key."""
+    names = ("mask", "fill", "views", "map_views", "mixup", "spec_augment", "noise", "roll",
+             "dropout")  # fmt: skip
+    rngs = Streams(jax.random.key(0))
+    streams = [rngs, *(rngs.at(i) for i in range(3)), *(rngs.at(0).at(i) for i in range(3))]
+    keys = [at.key for at in streams] + [at(name) for at in streams for name in names]
+    data = {tuple(np.asarray(jax.random.key_data(key)).tolist()) for key in keys}
+    assert len(data) == len(keys)
+
+
+def test_equal_methods_share_a_program():
+    """A method is static: a second one of the same fields is not traced again, another one is."""
+
+    @functools.partial(jax.jit, static_argnums=0)
+    @chex.assert_max_traces(n=1)
+    def init(method, key):
+        return method.init(key)
+
+    def bound(depth):
+        return SSAST(encoder=ViT(width=8, depth=depth, heads=1)).bind(CLIP)
+
+    for _ in range(2):
+        init.trace(bound(1), jax.random.key(0))
+    with pytest.raises(AssertionError):
+        init.trace(bound(2), jax.random.key(0))
+    for cls in methods.PAPERS:
+        assert cls() == cls() and hash(cls()) == hash(cls())
 
 
 def test_batches_that_are_no_whole_runs_in_micro_batches_are_refused(experiment):

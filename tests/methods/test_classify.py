@@ -5,19 +5,19 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 from jfreq import checkpoint, step, trees
 from jfreq.config import Experiment, replace
-from jfreq.method import Method, encoder_params
+from jfreq.method import Method, Streams, encoder_params
 from jfreq.methods.ast import AST
-from jfreq.methods.classify import Classify, Head, supervise
+from jfreq.methods.classify import Classify, Head
 from jfreq.methods.ssast import SSAST
 from jfreq.nn.vit import SIZES, ViT
 from jfreq.ops.posemb import resize_positions
+from jfreq.ranges import checked
 from jfreq.state import Trained
-from jfreq.testing import CLIP, batch_spec, fake_batch
+from jfreq.testing import CLIP, fake_batch, fitted, loss_and_grad
 from jfreq.types import DataSpec, Features, Grid, InputError, SignalSpec
 
 SMALL = ViT(width=32, depth=1, heads=2)
@@ -51,36 +51,37 @@ def by_hand(logits, labels, kind):
     return -(labels * log_p).sum(axis=-1)
 
 
-def table(head=PLAIN, *, width=4, classes=3):
-    """A classifier over a backbone that hands its first frame through as clip vector, its data
-    and random parameters."""
+@checked
+class FirstFrame(Method):
+    """Hands the first frame of a signal cut in frames through as clip vector."""
 
-    def frontend(batch):
+    width: int = 4
+
+    def init(self, key):
+        del key
+        return {"gain": jnp.ones(self.width), "pretext": jnp.ones(9)}
+
+    def with_spectrogram(self, batch):
         if "spectrogram" in batch:
             return batch
-        return {**batch, "spectrogram": batch["x"].reshape(len(batch["x"]), -1, width, 1)}
+        return {**batch, "spectrogram": batch["x"].reshape(len(batch["x"]), -1, self.width, 1)}
 
-    def encode(params, batch):
-        spec = frontend(batch)["spectrogram"]
-        grid = Grid(time=spec.shape[1])
+    def encode(self, params, batch):
+        spec = self.with_spectrogram(batch)["spectrogram"]
         tokens = spec[..., 0] * params["gain"][None, None]
-        return Features(tokens, grid, tokens[:, 0], jnp.ones(tokens.shape[:2], bool))
-
-    def no_loss(*_):
-        raise AssertionError("the backbone's own loss is not used")
-
-    backbone = Method(
-        init=lambda key, spec: {"gain": jnp.ones(width), "pretext": jnp.ones(9)},
-        loss=no_loss,
-        encode=encode,
-        frontend=frontend,
-    )
-    spec = DataSpec((SignalSpec("x", 10.0, 6 * width),), tuple("abcdefgh"[:classes]))
-    method = supervise(backbone, head.bind(spec))
-    return method, spec, filled(method, spec)
+        valid = jnp.ones(tokens.shape[:2], bool)
+        return Features(tokens, Grid(time=spec.shape[1]), tokens[:, 0], valid)
 
 
-def filled(method, spec, seed=0):
+def table(head=PLAIN, *, classes=3):
+    """A classifier over :class:`FirstFrame`, its data and random parameters."""
+    backbone = FirstFrame()
+    spec = DataSpec((SignalSpec("x", 10.0, 6 * backbone.width),), tuple("abcdefgh"[:classes]))
+    method = Classify(backbone=backbone, head=head).bind(spec)
+    return method, spec, filled(method)
+
+
+def filled(method, seed=0):
     """Random parameters of the right shapes, without compiling the initialisers."""
     shapes = jax.eval_shape(method.init, jax.random.key(0))
     rng = np.random.default_rng(seed)
@@ -104,7 +105,7 @@ def test_loss_and_metrics_by_hand(kind, multi):
         batch["label"] = batch["label"].at[4].set(-1)
     counted = [0, 1, 2, 4, 5] if multi else [0, 1, 2, 5]
 
-    loss, metrics = jax.jit(method.loss)(params, {}, batch, jax.random.key(1), 0)
+    loss, metrics, _ = jax.jit(method.loss)(params, {}, batch, Streams(jax.random.key(1)), 0)
     logits = np.asarray(jax.jit(method.encode)(params, batch).logits)
     expected = by_hand(logits, labels, "bce" if multi or kind == "bce" else "ce")[counted]
     assert metrics["loss"][1] == len(counted)
@@ -174,7 +175,7 @@ def test_mixup_wants_one_signal():
     method, spec, params = table(Head(mixup=0.5))
     batch = fake_batch(spec, 2)
     with pytest.raises(InputError, match=r"head.mixup: mixes one signal.*'x', 'y'"):
-        method.loss(params, {}, {**batch, "y": batch["x"]}, Streams(jax.random.key(0)), 0)[:2]
+        method.loss(params, {}, {**batch, "y": batch["x"]}, Streams(jax.random.key(0)), 0)
 
 
 # ------------------------------------------------------------------ training
@@ -193,28 +194,15 @@ def tones():
 def test_learns_eight_clips(name):
     """Every parameter has a gradient, and the loss falls to nearly nothing."""
     _, method, params = model(name)
-    batch = jax.jit(method.with_spectrogram)(tones())
-    optimiser = optax.adam(3e-3)
-
-    @jax.jit
-    def step(params, opt):
-        grads, metrics = jax.grad(method.loss, has_aux=True)(
-            params, {}, batch, jax.random.key(0), 0
-        )
-        updates, opt = optimiser.update(grads, opt)
-        return optax.apply_updates(params, updates), opt, metrics, grads
-
-    opt, history = optimiser.init(params), []
-    for _ in range(50):
-        params, opt, metrics, grads = step(params, opt)
-        if not history:
-            for path, leaf in trees.flatten(grads).items():
-                assert np.isfinite(leaf).all(), path
-                assert np.abs(leaf).max() > 0, path
-        history.append(float(metrics["loss"][0]) / 8)
+    batch, key = jax.jit(method.with_spectrogram)(tones()), jax.random.key(0)
+    for path, leaf in trees.flatten(loss_and_grad(method, params, batch, key)[1]).items():
+        assert np.isfinite(leaf).all(), path
+        assert np.abs(leaf).max() > 0, path
+    params, history = fitted(method, params, batch, steps=50)
+    found, _ = loss_and_grad(method, params, batch, key)
     assert history[0] > 0.8
-    assert history[-1] < 0.2
-    assert metrics["accuracy"][0] == 8
+    assert found.value < 0.2
+    assert found.metrics["accuracy"][0] == 8
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -223,7 +211,7 @@ def test_only_the_trunk_stays_of_the_backbone(name):
     _, method, params = model(name)
     assert set(params) == {"backbone", "head"}
     assert set(params["backbone"]) == {"trunk"}
-    kept = encoder_params(method, params, batch_spec(CLIP, 2))
+    kept = encoder_params(method, params)
     assert set(trees.flatten(kept)) == set(trees.flatten(params))
 
 
@@ -260,9 +248,9 @@ def test_ast_base_has_the_published_size():
 def test_fine_tuning_takes_the_trunk_of_ssast():
     """Stride 16 to stride 10: same kernel, positions 8 x 8 resized to 12 x 12, a fresh head."""
     source = SSAST(encoder=SMALL).bind(CLIP)
-    pre = filled(source, CLIP, seed=1)
+    pre = filled(source, seed=1)
     method = Classify(backbone=replace(source, stride=(10, 10), mask=None)).bind(CLIP)
-    fresh = filled(method, CLIP, seed=2)
+    fresh = filled(method, seed=2)
     fitted, report = checkpoint.fit_params(pre, fresh)
 
     found, before = trees.flatten(fitted), trees.flatten(pre)
@@ -284,8 +272,9 @@ def test_fine_tuning_takes_the_trunk_of_ssast():
 def test_pre_training_refuses_overlapping_patches():
     method = SSAST(encoder=SMALL, stride=(10, 10)).bind(CLIP)
     params = jax.eval_shape(lambda k: method.init(k), jax.random.key(0))
+    rngs = Streams(jax.random.key(0))
     with pytest.raises(InputError, match=r"method.stride: .*must not overlap.*\(10, 10\)"):
-        jax.eval_shape(method.loss, params, {}, fake_batch(CLIP, 2), jax.random.key(0), 0)
+        jax.eval_shape(method.loss, params, {}, fake_batch(CLIP, 2), rngs, 0)
 
 
 def test_nothing_in_common():
