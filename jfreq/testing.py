@@ -222,17 +222,15 @@ def fitted(
     optimiser = optax.adam(lr)
 
     @jax.jit
-    def step(params, state, key):
-        value, grads = jax.value_and_grad(
-            lambda params: method.loss(params, {}, batch, Streams(key), 0).value
-        )(params)
+    def updated(params, state, grads):
         updates, state = optimiser.update(grads, state)
-        return optax.apply_updates(params, updates), state, value
+        return optax.apply_updates(params, updates), state
 
     state, values = optimiser.init(params), []
     for i in range(steps):
-        params, state, value = step(params, state, jax.random.key(i))
-        values.append(float(value))
+        found, grads = loss_and_grad(method, params, batch, jax.random.key(i))
+        params, state = updated(params, state, grads)
+        values.append(float(found.value))
     return params, values
 
 
