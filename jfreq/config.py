@@ -179,6 +179,9 @@ TRANSFORMER_RULES: ShardingRules = (
     (r"blocks/fc1/kernel", ("fsdp", "tensor")),
     (r"blocks/fc1/bias", ("tensor",)),
     (r"blocks/fc2/kernel", ("tensor", "fsdp")),
+    (r"blocks/gate_scale", ("tensor",)),
+    (r"attention_bias/(sequence|time|freq)", (None, "tensor")),
+    (r"attention_bias/scale", ("tensor",)),
 )
 """Attention split by heads, the MLP by hidden units, both again over ``fsdp``."""
 

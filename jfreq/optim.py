@@ -27,7 +27,9 @@ OURS = {
     "weight_decay_mask": "decay", "b1": "b1", "b2": "b2", "eps": "eps", "mu_dtype": "mu_dtype",
 }  # fmt: skip
 """Arguments of optax's optimisers, and the fields of ``Optim`` that set them."""
-EARLY = re.compile(r"(^|/)(patch_embed|alias|positions|special_tokens|mask_token)(/|$)")
+EARLY = re.compile(
+    "(^|/)(patch_embed|alias|positions|special_tokens|register_tokens|mask_token|attention_bias)(/|$)"
+)
 """Parameters before the first block."""
 
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from jfreq.nn.heads import trunc_normal
 from jfreq.ranges import Positive, Size, checked
@@ -46,14 +46,21 @@ class ConvNeXtEncoder(nn.Module):
         x: Float[Array, "b n d"],
         *,
         grid: Grid,
+        ids: Int[Array, "b n"] | None = None,
+        special: int = 0,
         valid: Bool[Array, "b n"] | None = None,
         layers: bool = False,
+        train: bool = False,
     ) -> tuple[Float[Array, "b n d"], Float[Array, "l b n d"] | None]:
+        """Encoded tokens and, if asked for, the stream after each block. Takes what
+        :class:`jfreq.nn.vit.ViTEncoder` does; nothing is dropped in ``train``. Raises
+        ``InputError`` for anything but a whole grid."""
+        del train
         cfg, dtype = self.cfg, jnp.dtype(self.cfg.dtype)
-        if x.shape[1] != grid.size:
+        if x.shape[1] != grid.size or special or ids is not None:
             raise InputError(
                 f"encoder: ConvNeXt reads a whole grid of {grid.size} tokens, got {x.shape[1]}; "
-                "set special_tokens to 0"
+                "set special_tokens and registers to 0"
             )
         states = []
         for i in range(cfg.depth):

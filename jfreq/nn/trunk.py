@@ -78,6 +78,9 @@ class SpectrogramTrunk(nn.Module):
     alias_cfg: AaPE | None = None
     """Measures what patches fold beside the plain embedding."""
     position_kind: Literal["learned", "sincos"] = "learned"
+    registers: int = 0
+    """Learned tokens without a position that all others see and nobody reads in the end (Darcet et
+    al. 2024, section 2.2)."""
 
     def setup(self):
         width = self.encoder_cfg.width
@@ -87,6 +90,9 @@ class SpectrogramTrunk(nn.Module):
         self.positions = Positions(self.grid, self.special, width, self.position_kind)
         if self.special:
             self.special_tokens = self.param("special_tokens", trunc_normal, (self.special, width))
+        if self.registers:
+            shape = (self.registers, width)
+            self.register_tokens = self.param("register_tokens", trunc_normal, shape)
         self.encoder = self.encoder_cfg.build()
 
     def embed(
@@ -118,20 +124,37 @@ class SpectrogramTrunk(nn.Module):
         ids: Int[Array, "b k"] | None = None,
         valid: Bool[Array, "b k"] | None = None,
         layers: Layers = False,
+        train: bool = False,
     ) -> Encoded:
         """States of the special tokens and of the patch tokens, and per-layer states.
 
         ``ids`` are the places on the grid of tokens that are only some of it. ``valid`` False keeps
-        a token out of everyone's attention.
+        a token out of everyone's attention. ``train`` turns dropout on and needs the ``dropout``
+        key.
         """
-        b, s = tokens.shape[0], self.special
         special, table = self.positions()
         tokens = tokens + (table[None] if ids is None else jnp.take(table, ids, axis=0))
-        if s:
-            first = self.special_tokens if special is None else self.special_tokens + special
-            first = jnp.broadcast_to(first[None], (b, s, tokens.shape[-1]))
-            tokens = jnp.concatenate([first, tokens], axis=1)
-            if valid is not None:
-                valid = jnp.concatenate([jnp.ones((b, s), bool), valid], axis=1)
-        x, states = self.encoder(tokens, grid=self.grid, valid=valid, layers=layers)
-        return x[:, :s], x[:, s:], None if states is None else states[:, :, s:]
+        first = []
+        if self.special:
+            first = [self.special_tokens if special is None else self.special_tokens + special]
+        if self.registers:
+            first.append(self.register_tokens)
+        extra = self.special + self.registers
+        if extra:
+            tokens, valid = _with_first(jnp.concatenate(first), tokens, valid)
+        x, states = self.encoder(
+            tokens, grid=self.grid, ids=ids, special=extra, valid=valid, layers=layers, train=train
+        )
+        states = None if states is None else states[:, :, extra:]
+        return x[:, : self.special], x[:, extra:], states
+
+
+def _with_first(
+    first: Float[Array, "s d"], tokens: Float[Array, "b k d"], valid: Bool[Array, "b k"] | None
+) -> tuple[Float[Array, "b n d"], Bool[Array, "b n"] | None]:
+    """``first``, always valid, before the ``tokens`` of every row."""
+    b, s = tokens.shape[0], first.shape[0]
+    first = jnp.broadcast_to(first[None], (b, s, tokens.shape[-1]))
+    if valid is not None:
+        valid = jnp.concatenate([jnp.ones((b, s), bool), valid], axis=1)
+    return jnp.concatenate([first, tokens], axis=1), valid

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
 
-from jfreq.nn.attention import Kind, attention
+from jfreq.nn.attention import Kind, attention, check_kind
+from jfreq.nn.bias import ALiBi, RelativeBias
+from jfreq.nn.dropout import dropping
 from jfreq.nn.heads import trunc_normal
-from jfreq.ranges import Positive, Size, checked
+from jfreq.ranges import Fraction, Positive, Size, checked
 from jfreq.sharding import constrain
 from jfreq.types import Grid, InputError
 
@@ -33,6 +37,23 @@ class ViT:
     norm: Literal["pre", "post"] = "pre"
     """``pre``: norms before attention and MLP, one more at the end; ``post``: after each sum, and
     one more at the input (data2vec 2.0, EAT)."""
+    final_norm: bool = True
+    """Off: ``pre`` ends without a norm, as where a norm of the pooled tokens follows."""
+    deep_norm: bool = False
+    """``post`` with the stream scaled by ``(2 depth)^(1/4)`` before each sum and smaller initial
+    values, MLP and outputs of attention by ``(8 depth)^(-1/4)`` (DeepNet, Wang et al. 2022,
+    section 4; BEATs)."""
+    bias: RelativeBias | ALiBi | None = None
+    """What the places of two tokens add to their score; nothing where one is a special token."""
+    dropout: Fraction = 0.0
+    """In training, of the tokens before the blocks, after the projection of attention and after
+    both layers of the MLP (Dosovitskiy et al. 2021, appendix B.1)."""
+    attention_dropout: Fraction = 0.0
+    """Of the weights of attention (Vaswani et al. 2017, as in data2vec 2.0); it keeps their
+    n x m tables for the backward pass."""
+    drop_path: Fraction = 0.0
+    """Chance that a clip skips a branch of the last block; it grows linearly from 0 at the first
+    (stochastic depth, Huang et al. 2016, section 3; fine-tuning of EAT and DeiT)."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the blocks' matrix products; norms, softmax, residual stream stay float32."""
     attention: Kind = "auto"
@@ -49,6 +70,21 @@ class ViT:
             )
         if self.attention == "cudnn" and self.dtype != "bfloat16":
             raise InputError("encoder.attention: cudnn wants encoder.dtype bfloat16")
+        check_kind(self.attention, plain=self.bias is None and not self.attention_dropout)
+        if self.norm == "post" and not self.final_norm:
+            raise InputError("encoder.final_norm: only norm 'pre' has one; leave it on")
+        if self.norm == "pre" and self.deep_norm:
+            raise InputError("encoder.deep_norm: scales sums before their norm; set norm 'post'")
+
+    @property
+    def stream_scale(self) -> float:
+        """What the stream is multiplied by before each sum."""
+        return (2 * self.depth) ** 0.25 if self.deep_norm else 1.0
+
+    @property
+    def initial_scale(self) -> float:
+        """Of the initial values of maps that are added to the stream, and of what feeds them."""
+        return (8 * self.depth) ** -0.25 if self.deep_norm else 1.0
 
     def build(self, name: str | None = None) -> ViTEncoder:
         return ViTEncoder(self, name=name)
@@ -66,47 +102,76 @@ SIZES = {
 class Block(nn.Module):
     """Attention, then an MLP, each added to the stream; exact GELU, biases everywhere.
 
-    ``pre``: ``x + f(norm(x))``; ``post``: ``norm(x + f(x))``. Second value: what the MLP adds.
+    ``pre``: ``x + f(norm(x))``; ``post``: ``norm(x + f(x))``. ``train`` turns dropout on.
     """
 
     cfg: ViT
+    train: bool = False
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b n d"], valid: Bool[Array, "b n"] | None
+        self,
+        x: Float[Array, "b n d"],
+        valid: Bool[Array, "b n"] | None,
+        bias: Float[Array, "#b h n n"] | None = None,
+        drop_path: Float[Array, ""] | None = None,
     ) -> tuple[Float[Array, "b n d"], Float[Array, "b n d"]]:
+        """The stream, and what the MLP adds to it before anything is dropped. ``drop_path`` is the
+        rate of this block."""
         cfg = self.cfg
-        dtype = jnp.dtype(cfg.dtype)
-        shape = (cfg.heads, cfg.width // cfg.heads)
         norms = [nn.LayerNorm(epsilon=cfg.eps, name=name) for name in ("norm1", "norm2")]
+        drop = dropping(cfg.dropout, train=self.train)
+        skip = dropping(0.0 if drop_path is None else drop_path, train=self.train, rows=True)
 
         def before(x, norm):
-            return (norm(x) if cfg.norm == "pre" else x).astype(dtype)
+            return (norm(x) if cfg.norm == "pre" else x).astype(jnp.dtype(cfg.dtype))
 
-        def after(x, norm):
+        def add(x, y, norm):
+            x = (x * cfg.stream_scale if cfg.deep_norm else x) + skip(drop(y))
             return norm(x) if cfg.norm == "post" else x
 
-        y = before(x, norms[0])
-        qkv = nn.DenseGeneral((3, *shape), dtype=dtype, kernel_init=trunc_normal, name="qkv")(y)
-        q, k, v = (part.squeeze(2) for part in jnp.split(qkv, 3, axis=2))
-        y = attention(q, k, v, valid=valid, kind=cfg.attention)
-        y = nn.DenseGeneral(
-            cfg.width, axis=(-2, -1), dtype=dtype, kernel_init=trunc_normal, name="proj"
-        )(y)
-        x = after(x + y.astype(x.dtype), norms[0])
+        y = self._attention(before(x, norms[0]), valid, bias)
+        x = add(x, y.astype(x.dtype), norms[0])
+        y = self._mlp(before(x, norms[1]), drop).astype(x.dtype)
+        return add(x, y, norms[1]), y
 
-        y = before(x, norms[1])
+    def _attention(self, y: Array, valid: Array | None, bias: Array | None) -> Array:
+        cfg, dtype = self.cfg, jnp.dtype(self.cfg.dtype)
+        shape = (3, cfg.heads, cfg.width // cfg.heads)
+        # Of queries, keys and values, only the last are added to the stream.
+        init = scaled(np.repeat([1.0, 1.0, cfg.initial_scale], cfg.width))
+        qkv = nn.DenseGeneral(shape, dtype=dtype, kernel_init=init, name="qkv")(y)
+        q, k, v = (part.squeeze(2) for part in jnp.split(qkv, 3, axis=2))
+        if bias is not None and cfg.bias is not None and cfg.bias.gate != "none":
+            bias = bias * self._gate(q if cfg.bias.gate == "query" else y.reshape(q.shape))
+        drop = None
+        if self.train and cfg.attention_dropout:
+            drop = dropping(cfg.attention_dropout, train=True)
+        y = attention(q, k, v, valid=valid, bias=bias, drop=drop, kind=cfg.attention)
+        init = scaled(cfg.initial_scale)
+        proj = nn.DenseGeneral(cfg.width, axis=(-2, -1), dtype=dtype, kernel_init=init, name="proj")
+        return proj(y)
+
+    def _gate(self, x: Float[Array, "b n h k"]) -> Float[Array, "b h n 1"]:
+        """``2 + a (s c - 1)``: gates ``a`` and ``c`` in (0, 1) of each query, ``s`` of each head;
+        ``a`` is one less the update gate of the paper (Chen et al. 2022, WavLM, section III-A)."""
+        gates = nn.Dense(2, kernel_init=trunc_normal, name="gate")(x.astype(jnp.float32))
+        a, c = jnp.moveaxis(nn.sigmoid(gates), -1, 0)
+        scale = self.param("gate_scale", nn.initializers.ones, (self.cfg.heads,))
+        return (2 + a * (scale[None, None] * c - 1)).swapaxes(1, 2)[..., None]
+
+    def _mlp(self, y: Array, drop: Callable[[Array], Array]) -> Array:
+        cfg, dtype = self.cfg, jnp.dtype(self.cfg.dtype)
+        init = scaled(cfg.initial_scale)
         hidden = round(cfg.width * cfg.mlp_ratio)
-        y = nn.Dense(hidden, dtype=dtype, kernel_init=trunc_normal, name="fc1")(y)
-        y = nn.gelu(y, approximate=False)
-        y = nn.Dense(cfg.width, dtype=dtype, kernel_init=trunc_normal, name="fc2")(y)
-        y = y.astype(x.dtype)
-        return after(x + y, norms[1]), y
+        y = nn.Dense(hidden, dtype=dtype, kernel_init=init, name="fc1")(y)
+        y = drop(nn.gelu(y, approximate=False))
+        return nn.Dense(cfg.width, dtype=dtype, kernel_init=init, name="fc2")(y)
 
 
 class ViTEncoder(nn.Module):
     """``cfg.depth`` blocks with stacked parameters ``[l ...]``; ``norm`` at their end (``pre``) or
-    before them (``post``)."""
+    before them (``post``); ``attention_bias``, which they share."""
 
     cfg: ViT
 
@@ -116,33 +181,75 @@ class ViTEncoder(nn.Module):
         x: Float[Array, "b n d"],
         *,
         grid: Grid,
+        ids: Int[Array, "b k"] | None = None,
+        special: int = 0,
         valid: Bool[Array, "b n"] | None = None,
         layers: Layers = False,
+        train: bool = False,
     ) -> tuple[Float[Array, "b n d"], Float[Array, "l b n d"] | None]:
         """Encoded tokens and, if asked for, :data:`Layers`.
 
-        ``grid`` is unused: attention sees a set of tokens.
+        The first ``special`` tokens lie nowhere on ``grid``, the others at ``ids``, by default on
+        all of it; a bias alone asks for places, otherwise attention sees a set of tokens.
+        ``train`` turns dropout on and needs the ``dropout`` key. Raises ``InputError`` for tokens
+        whose places a bias cannot know.
         """
         cfg = self.cfg
-        block: type[nn.Module] = Block
-        if cfg.remat != "none":
-            policy = None
-            if cfg.remat == "dots":
-                policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-            block = nn.remat(Block, prevent_cse=False, policy=policy)
+        bias = self._bias(x.shape[1], grid, ids, special)
+        rates = None
+        if train and cfg.drop_path:
+            rates = jnp.linspace(0.0, cfg.drop_path, cfg.depth)
 
-        def body(module, carry, _):
-            carry, added = module(constrain(carry), valid)
+        def body(module, carry, rate):
+            carry, added = module(constrain(carry), valid, bias, rate)
             return carry, (added if layers == "ffn" else carry if layers else None)
 
         stack = nn.scan(
             body,
             variable_axes={"params": 0},
-            split_rngs={"params": True},
+            split_rngs={"params": True, "dropout": True},
             length=cfg.depth,
             unroll=cfg.depth if cfg.unroll else 1,
         )
         norm = nn.LayerNorm(epsilon=cfg.eps, name="norm")
         x = norm(x) if cfg.norm == "post" else x
-        x, states = stack(block(cfg, name="blocks"), x, None)
-        return norm(x) if cfg.norm == "pre" else x, states
+        x = dropping(cfg.dropout, train=train)(x)
+        x, states = stack(_remat(cfg.remat)(cfg, train, name="blocks"), x, rates)
+        return norm(x) if cfg.norm == "pre" and cfg.final_norm else x, states
+
+    def _bias(
+        self, tokens: int, grid: Grid, ids: Array | None, special: int
+    ) -> Float[Array, "#b h n n"] | None:
+        """The bias of all pairs; 0 where one of the two is a special token."""
+        cfg = self.cfg
+        if cfg.bias is None:
+            return None
+        if tokens != special + (grid.size if ids is None else ids.shape[1]):
+            raise InputError(
+                "encoder.bias: needs the place of every token on one grid, which this method does "
+                "not have; set it to None"
+            )
+        bias = cfg.bias.build(cfg.heads, "attention_bias")(grid, ids)
+        return jnp.pad(bias, ((0, 0), (0, 0), (special, 0), (special, 0)))
+
+
+def _remat(kind: Remat) -> type[Block]:
+    """:class:`Block`, which recomputes in the backward pass what ``kind`` says."""
+    if kind == "none":
+        return Block
+    policy = None
+    if kind == "dots":
+        policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+    return nn.remat(Block, prevent_cse=False, policy=policy)
+
+
+def scaled(scale: float | np.ndarray) -> nn.initializers.Initializer:
+    """``trunc_normal`` times ``scale``, which broadcasts to the parameter."""
+    if np.all(np.asarray(scale) == 1):
+        return trunc_normal
+
+    def init(key, shape, dtype=jnp.float32, out_sharding=None):
+        del out_sharding
+        return trunc_normal(key, shape, dtype) * jnp.asarray(scale, dtype)
+
+    return init

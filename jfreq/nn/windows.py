@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from jfreq.nn.dropout import Dropout
+from jfreq.nn.dropout import dropping
 from jfreq.nn.heads import torch_bias, torch_kernel, trunc_normal
 from jfreq.types import InputError
 
@@ -115,16 +115,16 @@ class WindowBlock(nn.Module):
         ``train`` turns dropout on and needs the ``dropout`` key. Raises ``InputError`` for a plane
         that windows do not tile.
         """
-        drop = Dropout(self.dropout)
-        skip = nn.Dropout(self.drop_path, broadcast_dims=(1, 2, 3), deterministic=not train)
+        drop = dropping(self.dropout, train=train)
+        skip = dropping(self.drop_path, train=train, rows=True)
         y = nn.LayerNorm(epsilon=EPS, name="norm1")(x)
         y = self._attention(y, valid, train)
-        x = x + skip(drop(y, deterministic=not train))
+        x = x + skip(drop(y))
 
         y = nn.LayerNorm(epsilon=EPS, name="norm2")(x)
         y = nn.gelu(_linear(round(x.shape[-1] * self.mlp_ratio), y, "fc1"), approximate=False)
-        y = _linear(x.shape[-1], drop(y, deterministic=not train), "fc2")
-        return x + skip(drop(y, deterministic=not train))
+        y = _linear(x.shape[-1], drop(y), "fc2")
+        return x + skip(drop(y))
 
     def _attention(self, x: jax.Array, valid: Plane | None, train: bool) -> jax.Array:
         d, grid = x.shape[-1], (x.shape[1], x.shape[2])
@@ -146,7 +146,7 @@ class WindowBlock(nn.Module):
         if seen is not None:
             scores = jnp.where(seen[None, :, None], scores, _NEGATIVE)
         weights = jax.nn.softmax(scores, axis=-1)
-        weights = Dropout(self.attention_dropout)(weights, deterministic=not train)
+        weights = dropping(self.attention_dropout, train=train)(weights)
         y = jnp.einsum("bwhqm,bwmhk->bwqhk", weights, v).reshape(x.shape)
 
         y = join(_linear(d, y, "proj"), grid, window)

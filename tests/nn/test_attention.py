@@ -10,6 +10,7 @@ import pytest
 from jfreq import sharding
 from jfreq.nn import attention as module
 from jfreq.nn.attention import Kind, attention
+from jfreq.nn.bias import ALiBi
 from jfreq.nn.vit import ViT
 from jfreq.types import InputError
 
@@ -69,9 +70,9 @@ def vjp(fn, qkv, weight, valid=None):
     return jax.jit(run)(qkv, weight)
 
 
-def plain(q, k, v, *, valid):
+def plain(q, k, v, *, valid, bias=0.0):
     """The formula of the paper, [b n h k], differentiated by JAX."""
-    scores = jnp.einsum("bqhk,bshk->bhqs", q, k) / np.sqrt(q.shape[-1])
+    scores = jnp.einsum("bqhk,bshk->bhqs", q, k) / np.sqrt(q.shape[-1]) + bias
     if valid is not None:
         scores = jnp.where(valid[:, None, None, :], scores, -1e30)
     return jnp.einsum("bhqs,bshk->bqhk", jax.nn.softmax(scores, axis=-1), v)
@@ -87,7 +88,7 @@ def test_cross_attention_against_float64(rng, monkeypatch, form, n, m, masked):
         monkeypatch.setattr(module, "_CACHE_BYTES", 1)
 
         def attend(q, k, v, *, valid):
-            return module._cpu(q, k, v, valid)
+            return module._cpu(q, k, v, valid, None)
 
     b, h, size = 3, 2, 5
     q, k, v = (rng.normal(size=(b, s, h, size)) for s in (n, m, m))
@@ -112,6 +113,50 @@ def test_cross_attention_against_float64(rng, monkeypatch, form, n, m, masked):
     for mine, truth, other in zip(found, expected, theirs[1]):
         np.testing.assert_allclose(mine, truth, rtol=1e-5, atol=2e-6)
         np.testing.assert_allclose(mine, other, rtol=1e-4, atol=5e-6)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("rows", [1, SHAPE[0]], ids=["shared", "own"])
+@pytest.mark.parametrize("form", ["auto", "heads", "xla", "drop"])
+def test_bias_is_added_to_the_scores(rng, monkeypatch, form, rows, masked):
+    """One for all rows or one for each: values and gradients, the bias's too, by float64."""
+    b, n, h, size = SHAPE
+    attend = partial(attention, kind="auto" if form == "drop" else form)
+    if form == "drop":
+        attend = partial(attention, drop=lambda weights: weights)
+    if form == "heads":
+        monkeypatch.setattr(module, "_CACHE_BYTES", 4 * n * (n - 1))
+
+        def attend(q, k, v, *, valid, bias):
+            return module._cpu(q, k, v, valid, bias)
+
+    valid = validity(rng)[:, 1:].at[:, 0].set(True) if masked else None
+    parts = [rng.normal(size=(b, m, h, size)) for m in (n, n - 1, n - 1)]
+    parts.append(rng.normal(size=(rows, h, n, n - 1)))
+    weight = rng.normal(size=SHAPE)
+
+    def run(attend, parts, weight):
+        out, pull = jax.vjp(lambda q, k, v, bias: attend(q, k, v, valid=valid, bias=bias), *parts)
+        return out, pull(weight)
+
+    narrow, seed = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), (parts, weight))
+    found = jax.jit(partial(run, attend))(narrow, seed)
+    with jax.enable_x64(True):
+        truth = jax.tree.map(np.asarray, jax.jit(partial(run, plain))(parts, weight))
+    for mine, expected in zip(jax.tree.leaves(found), jax.tree.leaves(truth)):
+        np.testing.assert_allclose(mine, expected, rtol=1e-5, atol=3e-6)
+
+
+@pytest.mark.parametrize("kind", ["cudnn", "splash"])
+def test_fused_kernels_refuse_bias_and_dropout(rng, kind):
+    q, k, v = (x.astype(jnp.bfloat16) for x in inputs(rng))
+    match = f"{kind} has neither a bias nor dropout"
+    with pytest.raises(InputError, match=match):
+        attention(q, k, v, bias=jnp.zeros((1, 2, 7, 7)), kind=kind)
+    with pytest.raises(InputError, match=match):
+        attention(q, k, v, drop=lambda x: x, kind=kind)
+    with pytest.raises(InputError, match=match):
+        ViT(attention=kind, dtype="bfloat16", bias=ALiBi())
 
 
 def test_splash_is_for_as_many_queries_as_keys(rng):

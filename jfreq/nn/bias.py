@@ -1,0 +1,165 @@
+"""What attention adds to the score of two tokens for their places on the grid.
+
+A token's place is its id on the :class:`~jfreq.types.Grid`, so that any subset of the tokens gets
+the bias of the pairs that are left. All biases are float32 and shared by the blocks of an encoder.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from jfreq.nn.heads import trunc_normal
+from jfreq.ranges import Size, checked
+from jfreq.types import Grid, InputError
+
+Axis = Literal["sequence", "time", "freq"]
+Gate = Literal["none", "query", "input"]
+
+
+@checked
+class RelativeBias:
+    """Config of :class:`RelativeBiasTable`: a learned value for each bucket of distances and each
+    head (T5, Raffel et al. 2020, section 2.1). The defaults are WavLM's and BEATs', but for
+    ``gate``."""
+
+    buckets: Size = 320
+    """Half of them for keys before the query, half for keys after it."""
+    max_distance: Size = 800
+    """Distances from here on share the last bucket."""
+    axes: Literal["sequence", "time", "both"] = "sequence"
+    """``sequence``: distance in the order of the tokens (BEATs); ``time``: in frames of the grid;
+    ``both``: the sum of a table for time and one for frequency."""
+    gate: Gate = "none"
+    """Each query scales its row by a learned gate (Chen et al. 2022, WavLM, section III-A), made
+    from the ``query`` as in the paper and in BEATs, or from the ``input`` of the attention as
+    WavLM was released. Each block has its own."""
+
+    def __post_init__(self):
+        if self.buckets < 4 or self.buckets % 2:
+            raise InputError(
+                f"encoder.bias.buckets: must be an even number of 4 or more, got {self.buckets}"
+            )
+        if self.max_distance <= self.buckets // 4:
+            raise InputError(
+                f"encoder.bias.max_distance: must be above {self.buckets // 4}, the distances that "
+                f"have a bucket of their own, got {self.max_distance}"
+            )
+
+    def build(self, heads: int, name: str | None = None) -> RelativeBiasTable:
+        return RelativeBiasTable(self, heads, name=name)
+
+
+@checked
+class ALiBi:
+    """Config of :class:`ALiBiBias`: a penalty that grows with the distance, at another slope in
+    each head (Press et al. 2022, section 3), in both directions alike."""
+
+    distance: Literal["time", "manhattan", "euclidean"] = "time"
+    """In steps of the grid: in time alone, or over both axes (data2vec 2.0 has all three)."""
+    learned_scale: bool = True
+    """A learned factor for each head, at first 1 and never below 0 (data2vec 2.0, speech)."""
+    gate: ClassVar[Gate] = "none"
+
+    def build(self, heads: int, name: str | None = None) -> ALiBiBias:
+        return ALiBiBias(self, heads, name=name)
+
+
+class RelativeBiasTable(nn.Module):
+    """Tables ``[buckets h]`` named ``sequence``, or ``time`` and ``freq``."""
+
+    cfg: RelativeBias
+    heads: int
+
+    @nn.compact
+    def __call__(
+        self, grid: Grid, ids: Int[Array, "b n"] | None = None
+    ) -> Float[Array, "#b h n n"]:
+        """The bias of queries (third axis) and keys (last) at ``ids``, by default the whole grid;
+        without ``ids`` the first axis is 1."""
+        cfg = self.cfg
+        axes: tuple[Axis, ...] = ("time", "freq") if cfg.axes == "both" else (cfg.axes,)
+        total = jnp.zeros(())
+        for axis in axes:
+            table = self.param(axis, trunc_normal, (cfg.buckets, self.heads))
+            apart, reach = distances(grid, ids, axis)
+            every = relative_buckets(np.arange(-reach, reach + 1), cfg.buckets, cfg.max_distance)
+            total = total + table[every][apart + reach]
+        return total.transpose(0, 3, 1, 2)
+
+
+class ALiBiBias(nn.Module):
+    """``-slope * scale * distance``; ``scale`` ``[h]`` is a parameter where it is learned."""
+
+    cfg: ALiBi
+    heads: int
+
+    @nn.compact
+    def __call__(
+        self, grid: Grid, ids: Int[Array, "b n"] | None = None
+    ) -> Float[Array, "#b h n n"]:
+        """As :class:`RelativeBiasTable`."""
+        slopes = jnp.asarray(alibi_slopes(self.heads), jnp.float32)
+        if self.cfg.learned_scale:
+            scale = self.param("scale", nn.initializers.ones, (self.heads,))
+            slopes = slopes * jnp.maximum(scale, 0.0)
+        apart = jnp.abs(distances(grid, ids, "time")[0]).astype(jnp.float32)
+        if self.cfg.distance != "time":
+            across = jnp.abs(distances(grid, ids, "freq")[0]).astype(jnp.float32)
+            euclidean = self.cfg.distance == "euclidean"
+            apart = jnp.hypot(apart, across) if euclidean else apart + across
+        return -slopes[None, :, None, None] * apart[:, None]
+
+
+def distances(
+    grid: Grid, ids: Int[Array, "b n"] | None, axis: Axis
+) -> tuple[Int[Array, "#b n n"], int]:
+    """Place of the key (last axis) minus that of the query along ``axis``, and the largest there
+    can be."""
+    ids = jnp.arange(grid.size)[None] if ids is None else ids
+    slow, fast = jnp.divmod(ids, grid.shape[1])
+    freq, time = (slow, fast) if grid.order == "freq_major" else (fast, slow)
+    place = {"sequence": ids, "time": time, "freq": freq}[axis]
+    size = {"sequence": grid.size, "time": grid.time, "freq": grid.freq}[axis]
+    return place[:, None, :] - place[:, :, None], size - 1
+
+
+def relative_buckets(
+    distance: Int[np.ndarray, "*d"], buckets: int, max_distance: int
+) -> Int[np.ndarray, "*d"]:
+    """Bucket of each signed distance, key minus query (T5, Raffel et al. 2020, section 2.1; WavLM,
+    Chen et al. 2022, section III-A).
+
+    Of the half of each direction, half are single distances, the rest widen logarithmically up to
+    ``max_distance``.
+
+    >>> relative_buckets(np.array([-40, -3, 0, 3, 40, 4000]), 32, 128).tolist()
+    [12, 3, 0, 19, 28, 31]
+    """
+    side = buckets // 2
+    exact = side // 2
+    far = np.abs(distance)
+    # The small number keeps a distance that lies on an edge from falling below it by rounding.
+    steps = np.log(np.maximum(far, exact) / exact) / np.log(max_distance / exact) + 1e-9
+    wide = np.minimum(exact + (steps * (side - exact)).astype(np.int64), side - 1)
+    return np.where(far < exact, far, wide) + side * (distance > 0)
+
+
+def alibi_slopes(heads: int) -> Float[np.ndarray, " h"]:
+    """A geometric sequence from ``2^(-8/h)`` with that ratio (Press et al. 2022, section 3); for
+    other numbers than powers of 2, the sequence of the next lower one and every other term of the
+    next higher one, as released.
+
+    >>> alibi_slopes(3).tolist()
+    [0.0625, 0.00390625, 0.25]
+    """
+    lower = 2 ** int(np.log2(heads))
+
+    def sequence(n: int) -> np.ndarray:
+        return 2.0 ** (-8 / n * np.arange(1, n + 1))
+
+    return np.concatenate([sequence(lower), sequence(2 * lower)[::2][: heads - lower]])
