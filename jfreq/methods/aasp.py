@@ -66,8 +66,8 @@ class _Net(Net):
         if cfg.contrast_weight:
             self.project = MLPHead(*cfg.projection)
 
-    def __call__(self, spec, mask, key):
-        special, pred = super().__call__(spec, mask, key)
+    def __call__(self, spec, mask, key, *, train=False):
+        special, pred = super().__call__(spec, mask, key, train=train)
         if self.is_initializing() and cast(AaSP, self.cfg).contrast_weight:
             self.project(special)
         return special, pred

@@ -114,7 +114,10 @@ class EAT(PatchMethod):
         rows, clones = spec.shape[0], self.clones
         mask = self.sample_mask(rngs("mask"), rows * clones)
         truth = self.teacher_targets(target["trunk"], spec)
-        special, pred = apply(self.net, params, spec, mask, rngs("fill"))
+        special, pred = apply(
+            self.net, params, spec, mask, rngs("fill"), train=True,
+            dropout=rngs("dropout"),
+        )  # fmt: skip
         special = special.reshape(rows, clones, -1)
         frame = losses.squared_error(pred, of_clones(truth, mask.drop))
         clip = jnp.broadcast_to(truth.mean(axis=1)[:, None], special.shape)
@@ -190,16 +193,19 @@ class Net(nn.Module):
         out = self.cfg.encoder.width
         self.decoder = self.cfg.decoder.build(out)
 
-    def __call__(self, spec: Array, mask: Mask, key: Array) -> tuple[Array, Array]:
+    def __call__(
+        self, spec: Array, mask: Mask, key: Array, *, train: bool = False
+    ) -> tuple[Array, Array]:
         """Clones of ``spec`` under ``mask`` (r rows for each clip, in turn): states of the first
         special token ``[r*b d]`` and predicted targets ``[r*b m d]`` of masked tokens."""
-        states = seen(self.trunk, spec, mask)
+        states = seen(self.trunk, spec, mask, train=train)
         return states[0][:, 0], self.decoder(states[1], mask, self.cfg.grid, key)
 
 
-def seen(net: SpectrogramTrunk, spec: Array, mask: Mask) -> Encoded:
+def seen(net: SpectrogramTrunk, spec: Array, mask: Mask, *, train: bool = False) -> Encoded:
     """The visible tokens of all clones, encoded."""
-    return net.encode(of_clones(net.embed_under(spec, mask), mask.keep), ids=mask.keep)
+    tokens = of_clones(net.embed_under(spec, mask), mask.keep)
+    return net.encode(tokens, ids=mask.keep, train=train)
 
 
 def of_clones(x: Array, ids: Array) -> Array:

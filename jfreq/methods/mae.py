@@ -66,6 +66,8 @@ class MAE(SpectraMethod):
         for name in ("encoder", "decoder"):
             check(getattr(self, name).width % 4 == 0, f"method.{name}.width",
                   "must be a multiple of 4, for positions")  # fmt: skip
+            check(getattr(self, name).bias is None, f"method.{name}.bias",
+                  "the tokens of several sensors lie on no one grid; set it to None")  # fmt: skip
         super().__post_init__()
         if self.bound:
             for name, plane in self.planes.items():
@@ -109,9 +111,8 @@ class MAE(SpectraMethod):
         self, params: PyTree, batch: Batch, found: dict[str, Spectra], drop: Masks, rngs: Streams
     ) -> Loss:
         """The loss of a batch, whose spectra were ``found``, under masks."""
-        del rngs
         patches, valid = self._patches_of(found)
-        out = apply(_Net(self), params, patches, drop, valid)
+        out = apply(_Net(self), params, patches, drop, valid, train=True, dropout=rngs("dropout"))
         values = {}
         for name, plane in self.planes.items():
             ids = drop[name].drop
@@ -127,14 +128,27 @@ class MAE(SpectraMethod):
         return summarise(values, batch)
 
     def encode(self, params, batch: Batch) -> Features:
+        return self._features(params, batch)
+
+    def forward(self, params, batch: Batch, rngs: Streams) -> Features:
+        """With the encoder's dropout."""
+        return self._features(params, batch, rngs("dropout"))
+
+    def _features(self, params: PyTree, batch: Batch, dropout: Array | None = None) -> Features:
         patches, valid = self._patches_of(spectra(self, batch))
         everywhere = joined(self, valid)
 
-        def forward(module: _Trunk):
+        def forward(module: _Trunk, *, train: bool):
             tokens = module.embed(patches, valid)
-            return module.encode(joined(self, tokens), everywhere, layers=True)
+            return module.encode(joined(self, tokens), everywhere, layers=True, train=train)
 
-        states, layers = apply(_Trunk(self), params["trunk"], method=forward)
+        states, layers = apply(
+            _Trunk(self),
+            params["trunk"],
+            method=forward,
+            train=dropout is not None,
+            dropout=dropout,
+        )
         clip = clip_vector(self, states, everywhere)
         return Features(states, self.grid, clip, everywhere, layers)
 
@@ -234,8 +248,8 @@ class _Trunk(nn.Module):
     ) -> dict[str, Array]:
         return self.patch_embed(patches, valid, visible)
 
-    def encode(self, tokens: Array, valid: Array, *, layers: bool = False):
-        return self.encoder(tokens, grid=self.cfg.grid, valid=valid, layers=layers)
+    def encode(self, tokens: Array, valid: Array, *, layers: bool = False, train: bool = False):
+        return self.encoder(tokens, grid=self.cfg.grid, valid=valid, layers=layers, train=train)
 
 
 class _Decoder(nn.Module):
@@ -244,7 +258,9 @@ class _Decoder(nn.Module):
     cfg: MAE
 
     @nn.compact
-    def __call__(self, states: Array, drop: Masks, valid: dict[str, Array]) -> dict[str, Array]:
+    def __call__(
+        self, states: Array, drop: Masks, valid: dict[str, Array], *, train: bool = False
+    ) -> dict[str, Array]:
         cfg = self.cfg
         width, planes = cfg.decoder.width, cfg.planes
         states = nn.Dense(width, kernel_init=xavier, name="embed")(states)
@@ -260,7 +276,7 @@ class _Decoder(nn.Module):
             full.append(x + sensor[None, None, i] + place[None])
         grid = Grid(sum(x.shape[1] for x in full))
         x, _ = cfg.decoder.build("encoder")(
-            jnp.concatenate(full, axis=1), grid=grid,
+            jnp.concatenate(full, axis=1), grid=grid, train=train,
             valid=jnp.concatenate([valid[name] for name in planes], axis=1),
         )  # fmt: skip
         edges = np.cumsum([part.shape[1] for part in full])[:-1]
@@ -278,16 +294,18 @@ class _Net(nn.Module):
         self.decoder = _Decoder(self.cfg)
 
     def __call__(
-        self, patches: dict[str, Array], drop: Masks, valid: dict[str, Array]
-    ) -> dict[str, Array]:
+        self, patches: dict[str, Array], drop: Masks, valid: dict[str, Array], *,
+        train: bool = False,
+    ) -> dict[str, Array]:  # fmt: skip
         """Drawn patches ``[b n p]`` of every sensor."""
         visible = {name: ~drop[name].is_masked for name in drop}
         tokens = self.trunk.embed(patches, valid, visible)
         left = [take_tokens(tokens[name], drop[name].keep) for name in self.cfg.planes]
         seen = [jnp.take_along_axis(valid[name], drop[name].keep, axis=1)
                 for name in self.cfg.planes]  # fmt: skip
-        states, _ = self.trunk.encode(jnp.concatenate(left, axis=1), jnp.concatenate(seen, axis=1))
-        return self.decoder(states, drop, valid)
+        left, seen = jnp.concatenate(left, axis=1), jnp.concatenate(seen, axis=1)
+        states, _ = self.trunk.encode(left, seen, train=train)
+        return self.decoder(states, drop, valid, train=train)
 
 
 # ------------------------------------------------------------------ the clip vector

@@ -80,7 +80,10 @@ class SSAST(PatchMethod):
         batch = self.with_spectrogram(batch)
         spec = batch["spectrogram"]
         mask = self.sample_mask(rngs("mask"), spec.shape[0] * self._passes)
-        predicted: Patches = apply(_Net(self), params, spec, mask, method=_Net.predict)
+        predicted: Patches = apply(
+            _Net(self), params, spec, mask, method=_Net.predict, train=True,
+            dropout=rngs("dropout"),
+        )  # fmt: skip
         truth = jax.lax.stop_gradient(self.patches(spec))
         first, last = split_passes(mask.drop, spec.shape[0])
         values = {}
@@ -156,18 +159,18 @@ class _Net(nn.Module):
         if cfg.objective != "discriminative":
             self.draw = MLPHead(width, size)
 
-    def __call__(self, spec: Array, mask: Mask) -> Array:
+    def __call__(self, spec: Array, mask: Mask, *, train: bool = False) -> Array:
         """States ``[r*b m d]`` of the masked tokens; masks hold r rows for each clip, in turn."""
         tokens = self.trunk.embed_under(spec, mask)
         tokens = jnp.repeat(tokens, mask.drop.shape[0] // tokens.shape[0], axis=0)
         tokens = jnp.where(mask.is_masked[..., None], self.mask_token[None], tokens)
-        _, states, _ = self.trunk.encode(tokens)
+        _, states, _ = self.trunk.encode(tokens, train=train)
         return take_tokens(states, mask.drop)
 
-    def predict(self, spec: Array, mask: Mask) -> Patches:
+    def predict(self, spec: Array, mask: Mask, *, train: bool = False) -> Patches:
         """Predicted patches by task."""
         cfg = self.cfg
-        states = self(spec, mask)
+        states = self(spec, mask, train=train)
         if cfg.objective == "discriminative":
             return {"match": self.match(states)}
         if cfg.objective == "generative":

@@ -171,7 +171,7 @@ def _cpu_shared(q, k, v, hidden, bias, most: int):
 
     def of_heads(part):
         *qkv, own = part
-        return jax.lax.map(lambda row: _masked((*row, own), hidden), (*qkv, masks))
+        return jax.lax.map(lambda row: _masked((*row, own[None]), hidden), (*qkv, masks))
 
     out = jax.lax.map(of_heads, (cut(q), cut(k), cut(v), bias.reshape(-1, heads, *bias.shape[1:])))
     return jnp.moveaxis(out, 0, 2).reshape(b, h, n, -1)

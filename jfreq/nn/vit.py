@@ -250,6 +250,6 @@ def scaled(scale: float | np.ndarray) -> nn.initializers.Initializer:
 
     def init(key, shape, dtype=jnp.float32, out_sharding=None):
         del out_sharding
-        return trunc_normal(key, shape, dtype) * jnp.asarray(scale, dtype)
+        return trunc_normal(key, shape, dtype) * np.broadcast_to(scale, shape).astype(dtype)
 
     return init

@@ -1,5 +1,6 @@
 """Patches, positions and special tokens around a small encoder."""
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from jfreq import trees
+from jfreq.nn.bias import ALiBi
 from jfreq.nn.heads import MLPHead, NormLinear
 from jfreq.nn.trunk import PatchEmbed, Positions, SpectrogramTrunk
 from jfreq.nn.vit import ViT
@@ -119,6 +121,32 @@ def test_without_special_tokens(spec):
     special, tokens, _ = jax.eval_shape(lambda p: net.apply(p, spec, method=forward), shapes)
     assert special.shape == (2, 0, WIDTH)
     assert tokens.shape == (2, 8, WIDTH)
+
+
+def test_registers_are_seen_and_in_no_output(spec, params):
+    """Three registers and a bias: outputs keep their shapes, positions and the other parameters
+    theirs; what the registers hold reaches every token."""
+    encoder = dataclasses.replace(ENCODER, bias=ALiBi("manhattan"))
+    net = SpectrogramTrunk(PATCH, PATCH, GRIDS["freq_major"], 2, encoder, registers=3)
+    shapes = jax.eval_shape(
+        lambda k: net.init(k, spec, method=forward)["params"], jax.random.key(0)
+    )
+    more = set(trees.flatten(shapes)) - set(trees.flatten(params))
+    assert more == {"register_tokens", "encoder/attention_bias/scale"}
+    assert shapes["register_tokens"].shape == (3, WIDTH)
+    assert shapes["positions"]["special"].shape == (2, WIDTH)
+
+    @jax.jit
+    def run(registers):
+        extra = {"attention_bias": {"scale": jnp.ones(2)}}
+        own = params | {"register_tokens": registers, "encoder": params["encoder"] | extra}
+        valid = jnp.arange(8)[None] < jnp.array([[8], [3]])
+        return net.apply({"params": own}, spec, valid, method=forward)
+
+    one, two = (run(jnp.full((3, WIDTH), v).at[:, 0].set(0.0)) for v in (0.5, -2.0))
+    for a, b, shape in zip(one, two, [(2, 2, WIDTH), (2, 8, WIDTH), (1, 2, 8, WIDTH)]):
+        assert a.shape == b.shape == shape
+        assert (np.abs(a - b).max(-1) > 1e-6).all()
 
 
 def test_torch_initialisers():

@@ -11,6 +11,7 @@ from scipy.special import erf
 from scipy.stats import truncnorm
 
 from jfreq import trees
+from jfreq.nn.bias import ALiBi, RelativeBias
 from jfreq.nn.vit import SIZES, ViT
 from jfreq.types import Grid, InputError
 
@@ -68,15 +69,20 @@ def layer_norm(x, p, eps):
     return centred / np.sqrt(variance + eps) * p["scale"] + p["bias"]
 
 
-def block(x, p, *, heads, eps, valid):
-    """One pre-norm block in float64: queries, keys and values per head, exact GELU."""
+def block(x, p, *, heads, eps, valid, bias=None):
+    """One pre-norm block in float64: queries, keys and values per head, exact GELU.
+
+    ``bias(q, y, p)`` ``[b h n n]`` of queries ``[b n h k]``, input ``[b n d]`` and parameters."""
     y = layer_norm(x, p["norm1"], eps)
     q, k, v = np.moveaxis(
         np.einsum("bnd,dphk->bnphk", y, p["qkv"]["kernel"]) + p["qkv"]["bias"], 2, 0
     )
     out = np.zeros_like(q)
+    added = None if bias is None else bias(q, y, p)
     for h in range(heads):
         scores = q[:, :, h] @ k[:, :, h].transpose(0, 2, 1) / np.sqrt(q.shape[-1])
+        if added is not None:
+            scores = scores + added[:, h]
         if valid is not None:
             scores = np.where(valid[:, None, :], scores, -np.inf)
         weight = np.exp(scores - scores.max(axis=-1, keepdims=True))
@@ -87,12 +93,12 @@ def block(x, p, *, heads, eps, valid):
     return x + y @ p["fc2"]["kernel"] + p["fc2"]["bias"]
 
 
-def reference(cfg, params, x, valid):
+def reference(cfg, params, x, valid, bias=None):
     params = jax.tree.map(lambda p: np.asarray(p, np.float64), params)
     x, states = np.asarray(x, np.float64), []
     for i in range(cfg.depth):
         layer = jax.tree.map(lambda p: p[i], params["blocks"])  # noqa: B023
-        x = block(x, layer, heads=cfg.heads, eps=cfg.eps, valid=valid)
+        x = block(x, layer, heads=cfg.heads, eps=cfg.eps, valid=valid, bias=bias)
         states.append(x)
     return layer_norm(x, params["norm"], cfg.eps), np.stack(states)
 
@@ -148,6 +154,146 @@ def value_and_grad(cfg, params, x):
 @pytest.fixture(scope="module")
 def plain(weights, tokens):
     return value_and_grad(CFG, weights, tokens)
+
+
+@pytest.mark.parametrize("gate", ["query", "input"])
+def test_relative_bias_against_float64(gate):
+    """Two special tokens, five of seven places, padding; forward, and the gradient of the tables
+    along a random direction against central differences of the reference."""
+    rng = np.random.default_rng()
+    cfg = dataclasses.replace(CFG, bias=RelativeBias(8, 6, gate=gate))
+    net, ids = cfg.build(), jnp.asarray([[0, 2, 3, 5, 6], [4, 1, 6, 0, 2]])
+    x = jnp.asarray(rng.normal(size=(2, 7, 12)), jnp.float32)
+    valid = np.arange(7)[None] < np.array([[7], [5]])
+    call = functools.partial(net.apply, grid=GRID, ids=ids, special=2, valid=jnp.asarray(valid))
+    shapes = jax.eval_shape(
+        lambda key: net.init(key, x, grid=GRID, ids=ids, special=2)["params"], jax.random.key(0)
+    )
+    params = randomised(jax.tree.map(lambda p: np.zeros(p.shape, np.float32), shapes), rng)
+
+    def bias(params):
+        table = np.zeros((2, 3, 7, 7))
+        for b, q, k in np.ndindex(2, 5, 5):
+            apart = int(ids[b, k] - ids[b, q])
+            at = {0: 0, 1: 1}.get(abs(apart), 2 if abs(apart) < 4 else 3)  # 2 * sqrt(3) = 3.5
+            at += 4 * (apart > 0)
+            table[b, :, q + 2, k + 2] = params["attention_bias"]["sequence"][at]
+
+        def gated(q, y, p):
+            source = q if gate == "query" else y.reshape(q.shape)
+            logits = source @ p["gate"]["kernel"] + p["gate"]["bias"]
+            a, c = np.moveaxis(1 / (1 + np.exp(-logits)), -1, 0)
+            gates = 2 + a * (p["gate_scale"] * c - 1)
+            return table * gates.transpose(0, 2, 1)[..., None]
+
+        return gated
+
+    weight = rng.normal(size=x.shape) * valid[..., None]
+
+    def loss(params):
+        out, _ = call({"params": params}, x)
+        return jnp.sum(out * weight), out
+
+    (_, found), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+    expected, _ = reference(cfg, params, x, valid, bias(params))
+    np.testing.assert_allclose(found[valid], expected[valid], rtol=1e-4, atol=5e-5)
+
+    names = [path for path in trees.flatten(params) if "attention_bias" in path or "gate" in path]
+    way = {
+        k: rng.normal(size=v.shape) if k in names else 0.0 for k, v in trees.flatten(params).items()
+    }
+
+    def moved(step):
+        leaves = {
+            k: np.asarray(v, np.float64) + step * way[k] for k, v in trees.flatten(params).items()
+        }
+        tree = trees.unflatten(leaves)
+        return np.sum(reference(cfg, tree, x, valid, bias(tree))[0] * weight)
+
+    slope = sum(np.sum(trees.flatten(grads)[k] * way[k]) for k in names)
+    assert slope == pytest.approx((moved(1e-4) - moved(-1e-4)) / 2e-4, rel=1e-3, abs=1e-3)
+
+
+def test_a_bias_needs_the_place_of_every_token(tokens):
+    net = dataclasses.replace(CFG, bias=ALiBi()).build()
+    with pytest.raises(InputError, match="needs the place of every token on one grid"):
+        jax.eval_shape(lambda x: net.init(jax.random.key(0), x[:, :5], grid=GRID), tokens)
+
+
+def test_deep_norm_is_post_norm_with_smaller_branches(weights, tokens):
+    """norm(a x + y) = norm(x + y / a) without an epsilon; a = (2 l)^(1/4), b = (8 l)^(-1/4)."""
+    deep = ViT(width=64, depth=2, heads=4, norm="post", eps=1e-12, deep_norm=True)
+    plain = dataclasses.replace(deep, deep_norm=False)
+    x = jnp.asarray(np.random.default_rng().normal(size=(2, 7, 64)), jnp.float32)
+    params = jax.jit(lambda key: init(deep, key))(jax.random.key(0))
+    kernels = {name: params["blocks"][name]["kernel"] for name in ("proj", "fc1", "fc2")}
+    kernels |= dict(zip("qkv", np.moveaxis(params["blocks"]["qkv"]["kernel"], 2, 0)))
+    usual = 0.02 * truncnorm(-2, 2).std()
+    for name, kernel in kernels.items():
+        scale = 1.0 if name in "qk" else 16**-0.25
+        assert np.std(kernel) == pytest.approx(scale * usual, rel=0.05), name
+
+    params = randomised(params, np.random.default_rng())
+    less = jax.tree.map(lambda p: p, params)
+    for name in ("proj", "fc2"):
+        less["blocks"][name] = jax.tree.map(lambda p: p / 4**0.25, params["blocks"][name])
+    every = np.ones((2, 7), bool)
+    np.testing.assert_allclose(
+        compiled(deep)(params, x, every)[0], compiled(plain)(less, x, every)[0], atol=2e-4
+    )
+
+
+def test_drop_path_rises_over_the_blocks(weights):
+    """The first of two blocks never skips; half of the rows skip the attention of the last, the
+    others move twice as far."""
+    cfg = dataclasses.replace(CFG, drop_path=0.5)
+    x = jnp.asarray(np.random.default_rng().normal(size=(64, 7, 12)), jnp.float32)
+    blocks = weights["blocks"] | {"fc2": jax.tree.map(jnp.zeros_like, weights["blocks"]["fc2"])}
+    params = weights | {"blocks": blocks}
+
+    @jax.jit
+    def trained(x, key):
+        return cfg.build().apply(
+            {"params": params}, x, grid=GRID, layers=True, train=True, rngs={"dropout": key}
+        )
+
+    _, moved = trained(x, jax.random.key(3))
+    _, still = compiled(CFG)(params, x, np.ones((64, 7), bool))
+    np.testing.assert_allclose(moved[0], still[0], atol=1e-5)
+    step, whole = (np.asarray(s[1] - s[0]) for s in (moved, still))
+    skipped = (step == 0).all((1, 2))
+    assert 12 <= skipped.sum() <= 52, "half of 64 rows"
+    np.testing.assert_allclose(step[~skipped], 2 * whole[~skipped], rtol=1e-3, atol=1e-4)
+
+
+def test_dropout_is_off_unless_asked_for(weights, tokens):
+    """Rates of 0 in training, which need no key, and any rate outside are today's program; each
+    rate changes what comes out in training."""
+
+    def lowered(cfg, train):
+        net = cfg.build()
+        return jax.jit(
+            lambda p, x, rngs: net.apply({"params": p}, x, grid=GRID, train=train, rngs=rngs)[0]
+        )
+
+    key = {"dropout": jax.random.key(1)}
+    rates = {"dropout": 0.3, "attention_dropout": 0.3, "drop_path": 0.3}
+    plain = lowered(CFG, False).lower(weights, tokens, None).as_text()
+    assert lowered(CFG, True).lower(weights, tokens, None).as_text() == plain
+    quiet = dataclasses.replace(CFG, **rates)
+    assert lowered(quiet, False).lower(weights, tokens, None).as_text() == plain
+    still, _ = compiled(CFG)(weights, tokens, np.ones((2, 7), bool))
+    for name in ("dropout", "attention_dropout"):
+        out = lowered(dataclasses.replace(CFG, **{name: 0.3}), True)(weights, tokens, key)
+        assert np.abs(out - still).max() > 1e-3
+
+
+def test_without_a_final_norm(weights, tokens):
+    cfg = dataclasses.replace(CFG, final_norm=False)
+    shapes = jax.eval_shape(lambda key: init(cfg, key), jax.random.key(0))
+    assert set(trees.flatten(shapes)) == {path for path in PATHS if path.startswith("blocks/")}
+    out, layers = compiled(cfg)({"blocks": weights["blocks"]}, tokens, np.ones((2, 7), bool))
+    np.testing.assert_array_equal(out, layers[-1])
 
 
 @pytest.mark.parametrize(
@@ -230,7 +376,12 @@ def test_sizes_are_deits():
 
 @pytest.mark.parametrize(
     ("changes", "match"),
-    [({"heads": 5}, "multiple of heads 5"), ({"depth": 0}, "ViT.depth: must be 1")],
+    [
+        ({"heads": 5}, "multiple of heads 5"),
+        ({"depth": 0}, "ViT.depth: must be 1"),
+        ({"norm": "post", "final_norm": False}, "only norm 'pre' has one"),
+        ({"deep_norm": True}, "set norm 'post'"),
+    ],
 )
 def test_impossible_sizes(changes, match):
     with pytest.raises(InputError, match=match):

@@ -161,6 +161,21 @@ def test_dropout_draws_bytes(shape):
     assert Dropout(0.0).apply({}, x, deterministic=False) is x
 
 
+def test_rows_are_dropped_as_a_whole():
+    """Drop path keeps the mean; its rate may be traced, and 0 then drops nothing."""
+
+    @jax.jit
+    def drawn(rate, key):
+        net = Dropout(rate, rows=True)
+        return net.apply({}, jnp.ones((4000, 3)), deterministic=False, rngs={"dropout": key})
+
+    out = np.asarray(drawn(0.3, jax.random.key(0)))
+    np.testing.assert_allclose(np.unique(out), [0, 1 / 0.7], rtol=1e-6)
+    np.testing.assert_array_equal(out.min(1), out.max(1))
+    assert out.mean() == pytest.approx(1, abs=4 * np.sqrt(0.3 / 0.7 / 4000))
+    assert (drawn(0.0, jax.random.key(1)) == 1).all()
+
+
 def tensors(params):
     """Weights as torch's modules hold them: linear maps transposed."""
     import torch

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jfreq.config import check, replace
-from jfreq.method import Method, decided
+from jfreq.method import Method, Streams, decided
 from jfreq.nn.apply import apply
 from jfreq.nn.conv import ConvNeXt
 from jfreq.nn.frontends import Fbank, LogSpectrogram, default_frontend
@@ -68,6 +68,8 @@ class PatchMethod(Method):
     order: Literal["freq_major", "time_major"] = "freq_major"
     special_tokens: Whole = 2
     """Learned tokens beside the patches: 2 as AST's cls and dist, 0 for ConvNeXt."""
+    registers: Whole = 0
+    """Learned tokens that all others see and nothing reads (Darcet et al. 2024); 0 for ConvNeXt."""
     embed: Literal["plain", "aape"] = "plain"
     """How patches become tokens: a linear map; or with it a branch that measures the modulations
     which patches fold, set up by ``aape``."""
@@ -82,9 +84,9 @@ class PatchMethod(Method):
         check(self.positions == "learned" or self.encoder.width % 4 == 0, "method.encoder.width",
               "must be a multiple of 4, for sines as positions")  # fmt: skip
         check(
-            not (isinstance(self.encoder, ConvNeXt) and self.special_tokens),
+            not (isinstance(self.encoder, ConvNeXt) and self.special_tokens + self.registers),
             "method.special_tokens",
-            "ConvNeXt reads the patch grid only; set it to 0",
+            "ConvNeXt reads the patch grid only; set it and registers to 0",
         )
         check(
             self.pool == "mean" or self.special_tokens > 0,
@@ -137,6 +139,7 @@ class PatchMethod(Method):
             encoder_cfg=self.encoder,
             alias_cfg=self.aape if self.embed == "aape" else None,
             position_kind=self.positions,
+            registers=self.registers,
         )
 
     def bind(self, spec: DataSpec) -> Self:
@@ -186,11 +189,19 @@ class PatchMethod(Method):
 
     def encode(self, params: PyTree, batch: Batch) -> Features:
         """Unmasked encoding; padding is never attended to."""
+        return self._features(params, batch)
+
+    def forward(self, params: PyTree, batch: Batch, rngs: Streams) -> Features:
+        """With the encoder's dropout."""
+        return self._features(params, batch, rngs("dropout"))
+
+    def _features(self, params: PyTree, batch: Batch, dropout: Array | None = None) -> Features:
         spec = self.with_spectrogram(batch)["spectrogram"]
         valid = valid_tokens(self.grid, batch, spec.shape[0])
         special, tokens, layers = apply(
-            self.trunk, params["trunk"], spec, valid=valid, layers=True, method=_encoded
-        )
+            self.trunk, params["trunk"], spec, valid=valid, layers=True, method=_encoded,
+            train=dropout is not None, dropout=dropout,
+        )  # fmt: skip
         if self.pool == "special":
             clip = special.mean(axis=1)
         else:
