@@ -13,12 +13,13 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jfreq import recipes, sharding, step, trees
 from jfreq.augment import Views
 from jfreq.config import Data, Experiment, Mesh, replace
+from jfreq.method import Streams
 from jfreq.methods.common.sensor_spectra import spectra
 from jfreq.methods.focal import FOCAL, terms
 from jfreq.nn.planes import PlaneSense
 from jfreq.nn.swin import Swin
 from jfreq.optim import rate_multipliers
-from jfreq.testing import batch_spec, fake_batch
+from jfreq.testing import fake_batch, loss_and_grad
 from jfreq.types import DataSpec, InputError, SignalSpec
 
 LEVEL = {"mean": (0.0,), "std": (0.1,)}
@@ -33,11 +34,10 @@ FIELDS = {"encoder": SMALL, "views": SAME, "embedding": 8, "projection": (8, 6),
 
 def made(**fields):
     """Parameters of the shapes of ``init``, without compiling it."""
-    cfg = FOCAL(**{**FIELDS, **fields}).bind(SENSORS)
-    method, rng = cfg, np.random.default_rng(0)
-    shapes = jax.eval_shape(method.init, jax.random.key(0), batch_spec(SENSORS, 2))
+    method, rng = FOCAL(**{**FIELDS, **fields}).bind(SENSORS), np.random.default_rng(0)
+    shapes = jax.eval_shape(method.init, jax.random.key(0))
     params = jax.tree.map(lambda s: rng.normal(0, 0.3, s.shape).astype(np.float32), shapes)
-    return cfg, method, params
+    return method, params
 
 
 def ratio(metrics):
@@ -210,18 +210,17 @@ def test_no_order_in_sub_sequences_of_one():
 
 def test_loss_is_that_of_the_projections_of_two_views(key):
     """From the batch: the same views by hand; one row has no audio, one only fills up."""
-    cfg, method, params = made(temperature=0.3, views=FEW)
+    cfg, params = made(temperature=0.3, views=FEW)
+    rngs = Streams(key)
     batch = fake_batch(SENSORS, 8)
     batch["audio"] = batch["audio"].at[2].set(0.0)
     batch["_mask"] = batch["_mask"].at[7].set(0.0)
-    value, metrics = jax.jit(lambda p, b: method.loss(p, {}, b, Streams(key), 0)[:2])(params, batch)
-
-    view_key, _ = jax.random.split(key)
+    value, metrics, _ = jax.jit(cfg.loss)(params, {}, batch, rngs, 0)
 
     @jax.jit
     def encoded(batch):
         twice = {n: jnp.repeat(x, 2, axis=0) for n, x in batch.items()}
-        found = spectra(cfg, twice, change=lambda series: cfg.views(view_key, series))
+        found = spectra(cfg, twice, change=lambda series: cfg.views(rngs("views"), series))
         return {
             name: cfg.encoder.build().apply(
                 {"params": params["encoder"][name]},
@@ -249,61 +248,55 @@ def test_loss_is_that_of_the_projections_of_two_views(key):
 
 @functools.cache
 def small():
-    """Parameters, the loss, and the compiled loss with its gradient; both views are alike."""
-    _, method, params = made()
-
-    def loss(params, batch):
-        return method.loss(params, {}, batch, Streams(jax.random.key(0)), 0)[:2]
-
-    return params, loss, jax.jit(jax.value_and_grad(loss, has_aux=True))
+    """A method whose two views are alike, and its parameters."""
+    return made()
 
 
-def test_every_parameter_learns_and_equal_views_find_each_other():
-    params, _, grad = small()
-    (_, metrics), grads = grad(params, fake_batch(SENSORS, 16))
+def test_every_parameter_learns_and_equal_views_find_each_other(key):
+    found, grads = loss_and_grad(*small(), fake_batch(SENSORS, 16), key)
     still = [jax.tree_util.keystr(path) for path, g in jax.tree_util.tree_leaves_with_path(grads)
              if not np.abs(g).max() > 0]  # fmt: skip
     assert not still
-    found = ratio(metrics)
+    found = ratio(found.metrics)
     assert found["accuracy"] == 1 and found["shared_accuracy"] < 1
     assert 0 <= found["collapse"] < 1
 
 
-def test_gradients_are_finite_on_equal_rows_and_missing_windows():
+def test_gradients_are_finite_on_equal_rows_and_missing_windows(key):
     """One window over and over, then single silent and broken windows, then nothing at all."""
-    params, _, grad = small()
     batch = fake_batch(SENSORS, 16)
     equal = {n: jnp.broadcast_to(x[:1], x.shape) for n, x in batch.items()}
     gaps = {**batch, "audio": batch["audio"].at[0].set(0.0).at[1, 3].set(jnp.nan),
             "seismic": batch["seismic"].at[1].set(0.0)}  # fmt: skip
     silent = {**batch, "audio": 0 * batch["audio"], "seismic": 0 * batch["seismic"]}
     for inputs in (equal, gaps, silent):
-        (value, _), grads = grad(params, inputs)
-        assert all(np.isfinite(x).all() for x in jax.tree.leaves((value, grads)))
-    assert float(value) == 0
+        found, grads = loss_and_grad(*small(), inputs, key)
+        assert all(np.isfinite(x).all() for x in jax.tree.leaves((found.value, grads)))
+    assert float(found.value) == 0
 
 
-def test_sub_sequences_on_eight_devices():
+def test_sub_sequences_on_eight_devices(key):
     """Each device holds one sub-sequence; its negatives are those of all others."""
-    params, loss, grad = small()
+    method, params = small()
     batch = fake_batch(SENSORS, 16)
-    (alone, _), _ = grad(params, batch)
+    alone = loss_and_grad(method, params, batch, key)[0].value
     mesh = sharding.make_mesh((8, 1, 1))
     with jax.set_mesh(mesh):
         rows = NamedSharding(mesh, PartitionSpec("data"))
         spread = {k: jax.device_put(v, rows) for k, v in batch.items()}
-        np.testing.assert_allclose(jax.jit(loss)(params, spread)[0], alone, rtol=1e-3)
+        found = jax.jit(method.loss)(params, {}, spread, Streams(key), 0)
+        np.testing.assert_allclose(found.value, alone, rtol=1e-3)
 
 
 @pytest.mark.parametrize("encoder", [SMALL, TINY], ids=["sense", "swin"])
 def test_embedding_is_the_vectors_of_all_sensors_before_the_projection(encoder):
-    cfg, method, params = made(encoder=encoder)
+    method, params = made(encoder=encoder)
     batch = fake_batch(SENSORS, 3)
     batch["length"] = jnp.array([64, 64, 30])
     encode = jax.jit(method.encode)
     found = encode(params, batch)
-    assert found.clip.shape == (3, sum(cfg.branch_widths)) and cfg.branch_widths == (8, 8)
-    assert found.tokens.shape[:2] == found.valid.shape == (3, cfg.grid.size)
+    assert found.clip.shape == (3, sum(method.branch_widths)) and method.branch_widths == (8, 8)
+    assert found.tokens.shape[:2] == found.valid.shape == (3, method.grid.size)
     assert found.valid[0].all() and not found.valid[2].all()
     # A sensor that is missing leaves zeros, and the other one as it was.
     without = encode(params, {**batch, "audio": batch["audio"].at[1].set(jnp.nan)})
@@ -314,18 +307,16 @@ def test_embedding_is_the_vectors_of_all_sensors_before_the_projection(encoder):
 
 def test_recipes_leave_the_patch_embedding_as_it_was_drawn():
     for name in ("focal_mod", "focal_hapt"):
-        _, _, params = made(encoder=TINY)
+        _, params = made(encoder=TINY)
         rates = rate_multipliers(recipes.load(name).optim, params)
         for path, rate in trees.flatten(rates).items():
             assert rate == (0 if "patch_embed" in path else 1), path
 
 
 def test_settings_that_cannot_work_are_refused(key):
-    _, method, params = made(sequence=4)
+    method, params = made(sequence=4)
     with pytest.raises(InputError, match="6 rows are not whole sub-sequences of 4"):
-        jax.eval_shape(
-            lambda b: method.loss(params, {}, b, Streams(key), 0)[:2], fake_batch(SENSORS, 6)
-        )
+        jax.eval_shape(method.loss, params, {}, fake_batch(SENSORS, 6), Streams(key), 0)
     with pytest.raises(InputError, match=r"method\.modalities: FOCAL compares sensors"):
         FOCAL(modalities=("audio",), **FIELDS).bind(SENSORS)
     with pytest.raises(InputError, match=r"method\.projection: the output is cut in two halves"):

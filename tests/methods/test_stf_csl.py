@@ -9,10 +9,11 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jfreq import losses, sharding
 from jfreq.augment import Views
+from jfreq.method import Streams
 from jfreq.methods.common.raw_sensors import sensors
 from jfreq.methods.stf_csl import STFCSL, match_accuracy
 from jfreq.nn.series import Conv1d
-from jfreq.testing import fake_batch
+from jfreq.testing import fake_batch, loss_and_grad
 from jfreq.types import DataSpec, InputError, SignalSpec
 
 MOTION = DataSpec(
@@ -23,9 +24,8 @@ SMALL = Conv1d(widths=(16, 16), kernels=(7, 5), dropout=0.0, pool="mean")
 
 
 def made(**fields):
-    cfg = STFCSL(**{"encoder": SMALL, "views": FEW, **fields}).bind(MOTION)
-    method = cfg
-    return cfg, method, method.init(jax.random.key(0))
+    method = STFCSL(**{"encoder": SMALL, "views": FEW, **fields}).bind(MOTION)
+    return method, jax.jit(method.init)(jax.random.key(0))
 
 
 def ratio(metrics):
@@ -34,28 +34,29 @@ def ratio(metrics):
 
 def test_loss_is_nt_xent_of_the_projections_of_two_views(key):
     """The same views by hand: rows twice side by side, one key for each."""
-    cfg, method, params = made(temperature=0.2)
-    batch = fake_batch(MOTION, 5)
-    value, metrics = method.loss(params, {}, batch, Streams(key), 0)[:2]
-    view_key, _ = jax.random.split(key)
-    twice = [jnp.repeat(x, 2, axis=0) for x in sensors(cfg.signals, batch, how="data")]
-    views = cfg.views(view_key, twice)
-    net = cfg.encoder.build()
-    clip = jnp.mean(jnp.asarray(net.apply({"params": params["encoder"]}, views)), axis=1)
-    hidden, out = (params["projection"][k] for k in ("hidden", "out"))
-    z = jax.nn.relu(clip @ hidden["kernel"] + hidden["bias"][None]) @ out["kernel"]
-    z = z + out["bias"][None]
-    expected = losses.nt_xent(z[::2], z[1::2], temperature=0.2)
-    np.testing.assert_allclose(value, expected.mean(), rtol=1e-4)
+    method, params = made(temperature=0.2)
+    batch, rngs = fake_batch(MOTION, 5), Streams(key)
+    value, metrics, _ = jax.jit(method.loss)(params, {}, batch, rngs, 0)
+
+    @jax.jit
+    def by_hand(params, batch):
+        twice = [jnp.repeat(x, 2, axis=0) for x in sensors(method.signals, batch, how="data")]
+        net, views = method.encoder.build(), method.views(rngs("views"), twice)
+        clip = jnp.mean(jnp.asarray(net.apply({"params": params["encoder"]}, views)), axis=1)
+        hidden, out = (params["projection"][k] for k in ("hidden", "out"))
+        z = jax.nn.relu(clip @ hidden["kernel"] + hidden["bias"][None]) @ out["kernel"]
+        z = z + out["bias"][None]
+        return losses.nt_xent(z[::2], z[1::2], temperature=0.2)
+
+    np.testing.assert_allclose(value, by_hand(params, batch).mean(), rtol=1e-4)
     found = ratio(metrics)
     assert found["loss"] == pytest.approx(float(value))
     assert {"accuracy", "alignment", "collapse"} <= found.keys()
 
 
 def test_equal_views_are_aligned(key):
-    _, method, params = made(views=Views(prob=0.0))
-    _, metrics = method.loss(params, {}, fake_batch(MOTION, 6), Streams(key), 0)[:2]
-    found = ratio(metrics)
+    method, params = made(views=Views(prob=0.0))
+    found = ratio(jax.jit(method.loss)(params, {}, fake_batch(MOTION, 6), Streams(key), 0).metrics)
     assert found["alignment"] == pytest.approx(1, abs=1e-5) and found["accuracy"] == 1
 
 
@@ -67,7 +68,7 @@ def test_accuracy_counts_partners_in_both_directions():
 
 def test_negatives_come_from_all_devices(key):
     """Eight devices with two rows each give what one gives with sixteen."""
-    _, method, params = made()
+    method, params = made()
     batch = fake_batch(MOTION, 16)
     loss = jax.jit(lambda p, b, k: method.loss(p, {}, b, Streams(k), 0).value)
     alone = loss(params, batch, key)
@@ -89,17 +90,15 @@ def test_learning_pairs_raises_accuracy():
         signals = {n: jnp.asarray(0.1 * wave, jnp.float32) for n in ("acc", "gyro")}
         return {**fake_batch(MOTION, 16), **signals}
 
-    _, method, params = made(views=Views(time=("jitter", "scale"), frequency=("shift",)))
+    method, params = made(views=Views(time=("jitter", "scale"), frequency=("shift",)))
     optimiser = optax.adam(3e-3)
     state = optimiser.init(params)
 
     @jax.jit
     def step(params, state, batch, key):
-        (_, metrics), grads = jax.value_and_grad(
-            lambda p: method.loss(p, {}, batch, Streams(key), 0)[:2], has_aux=True
-        )(params)
+        found, grads = loss_and_grad(method, params, batch, key)
         updates, state = optimiser.update(grads, state)
-        return optax.apply_updates(params, updates), state, metrics
+        return optax.apply_updates(params, updates), state, found.metrics
 
     seen = []
     for i in range(60):
