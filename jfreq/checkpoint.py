@@ -1,7 +1,7 @@
 """Run folders: ``config.json``, orbax checkpoints under ``checkpoints/``, and how runs start.
 
-A fresh start takes, in this order: the folder's own last good checkpoint, the encoder of
-``checkpoint.init_from``, the initialisers.
+A fresh start takes, in this order: the folder's own last good checkpoint, what the sources of
+``checkpoint.init_from`` give, the initialisers.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
 from jfreq import checksums, distributed, methods, trees
-from jfreq.config import Experiment, changes, to_dict
+from jfreq.config import Experiment, Part, Source, changes, to_dict
 from jfreq.files import Lock, disk_errors, local_path, read_json, write_json
 from jfreq.ops.posemb import resize_positions
 from jfreq.state import State, Trained
@@ -275,9 +275,12 @@ def read_config(workdir: Path) -> Experiment:
         raise InputError(f"{path}: is nested too deeply; the run cannot be read") from None
 
 
-def load_run(path: str | Path, *, step: int | None = None) -> Trained:
+def load_run(path: str | Path, *, step: int | None = None, what: Part = "params") -> Trained:
     """Experiment and parameters of a run folder's checkpoint, on the host: the newest whole one,
-    or the one of ``step``. Damaged ones are named in a warning; nothing is changed."""
+    or the one of ``step``. Damaged ones are named in a warning; nothing is changed.
+
+    With ``what`` "target" the training target stands in place of the parameters.
+    """
     workdir = local_path(path, "run")
     experiment = read_config(workdir)
     folder = (workdir / CHECKPOINTS).absolute()
@@ -288,7 +291,7 @@ def load_run(path: str | Path, *, step: int | None = None) -> Trained:
         if step not in found:
             raise InputError(f"{workdir}: has no checkpoint of step {step}, only of {found}")
         try:
-            return Trained(experiment, _load_step(folder, step, experiment))
+            return Trained(experiment, _load_step(folder, step, experiment, what))
         except checksums.Damaged as damage:
             raise InputError(f"{folder / str(step)}: is damaged ({damage})") from None
     tried: dict[int, str] = {}
@@ -296,7 +299,7 @@ def load_run(path: str | Path, *, step: int | None = None) -> Trained:
     while left := finished(folder) - set(tried):
         newest = max(left)
         try:
-            return Trained(experiment, _load_step(folder, newest, experiment))
+            return Trained(experiment, _load_step(folder, newest, experiment, what))
         except checksums.Damaged as damage:
             tried[newest] = str(damage)
             if (folder / str(newest)).exists():
@@ -315,57 +318,99 @@ def finished(folder: Path) -> set[int]:
     return {int(name) for name in names if name.isdecimal() and name == str(int(name))}
 
 
-def _load_step(folder: Path, step: int, experiment: Experiment) -> PyTree:
-    """Parameters of one checkpoint; ``Damaged`` where its files are not what was written."""
+def _load_step(folder: Path, step: int, experiment: Experiment, what: Part) -> PyTree:
+    """This part of one checkpoint; ``Damaged`` where its files are not what was written."""
     place = folder / str(step)
     with _reading(place):
         checksums.verify(place, step=step)
         meta = read_json(place / "meta" / "metadata", "what a checkpoint says of itself")
         if "config" in meta:
             check_same(place, meta["config"], experiment)
-        return _restore_params(place / "state")
+        return _restore(place / "state", what)
 
 
-def _restore_params(item: Path) -> PyTree:
-    """Only the parameters of a saved state, as numpy arrays, wherever they were sharded."""
+def _restore(item: Path, what: Part) -> PyTree:
+    """Only this part of a saved state, as numpy arrays, wherever they were sharded."""
     with ocp.PyTreeCheckpointer() as reader:
-        tree = reader.metadata(item).item_metadata.tree["params"]
+        tree = reader.metadata(item).item_metadata.tree.get(what)
+        if not tree:
+            raise InputError(f"{item.parent}: its method has no {what}; take its parameters")
         kind = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
         args = ocp.args.PyTreeRestore(
-            item={"params": tree}, restore_args={"params": kind}, partial_restore=True
+            item={what: tree}, restore_args={what: kind}, partial_restore=True
         )
-        return reader.restore(item, args=args)["params"]
+        return reader.restore(item, args=args)[what]
 
 
-def fit_params(source: PyTree, template: PyTree) -> tuple[PyTree, dict[str, list[str]]]:
-    """``template`` with every parameter that ``source`` has, matched by path.
+class Fit(NamedTuple):
+    """Paths that were taken as they are, taken in another shape, and left as they were."""
 
-    A prefix may differ (``trunk/...`` fits ``backbone/trunk/...``). Position grids ``[f t d]`` of
-    another shape are cropped or resized (AST, section 2.2). Returns the parameters and the paths
-    ``{"taken", "resized", "fresh"}``; raises ``InputError`` if nothing fits.
+    taken: list[str]
+    resized: list[str]
+    fresh: list[str]
+
+
+def fit_params(given: PyTree, template: PyTree, source: Source) -> tuple[PyTree, Fit]:
+    """``template`` with every array that ``given`` has, matched by path.
+
+    Only what lies below ``source.read`` is taken, and only what lies below ``source.write``
+    replaced; paths are compared below these two. A prefix may differ (``trunk/...`` fits
+    ``backbone/trunk/...``). Position grids ``[f t d]`` of another shape are cropped or resized
+    (AST, section 2.2). Raises ``InputError`` if there is nothing there, or nothing fits.
     """
-    leaves = trees.flatten(source)
-    report: dict[str, list[str]] = {"taken": [], "resized": [], "fresh": []}
+    leaves = _below(given, source.read, f"{source.path} has", source.what)
+    places = _below(template, source.write, "this run has", source.into)
+    fit = Fit([], [], [])
 
-    def pick(path: str, leaf):
-        found = next((leaves[p] for p in _tails(path) if p in leaves), None)
+    def pick(path: str, leaf: Any) -> Any:
+        end = _relative(path, source.write)
+        if end not in places:
+            return leaf
+        found = next((leaves[p] for p in _tails(end) if p in leaves), None)
         if found is not None and found.shape == leaf.shape:
-            report["taken"].append(path)
+            fit.taken.append(path)
             return np.asarray(found, leaf.dtype)
-        if (
-            found is not None
-            and path.endswith("positions/grid")
-            and found.shape[2:] == leaf.shape[2:]
-        ):
-            report["resized"].append(path)
+        grid = path.endswith("positions/grid")
+        if found is not None and grid and found.shape[2:] == leaf.shape[2:]:
+            fit.resized.append(path)
             return np.asarray(resize_positions(np.asarray(found), leaf.shape[:2]), leaf.dtype)
-        report["fresh"].append(path)
+        fit.fresh.append(path)
         return leaf
 
     fitted = trees.map_paths(pick, template)
-    if not report["taken"]:
-        raise InputError("checkpoint.init_from: no parameter there fits this method's")
-    return fitted, report
+    if not fit.taken:
+        raise InputError(
+            f"checkpoint.init_from: no parameter of {source.path} fits; see `jfreq config params`"
+        )
+    return fitted, fit
+
+
+def _below(tree: PyTree, root: str, owner: str, part: Part) -> dict[str, Any]:
+    """Leaves by their path below ``root``."""
+    leaves = trees.flatten(tree)
+    found = {_relative(path, root): leaf for path, leaf in leaves.items()}
+    found.pop("", None)
+    if not found:
+        known = dict.fromkeys(path.split("/")[0] for path in leaves)
+        raise InputError(f"checkpoint.init_from: {owner} nothing below {root!r} in its {part}; "
+                         f"there is {', '.join(known) or 'nothing'}")  # fmt: skip
+    return found
+
+
+def _relative(path: str, root: str) -> str:
+    """``path`` as seen from ``root``; empty outside."""
+    if not root:
+        return path
+    return path.removeprefix(f"{root}/") if path.startswith(f"{root}/") else ""
+
+
+def told(source: Source, fit: Fit) -> str:
+    """What a source gave, in a line."""
+    parts = [f"{len(fit.taken)} arrays taken", f"{len(fit.resized)} resized"]
+    names = f" ({', '.join(fit.fresh[:3])}{', ...' if len(fit.fresh) > 3 else ''})"
+    parts.append(f"{len(fit.fresh)} left fresh{names if fit.fresh else ''}")
+    where = f" below {source.write}" if source.write else ""
+    return f"{source.into}{where} from {source.path}: {', '.join(parts)}"
 
 
 def _tails(path: str) -> list[str]:

@@ -217,18 +217,37 @@ class Mesh:
         return self.data, self.fsdp, self.tensor
 
 
+Part = Literal["params", "target"]
+
+
+@checked
+class Source:
+    """A run or bundle that gives a fresh run some of its first values (partial load)."""
+
+    path: str
+    """Run folder or bundle; a bundle has parameters only."""
+    read: str = ""
+    """Take what lies below this path there, for instance ``trunk``; by default all."""
+    write: str = ""
+    """Put it below this path here, for instance ``teacher/trunk``; by default anywhere it fits."""
+    what: Part = "params"
+    """``target`` takes the state that no gradient reaches: an averaged teacher, a codebook."""
+    into: Part = "params"
+    """Part of the new run that it is for."""
+
+    def __post_init__(self):
+        local_path(self.path, "checkpoint.init_from")
+
+
 @checked
 class Checkpoint:
     """When states are saved and what a fresh run starts from."""
 
     every: Count = 500
     keep: Count = 2
-    init_from: str | None = None
-    """Run folder or bundle whose encoder a fresh run starts from (partial load)."""
-
-    def __post_init__(self):
-        if self.init_from is not None:
-            local_path(self.init_from, "checkpoint.init_from")
+    init_from: tuple[Source, ...] = ()
+    """What a fresh run starts from, one after the other. A run or bundle alone gives its encoder;
+    ``RUN,read=trunk,write=teacher,into=target`` says which part goes where."""
 
 
 @checked

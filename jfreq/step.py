@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -14,7 +14,7 @@ import optax
 from jax.sharding import NamedSharding
 
 from jfreq import checkpoint, distributed, methods, optim, sharding
-from jfreq.config import Experiment, check
+from jfreq.config import Experiment, Part, Source, check
 from jfreq.data.pipeline import Pipeline, open_pipeline
 from jfreq.method import Loss, Method, Metrics, Rows, Streams
 from jfreq.state import State, Trained, init_state
@@ -114,12 +114,12 @@ def _placed(leaf: jax.ShapeDtypeStruct, place: NamedSharding) -> jax.ShapeDtypeS
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
 
 
-def _without_other_classes(source: Trained, experiment: Experiment) -> PyTree:
-    """The parameters of ``source``; without its classifier where that tells other classes apart,
-    even as many: a logit of a cat is no start for one of a car."""
-    if source.experiment.method.labels == experiment.method.labels:
-        return source.params
-    return {name: part for name, part in source.params.items() if name != "head"}
+def _without_other_classes(source: Source, found: Trained, experiment: Experiment) -> PyTree:
+    """What ``found`` gives; without its classifier where that tells other classes apart, even as
+    many: a logit of a cat is no start for one of a car. Paths that the source names decide."""
+    if source.read or source.write or found.experiment.method.labels == experiment.method.labels:
+        return found.params
+    return {name: part for name, part in found.params.items() if name != "head"}
 
 
 # ------------------------------------------------------------------ the step
@@ -251,8 +251,17 @@ def run_key(setup: StepSpec) -> Array:
     return jax.jit(lambda: _stream(setup, "loop"), out_shardings=place)()
 
 
-def first_state(setup: StepSpec, source: Trained | None = None) -> State:
-    """A fresh state, born sharded; its encoder from ``source`` where one is given."""
+Sources = Sequence[tuple[Source, Trained]]
+"""What a run starts from; the target stands in place of the parameters where a source asks so."""
+
+
+def first_state(
+    setup: StepSpec, sources: Sources = (), say: Callable[[str], None] = lambda line: None
+) -> State:
+    """A fresh state, born sharded, with what ``sources`` give it one after the other.
+
+    ``say`` is told what each gave. Raises ``InputError`` for a source that gives nothing.
+    """
     key = _stream(setup, "init")
     places = jax.tree.map(lambda leaf: leaf.sharding, setup.abstract)
 
@@ -265,10 +274,20 @@ def first_state(setup: StepSpec, source: Trained | None = None) -> State:
             state.step, params, setup.optimiser.init(params), setup.method.init_target(params)
         )
 
+    def given(part: Part, tree: PyTree) -> PyTree:
+        tree = distributed.to_host(tree)
+        for source, found in sources:
+            if source.into == part:
+                values = _without_other_classes(source, found, setup.experiment)
+                tree, fit = checkpoint.fit_params(values, tree, source)
+                say(checkpoint.told(source, fit))
+        return tree
+
+    parts = {source.into for source, _ in sources}
     state = jax.jit(fresh, out_shardings=places)(key)
-    if source is None:
-        return state
-    params, _ = checkpoint.fit_params(
-        _without_other_classes(source, setup.experiment), distributed.to_host(state.params)
-    )
-    return jax.jit(fresh, out_shardings=places)(key, params)
+    if "params" in parts:
+        state = jax.jit(fresh, out_shardings=places)(key, given("params", state.params))
+    if "target" in parts:
+        target = given("target", state.target)
+        state = state._replace(target=jax.jit(lambda t: t, out_shardings=places.target)(target))
+    return state

@@ -24,7 +24,7 @@ from jfreq.report.meter import Meter, describe, summary
 from jfreq.report.metrics import MetricsWriter
 from jfreq.report.progress import Progress
 from jfreq.state import Trained
-from jfreq.step import Setup, compile_step, first_state, prepare, run_key
+from jfreq.step import Setup, Sources, compile_step, first_state, prepare, run_key
 from jfreq.types import Batch, PyTree
 
 
@@ -56,21 +56,26 @@ def train(experiment: Experiment, workdir: str | Path, *, quiet: bool = False) -
 
 def _run(setup: Setup, workdir: Path, quiet: bool) -> Trained:
     experiment = setup.experiment
-    source = None
-    if experiment.checkpoint.init_from:
-        from jfreq.export.bundle import load_trained
-
-        source = load_trained(experiment.checkpoint.init_from)
+    sources = load_sources(experiment)
     with checkpoint.claim(workdir, experiment):
         saves = checkpoint.Checkpoints(workdir, keep=experiment.checkpoint.keep)
-        return _loop(setup, workdir, saves, source, quiet)
+        return _loop(setup, workdir, saves, sources, quiet)
+
+
+def load_sources(experiment: Experiment) -> Sources:
+    """What the sources of ``checkpoint.init_from`` hold, on the host."""
+    if not experiment.checkpoint.init_from:
+        return ()
+    from jfreq.export.bundle import load_trained
+
+    return [(s, load_trained(s.path, s.what)) for s in experiment.checkpoint.init_from]
 
 
 def _loop(
     setup: Setup,
     workdir: Path,
     saves: checkpoint.Checkpoints,
-    source: Trained | None,
+    sources: Sources,
     quiet: bool,
 ) -> Trained:
     experiment, pipeline = setup.experiment, setup.pipeline
@@ -78,8 +83,9 @@ def _loop(
 
     # ---- where to start: own checkpoint, then init_from, then scratch
     found = saves.restore_last(setup.abstract)
+    notes: list[str] = []
     if found is None:
-        state, start = first_state(setup, source), 0
+        state, start = first_state(setup, sources, notes.append), 0
     else:
         state, meta = found
         start = int(meta["step"])
@@ -93,6 +99,8 @@ def _loop(
     progress = Progress(
         experiment.steps, start=start, title=experiment.name, quiet=quiet or not chief
     )
+    for note in notes:
+        progress.say(note)
     if note := undivided(pipeline.shards.info, pipeline.shards.column("subject")):
         progress.say(note)
     if start >= experiment.steps:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from jfreq import checkpoint
-from jfreq.config import Experiment
+from jfreq.config import Experiment, Source
 from jfreq.methods.ssast import SSAST
 from jfreq.state import State
 from jfreq.types import InputError
@@ -20,8 +20,10 @@ def test_folders_that_are_no_runs(tmp_path):
 
 
 def test_nothing_that_fits_is_an_error():
-    with pytest.raises(InputError, match="no parameter there fits"):
-        checkpoint.fit_params({"x": np.zeros(3)}, {"trunk": {"w": np.zeros(2)}})
+    with pytest.raises(InputError, match="no parameter of this source fits"):
+        checkpoint.fit_params(
+            {"x": np.zeros(3)}, {"trunk": {"w": np.zeros(2)}}, Source("this source")
+        )
 
 
 def test_looking_at_a_folder_never_races_with_its_clean_up(tmp_path):

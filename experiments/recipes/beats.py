@@ -3,8 +3,11 @@
 An iteration is a model, and a tokenizer distilled from it for the next model:
 
     jfreq train beats_nano --data shards/esc10 --workdir runs/beats1
-    jfreq train beats_tokenizer_nano --data shards/esc10 --workdir runs/tokenizer1 INIT1
-    jfreq train beats_iter2_nano --data shards/esc10 --workdir runs/beats2 INIT2
+    jfreq train beats_tokenizer_nano --data shards/esc10 --workdir runs/tokenizer1 \\
+        --checkpoint.init-from runs/beats1,write=teacher,into=target
+    jfreq train beats_iter2_nano --data shards/esc10 --workdir runs/beats2 \\
+        --checkpoint.init-from runs/tokenizer1,write=tokenizer,into=target \\
+        runs/tokenizer1,read=codebook,write=tokenizer/codebook,what=target,into=target
 """
 
 from jfreq.config import Checkpoint, Experiment, Log, Optim, replace

@@ -73,7 +73,7 @@ def tuned(encoder: str, shares: tuple[float, ...], args):
     found = {}
     for name, changes in {
         "fine-tuned": {},
-        "from scratch": {"checkpoint__init_from": None},
+        "from scratch": {"checkpoint__init_from": ()},
     }.items():
         experiment = replace(experiment_for(folder), data__path=(str(shards),), **changes)
         out = args.runs / "contrast" / f"{ENCODERS[encoder]}_{name.replace(' ', '_')}"

@@ -15,10 +15,13 @@ from typing import Any
 
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from jfreq.config import ParamGroup, ShardingRules, check, close_match, from_dict
+from jfreq.config import ParamGroup, ShardingRules, Source, check, close_match, from_dict
 from jfreq.ranges import shown
 
-CONFIGS: dict[Any, tuple[str, type]] = {tuple[ParamGroup, ...]: ("optim.groups", ParamGroup)}
+CONFIGS: dict[Any, tuple[str, type]] = {
+    tuple[ParamGroup, ...]: ("optim.groups", ParamGroup),
+    tuple[Source, ...]: ("checkpoint.init_from", Source),
+}
 """By their type: fields that are lists of configs."""
 
 

@@ -14,7 +14,18 @@ import numpy as np
 import jfreq
 from jfreq import distributed, recipes
 from jfreq.checkpoint import CONFIG, read_config
-from jfreq.config import Checkpoint, Data, Experiment, Log, Optim, check, flat, replace, to_dict
+from jfreq.config import (
+    Checkpoint,
+    Data,
+    Experiment,
+    Log,
+    Optim,
+    Source,
+    check,
+    flat,
+    replace,
+    to_dict,
+)  # fmt: skip
 from jfreq.data.folds import open_data
 from jfreq.data.fractions import drawn_rows
 from jfreq.evaluate.metrics import interval_of, metrics_for
@@ -62,14 +73,14 @@ def experiment_for(source: str | Path) -> Experiment:
     experiment.
     """
     if local_path(source, "run").exists():
-        init_from = str(trained_folder(source))
-        found = load_trained(init_from).experiment
+        folder = trained_folder(source)
+        found, init_from = load_trained(folder).experiment, (Source(str(folder)),)
     else:
         try:
-            found, init_from = recipes.load(str(source)), None
+            found, init_from = recipes.load(str(source)), ()
         except InputError as error:
             raise InputError(f"{source}: no such run or bundle, and {error}") from None
-    if init_from is None and found.method.supervised:
+    if not init_from and found.method.supervised:
         return replace(found, data=replace(found.data, split=None, exclude_folds=()))
     backbone = found.method.unbind().without_head
     plain = Experiment(
@@ -94,8 +105,8 @@ def finetune(
 
     ``folds``: names of the held-out folds (``1`` or ``fold 1``; ``test`` for the set's own split);
     all by default. ``train_split`` and ``test_split`` name two splits instead. With
-    ``data.label_fraction`` only that share of the training rows is read, the test rows stay. With
-    ``checkpoint.init_from`` None training is from scratch. Writes ``workdir/results.json`` and,
+    ``data.label_fraction`` only that share of the training rows is read, the test rows stay.
+    Without ``checkpoint.init_from`` training is from scratch. Writes ``workdir/results.json`` and,
     for each fold, a run with ``predictions.npz``.
 
     Raises ``InputError`` for data without labels or folds, a subject (else a recording) on both
@@ -219,8 +230,13 @@ def _check_folder(folder: Path, experiment: Experiment) -> None:
     does not look at this again."""
     if (folder / CONFIG).is_file():
         before, now = read_config(folder).checkpoint.init_from, experiment.checkpoint.init_from
-        check(before == now, str(folder), f"was trained from {before or 'scratch'}, not from "
-              f"{now or 'scratch'}; choose another --workdir")  # fmt: skip
+        check(before == now, str(folder), f"was trained from {_names(before) or 'scratch'}, not "
+              f"from {_names(now) or 'scratch'}; choose another --workdir")  # fmt: skip
+
+
+def _names(sources: Sequence[Source]) -> str:
+    """Of the runs and bundles; empty for none."""
+    return ", ".join(source.path for source in sources)
 
 
 def _is_done(folder: Path, experiment: Experiment, shards: Any) -> bool:
@@ -267,7 +283,7 @@ def _report(
 ) -> Report:  # fmt: skip
     data, several = experiment.data, len(plan) > 1
     notes = remarks(shards, shards.column("label")[labelled_rows(shards)], plan)
-    scratch = experiment.checkpoint.init_from is None
+    start = _names(experiment.checkpoint.init_from)
     results = []
     for metric, measure in metrics_for(found[0].label).items():
         values = tuple(float(measure(p.label, p.score)) for p in found)
@@ -275,7 +291,7 @@ def _report(
             metric, measure, found[0].label, [found[0].score]
         )  # fmt: skip
         results.append(Result(
-            "from scratch" if scratch else "fine-tuned", "all layers", metric, *bounds, values,
+            "fine-tuned" if start else "from scratch", "all layers", metric, *bounds, values,
             sum(len(p.label) for p in found), fraction=data.label_fraction, rows=rows,
             over="folds" if several else "test rows",
         ))  # fmt: skip
@@ -287,7 +303,7 @@ def _report(
         settings={
             "interval": "mean over held-out folds, 95 % Student-t over folds"
             if several else f"tested on {plan[0].name}, 95 % over test rows (Wilson, bootstrap)",
-            "experiment": experiment.name, "init_from": experiment.checkpoint.init_from,
+            "experiment": experiment.name, "init_from": start or None,
             "seed": experiment.seed, "label_seed": data.label_seed, "steps": experiment.steps,
             "manifest": shards.manifest_hash, "fold_by": shards.info.fold_by,
             "jfreq": jfreq.__version__, **({"notes": list(notes)} if notes else {}),

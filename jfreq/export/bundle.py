@@ -16,7 +16,7 @@ import numpy as np
 
 import jfreq
 from jfreq import config, trees
-from jfreq.config import Experiment
+from jfreq.config import Experiment, Part
 from jfreq.data.folders import why_no_file
 from jfreq.export.checks import check_finite, check_weights, read_sealed, sealed
 from jfreq.files import draft_of, local_path, sha256_of, write_atomically
@@ -123,16 +123,21 @@ def _open(path: Path) -> dict[str, Any]:
     return header
 
 
-def load_trained(path: str | Path) -> Trained:
+def load_trained(path: str | Path, what: Part = "params") -> Trained:
     """A bundle folder or the run folder of ``jfreq train`` (its newest checkpoint); of the folder
-    of ``jfreq finetune`` its run, where it holds a single one."""
+    of ``jfreq finetune`` its run, where it holds a single one.
+
+    With ``what`` "target" the training target stands in place of the parameters; a bundle has none.
+    """
     path = trained_folder(path)
     if (path / CHECKPOINTS).is_dir():
         from jfreq.checkpoint import load_run
 
-        found = load_run(path)
+        found = load_run(path, what=what)
         check_finite(trees.flatten(found.params), path / CHECKPOINTS)
         return found
+    if what != "params" and is_bundle(path):
+        raise InputError(f"{path}: a bundle holds parameters only; give the run for its {what}")
     return load_bundle(path)
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from jfreq.ablate import Ablation, change, grid
-from jfreq.config import Experiment, replace
+from jfreq.config import Experiment, Source, replace
 from jfreq.methods.ssast import SSAST
 from jfreq.types import InputError
 
@@ -74,7 +74,7 @@ def test_keys_follow_what_is_measured():
     others = [
         key(ablation(), 1), key(ablation(), replicate=(1, 1)), key(ablation(), manifest="n"),
         key(ablation(probe="ridge")), key(ablation(base=replace(BASE, steps=4))),
-        key(ablation(base=replace(BASE, checkpoint__init_from="runs/a"))),
+        key(ablation(base=replace(BASE, checkpoint__init_from=(Source("runs/a"),)))),
     ]  # fmt: skip
     assert len({key(ablation()), *others}) == 7
 

@@ -9,7 +9,7 @@ import soundfile
 from sklearn.metrics import balanced_accuracy_score, f1_score
 
 from jfreq import checkpoint
-from jfreq.config import Data, Experiment, replace, to_dict
+from jfreq.config import Data, Experiment, Source, replace, to_dict
 from jfreq.data.fractions import draw
 from jfreq.data.pipeline import open_pipeline
 from jfreq.data.prepare import prepare
@@ -191,7 +191,7 @@ def test_finished_folds_are_kept_and_only_for_the_same_settings(runs, tones, tmp
 def test_scratch_and_pre_trained_do_not_share_a_folder(runs, tones, tmp_path):
     report = finetune(experiment(tones), tmp_path, folds=("0",))
     assert report.results[0].features == "from scratch"
-    other = experiment(tones, checkpoint__init_from="runs/a")
+    other = experiment(tones, checkpoint__init_from=(Source("runs/a"),))
     with pytest.raises(InputError, match="fold0: was trained from scratch, not from runs/a"):
         finetune(other, tmp_path, folds=("1", "0"))
     assert len(runs) == 1, "refused before anything is trained"
@@ -284,13 +284,13 @@ def test_a_run_or_the_name_of_an_experiment(tmp_path, monkeypatch):
         "mine = Experiment('mine', SSAST(encoder=ViT(width=32, depth=1, heads=2)))\n"
     )
     scratch = experiment_for(f"{path}:mine")
-    assert scratch.checkpoint.init_from is None
+    assert not scratch.checkpoint.init_from
     assert isinstance(scratch.method, Classify)
 
     monkeypatch.setattr(room, "load_trained", lambda _: Trained(Experiment("mine", bound), {}))
     tuned = experiment_for(tmp_path)
-    assert tuned.checkpoint.init_from == str(tmp_path)
-    same = replace(tuned, checkpoint__init_from=None)
+    assert tuned.checkpoint.init_from == (Source(str(tmp_path)),)
+    same = replace(tuned, checkpoint__init_from=())
     assert same.method.bind(CLIP) == scratch.method.bind(CLIP)
     assert replace(same, method=scratch.method) == scratch
     with pytest.raises(InputError, match=r"ssast_nan: no such run or bundle, and .*'ssast_nano'"):
