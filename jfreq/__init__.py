@@ -13,15 +13,17 @@ _LAZY = {
     "Method": "jfreq.method",
     "Experiment": "jfreq.config",
     "InputError": "jfreq.types",
+    "trust": "jfreq.classes",
 }
 
 if TYPE_CHECKING:
+    from jfreq.classes import trust
     from jfreq.config import Experiment
     from jfreq.export.runtime import Encoder, load_encoder
     from jfreq.method import Method
     from jfreq.types import InputError
 
-__all__ = ["Encoder", "Experiment", "InputError", "Method", "__version__", "load_encoder"]
+__all__ = ["Encoder", "Experiment", "InputError", "Method", "__version__", "load_encoder", "trust"]
 
 
 def __getattr__(name: str) -> Any:

@@ -7,14 +7,15 @@ is ``replace(experiment, optim__lr=1e-4)``; an ablation is a function ``Experime
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import hashlib
+import inspect
 import json
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
+from jfreq.classes import class_name, find_class
 from jfreq.files import local_path
 from jfreq.method import Method
 from jfreq.ranges import (
@@ -35,17 +36,12 @@ from jfreq.ranges import (
     Workers,
     check_value,
     checked,
+    close_match,
     shown,
 )
 from jfreq.types import InputError
 
 T = TypeVar("T")
-
-
-def close_match(word: str, known: Iterable[str]) -> str:
-    """`` (did you mean 'x'?)`` where something known is close, else an empty string."""
-    match = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f" (did you mean {match[0]!r}?)" if match else ""
 
 
 def check(condition: bool, field: str, advice: str) -> None:
@@ -315,13 +311,54 @@ def replace(cfg: T, **changes: Any) -> T:
 
 
 def to_dict(cfg: Any) -> Any:
-    """Plain JSON values; every config carries its class name under ``type``."""
+    """Plain JSON values; every config carries the name of its class under ``type``.
+
+    Raises ``InputError`` for a class that a saved config could not name.
+    """
     if dataclasses.is_dataclass(cfg) and not isinstance(cfg, type):
         fields = {f.name: to_dict(getattr(cfg, f.name)) for f in dataclasses.fields(cfg)}
-        return {"type": type(cfg).__name__, **fields}
+        return {"type": class_name(type(cfg)), **fields}
     if isinstance(cfg, tuple | list):
         return [to_dict(v) for v in cfg]
     return cfg
+
+
+def check_plain(value: Any, path: str = "") -> None:
+    """Raises ``InputError`` at the dotted field that a saved config could not hold.
+
+    That is any value but numbers, words, None, tuples and configs of these; and what looks like a
+    field and is none.
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        names = [field.name for field in dataclasses.fields(value)]
+        _check_fields(type(value), names)
+        for name in names:
+            check_plain(getattr(value, name), f"{path}.{name}".strip("."))
+    elif isinstance(value, tuple | list):
+        for i, item in enumerate(value):
+            check_plain(item, f"{path}[{i}]")
+    else:
+        plain = value is None or isinstance(value, str | int | float)
+        check(plain, path, f"a run cannot save {shown(value)}; numbers, words, None, tuples and "
+              "dataclasses of these can be fields")  # fmt: skip
+
+
+def _check_fields(config: type, fields: Sequence[str]) -> None:
+    """A base that is no dataclass declares no field, and a value without a type is none."""
+    for cls in config.__mro__:
+        declared = inspect.get_annotations(cls)
+        wrong = [name for name in fields if name in vars(cls) and name not in declared]
+        if "__dataclass_fields__" not in vars(cls):
+            own = [name for name, hint in declared.items() if "ClassVar" not in str(hint)]
+            wrong += [name for name in own if name in vars(cls) or not _promised(config, name)]
+        for name in wrong:
+            raise InputError(f"{cls.__name__}.{name}: is no field as it stands there; give it a "
+                             "type and write @checked (jfreq.ranges) above the class")  # fmt: skip
+
+
+def _promised(config: type, name: str) -> bool:
+    """Whether the class has what one of its bases only says that it has."""
+    return name in config.__dataclass_fields__ or hasattr(config, name)
 
 
 def fingerprint(value: Any) -> str:
@@ -340,7 +377,7 @@ def _without_defaults(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {f.name: (getattr(value, f.name), _default(f)) for f in dataclasses.fields(value)}
         kept = {k: _without_defaults(v) for k, (v, default) in fields.items() if v != default}
-        return {"type": type(value).__name__, **kept}
+        return {"type": class_name(type(value)), **kept}
     if isinstance(value, Mapping):
         return {k: _without_defaults(v) for k, v in value.items()}
     if isinstance(value, tuple | list):
@@ -350,9 +387,8 @@ def _without_defaults(value: Any) -> Any:
 
 def _default(field: dataclasses.Field) -> Any:
     """The default of a field; ``dataclasses.MISSING`` where a value has to be given."""
-    return (
-        field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
-    )
+    factory = field.default_factory
+    return field.default if factory is dataclasses.MISSING else factory()
 
 
 def flat(value: Any, path: str = "") -> dict[str, Any]:
@@ -378,14 +414,15 @@ def from_dict(
 ) -> T:
     """The inverse of :func:`to_dict`, strict.
 
-    ``variants`` names the concrete classes that may stand where a field asks for a base class.
+    ``variants`` names the concrete classes that may stand where a field asks for a base class; so
+    may a class of another module that derives from it (:func:`jfreq.classes.find_class`).
     Raises ``InputError`` for unknown or missing keys, wrong types and unknown tags, each with the
     dotted path of the field.
     """
     variants = variants or {}
     where = path or cls.__name__
     check(isinstance(value, Mapping), where, f"expected an object, got {shown(value)}")
-    choices = {cls.__name__: cls, **variants.get(cls, {})}
+    choices = {class_name(cls): cls, **variants.get(cls, {})}
     concrete = _chosen(choices, value.get("type"), where)
     hints = typing.get_type_hints(concrete, include_extras=True)
     names = {f.name: f for f in dataclasses.fields(concrete)}
@@ -409,9 +446,16 @@ def from_dict(
         raise InputError(f"{where}: its fields do not fit together ({error})") from error
 
 
-def _chosen(choices: Mapping[str, Any], tag: Any, where: str) -> Any:
+def _chosen(choices: Mapping[str, type], tag: Any, where: str) -> Any:
+    """The class that a tag names: a choice, or a class of another module that derives from one."""
     if isinstance(tag, str) and tag in choices:
         return choices[tag]
+    if isinstance(tag, str) and ":" in tag:
+        found, bases = find_class(tag, where), tuple(choices.values())
+        check(class_name(found) == tag, where, f"{shown(tag)} is called {class_name(found)}")
+        names = " or ".join(base.__name__ for base in bases)
+        check(issubclass(found, bases), where, f"{tag} does not derive from {names}")
+        return found
     hint = close_match(tag, choices) if isinstance(tag, str) else ""
     raise InputError(f"{where}: unknown type {shown(tag)}{hint}")
 
@@ -436,6 +480,8 @@ def _decode(hint: Any, value: Any, variants, path: str) -> Any:
     if dataclasses.is_dataclass(hint):
         return from_dict(hint, value, variants, path)  # type: ignore[arg-type]
     plain = args[0] if origin is Annotated else hint
+    check(isinstance(plain, type), path, f"a field of type {plain} cannot be read back; use "
+          "numbers, words, None, tuples, Literal and dataclasses of these")  # fmt: skip
     number = plain is float and isinstance(value, int)
     good = isinstance(value, plain) or number
     good = good and (plain is bool or not isinstance(value, bool))
@@ -450,7 +496,7 @@ def _decode_union(members: tuple, value: Any, variants, path: str) -> Any:
         return None
     members = tuple(m for m in members if m is not type(None))
     configs = {
-        m.__name__: m for m in members if isinstance(m, type) and dataclasses.is_dataclass(m)
+        class_name(m): m for m in members if isinstance(m, type) and dataclasses.is_dataclass(m)
     }
     if isinstance(value, Mapping) and configs:
         return from_dict(_chosen(configs, value.get("type"), path), value, variants, path)

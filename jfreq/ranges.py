@@ -9,6 +9,7 @@ of a function. Both look inside tuples and optionals. A plain ``float`` must be 
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import functools
 import inspect
 import math
@@ -17,7 +18,7 @@ import re
 import reprlib
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import (
     Annotated,
     Any,
@@ -148,6 +149,12 @@ def shown(value: Any) -> str:
 def brief(text: str, *, most: int = 120) -> str:
     """What a file says, which may be damaged, short enough for a message."""
     return text if len(text) <= most else f"{text[:most]}..."
+
+
+def close_match(word: str, known: Iterable[str]) -> str:
+    """`` (did you mean 'x'?)`` where something known is close, else an empty string."""
+    match = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f" (did you mean {match[0]!r}?)" if match else ""
 
 
 _SHORT = reprlib.Repr()

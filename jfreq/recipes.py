@@ -6,12 +6,10 @@ Only the file that holds the experiment is run.
 from __future__ import annotations
 
 import ast
-import hashlib
-import importlib.util
-import sys
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
+from jfreq.classes import run_as, run_file
 from jfreq.config import Experiment, close_match
 from jfreq.files import local_path
 from jfreq.ranges import InputError, shown
@@ -29,31 +27,16 @@ def folders() -> list[Path]:
     return [checkout] if (package.parent / "pyproject.toml").is_file() else []
 
 
-def objects(path: Path) -> dict[str, Any]:
-    """What one Python file defines, by variable; ``InputError`` if it does not run.
-
-    The module stands in ``sys.modules``, where dataclasses look for the types of their fields.
-    """
-    path = path.resolve()
-    name = f"jfreq_recipe_{path.stem}_{hashlib.sha256(bytes(path)).hexdigest()[:12]}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise InputError(f"{path}: is no Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException as error:
-        del sys.modules[name]
-        if isinstance(error, InputError | KeyboardInterrupt):
-            raise
-        raise InputError(f"{path}: {type(error).__name__}: {error}") from error
-    return vars(module)
-
-
 def load_file(path: Path) -> dict[str, Experiment]:
-    """Experiments that one Python file defines, by name; ``InputError`` if it does not run."""
-    return {v.name: v for v in objects(path).values() if isinstance(v, Experiment)}
+    """Experiments that a Python file of the user's defines, by name.
+
+    Raises ``InputError`` if it does not run.
+    """
+    return _experiments(run_file(path))
+
+
+def _experiments(module: ModuleType) -> dict[str, Experiment]:
+    return {v.name: v for v in vars(module).values() if isinstance(v, Experiment)}
 
 
 def known() -> dict[str, Path]:
@@ -80,7 +63,11 @@ def _variables(path: Path) -> list[str]:
 def load_all() -> dict[str, Experiment]:
     """All experiments that come with jfreq, by name."""
     files = sorted(set(known().values()))
-    return {name: experiment for path in files for name, experiment in load_file(path).items()}
+    return {k: v for path in files for k, v in _experiments(_run_recipe(path)).items()}
+
+
+def _run_recipe(path: Path) -> ModuleType:
+    return run_as(f"jfreq_recipe_{path.stem}", path)
 
 
 def load(name: str) -> Experiment:
@@ -106,7 +93,7 @@ def _of_file(file: str, name: str) -> Experiment:
 
 def _packaged(name: str) -> Experiment:
     files = known()
-    found = load_file(files[name]) if name in files else {}
+    found = _experiments(_run_recipe(files[name])) if name in files else {}
     if name not in found:
         hint = close_match(name, files)
         raise InputError(f"unknown experiment {shown(name)}{hint}; jfreq train --help lists them")

@@ -49,6 +49,7 @@ class Setup(StepSpec):
 
 def prepare(experiment: Experiment) -> Setup:
     """Opens the data, binds the experiment to it and plans the state; raises ``InputError``."""
+    methods.check_experiment(experiment)
     check(bool(experiment.data.path), "data", "no shards given; pass --data FOLDER")
     mesh = sharding.make_mesh(experiment.mesh.sizes)
     check_batch(experiment, mesh)

@@ -1,6 +1,8 @@
 import dataclasses
 import hashlib
 import json
+import re
+import sys
 from collections.abc import Mapping
 
 import pytest
@@ -131,6 +133,7 @@ def test_a_fingerprint_names_what_differs_from_the_defaults():
     """Against the text that stands for a config, written by hand."""
 
     def by_hand(text):
+        text = re.sub("(_Part|_Whole)", rf"{__name__}:\1", text)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     assert fingerprint(_Whole("a")) == by_hand('{"name": "a", "type": "_Whole"}')
@@ -144,7 +147,10 @@ def test_a_fingerprint_names_what_differs_from_the_defaults():
     assert len(set(map(fingerprint, wholes))) == 4
 
 
-def test_a_class_may_gain_a_field_and_keeps_its_fingerprints():
+def test_a_class_may_gain_a_field_and_keeps_its_fingerprints(monkeypatch):
+    before = fingerprint(_Part(3))
     more = dataclasses.make_dataclass("_Part", [("depth", int, 1)], bases=(_Part,), frozen=True)
-    assert fingerprint(more(3)) == fingerprint(_Part(3))
-    assert fingerprint(more(3, depth=2)) != fingerprint(_Part(3))
+    more.__module__ = __name__
+    monkeypatch.setattr(sys.modules[__name__], "_Part", more)
+    assert fingerprint(more(3)) == before
+    assert fingerprint(more(3, depth=2)) != before

@@ -8,6 +8,7 @@ import pytest
 
 LEVEL = {
     "ranges": 0, "types": 0, "trees": 1, "method": 1, "config": 1, "files": 1, "checksums": 1,
+    "classes": 1,
     "sharding": 2, "ops": 2, "distributed": 2,
     "masks": 3, "augment": 3, "losses": 3, "nn": 4, "data": 4, "methods": 5,
     "optim": 6, "state": 6, "flops": 6, "recipes": 6,

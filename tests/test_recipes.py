@@ -1,13 +1,11 @@
-"""Recipes of a user's own file: dataclasses work there, two files of one name stay apart."""
+"""Recipes are found by name without running any, and only the file that is named is run."""
 
-import dataclasses
 import sys
 from pathlib import Path
 
 import pytest
 
 from jfreq import cli, recipes
-from jfreq.config import to_dict
 from jfreq.types import InputError
 
 SPY = "from pathlib import Path\nPath({ran!r}).touch()\n"
@@ -18,35 +16,6 @@ from jfreq.methods.ssast import SSAST
 HELPER = SSAST()
 other = HELPER
 """
-OWN = """
-from __future__ import annotations
-import dataclasses
-from typing import ClassVar
-from jfreq.config import Experiment
-from jfreq.methods.ssast import SSAST
-
-@dataclasses.dataclass(frozen=True)
-class Mine(SSAST):
-    kind: ClassVar[str] = "own"
-    extra: float = {extra}
-
-mine = Experiment("mine", Mine())
-"""
-
-
-def test_a_recipe_may_define_its_own_config(tmp_path):
-    found = []
-    for i in range(2):
-        path = tmp_path / str(i) / "recipe.py"
-        path.parent.mkdir()
-        path.write_text(OWN.format(extra=i))
-        found.append(recipes.load(f"{path}:mine"))
-    assert [to_dict(e)["method"]["extra"] for e in found] == [0, 1]
-    kinds = [type(e.method) for e in found]
-    assert kinds[0] is not kinds[1]
-    assert dataclasses.fields(kinds[0])
-    for kind in kinds:
-        assert getattr(sys.modules[kind.__module__], "Mine") is kind  # noqa: B009
 
 
 def test_every_name_is_that_of_an_experiment():

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from jfreq import recipes
+from jfreq.classes import run_file
 from jfreq.config import (
     Checkpoint,
     Experiment,
@@ -136,7 +136,7 @@ def load(path: str | Path) -> Ablation:
     file = file if file.endswith(".py") else f"{file}.py"
     source = local_path(file, "file")
     check(source.is_file(), file, "no such file; an ablation is a Python file that defines one")
-    found = {v.name: v for v in recipes.objects(source).values() if isinstance(v, Ablation)}
+    found = {v.name: v for v in vars(run_file(source)).values() if isinstance(v, Ablation)}
     if not name and len(found) == 1:
         return next(iter(found.values()))
     check(name in found, file, f"defines {', '.join(found) or 'no Ablation'}; name one of them as "

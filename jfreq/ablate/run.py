@@ -55,6 +55,7 @@ def run(
     check_classes(shards.info, shards.column("label")[rows], folds)
     for cell in cells:
         try:
+            methods.check_experiment(cell.experiment)
             methods.bind(cell.experiment, shards.spec)
         except InputError as error:
             raise InputError(f"{ablation.name}, {cell.name}: {error}") from None

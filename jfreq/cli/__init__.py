@@ -11,7 +11,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from jfreq.cli.common import HELP, call
+from jfreq.classes import trust
+from jfreq.cli.common import HELP, TRUST_HELP, call, split_trust
 from jfreq.cli.data import data_info, data_peek, data_prepare
 from jfreq.cli.report import report
 from jfreq.cli.study import ablate, bench, plan
@@ -47,12 +48,15 @@ def _usage(group: str = "") -> str:
     return (
         f"usage: jfreq {group or 'COMMAND'} ...\n\n"
         + "\n".join(lines)
-        + "\n\njfreq COMMAND --help tells more."
+        + f"\n\njfreq COMMAND --help tells more.\n\n{TRUST_HELP}"
     )
 
 
 def run(argv: Sequence[str]) -> None:
     """Runs one command line."""
+    argv, trusted = split_trust(argv)
+    for code in trusted:
+        trust(code)
     group = "data" if argv and argv[0] == "data" else ""
     inner = argv[1:] if group else argv
     if not inner or inner[0] in HELP:

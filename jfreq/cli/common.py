@@ -25,6 +25,10 @@ from jfreq.types import InputError
 T = TypeVar("T")
 Flat = Annotated[Experiment, arg(name=""), AvoidSubcommands]
 HELP = ("-h", "--help")
+TRUST_HELP = (
+    "--trust FILE.py|PACKAGE  with any command, also several times: code that does not come with\n"
+    "                         jfreq and that a run or bundle may name; no other is imported"
+)
 WORDS = {"FLOAT": "a number", "INT": "a whole number", "{None}": "None", "PATH": "a path",
          "STR": "a word"}  # fmt: skip
 """What the types of options are called."""
@@ -35,6 +39,22 @@ def parse(kind: type[T], *, args: Sequence[str], prog: str, default: T, descript
     found = _understood(kind, args, prog, default=default, description=description)
     refuse_urls(vars(found))
     return found
+
+
+def split_trust(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The command line without its options ``--trust CODE``, and what these name."""
+    rest, trusted = [], []
+    words = iter(argv)
+    for word in words:
+        option, equals, value = word.partition("=")
+        if option != "--trust":
+            rest.append(word)
+            continue
+        value = value if equals else next(words, "")
+        if not value or value.startswith("-"):
+            raise InputError("--trust: needs a value, a Python file or a package")
+        trusted.append(value)
+    return rest, trusted
 
 
 def call(command: Callable[..., None], args: Sequence[str], prog: str) -> None:
@@ -67,6 +87,7 @@ def _understood(kind: Any, args: Sequence[str], prog: str, **more: Any) -> Any:
             return tyro.cli(kind, args=args, prog=prog, registry=registry(), **more)
     except (SystemExit, InputError) as stop:
         if isinstance(stop, SystemExit) and not stop.code:  # help was asked for
+            print(f"\n{TRUST_HELP}")
             raise
         error: BaseException | None = stop
         while error is not None:
@@ -203,7 +224,7 @@ def subject(
     ``more`` ends the help, ``advice`` the refusal of a command without a subject.
     """
     if argv and argv[0] in HELP:
-        print(f"usage: jfreq {command} {usage}{more}")
+        print(f"usage: jfreq {command} {usage}{more}\n\n{TRUST_HELP}")
         raise SystemExit(0)
     if not argv or not argv[0].strip() or argv[0].startswith("-"):
         raise InputError(f"usage: jfreq {command} {usage}{advice}")

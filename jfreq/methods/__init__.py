@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from jfreq import config
@@ -42,3 +43,19 @@ def experiment_from_dict(value: Any, where: str = "") -> Experiment:
         return config.from_dict(Experiment, value, {Method: METHODS})
     except InputError as error:
         raise InputError(f"{where}: {error}" if where else str(error)) from None
+
+
+def check_experiment(experiment: Experiment) -> None:
+    """Raises ``InputError`` for an experiment that could not be trained, saved and read back.
+
+    That is a mistake in the code of a paper; it is found before anything is opened or computed.
+    """
+    method = type(experiment.method)
+    for name in ("init", "loss", "encode"):
+        missing = getattr(method, name) is getattr(Method, name)
+        config.check(not missing, method.__name__, f"has no method {name}; a paper defines it")
+    config.check_plain(experiment)
+    saved = config.to_dict(experiment)
+    read = config.to_dict(experiment_from_dict(json.loads(json.dumps(saved))))
+    for field, (before, after) in config.changes(saved, read).items():
+        raise InputError(f"{field}: {before!r} would be read back from a run as {after!r}")

@@ -1,0 +1,280 @@
+"""A paper in a user's own file: found, saved, trusted or not, without a line in the library."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import jfreq
+from jfreq import classes, methods, recipes
+from jfreq.config import to_dict
+from jfreq.types import InputError
+
+PAPER = '''
+"""A louder SSAST, whose encoder is a class of this file too."""
+
+from pathlib import Path
+from jfreq.config import Checkpoint, Experiment, Log, Optim
+from jfreq.methods.ssast import SSAST
+from jfreq.nn.vit import ViT
+from jfreq.ranges import Positive, checked
+
+Path(__file__).with_suffix(".ran").touch()
+
+@checked
+class Encoder(ViT):
+    hint: str = "mine"
+
+@checked
+class Mine(SSAST):
+    gain: Positive = 2.0
+
+    def loss(self, params, target, batch, rngs, step):
+        found = super().loss(params, target, batch, rngs, step)
+        return found._replace(value=self.gain * found.value)
+
+mine = Experiment(
+    "mine", Mine(encoder=Encoder(width=16, depth=1, heads=2), passes=1), optim=Optim(lr=1e-3),
+    checkpoint=Checkpoint(every=2), log=Log(tensorboard=False), steps=2, batch=8,
+)
+'''
+
+
+@pytest.fixture(autouse=True)
+def forget(monkeypatch):
+    """``forget()``: as a new process, which has neither imported nor trusted anything."""
+    modules, path, digests = set(sys.modules), list(sys.path), dict(classes._digests)
+
+    def call() -> None:
+        for name in set(sys.modules) - modules:
+            if not name.startswith(("jax", "jfreq.", "flax", "optax", "orbax")):
+                file = getattr(sys.modules[name], "__file__", None) or ""
+                if "pytest-" in file:
+                    del sys.modules[name]
+        monkeypatch.setattr(classes, "_trusted", {})
+        monkeypatch.setattr(classes, "_digests", dict(digests))
+        sys.path[:] = path
+
+    call()
+    yield call
+    call()
+
+
+@pytest.fixture
+def paper(tmp_path):
+    path = tmp_path / "papers" / "mine.py"
+    path.parent.mkdir()
+    path.write_text(PAPER)
+    return path
+
+
+def test_a_paper_of_ones_own_goes_all_the_way(paper, shards, said, refused, sound, forget,
+                                             tmp_path, capsys):  # fmt: skip
+    run, bundle, tuned = tmp_path / "run", tmp_path / "bundle", tmp_path / "tuned"
+    train = ["train", f"{paper}:mine", "--data", shards, "--workdir", run, "--method.gain", "3"]
+    said(*train)
+    saved = json.loads((run / "config.json").read_text())["method"]
+    assert saved["type"] == "mine:Mine" and saved["encoder"]["type"] == "mine:Encoder"
+    assert saved["gain"] == 3.0
+    forget()
+    said(*train)
+    paper.with_suffix(".ran").unlink()
+
+    trust = ["--trust", paper]
+    clip = sound("clip.wav", np.full(800, 0.1))
+    probe = ["probe", run, "--data", shards, "--kinds", "knn", "--no-baselines", "--folds", "0"]
+    small = ["--steps", "1", "--batch", "8", "--log.no-tensorboard"]
+    for line in (
+        probe,
+        ["export", run, "--out", bundle],
+        ["embed", bundle, clip, "--out", tmp_path / "out.npz"],
+        ["finetune", bundle, "--data", shards, "--workdir", tuned, "--folds", "0", *small],
+        ["predict", tuned, clip],
+        ["report", tuned / "fold0", "--rows", "0"],
+    ):
+        forget()
+        said_no = refused(*line)
+        assert "Mine is code that does not come with jfreq" in said_no and (
+            "add --trust mine.py" in said_no
+        )
+        assert not paper.with_suffix(".ran").exists(), "nothing was imported"
+        said(*trust, *line)
+        assert paper.with_suffix(".ran").exists()
+        paper.with_suffix(".ran").unlink()
+    with np.load(tmp_path / "out.npz") as found:
+        assert found["clip"].shape == (1, 16)
+
+
+BAD = {
+    "no loss": (
+        "from jfreq.methods.common.patches import PatchMethod as Base\n"
+        "@checked\nclass Mine(Base): pass",
+        "Mine: has no method loss; a paper defines it",
+    ),
+    "a function in a field": (
+        "@checked\nclass Mine(SSAST):\n    kernel: object = len",
+        "method.kernel: a run cannot save <built-in function len>",
+    ),
+    "an array in a field": (
+        "import numpy\n@checked\nclass Mine(SSAST):\n    taps: tuple = (numpy.float32(1),)",
+        "method.taps[0]: a run cannot save",
+    ),
+    "a type that is not read": (
+        "@checked\nclass Mine(SSAST):\n    taps: list[int] | None = (1, 2)",
+        "Experiment.method.taps: a field of type list[int] cannot be read back",
+    ),
+    "another type": (
+        "@checked\nclass Mine(SSAST):\n    note: str = 3",
+        "Experiment.method.note: expected str, got 3",
+    ),
+    "no decorator": (
+        "class Mine(SSAST):\n    gain: float = 2.0",
+        "Mine.gain: is no field as it stands there; give it a type and write @checked",
+    ),
+    "no annotation": (
+        "@checked\nclass Mine(SSAST):\n    passes = 1",
+        "Mine.passes: is no field as it stands there",
+    ),
+    "defined in a function": (
+        "def make():\n    @checked\n    class Mine(SSAST): pass\n    return Mine\nMine = make()",
+        "Mine: a run cannot name this class; define it at the top of a file",
+    ),
+    "defined twice": (
+        "@checked\nclass Mine(SSAST): pass\nmine = Mine()\n@checked\nclass Mine(SSAST): pass\n"
+        "made = mine",
+        "mine:Mine is two classes: it was defined anew",
+    ),
+    "does not run": ("import a_module_that_is_missing", "mine.py: ModuleNotFoundError: No module"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_mistake_in_a_paper_is_one_line(name, paper, shards, refused, tmp_path):
+    body, says = BAD[name]
+    paper.write_text(
+        "from jfreq.config import Experiment\nfrom jfreq.methods.ssast import SSAST\n"
+        f"from jfreq.ranges import checked\n{body}\n"
+        f"mine = Experiment('mine', {'made' if 'made' in body else 'Mine()'})\n"
+    )
+    run = tmp_path / "run"
+    assert says in refused("train", f"{paper}:mine", "--data", shards, "--workdir", run)
+    assert not run.exists()
+
+
+def reread(path):
+    """What a saved config of the file's experiment is read as."""
+    saved = json.loads(json.dumps(to_dict(recipes.load(f"{path}:mine"))))
+    return saved, methods.experiment_from_dict(saved)
+
+
+def test_two_files_of_one_name(paper, tmp_path):
+    """The same code in two places is one class; other code under the name is refused."""
+    copy = tmp_path / "elsewhere" / "mine.py"
+    copy.parent.mkdir()
+    shutil.copy(paper, copy)
+    assert recipes.load(f"{copy}:mine") == recipes.load(f"{paper}:mine")
+    other = tmp_path / "third" / "mine.py"
+    other.parent.mkdir()
+    other.write_text(PAPER.replace("2.0", "4.0"))
+    changed = recipes.load(f"{other}:mine")  # it may still be looked at
+    assert changed.method.gain == 4.0  # type: ignore[attr-defined]
+    with pytest.raises(InputError, match=r"another module mine .*rename one of the files"):
+        to_dict(changed)
+    paper.write_text(PAPER.replace("2.0", "5.0"))
+    copy.write_text(PAPER.replace("2.0", "5.0"))
+    with pytest.raises(InputError, match=r"mine.py has changed since it was read"):
+        to_dict(recipes.load(f"{copy}:mine"))
+
+
+def test_a_name_of_another_library(tmp_path):
+    """A file of recipes may be called like an installed module; its own classes may not."""
+    path = tmp_path / "tomllib.py"
+    path.write_text(PAPER)
+    found = recipes.load(f"{path}:mine")
+    with pytest.raises(InputError, match=r"another module tomllib \(/.*rename one of the files"):
+        to_dict(found)
+    import tomllib
+
+    assert tomllib.__file__ != str(path)
+
+
+def test_a_file_of_a_package(paper, forget, monkeypatch, tmp_path):
+    """It is named from the top of the package, may import its siblings, and is read again once
+    the package is trusted, by its folder or by its name."""
+    package = tmp_path / "my_package"
+    (package / "audio").mkdir(parents=True)
+    for folder in (package, package / "audio"):
+        (folder / "__init__.py").touch()
+    shutil.move(paper, package / "encoders.py")
+    own = (
+        "from ..encoders import Mine as Theirs, mine as theirs\nfrom jfreq.config import replace\n"
+    )
+    own += "from jfreq.ranges import checked\n@checked\nclass Mine(Theirs): pass\n"
+    own += "mine = replace(theirs, method=Mine(encoder=theirs.method.encoder))"
+    (package / "audio" / "paper.py").write_text(own)
+    saved, read = reread(package / "audio" / "paper.py")
+    assert saved["method"]["type"] == "my_package.audio.paper:Mine"
+    assert saved["method"]["encoder"]["type"] == "my_package.encoders:Encoder"
+    assert to_dict(read) == saved
+    forget()
+    with pytest.raises(InputError, match=r"add --trust my_package \("):
+        methods.experiment_from_dict(saved)
+    jfreq.trust(package)
+    assert to_dict(methods.experiment_from_dict(saved)) == saved
+    forget()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    jfreq.trust("my_package")
+    assert to_dict(methods.experiment_from_dict(saved)) == saved
+
+
+def test_what_a_config_may_name(paper, forget):
+    saved, _ = reread(paper)
+
+    def read(**changes):
+        return methods.experiment_from_dict({**saved, "method": {**saved["method"], **changes}})
+
+    for name, says in (
+        ("mine:Mne", r"mine has no class 'Mne' \(did you mean 'Mine'\?\)"),
+        ("mine:Encoder", "mine:Encoder does not derive from"),
+        ("mine:Path", "has no class 'Path'"),
+        ("jfreq.methods.ssast:SSAST", "is called SSAST"),
+        ("os:system", "os has no class 'system'"),
+        ("../mine:Mine", "unknown type '../mine:Mine'"),
+        ("mine@1:Mine", "unknown type 'mine@1:Mine'"),
+        ("antigravity:Mine", "antigravity; if you know and trust"),
+    ):
+        with pytest.raises(InputError, match=says):
+            read(type=name)
+    assert "antigravity" not in sys.modules
+    with pytest.raises(
+        InputError, match=r"encoder: mine:Mine does not derive from ViT or ConvNeXt"
+    ):
+        read(encoder={**saved["method"], "type": "mine:Mine"})
+    paper.write_text("1 / 0")
+    forget()
+    jfreq.trust(paper)
+    with pytest.raises(InputError, match=r"mine.py: ZeroDivisionError: division by zero"):
+        read()
+
+
+def test_what_can_be_trusted(refused, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").touch()
+    info = ["data", "info", "nothing"]
+    assert refused(*info, "--trust").startswith("--trust: needs a value")
+    assert "(did you mean mine.py?)" in refused("--trust", "mine", *info)
+    assert "neither a Python file, nor" in refused("--trust=other.py", *info)
+    assert "nothing: no such folder" in refused("data", "--trust", "mine.py", *info[1:])
+
+
+def test_a_script_that_trains(paper, monkeypatch):
+    """What a script itself defines is named as the module that it is to others."""
+    main = classes.run_as("__main__", paper)
+    monkeypatch.setattr(main, "__spec__", None)
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    saved = to_dict(main.mine)
+    assert saved["method"]["type"] == "mine:Mine"
+    assert methods.experiment_from_dict(saved) == main.mine
