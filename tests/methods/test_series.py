@@ -11,13 +11,13 @@ from jfreq import recipes, step, trees
 from jfreq.config import replace
 from jfreq.data.prepare import prepare
 from jfreq.data.records import Shards
-from jfreq.methods.classify import Classify, Head, supervise
+from jfreq.methods.classify import Classify, Head
 from jfreq.methods.common.raw_sensors import RawSensorMethod, pooled, sensors
-from jfreq.methods.stf_csl import STFCSL, stf_csl
+from jfreq.methods.stf_csl import STFCSL
 from jfreq.methods.stfnet import STFNet
 from jfreq.nn.series import Conv1d, DeepSense
 from jfreq.nn.stf import STF
-from jfreq.testing import batch_spec, fake_batch
+from jfreq.testing import fake_batch, loss_and_grad
 from jfreq.types import DataSpec, InputError, SignalSpec
 
 MOTION = DataSpec(
@@ -90,22 +90,15 @@ def test_pooling_looks_at_valid_tokens_only():
 @pytest.mark.parametrize("name", SMALL)
 def test_the_same_harness_trains_every_encoder(name, batch):
     """Shapes, dropout in training only, gradients everywhere but in what nothing reads."""
-    cfg = STFNet(encoder=SMALL[name]).bind(MOTION)
-    method = cfg
-    params = method.init(jax.random.key(0))
-    features = jax.jit(method.encode)(params, batch)
-    assert features.tokens.shape[:2] == (6, cfg.grid.size) and features.logits.shape == (6, 3)
-    again = jax.jit(method.encode)(params, batch)
+    method = STFNet(encoder=SMALL[name]).bind(MOTION)
+    params, encode = jax.jit(method.init)(jax.random.key(0)), jax.jit(method.encode)
+    features, again = encode(params, batch), encode(params, batch)
+    assert features.tokens.shape[:2] == (6, method.grid.size) and features.logits.shape == (6, 3)
     np.testing.assert_array_equal(features.clip, again.clip)
 
-    @jax.jit
-    def grads(params, key):
-        return jax.value_and_grad(lambda p: method.loss(p, {}, batch, Streams(key), 0).value)(
-            params
-        )
-
-    (a, grad), (b, _) = grads(params, jax.random.key(1)), grads(params, jax.random.key(2))
-    assert np.isfinite(a) and a != b, "dropout"
+    keys = jax.random.split(jax.random.key(1))
+    (a, grad), (b, _) = (loss_and_grad(method, params, batch, key) for key in keys)
+    assert np.isfinite(a.value) and a.value != b.value, "dropout"
     dead = [n for n, g in trees.flatten(grad).items() if not np.abs(g).max() > 0]
     assert not [n for n in dead if "bias" not in n and "shift" not in n], dead
 
@@ -117,8 +110,7 @@ def test_hhar_and_wifi_networks_have_their_published_size():
     def count(cfg, channels):
         signals = tuple(SignalSpec(n, 100.0, 512, channels) for n in ("first", "second"))
         spec = DataSpec(signals, classes)
-        method = cfg.bind(spec)
-        return trees.count(jax.eval_shape(method.init, jax.random.key(0), batch_spec(spec, 1)))
+        return trees.count(jax.eval_shape(cfg.bind(spec).init, jax.random.key(0)))
 
     hhar = STF(merge="zero", dead_bias=True)
     wifi = STF(merge="zero", operator="convolution", activation="frequency")
@@ -131,19 +123,15 @@ def test_late_fusion_is_the_mean_of_probabilities(batch):
 
     class TwoStreams(STFCSL):
         @property
-        def streams(self):
+        def branch_widths(self):
             return (4, 4)
 
     backbone = TwoStreams(encoder=Conv1d(widths=(8,), kernels=(5,)))
 
     def logits(params=None, **head):
-        cfg = Classify(backbone=backbone, head=Head(fusion="late", **head)).bind(MOTION)
-        assert isinstance(cfg.backbone, TwoStreams)
-        method = supervise(stf_csl(cfg.backbone), cfg.head, streams=cfg.backbone.streams)
-        params = params or method.init(jax.random.key(0))
-        found = method.encode(params, batch).logits
-        assert found is not None
-        return params, jax.nn.softmax(found)
+        method = Classify(backbone=backbone, head=Head(fusion="late", **head)).bind(MOTION)
+        params = params or jax.jit(method.init)(jax.random.key(0))
+        return params, jax.nn.softmax(jax.jit(method.encode)(params, batch).logits)
 
     params, first = logits(fusion_weights=(1.0, 0.0))
     _, second = logits(params, fusion_weights=(0.0, 3.0))
