@@ -9,9 +9,9 @@ import pytest
 
 from jfreq import masks, sharding, trees
 from jfreq.config import replace
+from jfreq.method import Streams
 from jfreq.methods.aasp import AaSP
-from jfreq.methods.common.patches import trunk
-from jfreq.methods.eat import EAT, FLOORS, Net, average, of_clones, seen, teach
+from jfreq.methods.eat import EAT, Net, of_clones, seen
 from jfreq.methods.mae import MAE
 from jfreq.methods.ssast import SSAST
 from jfreq.nn.conv import ConvNeXt
@@ -73,13 +73,12 @@ def test_the_loss_is_the_released_sum():
     """Errors over sqrt(d), summed, over the masked tokens; the special tokens' are multiplied by
     that number first: with 4 clips x 3 clones that is a weight of 12 on their mean."""
     cfg, method, params, target, loss = built("eat")
-    batch, key = clips(), jax.random.key(3)
-    value, metrics = loss(params, target, batch, key, 0)
+    batch, rngs = clips(), Streams(jax.random.key(3))
+    value, metrics, _ = loss(params, target, batch, rngs, 0)
     spec = method.with_spectrogram(batch)["spectrogram"]
-    mask_key, fill = jax.random.split(key)
-    mask = masks.inverse_block(mask_key, 12, cfg.grid, cfg.kept, block=2, adjust=cfg.adjust)
-    truth = jax.jit(lambda t, s: teach(cfg, t, s))(target["trunk"], spec)
-    special, pred = applied(cfg)(params, spec, mask, fill)
+    mask = masks.inverse_block(rngs("mask"), 12, cfg.grid, cfg.kept, block=2, adjust=cfg.adjust)
+    truth = jax.jit(cfg.teacher_targets)(target["trunk"], spec)
+    special, pred = applied(cfg)(params, spec, mask, rngs("fill"))
     error = np.square(np.asarray(pred) - np.asarray(of_clones(truth, mask.drop))) / 4.0
     clip = np.repeat(np.asarray(truth).mean(1), 3, axis=0)
     wanted = np.square(np.asarray(special) - clip) / 4.0
@@ -104,15 +103,15 @@ def test_who_learns(name):
     assert still == {p for p in still if p.startswith("trunk/alias/")}
     assert all(np.isfinite(g).all() for g in jax.tree.leaves(student))
     assert all(not np.any(g) for g in jax.tree.leaves(teacher))
-    own = method.init_target(params)
-    value, other = (loss(params, t, clips(), jax.random.key(1), 0)[0] for t in (target, own))
+    own, rngs = method.init_target(params), Streams(jax.random.key(1))
+    value, other = (loss(params, t, clips(), rngs, 0).value for t in (target, own))
     assert abs(float(value) - float(other)) > 1e-3
 
 
 def test_targets_have_mean_zero_and_variance_one():
     cfg, method, _, target, _ = built("eat")
     spec = method.with_spectrogram(clips())["spectrogram"]
-    teacher = jax.jit(lambda cfg, t, s: teach(cfg, t, s), static_argnums=0)
+    teacher = jax.jit(EAT.teacher_targets, static_argnums=0)
     truth = np.asarray(teacher(cfg, target["trunk"], spec))
     assert truth.shape == (4, cfg.grid.size, 16)
     np.testing.assert_allclose(truth.mean(-1), 0, atol=1e-5)
@@ -123,14 +122,14 @@ def test_targets_have_mean_zero_and_variance_one():
 
 def test_the_teacher_follows_on_a_line():
     """The share kept goes from .9998 to .99999 over 100,000 updates; .999895 halfway."""
-    target = average(EAT())
+    method = EAT()
     new, old = (
         {"trunk": {"w": jnp.ones(3)}, "decoder": {"w": jnp.ones(2)}},
         {"trunk": {"w": jnp.zeros(3)}},
     )
-    assert set(target.init(new)) == {"trunk"}
+    assert set(method.init_target(new)) == {"trunk"}
     for step, kept in ((0, 0.9998), (50_000, 0.999895), (100_000, 0.99999), (400_000, 0.99999)):
-        moved = target.update(old, new, step)["trunk"]["w"]
+        moved = method.update_target(old, new, None, step)["trunk"]["w"]
         np.testing.assert_allclose(moved, 1 - kept, rtol=1e-3)
 
 
@@ -162,7 +161,7 @@ def test_masked_context_keeps_the_student_from_peeping(context, leaks):
         params["trunk"],
     )
     pull = jnp.asarray(np.random.default_rng(1).normal(size=16), jnp.float32)
-    net = trunk(cfg)
+    net = cfg.trunk
 
     @jax.jit
     @jax.grad
@@ -183,7 +182,7 @@ def test_contrast_counts_from_its_floor():
     _, _, params, target, loss = built("aasp")
     params = {**params, "project": jax.tree.map(jnp.zeros_like, params["project"])}
     params["project"]["out"]["bias"] = jnp.ones(8)
-    found = means(loss(params, target, clips(), jax.random.key(1), 0)[1])
+    found = means(loss(params, target, clips(), Streams(jax.random.key(1)), 0).metrics)
     assert found["contrast"] == pytest.approx(np.log(11) - np.log(2), rel=1e-4)
     whole = found["frame"] + 10 * found["utterance"] + 0.1 * found["contrast"]
     assert found["loss"] == pytest.approx(whole, rel=1e-5)
@@ -193,30 +192,32 @@ def test_rows_that_fill_up_do_not_count():
     _, _, params, target, loss = built("aasp")
     batch = {**clips(), "_mask": jnp.array([1.0, 1, 1, 0])}
     poisoned = {**batch, "audio": batch["audio"].at[3].set(0.9)}
-    one, two = (loss(params, target, b, jax.random.key(1), 0) for b in (batch, poisoned))
-    assert one[1]["loss"][1] == 3
-    np.testing.assert_allclose(one[0], two[0], rtol=1e-5)
+    one, two = (loss(params, target, b, Streams(jax.random.key(1)), 0) for b in (batch, poisoned))
+    assert one.metrics["loss"][1] == 3
+    np.testing.assert_allclose(one.value, two.value, rtol=1e-5)
 
 
 def test_collapse_shows_in_the_log():
-    """A teacher that says the same of everything falls below the floors; a fresh one does not."""
+    """A teacher that says the same of everything falls below the thresholds; a fresh one does
+    not."""
     _, method, params, target, loss = built("eat")
-    fresh = means(loss(params, target, clips(), jax.random.key(1), 0)[1])
-    assert method.floors == FLOORS
-    assert fresh["target_std"] > 0.1 and fresh["rankme"] > 4
+    fresh = means(loss(params, target, clips(), Streams(jax.random.key(1)), 0).metrics)
+    least = method.collapse_thresholds
+    assert set(least) == {"target_std", "pred_std", "rankme"}
+    assert all(fresh[name] > value for name, value in least.items())
     dead = jax.tree.map(jnp.zeros_like, target)
-    found = means(loss(params, dead, clips(), jax.random.key(1), 0)[1])
-    assert found["target_std"] < 0.1 and found["rankme"] < 4
+    found = means(loss(params, dead, clips(), Streams(jax.random.key(1)), 0).metrics)
+    assert found["target_std"] < least["target_std"] and found["rankme"] < least["rankme"]
 
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_features_and_mask_for_the_report(name):
     cfg, method, params, _, _ = built(name)
-    found = method.encode(params, clips())
+    found = jax.jit(method.encode)(params, clips())
     assert found.tokens.shape == (4, cfg.grid.size, 16)
     assert found.layers is not None and found.layers.shape[0] == 2
     np.testing.assert_allclose(found.layers[-1], found.tokens, atol=1e-5)
-    shown = method.reconstruct(params, clips(), Streams(jax.random.key(0)))
+    shown = jax.jit(method.reconstruct)(params, clips(), Streams(jax.random.key(0)))
     assert shown.drawn is None
     share = np.asarray(shown.hidden).mean(axis=(1, 2))
     np.testing.assert_allclose(share, 1 - cfg.kept / cfg.grid.size, atol=1e-6)
@@ -225,12 +226,12 @@ def test_features_and_mask_for_the_report(name):
 def test_eight_devices_agree_with_one():
     """The contrast of a batch that lies on eight devices is over all of it."""
     _, method, params, target, loss = built("aasp")
-    batch = fake_batch(CLIP, 8)
-    value = loss(params, target, batch, jax.random.key(2), 0)[0]
+    batch, rngs = fake_batch(CLIP, 8), Streams(jax.random.key(2))
+    value = loss(params, target, batch, rngs, 0).value
     mesh = sharding.make_mesh((8, 1, 1))
     with jax.set_mesh(mesh):
         spread = jax.device_put(batch, sharding.batch_sharding(mesh))
-        other = jax.jit(method.loss)(params, target, spread, jax.random.key(2), 0)[0]
+        other = jax.jit(method.loss)(params, target, spread, rngs, 0).value
     np.testing.assert_allclose(value, other, rtol=1e-4)
 
 
