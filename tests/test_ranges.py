@@ -105,7 +105,7 @@ def test_arguments_of_a_function():
 
 
 def test_replace_names_the_dotted_field():
-    experiment = Experiment("x", METHODS["SSAST"][0]())
+    experiment = Experiment("x", METHODS["SSAST"]())
     with pytest.raises(InputError, match=r"^optim.lr: must be positive, got -1"):
         replace(experiment, optim__lr=-1)
     with pytest.raises(InputError, match=r"^method.encoder.width: must be 1 or more"):
@@ -140,7 +140,7 @@ def test_from_dict_refuses_wrong_tags(tag):
 
 def configs():
     """Every config class that an experiment may hold."""
-    found, left = [], [Experiment, *(cls for cls, _ in METHODS.values())]
+    found, left = [], [Experiment, *METHODS.values()]
     while left:
         cls = left.pop()
         if cls in found:
