@@ -23,7 +23,7 @@ import numpy as np
 
 from experiments.sensors.common import RESULTS, markdown, save
 from jfreq.config import check
-from jfreq.methods.common.patches import PatchMethod, spectrogram, trunk, valid_tokens
+from jfreq.methods.common.patches import PatchMethod, valid_tokens
 from jfreq.nn.frontends import Fbank
 from jfreq.ops import sblu
 from jfreq.types import Array, Batch, Grid, SignalSpec
@@ -224,19 +224,19 @@ def _window(x: np.ndarray, signal: SignalSpec) -> Batch:
 
 
 def rates(cfg: PatchMethod, params: Any, batch: Batch) -> Rates:
-    spec = spectrogram(cfg, batch)["spectrogram"]
+    spec = cfg.with_spectrogram(batch)["spectrogram"]
     valid = valid_tokens(cfg.grid, batch, 1)
 
     def forward(module):
         return module.alias.rates(spec, valid)
 
-    found = trunk(cfg).apply({"params": params["trunk"]}, method=forward)
+    found = cfg.trunk.apply({"params": params["trunk"]}, method=forward)
     alpha, beta = cast(tuple[Array, Array], found)
     plane = np.asarray(valid).reshape(cfg.grid.shape)
     plane = plane.T if cfg.grid.order == "freq_major" else plane
     level, alpha, beta = (np.asarray(x[0]) for x in (spec[..., 0], alpha, beta))
-    assert cfg.frontend is not None
-    size, hop = cfg.frontend.win_length, cfg.frontend.hop_length
+    frontend = cfg.geometry.frontend
+    size, hop = frontend.win_length, frontend.hop_length
     real = np.arange(len(level)) * hop + size <= int(batch["length"][0])
     return Rates(np.where(real[:, None], level, np.nan), alpha, beta, plane)
 
@@ -245,10 +245,10 @@ def rates_figure(cfg: PatchMethod, found: Rates, path: Path) -> Path:
     """Below the spectrogram a line for the lowest, the middle and the highest cell of the band."""
     from jfreq.evaluate.plot import save as save_figure
 
-    assert cfg.frontend is not None and cfg.patch is not None
-    frame_rate = cfg.signal.rate / cfg.frontend.hop_length
+    signal, frontend, patch = cfg.geometry.signal, cfg.geometry.frontend, cfg.geometry.patch
+    frame_rate = signal.rate / frontend.hop_length
     count = cfg.aape.kernels
-    centre, _ = sblu.cells(count, *cfg.aape.range(cfg.patch[1]))
+    centre, _ = sblu.cells(count, *cfg.aape.range(patch[1]))
     shown = sorted({0, count // 2, count - 1})
     offset, width = (
         frame_rate * np.where(found.valid[..., None], x, np.nan)[..., shown]
@@ -264,7 +264,7 @@ def rates_figure(cfg: PatchMethod, found: Rates, path: Path) -> Path:
         image = top.imshow(found.level.T, origin="lower", aspect="auto", cmap="magma",
                            extent=extent, rasterized=True)  # fmt: skip
         top.set_facecolor("0.8")
-        top.set_ylabel("mel bin" if isinstance(cfg.frontend, Fbank) else "bin")
+        top.set_ylabel("mel bin" if isinstance(frontend, Fbank) else "bin")
         figure.colorbar(image, ax=top, label="level, normalised")
         limits = Normalize(float(np.nanmin(width)), float(np.nanmax(width)))
         for i, s in enumerate(shown):
@@ -278,7 +278,7 @@ def rates_figure(cfg: PatchMethod, found: Rates, path: Path) -> Path:
                 axes.set_facecolor("0.8")
                 image = axes.imshow(
                     values.T, origin="lower", aspect="auto", interpolation="nearest",
-                    cmap=colours, norm=norm, extent=_patches(cfg.grid, cfg.signal.rate),
+                    cmap=colours, norm=norm, extent=_patches(cfg.grid, signal.rate),
                     rasterized=True,
                 )  # fmt: skip
                 figure.colorbar(image, ax=axes, label="Hz", format="%.3g")
@@ -294,9 +294,9 @@ def rates_figure(cfg: PatchMethod, found: Rates, path: Path) -> Path:
 
 def _extent(cfg: PatchMethod, shape: tuple[int, ...]) -> tuple[float, ...]:
     """Seconds and bins of the borders of a spectrogram ``[t f]``."""
-    assert cfg.frontend is not None
-    hop, rate = cfg.frontend.hop_length, cfg.signal.rate
-    start = (cfg.frontend.win_length - hop) / 2 / rate
+    frontend, rate = cfg.geometry.frontend, cfg.geometry.signal.rate
+    hop = frontend.hop_length
+    start = (frontend.win_length - hop) / 2 / rate
     return start, start + shape[0] * hop / rate, -0.5, shape[1] - 0.5
 
 
@@ -315,7 +315,8 @@ def rates_of_run(args: argparse.Namespace) -> Path:
           f"{args.run} has no alias branch; give a run with --method.embed aape")  # fmt: skip
     assert isinstance(cfg, PatchMethod)
     check((args.clip is None) != (args.shards is None), "--run", "wants one of --clip and --shards")
-    batch = row(args.shards, args.row, cfg.signal) if args.shards else read(args.clip, cfg.signal)
+    signal = cfg.geometry.signal
+    batch = row(args.shards, args.row, signal) if args.shards else read(args.clip, signal)
     return rates_figure(cfg, rates(cfg, trained.params, batch), args.out / "alias_rates.svg")
 
 

@@ -31,6 +31,7 @@ from jfreq.config import check
 from jfreq.data.records import Shards, open_shards
 from jfreq.evaluate.metrics import Interval, interval
 from jfreq.evaluate.table import TRAINED, UNTRAINED
+from jfreq.method import Streams
 from jfreq.methods.common.patches import PatchMethod
 from jfreq.state import Trained
 from jfreq.types import Array, Batch, PyTree
@@ -66,14 +67,14 @@ class Change(NamedTuple):
 
 def plan(cfg: PatchMethod, samples: int, shifts: int) -> Plan:
     """Windows of whole patches, as long as the encoder and recordings of ``samples`` allow."""
-    assert cfg.frontend is not None and cfg.frames is not None and cfg.patch is not None
-    hop, size, width = cfg.frontend.hop_length, cfg.frontend.win_length, cfg.patch[1]
-    longest = min(cfg.signal.samples, samples - shifts * hop)
-    frames = min((longest - size) // hop + 1, cfg.frames) // width * width
-    check(frames > 0, "--shards", f"recordings of {samples / cfg.signal.rate:.3g} s are too short "
+    signal, frontend, most, patch, *_ = cfg.geometry
+    hop, size, width = frontend.hop_length, frontend.win_length, patch[1]
+    longest = min(signal.samples, samples - shifts * hop)
+    frames = min((longest - size) // hop + 1, most) // width * width
+    check(frames > 0, "--shards", f"recordings of {samples / signal.rate:.3g} s are too short "
           f"for a patch and {shifts} shifts; prepare longer ones")  # fmt: skip
     starts = tuple(range(0, (shifts + 1) * hop, hop))
-    return Plan(size + (frames - 1) * hop, starts, frames, hop, cfg.signal.rate)
+    return Plan(size + (frames - 1) * hop, starts, frames, hop, signal.rate)
 
 
 def held_out(shards: Shards, runs: dict[str, Trained], folds: Sequence[int]) -> np.ndarray:
@@ -94,36 +95,34 @@ def common_signal(runs: dict[str, Trained], shards: Shards) -> PatchMethod:
     for name, run in runs.items():
         cfg = run.experiment.method
         check(isinstance(cfg, PatchMethod), "--runs", f"{name} reads no spectrogram")
-        cfg = cast(PatchMethod, cfg)
-        assert cfg.frontend is not None and cfg.patch is not None
-        signal, front = cfg.signal, cfg.frontend
+        signal, front, frames, patch, *_ = cast(PatchMethod, cfg).geometry
         found[(signal.name, signal.rate, signal.samples, signal.channels, front.win_length,
-               front.hop_length, cfg.patch[1], cfg.frames)] = name  # fmt: skip
+               front.hop_length, patch[1], frames)] = name  # fmt: skip
     check(len(found) == 1, "--runs", f"{', '.join(found.values())} read different signals, lengths, "
           "hops or patches; compare encoders of the same")  # fmt: skip
     cfg = cast(PatchMethod, next(iter(runs.values())).experiment.method)
-    signal = shards.spec.signal(cfg.signal.name)
-    same = (signal.rate, signal.channels) == (cfg.signal.rate, cfg.signal.channels)
+    own = cfg.geometry.signal
+    signal = shards.spec.signal(own.name)
+    same = (signal.rate, signal.channels) == (own.rate, own.channels)
     check(same, "--shards", f"hold {signal.channels} channels at {signal.rate:g} Hz, the encoders "
-          f"read {cfg.signal.channels} at {cfg.signal.rate:g} Hz")  # fmt: skip
+          f"read {own.channels} at {own.rate:g} Hz")  # fmt: skip
     return cfg
 
 
 def windows(x: np.ndarray, cfg: PatchMethod, found: Plan, start: int) -> Batch:
     """One shift of recordings ``[b t c]``; what is left of the encoder's window is padding."""
+    signal = cfg.geometry.signal
     part = x[:, start : start + found.size]
-    part = np.pad(part, ((0, 0), (0, cfg.signal.samples - found.size), (0, 0)))
+    part = np.pad(part, ((0, 0), (0, signal.samples - found.size), (0, 0)))
     length = np.full(len(x), found.size, np.int32)
-    return {cfg.signal.name: jnp.asarray(part), "length": jnp.asarray(length)}
+    return {signal.name: jnp.asarray(part), "length": jnp.asarray(length)}
 
 
 # ------------------------------------------------------------------ encode and compare
 
 
 @functools.cache
-def encoder(cfg: PatchMethod) -> Encode:
-    method = cfg
-
+def encoder(method: PatchMethod) -> Encode:
     def encode(params: PyTree, batch: Batch) -> tuple[Array, Array, Array]:
         found = method.encode(params, batch)
         return found.clip, found.tokens, found.valid[0]
@@ -133,10 +132,7 @@ def encoder(cfg: PatchMethod) -> Encode:
 
 def initial(cfg: PatchMethod, seed: int) -> PyTree:
     """Parameters as training starts with."""
-    signal = cfg.signal
-    spec = {signal.name: jax.ShapeDtypeStruct((1, signal.samples, signal.channels), jnp.int16)}
-    init = cfg.init
-    return jax.jit(lambda key: init(key, spec))(jax.random.key(seed))
+    return jax.jit(cfg.init)(Streams(jax.random.key(seed))("init"))
 
 
 def outputs(
@@ -291,8 +287,7 @@ def measured(
 ) -> tuple[Found, Plan, int]:
     """One training of each encoder, on clips that all of them left out; how many those are."""
     cfg = common_signal(runs, shards)
-    assert cfg.patch is not None
-    shifts = cfg.patch[1] - 1 if args.shifts is None else args.shifts
+    shifts = cfg.geometry.patch[1] - 1 if args.shifts is None else args.shifts
     check(shifts >= 1, "--shifts", "must be 1 or more")
     rows = held_out(shards, runs, args.folds)
     lengths = shards.column("length")[rows]
@@ -301,7 +296,7 @@ def measured(
     if args.clips:
         rows = rows[np.unique(np.linspace(0, len(rows) - 1, args.clips).astype(int))]
     check(len(rows) >= 2, "--folds", "fewer than two clips are long enough")
-    x = shards.read(rows)[cfg.signal.name]
+    x = shards.read(rows)[cfg.geometry.signal.name]
     found: Found = {}
     for name, run in runs.items():
         own = cast(PatchMethod, run.experiment.method)

@@ -22,8 +22,7 @@ from jfreq import flops, methods, recipes
 from jfreq.config import Experiment, replace
 from jfreq.data import synthetic
 from jfreq.methods.aasp import AaSP
-from jfreq.methods.common.patches import trunk
-from jfreq.methods.eat import EAT, teach
+from jfreq.methods.eat import EAT
 from jfreq.nn.trunk import SpectrogramTrunk
 from jfreq.ops import sblu
 from jfreq.step import make_step
@@ -99,7 +98,7 @@ def teacher_pass(step: common.Step, given: Clips) -> tuple[Callable[[], Any], in
     assert isinstance(cfg, EAT)
     # Steps give their state away.
     params = jax.tree.map(jnp.copy, step.state.target["trunk"])
-    run = jax.jit(lambda params, spec: teach(cfg, params, spec))
+    run = jax.jit(cfg.teacher_targets)
     spec = jnp.asarray(given["spectrogram"])
     return lambda: run(params, spec).block_until_ready(), flops.count(run, params, spec)
 
@@ -208,9 +207,7 @@ def stem_share() -> tuple[str, dict[str, float]]:
 
 def _forward(cfg: AaSP) -> tuple[int, int]:
     """FLOPs of patches to tokens, and of the whole unmasked pass."""
-    net = trunk(cfg)
-    assert cfg.frontend is not None and cfg.frames is not None
-    spec = jax.ShapeDtypeStruct((1, cfg.frames, cfg.frontend.bins, 1), jnp.float32)
+    net, spec = cfg.trunk, jax.typeof(cfg.geometry.example)
 
     def whole(module: SpectrogramTrunk, spec):
         return module.encode(module.embed(spec))[:2]

@@ -19,7 +19,7 @@ import numpy as np
 from jfreq import methods, recipes, trees
 from jfreq.export import stablehlo
 from jfreq.export.adapter import adapt
-from jfreq.export.bundle import save_bundle, window_spec
+from jfreq.export.bundle import save_bundle
 from jfreq.export.formats import export_run
 from jfreq.types import DataSpec, InputError, SignalSpec
 
@@ -29,9 +29,7 @@ CLIP = DataSpec((SignalSpec("audio", 16000.0, 160_000),))
 def written(folder: Path) -> tuple[Any, Any]:
     """Experiment and parameters of an untrained encoder, exported to ``folder / "enc"``."""
     experiment = methods.bind(recipes.load("ssast_tiny"), CLIP)
-    init = experiment.method.init
-    window = window_spec(experiment.method.signals)
-    params = jax.device_get(jax.jit(lambda key: init(key, window))(jax.random.key(0)))
+    params = jax.device_get(jax.jit(experiment.method.init)(jax.random.key(0)))
     save_bundle(folder / "run", experiment=experiment, params=params)
     export_run(folder / "run", folder / "enc", formats=("bundle", "stablehlo"))
     return experiment, params

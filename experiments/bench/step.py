@@ -19,8 +19,9 @@ import common
 import jax
 import numpy as np
 
-from jfreq import masks, methods, recipes, trees
+from jfreq import methods, recipes, trees
 from jfreq.config import Optim, replace
+from jfreq.method import Streams
 from jfreq.methods.ssast import SSAST
 from jfreq.types import DataSpec, SignalSpec
 
@@ -72,14 +73,10 @@ def check(model: Any, mine: common.Step, spectrogram: np.ndarray) -> dict[str, f
     from torch_models import load_jfreq
 
     cfg = mine.spec.experiment.method
-    assert isinstance(cfg, SSAST) and cfg.mask is not None
+    assert isinstance(cfg, SSAST)
     params = trees.flatten(jax.device_get(mine.state.params))
     load_jfreq(model, params)
-    key = jax.random.fold_in(jax.random.key(mine.spec.experiment.seed), 0)
-    drawn = masks.draw(
-        key, 2 * len(spectrogram), cfg.grid, cfg.mask,
-        kind=cfg.mask_kind, sizes=cfg.cluster, mode=cfg.cluster_mode,
-    )  # fmt: skip
+    drawn = cfg.sample_mask(Streams(mine.key).at(0)("mask"), 2 * len(spectrogram))
     device = next(model.parameters()).device
     drop = torch.from_numpy(np.array(drawn.drop, np.int64)).to(device)
     loss, accuracy = model(torch.from_numpy(spectrogram).to(device), drop)
