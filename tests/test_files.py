@@ -147,7 +147,7 @@ def test_a_config_with_anything_in_a_field_is_a_config_or_one_line(data):
     from jfreq.methods import METHODS, experiment_from_dict
 
     method = data.draw(st.sampled_from(sorted(set(METHODS) - {"Classify"})))
-    node = tree = json.loads(json.dumps(to_dict(Experiment("x", METHODS[method][0]()))))
+    node = tree = json.loads(json.dumps(to_dict(Experiment("x", METHODS[method]()))))
     while True:
         name = data.draw(st.sampled_from(sorted(node)))
         if not isinstance(node[name], dict) or data.draw(st.integers(0, 3)) == 0:

@@ -11,6 +11,7 @@ from jfreq import cli
 from jfreq.export.bundle import save_bundle
 from jfreq.methods.ssast import SSAST
 from jfreq.nn.vit import ViT
+from jfreq.testing import CLIP
 
 
 @pytest.fixture

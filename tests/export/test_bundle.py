@@ -18,7 +18,6 @@ from jfreq.export.bundle import (
     load_trained,
     read_weights,
     save_bundle,
-    window_spec,
 )
 from jfreq.export.formats import export_run
 from jfreq.files import write_json
@@ -147,7 +146,7 @@ def test_export_keeps_what_encode_reads(saved, tmp_path, experiment, params):
     encode = jax.jit(method.encode)
     before, after = (encode(p, batch) for p in (params, load_bundle(out).params))
     np.testing.assert_array_equal(before.tokens, after.tokens)
-    again = encoder_params(method, load_bundle(out).params, window_spec(signals))
+    again = encoder_params(method, load_bundle(out).params)
     assert trees.flatten(again).keys() == kept.keys()
     assert encoder_shapes(method, signals, again).clip.shape == (1, 96)
 

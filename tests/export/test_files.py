@@ -77,7 +77,7 @@ def test_a_gap_makes_two_recordings_of_a_file(encoder, tmp_path):
 
 
 def test_long_recordings_are_cut_in_all_sensors_together(encoder, network):
-    _, method, params = network
+    method, params = network
     x = recording(2.5 * 1.28)
     out = encoder(x)
     lengths = np.array([64, 64, 32], np.int32)

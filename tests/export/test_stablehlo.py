@@ -371,14 +371,14 @@ def test_kernels_of_one_platform_are_left_out():
     experiment = methods.bind(replace(recipes.load("ssast_nano"), **changes), AUDIO)
     plain = replace(experiment.method, encoder__attention="auto")
     assert experiment.method != plain
-    assert adapters.portable(experiment.method) == plain
+    assert experiment.method.portable() == plain
     under = methods.bind(
         replace(recipes.load("phymask_nano"), method__trunk__encoder__attention="splash"), RATES
     )
-    found = cast(Any, adapters.portable(under.method))
+    found = cast(Any, under.method.portable())
     assert found.trunk.encoder.attention == "auto"
     over = Classify(backbone=experiment.method, signals=experiment.method.signals)
-    assert adapters.portable(over) == replace(over, backbone=plain)
+    assert over.portable() == replace(over, backbone=plain)
 
 
 def test_command_line(audio, tmp_path, capsys):
