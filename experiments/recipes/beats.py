@@ -42,7 +42,8 @@ beats_tokenizer_nano = replace(
     beats_nano,
     name="beats_tokenizer_nano",
     method=BEATsTokenizer(
-        frontend=FBANK, encoder=NANO, teacher=NANO, estimator=replace(NANO, depth=2), **CODES
+        frontend=FBANK, encoder=NANO, teacher=NANO, estimator=replace(NANO, depth=2), decay=0.95,
+        restart_below=0.1, **CODES,
     ),
 )  # fmt: skip
 

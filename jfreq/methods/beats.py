@@ -5,7 +5,8 @@ Chen, Wu, Wang, Liu, Tompkins, Chen, Che, Yu and Wei, ICML 2023 (arXiv 2212.0905
 has learned into a codebook, the next :class:`BEATs` predicts the codes of that, and so on.
 
 Otherwise than published: one linear map embeds a patch (published: two with a norm between them),
-and fixed sines tell where it is (published: a convolution over the sequence of patches).
+and fixed sines tell where it is, beside the bias of attention (published: a convolution over the
+sequence of patches).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from jfreq.config import check
 from jfreq.method import Loss, Metrics, Rows, Streams, part_of
 from jfreq.methods.common.patches import PatchMethod, valid_tokens
 from jfreq.nn.apply import apply
+from jfreq.nn.bias import RelativeBias
 from jfreq.nn.frontends import Fbank
 from jfreq.nn.heads import trunc_normal
 from jfreq.nn.trunk import SpectrogramTrunk
@@ -38,6 +40,10 @@ from jfreq.types import Array, Batch, DataSpec, Grid, Mask, PyTree, Reconstructi
 FBANK = Fbank(window="povey", remove_clip_mean=False, mean=-5.37779, std=6.55582)
 """The published front end. Its mean of 15.41663 is that of samples times ``2**15``, which adds
 ``30 ln 2`` to every log energy."""
+PUBLISHED = ViT(
+    norm="post", deep_norm=True, bias=RelativeBias(gate="query"), dropout=0.1, attention_dropout=0.1
+)
+"""The transformer of all parts: ViT-B, distances in the order of the tokens (section 3.3)."""
 
 
 # ------------------------------------------------------------------ tokenizers, frozen
@@ -84,7 +90,7 @@ class TrainedTokenizer:
 
     codes: Count = 1024
     code_width: Size = 256
-    encoder: ViT = ViT(norm="post")
+    encoder: ViT = PUBLISHED
 
     def init(self, method: PatchMethod) -> PyTree:
         """``trunk``, ``to_code`` and ``codebook`` as they are before training."""
@@ -123,7 +129,7 @@ class _Patches(PatchMethod):
     order: Literal["freq_major", "time_major"] = "time_major"
     special_tokens: Whole = 0
     positions: Literal["learned", "sincos"] = "sincos"
-    encoder: ViT = ViT(norm="post")
+    encoder: ViT = PUBLISHED
 
     def bind(self, spec: DataSpec) -> Self:
         bound = super().bind(spec)
@@ -143,7 +149,7 @@ class BEATs(_Patches):
     headline: ClassVar[tuple[str, ...]] = ("accuracy", "perplexity")
 
     mask_ratio: Between = 0.75
-    predictor: ViT = ViT(norm="post", depth=3)
+    predictor: ViT = dataclasses.replace(PUBLISHED, depth=3)
     """The transformer that predicts the codes."""
     tokenizer: RandomProjection | TrainedTokenizer = RandomProjection()
 
@@ -182,7 +188,7 @@ class BEATs(_Patches):
         counted = valid & real_rows(batch, spec.shape[0])
         mask = self.sample_mask(rngs("mask"), spec.shape[0])
         codes = self.tokenizer.tokenize(self, target["tokenizer"], spec, valid)
-        logits = apply(_Model(self), params, spec, mask, valid)
+        logits = apply(_Model(self), params, spec, mask, valid, train=True, dropout=rngs("dropout"))
         truth, inside = at(codes, mask.drop), at(counted, mask.drop)
         terms = {
             "loss": losses.code_cross_entropy(logits, truth, valid=inside),
@@ -221,9 +227,9 @@ class BEATsTokenizer(_Patches):
 
     headline: ClassVar[tuple[str, ...]] = ("cosine", "perplexity")
 
-    teacher: ViT = ViT(norm="post")
+    teacher: ViT = PUBLISHED
     """The encoder that is distilled."""
-    estimator: ViT = ViT(norm="post", depth=3)
+    estimator: ViT = dataclasses.replace(PUBLISHED, depth=3)
     codes: Count = 1024
     code_width: Size = 256
     decay: Fraction = 0.99
@@ -265,8 +271,9 @@ class BEATsTokenizer(_Patches):
         truth = self.teacher_method.encode(target["teacher"], batch)
         counted = truth.valid & real_rows(batch, spec.shape[0])
         vectors, ids, pred = apply(
-            self._net, params, spec, truth.valid, codes, method=_Distilled.estimate
-        )
+            self._net, params, spec, truth.valid, codes,
+            method=_Distilled.estimate, train=True, dropout=rngs("dropout"),
+        )  # fmt: skip
         distance, count = losses.cosine_distance(pred, truth.tokens, valid=counted)
         away = jnp.mean(jnp.square(vectors - jnp.take(codes, ids, axis=0)), axis=-1)
         away = jnp.sum(away * counted, axis=-1)
@@ -319,9 +326,10 @@ class Quantiser(nn.Module):
     def setup(self):
         self.to_code = ToCode(self.code_width)
 
-    def __call__(self, spec: Array, valid: Array | None = None) -> Array:
+    def __call__(self, spec: Array, valid: Array | None = None, *, train: bool = False) -> Array:
         """Vectors ``[b n d]`` of length 1 of the patches of ``spec`` ``[b t f c]``."""
-        _, states, _ = self.trunk.encode(self.trunk.embed(spec, valid=valid), valid=valid)
+        tokens = self.trunk.embed(spec, valid=valid)
+        _, states, _ = self.trunk.encode(tokens, valid=valid, train=train)
         return self.to_code(states)
 
 
@@ -344,13 +352,13 @@ class Predictor(nn.Module):
     grid: Grid
 
     @nn.compact
-    def __call__(self, x: Array, valid: Array | None = None) -> Array:
+    def __call__(self, x: Array, valid: Array, *, train: bool = False) -> Array:
         """``[b n d]`` to ``[b n out]``; states of another width go through a linear map first."""
         width = self.cfg.width
         if x.shape[-1] != width:
             x = nn.Dense(width, kernel_init=trunc_normal, name="embed")(x)
         x = x + jnp.asarray(sincos_tokens(self.grid, width))[None]
-        x, _ = self.cfg.build(name="encoder")(x, grid=self.grid, valid=valid)
+        x, _ = self.cfg.build(name="encoder")(x, grid=self.grid, valid=valid, train=train)
         return nn.Dense(self.out, kernel_init=trunc_normal, name="out")(x)
 
 
@@ -364,13 +372,14 @@ class _Model(nn.Module):
         self.trunk = cfg.trunk
         self.predictor = Predictor(cfg.predictor, cfg.tokenizer.codes, cfg.grid)
 
-    def __call__(self, spec: Array, mask: Mask, valid: Array) -> Array:
+    def __call__(self, spec: Array, mask: Mask, valid: Array, *, train: bool = False) -> Array:
         """Logits ``[b m k]`` of the codes of the masked patches; ``valid`` ``[b n]``."""
         tokens = take_tokens(self.trunk.embed_under(spec, mask), mask.keep)
-        _, states, _ = self.trunk.encode(tokens, ids=mask.keep, valid=at(valid, mask.keep))
+        inside = at(valid, mask.keep)
+        _, states, _ = self.trunk.encode(tokens, ids=mask.keep, valid=inside, train=train)
         hidden = jnp.zeros((*mask.drop.shape, states.shape[-1]), states.dtype)
         states = restore_tokens(jnp.concatenate([states, hidden], axis=1), mask.restore)
-        return take_tokens(self.predictor(states, valid), mask.drop)
+        return take_tokens(self.predictor(states, valid, train=train), mask.drop)
 
 
 class _Distilled(Quantiser):
@@ -383,13 +392,15 @@ class _Distilled(Quantiser):
         super().setup()
         self.estimator = Predictor(self.estimator_cfg, self.out, self.trunk.grid)
 
-    def estimate(self, spec: Array, valid: Array, codes: Array) -> tuple[Array, Array, Array]:
+    def estimate(
+        self, spec: Array, valid: Array, codes: Array, *, train: bool = False
+    ) -> tuple[Array, Array, Array]:
         """Vectors ``[b n d]``, numbers ``[b n]`` of their nearest ``codes`` ``[k d]``, and the
         teacher's states ``[b n out]`` as the estimator reads them off the codes."""
-        vectors = self(spec, valid)
+        vectors = self(spec, valid, train=train)
         ids = codebook.nearest(vectors, codes)
         chosen = codebook.straight_through(vectors, jnp.take(codes, ids, axis=0))
-        return vectors, ids, self.estimator(chosen, valid)
+        return vectors, ids, self.estimator(chosen, valid, train=train)
 
 
 def at(x: Array, ids: Array) -> Array:

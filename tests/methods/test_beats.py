@@ -10,7 +10,14 @@ import pytest
 from jfreq import trees
 from jfreq.config import replace
 from jfreq.method import Rows, Streams
-from jfreq.methods.beats import BEATs, BEATsTokenizer, RandomProjection, TrainedTokenizer, _Model
+from jfreq.methods.beats import (
+    FBANK,
+    BEATs,
+    BEATsTokenizer,
+    RandomProjection,
+    TrainedTokenizer,
+    _Model,
+)
 from jfreq.methods.common.patches import valid_tokens
 from jfreq.nn.apply import apply
 from jfreq.nn.vit import ViT
@@ -79,9 +86,11 @@ def test_published_geometry():
     assert (method.grid.time, method.grid.freq, method.grid.order) == (64, 8, "time_major")
     assert (method.masked, method.tokenizer.codes, method.tokenizer.code_width) == (384, 1024, 256)
     params = jax.eval_shape(method.init, jax.random.key(0))
-    # ViT-B with a norm before it, 16 x 16 patches.
-    assert trees.count(params["trunk"]) == 12 * 7_087_872 + 2 * 768 + 257 * 768
-    assert trees.count(params["predictor"]) == 3 * 7_087_872 + 2 * 768 + 769 * 1024
+    # ViT-B with a norm before it and 16 x 16 patches; 320 distances, and two gates in each block.
+    block, norm, bias = 7_087_872 + 2 * 65 + 12, 2 * 768, 320 * 12
+    assert trees.count(params["trunk"]) == 12 * block + norm + bias + 257 * 768
+    assert trees.count(params["predictor"]) == 3 * block + norm + bias + 769 * 1024
+    assert FBANK.mean == pytest.approx(15.41663 - 30 * np.log(2), abs=1e-5)
     with pytest.raises(InputError, match="must not overlap"):
         BEATs(stride=(10, 10)).bind(TEN_SECONDS)
     with pytest.raises(InputError, match="one must be visible"):
