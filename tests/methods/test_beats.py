@@ -23,7 +23,7 @@ from jfreq.nn.apply import apply
 from jfreq.nn.vit import ViT
 from jfreq.ops import codebook
 from jfreq.ops.patch import patchify, unpatchify
-from jfreq.testing import CLIP, fake_batch
+from jfreq.testing import CLIP, batch_spec, fake_batch
 from jfreq.types import DataSpec, InputError, SignalSpec
 
 TEN_SECONDS = DataSpec((SignalSpec("audio", 16000, 160000),))
@@ -41,10 +41,16 @@ METHODS = {"model": SMALL, "tokenizer": LEARNED}
 
 @functools.cache
 def built(name):
-    """Method, parameters, target, and the loss compiled."""
+    """Method, parameters and target, and the loss with its gradients for both, compiled."""
     method = METHODS[name]
+
+    def loss(params, target, *args):
+        found = method.loss(params, target, *args)
+        return found.value, found
+
     params = jax.jit(method.init)(jax.random.key(0))
-    return method, params, jax.jit(method.init_target)(params), jax.jit(method.loss)
+    run = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))
+    return method, params, jax.jit(method.init_target)(params), run
 
 
 @functools.cache
@@ -75,9 +81,15 @@ def random_codes():
     return jax.jit(lambda *args: SMALL.tokenizer.tokenize(SMALL, *args))(state, *spectrogram())
 
 
-def loss(name, batch=None, target=None, step=0):
-    _, params, fresh, run = built(name)
-    return run(params, target or fresh, batch or clips(), Streams(jax.random.key(3)), step)
+def graded(name, batch=None):
+    """The loss of a batch, and its gradients for parameters and target."""
+    _, params, target, run = built(name)
+    (_, found), grads = run(params, target, batch or clips(), Streams(jax.random.key(3)), 0)
+    return found, grads
+
+
+def loss(name, batch=None):
+    return graded(name, batch)[0]
 
 
 def test_published_geometry():
@@ -91,6 +103,10 @@ def test_published_geometry():
     assert trees.count(params["trunk"]) == 12 * block + norm + bias + 257 * 768
     assert trees.count(params["predictor"]) == 3 * block + norm + bias + 769 * 1024
     assert FBANK.mean == pytest.approx(15.41663 - 30 * np.log(2), abs=1e-5)
+    target = jax.eval_shape(method.init_target, params)
+    rngs, batch = Streams(jax.random.key(0)), batch_spec(TEN_SECONDS, 2)
+    found = jax.eval_shape(method.loss, params, target, batch, rngs, 0)
+    assert found.value.shape == () and found.aux == {}
     with pytest.raises(InputError, match="must not overlap"):
         BEATs(stride=(10, 10)).bind(TEN_SECONDS)
     with pytest.raises(InputError, match="one must be visible"):
@@ -143,12 +159,7 @@ def test_loss_is_cross_entropy_over_masked_patches_inside_the_signal():
 @pytest.mark.parametrize("name", METHODS)
 def test_who_learns(name):
     """Every parameter of the encoder that is trained, nothing of the target."""
-    method, params, target, _ = built(name)
-
-    def value(params, target):
-        return method.loss(params, target, clips(), Streams(jax.random.key(1)), 0).value
-
-    trained, frozen = jax.jit(jax.grad(value, argnums=(0, 1)))(params, target)
+    trained, frozen = graded(name)[1]
     still = {p for p, g in trees.flatten(trained).items() if not np.abs(g).max() > 0}
     assert not still
     assert not any(np.any(g) for g in jax.tree.leaves(frozen))
@@ -207,6 +218,6 @@ def test_a_trained_tokenizer_gives_the_model_its_codes():
 
 def test_reconstruction_shows_the_mask():
     method, params, _, _ = built("model")
-    found = method.reconstruct(params, clips(), Streams(jax.random.key(0)))
+    found = jax.jit(method.reconstruct)(params, clips(), Streams(jax.random.key(0)))
     assert found.hidden.shape == (4, 128, 128) and found.drawn is None
     assert float(found.hidden.mean()) == pytest.approx(0.75)
