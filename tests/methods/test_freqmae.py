@@ -13,10 +13,11 @@ import pytest
 from jfreq import losses, optim, recipes, trees
 from jfreq.config import Optim, replace
 from jfreq.masks import windows
+from jfreq.method import Streams
 from jfreq.methods.freqmae import FreqMAE, as_released, frequency_weights
 from jfreq.nn.spectrum import Spectrum
 from jfreq.nn.swin import Swin
-from jfreq.testing import fake_batch, fitted
+from jfreq.testing import fake_batch, fitted, loss_and_grad
 from jfreq.types import DataSpec, InputError, SignalSpec
 
 LEVEL = {"mean": (0.0, 0.0, 1.0), "std": (0.3, 0.3, 0.3)}
@@ -34,18 +35,8 @@ SMALL = FreqMAE(
 
 @pytest.fixture(scope="module")
 def small():
-    cfg = method = SMALL.bind(SPEC)
-    return cfg, method, jax.jit(method.init)(jax.random.key(1))
-
-
-@pytest.fixture(scope="module")
-def gradient(small):
-    """``(params, batch, key) -> ((loss, metrics), gradients)``, compiled once."""
-    return jax.jit(
-        lambda params, batch, key: jax.value_and_grad(small[1].loss, has_aux=True)(
-            params, {}, batch, key, 0
-        )
-    )
+    method = SMALL.bind(SPEC)
+    return method, jax.jit(method.init)(jax.random.key(1))
 
 
 # ------------------------------------------------------------------ geometry
@@ -64,8 +55,8 @@ def test_released_lattice_of_mod(name, tokens, masked):
 
 
 def test_size_of_the_published_network():
-    cfg = method = recipes.load("freqmae_mod_released").method.bind(MOD)
-    shapes = trees.flatten(jax.eval_shape(lambda k: method.init(k), jax.random.key(0)))
+    method = recipes.load("freqmae_mod_released").method.bind(MOD)
+    shapes = trees.flatten(jax.eval_shape(method.init, jax.random.key(0)))
     count = {
         part: sum(math.prod(leaf.shape) for path, leaf in shapes.items() if path.startswith(part))
         for part in ("sensor_audio", "sensor_seismic", "draw_own_audio", "draw_own_seismic",
@@ -76,7 +67,6 @@ def test_size_of_the_published_network():
     assert count["draw_own_audio"] == 4_223_136
     assert count["draw_own_seismic"] == 2_441_682
     assert count["predict"] == 525_824
-    del cfg
 
 
 def test_intended_lattice_shrinks_windows_and_knows_padding():
@@ -172,9 +162,9 @@ def test_a_bin_of_zero_weight_has_no_gradient(small):
     inside = jnp.ones((2, place.plane.frames), bool)
 
     def loss(out):
-        return _term(cfg, place, out, truth, hidden, weight, inside, jnp.ones(2)).sum()
+        return _term(cfg, place, out, truth, hidden, inside, jnp.ones(2)).sum()
 
-    grad = np.asarray(jax.grad(loss)(out))
+    grad = np.asarray(jax.jit(jax.grad(loss))(out))
     assert (weight == 0).any() and not grad[:, weight == 0].any() and grad[:, weight > 0].all()
 
 
@@ -185,26 +175,29 @@ def test_what_is_masked_is_the_mask_token(small):
     """Everything hidden: the vector of a sensor depends on nothing it measured."""
     from jfreq.methods.freqmae import _Net
 
-    cfg, _, params = small
+    cfg, params = small
     rng = np.random.default_rng(0)
     hidden = {n: jnp.ones((2, *cfg.lattice(n).tokens), bool) for n in cfg.planes}
     present = {n: jnp.ones(2, bool) for n in cfg.planes}
 
-    def vectors(seed_rows):
-        patches = {n: jnp.asarray(seed_rows[n], jnp.float32) for n in cfg.planes}
+    @jax.jit
+    def vectors(patches):
         return _Net(cfg).apply({"params": params}, patches, present, hidden, method=_Net.vectors)
 
     shape = {n: (2, math.prod(cfg.lattice(n).tokens), cfg.planes[n].size) for n in cfg.planes}
-    a, b = (vectors({n: rng.normal(size=shape[n]) for n in shape})[0] for _ in range(2))
+    a, b = (
+        vectors({n: rng.normal(size=shape[n]).astype(np.float32) for n in shape})[0]
+        for _ in range(2)
+    )
     for name in cfg.planes:
         np.testing.assert_array_equal(a[name], b[name])
 
 
 def test_a_prediction_ignores_its_own_sensor(small):
-    _, method, params = small
-    batch = fake_batch(SPEC, 2)
+    method, params = small
+    batch, encode = fake_batch(SPEC, 2), jax.jit(method.encode)
     changed = batch | {"acc": -2 * batch["acc"]}
-    one, other = (np.asarray(jax.jit(method.encode)(params, b).clip) for b in (batch, changed))
+    one, other = (np.asarray(encode(params, b).clip) for b in (batch, changed))
     assert one.shape == (2, 2 * 2 * 12)  # own and predicted, two sensors
     own_acc, own_mic, of_acc, of_mic = (slice(i * 12, (i + 1) * 12) for i in range(4))
     assert (one[:, own_acc] != other[:, own_acc]).any()
@@ -213,14 +206,12 @@ def test_a_prediction_ignores_its_own_sensor(small):
     assert (one[:, of_mic] != other[:, of_mic]).any()
 
 
-def test_without_gamma_fusion_is_not_trained(small, gradient):
-    _, _, params = small
+def test_without_gamma_fusion_is_not_trained(small):
+    method, params = small
     batch, key = fake_batch(SPEC, 2), jax.random.key(0)
-    with_fusion = trees.flatten(gradient(params, batch, key)[1])
+    with_fusion = trees.flatten(loss_and_grad(method, params, batch, key)[1])
     off = replace(SMALL, gamma=0.0).bind(SPEC)
-    without = trees.flatten(
-        jax.grad(lambda p: off.loss(p, {}, batch, Streams(key), 0).value)(params)
-    )
+    without = trees.flatten(loss_and_grad(off, params, batch, key)[1])
     fusion = [p for p in with_fusion if p.startswith(("draw_fused", "predict"))]
     assert fusion
     assert all(np.asarray(with_fusion[p]).any() for p in fusion if p.endswith("kernel"))
@@ -231,18 +222,18 @@ def test_without_gamma_fusion_is_not_trained(small, gradient):
 @pytest.mark.parametrize(("embed", "width"), [("own", 24), ("fused", 24), ("both", 48)])
 def test_width_of_the_clip_vector(small, embed, width):
     method = replace(SMALL, embed=embed).bind(SPEC)
-    found = jax.eval_shape(method.encode, small[2], fake_batch(SPEC, 2))
+    found = jax.eval_shape(method.encode, small[1], fake_batch(SPEC, 2))
     assert found.clip.shape == (2, width)
 
 
-def test_frozen_patch_embedding_stays(small, gradient):
-    _, _, params = small
+def test_frozen_patch_embedding_stays(small):
+    method, params = small
     frozen = dict(recipes.load("freqmae_nano").optim.lr_mult)
     cfg = Optim(lr=0.1, weight_decay=0.5, lr_mult=tuple(frozen.items()))
     optimiser = optim.make(cfg, steps=10, params=params)
     state, now = optimiser.init(params), params
     for i in range(3):
-        grads = gradient(now, fake_batch(SPEC, 2, seed=i), jax.random.key(i))[1]
+        grads = loss_and_grad(method, now, fake_batch(SPEC, 2, seed=i), jax.random.key(i))[1]
         updates, state = optimiser.update(grads, state, now)
         now = optax.apply_updates(now, updates)
     before, after = trees.flatten(params), trees.flatten(now)
@@ -253,40 +244,40 @@ def test_frozen_patch_embedding_stays(small, gradient):
         assert same == (path in fixed) or not np.asarray(before[path]).any(), path
 
 
-def test_absent_sensors_and_short_windows(small, gradient):
-    _, method, params = small
+def test_absent_sensors_and_short_windows(small):
+    method, params = small
     batch = fake_batch(SPEC, 3) | {"length": jnp.array([128, 40, 128])}
     batch["acc"] = batch["acc"].at[0].set(0.0).at[2, 1, 1].set(jnp.nan)
     batch["mic"] = batch["mic"].at[2].set(0.0)
-    (value, _), grads = gradient(params, batch, jax.random.key(0))
-    assert np.isfinite(value) and all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
+    found, grads = loss_and_grad(method, params, batch, jax.random.key(0))
+    assert np.isfinite(found.value) and all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
     found = jax.jit(method.encode)(params, batch)
     assert np.isfinite(found.clip).all() and not np.asarray(found.clip[0, :12]).any()
     assert np.asarray(found.valid.sum(1)).tolist() == [8, 2, 0]
 
 
 def test_tokens_lie_on_the_last_plane():
-    cfg = method = replace(SMALL, encoder__depths=(1, 1)).bind(SPEC)
-    assert cfg.grid.hop == 32 and cfg.grid.first == 16 and cfg.grid.time == 4
-    params = jax.eval_shape(lambda k: method.init(k), jax.random.key(0))
+    method = replace(SMALL, encoder__depths=(1, 1)).bind(SPEC)
+    grid = method.grid
+    assert grid.hop == 32 and grid.first == 16 and grid.time == 4
+    params = jax.eval_shape(method.init, jax.random.key(0))
     found = jax.eval_shape(method.encode, params, fake_batch(SPEC, 3))
     assert found.tokens.shape == (3, 4, 2 * 16) and found.valid.shape == (3, 4)
 
 
 def test_encoding_is_deterministic_and_training_is_not(small):
-    _, _, params = small
+    _, params = small
     noisy = replace(SMALL, encoder__dropout=0.5).bind(SPEC)
-    batch = fake_batch(SPEC, 2)
-    a, b = (noisy.encode(params, batch).clip for _ in range(2))
+    batch, encode = fake_batch(SPEC, 2), jax.jit(noisy.encode)
+    a, b = (encode(params, batch).clip for _ in range(2))
     np.testing.assert_array_equal(a, b)
-    assert noisy.forward is not None
-    c = noisy.forward(params, batch, jax.random.key(0)).clip
+    c = jax.jit(noisy.forward)(params, batch, Streams(jax.random.key(0))).clip
     assert (np.asarray(a) != np.asarray(c)).any()
 
 
 def test_it_overfits_a_few_samples(small):
     """The drawing of fixed samples gets better than their mean spectrum."""
-    _, method, params = small
+    method, params = small
     rng = np.random.default_rng(0)
     t = np.arange(512) / 200
     f = rng.uniform(3, 12, (8, 1))
@@ -296,7 +287,7 @@ def test_it_overfits_a_few_samples(small):
     params, values = fitted(method, params, batch, steps=150)
     smooth = np.convolve(values, np.ones(30) / 30, "valid")[::30]
     assert (np.diff(smooth) < 0).all(), smooth
-    found = method.reconstruct(params, batch, Streams(jax.random.key(7)))
+    found = jax.jit(method.reconstruct)(params, batch, Streams(jax.random.key(7)))
     spec, drawn = np.asarray(found.spectrogram), np.asarray(found.drawn)
     hidden = np.asarray(found.hidden)[..., None]
     mean = np.broadcast_to(spec.mean((0, 1), keepdims=True), spec.shape)
@@ -322,12 +313,11 @@ def test_bad_settings_are_refused(changes, words):
 
 
 def test_one_sensor_is_enough():
-    cfg = method = replace(SMALL, modalities=("acc",), patch_bins=(2,)).bind(SPEC)
-    params = jax.eval_shape(lambda k: method.init(k), jax.random.key(0))
+    method = replace(SMALL, modalities=("acc",), patch_bins=(2,)).bind(SPEC)
+    params = jax.eval_shape(method.init, jax.random.key(0))
     assert not any(p.startswith("predict") for p in trees.flatten(params))
     found = jax.eval_shape(method.encode, params, fake_batch(SPEC, 2))
     assert found.clip.shape == (2, 12)
-    del cfg
 
 
 @pytest.mark.parametrize("kind", ["time", "tube", "mixed"])
@@ -335,8 +325,7 @@ def test_other_masks_trace_in_both_forms(kind):
     for base in (SMALL, as_released(SMALL)):
         cfg = replace(base, mask_kind=kind, mask_ratio=0.5, patch_bins=(1, 2))
         method = cfg.bind(SPEC)
-        params = jax.eval_shape(lambda k, m=method: m.init(k), jax.random.key(0))
-        value, _ = jax.eval_shape(
-            method.loss, params, {}, fake_batch(SPEC, 2), jax.random.key(0), 0
-        )
-        assert value.shape == ()
+        params = jax.eval_shape(method.init, jax.random.key(0))
+        rngs = Streams(jax.random.key(0))
+        found = jax.eval_shape(method.loss, params, {}, fake_batch(SPEC, 2), rngs, 0)
+        assert found.value.shape == ()
