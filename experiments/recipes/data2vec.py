@@ -9,6 +9,7 @@ short clips and short runs: its teacher moves faster.
 
 from jfreq.config import Checkpoint, Experiment, Log, Optim, replace
 from jfreq.methods.data2vec import Data2Vec
+from jfreq.nn.bias import ALiBi
 from jfreq.nn.predict import ConvDecoder
 from jfreq.nn.vit import SIZES
 from jfreq.nn.waveform import ConvFeatures, ConvPositions
@@ -20,7 +21,7 @@ data2vec_nano = Experiment(
     method=Data2Vec(
         features=ConvFeatures(widths=(48,) * 7),
         positions=ConvPositions(depth=2, kernel=9),
-        encoder=replace(SIZES["nano"], norm="post", eps=1e-5, unroll=True),
+        encoder=replace(SIZES["nano"], norm="post", eps=1e-5, bias=ALiBi()),
         decoder=ConvDecoder(width=48, depth=2, kernel=7),
         clones=4, target_layers=None, ema=(0.99, 0.999), ema_steps=500,
     ),

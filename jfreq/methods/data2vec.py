@@ -17,9 +17,10 @@ from jfreq.method import Loss, Streams, summarise
 from jfreq.methods.common.raw_sensors import pooled, sensors
 from jfreq.methods.common.teacher import TeacherMethod, collapse_metrics, gather_per_clone
 from jfreq.nn.apply import apply
+from jfreq.nn.bias import ALiBi
 from jfreq.nn.heads import torch_bias, torch_kernel
 from jfreq.nn.predict import ConvDecoder
-from jfreq.nn.vit import ViT
+from jfreq.nn.vit import Layers, ViT
 from jfreq.nn.waveform import ConvFeatures, ConvPositions
 from jfreq.ops.gather import take_tokens
 from jfreq.ranges import Between, Count, Fraction, NonNegative, checked
@@ -44,8 +45,8 @@ class Data2Vec(TeacherMethod):
     the statistics of the training rows; ``none``: as stored."""
     features: ConvFeatures = ConvFeatures()
     positions: ConvPositions = ConvPositions()
-    encoder: ViT = ViT(norm="post", eps=1e-5)
-    decoder: ConvDecoder = ConvDecoder(width=384, depth=4, kernel=7)
+    encoder: ViT = ViT(norm="post", eps=1e-5, bias=ALiBi(), dropout=0.1, attention_dropout=0.1)
+    decoder: ConvDecoder = ConvDecoder(width=384, depth=4, kernel=7, dropout=0.1)
     blocks: Literal["masked", "visible"] = "masked"
     """What lies in blocks: the masked tokens, as released, or the visible ones, as in section 3.3
     of the paper (``inverse_mask``)."""
@@ -106,7 +107,7 @@ class Data2Vec(TeacherMethod):
         each = jnp.repeat(valid, clones, axis=0)
         mask = self.sample_mask(rngs("mask"), each)
         local, pred = apply(
-            self.net, params, wave, valid, mask, rngs("fill"), dropout=rngs("dropout")
+            self.net, params, wave, valid, mask, rngs("fill"), train=True, dropout=rngs("dropout")
         )
         truth = self.teacher_targets(target[self.teacher_part], local, valid)
         signal = jnp.take_along_axis(each, mask.drop, axis=1)
@@ -158,8 +159,9 @@ class Data2Vec(TeacherMethod):
         """All tokens in context; the clip vector is the mean of those without padding."""
         wave, valid = self.wave(batch)
         tokens, layers = apply(
-            self.net, params, wave, valid, dropout=dropout, method=Net.encode, layers=True
-        )
+            self.net, params, wave, valid, method=Net.encode, layers=True,
+            train=dropout is not None, dropout=dropout,
+        )  # fmt: skip
         return Features(tokens, self.grid, pooled(tokens, valid, "mean"), valid, layers)
 
     # ------------------------------------------------------------------ what others ask
@@ -188,16 +190,18 @@ class Net(nn.Module):
         self.context = ContextEncoder(cfg)
         self.decoder = cfg.decoder.build(cfg.encoder.width)
 
-    def __call__(self, wave: Array, valid: Array, mask: Mask, key: Array) -> tuple[Array, Array]:
+    def __call__(
+        self, wave: Array, valid: Array, mask: Mask, key: Array, *, train: bool = False
+    ) -> tuple[Array, Array]:
         """The tokens of every clip without context ``[b n d]``, and the predicted targets
         ``[r*b m d]`` at the masked places of its clones (r rows for each clip, in turn)."""
         local = self.local(wave)
-        states, _ = self.context(local, valid, mask)
-        return local, self.decoder(states, mask, self.cfg.grid, key)
+        states, _ = self.context(local, valid, mask, train=train)
+        return local, self.decoder(states, mask, self.cfg.grid, key, train=train)
 
-    def encode(self, wave: Array, valid: Array, *, layers: bool = False):
+    def encode(self, wave: Array, valid: Array, **options: Any) -> tuple[Array, Array | None]:
         """All tokens in context, nothing masked."""
-        return self.context(self.local(wave), valid, layers=layers)
+        return self.context(self.local(wave), valid, **options)
 
     def local(self, wave: Array) -> Array:
         """Tokens of the waveform ``[b t c]``, each by itself."""
@@ -211,20 +215,30 @@ class ContextEncoder(nn.Module):
 
     @nn.compact
     def __call__(
-        self, local: Array, valid: Array, mask: Mask | None = None, *, layers: Any = False
+        self,
+        local: Array,
+        valid: Array,
+        mask: Mask | None = None,
+        *,
+        layers: Layers = False,
+        train: bool = False,
     ) -> tuple[Array, Array | None]:
         """States and :data:`jfreq.nn.vit.Layers` of tokens ``[b n d]``, those that are not
-        ``valid`` never attended to; under ``mask``, of the visible tokens of its clones."""
-        positions, encoder = (
-            self.cfg.positions.build("positions"),
-            self.cfg.encoder.build("encoder"),
-        )
+        ``valid`` never attended to.
+
+        Under ``mask``, of the visible tokens of its clones; padding comes out as 0.
+        """
+        cfg = self.cfg
+        positions, encoder = cfg.positions.build("positions"), cfg.encoder.build("encoder")
         if mask is None:
             x = local + positions(local, valid=valid)
-            return encoder(x, grid=self.cfg.grid, valid=valid, layers=layers)
+            return encoder(x, grid=cfg.grid, valid=valid, layers=layers, train=train)
         clones = mask.keep.shape[0] // local.shape[0]
         x, valid = (jnp.repeat(y, clones, axis=0) for y in (local, valid))
         x = jnp.where(mask.is_masked[..., None], 0.0, x)
         x = take_tokens(x + positions(x, valid=valid), mask.keep)
         valid = jnp.take_along_axis(valid, mask.keep, axis=1)
-        return encoder(x, grid=self.cfg.grid, valid=valid, layers=layers)
+        x, states = encoder(
+            x, grid=cfg.grid, ids=mask.keep, valid=valid, layers=layers, train=train
+        )
+        return jnp.where(valid[..., None], x, 0.0), states

@@ -13,11 +13,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from jfreq.nn.attention import Kind, attention
+from jfreq.nn.dropout import dropping
 from jfreq.nn.grouped_conv import ConvBlock
 from jfreq.nn.heads import torch_bias, torch_kernel, trunc_normal
 from jfreq.ops.gather import restore_tokens, take_tokens
 from jfreq.ops.posemb import sincos_tokens
-from jfreq.ranges import NonNegative, Positive, Size, checked
+from jfreq.ranges import Fraction, NonNegative, Positive, Size, checked
 from jfreq.sharding import constrain
 from jfreq.types import Grid, InputError, Mask
 
@@ -32,6 +33,8 @@ class ConvDecoder:
     groups: Size = 16
     noise: NonNegative = 0.01
     """Standard deviation of what stands at masked places."""
+    dropout: Fraction = 0.0
+    """In training, of the visible states."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the matrix products; norms and residual stream stay float32."""
 
@@ -88,12 +91,20 @@ class ConvDecoderNet(nn.Module):
 
     @nn.compact
     def __call__(
-        self, states: Float[Array, "b k d"], mask: Mask, grid: Grid, key: Key[Array, ""]
+        self,
+        states: Float[Array, "b k d"],
+        mask: Mask,
+        grid: Grid,
+        key: Key[Array, ""],
+        *,
+        train: bool = False,
     ) -> Float[Array, "b m out"]:
-        """Predictions in the order of ``mask.drop``; ``key`` draws the noise."""
+        """Predictions in the order of ``mask.drop``; ``key`` samples the noise. ``train`` turns
+        dropout on and needs the ``dropout`` key."""
         cfg, dtype = self.cfg, jnp.dtype(self.cfg.dtype)
         rows, masked = mask.drop.shape
         width = states.shape[-1]
+        states = dropping(cfg.dropout, train=train)(states)
         noise = cfg.noise * jax.random.normal(key, (rows, masked, width), states.dtype)
         x = restore_tokens(jnp.concatenate([states, noise], axis=1), mask.restore)
         x = x.reshape(rows, *grid.shape, width)

@@ -13,6 +13,7 @@ from jfreq.method import Streams
 from jfreq.methods.common.teacher import gather_per_clone
 from jfreq.methods.data2vec import Data2Vec
 from jfreq.nn.apply import apply
+from jfreq.nn.bias import ALiBi
 from jfreq.nn.predict import ConvDecoder
 from jfreq.nn.vit import ViT
 from jfreq.nn.waveform import ConvFeatures, ConvPositions
@@ -23,7 +24,7 @@ SECOND = DataSpec((SignalSpec("audio", 16000, 16000),))
 SMALL = Data2Vec(
     features=ConvFeatures(widths=(8, 8), kernels=(40, 20), strides=(20, 16)),
     positions=ConvPositions(depth=2, kernel=3, groups=4),
-    encoder=ViT(width=16, depth=2, heads=2, norm="post", eps=1e-5),
+    encoder=ViT(width=16, depth=2, heads=2, norm="post", eps=1e-5, bias=ALiBi()),
     decoder=ConvDecoder(width=8, depth=2, kernel=3, groups=4),
     clones=3,
     target_layers=2,
@@ -66,7 +67,7 @@ def test_published_geometry():
     context = shapes["context"]
     assert trees.count(shapes["features"]) == 512 * (10 + 4 * 3 * 512 + 2 * 2 * 512) + 7 * 1024
     assert trees.count(context["positions"]) == 5 * (19 * 48 * 768 + 768)
-    assert trees.count(context["encoder"]) == 12 * 7_087_872 + 2 * 768
+    assert trees.count(context["encoder"]) == 12 * 7_087_872 + 2 * 768 + 12
     first, others = 7 * 48 * 384 + 384, 3 * (7 * 24 * 384 + 384)
     assert trees.count(shapes["decoder"]) == first + others + 384 * 768 + 768
 
