@@ -1,17 +1,17 @@
 """The masked autoencoder over several sensors: what the encoder sees, what the loss counts."""
 
-import sys
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jfreq import masks
 from jfreq.config import replace
+from jfreq.method import Streams
 from jfreq.methods.common.sensor_spectra import spectra
-from jfreq.methods.mae import MAE, mae
+from jfreq.methods.mae import MAE, plane_grid
 from jfreq.nn.vit import ViT
-from jfreq.testing import fake_batch, fitted
+from jfreq.testing import fake_batch, fitted, loss_and_grad
 from jfreq.types import DataSpec, InputError, Mask, SignalSpec
 
 LEVEL = {"mean": (0.0, 0.0, 1.0), "std": (0.3, 0.3, 0.3)}
@@ -27,13 +27,10 @@ SMALL = MAE(
 @pytest.fixture(scope="module")
 def small():
     cfg = method = SMALL.bind(SPEC)
-    return cfg, method, method.init(jax.random.key(1))
+    return cfg, method, jax.jit(method.init)(jax.random.key(1))
 
 
 def fixed(cfg, rows, seed=0) -> dict[str, Mask]:
-    from jfreq import masks
-    from jfreq.methods.mae import plane_grid
-
     return {
         name: masks.random(jax.random.key(seed), rows, plane_grid(p), p.tokens[0] * p.tokens[1]
                            - cfg.kept(p))
@@ -41,24 +38,18 @@ def fixed(cfg, rows, seed=0) -> dict[str, Mask]:
     }  # fmt: skip
 
 
-def test_what_is_masked_never_reaches_the_encoder(small, monkeypatch):
-    cfg, _, params = small
-    batch = fake_batch(SPEC, 2)
+def test_what_is_masked_never_reaches_the_encoder(small):
+    cfg, method, params = small
     drop = fixed(cfg, 2)
-    found = spectra(cfg, batch)
+    found = spectra(cfg, fake_batch(SPEC, 2))
     # Poison every masked patch of one sensor: nothing drawn may change.
     name, plane = "acc", cfg.planes["acc"]
     hidden = np.asarray(drop[name].is_masked).reshape(2, *plane.tokens)
     hidden = np.repeat(hidden, plane.patch[1], axis=2)[:, : plane.frames, : plane.bins]
     x = jnp.where(hidden[..., None], 1e6, found[name].x)
     poisoned = {**found, name: found[name]._replace(x=x)}
-    method = mae(cfg, lambda key, found, step: drop)
-
-    def drawn(given):
-        monkeypatch.setattr(sys.modules["jfreq.methods.mae"], "spectra", lambda cfg, batch: given)
-        return method.reconstruct(params, batch, Streams(jax.random.key(0)))
-
-    a, b = drawn(found), drawn(poisoned)
+    drawn = jax.jit(method.reconstruct_under)
+    a, b = (drawn(params, given, drop) for given in (found, poisoned))
     np.testing.assert_array_equal(
         np.asarray(a.drawn)[np.asarray(a.hidden)], np.asarray(b.drawn)[np.asarray(b.hidden)]
     )
@@ -71,17 +62,9 @@ def test_exactly_so_many_tokens_are_left(ratio):
     for plane in cfg.planes.values():
         n = plane.tokens[0] * plane.tokens[1]
         assert cfg.kept(plane) == n - round(ratio * n) >= 1
-    seen = {}
-
-    def spy(key, found, step):
-        seen.update(fixed(cfg, 2))
-        return seen
-
-    jax.eval_shape(
-        mae(cfg, spy).loss, method.init(jax.random.key(0)), {},
-        fake_batch(SPEC, 2), jax.random.key(0), 0,
-    )  # fmt: skip
-    assert [m.keep.shape[1] for m in seen.values()] == [cfg.kept(p) for p in cfg.planes.values()]
+    found = jax.eval_shape(lambda batch: spectra(cfg, batch), fake_batch(SPEC, 2))
+    drawn = jax.eval_shape(method.sample_masks, jax.random.key(0), found)
+    assert [m.keep.shape for m in drawn.values()] == [(2, cfg.kept(p)) for p in cfg.planes.values()]
 
 
 def test_an_absent_sensor_counts_nowhere(small):
@@ -89,37 +72,40 @@ def test_an_absent_sensor_counts_nowhere(small):
     batch = fake_batch(SPEC, 3)
     batch["acc"] = batch["acc"].at[0].set(0.0).at[1, 3, 0].set(jnp.nan)
     batch["mic"] = batch["mic"].at[1].set(0.0)
-    loss = jax.jit(jax.value_and_grad(method.loss, has_aux=True))
-    (value, metrics), grads = loss(params, {}, batch, jax.random.key(0), 0)
-    assert np.isfinite(value) and all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
+    key = jax.random.key(0)
+    found, grads = loss_and_grad(method, params, batch, key)
+    assert np.isfinite(found.value) and all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
     # Row 1 has no sensor left: it adds nothing but a row to the mean.
     rows = fake_batch(SPEC, 3) | {"acc": batch["acc"], "mic": batch["mic"]}
     one = {k: v[jnp.array([0, 2, 2])] for k, v in rows.items()}
-    assert float(metrics["loss"][0]) < float(loss(params, {}, one, jax.random.key(0), 0)[0][0] * 3)
-    found = jax.jit(method.encode)(params, batch)
+    twice = loss_and_grad(method, params, one, key)[0].value
+    assert float(found.metrics["loss"][0]) < float(twice * 3)
+    encode = jax.jit(method.encode)
+    found = encode(params, batch)
     assert np.isfinite(found.clip).all()
     half = 4 * cfg.encoder.width
     assert not np.asarray(found.clip[0, :half]).any() and np.asarray(found.clip[0, half:]).any()
     assert not np.asarray(found.clip[1]).any() and not np.asarray(found.valid[1]).any()
     # What an absent sensor holds does not matter to the other one.
     junk = batch | {"acc": batch["acc"].at[0].set(7.0).at[0, 0, 0].set(jnp.nan)}
-    np.testing.assert_array_equal(jax.jit(method.encode)(params, junk).clip[0], found.clip[0])
+    np.testing.assert_array_equal(encode(params, junk).clip[0], found.clip[0])
 
 
 def test_features_are_deterministic_and_lie_on_the_grid(small):
     cfg, method, params = small
     batch = fake_batch(SPEC, 2)
-    a, b = (jax.jit(method.encode)(params, batch) for _ in range(2))
+    encode = jax.jit(MAE.encode, static_argnums=0)
+    a, b = (encode(method, params, batch) for _ in range(2))
     np.testing.assert_array_equal(a.clip, b.clip)
     assert a.clip.shape == (2, 8 * 16) and a.tokens.shape[1] == cfg.grid.size == 8 * (4 + 4)
     assert a.grid.first == 8 and a.grid.hop == 16  # interval of 16 samples of the first sensor
     mean, one = (replace(SMALL, pool=p).bind(SPEC) for p in ("mean", "modality"))
     tokens = np.asarray(a.tokens)
-    np.testing.assert_allclose(mean.encode(params, batch).clip, tokens.mean(1), atol=1e-5)
+    np.testing.assert_allclose(encode(mean, params, batch).clip, tokens.mean(1), atol=1e-5)
     by_sensor = tokens.reshape(2, 8, 8, 16)
     np.testing.assert_allclose(a.clip, by_sensor.mean(1).reshape(2, -1), atol=1e-5)
     np.testing.assert_allclose(
-        one.encode(params, batch).clip,
+        encode(one, params, batch).clip,
         np.concatenate([by_sensor[:, :, :4].mean((1, 2)), by_sensor[:, :, 4:].mean((1, 2))], 1),
         atol=1e-5,
     )
@@ -157,6 +143,6 @@ def test_it_learns_what_it_is_shown():
         "mic": jnp.asarray(np.sin(2 * np.pi * f * t)[..., None]),
     }
     batch = {k: v.astype(jnp.float32) for k, v in batch.items()}
-    params = method.init(jax.random.key(0))
+    params = jax.jit(method.init)(jax.random.key(0))
     _, values = fitted(method, params, batch, steps=120)
     assert np.mean(values[-10:]) < 0.5 * np.mean(values[:10])
