@@ -239,7 +239,7 @@ class Method:
         """The same encoder without kernels that only one platform has."""
         if self.inner is not None:
             return dataclasses.replace(self, **{self.inner: getattr(self, self.inner).portable()})
-        encoder = getattr(self, "encoder", None)
+        encoder: Any = getattr(self, "encoder", None)
         if not hasattr(encoder, "attention"):
             return self
         changes: dict[str, Any] = {"encoder": dataclasses.replace(encoder, attention="auto")}

@@ -26,7 +26,7 @@ from jfreq.types import Array, Batch, BatchSpec, DataSpec, PyTree, SignalSpec
 CLIP = DataSpec((SignalSpec("audio", 16000, 20720),), ("a", "b", "c"))
 """1.295 s: 128 frames, none of them padding."""
 SECOND = DataSpec((SignalSpec("audio", 16000, 16000),), ("a", "b"))
-LEVEL = {"mean": (0.0, 0.0, 1.0), "std": (0.3, 0.3, 0.3)}
+LEVEL: Any = {"mean": (0.0, 0.0, 1.0), "std": (0.3, 0.3, 0.3)}
 MOTION = DataSpec(
     (SignalSpec("acc", 50, 128, 3, **LEVEL), SignalSpec("gyro", 50, 128, 3, **LEVEL)), ("a", "b")
 )

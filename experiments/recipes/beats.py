@@ -10,12 +10,14 @@ An iteration is a model, and a tokenizer distilled from it for the next model:
         runs/tokenizer1,read=codebook,write=tokenizer/codebook,what=target,into=target
 """
 
+from typing import Any
+
 from jfreq.config import Checkpoint, Experiment, Log, Optim, replace
 from jfreq.methods.beats import FBANK, BEATs, BEATsTokenizer, RandomProjection, TrainedTokenizer
 from jfreq.nn.vit import SIZES, ViT
 
 ADAM = Optim(b1=0.9, b2=0.98, weight_decay=0.01, clip=1.0)
-CODES = {"codes": 256, "code_width": 64}
+CODES: Any = {"codes": 256, "code_width": 64}
 """Of the small models; the published codebook has 1024 codes of 256 numbers."""
 
 

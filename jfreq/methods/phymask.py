@@ -120,7 +120,7 @@ class PhyMask(Method):
         """The trunk's, under these masks."""
         del target
         found = spectra(self.trunk, batch)
-        masks = self.trunk.of_units(chosen(self, rngs("mask"), found, step))
+        masks: Any = self.trunk.of_units(chosen(self, rngs("mask"), found, step))
         return self.trunk.loss_under(params, batch, found, masks, rngs)
 
     def encode(self, params, batch: Batch) -> Features:
@@ -132,7 +132,7 @@ class PhyMask(Method):
     def reconstruct(self, params, batch: Batch, rngs: Streams) -> Reconstruction:
         """Under a mask as at the end of training."""
         found = spectra(self.trunk, batch)
-        masks = self.trunk.of_units(chosen(self, rngs("mask"), found, self.anneal_steps))
+        masks: Any = self.trunk.of_units(chosen(self, rngs("mask"), found, self.anneal_steps))
         return self.trunk.reconstruct_under(params, found, masks)
 
     # ------------------------------------------------------------------ what others ask

@@ -159,6 +159,7 @@ def _reconstruct(
     def hidden_share(params, batch):
         def one(i):
             again = method.reconstruct(params, batch, rngs.at(i))
+            assert again is not None
             return again.hidden.astype(jnp.float32).mean(0)
 
         return jax.lax.map(one, jnp.arange(DRAWS)).mean(0)

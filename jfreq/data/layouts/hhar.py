@@ -14,6 +14,7 @@ from jfreq.data.arrays import longest_stretch
 from jfreq.data.layouts.common import IMU, find, labelled, numbers, side_by_side
 from jfreq.data.source import Options, Row, Signal, Source, split_channels
 from jfreq.data.timing import common_grid
+from jfreq.ranges import brief
 
 RATE = 100.0
 ACTIVITIES = ("bike", "sit", "stand", "walk", "stairsup", "stairsdown")
