@@ -13,14 +13,14 @@ from jfreq.augment import Views
 from jfreq.config import Experiment, Optim, replace
 from jfreq.data import synthetic
 from jfreq.export.bundle import load_bundle, save_bundle
-from jfreq.method import encoder_params
+from jfreq.method import Streams, encoder_params
 from jfreq.methods.classify import Classify, Head
 from jfreq.methods.ltfc import LTFC, cell_means, dense_contrast, map_view
 from jfreq.nn.local import Conv2d
 from jfreq.nn.scalogram import Scalogram
 from jfreq.nn.series import Conv1d
 from jfreq.optim import make
-from jfreq.testing import assert_step_specs, batch_spec
+from jfreq.testing import assert_step_specs, loss_and_grad
 from jfreq.types import DataSpec, InputError, SignalSpec
 
 RAW = Scalogram(rate=50.0, n_scales=16, standardise="none")
@@ -54,9 +54,8 @@ def motion():
 @functools.cache
 def setup(cfg, spec):
     """The same objects for the same config: what is compiled once serves all tests."""
-    cfg = cfg.bind(spec)
-    method = cfg
-    return cfg, method, jax.jit(lambda k: method.init(k))(jax.random.key(0))
+    method = cfg.bind(spec)
+    return method, jax.jit(method.init)(jax.random.key(0))
 
 
 def unit(seed, *shape):
@@ -158,14 +157,13 @@ def test_defaults_are_the_sheets():
 @pytest.mark.parametrize("stream", STREAMS)
 def test_all_parameters_learn_and_streams_share_nothing(motion, stream):
     spec, batch = motion
-    _, method, params = setup(replace(SMALL, stream=stream), spec)
+    method, params = setup(replace(SMALL, stream=stream), spec)
     assert set(params) == ({"time", "frequency"} if stream == "both" else {stream})
-    run = jax.jit(jax.grad(method.loss, has_aux=True))
-    grads, metrics = run(params, {}, batch, jax.random.key(1), 0)
+    found, grads = loss_and_grad(method, params, batch, jax.random.key(1))
     for path, leaf in trees.flatten(grads).items():
         assert np.isfinite(leaf).all(), path
         assert np.abs(leaf).max() > 0, path
-    value = {k: float(s / c) for k, (s, c) in metrics.items()}
+    value = {k: float(s / c) for k, (s, c) in found.metrics.items()}
     assert value["loss"] == pytest.approx(sum(value[k] for k in params), rel=1e-5)
     if stream != "time":
         both = 0.5 * value["global"] + 0.5 * value["local"]
@@ -174,11 +172,10 @@ def test_all_parameters_learn_and_streams_share_nothing(motion, stream):
 
 def test_the_sum_trains_each_stream_as_if_alone(motion):
     spec, batch = motion
-    _, method, params = setup(SMALL, spec)
-    grad = jax.jit(jax.grad(method.loss, has_aux=True))
-    whole, _ = grad(params, {}, batch, jax.random.key(1), 0)
+    method, params = setup(SMALL, spec)
+    _, whole = loss_and_grad(method, params, batch, jax.random.key(1))
     other = {**params, "frequency": jax.tree.map(lambda v: 1.1 * v, params["frequency"])}
-    moved, _ = grad(other, {}, batch, jax.random.key(1), 0)
+    _, moved = loss_and_grad(method, other, batch, jax.random.key(1))
     for a, b in zip(jax.tree.leaves(whole["time"]), jax.tree.leaves(moved["time"])):
         np.testing.assert_array_equal(a, b)
 
@@ -186,30 +183,30 @@ def test_the_sum_trains_each_stream_as_if_alone(motion):
 @pytest.mark.parametrize("local", ["crops", "none"])
 def test_without_cells_there_is_no_second_head(motion, local):
     spec, batch = motion
-    cfg, method, params = setup(replace(SMALL, stream="frequency", local=local), spec)
+    method, params = setup(replace(SMALL, stream="frequency", local=local), spec)
     assert set(params["frequency"]["projection"]) == {"global"}
-    loss, metrics = jax.jit(method.loss)(params, {}, batch, jax.random.key(1), 0)
-    assert set(metrics) == {"loss", "frequency"} and np.isfinite(loss)
-    assert cfg.bind(spec) == cfg
+    found = jax.jit(method.loss)(params, {}, batch, Streams(jax.random.key(1)), 0)
+    assert set(found.metrics) == {"loss", "frequency"} and np.isfinite(found.value)
+    assert method.bind(spec) == method
 
 
 def test_learns_synthetic_motion(motion):
     """Loss and contrast of both streams fall, in one compilation."""
     spec, batch = motion
     batch = {"acc": batch["acc"]}
-    _, method, params = setup(SMALL, spec)
+    method, params = setup(SMALL, spec)
     optimiser = optax.adam(3e-3)
 
     @jax.jit
-    def step(params, opt, key, i):
-        grads, metrics = jax.grad(method.loss, has_aux=True)(params, {}, batch, key, i)
+    def step(params, opt, key):
+        found, grads = loss_and_grad(method, params, batch, key)
         updates, opt = optimiser.update(grads, opt)
-        mean = {k: s / c for k, (s, c) in metrics.items()}
+        mean = {k: s / c for k, (s, c) in found.metrics.items()}
         return optax.apply_updates(params, updates), opt, mean
 
     opt, history = optimiser.init(params), []
     for i in range(60):
-        params, opt, mean = step(params, opt, jax.random.key(i), jnp.asarray(i))
+        params, opt, mean = step(params, opt, jax.random.key(i))
         history.append(mean)
     assert step._cache_size() == 1  # type: ignore[attr-defined]
     for name in ("loss", "time", "global", "local"):
@@ -222,24 +219,24 @@ def test_learns_synthetic_motion(motion):
 def test_encoding(motion, stream):
     """The lattice, the parts of the clip vector, determinism, and only the encoder's weights."""
     spec, batch = motion
-    cfg, method, params = setup(replace(SMALL, stream=stream), spec)
+    method, params = setup(replace(SMALL, stream=stream), spec)
     encode = jax.jit(method.encode)
     found = encode(params, batch)
     widths = {"both": (12, 16), "time": (12,), "frequency": (16,)}[stream]
-    assert cfg.branch_widths == (widths if stream == "both" else ())
+    assert method.branch_widths == (widths if stream == "both" else ())
     assert found.clip.shape == (20, sum(widths))
-    assert found.tokens.shape == (20, cfg.grid.time, sum(widths))
+    assert found.tokens.shape == (20, method.grid.time, sum(widths))
     np.testing.assert_array_equal(found.clip, encode(params, batch).clip)
     alone = encode(params, {"acc": batch["acc"][:1]})
     np.testing.assert_allclose(alone.clip, found.clip[:1], atol=1e-5)
-    kept = encoder_params(method, params, batch_spec(spec, 2))
+    kept = encoder_params(method, params)
     assert not any("projection" in path for path in trees.flatten(kept))
     np.testing.assert_array_equal(encode(kept, batch).clip, found.clip)
 
 
 def test_streams_side_by_side_are_the_streams(motion):
     spec, batch = motion
-    _, method, params = setup(SMALL, spec)
+    method, params = setup(SMALL, spec)
     both = jax.jit(method.encode)(params, batch)
     one, two = (replace(SMALL, stream=s).bind(spec) for s in ("time", "frequency"))
     time, frequency = (jax.jit(m.encode)(params, batch) for m in (one, two))
@@ -261,7 +258,7 @@ def test_gravity_reaches_the_time_stream_only(motion):
     turned = {"acc": batch["acc"] + jnp.array([[[0.9, 0.0, -0.9]]])}
     cfg = replace(SMALL, standardise="none")
     for stream, seen in (("time", True), ("frequency", False)):
-        _, method, params = setup(replace(cfg, stream=stream), spec)
+        method, params = setup(replace(cfg, stream=stream), spec)
         encode = jax.jit(method.encode)
         moved = np.abs(encode(params, turned).clip - encode(params, batch).clip).max()
         assert (moved > 0.1) == seen
@@ -270,7 +267,7 @@ def test_gravity_reaches_the_time_stream_only(motion):
 
 def test_padding_does_not_count(motion):
     spec, batch = motion
-    _, method, params = setup(SMALL, spec)
+    method, params = setup(SMALL, spec)
     encode = jax.jit(method.encode)
     length = jnp.full(20, 100)
     inside = jnp.arange(160)[None, :, None] < length[:, None, None]
@@ -284,13 +281,13 @@ def test_padding_does_not_count(motion):
 def test_a_sharded_batch_gathers_embeddings_only(motion):
     """NT-Xent needs all embeddings, 8 wide here; neither series nor scalograms travel."""
     spec, _ = motion
-    _, method, params = setup(SMALL, spec)
+    method, params = setup(SMALL, spec)
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     rows = jax.sharding.NamedSharding(mesh, jax.P("data"))
     acc = jax.ShapeDtypeStruct((16, 160, 3), jnp.float32, sharding=rows)
-    step = jax.jit(jax.grad(method.loss, has_aux=True))
     with jax.set_mesh(mesh):
-        text = step.lower(params, {}, {"acc": acc}, jax.random.key(0), 0).compile().as_text() or ""
+        program = loss_and_grad.lower(method, params, {"acc": acc}, jax.random.key(0))
+        text = program.compile().as_text() or ""
     found = re.findall(r"= (.*) (?:all-gather|all-to-all|collective-permute)(?:-start)?\(", text)
     moved = [
         int(np.prod([int(n) for n in size.split(",")]))
@@ -308,7 +305,7 @@ def test_late_fusion(motion):
     probs = {}
     for weights in ((1.0, 0.0), (0.0, 1.0), (1.0, 1.0)):
         head = Head(fusion="late", fusion_weights=weights)
-        _, method, params = setup(Classify(backbone=SMALL, head=head), spec)
+        method, params = setup(Classify(backbone=SMALL, head=head), spec)
         shared = shared or params
         logits = jax.jit(method.encode)(shared, batch).logits
         probs[weights] = np.exp(np.asarray(logits))
@@ -321,10 +318,10 @@ def test_late_fusion(motion):
 def test_a_frozen_encoder_stays_to_the_bit(motion):
     """W10."""
     spec, batch = motion
-    _, method, params = setup(Classify(backbone=SMALL), spec)
+    method, params = setup(Classify(backbone=SMALL), spec)
     optim = Optim(lr=1e-2, weight_decay=0.1, lr_mult=((r"backbone/.*", 0.0),))
     optimiser = make(optim, steps=5, params=params)
-    grads, _ = jax.jit(jax.grad(method.loss, has_aux=True))(params, {}, batch, jax.random.key(0), 0)
+    _, grads = loss_and_grad(method, params, batch, jax.random.key(0))
     updates, _ = optimiser.update(grads, optimiser.init(params), params)
     after: Any = optax.apply_updates(params, updates)
     for a, b in zip(jax.tree.leaves(params["backbone"]), jax.tree.leaves(after["backbone"])):
@@ -335,9 +332,9 @@ def test_a_frozen_encoder_stays_to_the_bit(motion):
 
 def test_a_bundle_encodes_as_training_did(motion, tmp_path):
     spec, batch = motion
-    cfg, method, params = setup(SMALL, spec)
-    experiment = Experiment("x", cfg)
-    kept = encoder_params(method, params, batch_spec(spec, 2))
+    method, params = setup(SMALL, spec)
+    experiment = Experiment("x", method)
+    kept = encoder_params(method, params)
     folder = save_bundle(tmp_path / "enc", experiment=experiment, params=kept)
     found = load_bundle(folder)
     assert found.experiment == experiment
