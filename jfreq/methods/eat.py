@@ -3,47 +3,39 @@ arXiv 2401.03497; the image branch of data2vec 2.0, Baevski et al. 2023, on spec
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, Self, TypeAlias
+from typing import ClassVar, Literal, Self, TypeAlias
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import optax
 
 from jfreq import losses, masks
 from jfreq.config import check
 from jfreq.method import Loss, Streams, summarise
 from jfreq.methods.common.patches import PatchMethod
+from jfreq.methods.common.teacher import TeacherMethod, collapse_metrics, gather_per_clone
 from jfreq.nn.apply import apply
 from jfreq.nn.conv import ConvNeXt
 from jfreq.nn.predict import ConvDecoder, CrossPredictor
 from jfreq.nn.trunk import Encoded, SpectrogramTrunk
 from jfreq.nn.vit import ViT
-from jfreq.ops import spread
-from jfreq.ops.gather import take_tokens
 from jfreq.ops.patch import unpatchify
-from jfreq.ranges import Between, Count, Fraction, NonNegative, Whole, checked
+from jfreq.ranges import Between, Count, NonNegative, Whole, checked
 from jfreq.types import Array, Batch, DataSpec, InputError, Mask, PyTree, Reconstruction
 
 Terms: TypeAlias = dict[str, tuple[float, Array]]
 """Weight and value per clip ``[b]`` of the terms of a loss, by name."""
-WATCHED = 64
-"""Teacher tokens whose spread is logged."""
 
 
 @checked
-class EAT(PatchMethod):
+class EAT(TeacherMethod, PatchMethod):
     """Masked clones of every clip predict what an average teacher makes of all of it.
 
     The defaults are EAT-base's: of 64 x 8 patches a clone sees 102.
     """
 
     headline: ClassVar[tuple[str, ...]] = ("frame", "utterance", "rankme")
-    collapse_thresholds: ClassVar[Mapping[str, float]] = {
-        "target_std": 0.1, "pred_std": 0.01, "rankme": 4.0,
-    }  # fmt: skip
-    """The first two stop a run of data2vec 2.0, the rank is ours, of 64 tokens."""
+    teacher_part: ClassVar[str] = "trunk"
 
     order: Literal["freq_major", "time_major"] = "time_major"
     special_tokens: Whole = 1
@@ -54,19 +46,11 @@ class EAT(PatchMethod):
     """Side of the blocks of patches that stay visible."""
     adjust: NonNegative = 0.07
     """More blocks are drawn than ``1 - mask_ratio`` asks for, by this share: they overlap."""
-    clones: Count = 16
-    """Masks of every clip; the teacher sees the clip once for all of them."""
     decoder: ConvDecoder | CrossPredictor = ConvDecoder()
-    target_layers: Count | None = None
-    """How many of the teacher's last blocks a target averages; None: all."""
     frame_weight: NonNegative = 1.0
     utterance_weight: NonNegative = 192.0
     """Of the error of the special token against the mean target. As released it is summed over 12
     clips x 16 clones of a device while that of patches is averaged, hence 192."""
-    ema: tuple[Fraction, Fraction] = (0.9998, 0.99999)
-    """The teacher keeps this share of itself at an update, at first and in the end."""
-    ema_steps: Count = 100_000
-    """Updates from the first to the last, in a straight line."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -74,12 +58,7 @@ class EAT(PatchMethod):
             raise InputError("method.encoder: must be a ViT: it reads some of the tokens")
         check(self.special_tokens >= 1, "method.special_tokens", "must be 1 or more: the first "
               "predicts the clip")  # fmt: skip
-        depth = self.encoder.depth
-        check(
-            self.target_layers is None or self.target_layers <= depth,
-            "method.target_layers",
-            f"must be {depth} or less, the blocks of the encoder, got {self.target_layers}",
-        )
+        self.check_target_layers(self.encoder.depth)
         if self.bound:
             check(1 <= self.kept < self.grid.size, "method.mask_ratio",
                   f"{self.mask_ratio} of {self.grid.size} patches leaves {self.kept} visible; one "
@@ -119,7 +98,7 @@ class EAT(PatchMethod):
             dropout=rngs("dropout"),
         )  # fmt: skip
         special = special.reshape(rows, clones, -1)
-        frame = losses.squared_error(pred, of_clones(truth, mask.drop))
+        frame = losses.squared_error(pred, gather_per_clone(truth, mask.drop))
         clip = jnp.broadcast_to(truth.mean(axis=1)[:, None], special.shape)
         terms: Terms = {
             "frame": (self.frame_weight, frame.reshape(rows, clones).mean(axis=1)),
@@ -130,7 +109,7 @@ class EAT(PatchMethod):
         parts = [weight * value for weight, value in terms.values()]
         values["loss"] = jnp.sum(jnp.stack(parts), axis=0)
         found = summarise(values, batch)
-        return found._replace(metrics=found.metrics | watched(truth, pred))
+        return found._replace(metrics=found.metrics | collapse_metrics(truth, pred))
 
     def more_terms(self, params: PyTree, special: Array, batch: Batch) -> Terms:
         """Terms of a descendant; ``special`` ``[b r d]``: states of the first special token."""
@@ -147,19 +126,6 @@ class EAT(PatchMethod):
         _, _, layers = apply(self.trunk, params, method=forward)
         last = layers[-(self.target_layers or 0) :]
         return jax.lax.stop_gradient(losses.instance_norm_targets(last))
-
-    # ------------------------------------------------------------------ the teacher
-
-    def init_target(self, params: PyTree) -> PyTree:
-        """The student's trunk, float32."""
-        return {"trunk": jax.tree.map(lambda x: x.astype(jnp.float32), params["trunk"])}
-
-    def update_target(self, target: PyTree, params: PyTree, aux: PyTree, step: Any) -> PyTree:
-        """An average of the student's trunk over its updates."""
-        del aux
-        share = jnp.minimum(jnp.asarray(step, jnp.float32) / self.ema_steps, 1.0)
-        move = (1 - self.ema[0]) + (self.ema[0] - self.ema[1]) * share
-        return {"trunk": optax.incremental_update(params["trunk"], target["trunk"], move)}
 
     # ------------------------------------------------------------------ its masks
 
@@ -198,28 +164,13 @@ class Net(nn.Module):
     ) -> tuple[Array, Array]:
         """Clones of ``spec`` under ``mask`` (r rows for each clip, in turn): states of the first
         special token ``[r*b d]`` and predicted targets ``[r*b m d]`` of masked tokens."""
-        states = seen(self.trunk, spec, mask, train=train)
+        states = encode_visible(self.trunk, spec, mask, train=train)
         return states[0][:, 0], self.decoder(states[1], mask, self.cfg.grid, key)
 
 
-def seen(net: SpectrogramTrunk, spec: Array, mask: Mask, *, train: bool = False) -> Encoded:
+def encode_visible(
+    net: SpectrogramTrunk, spec: Array, mask: Mask, *, train: bool = False
+) -> Encoded:
     """The visible tokens of all clones, encoded."""
-    tokens = of_clones(net.embed_under(spec, mask), mask.keep)
+    tokens = gather_per_clone(net.embed_under(spec, mask), mask.keep)
     return net.encode(tokens, ids=mask.keep, train=train)
-
-
-def of_clones(x: Array, ids: Array) -> Array:
-    """Tokens ``ids`` ``[r*b k]`` of ``x`` ``[b n d]``, which the r clones of a row share."""
-    flat = take_tokens(x, ids.reshape(x.shape[0], -1))
-    return flat.reshape(*ids.shape, x.shape[-1])
-
-
-def watched(truth: Array, pred: Array) -> dict[str, tuple[Any, Any]]:
-    """How spread out targets and predictions are, over a few tokens of the batch."""
-    some = spread.sample(truth, WATCHED)
-    one = jnp.ones(())
-    return {
-        "target_std": (spread.deviation(some), one),
-        "pred_std": (spread.deviation(spread.sample(pred, WATCHED)), one),
-        "rankme": (spread.rankme(some), one),
-    }

@@ -11,7 +11,8 @@ from jfreq import masks, sharding, trees
 from jfreq.config import replace
 from jfreq.method import Streams
 from jfreq.methods.aasp import AaSP
-from jfreq.methods.eat import EAT, Net, of_clones, seen
+from jfreq.methods.common.teacher import gather_per_clone
+from jfreq.methods.eat import EAT, Net, encode_visible
 from jfreq.methods.mae import MAE
 from jfreq.methods.ssast import SSAST
 from jfreq.nn.conv import ConvNeXt
@@ -79,7 +80,7 @@ def test_the_loss_is_the_released_sum():
     mask = masks.inverse_block(rngs("mask"), 12, cfg.grid, cfg.kept, block=2, adjust=cfg.adjust)
     truth = jax.jit(cfg.teacher_targets)(target["trunk"], spec)
     special, pred = applied(cfg)(params, spec, mask, rngs("fill"))
-    error = np.square(np.asarray(pred) - np.asarray(of_clones(truth, mask.drop))) / 4.0
+    error = np.square(np.asarray(pred) - np.asarray(gather_per_clone(truth, mask.drop))) / 4.0
     clip = np.repeat(np.asarray(truth).mean(1), 3, axis=0)
     wanted = np.square(np.asarray(special) - clip) / 4.0
     masked = pred.shape[0] * pred.shape[1]
@@ -166,7 +167,7 @@ def test_masked_context_keeps_the_student_from_peeping(context, leaks):
     @jax.jit
     @jax.grad
     def pulled(spec):
-        forward = functools.partial(seen, spec=spec, mask=mask)
+        forward = functools.partial(encode_visible, spec=spec, mask=mask)
         return net.apply({"params": drawn}, method=forward)[0][0, 0] @ pull
 
     grad = pulled(spec)

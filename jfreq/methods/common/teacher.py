@@ -32,7 +32,7 @@ class TeacherMethod(Method):
         "target_std": 0.1, "pred_std": 0.01, "rankme": 4.0,
     }  # fmt: skip
     """The first two stop a run of data2vec 2.0, the rank is ours, of 64 tokens."""
-    teacher_part: ClassVar[str] = "trunk"
+    teacher_part: ClassVar[str]
     """The part of the parameters that the teacher averages."""
 
     clones: Count = 16
