@@ -209,6 +209,12 @@ class Method:
         return 0.0
 
     @property
+    def trained_elsewhere(self) -> tuple[str, ...]:
+        """Paths of the target that a fresh run must get whole from ``checkpoint.init_from``:
+        networks that another run has trained and that stay as they are here."""
+        return ()
+
+    @property
     def frame_hop(self) -> float | None:
         """Samples of the first signal from one spectrogram frame to the next, if it has frames."""
         return None

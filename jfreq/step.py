@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import jax
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import NamedSharding
 
-from jfreq import checkpoint, distributed, methods, optim, sharding
+from jfreq import checkpoint, distributed, methods, optim, sharding, trees
 from jfreq.config import Experiment, Part, Source, check
 from jfreq.data.pipeline import Pipeline, open_pipeline
 from jfreq.method import Loss, Method, Metrics, Rows, Streams
@@ -53,6 +53,7 @@ def prepare(experiment: Experiment) -> Setup:
     check(bool(experiment.data.path), "data", "no shards given; pass --data FOLDER")
     mesh = sharding.make_mesh(experiment.mesh.sizes)
     check_batch(experiment, mesh)
+    check_sources(experiment)
     index, count = sharding.batch_share(mesh)
     pipeline = open_pipeline(
         experiment.data,
@@ -275,12 +276,15 @@ def first_state(
             state.step, params, setup.optimiser.init(params), setup.method.init_target(params)
         )
 
+    taken: set[str] = set()
+
     def given(part: Part, tree: PyTree) -> PyTree:
         tree = distributed.to_host(tree)
         for source, found in sources:
             if source.into == part:
                 values = _without_other_classes(source, found, setup.experiment)
                 tree, fit = checkpoint.fit_params(values, tree, source)
+                taken.update(fit.taken if part == "target" else ())
                 say(checkpoint.told(source, fit))
         return tree
 
@@ -291,4 +295,24 @@ def first_state(
     if "target" in parts:
         target = given("target", state.target)
         state = state._replace(target=jax.jit(lambda t: t, out_shardings=places.target)(target))
+    check_trained(setup.method, setup.abstract.target, taken)
     return state
+
+
+def check_trained(method: Method, target: PyTree, taken: Collection[str]) -> None:
+    """Raises ``InputError`` unless the paths ``taken`` from sources hold all of the target that
+    ``method`` says was trained elsewhere: a random teacher teaches nothing."""
+    for part in method.trained_elsewhere:
+        needed = [path for path in trees.flatten(target) if path.startswith(f"{part}/")]
+        missing = [path for path in needed if path not in taken]
+        check(not missing, "checkpoint.init_from", f"{len(missing)} of {len(needed)} arrays of the "
+              f"{part} come from no run that trained it: {', '.join(missing[:3])}")  # fmt: skip
+
+
+def check_sources(experiment: Experiment) -> None:
+    """As :func:`check_trained`, before anything is read or written: a source for every part."""
+    into = [s.write for s in experiment.checkpoint.init_from if s.into == "target"]
+    for part in experiment.method.trained_elsewhere:
+        check(any(part.startswith(write) for write in into), "checkpoint.init_from",
+              f"{experiment.name} needs the {part} of a run that trained it; give "
+              f"RUN,write={part},into=target")  # fmt: skip

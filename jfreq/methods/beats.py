@@ -161,6 +161,10 @@ class BEATs(_Patches):
                   "visible and one masked: take longer clips or another ratio")  # fmt: skip
 
     @property
+    def trained_elsewhere(self) -> tuple[str, ...]:
+        return ("tokenizer",) if isinstance(self.tokenizer, TrainedTokenizer) else ()
+
+    @property
     def masked(self) -> int:
         """Masked patches of a clip."""
         return round(self.grid.size * self.mask_ratio)
@@ -239,6 +243,10 @@ class BEATsTokenizer(_Patches):
     restart_below: NonNegative = 0.01
     """A code that is used less than this fraction of the average takes a vector of the batch
     instead (ours); 0: never."""
+
+    @property
+    def trained_elsewhere(self) -> tuple[str, ...]:
+        return ("teacher",)
 
     @property
     def teacher_method(self) -> PatchMethod:

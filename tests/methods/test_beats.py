@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jfreq import trees
-from jfreq.config import replace
+from jfreq.config import Experiment, Source, replace
 from jfreq.method import Rows, Streams
 from jfreq.methods.beats import (
     FBANK,
@@ -23,6 +23,7 @@ from jfreq.nn.apply import apply
 from jfreq.nn.vit import ViT
 from jfreq.ops import codebook
 from jfreq.ops.patch import patchify, unpatchify
+from jfreq.step import check_sources, check_trained
 from jfreq.testing import CLIP, batch_spec, fake_batch
 from jfreq.types import DataSpec, InputError, SignalSpec
 
@@ -211,6 +212,11 @@ def test_a_trained_tokenizer_gives_the_model_its_codes():
     }  # fmt: skip
     shapes = jax.eval_shape(lambda: next_.init_target(None)["tokenizer"])
     assert jax.tree.map(jnp.shape, state) == jax.tree.map(jnp.shape, shapes)
+    paths = trees.flatten({"tokenizer": state})
+    check_trained(next_, {"tokenizer": state}, paths)
+    check_trained(SMALL, {"tokenizer": state}, ())
+    with pytest.raises(InputError, match=r"2 of 22 arrays of the tokenizer .*: tokenizer/codebook"):
+        check_trained(next_, {"tokenizer": state}, [p for p in paths if "codebook" not in p])
     codes = jax.jit(lambda *args: reader.tokenize(next_, *args))(state, *spectrogram())
     own = codebook.counts(codes[:3], 12, valid=spectrogram()[1][:3])
     np.testing.assert_array_equal(own, loss("tokenizer").aux["counts"])
@@ -221,3 +227,12 @@ def test_reconstruction_shows_the_mask():
     found = jax.jit(method.reconstruct)(params, clips(), Streams(jax.random.key(0)))
     assert found.hidden.shape == (4, 128, 128) and found.drawn is None
     assert float(found.hidden.mean()) == pytest.approx(0.75)
+
+
+def test_a_frozen_part_needs_a_source():
+    source = Source("runs/a", write="tokenizer", into="target")
+    experiment = Experiment("second", replace(SMALL, tokenizer=TrainedTokenizer()))
+    with pytest.raises(InputError, match="second needs the tokenizer of a run that trained it"):
+        check_sources(experiment)
+    check_sources(replace(experiment, checkpoint__init_from=(source,)))
+    check_sources(replace(experiment, method=SMALL))
