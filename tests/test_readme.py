@@ -205,4 +205,4 @@ def with_entry(source: str, lines: str) -> str:
     imported, entry = (line for line in lines.splitlines() if line)
     follows = "from jfreq.methods.eat"  # in the order of names
     source = source.replace(follows, f"{imported}\n{follows}", 1)
-    return source.replace('    "EAT"', f'{entry}\n    "EAT"', 1)
+    return source.replace("\n)  # fmt: skip", f"\n{entry}\n)  # fmt: skip", 1)
