@@ -31,7 +31,7 @@ from jfreq.nn.trunk import SpectrogramTrunk
 from jfreq.nn.vit import ViT
 from jfreq.ops import codebook
 from jfreq.ops.gather import restore_tokens, take_tokens
-from jfreq.ops.patch import embed_patches, unpatchify
+from jfreq.ops.patch import embed_patches
 from jfreq.ops.posemb import sincos_tokens
 from jfreq.ops.scale import unit
 from jfreq.ranges import Between, Count, Fraction, NonNegative, Seed, Size, Whole, checked
@@ -133,8 +133,7 @@ class _Patches(PatchMethod):
 
     def bind(self, spec: DataSpec) -> Self:
         bound = super().bind(spec)
-        check(bound.stride in (None, bound.patch), "method.stride", "pre-training patches must not "
-              f"overlap (a neighbour would show the answer), got {bound.stride}")  # fmt: skip
+        bound.check_no_overlap()
         return bound
 
 
@@ -204,14 +203,8 @@ class BEATs(_Patches):
         """A mask alone: what is predicted are codes, not a spectrogram."""
         del params
         spec = self.with_spectrogram(batch)["spectrogram"]
-        hidden = self.sample_mask(rngs("mask"), spec.shape[0]).is_masked
-        patch, grid = self.geometry.patch, self.grid
-        plane = unpatchify(
-            jnp.repeat(hidden[..., None].astype(jnp.float32), patch[0] * patch[1], axis=-1),
-            grid=(grid.freq, grid.time), patch=patch, order=self.order,
-        )  # fmt: skip
-        edge = ((0, 0), *((0, n - m) for n, m in zip(spec.shape[1:3], plane.shape[1:3])))
-        return Reconstruction(spec, jnp.pad(plane[..., 0], edge) > 0, None)
+        mask = self.sample_mask(rngs("mask"), spec.shape[0])
+        return Reconstruction(spec, self.masked_cells(mask), None)
 
 
 # ------------------------------------------------------------------ the tokenizer

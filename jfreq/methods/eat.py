@@ -19,7 +19,6 @@ from jfreq.nn.conv import ConvNeXt
 from jfreq.nn.predict import ConvDecoder, CrossPredictor
 from jfreq.nn.trunk import Encoded, SpectrogramTrunk
 from jfreq.nn.vit import ViT
-from jfreq.ops.patch import unpatchify
 from jfreq.ranges import Between, Count, NonNegative, Whole, checked
 from jfreq.types import Array, Batch, DataSpec, InputError, Mask, PyTree, Reconstruction
 
@@ -71,8 +70,7 @@ class EAT(TeacherMethod, PatchMethod):
 
     def bind(self, spec: DataSpec) -> Self:
         cfg = super().bind(spec)
-        check(cfg.stride in (None, cfg.patch), "method.stride", "pre-training patches must not "
-              f"overlap (a neighbour would show the answer), got {cfg.stride}")  # fmt: skip
+        cfg.check_no_overlap()
         return cfg
 
     # ------------------------------------------------------------------ the paper
@@ -139,14 +137,8 @@ class EAT(TeacherMethod, PatchMethod):
         """A mask alone: what is predicted are states, not a spectrogram."""
         del params
         spec = self.with_spectrogram(batch)["spectrogram"]
-        hidden = self.sample_mask(rngs("mask"), spec.shape[0]).is_masked
-        patch, grid = self.geometry.patch, self.grid
-        plane = unpatchify(
-            jnp.repeat(hidden[..., None].astype(jnp.float32), patch[0] * patch[1], axis=-1),
-            grid=(grid.freq, grid.time), patch=patch, order=self.order,
-        )  # fmt: skip
-        edge = ((0, 0), *((0, n - m) for n, m in zip(spec.shape[1:3], plane.shape[1:3])))
-        return Reconstruction(spec, jnp.pad(plane[..., 0], edge) > 0, None)
+        mask = self.sample_mask(rngs("mask"), spec.shape[0])
+        return Reconstruction(spec, self.masked_cells(mask), None)
 
 
 class Net(nn.Module):

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jfreq import losses, masks
-from jfreq.config import check, replace
+from jfreq.config import replace
 from jfreq.method import Loss, Streams, decided, summarise
 from jfreq.methods.common.patches import PatchMethod
 from jfreq.nn.apply import apply
@@ -76,7 +76,7 @@ class SSAST(PatchMethod):
     def loss(self, params, target, batch: Batch, rngs: Streams, step) -> Loss:
         """L = L_d + lambda L_g (equation 3)."""
         del target, step
-        self._check_stride()
+        self.check_no_overlap()
         batch = self.with_spectrogram(batch)
         spec = batch["spectrogram"]
         mask = self.sample_mask(rngs("mask"), spec.shape[0] * self._passes)
@@ -100,12 +100,11 @@ class SSAST(PatchMethod):
         return summarise({"loss": total, **values}, batch)
 
     def reconstruct(self, params, batch: Batch, rngs: Streams) -> Reconstruction:
-        self._check_stride()
+        self.check_no_overlap()
         spec = self.with_spectrogram(batch)["spectrogram"]
         mask = self.sample_mask(rngs("mask"), spec.shape[0])
         truth = self.patches(spec)
-        hidden = jnp.broadcast_to(mask.is_masked[..., None], truth.shape).astype(jnp.float32)
-        hidden = self.unpatched(hidden)[..., 0] > 0
+        hidden = self.masked_cells(mask)
         if self.objective == "discriminative":
             return Reconstruction(spec, hidden, None)
         predicted: Patches = apply(_Net(self), params, spec, mask, method=_Net.predict)
@@ -133,14 +132,6 @@ class SSAST(PatchMethod):
         """``[b n p]`` to ``[b t f c]``."""
         size = (self.grid.freq, self.grid.time)
         return unpatchify(tokens, grid=size, patch=self.geometry.patch, order=self.order)
-
-    def _check_stride(self) -> None:
-        check(
-            self.stride in (None, self.patch),
-            "method.stride",
-            f"pre-training patches must not overlap (a neighbour would show the answer), got "
-            f"{self.stride} for patches of {self.patch}; set it when fine-tuning",
-        )
 
 
 class _Net(nn.Module):

@@ -19,7 +19,7 @@ from jfreq.nn.trunk import SpectrogramTrunk
 from jfreq.nn.vit import ViT
 from jfreq.ops.patch import grid_shape
 from jfreq.ranges import Count, Whole, checked
-from jfreq.types import Array, Batch, DataSpec, Features, Grid, InputError, PyTree, SignalSpec
+from jfreq.types import Array, Batch, DataSpec, Features, Grid, InputError, Mask, PyTree, SignalSpec
 
 FrontEnd: TypeAlias = Fbank | LogSpectrogram | Scalogram
 FRAME_BLOCK = 128
@@ -208,6 +208,26 @@ class PatchMethod(Method):
             weight = valid[..., None].astype(tokens.dtype)
             clip = jnp.sum(tokens * weight, axis=1) / jnp.sum(weight, axis=1)
         return Features(tokens=tokens, grid=self.grid, clip=clip, valid=valid, layers=layers)
+
+    # ------------------------------------------------------------------ for those that mask
+
+    def check_no_overlap(self) -> None:
+        """Raises ``InputError`` where patches overlap: a neighbour would show what is masked."""
+        check(
+            self.stride in (None, self.patch),
+            "method.stride",
+            f"pre-training patches must not overlap (a neighbour would show the answer), got "
+            f"{self.stride} for patches of {self.patch}; set it when fine-tuning",
+        )
+
+    def masked_cells(self, mask: Mask) -> Array:
+        """``[b t f]`` bool: what of the spectrogram lies in masked patches."""
+        found = self.geometry
+        cells = mask.is_masked.reshape(-1, *found.grid.shape)
+        cells = cells.swapaxes(1, 2) if self.order == "freq_major" else cells
+        cells = jnp.repeat(jnp.repeat(cells, found.patch[1], axis=1), found.patch[0], axis=2)
+        past = found.frames - cells.shape[1], found.frontend.bins - cells.shape[2]
+        return jnp.pad(cells, ((0, 0), (0, past[0]), (0, past[1])))
 
     # ------------------------------------------------------------------ what others ask
 
