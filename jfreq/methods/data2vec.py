@@ -48,8 +48,8 @@ class Data2Vec(TeacherMethod):
     encoder: ViT = ViT(norm="post", eps=1e-5, bias=ALiBi(), dropout=0.1, attention_dropout=0.1)
     decoder: ConvDecoder = ConvDecoder(width=384, depth=4, kernel=7, dropout=0.1)
     blocks: Literal["masked", "visible"] = "masked"
-    """What lies in blocks: the masked tokens, as released, or the visible ones, as in section 3.3
-    of the paper (``inverse_mask``)."""
+    """What lies in blocks: the masked tokens, as released for speech (``inverse_mask: false``), or
+    the visible ones (the paper's inverse block masking)."""
     mask_ratio: Between = 0.5
     block: Count = 5
     """Tokens of a block."""

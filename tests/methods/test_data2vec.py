@@ -152,6 +152,14 @@ def test_padding_and_gain_change_nothing():
     assert whole.layers.shape == (2, 4, 49, 16)
 
 
+def test_a_head_that_trains_through_gets_dropout():
+    _, params, *_ = built()
+    dropping = replace(SMALL, encoder__dropout=0.5).bind(SECOND)
+    run = jax.jit(lambda key: dropping.forward(params, clips(), Streams(key)).clip)
+    one, two = run(jax.random.key(0)), run(jax.random.key(1))
+    assert np.abs(one - two).max() > 0.01
+
+
 def test_collapse_shows_in_the_log():
     method, params, target, run = built()
     fresh = means(run(params, target, clips()))
