@@ -30,6 +30,17 @@ _digests: dict[str, str] = {}
 """Module -> sha256 of the code that :func:`run_file` ran for it."""
 
 
+def module_name(path: Path) -> str:
+    """The dotted name by which others import a Python file, from the top of its package."""
+    return _location(path.resolve())[1]
+
+
+def imported_from(name: str) -> str | None:
+    """Where Python finds a module of this name; None where there is none."""
+    spec = _spec(name)
+    return None if spec is None else spec.origin or name
+
+
 def trust(code: str | Path) -> None:
     """Lets runs, bundles and configs name classes of this code; it is imported when they do.
 
@@ -42,7 +53,7 @@ def trust(code: str | Path) -> None:
     path = local_path(code, "trust")
     file = path / "__init__.py" if path.is_dir() else path
     if file.is_file():
-        _trusted[_location(file.resolve())[1]] = file.resolve()
+        _trusted[module_name(file)] = file.resolve()
         return
     name = str(code)
     if not _is_dotted(name) or _spec(name.partition(".")[0]) is None:
@@ -67,8 +78,7 @@ def class_name(cls: type) -> str:
                          "file whose name is that of a module, as mine.py")  # fmt: skip
     loaded = _loaded(module)
     if private:
-        spec = _spec(module)
-        where = getattr(loaded, "__file__", None) or (spec and spec.origin) or "elsewhere"
+        where = getattr(loaded, "__file__", None) or imported_from(module)
         if where == sys.modules[cls.__module__].__file__:
             raise InputError(f"{module}:{name} is two classes: {where} has changed since it was "
                              "read; start Python anew")  # fmt: skip
@@ -201,7 +211,7 @@ def _main_name() -> str:
     spec, file = getattr(main, "__spec__", None), getattr(main, "__file__", None)
     if spec is not None:
         return spec.name
-    return _location(Path(file).resolve())[1] if file else ""
+    return module_name(Path(file)) if file else ""
 
 
 def _loaded(name: str) -> ModuleType | None:

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 from jfreq.classes import trust
 from jfreq.cli.common import HELP, TRUST_HELP, call, split_trust
 from jfreq.cli.data import data_info, data_peek, data_prepare
+from jfreq.cli.paper import new_paper
 from jfreq.cli.report import report
 from jfreq.cli.study import ablate, bench, plan
 from jfreq.cli.train import config, finetune, train
@@ -37,6 +38,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "plan": plan,
     "bench": bench,
     "config": config,
+    "new-paper": new_paper,
 }
 ABOUT_AN_EXPERIMENT = (train, finetune, plan, config)
 """They read their first words themselves: what the options are depends on them."""

@@ -84,6 +84,7 @@ def words(command: str) -> list[str]:
         "report": ["report", "folder"],
         "plan": ["plan", "ssast_nano", "--topology", "v9x:4x4"],
         "bench": ["bench", "nothing"],
+        "new-paper": ["new-paper", "file.txt"],
         "config show": ["config", "show", "ssast_nano"],
     }[command]
 

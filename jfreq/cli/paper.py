@@ -1,0 +1,153 @@
+"""``jfreq new-paper``: a method of one's own, as a file to begin with and its test."""
+
+from __future__ import annotations
+
+import keyword
+import re
+from pathlib import Path
+
+from tyro.conf import Positional
+
+PAPER = '''\
+"""{class_}: clean patches from a noisy spectrogram (after Vincent et al., ICML 2008).
+
+    jfreq train {name}.py:{name} --data SHARDS --workdir runs/{name}
+    jfreq probe runs/{name} --data SHARDS --trust {name}.py
+
+A beginning. Say here what your paper does, where this file departs from it, and what it reaches.
+"""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+from jfreq import losses
+from jfreq.config import Experiment, Optim
+from jfreq.method import Loss, Streams, summarise
+from jfreq.methods.common.patches import PatchMethod
+from jfreq.nn.apply import apply
+from jfreq.nn.heads import MLPHead
+from jfreq.nn.vit import SIZES
+from jfreq.ops.patch import patchify
+from jfreq.ranges import Positive, checked
+from jfreq.types import Array, Batch, PyTree
+
+
+@checked
+class {class_}(PatchMethod):
+    """Noise is added to the spectrogram; a head on the encoder finds the clean patches."""
+
+    noise: Positive = 0.5
+    """Standard deviation of the Gaussian noise."""
+
+    def init(self, key: Array) -> PyTree:
+        return _Net(self).init(key, self.geometry.example)["params"]
+
+    def loss(self, params: PyTree, target: PyTree, batch: Batch, rngs: Streams, step) -> Loss:
+        del target, step
+        batch = self.with_spectrogram(batch)
+        clean = batch["spectrogram"]
+        noisy = clean + self.noise * jax.random.normal(rngs("noise"), clean.shape)
+        found = apply(_Net(self), params, noisy)
+        truth = patchify(clean, patch=self.geometry.patch, order=self.order)
+        return summarise({{"loss": losses.mse(found, truth)}}, batch)
+
+
+class _Net(nn.Module):
+    """The trunk, which is the encoder that probes and exports read, and a head for training."""
+
+    cfg: {class_}
+
+    def setup(self):
+        self.trunk = self.cfg.trunk
+        self.head = MLPHead(self.cfg.encoder.width, self.cfg.geometry.patch_size)
+
+    def __call__(self, spec: Array) -> Array:
+        """Spectrogram ``[b t f c]`` to patches ``[b n p]``."""
+        _, tokens, _ = self.trunk.encode(self.trunk.embed(spec))
+        return self.head(tokens)
+
+
+{name} = Experiment(
+    name="{name}",
+    method={class_}(encoder=SIZES["nano"]),
+    optim=Optim(lr=1e-3, warmup=50, weight_decay=0.01, clip=1.0),
+    steps=500,
+    batch=16,
+)
+'''
+TEST = '''\
+"""What {class_} claims; the recipe as a whole is traced without computing anything."""
+
+import functools
+
+import jax
+import numpy as np
+from jfreq import trees
+from jfreq.nn.vit import ViT
+from jfreq.testing import CLIP, assert_step_specs, fake_batch, loss_and_grad
+
+from {module} import {class_}, {name}
+
+METHOD = {class_}(encoder=ViT(width=32, depth=1, heads=2)).bind(CLIP)
+BATCH = fake_batch(CLIP, 4)
+
+
+@functools.cache
+def initial():
+    return jax.jit(METHOD.init)(jax.random.key(0))
+
+
+def test_the_recipe_trains():
+    assert_step_specs({name}, CLIP)
+
+
+def test_loss_is_the_distance_to_the_clean_spectrogram():
+    """A head of zeros finds nothing, whatever the noise: the mean square of the patches is left."""
+    params = initial()
+    params = {{**params, "head": jax.tree.map(np.zeros_like, params["head"])}}
+    found, _ = loss_and_grad(METHOD, params, BATCH, jax.random.key(1))
+    clean = np.asarray(METHOD.with_spectrogram(BATCH)["spectrogram"], np.float64)
+    np.testing.assert_allclose(found.value, np.square(clean).mean(), rtol=1e-5)
+
+
+def test_every_parameter_learns():
+    _, grads = loss_and_grad(METHOD, initial(), BATCH, jax.random.key(1))
+    for path, leaf in trees.flatten(grads).items():
+        assert np.abs(leaf).max() > 0, path
+'''
+
+
+def new_paper(name: Positional[str], /, folder: Path = Path()) -> None:
+    """Writes NAME.py, a small method with a recipe to begin with, and test_NAME.py.
+
+    Args:
+        name: of the file, as a Python module is called: small letters, digits and underscores.
+        folder: where the two files are written.
+    """
+    from jfreq.classes import imported_from, module_name
+    from jfreq.config import check
+    from jfreq.files import write_atomically
+    from jfreq.ranges import shown
+
+    good = re.fullmatch("[a-z][a-z0-9_]*", name) and not keyword.iskeyword(name)
+    check(bool(good), "name", f"{shown(name)} is no name of a module; take small letters, digits "
+          "and underscores, as in my_paper")  # fmt: skip
+    check(folder.is_dir(), "folder", f"{folder}: no such folder")
+    path, test = folder / f"{name}.py", folder / f"test_{name}.py"
+    for file in (path, test):
+        check(not file.exists(), "name", f"{file} exists and would be lost; choose another name")
+    taken = imported_from(name)
+    check(taken is None, "name", f"there is another module {name} ({taken}); choose another name")
+    words = {
+        "name": name,
+        "class_": "".join(part.capitalize() for part in name.split("_")),
+        "module": module_name(path),
+    }
+    for file, text in ((path, PAPER), (test, TEST)):
+        body = text.format(**words).encode()
+        write_atomically(file, lambda out, body=body: out.write(body))
+        print(file)
+    print(
+        f"\njfreq train {path}:{name} --data SHARDS --workdir runs/{name}\npython -m pytest {test}"
+    )
