@@ -3,7 +3,6 @@
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 import tomllib
@@ -168,41 +167,3 @@ def _help(cli, name: str, words: list[str], capsys) -> str:
     with pytest.raises(SystemExit, match="0"):
         cli.main([*name.split(), *subject, "--help"])
     return capsys.readouterr().out
-
-
-# ------------------------------------------------------------------ CONTRIBUTING
-
-
-@pytest.mark.slow
-def test_the_example_paper_works(root, shards, tmp_path):
-    """The page's method in a copy of the house: its test, recipe, layers, style, and a run."""
-    for name in ("jfreq", "experiments", "tests", "pyproject.toml"):
-        copy = shutil.copytree if (root / name).is_dir() else shutil.copy
-        copy(root / name, tmp_path / name)
-    written = []
-    for body in blocks(root / "CONTRIBUTING.md", "python"):
-        title, _, code = body.partition("\n")
-        path = tmp_path / title.removeprefix("# ")
-        written.append(str(path))
-        if path.name == "__init__.py":
-            code = with_entry(path.read_text(), code)
-        else:
-            assert not path.exists(), path
-        path.write_text(code)
-    python = [sys.executable, "-m"]
-    run([*python, "pytest", "-x", "tests/methods/test_denoise.py", "tests/test_layers.py",
-         "tests/methods/test_recipes.py", "-k", "denoise or point_down or inside_functions"],
-        cwd=tmp_path)  # fmt: skip
-    run([*python, "jfreq.cli", "train", "denoise_nano", "--data", str(shards), "--workdir", "run",
-         "--steps", "2", "--batch", "4", "--method.noise", "0.3"], cwd=tmp_path)  # fmt: skip
-    assert (tmp_path / "run" / "checkpoints" / "2").is_dir()
-    run([*python, "ruff", "check", "--no-cache", *written], cwd=tmp_path)
-    run([*python, "ruff", "format", "--no-cache", "--check", *written], cwd=tmp_path)
-
-
-def with_entry(source: str, lines: str) -> str:
-    """The module of methods with one more import and one more entry of its table."""
-    imported, entry = (line for line in lines.splitlines() if line)
-    follows = "from jfreq.methods.eat"  # in the order of names
-    source = source.replace(follows, f"{imported}\n{follows}", 1)
-    return source.replace("\n)  # fmt: skip", f"\n{entry}\n)  # fmt: skip", 1)
