@@ -6,7 +6,7 @@ export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
 export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES ?= -1
 
-.PHONY: setup demo test lint type bench plan soak lock clean
+.PHONY: setup demo test test-quick lint type bench plan soak lock clean
 
 setup: $(READY)
 
@@ -26,6 +26,10 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+# The tests of what differs from main, without the slow ones.
+test-quick: $(READY)
+	$(BIN)/python -m pytest -m 'not slow' -n 2 --dist worksteal $$($(BIN)/python -P tests/changed.py)
 
 lint: $(READY)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -49,7 +49,7 @@ def real_data() -> pathlib.Path:
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def experiment(shards):
     """A run of seconds on the synthetic clips, over all eight devices."""
     from jfreq.config import Checkpoint, Data, Experiment, Log, Mesh, Optim

@@ -153,35 +153,20 @@ for sizes, share in (((4, 1, 1), (rank, 2)), ((1, 2, 2), (rank, 2)), ((1, 1, 4),
 # every process gets the features of all rows, padded batches and all
 shards = open_shards(sys.argv[1])
 method = SSAST(encoder=ViT(width=16, depth=1, heads=2)).bind(shards.spec)
-params = method.init(jax.random.key(0))
+params = jax.jit(method.init)(jax.random.key(0))
 found = extract(method, jax.device_get(params), shards, np.arange(7), batch=3)
 np.savez(f"{sys.argv[2]}/{rank}.npz", x=found.x, label=found.label, id=found.id)
 """
 
 
-@pytest.mark.slow
-def test_values_across_processes(shards, tmp_path):
-    done = finish_processes(start_processes(["-c", VALUES, str(shards), str(tmp_path)]))
-    assert [d.code for d in done] == [0, 0], done
-    first, second = (dict(np.load(tmp_path / f"{i}.npz")) for i in (0, 1))
-    assert first["x"].shape == (7, 16)
-    for name in first:
-        np.testing.assert_array_equal(first[name], second[name])
-    from jfreq.data.records import open_shards
-
-    np.testing.assert_array_equal(first["label"], open_shards(shards).column("label")[:7])
-
-
 RESTORE = """
-import logging, pathlib, sys, numpy as np, jax
-from jfreq import checkpoint, distributed, sharding
+import logging, pathlib
+from jfreq import checkpoint
 from jfreq.state import State
 from jfreq.types import InputError
-from jax.sharding import NamedSharding, PartitionSpec as P
 
-distributed.start()
 logging.basicConfig(level=logging.WARNING, stream=sys.stdout, force=True)
-home = pathlib.Path(sys.argv[1])
+home = pathlib.Path(sys.argv[2]) / "home"
 mesh = sharding.make_mesh((2, 2, 1))
 rows = NamedSharding(mesh, P("data"))
 
@@ -219,13 +204,34 @@ for decide, wanted in ((lambda: [1, "a"], [1, "a"]), (refuse, None)):
 """
 
 
-@pytest.mark.slow
-def test_one_process_decides_what_is_restored(tmp_path):
-    """Two processes with a damaged checkpoint: both go on from the same one, one says so."""
-    done = finish_processes(start_processes(["-c", RESTORE, str(tmp_path)]))
+@pytest.fixture(scope="module")
+def pair(shards, tmp_path_factory):
+    """Both scripts in one start of two processes, and the folder that they wrote."""
+    folder = tmp_path_factory.mktemp("pair")
+    words = ["-c", VALUES + RESTORE, str(shards), str(folder)]
+    done = finish_processes(start_processes(words))
     assert [d.code for d in done] == [0, 0], done
+    return done, folder
+
+
+@pytest.mark.slow
+def test_values_across_processes(pair, shards):
+    first, second = (dict(np.load(pair[1] / f"{i}.npz")) for i in (0, 1))
+    assert first["x"].shape == (7, 16)
+    for name in first:
+        np.testing.assert_array_equal(first[name], second[name])
+    from jfreq.data.records import open_shards
+
+    np.testing.assert_array_equal(first["label"], open_shards(shards).column("label")[:7])
+
+
+@pytest.mark.slow
+def test_one_process_decides_what_is_restored(pair):
+    """Two processes with a damaged checkpoint: both go on from the same one, one says so."""
+    done, folder = pair
     for d in done:
         assert "RESTORED 2 True [2]" in d.out, d
         assert "REFUSED only the first process knows why" in d.out
     assert [d.out.count("it is kept as damaged-4") for d in done] == [1, 0], done
-    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["2", "4", "damaged-4"]
+    kept = sorted(path.name for path in (folder / "home" / "checkpoints").iterdir())
+    assert kept == ["2", "4", "damaged-4"]

@@ -43,23 +43,33 @@ def losses_of(setup, steps=3):
     return np.array(found), jax.device_get(state.params)
 
 
-def test_stop_and_resume_is_bitwise(experiment, tmp_path):
-    whole = train(experiment, tmp_path / "whole")
-    # The same run, killed after its checkpoint at step 3: only the checkpoint is kept.
-    train(experiment, tmp_path / "parts")
-    shutil.rmtree(tmp_path / "parts" / "checkpoints" / "6")
-    again = train(experiment, tmp_path / "parts")
-    equal(whole.params, again.params)
-    rows = read_metrics(tmp_path / "parts")
+@pytest.fixture(scope="module")
+def unbroken(experiment, tmp_path_factory):
+    """What an undisturbed run returned, and its folder."""
+    folder = tmp_path_factory.mktemp("unbroken") / "run"
+    return train(experiment, folder), folder
+
+
+@pytest.fixture
+def run(unbroken, tmp_path):
+    """A copy of the finished run, to be harmed and gone on with."""
+    return shutil.copytree(unbroken[1], tmp_path / "run")
+
+
+def test_stop_and_resume_is_bitwise(experiment, unbroken, run):
+    """The run as it was after its checkpoint at step 3."""
+    shutil.rmtree(run / "checkpoints" / "6")
+    again = train(experiment, run)
+    equal(unbroken[0].params, again.params)
+    rows = read_metrics(run)
     assert [row["step"] for row in rows] == [2, 4, 6]
-    first = read_metrics(tmp_path / "whole")
-    assert [row["loss"] for row in rows][-1] == first[-1]["loss"]
+    assert rows[-1]["loss"] == read_metrics(unbroken[1])[-1]["loss"]
 
 
 @pytest.mark.slow
 def test_sigkill_at_a_random_moment_changes_nothing(experiment, tmp_path):
     """A real process, killed without warning, started again: same bits as an unbroken run."""
-    experiment = replace(experiment, mesh=ONE, steps=60, checkpoint__every=5)
+    experiment = replace(experiment, mesh=ONE, steps=20, checkpoint__every=2)
     recipe = tmp_path / "recipe.py"
     recipe.write_text(
         "from jfreq.methods import experiment_from_dict\nimport json\n"
@@ -127,40 +137,37 @@ def test_nan_stops_with_a_dump(experiment, tmp_path):
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(kept))
 
 
-def test_damaged_checkpoint_falls_back_to_the_one_before(experiment, tmp_path, caplog):
-    whole = train(experiment, tmp_path)
-    for path in (tmp_path / "checkpoints" / "6" / "state").rglob("*"):
+def test_damaged_checkpoint_falls_back_to_the_one_before(experiment, unbroken, run, caplog):
+    for path in (run / "checkpoints" / "6" / "state").rglob("*"):
         if path.is_file():
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    again = train(experiment, tmp_path)
+    again = train(experiment, run)
     assert "damaged" in caplog.text
-    equal(whole.params, again.params)
+    equal(unbroken[0].params, again.params)
 
 
-def test_half_written_checkpoint_is_ignored(experiment, tmp_path):
-    whole = train(experiment, tmp_path)
-    (tmp_path / "checkpoints" / "6").rename(tmp_path / "checkpoints" / "6.orbax-checkpoint-tmp-1")
-    equal(whole.params, train(experiment, tmp_path).params)
+def test_half_written_checkpoint_is_ignored(experiment, unbroken, run):
+    (run / "checkpoints" / "6").rename(run / "checkpoints" / "6.orbax-checkpoint-tmp-1")
+    equal(unbroken[0].params, train(experiment, run).params)
 
 
-def test_workdir_of_another_experiment(experiment, tmp_path):
-    train(replace(experiment, steps=2), tmp_path)
+def test_workdir_of_another_experiment(experiment, run):
     with pytest.raises(InputError, match=r"another experiment.*optim.lr"):
-        train(replace(experiment, optim__lr=0.5), tmp_path)
-    train(replace(experiment, steps=4), tmp_path)  # more steps: the run goes on
+        train(replace(experiment, optim__lr=0.5), run)
+    train(replace(experiment, steps=8), run)  # more steps: the run goes on
+    assert read_metrics(run)[-1]["step"] == 8
 
 
-def test_other_data_than_before(experiment, tmp_path, tmp_path_factory):
+def test_other_data_than_before(experiment, run, tmp_path):
     from jfreq.data.prepare import prepare
 
-    train(replace(experiment, steps=2), tmp_path / "run")
     other = tmp_path / "other"
     prepare("synthetic:tones", other, n=32, seconds=1.295, seed=5, progress=False)
-    moved = json.loads((tmp_path / "run" / "config.json").read_text())
+    moved = json.loads((run / "config.json").read_text())
     moved["data"]["path"] = [str(other)]
-    (tmp_path / "run" / "config.json").write_text(json.dumps(moved))
+    (run / "config.json").write_text(json.dumps(moved))
     with pytest.raises(InputError, match="trained on other shards"):
-        train(replace(experiment, data__path=(str(other),)), tmp_path / "run")
+        train(replace(experiment, data__path=(str(other),)), run)
 
 
 @pytest.mark.parametrize(
@@ -259,34 +266,33 @@ def test_no_gather_of_the_batch(experiment, mesh):
 
 def test_one_compilation_per_run(experiment, tmp_path, caplog):
     with jax.log_compiles(), caplog.at_level(logging.WARNING):
-        train(experiment, tmp_path)
+        train(replace(experiment, steps=2), tmp_path)
     compiled = [
         r for r in caplog.records if "Finished XLA compilation of jit(step)" in r.getMessage()
     ]
     assert len(compiled) == 1
 
 
-def test_init_from_takes_the_trunk_and_resizes_positions(experiment, tmp_path, capsys):
-    source = train(replace(experiment, steps=2), tmp_path / "source")
+def test_init_from_takes_the_trunk_and_resizes_positions(experiment, unbroken, tmp_path, capsys):
+    source, folder = unbroken
     longer = replace(
         experiment, steps=1, optim__lr=1e-20, method__frames=256,
-        checkpoint__init_from=(Source(str(tmp_path / "source")),),
+        checkpoint__init_from=(Source(str(folder)),),
     )  # fmt: skip
     found = train(longer, tmp_path / "run")
     equal(found.params["trunk"]["encoder"], source.params["trunk"]["encoder"])
     assert found.params["trunk"]["positions"]["grid"].shape == (8, 16, 32)
     said = capsys.readouterr().err
-    assert f"params from {tmp_path}/source: " in said
+    assert f"params from {folder}: " in said
     assert "arrays taken, 1 resized, 0 left fresh" in said
 
 
-def test_metrics_rows_have_everything(experiment, tmp_path):
-    train(experiment, tmp_path)
-    row = read_metrics(tmp_path)[-1]
+def test_metrics_rows_have_everything(unbroken):
+    row = read_metrics(unbroken[1])[-1]
     names = {"step", "loss", "info_nce", "mse", "accuracy", "lr", "grad_norm", "update_norm",
              "param_norm", "step_time", "data_wait", "examples_per_s", "tflops", "mfu"}  # fmt: skip
     assert names <= set(row)
-    assert trees.count(checkpoint.load_run(tmp_path).params) > 0
+    assert trees.count(checkpoint.load_run(unbroken[1]).params) > 0
 
 
 class Collapsing(Method):

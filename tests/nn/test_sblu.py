@@ -47,9 +47,13 @@ def built(cfg):
     return params, drawn, jax.jit(embed)
 
 
+def compiled(module, method) -> Any:
+    return jax.jit(functools.partial(module.apply, method=method))
+
+
 def plain_tokens(params, spec) -> Any:
     net = PatchEmbed(PATCH, PATCH, WIDTH, GRID)
-    return net.apply({"params": params["patch_embed"]}, spec)
+    return jax.jit(net.apply)({"params": params["patch_embed"]}, spec)
 
 
 @pytest.mark.parametrize("cfg", [SMALL, LOCAL, MASKED], ids=lambda c: c.context)
@@ -75,7 +79,11 @@ def energies(cfg):
     token = 5
     spec = noise(1, 48, 8, 1, seed=3)
     pull = noise(WIDTH, seed=4)
-    grad = jax.grad(lambda s: embed(params, s, jnp.asarray(visible), None)[0, token] @ pull)(spec)
+
+    def pulled(spec):
+        return embed(params, spec, jnp.asarray(visible), None)[0, token] @ pull
+
+    grad = jax.jit(jax.grad(pulled))(spec)
     cells = np.square(np.asarray(grad))[0, :, :, 0].reshape(6, 8, 2, 4).sum((1, 3)).reshape(-1)
     own = np.arange(12) == token
     return cells[own].sum(), cells[visible[0] & ~own].sum(), cells[~visible[0]].sum()
@@ -100,7 +108,7 @@ def test_padding_chooses_no_kernels():
     valid = jnp.asarray(np.arange(12) < 10)[None].repeat(2, 0)
 
     def rates(valid):
-        return branch.apply({"params": params["alias"]}, both, valid, method=branch.rates)
+        return compiled(branch, branch.rates)({"params": params["alias"]}, both, valid)
 
     for seen, same in ((valid, True), (None, False)):
         for value in rates(seen):
@@ -157,10 +165,9 @@ def test_alias_tokens_equal_kernels_written_out():
     _, params, _ = built(SMALL)
     params, spec = params["alias"], noise(1, 48, 8, 1)
     branch = AliasBranch(SMALL, PATCH, PATCH, GRID)
-    rates: Any = branch.apply({"params": params}, spec, method=branch.rates)
-    alpha, beta = rates
+    alpha, beta = compiled(branch, branch.rates)({"params": params}, spec)
     assert alpha.shape == (1, 6, 2, 3) and float(jnp.std(beta, axis=1).min()) > 0
-    tokens: Any = branch.apply({"params": params}, spec, None, None, method=branch.measure)
+    tokens = compiled(branch, branch.measure)({"params": params}, spec, None, None)
     expected = naive(SMALL, params, spec, np.asarray(alpha[0]), np.asarray(beta[0]))
     np.testing.assert_allclose(tokens[0], expected, atol=2e-5)
 
@@ -174,8 +181,8 @@ def test_orders_and_overlaps_are_the_same_branch():
         fixed = AaPE(**{**vars(SMALL), "adaptive": False})
         branch = AliasBranch(fixed, PATCH, stride, grid)
         rates = {k: noise(grid.freq, 3, seed=i) for i, k in enumerate(("alpha", "beta"))}
-        return branch.apply({"params": {**params["alias"], "encoder": rates}}, spec, None, None,
-                            method=branch.measure)  # fmt: skip
+        variables = {"params": {**params["alias"], "encoder": rates}}
+        return compiled(branch, branch.measure)(variables, spec, None, None)
 
     tokens = measured(GRID).reshape(6, 2, -1)
     other = measured(Grid(6, 2)).reshape(2, 6, -1).transpose(1, 0, 2)
