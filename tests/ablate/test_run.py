@@ -35,11 +35,19 @@ def folds(tmp_path_factory):
     return out
 
 
-def test_a_grid_runs_resumes_and_keeps_going(folds, tmp_path, monkeypatch):
-    # The second level cannot be trained: seven rows do not divide over eight devices.
-    grid = ablation(two=change(batch=7))
-    said = []
-    found = run.run(grid, folds, tmp_path / "abl", count=2, note=said.append)
+@pytest.fixture(scope="module")
+def first(folds, tmp_path_factory):
+    """A grid, what came out of it and was said, and its folder.
+
+    The second level cannot be trained: seven rows do not divide over eight devices.
+    """
+    grid, said = ablation(two=change(batch=7)), []
+    folder = tmp_path_factory.mktemp("first") / "abl"
+    return grid, run.run(grid, folds, folder, count=2, note=said.append), said, folder
+
+
+def test_a_grid_runs_resumes_and_keeps_going(first, folds, tmp_path, monkeypatch):
+    grid, found, said, folder = first
     assert [(c["name"], c["seed"], c["fold"]) for c in found.cells] == [
         ("one", 0, 0), ("two", 0, 0), ("one", 1, 1), ("two", 1, 1)
     ]  # fmt: skip
@@ -48,7 +56,7 @@ def test_a_grid_runs_resumes_and_keeps_going(folds, tmp_path, monkeypatch):
     assert len(said) == 4
     assert "4/4  two, fold 1: failed" in said[-1]
     assert found.table[0]["n"] == 2
-    saved = json.loads((tmp_path / "abl" / "grid.json").read_text())
+    saved = json.loads((folder / "grid.json").read_text())
     assert saved["cells"] == json.loads(json.dumps(found.to_dict()))["cells"]
 
     # Again: what is done is kept, what failed is tried again.
@@ -57,21 +65,20 @@ def test_a_grid_runs_resumes_and_keeps_going(folds, tmp_path, monkeypatch):
     monkeypatch.setattr(
         run, "_train", lambda a, cell, *rest: trained.append(cell.name) or real(a, cell, *rest)
     )
-    run.run(grid, folds, tmp_path / "abl", count=2)
+    run.run(grid, folds, folder, count=2)
     assert trained == ["two", "two"]
     # Elsewhere, with the results brought along: the same.
     trained.clear()
-    have = [tmp_path / "abl" / "grid.json"]
+    have = [folder / "grid.json"]
     again = run.run(ablation(), folds, tmp_path / "new", count=2, have=have)
     assert trained == []
     assert again.table[0]["mean"] == pytest.approx(found.table[0]["mean"])
 
 
-def test_results_of_another_grid_take_this_grid_s_names(folds, tmp_path, monkeypatch):
-    run.run(ablation(), folds, tmp_path / "abl", count=1)
+def test_results_of_another_grid_take_this_grid_s_names(first, folds, tmp_path, monkeypatch):
     monkeypatch.setattr(run, "train", lambda *a, **k: pytest.fail("known already"))
     other = Ablation("other", "?", BASE, {"g": {"as it is": change()}}, probe="ridge")
-    have = [tmp_path / "abl" / "grid.json"]
+    have = [first[3] / "grid.json"]
     found = run.run(other, folds, tmp_path / "other", count=1, have=have)
     assert [row["name"] for row in found.table] == ["as it is"]
     assert found.cells[0]["levels"] == {"g": "as it is"}
