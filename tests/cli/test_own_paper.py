@@ -1,5 +1,6 @@
 """A paper in a user's own file: found, saved, trusted or not, without a line in the library."""
 
+import functools
 import json
 import shutil
 import sys
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 import jfreq
-from jfreq import classes, methods, recipes
+from jfreq import classes, cli, methods, recipes
 from jfreq.cli import paper as new
 from jfreq.config import to_dict
 from jfreq.types import InputError
@@ -36,24 +37,23 @@ mine = replace(
 PAPER = new.PAPER.format(name="mine", class_="Mine") + MORE
 
 
+def as_new(path: list[str]) -> None:
+    """As a new process, which has neither imported nor trusted anything."""
+    for name, module in list(sys.modules.items()):
+        if "pytest-of-" in (getattr(module, "__file__", None) or ""):
+            del sys.modules[name]
+    classes._digests.clear()
+    classes._trusted.clear()
+    sys.path[:] = path
+
+
 @pytest.fixture(autouse=True)
-def forget(monkeypatch):
-    """``forget()``: as a new process, which has neither imported nor trusted anything."""
-    modules, path, digests = set(sys.modules), list(sys.path), dict(classes._digests)
-
-    def call() -> None:
-        for name in set(sys.modules) - modules:
-            if not name.startswith(("jax", "jfreq.", "flax", "optax", "orbax")):
-                file = getattr(sys.modules[name], "__file__", None) or ""
-                if "pytest-" in file:
-                    del sys.modules[name]
-        monkeypatch.setattr(classes, "_trusted", {})
-        monkeypatch.setattr(classes, "_digests", dict(digests))
-        sys.path[:] = path
-
-    call()
-    yield call
-    call()
+def forget():
+    """``forget()``: what comes now is a process of its own; so is every test."""
+    forget = functools.partial(as_new, list(sys.path))
+    forget()
+    yield forget
+    forget()
 
 
 @pytest.fixture
@@ -84,39 +84,67 @@ def test_a_new_paper_passes_the_test_that_is_written_with_it(said, refused, tmp_
     assert (tmp_path / "test_denoise_2.py").read_bytes() == files[tmp_path / "test_denoise_2.py"]
 
 
-def test_a_paper_of_ones_own_goes_all_the_way(paper, shards, said, refused, sound, forget,
-                                             tmp_path, capsys):  # fmt: skip
-    run, bundle, tuned = tmp_path / "run", tmp_path / "bundle", tmp_path / "tuned"
-    train = ["train", f"{paper}:mine", "--data", shards, "--workdir", run, "--method.noise", "3"]
-    said(*train)
+@pytest.fixture(scope="module")
+def trained(shards, tmp_path_factory):
+    """The paper's file and a run of it, trained by one command and continued by the same."""
+    folder = tmp_path_factory.mktemp("own")
+    paper, run = folder / "mine.py", folder / "run"
+    paper.write_text(PAPER)
+    path = list(sys.path)
+    for _ in range(2):
+        cli.main(["train", f"{paper}:mine", "--data", str(shards), "--workdir", str(run),
+                  "--method.noise", "3"])  # fmt: skip
+        as_new(path)
+    return paper, run
+
+
+@pytest.fixture
+def read_with_trust(trained, said, refused, forget):
+    """``read_with_trust(words)``: refused in one line without trust, done with it."""
+    paper, _ = trained
+    ran = paper.with_suffix(".ran")
+
+    def call(*line) -> str:
+        forget()
+        ran.unlink(missing_ok=True)
+        message = refused(*line)
+        assert "Mine is code that does not come with jfreq" in message
+        assert "add --trust mine.py (in Python: jfreq.trust('mine.py'))" in message
+        assert not ran.exists(), "nothing was imported"
+        out = said("--trust", paper, *line)
+        assert ran.exists()
+        return out
+
+    return call
+
+
+def test_a_run_names_the_classes_of_the_file(trained):
+    _, run = trained
     saved = json.loads((run / "config.json").read_text())["method"]
     assert saved["type"] == "mine:Mine" and saved["encoder"]["type"] == "mine:Encoder"
     assert saved["noise"] == 3.0
-    forget()
-    said(*train)
-    paper.with_suffix(".ran").unlink()
+    assert [path.name for path in (run / "checkpoints").iterdir() if path.is_dir()] == ["2"]
 
-    trust = ["--trust", paper]
-    clip = sound("clip.wav", np.full(800, 0.1))
-    probe = ["probe", run, "--data", shards, "--kinds", "knn", "--no-baselines", "--folds", "0"]
-    small = ["--steps", "1", "--batch", "8", "--log.no-tensorboard"]
-    for line in (
-        probe,
-        ["export", run, "--out", bundle],
-        ["embed", bundle, clip, "--out", tmp_path / "out.npz"],
-        ["finetune", bundle, "--data", shards, "--workdir", tuned, "--folds", "0", *small],
-    ):
-        forget()
-        said_no = refused(*line)
-        assert "Mine is code that does not come with jfreq" in said_no and (
-            "add --trust mine.py" in said_no
-        )
-        assert not paper.with_suffix(".ran").exists(), "nothing was imported"
-        said(*trust, *line)
-        assert paper.with_suffix(".ran").exists()
-        paper.with_suffix(".ran").unlink()
-    with np.load(tmp_path / "out.npz") as found:
+
+def test_a_run_of_ones_own_is_probed_and_exported(trained, shards, sound, read_with_trust,
+                                                  tmp_path):  # fmt: skip
+    _, run = trained
+    bundle, out = tmp_path / "bundle", tmp_path / "out.npz"
+    few = ["--kinds", "knn", "--no-baselines", "--folds", "0", "--out", tmp_path]
+    read_with_trust("probe", run, "--data", shards, *few)
+    read_with_trust("export", run, "--out", bundle)
+    read_with_trust("embed", bundle, sound("clip.wav", np.full(800, 0.1)), "--out", out)
+    with np.load(out) as found:
         assert found["clip"].shape == (1, 16)
+
+
+def test_a_run_of_ones_own_is_fine_tuned(trained, shards, read_with_trust, tmp_path):
+    _, run = trained
+    small = ["--steps", "1", "--batch", "8", "--log.no-tensorboard", "--folds", "0"]
+    tuned = tmp_path / "tuned"
+    read_with_trust("finetune", run, "--data", shards, "--workdir", tuned, *small)
+    saved = json.loads(next(tuned.rglob("config.json")).read_text())["method"]
+    assert saved["type"] == "Classify" and saved["backbone"]["type"] == "mine:Mine"
 
 
 BAD = {
