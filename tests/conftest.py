@@ -24,7 +24,9 @@ if cache := os.environ.get("JAX_COMPILATION_CACHE_DIR"):
 
 
 def pytest_addoption(parser):
-    parser.addoption("--golden", action="store_true", help="write the golden values anew")
+    parser.addoption(
+        "--golden", choices=["all", "write"], help="golden steps of all recipes: check or write them"
+    )
 
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
