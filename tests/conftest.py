@@ -25,7 +25,9 @@ if cache := os.environ.get("JAX_COMPILATION_CACHE_DIR"):
 
 def pytest_addoption(parser):
     parser.addoption(
-        "--golden", choices=["all", "write"], help="golden steps of all recipes: check or write them"
+        "--golden",
+        choices=["all", "write"],
+        help="golden steps of all recipes: check or write them",
     )
 
 
