@@ -25,7 +25,7 @@ SMALL = Data2Vec(
     features=ConvFeatures(widths=(8, 8), kernels=(40, 20), strides=(20, 16)),
     positions=ConvPositions(depth=2, kernel=3, groups=4),
     encoder=ViT(width=16, depth=2, heads=2, norm="post", eps=1e-5, bias=ALiBi()),
-    decoder=ConvDecoder(width=8, depth=2, kernel=3, groups=4),
+    decoder=ConvDecoder(width=8, depth=1, kernel=3, groups=4),
     clones=3,
     target_layers=2,
 )
