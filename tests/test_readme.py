@@ -32,8 +32,9 @@ def run(command: list[str], *, cwd: Path, timeout: float = 300) -> str:
 
 
 def command_lines(text: str) -> list[list[str]]:
-    """Words of each line, without comments."""
-    return [words for line in text.splitlines() if (words := shlex.split(line, comments=True))]
+    """Words of each line, without comments; lines that end in a backslash go on."""
+    lines = text.replace("\\\n", " ").splitlines()
+    return [words for line in lines if (words := shlex.split(line, comments=True))]
 
 
 # ------------------------------------------------------------------ README
