@@ -207,7 +207,7 @@ def _module_name(cls: type) -> str:
 
 def _main_name() -> str:
     """How another process imports the script that runs; empty where it is no file."""
-    main = sys.modules["__main__"]
+    main = sys.modules.get("__main__")
     spec, file = getattr(main, "__spec__", None), getattr(main, "__file__", None)
     if spec is not None:
         return spec.name
@@ -215,7 +215,7 @@ def _main_name() -> str:
 
 
 def _loaded(name: str) -> ModuleType | None:
-    main = sys.modules["__main__"] if name == _main_name() else None
+    main = sys.modules.get("__main__") if name == _main_name() else None
     return sys.modules.get(name) or main
 
 

@@ -292,7 +292,7 @@ def test_what_proves_nothing_changes_nothing(run, tmp_path, monkeypatch, caplog,
              else "orbax.checkpoint.CheckpointManager.restore")  # fmt: skip
     with monkeypatch.context() as patch:
         patch.setattr(place, fails)
-        patch.setattr("jfreq.checkpoint._restore_params", fails)
+        patch.setattr("jfreq.checkpoint._restore", fails)
         for how in (resume, look):
             assert outcome(run, folder, how, caplog) == "refused"
             with pytest.raises(InputError, match=r"checkpoints(/4)?: .*nothing was changed|cannot"):

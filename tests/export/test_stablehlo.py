@@ -202,7 +202,7 @@ def test_the_snippet_of_the_card_runs_as_it_stands(kind, request):
         "import sys\nfor name in ('jfreq', 'flax', 'tensorflow'):\n    sys.modules[name] = None\n"
     )
     shown = "\nprint({k: v.shape for k, v in outputs.items()})\n"
-    shown += "print(best, scores.sum(1))\n" * (kind == "supervised")
+    shown += "print(best, scores.sum(1).round(5))\n" * (kind == "supervised")
     done = subprocess.run(
         [sys.executable, "-P", "-c", absent + snippet + shown],
         cwd=folder, capture_output=True, text=True, timeout=120,

@@ -326,8 +326,10 @@ def test_class_names_are_those_of_the_data():
 def test_a_classifier_of_other_classes_is_no_start():
     """As many classes with other names: the encoder is taken, its classifier is not."""
     found = Experiment("old", Classify(backbone=SSAST(encoder=SMALL)).bind(CLIP))
-    source = Trained(found, {"backbone": {"a": np.ones(2)}, "head": {"b": np.ones(3)}})
+    trained = Trained(found, {"backbone": {"a": np.ones(2)}, "head": {"b": np.ones(3)}})
     others = replace(CLIP, labels=("a", "b", "x"))
     tuned = replace(found, method=found.method.unbind().bind(others))
-    assert step._without_other_classes(source, found) == source.params
-    assert set(step._without_other_classes(source, tuned)) == {"backbone"}
+    plain, named = Source("run"), Source("run", read="head", write="head")
+    assert step._without_other_classes(plain, trained, found) == trained.params
+    assert set(step._without_other_classes(plain, trained, tuned)) == {"backbone"}
+    assert step._without_other_classes(named, trained, tuned) == trained.params
