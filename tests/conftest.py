@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import sys
 from importlib.metadata import version
 
 # 8 fake devices on 2 cores deadlock with one pool thread per core.
@@ -32,6 +33,14 @@ def pytest_addoption(parser):
 
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def search_path():
+    """What a test adds to where modules are looked for is taken away again."""
+    path = list(sys.path)
+    yield
+    sys.path[:] = path
 
 
 @pytest.fixture

@@ -44,7 +44,7 @@ def as_new(path: list[str]) -> None:
             del sys.modules[name]
     classes._digests.clear()
     classes._trusted.clear()
-    sys.path[:] = path
+    sys.path[:] = [folder for folder in path if "pytest-of-" not in folder]
 
 
 @pytest.fixture(autouse=True)
