@@ -1,4 +1,4 @@
-"""Eight fake CPU devices, strict rank promotion, fixed environment; before any backend starts."""
+"""Eight fake CPU devices, strict rank promotion, fixed environment."""
 
 import os
 import pathlib
@@ -22,6 +22,7 @@ jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 if cache := os.environ.get("JAX_COMPILATION_CACHE_DIR"):
     jax.config.update("jax_compilation_cache_dir", cache)
+jax.devices()  # the backend starts here, not with the number of devices that some test asks for
 
 
 def pytest_addoption(parser):
