@@ -97,6 +97,8 @@ class Method:
     warns."""
     sequence: ClassVar[int] = 1
     """Consecutive rows of a recording that the loss wants side by side (``data.sequence``)."""
+    inner: ClassVar[str | None] = None
+    """The field that holds the method which this one wraps."""
 
     # ------------------------------------------------------------------ the paper
 
@@ -189,14 +191,9 @@ class Method:
         return False
 
     @property
-    def inner(self) -> str | None:
-        """The field that holds the method which this one wraps."""
-        return None
-
-    @property
     def encoder_method(self) -> Method:
         """The method whose encoder this one trains: itself, or the innermost one it wraps."""
-        return self if self.inner is None else getattr(self, self.inner).encoder_method
+        return self
 
     @property
     def without_head(self) -> Method:
@@ -243,12 +240,67 @@ class Method:
 
     def portable(self) -> Self:
         """The same encoder without kernels that only one platform has."""
-        if self.inner is not None:
-            return dataclasses.replace(self, **{self.inner: getattr(self, self.inner).portable()})
         encoder: Any = getattr(self, "encoder", None)
         if not hasattr(encoder, "attention"):
             return self
         changes: dict[str, Any] = {"encoder": dataclasses.replace(encoder, attention="auto")}
+        return dataclasses.replace(self, **changes)
+
+
+class Wrapper(Method):
+    """A method around another, in its field ``inner``, which says what it does not say itself."""
+
+    @property
+    def wrapped(self) -> Method:
+        """The method in the field ``inner``."""
+        return getattr(self, str(self.inner))
+
+    def init(self, key: Array) -> PyTree:
+        return self.wrapped.init(key)
+
+    def encode(self, params: PyTree, batch: Batch) -> Features:
+        return self.wrapped.encode(params, batch)
+
+    def forward(self, params: PyTree, batch: Batch, rngs: Streams) -> Features:
+        return self.wrapped.forward(params, batch, rngs)
+
+    def with_spectrogram(self, batch: Batch) -> Batch:
+        return self.wrapped.with_spectrogram(batch)
+
+    @property
+    def branch_widths(self) -> tuple[int, ...]:
+        return self.wrapped.branch_widths
+
+    @property
+    def allows_gaps(self) -> bool:
+        return self.wrapped.allows_gaps
+
+    @property
+    def encoder_method(self) -> Method:
+        return self.wrapped.encoder_method
+
+    @property
+    def spectrogram_fill(self) -> float:
+        return self.wrapped.spectrogram_fill
+
+    @property
+    def frame_hop(self) -> float | None:
+        return self.wrapped.frame_hop
+
+    @property
+    def stacked_bins(self) -> Mapping[str, int]:
+        return self.wrapped.stacked_bins
+
+    def example_signals(
+        self, seconds: float | None = None, rate: float | None = None
+    ) -> tuple[SignalSpec, ...]:
+        return self.wrapped.example_signals(seconds, rate)
+
+    def finetune_defaults(self, pretraining: Experiment) -> Mapping[str, Any]:
+        return self.wrapped.finetune_defaults(pretraining)
+
+    def portable(self) -> Self:
+        changes: dict[str, Any] = {str(self.inner): self.wrapped.portable()}
         return dataclasses.replace(self, **changes)
 
 

@@ -313,6 +313,6 @@ def check_sources(experiment: Experiment) -> None:
     """As :func:`check_trained`, before anything is read or written: a source for every part."""
     into = [s.write for s in experiment.checkpoint.init_from if s.into == "target"]
     for part in experiment.method.trained_elsewhere:
-        check(any(part.startswith(write) for write in into), "checkpoint.init_from",
-              f"{experiment.name} needs the {part} of a run that trained it; give "
-              f"RUN,write={part},into=target")  # fmt: skip
+        given = any(write in ("", part) or part.startswith(f"{write}/") for write in into)
+        check(given, "checkpoint.init_from", f"{experiment.name} needs the {part} of a run that "
+              f"trained it; give RUN,write={part},into=target")  # fmt: skip

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from jfreq.export.runtime import by_time
 from jfreq.export.windows import Window, cut_window, grid_of_window
-from jfreq.method import Method
+from jfreq.method import Method, Wrapper
 from jfreq.ranges import Positive, checked
 from jfreq.types import Array, Batch, DataSpec, Features, Grid, InputError, PyTree, SignalSpec
 
@@ -28,15 +29,14 @@ def own_length(method: Method, data: DataSpec) -> Method:
 
 
 @checked
-class OwnLength(Method):
+class OwnLength(Wrapper):
     """``whole``, for batches whose ``length`` counts samples of another rate."""
+
+    inner: ClassVar[str] = "whole"
 
     whole: Method = Method()
     ratio: Positive = 1.0
     """Rate of the method's first signal over that of the batch's."""
-
-    def init(self, key: Array) -> PyTree:
-        return self.whole.init(key)
 
     def encode(self, params: PyTree, batch: Batch) -> Features:
         return self.whole.encode(params, self._own(batch))
@@ -51,7 +51,7 @@ class OwnLength(Method):
 
 
 @checked
-class AnyLength(Method):
+class AnyLength(Wrapper):
     """``whole`` with an ``encode`` that takes rows shorter or longer than its signals say.
 
     Shorter rows are padded to the window. Longer ones are read window by window, each giving
@@ -59,13 +59,9 @@ class AnyLength(Method):
     is the windows' mean, weighted by their valid tokens. Static shapes: runs under ``jit``.
     """
 
+    inner: ClassVar[str] = "whole"
+
     whole: Method = Method()
-
-    def init(self, key: Array) -> PyTree:
-        return self.whole.init(key)
-
-    def with_spectrogram(self, batch: Batch) -> Batch:
-        return self.whole.with_spectrogram(batch)
 
     def encode(self, params: PyTree, batch: Batch) -> Features:
         method, signals, first = self.whole, self.signals, self.signals[0]

@@ -30,7 +30,7 @@ from jfreq.nn.heads import trunc_normal
 from jfreq.nn.trunk import SpectrogramTrunk
 from jfreq.nn.vit import ViT
 from jfreq.ops import codebook
-from jfreq.ops.gather import restore_tokens, take_tokens
+from jfreq.ops.gather import restore_tokens, take_entries, take_tokens
 from jfreq.ops.patch import embed_patches
 from jfreq.ops.posemb import sincos_tokens
 from jfreq.ops.scale import unit
@@ -192,12 +192,12 @@ class BEATs(_Patches):
         mask = self.sample_mask(rngs("mask"), spec.shape[0])
         codes = self.tokenizer.tokenize(self, target["tokenizer"], spec, valid)
         logits = apply(_Model(self), params, spec, mask, valid, train=True, dropout=rngs("dropout"))
-        truth, inside = at(codes, mask.drop), at(counted, mask.drop)
+        truth, inside = take_entries(codes, mask.drop), take_entries(counted, mask.drop)
         terms = {
             "loss": losses.code_cross_entropy(logits, truth, valid=inside),
             "accuracy": losses.code_accuracy(logits, truth, valid=inside),
         }
-        return loss_of(terms, codebook.counts(codes, self.tokenizer.codes, valid=counted))
+        return loss_of(terms, codebook.counts(codes, self.tokenizer.codes, valid=counted), {})
 
     def reconstruct(self, params, batch: Batch, rngs: Streams) -> Reconstruction:
         """A mask alone: what is predicted are codes, not a spectrogram."""
@@ -307,7 +307,7 @@ def real_rows(batch: Batch, rows: int) -> Array:
     return batch.get("_mask", jnp.ones(rows))[:, None] > 0
 
 
-def loss_of(terms: Mapping[str, tuple[Array, Array]], counts: Array, aux: PyTree = {}) -> Loss:  # noqa: B006
+def loss_of(terms: Mapping[str, tuple[Array, Array]], counts: Array, aux: PyTree) -> Loss:
     """Sums and counts per clip ``[b]`` as a loss; ``counts`` ``[k]`` of the codes of the batch."""
     metrics: Metrics = {name: (jnp.sum(a), jnp.sum(b)) for name, (a, b) in terms.items()}
     total, count = metrics["loss"]
@@ -376,7 +376,7 @@ class _Model(nn.Module):
     def __call__(self, spec: Array, mask: Mask, valid: Array, *, train: bool = False) -> Array:
         """Logits ``[b m k]`` of the codes of the masked patches; ``valid`` ``[b n]``."""
         tokens = take_tokens(self.trunk.embed_under(spec, mask), mask.keep)
-        inside = at(valid, mask.keep)
+        inside = take_entries(valid, mask.keep)
         _, states, _ = self.trunk.encode(tokens, ids=mask.keep, valid=inside, train=train)
         hidden = jnp.zeros((*mask.drop.shape, states.shape[-1]), states.dtype)
         states = restore_tokens(jnp.concatenate([states, hidden], axis=1), mask.restore)
@@ -402,8 +402,3 @@ class _Distilled(Quantiser):
         ids = codebook.nearest(vectors, codes)
         chosen = codebook.straight_through(vectors, jnp.take(codes, ids, axis=0))
         return vectors, ids, self.estimator(chosen, valid, train=train)
-
-
-def at(x: Array, ids: Array) -> Array:
-    """Entries ``ids`` ``[b k]`` of every row of ``x`` ``[b n]``."""
-    return jnp.take_along_axis(x, ids, axis=1, mode="clip")

@@ -12,7 +12,16 @@ import optax
 
 from jfreq import augment
 from jfreq.config import check, replace
-from jfreq.method import Loss, Method, Streams, decided, encoder_params, summarise, window_spec
+from jfreq.method import (
+    Loss,
+    Method,
+    Streams,
+    Wrapper,
+    decided,
+    encoder_params,
+    summarise,
+    window_spec,
+)
 from jfreq.nn.apply import apply
 from jfreq.nn.heads import NormLinear
 from jfreq.ops.scale import pcm_to_float
@@ -170,29 +179,19 @@ class Supervised(Method):
     def scores(self) -> Literal["softmax", "sigmoid"]:
         return "sigmoid" if self.head.loss == "bce" else "softmax"
 
-    @property
-    def branch_widths(self) -> tuple[int, ...]:
-        return self.backbone.branch_widths
-
 
 @checked
-class Classify(Supervised):
+class Classify(Supervised, Wrapper):
     """A backbone of any method under a classifier."""
+
+    inner: ClassVar[str] = "backbone"
 
     backbone: Method = Method()
     head: Head = Head()
 
     @property
-    def inner(self) -> str:
-        return "backbone"
-
-    @property
     def without_head(self) -> Method:
         return self.backbone
-
-    @property
-    def allows_gaps(self) -> bool:
-        return self.backbone.allows_gaps
 
     def bind(self, spec: DataSpec) -> Self:
         backbone = self.backbone.bind(spec)
@@ -211,17 +210,6 @@ class Classify(Supervised):
 
     def calibrate(self, batch: Mapping[str, Any]) -> Self:
         return replace(self, backbone=self.backbone.calibrate(batch))
-
-    @property
-    def spectrogram_fill(self) -> float:
-        return self.backbone.spectrogram_fill
-
-    @property
-    def frame_hop(self) -> float | None:
-        return self.backbone.frame_hop
-
-    def example_signals(self, seconds: float | None = None, rate: float | None = None):
-        return self.backbone.example_signals(seconds, rate)
 
 
 def _loss(head: Head, logits: Array, labels: Array) -> Array:

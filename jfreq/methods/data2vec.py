@@ -22,7 +22,7 @@ from jfreq.nn.heads import torch_bias, torch_kernel
 from jfreq.nn.predict import ConvDecoder
 from jfreq.nn.vit import Layers, ViT
 from jfreq.nn.waveform import ConvFeatures, ConvPositions
-from jfreq.ops.gather import take_tokens
+from jfreq.ops.gather import take_entries, take_tokens
 from jfreq.ranges import Between, Count, Fraction, NonNegative, checked
 from jfreq.types import Array, Batch, DataSpec, Features, Grid, Mask, PyTree
 
@@ -110,7 +110,7 @@ class Data2Vec(TeacherMethod):
             self.net, params, wave, valid, mask, rngs("fill"), train=True, dropout=rngs("dropout")
         )
         truth = self.teacher_targets(target[self.teacher_part], local, valid)
-        signal = jnp.take_along_axis(each, mask.drop, axis=1)
+        signal = take_entries(each, mask.drop)
         error = losses.squared_error(pred, gather_per_clone(truth, mask.drop), valid=signal)
         found = summarise({"loss": error.reshape(rows, clones).mean(axis=1)}, batch)
         spread = collapse_metrics(
@@ -237,7 +237,7 @@ class ContextEncoder(nn.Module):
         x, valid = (jnp.repeat(y, clones, axis=0) for y in (local, valid))
         x = jnp.where(mask.is_masked[..., None], 0.0, x)
         x = take_tokens(x + positions(x, valid=valid), mask.keep)
-        valid = jnp.take_along_axis(valid, mask.keep, axis=1)
+        valid = take_entries(valid, mask.keep)
         x, states = encoder(
             x, grid=cfg.grid, ids=mask.keep, valid=valid, layers=layers, train=train
         )

@@ -31,7 +31,7 @@ from jfreq.nn.apply import apply
 from jfreq.nn.heads import trunc_normal
 from jfreq.nn.sblu import AaPE, AliasBranch
 from jfreq.nn.vit import SIZES, ViT
-from jfreq.ops.gather import restore_tokens, take_tokens
+from jfreq.ops.gather import restore_tokens, take_entries, take_tokens
 from jfreq.ops.patch import unpatchify
 from jfreq.ops.posemb import sincos_tokens
 from jfreq.ranges import Between, checked
@@ -117,7 +117,7 @@ class MAE(SpectraMethod):
         for name, plane in self.planes.items():
             ids = drop[name].drop
             truth = take_tokens(patches[name], ids)
-            counts = jnp.take_along_axis(valid[name], ids, axis=1)
+            counts = take_entries(valid[name], ids)
             cells = cell_weights(plane, plane.tokens, plane.real_cells(plane.tokens))
             weight = jnp.asarray(cells)[ids] * counts[..., None]
             if self.norm_patch:
@@ -301,7 +301,7 @@ class _Net(nn.Module):
         visible = {name: ~drop[name].is_masked for name in drop}
         tokens = self.trunk.embed(patches, valid, visible)
         left = [take_tokens(tokens[name], drop[name].keep) for name in self.cfg.planes]
-        seen = [jnp.take_along_axis(valid[name], drop[name].keep, axis=1)
+        seen = [take_entries(valid[name], drop[name].keep)
                 for name in self.cfg.planes]  # fmt: skip
         left, seen = jnp.concatenate(left, axis=1), jnp.concatenate(seen, axis=1)
         states, _ = self.trunk.encode(left, seen, train=train)

@@ -10,27 +10,29 @@ the budgets of the sensors.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jfreq.config import Experiment, check, replace
+from jfreq.config import check, replace
 from jfreq.masks import prior
-from jfreq.method import Loss, Method, Streams
+from jfreq.method import Loss, Streams, Wrapper
 from jfreq.methods.common.sensor_spectra import Place, Spectra, inside_tokens, spectra
 from jfreq.methods.freqmae import FreqMAE
 from jfreq.methods.mae import MAE, Masks
 from jfreq.ranges import Count, Positive, Probability, checked
-from jfreq.types import Array, Batch, DataSpec, Features, PyTree, Reconstruction, SignalSpec
+from jfreq.types import Array, Batch, DataSpec, Reconstruction
 
 
 @checked
-class PhyMask(Method):
+class PhyMask(Wrapper):
     """A masked autoencoder under masks that follow energy and coherence. On an :class:`MAE` masked
     tokens are dropped, so high ratios save time and memory; :class:`FreqMAE` sees every place and
     saves nothing. Only the abstract of the paper is public; these rules are our reading."""
+
+    inner: ClassVar[str] = "trunk"
 
     trunk: MAE | FreqMAE = MAE(mask_ratio=0.9)
     """Its ``mask_ratio`` is the share masked; published: up to 0.96."""
@@ -67,10 +69,6 @@ class PhyMask(Method):
                 for name in self.trunk.planes:
                     check(bool(self.partners(name)), "method.coherence",
                           f"no other sensor has the rate of {name!r}; use 'frames'")  # fmt: skip
-
-    @property
-    def allows_gaps(self) -> bool:
-        return self.trunk.allows_gaps
 
     def bind(self, spec: DataSpec) -> Self:
         trunk = self.trunk.bind(spec)
@@ -113,9 +111,6 @@ class PhyMask(Method):
 
     # ------------------------------------------------------------------ the paper
 
-    def init(self, key: Array) -> PyTree:
-        return self.trunk.init(key)
-
     def loss(self, params, target, batch: Batch, rngs: Streams, step) -> Loss:
         """The trunk's, under these masks."""
         del target
@@ -123,39 +118,11 @@ class PhyMask(Method):
         masks: Any = self.trunk.of_units(chosen(self, rngs("mask"), found, step))
         return self.trunk.loss_under(params, batch, found, masks, rngs)
 
-    def encode(self, params, batch: Batch) -> Features:
-        return self.trunk.encode(params, batch)
-
-    def forward(self, params, batch: Batch, rngs: Streams) -> Features:
-        return self.trunk.forward(params, batch, rngs)
-
     def reconstruct(self, params, batch: Batch, rngs: Streams) -> Reconstruction:
         """Under a mask as at the end of training."""
         found = spectra(self.trunk, batch)
         masks: Any = self.trunk.of_units(chosen(self, rngs("mask"), found, self.anneal_steps))
         return self.trunk.reconstruct_under(params, found, masks)
-
-    # ------------------------------------------------------------------ what others ask
-
-    @property
-    def inner(self) -> str:
-        return "trunk"
-
-    @property
-    def frame_hop(self) -> float | None:
-        return self.trunk.frame_hop
-
-    @property
-    def stacked_bins(self) -> Mapping[str, int]:
-        return self.trunk.stacked_bins
-
-    def example_signals(
-        self, seconds: float | None = None, rate: float | None = None
-    ) -> tuple[SignalSpec, ...]:
-        return self.trunk.example_signals(seconds, rate)
-
-    def finetune_defaults(self, pretraining: Experiment) -> Mapping[str, Any]:
-        return self.trunk.finetune_defaults(pretraining)
 
 
 # ------------------------------------------------------------------ the prior

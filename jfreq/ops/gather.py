@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import jax.numpy as jnp
-from jaxtyping import Array, Int, Num
+from jaxtyping import Array, Bool, Int, Num
 
 
 def take_tokens(x: Num[Array, "b n d"], ids: Int[Array, "b k"]) -> Num[Array, "b k d"]:
@@ -16,6 +16,14 @@ def take_tokens(x: Num[Array, "b n d"], ids: Int[Array, "b k"]) -> Num[Array, "b
     Ids must lie in ``[0, n)``; others are clamped to the nearest end.
     """
     return jnp.take_along_axis(x, ids[:, :, None], axis=1, mode="clip")
+
+
+def take_entries(x: Num[Array, "b n"] | Bool[Array, "b n"], ids: Int[Array, "b k"]) -> Array:
+    """Entry ``ids[b, i]`` of every row: ``[b n]``, ``[b k]`` to ``[b k]``.
+
+    Ids as in :func:`take_tokens`.
+    """
+    return jnp.take_along_axis(x, ids, axis=1, mode="clip")
 
 
 def restore_tokens(x: Num[Array, "b n d"], restore: Int[Array, "b n"]) -> Num[Array, "b n d"]:

@@ -19,23 +19,56 @@ from jfreq.types import Array, Batch, DataSpec, Features, Grid, PyTree, SignalSp
 
 
 @checked
-class RawSensorMethod(Method):
-    """Which sensors are read, how they are levelled, and the encoder.
-
-    By itself it is the encoder alone, parameters ``encoder``.
-    """
+class SensorMethod(Method):
+    """Which sensors are read and how they are levelled."""
 
     modalities: tuple[str, ...] | None = None
-    """Sensors to read, in order; None: all of them."""
+    """Sensors to read, in order; None: all of them. Whether their rates may differ is the
+    encoder's affair."""
     standardise: Literal["data", "clip", "none"] = "data"
     """``data``: every channel by mean and deviation of the training rows, so that gravity and
     level stay visible; ``clip``: every clip and channel by its own, for sensors whose gain is
     unknown; ``none``: as stored."""
-    encoder: STF | Conv1d | DeepSense = STF()
 
     def __post_init__(self):
         check(self.modalities is None or len(self.modalities) > 0, "method.modalities",
               "name one sensor or more")  # fmt: skip
+
+    def bind(self, spec: DataSpec) -> Self:
+        """Takes the sensors from the data; ``InputError`` where one is missing or does not fit."""
+        return replace(self, **self.sensors_of(spec))
+
+    def sensors_of(self, spec: DataSpec) -> dict[str, Any]:
+        """The fields ``modalities`` and ``signals`` for this data."""
+        names = self.modalities or tuple(s.name for s in spec.signals)
+        signals = self.signals or tuple(spec.signal(name) for name in names)
+        return {"modalities": names, "signals": signals}
+
+    def example_signals(
+        self, seconds: float | None = None, rate: float | None = None
+    ) -> tuple[SignalSpec, ...]:
+        """Windows of motion, 10.24 s at 50 Hz, of three axes each."""
+        rate = 50.0 if rate is None else rate
+        samples = round((10.24 if seconds is None else seconds) * rate)
+        return tuple(
+            SignalSpec(name, rate, samples, 3, mean=(0.0,) * 3, std=(1.0,) * 3)
+            for name in self.modalities or ("acc", "gyro")
+        )
+
+    def finetune_defaults(self, pretraining: Experiment) -> Mapping[str, Any]:
+        """Encoders of sensors are trained all alike, without augmentation."""
+        decay = pretraining.optim.decay
+        return {"optim__lr": 1e-3, "optim__decay": decay, "steps": 600, "batch": 64}
+
+
+@checked
+class RawSensorMethod(SensorMethod):
+    """An encoder of raw sensors; by itself it is the encoder alone, parameters ``encoder``."""
+
+    encoder: STF | Conv1d | DeepSense = STF()
+
+    def __post_init__(self):
+        super().__post_init__()
         if self.signals:
             self.encoder.check(self.signals)
 
@@ -43,12 +76,6 @@ class RawSensorMethod(Method):
     def grid(self) -> Grid:
         """Token lattice of a bound method."""
         return self.encoder.grid(self.signals[0].samples)
-
-    def bind(self, spec: DataSpec) -> Self:
-        """Takes the sensors from the data; ``InputError`` where one is missing or does not fit."""
-        names = self.modalities or tuple(s.name for s in spec.signals)
-        signals = self.signals or tuple(spec.signal(name) for name in names)
-        return replace(self, modalities=names, signals=signals)
 
     # ------------------------------------------------------------------ the encoder
 
@@ -85,33 +112,6 @@ class RawSensorMethod(Method):
 
     def forward(self, params: PyTree, batch: Batch, rngs: Streams) -> Features:
         return self.features(params["encoder"], batch, rngs("dropout"))
-
-    # ------------------------------------------------------------------ what others ask
-
-    def example_signals(
-        self, seconds: float | None = None, rate: float | None = None
-    ) -> tuple[SignalSpec, ...]:
-        return example_sensors(self.modalities, seconds, rate)
-
-    def finetune_defaults(self, pretraining: Experiment) -> Mapping[str, Any]:
-        return sensor_finetune_defaults(pretraining)
-
-
-def example_sensors(
-    names: tuple[str, ...] | None, seconds: float | None, rate: float | None
-) -> tuple[SignalSpec, ...]:
-    """Windows of motion, 10.24 s at 50 Hz, of three axes each."""
-    rate = 50.0 if rate is None else rate
-    samples = round((10.24 if seconds is None else seconds) * rate)
-    return tuple(
-        SignalSpec(name, rate, samples, 3, mean=(0.0,) * 3, std=(1.0,) * 3)
-        for name in names or ("acc", "gyro")
-    )
-
-
-def sensor_finetune_defaults(pretraining: Experiment) -> Mapping[str, Any]:
-    """Encoders of sensors are trained all alike, without augmentation."""
-    return {"optim__lr": 1e-3, "optim__decay": pretraining.optim.decay, "steps": 600, "batch": 64}
 
 
 def sensors(

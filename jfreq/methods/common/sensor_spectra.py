@@ -10,15 +10,15 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jfreq.config import Experiment, check, replace
-from jfreq.method import Method, decided
-from jfreq.methods.common.raw_sensors import example_sensors, sensor_finetune_defaults, sensors
+from jfreq.config import check, replace
+from jfreq.method import decided
+from jfreq.methods.common.raw_sensors import SensorMethod, sensors
 from jfreq.nn.spectrum import Spectrum
 from jfreq.ops import scale
 from jfreq.ops.patch import patchify, unpatchify
@@ -108,13 +108,10 @@ class Place:
 
 
 @checked
-class SpectraMethod(Method):
-    """Which sensors are read, their spectra and patches; open fields (None) are decided by data."""
+class SpectraMethod(SensorMethod):
+    """Spectra and patches of sensors, whose rates may differ; open fields (None) are decided by
+    data."""
 
-    modalities: tuple[str, ...] | None = None
-    """Sensors to read, in order; None: all of them. Their rates may differ."""
-    standardise: Literal["data", "clip", "none"] = "data"
-    """As in methods on raw series: by the training rows, by each clip, or as stored."""
     frontend: Spectrum = Spectrum()
     patch_frames: Count = 1
     patch_bins: tuple[Count, ...] | None = None
@@ -124,8 +121,7 @@ class SpectraMethod(Method):
     """Mean and deviation of each sensor's log magnitudes; None: measured before training."""
 
     def __post_init__(self):
-        check(self.modalities is None or len(self.modalities) > 0, "method.modalities",
-              "name one sensor or more")  # fmt: skip
+        super().__post_init__()
         check(self.patch_bins is None or len(self.patch_bins) > 0, "method.patch_bins",
               "name one size or more")  # fmt: skip
         if self.bound:
@@ -143,8 +139,8 @@ class SpectraMethod(Method):
     def bind(self, spec: DataSpec) -> Self:
         """Takes the sensors from the data and decides intervals and patches; ``InputError`` where
         a sensor is missing, silent in all training rows, or does not fit."""
-        names = self.modalities or tuple(s.name for s in spec.signals)
-        signals = self.signals or tuple(spec.signal(name) for name in names)
+        found = self.sensors_of(spec)
+        signals = found["signals"]
         for s in signals:
             silent = bool(s.mean) and not any(s.mean) and set(s.std) == {1.0}
             check(not silent, "data", f"{s.name!r} is zero in every training row: leave it out "
@@ -155,7 +151,7 @@ class SpectraMethod(Method):
             bins = tuple(-(-frontend.shape(s)[1] // BANDS) for s in signals)
         elif len(bins) == 1:
             bins = bins * len(signals)
-        return replace(self, modalities=names, signals=signals, frontend=frontend, patch_bins=bins)
+        return replace(self, **found, frontend=frontend, patch_bins=bins)
 
     def unbind(self) -> Self:
         return replace(super().unbind(), levels=None)
@@ -220,14 +216,6 @@ class SpectraMethod(Method):
     @property
     def stacked_bins(self) -> Mapping[str, int]:
         return {name: plane.bins for name, plane in self.planes.items()}
-
-    def example_signals(
-        self, seconds: float | None = None, rate: float | None = None
-    ) -> tuple[SignalSpec, ...]:
-        return example_sensors(self.modalities, seconds, rate)
-
-    def finetune_defaults(self, pretraining: Experiment) -> Mapping[str, Any]:
-        return sensor_finetune_defaults(pretraining)
 
 
 def spectra(
