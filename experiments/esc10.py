@@ -77,7 +77,7 @@ def table(scores: dict, metric: str = "accuracy") -> list[str]:
 
 def minutes(runs: Path) -> list[float]:
     """Wall-clock minutes of the steps of each run."""
-    from jfreq.report.metrics import read_metrics
+    from jfreq.monitoring.metrics import read_metrics
 
     found = []
     for fold in FOLDS:
@@ -89,7 +89,7 @@ def minutes(runs: Path) -> list[float]:
 
 
 def main() -> None:
-    from jfreq.report import machine
+    from jfreq.monitoring import machine
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--shards", type=Path, default=Path("shards/esc10"))

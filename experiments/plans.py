@@ -44,7 +44,7 @@ def page(title: str, options: str) -> str:
 
 
 def main() -> None:
-    from jfreq.report import machine
+    from jfreq.monitoring import machine
 
     versions = ", ".join(f"{p} {machine.version(p)}" for p in ("jax", "libtpu", "flax"))
     pages = [page(*plan) for plan in PLANS.items()]

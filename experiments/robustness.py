@@ -129,7 +129,7 @@ def page(suites: list[dict[str, Any]], jobs: list[dict[str, Any]], made: str) ->
 
 def main() -> None:
     from jfreq.files import write_atomically, write_json
-    from jfreq.report import machine
+    from jfreq.monitoring import machine
 
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--kills", type=int, help="of the training; of the other jobs a third")

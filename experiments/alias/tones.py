@@ -115,7 +115,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     args = parser.parse_args()
     from jfreq.data.records import open_shards
-    from jfreq.report import machine
+    from jfreq.monitoring import machine
 
     facts = machine.facts()
     text = [

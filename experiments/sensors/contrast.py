@@ -165,7 +165,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=None)
     args = parser.parse_args()
     from jfreq.evaluate.plot import curves
-    from jfreq.report import machine
+    from jfreq.monitoring import machine
 
     found: dict[tuple[str, str], list] = {}
     for name in args.probes:

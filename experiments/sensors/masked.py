@@ -85,7 +85,7 @@ def over_time(where: str, method: str, args) -> list[tuple[float, float]]:
     from jfreq.checkpoint import load_run
     from jfreq.data.records import open_shards
     from jfreq.evaluate.protocols import probe
-    from jfreq.report.metrics import read_metrics
+    from jfreq.monitoring.metrics import read_metrics
 
     _, folder = pretrained(where, method, 0, args)
     path = folder / "over_time.json"
@@ -197,7 +197,7 @@ def main() -> None:
     parser.add_argument("--over-time", action="store_true", help="also probe every checkpoint")
     parser.add_argument("--finished", action="store_true", help="only show what is there")
     args = parser.parse_args()
-    from jfreq.report import machine
+    from jfreq.monitoring import machine
 
     found: dict[str, list] = {}
     for seed in args.seeds:  # all methods get a training before any gets its second

@@ -114,7 +114,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/masked"))
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
     args = parser.parse_args()
-    from jfreq.report import machine
+    from jfreq.monitoring import machine
 
     values = {
         mask: [measured(mask, seed, args) for seed in args.seeds] for mask in MASKS

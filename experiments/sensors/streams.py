@@ -149,7 +149,7 @@ def main() -> None:
     )
     args = parser.parse_args()
     args.changes = {} if args.steps is None else {"steps": args.steps}
-    from jfreq.report import machine
+    from jfreq.monitoring import machine
 
     facts = machine.facts()
     found = {"HAPT": hapt(args), "Seismic records": seismic(args)}

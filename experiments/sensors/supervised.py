@@ -88,7 +88,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=None)
     args = parser.parse_args()
-    from jfreq.report import machine
+    from jfreq.monitoring import machine
 
     facts = machine.facts()
     text = [

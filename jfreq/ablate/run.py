@@ -15,8 +15,8 @@ from jfreq.config import check, replace
 from jfreq.evaluate import protocols
 from jfreq.evaluate.tasks import ABLATION, check_classes
 from jfreq.files import local_path, read_json, write_json
-from jfreq.report import machine
-from jfreq.report.metrics import read_metrics
+from jfreq.monitoring import machine
+from jfreq.monitoring.metrics import read_metrics
 from jfreq.train import Stopped, train
 from jfreq.types import InputError
 

@@ -257,7 +257,7 @@ def _columns(names: Sequence[str], width: int = 100) -> str:
 def bars() -> Callable[[str, int, int], None]:
     """Shows a job of several parts: ``show(part, done, total)``; ten lines each off a terminal."""
     from jfreq import distributed
-    from jfreq.report.progress import Progress
+    from jfreq.monitoring.progress import Progress
 
     bars: dict[str, tuple[Progress, int]] = {}
 

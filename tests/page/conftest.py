@@ -14,9 +14,9 @@ from jfreq.ablate.table import summarise
 from jfreq.config import replace
 from jfreq.data.prepare import prepare
 from jfreq.data.records import open_shards
+from jfreq.monitoring.metrics import MetricsWriter
 from jfreq.nn.series import Conv1d
 from jfreq.nn.vit import ViT
-from jfreq.report.metrics import MetricsWriter
 from jfreq.state import State
 
 VOID = {"meta", "link", "img", "br", "hr", "input"}
