@@ -77,7 +77,7 @@ def table(scores: dict, metric: str = "accuracy") -> list[str]:
 
 def minutes(runs: Path) -> list[float]:
     """Wall-clock minutes of the steps of each run."""
-    from jfreq.monitoring.metrics import read_metrics
+    from jfreq.monitoring.metrics_writer import read_metrics
 
     found = []
     for fold in FOLDS:
@@ -89,7 +89,7 @@ def minutes(runs: Path) -> list[float]:
 
 
 def main() -> None:
-    from jfreq.monitoring import machine
+    from jfreq.monitoring import provenance
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--shards", type=Path, default=Path("shards/esc10"))
@@ -99,7 +99,7 @@ def main() -> None:
     pretrain(args.shards, args.runs)
     scores = probe(args.shards, args.runs)
     spent = minutes(args.runs)
-    commit = machine.commit()
+    commit = provenance.commit()
     text = [
         "# ESC-10: frozen SSAST after a small pre-training",
         "",

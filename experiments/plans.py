@@ -44,11 +44,11 @@ def page(title: str, options: str) -> str:
 
 
 def main() -> None:
-    from jfreq.monitoring import machine
+    from jfreq.monitoring import provenance
 
-    versions = ", ".join(f"{p} {machine.version(p)}" for p in ("jax", "libtpu", "flax"))
+    versions = ", ".join(f"{p} {provenance.version(p)}" for p in ("jax", "libtpu", "flax"))
     pages = [page(*plan) for plan in PLANS.items()]
-    text = "\n".join([HEAD, *pages, f"{versions}; commit {machine.commit()}."])
+    text = "\n".join([HEAD, *pages, f"{versions}; commit {provenance.commit()}."])
     (RESULTS / "plans.md").write_text(text + "\n")
 
 

@@ -129,15 +129,15 @@ def page(suites: list[dict[str, Any]], jobs: list[dict[str, Any]], made: str) ->
 
 def main() -> None:
     from jfreq.files import write_atomically, write_json
-    from jfreq.monitoring import machine
+    from jfreq.monitoring import provenance
 
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--kills", type=int, help="of the training; of the other jobs a third")
     args = parser.parse_args()
     suites, jobs = [run(suite) for suite in SUITES], soaked(args.kills)
-    facts = machine.facts()
+    facts = provenance.facts()
     write_json(RESULTS.with_suffix(".json"), {**facts, "suites": suites, "jobs": jobs})
-    text = page(suites, jobs, machine.sentence(facts))
+    text = page(suites, jobs, provenance.sentence(facts))
     write_atomically(RESULTS.with_suffix(".md"), lambda file: file.write(text.encode()))
     if not all(part["good"] for part in [*suites, *jobs]):
         raise SystemExit(1)

@@ -94,7 +94,7 @@ def digests(folder: Path) -> dict[str, str]:
 def parameters(run: Path) -> dict[str, str]:
     """A digest of every parameter of the last checkpoint, and the metrics that do not say when."""
     from jfreq import checkpoint, trees
-    from jfreq.monitoring.metrics import read_metrics
+    from jfreq.monitoring.metrics_writer import read_metrics
 
     leaves = trees.flatten(checkpoint.load_run(run).params)
     found = {
@@ -303,10 +303,10 @@ def line_of(outcome: Outcome) -> str:
 def write(out: Path, found: list[Outcome]) -> None:
     """The outcomes as JSON and as a table in Markdown."""
     from jfreq.files import write_atomically, write_json
-    from jfreq.monitoring import machine
+    from jfreq.monitoring import provenance
 
     rows = [outcome._asdict() for outcome in found]
-    write_json(out.with_suffix(".json"), {**machine.facts(), "jobs": rows})
+    write_json(out.with_suffix(".json"), {**provenance.facts(), "jobs": rows})
     lines = ["| job | kills | inside a checkpoint's write | equal | left behind |",
              "|---|---|---|---|---|"]  # fmt: skip
     for o in found:

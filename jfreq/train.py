@@ -20,9 +20,9 @@ from jfreq.config import Experiment, check, to_dict
 from jfreq.data.folds import undivided
 from jfreq.files import local_path, write_json
 from jfreq.method import Method
-from jfreq.monitoring.meter import Meter, describe, summary
-from jfreq.monitoring.metrics import MetricsWriter
+from jfreq.monitoring.metrics_writer import MetricsWriter
 from jfreq.monitoring.progress import Progress
+from jfreq.monitoring.throughput import Meter, describe, summary
 from jfreq.state import Trained
 from jfreq.step import Setup, Sources, compile_step, first_state, prepare, run_key
 from jfreq.types import Batch, PyTree

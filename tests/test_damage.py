@@ -20,8 +20,8 @@ import pytest
 
 from jfreq import checkpoint, step
 from jfreq.config import Mesh, replace, to_dict
-from jfreq.monitoring.metrics import FILE as METRICS
-from jfreq.monitoring.metrics import MetricsWriter, read_metrics, unreadable
+from jfreq.monitoring.metrics_writer import FILE as METRICS
+from jfreq.monitoring.metrics_writer import MetricsWriter, read_metrics, unreadable
 from jfreq.state import State
 from jfreq.train import _run as resume_with
 from jfreq.types import InputError

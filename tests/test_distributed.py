@@ -9,7 +9,7 @@ import pytest
 
 from jfreq import distributed
 from jfreq.config import Mesh, replace, to_dict
-from jfreq.monitoring.metrics import read_metrics
+from jfreq.monitoring.metrics_writer import read_metrics
 from jfreq.testing import finish_processes, start_processes
 from jfreq.train import train
 from jfreq.types import InputError

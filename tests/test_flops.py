@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jfreq import flops
+from jfreq.monitoring import flops
 from jfreq.nn.vit import ViT
 from jfreq.types import Grid
 

@@ -19,7 +19,7 @@ import pytest
 from jfreq import checkpoint, step, trees
 from jfreq.config import Mesh, Source, replace, to_dict
 from jfreq.method import Method, summarise
-from jfreq.monitoring.metrics import read_metrics
+from jfreq.monitoring.metrics_writer import read_metrics
 from jfreq.train import Feed, NotFinite, fallen, train
 from jfreq.types import InputError
 

@@ -115,14 +115,14 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     args = parser.parse_args()
     from jfreq.data.records import open_shards
-    from jfreq.monitoring import machine
+    from jfreq.monitoring import provenance
 
-    facts = machine.facts()
+    facts = provenance.facts()
     text = [
         "# Untrained tokens on synthetic tones",
         "",
         "Accuracy of a ridge probe of pooled tokens, six classes (chance .167), mean of five folds. "
-        f"Intervals: 95 %, Student t over {args.seeds} draws of weights. {machine.sentence(facts)}.",
+        f"Intervals: 95 %, Student t over {args.seeds} draws of weights. {provenance.sentence(facts)}.",
         "",
     ]
     body: dict[str, Any] = {"machine": facts}

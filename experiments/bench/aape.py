@@ -18,11 +18,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jfreq import flops, methods, recipes
+from jfreq import methods, recipes
 from jfreq.config import Experiment, replace
 from jfreq.data import synthetic
 from jfreq.methods.aasp import AaSP
 from jfreq.methods.eat import EAT
+from jfreq.monitoring import flops
 from jfreq.nn.trunk import SpectrogramTrunk
 from jfreq.ops import sblu
 from jfreq.step import make_step

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jfreq.files import write_atomically
-from jfreq.monitoring.machine import facts
+from jfreq.monitoring.provenance import facts
 from jfreq.types import InputError
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"

@@ -165,7 +165,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=None)
     args = parser.parse_args()
     from jfreq.evaluate.plot import curves
-    from jfreq.monitoring import machine
+    from jfreq.monitoring import provenance
 
     found: dict[tuple[str, str], list] = {}
     for name in args.probes:
@@ -177,14 +177,14 @@ def main() -> None:
         wanted = tuple(map(float, shares.split(","))) if shares else FRACTIONS
         tunings[encoder] = tuned(encoder, wanted, args)
 
-    facts = machine.facts()
+    facts = provenance.facts()
     text = [
         "# HAPT, contrast without labels",
         "",
         "STF-CSL, pre-trained on all windows of 2.56 s of 21 subjects, tested on 9 others, 6 activities. "
         "Intervals are 95 %: over pre-trainings (Student t) where there are several, else over test rows; "
         "curves over 3 draws of the labels; fine-tuning over 3 trainings, each with its own seed and draw. "
-        f"{machine.sentence(facts)}.",
+        f"{provenance.sentence(facts)}.",
         "",
         *probe_tables(found),
     ]

@@ -85,7 +85,7 @@ def over_time(where: str, method: str, args) -> list[tuple[float, float]]:
     from jfreq.checkpoint import load_run
     from jfreq.data.records import open_shards
     from jfreq.evaluate.protocols import probe
-    from jfreq.monitoring.metrics import read_metrics
+    from jfreq.monitoring.metrics_writer import read_metrics
 
     _, folder = pretrained(where, method, 0, args)
     path = folder / "over_time.json"
@@ -197,7 +197,7 @@ def main() -> None:
     parser.add_argument("--over-time", action="store_true", help="also probe every checkpoint")
     parser.add_argument("--finished", action="store_true", help="only show what is there")
     args = parser.parse_args()
-    from jfreq.monitoring import machine
+    from jfreq.monitoring import provenance
 
     found: dict[str, list] = {}
     for seed in args.seeds:  # all methods get a training before any gets its second
@@ -206,14 +206,14 @@ def main() -> None:
             if not args.finished or (folder / "probes.json").exists():
                 found.setdefault(method, []).append(probed(args.set, method, seed, args))
     tuned = supervised(args.set, args, args.supervised) if args.supervised else None
-    facts = machine.facts()
+    facts = provenance.facts()
     baseline = next((r[0] for m, r in found.items() if m == "FreqMAE"), None)
     text = [
         f"# {'HAPT' if args.set == 'hapt' else 'Machines (synthetic)'}: masked autoencoders",
         "",
         f"{METRIC} on the test fold. Intervals are 95 %: Student t over pre-trainings where there "
         "are several (each with its own seed), else over test rows. "
-        f"{machine.sentence(facts)}.",
+        f"{provenance.sentence(facts)}.",
         "",
         *table(found, baseline, tuned),
     ]

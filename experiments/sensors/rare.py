@@ -114,7 +114,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/masked"))
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
     args = parser.parse_args()
-    from jfreq.monitoring import machine
+    from jfreq.monitoring import provenance
 
     values = {
         mask: [measured(mask, seed, args) for seed in args.seeds] for mask in MASKS
@@ -124,13 +124,13 @@ def main() -> None:
          *(spread([run[name] for run in runs]) for name in ("recall", "macro_f1", "seen"))]
         for mask, runs in values.items()
     ]  # fmt: skip
-    facts = machine.facts()
+    facts = provenance.facts()
     text = [
         "# A rare class under masks that follow energy (synthetic machines)",
         "",
         f"{COMMON['steps']} updates, 90 % masked, {RARE} is 2 % of the windows that encoders pre-train "
         f"on; probes learn from {100 * LABELS:g} % of the labels of a balanced set (mean of 5 draws). "
-        f"Intervals: 95 %, Student t over pre-trainings. {machine.sentence(facts)}.",
+        f"Intervals: 95 %, Student t over pre-trainings. {provenance.sentence(facts)}.",
         "",
         *markdown(["masks", "trainings", f"recall of {RARE}", "macro F1", "energy seen"], rows),
     ]

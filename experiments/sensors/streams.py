@@ -149,16 +149,16 @@ def main() -> None:
     )
     args = parser.parse_args()
     args.changes = {} if args.steps is None else {"steps": args.steps}
-    from jfreq.monitoring import machine
+    from jfreq.monitoring import provenance
 
-    facts = machine.facts()
+    facts = provenance.facts()
     found = {"HAPT": hapt(args), "Seismic records": seismic(args)}
     text = [
         "# LTFC, its streams alone and fused",
         "",
         "Mean and 95 % Student-t interval, on HAPT over pre-trainings, on seismic records over station-disjoint "
         f"folds (one pre-training each), {args.steps or 400} updates of pre-training. Same test rows for all "
-        f"rows of a table. {machine.sentence(facts)}.",
+        f"rows of a table. {provenance.sentence(facts)}.",
         "",
     ]
     for name, protocols in found.items():

@@ -88,15 +88,15 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=None)
     args = parser.parse_args()
-    from jfreq.monitoring import machine
+    from jfreq.monitoring import provenance
 
-    facts = machine.facts()
+    facts = provenance.facts()
     text = [
         "# HAPT, supervised",
         "",
         "Official split, 21 training and 9 test subjects, windows of 2.56 s. Mean over trainings "
         "with different seeds, 95 % Student-t interval over them: it holds what a seed changes, not "
-        f"what other subjects would. {machine.sentence(facts)}.",
+        f"what other subjects would. {provenance.sentence(facts)}.",
         "",
     ]
     results = {}

@@ -15,8 +15,8 @@ from jfreq.config import check, replace
 from jfreq.evaluate import protocols
 from jfreq.evaluate.tasks import ABLATION, check_classes
 from jfreq.files import local_path, read_json, write_json
-from jfreq.monitoring import machine
-from jfreq.monitoring.metrics import read_metrics
+from jfreq.monitoring import provenance
+from jfreq.monitoring.metrics_writer import read_metrics
 from jfreq.train import Stopped, train
 from jfreq.types import InputError
 
@@ -86,7 +86,7 @@ def run(
 
 def _place() -> dict[str, Any]:
     """The machine; every row has its own commit, because a grid may take days and machines."""
-    return {name: value for name, value in machine.facts().items() if name != "commit"}
+    return {name: value for name, value in provenance.facts().items() if name != "commit"}
 
 
 def _train(
@@ -97,7 +97,7 @@ def _train(
     row: dict[str, Any] = {
         "name": cell.name, "levels": cell.levels, "changes": cell.changes,
         "seed": replicate.seed, "fold": replicate.fold, "run": folder,
-        "commit": machine.commit(),
+        "commit": provenance.commit(),
     }  # fmt: skip
     began = time.monotonic()
     try:

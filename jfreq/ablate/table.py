@@ -13,7 +13,7 @@ import numpy as np
 
 from jfreq.ablate.grid import Ablation
 from jfreq.evaluate.metrics import interval_of
-from jfreq.monitoring.machine import sentence
+from jfreq.monitoring.provenance import sentence
 
 FEWEST = 3
 """Trainings below which nothing is said of a difference."""

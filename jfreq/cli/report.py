@@ -26,6 +26,6 @@ def report(
         rows: most rows for the quick probe; 0 for none.
         out: the page; by default report.html in the folder.
     """
-    from jfreq.page import write_page
+    from jfreq.report import write_page
 
     print(write_page(folder, data=data, rows=rows, out=out, progress=bars()))

@@ -11,10 +11,11 @@ from typing import Any
 
 import jax
 
-from jfreq import flops, methods, sharding, step, trees
+from jfreq import methods, sharding, step, trees
 from jfreq.config import Experiment, check, replace
 from jfreq.data.pipeline import batch_spec
 from jfreq.data.schema import ShardsInfo
+from jfreq.monitoring import flops
 from jfreq.plan import collectives, hlo
 from jfreq.plan import topology as places
 from jfreq.plan.collectives import Collective

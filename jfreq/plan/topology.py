@@ -11,8 +11,9 @@ from typing import Any
 
 import jax
 
-from jfreq import flops, sharding
+from jfreq import sharding
 from jfreq.config import Mesh, close_match
+from jfreq.monitoring import flops
 from jfreq.types import InputError
 
 LIBTPU = "libtpu==0.0.42.1"
@@ -26,7 +27,7 @@ class Hardware:
     name: str
     platform: str
     kind: str = ""
-    """What :data:`jfreq.flops.PEAK_TFLOPS` calls it."""
+    """What :data:`jfreq.monitoring.flops.PEAK_TFLOPS` calls it."""
     memory: float = 0.0
     bandwidth: float = 0.0
     """Of that memory, bytes/s."""

@@ -11,7 +11,8 @@ import scipy.signal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jfreq import flops, trees
+from jfreq import trees
+from jfreq.monitoring import flops
 from jfreq.nn.sblu import AaPE, AliasBranch, bounded, silenced
 from jfreq.nn.trunk import PatchEmbed, SpectrogramTrunk
 from jfreq.nn.vit import SIZES, ViT

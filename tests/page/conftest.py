@@ -14,7 +14,7 @@ from jfreq.ablate.table import summarise
 from jfreq.config import replace
 from jfreq.data.prepare import prepare
 from jfreq.data.records import open_shards
-from jfreq.monitoring.metrics import MetricsWriter
+from jfreq.monitoring.metrics_writer import MetricsWriter
 from jfreq.nn.series import Conv1d
 from jfreq.nn.vit import ViT
 from jfreq.state import State

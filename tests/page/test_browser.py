@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import pytest
 
-from jfreq.page import write_page
+from jfreq.report import write_page
 
 CHROMIUM = next(
     (p for n in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(n))), None
@@ -146,7 +146,7 @@ def test_the_observer_sees_what_is_wrong(tmp_path):
 
 def test_the_policy_keeps_the_page_to_itself(tmp_path):
     """What a page with our policy asks for does not leave it, and the console says so."""
-    from jfreq.page import html
+    from jfreq.report import html
 
     body = '<img src="http://127.0.0.1:9/c.png" alt="c">'
     text = html.page("a", kind="", lead="", sections=[html.Section("A", body)])

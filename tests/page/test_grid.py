@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from jfreq import cli
-from jfreq.page import write_page
+from jfreq.report import write_page
 from jfreq.types import InputError
 
 

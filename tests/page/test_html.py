@@ -6,7 +6,7 @@ from importlib.resources import files
 import numpy as np
 import pytest
 
-from jfreq.page import figures, html, write_page
+from jfreq.report import figures, html, write_page
 
 LINKS = ("src", "href", "xlink:href", "action", "poster", "srcset", "data", "formaction", "ping")
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; media-src data:"
@@ -107,7 +107,7 @@ def test_text_and_data_are_escaped_in_every_part():
 
 def themes():
     """Variables of the light and the dark theme."""
-    style = (files("jfreq.page") / "style.css").read_text()
+    style = (files("jfreq.report") / "style.css").read_text()
     light, dark = re.findall(r":root \{(.*?)\}", style, flags=re.S)
     return {
         name: dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", text))

@@ -13,10 +13,10 @@ from PIL import Image
 from jfreq import checkpoint, cli
 from jfreq.config import replace, to_dict
 from jfreq.data.records import open_shards
-from jfreq.page import figures, probes, write_page
-from jfreq.page.collect import read_run
-from jfreq.page.examples import look, wav_bytes
-from jfreq.page.run import _unseen
+from jfreq.report import figures, probes, write_page
+from jfreq.report.collect import read_run
+from jfreq.report.examples import look, wav_bytes
+from jfreq.report.run import _unseen
 from jfreq.types import InputError
 
 
@@ -152,7 +152,7 @@ def test_masks_are_counted_exactly(looked):
 
 
 def test_explained_variance_of_known_drawings(looked):
-    from jfreq.page.examples import _planes
+    from jfreq.report.examples import _planes
     from jfreq.types import Reconstruction
 
     spec = np.random.default_rng(0).normal(size=(1, 6, 4, 1)).astype(np.float32)

@@ -8,8 +8,9 @@ import sys
 
 import pytest
 
-from jfreq import flops, sharding
+from jfreq import sharding
 from jfreq.config import Mesh
+from jfreq.monitoring import flops
 from jfreq.plan import topology
 from jfreq.types import InputError
 

@@ -9,9 +9,9 @@ import jax
 import numpy as np
 
 from jfreq import trees
-from jfreq.page import figures, html
-from jfreq.page.collect import Run, is_known
-from jfreq.page.html import Section
+from jfreq.report import figures, html
+from jfreq.report.collect import Run, is_known
+from jfreq.report.html import Section
 
 SPEED = {
     "examples_per_s": "Clips per second",

@@ -9,8 +9,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from jfreq import flops, trees
+from jfreq import trees
 from jfreq.method import Streams
+from jfreq.monitoring import flops
 from jfreq.step import Setup, memory_of
 
 

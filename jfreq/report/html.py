@@ -37,7 +37,7 @@ def page(
     footer: str = "",
 ) -> str:
     """The whole document. ``notices`` stand at the top: what is unfinished or left out."""
-    here = files("jfreq.page")
+    here = files("jfreq.report")
     blocks = [
         f'<section id="{s.anchor}"><h2>{escape(s.title)}</h2>\n{s.body}\n</section>'
         for s in sections

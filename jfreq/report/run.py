@@ -10,12 +10,12 @@ import numpy as np
 
 from jfreq import checkpoint
 from jfreq.config import Experiment, flat, to_dict
-from jfreq.page import figures, html
-from jfreq.page.collect import Run, read_run, state
-from jfreq.page.examples import Example, Looked, frame_seconds, look
-from jfreq.page.html import Section
-from jfreq.page.probes import Progress, blocks, few_labels, probe
-from jfreq.page.training import training
+from jfreq.report import figures, html
+from jfreq.report.collect import Run, read_run, state
+from jfreq.report.examples import Example, Looked, frame_seconds, look
+from jfreq.report.html import Section
+from jfreq.report.probes import Progress, blocks, few_labels, probe
+from jfreq.report.training import training
 from jfreq.state import Trained
 from jfreq.types import InputError
 

@@ -9,12 +9,12 @@ from typing import Any
 
 from jfreq.ablate.table import verdict
 from jfreq.files import read_json
-from jfreq.monitoring.machine import sentence
-from jfreq.monitoring.metrics import read_metrics
-from jfreq.page import figures, html
-from jfreq.page.collect import GRID, is_known
-from jfreq.page.html import Cell, Section
-from jfreq.page.probes import estimate
+from jfreq.monitoring.metrics_writer import read_metrics
+from jfreq.monitoring.provenance import sentence
+from jfreq.report import figures, html
+from jfreq.report.collect import GRID, is_known
+from jfreq.report.html import Cell, Section
+from jfreq.report.probes import estimate
 from jfreq.types import InputError
 
 TEXT, LISTS = ("name", "question", "metric"), ("cells", "table", "differences")

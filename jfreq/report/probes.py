@@ -11,9 +11,9 @@ import numpy as np
 from jfreq.data.folds import refolded, undivided, usual
 from jfreq.evaluate.layers import Layers, probe_layers
 from jfreq.evaluate.table import HAND_MADE, TRAINED, UNTRAINED
-from jfreq.page import figures, html
-from jfreq.page.collect import Run, is_known
-from jfreq.page.html import Cell, Section
+from jfreq.report import figures, html
+from jfreq.report.collect import Run, is_known
+from jfreq.report.html import Cell, Section
 from jfreq.state import Trained
 from jfreq.types import InputError
 

@@ -20,14 +20,14 @@ def write_page(
 ) -> Path:
     """Writes the page of a run or of an ablation, ``report.html`` in its folder by default.
 
-    ``data``, ``rows`` and ``progress`` as in :func:`jfreq.page.run.run_page`. Raises
+    ``data``, ``rows`` and ``progress`` as in :func:`jfreq.report.run.run_page`. Raises
     ``InputError`` for a folder that is neither, and for shards that do not fit the run.
     """
     from jfreq.export.bundle import trained_folder
     from jfreq.files import local_path, write_atomically
-    from jfreq.page.collect import is_grid
-    from jfreq.page.grid import grid_page
-    from jfreq.page.run import run_page
+    from jfreq.report.collect import is_grid
+    from jfreq.report.grid import grid_page
+    from jfreq.report.run import run_page
 
     folder = local_path(folder, "folder")
     folder = folder if is_grid(folder) else trained_folder(folder)

@@ -12,8 +12,8 @@ from jfreq import checkpoint
 from jfreq.config import Experiment
 from jfreq.export.bundle import is_bundle
 from jfreq.files import read_json
-from jfreq.monitoring.metrics import FILE as METRICS
-from jfreq.monitoring.metrics import read_metrics, unreadable
+from jfreq.monitoring.metrics_writer import FILE as METRICS
+from jfreq.monitoring.metrics_writer import read_metrics, unreadable
 from jfreq.types import InputError
 
 GRID, RESULTS, FRACTIONS = "grid.json", "results.json", "fractions.json"
