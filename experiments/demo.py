@@ -41,7 +41,7 @@ def recording(path: Path) -> None:
     import soundfile
     import soxr
 
-    from jfreq.data import synthetic
+    from jfreq.data.sources import synthetic
 
     wave, rate = synthetic.make("machines", n=1, seconds=23.0, seed=7)[0].signals["audio"]
     soundfile.write(path, soxr.resample(np.asarray(wave[:, 0], np.float32), rate, 44100), 44100)

@@ -11,8 +11,8 @@ import soundfile
 from jfreq import classes, methods
 from jfreq.cli.paper import PAPER
 from jfreq.config import Experiment
-from jfreq.data.source import Options
-from jfreq.data.sources import open_source
+from jfreq.data.sources.base import Options
+from jfreq.data.sources.kinds import open_source
 from jfreq.export import formats
 from jfreq.export.adapter import adapt
 from jfreq.method import encoder_params

@@ -20,7 +20,7 @@ import numpy as np
 
 from jfreq import methods, recipes
 from jfreq.config import Experiment, replace
-from jfreq.data import synthetic
+from jfreq.data.sources import synthetic
 from jfreq.methods.aasp import AaSP
 from jfreq.methods.eat import EAT
 from jfreq.monitoring import flops

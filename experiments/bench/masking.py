@@ -16,7 +16,7 @@ import numpy as np
 
 from jfreq import recipes
 from jfreq.config import Experiment, replace
-from jfreq.data import synthetic
+from jfreq.data.sources import synthetic
 from jfreq.methods.mae import MAE
 from jfreq.methods.phymask import PhyMask
 from jfreq.types import DataSpec, SignalSpec

@@ -15,7 +15,7 @@ from pathlib import Path
 import common
 import numpy as np
 
-from jfreq.data.recordings import read_recording
+from jfreq.data.readers.recordings import read_recording
 
 RATE, BLOCK = 100, 100_000
 HEADER = "time,acc_x,acc_y,acc_z,gyro_x,gyro_y,gyro_z,activity\n"

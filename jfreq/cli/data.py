@@ -15,7 +15,7 @@ Kind = Literal[
     "ravdess", "cremad", "emodb", "gtzan", "nsynth",
     "hhar", "ucihar", "motionsense", "pamap2", "realworld", "cwru", "csi", "mod", "acids",
 ]  # fmt: skip
-"""``jfreq.data.sources.KINDS``, spelt out so that help needs no import."""
+"""``jfreq.data.sources.kinds.KINDS``, spelt out so that help needs no import."""
 Way = Literal["amplitude", "phase_difference", "real_imag"]
 
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from jfreq.data.folders import shown
+from jfreq.data.sources.folders import shown
 
 
 @contextlib.contextmanager

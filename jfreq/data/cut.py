@@ -9,10 +9,10 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from jfreq.data.gaps import Stretch, stretches
+from jfreq.data.readers.sound import mixed
 from jfreq.data.records import serialise
 from jfreq.data.schema import ShardsInfo, SignalInfo
-from jfreq.data.sound import mixed
-from jfreq.data.source import Row, Signal, ordered
+from jfreq.data.sources.base import Row, Signal, ordered
 from jfreq.data.timing import resample
 from jfreq.types import InputError, Mix
 

@@ -9,8 +9,8 @@ from typing import Literal
 from jfreq.config import check, close_match
 from jfreq.data.cut import Cutter
 from jfreq.data.schema import SignalInfo
-from jfreq.data.source import UNREADABLE, Options, Source, one_line
-from jfreq.data.spans import name_of
+from jfreq.data.sources.base import UNREADABLE, Options, Source, one_line
+from jfreq.data.sources.segments import name_of
 from jfreq.ranges import Hertz, check_value
 from jfreq.types import InputError, Mix
 

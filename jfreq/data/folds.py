@@ -17,8 +17,8 @@ import numpy as np
 from jfreq.config import Data, check
 from jfreq.data.records import Shards, open_shards
 from jfreq.data.schema import ShardsInfo
-from jfreq.data.source import Row, Source
-from jfreq.data.spans import name_of
+from jfreq.data.sources.base import Row, Source
+from jfreq.data.sources.segments import name_of
 
 FoldBy = Literal["subject", "recording", "row"]
 USUAL = 5

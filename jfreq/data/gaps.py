@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jfreq.data.source import Signal
+from jfreq.data.sources.base import Signal
 from jfreq.types import InputError
 
 _SLACK = 1e-6

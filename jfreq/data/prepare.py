@@ -23,13 +23,12 @@ from jfreq.config import check, fingerprint
 from jfreq.data import console, parts, summary, tfds_layout
 from jfreq.data.cut import Cutter, Window, windows_of
 from jfreq.data.decide import cutter_for
-from jfreq.data.folders import COLUMNS, METADATA, PARTS, hidden, is_utf8, shown
 from jfreq.data.folds import FoldBy, divided, undivided
 from jfreq.data.moments import pooled_moments, training_rows, with_moments
 from jfreq.data.parts import Part
 from jfreq.data.records import signal_bytes
 from jfreq.data.schema import ShardFile, ShardsInfo, SignalInfo, columns_digest
-from jfreq.data.source import (
+from jfreq.data.sources.base import (
     UNREADABLE,
     Channels,
     Mix,
@@ -40,9 +39,10 @@ from jfreq.data.source import (
     parse_modalities,
     parse_numbers,
 )
-from jfreq.data.sources import open_source
-from jfreq.data.spans import guarded, name_of
-from jfreq.data.thin import thinned
+from jfreq.data.sources.folders import COLUMNS, METADATA, PARTS, hidden, is_utf8, shown
+from jfreq.data.sources.kinds import open_source
+from jfreq.data.sources.segments import guarded, name_of
+from jfreq.data.sources.subsample import thinned
 from jfreq.files import Lock, disk_errors, local_path, write_atomically
 from jfreq.ranges import Count, Hertz, NonNegative, Seconds, Seed, Workers, checked_call
 from jfreq.types import InputError
@@ -92,7 +92,7 @@ def prepare(
     Args:
       source: a folder or file, ``synthetic:NAME`` or ``tfds:NAME``.
       out: the folder of shards; it may hold an unfinished set, nothing of a finished one.
-      kind: a name of ``jfreq.data.sources.KINDS``, or ``auto`` to look.
+      kind: a name of ``jfreq.data.sources.kinds.KINDS``, or ``auto`` to look.
       rate: Hz of the shards; default 16 kHz for audio files, the source's own for sensors. Where
         a source does not state its rate, it is taken to be this one. rates: of single modalities,
         for instance ``{"audio": 8000}``.
@@ -103,7 +103,7 @@ def prepare(
       clips: AudioSet: folder of the clips. labels: class names in order, or AudioSet's
         ``class_labels_indices.csv``. drop_labels: patterns of classes to leave out.
       modalities: channels of each modality, for instance ``{"acc": (0, 1, 2)}``.
-      complex_as: of complex recordings, ways of :mod:`jfreq.data.complexes`.
+      complex_as: of complex recordings, ways of :mod:`jfreq.data.sources.complex_signals`.
       only: patterns of the paths to read, all where there is none.
       thin: share of a class's recordings to keep, for instance ``{"fall": 0.1}``.
       unlabelled: also take what no label names (``index``, and layouts that have such stretches).

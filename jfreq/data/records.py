@@ -14,9 +14,9 @@ import numpy as np
 
 from jfreq.config import check
 from jfreq.data import together
-from jfreq.data.folders import COLUMNS
 from jfreq.data.moments import pooled_moments, training_rows, with_moments
 from jfreq.data.schema import ShardsInfo, SignalInfo, columns_digest, digest
+from jfreq.data.sources.folders import COLUMNS
 from jfreq.files import local_path
 from jfreq.types import DataSpec, InputError
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from jfreq.config import check, from_dict, to_dict
-from jfreq.data.folders import METADATA, PARTS, listing, shown
-from jfreq.data.sound import READABLE
+from jfreq.data.readers.sound import READABLE
+from jfreq.data.sources.folders import METADATA, PARTS, listing, shown
 from jfreq.files import parse_json, read_text
 from jfreq.ranges import Count, Finite, Hertz, NonNegative, Positive, Whole, checked
 from jfreq.types import DataSpec, InputError, Mix, SignalSpec

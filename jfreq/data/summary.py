@@ -8,9 +8,9 @@ from typing import Literal
 import numpy as np
 
 from jfreq.data.cut import CLIPPED, Cutter, starts
-from jfreq.data.folders import SPLITS, shown
-from jfreq.data.sound import Survey
-from jfreq.data.source import Source
+from jfreq.data.readers.sound import Survey
+from jfreq.data.sources.base import Source
+from jfreq.data.sources.folders import SPLITS, shown
 
 Dtype = Literal["auto", "int16", "float32"]
 MUCH = 0.2

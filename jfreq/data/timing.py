@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from jfreq.data.source import Signal
+from jfreq.data.sources.base import Signal
 
 Ends = Literal["line", "mean"]
 LONGEST_GAP = 2.0

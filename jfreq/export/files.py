@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jfreq.data.source import Channels
+from jfreq.data.sources.base import Channels
 from jfreq.export.archive import Column, Grown, check_room, write_npz
 from jfreq.export.inputs import Job, Options, Recordings
 from jfreq.export.runtime import Encoder, Failed, Whole

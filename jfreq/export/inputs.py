@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jfreq.config import check
-from jfreq.data import sound
-from jfreq.data.folders import METADATA, listing, shown, why_no_file
 from jfreq.data.gaps import Stretch
-from jfreq.data.source import ARRAYS, AUDIO, UNREADABLE, Channels, one_line
+from jfreq.data.readers import sound
+from jfreq.data.sources.base import ARRAYS, AUDIO, UNREADABLE, Channels, one_line
+from jfreq.data.sources.folders import METADATA, listing, shown, why_no_file
 from jfreq.export.runtime import Encoder
 from jfreq.export.sensors import read_sensors
 from jfreq.export.signals import resampled

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TextIO
 import numpy as np
 
 from jfreq.config import check
-from jfreq.data.source import Channels
+from jfreq.data.sources.base import Channels
 from jfreq.export.files import Written, done, run, writable
 from jfreq.export.inputs import Job, Options, Recordings
 from jfreq.export.runtime import Encoder, Part, Whole

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from jfreq.data.arrays import IMU, default_groups
 from jfreq.data.gaps import Stretch, stretches
 from jfreq.data.prepare import FILL
-from jfreq.data.recordings import RATE, hertz, read_recording
-from jfreq.data.source import UNREADABLE, Channels, Signal, one_line, split_channels
+from jfreq.data.readers.recordings import RATE, hertz, read_recording
+from jfreq.data.sources.base import UNREADABLE, Channels, Signal, one_line, split_channels
+from jfreq.data.sources.sensor_files import IMU, default_groups
 from jfreq.ranges import brief
 from jfreq.types import InputError, SignalSpec
 

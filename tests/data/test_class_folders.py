@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from jfreq.data import sound
 from jfreq.data.prepare import prepare
+from jfreq.data.readers import sound
 from jfreq.data.records import open_shards
-from jfreq.data.source import Options
-from jfreq.data.sources import open_source
+from jfreq.data.sources.base import Options
+from jfreq.data.sources.kinds import open_source
 from jfreq.export import inputs
 from jfreq.types import InputError
 

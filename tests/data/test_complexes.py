@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from jfreq.data.complexes import real_modalities
 from jfreq.data.prepare import prepare
 from jfreq.data.records import open_shards
-from jfreq.data.source import Signal
+from jfreq.data.sources.base import Signal
+from jfreq.data.sources.complex_signals import real_modalities
 from jfreq.types import InputError
 
 

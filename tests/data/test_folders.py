@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from jfreq.data.folders import (
+from jfreq.data.sources.folders import (
     composed,
     listing,
     matching,

@@ -13,7 +13,7 @@ from jfreq.data.folds import Rows, make, open_data, refolded, with_folds
 from jfreq.data.pipeline import open_pipeline
 from jfreq.data.prepare import prepare
 from jfreq.data.records import open_shards
-from jfreq.data.source import Row, Source
+from jfreq.data.sources.base import Row, Source
 from jfreq.types import InputError
 
 BY = ("subject", "recording", "row")

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from jfreq.data.gaps import runs, stretches
 from jfreq.data.prepare import prepare
 from jfreq.data.records import open_shards
-from jfreq.data.source import Signal
+from jfreq.data.sources.base import Signal
 from jfreq.types import InputError
 
 RATE = 50.0

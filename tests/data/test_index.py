@@ -8,8 +8,8 @@ import soundfile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from jfreq.data.source import Options
-from jfreq.data.sources import open_source
+from jfreq.data.sources.base import Options
+from jfreq.data.sources.kinds import open_source
 from jfreq.types import InputError
 
 RATE = 8000

@@ -7,8 +7,8 @@ import pytest
 
 from jfreq.data.prepare import prepare
 from jfreq.data.records import describe, open_shards
-from jfreq.data.source import Row, Source
-from jfreq.data.thin import thinned
+from jfreq.data.sources.base import Row, Source
+from jfreq.data.sources.subsample import thinned
 from jfreq.types import InputError
 
 

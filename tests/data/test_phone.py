@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from jfreq.data.clock import clock_of
 from jfreq.data.prepare import prepare
+from jfreq.data.readers.clock import clock_of
 from jfreq.data.records import open_shards
 from jfreq.types import InputError
 

@@ -10,7 +10,7 @@ import soundfile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from jfreq.data import sound
+from jfreq.data.readers import sound
 from jfreq.types import InputError
 
 FORMATS: list[tuple[str, dict[str, Any]]] = [

@@ -4,7 +4,7 @@ import soundfile
 
 from jfreq.data.prepare import prepare
 from jfreq.data.records import open_shards
-from jfreq.data.source import parse_modalities
+from jfreq.data.sources.base import parse_modalities
 from jfreq.types import InputError
 
 
@@ -131,10 +131,10 @@ def test_the_command_line_knows_every_kind_and_every_way():
     from typing import get_args
 
     from jfreq.cli import data
-    from jfreq.data import complexes, sources
+    from jfreq.data.sources import complex_signals, kinds
 
-    assert set(get_args(data.Kind)) == {"auto", *sources.KINDS}
-    assert get_args(data.Way) == complexes.WAYS
+    assert set(get_args(data.Kind)) == {"auto", *kinds.KINDS}
+    assert get_args(data.Way) == complex_signals.WAYS
 
 
 def test_sensor_files_that_disagree_are_skipped_by_name(tmp_path, rng):
@@ -186,7 +186,7 @@ def test_index_of_arrays_with_items(tmp_path, rng, write_index):
 
 
 def test_synthetic_rows_are_those_of_the_generator(machines, machine_shards):
-    from jfreq.data import synthetic
+    from jfreq.data.sources import synthetic
 
     for i in (0, 13):
         clip_ = synthetic.clip("machines", i, seconds=0.25)

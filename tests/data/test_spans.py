@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from jfreq.data.prepare import prepare
 from jfreq.data.records import describe, open_shards
-from jfreq.data.source import Row, Source
-from jfreq.data.spans import guarded, unnamed
+from jfreq.data.sources.base import Row, Source
+from jfreq.data.sources.segments import guarded, unnamed
 from jfreq.types import InputError
 
 spans = st.lists(st.tuples(st.integers(0, 60), st.integers(1, 40)), min_size=1, max_size=8)

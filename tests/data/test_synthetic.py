@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import scipy.signal
 
-from jfreq.data import synthetic
+from jfreq.data.sources import synthetic
 from jfreq.types import InputError
 
 

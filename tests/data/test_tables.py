@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from jfreq.data.columns import by_axes, modalities_of, role_of
-from jfreq.data.recordings import read_recording
-from jfreq.data.table_layout import look_at
+from jfreq.data.readers.columns import by_axes, modalities_of, role_of
+from jfreq.data.readers.recordings import read_recording
+from jfreq.data.readers.table_layout import look_at
 from jfreq.types import InputError
 
 N = 300

@@ -11,7 +11,7 @@ import pytest
 from jfreq import losses, trees
 from jfreq.augment import Views
 from jfreq.config import Experiment, Optim, replace
-from jfreq.data import synthetic
+from jfreq.data.sources import synthetic
 from jfreq.export.bundle import load_bundle, save_bundle
 from jfreq.method import Streams, encoder_params
 from jfreq.methods.classify import Classify, Head

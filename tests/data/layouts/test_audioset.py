@@ -5,8 +5,8 @@ import shutil
 import pytest
 
 from jfreq.data.prepare import prepare
-from jfreq.data.source import Options
-from jfreq.data.sources import open_source
+from jfreq.data.sources.base import Options
+from jfreq.data.sources.kinds import open_source
 from jfreq.types import InputError
 
 HEAD = "# Segments csv\n# num_ytids=1\n# YTID, start_seconds, end_seconds, positive_labels\n"

@@ -8,9 +8,9 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from jfreq.data import layouts
-from jfreq.data.source import UNREADABLE, Options
-from jfreq.data.sources import open_source
+from jfreq.data.sources import datasets
+from jfreq.data.sources.base import UNREADABLE, Options
+from jfreq.data.sources.kinds import open_source
 from jfreq.types import InputError
 
 KINDS = (
@@ -77,7 +77,7 @@ def test_accidents_never_end_in_a_traceback(sets, kind, accidents):
             damage(home, *accident)
         source, message = None, ""
         try:
-            layouts.recognise(home)
+            datasets.recognise(home)
             source = open_source(folder, kind=kind, options=Options())
         except InputError as error:
             message = str(error)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import scipy.io
 
-from jfreq.data.layouts.cwru import NUMBERED, _about
 from jfreq.data.prepare import prepare
 from jfreq.data.records import open_shards
+from jfreq.data.sources.datasets.cwru import NUMBERED, _about
 from jfreq.evaluate.tasks import divide
 from jfreq.types import InputError
 

@@ -7,9 +7,9 @@ import zipfile
 import numpy as np
 import pytest
 
-from jfreq.data.layouts import recognise
 from jfreq.data.prepare import prepare
 from jfreq.data.records import open_shards
+from jfreq.data.sources.datasets import recognise
 from jfreq.evaluate.tasks import divide
 from jfreq.types import InputError
 

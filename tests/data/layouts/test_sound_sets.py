@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from jfreq.data import layouts
 from jfreq.data.prepare import prepare
 from jfreq.data.records import describe, open_shards
-from jfreq.data.source import Options
-from jfreq.data.sources import open_source
+from jfreq.data.sources import datasets
+from jfreq.data.sources.base import Options
+from jfreq.data.sources.kinds import open_source
 from jfreq.evaluate.tasks import divide
 from jfreq.types import InputError
 
@@ -61,7 +61,7 @@ def test_as_downloaded(kind, sets, tmp_path):
         for file in list(want)[:2]:
             sets.wav(home / folder / file.replace("/", "/._"))
     for place in (home, tmp_path):
-        assert layouts.recognise(place) == kind
+        assert datasets.recognise(place) == kind
         source = opened(place)
         assert source.kind == kind
         assert source.labels == sets.order[kind]

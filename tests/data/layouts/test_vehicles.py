@@ -5,9 +5,9 @@ import pytest
 import scipy.io
 
 from jfreq.data.folds import refolded
-from jfreq.data.layouts import recognise
 from jfreq.data.prepare import prepare
 from jfreq.data.records import open_shards
+from jfreq.data.sources.datasets import recognise
 from jfreq.evaluate.tasks import divide
 from jfreq.types import InputError
 

@@ -1,0 +1,146 @@
+"""ACIDS: microphones and geophones of the Army Research Laboratory, vehicles that pass."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import itertools
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from jfreq.data.sources.base import UNREADABLE, Options, Row, Signal, Source, read_text
+from jfreq.data.sources.datasets.common import find, labelled, lacking, sensors_of
+from jfreq.data.sources.datasets.mat import load_mat
+from jfreq.data.sources.folders import hidden
+from jfreq.types import InputError
+
+RATE = 1025.641
+"""Hz; the owners' code takes it to be 1024."""
+BACKGROUND = "background"
+LIMITS = (-10.0, -3.0)
+"""dB: what is softer than the first is background, louder than the second the vehicle."""
+_CHANNELS = {"audio": 3, "seismic": 2}
+_FOLDERS = {"audio": "Acoustics", "seismic": "Seismic"}
+_ARRAY = "Output_data"
+_STEM = re.compile(r"Gv(?P<vehicle>\d)(?P<site>[a-z])(?P<station>\d)(?P<run>\d+)", re.I)
+_FULL_SCALE = 32768.0
+
+
+def open_acids(path: Path, options: Options) -> Source:
+    """``Acoustics/Gv1a1002.mat`` and ``Seismic/Gv1sa1002.mat`` and so on: ``Output_data`` of
+    three microphones and two geophones, in counts of 16 bits.
+
+    The class is the type of the vehicle, or ``background``, second by second: by the energy of
+    the first microphone, relative to that of the loudest second of the file whose loudest second
+    is the softest (Liu et al., "FOCAL", NeurIPS 2023). What lies between the limits has no label.
+    Where a table without a header lies beside (file, type, speed, terrain, distance), it names
+    the type, and paths are like ``desert/25m/15/Gv1a1002``. One drive past two stations is one
+    subject.
+    """
+    root = find(path, _FOLDERS["audio"], kind="acids")[0].parent
+    about = _table(root)
+    files: dict[str, dict[str, Path]] = {}
+    loudness: dict[str, tuple[str, np.ndarray]] = {}
+    missing = []
+    for file in find(root / _FOLDERS["audio"], "*.mat", kind="acids"):
+        found = {"audio": file, **_seismic(root, file.stem)}
+        try:
+            if reason := lacking(tuple(found), tuple(_CHANNELS), options):
+                raise InputError(reason)
+            vehicle, place = about.get(file.name) or (_vehicle(file.stem), "")
+            energy = _energy(_load(file))
+        except UNREADABLE as error:
+            missing.append(f"{file.relative_to(root).as_posix()}: {error}")
+            continue
+        files[place + file.stem] = found
+        loudness[place + file.stem] = vehicle, energy
+    softest = min((energy.max() for _, energy in loudness.values()), default=1.0)
+    entries = [
+        (Row(name, subject=_drive(files[name]["audio"].stem), start=a, end=b), label)
+        for name, (vehicle, energy) in loudness.items()
+        for a, b, label in _spans(energy / softest, vehicle)
+    ]
+    rows, rest, labels = labelled(entries, options, order=(BACKGROUND,))
+    load = functools.lru_cache(maxsize=8)(_load)
+
+    def read(row: Row) -> dict[str, Signal]:
+        found = {}
+        for kind, file in files[row.path].items():
+            whole = load(file)
+            scale = np.float32(_FULL_SCALE if kind == "audio" else 1)
+            found[kind] = whole._replace(x=whole.x[row.start : row.end] / scale)
+        return sensors_of(found, {kind: (RATE, n) for kind, n in _CHANNELS.items()}, options)
+
+    def seconds(row: Row) -> float | None:
+        return ((row.end or 0) - row.start) / RATE
+
+    return Source(
+        path.name, "acids", tuple(rows), read, seconds, False, labels, missing=tuple(missing),
+        rest=tuple(rest), mix="keep",
+    )  # fmt: skip
+
+
+def _load(file: Path) -> Signal:
+    """Samples ``[t c]`` float32 in counts; the file has channels first."""
+    found = load_mat(file, _ARRAY.__eq__)
+    if _ARRAY not in found or found[_ARRAY].ndim != 2:
+        raise InputError(f"has no array {_ARRAY} [channels, samples]")
+    x = found[_ARRAY]
+    x = x.T if x.shape[0] < x.shape[1] else x
+    return Signal(x.astype(np.float32), RATE)
+
+
+def _table(root: Path) -> dict[str, tuple[str, str]]:
+    """Class and place (a beginning of paths) by file name, from a table beside the folders."""
+    out = {}
+    for file in sorted(f for f in root.glob("*.csv") if not hidden(f.name)):
+        for fields in csv.reader(read_text(file).splitlines(), skipinitialspace=True):
+            if len(fields) >= 5 and fields[0].lower().endswith(".mat"):
+                name, vehicle, speed, terrain, distance = (v.strip() for v in fields[:5])
+                words = vehicle.lower().replace(" ", "_"), terrain.lower(), f"{distance}m", speed
+                out[name] = words[0], "".join(f"{word}/" for word in words[1:])
+    return out
+
+
+def _seismic(root: Path, stem: str) -> dict[str, Path]:
+    """The geophones' file, called as the microphones' or with an s before the site's letter."""
+    folder = root / _FOLDERS["seismic"]
+    files = (folder / f"{name}.mat" for name in (f"{stem[:3]}s{stem[3:]}", stem))
+    found = next((file for file in files if file.is_file()), None)
+    return {"seismic": found} if found else {}
+
+
+def _vehicle(stem: str) -> str:
+    name = _STEM.fullmatch(stem)
+    if name is None:
+        raise InputError("neither a table nor its name (Gv1a1002) says which vehicle it is")
+    return f"type_{name['vehicle']}"
+
+
+def _drive(stem: str) -> str:
+    """``v1a002`` for ``Gv1a1002`` and ``Gv1a2002``: one drive, heard at two stations."""
+    name = _STEM.fullmatch(stem)
+    return f"v{name['vehicle']}{name['site']}{name['run']}".lower() if name else stem
+
+
+def _energy(sound: Signal) -> np.ndarray:
+    """Of every whole second of the first microphone ``[n]``."""
+    size = round(RATE)
+    count = len(sound.x) // size
+    energy = np.square(sound.x[: count * size, 0].astype(np.float64)).reshape(count, size).sum(1)
+    if not energy.any():
+        raise InputError("is silent, or shorter than a second")
+    return energy
+
+
+def _spans(energy: np.ndarray, vehicle: str) -> Iterator[tuple[int, int, str]]:
+    """Runs of seconds ``[n]`` of one class as samples from, to, and the class, "" for none."""
+    low, high = (10 ** (limit / 10) for limit in LIMITS)
+    names = [BACKGROUND if e < low else vehicle if e > high else "" for e in energy]
+    size, at = round(RATE), 0
+    for name, run in itertools.groupby(names):
+        begin, at = at, at + sum(1 for _ in run)
+        yield begin * size, at * size, name

@@ -1,0 +1,157 @@
+"""Case Western Reserve University: ball bearings with seeded faults, ``.mat`` files."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from jfreq.data.sources.base import UNREADABLE, Options, Row, Signal, Source
+from jfreq.data.sources.datasets.common import find, labelled
+from jfreq.data.sources.datasets.mat import load_mat, variables
+from jfreq.data.sources.sensor_files import array_source
+from jfreq.types import InputError
+
+PLACES = {"DE": "drive_end", "FE": "fan_end", "BA": "base"}
+_KINDS = {"IR": "inner", "OR": "outer", "B": "ball"}
+_TIME = re.compile(r"X(\d+)_(DE|FE|BA)_time")
+_NAME = re.compile(
+    r"(?P<kind>IR|OR|B)(?P<mils>\d{3})"
+    r"(?:(?<=OR\d{3})[@_](?:3|6|12)(?=_[0-3](?:_|$)))?"
+    r"_(?P<load>[0-3])(?:_|$)",
+    re.I,
+)
+"""``OR007@6_1``: fault, width in mils, place of an outer fault on the clock, load."""
+_NORMAL = re.compile(r"normal_(?P<load>[0-3])", re.I)
+_K = re.compile(r"(12|48)k", re.I)
+
+
+class About(NamedTuple):
+    """What a file holds; ``rate`` in Hz, ``load`` in horsepower."""
+
+    label: str
+    load: int
+    rate: float | None
+
+
+def _numbered() -> dict[int, About]:
+    """The owners' file numbers, in order of load; 0 for a file that does not exist."""
+    tables = {
+        12_000.0: {
+            "inner_007": "105-108 278-281", "inner_014": "169-172 274-277",
+            "inner_021": "209-212 270-273", "inner_028": "3001-3004",
+            "ball_007": "118-121 282-285", "ball_014": "185-188 286-289",
+            "ball_021": "222-225 290-293", "ball_028": "3005-3008",
+            "outer_007": "130-133 144-147 156,158-160 294-297 298-301 302,305-307",
+            "outer_014": "197-200 310,309,311,312 313,0,0,0",
+            "outer_021": "234-237 246-249 258-261 315,0,0,0 0,316-318",
+        },
+        48_000.0: {
+            "normal": "97-100",
+            "inner_007": "109-112", "inner_014": "174-177", "inner_021": "213-215,217",
+            "ball_007": "122-125", "ball_014": "189-192", "ball_021": "226-229",
+            "outer_007": "135-138 148-151 161-164", "outer_014": "201-204",
+            "outer_021": "238-241 250-253 262-265",
+        },
+    }  # fmt: skip
+    out = {}
+    for rate, rows in tables.items():
+        for label, sets in rows.items():
+            for numbers in sets.split():
+                ends = [[int(n) for n in part.split("-")] for part in numbers.split(",")]
+                files = [n for first, *last in ends for n in range(first, (last or [first])[0] + 1)]
+                out |= {n: About(label, load, rate) for load, n in enumerate(files)}
+    out.pop(0)
+    return out
+
+
+NUMBERED = _numbered()
+
+
+def open_cwru(path: Path, options: Options) -> Source:
+    """``97.mat`` and so on by number, or ``IR007_0.mat``, ``Normal_1.mat`` by name.
+
+    The classes are ``normal`` and fault with width in mils, ``inner_007``. ``fold`` is the load
+    (0 to 3 horsepower), so folds test other loads; the same bearing runs at all of them. The
+    accelerometers that every file has are a modality each, in g. The rate is what a folder's
+    name says (12k, 48k), else the owners' table, by the number of the file or of its variables
+    (``X105_DE_time``); a file whose variables say another rate than its folder is skipped. Sets
+    of both rates are brought to the lower one. The normal files last 10 s at 48 kHz, as the
+    faulty ones do.
+    """
+    entries, missing, places = [], [], set(PLACES)
+    for file in find(path, "*.mat", kind="cwru"):
+        name = file.relative_to(path).as_posix()
+        try:
+            about, have = _at_its_rate(_about(file, name), file), _places(file)
+        except UNREADABLE as error:
+            missing.append(f"{name}: {error}")
+            continue
+        places &= have
+        entries.append((Row(name, fold=about.load, rate=about.rate), about.label))
+    columns = [place for place in PLACES if place in places]
+    rows, rest, labels = labelled(entries, options, order=("normal",))
+    rates = [row.rate for row in rows if row.rate]
+
+    def load(file: Path) -> Signal:
+        found = _channels(file)
+        return Signal(np.stack([found[place] for place in columns], 1).astype(np.float32), None)
+
+    return array_source(
+        path.name, "cwru", rows, path, options, labels=labels, rest=rest, missing=missing,
+        load=load, groups={PLACES[place]: (i,) for i, place in enumerate(columns)},
+        rate=min(rates) if rates and len(rates) == len(rows) else None,
+    )  # fmt: skip
+
+
+def _about(file: Path, name: str) -> About:
+    said = _K.search(name)
+    rate = 1000.0 * float(said[1]) if said else None
+    number = re.search(r"(\d+)$", file.stem)
+    listed = NUMBERED.get(int(number[1])) if number else None
+    fault, normal = _NAME.search(file.stem), _NORMAL.search(file.stem)
+    if fault:
+        label = f"{_KINDS[fault['kind'].upper()]}_{fault['mils']}"
+        return About(label, int(fault["load"]), rate or (listed.rate if listed else None))
+    if normal:
+        return About("normal", int(normal["load"]), 48_000.0)
+    if listed is None:
+        raise InputError("neither its number nor its name is one of CWRU's")
+    return listed._replace(rate=listed.rate if listed.label == "normal" else rate or listed.rate)
+
+
+def _at_its_rate(about: About, file: Path) -> About:
+    """With the rate of the owners' file whose number is in the names of the variables.
+
+    Raises ``InputError`` where that is another rate than the one that folder or name say.
+    """
+    numbers = {int(match[1]) for name, _ in variables(file) if (match := _TIME.fullmatch(name))}
+    rates = {n: NUMBERED[n].rate for n in sorted(numbers) if n in NUMBERED}
+    if about.label == "normal" or not rates or about.rate in rates.values():
+        return about
+    number, rate = next(iter(rates.items()))
+    if about.rate is not None or len(set(rates.values())) > 1:
+        said = f"{about.rate:g} Hz by its folder or name" if about.rate else "of no stated rate"
+        raise InputError(
+            f"is {said}, but its variables are those of file {number}, which is at {rate:g} Hz; "
+            "mend the folder's name or leave the file out"
+        )
+    return about._replace(rate=rate)
+
+
+def _places(file: Path) -> set[str]:
+    return {match[2] for name, _ in variables(file) if (match := _TIME.fullmatch(name))}
+
+
+def _channels(file: Path) -> dict[str, np.ndarray]:
+    """Samples ``[t]`` by place; ``99.mat`` also holds file 98, so the file's own number wins."""
+    found = load_mat(file, lambda name: _TIME.fullmatch(name) is not None)
+    number = re.search(r"(\d+)$", file.stem)
+    own = int(number[1]) if number else -1
+    out: dict[str, np.ndarray] = {}
+    for name in sorted(found, key=lambda n: int(n[1 : n.index("_")]) == own):
+        out[name.split("_")[1]] = found[name].ravel()
+    size = min(len(x) for x in out.values())
+    return {place: x[:size] for place, x in out.items()}

@@ -1,0 +1,42 @@
+"""EMO-DB, the Berlin database: ten actors speak ten German sentences with seven emotions."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from jfreq.data.sources.base import Options, Source
+from jfreq.data.sources.datasets.clips import Clip, clip_source, from_names, sound_files
+from jfreq.types import InputError
+
+EMOTIONS = {
+    "N": "neutral",
+    "F": "happy",
+    "T": "sad",
+    "W": "angry",
+    "A": "fearful",
+    "E": "disgust",
+    "L": "bored",
+}
+"""By the first letters of German words: Freude, Trauer, Wut, Angst, Ekel, Langeweile."""
+_SIGN = "[01][0-9][ab][01][0-9][WLEAFTN][a-f].*"
+SIGNS = (f"wav/{_SIGN}", f"audio/{_SIGN}", _SIGN)
+_NAME = re.compile(r"(?P<speaker>\d\d)(?P<sentence>[ab]\d\d)(?P<emotion>[WLEAFTN])[a-z]?")
+
+
+def open_emodb(path: Path, options: Options) -> Source:
+    """``wav/03a01Fa.wav`` and so on.
+
+    Burkhardt et al., "A database of German emotional speech", Interspeech 2005. The parts of a
+    name are speaker, sentence, emotion by its German letter, and version. The subject is the
+    speaker.
+    """
+    found = from_names(sound_files(path), _parse)
+    return clip_source(path, "emodb", found, options, order=tuple(EMOTIONS.values()))
+
+
+def _parse(file: str) -> Clip:
+    match = _NAME.fullmatch(Path(file).stem)
+    if match is None:
+        raise InputError("is not called like 03a01Fa.wav")
+    return Clip(file, (EMOTIONS[match["emotion"]],), subject=match["speaker"])

@@ -1,0 +1,111 @@
+"""HHAR: phones and watches of many makes, each at its own rate, 9 users."""
+
+from __future__ import annotations
+
+import itertools
+from collections import defaultdict
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from jfreq.config import check
+from jfreq.data.sources.base import Options, Row, Signal, Source, split_channels
+from jfreq.data.sources.datasets.common import IMU, find, labelled, numbers, side_by_side
+from jfreq.data.sources.sensor_files import longest_stretch
+from jfreq.data.timing import common_grid
+from jfreq.ranges import brief
+
+RATE = 100.0
+ACTIVITIES = ("bike", "sit", "stand", "walk", "stairsup", "stairsdown")
+NONE = "null"
+_DTYPE = np.dtype(
+    [
+        ("Creation_Time", "i8"),
+        ("x", "f4"),
+        ("y", "f4"),
+        ("z", "f4"),
+        ("User", "S16"),
+        ("Device", "S32"),
+        ("gt", "S32"),
+    ]
+)
+_KEY = ["User", "Device", "gt"]
+_BLOCK = 500_000
+
+Key = tuple[str, str, str, str]
+"""Phones or watches, user, device, activity."""
+Stream = tuple[np.ndarray, np.ndarray]
+"""Nanoseconds ``[n]`` int64 on the device's own clock, xyz ``[n 3]`` float32."""
+
+
+def open_hhar(path: Path, options: Options) -> Source:
+    """``Phones_accelerometer.csv``, ``Phones_gyroscope.csv`` and the same of ``Watch``.
+
+    Stisen et al., "Smart devices are different", SenSys 2015: m/s^2 and rad/s. Both sensors of a
+    device are paired by user, device and activity and put on one grid by the time at which the
+    device took the sample (100 Hz, or the rate that is given). The files are read into memory
+    once, about a gigabyte for all four.
+    """
+    pairs: dict[Key, tuple[Stream | None, Stream | None]] = {}
+    missing = []
+    for acc_file in find(path, "*_accelerometer.csv", kind="hhar"):
+        which = acc_file.name.partition("_")[0].lower()
+        gyro_file = acc_file.with_name(acc_file.name.replace("accelerometer", "gyroscope"))
+        check(gyro_file.is_file(), str(gyro_file), "is missing; acceleration and rotation are read "
+              "together")  # fmt: skip
+        acc, gyro = _read(acc_file, which), _read(gyro_file, which)
+        if options.allow_missing:
+            pairs |= {key: (acc.get(key), gyro.get(key)) for key in acc.keys() | gyro}
+            continue
+        pairs |= {key: (acc[key], gyro[key]) for key in acc if key in gyro}
+        missing += [
+            f"{'/'.join(key)}: has only one of the two sensors" for key in acc.keys() ^ gyro
+        ]
+
+    def read(row: Row) -> dict[str, Signal]:
+        both = pairs[_key(row.path)]
+        streams = [stream for stream in both if stream is not None]
+        begin = min(int(t.min()) for t, _ in streams)
+        grid = common_grid([((t - begin) * 1e-9, x) for t, x in streams], rate=options.rate or RATE)
+        whole = side_by_side(grid, [stream is not None for stream in both])
+        return split_channels(IMU, whole, options.modalities)
+
+    entries = [
+        (Row("/".join(key), subject=key[1]), key[3].replace(NONE, "")) for key in sorted(pairs)
+    ]
+    rows, rest, labels = labelled(entries, options, order=ACTIVITIES)
+    return Source(
+        path.name, "hhar", tuple(rows), read, partial(longest_stretch, read, options), False,
+        labels, missing=tuple(sorted(missing)), rest=tuple(rest),
+    )  # fmt: skip
+
+
+def _key(path: str) -> Key:
+    which, user, device, activity = path.split("/")
+    return which, user, device, activity
+
+
+def _read(path: Path, which: str) -> dict[Key, Stream]:
+    """The samples of every user, device and activity of one file, in file order."""
+    parts: dict[Key, list[Stream]] = defaultdict(list)
+    check(path.is_file(), str(path), "is not a file")
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        header = file.readline().strip().split(",")
+        for name in _DTYPE.names or ():
+            check(name in header, str(path), f"has no column {name!r}; it has: "
+                  f"{brief(', '.join(header))}")  # fmt: skip
+        columns = [header.index(name) for name in _DTYPE.names or ()]
+        while lines := list(itertools.islice(file, _BLOCK)):
+            block = numbers(lines, where=str(path), dtype=_DTYPE, delimiter=",", usecols=columns)
+            keys = block[_KEY]
+            cuts = np.flatnonzero(keys[1:] != keys[:-1]) + 1
+            for run in np.split(block, cuts):
+                user, device, activity = (run[0][name].decode() for name in _KEY)
+                xyz = np.stack([run[axis] for axis in "xyz"], 1)
+                # Copied, or the names of a whole block would stay in memory with its times.
+                parts[which, user, device, activity].append((run["Creation_Time"].copy(), xyz))
+    return {
+        key: (np.concatenate([t for t, _ in runs]), np.concatenate([x for _, x in runs]))
+        for key, runs in parts.items()
+    }

@@ -1,0 +1,85 @@
+"""MOD: microphone and geophone of Raspberry Shakes beside a road, vehicles that pass."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import numpy as np
+
+from jfreq.config import check
+from jfreq.data.sources.base import Options, Row, Signal, Source
+from jfreq.data.sources.datasets.common import find, labelled, lacking, numbers, sensors_of
+from jfreq.types import InputError
+
+RATES = {"audio": 16_000.0, "seismic": 100.0}
+AUDIO_RATE = 8000.0
+"""Of the shards, as in FOCAL and FreqMAE; the geophone keeps its own."""
+VEHICLES = (
+    "Polaris", "Warhog", "Silverado", "motor", "tesla", "mustang", "walk",
+    "bicycle", "forester", "pickup", "scooter",
+)  # fmt: skip
+"""In the owners' order; the last four were recorded for pre-training."""
+FILES = {"aud16000.csv": "audio", "aud.csv": "audio", "ehz.csv": "seismic"}
+_FULL_SCALE = 32768.0
+
+
+def open_mod(path: Path, options: Options) -> Source:
+    """``Polaris0150pm/rs1/aud16000.csv`` and ``ehz.csv`` and so on, without headers.
+
+    Liu et al., "FOCAL", NeurIPS 2023: the microphone in counts of 16 bits (16 kHz, the first
+    column before a comma), the geophone in counts (100 Hz, the first column before a space). The
+    class is the vehicle in the folder's name. A row is one node of one recording; the nodes hear
+    the same drive, so a recording is a subject, and no split puts it on both sides. The owners
+    split single windows at random instead.
+    """
+    nodes: dict[str, dict[str, Path]] = {}
+    for file in find(path, "*.csv", kind="mod"):
+        if file.name in FILES:
+            # aud16000.csv comes first and stays where both are there.
+            name = file.parent.relative_to(path).as_posix()
+            nodes.setdefault(name, {}).setdefault(FILES[file.name], file)
+    check(bool(nodes), "source", f"{path} has none of {', '.join(FILES)} in it, as mod has")
+    entries, missing = [], []
+    for name, files in nodes.items():
+        recording = (path / name).parent.name
+        vehicle = next((v for v in VEHICLES if v.lower() in recording.lower()), "")
+        reason = lacking(tuple(files), tuple(RATES), options)
+        if not vehicle and not options.unlabelled:
+            reason = f"the folder {recording!r} names none of the vehicles {', '.join(VEHICLES)}"
+        if reason:
+            missing.append(f"{name}: {reason}")
+        else:
+            entries.append((Row(name, subject=recording), vehicle))
+    rows, rest, labels = labelled(entries, options, order=VEHICLES)
+    load = functools.lru_cache(maxsize=8)(_first_column)
+
+    def read(row: Row) -> dict[str, Signal]:
+        found = {
+            name: Signal(load(file) / np.float32(_FULL_SCALE if name == "audio" else 1), rate)
+            for name, rate in RATES.items()
+            if (file := nodes[row.path].get(name)) is not None
+        }
+        return sensors_of(found, {name: (rate, 1) for name, rate in RATES.items()}, options)
+
+    def seconds(row: Row) -> float | None:
+        name, file = max(nodes[row.path].items())  # the geophone's file is the small one
+        try:
+            with file.open("rb") as lines:
+                return sum(1 for _ in lines) / RATES[name]
+        except OSError:
+            return None
+
+    return Source(
+        path.name, "mod", tuple(rows), read, seconds, False, labels, missing=tuple(missing),
+        rest=tuple(rest), rates={"audio": AUDIO_RATE},
+    )  # fmt: skip
+
+
+def _first_column(file: Path) -> np.ndarray:
+    """``[t 1]`` float32."""
+    delimiter = "," if FILES[file.name] == "audio" else None
+    x = numbers(file, where=file.name, delimiter=delimiter, usecols=0, dtype=np.float32, ndmin=2)
+    if not x.size:
+        raise InputError(f"{file.name} is empty")
+    return x.reshape(-1, 1)

@@ -1,0 +1,61 @@
+"""MotionSense: an iPhone in the front pocket, 24 subjects, 15 trials."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from jfreq.data.sources.base import Options, Row, Signal, Source
+from jfreq.data.sources.datasets.common import find, labelled, table
+from jfreq.data.sources.folders import matching, natural
+from jfreq.data.sources.sensor_files import array_source
+
+RATE = 50.0
+ACTIVITIES = {
+    "dws": "downstairs",
+    "ups": "upstairs",
+    "wlk": "walking",
+    "jog": "jogging",
+    "sit": "sitting",
+    "std": "standing",
+}
+_NAMES = tuple(
+    f"{name}.{axis}" for name in ("userAcceleration", "gravity", "rotationRate") for axis in "xyz"
+)
+
+
+def open_motionsense(path: Path, options: Options) -> Source:
+    """``dws_1/sub_1.csv`` and so on; acceleration in g, with gravity, and rotation in rad/s.
+
+    Malekzadeh et al., "Mobile sensor data anonymization", IoTDI 2019. A trial is a session: its
+    number is in the path.
+    """
+    entries, missing = [], []
+    # B_ and C_ repeat accelerometer and gyroscope alone, by other clocks.
+    homes = matching(path, "A_DeviceMotion_data")
+    home = max(homes, key=lambda p: len(p.parts), default=path)
+    for file in sorted(find(home, "sub_*.csv", kind="motionsense"), key=_place):
+        code = file.parent.name.partition("_")[0]
+        name = file.relative_to(path).as_posix()
+        if code in ACTIVITIES:
+            entries.append((Row(name, subject=file.stem), ACTIVITIES[code]))
+        else:
+            known = ", ".join(f"{code}_N" for code in ACTIVITIES)
+            missing.append(f"{name}: its folder is called none of {known}")
+    rows, rest, labels = labelled(entries, options, order=tuple(ACTIVITIES.values()))
+    return array_source(
+        path.name, "motionsense", rows, path, options, labels=labels, rest=rest, missing=missing,
+        load=_load,
+    )  # fmt: skip
+
+
+def _place(file: Path) -> tuple:
+    return file.parent.name, natural(file.stem.rpartition("_")[2])
+
+
+def _load(path: Path) -> Signal:
+    with path.open(encoding="utf-8-sig") as file:
+        x = table(file, _NAMES, where=str(path))
+    acc = x[:, :3] + x[:, 3:6]
+    return Signal(np.hstack([acc, x[:, 6:]]).astype(np.float32), RATE)

@@ -1,0 +1,76 @@
+"""PAMAP2: three inertial sensors at 100 Hz, 9 subjects, 18 activities."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+
+from jfreq.config import check
+from jfreq.data.sources.base import Options, Row, Signal, Source
+from jfreq.data.sources.datasets.common import find, labelled, numbers
+from jfreq.data.sources.sensor_files import array_source
+from jfreq.types import InputError
+
+RATE = 100.0
+ACTIVITIES = {
+    1: "lying", 2: "sitting", 3: "standing", 4: "walking", 5: "running", 6: "cycling",
+    7: "nordic_walking", 9: "watching_tv", 10: "computer_work", 11: "car_driving",
+    12: "ascending_stairs", 13: "descending_stairs", 16: "vacuum_cleaning", 17: "ironing",
+    18: "folding_laundry", 19: "house_cleaning", 20: "playing_soccer", 24: "rope_jumping",
+}  # fmt: skip
+"""0 is the time between activities: without a label."""
+GROUPS = {"acc": range(9), "gyro": range(9, 18), "mag": range(18, 27)}
+"""Each for hand, chest and ankle, xyz."""
+_WIDTH = 54
+_IMUS = (3, 20, 37)
+_PARTS = (1, 7, 10)
+"""Columns of one sensor: temperature, acceleration to 16 g, to 6 g, gyroscope, magnetometer,
+orientation, which the owners call invalid. The 6 g sensor saturates and is left out."""
+_COLUMNS = [imu + part + axis for part in _PARTS for imu in _IMUS for axis in range(3)]
+
+
+def open_pamap2(path: Path, options: Options) -> Source:
+    """``Protocol/subject101.dat`` and so on: m/s^2, rad/s and microtesla.
+
+    Reiss and Stricker, "Introducing a new dataset for physical activity monitoring", ISWC 2012.
+    ``Optional`` is read where it is there. Stretches of one activity are rows; what the radio
+    lost is NaN.
+    """
+    entries, missing = [], []
+    for file in find(path, "subject1*.dat", kind="pamap2"):
+        try:
+            codes = _codes(file)
+        except InputError as error:
+            missing.append(f"{file.relative_to(path).as_posix()}: {error}")
+            continue
+        cuts = [0, *(np.flatnonzero(np.diff(codes)) + 1).tolist(), len(codes)]
+        for start, end in itertools.pairwise(cuts):
+            row = Row(
+                file.relative_to(path).as_posix(), subject=file.stem, start=start, end=end,
+                rate=RATE,
+            )  # fmt: skip
+            entries.append((row, ACTIVITIES.get(int(codes[start]), "")))
+    rows, rest, labels = labelled(entries, options, order=tuple(ACTIVITIES.values()))
+    return array_source(
+        path.name, "pamap2", rows, path, options, labels=labels, rest=rest, missing=missing,
+        load=_load, groups=GROUPS,
+    )  # fmt: skip
+
+
+def _codes(file: Path) -> np.ndarray:
+    """The activity of every sample ``[t]``; ``InputError`` for a code that PAMAP2 does not have."""
+    check(file.stat().st_size > 0, file.name, "is empty")
+    codes = numbers(file, where=file.name, usecols=1)[:, 0].astype(int)
+    check(len(codes) > 0, file.name, "has no samples")
+    unknown = set(codes.tolist()) - {0, *ACTIVITIES}
+    check(not unknown, file.name, f"activity {min(unknown, default=0)} is not PAMAP2's")
+    return codes
+
+
+def _load(path: Path) -> Signal:
+    """A whole file; recording stopped where its clock jumps."""
+    x = numbers(path, where=str(path), usecols=(0, *_COLUMNS, _WIDTH - 1))
+    jumps = np.flatnonzero(np.abs(np.diff(x[:, 0]) * RATE - 1) > 0.5) + 1
+    return Signal(x[:, 1:-1].astype(np.float32), RATE, tuple(jumps.tolist()))

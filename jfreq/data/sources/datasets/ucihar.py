@@ -1,0 +1,66 @@
+"""UCI HAR: smartphone on the waist, windows of 128 samples, official split by subject."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from jfreq.config import check
+from jfreq.data.sources.base import Options, Row, Signal, Source, read_text
+from jfreq.data.sources.datasets.common import find, labelled, numbers
+from jfreq.data.sources.sensor_files import array_source
+
+RATE = 50.0
+_FIRST = "total_acc_x"
+_CHANNELS = tuple(f"{name}_{axis}" for name in ("total_acc", "body_gyro") for axis in "xyz")
+
+
+def open_ucihar(path: Path, options: Options) -> Source:
+    """``train`` and ``test`` with ``Inertial Signals``; acceleration in g, with gravity, and
+    angular velocity in rad/s.
+
+    Anguita et al., "A public domain dataset for human activity recognition using smartphones",
+    ESANN 2013. Windows overlap by half; a subject is in one split only.
+    """
+    root = find(path, "activity_labels.txt", kind="ucihar")[0].parent
+    names = _names(root / "activity_labels.txt")
+    entries = []
+    for split in ("train", "test"):
+        file = f"{split}/Inertial Signals/{_FIRST}_{split}.txt"
+        activity = read_text(root / split / f"y_{split}.txt").split()
+        subject = read_text(root / split / f"subject_{split}.txt").split()
+        check(len(activity) == len(subject), str(root / split), f"y_{split}.txt has "
+              f"{len(activity)} lines, subject_{split}.txt {len(subject)}")  # fmt: skip
+        for i, (code, person) in enumerate(zip(activity, subject)):
+            check(code in names, f"{root / split}/y_{split}.txt:{i + 1}", f"activity {code!r} is "
+                  "not in activity_labels.txt")  # fmt: skip
+            row = Row(file, split=split, subject=f"subject{person}", item=i)
+            entries.append((row, names[code].lower()))
+    order = [name.lower() for name in names.values()]
+    rows, rest, labels = labelled(entries, options, order=order)
+    return array_source(
+        path.name, "ucihar", rows, root, options, labels=labels, rest=rest, load=_load
+    )
+
+
+def _names(file: Path) -> dict[str, str]:
+    """The activity of every code, from lines such as ``1 WALKING``."""
+    names = {}
+    for i, line in enumerate(read_text(file).splitlines(), start=1):
+        words = line.split()
+        check(len(words) in (0, 2), f"{file}:{i}", "is not a number and a name")
+        if words:
+            names[words[0]] = words[1]
+    return names
+
+
+def _load(path: Path) -> Signal:
+    """All windows ``[n 128 6]`` of a split, by the path of its first channel."""
+    files = [path.with_name(path.name.replace(_FIRST, channel)) for channel in _CHANNELS]
+    for file in files:
+        check(file.is_file(), str(file), "is missing")
+    found = [numbers(file, where=str(file), dtype=np.float32, ndmin=2) for file in files]
+    same = len({x.shape for x in found}) == 1
+    check(same, str(path.parent), "its files differ in length")
+    return Signal(np.stack(found, -1), RATE)

@@ -1,0 +1,340 @@
+"""``index.csv``: a table of recordings with their labels, folds, splits and subjects."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from jfreq.config import check, close_match
+from jfreq.data.readers.recordings import read_recording
+from jfreq.data.readers.sound import OTHER_FORMATS, Headers
+from jfreq.data.sources.base import (
+    ARRAYS,
+    AUDIO,
+    UNREADABLE,
+    Options,
+    Row,
+    Source,
+    audio_source,
+    given_labels,
+)
+from jfreq.data.sources.folders import SPLITS, composed, natural, split_name
+from jfreq.data.sources.index_table import Line, Table, read_table, several_labels
+from jfreq.data.sources.segments import unnamed
+from jfreq.data.sources.sensor_files import array_source
+from jfreq.types import InputError
+
+NAME = "index.csv"
+SHORTEST = 0.01
+"""Seconds of sound. Shorter spans are seconds that were written where samples are counted."""
+BEYOND = 0.1
+"""Seconds that ``end_seconds`` may lie behind the end of a recording: times are rounded."""
+_SUSPECT = 1920
+"""Samples from which on a span is longer than that at any usual rate."""
+
+
+class Entry(NamedTuple):
+    """What one line says; ``labels`` by name, or ``id`` alone."""
+
+    line: Line
+    row: Row
+    labels: tuple[str, ...] = ()
+    id: int | None = None
+
+
+def index_in(folder: Path) -> Path | None:
+    """The ``index.csv`` of a folder, in upper or lower case."""
+    if (folder / NAME).is_file():
+        return folder / NAME
+    found = [p for p in folder.iterdir() if p.name.lower() == NAME and p.is_file()]
+    return min(found, default=None)
+
+
+def from_index(path: Path, options: Options) -> Source:
+    """A folder with ``index.csv``: column ``path``, and any of those that docs/data.md lists."""
+    index = index_in(path) if path.is_dir() else path
+    if index is None:
+        raise InputError(f"source: {path} has no {NAME}")
+    table, root, notes = read_table(index), index.parent, []
+    entries = _entries(table, notes)
+    entries = _located(entries, root, notes)
+    sound = _is_sound(entries)
+    headers = Headers(root)
+    entries = _timed(entries, headers if sound else None, root, options)
+    entries = _distinct(entries, "labels" in table.columns, notes)
+    entries = _usual_splits(entries, notes)
+    labels, numbers = _numbered(entries, options)
+    rows = [_row(e, numbers) for e in entries if not _dropped(e, options)]
+    make = audio_source if sound else array_source
+    source = make(root.name, "index", rows, root, options, labels=labels)
+    rest: tuple[Row, ...] = ()
+    if options.unlabelled:
+
+        def length(row: Row) -> int:
+            found = headers.of(row.path).frames if sound else 0
+            return found or len(next(iter(source.read(row).values())).x)
+
+        rest = unnamed([entry.row for entry in entries], length)
+    return dataclasses.replace(
+        source,
+        multi_label="labels" in table.columns,
+        rest=rest,
+        notes=(*table.notes, *notes, *source.notes),
+    )
+
+
+def _entries(table: Table, notes: list[str]) -> list[Entry]:
+    names = [(composed(line.text("label")),) for line in table.lines]
+    if "labels" in table.columns:
+        check("label" not in table.columns, str(table.lines[0].file), "has columns 'label' and "
+              "'labels'; keep one of them")  # fmt: skip
+        names, separator = several_labels(table.lines)
+        notes.append(f"a recording may have several labels, separated by {separator!r}")
+    return [_entry(line, tuple(map(composed, n))) for line, n in zip(table.lines, names)]
+
+
+def _entry(line: Line, names: tuple[str, ...]) -> Entry:
+    fold = line.whole("fold", least=-1, most=2**31 - 1)
+    rate = line.real("sr")
+    check(bool(line.text("path")), line.where, "names no path")
+    check(rate is None or rate > 0, f"{line.where} sr", f"must be positive, got {rate}")
+    row = Row(
+        path=line.text("path"),
+        fold=-1 if fold is None else fold,
+        split=line.text("split"),
+        subject=line.text("subject"),
+        start=line.whole("start") or 0,
+        end=line.whole("end"),
+        item=line.whole("row", most=2**31 - 1),
+        rate=rate,
+    )
+    return Entry(line, row, tuple(filter(None, names)), line.whole("label_id", most=2**31 - 1))
+
+
+# ------------------------------------------------------------------ paths
+
+
+def _located(entries: Sequence[Entry], root: Path, notes: list[str]) -> list[Entry]:
+    """Paths as they are spelt on disk."""
+    find = functools.lru_cache(maxsize=None)(functools.partial(_on_disk, root))
+    out = [e._replace(row=e.row._replace(path=find(e.row.path))) for e in entries]
+    turned = sum("\\" in a.row.path and "\\" not in b.row.path for a, b in zip(entries, out))
+    if turned:
+        notes.append(f"in {turned} paths \\ is read as /")
+    return out
+
+
+def _on_disk(root: Path, path: str) -> str:
+    """The spelling under which the file exists: accents apart or not, slashes either way."""
+    for slashed in dict.fromkeys((path, path.replace("\\", "/"))):
+        for form in (slashed, *(unicodedata.normalize(f, slashed) for f in ("NFC", "NFD"))):
+            if "\0" not in form and (root / form).exists():
+                return form
+    return path
+
+
+def _is_sound(entries: Sequence[Entry]) -> bool:
+    """Whether the files are sound; ``InputError`` where they are both, or neither."""
+    first = None
+    for entry in entries:
+        kind = _kind(entry.row.path)
+        if kind and first is None:
+            first = kind, entry
+        elif kind and first and kind != first[0]:
+            raise InputError(f"{entry.line.where}: {entry.row.path} is a file of {kind}, line "
+                             f"{first[1].line.number} names one of {first[0]}; make an index for "
+                             "each of the two")  # fmt: skip
+    if first is None:
+        raise InputError(f"{entries[0].line.where}: {entries[0].row.path} is neither sound "
+                         f"({' '.join(AUDIO)}) nor arrays ({' '.join(ARRAYS)})")  # fmt: skip
+    return first[0] == "sound"
+
+
+def _kind(path: str) -> str:
+    suffix = Path(path).suffix.lower()
+    if suffix in ARRAYS:
+        return "arrays"
+    return "sound" if suffix in (*AUDIO, *OTHER_FORMATS) else ""
+
+
+# ------------------------------------------------------------------ spans
+
+
+def _timed(
+    entries: Sequence[Entry], headers: Headers | None, root: Path, options: Options
+) -> list[Entry]:
+    """Seconds as samples of each file's own rate; spans that make no sense are refused."""
+
+    @functools.cache
+    def array_rate(path: str) -> float | None:
+        found = read_recording(root / path, rate=options.rate)
+        return next(iter(found.signals.values())).rate
+
+    def rate_of(entry: Entry) -> float | None:
+        row = entry.row
+        try:
+            own = headers.of(row.path).rate if headers else row.rate or array_rate(row.path)
+        except UNREADABLE:
+            return None
+        rate = own or options.rate
+        check(rate is not None, entry.line.where, f"nothing states the rate of {row.path}, so its "
+              "seconds cannot be counted; add a column sr, or give --rate")  # fmt: skip
+        return rate
+
+    timed = [_in_samples(entry, rate_of, headers) for entry in entries]
+    for entry in timed:
+        _check_span(entry, headers)
+    return timed
+
+
+def _in_samples(
+    entry: Entry, rate_of: Callable[[Entry], float | None], headers: Headers | None
+) -> Entry:
+    """``start_seconds`` and ``end_seconds`` in samples; as it is where the file cannot be read."""
+    line, row = entry.line, entry.row
+    begin, end = line.real("start_seconds"), line.real("end_seconds")
+    for name, time in (("start_seconds", begin), ("end_seconds", end)):
+        check(time is None or time >= 0, f"{line.where} {name}", f"must be 0 or more, got {time}")
+    check(end is None or end > (begin or 0), line.where, f"ends at {end} s, which is not after its "
+          f"start at {begin or 0} s")  # fmt: skip
+    twice = (begin is not None and row.start) or (end is not None and row.end is not None)
+    check(not twice, line.where, "says its span twice, in samples and in seconds")
+    if (begin, end) == (None, None) or (rate := rate_of(entry)) is None:
+        return entry
+    start = row.start if begin is None else round(begin * rate)
+    stop = row.end if end is None else round(end * rate)
+    if stop is not None and headers is not None:
+        frames = headers.of(row.path).frames
+        stop = frames if 0 < stop - frames <= BEYOND * rate else stop
+    return entry._replace(row=row._replace(start=start, end=stop))
+
+
+def _check_span(entry: Entry, headers: Headers | None) -> None:
+    where, (start, end) = entry.line.where, (entry.row.start, entry.row.end)
+    if end is None:
+        return
+    check(end > start, where, f"ends at {end}, which is not after its start at {start}")
+    least = 2.0
+    if headers is not None and end - start < _SUSPECT:
+        with contextlib.suppress(InputError):
+            least = max(least, SHORTEST * headers.of(entry.row.path).rate)
+    count = "1 sample" if end - start == 1 else f"{end - start} samples"
+    check(end - start >= least, where, f"is {count} long: start and end count samples; for seconds "
+          "use the columns start_seconds and end_seconds")  # fmt: skip
+
+
+# ------------------------------------------------------------------ lines that say the same
+
+
+def _distinct(entries: Sequence[Entry], several: bool, notes: list[str]) -> list[Entry]:
+    """One entry per span of a recording; ``InputError`` where two lines contradict each other.
+
+    Lines that differ in nothing count once; with ``several``, labels of lines are put together.
+    """
+    found: dict[tuple, Entry] = {}
+    doubles = merged = 0
+    for entry in entries:
+        row = entry.row
+        place = (row.path, row.item, row.start, row.end)
+        first = found.setdefault(place, entry)
+        if first is entry:
+            continue
+        for name in ("fold", "split", "subject"):
+            a, b = getattr(first.row, name), getattr(row, name)
+            check(a == b, entry.line.where, f"{row.path} has {name} {b!r} here and {a!r} in line "
+                  f"{first.line.number}")  # fmt: skip
+        if several and first.labels != entry.labels:
+            labels = dict.fromkeys((*first.labels, *entry.labels))
+            found[place], merged = first._replace(labels=tuple(labels)), merged + 1
+            continue
+        a, b = (e.labels or (e.id,) for e in (first, entry))
+        check(a == b, entry.line.where, f"{row.path} is {_said(b)} here and {_said(a)} in line "
+              f"{first.line.number}; for several labels use a column labels")  # fmt: skip
+        doubles += 1
+    if doubles:
+        notes.append(f"{doubles} {'line repeats' if doubles == 1 else 'lines repeat'} another one")
+    if merged:
+        notes.append(f"labels of {merged} more lines about the same recording were put together")
+    return list(found.values())
+
+
+def _said(labels: Sequence[object]) -> str:
+    return "without a label" if labels in ((None,), ()) else ", ".join(map(repr, labels))
+
+
+def _usual_splits(entries: Sequence[Entry], notes: list[str]) -> list[Entry]:
+    """Splits as ``train``, ``validation`` and ``test`` where all have a usual name of these."""
+    names = {e.row.split for e in entries} - {""}
+    usual = {name: split_name(name) for name in names}
+    if not set(usual.values()) <= set(SPLITS) or len(set(usual.values())) < len(names):
+        return list(entries)
+    changed = sorted(name for name in names if name != usual[name])
+    if changed:
+        notes.append("splits: " + ", ".join(f"{n} is read as {usual[n]}" for n in changed))
+    return [e._replace(row=e.row._replace(split=usual.get(e.row.split, ""))) for e in entries]
+
+
+# ------------------------------------------------------------------ classes
+
+
+def _numbered(
+    entries: Sequence[Entry], options: Options
+) -> tuple[tuple[str, ...], Mapping[str, int]]:
+    """Class names in order, and the number of each: as given, by ``label_id``, or by name."""
+    given = given_labels(options)
+    ids = _ids(entries)
+    if not any(e.labels for e in entries):
+        return _from_ids(entries, given)
+    found = {name for entry in entries for name in entry.labels}
+    kept = {name for name in found if not options.drops(name)}
+    last = max(ids.values(), default=0) + 1
+    labels = given or tuple(sorted(kept, key=lambda name: (ids.get(name, last), natural(name))))
+    unknown = kept.difference(labels)
+    for entry in entries if unknown else ():
+        for name in unknown.intersection(entry.labels):
+            raise InputError(f"{entry.line.where}: label {name!r} is not in the list of labels"
+                             f"{close_match(name, labels)}")  # fmt: skip
+    return labels, {name: i for i, name in enumerate(labels)}
+
+
+def _ids(entries: Sequence[Entry]) -> dict[str, int]:
+    """``label_id`` of every name; ``InputError`` where lines disagree."""
+    ids: dict[str, int] = {}
+    names: dict[int, str] = {}
+    for entry in entries:
+        if len(entry.labels) != 1 or entry.id is None:
+            continue
+        (name,), number = entry.labels, entry.id
+        known = ids.setdefault(name, number), names.setdefault(number, name)
+        check(known == (number, name), entry.line.where, f"label {name!r} has the label_id "
+              f"{number}, an earlier line says {known[1]!r} has {known[0]}")  # fmt: skip
+    return ids
+
+
+def _from_ids(
+    entries: Sequence[Entry], given: tuple[str, ...]
+) -> tuple[tuple[str, ...], Mapping[str, int]]:
+    """Classes called by their numbers, or by the given names in this order."""
+    found = sorted({e.id for e in entries if e.id is not None})
+    if not given:
+        return tuple(map(str, found)), {str(number): i for i, number in enumerate(found)}
+    for entry in entries:
+        check(entry.id is None or entry.id < len(given), entry.line.where, f"label_id {entry.id} "
+              f"is not one of the {len(given)} labels, which count from 0")  # fmt: skip
+    return given, {str(i): i for i in range(len(given))}
+
+
+def _dropped(entry: Entry, options: Options) -> bool:
+    """Whether nothing is left of its labels."""
+    names = entry.labels or (() if entry.id is None else (str(entry.id),))
+    return bool(names) and all(map(options.drops, names))
+
+
+def _row(entry: Entry, numbers: Mapping[str, int]) -> Row:
+    names = entry.labels or (() if entry.id is None else (str(entry.id),))
+    return entry.row._replace(label=tuple(sorted(numbers[n] for n in names if n in numbers)))

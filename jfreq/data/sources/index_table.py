@@ -1,0 +1,207 @@
+"""The table of an index: separator, columns under their usual names, cells as text and numbers."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import difflib
+import io
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from jfreq.config import check, close_match
+from jfreq.data.sources.base import read_text
+from jfreq.types import InputError
+
+SYNONYMS: dict[str, tuple[str, ...]] = {
+    "path": ("file", "filename", "file_name", "filepath", "file_path", "relative_path", "fname",
+             "audio", "audio_file", "audio_path", "audio_filename", "wav", "wav_path", "wav_file",
+             "sound", "clip"),
+    "label": ("class", "category", "class_name", "classname", "label_name", "category_name"),
+    "labels": ("classes", "categories", "tags", "class_names", "label_names"),
+    "label_id": ("class_id", "classid", "class_index", "label_index", "category_id", "target", "y"),
+    "fold": ("folds", "cv_fold"),
+    "split": ("subset", "partition", "set"),
+    "subject": ("subject_id", "speaker", "speaker_id", "participant", "participant_id", "person",
+                "patient", "patient_id", "user", "user_id"),
+    "sr": ("rate", "sample_rate", "sampling_rate", "samplerate", "fs"),
+    "start": ("start_sample", "begin_sample"),
+    "end": ("end_sample", "stop_sample"),
+    "start_seconds": ("start_s", "start_sec", "start_time", "onset", "begin_seconds"),
+    "end_seconds": ("end_s", "end_sec", "end_time", "offset", "stop_seconds"),
+    "row": (),
+}  # fmt: skip
+"""Columns of an index, and other names that they are known by."""
+EITHER = ("target", "y")
+"""Names of a column of numbers (``label_id``) or, where it holds text, of names (``label``)."""
+_KNOWN = {name: column for column, names in SYNONYMS.items() for name in (column, *names)}
+_SEPARATORS = ",;\t|"
+_CLOSE = 0.8
+_NOTHING = ("", "nan", "na", "n/a", "none", "null")
+_LARGEST = 2**62
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """One line: its cells by column, without surrounding blanks."""
+
+    file: Path
+    number: int
+    cells: Mapping[str, str]
+
+    @property
+    def where(self) -> str:
+        return f"{self.file}:{self.number}"
+
+    def text(self, column: str) -> str:
+        return self.cells.get(column, "")
+
+    def real(self, column: str) -> float | None:
+        """A number, also with a decimal comma; None for an empty cell."""
+        text = self.text(column)
+        if text.lower() in _NOTHING:
+            return None
+        comma = text.count(",") == 1 and "." not in text
+        try:
+            value = float(text.replace(",", ".") if comma else text)
+        except ValueError:
+            value = math.nan
+        check(math.isfinite(value), f"{self.where} {column}", f"expected a number, got {text!r}")
+        return value
+
+    def whole(self, column: str, *, least: int = 0, most: int = _LARGEST) -> int | None:
+        """A whole number, also written as 1.0; None for an empty cell."""
+        value = self.real(column)
+        if value is None:
+            return None
+        where = f"{self.where} {column}"
+        check(value.is_integer(), where, f"expected a whole number, got {self.text(column)!r}")
+        check(value >= least, where, f"must be {least} or more, got {self.text(column)}")
+        check(value <= most, where, f"{self.text(column)} is too large")
+        text = self.text(column)
+        return int(text) if text.lstrip("+-").isdecimal() else int(value)
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """All lines of an index, which columns it has, and what there is to say about them."""
+
+    lines: tuple[Line, ...]
+    columns: frozenset[str]
+    notes: tuple[str, ...]
+
+
+def read_table(path: Path) -> Table:
+    """Reads an index; ``InputError`` names file and line."""
+    text = read_text(path)
+    separator = _separator(text.partition("\n")[0])
+    file = io.StringIO(text, newline="")
+    reader = csv.reader(file, delimiter=separator, skipinitialspace=True, strict=True)
+    records = []
+    try:
+        for cells in reader:
+            if any(cell.strip() for cell in cells):
+                records.append((reader.line_num, [cell.strip() for cell in cells]))
+    except csv.Error as error:
+        raise InputError(f"{path}:{reader.line_num}: {error}; is a quote not closed?") from error
+    check(bool(records), str(path), "is empty")
+    header, *records = records
+    places, notes = _columns(header[1], str(path))
+    for number, cells in records:
+        check(len(cells) <= len(header[1]) or not any(cells[len(header[1]) :]), f"{path}:{number}",
+              f"has {len(cells)} cells, the first line names {len(header[1])} columns; put what "
+              f"holds a {separator!r} into quotes")  # fmt: skip
+    _settle_targets(places, header[1], [cells for _, cells in records])
+    notes += [f"{path.name}: column {header[1][i]!r} is read as {column!r}"
+              for column, i in places.items() if _plain(header[1][i]) != column]  # fmt: skip
+    lines = tuple(
+        Line(path, number, {c: cells[i] for c, i in places.items() if i < len(cells)})
+        for number, cells in records
+    )
+    check(bool(lines), str(path), "names no recordings: it has no line below the first")
+    return Table(lines, frozenset(places), tuple(notes))
+
+
+def names_paths(path: Path) -> bool:
+    """Whether the first line of a text file names a column of paths."""
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        first = file.readline(10_000)
+    cells = next(csv.reader([first], delimiter=_separator(first)), [])
+    return any(_KNOWN.get(_plain(cell)) == "path" for cell in cells)
+
+
+def several_labels(lines: Sequence[Line]) -> tuple[list[tuple[str, ...]], str]:
+    """The names in every cell of ``labels``, and what separates them in this index."""
+    cells = [line.text("labels") for line in lines]
+    separator = next((s for s in ";|" if any(s in cell for cell in cells)), ",")
+    names = [tuple(n.strip() for n in cell.split(separator) if n.strip()) for cell in cells]
+    return names, separator
+
+
+def _separator(first: str) -> str:
+    """The one that finds most known columns in the first line."""
+
+    def known(separator: str) -> tuple[int, int]:
+        cells = next(csv.reader([first], delimiter=separator), [])
+        return sum(_plain(cell) in _KNOWN for cell in cells), len(cells)
+
+    return max(_SEPARATORS, key=known)
+
+
+def _plain(name: str) -> str:
+    return "_".join(name.strip().lower().replace("-", " ").split())
+
+
+def _columns(header: Sequence[str], where: str) -> tuple[dict[str, int], list[str]]:
+    """Where each known column stands, and what there is to say about the others."""
+    plain = [_plain(name) for name in header]
+    places = _exact(plain, where)
+    for i, name in enumerate(plain):
+        column = _synonym(name, plain)
+        if column is None or (column in places and plain[places[column]] == column):
+            continue
+        check(column not in places, where, f"columns {header[places.get(column, i)]!r} and "
+              f"{header[i]!r} may both be the {column}; name one of them {column!r}")  # fmt: skip
+        places[column] = i
+    if "label" in places and plain[places.get("labels", 0)] != "labels":
+        places.pop("labels", None)
+    check("path" in places, where, f"has no column 'path'{close_match('path', plain)}; its first "
+          "line names the columns, for instance path,label")  # fmt: skip
+    unread = [i for i in range(len(header)) if i not in places.values() and header[i]]
+    for i in unread:
+        near = [c for c in SYNONYMS if c not in places and abs(len(c) - len(plain[i])) < 2]
+        close = difflib.get_close_matches(plain[i], near, 1, _CLOSE)
+        check(not close, where, f"column {header[i]!r} is not known (did you mean "
+              f"{''.join(close)!r}?); rename it")  # fmt: skip
+    names = ", ".join(repr(header[i]) for i in unread)
+    what = "column" if len(unread) == 1 else "columns"
+    return places, [f"{Path(where).name}: {what} {names} not read"] if unread else []
+
+
+def _exact(plain: Sequence[str], where: str) -> dict[str, int]:
+    """Columns that have the very name."""
+    places: dict[str, int] = {}
+    for i, name in enumerate(plain):
+        if name in SYNONYMS:
+            check(name not in places, where, f"has two columns {name!r}")
+            places[name] = i
+    return places
+
+
+def _synonym(name: str, plain: Sequence[str]) -> str | None:
+    """The column that another name stands for; ``offset`` is an end only beside ``onset``."""
+    column = _KNOWN.get(name)
+    return None if name == column or (name == "offset" and "onset" not in plain) else column
+
+
+def _settle_targets(
+    places: dict[str, int], header: Sequence[str], records: Sequence[Sequence[str]]
+) -> None:
+    """A column ``target`` of text is one of names."""
+    i = places.get("label_id")
+    if i is None or "label" in places or _plain(header[i]) not in EITHER:
+        return
+    cells = [cells[i] for cells in records if i < len(cells)]
+    if not all(cell.removesuffix(".0").isdecimal() for cell in cells if cell):
+        places["label"] = places.pop("label_id")

@@ -1,0 +1,94 @@
+"""The layouts that can be made into shards."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from jfreq.config import check, close_match
+from jfreq.data.sources import datasets, synthetic
+from jfreq.data.sources.base import Options, Row, Signal, Source
+from jfreq.data.sources.class_folders import from_folders
+from jfreq.data.sources.detect_kind import kind_of
+from jfreq.data.sources.folders import shown
+from jfreq.data.sources.index import from_index
+from jfreq.data.sources.sensor_files import from_sensors
+from jfreq.data.sources.tfds import open_tfds
+from jfreq.files import local_path
+from jfreq.ranges import check_value
+
+
+def open_source(source: str, *, kind: str, options: Options) -> Source:
+    """Finds out what ``source`` is (``kind="auto"``) and lists it; ``InputError`` with advice."""
+    scheme, _, rest = source.partition(":")
+    if scheme in ("synthetic", "tfds") and rest:
+        found = from_synthetic(rest, options) if scheme == "synthetic" else open_tfds(rest, options)
+    else:
+        path = local_path(source, "source")
+        check(os.path.exists(path), "source", f"{shown(path)} does not exist")
+        readable = os.access(path, os.R_OK | os.X_OK * path.is_dir())
+        check(readable, "source", f"{shown(path)} cannot be opened (permission denied)")
+        kind = kind_of(path) if kind == "auto" else kind
+        check(kind in KINDS, "kind", f"no kind {kind!r}{close_match(kind, KINDS)}; there are: "
+              f"{', '.join(KINDS)}, and the sources synthetic:NAME and tfds:NAME")  # fmt: skip
+        found = KINDS[kind](path, options)
+    options.check_dropped(found.labels)
+    found = _only(found, options)
+    check(len(found.rows) > 0, "source", f"{shown(source)}: nothing to read{_why_empty(found)}")
+    return dataclasses.replace(found, name=shown(found.name))
+
+
+def _why_empty(source: Source) -> str:
+    lost = source.missing
+    if all(line.endswith("not on disk") for line in lost):
+        return f"; none of its {len(lost)} clips is on disk" if lost else ""
+    return f"; {len(lost)} left out, the first: {lost[0]}"
+
+
+def _only(source: Source, options: Options) -> Source:
+    """The rows whose path matches one of the patterns, all where there is none."""
+    if not options.only:
+        return source
+
+    def kept(rows: tuple[Row, ...]) -> tuple[Row, ...]:
+        return tuple(r for r in rows if options.takes(r.path))
+
+    rows = kept(source.rows)
+    patterns = " or ".join(options.only)
+    check(bool(rows or not source.rows), "only", f"no row's path matches {patterns}; "
+          f"they look like {source.rows[0].path if source.rows else ''}")  # fmt: skip
+    return dataclasses.replace(source, rows=rows, rest=kept(source.rest))
+
+
+def from_synthetic(name: str, options: Options) -> Source:
+    """``synthetic:NAME``, of a family of :mod:`jfreq.data.sources.synthetic`."""
+    family = synthetic.family(name)
+    seconds = family.seconds if options.seconds is None else options.seconds
+    n = options.n or 24 * len(family.labels)
+    check_value(synthetic.Rows, n, "", "n")
+    check_value(synthetic.Length, seconds, "", "seconds")
+
+    def make(index: int) -> synthetic.Clip:
+        return synthetic.clip(name, index, seconds=seconds, seed=options.seed)
+
+    def row(i: int) -> Row:
+        label, subject, fold = synthetic.place(name, i)
+        return Row(f"{name}/{i:06d}", (label,), fold, subject=f"{name}-{subject}", item=i)
+
+    def read(r: Row) -> dict[str, Signal]:
+        assert r.item is not None
+        return {k: Signal(x, rate) for k, (x, rate) in make(r.item).signals.items()}
+
+    rows = tuple(row(i) for i in range(n))
+    title = f"synthetic-{name}-{options.seed}"
+    return Source(title, "synthetic", rows, read, lambda _: seconds, False, labels=family.labels)
+
+
+KINDS: dict[str, Callable[[Path, Options], Source]] = {
+    "index": from_index,
+    "folders": from_folders,
+    "sensors": from_sensors,
+    **datasets.LAYOUTS,
+}

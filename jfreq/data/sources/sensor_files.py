@@ -1,0 +1,365 @@
+"""Sensor recordings in files of their own: tables, and archives of arrays."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import numpy as np
+
+from jfreq.data.readers.clock import common_rate
+from jfreq.data.readers.columns import modalities_of, parsed, sensor_of
+from jfreq.data.readers.recordings import Recording, read_recording
+from jfreq.data.readers.tables import Marks
+from jfreq.data.sources.base import (
+    ARRAYS,
+    UNREADABLE,
+    Options,
+    Row,
+    Signal,
+    Source,
+    files_in,
+    label_numbers,
+    split_channels,
+)
+from jfreq.data.sources.complex_signals import real_modalities
+from jfreq.data.sources.folders import PERSON, are_people, shown, splits_and_labels
+from jfreq.ranges import brief
+from jfreq.types import InputError
+
+IMU = {"acc": (0, 1, 2), "gyro": (3, 4, 5)}
+_NOBODY = {"raw data", "data", "recording", "sensor", "sensors", "signal", "samples"}
+"""Names of files that apps give to every recording, beside those of sensors."""
+_MOST = 8
+"""Files of which particulars are told one by one."""
+
+
+class Listed(NamedTuple):
+    """A file and what is known of it without its samples; ``found`` is None for a broken one."""
+
+    name: str
+    found: Recording | None
+
+
+class Place(NamedTuple):
+    """What the folders of a file say."""
+
+    split: str
+    label: str
+    subject: str
+
+
+def from_sensors(path: Path, options: Options) -> Source:
+    """Recordings as tables (``.csv``, ``.tsv``) or arrays (``.npz``, ``.npy``).
+
+    A label may be one word per file or one per sample; then every stretch of one label is a row
+    of its own, and a window never mixes labels. Where no file has labels, they are the names of
+    the folders.
+    """
+    files = [path] if path.is_file() else files_in(path, ARRAYS)
+    root = path.parent if path.is_file() else path
+    files = [f for f in files if options.takes(f.relative_to(root).as_posix())] or files
+    _check_one_sensor(files, root)
+    listed = [Listed(f.relative_to(root).as_posix(), _listed(f, options.rate)) for f in files]
+    rate = options.rate or common_rate([f.measured for _, f in listed if f and f.measured])
+    listed = [
+        Listed(name, _listed(root / name, rate) if rate and _differs(found, rate) else found)
+        for name, found in listed
+    ]
+    places, notes = _places(listed)
+    stretches = [
+        (row, label)
+        for (name, found), place in zip(listed, places)
+        for row, label in _rows(name, found, place)
+        if not options.drops(label)
+    ]
+    labels, known = label_numbers([(row.path, label) for row, label in stretches], options)
+    rows = [row._replace(label=(known[label],) if label else ()) for row, label in stretches]
+    return array_source(
+        path.stem if path.is_file() else path.name, "sensors", rows, root, options, labels=labels,
+        measured=rate, notes=(*_said(listed, rate), *notes),
+    )  # fmt: skip
+
+
+def array_source(
+    name: str,
+    kind: str,
+    rows: Iterable[Row],
+    root: Path,
+    options: Options,
+    *,
+    labels: tuple[str, ...] = (),
+    rest: Iterable[Row] = (),
+    missing: Iterable[str] = (),
+    load: Callable[[Path], Signal] | None = None,
+    groups: Mapping[str, Sequence[int]] | None = None,
+    rate: float | None = None,
+    measured: float | None = None,
+    notes: Iterable[str] = (),
+) -> Source:
+    """Rows of files of sensors; six channels without names are acc xyz and gyro xyz by custom.
+
+    ``load`` gives a whole file, ``[t c]`` or ``[n t c]``, by default any that
+    :func:`jfreq.data.readers.recordings.read_recording` knows; ``groups`` are its modalities. ``measured``:
+    Hz of the grid for samples with times.
+    """
+
+    @functools.lru_cache(maxsize=4)
+    def whole(path: Path, grid: float | None) -> Recording:
+        if load is not None:
+            return Recording({"": load(path)})
+        try:
+            return read_recording(path, rate=grid)
+        except InputError as error:
+            raise InputError(f"{error}{_way_out(error, options.rate)}") from None
+
+    def read(row: Row) -> dict[str, Signal]:
+        path = root / row.path
+        if not path.is_file():
+            raise InputError("is not on disk")
+        recording = whole(path, row.rate or options.rate or measured)
+        if kind == "index" and recording.moved and (row.start or row.end is not None):
+            raise InputError("start and end count its lines, but samples are missing or uneven in "
+                             "time; cut the file itself")  # fmt: skip
+        found = {name: _item(s, row) for name, s in recording.signals.items()}
+        found = {name: s._replace(rate=s.rate or row.rate) for name, s in _cut(found, row).items()}
+        if "" not in found:
+            return _picked(found, options)
+        signal = found[""]
+        if np.iscomplexobj(signal.x):
+            return real_modalities(signal, options.complex_as, options.modalities)
+        return split_channels(
+            groups or default_groups(signal), signal, options.modalities,
+            allow_missing=options.allow_missing,
+        )  # fmt: skip
+
+    return Source(
+        name, kind, tuple(rows), read, functools.partial(longest_stretch, read, options), False,
+        labels, missing=tuple(missing), rest=tuple(rest), rate=rate, notes=tuple(notes),
+        floating=True,
+    )  # fmt: skip
+
+
+def default_groups(signal: Signal) -> Mapping[str, Sequence[int] | None]:
+    """The modalities of one array: sensors by the names of their axes, six unnamed channels."""
+    if signal.names:
+        return modalities_of(signal.names) or {"signal": None}
+    return IMU if signal.x.shape[1] == 6 else {"signal": None}
+
+
+def _way_out(error: InputError, rate: float | None) -> str:
+    """What to do where times contradict ``--rate``."""
+    if rate is None or f"not {rate:g} Hz" not in str(error):
+        return ""
+    return (
+        f"; leave --rate {rate:g} out, or resample on purpose with --rates signal:{rate:g} (or "
+        "the name of another modality)"
+    )
+
+
+def _picked(found: dict[str, Signal], options: Options) -> dict[str, Signal]:
+    """Modalities that come as arrays of their own; ``--modalities`` picks some, and channels."""
+    if not options.modalities:
+        return found
+    out = {}
+    for name, channels in options.modalities.items():
+        if name not in found:
+            raise InputError(f"has no array {name!r}; it has: {brief(', '.join(found))}")
+        out |= split_channels({}, found[name], {name: channels})
+    return out
+
+
+def longest_stretch(
+    read: Callable[[Row], Mapping[str, Signal]], options: Options, row: Row
+) -> float | None:
+    """Seconds of the longest stretch without a break; None where it or the rate is unknown."""
+    try:
+        signal = next(iter(read(row).values()))
+    except UNREADABLE:
+        return None
+    rate = signal.rate or options.rate
+    edges = (0, *signal.breaks, len(signal.x))
+    return max(b - a for a, b in itertools.pairwise(edges)) / rate if rate else None
+
+
+def _item(signal: Signal, row: Row) -> Signal:
+    """The row's recording of a file that holds many."""
+    x, dims = signal.x, 2 + np.iscomplexobj(signal.x)
+    if row.item is not None:
+        if x.ndim != dims + 1:
+            raise InputError(f"row {row.item} of an array of shape {x.shape}, which holds one")
+        if not 0 <= row.item < len(x):
+            raise InputError(f"row {row.item} lies outside its {len(x)} recordings")
+        x = x[row.item]
+    if x.ndim != dims:
+        raise InputError(f"expected [time, channels], got shape {x.shape}")
+    return signal._replace(x=x)
+
+
+def _cut(found: Mapping[str, Signal], row: Row) -> dict[str, Signal]:
+    """The row's samples; ``start`` and ``end`` count those of the first signal."""
+    first = next(iter(found.values()))
+    size = len(first.x)
+    end = size if row.end is None else row.end
+    if not 0 <= row.start < end <= size:
+        raise InputError(f"samples {row.start}..{end} lie outside its {size}")
+    out = {}
+    for name, s in found.items():
+        ratio = (s.rate or 1.0) / (first.rate or 1.0)
+        a, b = round(row.start * ratio), len(s.x) if row.end is None else round(end * ratio)
+        breaks = tuple(k - a for k in s.breaks if a < k < b)
+        out[name] = s._replace(x=s.x[a:b], breaks=breaks)
+    return out
+
+
+# ------------------------------------------------------------------ listing
+
+
+def _listed(path: Path, rate: float | None) -> Recording | None:
+    """A file without its samples; None where reading it will say what is wrong with it."""
+    try:
+        return read_recording(path, rate=rate, values=False)
+    except UNREADABLE:
+        return None
+
+
+def _check_one_sensor(files: Sequence[Path], root: Path) -> None:
+    """A row is one file, so sensors of one recording in a file each would become one modality."""
+    sensors: dict[Path, dict[str, Path]] = defaultdict(dict)
+    for file in files:
+        if (sensor := sensor_of(file.stem)) is not None:
+            sensors[file.parent].setdefault(sensor, file)
+    for found in sensors.values():
+        if len(found) > 1:
+            a, b, *_ = (shown(file.relative_to(root)) for file in found.values())
+            name = next(iter(found.values())).name
+            raise InputError(f"source: {a} and {b} are different sensors of one recording, and a "
+                             "row is one file; read one sensor, for instance with --only "
+                             f"'*{name}', or write them side by side into one table")  # fmt: skip
+
+
+def _differs(found: Recording | None, rate: float) -> bool:
+    """Whether the file's times say another rate than that of the set."""
+    return found is not None and found.measured not in (None, rate)
+
+
+def _rows(name: str, found: Recording | None, place: Place) -> list[tuple[Row, str]]:
+    """Rows of a file with their labels: its windows, or its stretches of one label and subject."""
+    row = Row(name, split=place.split, subject=place.subject)
+    if found is None:
+        return [(row, "")]
+    label, subject = found.label, found.subject
+
+    def at(marks: Marks | None, i: int, default: str) -> str:
+        return default if marks is None else marks.names[marks.codes[min(i, len(marks.codes) - 1)]]
+
+    def made(i: int, **more: int | None) -> tuple[Row, str]:
+        owner = at(subject, i, place.subject)
+        return row._replace(subject=owner, **more), at(label, i, place.label)
+
+    if found.windows is not None:
+        return [made(i, item=i) for i in range(found.windows)]
+    cuts = _cuts([m.codes for m in (label, subject) if m is not None and len(m.codes) > 1])
+    if not cuts:
+        return [made(0)]
+    return [made(a, start=a, end=b) for a, b in itertools.pairwise(cuts)]
+
+
+def _cuts(marks: Sequence[np.ndarray]) -> list[int]:
+    """Where any of the marks ``[t]`` changes, with both ends; empty where none is given."""
+    if not marks:
+        return []
+    changes = np.logical_or.reduce([codes[1:] != codes[:-1] for codes in marks])
+    return [0, *(np.flatnonzero(changes) + 1).tolist(), len(marks[0])]
+
+
+def _places(listed: Sequence[Listed]) -> tuple[list[Place], list[str]]:
+    """Split, label and subject of every file from its folders, and sentences about them.
+
+    Where files have labels of their own, folders are people, if names of files repeat in them;
+    where none has, folders are classes, unless they are called like people (``p1``, ``user_2``).
+    """
+    names = [entry.name for entry in listed]
+    found, notes = splits_and_labels(names)
+    stems = [PurePosixPath(name).stem for name in names]
+    tops = {top for _, top in found} - {""}
+    repeat = len(tops) > 1 and len(set(stems)) < len(stems)
+    people = bool(tops) and all(PERSON.fullmatch(top) for top in tops)
+    labelled = any(entry.found and entry.found.label for entry in listed)
+    owned = all(entry.found is None or entry.found.subject for entry in listed)
+    notes = [note for note in notes if note.startswith("splits")]
+    if people or (labelled and repeat):
+        words = stems if not labelled and are_people(tops, names) else [""] * len(stems)
+        notes += [] if owned else [f"subjects from folders: {_some(tops)}"]
+        if any(words):
+            notes.append(f"labels from the names of files: {_some(set(words))}")
+        return [Place(split, word, top or stem)
+                for (split, top), word, stem in zip(found, words, stems)], notes  # fmt: skip
+    classes = not labelled and len(tops) > 1
+    if classes:
+        hint = " (if these are people, call them p1, p2, ..., or write an index.csv)" * repeat
+        notes.append(f"no file has labels, so they are the names of folders: {_some(tops)}{hint}")
+    stems = ["" if _names_nobody(stem) else stem for stem in stems]
+    notes += [] if owned or len(set(stems) - {""}) < 2 else ["subjects from the names of files"]
+    subjects = _stem_subjects(names, [split for split, _ in found], stems, classes)
+    return [Place(split, top if classes else "", subject)
+            for (split, top), subject in zip(found, subjects)], notes  # fmt: skip
+
+
+def _stem_subjects(
+    names: Sequence[str], splits: Sequence[str], stems: Sequence[str], classes: bool
+) -> list[str]:
+    """The stem of a file; its path where files of other folders have the same stem.
+
+    In folders of classes one stem is one subject, so that no split has it on both sides.
+    """
+    count = Counter(stems)
+    sides: dict[str, set[str]] = defaultdict(set)
+    for stem, split in zip(stems, splits):
+        sides[stem].add(split)
+    return [
+        stem if stem and (count[stem] == 1 or (classes and len(sides[stem]) == 1))
+        else str(PurePosixPath(name).with_suffix(""))
+        for name, stem in zip(names, stems)
+    ]  # fmt: skip
+
+
+def _names_nobody(stem: str) -> bool:
+    """Whether a file is called after a sensor or as an app calls every recording."""
+    return sensor_of(stem) is not None or parsed(stem).words in _NOBODY
+
+
+def _some(words: Iterable[str], most: int = 6) -> str:
+    found = sorted(words)
+    more = f" and {len(found) - most} more" if len(found) > most else ""
+    return ", ".join(found[:most]) + more
+
+
+def _said(listed: Sequence[Listed], rate: float | None) -> list[str]:
+    """A line for every layout, and one for each of the first files that has particulars."""
+    layouts: dict[str, list[Listed]] = defaultdict(list)
+    for entry in listed:
+        if entry.found is not None:
+            layouts[entry.found.said].append(entry)
+    lines = []
+    for said, entries in layouts.items():
+        more = f" (and {len(entries) - 1} more)" if len(entries) > 1 else ""
+        lines.append(f"{entries[0].name}{more}: {said}{_at_rate(entries, rate)}")
+    odd = [(e.name, e.found.remarks) for e in listed if e.found is not None and e.found.remarks]
+    lines += [f"{name}: {'; '.join(remarks)}" for name, remarks in odd[:_MOST]]
+    if len(odd) > _MOST:
+        lines.append(f"and {len(odd) - _MOST} more files with missing or uneven times")
+    return lines
+
+
+def _at_rate(entries: Sequence[Listed], rate: float | None) -> str:
+    rates = sorted({e.found.measured for e in entries if e.found and e.found.measured})
+    if not rates:
+        return ""
+    return f"; {rate or rates[0]:g} Hz by the times" if rate or len(rates) == 1 else (
+        f"; {rates[0]:g} to {rates[-1]:g} Hz by the times"
+    )  # fmt: skip

@@ -1,0 +1,52 @@
+"""A rarer class: a share of its recordings."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections import defaultdict
+from collections.abc import Mapping
+
+from jfreq.config import check, close_match
+from jfreq.data.sources.base import Row, Source
+from jfreq.ranges import Share, check_value
+
+
+def thinned(source: Source, shares: Mapping[str, float]) -> Source:
+    """Keeps ``shares[label]`` of the recordings of a class, evenly spread over their order.
+
+    A recording is a path, or one item of a file of many; of those that hold other classes too,
+    only the rows of this class go. In every fold, and split, the share is rounded to the nearest
+    number of recordings and at least one stays. Nothing is drawn: the same source always loses
+    the same rows.
+
+    Raises:
+      InputError: for a class that is not there, a share outside of (0, 1], multi-label sets.
+    """
+    if not shares:
+        return source
+    check(not source.multi_label, "thin", f"rows of {source.name} have several labels; this is for "
+          "sets with one label a row")  # fmt: skip
+    gone: set[Row] = set()
+    for name, share in shares.items():
+        check(name in source.labels, "thin", f"no class {name!r}{close_match(name, source.labels)}"
+              f"; there are: {', '.join(source.labels) or 'none'}")  # fmt: skip
+        check_value(Share, share, "", f"thin: the share of {name!r}")
+        number = source.labels.index(name)
+        mine = [row for row in source.rows if row.label == (number,)]
+        check(bool(mine), "thin", f"{source.name} has no row of class {name!r}")
+        gone |= _surplus(mine, share)
+    return dataclasses.replace(source, rows=tuple(r for r in source.rows if r not in gone))
+
+
+def _surplus(rows: list[Row], share: float) -> set[Row]:
+    places = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        places[row.fold, row.split][row.path, row.item].append(row)
+    out = set()
+    for recordings in places.values():
+        groups = list(recordings.values())
+        keep = max(1, math.floor(share * len(groups) + 0.5))
+        kept = {i * len(groups) // keep for i in range(keep)}
+        out |= {row for i, group in enumerate(groups) if i not in kept for row in group}
+    return out

@@ -1,0 +1,103 @@
+"""Audio sets of TensorFlow Datasets."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jfreq.config import check
+from jfreq.data.sources.base import Options, Row, Signal, Source, split_channels
+from jfreq.ranges import brief
+from jfreq.types import InputError
+
+_CHUNK = 64
+
+
+def open_tfds(name: str, options: Options) -> Source:
+    """``tfds:NAME`` or ``tfds:FOLDER``: every split of an audio set, labelled by its one class.
+
+    A set that is not on disk yet is downloaded by TFDS. Sets in ArrayRecord are read without
+    TensorFlow, all others with it.
+    """
+    builder = _builder(name)
+    features: dict[str, Any] = dict(builder.info.features.items())
+    key = _key(features, "Audio", name) or _key(features, "Tensor", name) or ""
+    check(key != "", f"tfds:{name}", f"has no audio feature; it has: {brief(', '.join(features))}")
+    label = _key(features, "ClassLabel", name)
+    labels = tuple(features[label].names) if label else ()
+    rate = float(getattr(features[key], "sample_rate", None) or options.rate or 0)
+    check(rate > 0, f"tfds:{name}", "does not state its sampling rate; give a rate")
+    chunk = functools.lru_cache(maxsize=8)(functools.partial(_examples, builder))
+
+    def example(row: Row) -> Any:
+        assert row.item is not None
+        return chunk(row.split, row.item // _CHUNK)[row.item % _CHUNK]
+
+    def read(row: Row) -> dict[str, Signal]:
+        x = np.asarray(example(row)[key])
+        x = x[:, None] if x.ndim == 1 else x
+        return split_channels({"audio": None}, Signal(_full_scale(x), rate), options.modalities)
+
+    rows = []
+    for split in builder.info.splits:
+        for i in range(builder.info.splits[split].num_examples):
+            rows.append(Row(f"{builder.info.name}/{split}/{i}", (), split=split, item=i))
+    if label:
+        rows = [row._replace(label=(int(example(row)[label]),)) for row in rows]
+    return Source(
+        builder.info.name, "tfds", tuple(rows), read, lambda row: len(read(row)["audio"].x) / rate,
+        audio=True, labels=labels,
+    )  # fmt: skip
+
+
+def _builder(name: str) -> Any:
+    import tensorflow_datasets as tfds
+
+    try:
+        if Path(name).expanduser().is_dir():
+            return tfds.builder_from_directory(str(Path(name).expanduser()))
+        builder = tfds.builder(name)
+        builder.download_and_prepare()
+    except Exception as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise InputError(f"tfds:{name}: TensorFlow Datasets cannot open it ({reason})") from error
+    return builder
+
+
+def _examples(builder: Any, split: str, chunk: int) -> list[Any]:
+    """Examples ``[64 chunk, 64 (chunk + 1))`` of a split, in the order they are stored in."""
+    import tensorflow_datasets as tfds
+
+    stop = min((chunk + 1) * _CHUNK, builder.info.splits[split].num_examples)
+    if builder.info.file_format == tfds.core.FileFormat.ARRAY_RECORD:
+        source = builder.as_data_source(split)
+        return [source[i] for i in range(chunk * _CHUNK, stop)]
+    config = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
+    part = builder.as_dataset(
+        split=f"{split}[{chunk * _CHUNK}:{stop}]", shuffle_files=False, read_config=config
+    )
+    return list(itertools.islice(tfds.as_numpy(part), _CHUNK))
+
+
+def _key(features: dict[str, Any], kind: str, name: str) -> str | None:
+    """The one feature of a kind; ``InputError`` where there are several."""
+    found = [key for key, feature in features.items() if type(feature).__name__ == kind]
+    if kind == "Tensor":
+        found = [key for key in found if key in ("audio", "speech", "signal")]
+    if kind == "ClassLabel" and "label" in found:
+        return "label"
+    check(
+        len(found) <= 1, f"tfds:{name}", f"has several features of kind {kind}: {', '.join(found)}"
+    )
+    return found[0] if found else None
+
+
+def _full_scale(x: np.ndarray) -> np.ndarray:
+    """Integers to full scale 1: TFDS keeps 16-bit PCM in int64."""
+    return (
+        x.astype(np.float32) / 32768 if np.issubdtype(x.dtype, np.integer) else x.astype(np.float32)
+    )
