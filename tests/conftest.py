@@ -86,7 +86,7 @@ def experiment(shards):
 @pytest.fixture(scope="session")
 def shards(tmp_path_factory) -> pathlib.Path:
     """32 labelled synthetic clips of 128 frames."""
-    from jfreq.data.prepare import prepare
+    from jfreq.data.prepare.run import prepare
 
     out = tmp_path_factory.mktemp("shards") / "tones"
     prepare("synthetic:tones", out, n=32, seconds=1.295, progress=False)

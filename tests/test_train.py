@@ -159,7 +159,7 @@ def test_workdir_of_another_experiment(experiment, run):
 
 
 def test_other_data_than_before(experiment, run, tmp_path):
-    from jfreq.data.prepare import prepare
+    from jfreq.data.prepare.run import prepare
 
     other = tmp_path / "other"
     prepare("synthetic:tones", other, n=32, seconds=1.295, seed=5, progress=False)

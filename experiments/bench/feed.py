@@ -23,7 +23,7 @@ import numpy as np
 from jfreq import recipes, step
 from jfreq.config import Data, Mesh, replace
 from jfreq.data.pipeline import open_pipeline
-from jfreq.data.prepare import prepare
+from jfreq.data.prepare.run import prepare
 from jfreq.train import Feed
 
 CLIPS, BATCH, BATCHES, FLAT = 256, 8, 40, 10_000

@@ -20,7 +20,7 @@ BATCH, BATCHES = 64, 500
 
 
 def write(folder: Path, n: int) -> dict:
-    from jfreq.data.prepare import prepare
+    from jfreq.data.prepare.run import prepare
 
     prepare("synthetic:tones", folder, n=n, seconds=0.1, progress=False)
     return {"clips": n}

@@ -41,7 +41,7 @@ SYNTHETIC = {"machines": "synthetic:machines_load", "machines_rare": "synthetic:
 
 def shards_of(name: str, source: str, runs: Path) -> Path:
     """The prepared set; made once."""
-    from jfreq.data.prepare import prepare
+    from jfreq.data.prepare.run import prepare
 
     out = runs / "shards" / name
     changes: dict[str, Any] = {"name": f"hapt{name}", **SETS[name]}

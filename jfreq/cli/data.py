@@ -87,7 +87,7 @@ def data_prepare(
         workers: decoding threads; by default one per core.
         strict: refuse a set with an unreadable, empty, NaN or wrong-rate file.
     """
-    from jfreq.data.prepare import prepare
+    from jfreq.data.prepare.run import prepare
     from jfreq.data.records import describe, open_shards
 
     file = len(labels) == 1 and labels[0].endswith(".csv")

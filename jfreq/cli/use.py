@@ -59,8 +59,8 @@ def probe(
     """
     from jfreq import distributed
     from jfreq.config import check
-    from jfreq.data import console
     from jfreq.data.folds import refolded
+    from jfreq.data.prepare import messages
     from jfreq.data.records import open_shards
     from jfreq.evaluate import plot, protocols
     from jfreq.evaluate.verdict import verdict
@@ -76,7 +76,7 @@ def probe(
     shards = open_shards(data)
     if make_folds is not None:
         shards, notes = refolded(shards, make_folds, fold_by)
-        console.say(notes if distributed.is_chief() else ())
+        messages.say(notes if distributed.is_chief() else ())
     report = protocols.probe(
         found, shards, kinds=kinds, pool=pool, layer=layer, seeds=seeds,
         with_baselines=baselines, leave_one_subject_out=leave_one_subject_out, only=folds,

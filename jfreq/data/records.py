@@ -14,7 +14,7 @@ import numpy as np
 
 from jfreq.config import check
 from jfreq.data import together
-from jfreq.data.moments import pooled_moments, training_rows, with_moments
+from jfreq.data.prepare.statistics import pooled_moments, training_rows, with_moments
 from jfreq.data.schema import ShardsInfo, SignalInfo, columns_digest, digest
 from jfreq.data.sources.folders import COLUMNS
 from jfreq.files import local_path

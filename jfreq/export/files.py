@@ -55,7 +55,7 @@ def embed_files(
 
     A path is a sound file; an ``.npz`` with an array ``[t c]`` by modality and ``NAME_rate`` or
     ``rate``; an ``.npz`` with all channels in ``x``, an ``.npy``, ``.csv`` or ``.tsv``, as
-    :func:`jfreq.data.prepare.prepare` reads them; a folder of any of these, at any depth; or a
+    :func:`jfreq.data.prepare.run.prepare` reads them; a folder of any of these, at any depth; or a
     folder of shards, of which every row is a recording. Shards add ``id`` ``[n]`` (row, -1 for
     others) and, where they are labelled, ``label`` and the class names ``labels``. An encoder that
     was trained with labels adds ``logits`` ``[n k]`` and their names ``classes``. ``rate``: Hz of

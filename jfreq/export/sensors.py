@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from jfreq.data.gaps import Stretch, stretches
-from jfreq.data.prepare import FILL
+from jfreq.data.prepare.missing_samples import Stretch, stretches
+from jfreq.data.prepare.run import FILL
 from jfreq.data.readers.recordings import RATE, hertz, read_recording
 from jfreq.data.sources.base import UNREADABLE, Channels, Signal, one_line, split_channels
 from jfreq.data.sources.sensor_files import IMU, default_groups

@@ -7,7 +7,7 @@ import pytest
 from jfreq import cli
 from jfreq.ablate import Ablation, change, run
 from jfreq.config import Checkpoint, Experiment, Log, Mesh, Optim
-from jfreq.data.prepare import prepare
+from jfreq.data.prepare.run import prepare
 from jfreq.methods.ssast import SSAST
 from jfreq.nn.vit import ViT
 from jfreq.types import InputError

@@ -22,7 +22,7 @@ TINY = {f"trunk.{part}.{name}": value for part in ("encoder", "decoder")
 @pytest.fixture(scope="module")
 def motion(real_data, tmp_path_factory):
     """Two recordings of training people and one of a test person, labelled windows."""
-    from jfreq.data.prepare import prepare
+    from jfreq.data.prepare.run import prepare
 
     if not (real_data / "hapt").is_dir():
         pytest.skip(f"hapt not found in {real_data} (set JFREQ_DATA)")

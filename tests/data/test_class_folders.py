@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from jfreq.data.prepare import prepare
+from jfreq.data.prepare.run import prepare
 from jfreq.data.readers import sound
 from jfreq.data.records import open_shards
 from jfreq.data.sources.base import Options

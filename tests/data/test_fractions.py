@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from jfreq.config import Data, replace
 from jfreq.data.fractions import apportion, draw
 from jfreq.data.pipeline import open_pipeline
-from jfreq.data.prepare import prepare
+from jfreq.data.prepare.run import prepare
 from jfreq.data.records import open_shards
 from jfreq.types import InputError
 

@@ -16,7 +16,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from jfreq.data.prepare import prepare
+from jfreq.data.prepare.run import prepare
 from jfreq.data.records import open_shards
 from jfreq.types import InputError
 

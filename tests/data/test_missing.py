@@ -5,7 +5,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from jfreq.data.prepare import prepare
+from jfreq.data.prepare.run import prepare
 from jfreq.data.records import describe, open_shards
 from jfreq.data.sources.base import Row, Source
 from jfreq.data.sources.subsample import thinned

@@ -7,7 +7,7 @@ import pytest
 
 from jfreq.config import Data, from_dict, to_dict
 from jfreq.data.pipeline import open_pipeline
-from jfreq.data.prepare import prepare
+from jfreq.data.prepare.run import prepare
 from jfreq.data.records import describe, open_shards
 from jfreq.types import SignalSpec
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from jfreq.data.prepare import prepare
+from jfreq.data.prepare.run import prepare
 from jfreq.data.readers.clock import clock_of
 from jfreq.data.records import open_shards
 from jfreq.types import InputError

@@ -11,7 +11,7 @@ import soundfile
 from jfreq.config import Data
 from jfreq.data import memory
 from jfreq.data.pipeline import batch_spec, eval_batches, open_pipeline
-from jfreq.data.prepare import prepare
+from jfreq.data.prepare.run import prepare
 from jfreq.data.records import open_shards
 from jfreq.types import InputError
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from jfreq.data import parts
-from jfreq.data import prepare as prepare_module
-from jfreq.data.cut import starts
-from jfreq.data.prepare import prepare
+from jfreq.data.prepare import journal
+from jfreq.data.prepare import run as prepare_module
+from jfreq.data.prepare.run import prepare
+from jfreq.data.prepare.windowing import starts
 from jfreq.data.records import open_shards
 from jfreq.types import InputError
 
@@ -70,7 +70,7 @@ def pieces_of(size):
 def test_an_interrupted_prepare_goes_on_and_ends_the_same(audio_set, tmp_path, monkeypatch):
     monkeypatch.setattr(prepare_module, "_pieces", pieces_of(3))
     whole = made(audio_set[0], tmp_path / "whole")
-    write, written = parts.write, []
+    write, written = journal.write, []
 
     def failing(folder, index, *args):
         if index == 2 and not written.count("failed"):
@@ -79,7 +79,7 @@ def test_an_interrupted_prepare_goes_on_and_ends_the_same(audio_set, tmp_path, m
         written.append(index)
         return write(folder, index, *args)
 
-    monkeypatch.setattr(parts, "write", failing)
+    monkeypatch.setattr(journal, "write", failing)
     out = tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
         prepare(str(audio_set[0]), out, workers=1, progress=False)
@@ -98,17 +98,17 @@ def test_an_interrupted_prepare_goes_on_and_ends_the_same(audio_set, tmp_path, m
 
 
 def test_other_options_start_over(audio_set, tmp_path, monkeypatch):
-    out, write, seen = tmp_path / "out", parts.write, []
+    out, write, seen = tmp_path / "out", journal.write, []
 
     def failing(folder, index, *args):
         seen.append(index)
         write(folder, index, *args)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(parts, "write", failing)
+    monkeypatch.setattr(journal, "write", failing)
     with pytest.raises(KeyboardInterrupt):
         prepare(str(audio_set[0]), out, progress=False)
-    monkeypatch.setattr(parts, "write", write)
+    monkeypatch.setattr(journal, "write", write)
     shards = made(audio_set[0], out, rate=8000)
     assert shards.info.signals[0].samples == 4000
 
@@ -339,14 +339,14 @@ def test_bad_options(audio_set, tmp_path, options, message):
 )
 def test_a_full_disk_keeps_finished_parts(audio_set, tmp_path, monkeypatch, error):
     monkeypatch.setattr(prepare_module, "_pieces", pieces_of(4))
-    write, out = parts.write, tmp_path / "out"
+    write, out = journal.write, tmp_path / "out"
 
     def full(folder, index, *args):
         if index == 1:
             raise error
         return write(folder, index, *args)
 
-    monkeypatch.setattr(parts, "write", full)
+    monkeypatch.setattr(journal, "write", full)
     with pytest.raises(
         InputError,
         match=r"the disk is full; free some space; run the same command",
@@ -354,7 +354,7 @@ def test_a_full_disk_keeps_finished_parts(audio_set, tmp_path, monkeypatch, erro
         prepare(str(audio_set[0]), out, workers=1, progress=False)
     assert (out / ".parts" / "000000.npz").exists()
     assert not (out / "metadata.json").exists()
-    monkeypatch.setattr(parts, "write", write)
+    monkeypatch.setattr(journal, "write", write)
     assert len(made(audio_set[0], out)) == 12
 
 

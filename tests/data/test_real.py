@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from jfreq.data.prepare import prepare
+from jfreq.data.prepare.run import prepare
 from jfreq.data.records import open_shards
 from jfreq.data.runs import runs_of
 from jfreq.evaluate.tasks import divide

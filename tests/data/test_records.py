@@ -8,7 +8,7 @@ import pytest
 import soundfile
 
 from jfreq.data import records
-from jfreq.data.prepare import prepare
+from jfreq.data.prepare.run import prepare
 from jfreq.data.records import open_shards
 from jfreq.data.schema import ShardsInfo, SignalInfo
 from jfreq.types import InputError, SignalSpec

@@ -8,7 +8,7 @@ import pytest
 
 from jfreq.config import Data
 from jfreq.data.pipeline import open_pipeline
-from jfreq.data.prepare import prepare
+from jfreq.data.prepare.run import prepare
 from jfreq.data.records import open_shards
 from jfreq.data.runs import runs_of
 from jfreq.types import InputError

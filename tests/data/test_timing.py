@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jfreq.data.timing import common_grid
+from jfreq.data.prepare.resampling import common_grid
 
 
 def test_jittered_times_are_interpolated_linearly(rng):

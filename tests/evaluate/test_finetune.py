@@ -12,7 +12,7 @@ from jfreq import checkpoint
 from jfreq.config import Data, Experiment, Source, replace, to_dict
 from jfreq.data.fractions import draw
 from jfreq.data.pipeline import open_pipeline
-from jfreq.data.prepare import prepare
+from jfreq.data.prepare.run import prepare
 from jfreq.data.records import open_shards
 from jfreq.evaluate import finetune as room
 from jfreq.evaluate.finetune import by_fraction, experiment_for, finetune, read_predictions

@@ -10,7 +10,7 @@ import pytest
 import soundfile
 import soxr
 
-from jfreq.data.prepare import prepare
+from jfreq.data.prepare.run import prepare
 from jfreq.data.records import open_shards
 from jfreq.evaluate.features import extract
 from jfreq.export.files import embed_files

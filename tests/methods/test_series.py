@@ -9,7 +9,7 @@ import pytest
 
 from jfreq import recipes, step, trees
 from jfreq.config import replace
-from jfreq.data.prepare import prepare
+from jfreq.data.prepare.run import prepare
 from jfreq.data.records import Shards
 from jfreq.methods.classify import Classify, Head
 from jfreq.methods.common.raw_sensors import RawSensorMethod, pooled, sensors

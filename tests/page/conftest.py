@@ -12,7 +12,7 @@ from jfreq import checkpoint, methods, recipes
 from jfreq.ablate.grid import Ablation, change
 from jfreq.ablate.table import summarise
 from jfreq.config import replace
-from jfreq.data.prepare import prepare
+from jfreq.data.prepare.run import prepare
 from jfreq.data.records import open_shards
 from jfreq.monitoring.metrics_writer import MetricsWriter
 from jfreq.nn.series import Conv1d

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jfreq.data.timing import LONGEST_GAP
+from jfreq.data.prepare.resampling import LONGEST_GAP
 from jfreq.types import InputError
 
 NEAR = 0.05

@@ -106,7 +106,7 @@ class Source:
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What the caller may say about a source; see :func:`jfreq.data.prepare.prepare`."""
+    """What the caller may say about a source; see :func:`jfreq.data.prepare.run.prepare`."""
 
     rate: float | None = None
     clips: Path | None = None

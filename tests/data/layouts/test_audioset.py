@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from jfreq.data.prepare import prepare
+from jfreq.data.prepare.run import prepare
 from jfreq.data.sources.base import Options
 from jfreq.data.sources.kinds import open_source
 from jfreq.types import InputError

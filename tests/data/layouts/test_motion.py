@@ -7,7 +7,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from jfreq.data.prepare import prepare
+from jfreq.data.prepare.run import prepare
 from jfreq.data.records import open_shards
 from jfreq.data.sources.datasets import recognise
 from jfreq.evaluate.tasks import divide

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from jfreq.data.prepare import prepare
+from jfreq.data.prepare.run import prepare
 from jfreq.data.records import describe, open_shards
 from jfreq.data.sources import datasets
 from jfreq.data.sources.base import Options

@@ -5,7 +5,7 @@ import pytest
 import scipy.io
 
 from jfreq.data.folds import refolded
-from jfreq.data.prepare import prepare
+from jfreq.data.prepare.run import prepare
 from jfreq.data.records import open_shards
 from jfreq.data.sources.datasets import recognise
 from jfreq.evaluate.tasks import divide

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from jfreq.config import check
+from jfreq.data.prepare.resampling import common_grid
 from jfreq.data.sources.base import Options, Row, Signal, Source, split_channels
 from jfreq.data.sources.datasets.common import IMU, find, labelled, numbers, side_by_side
 from jfreq.data.sources.sensor_files import longest_stretch
-from jfreq.data.timing import common_grid
 from jfreq.ranges import brief
 
 RATE = 100.0

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
+from jfreq.data.prepare.resampling import common_grid
 from jfreq.data.sources.base import UNREADABLE, Options, Row, Signal, Source, split_channels
 from jfreq.data.sources.datasets.common import find, labelled, side_by_side, table
 from jfreq.data.sources.folders import hidden, listing, natural
 from jfreq.data.sources.sensor_files import longest_stretch
-from jfreq.data.timing import common_grid
 
 RATE = 50.0
 SENSORS = {"acc": "acc", "gyroscope": "gyro", "gyr": "gyro", "magneticfield": "mag", "mag": "mag"}

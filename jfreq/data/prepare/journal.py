@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jfreq.data.cut import Window
+from jfreq.data.prepare.windowing import Window
 from jfreq.data.schema import ShardsInfo
 from jfreq.files import write_atomically
 

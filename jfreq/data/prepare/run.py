@@ -20,12 +20,13 @@ from pathlib import Path
 import numpy as np
 
 from jfreq.config import check, fingerprint
-from jfreq.data import console, parts, summary, tfds_layout
-from jfreq.data.cut import Cutter, Window, windows_of
-from jfreq.data.decide import cutter_for
+from jfreq.data import tfds_layout
 from jfreq.data.folds import FoldBy, divided, undivided
-from jfreq.data.moments import pooled_moments, training_rows, with_moments
-from jfreq.data.parts import Part
+from jfreq.data.prepare import journal, messages, summary
+from jfreq.data.prepare.choose_windows import cutter_for
+from jfreq.data.prepare.journal import Part
+from jfreq.data.prepare.statistics import pooled_moments, training_rows, with_moments
+from jfreq.data.prepare.windowing import Cutter, Window, windows_of
 from jfreq.data.records import signal_bytes
 from jfreq.data.schema import ShardFile, ShardsInfo, SignalInfo, columns_digest
 from jfreq.data.sources.base import (
@@ -144,14 +145,14 @@ def prepare(
     read_as = summary.read_as(opened)
     opened, kept_whole = divided(opened, make_folds, fold_by, seed=seed, replace=replace_folds)
     if progress:
-        console.say((read_as, *opened.notes))
+        messages.say((read_as, *opened.notes))
     if strict and opened.missing:
         raise InputError(f"{opened.missing[0]}; mend or remove it, or prepare without strict")
     found = opened.survey(row.path for row in opened.rows) if opened.survey else None
     stored = summary.stored_as(dtype, opened, found)
     cutter = cutter_for(opened, options, own_rates, seconds, hop_seconds, mix, fill_seconds, stored)
     if progress:
-        console.say(summary.lines(opened, cutter, found))
+        messages.say(summary.lines(opened, cutter, found))
     opened = _arranged(opened, cutter, guard_seconds)
     rows = list(opened.rows)
     name = name or opened.name
@@ -176,11 +177,11 @@ def prepare(
             _open_journal(folder, recipe)
             pieces = _pieces(rows, signal_bytes(info.signals))
             write = _part_writer(opened, cutter, info, folder, strict=strict)
-            with console.progress(len(rows), enabled=progress) as show:
+            with messages.progress(len(rows), enabled=progress) as show:
                 done = _run(write, pieces, workers or os.cpu_count() or 1, show)
             info = _finish(out, folder, info, opened, done, cutter, progress=progress)
     if progress and (note := undivided(info, (row.subject for row in opened.rows))):
-        console.say([note])
+        messages.say([note])
     return info
 
 
@@ -268,11 +269,11 @@ def _part_writer(
             yield from found
 
     def write(index: int, rows: list[Row]) -> Part:
-        done = parts.load(folder, index)
+        done = journal.load(folder, index)
         if done is not None and not (strict and done.skipped):
             return done
         skipped: list[str] = []
-        return parts.write(folder, index, windows(rows, skipped), skipped, info)
+        return journal.write(folder, index, windows(rows, skipped), skipped, info)
 
     return write
 
@@ -315,7 +316,7 @@ def _finish(
     shards = []
     for i, part in enumerate(filled):
         file = tfds_layout.shard_name(i, len(filled))
-        os.replace(folder / parts.shard_file(part.index), out / file)
+        os.replace(folder / journal.shard_file(part.index), out / file)
         shards.append(ShardFile(file, part.rows, part.sha256))
     splits = sorted({s.decode() for s in np.unique(columns["split"])} - {""})
     info = dataclasses.replace(
@@ -329,16 +330,16 @@ def _finish(
         columns=columns_digest(columns),
     )
     tfds_layout.write(out, info)
-    parts.write_columns(out / COLUMNS, columns)
+    journal.write_columns(out / COLUMNS, columns)
     _write_text(out / SKIPPED, "".join(shown(s) + "\n" for s in skipped))
     if cutter.allow_missing:
         _write_text(out / MISSING, _absences(info, columns))
     _write_text(out / METADATA, info.to_json())
     shutil.rmtree(folder)
     if progress:
-        console.say(summary.clipped(columns))
+        messages.say(summary.clipped(columns))
     if skipped and progress:
-        console.say_skipped(skipped, out / SKIPPED)
+        messages.say_skipped(skipped, out / SKIPPED)
     return info
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 from jfreq.config import check, close_match
-from jfreq.data.cut import Cutter
+from jfreq.data.prepare.windowing import Cutter
 from jfreq.data.schema import SignalInfo
 from jfreq.data.sources.base import UNREADABLE, Options, Source, one_line
 from jfreq.data.sources.segments import name_of

@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from jfreq.data.cut import CLIPPED, Cutter, starts
+from jfreq.data.prepare.windowing import CLIPPED, Cutter, starts
 from jfreq.data.readers.sound import Survey
 from jfreq.data.sources.base import Source
 from jfreq.data.sources.folders import SPLITS, shown

@@ -8,12 +8,12 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from jfreq.data.gaps import Stretch, stretches
+from jfreq.data.prepare.missing_samples import Stretch, stretches
+from jfreq.data.prepare.resampling import resample
 from jfreq.data.readers.sound import mixed
 from jfreq.data.records import serialise
 from jfreq.data.schema import ShardsInfo, SignalInfo
 from jfreq.data.sources.base import Row, Signal, ordered
-from jfreq.data.timing import resample
 from jfreq.types import InputError, Mix
 
 CLIPPED = "clipped"
