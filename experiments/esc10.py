@@ -35,7 +35,7 @@ def pretrain(shards: Path, runs: Path) -> None:
 
 def probe(shards: Path, runs: Path) -> dict[tuple[str, str, str, str], list[float]]:
     """Scores by (pool, features, probe, metric), a value for each fold."""
-    from jfreq.data.records import open_shards
+    from jfreq.data.shards.reader import open_shards
     from jfreq.evaluate import protocols
     from jfreq.export.bundle import load_trained
 

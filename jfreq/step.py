@@ -15,7 +15,7 @@ from jax.sharding import NamedSharding
 
 from jfreq import checkpoint, distributed, methods, optim, sharding, trees
 from jfreq.config import Experiment, Part, Source, check
-from jfreq.data.pipeline import Pipeline, open_pipeline
+from jfreq.data.loading.pipeline import Pipeline, open_pipeline
 from jfreq.method import Loss, Method, Metrics, Rows, Streams
 from jfreq.state import State, Trained, init_state
 from jfreq.types import Array, Batch, BatchSpec, PyTree

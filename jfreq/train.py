@@ -17,7 +17,7 @@ import numpy as np
 import jfreq
 from jfreq import checkpoint, distributed, sharding
 from jfreq.config import Experiment, check, to_dict
-from jfreq.data.folds import undivided
+from jfreq.data.fold_assignment import undivided
 from jfreq.files import local_path, write_json
 from jfreq.method import Method
 from jfreq.monitoring.metrics_writer import MetricsWriter

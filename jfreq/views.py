@@ -14,7 +14,7 @@ from tyro.conf import AvoidSubcommands, arg
 
 from jfreq import methods, sharding, trees
 from jfreq.config import Experiment, changes, to_dict
-from jfreq.data.schema import ShardsInfo, SignalInfo
+from jfreq.data.shards.metadata import ShardsInfo, SignalInfo
 from jfreq.ranges import Hertz, Range, Seconds, checked
 
 
@@ -48,10 +48,10 @@ class PlanView(View):
 
 def described(view: View) -> ShardsInfo:
     """The rows that training would see: of the view's shards, or 16-bit clips of its length."""
-    from jfreq.data.pipeline import cropped_info
+    from jfreq.data.loading.pipeline import cropped_info
 
     if view.data:
-        from jfreq.data.records import open_shards
+        from jfreq.data.shards.reader import open_shards
 
         info = open_shards(view.data).info
     else:

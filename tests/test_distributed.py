@@ -220,7 +220,7 @@ def test_values_across_processes(pair, shards):
     assert first["x"].shape == (7, 16)
     for name in first:
         np.testing.assert_array_equal(first[name], second[name])
-    from jfreq.data.records import open_shards
+    from jfreq.data.shards.reader import open_shards
 
     np.testing.assert_array_equal(first["label"], open_shards(shards).column("label")[:7])
 

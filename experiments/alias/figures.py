@@ -205,7 +205,7 @@ def read(path: Path, signal: SignalSpec) -> Batch:
 
 def row(path: Path, index: int, signal: SignalSpec) -> Batch:
     """The start of a row of shards."""
-    from jfreq.data.records import open_shards
+    from jfreq.data.shards.reader import open_shards
 
     shards = open_shards(path)
     found = shards.spec.signal(signal.name)

@@ -28,7 +28,7 @@ from experiments.sensors.common import RESULTS, markdown, save
 from experiments.sensors.common import spread as as_text
 from jfreq.checkpoint import load_run
 from jfreq.config import check
-from jfreq.data.records import Shards, open_shards
+from jfreq.data.shards.reader import Shards, open_shards
 from jfreq.evaluate.metrics import Interval, interval
 from jfreq.evaluate.table import TRAINED, UNTRAINED
 from jfreq.method import Streams

@@ -114,7 +114,7 @@ def main() -> None:
     parser.add_argument("--shards", type=Path, nargs="+", required=True)
     parser.add_argument("--seeds", type=int, default=5)
     args = parser.parse_args()
-    from jfreq.data.records import open_shards
+    from jfreq.data.shards.reader import open_shards
     from jfreq.monitoring import provenance
 
     facts = provenance.facts()

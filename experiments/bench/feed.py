@@ -22,7 +22,7 @@ import numpy as np
 
 from jfreq import recipes, step
 from jfreq.config import Data, Mesh, replace
-from jfreq.data.pipeline import open_pipeline
+from jfreq.data.loading.pipeline import open_pipeline
 from jfreq.data.prepare.run import prepare
 from jfreq.train import Feed
 

@@ -29,7 +29,7 @@ def write(folder: Path, n: int) -> dict:
 def feed(folder: Path, start: int) -> dict:
     """``BATCHES`` batches from ``start``; the ids of the first say that it is the right one."""
     from jfreq.config import Data
-    from jfreq.data.pipeline import open_pipeline
+    from jfreq.data.loading.pipeline import open_pipeline
 
     pipeline = open_pipeline(Data(path=(str(folder),), door="tfdata"), batch=BATCH, seed=0)
     batches = pipeline.iterate(start)

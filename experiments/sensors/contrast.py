@@ -50,7 +50,7 @@ def pretrain(encoder: str, views: str, seed: int, args):
 def probed(encoder: str, views: str, seed: int, args):
     """Linear probes by share of the labels, kept in the folder of the run; for the full method all
     shares, and its baselines beside the first training."""
-    from jfreq.data.records import open_shards
+    from jfreq.data.shards.reader import open_shards
     from jfreq.evaluate.protocols import probe
     from jfreq.evaluate.table import Report
 

@@ -65,7 +65,7 @@ def pretrained(where: str, method: str, seed: int, args):
 
 def probed(where: str, method: str, seed: int, args):
     """Probes by share of the labels, kept in the folder of the run."""
-    from jfreq.data.records import open_shards
+    from jfreq.data.shards.reader import open_shards
     from jfreq.evaluate.protocols import probe
     from jfreq.evaluate.table import Report
 
@@ -83,7 +83,7 @@ def over_time(where: str, method: str, args) -> list[tuple[float, float]]:
     """(seconds of training, macro F1 of a ridge probe with all labels) at every checkpoint of the
     first training."""
     from jfreq.checkpoint import load_run
-    from jfreq.data.records import open_shards
+    from jfreq.data.shards.reader import open_shards
     from jfreq.evaluate.protocols import probe
     from jfreq.monitoring.metrics_writer import read_metrics
 

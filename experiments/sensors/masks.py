@@ -72,7 +72,7 @@ def calibrated(where: str, args: argparse.Namespace) -> PhyMask:
 
 def windows(where: str, args: argparse.Namespace) -> Batch:
     """The middle window of every class of :data:`CLASSES`."""
-    from jfreq.data.records import open_shards
+    from jfreq.data.shards.reader import open_shards
 
     shards = open_shards(shards_of(SETS[where][1], args.hapt, args.runs))
     label, names = shards.column("label"), shards.spec.labels

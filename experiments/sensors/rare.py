@@ -46,7 +46,7 @@ def pretrained(mask: str, seed: int, args):
 
 def measured(mask: str, seed: int, args) -> dict[str, float]:
     """Recall of the rare class and macro F1 of a logistic probe; kept in the folder of the run."""
-    from jfreq.data.records import open_shards
+    from jfreq.data.shards.reader import open_shards
     from jfreq.evaluate.features import extract
     from jfreq.evaluate.fractions import shares
     from jfreq.evaluate.metrics import SINGLE_LABEL, confusion
@@ -82,7 +82,7 @@ def seen(trained: Any, args) -> float:
     import jax.numpy as jnp
 
     from jfreq import masks
-    from jfreq.data.records import open_shards
+    from jfreq.data.shards.reader import open_shards
     from jfreq.masks import prior
     from jfreq.methods.common.sensor_spectra import spectra
     from jfreq.methods.mae import MAE, plane_grid

@@ -73,7 +73,7 @@ def late(logits: list[np.ndarray]) -> np.ndarray:
 def tuned(folder: Path, shards: Path, out: Path, **changes: Any) -> dict[str, dict[str, float]]:
     """Fine-tuning with both fusions; of late fusion also each stream by itself."""
     from jfreq.config import replace
-    from jfreq.data.records import open_shards
+    from jfreq.data.shards.reader import open_shards
     from jfreq.evaluate.finetune import experiment_for, finetune, predict, read_predictions
     from jfreq.export.bundle import load_trained
     from jfreq.state import Trained
@@ -99,7 +99,7 @@ def tuned(folder: Path, shards: Path, out: Path, **changes: Any) -> dict[str, di
 def hapt(args) -> dict[str, list[dict[str, dict[str, float]]]]:
     """Results of every pre-training, by protocol."""
     from jfreq import recipes
-    from jfreq.data.records import open_shards
+    from jfreq.data.shards.reader import open_shards
 
     plain, labelled = (shards_of(n, args.hapt, args.runs) for n in ("8s", "8s_6"))
     found = {"linear probe": [], "fine-tuned": []}
@@ -118,7 +118,7 @@ def hapt(args) -> dict[str, list[dict[str, dict[str, float]]]]:
 def seismic(args) -> dict[str, list[dict[str, dict[str, float]]]]:
     """Results of every fold."""
     from jfreq import recipes
-    from jfreq.data.records import open_shards
+    from jfreq.data.shards.reader import open_shards
 
     shards = shards_of("seismic", args.seismic, args.runs)
     found = []

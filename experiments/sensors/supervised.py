@@ -46,8 +46,8 @@ def hand_made(shards: Path) -> dict[str, float]:
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    from jfreq.data.pipeline import eval_batches
-    from jfreq.data.records import open_shards
+    from jfreq.data.loading.pipeline import eval_batches
+    from jfreq.data.shards.reader import open_shards
     from jfreq.evaluate.metrics import SINGLE_LABEL
 
     opened = open_shards(shards)

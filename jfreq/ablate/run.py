@@ -43,7 +43,7 @@ def run(
     Raises ``InputError`` for unknown fields, impossible settings and shards without labels or
     folds before anything is trained.
     """
-    from jfreq.data.records import open_shards
+    from jfreq.data.shards.reader import open_shards
 
     workdir = local_path(workdir, "workdir")
     shards = open_shards(data)

@@ -59,9 +59,9 @@ def probe(
     """
     from jfreq import distributed
     from jfreq.config import check
-    from jfreq.data.folds import refolded
+    from jfreq.data.fold_assignment import refolded
     from jfreq.data.prepare import messages
-    from jfreq.data.records import open_shards
+    from jfreq.data.shards.reader import open_shards
     from jfreq.evaluate import plot, protocols
     from jfreq.evaluate.verdict import verdict
     from jfreq.export.bundle import load_trained

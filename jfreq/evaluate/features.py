@@ -49,7 +49,7 @@ def extract(
     layer: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Extracted:
-    """Encodes ``rows`` of a :class:`jfreq.data.records.Shards`, compiled once.
+    """Encodes ``rows`` of a :class:`jfreq.data.shards.reader.Shards`, compiled once.
 
     ``layer`` takes the tokens after that block (-1 the last) in place of the encoder's output;
     its clip vector is the mean over valid tokens. ``progress(done, total)`` in rows.
@@ -155,7 +155,7 @@ def _batches(
     shards: Any, rows: np.ndarray, batch: int
 ) -> Iterator[tuple[Batch, np.ndarray, np.ndarray]]:
     """``(what the encoder reads, label, rows that count)``."""
-    from jfreq.data.pipeline import eval_batches
+    from jfreq.data.loading.pipeline import eval_batches
 
     for item in eval_batches(shards, rows, batch=batch):
         inputs: Batch = {

@@ -26,8 +26,8 @@ from jfreq.config import (
     replace,
     to_dict,
 )  # fmt: skip
-from jfreq.data.folds import open_data
-from jfreq.data.fractions import drawn_rows
+from jfreq.data.fold_assignment import open_data
+from jfreq.data.loading.label_subsets import drawn_rows
 from jfreq.evaluate.metrics import interval_of, metrics_for
 from jfreq.evaluate.protocols import single_split
 from jfreq.evaluate.table import Report, Result, joined, over_seeds
@@ -265,7 +265,7 @@ def _logits(method: Method, params: Any, batch: Batch) -> Array | None:
 
 def predict(trained: Trained, shards: Any, rows: np.ndarray) -> Predictions:
     """The classifier of ``trained`` on ``rows`` of labelled shards."""
-    from jfreq.data.pipeline import eval_batches
+    from jfreq.data.loading.pipeline import eval_batches
 
     method = trained.experiment.method
     params = jax.device_put(trained.params)

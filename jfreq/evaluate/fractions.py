@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jfreq.config import check
-from jfreq.data.fractions import draw
+from jfreq.data.loading.label_subsets import draw
 from jfreq.evaluate.tasks import Fold, Task
 from jfreq.ranges import Draws, check_value
 
@@ -42,7 +42,7 @@ def shares(
 ) -> tuple[Share, ...]:
     """The training rows of each fraction, ascending; draw ``i`` of all fractions is nested.
 
-    All labels (1.0) are drawn once. ``InputError`` as :func:`jfreq.data.fractions.draw`, before
+    All labels (1.0) are drawn once. ``InputError`` as :func:`jfreq.data.loading.label_subsets.draw`, before
     any feature is computed.
     """
     check_value(Draws, draws, "", "draws")

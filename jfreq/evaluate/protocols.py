@@ -69,7 +69,7 @@ def probe(
 
     Folds come from the shards: k-fold where they have folds, else the ``train`` and ``test``
     splits, or those named by ``train_split`` and ``test_split``, or (``leave_one_subject_out``)
-    one fold for each subject; :func:`jfreq.data.folds.refolded` makes others. Features are
+    one fold for each subject; :func:`jfreq.data.fold_assignment.refolded` makes others. Features are
     standardised by the training rows; C and l2 are chosen inside them. In the same table, if
     ``with_baselines``: the encoder as initialised from each of ``seeds``, and mean and standard
     deviation of the spectrogram. ``only`` names the folds to test on (those that pre-training left
@@ -77,7 +77,7 @@ def probe(
     cut or padded. ``seeds`` also draw the inner validation splits.
 
     ``fractions``: probe with these shares of the training rows, each drawn ``draws`` times in
-    proportion to the classes (:func:`jfreq.data.fractions.draw`, which ``at_least_one`` is for);
+    proportion to the classes (:func:`jfreq.data.loading.label_subsets.draw`, which ``at_least_one`` is for);
     the test rows stay, and features are computed once. Only the drawn rows standardise and
     validate. With several folds the interval is over folds, of means over draws; on a single
     split it is over draws.

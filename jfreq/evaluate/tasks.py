@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jfreq.config import check
-from jfreq.data.folds import USUAL, recordings, usual
+from jfreq.data.fold_assignment import USUAL, recordings, usual
 from jfreq.types import InputError, SignalSpec
 
 

@@ -261,7 +261,7 @@ def _is_shards(path: Path) -> bool:
 
 
 def _open_shards(path: Path, encoder: Encoder) -> Input:
-    from jfreq.data.records import open_shards
+    from jfreq.data.shards.reader import open_shards
 
     shards = open_shards(path)
     stored = {s.name: s for s in shards.spec.signals}

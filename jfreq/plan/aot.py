@@ -13,8 +13,8 @@ import jax
 
 from jfreq import methods, sharding, step, trees
 from jfreq.config import Experiment, check, replace
-from jfreq.data.pipeline import batch_spec
-from jfreq.data.schema import ShardsInfo
+from jfreq.data.loading.pipeline import batch_spec
+from jfreq.data.shards.metadata import ShardsInfo
 from jfreq.monitoring import flops
 from jfreq.plan import collectives, hlo
 from jfreq.plan import topology as places

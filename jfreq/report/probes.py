@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from jfreq.data.folds import refolded, undivided, usual
+from jfreq.data.fold_assignment import refolded, undivided, usual
 from jfreq.evaluate.layers import Layers, probe_layers
 from jfreq.evaluate.table import HAND_MADE, TRAINED, UNTRAINED
 from jfreq.report import figures, html

@@ -61,8 +61,8 @@ def run_page(
 
 def _shards(experiment: Experiment, given: Sequence[str | Path], notices: list[str]) -> Any:
     """Opened shards, or None and a notice why there are none."""
-    from jfreq.data.folds import open_data
-    from jfreq.data.records import open_shards
+    from jfreq.data.fold_assignment import open_data
+    from jfreq.data.shards.reader import open_shards
     from jfreq.evaluate.protocols import check_signals
 
     try:

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from jfreq.data.records import open_shards
+from jfreq.data.shards.reader import open_shards
 
 QUICK = ("--kinds", "ridge", "--no-baselines")
 

@@ -12,7 +12,7 @@ from scipy.special import expit, softmax
 
 from jfreq import checkpoint, methods
 from jfreq.config import Experiment, replace, to_dict
-from jfreq.data.records import open_shards
+from jfreq.data.shards.reader import open_shards
 from jfreq.evaluate import finetune as room
 from jfreq.export.bundle import save_bundle
 from jfreq.export.runtime import load_encoder

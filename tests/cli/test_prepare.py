@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from jfreq.data.records import open_shards
+from jfreq.data.shards.reader import open_shards
 
 
 def test_sources_that_cannot_be_prepared(refused, sound, tmp_path):

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from jfreq.data.records import open_shards
+from jfreq.data.shards.reader import open_shards
 from jfreq.export import stablehlo
 from jfreq.export.runtime import load_encoder
 

@@ -8,7 +8,7 @@ import pytest
 import soundfile
 
 from jfreq.data.prepare.run import prepare
-from jfreq.data.records import open_shards
+from jfreq.data.shards.reader import open_shards
 
 
 def pcm(rng, samples, channels=1):

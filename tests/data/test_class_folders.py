@@ -11,7 +11,7 @@ import soundfile
 
 from jfreq.data.prepare.run import prepare
 from jfreq.data.readers import sound
-from jfreq.data.records import open_shards
+from jfreq.data.shards.reader import open_shards
 from jfreq.data.sources.base import Options
 from jfreq.data.sources.kinds import open_source
 from jfreq.export import inputs

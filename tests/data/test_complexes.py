@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from jfreq.data.prepare.run import prepare
-from jfreq.data.records import open_shards
+from jfreq.data.shards.reader import open_shards
 from jfreq.data.sources.base import Signal
 from jfreq.data.sources.complex_signals import real_modalities
 from jfreq.types import InputError

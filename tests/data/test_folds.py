@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jfreq.config import Data
-from jfreq.data.folds import Rows, make, open_data, refolded, with_folds
-from jfreq.data.pipeline import open_pipeline
+from jfreq.data.fold_assignment import Rows, make, open_data, refolded, with_folds
+from jfreq.data.loading.pipeline import open_pipeline
 from jfreq.data.prepare.run import prepare
-from jfreq.data.records import open_shards
+from jfreq.data.shards.reader import open_shards
 from jfreq.data.sources.base import Row, Source
 from jfreq.types import InputError
 

@@ -9,10 +9,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from jfreq.config import Data, replace
-from jfreq.data.fractions import apportion, draw
-from jfreq.data.pipeline import open_pipeline
+from jfreq.data.loading.label_subsets import apportion, draw
+from jfreq.data.loading.pipeline import open_pipeline
 from jfreq.data.prepare.run import prepare
-from jfreq.data.records import open_shards
+from jfreq.data.shards.reader import open_shards
 from jfreq.types import InputError
 
 SIZES = st.lists(st.integers(1, 60), min_size=1, max_size=12)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from jfreq.data.prepare.missing_samples import runs, stretches
 from jfreq.data.prepare.run import prepare
-from jfreq.data.records import open_shards
+from jfreq.data.shards.reader import open_shards
 from jfreq.data.sources.base import Signal
 from jfreq.types import InputError
 

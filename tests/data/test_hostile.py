@@ -17,7 +17,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from jfreq.data.prepare.run import prepare
-from jfreq.data.records import open_shards
+from jfreq.data.shards.reader import open_shards
 from jfreq.types import InputError
 
 RATE, N = 50.0, 120

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from jfreq.config import Data, from_dict, to_dict
-from jfreq.data.pipeline import open_pipeline
+from jfreq.data.loading.pipeline import open_pipeline
 from jfreq.data.prepare.run import prepare
-from jfreq.data.records import describe, open_shards
+from jfreq.data.shards.reader import describe, open_shards
 from jfreq.types import SignalSpec
 
 

@@ -6,7 +6,7 @@ import soundfile
 
 from jfreq.data.prepare.run import prepare
 from jfreq.data.readers.clock import clock_of
-from jfreq.data.records import open_shards
+from jfreq.data.shards.reader import open_shards
 from jfreq.types import InputError
 
 

@@ -9,10 +9,10 @@ import pytest
 import soundfile
 
 from jfreq.config import Data
-from jfreq.data import memory
-from jfreq.data.pipeline import batch_spec, eval_batches, open_pipeline
+from jfreq.data.loading import in_memory
+from jfreq.data.loading.pipeline import batch_spec, eval_batches, open_pipeline
 from jfreq.data.prepare.run import prepare
-from jfreq.data.records import open_shards
+from jfreq.data.shards.reader import open_shards
 from jfreq.types import InputError
 
 DOORS = ("memory", "tfdata")
@@ -171,7 +171,7 @@ def test_crops_lie_in_the_valid_part_and_stay_aligned(rng):
         "b": np.tile(np.arange(100, dtype=np.float32)[None, :, None], (64, 1, 2)),
         "length": np.full(64, 500, np.int32),
     }
-    out = memory.crop(batch, rng.random(64), samples={"a": 200, "b": 20})
+    out = in_memory.crop(batch, rng.random(64), samples={"a": 200, "b": 20})
     first = out["a"][:, 0, 0]
     assert first.min() >= 0
     assert first.max() <= 300
@@ -181,7 +181,7 @@ def test_crops_lie_in_the_valid_part_and_stay_aligned(rng):
     )
     np.testing.assert_allclose(out["b"][:, 0, 0] * 10, first, atol=10)
     np.testing.assert_array_equal(out["length"], np.full(64, 200))
-    short = memory.crop(batch | {"length": np.full(64, 50, np.int32)}, rng.random(64),
+    short = in_memory.crop(batch | {"length": np.full(64, 50, np.int32)}, rng.random(64),
                         samples={"a": 200, "b": 20})  # fmt: skip
     assert not short["a"][:, 0].any()
     np.testing.assert_array_equal(short["length"], np.full(64, 50))
@@ -191,19 +191,19 @@ def test_crops_lie_in_the_valid_part_and_stay_aligned(rng):
 def test_ops_give_the_same_eagerly_in_map_and_in_numpy(machine_shards, rng):
     import tensorflow as tf
 
-    from jfreq.data import ops
+    from jfreq.data.loading import tf_ops
 
     info, ids = machine_shards.info, np.arange(6)
     raw = tf.constant(np.array(machine_shards.read_bytes(ids), object))
     start, samples = rng.random(6), {"audio": 1000, "vibration": 400}
 
     def both(records, where):
-        return ops.crop(ops.parse(records, info=info), where, samples=samples)
+        return tf_ops.crop(tf_ops.parse(records, info=info), where, samples=samples)
 
     eager = {k: v.numpy() for k, v in both(raw, tf.constant(start)).items()}
     dataset = tf.data.Dataset.from_tensors((raw, start)).map(both)
     mapped: dict = next(iter(dataset.as_numpy_iterator()))  # type: ignore[assignment]
-    expected = memory.crop(machine_shards.read(ids), start, samples=samples)
+    expected = in_memory.crop(machine_shards.read(ids), start, samples=samples)
     expected.pop("id")
     assert_same(eager, mapped)
     assert_same({k: np.asarray(v) for k, v in mapped.items()}, expected)

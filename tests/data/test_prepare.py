@@ -10,7 +10,7 @@ from jfreq.data.prepare import journal
 from jfreq.data.prepare import run as prepare_module
 from jfreq.data.prepare.run import prepare
 from jfreq.data.prepare.windowing import starts
-from jfreq.data.records import open_shards
+from jfreq.data.shards.reader import open_shards
 from jfreq.types import InputError
 
 

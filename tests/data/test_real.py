@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import soundfile
 
+from jfreq.data.loading.subsequences import runs_of
 from jfreq.data.prepare.run import prepare
-from jfreq.data.records import open_shards
-from jfreq.data.runs import runs_of
+from jfreq.data.shards.reader import open_shards
 from jfreq.evaluate.tasks import divide
 from jfreq.types import InputError
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from jfreq.config import Data
-from jfreq.data.pipeline import open_pipeline
+from jfreq.data.loading.pipeline import open_pipeline
+from jfreq.data.loading.subsequences import runs_of
 from jfreq.data.prepare.run import prepare
-from jfreq.data.records import open_shards
-from jfreq.data.runs import runs_of
+from jfreq.data.shards.reader import open_shards
 from jfreq.types import InputError
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jfreq.data.prepare.run import prepare
-from jfreq.data.records import describe, open_shards
+from jfreq.data.shards.reader import describe, open_shards
 from jfreq.types import InputError
 
 N = 200

@@ -3,7 +3,7 @@ import pytest
 import soundfile
 
 from jfreq.data.prepare.run import prepare
-from jfreq.data.records import open_shards
+from jfreq.data.shards.reader import open_shards
 from jfreq.data.sources.base import parse_modalities
 from jfreq.types import InputError
 

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jfreq.data.schema import ShardsInfo, SignalInfo
+from jfreq.data.shards.metadata import ShardsInfo, SignalInfo
 from jfreq.method import Method
 from jfreq.ranges import checked
 from jfreq.types import Features, Grid

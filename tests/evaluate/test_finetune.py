@@ -10,10 +10,10 @@ from sklearn.metrics import balanced_accuracy_score, f1_score
 
 from jfreq import checkpoint
 from jfreq.config import Data, Experiment, Source, replace, to_dict
-from jfreq.data.fractions import draw
-from jfreq.data.pipeline import open_pipeline
+from jfreq.data.loading.label_subsets import draw
+from jfreq.data.loading.pipeline import open_pipeline
 from jfreq.data.prepare.run import prepare
-from jfreq.data.records import open_shards
+from jfreq.data.shards.reader import open_shards
 from jfreq.evaluate import finetune as room
 from jfreq.evaluate.finetune import by_fraction, experiment_for, finetune, read_predictions
 from jfreq.evaluate.metrics import confusion, interval, wilson
@@ -132,7 +132,7 @@ def test_a_single_split_has_an_interval_over_rows(runs, tones, tmp_path, monkeyp
         type(shards), "column", lambda self, n: split if n == "split" else column(self, n)
     )
     info = dataclasses.replace(shards.info, splits=("test", "train"))
-    monkeypatch.setattr("jfreq.data.records.ShardsInfo.read", lambda folder: info)
+    monkeypatch.setattr("jfreq.data.shards.reader.ShardsInfo.read", lambda folder: info)
     report = finetune(experiment(tones), tmp_path, folds=("test",))
     assert runs[0].data.split == "train" and runs[0].data.exclude_folds == ()
     found = read_predictions(tmp_path / "test")

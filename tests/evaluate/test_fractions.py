@@ -6,7 +6,7 @@ import pytest
 from sklearn.neighbors import KNeighborsClassifier
 
 from jfreq.config import Experiment
-from jfreq.data.fractions import draw
+from jfreq.data.loading.label_subsets import draw
 from jfreq.evaluate.metrics import interval_of, wilson
 from jfreq.evaluate.protocols import probe
 from jfreq.evaluate.table import HAND_MADE, TRAINED, UNTRAINED

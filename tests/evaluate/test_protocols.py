@@ -10,7 +10,7 @@ import pytest
 from jfreq import methods, recipes
 from jfreq.config import Experiment, replace
 from jfreq.data.prepare.run import prepare
-from jfreq.data.records import open_shards
+from jfreq.data.shards.reader import open_shards
 from jfreq.evaluate import protocols
 from jfreq.evaluate.features import extract
 from jfreq.evaluate.metrics import bounded, interval

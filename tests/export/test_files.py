@@ -11,7 +11,7 @@ import soundfile
 import soxr
 
 from jfreq.data.prepare.run import prepare
-from jfreq.data.records import open_shards
+from jfreq.data.shards.reader import open_shards
 from jfreq.evaluate.features import extract
 from jfreq.export.files import embed_files
 from jfreq.export.runtime import Encoder

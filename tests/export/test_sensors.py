@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jfreq.data.prepare.run import prepare
-from jfreq.data.records import open_shards
+from jfreq.data.shards.reader import open_shards
 from jfreq.export.sensors import read_sensors
 from jfreq.types import InputError, SignalSpec
 

@@ -10,7 +10,7 @@ import pytest
 from jfreq import recipes, step, trees
 from jfreq.config import replace
 from jfreq.data.prepare.run import prepare
-from jfreq.data.records import Shards
+from jfreq.data.shards.reader import Shards
 from jfreq.methods.classify import Classify, Head
 from jfreq.methods.common.raw_sensors import RawSensorMethod, pooled, sensors
 from jfreq.methods.stf_csl import STFCSL

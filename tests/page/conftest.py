@@ -13,7 +13,7 @@ from jfreq.ablate.grid import Ablation, change
 from jfreq.ablate.table import summarise
 from jfreq.config import replace
 from jfreq.data.prepare.run import prepare
-from jfreq.data.records import open_shards
+from jfreq.data.shards.reader import open_shards
 from jfreq.monitoring.metrics_writer import MetricsWriter
 from jfreq.nn.series import Conv1d
 from jfreq.nn.vit import ViT

@@ -12,7 +12,7 @@ from PIL import Image
 
 from jfreq import checkpoint, cli
 from jfreq.config import replace, to_dict
-from jfreq.data.records import open_shards
+from jfreq.data.shards.reader import open_shards
 from jfreq.report import figures, probes, write_page
 from jfreq.report.collect import read_run
 from jfreq.report.examples import look, wav_bytes

@@ -12,9 +12,9 @@ import pytest
 
 from jfreq import methods, recipes, sharding, step, trees
 from jfreq.config import Data, Experiment, Mesh, Optim, replace, to_dict
-from jfreq.data.pipeline import batch_spec
-from jfreq.data.records import open_shards
-from jfreq.data.schema import ShardsInfo, SignalInfo
+from jfreq.data.loading.pipeline import batch_spec
+from jfreq.data.shards.metadata import ShardsInfo, SignalInfo
+from jfreq.data.shards.reader import open_shards
 from jfreq.method import Loss, part_of
 from jfreq.methods.ssast import SSAST
 from jfreq.nn.frontends import Fbank

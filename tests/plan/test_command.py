@@ -10,7 +10,7 @@ import pytest
 
 from jfreq import cli, recipes, step, views
 from jfreq.config import replace
-from jfreq.data.records import open_shards
+from jfreq.data.shards.reader import open_shards
 
 SMALL = ["--method.encoder.width", "64",
          "--method.encoder.depth", "2", "--method.encoder.heads", "4", "--method.passes", "1",

@@ -8,7 +8,7 @@ from typing import Literal
 
 from jfreq.config import check, close_match
 from jfreq.data.prepare.windowing import Cutter
-from jfreq.data.schema import SignalInfo
+from jfreq.data.shards.metadata import SignalInfo
 from jfreq.data.sources.base import UNREADABLE, Options, Source, one_line
 from jfreq.data.sources.segments import name_of
 from jfreq.ranges import Hertz, check_value

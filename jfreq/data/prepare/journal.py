@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jfreq.data.prepare.windowing import Window
-from jfreq.data.schema import ShardsInfo
+from jfreq.data.shards.metadata import ShardsInfo
 from jfreq.files import write_atomically
 
 WRITE_OPTIONS = "group_size:1,uncompressed"

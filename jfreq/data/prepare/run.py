@@ -20,15 +20,15 @@ from pathlib import Path
 import numpy as np
 
 from jfreq.config import check, fingerprint
-from jfreq.data import tfds_layout
-from jfreq.data.folds import FoldBy, divided, undivided
+from jfreq.data.fold_assignment import FoldBy, divided, undivided
 from jfreq.data.prepare import journal, messages, summary
 from jfreq.data.prepare.choose_windows import cutter_for
 from jfreq.data.prepare.journal import Part
 from jfreq.data.prepare.statistics import pooled_moments, training_rows, with_moments
 from jfreq.data.prepare.windowing import Cutter, Window, windows_of
-from jfreq.data.records import signal_bytes
-from jfreq.data.schema import ShardFile, ShardsInfo, SignalInfo, columns_digest
+from jfreq.data.shards import tfds_metadata
+from jfreq.data.shards.metadata import ShardFile, ShardsInfo, SignalInfo, columns_digest
+from jfreq.data.shards.reader import signal_bytes
 from jfreq.data.sources.base import (
     UNREADABLE,
     Channels,
@@ -115,7 +115,7 @@ def prepare(
       guard_seconds: rows of one recording in different folds or splits are kept this far apart.
       make_folds: divide the rows into this many folds. fold_by: what a fold keeps whole, by
         default subjects where enough are known, else recordings. replace_folds: also where the
-        source has folds of its own. See :mod:`jfreq.data.folds`.
+        source has folds of its own. See :mod:`jfreq.data.fold_assignment`.
       mix: of audio: ``first`` channel, ``mean``, or ``keep`` them all; default as the layout
         says, mostly ``first``.
       dtype: of audio in the shards: ``auto`` is float32 where any file is stored as floating
@@ -315,7 +315,7 @@ def _finish(
     signals = _with_statistics(info.signals, columns)
     shards = []
     for i, part in enumerate(filled):
-        file = tfds_layout.shard_name(i, len(filled))
+        file = tfds_metadata.shard_name(i, len(filled))
         os.replace(folder / journal.shard_file(part.index), out / file)
         shards.append(ShardFile(file, part.rows, part.sha256))
     splits = sorted({s.decode() for s in np.unique(columns["split"])} - {""})
@@ -329,7 +329,7 @@ def _finish(
         skipped=len(skipped),
         columns=columns_digest(columns),
     )
-    tfds_layout.write(out, info)
+    tfds_metadata.write(out, info)
     journal.write_columns(out / COLUMNS, columns)
     _write_text(out / SKIPPED, "".join(shown(s) + "\n" for s in skipped))
     if cutter.allow_missing:

@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from jfreq.data.schema import SignalInfo
+from jfreq.data.shards.metadata import SignalInfo
 
 
 def pooled_moments(

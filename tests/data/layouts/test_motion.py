@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jfreq.data.prepare.run import prepare
-from jfreq.data.records import open_shards
+from jfreq.data.shards.reader import open_shards
 from jfreq.data.sources.datasets import recognise
 from jfreq.evaluate.tasks import divide
 from jfreq.types import InputError

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import scipy.io
 
-from jfreq.data.folds import refolded
+from jfreq.data.fold_assignment import refolded
 from jfreq.data.prepare.run import prepare
-from jfreq.data.records import open_shards
+from jfreq.data.shards.reader import open_shards
 from jfreq.data.sources.datasets import recognise
 from jfreq.evaluate.tasks import divide
 from jfreq.types import InputError

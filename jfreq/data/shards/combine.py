@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from jfreq.config import check
-from jfreq.data.schema import ShardsInfo
+from jfreq.data.shards.metadata import ShardsInfo
 
 
 def differing_classes(infos: Sequence[ShardsInfo], folders: Sequence[Path]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from jfreq.data.records import Shards, empty_batch
+from jfreq.data.shards.reader import Shards, empty_batch
 
 _BLOCK = 256
 
@@ -44,7 +44,7 @@ def batches(
 def crop(
     batch: dict[str, np.ndarray], start: np.ndarray, *, samples: dict[str, int]
 ) -> dict[str, np.ndarray]:
-    """:func:`jfreq.data.ops.crop` in numpy."""
+    """:func:`jfreq.data.loading.tf_ops.crop` in numpy."""
     out, length = dict(batch), batch["length"]
     first_name = next(iter(samples))
     full = batch[first_name].shape[1]

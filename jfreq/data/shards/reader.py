@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from jfreq.config import check
-from jfreq.data import together
 from jfreq.data.prepare.statistics import pooled_moments, training_rows, with_moments
-from jfreq.data.schema import ShardsInfo, SignalInfo, columns_digest, digest
+from jfreq.data.shards import combine
+from jfreq.data.shards.metadata import ShardsInfo, SignalInfo, columns_digest, digest
 from jfreq.data.sources.folders import COLUMNS
 from jfreq.files import local_path
 from jfreq.types import DataSpec, InputError
@@ -40,8 +40,8 @@ class Shards:
         self.info = parts[0].info
         if len(parts) > 1:
             infos = [part.info for part in parts]
-            self.why_unlabelled = together.differing_classes(infos, self.paths)
-            self.info = together.merged(infos, labelled=not self.why_unlabelled)
+            self.why_unlabelled = combine.differing_classes(infos, self.paths)
+            self.info = combine.merged(infos, labelled=not self.why_unlabelled)
             self.info = self.measured(training_rows(self.column("split")))
         hashes = self.manifests
         self.manifest_hash: str = hashes[0] if len(hashes) == 1 else digest(list(hashes))
@@ -134,7 +134,7 @@ class Shards:
         for p in np.unique(part_of):
             where, part = np.flatnonzero(part_of == p), self._parts[p]
             values = part.column("label")[ids[where] - self._starts[p]]
-            out[where] = together.renumbered(values, part.info.labels, self.info.labels)
+            out[where] = combine.renumbered(values, part.info.labels, self.info.labels)
         return out
 
     def rows(

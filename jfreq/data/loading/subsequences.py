@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from jfreq.data.records import Shards
+from jfreq.data.shards.reader import Shards
 
 _GAP = 1.5
 """Rows further apart than this many usual steps do not follow each other."""

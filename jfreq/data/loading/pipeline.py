@@ -17,12 +17,12 @@ import jax
 import numpy as np
 
 from jfreq.config import Data, check
-from jfreq.data import memory, order
-from jfreq.data.folds import open_data
-from jfreq.data.fractions import drawn_rows
-from jfreq.data.records import Shards, signal_bytes
-from jfreq.data.runs import runs_of
-from jfreq.data.schema import ShardsInfo
+from jfreq.data.fold_assignment import open_data
+from jfreq.data.loading import in_memory, index_order
+from jfreq.data.loading.label_subsets import drawn_rows
+from jfreq.data.loading.subsequences import runs_of
+from jfreq.data.shards.metadata import ShardsInfo
+from jfreq.data.shards.reader import Shards, signal_bytes
 from jfreq.types import DataSpec, InputError
 
 _PREFETCH = 2
@@ -113,7 +113,7 @@ class Pipeline:
     def _global(self, step: int) -> np.ndarray:
         runs = self.runs
         length = 1 if runs is None else runs.shape[1]
-        drawn = order.global_ids(
+        drawn = index_order.global_ids(
             step, batch=self.batch // length, rows=self.size // length, seed=self.seed,
             shuffle=self.shuffle,
         )  # fmt: skip
@@ -123,7 +123,7 @@ class Pipeline:
         return self._mine(self._global(step))
 
     def _mine(self, values: np.ndarray) -> np.ndarray:
-        return order.local(
+        return index_order.local(
             values, process_index=self.process_index, process_count=self.process_count
         )
 
@@ -137,11 +137,11 @@ class Pipeline:
         return self._samples != stored
 
     def _starts(self, step: int) -> np.ndarray:
-        return self._mine(order.fractions(step, batch=self.batch, seed=self.seed))
+        return self._mine(index_order.fractions(step, batch=self.batch, seed=self.seed))
 
     def _from_memory(self, start_step: int) -> Iterator[dict[str, np.ndarray]]:
         starts = self._starts if self._cropped else None
-        return memory.batches(
+        return in_memory.batches(
             self._table, self._positions, starts, self._samples, start_step=start_step
         )
 
@@ -156,7 +156,7 @@ class Pipeline:
     @cached_property
     def _table(self) -> dict[str, np.ndarray]:
         """The set in memory, read on first use."""
-        return memory.load(self.shards, self.rows)
+        return in_memory.load(self.shards, self.rows)
 
 
 def open_pipeline(
@@ -171,7 +171,7 @@ def open_pipeline(
     """Opens ``cfg.path`` for training, with ``labelled`` only the rows that carry a label.
 
     ``cfg.crop_seconds`` cuts a random window out of every row, drawn from (seed, step). With
-    ``cfg.sequence`` the rows come in runs of :func:`jfreq.data.runs.runs_of`, and it is the runs
+    ``cfg.sequence`` the rows come in runs of :func:`jfreq.data.loading.subsequences.runs_of`, and it is the runs
     that are shuffled. Raises ``InputError`` for unfinished shards, an unknown split or fold, no
     rows left, a batch of more rows than there are (before a share of them is drawn), or one that
     the processes cannot share evenly, in whole runs.
@@ -267,7 +267,7 @@ def _dataset(pipeline: Pipeline, start_step: int, failed: list[InputError]) -> A
     """
     import tensorflow as tf
 
-    from jfreq.data import ops
+    from jfreq.data.loading import tf_ops
 
     tf.config.set_visible_devices([], "GPU")
     shards, rows, cropped = pipeline.shards, pipeline.rows, pipeline._cropped
@@ -290,10 +290,10 @@ def _dataset(pipeline: Pipeline, start_step: int, failed: list[InputError]) -> A
         *found, labels = tf.numpy_function(read, [step], kinds, stateful=False)
         size = pipeline.batch // pipeline.process_count
         records, ids, starts = (tf.ensure_shape(x, [size]) for x in found)
-        batch = {**ops.parse(records, info=shards.info), "id": ids}
+        batch = {**tf_ops.parse(records, info=shards.info), "id": ids}
         if shards.relabelled:
             batch["label"] = tf.ensure_shape(labels, batch["label"].shape)
-        return ops.crop(batch, starts, samples=pipeline._samples) if cropped else batch
+        return tf_ops.crop(batch, starts, samples=pipeline._samples) if cropped else batch
 
     options = tf.data.Options()
     options.deterministic = True

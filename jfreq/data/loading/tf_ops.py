@@ -1,14 +1,14 @@
 """Typed tf.data ops: stateless, batch-wise, the same eagerly and inside ``tf.data``'s map.
 
-Each has a numpy twin with the same result: :func:`jfreq.data.records.fill` for ``parse``,
-:func:`jfreq.data.memory.crop` for ``crop``.
+Each has a numpy twin with the same result: :func:`jfreq.data.shards.reader.fill` for ``parse``,
+:func:`jfreq.data.loading.in_memory.crop` for ``crop``.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from jfreq.data.schema import ShardsInfo
+from jfreq.data.shards.metadata import ShardsInfo
 
 if TYPE_CHECKING:
     import tensorflow as tf

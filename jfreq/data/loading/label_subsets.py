@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from jfreq.config import Data, check
-from jfreq.data.records import Shards
+from jfreq.data.shards.reader import Shards
 from jfreq.ranges import Share, check_value
 
 

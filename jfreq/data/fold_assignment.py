@@ -15,8 +15,8 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 
 from jfreq.config import Data, check
-from jfreq.data.records import Shards, open_shards
-from jfreq.data.schema import ShardsInfo
+from jfreq.data.shards.metadata import ShardsInfo
+from jfreq.data.shards.reader import Shards, open_shards
 from jfreq.data.sources.base import Row, Source
 from jfreq.data.sources.segments import name_of
 
