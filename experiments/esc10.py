@@ -25,7 +25,7 @@ def pretrain(shards: Path, runs: Path) -> None:
     """One run for each fold, without its clips."""
     from jfreq import recipes
     from jfreq.config import replace
-    from jfreq.train import train
+    from jfreq.train.loop import train
 
     recipe = recipes.load("ssast_esc10")
     for fold in FOLDS:

@@ -93,10 +93,11 @@ def digests(folder: Path) -> dict[str, str]:
 
 def parameters(run: Path) -> dict[str, str]:
     """A digest of every parameter of the last checkpoint, and the metrics that do not say when."""
-    from jfreq import checkpoint, trees
+    from jfreq import param_paths
     from jfreq.monitoring.metrics_writer import read_metrics
+    from jfreq.train import checkpoint
 
-    leaves = trees.flatten(checkpoint.load_run(run).params)
+    leaves = param_paths.flatten(checkpoint.load_run(run).params)
     found = {
         name: hashlib.sha256(np.asarray(x).tobytes()).hexdigest() for name, x in leaves.items()
     }

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jfreq import trees
+from jfreq import param_paths
 from jfreq.ranges import InputError, checked
 from jfreq.types import (
     Array,
@@ -336,10 +336,10 @@ def window_spec(signals: Sequence[SignalSpec], rows: Any = 1) -> BatchSpec:
 
 def encoder_params(method: Method, params: PyTree) -> PyTree:
     """Only the parameters that ``encode`` reads; heads of the pretext task fall away."""
-    flat = trees.flatten(params)
+    flat = param_paths.flatten(params)
     program = jax.make_jaxpr(method.encode)(params, window_spec(method.signals)).jaxpr
     read = {id(var) for eqn in program.eqns for var in eqn.invars}
     read |= {id(var) for var in program.outvars}
     # Parameters are the first inputs, in the order of the tree's leaves.
     kept = {name: flat[name] for name, var in zip(flat, program.invars) if id(var) in read}
-    return trees.unflatten(kept)
+    return param_paths.unflatten(kept)

@@ -21,7 +21,7 @@ from jax.experimental.mesh_utils import create_device_mesh
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jfreq import trees
+from jfreq import param_paths
 from jfreq.config import TRANSFORMER_RULES, ShardingRules
 from jfreq.types import InputError, PyTree
 
@@ -79,7 +79,7 @@ def spec_for(
 def _asked(path: str, ndim: int, rules: ShardingRules) -> tuple[str | None, ...] | None:
     """The axis of each dimension by the first rule that names ``path``; None where none does, or
     it has more dimensions."""
-    hit = trees.first_match(path, [pattern for pattern, _ in rules])
+    hit = param_paths.first_match(path, [pattern for pattern, _ in rules])
     if hit is None or len(rules[hit][1]) > ndim:
         return None
     return (None,) * (ndim - len(rules[hit][1])) + rules[hit][1]
@@ -91,7 +91,7 @@ def shardings(tree: PyTree, mesh: jax.sharding.Mesh, rules: ShardingRules) -> Py
     def place(path, leaf):
         return NamedSharding(mesh, spec_for(path, leaf.shape, _itemsize(leaf), mesh.shape, rules))
 
-    return trees.map_paths(place, tree)
+    return param_paths.map_paths(place, tree)
 
 
 def _itemsize(leaf: Any) -> int:
@@ -103,14 +103,14 @@ def check_rules(rules: ShardingRules, params: PyTree) -> None:
     """Raises ``InputError`` for a rule of the user's own whose pattern matches no parameter; those
     for transformers may."""
     own = [pattern for pattern, axes in rules if (pattern, axes) not in TRANSFORMER_RULES]
-    trees.check_patterns("mesh.rules", own, params)
+    param_paths.check_patterns("mesh.rules", own, params)
 
 
 def dropped(params: PyTree, sizes: Mapping[str, int], rules: ShardingRules) -> str:
     """Which parameters are not split as the rules say, over which axis, and why: one line, empty
     where all are."""
     found: dict[str, list[str]] = {}
-    for path, leaf in trees.flatten(params).items():
+    for path, leaf in param_paths.flatten(params).items():
         for reason in _refusals(path, leaf, sizes, rules):
             found.setdefault(reason, []).append(path)
     parts = []
@@ -129,7 +129,7 @@ def _refusals(
             if axis and size % sizes[axis]:
                 yield f"{axis} {sizes[axis]} does not divide {size}"
         return
-    hit = trees.first_match(path, [pattern for pattern, _ in rules])
+    hit = param_paths.first_match(path, [pattern for pattern, _ in rules])
     if hit is not None and any(axis and sizes[axis] > 1 for axis in rules[hit][1]):
         yield f"rule {rules[hit][0]!r} is for {len(rules[hit][1])} dimensions, not {leaf.ndim}"
     large = leaf.size * _itemsize(leaf) >= MIN_SHARD_BYTES

@@ -19,8 +19,8 @@ import optax
 from jfreq import distributed, methods
 from jfreq.config import Experiment
 from jfreq.method import Loss, Method, Streams
-from jfreq.optim import make
-from jfreq.state import init_state
+from jfreq.train.optimizer import make
+from jfreq.train.state import init_state
 from jfreq.types import Array, Batch, BatchSpec, DataSpec, PyTree, SignalSpec
 
 CLIP = DataSpec((SignalSpec("audio", 16000, 20720),), ("a", "b", "c"))

@@ -4,10 +4,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jfreq import checkpoint
 from jfreq.config import Experiment, Source
 from jfreq.methods.ssast import SSAST
-from jfreq.state import State
+from jfreq.train import checkpoint
+from jfreq.train.state import State
 from jfreq.types import InputError
 
 

@@ -18,12 +18,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jfreq import checkpoint, step
 from jfreq.config import Mesh, replace, to_dict
 from jfreq.monitoring.metrics_writer import FILE as METRICS
 from jfreq.monitoring.metrics_writer import MetricsWriter, read_metrics, unreadable
-from jfreq.state import State
-from jfreq.train import _run as resume_with
+from jfreq.train import checkpoint, step
+from jfreq.train.loop import _run as resume_with
+from jfreq.train.state import State
 from jfreq.types import InputError
 
 OLD, NEW = 2, 4
@@ -46,7 +46,7 @@ def run(shards, tmp_path_factory):
     from jfreq.config import Checkpoint, Data, Experiment, Log
     from jfreq.methods.ssast import SSAST
     from jfreq.nn.vit import ViT
-    from jfreq.train import train
+    from jfreq.train.loop import train
 
     experiment = Experiment(
         name="test",
@@ -292,7 +292,7 @@ def test_what_proves_nothing_changes_nothing(run, tmp_path, monkeypatch, caplog,
              else "orbax.checkpoint.CheckpointManager.restore")  # fmt: skip
     with monkeypatch.context() as patch:
         patch.setattr(place, fails)
-        patch.setattr("jfreq.checkpoint._restore", fails)
+        patch.setattr("jfreq.train.checkpoint._restore", fails)
         for how in (resume, look):
             assert outcome(run, folder, how, caplog) == "refused"
             with pytest.raises(InputError, match=r"checkpoints(/4)?: .*nothing was changed|cannot"):

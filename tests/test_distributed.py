@@ -11,7 +11,7 @@ from jfreq import distributed
 from jfreq.config import Mesh, replace, to_dict
 from jfreq.monitoring.metrics_writer import read_metrics
 from jfreq.testing import finish_processes, start_processes
-from jfreq.train import train
+from jfreq.train.loop import train
 from jfreq.types import InputError
 
 NAMES = (distributed.ADDRESS, distributed.COUNT, distributed.INDEX)

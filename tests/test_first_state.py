@@ -8,13 +8,14 @@ import numpy as np
 import optax
 import pytest
 
-from jfreq import checkpoint, sharding, step
+from jfreq import sharding
 from jfreq.config import Checkpoint, Experiment, Source
 from jfreq.method import Method
 from jfreq.methods.ssast import SSAST
 from jfreq.ops.posemb import resize_positions
-from jfreq.state import State, init_state
-from jfreq.train import load_sources
+from jfreq.train import checkpoint, step
+from jfreq.train.loop import load_sources
+from jfreq.train.state import State, init_state
 from jfreq.types import InputError
 
 

@@ -14,10 +14,11 @@ import jax
 import numpy as np
 import pytest
 
-from jfreq import recipes, sharding, step
+from jfreq import recipes, sharding
 from jfreq.config import Data, Experiment, replace
-from jfreq.state import init_state
 from jfreq.testing import batch_spec, data_of, fake_batch
+from jfreq.train import step
+from jfreq.train.state import init_state
 
 FILE = Path(__file__).parent / "golden" / "steps.json"
 ROWS = 4

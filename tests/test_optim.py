@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jfreq import optim, trees
+from jfreq import param_paths
 from jfreq.config import Optim, ParamGroup
+from jfreq.train import optimizer
 from jfreq.types import InputError
 
 SHAPES = {
@@ -36,25 +37,25 @@ def rng():
 
 def tree(rng, scale=1.0):
     draw = {k: (scale * rng.normal(size=s)).astype(np.float32) for k, s in SHAPES.items()}
-    return trees.unflatten(draw)
+    return param_paths.unflatten(draw)
 
 
 def steps_of(cfg, params, grads, *, steps=10):
     """Parameters after one update per gradient, as training applies them."""
-    optimiser = optim.make(cfg, steps=steps, params=params)
+    optimiser = optimizer.make(cfg, steps=steps, params=params)
     update = jax.jit(optimiser.update)
     state = optimiser.init(params)
     for grad in grads:
         updates, state = update(grad, state, params)
         params = jax.tree.map(jnp.add, params, updates)
-    return trees.flatten(jax.device_get(params))
+    return param_paths.flatten(jax.device_get(params))
 
 
 # ------------------------------------------------------------------ schedules
 
 
 def rates(cfg, steps):
-    schedule = optim.schedule(cfg, steps)
+    schedule = optimizer.schedule(cfg, steps)
     return np.array([np.asarray(schedule(jnp.asarray(step))) for step in range(steps)])
 
 
@@ -119,11 +120,11 @@ def test_rates_stay_within_the_peak(kind, steps, warmup):
 
 def adam_by_hand(cfg, params, grads, rates):
     """Kingma and Ba (algorithm 1) with decoupled or L2 decay on kernels, float64."""
-    params = {k: v.astype(np.float64) for k, v in trees.flatten(params).items()}
+    params = {k: v.astype(np.float64) for k, v in param_paths.flatten(params).items()}
     mean = {k: np.zeros_like(v) for k, v in params.items()}
     square = {k: np.zeros_like(v) for k, v in params.items()}
     for t, (grad, rate) in enumerate(zip(grads, rates), start=1):
-        for k, g in trees.flatten(grad).items():
+        for k, g in param_paths.flatten(grad).items():
             decay = cfg.weight_decay * params[k] * k.endswith("/kernel")
             g = g.astype(np.float64) + (decay if cfg.kind == "adam_l2" else 0.0)
             mean[k] = cfg.b1 * mean[k] + (1 - cfg.b1) * g
@@ -157,16 +158,16 @@ def test_clip_scales_all_gradients_together(rng, size):
     zero = jax.tree.map(np.zeros_like, params)
     found = steps_of(cfg, zero, [grad])
     factor = min(1.0, 0.2 / size)
-    for path, g in trees.flatten(grad).items():
+    for path, g in param_paths.flatten(grad).items():
         np.testing.assert_allclose(-1e6 * found[path], g * factor, rtol=1e-4, atol=1e-6)
 
 
 def test_first_moment_in_bfloat16(rng):
     params = tree(rng)
     state = jax.eval_shape(
-        optim.make(Optim(mu_dtype="bfloat16"), steps=5, params=params).init, params
+        optimizer.make(Optim(mu_dtype="bfloat16"), steps=5, params=params).init, params
     )
-    kinds = {path.split("/")[1]: leaf.dtype for path, leaf in trees.flatten(state).items()
+    kinds = {path.split("/")[1]: leaf.dtype for path, leaf in param_paths.flatten(state).items()
              if "head/linear/kernel" in path}  # fmt: skip
     assert kinds == {"mu": jnp.bfloat16, "nu": jnp.float32}
 
@@ -175,13 +176,13 @@ def test_first_moment_in_bfloat16(rng):
 
 
 def test_only_kernels_decay_by_default(rng):
-    mask = trees.flatten(optim.decay_mask(Optim(), tree(rng)))
+    mask = param_paths.flatten(optimizer.decay_mask(Optim(), tree(rng)))
     assert {path for path, decays in mask.items() if decays} == {
         "backbone/trunk/patch_embed/kernel",
         "backbone/trunk/encoder/blocks/qkv/kernel",
         "head/linear/kernel",
     }
-    everything = optim.decay_mask(Optim(decay=(".*",)), tree(rng))
+    everything = optimizer.decay_mask(Optim(decay=(".*",)), tree(rng))
     assert all(jax.tree.leaves(everything))
 
 
@@ -197,7 +198,7 @@ def test_zero_rate_freezes_and_first_match_wins(rng):
         "head/linear/kernel": 1.0,
         "head/linear/bias": 3.0,
     }
-    for path, start in trees.flatten(params).items():
+    for path, start in param_paths.flatten(params).items():
         if path in factors:
             move = factors[path] * (full[path] - start)
             np.testing.assert_allclose(found[path] - start, move, rtol=1e-4, atol=1e-6)
@@ -208,7 +209,7 @@ def test_zero_rate_freezes_and_first_match_wins(rng):
 def test_layer_decay(rng):
     """BEiT's rule: embeddings fall most, block l of 3 by decay**(3 - l), head and norm not."""
     cfg = Optim(layer_decay=0.75, lr_mult=((r"head/linear/bias", 2.0),))
-    factors = trees.flatten(optim.rate_multipliers(cfg, tree(rng)))
+    factors = param_paths.flatten(optimizer.rate_multipliers(cfg, tree(rng)))
     for path, factor in factors.items():
         shape = SHAPES[path]
         if path.startswith(BLOCKS):
@@ -225,7 +226,7 @@ def test_layer_decay_moves_parameters_by_its_factors(rng):
     plain = steps_of(Optim(lr=0.1, schedule="constant"), params, [grad])
     slow = steps_of(Optim(lr=0.1, schedule="constant", layer_decay=0.5), params, [grad])
     path = BLOCKS + "qkv/kernel"
-    start = trees.flatten(params)[path]
+    start = param_paths.flatten(params)[path]
     for block, factor in enumerate((0.125, 0.25, 0.5)):
         np.testing.assert_allclose(
             slow[path][block] - start[block],
@@ -244,7 +245,7 @@ def test_layer_decay_moves_parameters_by_its_factors(rng):
 )
 def test_a_pattern_that_matches_nothing_is_an_error(rng, cfg, field):
     with pytest.raises(InputError, match=rf"{field}: '.*' matches no parameter"):
-        optim.make(cfg, steps=5, params=tree(rng))
+        optimizer.make(cfg, steps=5, params=tree(rng))
 
 
 # ------------------------------------------------------------------ optax by name
@@ -256,11 +257,11 @@ def moved(optimiser, params, grads):
     for grad in grads:
         updates, state = update(grad, state, params)
         params = optax.apply_updates(params, updates)
-    return trees.flatten(jax.device_get(params))
+    return param_paths.flatten(jax.device_get(params))
 
 
 def kernels(params):
-    return trees.map_paths(lambda path, _: path.endswith("/kernel"), params)
+    return param_paths.map_paths(lambda path, _: path.endswith("/kernel"), params)
 
 
 def assert_same(found, expected, rtol=1e-5):
@@ -272,14 +273,14 @@ def test_lion_gets_schedule_mask_clip_and_factors(rng):
     """It takes decay and mask itself; a factor scales the update that optax makes."""
     params, grads = tree(rng), [tree(rng) for _ in range(3)]
     cfg = Optim(kind="optax.lion", lr=0.02, warmup=2, weight_decay=0.3, b2=0.9, clip=0.5)
-    lion = optax.lion(optim.schedule(cfg, 10), b2=0.9, weight_decay=0.3, mask=kernels)
+    lion = optax.lion(optimizer.schedule(cfg, 10), b2=0.9, weight_decay=0.3, mask=kernels)
     by_hand = moved(optax.chain(optax.clip_by_global_norm(0.5), lion), params, grads)
     assert_same(steps_of(cfg, params, grads), by_hand)
     slow = dataclasses.replace(cfg, layer_decay=0.5, lr_mult=((".*/bias", 0.0),), warmup=0)
     found = steps_of(slow, params, grads[:1])
     full = steps_of(dataclasses.replace(cfg, warmup=0), params, grads[:1])
-    factors = trees.flatten(optim.rate_multipliers(slow, params))
-    for path, start in trees.flatten(params).items():
+    factors = param_paths.flatten(optimizer.rate_multipliers(slow, params))
+    for path, start in param_paths.flatten(params).items():
         move = factors[path] * (full[path] - start)
         np.testing.assert_allclose(found[path] - start, move, rtol=1e-4, atol=1e-6, err_msg=path)
 
@@ -289,10 +290,10 @@ def test_decay_beside_an_optimiser_that_has_none(rng):
     options = (("momentum", 0.9), ("nesterov", True))
     cfg = Optim(kind="optax.sgd", options=options, lr=0.1, weight_decay=0.2)
     params, grads = tree(rng), [tree(rng) for _ in range(3)]
-    rate = optim.schedule(cfg, 10)
-    now, trace = trees.flatten(params), dict.fromkeys(SHAPES, 0.0)
+    rate = optimizer.schedule(cfg, 10)
+    now, trace = param_paths.flatten(params), dict.fromkeys(SHAPES, 0.0)
     for step, grad in enumerate(grads):
-        for path, g in trees.flatten(grad).items():
+        for path, g in param_paths.flatten(grad).items():
             trace[path] = g + 0.9 * trace[path]
             decay = 0.2 * now[path] * path.endswith("/kernel")
             now[path] = now[path] - np.asarray(rate(step)) * (g + 0.9 * trace[path] + decay)
@@ -304,18 +305,18 @@ def test_muon_takes_every_matrix_of_a_stack(rng):
     params, grads = tree(rng), [tree(rng) for _ in range(2)]
     path, cfg = BLOCKS + "qkv/kernel", Optim(kind="optax.contrib.muon", lr=0.1, eps=1e-6)
     found = steps_of(cfg, params, grads)
-    muon = optax.contrib.muon(optim.schedule(cfg, 10), eps=1e-6)
+    muon = optax.contrib.muon(optimizer.schedule(cfg, 10), eps=1e-6)
 
     def parted(leaf):
         return {f"{b}{i}": leaf[b, :, i].reshape(4, 4) for b in range(3) for i in range(3)}
 
     by_hand = moved(muon, *jax.tree.map(
-        parted, [trees.flatten(params)[path], [trees.flatten(g)[path] for g in grads]]
+        parted, [param_paths.flatten(params)[path], [param_paths.flatten(g)[path] for g in grads]]
     ))  # fmt: skip
     assert_same(parted(found[path]), by_hand, rtol=1e-3)
-    adam = optax.adam(optim.schedule(cfg, 10), eps=1e-6, nesterov=True)
+    adam = optax.adam(optimizer.schedule(cfg, 10), eps=1e-6, nesterov=True)
     patches = "backbone/trunk/patch_embed/kernel"
-    start, *steps = ({patches: trees.flatten(t)[patches]} for t in (params, *grads))
+    start, *steps = ({patches: param_paths.flatten(t)[patches]} for t in (params, *grads))
     assert_same(found, moved(adam, start, steps))
 
 
@@ -339,14 +340,14 @@ def test_groups_have_optimisers_of_their_own(rng, kind):
     members = {"bias": ["head/linear/bias"], "head": ["head/linear/kernel"]}
     members["common"] = [path for path in SHAPES if not path.startswith("head/")]
     for name, paths in members.items():
-        alone = [{path: trees.flatten(t)[path] for path in paths} for t in (params, *grads)]
+        alone = [{path: param_paths.flatten(t)[path] for path in paths} for t in (params, *grads)]
         for path, end in moved(chains[name], alone[0], alone[1:]).items():
             move = (2.0 if path.endswith("scale") else 1.0) * (end - alone[0][path])
             now = found[path] - alone[0][path]
             np.testing.assert_allclose(now, move, rtol=1e-4, atol=1e-6, err_msg=path)
     cosine = 0.1 * 0.5 * (1 + np.cos(np.pi / 10))
     expected = {"lr": cosine, "lr/head/linear/bias": 0.5, "lr/head/.*": 0.2 / 3}
-    rates = {name: np.asarray(rate(1)).item() for name, rate in optim.rates(cfg, 10).items()}
+    rates = {name: np.asarray(rate(1)).item() for name, rate in optimizer.rates(cfg, 10).items()}
     assert rates == pytest.approx(expected)
 
 
@@ -366,7 +367,7 @@ def test_groups_have_optimisers_of_their_own(rng, kind):
 )
 def test_an_optimiser_that_cannot_be_made(rng, fields, message):
     with pytest.raises(InputError, match=message) as error:
-        optim.make(Optim(**fields), steps=5, params=tree(rng))
+        optimizer.make(Optim(**fields), steps=5, params=tree(rng))
     assert "\n" not in str(error.value)
 
 
@@ -375,7 +376,7 @@ def test_shapes_are_enough(rng):
     cfg = Optim(weight_decay=0.1, clip=1.0, layer_decay=0.9)
     params = tree(rng)
     shapes = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype), params)
-    optimiser = optim.make(cfg, steps=5, params=shapes)
+    optimiser = optimizer.make(cfg, steps=5, params=shapes)
     updates, _ = jax.eval_shape(optimiser.update, shapes, optimiser.init(params), shapes)
     same = jax.tree.map(lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype), updates, shapes)
     assert all(jax.tree.leaves(same))

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from jfreq import optim, sharding, trees
+from jfreq import param_paths, sharding
 from jfreq.config import TRANSFORMER_RULES, Mesh, Optim
 from jfreq.methods.ssast import SSAST
+from jfreq.train import optimizer
 from jfreq.types import DataSpec, InputError, SignalSpec
 
 SIZES = {"data": 1, "fsdp": 8, "tensor": 2}
@@ -90,7 +91,7 @@ def test_what_a_rule_cannot_get_is_said(base):
     """Twelve heads do not divide over eight, tables of 513 positions not over five."""
     found = sharding.dropped(base, {"data": 1, "fsdp": 1, "tensor": 8}, TRANSFORMER_RULES)
     blocks = "backbone/trunk/encoder/blocks" if any(p.startswith("backbone") for p in
-        trees.flatten(base)) else "trunk/encoder/blocks"  # fmt: skip
+        param_paths.flatten(base)) else "trunk/encoder/blocks"  # fmt: skip
     assert found == ("not sharded as asked: tensor 8 does not divide 12 "
                      f"({blocks}/proj/kernel, {blocks}/qkv/bias and 1 more)")  # fmt: skip
     assert not sharding.dropped(base, {"data": 8, "fsdp": 4, "tensor": 2}, TRANSFORMER_RULES)
@@ -119,27 +120,27 @@ def test_rules_of_ones_own(base):
 
 
 def test_golden_table(base, root):
-    found = {path: list(spec(path, leaf.shape)) for path, leaf in trees.flatten(base).items()}
+    found = {path: list(spec(path, leaf.shape)) for path, leaf in param_paths.flatten(base).items()}
     assert found == json.loads((root / GOLDEN).read_text()), UPDATE
 
 
 @pytest.mark.parametrize("sizes", [{"fsdp": 8, "tensor": 1}, {"fsdp": 8, "tensor": 2}])
 def test_nearly_everything_is_split(base, sizes):
     """Under 2 % of the scalars of ViT-B are held in full by every device."""
-    leaves = trees.flatten(base)
+    leaves = param_paths.flatten(base)
     whole = sum(
         leaf.size for path, leaf in leaves.items() if "fsdp" not in spec(path, leaf.shape, **sizes)
     )
-    assert 0 < whole < 0.02 * trees.count(base)
+    assert 0 < whole < 0.02 * param_paths.count(base)
 
 
 @pytest.mark.dist
 def test_moments_live_with_their_parameters(base):
     mesh = sharding.make_mesh((1, 4, 2))
-    optimiser = optim.make(Optim(weight_decay=0.1, clip=1.0), steps=9, params=base)
+    optimiser = optimizer.make(Optim(weight_decay=0.1, clip=1.0), steps=9, params=base)
     state = {"params": base, "opt": jax.eval_shape(optimiser.init, base)}
-    places = trees.flatten(sharding.shardings(state, mesh, TRANSFORMER_RULES))
-    for path in trees.flatten(base):
+    places = param_paths.flatten(sharding.shardings(state, mesh, TRANSFORMER_RULES))
+    for path in param_paths.flatten(base):
         mine = places[f"params/{path}"].spec
         others = [p for p in places if p.startswith("opt/") and p.endswith(f"/{path}")]
         assert len(others) == 2, "mu and nu"

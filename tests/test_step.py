@@ -10,13 +10,14 @@ import numpy as np
 import optax
 import pytest
 
-from jfreq import methods, sharding, step
+from jfreq import methods, sharding
 from jfreq.config import replace
 from jfreq.method import Loss, Method, Rows, Streams
 from jfreq.methods.ssast import SSAST
 from jfreq.nn.vit import ViT
 from jfreq.ranges import checked
 from jfreq.testing import CLIP
+from jfreq.train import step
 from jfreq.types import InputError
 
 

@@ -16,11 +16,12 @@ import numpy as np
 import optax
 import pytest
 
-from jfreq import checkpoint, step, trees
+from jfreq import param_paths
 from jfreq.config import Mesh, Source, replace, to_dict
 from jfreq.method import Method, summarise
 from jfreq.monitoring.metrics_writer import read_metrics
-from jfreq.train import Feed, NotFinite, fallen, train
+from jfreq.train import checkpoint, step
+from jfreq.train.loop import Feed, NotFinite, fallen, train
 from jfreq.types import InputError
 
 ONE = Mesh(1, 1, 1)
@@ -108,7 +109,7 @@ def test_sigterm_saves_and_says_so(experiment, tmp_path):
     experiment = replace(experiment, mesh=ONE, steps=100_000, checkpoint__every=50_000)
     code = (
         "import json, sys; from jfreq.methods import experiment_from_dict\n"
-        "from jfreq.train import train, Stopped\nimport pathlib\n"
+        "from jfreq.train.loop import train, Stopped\nimport pathlib\n"
         f"e = experiment_from_dict(json.loads({json.dumps(json.dumps(to_dict(experiment)))}))\n"
         f"try: train(e, pathlib.Path({str(tmp_path / 'run')!r}))\n"
         "except Stopped as s: print(s); sys.exit(7)\n"
@@ -232,7 +233,7 @@ def test_one_device_agrees_with_eight(experiment):
     code = (
         "import jax; jax.config.update('jax_num_cpu_devices', 1)\n"
         "import json, sys; from jfreq.methods import experiment_from_dict; from jfreq import step\n"
-        "from jfreq.config import Mesh, replace; from jfreq.train import Feed\n"
+        "from jfreq.config import Mesh, replace; from jfreq.train.loop import Feed\n"
         f"e = experiment_from_dict(json.loads({json.dumps(json.dumps(to_dict(experiment)))}))\n"
         "setup = step.prepare(replace(e, mesh=Mesh(1, 1, 1))); out = []\n"
         "with jax.set_mesh(setup.mesh):\n"
@@ -292,7 +293,7 @@ def test_metrics_rows_have_everything(unbroken):
     names = {"step", "loss", "info_nce", "mse", "accuracy", "lr", "grad_norm", "update_norm",
              "param_norm", "step_time", "data_wait", "examples_per_s", "tflops", "mfu"}  # fmt: skip
     assert names <= set(row)
-    assert trees.count(checkpoint.load_run(unbroken[1]).params) > 0
+    assert param_paths.count(checkpoint.load_run(unbroken[1]).params) > 0
 
 
 class Collapsing(Method):

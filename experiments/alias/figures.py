@@ -307,7 +307,7 @@ def _patches(grid: Grid, rate: float) -> tuple[float, ...]:
 
 
 def rates_of_run(args: argparse.Namespace) -> Path:
-    from jfreq.checkpoint import load_run
+    from jfreq.train.checkpoint import load_run
 
     trained = load_run(args.run)
     cfg = trained.experiment.method

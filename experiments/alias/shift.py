@@ -26,14 +26,14 @@ import numpy as np
 
 from experiments.sensors.common import RESULTS, markdown, save
 from experiments.sensors.common import spread as as_text
-from jfreq.checkpoint import load_run
 from jfreq.config import check
 from jfreq.data.shards.reader import Shards, open_shards
 from jfreq.evaluate.metrics import Interval, interval
 from jfreq.evaluate.table import TRAINED, UNTRAINED
 from jfreq.method import Streams
 from jfreq.methods.common.patches import PatchMethod
-from jfreq.state import Trained
+from jfreq.train.checkpoint import load_run
+from jfreq.train.state import Trained
 from jfreq.types import Array, Batch, PyTree
 
 PARTS = ("clip vector", "tokens")

@@ -26,7 +26,7 @@ from jfreq.methods.eat import EAT
 from jfreq.monitoring import flops
 from jfreq.nn.trunk import SpectrogramTrunk
 from jfreq.ops import sblu
-from jfreq.step import make_step
+from jfreq.train.step import make_step
 from jfreq.types import DataSpec, SignalSpec
 
 RATE, SECONDS = 16_000, 5.0

@@ -200,7 +200,8 @@ def jfreq_step(experiment: Any, batch: dict[str, Any]) -> Step:
     """The step of a bound experiment on one device."""
     import jax
 
-    from jfreq import sharding, step
+    from jfreq import sharding
+    from jfreq.train import step
 
     mesh = sharding.make_mesh((1, 1, 1), jax.devices()[:1])
     shapes = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in batch.items()}

@@ -16,7 +16,7 @@ import common
 import jax
 import numpy as np
 
-from jfreq import methods, recipes, trees
+from jfreq import methods, param_paths, recipes
 from jfreq.export import stablehlo
 from jfreq.export.adapter import adapt
 from jfreq.export.bundle import save_bundle
@@ -42,7 +42,7 @@ def torch_encoder(params: Any) -> Callable[[np.ndarray], np.ndarray]:
 
     device = common.torch_device()
     model = SSAST()
-    load_jfreq(model, trees.flatten(params))
+    load_jfreq(model, param_paths.flatten(params))
     embedder = Embedder(model).to(device).eval()
 
     def encode(x: np.ndarray) -> np.ndarray:

@@ -20,11 +20,12 @@ import common
 import jax
 import numpy as np
 
-from jfreq import recipes, step
+from jfreq import recipes
 from jfreq.config import Data, Mesh, replace
 from jfreq.data.loading.pipeline import open_pipeline
 from jfreq.data.prepare.run import prepare
-from jfreq.train import Feed
+from jfreq.train import step
+from jfreq.train.loop import Feed
 
 CLIPS, BATCH, BATCHES, FLAT = 256, 8, 40, 10_000
 

@@ -19,7 +19,7 @@ import common
 import jax
 import numpy as np
 
-from jfreq import methods, recipes, trees
+from jfreq import methods, param_paths, recipes
 from jfreq.config import Optim, replace
 from jfreq.method import Streams
 from jfreq.methods.ssast import SSAST
@@ -74,7 +74,7 @@ def check(model: Any, mine: common.Step, spectrogram: np.ndarray) -> dict[str, f
 
     cfg = mine.spec.experiment.method
     assert isinstance(cfg, SSAST)
-    params = trees.flatten(jax.device_get(mine.state.params))
+    params = param_paths.flatten(jax.device_get(mine.state.params))
     load_jfreq(model, params)
     drawn = cfg.sample_mask(Streams(mine.key).at(0)("mask"), 2 * len(spectrogram))
     device = next(model.parameters()).device

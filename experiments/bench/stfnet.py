@@ -24,7 +24,7 @@ import common
 import jax
 import numpy as np
 
-from jfreq import methods, recipes, trees
+from jfreq import methods, param_paths, recipes
 from jfreq.config import replace
 from jfreq.types import DataSpec, SignalSpec
 
@@ -59,7 +59,7 @@ def torch_step(batch: dict[str, np.ndarray], mine: common.Step) -> Callable[...,
     from torch_stfnet import STFNet, load_jfreq
 
     model, optim = STFNet(classes=CLASSES), mine.spec.experiment.optim
-    load_jfreq(model, trees.flatten(jax.device_get(mine.state.params)))
+    load_jfreq(model, param_paths.flatten(jax.device_get(mine.state.params)))
     given = [torch.from_numpy(batch[n]) for n in ("acc", "gyro")]
     label = torch.from_numpy(batch["label"].astype(np.int64))
     optimiser = torch.optim.Adam(model.parameters(), lr=optim.lr, betas=(optim.b1, optim.b2),

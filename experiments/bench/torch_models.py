@@ -181,7 +181,7 @@ def adamw(model: nn.Module, *, lr: float, weight_decay: float) -> torch.optim.Ad
 
 
 def load_jfreq(model: SSAST, params: Mapping[str, np.ndarray]) -> None:
-    """Copies jfreq's SSAST parameters, by path (``jfreq.trees.flatten``)."""
+    """Copies jfreq's SSAST parameters, by path (``jfreq.param_paths.flatten``)."""
     width = model.mask_token.shape[-1]
     trunk = "trunk/encoder/blocks"
     state = {

@@ -11,7 +11,7 @@ from jfreq.config import Experiment, replace
 
 if TYPE_CHECKING:
     from jfreq.evaluate.table import Result
-    from jfreq.state import Trained
+    from jfreq.train.state import Trained
 
 RESULTS = Path(__file__).parents[1] / "results"
 SETS: dict[str, dict[str, Any]] = {
@@ -51,7 +51,7 @@ def shards_of(name: str, source: str, runs: Path) -> Path:
 
 def trained_once(experiment: Experiment, shards: Path, folder: Path, **changes: Any) -> Trained:
     """Training on the training subjects; goes on where it stopped."""
-    from jfreq.train import train
+    from jfreq.train.loop import train
 
     changes = {"data__split": "train", **changes}
     return train(replace(experiment, data__path=(str(shards),), **changes), folder)

@@ -82,10 +82,10 @@ def probed(where: str, method: str, seed: int, args):
 def over_time(where: str, method: str, args) -> list[tuple[float, float]]:
     """(seconds of training, macro F1 of a ridge probe with all labels) at every checkpoint of the
     first training."""
-    from jfreq.checkpoint import load_run
     from jfreq.data.shards.reader import open_shards
     from jfreq.evaluate.protocols import probe
     from jfreq.monitoring.metrics_writer import read_metrics
+    from jfreq.train.checkpoint import load_run
 
     _, folder = pretrained(where, method, 0, args)
     path = folder / "over_time.json"

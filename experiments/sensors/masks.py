@@ -59,7 +59,7 @@ class Panel(NamedTuple):
 
 def calibrated(where: str, args: argparse.Namespace) -> PhyMask:
     """The method of the table's PhyMask .90, as a training of it starts."""
-    from jfreq.step import prepare
+    from jfreq.train.step import prepare
 
     shards, _, _, data = SETS[where]
     path = (str(shards_of(shards, args.hapt, args.runs)),)

@@ -76,7 +76,7 @@ def tuned(folder: Path, shards: Path, out: Path, **changes: Any) -> dict[str, di
     from jfreq.data.shards.reader import open_shards
     from jfreq.evaluate.finetune import experiment_for, finetune, predict, read_predictions
     from jfreq.export.bundle import load_trained
-    from jfreq.state import Trained
+    from jfreq.train.state import Trained
 
     found, opened = {}, open_shards(shards)
     names = opened.info.labels

@@ -17,7 +17,7 @@ from jfreq.evaluate.tasks import ABLATION, check_classes
 from jfreq.files import local_path, read_json, write_json
 from jfreq.monitoring import provenance
 from jfreq.monitoring.metrics_writer import read_metrics
-from jfreq.train import Stopped, train
+from jfreq.train.loop import Stopped, train
 from jfreq.types import InputError
 
 FILE = "grid.json"

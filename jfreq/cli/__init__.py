@@ -108,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     except RuntimeError as error:
-        from jfreq.train import NotFinite, Stopped
+        from jfreq.train.loop import NotFinite, Stopped
 
         if isinstance(error, Stopped):
             print(f"jfreq: {error}", file=sys.stderr)

@@ -34,7 +34,7 @@ def train(argv: Sequence[str]) -> None:
         description=f"Trains {name}. Every field of the experiment can be set.",
     )  # fmt: skip
     from jfreq import distributed
-    from jfreq.train import train as run
+    from jfreq.train.loop import train as run
 
     distributed.start()
     run(with_data(args.experiment, args.data), args.workdir)
@@ -99,7 +99,7 @@ def finetune(argv: Sequence[str]) -> None:
 
 def config(argv: Sequence[str]) -> None:
     """Looks into an experiment: jfreq config show|diff|params|shardings NAME [options]"""
-    from jfreq import views
+    from jfreq.cli import config as views
 
     view, rest = subject("config", argv, f"{'|'.join(views.VIEWS)} NAME [options]")
     if view not in views.VIEWS:

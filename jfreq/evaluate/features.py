@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jfreq import distributed, trees
+from jfreq import distributed, param_paths
 from jfreq.config import close_match
 from jfreq.export.runtime import by_time
 from jfreq.files import local_path, write_atomically
@@ -233,7 +233,7 @@ def _spectrum_statistics(x: Array) -> Array:
 def params_hash(params: PyTree) -> str:
     """sha256 over names, shapes and values."""
     digest = hashlib.sha256()
-    for name, leaf in sorted(trees.flatten(params).items()):
+    for name, leaf in sorted(param_paths.flatten(params).items()):
         leaf = np.asarray(leaf)
         digest.update(f"{name} {leaf.dtype} {leaf.shape}\n".encode())
         digest.update(np.ascontiguousarray(leaf).tobytes())

@@ -13,7 +13,6 @@ import numpy as np
 
 import jfreq
 from jfreq import distributed, recipes
-from jfreq.checkpoint import CONFIG, read_config
 from jfreq.config import (
     Checkpoint,
     Data,
@@ -44,7 +43,8 @@ from jfreq.files import local_path, read_json, write_atomically, write_json
 from jfreq.method import Method
 from jfreq.methods.classify import Classify, Head
 from jfreq.ranges import Draws, Share, checked_call
-from jfreq.state import Trained
+from jfreq.train.checkpoint import CONFIG, read_config
+from jfreq.train.state import Trained
 from jfreq.types import Array, Batch, InputError
 
 TEST, PREDICTIONS = "test.json", "predictions.npz"
@@ -113,7 +113,7 @@ def finetune(
     sides, a class of the test rows that is not trained, a share that leaves a class without a
     row, and a ``workdir`` that holds other fine-tuning.
     """
-    from jfreq.train import train
+    from jfreq.train.loop import train
 
     workdir = local_path(workdir, "workdir")
     shards, rows, jobs, counts = _jobs(experiment, workdir, folds, train_split, test_split)

@@ -21,7 +21,7 @@ from jfreq.evaluate.tasks import (
     unseen_rows,
 )
 from jfreq.evaluate.windows import fitted
-from jfreq.state import Trained
+from jfreq.train.state import Trained
 
 CLIP = "clip vector"
 

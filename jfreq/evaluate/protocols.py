@@ -39,7 +39,7 @@ from jfreq.evaluate.tasks import (
 from jfreq.evaluate.windows import fitted, own_length
 from jfreq.method import Method, window_spec
 from jfreq.ranges import Count, Draws, Integer, Seed, checked_call
-from jfreq.state import Trained
+from jfreq.train.state import Trained
 
 Kind = Literal["logistic", "ridge", "knn"]
 

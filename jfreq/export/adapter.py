@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import numpy as np
 
-from jfreq import trees
+from jfreq import param_paths
 from jfreq.config import Experiment
 from jfreq.export.runtime import pool_frames
 from jfreq.method import window_spec
@@ -50,13 +50,13 @@ def adapt(experiment: Experiment, params: PyTree) -> Adapter:
     method = experiment.method.portable()
 
     def encode(flat: Flat, window: Batch) -> dict[str, Array]:
-        features = method.encode(trees.unflatten(flat), window)
+        features = method.encode(param_paths.unflatten(flat), window)
         clip, frames, valid = pool_frames(features)
         outputs = {"clip": clip, "frames": frames, "valid": valid}
         return outputs if features.logits is None else outputs | {"logits": features.logits}
 
     cfg = experiment.method
-    return Adapter(encode, trees.flatten(params), tuple(cfg.signals), cfg.labels, cfg.scores)
+    return Adapter(encode, param_paths.flatten(params), tuple(cfg.signals), cfg.labels, cfg.scores)
 
 
 def one_device() -> contextlib.AbstractContextManager[Any]:

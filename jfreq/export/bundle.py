@@ -15,13 +15,13 @@ import jax
 import numpy as np
 
 import jfreq
-from jfreq import config, trees
+from jfreq import config, param_paths
 from jfreq.config import Experiment, Part
 from jfreq.data.sources.folders import why_no_file
 from jfreq.export.checks import check_finite, check_weights, read_sealed, sealed
 from jfreq.files import draft_of, local_path, sha256_of, write_atomically
 from jfreq.method import Method, window_spec
-from jfreq.state import Trained
+from jfreq.train.state import Trained
 from jfreq.types import Features, InputError, PyTree, SignalSpec
 
 FORMAT = 1
@@ -97,7 +97,7 @@ def load_bundle(path: str | Path) -> Trained:
         raise InputError(f"{config}: nested too deeply; export the bundle again") from None
     flat = _read_flat(path / WEIGHTS, header["sha256"])
     check_weights(experiment, flat, path / WEIGHTS)
-    return Trained(experiment, trees.unflatten(flat))
+    return Trained(experiment, param_paths.unflatten(flat))
 
 
 def read_weights(path: str | Path) -> dict[str, Any]:
@@ -131,10 +131,10 @@ def load_trained(path: str | Path, what: Part = "params") -> Trained:
     """
     path = trained_folder(path)
     if (path / CHECKPOINTS).is_dir():
-        from jfreq.checkpoint import load_run
+        from jfreq.train.checkpoint import load_run
 
         found = load_run(path, what=what)
-        check_finite(trees.flatten(found.params), path / CHECKPOINTS)
+        check_finite(param_paths.flatten(found.params), path / CHECKPOINTS)
         return found
     if what != "params" and is_bundle(path):
         raise InputError(f"{path}: a bundle holds parameters only; give the run for its {what}")
@@ -185,8 +185,8 @@ def _write_files(
     from safetensors.numpy import save
 
     # safetensors stores the buffer as it lies in memory: make it C-contiguous first.
-    flat = {name: np.array(leaf, order="C") for name, leaf in trees.flatten(params).items()}
-    if jax.tree.structure(trees.unflatten(flat)) != jax.tree.structure(params):
+    flat = {name: np.array(leaf, order="C") for name, leaf in param_paths.flatten(params).items()}
+    if jax.tree.structure(param_paths.unflatten(flat)) != jax.tree.structure(params):
         raise InputError("params: only nested dicts of arrays, with names without /, are stored")
     weights = save(flat, metadata={"jfreq": jfreq.__version__})
     text = sealed(
@@ -240,7 +240,7 @@ def model_card(experiment: Experiment, params: PyTree, *, note: str = "") -> str
     cfg = experiment.method
     features = encoder_shapes(cfg, cfg.signals, params)
     grid, first = features.grid, cfg.signals[0]
-    count = trees.count(params)
+    count = param_paths.count(params)
     ms = 1000 / first.rate
     signals = "\n".join(
         f"| `{s.name}` | {s.rate:g} Hz | {_channels(s)} | {s.samples} samples, {s.seconds:g} s |"

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jfreq import trees
+from jfreq import param_paths
 from jfreq.config import Experiment, Method, to_dict
 from jfreq.files import parse_json, read_text
 from jfreq.method import encoder_params
@@ -110,7 +110,7 @@ def _expected(cfg: Method, where: Path) -> tuple[dict[str, Any], set[str]]:
 def _parameters(cfg: Method) -> tuple[dict[str, Any], set[str]]:
     shapes = jax.eval_shape(cfg.init, jax.random.key(0))
     needed = encoder_params(cfg, shapes)
-    return trees.flatten(shapes), set(trees.flatten(needed))
+    return param_paths.flatten(shapes), set(param_paths.flatten(needed))
 
 
 def _check_settings(cfg: Method, config: Path) -> None:

@@ -9,10 +9,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from jfreq import trees
+from jfreq import param_paths
 from jfreq.method import Streams
 from jfreq.monitoring import flops
-from jfreq.step import Setup, memory_of
+from jfreq.train.step import Setup, memory_of
 
 
 class Meter:
@@ -72,7 +72,7 @@ def describe(setup: Setup, compiled, compile_s: float, start: int, meter: Meter)
     )  # fmt: skip
     axes = " x ".join(f"{axis} {size}" for axis, size in setup.mesh.shape.items())
     return (
-        f"{setup.experiment.name}: {trees.count(setup.abstract.params):,} parameters, "
+        f"{setup.experiment.name}: {param_paths.count(setup.abstract.params):,} parameters, "
         f"{setup.pipeline.size} clips, mesh {axes} on {jax.devices()[0].device_kind}, "
         f"{meter.step_flops / 1e9:.1f} GFLOP a step{used}, compiled in {compile_s:.1f} s, "
         f"from step {start}"

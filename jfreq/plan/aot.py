@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from jfreq import methods, sharding, step, trees
+from jfreq import methods, param_paths, sharding
 from jfreq.config import Experiment, check, replace
 from jfreq.data.loading.pipeline import batch_spec
 from jfreq.data.shards.metadata import ShardsInfo
@@ -20,6 +20,7 @@ from jfreq.plan import collectives, hlo
 from jfreq.plan import topology as places
 from jfreq.plan.collectives import Collective
 from jfreq.plan.topology import Topology
+from jfreq.train import step
 from jfreq.types import InputError, SignalSpec
 
 _TOO_LARGE = (
@@ -147,7 +148,7 @@ def examine(spec: step.StepSpec, topology: Topology, signal: SignalSpec) -> Comp
         batch=experiment.batch,
         unit=sharding.batch_ways(spec.mesh) * experiment.accumulate,
         signal=signal,
-        parameters=trees.count(params),
+        parameters=param_paths.count(params),
         whole=whole_share(params),
         memory=_memory(memory, topology),
         flops=arithmetic,

@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jfreq import checkpoint
 from jfreq.config import Experiment
 from jfreq.export.bundle import is_bundle
 from jfreq.files import read_json
 from jfreq.monitoring.metrics_writer import FILE as METRICS
 from jfreq.monitoring.metrics_writer import read_metrics, unreadable
+from jfreq.train import checkpoint
 from jfreq.types import InputError
 
 GRID, RESULTS, FRACTIONS = "grid.json", "results.json", "fractions.json"

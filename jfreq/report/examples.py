@@ -13,7 +13,7 @@ import numpy as np
 
 from jfreq.evaluate.protocols import check_signals
 from jfreq.method import Method, Streams
-from jfreq.state import Trained
+from jfreq.train.state import Trained
 from jfreq.types import Batch, Reconstruction, SignalSpec
 
 AUDIBLE_HZ = 3000

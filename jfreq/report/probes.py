@@ -14,7 +14,7 @@ from jfreq.evaluate.table import HAND_MADE, TRAINED, UNTRAINED
 from jfreq.report import figures, html
 from jfreq.report.collect import Run, is_known
 from jfreq.report.html import Cell, Section
-from jfreq.state import Trained
+from jfreq.train.state import Trained
 from jfreq.types import InputError
 
 MANY_CLASSES = 50

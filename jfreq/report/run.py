@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from jfreq import checkpoint
 from jfreq.config import Experiment, flat, to_dict
 from jfreq.report import figures, html
 from jfreq.report.collect import Run, read_run, state
@@ -16,7 +15,8 @@ from jfreq.report.examples import Example, Looked, frame_seconds, look
 from jfreq.report.html import Section
 from jfreq.report.probes import Progress, blocks, few_labels, probe
 from jfreq.report.training import training
-from jfreq.state import Trained
+from jfreq.train import checkpoint
+from jfreq.train.state import Trained
 from jfreq.types import InputError
 
 

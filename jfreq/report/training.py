@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jfreq import trees
+from jfreq import param_paths
 from jfreq.report import figures, html
 from jfreq.report.collect import Run, is_known
 from jfreq.report.html import Section
@@ -52,7 +52,7 @@ def _facts(run: Run) -> list[tuple[str, str]]:
     speeds = [row["examples_per_s"] for row in run.rows if is_known(row.get("examples_per_s"))]
     hours = _seconds(run.rows) / 3600
     return [
-        ("parameters", f"{trees.count(shapes):,}"),
+        ("parameters", f"{param_paths.count(shapes):,}"),
         ("last loss", f"{losses[-1]:.4g}" if losses else "-"),
         ("clips per second, median", f"{np.median(speeds):.1f}" if speeds else "-"),
         ("time in steps", f"{hours:.1f} h" if hours >= 1 else f"{hours * 60:.1f} min"),

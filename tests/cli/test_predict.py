@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy.special import expit, softmax
 
-from jfreq import checkpoint, methods
+from jfreq import methods
 from jfreq.config import Experiment, replace, to_dict
 from jfreq.data.shards.reader import open_shards
 from jfreq.evaluate import finetune as room
@@ -19,7 +19,8 @@ from jfreq.export.runtime import load_encoder
 from jfreq.methods.classify import Classify
 from jfreq.methods.ssast import SSAST
 from jfreq.nn.vit import ViT
-from jfreq.state import State, Trained
+from jfreq.train import checkpoint
+from jfreq.train.state import State, Trained
 
 
 @pytest.fixture(scope="module")

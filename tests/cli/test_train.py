@@ -9,7 +9,7 @@ import pytest
 
 from jfreq import cli
 from jfreq.config import to_dict
-from jfreq.train import NotFinite, Stopped
+from jfreq.train.loop import NotFinite, Stopped
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_exit_codes(training, monkeypatch, capsys, error, code, message):
     def train(experiment, workdir):
         raise error
 
-    monkeypatch.setattr("jfreq.train.train", train)
+    monkeypatch.setattr("jfreq.train.loop.train", train)
     with pytest.raises(SystemExit) as stop:
         cli.main([str(word) for word in training])
     assert stop.value.code == code
@@ -152,6 +152,6 @@ def test_exit_codes(training, monkeypatch, capsys, error, code, message):
 
 
 def test_internal_errors_are_not_hidden(training, monkeypatch):
-    monkeypatch.setattr("jfreq.train.train", lambda *args: 1 / 0)
+    monkeypatch.setattr("jfreq.train.loop.train", lambda *args: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         cli.main([str(word) for word in training])

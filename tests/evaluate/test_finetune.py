@@ -8,7 +8,6 @@ import pytest
 import soundfile
 from sklearn.metrics import balanced_accuracy_score, f1_score
 
-from jfreq import checkpoint
 from jfreq.config import Data, Experiment, Source, replace, to_dict
 from jfreq.data.loading.label_subsets import draw
 from jfreq.data.loading.pipeline import open_pipeline
@@ -23,8 +22,9 @@ from jfreq.method import Method
 from jfreq.methods.classify import Classify
 from jfreq.methods.ssast import SSAST
 from jfreq.nn.vit import ViT
-from jfreq.state import Trained
 from jfreq.testing import CLIP
+from jfreq.train import checkpoint
+from jfreq.train.state import Trained
 from jfreq.types import Features, Grid, InputError
 
 CLASSES = 6
@@ -67,7 +67,7 @@ def runs(monkeypatch):
         table = np.random.default_rng(len(made)).normal(size=(90, CLASSES)).astype(np.float32)
         return Trained(replace(cfg, method=Table()), {"table": table})
 
-    monkeypatch.setattr("jfreq.train.train", train)
+    monkeypatch.setattr("jfreq.train.loop.train", train)
     return made
 
 

@@ -11,7 +11,7 @@ from jfreq.evaluate.metrics import interval_of, wilson
 from jfreq.evaluate.protocols import probe
 from jfreq.evaluate.table import HAND_MADE, TRAINED, UNTRAINED
 from jfreq.method import Method
-from jfreq.state import Trained
+from jfreq.train.state import Trained
 from jfreq.types import Features, Grid, InputError, SignalSpec
 
 CLASSES, WIDTH = 4, 6

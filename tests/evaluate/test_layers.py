@@ -8,7 +8,7 @@ from jfreq.config import Experiment
 from jfreq.evaluate.layers import CLIP, probe_layers
 from jfreq.evaluate.protocols import probe
 from jfreq.method import Method
-from jfreq.state import Trained
+from jfreq.train.state import Trained
 from jfreq.types import Features, Grid, InputError, SignalSpec
 
 CLASSES = 3

@@ -19,7 +19,7 @@ from jfreq.evaluate.table import HAND_MADE, TRAINED, UNTRAINED
 from jfreq.evaluate.tasks import check_signals, divide
 from jfreq.evaluate.windows import fitted
 from jfreq.method import Method
-from jfreq.state import Trained
+from jfreq.train.state import Trained
 from jfreq.types import Features, Grid, InputError, SignalSpec
 
 CLASSES = 3

@@ -9,7 +9,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from jfreq import checkpoint, methods, recipes, trees
+from jfreq import methods, param_paths, recipes
 from jfreq.config import replace, to_dict
 from jfreq.export import bundle
 from jfreq.export.bundle import (
@@ -22,7 +22,8 @@ from jfreq.export.bundle import (
 from jfreq.export.formats import export_run
 from jfreq.files import write_json
 from jfreq.method import encoder_params
-from jfreq.state import State
+from jfreq.train import checkpoint
+from jfreq.train.state import State
 from jfreq.types import DataSpec, InputError, SignalSpec
 
 SPEC = DataSpec((SignalSpec("audio", 16000.0, 16000),))
@@ -46,7 +47,7 @@ def saved(tmp_path, experiment, params):
 
 
 def assert_same(a, b):
-    a, b = trees.flatten(a), trees.flatten(b)
+    a, b = param_paths.flatten(a), param_paths.flatten(b)
     assert a.keys() == b.keys()
     for name in a:
         assert a[name].dtype == b[name].dtype
@@ -91,7 +92,7 @@ def test_card_says_what_a_user_needs(saved):
                  "8 in time x 8 in frequency", "esc10", "folds 5 never read", "load_encoder",
                  "A test."):  # fmt: skip
         assert fact in card, fact
-    total = sum(leaf.size for leaf in trees.flatten(load_bundle(saved).params).values())
+    total = sum(leaf.size for leaf in param_paths.flatten(load_bundle(saved).params).values())
     assert f"{total:,}" in card
 
 
@@ -137,8 +138,8 @@ def test_checksum_is_of_the_weights(saved):
 
 def test_export_keeps_what_encode_reads(saved, tmp_path, experiment, params):
     out = export_run(saved, tmp_path / "small")
-    kept = trees.flatten(load_bundle(out).params)
-    full = trees.flatten(params)
+    kept = param_paths.flatten(load_bundle(out).params)
+    full = param_paths.flatten(params)
     dropped = {name.split("/")[0] for name in full.keys() - kept.keys()}
     assert dropped == {"match", "draw", "mask_token"}
     method, signals = experiment.method, experiment.method.signals
@@ -147,7 +148,7 @@ def test_export_keeps_what_encode_reads(saved, tmp_path, experiment, params):
     before, after = (encode(p, batch) for p in (params, load_bundle(out).params))
     np.testing.assert_array_equal(before.tokens, after.tokens)
     again = encoder_params(method, load_bundle(out).params)
-    assert trees.flatten(again).keys() == kept.keys()
+    assert param_paths.flatten(again).keys() == kept.keys()
     assert encoder_shapes(method, signals, again).clip.shape == (1, 96)
 
 
@@ -163,4 +164,4 @@ def test_a_run_folder_loads_like_a_bundle(tmp_path, experiment, params):
     assert found.experiment == experiment
     assert_same(found.params, params)
     kept = load_bundle(export_run(tmp_path / "run", tmp_path / "enc")).params
-    assert trees.flatten(kept).keys() < trees.flatten(params).keys()
+    assert param_paths.flatten(kept).keys() < param_paths.flatten(params).keys()

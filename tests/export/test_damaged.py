@@ -14,15 +14,16 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from jfreq import checkpoint, cli, methods, trees
+from jfreq import cli, methods, param_paths
 from jfreq.config import Checkpoint, Experiment, replace, to_dict
 from jfreq.export.bundle import load_trained, save_bundle
 from jfreq.export.checks import SEAL, sealed
 from jfreq.methods.classify import Classify
 from jfreq.methods.ssast import SSAST
 from jfreq.nn.vit import ViT
-from jfreq.state import State
 from jfreq.testing import CLIP
+from jfreq.train import checkpoint
+from jfreq.train.state import State
 from jfreq.types import InputError
 
 LIMIT_S = 20
@@ -238,7 +239,10 @@ def outcome(call):
 
 
 def same(a, b):
-    a, b = ({n: (x.dtype, x.tobytes()) for n, x in trees.flatten(t.params).items()} for t in (a, b))
+    a, b = (
+        {n: (x.dtype, x.tobytes()) for n, x in param_paths.flatten(t.params).items()}
+        for t in (a, b)
+    )
     return a == b
 
 
@@ -299,11 +303,11 @@ def test_every_command_says_the_same_line(whole, tmp_path, shards, capsys):
 
 def test_a_run_that_went_wrong_is_not_exported(whole, tmp_path):
     found = load_trained(whole)
-    flat = trees.flatten(found.params)
+    flat = param_paths.flatten(found.params)
     flat[KERNEL] = np.full_like(flat[KERNEL], np.inf)
     checkpoint.write_json(tmp_path / "run" / checkpoint.CONFIG, to_dict(found.experiment))
     saves = checkpoint.Checkpoints(tmp_path / "run")
-    params = jax.tree.map(jax.numpy.asarray, trees.unflatten(flat))
+    params = jax.tree.map(jax.numpy.asarray, param_paths.unflatten(flat))
     saves.save(State(jax.numpy.int32(3), params, {}, {}), 3, {"step": 3})
     saves.wait()
     saves.close()

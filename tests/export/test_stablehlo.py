@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from jax import export
 
-from jfreq import cli, methods, recipes, trees
+from jfreq import cli, methods, param_paths, recipes
 from jfreq.config import replace
 from jfreq.export import adapter as adapters
 from jfreq.export import stablehlo
@@ -156,7 +156,7 @@ def test_one_program_holds_every_platform_and_an_open_batch(audio):
 
 def test_the_weights_are_arguments(audio, program):
     blob = (audio / stablehlo.PROGRAM).read_bytes()
-    flat = trees.flatten(load_bundle(audio).params)
+    flat = param_paths.flatten(load_bundle(audio).params)
     assert not any(leaf.tobytes()[:64] in blob for leaf in flat.values())
 
     window = noise(program.signals, 2)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jfreq import trees
+from jfreq import param_paths
 from jfreq.config import Experiment, Source, replace
 from jfreq.method import Rows, Streams
 from jfreq.methods.beats import (
@@ -23,8 +23,8 @@ from jfreq.nn.apply import apply
 from jfreq.nn.vit import ViT
 from jfreq.ops import codebook
 from jfreq.ops.patch import patchify, unpatchify
-from jfreq.step import check_sources, check_trained
 from jfreq.testing import CLIP, batch_spec, fake_batch
+from jfreq.train.step import check_sources, check_trained
 from jfreq.types import DataSpec, InputError, SignalSpec
 
 TEN_SECONDS = DataSpec((SignalSpec("audio", 16000, 160000),))
@@ -101,8 +101,8 @@ def test_published_geometry():
     params = jax.eval_shape(method.init, jax.random.key(0))
     # ViT-B with a norm before it and 16 x 16 patches; 320 distances, and two gates in each block.
     block, norm, bias = 7_087_872 + 2 * 65 + 12, 2 * 768, 320 * 12
-    assert trees.count(params["trunk"]) == 12 * block + norm + bias + 257 * 768
-    assert trees.count(params["predictor"]) == 3 * block + norm + bias + 769 * 1024
+    assert param_paths.count(params["trunk"]) == 12 * block + norm + bias + 257 * 768
+    assert param_paths.count(params["predictor"]) == 3 * block + norm + bias + 769 * 1024
     assert FBANK.mean == pytest.approx(15.41663 - 30 * np.log(2), abs=1e-5)
     target = jax.eval_shape(method.init_target, params)
     rngs, batch = Streams(jax.random.key(0)), batch_spec(TEN_SECONDS, 2)
@@ -161,7 +161,7 @@ def test_loss_is_cross_entropy_over_masked_patches_inside_the_signal():
 def test_who_learns(name):
     """Every parameter of the encoder that is trained, nothing of the target."""
     trained, frozen = graded(name)[1]
-    still = {p for p, g in trees.flatten(trained).items() if not np.abs(g).max() > 0}
+    still = {p for p, g in param_paths.flatten(trained).items() if not np.abs(g).max() > 0}
     assert not still
     assert not any(np.any(g) for g in jax.tree.leaves(frozen))
 
@@ -212,7 +212,7 @@ def test_a_trained_tokenizer_gives_the_model_its_codes():
     }  # fmt: skip
     shapes = jax.eval_shape(lambda: next_.init_target(None)["tokenizer"])
     assert jax.tree.map(jnp.shape, state) == jax.tree.map(jnp.shape, shapes)
-    paths = trees.flatten({"tokenizer": state})
+    paths = param_paths.flatten({"tokenizer": state})
     check_trained(next_, {"tokenizer": state}, paths)
     check_trained(SMALL, {"tokenizer": state}, ())
     with pytest.raises(InputError, match=r"2 of 22 arrays of the tokenizer .*: tokenizer/codebook"):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jfreq import checkpoint, step, trees
+from jfreq import param_paths
 from jfreq.config import Experiment, Source, replace
 from jfreq.method import Method, Streams, encoder_params
 from jfreq.methods.ast import AST
@@ -16,8 +16,9 @@ from jfreq.methods.ssast import SSAST
 from jfreq.nn.vit import SIZES, ViT
 from jfreq.ops.posemb import resize_positions
 from jfreq.ranges import checked
-from jfreq.state import Trained
 from jfreq.testing import CLIP, fake_batch, fitted, loss_and_grad
+from jfreq.train import checkpoint, step
+from jfreq.train.state import Trained
 from jfreq.types import DataSpec, Features, Grid, InputError, SignalSpec
 
 SMALL = ViT(width=32, depth=1, heads=2)
@@ -195,7 +196,7 @@ def test_learns_eight_clips(name):
     """Every parameter has a gradient, and the loss falls to nearly nothing."""
     _, method, params = model(name)
     batch, key = jax.jit(method.with_spectrogram)(tones()), jax.random.key(0)
-    for path, leaf in trees.flatten(loss_and_grad(method, params, batch, key)[1]).items():
+    for path, leaf in param_paths.flatten(loss_and_grad(method, params, batch, key)[1]).items():
         assert np.isfinite(leaf).all(), path
         assert np.abs(leaf).max() > 0, path
     params, history = fitted(method, params, batch, steps=50)
@@ -212,7 +213,7 @@ def test_only_the_trunk_stays_of_the_backbone(name):
     assert set(params) == {"backbone", "head"}
     assert set(params["backbone"]) == {"trunk"}
     kept = encoder_params(method, params)
-    assert set(trees.flatten(kept)) == set(trees.flatten(params))
+    assert set(param_paths.flatten(kept)) == set(param_paths.flatten(params))
 
 
 # ------------------------------------------------------------------ published facts
@@ -237,9 +238,9 @@ def test_ast_base_has_the_published_size():
     cfg = AST(encoder=SIZES["base"]).bind(spec)
     params = jax.eval_shape(lambda k: cfg.init(k), jax.random.key(0))
     assert cfg.head.loss == "bce"
-    assert trees.count(params) == 86_594_063
-    assert trees.count(params["head"]) == 2 * 768 + 768 * 527 + 527
-    assert trees.count(params["backbone"]["trunk"]["positions"]) == 1214 * 768
+    assert param_paths.count(params) == 86_594_063
+    assert param_paths.count(params["head"]) == 2 * 768 + 768 * 527 + 527
+    assert param_paths.count(params["backbone"]["trunk"]["positions"]) == 1214 * 768
 
 
 # ------------------------------------------------------------------ from pre-training
@@ -253,14 +254,14 @@ def test_fine_tuning_takes_the_trunk_of_ssast():
     fresh = filled(method, seed=2)
     fitted, report = checkpoint.fit_params(pre, fresh, Source("runs/a"))
 
-    found, before = trees.flatten(fitted), trees.flatten(pre)
+    found, before = param_paths.flatten(fitted), param_paths.flatten(pre)
     grid = "backbone/trunk/positions/grid"
     assert report.resized == [grid]
     expected = resize_positions(before["trunk/positions/grid"], (12, 12))
     np.testing.assert_array_equal(found[grid], expected)
     assert set(report.fresh) == {p for p in found if p.startswith("head/")}
     for path in report.fresh:
-        np.testing.assert_array_equal(found[path], trees.flatten(fresh)[path])
+        np.testing.assert_array_equal(found[path], param_paths.flatten(fresh)[path])
     assert set(report.taken) == {p for p in found if p.startswith("backbone/")} - {grid}
     for path in report.taken:
         np.testing.assert_array_equal(found[path], before[path.removeprefix("backbone/")])

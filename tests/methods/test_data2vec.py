@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jfreq import trees
+from jfreq import param_paths
 from jfreq.config import replace
 from jfreq.method import Streams
 from jfreq.methods.common.teacher import gather_per_clone
@@ -65,11 +65,13 @@ def test_published_geometry():
     assert (method.grid.time, method.grid.hop, method.kept) == (49, 320, 25)
     shapes = jax.eval_shape(method.init, jax.random.key(0))
     context = shapes["context"]
-    assert trees.count(shapes["features"]) == 512 * (10 + 4 * 3 * 512 + 2 * 2 * 512) + 7 * 1024
-    assert trees.count(context["positions"]) == 5 * (19 * 48 * 768 + 768)
-    assert trees.count(context["encoder"]) == 12 * 7_087_872 + 2 * 768 + 12
+    assert (
+        param_paths.count(shapes["features"]) == 512 * (10 + 4 * 3 * 512 + 2 * 2 * 512) + 7 * 1024
+    )
+    assert param_paths.count(context["positions"]) == 5 * (19 * 48 * 768 + 768)
+    assert param_paths.count(context["encoder"]) == 12 * 7_087_872 + 2 * 768 + 12
     first, others = 7 * 48 * 384 + 384, 3 * (7 * 24 * 384 + 384)
-    assert trees.count(shapes["decoder"]) == first + others + 384 * 768 + 768
+    assert param_paths.count(shapes["decoder"]) == first + others + 384 * 768 + 768
 
 
 def test_the_loss_is_the_released_sum():

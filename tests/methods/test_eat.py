@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jfreq import masks, sharding, trees
+from jfreq import masks, param_paths, sharding
 from jfreq.config import replace
 from jfreq.method import Streams
 from jfreq.methods.aasp import AaSP
@@ -65,9 +65,9 @@ def test_published_geometry():
     assert (cfg.kept, cfg.grid.size - cfg.kept) == (102, 410)
     assert replace(cfg, mask_ratio=0.75).kept == 128
     params = jax.eval_shape(lambda k: cfg.init(k), jax.random.key(0))
-    assert not any("positions" in path for path in trees.flatten(params))
+    assert not any("positions" in path for path in param_paths.flatten(params))
     # ViT-B without its learned positions, 1 x 256 patches, one special token.
-    assert trees.count(params["trunk"]) == 12 * 7_087_872 + 2 * 768 + 768 + 257 * 768
+    assert param_paths.count(params["trunk"]) == 12 * 7_087_872 + 2 * 768 + 768 + 257 * 768
 
 
 def test_the_loss_is_the_released_sum():
@@ -99,7 +99,7 @@ def test_who_learns(name):
         return method.loss(params, target, clips(), Streams(jax.random.key(1)), 0).value
 
     student, teacher = jax.jit(jax.grad(both, argnums=(0, 1)))(params, target)
-    still = {p for p, g in trees.flatten(student).items() if not np.abs(g).max() > 0}
+    still = {p for p, g in param_paths.flatten(student).items() if not np.abs(g).max() > 0}
     # The heads of an untrained Lambda Encoder start at zero, and so does its part of the fusion.
     assert still == {p for p in still if p.startswith("trunk/alias/")}
     assert all(np.isfinite(g).all() for g in jax.tree.leaves(student))
@@ -157,7 +157,7 @@ def test_masked_context_keeps_the_student_from_peeping(context, leaks):
     _, _, params, _, _ = built("aasp")
     spec = jnp.asarray(np.random.default_rng(0).normal(size=(1, 128, 128, 1)), jnp.float32)
     mask = masks.inverse_block(jax.random.key(0), 2, cfg.grid, cfg.kept, block=2)
-    drawn = trees.map_paths(
+    drawn = param_paths.map_paths(
         lambda path, x: jnp.full_like(x, 0.3) if path.endswith("fuse/linear/kernel") else x,
         params["trunk"],
     )
@@ -250,7 +250,7 @@ def learnt(cfg, spec=CLIP):
         return *jax.value_and_grad(loss)(params), method.encode(params, batch).clip
 
     value, grads, clip = run(jax.random.key(0))
-    return value, trees.flatten(grads), clip
+    return value, param_paths.flatten(grads), clip
 
 
 @pytest.mark.parametrize("context", ["full", "masked"])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jfreq import recipes, sharding, step, trees
+from jfreq import param_paths, recipes, sharding
 from jfreq.augment import Views
 from jfreq.config import Data, Experiment, Mesh, replace
 from jfreq.method import Streams
@@ -18,8 +18,9 @@ from jfreq.methods.common.sensor_spectra import spectra
 from jfreq.methods.focal import FOCAL, terms
 from jfreq.nn.planes import PlaneSense
 from jfreq.nn.swin import Swin
-from jfreq.optim import rate_multipliers
 from jfreq.testing import fake_batch, loss_and_grad
+from jfreq.train import step
+from jfreq.train.optimizer import rate_multipliers
 from jfreq.types import DataSpec, InputError, SignalSpec
 
 LEVEL = {"mean": (0.0,), "std": (0.1,)}
@@ -309,7 +310,7 @@ def test_recipes_leave_the_patch_embedding_as_it_was_drawn():
     for name in ("focal_mod", "focal_hapt"):
         _, params = made(encoder=TINY)
         rates = rate_multipliers(recipes.load(name).optim, params)
-        for path, rate in trees.flatten(rates).items():
+        for path, rate in param_paths.flatten(rates).items():
             assert rate == (0 if "patch_embed" in path else 1), path
 
 

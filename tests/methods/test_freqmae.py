@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from jfreq import losses, optim, recipes, trees
+from jfreq import losses, param_paths, recipes
 from jfreq.config import Optim, replace
 from jfreq.masks import windows
 from jfreq.method import Streams
@@ -18,6 +18,7 @@ from jfreq.methods.freqmae import FreqMAE, as_released, frequency_weights
 from jfreq.nn.spectrum import Spectrum
 from jfreq.nn.swin import Swin
 from jfreq.testing import fake_batch, fitted, loss_and_grad
+from jfreq.train import optimizer
 from jfreq.types import DataSpec, InputError, SignalSpec
 
 LEVEL = {"mean": (0.0, 0.0, 1.0), "std": (0.3, 0.3, 0.3)}
@@ -56,7 +57,7 @@ def test_released_lattice_of_mod(name, tokens, masked):
 
 def test_size_of_the_published_network():
     method = recipes.load("freqmae_mod_released").method.bind(MOD)
-    shapes = trees.flatten(jax.eval_shape(method.init, jax.random.key(0)))
+    shapes = param_paths.flatten(jax.eval_shape(method.init, jax.random.key(0)))
     count = {
         part: sum(math.prod(leaf.shape) for path, leaf in shapes.items() if path.startswith(part))
         for part in ("sensor_audio", "sensor_seismic", "draw_own_audio", "draw_own_seismic",
@@ -209,9 +210,9 @@ def test_a_prediction_ignores_its_own_sensor(small):
 def test_without_gamma_fusion_is_not_trained(small):
     method, params = small
     batch, key = fake_batch(SPEC, 2), jax.random.key(0)
-    with_fusion = trees.flatten(loss_and_grad(method, params, batch, key)[1])
+    with_fusion = param_paths.flatten(loss_and_grad(method, params, batch, key)[1])
     off = replace(SMALL, gamma=0.0).bind(SPEC)
-    without = trees.flatten(loss_and_grad(off, params, batch, key)[1])
+    without = param_paths.flatten(loss_and_grad(off, params, batch, key)[1])
     fusion = [p for p in with_fusion if p.startswith(("draw_fused", "predict"))]
     assert fusion
     assert all(np.asarray(with_fusion[p]).any() for p in fusion if p.endswith("kernel"))
@@ -230,13 +231,13 @@ def test_frozen_patch_embedding_stays(small):
     method, params = small
     frozen = dict(recipes.load("freqmae_nano").optim.lr_mult)
     cfg = Optim(lr=0.1, weight_decay=0.5, lr_mult=tuple(frozen.items()))
-    optimiser = optim.make(cfg, steps=10, params=params)
+    optimiser = optimizer.make(cfg, steps=10, params=params)
     state, now = optimiser.init(params), params
     for i in range(3):
         grads = loss_and_grad(method, now, fake_batch(SPEC, 2, seed=i), jax.random.key(i))[1]
         updates, state = optimiser.update(grads, state, now)
         now = optax.apply_updates(now, updates)
-    before, after = trees.flatten(params), trees.flatten(now)
+    before, after = param_paths.flatten(params), param_paths.flatten(now)
     fixed = [p for p in before if "/patch_embed/" in p]
     assert len(fixed) == 8
     for path in before:
@@ -315,7 +316,7 @@ def test_bad_settings_are_refused(changes, words):
 def test_one_sensor_is_enough():
     method = replace(SMALL, modalities=("acc",), patch_bins=(2,)).bind(SPEC)
     params = jax.eval_shape(method.init, jax.random.key(0))
-    assert not any(p.startswith("predict") for p in trees.flatten(params))
+    assert not any(p.startswith("predict") for p in param_paths.flatten(params))
     found = jax.eval_shape(method.encode, params, fake_batch(SPEC, 2))
     assert found.clip.shape == (2, 12)
 

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from jfreq import losses, trees
+from jfreq import losses, param_paths
 from jfreq.augment import Views
 from jfreq.config import Experiment, Optim, replace
 from jfreq.data.sources import synthetic
@@ -19,8 +19,8 @@ from jfreq.methods.ltfc import LTFC, cell_means, dense_contrast, map_view
 from jfreq.nn.local import Conv2d
 from jfreq.nn.scalogram import Scalogram
 from jfreq.nn.series import Conv1d
-from jfreq.optim import make
 from jfreq.testing import assert_step_specs, loss_and_grad
+from jfreq.train.optimizer import make
 from jfreq.types import DataSpec, InputError, SignalSpec
 
 RAW = Scalogram(rate=50.0, n_scales=16, standardise="none")
@@ -141,7 +141,7 @@ def test_defaults_are_the_sheets():
     assert (cfg.grid.time, cfg.grid.freq, cfg.grid.first, cfg.grid.hop) == (25, 1, 2.0, 16)
     assert cfg.branch_widths == (96, 128)
     params = jax.eval_shape(lambda k: cfg.init(k), jax.random.key(0))
-    shapes = {k: v.shape for k, v in trees.flatten(params).items()}
+    shapes = {k: v.shape for k, v in param_paths.flatten(params).items()}
     kernels = {k: s for k, s in shapes.items() if k.endswith("kernel")}
     time = [s for k, s in kernels.items() if k.startswith("time/encoder")]
     assert sorted(time) == sorted([(24, 3, 32), (16, 32, 64), (8, 64, 96)])
@@ -160,7 +160,7 @@ def test_all_parameters_learn_and_streams_share_nothing(motion, stream):
     method, params = setup(replace(SMALL, stream=stream), spec)
     assert set(params) == ({"time", "frequency"} if stream == "both" else {stream})
     found, grads = loss_and_grad(method, params, batch, jax.random.key(1))
-    for path, leaf in trees.flatten(grads).items():
+    for path, leaf in param_paths.flatten(grads).items():
         assert np.isfinite(leaf).all(), path
         assert np.abs(leaf).max() > 0, path
     value = {k: float(s / c) for k, (s, c) in found.metrics.items()}
@@ -230,7 +230,7 @@ def test_encoding(motion, stream):
     alone = encode(params, {"acc": batch["acc"][:1]})
     np.testing.assert_allclose(alone.clip, found.clip[:1], atol=1e-5)
     kept = encoder_params(method, params)
-    assert not any("projection" in path for path in trees.flatten(kept))
+    assert not any("projection" in path for path in param_paths.flatten(kept))
     np.testing.assert_array_equal(encode(kept, batch).clip, found.clip)
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jfreq import recipes, step, trees
+from jfreq import param_paths, recipes
 from jfreq.config import replace
 from jfreq.data.prepare.run import prepare
 from jfreq.data.shards.reader import Shards
@@ -18,6 +18,7 @@ from jfreq.methods.stfnet import STFNet
 from jfreq.nn.series import Conv1d, DeepSense
 from jfreq.nn.stf import STF
 from jfreq.testing import fake_batch, loss_and_grad
+from jfreq.train import step
 from jfreq.types import DataSpec, InputError, SignalSpec
 
 MOTION = DataSpec(
@@ -99,7 +100,7 @@ def test_the_same_harness_trains_every_encoder(name, batch):
     keys = jax.random.split(jax.random.key(1))
     (a, grad), (b, _) = (loss_and_grad(method, params, batch, key) for key in keys)
     assert np.isfinite(a.value) and a.value != b.value, "dropout"
-    dead = [n for n, g in trees.flatten(grad).items() if not np.abs(g).max() > 0]
+    dead = [n for n, g in param_paths.flatten(grad).items() if not np.abs(g).max() > 0]
     assert not [n for n in dead if "bias" not in n and "shift" not in n], dead
 
 
@@ -110,7 +111,7 @@ def test_hhar_and_wifi_networks_have_their_published_size():
     def count(cfg, channels):
         signals = tuple(SignalSpec(n, 100.0, 512, channels) for n in ("first", "second"))
         spec = DataSpec(signals, classes)
-        return trees.count(jax.eval_shape(cfg.bind(spec).init, jax.random.key(0)))
+        return param_paths.count(jax.eval_shape(cfg.bind(spec).init, jax.random.key(0)))
 
     hhar = STF(merge="zero", dead_bias=True)
     wifi = STF(merge="zero", operator="convolution", activation="frequency")

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jfreq import trees
+from jfreq import param_paths
 from jfreq.config import replace
 from jfreq.method import Streams, encoder_params
 from jfreq.methods.ssast import SSAST
@@ -39,11 +39,11 @@ def test_published_parameter_counts(size, encoder, whole):
     """The sheet counts two unused 1000-way ImageNet heads and two stored sizes in ``whole``."""
     cfg = SSAST(encoder=SIZES[size]).bind(TEN_SECONDS)
     params = jax.eval_shape(lambda k: cfg.init(k), jax.random.key(0))
-    assert trees.count(params["trunk"]) == encoder
-    assert trees.count(params) + 2 * 1000 * (cfg.encoder.width + 1) + 2 == whole
+    assert param_paths.count(params["trunk"]) == encoder
+    assert param_paths.count(params) + 2 * 1000 * (cfg.encoder.width + 1) + 2 == whole
     frame = replace(cfg, patch=(128, 2), mask_kind="random")
     other = jax.eval_shape(lambda k: frame.init(k), jax.random.key(0))
-    assert trees.count(other) == trees.count(params)
+    assert param_paths.count(other) == param_paths.count(params)
 
 
 def test_binding_gives_the_published_geometry():
@@ -94,7 +94,7 @@ def test_gradients(batch):
     """All parameters learn; targets are constants; the patch embedding learns from kept tokens."""
     _, method, params = setup(SSAST(encoder=SMALL))
     _, grads = loss_and_grad(method, params, batch, jax.random.key(1))
-    for path, leaf in trees.flatten(grads).items():
+    for path, leaf in param_paths.flatten(grads).items():
         assert np.isfinite(leaf).all(), path
         assert np.abs(leaf).max() > 0, path
 

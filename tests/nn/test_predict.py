@@ -10,7 +10,7 @@ import pytest
 from scipy.signal import correlate2d
 from scipy.special import erf, softmax
 
-from jfreq import masks, trees
+from jfreq import masks, param_paths
 from jfreq.nn.predict import ConvDecoder, CrossPredictor
 from jfreq.types import Grid, InputError, Mask
 
@@ -236,7 +236,7 @@ def test_gradient_reaches_states_and_all_parameters(cfg):
 
     grads, slope = jax.jit(jax.grad(loss, argnums=(0, 1)))(params, states)
     assert np.abs(np.asarray(slope)).max(-1).min() > 0
-    for path, leaf in trees.flatten(grads).items():
+    for path, leaf in param_paths.flatten(grads).items():
         assert np.abs(leaf).max() > 0, path
 
 

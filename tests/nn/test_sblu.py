@@ -11,7 +11,7 @@ import scipy.signal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jfreq import trees
+from jfreq import param_paths
 from jfreq.monitoring import flops
 from jfreq.nn.sblu import AaPE, AliasBranch, bounded, silenced
 from jfreq.nn.trunk import PatchEmbed, SpectrogramTrunk
@@ -40,7 +40,7 @@ def built(cfg):
     net = trunk(cfg)
     spec = jnp.zeros((1, 48, 8, 1))
     params = jax.jit(lambda key: net.init(key, spec, method=net.embed)["params"])(jax.random.key(0))
-    drawn = trees.map_paths(lambda path, x: 0.3 * noise(*x.shape, seed=len(path)), params)
+    drawn = param_paths.map_paths(lambda path, x: 0.3 * noise(*x.shape, seed=len(path)), params)
 
     def embed(params, spec, visible, valid):
         return net.apply({"params": params}, spec, visible=visible, valid=valid, method=net.embed)
@@ -147,7 +147,7 @@ def naive(cfg, params, spec, alpha, beta):
     x = np.stack([np.convolve(row, taps, "valid") for row in wide.T], 1)
     reach, out = cfg.taps // 2, []
     m = np.arange(-reach, reach + 1)
-    get = {k: np.asarray(v, np.float64) for k, v in trees.flatten(params).items()}
+    get = {k: np.asarray(v, np.float64) for k, v in param_paths.flatten(params).items()}
     erf = np.vectorize(__import__("math").erf)
     for p in range(GRID.time):
         for g in range(GRID.freq):
@@ -216,7 +216,7 @@ def test_size_and_arithmetic_on_vit_base():
 
         start = functools.partial(net.init, method=forward)
         variables = jax.eval_shape(start, jax.random.key(0), spec)
-        sizes[name] = trees.count(variables)
+        sizes[name] = param_paths.count(variables)
         work[name] = flops.count(functools.partial(net.apply, method=forward), variables, spec)
     assert sizes["aape"] - sizes["plain"] == pytest.approx(1.74e6, rel=0.01)
     assert 1 < work["aape"] / work["plain"] < 1.03

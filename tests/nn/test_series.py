@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jfreq import trees
+from jfreq import param_paths
 from jfreq.nn.series import Conv1d, DeepSense
 from jfreq.types import InputError, SignalSpec
 
@@ -35,7 +35,7 @@ def test_tpn_has_its_published_layers():
     cfg = Conv1d()
     x = [jnp.zeros((1, 400, 3))]
     f, params = run(cfg, x)
-    assert trees.count(params) == (24 * 3 + 1) * 32 + (16 * 32 + 1) * 64 + (8 * 64 + 1) * 96
+    assert param_paths.count(params) == (24 * 3 + 1) * 32 + (16 * 32 + 1) * 64 + (8 * 64 + 1) * 96
     assert f(x).shape == (1, 400 - 45, 96) and cfg.grid(400).time == 355
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy.stats import truncnorm
 
-from jfreq import sharding, trees
+from jfreq import param_paths, sharding
 from jfreq.nn.swin import PatchExpand, PatchMerge, Swin, valid_levels
 from jfreq.testing import cells, forward, frames, made, noise, trained
 from jfreq.types import InputError
@@ -179,7 +179,7 @@ def test_windows_fit_the_last_stage(tokens, window, shift):
 
 def count(net, shape):
     x = jax.ShapeDtypeStruct(shape, jnp.float32)
-    return trees.count(jax.eval_shape(net.init, jax.random.key(0), x)["params"])
+    return param_paths.count(jax.eval_shape(net.init, jax.random.key(0), x)["params"])
 
 
 @pytest.mark.parametrize(
@@ -201,7 +201,9 @@ def test_initial_weights():
     """Linear maps and their biases as torch draws them, position biases normal of 0.02 cut at two
     deviations, norms at one and zero."""
     block = Swin(width=32, depths=(1,), heads=2, window=(4, 8)).build()
-    params = trees.flatten(jax.jit(block.init)(jax.random.key(0), noise(1, 4, 8, 32))["params"])
+    params = param_paths.flatten(
+        jax.jit(block.init)(jax.random.key(0), noise(1, 4, 8, 32))["params"]
+    )
     merge = jax.jit(PatchMerge().init)(jax.random.key(0), noise(1, 2, 2, 32))["params"]
     fan_in = {"qkv": 32, "proj": 32, "fc1": 32, "fc2": 128, "linear": 128}
     for path, leaf in {**params, "merge/linear/kernel": merge["linear"]["kernel"]}.items():

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jfreq import trees
+from jfreq import param_paths
 from jfreq.nn.bias import ALiBi
 from jfreq.nn.heads import MLPHead, NormLinear
 from jfreq.nn.trunk import PatchEmbed, Positions, SpectrogramTrunk
@@ -114,7 +114,7 @@ def test_special_tokens_are_always_valid(spec, params):
 def test_without_special_tokens(spec):
     net = trunk(GRIDS["freq_major"], special=0)
     shapes = jax.eval_shape(lambda k: net.init(k, spec, method=forward), jax.random.key(0))
-    paths = set(trees.flatten(shapes["params"]))
+    paths = set(param_paths.flatten(shapes["params"]))
     assert {p for p in paths if not p.startswith("encoder/")} == {
         "patch_embed/kernel", "patch_embed/bias", "positions/grid",
     }  # fmt: skip
@@ -131,7 +131,7 @@ def test_registers_are_seen_and_in_no_output(spec, params):
     shapes = jax.eval_shape(
         lambda k: net.init(k, spec, method=forward)["params"], jax.random.key(0)
     )
-    more = set(trees.flatten(shapes)) - set(trees.flatten(params))
+    more = set(param_paths.flatten(shapes)) - set(param_paths.flatten(params))
     assert more == {"register_tokens", "encoder/attention_bias/scale"}
     assert shapes["register_tokens"].shape == (3, WIDTH)
     assert shapes["positions"]["special"].shape == (2, WIDTH)

@@ -10,7 +10,7 @@ import pytest
 from scipy.special import erf
 from scipy.stats import truncnorm
 
-from jfreq import trees
+from jfreq import param_paths
 from jfreq.nn.bias import ALiBi, RelativeBias
 from jfreq.nn.vit import SIZES, ViT
 from jfreq.types import Grid, InputError
@@ -198,19 +198,23 @@ def test_relative_bias_against_float64(gate):
     expected, _ = reference(cfg, params, x, valid, bias(params))
     np.testing.assert_allclose(found[valid], expected[valid], rtol=1e-4, atol=5e-5)
 
-    names = [path for path in trees.flatten(params) if "attention_bias" in path or "gate" in path]
+    names = [
+        path for path in param_paths.flatten(params) if "attention_bias" in path or "gate" in path
+    ]
     way = {
-        k: rng.normal(size=v.shape) if k in names else 0.0 for k, v in trees.flatten(params).items()
+        k: rng.normal(size=v.shape) if k in names else 0.0
+        for k, v in param_paths.flatten(params).items()
     }
 
     def moved(step):
         leaves = {
-            k: np.asarray(v, np.float64) + step * way[k] for k, v in trees.flatten(params).items()
+            k: np.asarray(v, np.float64) + step * way[k]
+            for k, v in param_paths.flatten(params).items()
         }
-        tree = trees.unflatten(leaves)
+        tree = param_paths.unflatten(leaves)
         return np.sum(reference(cfg, tree, x, valid, bias(tree))[0] * weight)
 
-    slope = sum(np.sum(trees.flatten(grads)[k] * way[k]) for k in names)
+    slope = sum(np.sum(param_paths.flatten(grads)[k] * way[k]) for k in names)
     assert slope == pytest.approx((moved(1e-4) - moved(-1e-4)) / 2e-4, rel=1e-3, abs=1e-3)
 
 
@@ -291,7 +295,9 @@ def test_dropout_is_off_unless_asked_for(weights, tokens):
 def test_without_a_final_norm(weights, tokens):
     cfg = dataclasses.replace(CFG, final_norm=False)
     shapes = jax.eval_shape(lambda key: init(cfg, key), jax.random.key(0))
-    assert set(trees.flatten(shapes)) == {path for path in PATHS if path.startswith("blocks/")}
+    assert set(param_paths.flatten(shapes)) == {
+        path for path in PATHS if path.startswith("blocks/")
+    }
     out, layers = compiled(cfg)({"blocks": weights["blocks"]}, tokens, np.ones((2, 7), bool))
     np.testing.assert_array_equal(out, layers[-1])
 
@@ -343,7 +349,7 @@ def test_bfloat16_is_close_and_the_stream_stays_float32(weights, tokens):
 
 
 def test_parameter_paths(weights):
-    found = {path: leaf.shape for path, leaf in trees.flatten(weights).items()}
+    found = {path: leaf.shape for path, leaf in param_paths.flatten(weights).items()}
     assert found == PATHS, "renamed parameters orphan saved runs and bundles"
 
 
@@ -352,7 +358,7 @@ def test_initial_weights():
     cfg = ViT(width=64, depth=2, heads=4)
     params = jax.jit(lambda key: init(cfg, key))(jax.random.key(1))
     deviation = 0.02 * truncnorm(-2, 2).std()
-    for path, leaf in trees.flatten(params).items():
+    for path, leaf in param_paths.flatten(params).items():
         kind = path.split("/")[-1]
         if kind == "kernel":
             assert np.std(leaf) == pytest.approx(deviation, rel=0.05), path
@@ -371,7 +377,7 @@ def test_sizes_are_deits():
     params = jax.eval_shape(
         lambda key, x: ViT().build().init(key, x, grid=Grid(time=4)), jax.random.key(0), x
     )
-    assert trees.count(params) == 12 * (12 * 768**2 + 13 * 768) + 2 * 768
+    assert param_paths.count(params) == 12 * (12 * 768**2 + 13 * 768) + 2 * 768
 
 
 @pytest.mark.parametrize(

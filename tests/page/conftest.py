@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jfreq import checkpoint, methods, recipes
+from jfreq import methods, recipes
 from jfreq.ablate.grid import Ablation, change
 from jfreq.ablate.table import summarise
 from jfreq.config import replace
@@ -17,7 +17,8 @@ from jfreq.data.shards.reader import open_shards
 from jfreq.monitoring.metrics_writer import MetricsWriter
 from jfreq.nn.series import Conv1d
 from jfreq.nn.vit import ViT
-from jfreq.state import State
+from jfreq.train import checkpoint
+from jfreq.train.state import State
 
 VOID = {"meta", "link", "img", "br", "hr", "input"}
 

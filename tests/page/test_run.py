@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jfreq import checkpoint, cli
+from jfreq import cli
 from jfreq.config import replace, to_dict
 from jfreq.data.shards.reader import open_shards
 from jfreq.report import figures, probes, write_page
 from jfreq.report.collect import read_run
 from jfreq.report.examples import look, wav_bytes
 from jfreq.report.run import _unseen
+from jfreq.train import checkpoint
 from jfreq.types import InputError
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jfreq import methods, recipes, sharding, step, trees
+from jfreq import methods, param_paths, recipes, sharding
 from jfreq.config import Data, Experiment, Mesh, Optim, replace, to_dict
 from jfreq.data.loading.pipeline import batch_spec
 from jfreq.data.shards.metadata import ShardsInfo, SignalInfo
@@ -20,6 +20,7 @@ from jfreq.methods.ssast import SSAST
 from jfreq.nn.frontends import Fbank
 from jfreq.nn.vit import ViT
 from jfreq.plan import aot, topology
+from jfreq.train import step
 from jfreq.types import InputError
 
 from .test_topology import needs_libtpu
@@ -69,7 +70,7 @@ def test_golden_tables(root):
     found = {
         name: {
             path: [str(axis) if axis else None for axis in leaf.sharding.spec]
-            for path, leaf in trees.flatten(of_base(mesh).abstract.params).items()
+            for path, leaf in param_paths.flatten(of_base(mesh).abstract.params).items()
         }
         for name, mesh in MESHES.items()
     }

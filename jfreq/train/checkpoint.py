@@ -18,11 +18,11 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from jfreq import checksums, distributed, methods, trees
+from jfreq import checksums, distributed, methods, param_paths
 from jfreq.config import Experiment, Part, Source, changes, to_dict
 from jfreq.files import Lock, disk_errors, local_path, read_json, write_json
 from jfreq.ops.posemb import resize_positions
-from jfreq.state import State, Trained
+from jfreq.train.state import State, Trained
 from jfreq.types import InputError, PyTree
 
 CONFIG, CHECKPOINTS, LOCK = "config.json", "checkpoints", ".lock"
@@ -377,7 +377,7 @@ def fit_params(given: PyTree, template: PyTree, source: Source) -> tuple[PyTree,
         fit.fresh.append(path)
         return leaf
 
-    fitted = trees.map_paths(pick, template)
+    fitted = param_paths.map_paths(pick, template)
     if not fit.taken:
         raise InputError(
             f"checkpoint.init_from: no parameter of {source.path} fits; see `jfreq config params`"
@@ -387,7 +387,7 @@ def fit_params(given: PyTree, template: PyTree, source: Source) -> tuple[PyTree,
 
 def _below(tree: PyTree, root: str, owner: str, part: Part) -> dict[str, Any]:
     """Leaves by their path below ``root``."""
-    leaves = trees.flatten(tree)
+    leaves = param_paths.flatten(tree)
     found = {_relative(path, root): leaf for path, leaf in leaves.items()}
     found.pop("", None)
     if not found:

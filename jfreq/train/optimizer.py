@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jfreq import trees
+from jfreq import param_paths
 from jfreq.config import Optim, check, close_match
 from jfreq.ranges import brief, shown
 from jfreq.types import InputError, PyTree
@@ -61,12 +61,14 @@ def schedule(cfg: Optim, steps: int) -> optax.Schedule:
 def decay_mask(cfg: Optim, params: PyTree) -> PyTree:
     """True for the parameters that weight decay reaches: by default kernels, never biases,
     norms, tokens or position tables. Raises ``InputError`` for a pattern that matches nothing."""
-    trees.check_patterns("optim.decay", cfg.decay, params)
+    param_paths.check_patterns("optim.decay", cfg.decay, params)
     return _decays(cfg, params)
 
 
 def _decays(cfg: Optim, params: PyTree) -> PyTree:
-    return trees.map_paths(lambda path, _: trees.first_match(path, cfg.decay) is not None, params)
+    return param_paths.map_paths(
+        lambda path, _: param_paths.first_match(path, cfg.decay) is not None, params
+    )
 
 
 def rate_multipliers(cfg: Optim, params: PyTree) -> PyTree:
@@ -75,9 +77,9 @@ def rate_multipliers(cfg: Optim, params: PyTree) -> PyTree:
     For a stack of blocks ``[l ...]`` the factor is an array over ``l``. Raises ``InputError`` for
     a pattern that matches nothing.
     """
-    leaves = trees.flatten(params)
+    leaves = param_paths.flatten(params)
     patterns = [pattern for pattern, _ in cfg.lr_mult]
-    trees.check_patterns("optim.lr_mult", patterns, params)
+    param_paths.check_patterns("optim.lr_mult", patterns, params)
     stacks = [
         leaf.shape[0] for path, leaf in leaves.items()
         if "/blocks/" in path and not EARLY.search(path)
@@ -85,7 +87,7 @@ def rate_multipliers(cfg: Optim, params: PyTree) -> PyTree:
     depth = stacks[0] if stacks else 0
 
     def factor(path, leaf):
-        hit = trees.first_match(path, patterns)
+        hit = param_paths.first_match(path, patterns)
         scale = 1.0 if hit is None else cfg.lr_mult[hit][1]
         if EARLY.search(path):
             return np.float32(scale * cfg.layer_decay ** (depth + 1))
@@ -94,7 +96,7 @@ def rate_multipliers(cfg: Optim, params: PyTree) -> PyTree:
             return (scale * powers).astype(np.float32).reshape(-1, *[1] * (leaf.ndim - 1))
         return np.float32(scale)
 
-    return trees.map_paths(factor, params)
+    return param_paths.map_paths(factor, params)
 
 
 def rates(cfg: Optim, steps: int) -> dict[str, optax.Schedule]:
@@ -110,9 +112,9 @@ def make(cfg: Optim, *, steps: int, params: PyTree) -> optax.GradientTransformat
     Raises ``InputError`` for an optimiser, an option or a pattern that does not exist, and for an
     optimiser that asks for more than gradients and parameters.
     """
-    trees.check_patterns("optim.groups", [group.pattern for group in cfg.groups], params)
+    param_paths.check_patterns("optim.groups", [group.pattern for group in cfg.groups], params)
     if any(part.weight_decay for part in (cfg, *cfg.groups)):
-        trees.check_patterns("optim.decay", cfg.decay, params)
+        param_paths.check_patterns("optim.decay", cfg.decay, params)
     if not cfg.kind.startswith("optax."):
         return _built(cfg, steps, params)
     try:
@@ -131,11 +133,13 @@ def make(cfg: Optim, *, steps: int, params: PyTree) -> optax.GradientTransformat
 
 def _built(cfg: Optim, steps: int, params: PyTree) -> optax.GradientTransformation:
     scaled = cfg.lr_mult or cfg.layer_decay < 1
-    factors = trees.flatten(rate_multipliers(cfg, params)) if scaled else None
+    factors = param_paths.flatten(rate_multipliers(cfg, params)) if scaled else None
     chain = _chain(cfg, steps, factors)
     if cfg.groups:
         patterns = [group.pattern for group in cfg.groups]
-        labels = trees.map_paths(lambda path, _: str(trees.first_match(path, patterns)), params)
+        labels = param_paths.map_paths(
+            lambda path, _: str(param_paths.first_match(path, patterns)), params
+        )
         parts = {str(i): group.over(cfg) for i, group in enumerate(cfg.groups)} | {"None": cfg}
         chains: dict[Hashable, optax.GradientTransformation] = {
             name: optax.chain(*_chain(part, steps, factors)) for name, part in parts.items()
@@ -184,7 +188,7 @@ def _by_name(
         minus = -cfg.weight_decay
         behind = [optax.add_decayed_weights(lambda step: minus * rate(step), mask=decays)]
     if "muon_weight_dimension_numbers" in takes:
-        given["muon_weight_dimension_numbers"] = functools.partial(trees.map_paths, _matrix)
+        given["muon_weight_dimension_numbers"] = functools.partial(param_paths.map_paths, _matrix)
     return [function(rate, **given), *behind]
 
 
@@ -260,4 +264,4 @@ def _scale_by(factors: dict[str, Any]) -> optax.GradientTransformation:
     def scaled(path: str, update: jax.Array) -> jax.Array:
         return update * jnp.broadcast_to(factors[path], update.shape)
 
-    return optax.stateless(lambda updates, params=None: trees.map_paths(scaled, updates))
+    return optax.stateless(lambda updates, params=None: param_paths.map_paths(scaled, updates))

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import jax
 from tyro.conf import AvoidSubcommands, arg
 
-from jfreq import methods, sharding, trees
+from jfreq import methods, param_paths, sharding
 from jfreq.config import Experiment, changes, to_dict
 from jfreq.data.shards.metadata import ShardsInfo, SignalInfo
 from jfreq.ranges import Hertz, Range, Seconds, checked
@@ -93,7 +93,7 @@ def diff(view: View, original: Experiment) -> str:
 
 def params(view: View, original: Experiment) -> str:
     """Every parameter: path, shape, count."""
-    leaves = trees.flatten(abstract_params(bound(view)))
+    leaves = param_paths.flatten(abstract_params(bound(view)))
     width = max(map(len, leaves))
     lines = [f"{path:{width}} {leaf.size:>12,} {list(leaf.shape)}" for path, leaf in leaves.items()]
     total = sum(leaf.size for leaf in leaves.values())
@@ -104,7 +104,7 @@ def shardings(view: View, original: Experiment) -> str:
     """Where every parameter lives on the mesh of the config; sizes of -1 count as 1."""
     mesh = view.experiment.mesh
     sizes = {axis: max(1, getattr(mesh, axis)) for axis in sharding.AXES}
-    leaves = trees.flatten(abstract_params(bound(view)))
+    leaves = param_paths.flatten(abstract_params(bound(view)))
     sharding.check_rules(mesh.rules, leaves)
     width, lines, split, total = max(map(len, leaves)), [], 0, 0
     for path, leaf in leaves.items():

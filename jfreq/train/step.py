@@ -13,11 +13,12 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import NamedSharding
 
-from jfreq import checkpoint, distributed, methods, optim, sharding, trees
+from jfreq import distributed, methods, param_paths, sharding
 from jfreq.config import Experiment, Part, Source, check
 from jfreq.data.loading.pipeline import Pipeline, open_pipeline
 from jfreq.method import Loss, Method, Metrics, Rows, Streams
-from jfreq.state import State, Trained, init_state
+from jfreq.train import checkpoint, optimizer
+from jfreq.train.state import State, Trained, init_state
 from jfreq.types import Array, Batch, BatchSpec, PyTree
 
 
@@ -100,7 +101,7 @@ def specify(experiment: Experiment, batch_spec: BatchSpec, mesh: jax.sharding.Me
     params = jax.eval_shape(method.init, key)
     rules = experiment.mesh.rules
     sharding.check_rules(rules, params)
-    optimiser = optim.make(experiment.optim, steps=experiment.steps, params=params)
+    optimiser = optimizer.make(experiment.optim, steps=experiment.steps, params=params)
     plan = jax.eval_shape(lambda key: init_state(method, optimiser, key), key)
     # What a loss refuses is refused before anything is written.
     jax.eval_shape(method.loss, plan.params, plan.target, batch_spec, Streams(key), 0)
@@ -133,7 +134,7 @@ def make_step(setup: StepSpec) -> Callable[[State, Batch, Array], tuple[State, P
     method, optimiser = setup.method, setup.optimiser
     parts = setup.experiment.accumulate
     length = setup.experiment.data.sequence
-    rates = optim.rates(setup.experiment.optim, setup.experiment.steps)
+    rates = optimizer.rates(setup.experiment.optim, setup.experiment.steps)
 
     def grads_of(state: State, batch: Batch, rngs: Streams) -> tuple[PyTree, Metrics, PyTree]:
         def loss(params) -> tuple[Array, Loss]:
@@ -303,7 +304,7 @@ def check_trained(method: Method, target: PyTree, taken: Collection[str]) -> Non
     """Raises ``InputError`` unless the paths ``taken`` from sources hold all of the target that
     ``method`` says was trained elsewhere: a random teacher teaches nothing."""
     for part in method.trained_elsewhere:
-        needed = [path for path in trees.flatten(target) if path.startswith(f"{part}/")]
+        needed = [path for path in param_paths.flatten(target) if path.startswith(f"{part}/")]
         missing = [path for path in needed if path not in taken]
         check(not missing, "checkpoint.init_from", f"{len(missing)} of {len(needed)} arrays of the "
               f"{part} come from no run that trained it: {', '.join(missing[:3])}")  # fmt: skip

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 import jfreq
-from jfreq import checkpoint, distributed, sharding
+from jfreq import distributed, sharding
 from jfreq.config import Experiment, check, to_dict
 from jfreq.data.fold_assignment import undivided
 from jfreq.files import local_path, write_json
@@ -23,8 +23,9 @@ from jfreq.method import Method
 from jfreq.monitoring.metrics_writer import MetricsWriter
 from jfreq.monitoring.progress import Progress
 from jfreq.monitoring.throughput import Meter, describe, summary
-from jfreq.state import Trained
-from jfreq.step import Setup, Sources, compile_step, first_state, prepare, run_key
+from jfreq.train import checkpoint
+from jfreq.train.state import Trained
+from jfreq.train.step import Setup, Sources, compile_step, first_state, prepare, run_key
 from jfreq.types import Batch, PyTree
 
 
