@@ -17,11 +17,11 @@ from jfreq.config import (
     replace,
     to_dict,
 )
+from jfreq.frontends.fbank import Fbank
 from jfreq.methods import METHODS, experiment_from_dict
-from jfreq.methods.classify import Classify, Head
 from jfreq.methods.ssast import SSAST
-from jfreq.nn.conv import ConvNeXt
-from jfreq.nn.frontends import Fbank
+from jfreq.methods.supervised import Classify, Head
+from jfreq.nn.convnext import ConvNeXt
 from jfreq.ranges import Count, checked
 from jfreq.types import DataSpec, InputError, SignalSpec
 

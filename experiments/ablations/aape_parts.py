@@ -18,8 +18,8 @@ from collections.abc import Mapping
 from jfreq import recipes
 from jfreq.ablate import Ablation, change
 from jfreq.config import replace
-from jfreq.nn.predict import ConvDecoder, CrossPredictor
-from jfreq.nn.sblu import AaPE
+from jfreq.nn.aape import AaPE
+from jfreq.nn.predictors import ConvDecoder, CrossPredictor
 
 BASE = replace(
     recipes.load("aape_nano"), name="aape_ablation", steps=300, optim__warmup=30, log__every=50,

@@ -23,8 +23,8 @@ import numpy as np
 
 from experiments.sensors.common import RESULTS, markdown, save
 from jfreq.config import check
+from jfreq.frontends.fbank import Fbank
 from jfreq.methods.common.patches import PatchMethod, valid_tokens
-from jfreq.nn.frontends import Fbank
 from jfreq.ops import sblu
 from jfreq.types import Array, Batch, Grid, SignalSpec
 

@@ -37,7 +37,7 @@ FORMS: dict[str, dict[str, Any]] = {
 
 def spectrograms(shards) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Log-mel spectrograms ``[rows t f 1]``, whole patches only; labels; folds."""
-    from jfreq.nn.frontends import Fbank
+    from jfreq.frontends.fbank import Fbank
 
     front = Fbank()
     rows = np.arange(len(shards))
@@ -50,8 +50,8 @@ def spectrograms(shards) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def tokens_of(form: str, seed: int, spec: np.ndarray) -> np.ndarray:
     """``[rows time freq d]`` of random weights."""
-    from jfreq.nn.sblu import AaPE, AliasBranch
-    from jfreq.nn.trunk import PatchEmbed
+    from jfreq.nn.aape import AaPE, AliasBranch
+    from jfreq.nn.patch_encoder import PatchEmbed
     from jfreq.types import Grid
 
     grid = Grid(spec.shape[1] // PATCH[1], spec.shape[2] // PATCH[0], "time_major")

@@ -24,7 +24,7 @@ from jfreq.data.sources import synthetic
 from jfreq.methods.aasp import AaSP
 from jfreq.methods.eat import EAT
 from jfreq.monitoring import flops
-from jfreq.nn.trunk import SpectrogramTrunk
+from jfreq.nn.patch_encoder import SpectrogramTrunk
 from jfreq.ops import sblu
 from jfreq.train.step import make_step
 from jfreq.types import DataSpec, SignalSpec

@@ -10,10 +10,10 @@ on UrbanSound8K. `aape_nano` is small enough for two CPU cores.
 """
 
 from jfreq.config import Checkpoint, Experiment, Log, Optim, replace
+from jfreq.frontends.fbank import Fbank
 from jfreq.methods.aasp import AaSP
-from jfreq.nn.frontends import Fbank
-from jfreq.nn.predict import CrossPredictor
-from jfreq.nn.sblu import AaPE
+from jfreq.nn.aape import AaPE
+from jfreq.nn.predictors import CrossPredictor
 from jfreq.nn.vit import SIZES
 
 ADAM = Optim(b1=0.9, b2=0.95, weight_decay=0.05, clip=4.0)

@@ -15,9 +15,9 @@ Departure: no class-balanced sampler and no weight averaging.
 """
 
 from jfreq.config import Checkpoint, Experiment, Log, Optim, replace
+from jfreq.frontends.fbank import Fbank
 from jfreq.methods.ast import AST
-from jfreq.methods.classify import Head
-from jfreq.nn.frontends import Fbank
+from jfreq.methods.supervised import Head
 from jfreq.nn.vit import SIZES
 
 ADAM = Optim(kind="adam_l2", b1=0.95, b2=0.999, weight_decay=5e-7, decay=(".*",), schedule="step")

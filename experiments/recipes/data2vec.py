@@ -10,7 +10,7 @@ short clips and short runs: its teacher moves faster.
 from jfreq.config import Checkpoint, Experiment, Log, Optim, replace
 from jfreq.methods.data2vec import Data2Vec
 from jfreq.nn.bias import ALiBi
-from jfreq.nn.predict import ConvDecoder
+from jfreq.nn.predictors import ConvDecoder
 from jfreq.nn.vit import SIZES
 from jfreq.nn.waveform import ConvFeatures, ConvPositions
 

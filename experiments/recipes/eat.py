@@ -11,9 +11,9 @@ by 10.
 """
 
 from jfreq.config import Checkpoint, Experiment, Log, Optim, replace
+from jfreq.frontends.fbank import Fbank
 from jfreq.methods.eat import EAT
-from jfreq.nn.frontends import Fbank
-from jfreq.nn.predict import ConvDecoder
+from jfreq.nn.predictors import ConvDecoder
 from jfreq.nn.vit import SIZES, ViT
 
 ADAM = Optim(b1=0.9, b2=0.95, weight_decay=0.05, clip=4.0)

@@ -14,9 +14,9 @@ docs/focal.md names.
 
 from jfreq.augment import Views
 from jfreq.config import Checkpoint, Data, Experiment, Log, Optim, replace
+from jfreq.frontends.sensor_stft import Spectrum
 from jfreq.methods.focal import FOCAL
-from jfreq.nn.planes import PlaneSense
-from jfreq.nn.spectrum import Spectrum
+from jfreq.nn.deepsense_stft import PlaneSense
 from jfreq.nn.swin import Swin
 
 FROZEN = (("patch_embed/.*", 0.0),)

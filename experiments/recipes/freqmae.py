@@ -13,9 +13,9 @@ windows of 2.56 s at 50 Hz. Patch embeddings stay as they are born (`optim.lr_mu
 """
 
 from jfreq.config import Checkpoint, Data, Experiment, Log, Optim, replace
+from jfreq.frontends.sensor_stft import Spectrum
 from jfreq.methods.freqmae import FreqMAE, as_released
 from jfreq.methods.phymask import PhyMask
-from jfreq.nn.spectrum import Spectrum
 from jfreq.nn.swin import Swin
 
 FROZEN = ((r".*/patch_embed/.*", 0.0),)

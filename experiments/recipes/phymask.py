@@ -12,9 +12,9 @@ high ratio saves nothing there. Only the paper's abstract is public: see docs/ph
 """
 
 from jfreq.config import Checkpoint, Data, Experiment, Log, Optim, replace
+from jfreq.frontends.sensor_stft import Spectrum
 from jfreq.methods.mae import MAE
 from jfreq.methods.phymask import PhyMask
-from jfreq.nn.spectrum import Spectrum
 from jfreq.nn.vit import SIZES, ViT
 
 MOTION = Spectrum(interval=0.64, hop=0.32)

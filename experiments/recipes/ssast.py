@@ -18,8 +18,8 @@ reads a validation set; here the rate falls in steps over the run.
 """
 
 from jfreq.config import Checkpoint, Experiment, Log, Optim, replace
+from jfreq.frontends.fbank import Fbank
 from jfreq.methods.ssast import SSAST
-from jfreq.nn.frontends import Fbank
 from jfreq.nn.vit import SIZES
 
 ADAM = Optim(kind="adam_l2", b1=0.95, b2=0.999, weight_decay=5e-7, decay=(".*",), warmup=1000)

@@ -107,7 +107,7 @@ def supervised(where: str, args, seeds: int):
     """FreqMAE's encoder from scratch with each share of the labels."""
     from jfreq.config import Checkpoint, Data, Log, Optim, replace
     from jfreq.evaluate.finetune import by_fraction
-    from jfreq.methods.classify import Classify, Head
+    from jfreq.methods.supervised import Classify, Head
 
     _, labelled, test, _ = SETS[where]
     base = recipe(where, "FreqMAE")

@@ -21,7 +21,7 @@ from experiments.sensors.common import RESULTS, shards_of
 from experiments.sensors.masked import SETS, recipe
 from jfreq import masks
 from jfreq.config import replace
-from jfreq.masks import prior
+from jfreq.masks import energy_coherence
 from jfreq.methods.common.sensor_spectra import Plane, Spectra, spectra
 from jfreq.methods.freqmae import FreqMAE, frequency_weights
 from jfreq.methods.mae import plane_grid
@@ -125,15 +125,15 @@ def panels(cfg: PhyMask, names: tuple[str, ...], batch: Batch) -> list[Panel]:
         for (name, plane), kept in zip(cfg.trunk.planes.items(), cfg.visible):
             real, imag = found[name].real[row : row + 1], found[name].imag[row : row + 1]
             score = {
-                "energy": prior.energy(real, imag, plane.patch)[0],
-                "coherence": prior.coherence(real, imag, plane.patch)[0],
+                "energy": energy_coherence.energy(real, imag, plane.patch)[0],
+                "coherence": energy_coherence.coherence(real, imag, plane.patch)[0],
                 "importance": important[name][row].reshape(plane.tokens),
             }
             shares = {kind: x[name][row].reshape(plane.tokens) for kind, x in keep.items()}
             score = {kind: np.asarray(x) for kind, x in score.items()}
             title = f"{label.replace('_', ' ')}\n{name}: {kept} of {score['energy'].size}"
             bins = -(-plane.bins // ROWS)
-            power = np.asarray(prior.patch_energy(real, imag, (1, bins))[0])
+            power = np.asarray(energy_coherence.patch_energy(real, imag, (1, bins))[0])
             out.append(Panel(title, plane, bins, _level(power, plane.bins, bins), score, shares))
     return out
 

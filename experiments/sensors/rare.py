@@ -83,7 +83,7 @@ def seen(trained: Any, args) -> float:
 
     from jfreq import masks
     from jfreq.data.shards.reader import open_shards
-    from jfreq.masks import prior
+    from jfreq.masks import energy_coherence
     from jfreq.methods.common.sensor_spectra import spectra
     from jfreq.methods.mae import MAE, plane_grid
     from jfreq.methods.phymask import PhyMask, chosen
@@ -102,7 +102,7 @@ def seen(trained: Any, args) -> float:
         for name, p in trunk.planes.items()
     }  # fmt: skip
     for name, plane in trunk.planes.items():
-        power = prior.patch_energy(found[name].real, found[name].imag, plane.patch)
+        power = energy_coherence.patch_energy(found[name].real, found[name].imag, plane.patch)
         flat = power.reshape(len(rare), -1, 1) / power.sum()
         kept += float(take_tokens(flat, drawn[name].keep).sum())
         whole += 1.0

@@ -41,7 +41,7 @@ from jfreq.evaluate.tasks import (
 from jfreq.export.bundle import load_trained, trained_folder
 from jfreq.files import local_path, read_json, write_atomically, write_json
 from jfreq.method import Method
-from jfreq.methods.classify import Classify, Head
+from jfreq.methods.supervised import Classify, Head
 from jfreq.ranges import Draws, Share, checked_call
 from jfreq.train.checkpoint import CONFIG, read_config
 from jfreq.train.state import Trained

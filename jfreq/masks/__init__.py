@@ -5,7 +5,7 @@ here. ``windows``: boolean planes in whole windows, for encoders that see every 
 what a signal says about its tokens, and masks drawn by it.
 """
 
-from jfreq.masks import prior, windows
+from jfreq.masks import energy_coherence, window_masks
 from jfreq.masks.tokens import (
     ClusterMode,
     Kind,

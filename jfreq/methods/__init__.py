@@ -11,7 +11,6 @@ from jfreq.method import Method
 from jfreq.methods.aasp import AaSP
 from jfreq.methods.ast import AST
 from jfreq.methods.beats import BEATs, BEATsTokenizer
-from jfreq.methods.classify import Classify
 from jfreq.methods.data2vec import Data2Vec
 from jfreq.methods.eat import EAT
 from jfreq.methods.focal import FOCAL
@@ -22,6 +21,7 @@ from jfreq.methods.phymask import PhyMask
 from jfreq.methods.ssast import SSAST
 from jfreq.methods.stf_csl import STFCSL
 from jfreq.methods.stfnet import STFNet
+from jfreq.methods.supervised import Classify
 from jfreq.types import DataSpec, InputError
 
 PAPERS: tuple[type[Method], ...] = (

@@ -1,7 +1,7 @@
 """AaSP: masked teacher and student behind an aliasing-aware patch embedding (Yamamoto and Okusa
 2025, arXiv 2512.03637, whose first version called all of it AaPE).
 
-Of the paper only the outline is public: the patch embedding (:mod:`jfreq.nn.sblu`), a predictor by
+Of the paper only the outline is public: the patch embedding (:mod:`jfreq.nn.aape`), a predictor by
 cross-attention, a special token that predicts the clip, an average teacher, and contrast between
 the masked views of a clip and other clips. Forms and sizes here are our reading of it, on the
 framework of :mod:`jfreq.methods.eat`.
@@ -16,7 +16,7 @@ from jfreq.config import check
 from jfreq.methods.eat import EAT, Net, Terms
 from jfreq.nn.apply import apply
 from jfreq.nn.heads import MLPHead
-from jfreq.nn.predict import ConvDecoder, CrossPredictor
+from jfreq.nn.predictors import ConvDecoder, CrossPredictor
 from jfreq.ranges import NonNegative, Positive, Size, checked
 from jfreq.types import Array, Batch, PyTree
 

@@ -7,8 +7,8 @@ from typing import Literal, Self
 
 from jfreq.config import replace
 from jfreq.method import Method, part_of
-from jfreq.methods.classify import Head, Supervised
 from jfreq.methods.common.patches import PatchMethod
+from jfreq.methods.supervised import Head, Supervised
 from jfreq.ranges import Count, checked
 from jfreq.types import DataSpec
 

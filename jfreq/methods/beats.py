@@ -21,13 +21,13 @@ import jax.numpy as jnp
 
 from jfreq import losses, masks
 from jfreq.config import check
+from jfreq.frontends.fbank import Fbank
 from jfreq.method import Loss, Metrics, Rows, Streams, part_of
 from jfreq.methods.common.patches import PatchMethod, valid_tokens
 from jfreq.nn.apply import apply
 from jfreq.nn.bias import RelativeBias
-from jfreq.nn.frontends import Fbank
 from jfreq.nn.heads import trunc_normal
-from jfreq.nn.trunk import SpectrogramTrunk
+from jfreq.nn.patch_encoder import SpectrogramTrunk
 from jfreq.nn.vit import ViT
 from jfreq.ops import codebook
 from jfreq.ops.gather import restore_tokens, take_entries, take_tokens

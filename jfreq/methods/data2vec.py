@@ -19,7 +19,7 @@ from jfreq.methods.common.teacher import TeacherMethod, collapse_metrics, gather
 from jfreq.nn.apply import apply
 from jfreq.nn.bias import ALiBi
 from jfreq.nn.heads import torch_bias, torch_kernel
-from jfreq.nn.predict import ConvDecoder
+from jfreq.nn.predictors import ConvDecoder
 from jfreq.nn.vit import Layers, ViT
 from jfreq.nn.waveform import ConvFeatures, ConvPositions
 from jfreq.ops.gather import take_entries, take_tokens

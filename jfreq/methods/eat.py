@@ -15,9 +15,9 @@ from jfreq.method import Loss, Streams, summarise
 from jfreq.methods.common.patches import PatchMethod
 from jfreq.methods.common.teacher import TeacherMethod, collapse_metrics, gather_per_clone
 from jfreq.nn.apply import apply
-from jfreq.nn.conv import ConvNeXt
-from jfreq.nn.predict import ConvDecoder, CrossPredictor
-from jfreq.nn.trunk import Encoded, SpectrogramTrunk
+from jfreq.nn.convnext import ConvNeXt
+from jfreq.nn.patch_encoder import Encoded, SpectrogramTrunk
+from jfreq.nn.predictors import ConvDecoder, CrossPredictor
 from jfreq.nn.vit import ViT
 from jfreq.ranges import Between, Count, NonNegative, Whole, checked
 from jfreq.types import Array, Batch, DataSpec, InputError, Mask, PyTree, Reconstruction

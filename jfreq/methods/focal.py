@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jfreq import losses
 from jfreq.augment import Views
 from jfreq.config import check
+from jfreq.frontends.sensor_stft import Spectrum
 from jfreq.method import Loss, Streams, summarise
 from jfreq.methods.common.sensor_spectra import (
     Plane,
@@ -29,11 +30,10 @@ from jfreq.methods.common.sensor_spectra import (
     to_tokens,
 )
 from jfreq.nn.apply import apply
+from jfreq.nn.deepsense_stft import PlaneSense
 from jfreq.nn.heads import MLPHead
-from jfreq.nn.modality import ModalityEncoder
-from jfreq.nn.planes import PlaneSense
-from jfreq.nn.spectrum import Spectrum
 from jfreq.nn.swin import Swin
+from jfreq.nn.swin_autoencoder import ModalityEncoder
 from jfreq.ranges import Count, NonNegative, Positive, Size, checked
 from jfreq.types import Array, Batch, DataSpec, Features, Grid, PyTree
 

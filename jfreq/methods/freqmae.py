@@ -19,7 +19,7 @@ import numpy as np
 
 from jfreq import losses
 from jfreq.config import check, replace
-from jfreq.masks import windows
+from jfreq.masks import window_masks
 from jfreq.method import Loss, Streams, summarise
 from jfreq.methods.common.sensor_spectra import (
     Place,
@@ -34,8 +34,8 @@ from jfreq.methods.common.sensor_spectra import (
     to_tokens,
 )
 from jfreq.nn.apply import apply
-from jfreq.nn.modality import CrossPredictor, ModalityDecoder, ModalityEncoder
 from jfreq.nn.swin import Swin
+from jfreq.nn.swin_autoencoder import CrossPredictor, ModalityDecoder, ModalityEncoder
 from jfreq.ranges import Between, NonNegative, Size, checked
 from jfreq.types import Array, Batch, Features, Grid, Mask, PyTree, Reconstruction
 
@@ -58,7 +58,7 @@ class FreqMAE(SpectraMethod):
     """Weight of what is drawn from that prediction; 0 trains without fusion."""
     mask_ratio: Between = 0.75
     """Share of the attention windows, the unit of masking."""
-    mask_kind: windows.Kind = "random"
+    mask_kind: window_masks.Kind = "random"
     error: Literal["intended", "as_released", "mae"] = "intended"
     """Signal-to-noise ratio in dB, weighted by energy; the released form, whose energy factor has
     no gradient; or the weighted squared error."""
@@ -78,7 +78,7 @@ class FreqMAE(SpectraMethod):
         if self.bound:
             for name in self.planes:
                 place = self.lattice(name)
-                windows.check(place.real, place.swin.window, self.mask_ratio,
+                window_masks.check(place.real, place.swin.window, self.mask_ratio,
                               kind=self.mask_kind, mirror=self.mirror)  # fmt: skip
 
     def lattice(self, name: str) -> Lattice:
@@ -193,7 +193,7 @@ class FreqMAE(SpectraMethod):
         """Masked patches by sensor, the same number in every row."""
         keys = jax.random.split(key, len(self.planes))
         return {
-            name: windows.draw(k, found[name].x.shape[0], p.real, window=p.swin.window,
+            name: window_masks.draw(k, found[name].x.shape[0], p.real, window=p.swin.window,
                                ratio=self.mask_ratio, kind=self.mask_kind, mirror=self.mirror)
             for k, (name, p) in zip(keys, self.lattices.items())
         }  # fmt: skip

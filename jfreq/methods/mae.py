@@ -27,9 +27,9 @@ from jfreq.methods.common.sensor_spectra import (
     spectra,
     to_tokens,
 )
+from jfreq.nn.aape import AaPE, AliasBranch
 from jfreq.nn.apply import apply
 from jfreq.nn.heads import trunc_normal
-from jfreq.nn.sblu import AaPE, AliasBranch
 from jfreq.nn.vit import SIZES, ViT
 from jfreq.ops.gather import restore_tokens, take_entries, take_tokens
 from jfreq.ops.patch import unpatchify

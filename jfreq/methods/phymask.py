@@ -3,7 +3,7 @@ al., SenSys 2024).
 
 Only the abstract of the paper is public: energy says which regions matter, coherence which dynamics
 last, the two are combined, up to 96 % are masked. Every formula here is our reading of it: the
-scores and their selection (:mod:`jfreq.masks.prior`), the share drawn uniformly, the temperature,
+scores and their selection (:mod:`jfreq.masks.energy_coherence`), the share drawn uniformly, the temperature,
 the budgets of the sensors.
 """
 
@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jfreq.config import check, replace
-from jfreq.masks import prior
+from jfreq.masks import energy_coherence
 from jfreq.method import Loss, Streams, Wrapper
 from jfreq.methods.common.sensor_spectra import Place, Spectra, inside_tokens, spectra
 from jfreq.methods.freqmae import FreqMAE
@@ -84,7 +84,9 @@ class PhyMask(Wrapper):
             return self
         found = jax.jit(lambda batch: _entropies(self, spectra(self.trunk, batch)))(batch)
         spread = [float(np.mean(h[p])) if p.any() else 0.0 for h, p in map(_arrays, found)]
-        return replace(self, kept=prior.budgets(self.units, self.trunk.mask_ratio, spread))
+        return replace(
+            self, kept=energy_coherence.budgets(self.units, self.trunk.mask_ratio, spread)
+        )
 
     @property
     def units(self) -> tuple[int, ...]:
@@ -133,28 +135,32 @@ def scores(cfg: PhyMask, found: dict[str, Spectra]) -> dict[str, Array]:
     out = {}
     for name, place in cfg.trunk.mask_units.items():
         own = (found[name].real, found[name].imag)
-        energy = prior.energy(*own, place.cells)
+        energy = energy_coherence.energy(*own, place.cells)
         parts = []
         if cfg.alpha < 1 and cfg.coherence in ("frames", "both"):
-            parts.append(prior.coherence(*own, place.cells))
+            parts.append(energy_coherence.coherence(*own, place.cells))
         if cfg.alpha < 1 and cfg.coherence in ("modalities", "both"):
             others = [(found[j].real, found[j].imag) for j in cfg.partners(name)]
-            parts += [prior.coherence(*own, place.cells, other=other) for other in others]
+            parts += [
+                energy_coherence.coherence(*own, place.cells, other=other) for other in others
+            ]
         lasting = jnp.mean(jnp.stack(parts), axis=0) if parts else jnp.zeros_like(energy)
-        out[name] = prior.importance(place.padded(energy), place.padded(lasting), cfg.alpha)
+        out[name] = energy_coherence.importance(
+            place.padded(energy), place.padded(lasting), cfg.alpha
+        )
     return out
 
 
 def chosen(cfg: PhyMask, key: Array, found: dict[str, Spectra], step) -> Masks:
     """Masks by sensor over its patches (windows), the budgets exactly."""
-    heat = prior.temperature(
+    heat = energy_coherence.temperature(
         step, cfg.anneal_steps, start=cfg.temperature[0], end=cfg.temperature[1], share=1.0
     )
     sign = 1 if cfg.direction == "keep" else -1
     ranked, out = scores(cfg, found), {}
     keys = jax.random.split(key, len(ranked))
     for k, (name, place), keep in zip(keys, cfg.trunk.mask_units.items(), cfg.visible):
-        out[name] = prior.keep_by_importance(
+        out[name] = energy_coherence.keep_by_importance(
             k, ranked[name], keep, temperature=heat, floor=cfg.floor, sign=sign,
             valid=_valid(found[name], place),
         )  # fmt: skip
@@ -170,7 +176,7 @@ def _valid(found: Spectra, place: Place) -> Array:
 def _entropies(cfg: PhyMask, found: dict[str, Spectra]) -> list[tuple[Array, Array]]:
     out = []
     for name, place in cfg.trunk.mask_units.items():
-        spread = prior.entropy(found[name].real, found[name].imag, place.cells)
+        spread = energy_coherence.entropy(found[name].real, found[name].imag, place.cells)
         out.append((spread, found[name].present))
     return out
 

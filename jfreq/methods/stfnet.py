@@ -11,8 +11,8 @@ from typing import Self
 
 from jfreq.config import replace
 from jfreq.method import Method, part_of
-from jfreq.methods.classify import Head, Supervised
 from jfreq.methods.common.raw_sensors import RawSensorMethod
+from jfreq.methods.supervised import Head, Supervised
 from jfreq.ranges import checked
 from jfreq.types import DataSpec
 

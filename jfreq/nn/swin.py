@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jfreq.nn.heads import torch_bias, torch_kernel
-from jfreq.nn.windows import EPS, Pair, Plane, WindowBlock
+from jfreq.nn.window_attention import EPS, Pair, Plane, WindowBlock
 from jfreq.ranges import Count, Fraction, Positive, Size, Whole, checked
 from jfreq.sharding import constrain
 from jfreq.types import InputError

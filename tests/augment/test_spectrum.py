@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import scipy.signal
 
-from jfreq.augment import spectrum
+from jfreq.augment import frequency_domain
 
-ALL = [spectrum.perturb_amplitude, spectrum.perturb_phase, spectrum.shift_phase,
-       spectrum.mask_band, spectrum.low_pass, spectrum.remove_add]  # fmt: skip
+ALL = [frequency_domain.perturb_amplitude, frequency_domain.perturb_phase, frequency_domain.shift_phase,
+       frequency_domain.mask_band, frequency_domain.low_pass, frequency_domain.remove_add]  # fmt: skip
 
 
 @pytest.fixture(params=[64, 65])
@@ -39,7 +39,7 @@ def test_result_is_real_of_the_same_shape_with_the_same_mean(change, x, key):
     np.testing.assert_allclose(out.mean(0), x.mean(0), atol=1e-5)
     others = [change(jax.random.key(seed), x) for seed in range(5)]
     assert any(not np.allclose(other, x, atol=1e-3) for other in others)
-    if len(x) % 2 == 0 and change is not spectrum.low_pass:
+    if len(x) % 2 == 0 and change is not frequency_domain.low_pass:
         np.testing.assert_allclose(rfft(out)[-1], rfft(x)[-1], atol=1e-3)
 
 
@@ -52,7 +52,7 @@ def test_global_phase_shift_is_cos_minus_sin_hilbert(x, key):
     part = np.fft.irfft(inner, len(x), axis=0)
     rest = np.asarray(x) - part
     hilbert = np.imag(np.array(scipy.signal.hilbert(part, axis=0)))
-    out = spectrum.shift_phase(key, x)
+    out = frequency_domain.shift_phase(key, x)
     np.testing.assert_allclose(out, rest + np.cos(theta) * part - np.sin(theta) * hilbert,
                                atol=2e-5)  # fmt: skip
 
@@ -60,14 +60,14 @@ def test_global_phase_shift_is_cos_minus_sin_hilbert(x, key):
 def test_long_windows_turn_block_by_block(key):
     """Two blocks of 3000 samples, each as it would turn alone; a prime length in one piece."""
     x = jnp.asarray(np.random.default_rng(0).normal(size=(6000, 1)), jnp.float32)
-    out = jax.jit(spectrum.shift_phase)(key, x)
+    out = jax.jit(frequency_domain.shift_phase)(key, x)
     for block in (slice(0, 3000), slice(3000, 6000)):
-        alone = spectrum.shift_phase(key, x[block])
+        alone = frequency_domain.shift_phase(key, x[block])
         np.testing.assert_allclose(out[block], alone, atol=1e-4)
-    assert jax.eval_shape(spectrum.shift_phase, key, x[:4099]).shape == (4099, 1)
+    assert jax.eval_shape(frequency_domain.shift_phase, key, x[:4099]).shape == (4099, 1)
 
 
-@pytest.mark.parametrize("change", [spectrum.perturb_phase, spectrum.shift_phase])
+@pytest.mark.parametrize("change", [frequency_domain.perturb_phase, frequency_domain.shift_phase])
 def test_phase_changes_keep_every_magnitude(change, x, key):
     """U2, bin by bin."""
     out = change(key, x)
@@ -75,7 +75,7 @@ def test_phase_changes_keep_every_magnitude(change, x, key):
 
 
 def test_phase_is_turned_alike_on_all_axes(x, key):
-    turn = np.angle(rfft(spectrum.perturb_phase(key, x)) / rfft(x))[interior(x)]
+    turn = np.angle(rfft(frequency_domain.perturb_phase(key, x)) / rfft(x))[interior(x)]
     np.testing.assert_allclose(np.exp(1j * turn[:, 0]), np.exp(1j * turn[:, 1]), atol=2e-2)
     turned = np.abs(turn).max(1) > 1e-3
     assert np.abs(turn).max() <= np.pi / 4 + 1e-2
@@ -86,16 +86,16 @@ def test_phase_is_turned_alike_on_all_axes(x, key):
 def test_nothing_to_change_is_identity(x, key):
     """U4 and U5."""
     for out in (
-        spectrum.perturb_amplitude(key, x, sigma=0.0),
-        spectrum.perturb_phase(key, x, angle=0.0),
-        spectrum.mask_band(key, x, widest=0.0),
-        spectrum.low_pass(key, x, lowest=1.0),
-        spectrum.remove_add(key, x, prob=0.0),
+        frequency_domain.perturb_amplitude(key, x, sigma=0.0),
+        frequency_domain.perturb_phase(key, x, angle=0.0),
+        frequency_domain.mask_band(key, x, widest=0.0),
+        frequency_domain.low_pass(key, x, lowest=1.0),
+        frequency_domain.remove_add(key, x, prob=0.0),
     ):
         np.testing.assert_allclose(out, x, atol=2e-5)
 
 
-@pytest.mark.parametrize("change", [spectrum.low_pass, spectrum.mask_band])
+@pytest.mark.parametrize("change", [frequency_domain.low_pass, frequency_domain.mask_band])
 def test_twice_is_once(change, x, key):
     """U5."""
     once = change(key, x)
@@ -106,10 +106,10 @@ def test_masks_are_one_band_and_low_pass_one_edge(x):
     widths, edges = set(), set()
     for seed in range(40):
         key = jax.random.key(seed)
-        gone = np.flatnonzero(np.abs(rfft(spectrum.mask_band(key, x))).max(1) < 1e-4)
+        gone = np.flatnonzero(np.abs(rfft(frequency_domain.mask_band(key, x))).max(1) < 1e-4)
         assert gone.size and gone[0] >= 1 and np.all(np.diff(gone) == 1)
         widths.add(gone.size)
-        gone = np.abs(rfft(spectrum.low_pass(key, x))).max(1) < 1e-4
+        gone = np.abs(rfft(frequency_domain.low_pass(key, x))).max(1) < 1e-4
         assert np.all(np.diff(gone.astype(int)) >= 0), "everything above the edge, nothing below"
         edges.add(int(gone.sum()))
     assert max(widths) <= 0.3 * 33 and len(widths) > 5
@@ -118,7 +118,7 @@ def test_masks_are_one_band_and_low_pass_one_edge(x):
 
 def test_removed_and_added_bins_have_their_shares():
     x = jnp.asarray(np.random.default_rng(0).normal(size=(2048, 3)), jnp.float32)
-    before, after = rfft(x), rfft(spectrum.remove_add(jax.random.key(1), x))
+    before, after = rfft(x), rfft(frequency_domain.remove_add(jax.random.key(1), x))
     top = np.abs(before).max()
     changed = np.abs(after - before) > 1e-2
     assert changed[1:-1].mean() == pytest.approx(0.19, abs=0.03)

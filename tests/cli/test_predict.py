@@ -16,8 +16,8 @@ from jfreq.data.shards.reader import open_shards
 from jfreq.evaluate import finetune as room
 from jfreq.export.bundle import save_bundle
 from jfreq.export.runtime import load_encoder
-from jfreq.methods.classify import Classify
 from jfreq.methods.ssast import SSAST
+from jfreq.methods.supervised import Classify
 from jfreq.nn.vit import ViT
 from jfreq.train import checkpoint
 from jfreq.train.state import State, Trained

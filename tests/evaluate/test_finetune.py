@@ -19,8 +19,8 @@ from jfreq.evaluate.metrics import confusion, interval, wilson
 from jfreq.evaluate.table import Report, joined, over_seeds
 from jfreq.files import write_json
 from jfreq.method import Method
-from jfreq.methods.classify import Classify
 from jfreq.methods.ssast import SSAST
+from jfreq.methods.supervised import Classify
 from jfreq.nn.vit import ViT
 from jfreq.testing import CLIP
 from jfreq.train import checkpoint

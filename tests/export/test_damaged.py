@@ -18,8 +18,8 @@ from jfreq import cli, methods, param_paths
 from jfreq.config import Checkpoint, Experiment, replace, to_dict
 from jfreq.export.bundle import load_trained, save_bundle
 from jfreq.export.checks import SEAL, sealed
-from jfreq.methods.classify import Classify
 from jfreq.methods.ssast import SSAST
+from jfreq.methods.supervised import Classify
 from jfreq.nn.vit import ViT
 from jfreq.testing import CLIP
 from jfreq.train import checkpoint

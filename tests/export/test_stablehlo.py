@@ -21,8 +21,8 @@ from jfreq.export.bundle import load_bundle, save_bundle
 from jfreq.export.checks import SEAL, sealed
 from jfreq.export.formats import export_run
 from jfreq.export.runtime import encode_frames
-from jfreq.methods.classify import Classify
-from jfreq.nn.series import Conv1d
+from jfreq.methods.supervised import Classify
+from jfreq.nn.deepsense import Conv1d
 from jfreq.nn.stf import STF
 from jfreq.nn.swin import Swin
 from jfreq.nn.vit import ViT

@@ -6,15 +6,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from jfreq.masks import prior
+from jfreq.masks import energy_coherence
 from jfreq.ops.coherence import frame_coherence
 from jfreq.types import InputError
 
 PATCH = (1, 20)
-ENERGY = jax.jit(prior.energy, static_argnames="patch")
-COHERENCE = jax.jit(prior.coherence, static_argnames=("patch", "taps"))
-ENTROPY = jax.jit(prior.entropy, static_argnames="patch")
-DRAW = jax.jit(prior.keep_by_importance, static_argnames=("keep", "floor", "sign"))
+ENERGY = jax.jit(energy_coherence.energy, static_argnames="patch")
+COHERENCE = jax.jit(energy_coherence.coherence, static_argnames=("patch", "taps"))
+ENTROPY = jax.jit(energy_coherence.entropy, static_argnames="patch")
+DRAW = jax.jit(energy_coherence.keep_by_importance, static_argnames=("keep", "floor", "sign"))
 
 
 def noise(rng, *shape):
@@ -54,7 +54,9 @@ def narrow(white):
 
 def test_white_noise_has_the_figures_of_the_sheet(white):
     """Section 2.d: .06/.14/.32 of the energy in the top 4/10/25 %, entropy .995, coherence .32."""
-    e = np.sort(np.asarray(prior.patch_energy(*parts(white), PATCH)).reshape(8, 300))[:, ::-1]
+    e = np.sort(np.asarray(energy_coherence.patch_energy(*parts(white), PATCH)).reshape(8, 300))[
+        :, ::-1
+    ]
     shares = [e[:, : round(300 * top)].sum() / e.sum() for top in (0.04, 0.1, 0.25)]
     np.testing.assert_allclose(shares, [0.06, 0.14, 0.32], atol=0.01)
     h = entropy(white) / np.log(300)
@@ -102,7 +104,7 @@ def test_energy_ignores_phase_and_coherence_a_gain_for_each_frame(narrow):
 
     def score(z, alpha):
         return np.asarray(
-            prior.importance(jnp.asarray(energy(z)), jnp.asarray(coherence(z)), alpha)
+            energy_coherence.importance(jnp.asarray(energy(z)), jnp.asarray(coherence(z)), alpha)
         )
 
     np.testing.assert_allclose(score(turned, 1), score(z, 1), atol=1e-5)
@@ -180,8 +182,11 @@ def test_coherence_with_another_sensor(narrow):
 
 def test_scores_carry_no_gradient():
     def total(x):
-        planes = prior.energy(x, x, (1, 4)), prior.coherence(x, x, (1, 4))
-        return prior.importance(*planes, 0.5).sum() + prior.entropy(x, x, (1, 4)).sum()
+        planes = energy_coherence.energy(x, x, (1, 4)), energy_coherence.coherence(x, x, (1, 4))
+        return (
+            energy_coherence.importance(*planes, 0.5).sum()
+            + energy_coherence.entropy(x, x, (1, 4)).sum()
+        )
 
     assert (jax.jit(jax.grad(total))(jnp.zeros((1, 3, 16, 1))) == 0).all()
 
@@ -277,8 +282,8 @@ def test_padding_is_kept_only_where_nothing_else_is():
 
 def test_one_compilation_for_each_ratio(key):
     draw = jax.jit(
-        lambda k, s, keep, step: prior.keep_by_importance(
-            k, s, keep, temperature=prior.temperature(step, 10), floor=0.1
+        lambda k, s, keep, step: energy_coherence.keep_by_importance(
+            k, s, keep, temperature=energy_coherence.temperature(step, 10), floor=0.1
         ),
         static_argnums=2,
     )
@@ -289,11 +294,11 @@ def test_one_compilation_for_each_ratio(key):
 
 
 def test_temperature_falls_along_half_a_cosine():
-    at = [float(prior.temperature(s, 200)) for s in (0, 25, 50, 100, 200)]
+    at = [float(energy_coherence.temperature(s, 200)) for s in (0, 25, 50, 100, 200)]
     quarter = 0.1 + 0.9 * (1 + np.cos(np.pi / 4)) / 2
     np.testing.assert_allclose(at, [1.0, quarter, 0.55, 0.1, 0.1], atol=1e-6)
-    assert float(prior.temperature(0, 100, share=0.0, start=2, end=0.5)) == 2
-    assert float(prior.temperature(1, 100, share=0.0, start=2, end=0.5)) == 0.5
+    assert float(energy_coherence.temperature(0, 100, share=0.0, start=2, end=0.5)) == 2
+    assert float(energy_coherence.temperature(1, 100, share=0.0, start=2, end=0.5)) == 0.5
 
 
 @pytest.mark.parametrize(
@@ -303,9 +308,9 @@ def test_temperature_falls_along_half_a_cosine():
 def test_impossible_masks_are_refused(key, change, match):
     options = {"keep": 4, "temperature": 1.0, **change}
     with pytest.raises(InputError, match=match):
-        prior.keep_by_importance(key, jnp.zeros((2, 16)), **options)
+        energy_coherence.keep_by_importance(key, jnp.zeros((2, 16)), **options)
     with pytest.raises(InputError, match="alpha"):
-        prior.importance(jnp.zeros((1, 2, 2)), jnp.zeros((1, 2, 2)), 1.1)
+        energy_coherence.importance(jnp.zeros((1, 2, 2)), jnp.zeros((1, 2, 2)), 1.1)
 
 
 # ------------------------------------------------------------------ budgets
@@ -318,28 +323,28 @@ def test_impossible_masks_are_refused(key, change, match):
 )
 def test_budgets_add_up_and_leave_tokens_on_both_sides(sensors, ratio):
     counts, entropies = zip(*sensors)
-    kept = prior.budgets(counts, ratio, entropies)
+    kept = energy_coherence.budgets(counts, ratio, entropies)
     whole = sum(min(n - 1, max(1, round((1 - ratio) * n))) for n in counts)
     assert sum(kept) == whole
     assert all(1 <= k < n for k, n in zip(kept, counts))
 
 
 def test_budgets_follow_the_number_of_patches_that_matter():
-    assert prior.budgets((100, 100), 0.9, (3.0, 3.0)) == (10, 10)
-    assert prior.budgets((100, 100), 0.9, (np.log(30), np.log(10))) == (15, 5)
-    assert prior.budgets((200, 100), 0.9, (1.0, 1.0)) == (15, 15)
-    assert prior.budgets((200, 4), 0.5, (0.0, 5.0)) == (99, 3)
-    assert prior.budgets((8, 8), 0.96, (1.0, 2.0)) == (1, 1)
+    assert energy_coherence.budgets((100, 100), 0.9, (3.0, 3.0)) == (10, 10)
+    assert energy_coherence.budgets((100, 100), 0.9, (np.log(30), np.log(10))) == (15, 5)
+    assert energy_coherence.budgets((200, 100), 0.9, (1.0, 1.0)) == (15, 15)
+    assert energy_coherence.budgets((200, 4), 0.5, (0.0, 5.0)) == (99, 3)
+    assert energy_coherence.budgets((8, 8), 0.96, (1.0, 2.0)) == (1, 1)
 
 
 def test_impossible_budgets_are_refused():
     with pytest.raises(InputError, match="both kept and masked"):
-        prior.budgets((100, 1), 0.9, (3.0, 3.0))
+        energy_coherence.budgets((100, 1), 0.9, (3.0, 3.0))
     with pytest.raises(InputError, match="ratio"):
-        prior.budgets((100,), 1.0, (3.0,))
+        energy_coherence.budgets((100,), 1.0, (3.0,))
     for wrong in ((3.0,), (3.0, float("nan"))):
         with pytest.raises(InputError, match="finite entropy"):
-            prior.budgets((100, 100), 0.9, wrong)
+            energy_coherence.budgets((100, 100), 0.9, wrong)
 
 
 # ------------------------------------------------------------------ devices
@@ -350,9 +355,12 @@ def test_same_masks_on_a_mesh_and_no_collectives(key):
     from jfreq.sharding import batch_sharding, make_mesh
 
     def draw(k, real, imag):
-        planes = prior.energy(real, imag, (1, 4)), prior.coherence(real, imag, (1, 4), taps=3)
-        scores = prior.importance(*planes, 0.5)
-        return prior.keep_by_importance(k, scores, 4, temperature=0.3, floor=0.25)
+        planes = (
+            energy_coherence.energy(real, imag, (1, 4)),
+            energy_coherence.coherence(real, imag, (1, 4), taps=3),
+        )
+        scores = energy_coherence.importance(*planes, 0.5)
+        return energy_coherence.keep_by_importance(k, scores, 4, temperature=0.3, floor=0.25)
 
     real, imag = parts(noise(np.random.default_rng(6), 16, 3, 16, 1))
     place = batch_sharding(make_mesh((8, 1, 1)))

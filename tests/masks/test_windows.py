@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jfreq.masks import windows
+from jfreq.masks import window_masks
 from jfreq.types import InputError
 
 
@@ -15,7 +15,7 @@ def plane(tokens, held=None):
 
 
 def draw(rows, valid, seed=0, **options):
-    made = jax.jit(lambda k: windows.draw(k, rows, valid, **options))
+    made = jax.jit(lambda k: window_masks.draw(k, rows, valid, **options))
     return np.asarray(made(jax.random.key(seed)))
 
 
@@ -39,7 +39,7 @@ def by_window(mask, window):
 def test_released_counts(tokens, window, masked):
     """Section 1.b.7 of the sheet, in order: MOD audio and seismic, ACIDS, RealWorld, PAMAP2."""
     valid = plane(tokens)
-    assert windows.count(valid, window, 0.75) == masked
+    assert window_masks.count(valid, window, 0.75) == masked
     cells = by_window(draw(3, valid, window=window, ratio=0.75), window)
     assert (cells.sum((1, 2)) == masked).all()
     assert len({row.tobytes() for row in cells}) == 3
@@ -58,7 +58,7 @@ def test_exactly_so_many_windows_and_none_of_padding(rows, columns, wt, wf, rati
     options = {"window": (wt, wf), "ratio": ratio}
     if int(round(ratio * units, 6)) == 0:
         with pytest.raises(InputError, match="masks none"):
-            windows.check(valid, (wt, wf), ratio)
+            window_masks.check(valid, (wt, wf), ratio)
         return
     cells = by_window(draw(2, valid, seed, **options), (wt, wf))
     assert (cells.sum((1, 2)) == int(round(ratio * units, 6))).all()
@@ -90,7 +90,7 @@ def test_mirrored_masks_hide_both_halves_of_a_two_sided_spectrum(kind, held):
     lower = np.pad(drawn[:, :, :half], ((0, 0), (0, 0), (0, -half % 4)), mode="edge")
     cells = by_window(lower, (1, 4))
     number = (cells if kind == "random" else cells.max(1)).reshape(6, -1).sum(1)
-    assert (number == windows.count(valid, (1, 4), 0.5, kind=kind, mirror=True)).all()
+    assert (number == window_masks.count(valid, (1, 4), 0.5, kind=kind, mirror=True)).all()
 
 
 def test_mixed_takes_one_kind_for_each_sample():
@@ -122,14 +122,14 @@ def test_every_window_is_masked_equally_often():
 )
 def test_masks_that_cannot_be_are_refused(key, options, match):
     with pytest.raises(InputError, match=match):
-        windows.draw(key, 2, plane((4, 18)), **options)
+        window_masks.draw(key, 2, plane((4, 18)), **options)
     with pytest.raises(InputError, match=match):
-        windows.check(plane((4, 18)), **options)
+        window_masks.check(plane((4, 18)), **options)
 
 
 def test_a_plane_of_padding_alone_is_refused():
     with pytest.raises(InputError, match="masks none of 0"):
-        windows.check(np.zeros((4, 8), bool), (1, 4), 0.5, mirror=True)
+        window_masks.check(np.zeros((4, 8), bool), (1, 4), 0.5, mirror=True)
 
 
 @pytest.mark.dist
@@ -140,8 +140,8 @@ def test_same_masks_on_a_mesh_and_no_collectives(key):
         options = {"window": (1, 3), "ratio": 0.7, "kind": "mixed"}
         valid = plane((4, 12), (4, 9))
         return (
-            windows.draw(k, 16, valid, **options),
-            windows.draw(k, 16, valid, **options, mirror=True),
+            window_masks.draw(k, 16, valid, **options),
+            window_masks.draw(k, 16, valid, **options, mirror=True),
         )
 
     place = batch_sharding(make_mesh((8, 1, 1)))

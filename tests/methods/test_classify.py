@@ -11,8 +11,8 @@ from jfreq import param_paths
 from jfreq.config import Experiment, Source, replace
 from jfreq.method import Method, Streams, encoder_params
 from jfreq.methods.ast import AST
-from jfreq.methods.classify import Classify, Head
 from jfreq.methods.ssast import SSAST
+from jfreq.methods.supervised import Classify, Head
 from jfreq.nn.vit import SIZES, ViT
 from jfreq.ops.posemb import resize_positions
 from jfreq.ranges import checked

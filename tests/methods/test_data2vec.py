@@ -14,7 +14,7 @@ from jfreq.methods.common.teacher import gather_per_clone
 from jfreq.methods.data2vec import Data2Vec
 from jfreq.nn.apply import apply
 from jfreq.nn.bias import ALiBi
-from jfreq.nn.predict import ConvDecoder
+from jfreq.nn.predictors import ConvDecoder
 from jfreq.nn.vit import ViT
 from jfreq.nn.waveform import ConvFeatures, ConvPositions
 from jfreq.testing import fake_batch

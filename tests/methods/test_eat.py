@@ -15,9 +15,9 @@ from jfreq.methods.common.teacher import gather_per_clone
 from jfreq.methods.eat import EAT, Net, encode_visible
 from jfreq.methods.mae import MAE
 from jfreq.methods.ssast import SSAST
-from jfreq.nn.conv import ConvNeXt
-from jfreq.nn.predict import ConvDecoder, CrossPredictor
-from jfreq.nn.sblu import AaPE
+from jfreq.nn.aape import AaPE
+from jfreq.nn.convnext import ConvNeXt
+from jfreq.nn.predictors import ConvDecoder, CrossPredictor
 from jfreq.nn.vit import ViT
 from jfreq.testing import CLIP, fake_batch
 from jfreq.types import DataSpec, InputError, Mask, SignalSpec

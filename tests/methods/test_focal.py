@@ -16,7 +16,7 @@ from jfreq.config import Data, Experiment, Mesh, replace
 from jfreq.method import Streams
 from jfreq.methods.common.sensor_spectra import spectra
 from jfreq.methods.focal import FOCAL, terms
-from jfreq.nn.planes import PlaneSense
+from jfreq.nn.deepsense_stft import PlaneSense
 from jfreq.nn.swin import Swin
 from jfreq.testing import fake_batch, loss_and_grad
 from jfreq.train import step

@@ -12,10 +12,10 @@ import pytest
 
 from jfreq import losses, param_paths, recipes
 from jfreq.config import Optim, replace
-from jfreq.masks import windows
+from jfreq.frontends.sensor_stft import Spectrum
+from jfreq.masks import window_masks
 from jfreq.method import Streams
 from jfreq.methods.freqmae import FreqMAE, as_released, frequency_weights
-from jfreq.nn.spectrum import Spectrum
 from jfreq.nn.swin import Swin
 from jfreq.testing import fake_batch, fitted, loss_and_grad
 from jfreq.train import optimizer
@@ -50,8 +50,8 @@ def test_released_lattice_of_mod(name, tokens, masked):
     cfg = cast(FreqMAE, recipes.load("freqmae_mod_released").method.bind(MOD))
     place = cfg.lattice(name)
     assert place.tokens == tokens and place.real.all()
-    assert windows.count(place.real, place.swin.window, 0.75) == masked
-    hidden = windows.draw(jax.random.key(0), 3, place.real, window=(1, 9), ratio=0.75)
+    assert window_masks.count(place.real, place.swin.window, 0.75) == masked
+    hidden = window_masks.draw(jax.random.key(0), 3, place.real, window=(1, 9), ratio=0.75)
     assert np.asarray(hidden).sum((1, 2)).tolist() == [9 * masked] * 3
 
 
@@ -76,7 +76,9 @@ def test_intended_lattice_shrinks_windows_and_knows_padding():
     assert audio.plane.tokens == (10, 20) and seismic.plane.tokens == (10, 10)
     assert audio.real.sum() == 200 and seismic.real.sum() == 100
     assert seismic.tokens[1] < 36 and seismic.swin.window[1] <= 3
-    hidden = windows.draw(jax.random.key(0), 2, audio.real, window=audio.swin.window, ratio=0.75)
+    hidden = window_masks.draw(
+        jax.random.key(0), 2, audio.real, window=audio.swin.window, ratio=0.75
+    )
     blocks = np.asarray(hidden).reshape(
         2, -1, audio.swin.window[0], audio.tokens[1] // audio.swin.window[1], audio.swin.window[1]
     )

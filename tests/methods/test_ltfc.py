@@ -13,12 +13,12 @@ from jfreq.augment import Views
 from jfreq.config import Experiment, Optim, replace
 from jfreq.data.sources import synthetic
 from jfreq.export.bundle import load_bundle, save_bundle
+from jfreq.frontends.scalogram import Scalogram
 from jfreq.method import Streams, encoder_params
-from jfreq.methods.classify import Classify, Head
 from jfreq.methods.ltfc import LTFC, cell_means, dense_contrast, map_view
-from jfreq.nn.local import Conv2d
-from jfreq.nn.scalogram import Scalogram
-from jfreq.nn.series import Conv1d
+from jfreq.methods.supervised import Classify, Head
+from jfreq.nn.cnn2d import Conv2d
+from jfreq.nn.deepsense import Conv1d
 from jfreq.testing import assert_step_specs, loss_and_grad
 from jfreq.train.optimizer import make
 from jfreq.types import DataSpec, InputError, SignalSpec

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jfreq.config import replace
-from jfreq.masks import prior
+from jfreq.masks import energy_coherence
 from jfreq.method import Streams
 from jfreq.methods.common.sensor_spectra import spectra
 from jfreq.methods.freqmae import FreqMAE
@@ -72,7 +72,9 @@ def test_what_is_loud_stays_visible_and_the_opposite_sign_hides_it():
         cfg = PhyMask(trunk=VIT, alpha=1.0, direction=direction, floor=0.0, budget="equal",
                       temperature=(1.0, 1e-6), anneal_steps=10).bind(SPEC)  # fmt: skip
         found = spectra(cfg.trunk, burst())
-        power = np.asarray(prior.patch_energy(found["mic"].real, found["mic"].imag, (1, 4)))
+        power = np.asarray(
+            energy_coherence.patch_energy(found["mic"].real, found["mic"].imag, (1, 4))
+        )
         power = power.reshape(4, -1)
         mask = chosen(cfg, jax.random.key(1), found, 10)["mic"]
         kept = np.take_along_axis(power, np.asarray(mask.keep), axis=1).sum(1)

@@ -11,11 +11,11 @@ from jfreq import param_paths, recipes
 from jfreq.config import replace
 from jfreq.data.prepare.run import prepare
 from jfreq.data.shards.reader import Shards
-from jfreq.methods.classify import Classify, Head
 from jfreq.methods.common.raw_sensors import RawSensorMethod, pooled, sensors
 from jfreq.methods.stf_csl import STFCSL
 from jfreq.methods.stfnet import STFNet
-from jfreq.nn.series import Conv1d, DeepSense
+from jfreq.methods.supervised import Classify, Head
+from jfreq.nn.deepsense import Conv1d, DeepSense
 from jfreq.nn.stf import STF
 from jfreq.testing import fake_batch, loss_and_grad
 from jfreq.train import step

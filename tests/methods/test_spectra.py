@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jfreq.frontends.sensor_stft import Spectrum
 from jfreq.methods.common.sensor_spectra import (
     Plane,
     SpectraMethod,
@@ -15,7 +16,6 @@ from jfreq.methods.common.sensor_spectra import (
     spectra,
     to_tokens,
 )
-from jfreq.nn.spectrum import Spectrum
 from jfreq.testing import fake_batch
 from jfreq.types import DataSpec, InputError, SignalSpec
 

@@ -7,7 +7,7 @@ from jfreq import param_paths
 from jfreq.config import replace
 from jfreq.method import Streams, encoder_params
 from jfreq.methods.ssast import SSAST
-from jfreq.nn.conv import ConvNeXt
+from jfreq.nn.convnext import ConvNeXt
 from jfreq.nn.vit import SIZES, ViT
 from jfreq.ops.patch import patchify
 from jfreq.testing import CLIP, fake_batch, fitted, loss_and_grad

@@ -10,7 +10,7 @@ import pytest
 from scipy.signal import correlate2d
 from scipy.special import erf
 
-from jfreq.nn.conv import ConvNeXt
+from jfreq.nn.convnext import ConvNeXt
 from jfreq.types import Grid, InputError
 
 CFG = ConvNeXt(width=6, depth=2, kernel=3, mlp_ratio=2.0)

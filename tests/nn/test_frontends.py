@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.signal import ShortTimeFFT, windows
 
+from jfreq.frontends.fbank import Fbank, LogSpectrogram, default_frontend, valid_frames
 from jfreq.methods.ssast import SSAST
-from jfreq.nn.frontends import Fbank, LogSpectrogram, default_frontend, valid_frames
 from jfreq.types import DataSpec, InputError, SignalSpec
 
 FBANK = Fbank()

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jfreq.nn.local import Conv2d, MapNet, Projection
+from jfreq.nn.cnn2d import Conv2d, MapNet, Projection
 from jfreq.types import InputError
 
 SMALL = Conv2d(widths=(8, 16), time_strides=(2, 1), freq_strides=(2, 2), groups=4)

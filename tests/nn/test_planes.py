@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jfreq.nn.planes import PlaneSense
+from jfreq.nn.deepsense_stft import PlaneSense
 from jfreq.types import InputError
 
 CFG = PlaneSense(width=8, blocks=2, hidden=4)

@@ -11,7 +11,7 @@ from scipy.signal import correlate2d
 from scipy.special import erf, softmax
 
 from jfreq import masks, param_paths
-from jfreq.nn.predict import ConvDecoder, CrossPredictor
+from jfreq.nn.predictors import ConvDecoder, CrossPredictor
 from jfreq.types import Grid, InputError, Mask
 
 CONV = ConvDecoder(width=8, depth=2, groups=2, noise=0.5)

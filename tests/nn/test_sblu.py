@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from jfreq import param_paths
 from jfreq.monitoring import flops
-from jfreq.nn.sblu import AaPE, AliasBranch, bounded, silenced
-from jfreq.nn.trunk import PatchEmbed, SpectrogramTrunk
+from jfreq.nn.aape import AaPE, AliasBranch, bounded, silenced
+from jfreq.nn.patch_encoder import PatchEmbed, SpectrogramTrunk
 from jfreq.nn.vit import SIZES, ViT
 from jfreq.types import Grid, InputError
 

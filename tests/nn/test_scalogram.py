@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from jfreq.config import from_dict, to_dict
+from jfreq.frontends.scalogram import Scalogram
 from jfreq.methods.ssast import SSAST
-from jfreq.nn.scalogram import Scalogram
 from jfreq.nn.vit import ViT
 from jfreq.ops import wavelet
 from jfreq.testing import assert_step_specs, fake_batch

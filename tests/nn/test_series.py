@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jfreq import param_paths
-from jfreq.nn.series import Conv1d, DeepSense
+from jfreq.nn.deepsense import Conv1d, DeepSense
 from jfreq.types import InputError, SignalSpec
 
 ACC, GYRO = SignalSpec("acc", 50.0, 64, 3), SignalSpec("gyro", 50.0, 64, 3)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jfreq.nn.spectrum import Spectrum
+from jfreq.frontends.sensor_stft import Spectrum
 from jfreq.types import InputError, SignalSpec
 
 AUDIO, SEISMIC = SignalSpec("audio", 8000, 16000), SignalSpec("seismic", 100, 200)

@@ -12,7 +12,7 @@ import pytest
 from jfreq import param_paths
 from jfreq.nn.bias import ALiBi
 from jfreq.nn.heads import MLPHead, NormLinear
-from jfreq.nn.trunk import PatchEmbed, Positions, SpectrogramTrunk
+from jfreq.nn.patch_encoder import PatchEmbed, Positions, SpectrogramTrunk
 from jfreq.nn.vit import ViT
 from jfreq.types import Grid
 

@@ -9,7 +9,7 @@ import pytest
 from scipy.special import erf
 
 from jfreq.nn.dropout import Dropout
-from jfreq.nn.windows import WindowBlock, attended, join, split
+from jfreq.nn.window_attention import WindowBlock, attended, join, split
 from jfreq.testing import forward, frames, made, noise, trained
 from jfreq.types import InputError
 

@@ -15,7 +15,7 @@ from jfreq.config import replace
 from jfreq.data.prepare.run import prepare
 from jfreq.data.shards.reader import open_shards
 from jfreq.monitoring.metrics_writer import MetricsWriter
-from jfreq.nn.series import Conv1d
+from jfreq.nn.deepsense import Conv1d
 from jfreq.nn.vit import ViT
 from jfreq.train import checkpoint
 from jfreq.train.state import State

@@ -15,9 +15,9 @@ from jfreq.config import Data, Experiment, Mesh, Optim, replace, to_dict
 from jfreq.data.loading.pipeline import batch_spec
 from jfreq.data.shards.metadata import ShardsInfo, SignalInfo
 from jfreq.data.shards.reader import open_shards
+from jfreq.frontends.fbank import Fbank
 from jfreq.method import Loss, part_of
 from jfreq.methods.ssast import SSAST
-from jfreq.nn.frontends import Fbank
 from jfreq.nn.vit import ViT
 from jfreq.plan import aot, topology
 from jfreq.train import step

@@ -9,13 +9,13 @@ import jax
 import jax.numpy as jnp
 
 from jfreq.config import check, replace
+from jfreq.frontends.fbank import Fbank, LogSpectrogram, default_frontend
+from jfreq.frontends.scalogram import Scalogram
 from jfreq.method import Method, Streams, decided
+from jfreq.nn.aape import AaPE
 from jfreq.nn.apply import apply
-from jfreq.nn.conv import ConvNeXt
-from jfreq.nn.frontends import Fbank, LogSpectrogram, default_frontend
-from jfreq.nn.sblu import AaPE
-from jfreq.nn.scalogram import Scalogram
-from jfreq.nn.trunk import SpectrogramTrunk
+from jfreq.nn.convnext import ConvNeXt
+from jfreq.nn.patch_encoder import SpectrogramTrunk
 from jfreq.nn.vit import ViT
 from jfreq.ops.patch import grid_shape
 from jfreq.ranges import Count, Whole, checked

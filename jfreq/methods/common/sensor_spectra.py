@@ -17,9 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jfreq.config import check, replace
+from jfreq.frontends.sensor_stft import Spectrum
 from jfreq.method import decided
 from jfreq.methods.common.raw_sensors import SensorMethod, sensors
-from jfreq.nn.spectrum import Spectrum
 from jfreq.ops import scale
 from jfreq.ops.patch import patchify, unpatchify
 from jfreq.ranges import Count, Finite, Positive, checked

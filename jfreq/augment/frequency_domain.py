@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from jfreq.augment.clips import Key
-from jfreq.augment.series import Window
+from jfreq.augment.spectrogram import Key
+from jfreq.augment.time_domain import Window
 from jfreq.ops import dft
 
 _LONGEST = 4096

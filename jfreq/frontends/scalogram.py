@@ -7,7 +7,7 @@ from typing import Literal
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Shaped
 
-from jfreq.nn.frontends import valid_frames
+from jfreq.frontends.fbank import valid_frames
 from jfreq.ops import fbank, scale, wavelet
 from jfreq.ops.gather import take_tokens
 from jfreq.ranges import Count, Hertz, Positive, Size, checked

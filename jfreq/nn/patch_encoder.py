@@ -8,8 +8,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from jfreq.nn.aape import AaPE, AliasBranch
 from jfreq.nn.heads import torch_bias, torch_kernel, trunc_normal
-from jfreq.nn.sblu import AaPE, AliasBranch
 from jfreq.nn.vit import Layers
 from jfreq.ops import patch as patches
 from jfreq.ops.posemb import sincos_tokens

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jfreq.augment import series, spectrum
-from jfreq.augment.clips import Key
+from jfreq.augment import frequency_domain, time_domain
+from jfreq.augment.spectrogram import Key
 from jfreq.ranges import NonNegative, Probability, Size, checked
 from jfreq.types import InputError, SignalSpec
 
@@ -69,26 +69,30 @@ class Views:
     @property
     def _time(self) -> dict[str, Change]:
         return {
-            "jitter": partial(series.jitter, sigma=self.jitter),
-            "scale": partial(series.scale, sigma=self.scale),
-            "rotate": series.rotate,
-            "negate": series.negate,
-            "flip": series.flip,
-            "shuffle": series.shuffle_channels,
-            "permute": partial(series.permute, segments=self.segments),
-            "warp_time": partial(series.warp_time, sigma=self.warp, knots=self.knots),
-            "warp_magnitude": partial(series.warp_magnitude, sigma=self.warp, knots=self.knots),
+            "jitter": partial(time_domain.jitter, sigma=self.jitter),
+            "scale": partial(time_domain.scale, sigma=self.scale),
+            "rotate": time_domain.rotate,
+            "negate": time_domain.negate,
+            "flip": time_domain.flip,
+            "shuffle": time_domain.shuffle_channels,
+            "permute": partial(time_domain.permute, segments=self.segments),
+            "warp_time": partial(time_domain.warp_time, sigma=self.warp, knots=self.knots),
+            "warp_magnitude": partial(
+                time_domain.warp_magnitude, sigma=self.warp, knots=self.knots
+            ),
         }
 
     @property
     def _frequency(self) -> dict[str, Change]:
         return {
-            "amplitude": partial(spectrum.perturb_amplitude, sigma=self.amplitude, share=self.band),
-            "phase": partial(spectrum.perturb_phase, angle=self.phase, share=self.band),
-            "shift": spectrum.shift_phase,
-            "mask": partial(spectrum.mask_band, widest=self.mask),
-            "low_pass": partial(spectrum.low_pass, lowest=self.mask),
-            "remove_add": partial(spectrum.remove_add, prob=self.remove),
+            "amplitude": partial(
+                frequency_domain.perturb_amplitude, sigma=self.amplitude, share=self.band
+            ),
+            "phase": partial(frequency_domain.perturb_phase, angle=self.phase, share=self.band),
+            "shift": frequency_domain.shift_phase,
+            "mask": partial(frequency_domain.mask_band, widest=self.mask),
+            "low_pass": partial(frequency_domain.low_pass, lowest=self.mask),
+            "remove_add": partial(frequency_domain.remove_add, prob=self.remove),
         }
 
     def __call__(

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jfreq.augment.clips import Key
+from jfreq.augment.spectrogram import Key
 from jfreq.types import InputError
 
 Window = Float[Array, "t c"]
