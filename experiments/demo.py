@@ -65,7 +65,7 @@ def main() -> None:
 
 def conclude(folder: Path) -> None:
     """The verdict: what was learned, compared with what, and where the page about it is."""
-    from jfreq.evaluate.table import Report
+    from jfreq.evaluate.results import Report
     from jfreq.evaluate.verdict import verdict
 
     for line in verdict(Report.read(folder / "results.json")):

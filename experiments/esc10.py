@@ -36,7 +36,7 @@ def pretrain(shards: Path, runs: Path) -> None:
 def probe(shards: Path, runs: Path) -> dict[tuple[str, str, str, str], list[float]]:
     """Scores by (pool, features, probe, metric), a value for each fold."""
     from jfreq.data.shards.reader import open_shards
-    from jfreq.evaluate import protocols
+    from jfreq.evaluate import probe_protocol
     from jfreq.export.bundle import load_trained
 
     scores = defaultdict(list)
@@ -44,7 +44,7 @@ def probe(shards: Path, runs: Path) -> dict[tuple[str, str, str, str], list[floa
     for fold in FOLDS:
         trained = load_trained(runs / f"fold{fold}")
         for pool in POOLS:
-            report = protocols.probe(
+            report = probe_protocol.probe(
                 trained, data, pool=pool, seeds=SEEDS, only=(fold,), cache=runs / "features"
             )
             for r in report.results:
@@ -55,7 +55,7 @@ def probe(shards: Path, runs: Path) -> dict[tuple[str, str, str, str], list[floa
 def table(scores: dict, metric: str = "accuracy") -> list[str]:
     """Markdown rows: mean and 95 % interval over folds, and paired gains."""
     from jfreq.evaluate.metrics import interval
-    from jfreq.evaluate.table import HAND_MADE, TRAINED, UNTRAINED
+    from jfreq.evaluate.results import HAND_MADE, TRAINED, UNTRAINED
 
     lines = [
         "| pool | probe | trained | untrained | log-mel mean+std | trained - untrained | "

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _LAZY = {
-    "load_encoder": "jfreq.export.runtime",
-    "Encoder": "jfreq.export.runtime",
+    "load_encoder": "jfreq.encoder.encoder",
+    "Encoder": "jfreq.encoder.encoder",
     "Method": "jfreq.method",
     "Experiment": "jfreq.config",
     "InputError": "jfreq.types",
@@ -19,7 +19,7 @@ _LAZY = {
 if TYPE_CHECKING:
     from jfreq.classes import trust
     from jfreq.config import Experiment
-    from jfreq.export.runtime import Encoder, load_encoder
+    from jfreq.encoder.encoder import Encoder, load_encoder
     from jfreq.method import Method
     from jfreq.types import InputError
 

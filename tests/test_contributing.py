@@ -13,8 +13,8 @@ from jfreq.cli.paper import PAPER
 from jfreq.config import Experiment
 from jfreq.data.sources.base import Options
 from jfreq.data.sources.kinds import open_source
-from jfreq.export import formats
-from jfreq.export.adapter import adapt
+from jfreq.export import export_run
+from jfreq.export.portable import adapt
 from jfreq.method import encoder_params
 from jfreq.testing import CLIP, assert_step_specs
 
@@ -69,11 +69,11 @@ def test_a_table_of_names(module, tmp_path):
 
 
 def test_a_format(module, monkeypatch):
-    monkeypatch.setattr(formats, "EXTRAS", dict(formats.EXTRAS))
+    monkeypatch.setattr(export_run, "EXTRAS", dict(export_run.EXTRAS))
     module("npz.py")
     method = methods.SSAST().bind(CLIP)
     shapes = jax.eval_shape(method.init, jax.random.key(0))
     params = encoder_params(method, jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes))
     adapter = adapt(Experiment("x", method), params)
-    with np.load(io.BytesIO(formats.EXTRAS["npz"](adapter).files["encoder.npz"])) as found:
+    with np.load(io.BytesIO(export_run.EXTRAS["npz"](adapter).files["encoder.npz"])) as found:
         assert set(found) == set(adapter.params)

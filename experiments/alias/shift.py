@@ -29,7 +29,7 @@ from experiments.sensors.common import spread as as_text
 from jfreq.config import check
 from jfreq.data.shards.reader import Shards, open_shards
 from jfreq.evaluate.metrics import Interval, interval
-from jfreq.evaluate.table import TRAINED, UNTRAINED
+from jfreq.evaluate.results import TRAINED, UNTRAINED
 from jfreq.method import Streams
 from jfreq.methods.common.patches import PatchMethod
 from jfreq.train.checkpoint import load_run

@@ -18,9 +18,9 @@ import numpy as np
 
 from jfreq import methods, param_paths, recipes
 from jfreq.export import stablehlo
-from jfreq.export.adapter import adapt
 from jfreq.export.bundle import save_bundle
-from jfreq.export.formats import export_run
+from jfreq.export.export_run import export_run
+from jfreq.export.portable import adapt
 from jfreq.types import DataSpec, InputError, SignalSpec
 
 CLIP = DataSpec((SignalSpec("audio", 16000.0, 160_000),))

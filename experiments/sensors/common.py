@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from jfreq.config import Experiment, replace
 
 if TYPE_CHECKING:
-    from jfreq.evaluate.table import Result
+    from jfreq.evaluate.results import Result
     from jfreq.train.state import Trained
 
 RESULTS = Path(__file__).parents[1] / "results"

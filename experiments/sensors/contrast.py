@@ -18,8 +18,8 @@ import json
 from pathlib import Path
 
 from experiments.sensors.common import RESULTS, cell, markdown, save, shards_of, trained_once
-from jfreq.evaluate.fractions import FRACTIONS
-from jfreq.evaluate.table import HAND_MADE, TRAINED, UNTRAINED
+from jfreq.evaluate.label_subsets import FRACTIONS
+from jfreq.evaluate.results import HAND_MADE, TRAINED, UNTRAINED
 
 ENCODERS = {"STFNet": "stf_csl_hapt", "CNN": "cnn_csl_hapt"}
 UPRIGHT = ("jitter", "scale", "permute", "warp_time", "warp_magnitude")
@@ -51,8 +51,8 @@ def probed(encoder: str, views: str, seed: int, args):
     """Linear probes by share of the labels, kept in the folder of the run; for the full method all
     shares, and its baselines beside the first training."""
     from jfreq.data.shards.reader import open_shards
-    from jfreq.evaluate.protocols import probe
-    from jfreq.evaluate.table import Report
+    from jfreq.evaluate.probe_protocol import probe
+    from jfreq.evaluate.results import Report
 
     trained, folder = pretrain(encoder, views, seed, args)
     if not (folder / "fractions.json").exists():
@@ -94,7 +94,7 @@ def of(report, metric: str, *, features: str, fraction: float | None = 1.0):
 
 def over_trainings(reports):
     """The encoders' own rows of several pre-trainings as one report."""
-    from jfreq.evaluate.table import over_seeds
+    from jfreq.evaluate.results import over_seeds
 
     own = [only(report, TRAINED) for report in reports]
     return over_seeds(own) if len(own) > 1 else own[0]

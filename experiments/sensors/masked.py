@@ -66,8 +66,8 @@ def pretrained(where: str, method: str, seed: int, args):
 def probed(where: str, method: str, seed: int, args):
     """Probes by share of the labels, kept in the folder of the run."""
     from jfreq.data.shards.reader import open_shards
-    from jfreq.evaluate.protocols import probe
-    from jfreq.evaluate.table import Report
+    from jfreq.evaluate.probe_protocol import probe
+    from jfreq.evaluate.results import Report
 
     trained, folder = pretrained(where, method, seed, args)
     path = folder / "probes.json"
@@ -83,7 +83,7 @@ def over_time(where: str, method: str, args) -> list[tuple[float, float]]:
     """(seconds of training, macro F1 of a ridge probe with all labels) at every checkpoint of the
     first training."""
     from jfreq.data.shards.reader import open_shards
-    from jfreq.evaluate.protocols import probe
+    from jfreq.evaluate.probe_protocol import probe
     from jfreq.monitoring.metrics_writer import read_metrics
     from jfreq.train.checkpoint import load_run
 
@@ -130,7 +130,7 @@ def supervised(where: str, args, seeds: int):
 
 def merged(reports):
     """The encoder's own rows of several trainings as one report."""
-    from jfreq.evaluate.table import TRAINED, over_seeds
+    from jfreq.evaluate.results import TRAINED, over_seeds
 
     own = [
         dataclasses.replace(r, results=tuple(x for x in r.results if x.features == TRAINED))
@@ -152,7 +152,7 @@ def row(name: str, report, count: int | str, *, features: str, kinds=("ridge", "
 
 
 def table(found, baseline, tuned) -> list[str]:
-    from jfreq.evaluate.table import HAND_MADE, TRAINED, UNTRAINED
+    from jfreq.evaluate.results import HAND_MADE, TRAINED, UNTRAINED
 
     head = ["method", "trainings",
             *[f"{kind}, {100 * s:g} %" for kind in ("ridge", "kNN") for s in SHARES]]  # fmt: skip

@@ -48,10 +48,10 @@ def measured(mask: str, seed: int, args) -> dict[str, float]:
     """Recall of the rare class and macro F1 of a logistic probe; kept in the folder of the run."""
     from jfreq.data.shards.reader import open_shards
     from jfreq.evaluate.features import extract
-    from jfreq.evaluate.fractions import shares
+    from jfreq.evaluate.folds import divide, labelled_rows, make_task
+    from jfreq.evaluate.label_subsets import shares
     from jfreq.evaluate.metrics import SINGLE_LABEL, confusion
     from jfreq.evaluate.probe import fit_logistic, probe_scores
-    from jfreq.evaluate.tasks import divide, labelled_rows, make_task
 
     trained, folder = pretrained(mask, seed, args)
     path = folder / "rare.json"

@@ -41,8 +41,8 @@ def measured(label: np.ndarray, score: np.ndarray, names: tuple[str, ...]) -> di
 def probed(trained: Any, shards: Any, only: str) -> dict[str, dict[str, float]]:
     """Logistic probes of the streams, alone and fused, tested on one fold."""
     from jfreq.evaluate.features import extract
+    from jfreq.evaluate.folds import divide, labelled_rows, make_task
     from jfreq.evaluate.probe import fit_logistic, probe_scores
-    from jfreq.evaluate.tasks import divide, labelled_rows, make_task
 
     rows = labelled_rows(shards)
     task = make_task(shards, rows, divide(shards, rows, only=(only,)))

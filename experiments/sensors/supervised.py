@@ -26,7 +26,7 @@ def train_all(task: str, shards: Path, runs: Path, networks, seeds, steps: int |
     """Report over seeds of every network; one run for each seed."""
     from jfreq.config import replace
     from jfreq.evaluate.finetune import experiment_for, finetune
-    from jfreq.evaluate.table import over_seeds
+    from jfreq.evaluate.results import over_seeds
 
     found = {}
     for name in networks:

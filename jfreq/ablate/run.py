@@ -12,8 +12,8 @@ from jfreq.ablate import grid
 from jfreq.ablate.grid import Ablation, Cell, Replicate
 from jfreq.ablate.table import Grid, summarise
 from jfreq.config import check, replace
-from jfreq.evaluate import protocols
-from jfreq.evaluate.tasks import ABLATION, check_classes
+from jfreq.evaluate import probe_protocol
+from jfreq.evaluate.folds import ABLATION, check_classes
 from jfreq.files import local_path, read_json, write_json
 from jfreq.monitoring import provenance
 from jfreq.monitoring.metrics_writer import read_metrics
@@ -48,10 +48,10 @@ def run(
     workdir = local_path(workdir, "workdir")
     shards = open_shards(data)
     cells = grid.cells(ablation)
-    rows = protocols.labelled_rows(shards)
+    rows = probe_protocol.labelled_rows(shards)
     check(len(shards.info.folds) >= 2, shards.info.name, "an ablation leaves folds out of "
           "pre-training; prepare the set with a fold column, or with --make-folds 5")  # fmt: skip
-    folds = protocols.divide(shards, rows, asker=ABLATION)
+    folds = probe_protocol.divide(shards, rows, asker=ABLATION)
     check_classes(shards.info, shards.column("label")[rows], folds)
     for cell in cells:
         try:
@@ -110,7 +110,7 @@ def _train(
             log__tensorboard=False,
         )
         trained = train(experiment, workdir / folder, quiet=True)
-        report = protocols.probe(
+        report = probe_protocol.probe(
             trained, shards, kinds=(ablation.probe,), pool=ablation.pool, with_baselines=False,
             only=(str(replicate.fold),),
         )  # fmt: skip

@@ -62,7 +62,7 @@ def probe(
     from jfreq.data.fold_assignment import refolded
     from jfreq.data.prepare import messages
     from jfreq.data.shards.reader import open_shards
-    from jfreq.evaluate import plot, protocols
+    from jfreq.evaluate import plot, probe_protocol
     from jfreq.evaluate.verdict import verdict
     from jfreq.export.bundle import load_trained
 
@@ -77,7 +77,7 @@ def probe(
     if make_folds is not None:
         shards, notes = refolded(shards, make_folds, fold_by)
         messages.say(notes if distributed.is_chief() else ())
-    report = protocols.probe(
+    report = probe_protocol.probe(
         found, shards, kinds=kinds, pool=pool, layer=layer, seeds=seeds,
         with_baselines=baselines, leave_one_subject_out=leave_one_subject_out, only=folds,
         train_split=train_split, test_split=test_split, fractions=fractions, draws=draws,
@@ -107,7 +107,7 @@ def export(
         format: what lies in it; the bundle always does.
         note: a sentence for the model card.
     """
-    from jfreq.export.formats import export_run
+    from jfreq.export.export_run import export_run
 
     print(export_run(found_run(trained), out, note=note, formats=format))
 
@@ -135,8 +135,8 @@ def embed(
         strict: stop at the first recording that cannot be used, instead of skipping it.
     """
     from jfreq.data.sources.base import parse_modalities
-    from jfreq.export.files import embed_files
-    from jfreq.export.runtime import load_encoder
+    from jfreq.encoder.embed_files import embed_files
+    from jfreq.encoder.encoder import load_encoder
 
     written = embed_files(
         load_encoder(found_run(encoder)), inputs, out, rate=rate,
@@ -174,8 +174,8 @@ def predict(
         strict: stop at the first recording that cannot be used, instead of skipping it.
     """
     from jfreq.data.sources.base import parse_modalities
-    from jfreq.export.predictions import Choice, predict_files
-    from jfreq.export.runtime import load_encoder
+    from jfreq.encoder.encoder import load_encoder
+    from jfreq.encoder.predict_files import Choice, predict_files
 
     run = found_run(encoder)
     model = load_encoder(run)

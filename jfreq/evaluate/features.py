@@ -16,7 +16,7 @@ import numpy as np
 
 from jfreq import distributed, param_paths
 from jfreq.config import close_match
-from jfreq.export.runtime import by_time
+from jfreq.encoder.encoder import by_time
 from jfreq.files import local_path, write_atomically
 from jfreq.method import Method
 from jfreq.ops import dft, frames, scale

@@ -27,17 +27,10 @@ from jfreq.config import (
 )  # fmt: skip
 from jfreq.data.fold_assignment import open_data
 from jfreq.data.loading.label_subsets import drawn_rows
+from jfreq.evaluate.folds import FINE_TUNING, Fold, check_classes, divide, labelled_rows, remarks
 from jfreq.evaluate.metrics import interval_of, metrics_for
-from jfreq.evaluate.protocols import single_split
-from jfreq.evaluate.table import Report, Result, joined, over_seeds
-from jfreq.evaluate.tasks import (
-    FINE_TUNING,
-    Fold,
-    check_classes,
-    divide,
-    labelled_rows,
-    remarks,
-)
+from jfreq.evaluate.probe_protocol import single_split
+from jfreq.evaluate.results import Report, Result, joined, over_seeds
 from jfreq.export.bundle import load_trained, trained_folder
 from jfreq.files import local_path, read_json, write_atomically, write_json
 from jfreq.method import Method

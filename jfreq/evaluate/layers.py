@@ -7,20 +7,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jfreq.evaluate.any_length import fitted
 from jfreq.evaluate.features import extract_layers
+from jfreq.evaluate.folds import Task, check_signals, divide, labelled_rows, make_task, unseen_rows
 from jfreq.evaluate.metrics import confusion
 from jfreq.evaluate.probe import fit_ridge, probe_scores
-from jfreq.evaluate.protocols import evaluate
-from jfreq.evaluate.table import Result
-from jfreq.evaluate.tasks import (
-    Task,
-    check_signals,
-    divide,
-    labelled_rows,
-    make_task,
-    unseen_rows,
-)
-from jfreq.evaluate.windows import fitted
+from jfreq.evaluate.probe_protocol import evaluate
+from jfreq.evaluate.results import Result
 from jfreq.train.state import Trained
 
 CLIP = "clip vector"
@@ -55,7 +48,7 @@ def probe_layers(
     """Ridge probes over the folds of the data, all blocks from one pass over at most ``limit``
     labelled rows (drawn by ``seed``). ``only`` names the folds to test on.
 
-    Raises ``InputError`` as :func:`jfreq.evaluate.protocols.probe` does.
+    Raises ``InputError`` as :func:`jfreq.evaluate.probe_protocol.probe` does.
     """
     cfg = trained.experiment.method
     check_signals(cfg.signals, shards)

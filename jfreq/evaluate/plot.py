@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jfreq.config import check
-from jfreq.evaluate.table import Report, Result
+from jfreq.evaluate.results import Report, Result
 from jfreq.files import local_path, write_atomically
 
 STYLES = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from jfreq.evaluate.table import HAND_MADE, TRAINED, UNTRAINED, Report, Result, difference
+from jfreq.evaluate.results import HAND_MADE, TRAINED, UNTRAINED, Report, Result, difference
 
 KINDS = ("logistic", "ridge", "knn")
 """The probe that speaks is the first of these in the table: fixed before any score is seen."""

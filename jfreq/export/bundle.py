@@ -18,7 +18,7 @@ import jfreq
 from jfreq import config, param_paths
 from jfreq.config import Experiment, Part
 from jfreq.data.sources.folders import why_no_file
-from jfreq.export.checks import check_finite, check_weights, read_sealed, sealed
+from jfreq.export.bundle_checks import check_finite, check_weights, read_sealed, sealed
 from jfreq.files import draft_of, local_path, sha256_of, write_atomically
 from jfreq.method import Method, window_spec
 from jfreq.train.state import Trained

@@ -19,9 +19,9 @@ from jax import export
 
 import jfreq
 from jfreq.config import from_dict, to_dict
-from jfreq.export.adapter import Adapter, Extra, compare, one_device, shapes
 from jfreq.export.bundle import WEIGHTS, read_weights
-from jfreq.export.checks import read_sealed, sealed
+from jfreq.export.bundle_checks import read_sealed, sealed
+from jfreq.export.portable import Adapter, Extra, compare, one_device, shapes
 from jfreq.files import local_path
 from jfreq.types import InputError, SignalSpec
 

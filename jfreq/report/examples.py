@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jfreq.evaluate.protocols import check_signals
+from jfreq.evaluate.probe_protocol import check_signals
 from jfreq.method import Method, Streams
 from jfreq.train.state import Trained
 from jfreq.types import Batch, Reconstruction, SignalSpec

@@ -10,7 +10,7 @@ import numpy as np
 
 from jfreq.data.fold_assignment import refolded, undivided, usual
 from jfreq.evaluate.layers import Layers, probe_layers
-from jfreq.evaluate.table import HAND_MADE, TRAINED, UNTRAINED
+from jfreq.evaluate.results import HAND_MADE, TRAINED, UNTRAINED
 from jfreq.report import figures, html
 from jfreq.report.collect import Run, is_known
 from jfreq.report.html import Cell, Section

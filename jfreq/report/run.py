@@ -63,7 +63,7 @@ def _shards(experiment: Experiment, given: Sequence[str | Path], notices: list[s
     """Opened shards, or None and a notice why there are none."""
     from jfreq.data.fold_assignment import open_data
     from jfreq.data.shards.reader import open_shards
-    from jfreq.evaluate.protocols import check_signals
+    from jfreq.evaluate.probe_protocol import check_signals
 
     try:
         shards = open_shards(given) if given else open_data(experiment.data)

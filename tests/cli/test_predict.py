@@ -13,9 +13,9 @@ from scipy.special import expit, softmax
 from jfreq import methods
 from jfreq.config import Experiment, replace, to_dict
 from jfreq.data.shards.reader import open_shards
+from jfreq.encoder.encoder import load_encoder
 from jfreq.evaluate import finetune as room
 from jfreq.export.bundle import save_bundle
-from jfreq.export.runtime import load_encoder
 from jfreq.methods.ssast import SSAST
 from jfreq.methods.supervised import Classify
 from jfreq.nn.vit import ViT

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from jfreq.data.shards.reader import open_shards
+from jfreq.encoder.encoder import load_encoder
 from jfreq.export import stablehlo
-from jfreq.export.runtime import load_encoder
 
 pytestmark = pytest.mark.data
 

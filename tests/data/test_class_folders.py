@@ -14,7 +14,7 @@ from jfreq.data.readers import sound
 from jfreq.data.shards.reader import open_shards
 from jfreq.data.sources.base import Options
 from jfreq.data.sources.kinds import open_source
-from jfreq.export import inputs
+from jfreq.encoder import inputs
 from jfreq.types import InputError
 
 

@@ -9,7 +9,7 @@ import soundfile
 from jfreq.data.loading.subsequences import runs_of
 from jfreq.data.prepare.run import prepare
 from jfreq.data.shards.reader import open_shards
-from jfreq.evaluate.tasks import divide
+from jfreq.evaluate.folds import divide
 from jfreq.types import InputError
 
 pytestmark = pytest.mark.data

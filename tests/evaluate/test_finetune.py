@@ -16,7 +16,7 @@ from jfreq.data.shards.reader import open_shards
 from jfreq.evaluate import finetune as room
 from jfreq.evaluate.finetune import by_fraction, experiment_for, finetune, read_predictions
 from jfreq.evaluate.metrics import confusion, interval, wilson
-from jfreq.evaluate.table import Report, joined, over_seeds
+from jfreq.evaluate.results import Report, joined, over_seeds
 from jfreq.files import write_json
 from jfreq.method import Method
 from jfreq.methods.ssast import SSAST

@@ -8,8 +8,8 @@ from sklearn.neighbors import KNeighborsClassifier
 from jfreq.config import Experiment
 from jfreq.data.loading.label_subsets import draw
 from jfreq.evaluate.metrics import interval_of, wilson
-from jfreq.evaluate.protocols import probe
-from jfreq.evaluate.table import HAND_MADE, TRAINED, UNTRAINED
+from jfreq.evaluate.probe_protocol import probe
+from jfreq.evaluate.results import HAND_MADE, TRAINED, UNTRAINED
 from jfreq.method import Method
 from jfreq.train.state import Trained
 from jfreq.types import Features, Grid, InputError, SignalSpec

@@ -6,7 +6,7 @@ import pytest
 
 from jfreq.config import Experiment
 from jfreq.evaluate.layers import CLIP, probe_layers
-from jfreq.evaluate.protocols import probe
+from jfreq.evaluate.probe_protocol import probe
 from jfreq.method import Method
 from jfreq.train.state import Trained
 from jfreq.types import Features, Grid, InputError, SignalSpec

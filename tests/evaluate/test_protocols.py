@@ -11,13 +11,13 @@ from jfreq import methods, recipes
 from jfreq.config import Experiment, replace
 from jfreq.data.prepare.run import prepare
 from jfreq.data.shards.reader import open_shards
-from jfreq.evaluate import protocols
+from jfreq.evaluate import probe_protocol
+from jfreq.evaluate.any_length import fitted
 from jfreq.evaluate.features import extract
+from jfreq.evaluate.folds import check_signals, divide
 from jfreq.evaluate.metrics import bounded, interval
-from jfreq.evaluate.protocols import probe
-from jfreq.evaluate.table import HAND_MADE, TRAINED, UNTRAINED
-from jfreq.evaluate.tasks import check_signals, divide
-from jfreq.evaluate.windows import fitted
+from jfreq.evaluate.probe_protocol import probe
+from jfreq.evaluate.results import HAND_MADE, TRAINED, UNTRAINED
 from jfreq.method import Method
 from jfreq.train.state import Trained
 from jfreq.types import Features, Grid, InputError, SignalSpec
@@ -183,7 +183,7 @@ def test_permuted_labels_are_at_chance(trained, make_shards):
 def test_test_labels_reach_only_the_metric(trained, make_shards, kind, monkeypatch):
     """The scores of a fold stay the same bit for bit when the labels of its rows change."""
     kept = []
-    original = protocols._scores
+    original = probe_protocol._scores
 
     def spy(kind, task, x, fold, *, seed):
         scores = original(kind, task, x, fold, seed=seed)
@@ -192,7 +192,7 @@ def test_test_labels_reach_only_the_metric(trained, make_shards, kind, monkeypat
         kept.append((scores, original(kind, task._replace(label=label), x, fold, seed=seed)))
         return scores
 
-    monkeypatch.setattr(protocols, "_scores", spy)
+    monkeypatch.setattr(probe_protocol, "_scores", spy)
     probe(trained, sets(make_shards), kinds=(kind,), with_baselines=False)
     assert len(kept) == 4
     for scores, other in kept:

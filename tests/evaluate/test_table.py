@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from jfreq.evaluate import plot
-from jfreq.evaluate.table import (
+from jfreq.evaluate.results import (
     HAND_MADE,
     TRAINED,
     UNTRAINED,

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jfreq.evaluate.tasks import (
+from jfreq.evaluate.folds import (
     ABLATION,
     FINE_TUNING,
     check_classes,

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from jfreq.evaluate.table import HAND_MADE, TRAINED, UNTRAINED, Report, Result
+from jfreq.evaluate.results import HAND_MADE, TRAINED, UNTRAINED, Report, Result
 from jfreq.evaluate.verdict import verdict
 
 FOLDS = st.lists(st.floats(0, 1), min_size=5, max_size=5)

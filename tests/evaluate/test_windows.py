@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jfreq.evaluate.windows import AnyLength, fitted, own_length
-from jfreq.export.runtime import Encoder, by_time
+from jfreq.encoder.encoder import Encoder, by_time
+from jfreq.evaluate.any_length import AnyLength, fitted, own_length
 from jfreq.method import Method
 from jfreq.methods.ssast import SSAST
 from jfreq.nn.vit import ViT

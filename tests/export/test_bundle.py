@@ -19,7 +19,7 @@ from jfreq.export.bundle import (
     read_weights,
     save_bundle,
 )
-from jfreq.export.formats import export_run
+from jfreq.export.export_run import export_run
 from jfreq.files import write_json
 from jfreq.method import encoder_params
 from jfreq.train import checkpoint

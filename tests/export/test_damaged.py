@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 from jfreq import cli, methods, param_paths
 from jfreq.config import Checkpoint, Experiment, replace, to_dict
 from jfreq.export.bundle import load_trained, save_bundle
-from jfreq.export.checks import SEAL, sealed
+from jfreq.export.bundle_checks import SEAL, sealed
 from jfreq.methods.ssast import SSAST
 from jfreq.methods.supervised import Classify
 from jfreq.nn.vit import ViT

@@ -12,10 +12,10 @@ import soxr
 
 from jfreq.data.prepare.run import prepare
 from jfreq.data.shards.reader import open_shards
+from jfreq.encoder.embed_files import embed_files
+from jfreq.encoder.encoder import Encoder
+from jfreq.encoder.signals import as_signal
 from jfreq.evaluate.features import extract
-from jfreq.export.files import embed_files
-from jfreq.export.runtime import Encoder
-from jfreq.export.signals import as_signal
 from jfreq.methods.mae import MAE
 from jfreq.nn.vit import ViT
 from jfreq.types import DataSpec, InputError, SignalSpec

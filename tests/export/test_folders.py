@@ -9,10 +9,10 @@ import pytest
 import soundfile
 import soxr
 
-from jfreq.export import inputs
-from jfreq.export.archive import Column, Grown, check_room, write_npz
-from jfreq.export.files import embed_files
-from jfreq.export.runtime import Encoder
+from jfreq.encoder import inputs
+from jfreq.encoder.embed_files import embed_files
+from jfreq.encoder.encoder import Encoder
+from jfreq.encoder.growing_npz import Column, Grown, check_room, write_npz
 from jfreq.method import Method
 from jfreq.types import Features, Grid, InputError, SignalSpec
 

@@ -10,9 +10,9 @@ import pytest
 import soxr
 
 from jfreq import methods, recipes
+from jfreq.encoder.encoder import Encoder, Failed, load_encoder
+from jfreq.encoder.windowing import cut, cut_window
 from jfreq.export.bundle import save_bundle
-from jfreq.export.runtime import Encoder, Failed, load_encoder
-from jfreq.export.windows import cut, cut_window
 from jfreq.method import Method
 from jfreq.ranges import checked
 from jfreq.types import DataSpec, Features, Grid, InputError, SignalSpec

@@ -5,7 +5,7 @@ import pytest
 
 from jfreq.data.prepare.run import prepare
 from jfreq.data.shards.reader import open_shards
-from jfreq.export.sensors import read_sensors
+from jfreq.encoder.sensor_files import read_sensors
 from jfreq.types import InputError, SignalSpec
 
 N = 100

@@ -14,13 +14,13 @@ from jax import export
 
 from jfreq import cli, methods, param_paths, recipes
 from jfreq.config import replace
-from jfreq.export import adapter as adapters
+from jfreq.encoder.encoder import encode_frames
+from jfreq.export import portable as adapters
 from jfreq.export import stablehlo
-from jfreq.export.adapter import adapt, compare, noise
 from jfreq.export.bundle import load_bundle, save_bundle
-from jfreq.export.checks import SEAL, sealed
-from jfreq.export.formats import export_run
-from jfreq.export.runtime import encode_frames
+from jfreq.export.bundle_checks import SEAL, sealed
+from jfreq.export.export_run import export_run
+from jfreq.export.portable import adapt, compare, noise
 from jfreq.methods.supervised import Classify
 from jfreq.nn.deepsense import Conv1d
 from jfreq.nn.stf import STF

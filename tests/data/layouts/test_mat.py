@@ -9,7 +9,7 @@ import scipy.io
 from jfreq.data.prepare.run import prepare
 from jfreq.data.shards.reader import open_shards
 from jfreq.data.sources.datasets.cwru import NUMBERED, _about
-from jfreq.evaluate.tasks import divide
+from jfreq.evaluate.folds import divide
 from jfreq.types import InputError
 
 

@@ -10,7 +10,7 @@ import pytest
 from jfreq.data.prepare.run import prepare
 from jfreq.data.shards.reader import open_shards
 from jfreq.data.sources.datasets import recognise
-from jfreq.evaluate.tasks import divide
+from jfreq.evaluate.folds import divide
 from jfreq.types import InputError
 
 

@@ -11,7 +11,7 @@ from jfreq.data.shards.reader import describe, open_shards
 from jfreq.data.sources import datasets
 from jfreq.data.sources.base import Options
 from jfreq.data.sources.kinds import open_source
-from jfreq.evaluate.tasks import divide
+from jfreq.evaluate.folds import divide
 from jfreq.types import InputError
 
 KINDS = (

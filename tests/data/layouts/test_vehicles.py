@@ -8,7 +8,7 @@ from jfreq.data.fold_assignment import refolded
 from jfreq.data.prepare.run import prepare
 from jfreq.data.shards.reader import open_shards
 from jfreq.data.sources.datasets import recognise
-from jfreq.evaluate.tasks import divide
+from jfreq.evaluate.folds import divide
 from jfreq.types import InputError
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from jfreq import param_paths
 from jfreq.config import Experiment
-from jfreq.export.runtime import pool_frames
+from jfreq.encoder.encoder import pool_frames
 from jfreq.method import window_spec
 from jfreq.types import Array, Batch, InputError, PyTree, SignalSpec
 

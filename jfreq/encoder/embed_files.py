@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jfreq.data.sources.base import Channels
-from jfreq.export.archive import Column, Grown, check_room, write_npz
-from jfreq.export.inputs import Job, Options, Recordings
-from jfreq.export.runtime import Encoder, Failed, Whole
+from jfreq.encoder.encoder import Encoder, Failed, Whole
+from jfreq.encoder.growing_npz import Column, Grown, check_room, write_npz
+from jfreq.encoder.inputs import Job, Options, Recordings
 from jfreq.files import disk_errors, local_path, write_atomically
 from jfreq.types import InputError
 

@@ -13,9 +13,9 @@ import numpy as np
 
 from jfreq.config import check
 from jfreq.data.sources.base import Channels
-from jfreq.export.files import Written, done, run, writable
-from jfreq.export.inputs import Job, Options, Recordings
-from jfreq.export.runtime import Encoder, Part, Whole
+from jfreq.encoder.embed_files import Written, done, run, writable
+from jfreq.encoder.encoder import Encoder, Part, Whole
+from jfreq.encoder.inputs import Job, Options, Recordings
 from jfreq.files import disk_errors, local_path, write_atomically
 
 HEADER = ("path", "start_s", "end_s", "label", "score")
@@ -57,7 +57,7 @@ def predict_files(
     to standard output where ``out`` is None; with ``windows`` a line for each window of it.
 
     ``score`` is the probability of :meth:`Encoder.predict`. Paths and what is skipped are as in
-    :func:`jfreq.export.files.embed_files`; rows of shards add a column ``id`` behind ``path``.
+    :func:`jfreq.encoder.embed_files.embed_files`; rows of shards add a column ``id`` behind ``path``.
 
     Raises ``InputError`` as it does, and for an encoder that was trained without labels.
     """

@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jfreq.encoder.signals import as_signal, equal_durations
+from jfreq.encoder.windowing import Clip, Piece, cut, cut_window, grid_of_window
 from jfreq.export.bundle import encoder_shapes, load_trained
-from jfreq.export.signals import as_signal, equal_durations
-from jfreq.export.windows import Clip, Piece, cut, cut_window, grid_of_window
 from jfreq.method import Method
 from jfreq.ranges import brief
 from jfreq.types import Array, Batch, Embedding, Features, Grid, InputError, PyTree, SignalSpec

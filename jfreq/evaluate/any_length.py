@@ -9,8 +9,8 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from jfreq.export.runtime import by_time
-from jfreq.export.windows import Window, cut_window, grid_of_window
+from jfreq.encoder.encoder import by_time
+from jfreq.encoder.windowing import Window, cut_window, grid_of_window
 from jfreq.method import Method, Wrapper
 from jfreq.ranges import Positive, checked
 from jfreq.types import Array, Batch, DataSpec, Features, Grid, InputError, PyTree, SignalSpec

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from jfreq.config import close_match
 from jfreq.export import stablehlo
-from jfreq.export.adapter import Adapter, Extra, adapt
 from jfreq.export.bundle import check_free, load_trained, save_bundle
+from jfreq.export.portable import Adapter, Extra, adapt
 from jfreq.files import local_path
 from jfreq.method import encoder_params
 from jfreq.types import InputError

@@ -14,6 +14,7 @@ import jfreq
 from jfreq import config, ranges
 from jfreq.config import check, close_match, replace
 from jfreq.evaluate import metrics
+from jfreq.evaluate.any_length import fitted, own_length
 from jfreq.evaluate.features import (
     Extracted,
     Pool,
@@ -22,12 +23,7 @@ from jfreq.evaluate.features import (
     feature_key,
     spectrogram_statistics,
 )
-from jfreq.evaluate.fractions import Share, shares
-from jfreq.evaluate.knn import knn_scores
-from jfreq.evaluate.metrics import Interval, bootstrap, interval_of, metrics_for, wilson
-from jfreq.evaluate.probe import Scaler, fit_logistic, fit_logistic_multi, fit_ridge, probe_scores
-from jfreq.evaluate.table import HAND_MADE, TRAINED, UNTRAINED, Report, Result, gains
-from jfreq.evaluate.tasks import (
+from jfreq.evaluate.folds import (
     Fold,
     Task,
     check_signals,
@@ -36,7 +32,11 @@ from jfreq.evaluate.tasks import (
     make_task,
     remarks,
 )
-from jfreq.evaluate.windows import fitted, own_length
+from jfreq.evaluate.knn import knn_scores
+from jfreq.evaluate.label_subsets import Share, shares
+from jfreq.evaluate.metrics import Interval, bootstrap, interval_of, metrics_for, wilson
+from jfreq.evaluate.probe import Scaler, fit_logistic, fit_logistic_multi, fit_ridge, probe_scores
+from jfreq.evaluate.results import HAND_MADE, TRAINED, UNTRAINED, Report, Result, gains
 from jfreq.method import Method, window_spec
 from jfreq.ranges import Count, Draws, Integer, Seed, checked_call
 from jfreq.train.state import Trained

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from jfreq.export.windows import Clip
+from jfreq.encoder.windowing import Clip
 from jfreq.types import InputError, SignalSpec
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from jfreq.config import check
 from jfreq.data.loading.label_subsets import draw
-from jfreq.evaluate.tasks import Fold, Task
+from jfreq.evaluate.folds import Fold, Task
 from jfreq.ranges import Draws, check_value
 
 FRACTIONS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)

@@ -17,10 +17,10 @@ from jfreq.data.prepare.missing_samples import Stretch
 from jfreq.data.readers import sound
 from jfreq.data.sources.base import ARRAYS, AUDIO, UNREADABLE, Channels, one_line
 from jfreq.data.sources.folders import METADATA, listing, shown, why_no_file
-from jfreq.export.runtime import Encoder
-from jfreq.export.sensors import read_sensors
-from jfreq.export.signals import resampled
-from jfreq.export.windows import Clip
+from jfreq.encoder.encoder import Encoder
+from jfreq.encoder.sensor_files import read_sensors
+from jfreq.encoder.signals import resampled
+from jfreq.encoder.windowing import Clip
 from jfreq.files import local_path
 from jfreq.types import InputError, SignalSpec
 
