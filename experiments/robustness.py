@@ -39,7 +39,7 @@ SUITES = (
         (r"\d+ tables and archives read, .*", r"\d+ refused by name, .*"),
     ),
     Suite(
-        "tests/export/test_damaged.py",
+        "tests/export/test_bundle_checks.py",
         "bundles of which a file is cut, flipped, missing, lying or of another model",
         (r"\d+ damaged bundles: .*",),
     ),

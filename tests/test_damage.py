@@ -21,7 +21,7 @@ import pytest
 from jfreq.config import Mesh, replace, to_dict
 from jfreq.monitoring.metrics_writer import FILE as METRICS
 from jfreq.monitoring.metrics_writer import MetricsWriter, read_metrics, unreadable
-from jfreq.train import checkpoint, step
+from jfreq.train import checkpoint, plan, run_folder
 from jfreq.train.loop import _run as resume_with
 from jfreq.train.state import State
 from jfreq.types import InputError
@@ -37,7 +37,7 @@ class Run:
     """A finished run, and its parameters after ``OLD`` and ``NEW`` steps."""
 
     folder: Path
-    setup: step.Setup
+    setup: plan.RunPlan
     right: dict
 
 
@@ -62,7 +62,7 @@ def run(shards, tmp_path_factory):
     train(experiment, folder, quiet=True)
     right = {s: checkpoint.load_run(folder, step=s).params for s in (OLD, NEW)}
     # With so few steps asked for, a start ends with what it restored.
-    setup = step.prepare(replace(experiment, steps=OLD))
+    setup = plan.plan_run(replace(experiment, steps=OLD))
     files_ = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**files_, "steps": OLD}))
     yield Run(folder, setup, right)
@@ -355,18 +355,18 @@ def test_a_state_that_does_not_fit_says_what_is_new_and_what_is_missing(run, tmp
 def test_a_folder_is_written_by_one_process(run, tmp_path):
     experiment = run.setup.experiment
     with (
-        checkpoint.claim(tmp_path / "run", experiment),
+        run_folder.claim(tmp_path / "run", experiment),
         pytest.raises(InputError, match=rf"process {os.getpid()} on .* trains in it now"),
     ):
-        checkpoint.claim(tmp_path / "run", experiment)
+        run_folder.claim(tmp_path / "run", experiment)
     (tmp_path / "run" / ".lock").write_text("process 1 on elsewhere")  # of a dead process
-    checkpoint.claim(tmp_path / "run", experiment).close()
+    run_folder.claim(tmp_path / "run", experiment).close()
 
 
 def test_checkpoints_without_a_config_are_nobody_s(run, tmp_path):
     (tmp_path / "checkpoints" / "5").mkdir(parents=True)
     with pytest.raises(InputError, match=r"has checkpoints/ but no config.json"):
-        checkpoint.claim(tmp_path, run.setup.experiment)
+        run_folder.claim(tmp_path, run.setup.experiment)
     assert [p.name for p in tmp_path.iterdir()] == ["checkpoints"]
 
 
@@ -380,7 +380,7 @@ def test_the_path_of_the_shards_is_free_what_they_hold_is_not(run, shards, tmp_p
         patch.chdir(tmp_path)
         for path in (str(moved), "./elsewhere", f"{tmp_path}/x/../elsewhere"):
             (tmp_path / "x").mkdir(exist_ok=True)
-            setup = step.prepare(replace(run.setup.experiment, data__path=(path,)))
+            setup = plan.plan_run(replace(run.setup.experiment, data__path=(path,)))
             with jax.set_mesh(setup.mesh):
                 assert same(resume_with(setup, folder, True).params, run.right[NEW])
     with np.load(moved / "rows.npz") as file:
@@ -388,7 +388,7 @@ def test_the_path_of_the_shards_is_free_what_they_hold_is_not(run, shards, tmp_p
     columns["fold"] = columns["fold"] + 1
     np.savez(moved / "rows.npz", **columns)
     with pytest.raises(InputError, match=r"rows.npz: is not what was written"):
-        step.prepare(replace(run.setup.experiment, data__path=(str(moved),)))
+        plan.plan_run(replace(run.setup.experiment, data__path=(str(moved),)))
 
 
 def test_a_bad_line_of_metrics_loses_that_line_only(tmp_path, caplog):

@@ -17,7 +17,7 @@ import pytest
 from jfreq import recipes, sharding
 from jfreq.config import Data, Experiment, replace
 from jfreq.testing import batch_spec, data_of, fake_batch
-from jfreq.train import step
+from jfreq.train import plan, step
 from jfreq.train.state import init_state
 
 FILE = Path(__file__).parent / "golden" / "steps.json"
@@ -68,7 +68,7 @@ def numbers(method, optim, steps, spec):
     data = Data(sequence=getattr(method, "sequence", 1))
     experiment = Experiment("golden", method, data, optim, steps=steps, batch=ROWS)
     with jax.set_mesh(mesh):
-        setup = step.specify(experiment, batch_spec(spec, ROWS), mesh)
+        setup = plan.plan_step(experiment, batch_spec(spec, ROWS), mesh)
         update = step.make_step(setup)
 
         @jax.jit

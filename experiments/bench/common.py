@@ -201,15 +201,15 @@ def jfreq_step(experiment: Any, batch: dict[str, Any]) -> Step:
     import jax
 
     from jfreq import sharding
-    from jfreq.train import step
+    from jfreq.train import initial_state, plan, step
 
     mesh = sharding.make_mesh((1, 1, 1), jax.devices()[:1])
     shapes = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in batch.items()}
-    spec = step.specify(experiment, shapes, mesh)
+    spec = plan.plan_step(experiment, shapes, mesh)
     with jax.set_mesh(mesh):
         update, compile_s = step.compile_step(spec)
-        state = step.first_state(spec)
-        key = step.run_key(spec)
+        state = initial_state.first_state(spec)
+        key = initial_state.run_key(spec)
     return Step(update, state, sharding.to_global(batch, mesh), key, mesh, compile_s, spec)
 
 

@@ -24,7 +24,7 @@ from jfreq import recipes
 from jfreq.config import Data, Mesh, replace
 from jfreq.data.loading.pipeline import open_pipeline
 from jfreq.data.prepare.run import prepare
-from jfreq.train import step
+from jfreq.train import initial_state, plan, step
 from jfreq.train.loop import Feed
 
 CLIPS, BATCH, BATCHES, FLAT = 256, 8, 40, 10_000
@@ -75,10 +75,10 @@ def consuming(path: Path) -> tuple[float, float]:
     experiment = replace(
         recipes.load("ssast_tiny"), data__path=(str(path),), batch=BATCH, mesh=Mesh(1, 1, 1)
     )
-    setup = step.prepare(experiment)
+    setup = plan.plan_run(experiment)
     with jax.set_mesh(setup.mesh):
         update, compile_s = step.compile_step(setup)
-        state, key = step.first_state(setup), step.run_key(setup)
+        state, key = initial_state.first_state(setup), initial_state.run_key(setup)
         feed, times = Feed(setup, 0), []
         for _ in range(6):
             batch = next(feed)

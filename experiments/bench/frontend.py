@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jfreq.frontends.fbank import LogSpectrogram
+from jfreq.frontends.log_spectrogram import LogSpectrogram
 from jfreq.ops import fbank
 from jfreq.types import InputError
 

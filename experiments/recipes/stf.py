@@ -16,7 +16,8 @@ baselines in the same harness with the same budget.
 from jfreq.config import Checkpoint, Data, Experiment, Log, Optim, replace
 from jfreq.methods.stf_csl import STFCSL
 from jfreq.methods.stfnet import STFNet
-from jfreq.nn.deepsense import Conv1d, DeepSense
+from jfreq.nn.cnn1d import Conv1d
+from jfreq.nn.deepsense import DeepSense
 from jfreq.nn.stf import STF
 
 # Released: Adam at a constant rate, L2 over every trainable number.

@@ -59,12 +59,12 @@ class Panel(NamedTuple):
 
 def calibrated(where: str, args: argparse.Namespace) -> PhyMask:
     """The method of the table's PhyMask .90, as a training of it starts."""
-    from jfreq.train.step import prepare
+    from jfreq.train.plan import plan_run
 
     shards, _, _, data = SETS[where]
     path = (str(shards_of(shards, args.hapt, args.runs)),)
     changes = {"data__split": "train", **data, "data__path": path}
-    setup = prepare(replace(recipe(where, "PhyMask .90"), **changes))
+    setup = plan_run(replace(recipe(where, "PhyMask .90"), **changes))
     setup.pipeline.close()
     assert isinstance(setup.experiment.method, PhyMask)
     return setup.experiment.method

@@ -88,7 +88,8 @@ def data_prepare(
         strict: refuse a set with an unreadable, empty, NaN or wrong-rate file.
     """
     from jfreq.data.prepare.run import prepare
-    from jfreq.data.shards.reader import describe, open_shards
+    from jfreq.data.shards.describe import describe
+    from jfreq.data.shards.reader import open_shards
 
     file = len(labels) == 1 and labels[0].endswith(".csv")
     prepare(
@@ -105,13 +106,15 @@ def data_prepare(
 
 def data_info(shards: Positional[Path]) -> None:
     """What a folder of shards holds."""
-    from jfreq.data.shards.reader import describe, open_shards
+    from jfreq.data.shards.describe import describe
+    from jfreq.data.shards.reader import open_shards
 
     print(describe(open_shards(shards)))
 
 
 def data_peek(shards: Positional[Path], n: Count = 4) -> None:
     """The first rows of a folder of shards."""
-    from jfreq.data.shards.reader import open_shards, peek
+    from jfreq.data.shards.describe import peek
+    from jfreq.data.shards.reader import open_shards
 
     print(peek(open_shards(shards), n))

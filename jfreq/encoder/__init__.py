@@ -1,0 +1,1 @@
+"""A trained encoder in use: signals, files, folders and shards into embeddings and classes."""

@@ -57,7 +57,8 @@ def predict_files(
     to standard output where ``out`` is None; with ``windows`` a line for each window of it.
 
     ``score`` is the probability of :meth:`Encoder.predict`. Paths and what is skipped are as in
-    :func:`jfreq.encoder.embed_files.embed_files`; rows of shards add a column ``id`` behind ``path``.
+    :func:`jfreq.encoder.embed_files.embed_files`; rows of shards add a column ``id`` behind
+    ``path``.
 
     Raises ``InputError`` as it does, and for an encoder that was trained without labels.
     """

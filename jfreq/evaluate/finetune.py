@@ -36,7 +36,7 @@ from jfreq.files import local_path, read_json, write_atomically, write_json
 from jfreq.method import Method
 from jfreq.methods.supervised import Classify, Head
 from jfreq.ranges import Draws, Share, checked_call
-from jfreq.train.checkpoint import CONFIG, read_config
+from jfreq.train.run_folder import CONFIG, read_config
 from jfreq.train.state import Trained
 from jfreq.types import Array, Batch, InputError
 

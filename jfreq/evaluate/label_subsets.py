@@ -42,8 +42,8 @@ def shares(
 ) -> tuple[Share, ...]:
     """The training rows of each fraction, ascending; draw ``i`` of all fractions is nested.
 
-    All labels (1.0) are drawn once. ``InputError`` as :func:`jfreq.data.loading.label_subsets.draw`, before
-    any feature is computed.
+    All labels (1.0) are drawn once. ``InputError`` as
+    :func:`jfreq.data.loading.label_subsets.draw`, before any feature is computed.
     """
     check_value(Draws, draws, "", "draws")
     wanted = sorted(set(fractions))

@@ -68,19 +68,19 @@ def probe(
     """Linear and nearest-neighbour probes of a frozen encoder on labelled shards.
 
     Folds come from the shards: k-fold where they have folds, else the ``train`` and ``test``
-    splits, or those named by ``train_split`` and ``test_split``, or (``leave_one_subject_out``)
-    one fold for each subject; :func:`jfreq.data.fold_assignment.refolded` makes others. Features are
+    splits, or those named by ``train_split`` and ``test_split``, or (``leave_one_subject_out``) one
+    fold for each subject; :func:`jfreq.data.fold_assignment.refolded` makes others. Features are
     standardised by the training rows; C and l2 are chosen inside them. In the same table, if
     ``with_baselines``: the encoder as initialised from each of ``seeds``, and mean and standard
     deviation of the spectrogram. ``only`` names the folds to test on (those that pre-training left
-    out; ``test`` for the set's own split); rows longer or shorter than the encoder's window are
-    cut or padded. ``seeds`` also draw the inner validation splits.
+    out; ``test`` for the set's own split); rows longer or shorter than the encoder's window are cut
+    or padded. ``seeds`` also draw the inner validation splits.
 
     ``fractions``: probe with these shares of the training rows, each drawn ``draws`` times in
-    proportion to the classes (:func:`jfreq.data.loading.label_subsets.draw`, which ``at_least_one`` is for);
-    the test rows stay, and features are computed once. Only the drawn rows standardise and
-    validate. With several folds the interval is over folds, of means over draws; on a single
-    split it is over draws.
+    proportion to the classes (:func:`jfreq.data.loading.label_subsets.draw`, which ``at_least_one``
+    is for); the test rows stay, and features are computed once. Only the drawn rows standardise and
+    validate. With several folds the interval is over folds, of means over draws; on a single split
+    it is over draws.
 
     ``cache`` is a folder that keeps features. ``progress(what, done, total)`` in rows, then in
     probes.

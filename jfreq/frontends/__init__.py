@@ -1,0 +1,1 @@
+"""Raw signals to spectrograms ``[b t f c]``: configs that are functions, without parameters."""

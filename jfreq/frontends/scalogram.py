@@ -7,8 +7,8 @@ from typing import Literal
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Shaped
 
-from jfreq.frontends.fbank import valid_frames
 from jfreq.ops import fbank, scale, wavelet
+from jfreq.ops.frames import num_frames
 from jfreq.ops.gather import take_tokens
 from jfreq.ranges import Count, Hertz, Positive, Size, checked
 from jfreq.types import InputError, SignalSpec
@@ -105,7 +105,7 @@ class Scalogram:
             bandwidth=self.bandwidth, centre=self.centre, norm=self.norm, pad=self.pad,
         )  # fmt: skip
         count = t // self.pool
-        valid = jnp.full((b,), count) if length is None else valid_frames(
+        valid = jnp.full((b,), count) if length is None else num_frames(
             length, self.pool, self.pool
         )  # fmt: skip
         if self.standardise != "none":

@@ -1,8 +1,8 @@
 """Which tokens a method hides; pure functions of a key and arrays, with static counts.
 
 ``tokens``: ids of kept and masked tokens, for encoders that see the kept ones only; its names stand
-here. ``windows``: boolean planes in whole windows, for encoders that see every token. ``prior``:
-what a signal says about its tokens, and masks drawn by it.
+here. ``window_masks``: boolean planes in whole windows, for encoders that see every token.
+``energy_coherence``: what a signal says about its tokens, and masks drawn by it.
 """
 
 from jfreq.masks import energy_coherence, window_masks
@@ -26,10 +26,10 @@ __all__ = [
     "check_count",
     "cluster",
     "draw",
+    "energy_coherence",
     "from_scores",
     "inverse_block",
     "lines",
-    "prior",
     "random",
-    "windows",
+    "window_masks",
 ]

@@ -18,8 +18,9 @@ from jfreq.method import Loss, Streams, decided, part_of, summarise
 from jfreq.methods.common.patches import valid_tokens
 from jfreq.methods.common.raw_sensors import RawSensorMethod, pooled
 from jfreq.nn.apply import apply
+from jfreq.nn.cnn1d import Conv1d, one_length
 from jfreq.nn.cnn2d import Conv2d, MapNet, Projection, RowLevel
-from jfreq.nn.deepsense import Conv1d, DeepSense, one_length
+from jfreq.nn.deepsense import DeepSense
 from jfreq.nn.stf import STF
 from jfreq.ranges import Count, Fraction, NonNegative, Positive, Probability, Share, Size, checked
 from jfreq.types import Array, Batch, DataSpec, Features, Grid, PyTree

@@ -3,8 +3,8 @@ al., SenSys 2024).
 
 Only the abstract of the paper is public: energy says which regions matter, coherence which dynamics
 last, the two are combined, up to 96 % are masked. Every formula here is our reading of it: the
-scores and their selection (:mod:`jfreq.masks.energy_coherence`), the share drawn uniformly, the temperature,
-the budgets of the sensors.
+scores and their selection (:mod:`jfreq.masks.energy_coherence`), the share drawn uniformly, the
+temperature, the budgets of the sensors.
 """
 
 from __future__ import annotations

@@ -12,13 +12,14 @@ import numpy as np
 from jfreq import param_paths
 from jfreq.method import Streams
 from jfreq.monitoring import flops
-from jfreq.train.step import Setup, memory_of
+from jfreq.train.plan import RunPlan
+from jfreq.train.step import memory_of
 
 
 class Meter:
     """Sums of metrics, times and waits between two logged rows."""
 
-    def __init__(self, setup: Setup, start: int):
+    def __init__(self, setup: RunPlan, start: int):
         experiment = setup.experiment
         self._every, self._last, self._steps = experiment.log.every, experiment.steps, 0
         self._batch = experiment.batch
@@ -64,7 +65,7 @@ def summary(row: dict[str, Any], headline: Sequence[str] = ()) -> str:
     return "  ".join(parts + ([f"MFU {row['mfu']:.1%}"] if row["mfu"] else []))
 
 
-def describe(setup: Setup, compiled, compile_s: float, start: int, meter: Meter) -> str:
+def describe(setup: RunPlan, compiled, compile_s: float, start: int, meter: Meter) -> str:
     """Model, mesh, memory and arithmetic of a run, before its first step."""
     memory = compiled.memory_analysis()
     used = "" if memory is None else (

@@ -1,0 +1,1 @@
+"""Flax modules that know no task: encoders, heads, predictors, attention."""

@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jfreq.nn.deepsense import conv_grid, one_length
+from jfreq.nn.cnn1d import conv_grid, one_length
 from jfreq.nn.grouped_conv import ConvBlock
 from jfreq.ops.conv import receptive_field
 from jfreq.ranges import Count, Size, checked

@@ -20,7 +20,7 @@ from jfreq.plan import collectives, hlo
 from jfreq.plan import topology as places
 from jfreq.plan.collectives import Collective
 from jfreq.plan.topology import Topology
-from jfreq.train import step
+from jfreq.train import plan, step
 from jfreq.types import InputError, SignalSpec
 
 _TOO_LARGE = (
@@ -87,12 +87,12 @@ class Compiled:
         )
 
 
-def specify(experiment: Experiment, data: ShardsInfo, topology: Topology) -> step.StepSpec:
+def plan_step(experiment: Experiment, data: ShardsInfo, topology: Topology) -> plan.StepPlan:
     """The step of a bound experiment on rows as ``data`` describes them; nothing is compiled."""
     places.check_mesh(topology, experiment.mesh)
     experiment = replace(experiment, method=_settled(experiment.method, topology))
     mesh = sharding.make_mesh(experiment.mesh.sizes, places.devices(topology))
-    return step.specify(experiment, batch_spec(data, experiment.batch), mesh)
+    return plan.plan_step(experiment, batch_spec(data, experiment.batch), mesh)
 
 
 def _settled(cfg: Any, topology: Topology) -> Any:
@@ -123,10 +123,10 @@ def compile_for(experiment: Experiment, data: ShardsInfo, topology: Topology) ->
     where memory is too small.
     """
     experiment = methods.bind(experiment, data.spec)
-    return examine(specify(experiment, data, topology), topology, data.spec.signal())
+    return examine(plan_step(experiment, data, topology), topology, data.spec.signal())
 
 
-def examine(spec: step.StepSpec, topology: Topology, signal: SignalSpec) -> Compiled:
+def examine(spec: plan.StepPlan, topology: Topology, signal: SignalSpec) -> Compiled:
     """Compiles a step over a mesh of ``topology`` and reads what came out; ``signal`` tells how
     long an example is."""
     experiment, params = spec.experiment, spec.abstract.params
@@ -164,7 +164,7 @@ def examine(spec: step.StepSpec, topology: Topology, signal: SignalSpec) -> Comp
     )
 
 
-def _compile(spec: step.StepSpec, topology: Topology) -> jax.stages.Compiled:
+def _compile(spec: plan.StepPlan, topology: Topology) -> jax.stages.Compiled:
     try:
         return step.lower_step(spec).compile()
     except jax.errors.JaxRuntimeError as error:

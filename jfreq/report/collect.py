@@ -13,7 +13,7 @@ from jfreq.export.bundle import is_bundle
 from jfreq.files import read_json
 from jfreq.monitoring.metrics_writer import FILE as METRICS
 from jfreq.monitoring.metrics_writer import read_metrics, unreadable
-from jfreq.train import checkpoint
+from jfreq.train import checkpoint, run_folder
 from jfreq.types import InputError
 
 GRID, RESULTS, FRACTIONS = "grid.json", "results.json", "fractions.json"
@@ -58,24 +58,24 @@ def read_run(folder: Path) -> Run:
         raise InputError(f"{folder}: {what}; give a folder that jfreq train or ablate wrote")
     if is_bundle(folder):
         raise InputError(f"{folder}: is an exported bundle, which has no history; give its run")
-    if not (folder / checkpoint.CONFIG).is_file():
+    if not (folder / run_folder.CONFIG).is_file():
         raise InputError(
-            f"{folder}: holds neither a run ({checkpoint.CONFIG}) nor a grid ({GRID}); give a "
+            f"{folder}: holds neither a run ({run_folder.CONFIG}) nor a grid ({GRID}); give a "
             "folder that jfreq train or ablate wrote"
         )
     damage: list[str] = []
     if bad := unreadable(folder):
         damage.append(f"{bad} lines of {METRICS} cannot be read and are left out.")
-    saved = _saved(folder / checkpoint.CHECKPOINTS)
+    saved = _saved(folder / run_folder.CHECKPOINTS)
     return Run(
         folder=folder,
-        experiment=checkpoint.read_config(folder),
+        experiment=run_folder.read_config(folder),
         rows=[row for row in read_metrics(folder) if is_known(row.get("step"))],
         saved=saved,
         results=_results(folder / RESULTS, damage),
         fractions=_results(folder / FRACTIONS, damage),
         dumps=sorted(path.name for path in folder.glob("not_finite_*.json")),
-        manifest=_manifest(folder / checkpoint.CHECKPOINTS, saved),
+        manifest=_manifest(folder / run_folder.CHECKPOINTS, saved),
         written=_written(folder / METRICS),
         damage=damage,
     )

@@ -1,0 +1,1 @@
+"""One training run: planned, started, stepped, saved, resumed."""

@@ -1,4 +1,4 @@
-"""Run folders: ``config.json``, orbax checkpoints under ``checkpoints/``, and how runs start.
+"""The checkpoints of a run, written by orbax under ``checkpoints/`` of its folder.
 
 A fresh start takes, in this order: the folder's own last good checkpoint, what the sources of
 ``checkpoint.init_from`` give, the initialisers.
@@ -18,18 +18,15 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from jfreq import checksums, distributed, methods, param_paths
-from jfreq.config import Experiment, Part, Source, changes, to_dict
-from jfreq.files import Lock, disk_errors, local_path, read_json, write_json
+from jfreq import checksums, distributed, param_paths
+from jfreq.config import Experiment, Part, Source
+from jfreq.files import disk_errors, local_path, read_json
 from jfreq.ops.posemb import resize_positions
+from jfreq.train.run_folder import CHECKPOINTS, check_same, read_config
 from jfreq.train.state import State, Trained
 from jfreq.types import InputError, PyTree
 
-CONFIG, CHECKPOINTS, LOCK = "config.json", "checkpoints", ".lock"
 DAMAGED = "damaged-"
-FREE_FIELDS = ("steps", "log", "checkpoint", "mesh", "data.path", "data.threads", "data.door",
-               "data.memory_mb")  # fmt: skip
-"""What may change between two starts of one run. What the shards hold decides, not their path."""
 LATE_FILES = ("_CHECKPOINT_METADATA", "commit_success.txt")
 """Orbax writes the time of the commit to them when everything else is complete."""
 
@@ -212,67 +209,6 @@ def _by_path(tree: PyTree) -> dict[str, tuple[tuple[int, ...], str]]:
 def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return lines[0][:200] if lines else type(error).__name__
-
-
-def claim(workdir: Path, experiment: Experiment) -> contextlib.ExitStack:
-    """Makes ``workdir`` this experiment's, and this process its only writer until the result is
-    closed; ``InputError`` if it is another's, or another process writes it."""
-    held = contextlib.ExitStack()
-
-    def take() -> None:
-        _check_claim(workdir, experiment)
-        lock = Lock(workdir / LOCK, "trains in")
-        held.callback(lock.close)
-        _check_claim(workdir, experiment)
-        if not os.path.lexists(workdir / CONFIG):
-            write_json(workdir / CONFIG, to_dict(experiment))
-
-    distributed.from_chief(take)
-    return held
-
-
-def _check_claim(workdir: Path, experiment: Experiment) -> None:
-    if workdir.exists() and not workdir.is_dir():
-        raise InputError(f"{workdir}: is a file; --workdir wants a folder")
-    if os.path.lexists(workdir / CONFIG):
-        check_same(workdir, to_dict(read_config(workdir)), experiment)
-    elif os.path.lexists(workdir / CHECKPOINTS):
-        raise InputError(
-            f"{workdir}: has {CHECKPOINTS}/ but no {CONFIG}, so nobody knows what was trained "
-            f"there; put its {CONFIG} back, or choose another --workdir"
-        )
-
-
-def check_same(place: Path, before: Any, experiment: Experiment) -> None:
-    """``InputError`` where ``before``, a config that lies in ``place``, is another experiment."""
-    before = to_dict(methods.experiment_from_dict(before))
-    changed = [name for name in changes(before, to_dict(experiment)) if not _free(name)]
-    if changed == ["method.signals"]:
-        raise InputError(
-            f"{place} was trained on other shards than {', '.join(experiment.data.path)} "
-            "hold now: their signals differ; give the same data, or another --workdir"
-        )
-    if changed:
-        raise InputError(
-            f"{place}: holds another experiment, which differs in {', '.join(changed[:5])}; "
-            "choose another --workdir, or give the same settings to continue it"
-        )
-
-
-def _free(name: str) -> bool:
-    return any(name == field or name.startswith(field + ".") for field in FREE_FIELDS)
-
-
-def read_config(workdir: Path) -> Experiment:
-    """The experiment of a run folder."""
-    path = workdir / CONFIG
-    if not os.path.lexists(path):
-        raise InputError(f"{workdir}: not a run folder, it has no {CONFIG}")
-    value = read_json(path, "the config of a run", advice="the run cannot be read")
-    try:
-        return methods.experiment_from_dict(value, str(path))
-    except RecursionError:
-        raise InputError(f"{path}: is nested too deeply; the run cannot be read") from None
 
 
 def load_run(path: str | Path, *, step: int | None = None, what: Part = "params") -> Trained:

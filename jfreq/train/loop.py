@@ -23,9 +23,11 @@ from jfreq.method import Method
 from jfreq.monitoring.metrics_writer import MetricsWriter
 from jfreq.monitoring.progress import Progress
 from jfreq.monitoring.throughput import Meter, describe, summary
-from jfreq.train import checkpoint
+from jfreq.train import checkpoint, run_folder
+from jfreq.train.initial_state import Sources, first_state, run_key
+from jfreq.train.plan import RunPlan, plan_run
 from jfreq.train.state import Trained
-from jfreq.train.step import Setup, Sources, compile_step, first_state, prepare, run_key
+from jfreq.train.step import compile_step
 from jfreq.types import Batch, PyTree
 
 
@@ -50,15 +52,15 @@ def train(experiment: Experiment, workdir: str | Path, *, quiet: bool = False) -
     the gradient stops being a number, ``Stopped`` after SIGTERM or SIGINT.
     """
     workdir = local_path(workdir, "workdir")
-    setup = prepare(experiment)
+    setup = plan_run(experiment)
     with jax.set_mesh(setup.mesh), contextlib.closing(setup.pipeline):
         return _run(setup, workdir, quiet)
 
 
-def _run(setup: Setup, workdir: Path, quiet: bool) -> Trained:
+def _run(setup: RunPlan, workdir: Path, quiet: bool) -> Trained:
     experiment = setup.experiment
     sources = load_sources(experiment)
-    with checkpoint.claim(workdir, experiment):
+    with run_folder.claim(workdir, experiment):
         saves = checkpoint.Checkpoints(workdir, keep=experiment.checkpoint.keep)
         return _loop(setup, workdir, saves, sources, quiet)
 
@@ -73,7 +75,7 @@ def load_sources(experiment: Experiment) -> Sources:
 
 
 def _loop(
-    setup: Setup,
+    setup: RunPlan,
     workdir: Path,
     saves: checkpoint.Checkpoints,
     sources: Sources,
@@ -90,7 +92,7 @@ def _loop(
     else:
         state, meta = found
         start = int(meta["step"])
-        checkpoint.check_same(workdir, meta["config"], experiment)
+        run_folder.check_same(workdir, meta["config"], experiment)
         check(
             meta["manifest"] == pipeline.manifest_hash,
             "data",
@@ -111,7 +113,7 @@ def _loop(
         return Trained(experiment, distributed.to_host(state.params))
 
     if chief:  # only a run that goes on takes new settings
-        write_json(workdir / checkpoint.CONFIG, to_dict(experiment))
+        write_json(workdir / run_folder.CONFIG, to_dict(experiment))
 
     # ---- compile once, ahead of the first step
     progress.say(f"compiling {experiment.name} ...")
@@ -183,7 +185,7 @@ def _loop(
 class Feed:
     """Batches on the devices, one ahead of the step that uses them."""
 
-    def __init__(self, setup: Setup, start: int):
+    def __init__(self, setup: RunPlan, start: int):
         self._mesh = setup.mesh
         self._source: Iterator[dict[str, np.ndarray]] = setup.pipeline.iterate(start)
         self._ahead = self._place()
@@ -243,7 +245,7 @@ def fallen(method: Method, row: dict[str, Any], warned: set[str]) -> Iterator[st
             )
 
 
-def _check_finite(setup: Setup, workdir: Path, step: int, values, saves) -> None:
+def _check_finite(setup: RunPlan, workdir: Path, step: int, values, saves) -> None:
     total, count = values["loss"]
     if math.isfinite(total / max(count, 1.0)) and math.isfinite(values["grad_norm"][0]):
         return

@@ -19,7 +19,7 @@ from jfreq.export.bundle import save_bundle
 from jfreq.methods.ssast import SSAST
 from jfreq.methods.supervised import Classify
 from jfreq.nn.vit import ViT
-from jfreq.train import checkpoint
+from jfreq.train import checkpoint, run_folder
 from jfreq.train.state import State, Trained
 
 
@@ -44,7 +44,7 @@ def classifier(trained, tmp_path_factory):
 def run(trained, tmp_path_factory):
     """A folder as `jfreq finetune` leaves it, with one fold."""
     out = tmp_path_factory.mktemp("runs") / "ft"
-    checkpoint.write_json(out / "fold1" / checkpoint.CONFIG, to_dict(trained.experiment))
+    checkpoint.write_json(out / "fold1" / run_folder.CONFIG, to_dict(trained.experiment))
     checkpoint.write_json(out / "results.json", {})
     saves = checkpoint.Checkpoints(out / "fold1")
     params = jax.tree.map(jax.numpy.asarray, trained.params)

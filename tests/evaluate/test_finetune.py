@@ -23,7 +23,7 @@ from jfreq.methods.ssast import SSAST
 from jfreq.methods.supervised import Classify
 from jfreq.nn.vit import ViT
 from jfreq.testing import CLIP
-from jfreq.train import checkpoint
+from jfreq.train import run_folder
 from jfreq.train.state import Trained
 from jfreq.types import Features, Grid, InputError
 
@@ -63,7 +63,7 @@ def runs(monkeypatch):
 
     def train(cfg, folder):
         made.append(cfg)
-        write_json(folder / checkpoint.CONFIG, to_dict(cfg))
+        write_json(folder / run_folder.CONFIG, to_dict(cfg))
         table = np.random.default_rng(len(made)).normal(size=(90, CLASSES)).astype(np.float32)
         return Trained(replace(cfg, method=Table()), {"table": table})
 

@@ -22,7 +22,7 @@ from jfreq.export.bundle import (
 from jfreq.export.export_run import export_run
 from jfreq.files import write_json
 from jfreq.method import encoder_params
-from jfreq.train import checkpoint
+from jfreq.train import checkpoint, run_folder
 from jfreq.train.state import State
 from jfreq.types import DataSpec, InputError, SignalSpec
 
@@ -155,7 +155,7 @@ def test_export_keeps_what_encode_reads(saved, tmp_path, experiment, params):
 def test_a_run_folder_loads_like_a_bundle(tmp_path, experiment, params):
     arrays = jax.tree.map(jnp.asarray, params)
     state = State(step=jnp.int32(3), params=arrays, opt={"mu": jnp.zeros(2)}, target={})
-    write_json(tmp_path / "run" / checkpoint.CONFIG, to_dict(experiment))
+    write_json(tmp_path / "run" / run_folder.CONFIG, to_dict(experiment))
     saves = checkpoint.Checkpoints(tmp_path / "run")
     saves.save(state, 3, {"step": 3})
     saves.wait()

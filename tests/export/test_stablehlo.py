@@ -22,7 +22,7 @@ from jfreq.export.bundle_checks import SEAL, sealed
 from jfreq.export.export_run import export_run
 from jfreq.export.portable import adapt, compare, noise
 from jfreq.methods.supervised import Classify
-from jfreq.nn.deepsense import Conv1d
+from jfreq.nn.cnn1d import Conv1d
 from jfreq.nn.stf import STF
 from jfreq.nn.swin import Swin
 from jfreq.nn.vit import ViT

@@ -19,7 +19,7 @@ from jfreq.methods.focal import FOCAL, terms
 from jfreq.nn.deepsense_stft import PlaneSense
 from jfreq.nn.swin import Swin
 from jfreq.testing import fake_batch, loss_and_grad
-from jfreq.train import step
+from jfreq.train import plan
 from jfreq.train.optimizer import rate_multipliers
 from jfreq.types import DataSpec, InputError, SignalSpec
 
@@ -329,4 +329,4 @@ def test_settings_that_cannot_work_are_refused(key):
 def test_data_and_method_agree_on_the_length_of_sub_sequences():
     experiment = Experiment("x", FOCAL(sequence=4), data=Data(sequence=2), mesh=Mesh(8), batch=8)
     with pytest.raises(InputError, match=r"data\.sequence: is 2, .* sub-sequences of 4 rows"):
-        step.check_batch(experiment, sharding.make_mesh((8, 1, 1)))
+        plan.check_batch(experiment, sharding.make_mesh((8, 1, 1)))

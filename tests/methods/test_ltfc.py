@@ -17,8 +17,8 @@ from jfreq.frontends.scalogram import Scalogram
 from jfreq.method import Streams, encoder_params
 from jfreq.methods.ltfc import LTFC, cell_means, dense_contrast, map_view
 from jfreq.methods.supervised import Classify, Head
+from jfreq.nn.cnn1d import Conv1d
 from jfreq.nn.cnn2d import Conv2d
-from jfreq.nn.deepsense import Conv1d
 from jfreq.testing import assert_step_specs, loss_and_grad
 from jfreq.train.optimizer import make
 from jfreq.types import DataSpec, InputError, SignalSpec

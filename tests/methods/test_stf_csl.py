@@ -12,7 +12,7 @@ from jfreq.augment import Views
 from jfreq.method import Streams
 from jfreq.methods.common.raw_sensors import sensors
 from jfreq.methods.stf_csl import STFCSL, match_accuracy
-from jfreq.nn.deepsense import Conv1d
+from jfreq.nn.cnn1d import Conv1d
 from jfreq.testing import fake_batch, loss_and_grad
 from jfreq.types import DataSpec, InputError, SignalSpec
 

@@ -20,6 +20,7 @@ from jfreq.method import Loss, part_of
 from jfreq.methods.ssast import SSAST
 from jfreq.nn.vit import ViT
 from jfreq.plan import aot, topology
+from jfreq.train import plan as train_plan
 from jfreq.train import step
 from jfreq.types import InputError
 
@@ -59,7 +60,7 @@ def plan(experiment):
 def of_base(mesh):
     experiment = replace(recipes.load("ssast_base"), mesh=mesh)
     bound = methods.bind(experiment, clips(160000).spec)
-    return aot.specify(bound, clips(160000), EIGHT)
+    return aot.plan_step(bound, clips(160000), EIGHT)
 
 
 # ------------------------------------------------------------------ who lives where
@@ -90,9 +91,9 @@ def test_nearly_nothing_is_whole_on_every_device(mesh):
 def test_it_is_the_step_that_trains(experiment, shards):
     """Planned without data and prepared with data: the same shapes, placements and program."""
     experiment = replace(experiment, data=Data(path=(str(shards),), door="memory"))
-    setup = step.prepare(experiment)
+    setup = train_plan.plan_run(experiment)
     bound = methods.bind(experiment, open_shards(shards).spec)
-    spec = aot.specify(bound, open_shards(shards).info, topology.parse("cpu:8"))
+    spec = aot.plan_step(bound, open_shards(shards).info, topology.parse("cpu:8"))
     assert spec.batch_spec == setup.batch_spec
     assert jax.tree.all(jax.tree.map(lambda a, b: a == b, spec.abstract, setup.abstract))
     with jax.set_mesh(spec.mesh):
@@ -105,11 +106,10 @@ def test_a_gpu_gets_the_attention_of_a_gpu(experiment):
     """XLA:CPU stands in for it, but the form for CPUs does not."""
     bound = methods.bind(experiment, SHORT.spec)
     kinds = {
-        text: to_dict(aot.specify(bound, SHORT, topology.parse(text)).experiment.method)["encoder"][
-            "attention"
-        ]
+        text: aot.plan_step(bound, SHORT, topology.parse(text)).experiment.method
         for text in ("h100:8", "cpu:8")
     }
+    kinds = {text: to_dict(method)["encoder"]["attention"] for text, method in kinds.items()}
     assert kinds == {"h100:8": "xla", "cpu:8": "auto"}
 
 
@@ -119,7 +119,7 @@ def test_a_gpu_gets_the_attention_of_a_gpu(experiment):
 @pytest.mark.dist
 def test_arguments_are_the_sharded_state_and_batch(plan, experiment):
     """Bytes of every leaf's part, summed by hand."""
-    spec = aot.specify(methods.bind(experiment, SHORT.spec), SHORT, EIGHT)
+    spec = aot.plan_step(methods.bind(experiment, SHORT.spec), SHORT, EIGHT)
     # Ids are in the batch for the dump of a bad step only; the program does not read them.
     batch = {k: v for k, v in spec.batch_spec.items() if k not in ("id", "label")}
     expected = sum(
@@ -173,7 +173,7 @@ def of_small():
         name="small", method=SSAST(frontend=Fbank(), encoder=ViT(width=128, depth=3, heads=4)),
         mesh=Mesh(2, 2, 2), batch=24,
     )  # fmt: skip
-    return aot.specify(methods.bind(experiment, SHORT.spec), SHORT, EIGHT)
+    return aot.plan_step(methods.bind(experiment, SHORT.spec), SHORT, EIGHT)
 
 
 class Contrasted(SSAST):
@@ -312,7 +312,7 @@ def test_tpu_step(experiment):
         method__encoder__depth=3, method__encoder__heads=2, method__passes=1,
     )  # fmt: skip
     bound = methods.bind(small, SHORT.spec)
-    spec = aot.specify(bound, SHORT, place)
+    spec = aot.plan_step(bound, SHORT, place)
     with jax.set_mesh(spec.mesh):
         text = step.lower_step(spec).as_text()
     assert "stablehlo.fft" not in text

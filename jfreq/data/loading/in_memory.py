@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from jfreq.data.shards.reader import Shards, empty_batch
+from jfreq.data.shards.example import empty_batch
+from jfreq.data.shards.reader import Shards
 
 _BLOCK = 256
 

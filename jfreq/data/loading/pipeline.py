@@ -21,8 +21,9 @@ from jfreq.data.fold_assignment import open_data
 from jfreq.data.loading import in_memory, index_order
 from jfreq.data.loading.label_subsets import drawn_rows
 from jfreq.data.loading.subsequences import runs_of
+from jfreq.data.shards.example import signal_bytes
 from jfreq.data.shards.metadata import ShardsInfo
-from jfreq.data.shards.reader import Shards, signal_bytes
+from jfreq.data.shards.reader import Shards
 from jfreq.types import DataSpec, InputError
 
 _PREFETCH = 2
@@ -171,10 +172,10 @@ def open_pipeline(
     """Opens ``cfg.path`` for training, with ``labelled`` only the rows that carry a label.
 
     ``cfg.crop_seconds`` cuts a random window out of every row, drawn from (seed, step). With
-    ``cfg.sequence`` the rows come in runs of :func:`jfreq.data.loading.subsequences.runs_of`, and it is the runs
-    that are shuffled. Raises ``InputError`` for unfinished shards, an unknown split or fold, no
-    rows left, a batch of more rows than there are (before a share of them is drawn), or one that
-    the processes cannot share evenly, in whole runs.
+    ``cfg.sequence`` the rows come in runs of :func:`jfreq.data.loading.subsequences.runs_of`, and
+    it is the runs that are shuffled. Raises ``InputError`` for unfinished shards, an unknown split
+    or fold, no rows left, a batch of more rows than there are (before a share of them is drawn), or
+    one that the processes cannot share evenly, in whole runs.
     """
     check(batch % process_count == 0, "batch", f"{batch} rows cannot be shared evenly by "
           f"{process_count} processes; make it a multiple")  # fmt: skip

@@ -1,6 +1,6 @@
 """Typed tf.data ops: stateless, batch-wise, the same eagerly and inside ``tf.data``'s map.
 
-Each has a numpy twin with the same result: :func:`jfreq.data.shards.reader.fill` for ``parse``,
+Each has a numpy twin with the same result: :func:`jfreq.data.shards.example.fill` for ``parse``,
 :func:`jfreq.data.loading.in_memory.crop` for ``crop``.
 """
 

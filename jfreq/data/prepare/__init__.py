@@ -1,0 +1,1 @@
+"""Recordings to shards: decided, cut, resampled, written once."""

@@ -27,8 +27,8 @@ from jfreq.data.prepare.journal import Part
 from jfreq.data.prepare.statistics import pooled_moments, training_rows, with_moments
 from jfreq.data.prepare.windowing import Cutter, Window, windows_of
 from jfreq.data.shards import tfds_metadata
+from jfreq.data.shards.example import signal_bytes
 from jfreq.data.shards.metadata import ShardFile, ShardsInfo, SignalInfo, columns_digest
-from jfreq.data.shards.reader import signal_bytes
 from jfreq.data.sources.base import (
     UNREADABLE,
     Channels,

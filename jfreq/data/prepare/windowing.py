@@ -11,8 +11,8 @@ import numpy as np
 from jfreq.data.prepare.missing_samples import Stretch, stretches
 from jfreq.data.prepare.resampling import resample
 from jfreq.data.readers.sound import mixed
+from jfreq.data.shards.example import serialise
 from jfreq.data.shards.metadata import ShardsInfo, SignalInfo
-from jfreq.data.shards.reader import serialise
 from jfreq.data.sources.base import Row, Signal, ordered
 from jfreq.types import InputError, Mix
 

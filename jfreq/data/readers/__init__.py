@@ -1,0 +1,1 @@
+"""Files of recordings, read or refused: sound, tables, archives of arrays."""

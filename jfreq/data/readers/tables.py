@@ -1,8 +1,8 @@
 """Sensor tables, ``.csv`` and ``.tsv``: parsed by pyarrow, columns recognised by name.
 
-:mod:`jfreq.data.readers.table_layout` looks at the first part of a file; then pyarrow reads the columns
-that are needed, numbers as float32. Python looks at single lines only where pyarrow has refused
-the file, to say which line is wrong.
+:mod:`jfreq.data.readers.table_layout` looks at the first part of a file; then pyarrow reads the
+columns that are needed, numbers as float32. Python looks at single lines only where pyarrow has
+refused the file, to say which line is wrong.
 """
 
 from __future__ import annotations

@@ -15,13 +15,13 @@ import numpy as np
 from jfreq.config import check
 from jfreq.data.prepare.statistics import pooled_moments, training_rows, with_moments
 from jfreq.data.shards import combine
-from jfreq.data.shards.metadata import ShardsInfo, SignalInfo, columns_digest, digest
+from jfreq.data.shards.example import TEXT, empty_batch, fill
+from jfreq.data.shards.metadata import ShardsInfo, columns_digest, digest
 from jfreq.data.sources.folders import COLUMNS
 from jfreq.files import local_path
 from jfreq.types import DataSpec, InputError
 
 READ_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
-TEXT = ("split", "subject", "path")
 
 
 class Shards:
@@ -294,131 +294,3 @@ def open_shards(paths: str | Path | Sequence[str | Path]) -> Shards:
     folders = [local_path(path, "data") for path in named]
     check(len(folders) > 0, "data.path", "name at least one folder of shards")
     return Shards([Part(f, ShardsInfo.read(f)) for f in folders])
-
-
-def describe(shards: Shards) -> str:
-    """What a set holds, as lines of text."""
-    info = shards.info
-    seconds = len(shards) * info.signals[0].spec.seconds
-    lines = [f"{info.name}: {len(shards)} rows, {seconds / 3600:.2f} h in windows ({info.source})"]
-    for s in info.signals:
-        mean, std = (" ".join(f"{v:.4g}" for v in values) for values in (s.mean, s.std))
-        lines.append(
-            f"  {s.name}: {s.samples} samples ({s.spec.seconds:g} s) x {s.channels}, "
-            f"{s.rate:g} Hz, {s.dtype}, mean {mean}, std {std}"
-        )
-        if s.mix != "first":
-            what = "the mean of all channels" if s.mix == "mean" else "all channels"
-            lines.append(f"    {what} of a recording")
-        if s.channel_names:
-            lines.append(f"    channels: {', '.join(s.channel_names)}")
-        if absent := int(np.sum(shards.column(f"{s.name}.count") == 0)):
-            lines.append(f"    absent in {absent} of {len(shards)} rows, which hold zeros")
-        if s.constant:
-            which = ", ".join(s.channel_names[i] if s.channel_names else str(i) for i in s.constant)
-            lines.append(f"    constant: channel {which}; standardising makes it 0")
-    label = shards.column("label")
-    counts = (
-        label.sum(0) if info.multi_label else [np.sum(label == i) for i in range(len(info.labels))]
-    )
-    named = ", ".join(f"{name} {int(c)}" for name, c in zip(info.labels, counts))
-    free = 0 if info.multi_label else int((label < 0).sum())
-    lines.append(f"  labels: {named or 'none'}" + f", no label {free}" * bool(named and free))
-    for name, values in (("folds", info.folds), ("splits", info.splits)):
-        column = shards.column(name[:-1])
-        lines.append(
-            f"  {name}: {', '.join(f'{v} ({np.sum(column == v)})' for v in values) or 'none'}"
-        )
-    lines.append(
-        f"  skipped: {info.skipped}, shards: {len(info.shards)}, manifest: "
-        f"{shards.manifest_hash[:16]}"
-    )
-    return "\n".join(lines)
-
-
-def peek(shards: Shards, n: int = 4) -> str:
-    """The first ``n`` rows, a line each: where from, label, length and loudness."""
-    lines = []
-    for i in range(min(n, len(shards))):
-        row, labels = shards[i], shards.info.labels
-        hot = np.flatnonzero(row["label"]) if shards.info.multi_label else [int(row["label"])]
-        names = ", ".join(labels[k] for k in hot if k >= 0) or "no label"
-        levels = ", ".join(
-            f"{s.name} rms {np.sqrt(np.mean(np.square(row[s.name] * np.float64(s.scale)))):.4g}"
-            for s in shards.info.signals
-        )
-        where = shards.column("path")[i], shards.column("start")[i]
-        lines.append(
-            f"{i}: {where[0]} from {where[1]}, {names}, {row['length']} valid samples, {levels}"
-        )
-    return "\n".join(lines)
-
-
-def empty_batch(info: ShardsInfo, size: int) -> dict[str, np.ndarray]:
-    """A zeroed batch of ``size`` rows: signals ``[b t c]``, ``label``, ``id``, ``length``."""
-    out: dict[str, np.ndarray] = {
-        s.name: np.zeros((size, s.samples, s.channels), s.dtype) for s in info.signals
-    }
-    multi = info.multi_label
-    out["label"] = (
-        np.zeros((size, len(info.labels)), np.float32) if multi else np.zeros(size, np.int32)
-    )
-    out["id"] = np.zeros(size, np.int32)
-    out["length"] = np.zeros(size, np.int32)
-    return out
-
-
-def fill(out: dict[str, np.ndarray], i: int, record: bytes, info: ShardsInfo) -> None:
-    """Parses one record into row ``i`` of ``out``."""
-    feature = _protos()[0].Example.FromString(record).features.feature
-    for s in info.signals:
-        x = np.frombuffer(feature[s.name].bytes_list.value[0], s.dtype).reshape(-1, s.channels)[
-            : s.samples
-        ]
-        out[s.name][i, : len(x)] = x
-    if info.multi_label:
-        out["label"][i] = np.frombuffer(feature["label"].bytes_list.value[0], np.float32)
-    elif info.labels:
-        out["label"][i] = feature["label"].int64_list.value[0]
-    else:
-        out["label"][i] = -1
-    out["length"][i] = min(feature["length"].int64_list.value[0], info.signals[0].samples)
-
-
-def _protos() -> Any:
-    """The modules of ``tf.train.Example`` and ``Feature``, without TensorFlow."""
-    from tensorflow_datasets.proto import tf_example_pb2, tf_feature_pb2
-
-    return tf_example_pb2, tf_feature_pb2
-
-
-def serialise(row: dict[str, Any], info: ShardsInfo) -> bytes:
-    """One record: a ``tf.train.Example`` in the layout of TFDS, the inverse of :func:`fill`.
-
-    ``row`` holds the signals ``[t c]`` and ``label``, ``length``, ``fold``, ``start`` (numbers),
-    ``split``, ``subject``, ``path`` (text).
-    """
-    tf_example_pb2, tf_feature_pb2 = _protos()
-
-    def raw(value: bytes):
-        return tf_feature_pb2.Feature(bytes_list=tf_feature_pb2.BytesList(value=[value]))
-
-    def number(value: int):
-        return tf_feature_pb2.Feature(int64_list=tf_feature_pb2.Int64List(value=[int(value)]))
-
-    feature = {
-        s.name: raw(np.ascontiguousarray(row[s.name], s.dtype).tobytes()) for s in info.signals
-    }
-    label = row["label"]
-    feature["label"] = (
-        raw(np.asarray(label, np.float32).tobytes()) if info.multi_label else number(label)
-    )
-    feature |= {name: number(row[name]) for name in ("length", "fold", "start")}
-    feature |= {name: raw(row[name].encode()) for name in TEXT}
-    example = tf_example_pb2.Example(features=tf_feature_pb2.Features(feature=feature))
-    return example.SerializeToString(deterministic=True)
-
-
-def signal_bytes(signals: Sequence[SignalInfo]) -> int:
-    """Bytes of one row's signals."""
-    return sum(s.samples * s.channels * np.dtype(s.dtype).itemsize for s in signals)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from jfreq.data.shards.example import TEXT
 from jfreq.data.shards.metadata import ShardsInfo
-from jfreq.data.shards.reader import TEXT
 from jfreq.files import write_json
 
 NAME = "jfreq"

@@ -1,0 +1,1 @@
+"""Where recordings come from: folders, indexes, published data sets, synthetic signals."""

@@ -104,8 +104,8 @@ def array_source(
     """Rows of files of sensors; six channels without names are acc xyz and gyro xyz by custom.
 
     ``load`` gives a whole file, ``[t c]`` or ``[n t c]``, by default any that
-    :func:`jfreq.data.readers.recordings.read_recording` knows; ``groups`` are its modalities. ``measured``:
-    Hz of the grid for samples with times.
+    :func:`jfreq.data.readers.recordings.read_recording` knows; ``groups`` are its modalities.
+    ``measured``: Hz of the grid for samples with times.
     """
 
     @functools.lru_cache(maxsize=4)

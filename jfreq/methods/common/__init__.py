@@ -1,0 +1,1 @@
+"""What several papers share: patches, raw sensors, spectra of sensors, a teacher."""

@@ -9,7 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from jfreq.config import check, replace
-from jfreq.frontends.fbank import Fbank, LogSpectrogram, default_frontend
+from jfreq.frontends.fbank import Fbank
+from jfreq.frontends.frontend import default_frontend
+from jfreq.frontends.log_spectrogram import LogSpectrogram
 from jfreq.frontends.scalogram import Scalogram
 from jfreq.method import Method, Streams, decided
 from jfreq.nn.aape import AaPE

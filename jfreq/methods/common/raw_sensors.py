@@ -11,7 +11,8 @@ from jfreq.config import Experiment, check, replace
 from jfreq.method import Method, Streams
 from jfreq.methods.common.patches import valid_tokens
 from jfreq.nn.apply import apply
-from jfreq.nn.deepsense import Conv1d, DeepSense
+from jfreq.nn.cnn1d import Conv1d
+from jfreq.nn.deepsense import DeepSense
 from jfreq.nn.stf import STF
 from jfreq.ops import scale
 from jfreq.ranges import checked

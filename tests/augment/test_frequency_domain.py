@@ -8,8 +8,14 @@ import scipy.signal
 
 from jfreq.augment import frequency_domain
 
-ALL = [frequency_domain.perturb_amplitude, frequency_domain.perturb_phase, frequency_domain.shift_phase,
-       frequency_domain.mask_band, frequency_domain.low_pass, frequency_domain.remove_add]  # fmt: skip
+ALL = [
+    frequency_domain.perturb_amplitude,
+    frequency_domain.perturb_phase,
+    frequency_domain.shift_phase,
+    frequency_domain.mask_band,
+    frequency_domain.low_pass,
+    frequency_domain.remove_add,
+]
 
 
 @pytest.fixture(params=[64, 65])

@@ -17,7 +17,7 @@ from jfreq.methods.ssast import SSAST
 from jfreq.nn.vit import ViT
 from jfreq.ranges import checked
 from jfreq.testing import CLIP
-from jfreq.train import step
+from jfreq.train import initial_state, plan, step
 from jfreq.types import InputError
 
 
@@ -49,7 +49,7 @@ class Probe(Method):
 def updated(experiment, ids, *, length, accumulate, number=0):
     """Target and metrics after update ``number`` on rows ``ids``."""
     cfg = replace(experiment, accumulate=accumulate, batch=len(ids), data__sequence=length)
-    spec = step.StepSpec(
+    spec = plan.StepPlan(
         cfg,
         sharding.make_mesh((2, 2, 2)),
         Probe(length=length),
@@ -124,15 +124,15 @@ def test_equal_methods_share_a_program():
 
 def test_batches_that_are_no_whole_runs_in_micro_batches_are_refused(experiment):
     mesh = sharding.make_mesh((2, 1, 4))
-    step.check_batch(replace(experiment, batch=16, data__sequence=4, accumulate=2), mesh)
+    plan.check_batch(replace(experiment, batch=16, data__sequence=4, accumulate=2), mesh)
     with pytest.raises(InputError, match=r"data.sequence: .* take a batch that is a multiple of 8"):
-        step.check_batch(replace(experiment, batch=12, data__sequence=4, accumulate=2), mesh)
+        plan.check_batch(replace(experiment, batch=12, data__sequence=4, accumulate=2), mesh)
 
 
 def test_a_seed_is_no_part_of_the_program(experiment):
-    one, other = (step.prepare(replace(experiment, seed=seed)) for seed in (0, 1))
+    one, other = (plan.plan_run(replace(experiment, seed=seed)) for seed in (0, 1))
     with jax.set_mesh(one.mesh):
         texts = [step.lower_step(setup).as_text() for setup in (one, other)]
-        keys = [jax.random.key_data(step.run_key(setup)) for setup in (one, other)]
+        keys = [jax.random.key_data(initial_state.run_key(setup)) for setup in (one, other)]
     assert texts[0] == texts[1]
     assert (keys[0] != keys[1]).any()

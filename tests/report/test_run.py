@@ -17,7 +17,7 @@ from jfreq.report import figures, probes, write_page
 from jfreq.report.collect import read_run
 from jfreq.report.examples import look, wav_bytes
 from jfreq.report.run import _unseen
-from jfreq.train import checkpoint
+from jfreq.train import checkpoint, run_folder
 from jfreq.types import InputError
 
 
@@ -49,7 +49,7 @@ def copy(run, tmp_path, **changes):
     """The run again, its config changed."""
     folder = tmp_path / "copy"
     shutil.copytree(run, folder)
-    config = to_dict(replace(checkpoint.read_config(folder), **changes))
+    config = to_dict(replace(run_folder.read_config(folder), **changes))
     (folder / "config.json").write_text(json.dumps(config))
     return folder
 

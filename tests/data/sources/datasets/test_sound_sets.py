@@ -7,7 +7,8 @@ import pytest
 import soundfile
 
 from jfreq.data.prepare.run import prepare
-from jfreq.data.shards.reader import describe, open_shards
+from jfreq.data.shards.describe import describe
+from jfreq.data.shards.reader import open_shards
 from jfreq.data.sources import datasets
 from jfreq.data.sources.base import Options
 from jfreq.data.sources.kinds import open_source

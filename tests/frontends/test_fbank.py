@@ -9,8 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.signal import ShortTimeFFT, windows
 
-from jfreq.frontends.fbank import Fbank, LogSpectrogram, default_frontend, valid_frames
+from jfreq.frontends.fbank import Fbank
+from jfreq.frontends.frontend import default_frontend
+from jfreq.frontends.log_spectrogram import LogSpectrogram
 from jfreq.methods.ssast import SSAST
+from jfreq.ops.frames import num_frames
 from jfreq.types import DataSpec, InputError, SignalSpec
 
 FBANK = Fbank()
@@ -133,7 +136,7 @@ def test_gradient_at_silence_is_finite(frontend):
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 3000), st.integers(2, 500), st.integers(1, 300))
 def test_valid_frames_is_a_count_of_whole_windows(length, win_length, hop_length):
-    found = int(valid_frames(jnp.asarray([length]), win_length, hop_length)[0])
+    found = int(num_frames(jnp.asarray([length]), win_length, hop_length)[0])
     whole = sum(start + win_length <= length for start in range(0, length + 1, hop_length))
     assert found == whole
 

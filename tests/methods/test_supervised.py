@@ -17,7 +17,7 @@ from jfreq.nn.vit import SIZES, ViT
 from jfreq.ops.posemb import resize_positions
 from jfreq.ranges import checked
 from jfreq.testing import CLIP, fake_batch, fitted, loss_and_grad
-from jfreq.train import checkpoint, step
+from jfreq.train import checkpoint, initial_state
 from jfreq.train.state import Trained
 from jfreq.types import DataSpec, Features, Grid, InputError, SignalSpec
 
@@ -331,6 +331,6 @@ def test_a_classifier_of_other_classes_is_no_start():
     others = replace(CLIP, labels=("a", "b", "x"))
     tuned = replace(found, method=found.method.unbind().bind(others))
     plain, named = Source("run"), Source("run", read="head", write="head")
-    assert step._without_other_classes(plain, trained, found) == trained.params
-    assert set(step._without_other_classes(plain, trained, tuned)) == {"backbone"}
-    assert step._without_other_classes(named, trained, tuned) == trained.params
+    assert initial_state._without_other_classes(plain, trained, found) == trained.params
+    assert set(initial_state._without_other_classes(plain, trained, tuned)) == {"backbone"}
+    assert initial_state._without_other_classes(named, trained, tuned) == trained.params

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from jfreq import param_paths
-from jfreq.nn.deepsense import Conv1d, DeepSense
+from jfreq.nn.cnn1d import Conv1d
+from jfreq.nn.deepsense import DeepSense
 from jfreq.types import InputError, SignalSpec
 
 ACC, GYRO = SignalSpec("acc", 50.0, 64, 3), SignalSpec("gyro", 50.0, 64, 3)

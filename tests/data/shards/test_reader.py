@@ -8,7 +8,7 @@ import pytest
 import soundfile
 
 from jfreq.data.prepare.run import prepare
-from jfreq.data.shards import reader
+from jfreq.data.shards import describe, reader
 from jfreq.data.shards.metadata import ShardsInfo, SignalInfo
 from jfreq.data.shards.reader import open_shards
 from jfreq.types import InputError, SignalSpec
@@ -232,10 +232,10 @@ def test_reading_from_many_threads_is_safe(machine_shards):
 
 
 def test_describe_and_peek_say_what_is_there(machine_shards):
-    text = reader.describe(machine_shards)
+    text = describe.describe(machine_shards)
     for word in ("21 rows", "audio: 4000 samples (0.25 s) x 1, 16000 Hz, int16", "inner_race 5"):
         assert word in text
-    lines = reader.peek(machine_shards, 2).splitlines()
+    lines = describe.peek(machine_shards, 2).splitlines()
     assert len(lines) == 2
     assert "machines/000001" in lines[1]
     assert "imbalance" in lines[1]

@@ -15,10 +15,11 @@ from jfreq.methods.common.raw_sensors import RawSensorMethod, pooled, sensors
 from jfreq.methods.stf_csl import STFCSL
 from jfreq.methods.stfnet import STFNet
 from jfreq.methods.supervised import Classify, Head
-from jfreq.nn.deepsense import Conv1d, DeepSense
+from jfreq.nn.cnn1d import Conv1d
+from jfreq.nn.deepsense import DeepSense
 from jfreq.nn.stf import STF
 from jfreq.testing import fake_batch, loss_and_grad
-from jfreq.train import step
+from jfreq.train import plan
 from jfreq.types import DataSpec, InputError, SignalSpec
 
 MOTION = DataSpec(
@@ -167,8 +168,9 @@ def test_only_supervised_training_skips_rows_without_a_label(tmp_path, monkeypat
 
     def rows(name):
         changes = {"data__path": (str(tmp_path),), "data__split": None, "batch": 8}
-        with contextlib.closing(step.prepare(replace(recipes.load(name), **changes)).pipeline) as p:
-            return p.rows.tolist()
+        run = plan.plan_run(replace(recipes.load(name), **changes))
+        with contextlib.closing(run.pipeline) as pipeline:
+            return pipeline.rows.tolist()
 
     assert rows("cnn_csl_hapt") == list(range(12))
     assert rows("cnn_hapt") == np.flatnonzero(label >= 0).tolist()

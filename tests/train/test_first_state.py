@@ -13,7 +13,7 @@ from jfreq.config import Checkpoint, Experiment, Source
 from jfreq.method import Method
 from jfreq.methods.ssast import SSAST
 from jfreq.ops.posemb import resize_positions
-from jfreq.train import checkpoint, step
+from jfreq.train import checkpoint, initial_state, run_folder
 from jfreq.train.loop import load_sources
 from jfreq.train.state import State, init_state
 from jfreq.types import InputError
@@ -51,7 +51,7 @@ def runs(tmp_path_factory):
         "plain": ({"trunk": trunk()}, {}),
     }  # fmt: skip
     for name, (params, target) in held.items():
-        with checkpoint.claim(folder / name, Experiment(name, SSAST())):
+        with run_folder.claim(folder / name, Experiment(name, SSAST())):
             saves = checkpoint.Checkpoints(folder / name)
             saves.save(State(jnp.int32(5), params, {"mu": params}, target), 5, {})
             saves.wait()
@@ -68,10 +68,10 @@ def started(*sources):
     plan = jax.tree.map(
         lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), plan, places
     )
-    setup = step.StepSpec(experiment, mesh, Student(), optimiser, plan, {})
+    setup = plan.StepPlan(experiment, mesh, Student(), optimiser, plan, {})
     lines: list[str] = []
     with jax.set_mesh(mesh):
-        state = step.first_state(setup, load_sources(experiment), lines.append)
+        state = initial_state.first_state(setup, load_sources(experiment), lines.append)
     return jax.device_get(state), lines
 
 

@@ -20,7 +20,7 @@ from jfreq import param_paths
 from jfreq.config import Mesh, Source, replace, to_dict
 from jfreq.method import Method, summarise
 from jfreq.monitoring.metrics_writer import read_metrics
-from jfreq.train import checkpoint, step
+from jfreq.train import checkpoint, initial_state, plan, step
 from jfreq.train.loop import Feed, NotFinite, fallen, train
 from jfreq.types import InputError
 
@@ -34,9 +34,9 @@ def equal(a, b):
 def losses_of(setup, steps=3):
     """Losses of the first steps of a planned run."""
     with jax.set_mesh(setup.mesh):
-        state, found = step.first_state(setup), []
+        state, found = initial_state.first_state(setup), []
         update, _ = step.compile_step(setup)
-        key = step.run_key(setup)
+        key = initial_state.run_key(setup)
         feed = Feed(setup, 0)
         for _ in range(steps):
             state, metrics = update(state, next(feed), key)
@@ -198,8 +198,8 @@ class Regression(Method):
 
 def test_accumulation_is_the_same_mathematics(experiment):
     """Two micro-batches of a method without randomness in the loss: the same update."""
-    setup = step.prepare(replace(experiment, mesh__data=4, mesh__fsdp=2))
-    parts = step.prepare(
+    setup = plan.plan_run(replace(experiment, mesh__data=4, mesh__fsdp=2))
+    parts = plan.plan_run(
         replace(experiment, mesh__data=4, mesh__fsdp=1, mesh__tensor=2, accumulate=2)
     )
     rng = np.random.default_rng(0)
@@ -220,16 +220,16 @@ def test_accumulation_is_the_same_mathematics(experiment):
 
 @pytest.mark.dist
 def test_meshes_agree(experiment):
-    reference, params = losses_of(step.prepare(experiment))
+    reference, params = losses_of(plan.plan_run(experiment))
     for mesh in (Mesh(2, 2, 2), Mesh(1, 4, 2)):
-        found, other = losses_of(step.prepare(replace(experiment, mesh=mesh)))
+        found, other = losses_of(plan.plan_run(replace(experiment, mesh=mesh)))
         np.testing.assert_allclose(found, reference, atol=1e-3)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-2), params, other)
 
 
 @pytest.mark.dist
 def test_one_device_agrees_with_eight(experiment):
-    eight, _ = losses_of(step.prepare(experiment))
+    eight, _ = losses_of(plan.plan_run(experiment))
     code = (
         "import jax; jax.config.update('jax_num_cpu_devices', 1)\n"
         "import json, sys; from jfreq.methods import experiment_from_dict; from jfreq import step\n"
@@ -253,7 +253,7 @@ def test_one_device_agrees_with_eight(experiment):
 @pytest.mark.parametrize("mesh", [Mesh(8, 1, 1), Mesh(2, 4, 1)])
 def test_no_gather_of_the_batch(experiment, mesh):
     """No collective of the compiled step has the global batch as a dimension."""
-    setup = step.prepare(replace(experiment, mesh=mesh, batch=24, method__passes=2))
+    setup = plan.plan_run(replace(experiment, mesh=mesh, batch=24, method__passes=2))
     with jax.set_mesh(setup.mesh):
         compiled, _ = step.compile_step(setup)
     text = compiled.as_text()

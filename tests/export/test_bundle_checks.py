@@ -22,7 +22,7 @@ from jfreq.methods.ssast import SSAST
 from jfreq.methods.supervised import Classify
 from jfreq.nn.vit import ViT
 from jfreq.testing import CLIP
-from jfreq.train import checkpoint
+from jfreq.train import checkpoint, run_folder
 from jfreq.train.state import State
 from jfreq.types import InputError
 
@@ -305,7 +305,7 @@ def test_a_run_that_went_wrong_is_not_exported(whole, tmp_path):
     found = load_trained(whole)
     flat = param_paths.flatten(found.params)
     flat[KERNEL] = np.full_like(flat[KERNEL], np.inf)
-    checkpoint.write_json(tmp_path / "run" / checkpoint.CONFIG, to_dict(found.experiment))
+    checkpoint.write_json(tmp_path / "run" / run_folder.CONFIG, to_dict(found.experiment))
     saves = checkpoint.Checkpoints(tmp_path / "run")
     params = jax.tree.map(jax.numpy.asarray, param_paths.unflatten(flat))
     saves.save(State(jax.numpy.int32(3), params, {}, {}), 3, {"step": 3})

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jfreq.data.prepare.run import prepare
-from jfreq.data.shards.reader import describe, open_shards
+from jfreq.data.shards.describe import describe
+from jfreq.data.shards.reader import open_shards
 from jfreq.data.sources.base import Row, Source
 from jfreq.data.sources.segments import guarded, unnamed
 from jfreq.types import InputError

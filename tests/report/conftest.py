@@ -15,9 +15,9 @@ from jfreq.config import replace
 from jfreq.data.prepare.run import prepare
 from jfreq.data.shards.reader import open_shards
 from jfreq.monitoring.metrics_writer import MetricsWriter
-from jfreq.nn.deepsense import Conv1d
+from jfreq.nn.cnn1d import Conv1d
 from jfreq.nn.vit import ViT
-from jfreq.train import checkpoint
+from jfreq.train import checkpoint, run_folder
 from jfreq.train.state import State
 
 VOID = {"meta", "link", "img", "br", "hr", "input"}
@@ -111,7 +111,7 @@ def finished(experiment, shards, folder):
     experiment = methods.bind(experiment, data.spec)
     method = experiment.method
     params = jax.jit(method.init)(jax.random.key(0))
-    checkpoint.claim(folder, experiment)
+    run_folder.claim(folder, experiment)
     saves = checkpoint.Checkpoints(folder)
     for step in (2, 4):
         meta = {"step": step, "manifest": data.manifest_hash}

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from jfreq.data.prepare.run import prepare
-from jfreq.data.shards.reader import describe, open_shards
+from jfreq.data.shards.describe import describe
+from jfreq.data.shards.reader import open_shards
 from jfreq.types import InputError
 
 N = 200

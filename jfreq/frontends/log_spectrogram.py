@@ -1,0 +1,76 @@
+"""Log power spectra of sensor channels, standardised per clip."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Shaped
+
+from jfreq.ops import dft, fbank, frames, scale
+from jfreq.ops.frames import num_frames
+from jfreq.ranges import Count, Hertz, Positive, checked
+from jfreq.types import InputError, SignalSpec
+
+
+@checked
+class LogSpectrogram:
+    """Log power spectrogram of sensor channels, standardised per clip and channel.
+
+    ``n_fft // 2`` bins from 0 Hz up (the Nyquist bin is left out), periodic Hann window.
+    """
+
+    rate: Hertz
+    n_fft: Count = 32
+    hop_length: Count = 4
+    eps: Positive = 1e-6
+
+    def __post_init__(self):
+        if self.n_fft < 4 or self.n_fft % 2:
+            raise InputError(f"frontend.n_fft: must be even and 4 or more, got {self.n_fft}")
+        if self.hop_length > self.n_fft:
+            raise InputError(
+                f"frontend.hop_length: must be n_fft {self.n_fft} or less, got {self.hop_length}"
+            )
+
+    @property
+    def win_length(self) -> int:
+        return self.n_fft
+
+    @property
+    def bins(self) -> int:
+        return self.n_fft // 2
+
+    @property
+    def fill(self) -> float:
+        """Value of padding: the clip's mean."""
+        return 0.0
+
+    def check(self, signal: SignalSpec) -> None:
+        """Raises ``InputError`` when the data are not at this front end's rate."""
+        if signal.rate != self.rate:
+            raise InputError(
+                f"frontend.rate: the data hold {signal.name!r} at {signal.rate:g} Hz, the front "
+                f"end is set to {self.rate:g} Hz"
+            )
+
+    def __call__(
+        self, x: Shaped[Array, "b t c"], *, frames: int, length: Int[Array, " b"] | None = None
+    ) -> Float[Array, "b frames {self.n_fft}//2 c"]:
+        """``length``: valid samples per row; what lies beyond counts as padding (0)."""
+        b, _, c = x.shape
+        spec = _log_power(scale.pcm_to_float(x), self)
+        count = spec.shape[1]
+        valid = jnp.full((b,), count) if length is None else num_frames(
+            length, self.n_fft, self.hop_length
+        )  # fmt: skip
+        inside = (jnp.arange(count)[None] < valid[:, None])[:, :, None, None]
+        spec = scale.standardise_clip(spec, axes=(1, 2), valid=inside)
+        flat = spec.transpose(0, 3, 1, 2).reshape(b * c, count, self.bins)
+        flat = fbank.pad_frames(flat, frames, valid_frames=jnp.repeat(valid, c))
+        return flat.reshape(b, c, frames, self.bins).transpose(0, 2, 3, 1)
+
+
+def _log_power(x: Float[Array, "b t c"], cfg: LogSpectrogram) -> Float[Array, "b frames f c"]:
+    taps = frames.window("hann", cfg.n_fft, periodic=True).astype("float32")
+    cut = frames.frame(x.transpose(0, 2, 1), frame_length=cfg.n_fft, hop_length=cfg.hop_length)
+    power = dft.power_spectrum(cut * taps[None, None, None], n_fft=cfg.n_fft)[..., : cfg.bins]
+    return jnp.log(power + cfg.eps).transpose(0, 2, 3, 1)

@@ -1,0 +1,90 @@
+"""What a run starts from: initial parameters, and what the sources of ``init_from`` give."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+
+import jax
+
+from jfreq import distributed, param_paths
+from jfreq.config import Experiment, Part, Source, check
+from jfreq.method import Method, Streams
+from jfreq.train import checkpoint
+from jfreq.train.plan import StepPlan
+from jfreq.train.state import State, Trained, init_state
+from jfreq.types import Array, PyTree
+
+
+def _without_other_classes(source: Source, found: Trained, experiment: Experiment) -> PyTree:
+    """What ``found`` gives; without its classifier where that tells other classes apart, even as
+    many: a logit of a cat is no start for one of a car. Paths that the source names decide."""
+    if source.read or source.write or found.experiment.method.labels == experiment.method.labels:
+        return found.params
+    return {name: part for name, part in found.params.items() if name != "head"}
+
+
+def _stream(setup: StepPlan, name: str) -> Array:
+    """A stream of the run's seed: initial parameters and updates never share a key."""
+    return Streams(jax.random.key(setup.experiment.seed))(name)
+
+
+def run_key(setup: StepPlan) -> Array:
+    """The key of a run, on every device of its mesh: what ``seed`` stands for."""
+    place = setup.key_spec.sharding
+    return jax.jit(lambda: _stream(setup, "loop"), out_shardings=place)()
+
+
+Sources = Sequence[tuple[Source, Trained]]
+"""What a run starts from; the target stands in place of the parameters where a source asks so."""
+
+
+def first_state(
+    setup: StepPlan, sources: Sources = (), say: Callable[[str], None] = lambda line: None
+) -> State:
+    """A fresh state, born sharded, with what ``sources`` give it one after the other.
+
+    ``say`` is told what each gave. Raises ``InputError`` for a source that gives nothing.
+    """
+    key = _stream(setup, "init")
+    places = jax.tree.map(lambda leaf: leaf.sharding, setup.abstract)
+
+    def fresh(key, params=None):
+        state = init_state(setup.method, setup.optimiser, key)
+        if params is None:
+            return state
+        # The optimiser and the target look at the parameters that training starts from.
+        return State(
+            state.step, params, setup.optimiser.init(params), setup.method.init_target(params)
+        )
+
+    taken: set[str] = set()
+
+    def given(part: Part, tree: PyTree) -> PyTree:
+        tree = distributed.to_host(tree)
+        for source, found in sources:
+            if source.into == part:
+                values = _without_other_classes(source, found, setup.experiment)
+                tree, fit = checkpoint.fit_params(values, tree, source)
+                taken.update(fit.taken if part == "target" else ())
+                say(checkpoint.told(source, fit))
+        return tree
+
+    parts = {source.into for source, _ in sources}
+    state = jax.jit(fresh, out_shardings=places)(key)
+    if "params" in parts:
+        state = jax.jit(fresh, out_shardings=places)(key, given("params", state.params))
+    if "target" in parts:
+        target = given("target", state.target)
+        state = state._replace(target=jax.jit(lambda t: t, out_shardings=places.target)(target))
+    check_trained(setup.method, setup.abstract.target, taken)
+    return state
+
+
+def check_trained(method: Method, target: PyTree, taken: Collection[str]) -> None:
+    """Raises ``InputError`` unless the paths ``taken`` from sources hold all of the target that
+    ``method`` says was trained elsewhere: a random teacher teaches nothing."""
+    for part in method.trained_elsewhere:
+        needed = [path for path in param_paths.flatten(target) if path.startswith(f"{part}/")]
+        missing = [path for path in needed if path not in taken]
+        check(not missing, "checkpoint.init_from", f"{len(missing)} of {len(needed)} arrays of the "
+              f"{part} come from no run that trained it: {', '.join(missing[:3])}")  # fmt: skip
