@@ -22,7 +22,7 @@ $(READY): pyproject.toml requirements.lock
 	touch $(READY)
 
 demo: $(READY)
-	$(BIN)/python -P experiments/demo.py
+	$(BIN)/python -P experiments/studies/demo.py
 
 test: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist worksteal
@@ -41,10 +41,10 @@ bench: $(READY)
 	$(BIN)/jfreq bench all
 
 plan: $(READY)
-	$(BIN)/python -P experiments/plans.py
+	$(BIN)/python -P experiments/studies/plans.py
 
 soak: $(READY)
-	$(BIN)/python -P experiments/soak.py
+	$(BIN)/python -P experiments/studies/soak.py
 
 lock:
 	uv pip compile pyproject.toml --extra dev --extra export --python-version 3.11 \

@@ -1,7 +1,7 @@
 """What gradients kernels of several windows give, and what kernels a trained encoder chose: figures.
 
-    python -m experiments.alias.figures --run runs/aape --clip a.wav
-    python -m experiments.alias.figures --run runs/aape --shards shards/esc10 --row 3
+    python -m experiments.studies.alias.figures --run runs/aape --clip a.wav
+    python -m experiments.studies.alias.figures --run runs/aape --shards shards/esc10 --row 3
 
 Windows (the paper's figure 2, Yamamoto and Okusa 2025): which offset of a kernel from a tone still moves
 it there depends on how windows of different shapes are made comparable, so both ways are drawn. Writes
@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.sensors.common import RESULTS, markdown, save
+from experiments.studies.sensors.common import RESULTS, markdown, save
 from jfreq.config import check
 from jfreq.frontends.fbank import Fbank
 from jfreq.methods.common.patches import PatchMethod, valid_tokens
@@ -144,7 +144,7 @@ def windows_page(out: Path) -> Path:
             body[way][window] = {name: shape, "peak": peak, "gradient": values}
         head = ["window", "per frame, frames", "largest", *(f"at {x:g}" for x in OFFSETS)]
         text += [f"## {title[0].upper()}{title[1:]}", "", *markdown(head, rows)]
-    text += ["`python -m experiments.alias.figures` repeats it.", ""]
+    text += ["`python -m experiments.studies.alias.figures` repeats it.", ""]
     save("alias_windows", text, body, out)
     return windows_figure(every, curves, out / "alias_windows.svg")
 

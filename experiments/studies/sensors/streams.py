@@ -1,6 +1,6 @@
 """LTFC: what each stream knows alone and what fusing them brings, on HAPT and on seismic records.
 
-    python -m experiments.sensors.streams --hapt ../shared/data/hapt \\
+    python -m experiments.studies.sensors.streams --hapt ../shared/data/hapt \\
         --seismic ../shared/data/seismic_phasenet --runs runs/streams
 
 The two streams share nothing, so one pre-training of both serves all rows. Linear probes read the
@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.sensors.common import markdown, save, shards_of, spread, trained_once
+from experiments.studies.sensors.common import markdown, save, shards_of, spread, trained_once
 
 METRICS = ("balanced_accuracy", "macro_f1")
 SWAPPED = "sit/stand"

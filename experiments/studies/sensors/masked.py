@@ -1,6 +1,6 @@
 """Masked autoencoders and contrast on several sensors: which pretext task, which mask, what for?
 
-    python -m experiments.sensors.masked --hapt ../shared/data/hapt --runs runs/masked
+    python -m experiments.studies.sensors.masked --hapt ../shared/data/hapt --runs runs/masked
 
 Two sets. HAPT: accelerometer and gyroscope, windows of 2.56 s, 21 subjects train (pre-training also
 on what nobody labelled), 9 test, 6 activities. Machines (synthetic): microphone at 16 kHz and two
@@ -20,7 +20,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from experiments.sensors.common import RESULTS, cell, markdown, save, shards_of, trained_once
+from experiments.studies.sensors.common import (
+    RESULTS,
+    cell,
+    markdown,
+    save,
+    shards_of,
+    trained_once,
+)
 
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "MAE .75": ("mae", {}),

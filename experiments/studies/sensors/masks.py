@@ -1,8 +1,8 @@
 """What PhyMask-style masks see and keep, and where FreqMAE's frequency weights lie: figures.
 
-    python -m experiments.sensors.masks --hapt ../shared/data/hapt --runs runs/masked
+    python -m experiments.studies.sensors.masks --hapt ../shared/data/hapt --runs runs/masked
 
-Budgets and levels are those that `experiments.sensors.masked` trains with. Of every class the middle
+Budgets and levels are those that `experiments.studies.sensors.masked` trains with. Of every class the middle
 window of the labelled set is drawn. Writes `experiments/results/masks_SET.svg` and
 `freqmae_weights.svg`.
 """
@@ -17,8 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.sensors.common import RESULTS, shards_of
-from experiments.sensors.masked import SETS, recipe
+from experiments.studies.sensors.common import RESULTS, shards_of
+from experiments.studies.sensors.masked import SETS, recipe
 from jfreq import masks
 from jfreq.config import replace
 from jfreq.masks import energy_coherence

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from jfreq.evaluate.results import Result
     from jfreq.train.state import Trained
 
-RESULTS = Path(__file__).parents[1] / "results"
+RESULTS = Path(__file__).parents[2] / "results"
 SETS: dict[str, dict[str, Any]] = {
     "all": {"name": "hapt", "seconds": 2.56, "hop_seconds": 1.28, "unlabelled": True},
     "6": {"seconds": 2.56, "hop_seconds": 1.28, "drop_labels": ("*_to_*",)},

@@ -1,7 +1,7 @@
 """How much an encoder's output moves when the sound is shifted by less than a patch.
 
-    python -m experiments.alias.shift --runs plain=runs/plain even=runs/even --shards shards/esc10
-    python -m experiments.alias.shift --shards shards/esc10 \\
+    python -m experiments.studies.alias.shift --runs plain=runs/plain even=runs/even --shards shards/esc10
+    python -m experiments.studies.alias.shift --shards shards/esc10 \\
         --runs plain=runs/ablate/esc10/plain even=runs/ablate/esc10/even    # all trainings of a cell
 
 Windows of one recording that start 1, 2, ... frames later than the first, all inside the recording, are
@@ -24,8 +24,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.sensors.common import RESULTS, markdown, save
-from experiments.sensors.common import spread as as_text
+from experiments.studies.sensors.common import RESULTS, markdown, save
+from experiments.studies.sensors.common import spread as as_text
 from jfreq.config import check
 from jfreq.data.shards.reader import Shards, open_shards
 from jfreq.evaluate.metrics import Interval, interval
@@ -221,7 +221,7 @@ def page(found: Found, made: Plan, clips: int, trainings: int, source: str) -> l
         rows = [[f"{s + 1}", *(as_text(change.spread[part][s]) for change in found.values())]
                 for s in range(shifts)]  # fmt: skip
         text += markdown(["frames", *(f"{name}, {kind}" for name, kind in found)], rows)
-    return [*text, "`python -m experiments.alias.shift` repeats it.", ""]
+    return [*text, "`python -m experiments.studies.alias.shift` repeats it.", ""]
 
 
 def numbers(found: Found) -> list[dict[str, Any]]:

@@ -1,6 +1,6 @@
 """HAPT: what STF-CSL learns without labels, and which of its views matter.
 
-    python -m experiments.sensors.contrast --source ../shared/data/hapt --runs runs/hapt
+    python -m experiments.studies.sensors.contrast --source ../shared/data/hapt --runs runs/hapt
 
 Pre-training reads all windows of the 21 training subjects, labelled or not. Frozen encoders are
 probed on 6 activities with 1 to 100 % of the labels; with the same labels they are fine-tuned, beside
@@ -17,7 +17,14 @@ import dataclasses
 import json
 from pathlib import Path
 
-from experiments.sensors.common import RESULTS, cell, markdown, save, shards_of, trained_once
+from experiments.studies.sensors.common import (
+    RESULTS,
+    cell,
+    markdown,
+    save,
+    shards_of,
+    trained_once,
+)
 from jfreq.evaluate.label_subsets import FRACTIONS
 from jfreq.evaluate.results import HAND_MADE, TRAINED, UNTRAINED
 

@@ -11,7 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parents[1] / "results"
 COMMON = "--method.encoder.dtype bfloat16 --method.encoder.remat full"
 PLANS = {
     "v5e:4x4": "--topology v5e:4x4 --mesh.data 2 --mesh.fsdp 4 --mesh.tensor 2 --batch 1024 --largest-batch",

@@ -1,7 +1,7 @@
 """Kills jobs at random moments, starts the same command again, and compares what comes out.
 
     make soak                                   # everything: 30 kills of a training, 10 of each other
-    python -P experiments/soak.py --only train prepare --kills 3 --out soak
+    python -P experiments/studies/soak.py --only train prepare --kills 3 --out soak
 
 Each job first runs undisturbed, which is timed; then the same job runs in another folder and is
 killed (SIGKILL, the process and its children) at moments drawn uniformly over that time, each time

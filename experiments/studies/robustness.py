@@ -1,7 +1,7 @@
 """Everything that tries to break the border of the library, in one table.
 
-    python -P experiments/robustness.py                 # the suites; the soak as it was last run
-    python -P experiments/robustness.py --kills 30      # and the soak anew, about an hour
+    python -P experiments/studies/robustness.py                 # the suites; the soak as it was last run
+    python -P experiments/studies/robustness.py --kills 30      # and the soak anew, about an hour
 
 Runs the suites of damaged and hostile input, which are tests, and collects the counts that they
 print; runs the soak where ``--kills`` asks for it. Writes ``experiments/results/robustness.md`` and
@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "experiments" / "results" / "robustness"
 
 
@@ -90,7 +90,7 @@ def page(suites: list[dict[str, Any]], jobs: list[dict[str, Any]], made: str) ->
     lines = [
         "# What was tried to break it",
         "",
-        f"Made by `python -P experiments/robustness.py`. {made}",
+        f"Made by `python -P experiments/studies/robustness.py`. {made}",
         "",
         "## Damaged and hostile input",
         "",

@@ -1,6 +1,6 @@
 """Do masks that follow energy suppress a rare class, and does a share of uniform patches repair it?
 
-    python -m experiments.sensors.rare --runs runs/masked
+    python -m experiments.studies.sensors.rare --runs runs/masked
 
 Synthetic machines again, but only 6 % of one class (faults of the inner race) are left where encoders
 pre-train: 2 % of all windows. The frozen encoders are probed on the whole balanced set, with 10 % of
@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments.sensors.common import markdown, save, shards_of, spread, trained_once
-from experiments.sensors.masked import COMMON, recipe
+from experiments.studies.sensors.common import markdown, save, shards_of, spread, trained_once
+from experiments.studies.sensors.masked import COMMON, recipe
 
 RARE = "inner_race"
 MASKS: dict[str, tuple[str, dict[str, Any]]] = {

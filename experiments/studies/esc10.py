@@ -1,6 +1,6 @@
 """What a small label-free pre-training is worth: SSAST on ESC-10, probed frozen, five folds.
 
-    python -P experiments/esc10.py --shards shards/esc10 --runs runs/esc10
+    python -P experiments/studies/esc10.py --shards shards/esc10 --runs runs/esc10
 
 For each official fold a fresh `ssast_esc10` encoder is pre-trained without labels on the clips of
 the other four; the frozen encoder is then probed on the fold it has never seen, beside its own
@@ -18,7 +18,7 @@ from pathlib import Path
 FOLDS = ("1", "2", "3", "4", "5")
 POOLS = ("clip", "mean_std")
 SEEDS = (0, 1, 2)
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parents[1] / "results"
 
 
 def pretrain(shards: Path, runs: Path) -> None:
@@ -111,7 +111,7 @@ def main() -> None:
         *table(scores),
         "",
         f"Pre-training took {min(spent):.0f} to {max(spent):.0f} minutes a fold on a shared "
-        f"machine ({args.machine}), commit {commit}. `python -P experiments/esc10.py` repeats it.",
+        f"machine ({args.machine}), commit {commit}. `python -P experiments/studies/esc10.py` repeats it.",
     ]
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "esc10.md").write_text("\n".join(text) + "\n")

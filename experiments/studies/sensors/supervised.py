@@ -1,6 +1,6 @@
 """HAPT, official subject split: STFNets against a CNN and a DeepSense-style network, equal budget.
 
-    python -m experiments.sensors.supervised --source ../shared/data/hapt --runs runs/hapt
+    python -m experiments.studies.sensors.supervised --source ../shared/data/hapt --runs runs/hapt
 
 Windows of 2.56 s every 1.28 s; 6 activities, and all 12 labels with the transitions. Every network has
 its recipe's 1500 updates of batch 64, the last state is tested, three seeds each. Beside them the
@@ -15,7 +15,7 @@ import argparse
 import json
 from pathlib import Path
 
-from experiments.sensors.common import cell, markdown, save, shards_of
+from experiments.studies.sensors.common import cell, markdown, save, shards_of
 
 NETWORKS = ("stfnet_hapt", "stfnet_conv_hapt", "cnn_hapt", "deepsense_hapt")
 TASKS = ("6", "12")

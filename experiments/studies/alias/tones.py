@@ -2,7 +2,7 @@
 
     jfreq data prepare synthetic:tones --out shards/tones --n 600
     jfreq data prepare synthetic:harmonic_tones --out shards/harmonic --n 600 --seconds 1.295
-    python -m experiments.alias.tones --shards shards/tones shards/harmonic
+    python -m experiments.studies.alias.tones --shards shards/tones shards/harmonic
 
 Six classes of tones that differ in kind and rate (12, 20, 32 Hz) of a modulation; carrier, level, phase
 and depth tell nothing. Tokens come from random weights, one draw for each seed: the plain embedding,
@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.sensors.common import markdown, save, spread
+from experiments.studies.sensors.common import markdown, save, spread
 
 PATCH, WIDTH = (16, 16), 96
 FORMS: dict[str, dict[str, Any]] = {
