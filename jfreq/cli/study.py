@@ -79,14 +79,14 @@ def plan(argv: Sequence[str]) -> None:
     """Compiles the train step for absent hardware: jfreq plan NAME --topology v5e:4x4 [...]"""
     name, rest = experiment_name("plan", argv)
     from jfreq import recipes
-    from jfreq.cli import config
+    from jfreq.cli import config_views
     from jfreq.config import check, replace
     from jfreq.files import write_json
     from jfreq.plan import aot, table, topology
 
     args = parse(
-        config.PlanView, args=rest, prog=f"jfreq plan {name}",
-        default=config.PlanView(recipes.load(name), topology=tyro.MISSING),
+        config_views.PlanView, args=rest, prog=f"jfreq plan {name}",
+        default=config_views.PlanView(recipes.load(name), topology=tyro.MISSING),
         description=f"Compiles the train step of {name} for hardware that is not here.",
     )  # fmt: skip
     place = topology.parse(args.topology)
@@ -96,7 +96,7 @@ def plan(argv: Sequence[str]) -> None:
         f"the memory of {place.text} is not known; name a TPU or GPU",
     )
     topology.host(place)
-    data = config.described(args)
+    data = config_views.described(args)
 
     def compiled(batch: int) -> aot.Compiled:
         print(f"compiling batch {batch} for {place.text} ...", file=sys.stderr, flush=True)

@@ -99,7 +99,7 @@ def finetune(argv: Sequence[str]) -> None:
 
 def config(argv: Sequence[str]) -> None:
     """Looks into an experiment: jfreq config show|diff|params|shardings NAME [options]"""
-    from jfreq.cli import config as views
+    from jfreq.cli import config_views as views
 
     view, rest = subject("config", argv, f"{'|'.join(views.VIEWS)} NAME [options]")
     if view not in views.VIEWS:

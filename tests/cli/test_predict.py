@@ -16,6 +16,7 @@ from jfreq.data.shards.reader import open_shards
 from jfreq.encoder.encoder import load_encoder
 from jfreq.evaluate import finetune as room
 from jfreq.export.bundle import save_bundle
+from jfreq.files import write_json
 from jfreq.methods.ssast import SSAST
 from jfreq.methods.supervised import Classify
 from jfreq.nn.vit import ViT
@@ -44,8 +45,8 @@ def classifier(trained, tmp_path_factory):
 def run(trained, tmp_path_factory):
     """A folder as `jfreq finetune` leaves it, with one fold."""
     out = tmp_path_factory.mktemp("runs") / "ft"
-    checkpoint.write_json(out / "fold1" / run_folder.CONFIG, to_dict(trained.experiment))
-    checkpoint.write_json(out / "results.json", {})
+    write_json(out / "fold1" / run_folder.CONFIG, to_dict(trained.experiment))
+    write_json(out / "results.json", {})
     saves = checkpoint.Checkpoints(out / "fold1")
     params = jax.tree.map(jax.numpy.asarray, trained.params)
     saves.save(State(jax.numpy.int32(3), params, {}, {}), 3, {"step": 3})

@@ -18,6 +18,7 @@ from jfreq import cli, methods, param_paths
 from jfreq.config import Checkpoint, Experiment, replace, to_dict
 from jfreq.export.bundle import load_trained, save_bundle
 from jfreq.export.bundle_checks import SEAL, sealed
+from jfreq.files import write_json
 from jfreq.methods.ssast import SSAST
 from jfreq.methods.supervised import Classify
 from jfreq.nn.vit import ViT
@@ -305,7 +306,7 @@ def test_a_run_that_went_wrong_is_not_exported(whole, tmp_path):
     found = load_trained(whole)
     flat = param_paths.flatten(found.params)
     flat[KERNEL] = np.full_like(flat[KERNEL], np.inf)
-    checkpoint.write_json(tmp_path / "run" / run_folder.CONFIG, to_dict(found.experiment))
+    write_json(tmp_path / "run" / run_folder.CONFIG, to_dict(found.experiment))
     saves = checkpoint.Checkpoints(tmp_path / "run")
     params = jax.tree.map(jax.numpy.asarray, param_paths.unflatten(flat))
     saves.save(State(jax.numpy.int32(3), params, {}, {}), 3, {"step": 3})

@@ -24,7 +24,8 @@ from jfreq.nn.vit import ViT
 from jfreq.ops import codebook
 from jfreq.ops.patch import patchify, unpatchify
 from jfreq.testing import CLIP, batch_spec, fake_batch
-from jfreq.train.initial_state import check_sources, check_trained
+from jfreq.train.initial_state import check_trained
+from jfreq.train.plan import check_sources
 from jfreq.types import DataSpec, InputError, SignalSpec
 
 TEN_SECONDS = DataSpec((SignalSpec("audio", 16000, 160000),))

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from jfreq import cli, recipes
-from jfreq.cli import config
+from jfreq.cli import config_views
 from jfreq.config import replace
 from jfreq.data.shards.reader import open_shards
 from jfreq.train import step
@@ -110,10 +110,10 @@ def test_a_fresh_process_makes_its_own_devices(tmp_path):
 def test_rows_are_those_that_training_would_see(shards):
     """Of the shards, cut as the experiment cuts them; or clips of a length."""
     experiment = recipes.load("ssast_nano")
-    view = config.View(experiment, data=str(shards))
-    assert config.described(view) == open_shards(shards).info
+    view = config_views.View(experiment, data=str(shards))
+    assert config_views.described(view) == open_shards(shards).info
     view = replace(view, experiment__data__crop_seconds=0.5)
-    assert [s.samples for s in config.described(view).signals] == [8000]
-    assert config.bound(view).method.signals[0].samples == 8000
-    clip = config.described(config.View(experiment, seconds=2.5, rate=8000.0, labels=3))
+    assert [s.samples for s in config_views.described(view).signals] == [8000]
+    assert config_views.bound(view).method.signals[0].samples == 8000
+    clip = config_views.described(config_views.View(experiment, seconds=2.5, rate=8000.0, labels=3))
     assert clip.spec.signal().seconds == 2.5 and clip.labels == ("0", "1", "2")

@@ -134,7 +134,7 @@ def test_importing_changes_no_environment():
     """JAX itself notes where libtpu lies; nothing comes on top."""
     code = (
         "import os, jax; before = dict(os.environ)\n"
-        "import jfreq.plan.aot, jfreq.plan.table, jfreq.cli.config, jfreq.cli.study\n"
+        "import jfreq.plan.aot, jfreq.plan.table, jfreq.cli.config_views, jfreq.cli.study\n"
         "assert dict(os.environ) == before"
     )
     env = {k: v for k, v in os.environ.items() if not k.startswith("TPU_")}

@@ -63,12 +63,12 @@ def started(*sources):
     """The first state of a run that starts from ``sources``, and what it says of them."""
     experiment = Experiment("new", Student(), checkpoint=Checkpoint(init_from=sources))
     mesh, optimiser = sharding.make_mesh((8, 1, 1)), optax.adam(1e-3)
-    plan = jax.eval_shape(lambda key: init_state(Student(), optimiser, key), jax.random.key(0))
-    places = sharding.shardings(plan, mesh, ())
-    plan = jax.tree.map(
-        lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), plan, places
+    state = jax.eval_shape(lambda key: init_state(Student(), optimiser, key), jax.random.key(0))
+    places = sharding.shardings(state, mesh, ())
+    state = jax.tree.map(
+        lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), state, places
     )
-    setup = plan.StepPlan(experiment, mesh, Student(), optimiser, plan, {})
+    setup = plan.StepPlan(experiment, mesh, Student(), optimiser, state, {})
     lines: list[str] = []
     with jax.set_mesh(mesh):
         state = initial_state.first_state(setup, load_sources(experiment), lines.append)

@@ -2,22 +2,8 @@
 
 from __future__ import annotations
 
-import copy
-import dataclasses
-import threading
-from collections.abc import Iterator, Sequence
-from functools import cached_property
-from pathlib import Path
-from typing import Any
 import numpy as np
-from jfreq.config import check
-from jfreq.data.prepare.statistics import pooled_moments, training_rows, with_moments
-from jfreq.data.shards import combine
-from jfreq.data.shards.example import TEXT, empty_batch, fill
-from jfreq.data.shards.metadata import ShardsInfo, columns_digest, digest
-from jfreq.data.sources.folders import COLUMNS
-from jfreq.files import local_path
-from jfreq.types import DataSpec, InputError
+
 from jfreq.data.shards.reader import Shards
 
 

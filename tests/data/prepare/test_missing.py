@@ -4,9 +4,9 @@ import zipfile
 
 import numpy as np
 import pytest
-from jfreq.data.shards.describe import describe
 
 from jfreq.data.prepare.run import prepare
+from jfreq.data.shards.describe import describe
 from jfreq.data.shards.reader import open_shards
 from jfreq.data.sources.base import Row, Source
 from jfreq.data.sources.subsample import thinned

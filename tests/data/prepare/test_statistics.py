@@ -4,11 +4,11 @@ import json
 
 import numpy as np
 import pytest
-from jfreq.data.shards.describe import describe
 
 from jfreq.config import Data, from_dict, to_dict
 from jfreq.data.loading.pipeline import open_pipeline
 from jfreq.data.prepare.run import prepare
+from jfreq.data.shards.describe import describe
 from jfreq.data.shards.reader import open_shards
 from jfreq.types import SignalSpec
 

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from jfreq.data.shards.describe import describe
 
 from jfreq.data.prepare.run import prepare
+from jfreq.data.shards.describe import describe
 from jfreq.data.shards.reader import open_shards
 from jfreq.data.sources.base import Row, Source
 from jfreq.data.sources.segments import guarded, unnamed

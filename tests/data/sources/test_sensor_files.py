@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from jfreq.data.shards.describe import describe
 
 from jfreq.data.prepare.run import prepare
+from jfreq.data.shards.describe import describe
 from jfreq.data.shards.reader import open_shards
 from jfreq.types import InputError
 

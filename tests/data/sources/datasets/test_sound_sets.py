@@ -5,9 +5,9 @@ import shutil
 import numpy as np
 import pytest
 import soundfile
-from jfreq.data.shards.describe import describe
 
 from jfreq.data.prepare.run import prepare
+from jfreq.data.shards.describe import describe
 from jfreq.data.shards.reader import open_shards
 from jfreq.data.sources import datasets
 from jfreq.data.sources.base import Options
