@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jfreq import param_paths
-from jfreq.config import Experiment, Source, replace
+from jfreq import param_paths, sharding
+from jfreq.config import Experiment, Mesh, Optim, Source, replace
 from jfreq.method import Rows, Streams
 from jfreq.methods.beats import (
     FBANK,
@@ -24,8 +24,10 @@ from jfreq.nn.vit import ViT
 from jfreq.ops import codebook
 from jfreq.ops.patch import patchify, unpatchify
 from jfreq.testing import CLIP, batch_spec, fake_batch
+from jfreq.train import plan, step
 from jfreq.train.initial_state import check_trained
 from jfreq.train.plan import check_sources
+from jfreq.train.state import init_state
 from jfreq.types import DataSpec, InputError, SignalSpec
 
 TEN_SECONDS = DataSpec((SignalSpec("audio", 16000, 160000),))
@@ -201,6 +203,48 @@ def test_the_codebook_starts_from_the_first_batch_and_then_follows():
     for kept in (next_, built("model")[0].update_target(target, params, {}, 1)):
         for a, b in zip(jax.tree.leaves(kept["teacher"]), jax.tree.leaves(target["teacher"])):
             assert np.array_equal(a, b)
+
+
+def trained(method, devices):
+    """State after two updates on eight clips, and the metrics of the second one. Every clip has
+    another length, and the last one only fills up the batch."""
+    mesh = sharding.make_mesh((devices, 1, 1), jax.devices()[:devices])
+    experiment = Experiment(
+        "x", method, optim=Optim(kind="optax.sgd", lr=0.1), mesh=Mesh(devices), steps=9, batch=8
+    )
+    batch = {
+        **fake_batch(CLIP, 8), "length": jnp.arange(1, 9) * (CLIP.signals[0].samples // 8),
+        "_mask": (jnp.arange(8) < 7).astype(jnp.float32),
+    }  # fmt: skip
+    spec = plan.plan_step(experiment, jax.eval_shape(lambda: batch), mesh)
+    key, metrics = jax.random.key(0), {}
+    with jax.set_mesh(mesh):
+        places = jax.tree.map(lambda leaf: leaf.sharding, spec.abstract)
+        rows = {name: leaf.sharding for name, leaf in spec.batch_spec.items()}
+        batch = jax.device_put(batch, rows)
+        update = step.lower_step(spec).compile()
+        start = functools.partial(init_state, method, spec.optimiser)
+        state = jax.jit(start, out_shardings=places)(key)
+        for _ in range(2):
+            state, metrics = update(state, batch, step.run_key(spec))
+    return jax.device_get((state, metrics))
+
+
+@pytest.mark.dist
+@pytest.mark.parametrize("name", METHODS)
+def test_eight_devices_train_as_one(name):
+    """The codebook, too, follows the vectors of all devices: a code moves halfway to their mean."""
+    method = METHODS[name]
+    if name == "tokenizer":
+        method = replace(method, decay=0.5)
+    (one, said), (eight, other) = (trained(method, devices) for devices in (1, 8))
+    assert eight.step == 2
+    for part in ("params", "target"):
+        found, expected = (param_paths.flatten(getattr(state, part)) for state in (eight, one))
+        for path, leaf in expected.items():
+            np.testing.assert_allclose(found[path], leaf, rtol=1e-4, atol=1e-5, err_msg=path)
+    for what, value in said.items():
+        np.testing.assert_allclose(other[what], value, rtol=1e-3, err_msg=what)
 
 
 def test_a_trained_tokenizer_gives_the_model_its_codes():
