@@ -35,6 +35,12 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 M = TypeVar("M", bound="Method")
 
+STEM = (
+    r"(.*/)?(patch_embed|alias|positions|special_tokens|register_tokens|mask_token|attention_bias)"
+    r"(/.*)?",
+)
+"""What comes before the first block of a trunk of patches: patterns of whole paths."""
+
 Metrics = dict[str, tuple[Any, Any]]
 """``{name: (sum, count)}``: summed over devices, micro-batches and steps, divided once."""
 
@@ -196,6 +202,11 @@ class Method:
         return self
 
     @property
+    def stem(self) -> tuple[str, ...]:
+        """Patterns of whole paths: parameters before the first block, for ``optim.layer_decay``."""
+        return STEM
+
+    @property
     def without_head(self) -> Method:
         """The method that a new classifier is put on."""
         return self
@@ -278,6 +289,10 @@ class Wrapper(Method):
     @property
     def encoder_method(self) -> Method:
         return self.wrapped.encoder_method
+
+    @property
+    def stem(self) -> tuple[str, ...]:
+        return self.wrapped.stem
 
     @property
     def spectrogram_fill(self) -> float:

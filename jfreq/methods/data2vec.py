@@ -166,6 +166,11 @@ class Data2Vec(TeacherMethod):
 
     # ------------------------------------------------------------------ what others ask
 
+    @property
+    def stem(self) -> tuple[str, ...]:
+        own = r"(features|norm|project)/.*"
+        return (*super().stem, own, *(f"context/encoder/{path}" for path in self.encoder.stem))
+
     def finetune_defaults(self, pretraining: Experiment) -> Mapping[str, Any]:
         """The features stay as they are, as wav2vec 2.0 and data2vec are fine-tuned."""
         del pretraining

@@ -176,6 +176,10 @@ class Supervised(Method):
         return bool(self.head.multi_label)
 
     @property
+    def stem(self) -> tuple[str, ...]:
+        return tuple(f"backbone/(?:{pattern})" for pattern in self.backbone.stem)
+
+    @property
     def scores(self) -> Literal["softmax", "sigmoid"]:
         return "sigmoid" if self.head.loss == "bce" else "softmax"
 

@@ -28,6 +28,11 @@ class ConvNeXt:
         if self.kernel % 2 == 0:
             raise InputError(f"encoder.kernel: must be odd, got {self.kernel}")
 
+    @property
+    def stem(self) -> tuple[str, ...]:
+        """Patterns of the paths of its parameters before the first block."""
+        return ()
+
     def build(self, name: str | None = None) -> ConvNeXtEncoder:
         return ConvNeXtEncoder(self, name=name)
 

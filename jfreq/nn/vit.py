@@ -82,6 +82,11 @@ class ViT:
         return (2 * self.depth) ** 0.25 if self.deep_norm else 1.0
 
     @property
+    def stem(self) -> tuple[str, ...]:
+        """Patterns of the paths of its parameters before the first block."""
+        return ("attention_bias/.*", *(("norm/.*",) if self.norm == "post" else ()))
+
+    @property
     def initial_scale(self) -> float:
         """Of the initial values of maps that are added to the stream, and of what feeds them."""
         return (8 * self.depth) ** -0.25 if self.deep_norm else 1.0

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 import re
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import jax
@@ -19,6 +19,7 @@ import optax
 
 from jfreq import param_paths
 from jfreq.config import Optim, check, close_match
+from jfreq.method import STEM
 from jfreq.ranges import brief, shown
 from jfreq.types import InputError, PyTree
 
@@ -27,10 +28,6 @@ OURS = {
     "weight_decay_mask": "decay", "b1": "b1", "b2": "b2", "eps": "eps", "mu_dtype": "mu_dtype",
 }  # fmt: skip
 """Arguments of optax's optimisers, and the fields of ``Optim`` that set them."""
-EARLY = re.compile(
-    "(^|/)(patch_embed|alias|positions|special_tokens|register_tokens|mask_token|attention_bias)(/|$)"
-)
-"""Parameters before the first block."""
 
 
 def schedule(cfg: Optim, steps: int) -> optax.Schedule:
@@ -71,25 +68,26 @@ def _decays(cfg: Optim, params: PyTree) -> PyTree:
     )
 
 
-def rate_multipliers(cfg: Optim, params: PyTree) -> PyTree:
+def rate_multipliers(cfg: Optim, params: PyTree, stem: Sequence[str] = STEM) -> PyTree:
     """A factor for each parameter: first matching ``lr_mult``, times the layer decay.
 
-    For a stack of blocks ``[l ...]`` the factor is an array over ``l``. Raises ``InputError`` for
-    a pattern that matches nothing.
+    For a stack of blocks ``[l ...]`` the factor is an array over ``l``; ``stem`` is what comes
+    before the first block, as :attr:`jfreq.method.Method.stem` says it. Raises ``InputError`` for a
+    pattern of the config that matches nothing.
     """
     leaves = param_paths.flatten(params)
     patterns = [pattern for pattern, _ in cfg.lr_mult]
     param_paths.check_patterns("optim.lr_mult", patterns, params)
+    early = {path for path in leaves if _is_early(path, stem)}
     stacks = [
-        leaf.shape[0] for path, leaf in leaves.items()
-        if "/blocks/" in path and not EARLY.search(path)
-    ]  # fmt: skip
+        leaf.shape[0] for path, leaf in leaves.items() if "/blocks/" in path and path not in early
+    ]
     depth = stacks[0] if stacks else 0
 
     def factor(path, leaf):
         hit = param_paths.first_match(path, patterns)
         scale = 1.0 if hit is None else cfg.lr_mult[hit][1]
-        if EARLY.search(path):
+        if path in early:
             return np.float32(scale * cfg.layer_decay ** (depth + 1))
         if "/blocks/" in path:
             powers = cfg.layer_decay ** np.arange(leaf.shape[0], 0, -1, dtype=np.float64)
@@ -99,6 +97,10 @@ def rate_multipliers(cfg: Optim, params: PyTree) -> PyTree:
     return param_paths.map_paths(factor, params)
 
 
+def _is_early(path: str, stem: Sequence[str]) -> bool:
+    return any(re.fullmatch(pattern, path) for pattern in stem)
+
+
 def rates(cfg: Optim, steps: int) -> dict[str, optax.Schedule]:
     """The schedules of a run by the names that they are logged under: ``lr``, and for every group
     ``lr/PATTERN``."""
@@ -106,8 +108,11 @@ def rates(cfg: Optim, steps: int) -> dict[str, optax.Schedule]:
     return {"lr": schedule(cfg, steps), **groups}
 
 
-def make(cfg: Optim, *, steps: int, params: PyTree) -> optax.GradientTransformation:
-    """The transformation for parameters of this shape (arrays or ``ShapeDtypeStruct``).
+def make(
+    cfg: Optim, *, steps: int, params: PyTree, stem: Sequence[str] = STEM
+) -> optax.GradientTransformation:
+    """The transformation for parameters of this shape (arrays or ``ShapeDtypeStruct``); ``stem`` as
+    in :func:`rate_multipliers`.
 
     Raises ``InputError`` for an optimiser, an option or a pattern that does not exist, and for an
     optimiser that asks for more than gradients and parameters.
@@ -116,9 +121,9 @@ def make(cfg: Optim, *, steps: int, params: PyTree) -> optax.GradientTransformat
     if any(part.weight_decay for part in (cfg, *cfg.groups)):
         param_paths.check_patterns("optim.decay", cfg.decay, params)
     if not cfg.kind.startswith("optax."):
-        return _built(cfg, steps, params)
+        return _built(cfg, steps, params, stem)
     try:
-        optimiser = _built(cfg, steps, params)
+        optimiser = _built(cfg, steps, params, stem)
         jax.eval_shape(lambda p: optimiser.update(p, optimiser.init(p), p), params)
     except InputError:
         raise
@@ -131,9 +136,11 @@ def make(cfg: Optim, *, steps: int, params: PyTree) -> optax.GradientTransformat
     return optimiser
 
 
-def _built(cfg: Optim, steps: int, params: PyTree) -> optax.GradientTransformation:
+def _built(
+    cfg: Optim, steps: int, params: PyTree, stem: Sequence[str]
+) -> optax.GradientTransformation:
     scaled = cfg.lr_mult or cfg.layer_decay < 1
-    factors = param_paths.flatten(rate_multipliers(cfg, params)) if scaled else None
+    factors = param_paths.flatten(rate_multipliers(cfg, params, stem)) if scaled else None
     chain = _chain(cfg, steps, factors)
     if cfg.groups:
         patterns = [group.pattern for group in cfg.groups]
@@ -247,7 +254,7 @@ def _matrix(path: str, leaf: Any) -> optax.contrib.MuonDimensionNumbers | None:
     """
     name = "/".join(path.split("/")[-2:])
     numbers = optax.contrib.MuonDimensionNumbers
-    if not name.endswith("/kernel") or EARLY.search(path):
+    if not name.endswith("/kernel") or _is_early(path, STEM):
         return None
     if "/blocks/" not in path:
         return numbers(0, 1) if leaf.ndim == 2 else None

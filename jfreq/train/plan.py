@@ -96,7 +96,9 @@ def plan_step(experiment: Experiment, batch_spec: BatchSpec, mesh: jax.sharding.
     params = jax.eval_shape(method.init, key)
     rules = experiment.mesh.rules
     sharding.check_rules(rules, params)
-    optimiser = optimizer.make(experiment.optim, steps=experiment.steps, params=params)
+    optimiser = optimizer.make(
+        experiment.optim, steps=experiment.steps, params=params, stem=method.stem
+    )
     plan = jax.eval_shape(lambda key: init_state(method, optimiser, key), key)
     # What a loss refuses is refused before anything is written.
     jax.eval_shape(method.loss, plan.params, plan.target, batch_spec, Streams(key), 0)

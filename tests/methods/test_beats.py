@@ -24,7 +24,7 @@ from jfreq.nn.vit import ViT
 from jfreq.ops import codebook
 from jfreq.ops.patch import patchify, unpatchify
 from jfreq.testing import CLIP, batch_spec, fake_batch
-from jfreq.train import plan, step
+from jfreq.train import initial_state, plan, step
 from jfreq.train.initial_state import check_trained
 from jfreq.train.plan import check_sources
 from jfreq.train.state import init_state
@@ -226,7 +226,7 @@ def trained(method, devices):
         start = functools.partial(init_state, method, spec.optimiser)
         state = jax.jit(start, out_shardings=places)(key)
         for _ in range(2):
-            state, metrics = update(state, batch, step.run_key(spec))
+            state, metrics = update(state, batch, initial_state.run_key(spec))
     return jax.device_get((state, metrics))
 
 

@@ -9,11 +9,16 @@ import optax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax.extend.core import Literal
 
 from jfreq import param_paths
 from jfreq.config import Optim, ParamGroup
+from jfreq.method import encoder_params, window_spec
+from jfreq.methods import AST, SSAST, BEATs, Classify, Data2Vec
+from jfreq.nn.bias import ALiBi
+from jfreq.nn.vit import ViT
 from jfreq.train import optimizer
-from jfreq.types import InputError
+from jfreq.types import DataSpec, InputError, SignalSpec
 
 SHAPES = {
     "backbone/trunk/patch_embed/kernel": (6, 4),
@@ -219,6 +224,48 @@ def test_layer_decay(rng):
             assert factor == pytest.approx(0.75**4)
         else:
             assert factor == (2.0 if path == "head/linear/bias" else 1.0)
+
+
+NET = ViT(width=16, depth=2, heads=2)
+POST = dataclasses.replace(NET, norm="post", bias=ALiBi())
+CLASSES = DataSpec((SignalSpec("audio", 16000, 20720),), labels=("a", "b"))
+STEMS = {
+    "AST": AST(encoder=NET),
+    "branch": SSAST(encoder=NET, embed="aape", registers=1),
+    "BEATs": BEATs(encoder=POST, predictor=NET),
+    "data2vec": Classify(backbone=Data2Vec(encoder=POST, target_layers=2)),
+    "data2vec, pre": Data2Vec(encoder=dataclasses.replace(NET, bias=ALiBi()), target_layers=2),
+}
+
+
+def before_the_first_block(method, params):
+    """Paths of the parameters that the input of the trunk's stack of blocks depends on, as the
+    program of ``encode`` has it."""
+    blocks = "trunk/encoder/blocks/", "context/encoder/blocks/"
+    program = jax.make_jaxpr(method.encode)(params, window_spec(method.signals)).jaxpr
+    reached = {var: {path} for var, path in zip(program.invars, param_paths.flatten(params))}
+    found = set()
+    for equation in program.eqns:
+        given = [reached.get(v, set()) for v in equation.invars if not isinstance(v, Literal)]
+        every = set().union(*given)
+        stack = {p for p in every if any(f"/{block}" in f"/{p}" for block in blocks)}
+        if equation.primitive.name == "scan" and stack:
+            found = every - stack
+            break
+        reached.update(dict.fromkeys(equation.outvars, every))
+    return found
+
+
+@pytest.mark.parametrize("name", STEMS)
+def test_a_method_says_what_comes_before_its_first_block(name):
+    """All of it falls as the embedding does, and of what ``encode`` reads nothing else."""
+    method = STEMS[name].bind(CLASSES)
+    params = jax.eval_shape(method.init, jax.random.key(0))
+    expected = before_the_first_block(method, params)
+    cfg = Optim(layer_decay=0.5)
+    factors = param_paths.flatten(optimizer.rate_multipliers(cfg, params, method.stem))
+    read = param_paths.flatten(encoder_params(method, params))
+    assert {path for path in read if np.all(factors[path] == 0.5**3)} == expected != set()
 
 
 def test_layer_decay_moves_parameters_by_its_factors(rng):

@@ -130,6 +130,10 @@ class PatchMethod(Method):
         return self.geometry.grid
 
     @property
+    def stem(self) -> tuple[str, ...]:
+        return (*super().stem, *(f"trunk/encoder/{path}" for path in self.encoder.stem))
+
+    @property
     def trunk(self) -> SpectrogramTrunk:
         """Embedding and encoder as a module."""
         found = self.geometry
