@@ -117,14 +117,18 @@ class PhyMask(Wrapper):
         """The trunk's, under these masks."""
         del target
         found = spectra(self.trunk, batch)
-        masks: Any = self.trunk.of_units(chosen(self, rngs("mask"), found, step))
+        masks = self.sample_masks(rngs("mask"), found, step)
         return self.trunk.loss_under(params, batch, found, masks, rngs)
 
     def reconstruct(self, params, batch: Batch, rngs: Streams) -> Reconstruction:
         """Under a mask as at the end of training."""
         found = spectra(self.trunk, batch)
-        masks: Any = self.trunk.of_units(chosen(self, rngs("mask"), found, self.anneal_steps))
-        return self.trunk.reconstruct_under(params, found, masks)
+        return self.trunk.reconstruct_under(params, found, self.sample_masks(rngs("mask"), found))
+
+    def sample_masks(self, key: Array, found: dict[str, Spectra], step: Any = None) -> Any:
+        """Masks by sensor as the trunk takes them; None: as at the end of training."""
+        step = self.anneal_steps if step is None else step
+        return self.trunk.of_units(chosen(self, key, found, step))
 
 
 # ------------------------------------------------------------------ the prior

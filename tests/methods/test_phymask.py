@@ -107,6 +107,23 @@ def test_floor_reaches_every_patch():
     assert seen(0.0) == 16 and seen(0.1) == 64
 
 
+def test_masks_are_asked_for_as_those_of_the_trunk():
+    """The same call for both: as many patches, and among them those of the loud tone."""
+    method = PhyMask(trunk=VIT, budget="equal", floor=0.0).bind(SPEC)
+    assert method.encoder_method == method.trunk
+    found = spectra(method.trunk, burst())
+    power = {}
+    for cfg in (method, method.encoder_method):
+        mask = cast(Any, cfg).sample_masks(jax.random.key(0), found)["mic"]
+        assert mask.keep.shape == (4, 6)
+        plane = method.trunk.planes["mic"]
+        energy = prior.patch_energy(found["mic"].real, found["mic"].imag, plane.patch)
+        power[cfg] = float(jnp.take_along_axis(energy.reshape(4, -1), mask.keep, axis=1).sum())
+    assert power[method] > 3 * power[method.trunk]
+    late, end = (method.sample_masks(jax.random.key(0), found, s) for s in (10**6, None))
+    assert np.array_equal(late["mic"].keep, end["mic"].keep)
+
+
 def test_windows_of_the_other_trunk():
     method = PhyMask(trunk=SWIN).bind(SPEC)
     assert method.units == (8, 16)  # 4 x 2 and 4 x 4 windows of 2 x 4 tokens

@@ -81,26 +81,18 @@ def seen(trained: Any, args) -> float:
     import jax
     import jax.numpy as jnp
 
-    from jfreq import masks
     from jfreq.data.shards.reader import open_shards
     from jfreq.masks import energy_coherence
     from jfreq.methods.common.sensor_spectra import spectra
-    from jfreq.methods.mae import MAE, plane_grid
-    from jfreq.methods.phymask import PhyMask, chosen
     from jfreq.ops.gather import take_tokens
 
     shards = open_shards(shards_of("machines_rare", "", args.runs))
     rare = np.flatnonzero(shards.column("label") == shards.info.labels.index(RARE))
     read = shards.read(rare)
     cfg = trained.experiment.method
-    trunk = cfg.trunk if isinstance(cfg, PhyMask) else cfg
-    assert isinstance(trunk, MAE)
+    trunk = cfg.encoder_method
     found = spectra(trunk, {s.name: jnp.asarray(read[s.name]) for s in trunk.signals})
-    key, kept, whole = jax.random.key(0), 0.0, 0.0
-    drawn = chosen(cfg, key, found, 10**6) if isinstance(cfg, PhyMask) else {
-        name: masks.random(key, len(rare), plane_grid(p), p.tokens[0] * p.tokens[1] - trunk.kept(p))
-        for name, p in trunk.planes.items()
-    }  # fmt: skip
+    drawn, kept, whole = cfg.sample_masks(jax.random.key(0), found), 0.0, 0.0
     for name, plane in trunk.planes.items():
         power = energy_coherence.patch_energy(found[name].real, found[name].imag, plane.patch)
         flat = power.reshape(len(rare), -1, 1) / power.sum()
