@@ -12,16 +12,15 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from jfreq import checksums, distributed, param_paths
-from jfreq.config import Experiment, Part, Source
+from jfreq import checksums, distributed
+from jfreq.config import Experiment, Part
 from jfreq.files import disk_errors, local_path, read_json
-from jfreq.ops.posemb import resize_positions
 from jfreq.train.run_folder import CHECKPOINTS, check_same, read_config
 from jfreq.train.state import State, Trained
 from jfreq.types import InputError, PyTree
@@ -276,79 +275,3 @@ def _restore(item: Path, what: Part) -> PyTree:
             item={what: tree}, restore_args={what: kind}, partial_restore=True
         )
         return reader.restore(item, args=args)[what]
-
-
-class Fit(NamedTuple):
-    """Paths that were taken as they are, taken in another shape, and left as they were."""
-
-    taken: list[str]
-    resized: list[str]
-    fresh: list[str]
-
-
-def fit_params(given: PyTree, template: PyTree, source: Source) -> tuple[PyTree, Fit]:
-    """``template`` with every array that ``given`` has, matched by path.
-
-    Only what lies below ``source.read`` is taken, and only what lies below ``source.write``
-    replaced; paths are compared below these two. A prefix may differ (``trunk/...`` fits
-    ``backbone/trunk/...``). Position grids ``[f t d]`` of another shape are cropped or resized
-    (AST, section 2.2). Raises ``InputError`` if there is nothing there, or nothing fits.
-    """
-    leaves = _below(given, source.read, f"{source.path} has", source.what)
-    places = _below(template, source.write, "this run has", source.into)
-    fit = Fit([], [], [])
-
-    def pick(path: str, leaf: Any) -> Any:
-        end = _relative(path, source.write)
-        if end not in places:
-            return leaf
-        found = next((leaves[p] for p in _tails(end) if p in leaves), None)
-        if found is not None and found.shape == leaf.shape:
-            fit.taken.append(path)
-            return np.asarray(found, leaf.dtype)
-        grid = path.endswith("positions/grid")
-        if found is not None and grid and found.shape[2:] == leaf.shape[2:]:
-            fit.resized.append(path)
-            return np.asarray(resize_positions(np.asarray(found), leaf.shape[:2]), leaf.dtype)
-        fit.fresh.append(path)
-        return leaf
-
-    fitted = param_paths.map_paths(pick, template)
-    if not fit.taken:
-        raise InputError(
-            f"checkpoint.init_from: no parameter of {source.path} fits; see `jfreq config params`"
-        )
-    return fitted, fit
-
-
-def _below(tree: PyTree, root: str, owner: str, part: Part) -> dict[str, Any]:
-    """Leaves by their path below ``root``."""
-    leaves = param_paths.flatten(tree)
-    found = {_relative(path, root): leaf for path, leaf in leaves.items()}
-    found.pop("", None)
-    if not found:
-        known = dict.fromkeys(path.split("/")[0] for path in leaves)
-        raise InputError(f"checkpoint.init_from: {owner} nothing below {root!r} in its {part}; "
-                         f"there is {', '.join(known) or 'nothing'}")  # fmt: skip
-    return found
-
-
-def _relative(path: str, root: str) -> str:
-    """``path`` as seen from ``root``; empty outside."""
-    if not root:
-        return path
-    return path.removeprefix(f"{root}/") if path.startswith(f"{root}/") else ""
-
-
-def told(source: Source, fit: Fit) -> str:
-    """What a source gave, in a line."""
-    parts = [f"{len(fit.taken)} arrays taken", f"{len(fit.resized)} resized"]
-    names = f" ({', '.join(fit.fresh[:3])}{', ...' if len(fit.fresh) > 3 else ''})"
-    parts.append(f"{len(fit.fresh)} left fresh{names if fit.fresh else ''}")
-    where = f" below {source.write}" if source.write else ""
-    return f"{source.into}{where} from {source.path}: {', '.join(parts)}"
-
-
-def _tails(path: str) -> list[str]:
-    parts = path.split("/")
-    return ["/".join(parts[i:]) for i in range(max(1, len(parts) - 1))]

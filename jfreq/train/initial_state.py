@@ -9,7 +9,7 @@ import jax
 from jfreq import distributed, param_paths
 from jfreq.config import Experiment, Part, Source, check
 from jfreq.method import Method, Streams
-from jfreq.train import checkpoint
+from jfreq.train import transfer
 from jfreq.train.plan import StepPlan
 from jfreq.train.state import State, Trained, init_state
 from jfreq.types import Array, PyTree
@@ -64,9 +64,9 @@ def first_state(
         for source, found in sources:
             if source.into == part:
                 values = _without_other_classes(source, found, setup.experiment)
-                tree, fit = checkpoint.fit_params(values, tree, source)
+                tree, fit = transfer.fit_params(values, tree, source)
                 taken.update(fit.taken if part == "target" else ())
-                say(checkpoint.told(source, fit))
+                say(transfer.told(source, fit))
         return tree
 
     parts = {source.into for source, _ in sources}

@@ -17,7 +17,7 @@ from jfreq.nn.vit import SIZES, ViT
 from jfreq.ops.posemb import resize_positions
 from jfreq.ranges import checked
 from jfreq.testing import CLIP, fake_batch, fitted, loss_and_grad
-from jfreq.train import checkpoint, initial_state
+from jfreq.train import initial_state, transfer
 from jfreq.train.state import Trained
 from jfreq.types import DataSpec, Features, Grid, InputError, SignalSpec
 
@@ -252,7 +252,7 @@ def test_fine_tuning_takes_the_trunk_of_ssast():
     pre = filled(source, seed=1)
     method = Classify(backbone=replace(source, stride=(10, 10), mask=None)).bind(CLIP)
     fresh = filled(method, seed=2)
-    fitted, report = checkpoint.fit_params(pre, fresh, Source("runs/a"))
+    fitted, report = transfer.fit_params(pre, fresh, Source("runs/a"))
 
     found, before = param_paths.flatten(fitted), param_paths.flatten(pre)
     grid = "backbone/trunk/positions/grid"

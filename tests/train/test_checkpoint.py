@@ -6,7 +6,7 @@ import pytest
 
 from jfreq.config import Experiment, Source
 from jfreq.methods.ssast import SSAST
-from jfreq.train import checkpoint, run_folder
+from jfreq.train import checkpoint, run_folder, transfer
 from jfreq.train.state import State
 from jfreq.types import InputError
 
@@ -21,7 +21,7 @@ def test_folders_that_are_no_runs(tmp_path):
 
 def test_nothing_that_fits_is_an_error():
     with pytest.raises(InputError, match="no parameter of this source fits"):
-        checkpoint.fit_params(
+        transfer.fit_params(
             {"x": np.zeros(3)}, {"trunk": {"w": np.zeros(2)}}, Source("this source")
         )
 
