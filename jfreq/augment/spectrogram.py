@@ -14,11 +14,11 @@ Key = PRNGKeyArray | Array
 
 
 def spec_augment(
-    key: Key, spec: Float[Array, "b t f c"], *, freq: int, time: int, fill: float | int = 0.0
+    key: Key, spec: Float[Array, "b t f c"], *, time: int, freq: int, fill: float | int = 0.0
 ) -> Float[Array, "b t f c"]:
-    """One frequency band and one time span of every row set to ``fill``.
+    """One time span and one frequency band of every row set to ``fill``.
 
-    Widths are uniform in ``0 .. freq - 1`` bins and ``0 .. time - 1`` frames, starts uniform among
+    Widths are uniform in ``0 .. time - 1`` frames and ``0 .. freq - 1`` bins, starts uniform among
     those that fit; 0 or 1 leaves that axis alone. AST applies it before standardisation.
     Park et al. 2019 (SpecAugment) with torchaudio's draws.
     """

@@ -291,7 +291,7 @@ def map_view(key: Array, spec: Array, cfg: LTFC) -> Array:
     spec = change.scale_amplitude(keys[1], spec, gain=views.gain)
     spec = change.shift_frequency(keys[2], spec, rows=views.shift)
     return augment.spec_augment(
-        keys[3], spec, freq=1 + int(views.freq_mask * f), time=1 + int(views.time_mask * t)
+        keys[3], spec, time=1 + int(views.time_mask * t), freq=1 + int(views.freq_mask * f)
     )
 
 

@@ -41,7 +41,7 @@ class Head:
     mixup: Probability = 0.0
     """Probability of mixing a clip with another, lambda ~ Beta(10, 10)."""
     spec_augment: tuple[Whole, Whole] = (0, 0)
-    """Widest masked (frequency, time) band of the spectrogram; 0 for none."""
+    """Widest masked span of frames and band of bins in the spectrogram; 0 for none."""
     noise: bool = False
     """Uniform noise up to 0.1 and a roll of up to 10 frames, on the spectrogram."""
     norm: bool = True
@@ -251,9 +251,9 @@ def augmented(backbone: Method, head: Head, batch: Batch, rngs: Streams) -> tupl
     if "spectrogram" in batch:
         spec = batch["spectrogram"]
         if max(head.spec_augment):
-            freq, time = head.spec_augment
+            time, freq = head.spec_augment
             spec = augment.spec_augment(
-                rngs("spec_augment"), spec, freq=freq, time=time, fill=backbone.spectrogram_fill
+                rngs("spec_augment"), spec, time=time, freq=freq, fill=backbone.spectrogram_fill
             )
         if head.noise:
             noisy = augment.add_noise(rngs("noise"), spec)

@@ -12,7 +12,7 @@ from jfreq.config import Experiment, Source, replace
 from jfreq.method import Method, Streams, encoder_params
 from jfreq.methods.ast import AST
 from jfreq.methods.ssast import SSAST
-from jfreq.methods.supervised import Classify, Head
+from jfreq.methods.supervised import Classify, Head, augmented
 from jfreq.nn.vit import SIZES, ViT
 from jfreq.ops.posemb import resize_positions
 from jfreq.ranges import checked
@@ -138,7 +138,7 @@ def test_multi_hot_and_integer_labels_of_one_class_agree():
     [
         (Head(), False),
         (Head(mixup=1.0), True),
-        (Head(spec_augment=(3, 5)), True),
+        (Head(spec_augment=(5, 3)), True),
         (Head(noise=True), True),
     ],
     ids=["none", "mixup", "spec_augment", "noise"],
@@ -154,6 +154,18 @@ def test_augmentation_acts_in_training_only(head, random):
     assert "random" not in str(jax.make_jaxpr(method.encode)(params, batch))
     found, plain = (jax.jit(m.encode)(params, batch).logits for m in (method, table()[0]))
     np.testing.assert_array_equal(found, plain)
+
+
+@pytest.mark.parametrize(("pair", "axes"), [((9, 0), (2, 3)), ((0, 9), (1, 3))])
+def test_spec_augment_names_time_before_frequency(pair, axes):
+    """Of (9, 0) only whole frames are masked, of (0, 9) only whole bins."""
+    cfg, _, _ = model("AST")
+    batch = {"spectrogram": jnp.ones((16, 32, 24, 1)), "label": jnp.zeros(16, int)}
+    head = replace(cfg.head, spec_augment=pair)
+    changed, _ = augmented(cfg, head, batch, Streams(jax.random.key(2)))
+    masked = np.asarray(changed["spectrogram"]) != 1
+    assert masked.any() and not masked.all(axis=(1, 2, 3)).any()
+    np.testing.assert_array_equal(masked.all(axis=axes), masked.any(axis=axes))
 
 
 def test_mixup_mixes_sounds_and_labels_alike():
@@ -296,7 +308,7 @@ def test_labels_that_do_not_fit(head, spec, match):
 
 @pytest.mark.parametrize(
     ("changes", "match"),
-    [({"mixup": 1.5}, "between 0 and 1, got 1.5"), ({"spec_augment": (-1, 3)}, "0 or more")],
+    [({"mixup": 1.5}, "between 0 and 1, got 1.5"), ({"spec_augment": (3, -1)}, "0 or more")],
 )
 def test_impossible_augmentation(changes, match):
     with pytest.raises(InputError, match=match):
