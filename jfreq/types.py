@@ -3,6 +3,9 @@
 Letters, one set for the whole library: ``b`` batch, ``t`` time (samples, frames or time
 tokens), ``n`` tokens, ``f`` frequency bins, ``c`` channels, ``d`` width, ``h`` heads,
 ``k`` kept tokens, ``m`` masked tokens, ``l`` layers.
+
+A pair of numbers for the two axes (patch, stride, grid, SpecAugment) is (time, freq), as in
+``[b t f c]``.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ MASK = {
     "time": change(method__mask_kind="time"),
     "frequency": change(method__mask_kind="frequency"),
 }
-TOKENS = {"patch": change(), "frame": change(method__patch=(128, 2))}
+TOKENS = {"patch": change(), "frame": change(method__patch=(2, 128))}
 
 
 def possible(levels: Mapping[str, str]) -> bool:

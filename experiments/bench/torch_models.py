@@ -1,6 +1,6 @@
 """SSAST and its front end as a PyTorch user would write them; for the benches only.
 
-The same model as ``jfreq.methods.ssast`` with ``ssast_tiny``'s sizes: 128 mel bins x 1024 frames in
+The same model as ``jfreq.methods.ssast`` with ``ssast_tiny``'s sizes: 1024 frames x 128 mel bins in
 patches of 16 x 16, two special tokens, a pre-norm ViT, clusters of masked patches drawn for each
 clip and each task, and InfoNCE + 10 MSE. ``load_jfreq`` copies parameters, so that both losses can be
 compared on the same masks.
@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 MEAN, STD = -4.2677393, 4.5689974
-FREQ, TIME, PATCH = 8, 64, 16
-"""The lattice of 128 bins x 1024 frames."""
+TIME, FREQ, PATCH = 64, 8, 16
+"""The lattice of 1024 frames x 128 bins."""
 
 
 class Fbank(nn.Module):

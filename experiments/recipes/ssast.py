@@ -48,9 +48,9 @@ def _sized(size: str, *, lr: float, batch: int) -> Experiment:
 
 
 def _frame(patch_model: Experiment) -> Experiment:
-    """Tokens of 128 bins x 2 frames, masked at random."""
+    """Tokens of 2 frames x 128 bins, masked at random."""
     name = patch_model.name.replace("ssast_", "ssast_frame_")
-    return replace(patch_model, name=name, method__patch=(128, 2), method__mask_kind="random")
+    return replace(patch_model, name=name, method__patch=(2, 128), method__mask_kind="random")
 
 
 def _released(patch_model: Experiment, *, batch: int, steps: int) -> Experiment:
@@ -74,7 +74,7 @@ ssast_tiny = _sized("tiny", lr=5e-4, batch=32)
 ssast_small = _sized("small", lr=2e-4, batch=32)
 ssast_base = _sized("base", lr=1e-4, batch=32)
 ssast_frame_nano = replace(
-    ssast_nano, name="ssast_frame_nano", method__frontend=Fbank(), method__patch=(128, 2),
+    ssast_nano, name="ssast_frame_nano", method__frontend=Fbank(), method__patch=(2, 128),
     method__mask_kind="random",
 )  # fmt: skip
 ssast_frame_tiny = _frame(ssast_tiny)

@@ -34,7 +34,7 @@ def check_count(
     n = grid.size
     # Token 0 is never covered in the released code, and it masks only once it has more than m.
     most = n - 2 if (kind == "cluster" and mode == "official") else n - 1
-    shape = f"{grid.freq} x {grid.time} (frequency x time) = {n} tokens"
+    shape = f"{grid.time} x {grid.freq} (time x frequency) = {n} tokens"
     if not 1 <= count <= most:
         raise InputError(f"mask: {count} of {shape} cannot be masked; choose 1 to {most}")
     line = {"time": grid.freq, "frequency": grid.time}.get(kind, 1)

@@ -221,9 +221,8 @@ class _PatchEmbed(nn.Module):
         for name, plane in cfg.planes.items():
             x = nn.Dense(width, kernel_init=xavier, name=name)(patches[name])
             if cfg.embed == "aape":
-                (time, freq), (frames, bins) = plane.tokens, plane.patch
-                patch, grid = (bins, frames), plane_grid(plane)
-                spec = unpatchify(patches[name], grid=(freq, time), patch=patch, order=grid.order)
+                patch, grid = plane.patch, plane_grid(plane)
+                spec = unpatchify(patches[name], grid=plane.tokens, patch=patch, order=grid.order)
                 branch = AliasBranch(cfg.aape, patch, patch, grid, name=f"alias_{name}")
                 shown = None if visible is None else visible[name]
                 x = branch(spec, x, valid=valid[name], visible=shown)

@@ -130,7 +130,7 @@ class SSAST(PatchMethod):
 
     def unpatched(self, tokens: Array) -> Array:
         """``[b n p]`` to ``[b t f c]``."""
-        size = (self.grid.freq, self.grid.time)
+        size = (self.grid.time, self.grid.freq)
         return unpatchify(tokens, grid=size, patch=self.geometry.patch, order=self.order)
 
 

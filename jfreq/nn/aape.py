@@ -145,7 +145,7 @@ class LambdaEncoder(nn.Module):
                 ).reshape(b, n, -1)
                 for name in ("alpha", "beta")
             )
-        return bounded(cfg, self.patch[1], h_a.astype(jnp.float32), h_b.astype(jnp.float32))
+        return bounded(cfg, self.patch[0], h_a.astype(jnp.float32), h_b.astype(jnp.float32))
 
 
 def bounded(
@@ -165,7 +165,7 @@ def bounded(
 class AliasBranch(nn.Module):
     """The plain tokens of a spectrogram, and what its patches would fold, as tokens.
 
-    ``patch``, ``stride`` = (bins, frames). Everything but the Lambda Encoder's blocks is float32.
+    ``patch``, ``stride`` = (time, freq). Everything but the Lambda Encoder's blocks is float32.
     """
 
     cfg: AaPE
@@ -220,23 +220,23 @@ class AliasBranch(nn.Module):
             spec = silenced(spec, visible, self.patch, self.stride, grid)
         alpha, beta = self.rates(spec, valid, visible)
         b, p, g, s = alpha.shape
-        rows = sub_bands(self.high_passed(spec), self.patch[0], self.stride[0], g)
+        rows = sub_bands(self.high_passed(spec), self.patch[1], self.stride[1], g)
         u = self.bands(rows).reshape(b, spec.shape[1], g * s)
         cells = sblu.windows(
-            u, patch=self.patch[1], stride=self.stride[1], taps=cfg.taps,
+            u, patch=self.patch[0], stride=self.stride[0], taps=cfg.taps,
             local=cfg.context == "local",
         )  # fmt: skip
         if cfg.context == "local":
             # No filter may look beyond the patch: what is slower than it is taken out as its mean.
             pad = (cfg.taps - 1) // 2
-            own = cells[:, :, pad : pad + self.patch[1]]
+            own = cells[:, :, pad : pad + self.patch[0]]
             own = own - jnp.mean(own, axis=2, keepdims=True)
             cells = jnp.pad(own, ((0, 0), (0, 0), (pad, pad), (0, 0)))
         re, im = sblu.apply(
             cells, alpha.reshape(b, p, g * s), beta.reshape(b, p, g * s), taps=cfg.taps,
             phase=cfg.phase, unit_gain=cfg.unit_gain,
         )  # fmt: skip
-        parts = [y.reshape(b, p, self.patch[1], g, s) for y in (re, im)]
+        parts = [y.reshape(b, p, self.patch[0], g, s) for y in (re, im)]
         if cfg.magnitude:
             parts.append(0.5 * jnp.log(jnp.square(parts[0]) + jnp.square(parts[1]) + 1e-6))
         y = nn.gelu(self.mix(jnp.concatenate(parts, axis=-1)), approximate=False)
@@ -247,7 +247,7 @@ class AliasBranch(nn.Module):
         """What changes faster than the patches can tell; unchanged in context ``local``."""
         if self.cfg.context == "local":
             return spec
-        return sblu.filter_time(spec, sblu.high_pass(self.cfg.high_pass, 1 / (2 * self.patch[1])))
+        return sblu.filter_time(spec, sblu.high_pass(self.cfg.high_pass, 1 / (2 * self.patch[0])))
 
 
 class Grouped(nn.Module):
@@ -295,11 +295,11 @@ class Fusion(nn.Module):
 def cut(spec: Float[Array, "b t f c"], patch: Shape2, stride: Shape2, grid: Grid):
     """Patches ``[b n p]`` in the order of ``grid``, which may overlap."""
     if stride == patch:
-        tiled = spec[:, : grid.time * patch[1], : grid.freq * patch[0]]
+        tiled = spec[:, : grid.time * patch[0], : grid.freq * patch[1]]
         return patchify(tiled, patch=patch, order=grid.order)
     t, f = (
         np.arange(n)[:, None] * s + np.arange(p)
-        for n, s, p in zip((grid.time, grid.freq), stride[::-1], patch[::-1])
+        for n, s, p in zip((grid.time, grid.freq), stride, patch)
     )
     x = jnp.take(jnp.take(spec, t, axis=1), f, axis=3)  # [b time pt freq pf c]
     axes = (0, 3, 1, 4, 2, 5) if grid.order == "freq_major" else (0, 1, 3, 4, 2, 5)
@@ -328,7 +328,7 @@ def silenced(
             f"patches of {patch}"
         )
     plane = _by_time(visible[..., None], grid)[..., 0]
-    plane = jnp.repeat(jnp.repeat(plane, patch[1], axis=1), patch[0], axis=2)
+    plane = jnp.repeat(jnp.repeat(plane, patch[0], axis=1), patch[1], axis=2)
     edge = ((0, 0), *((0, n - m) for n, m in zip(spec.shape[1:3], plane.shape[1:])))
     return jnp.where(jnp.pad(plane, edge)[..., None], spec, 0.0)
 

@@ -17,7 +17,7 @@ from jfreq.types import Grid, Mask
 
 
 class PatchEmbed(nn.Module):
-    """Linear map of each ``patch`` = (freq, time) at ``stride``; token order of ``grid``."""
+    """Linear map of each ``patch`` at ``stride``, both (time, freq); token order of ``grid``."""
 
     patch: tuple[int, int]
     stride: tuple[int, int]

@@ -1,4 +1,8 @@
-"""Spectrograms to patches and back. Inside a patch values run (frequency, time, channel)."""
+"""Spectrograms to patches and back.
+
+Pairs are (time, freq). The values inside a patch, and with them the rows of a kernel, run
+(frequency, time, channel), as in the released weights of AST and SSAST.
+"""
 
 from __future__ import annotations
 
@@ -9,35 +13,35 @@ from jaxtyping import Array, Float
 from jfreq.types import InputError, Order
 
 Shape2 = tuple[int, int]
-"""(frequency, time): patch sizes and strides in bins and frames, grids in tokens."""
+"""(time, freq): patch sizes and strides in frames and bins, grids in tokens."""
 
 
 def grid_shape(frames: int, bins: int, *, patch: Shape2, stride: Shape2) -> Shape2:
-    """Tokens ``(freq, time)`` of a ``frames`` x ``bins`` spectrogram, without padding.
+    """Tokens ``(time, freq)`` of a ``frames`` x ``bins`` spectrogram, without padding.
 
     Raises ``InputError`` when not even one patch fits.
     """
-    if bins < patch[0] or frames < patch[1]:
+    if frames < patch[0] or bins < patch[1]:
         raise InputError(
-            f"no patch of {patch[0]} bins x {patch[1]} frames fits {bins} bins x {frames} frames: "
+            f"no patch of {patch[0]} frames x {patch[1]} bins fits {frames} frames x {bins} bins: "
             "use longer clips or a smaller patch"
         )
-    return (bins - patch[0]) // stride[0] + 1, (frames - patch[1]) // stride[1] + 1
+    return (frames - patch[0]) // stride[0] + 1, (bins - patch[1]) // stride[1] + 1
 
 
 def patchify(
     spec: Float[Array, "b t f c"], *, patch: Shape2, order: Order = "freq_major"
 ) -> Float[Array, "b n d"]:
-    """Non-overlapping patches ``[b n pf*pt*c]`` of ``[b t f c]``, ``patch = (pf, pt)``.
+    """Non-overlapping patches ``[b n pf*pt*c]`` of ``[b t f c]``, ``patch = (pt, pf)``.
 
     Token ``f * T + t`` for ``freq_major`` (AST, SSAST), ``t * F + f`` for ``time_major``
     (Audio-MAE). Raises ``InputError`` unless the patch divides the spectrogram.
     """
     b, t, f, c = spec.shape
-    pf, pt = patch
+    pt, pf = patch
     if t % pt or f % pf:
         raise InputError(
-            f"patches of {pf} bins x {pt} frames do not tile {f} bins x {t} frames: "
+            f"patches of {pt} frames x {pf} bins do not tile {t} frames x {f} bins: "
             "pad or cut the frames first"
         )
     cells = spec.reshape(b, t // pt, pt, f // pf, pf, c)
@@ -48,15 +52,16 @@ def patchify(
 def unpatchify(
     tokens: Float[Array, "b n d"], *, grid: Shape2, patch: Shape2, order: Order = "freq_major"
 ) -> Float[Array, "b t f c"]:
-    """The inverse of :func:`patchify`; ``grid`` is (freq, time) in tokens.
+    """The inverse of :func:`patchify`; ``grid`` is (time, freq) in tokens.
 
     Raises ``InputError`` when ``n`` or ``d`` do not fit ``grid`` and ``patch``.
     """
     b, n, d = tokens.shape
-    (f, t), (pf, pt) = grid, patch
-    if n != f * t or d % (pf * pt):
+    (t, f), (pt, pf) = grid, patch
+    if n != t * f or d % (pt * pf):
         raise InputError(
-            f"{n} tokens of width {d} do not fill a grid of {f} x {t} patches of {pf} x {pt}"
+            f"{n} tokens of width {d} do not fill a grid of {t} x {f} (time x frequency) "
+            f"patches of {pt} frames x {pf} bins"
         )
     lead = (f, t) if order == "freq_major" else (t, f)
     cells = tokens.reshape(b, *lead, pf, pt, d // (pf * pt))
@@ -74,18 +79,18 @@ def embed_patches(
 ) -> Float[Array, "b n d"]:
     """Linear map of every patch: ``[b t f c]``, ``[pf*pt*c d]`` to ``[b n d]``.
 
-    Bins and frames past the last whole patch are left out. One kernel serves every stride, so a
+    Frames and bins past the last whole patch are left out. One kernel serves every stride, so a
     model pretrained on touching patches can be fine-tuned on overlapping ones (SSAST, 2.4).
     """
     b, t, f, c = spec.shape
-    pf, pt = patch
-    freq, time = grid_shape(t, f, patch=patch, stride=stride)
+    pt, pf = patch
+    time, freq = grid_shape(t, f, patch=patch, stride=stride)
     if stride == patch:
         return patchify(spec[:, : time * pt, : freq * pf], patch=patch, order=order) @ kernel
     window = kernel.reshape(pf, pt, c, -1).transpose(1, 0, 2, 3)
     tokens = jax.lax.conv_general_dilated(
-        spec, window, stride[::-1], "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        spec, window, stride, "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
     if order == "freq_major":
         tokens = jnp.swapaxes(tokens, 1, 2)
-    return tokens.reshape(b, freq * time, -1)
+    return tokens.reshape(b, time * freq, -1)

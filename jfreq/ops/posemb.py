@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Float32
 from jfreq.types import Grid, InputError
 
 Table = Float[Array | np.ndarray, "f t d"]
+"""A learned table as parameters hold it, frequency first as in released weights."""
 
 
 def sincos_1d(n: int, d: int) -> Float32[np.ndarray, "n d"]:
@@ -25,29 +26,29 @@ def sincos_1d(n: int, d: int) -> Float32[np.ndarray, "n d"]:
 
 
 def sincos_2d(
-    grid_freq: int, grid_time: int, d: int
-) -> Float32[np.ndarray, "grid_freq grid_time d"]:
-    """``[f t d]``: the first half of the width codes frequency, the second time (Audio-MAE).
+    grid_time: int, grid_freq: int, d: int
+) -> Float32[np.ndarray, "grid_time grid_freq d"]:
+    """``[t f d]``: the first half of the width codes frequency, the second time (Audio-MAE).
 
     Each half is :func:`sincos_1d`. Raises ``InputError`` unless ``d`` is a multiple of 4.
     """
     if d % 4:
         raise InputError(f"a 2-D sine table needs a width that is a multiple of 4, got {d}")
-    shape = (grid_freq, grid_time, d // 2)
-    freq = np.broadcast_to(sincos_1d(grid_freq, d // 2)[:, None], shape)
-    time = np.broadcast_to(sincos_1d(grid_time, d // 2)[None], shape)
+    shape = (grid_time, grid_freq, d // 2)
+    freq = np.broadcast_to(sincos_1d(grid_freq, d // 2)[None], shape)
+    time = np.broadcast_to(sincos_1d(grid_time, d // 2)[:, None], shape)
     return np.concatenate([freq, time], axis=-1)
 
 
 def sincos_tokens(grid: Grid, d: int) -> Float32[np.ndarray, "n d"]:
     """:func:`sincos_2d` of a lattice in the order of its tokens, ``[n d]``."""
-    table = sincos_2d(grid.freq, grid.time, d)
-    table = table.transpose(1, 0, 2) if grid.order == "time_major" else table
+    table = sincos_2d(grid.time, grid.freq, d)
+    table = table.transpose(1, 0, 2) if grid.order == "freq_major" else table
     return table.reshape(grid.size, d)
 
 
 def resize_bilinear(table: Table, shape: tuple[int, int]) -> Float[Array, "f2 t2 d"]:
-    """``[f t d]`` to ``[*shape d]``, two linear interpolations.
+    """``[f t d]`` to ``[*shape d]``, ``shape`` the table's first two axes: two interpolations.
 
     Equals torch ``interpolate(mode="bilinear", align_corners=False, antialias=False)``, up and
     down.
@@ -59,7 +60,7 @@ def resize_bilinear(table: Table, shape: tuple[int, int]) -> Float[Array, "f2 t2
 
 
 def resize_positions(table: Table, shape: tuple[int, int]) -> Float[Array, "f2 t2 d"]:
-    """``[f t d]`` to ``[*shape d]`` as AST and SSAST do: time first, then frequency.
+    """``[f t d]`` to ``[*shape d]`` as AST and SSAST do: cut or grown in time, then in frequency.
 
     A shorter axis is the centred part that starts at ``old // 2 - new // 2``, a longer one is
     interpolated (:func:`resize_bilinear`), an equal one is left alone.

@@ -15,14 +15,14 @@ from jfreq.train.loop import NotFinite, Stopped
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--method.mask", "64"], "mask: 64 of 8 x 8 (frequency x time) = 64 tokens cannot be"),
+        (["--method.mask", "64"], "mask: 64 of 8 x 8 (time x frequency) = 64 tokens cannot be"),
         (["--method.mask-kind", "time", "--method.mask", "20"], "20 is not a multiple, take 16"),
         (["--mesh.data", "8", "--batch", "12"], "take a multiple of 8"),
         (["--mesh.data", "3"], "mesh: data=3, fsdp=1, tensor=1 does not match 8 devices"),
         (["--data.exclude-folds", "9"], "fold: no rows of fold 9; the set has: 0, 1, 2, 3, 4"),
         (["--data.split", "trian"], "no rows of split 'trian'; the set has: none"),
         (["--method.modality", "gyro"], "no signal 'gyro' in the data; it has: audio"),
-        (["--method.patch", "200", "16"], "200 bins"),
+        (["--method.patch", "16", "200"], "16 frames x 200 bins fits"),
     ],
 )
 def test_settings_that_do_not_fit_the_data(training, refused, tmp_path, options, message):

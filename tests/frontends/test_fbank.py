@@ -146,7 +146,7 @@ def test_valid_frames_is_a_count_of_whole_windows(length, win_length, hop_length
 def test_clock(frames, width, step):
     """A token's centre on the signal, derived from the samples that its patch covers."""
     spec = DataSpec((SignalSpec("audio", 16000, 400 + 160 * 63),))
-    cfg = SSAST(frames=64, patch=(16, width), mask=1).bind(spec)
+    cfg = SSAST(frames=64, patch=(width, 16), mask=1).bind(spec)
     grid, wide = cfg.grid, min(width, 64)
     for t in (0, min(step, grid.time - 1), grid.time - 1):
         covered = range(t * wide * 160, (t * wide + wide - 1) * 160 + 400)

@@ -89,7 +89,7 @@ def test_int16_is_full_scale(x):
 
 
 def test_ssast_reads_scalograms():
-    cfg = SSAST(frontend=SENSOR, patch=(4, 5), encoder=ViT(width=16, depth=1, heads=2))
+    cfg = SSAST(frontend=SENSOR, patch=(5, 4), encoder=ViT(width=16, depth=1, heads=2))
     bound = method = cfg.bind(MOTION)
     assert (bound.frames, bound.grid.freq, bound.grid.time) == (100, 4, 20)
     assert (bound.grid.first, bound.grid.hop) == (10.0, 20.0)
@@ -102,7 +102,7 @@ def test_ssast_reads_scalograms():
 def test_ssast_step_traces():
     from jfreq.config import Experiment
 
-    cfg = SSAST(frontend=SENSOR, patch=(4, 5), encoder=ViT(width=16, depth=1, heads=2))
+    cfg = SSAST(frontend=SENSOR, patch=(5, 4), encoder=ViT(width=16, depth=1, heads=2))
     assert_step_specs(Experiment("x", cfg, batch=4), MOTION)
 
 

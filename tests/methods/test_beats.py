@@ -34,11 +34,11 @@ TEN_SECONDS = DataSpec((SignalSpec("audio", 16000, 160000),))
 NET = ViT(width=16, depth=1, heads=2, norm="post")
 SMALL = BEATs(
     encoder=NET, predictor=NET, tokenizer=RandomProjection(codes=24, code_width=8),
-    patch=(32, 16),
+    patch=(16, 32),
 ).bind(CLIP)  # fmt: skip
 LEARNED = BEATsTokenizer(
     encoder=NET, teacher=replace(NET, width=24), estimator=NET, codes=12, code_width=8,
-    patch=(32, 16),
+    patch=(16, 32),
 ).bind(CLIP)  # fmt: skip
 METHODS = {"model": SMALL, "tokenizer": LEARNED}
 
@@ -121,7 +121,7 @@ def test_random_codes_are_the_nearest_of_scikit_learn():
     from sklearn.metrics import pairwise_distances_argmin
 
     spec, state = spectrogram()[0], built("model")[2]["tokenizer"]
-    patches = patchify(spec, patch=(32, 16), order="time_major").reshape(-1, 512)
+    patches = patchify(spec, patch=(16, 32), order="time_major").reshape(-1, 512)
     projected = np.asarray(patches, np.float64) @ np.asarray(state["projection"], np.float64)
     expected = pairwise_distances_argmin(projected, np.asarray(state["codes"]), metric="cosine")
     np.testing.assert_array_equal(random_codes().reshape(-1), expected)
@@ -134,12 +134,12 @@ def test_masked_patches_are_not_seen_and_each_is_told_apart():
     mask = method.sample_mask(jax.random.key(1), 4)
     valid = jnp.ones((4, method.grid.size), bool)
     cells = jnp.repeat(mask.is_masked[..., None], 512, axis=-1)
-    tokens = patchify(spec, patch=(32, 16), order="time_major")
+    tokens = patchify(spec, patch=(16, 32), order="time_major")
     logits = net(spec, mask, valid)
     assert logits.shape == (4, 24, 24)
     for where, same in ((cells, True), (~cells, False)):
         other = unpatchify(
-            jnp.where(where, 9.0, tokens), grid=(4, 8), patch=(32, 16), order="time_major"
+            jnp.where(where, 9.0, tokens), grid=(8, 4), patch=(16, 32), order="time_major"
         )
         assert np.array_equal(net(other, mask, valid), logits) == same
     assert np.abs(np.diff(np.asarray(logits), axis=1)).max(-1).min() > 1e-4

@@ -25,11 +25,11 @@ from jfreq.types import DataSpec, InputError, Mask, SignalSpec
 TEN_SECONDS = DataSpec((SignalSpec("audio", 16000, 160000),))
 STEM = AaPE(kernels=2, taps=9, high_pass=17, width=8, depth=1, heads=2, out=8)
 SMALL = EAT(
-    encoder=ViT(width=16, depth=2, heads=2, norm="post"), clones=3, block=2, patch=(32, 16),
+    encoder=ViT(width=16, depth=2, heads=2, norm="post"), clones=3, block=2, patch=(16, 32),
     decoder=ConvDecoder(width=16, depth=1, groups=4), utterance_weight=12.0,
 )  # fmt: skip
 FULL = AaSP(
-    encoder=SMALL.encoder, clones=3, block=2, patch=(32, 16), aape=STEM, projection=(16, 8),
+    encoder=SMALL.encoder, clones=3, block=2, patch=(16, 32), aape=STEM, projection=(16, 8),
     decoder=CrossPredictor(width=16, depth=2, heads=2),
 )  # fmt: skip
 CONFIGS = {"eat": SMALL, "aasp": FULL}
@@ -256,7 +256,7 @@ def learnt(cfg, spec=CLIP):
 @pytest.mark.parametrize("context", ["full", "masked"])
 def test_the_branch_goes_into_ssast(context):
     cfg = SSAST(
-        encoder=ViT(width=16, depth=1, heads=2), patch=(32, 16), embed="aape",
+        encoder=ViT(width=16, depth=1, heads=2), patch=(16, 32), embed="aape",
         aape=replace(STEM, context=context),
     )  # fmt: skip
     value, grads, clip = learnt(cfg)
@@ -284,7 +284,7 @@ def test_the_branch_goes_into_an_autoencoder_of_sensors():
     ({"encoder": ConvNeXt(width=16), "special_tokens": 0}, "method.encoder: must be a ViT"),
     ({"special_tokens": 0}, "method.special_tokens"),
     ({"target_layers": 3}, "method.target_layers: must be 2 or less"),
-    ({"stride": (16, 8)}, "must not overlap"),
+    ({"stride": (8, 16)}, "must not overlap"),
     ({"ema": (1.0, 0.9)}, "EAT.ema"),
     ({"encoder": ViT(width=18, depth=2, heads=2)}, "multiple of 4"),
 ])  # fmt: skip

@@ -9,7 +9,6 @@ from jfreq.method import Streams, encoder_params
 from jfreq.methods.ssast import SSAST
 from jfreq.nn.convnext import ConvNeXt
 from jfreq.nn.vit import SIZES, ViT
-from jfreq.ops.patch import patchify
 from jfreq.testing import CLIP, fake_batch, fitted, loss_and_grad
 from jfreq.types import DataSpec, InputError, SignalSpec
 
@@ -41,7 +40,7 @@ def test_published_parameter_counts(size, encoder, whole):
     params = jax.eval_shape(lambda k: cfg.init(k), jax.random.key(0))
     assert param_paths.count(params["trunk"]) == encoder
     assert param_paths.count(params) + 2 * 1000 * (cfg.encoder.width + 1) + 2 == whole
-    frame = replace(cfg, patch=(128, 2), mask_kind="random")
+    frame = replace(cfg, patch=(2, 128), mask_kind="random")
     other = jax.eval_shape(lambda k: frame.init(k), jax.random.key(0))
     assert param_paths.count(other) == param_paths.count(params)
 
@@ -50,7 +49,7 @@ def test_binding_gives_the_published_geometry():
     cfg = SSAST().bind(TEN_SECONDS)
     assert (cfg.frames, cfg.grid.freq, cfg.grid.time, cfg.mask) == (1024, 8, 64, 400)
     assert (cfg.grid.first, cfg.grid.hop) == (0.0875 * 16000, 0.16 * 16000)
-    frame = SSAST(patch=(128, 2), mask_kind="random").bind(TEN_SECONDS)
+    frame = SSAST(patch=(2, 128), mask_kind="random").bind(TEN_SECONDS)
     assert (frame.grid.freq, frame.grid.time, frame.mask) == (1, 512, 400)
     assert (frame.grid.first, frame.grid.hop) == (0.0175 * 16000, 0.02 * 16000)
 
@@ -157,11 +156,11 @@ def test_learns_eight_clips():
 
 
 def test_targets_are_the_patches_in_token_order(batch):
-    cfg, method, _ = setup(SSAST(encoder=SMALL))
+    cfg, method, _ = setup(SSAST(encoder=SMALL, patch=(8, 16)))
     spec = np.asarray(method.with_spectrogram(batch)["spectrogram"])
-    patches = np.asarray(patchify(jnp.asarray(spec), patch=(16, 16)))
+    patches = np.asarray(method.patches(jnp.asarray(spec)))
     f, t = 3, 5
-    expected = spec[0, 16 * t : 16 * t + 16, 16 * f : 16 * f + 16, 0].T.reshape(-1)
+    expected = spec[0, 8 * t : 8 * t + 8, 16 * f : 16 * f + 16, 0].T.reshape(-1)
     np.testing.assert_array_equal(patches[0, f * cfg.grid.time + t], expected)
 
 
@@ -175,12 +174,12 @@ def test_encoder_params_are_the_trunk(batch):
 @pytest.mark.parametrize(
     ("cfg", "spec", "match"),
     [
-        (SSAST(mask=600), TEN_SECONDS, "600 of 8 x 64"),
+        (SSAST(mask=600), TEN_SECONDS, "600 of 64 x 8"),
         (SSAST(cluster_mode="official", mask=511), TEN_SECONDS, "choose 1 to 510"),
         (SSAST(), DataSpec((SignalSpec("audio", 8000, 8000),)), None),
         (SSAST(), DataSpec((SignalSpec("audio", 16000, 300),)), "shorter than one patch"),
         (SSAST(modality="gyro"), TEN_SECONDS, "no signal 'gyro'.*audio"),
-        (SSAST(patch=(256, 16)), TEN_SECONDS, "no patch of 256 bins"),
+        (SSAST(patch=(16, 256)), TEN_SECONDS, "no patch of 16 frames x 256 bins"),
     ],
 )
 def test_bad_geometry_is_refused_when_bound(cfg, spec, match):
@@ -191,12 +190,15 @@ def test_bad_geometry_is_refused_when_bound(cfg, spec, match):
         cfg.bind(spec)
 
 
-@pytest.mark.parametrize("order", ["freq_major", "time_major"])
-def test_reconstruction_scores_as_the_loss_does(batch, order):
+@pytest.mark.parametrize(
+    ("order", "patch"),
+    [("freq_major", (16, 32)), ("time_major", (32, 8)), ("freq_major", (2, 128))],
+)
+def test_reconstruction_scores_as_the_loss_does(batch, order, patch):
     """With the loss's streams the masks are the loss's, so its mean square error is that of the
     drawing over the hidden cells."""
     cfg, method, params = setup(
-        SSAST(encoder=SMALL, objective="generative", order=order, mask_kind="random")
+        SSAST(encoder=SMALL, objective="generative", order=order, mask_kind="random", patch=patch)
     )
     rngs = Streams(jax.random.key(4))
     assert cfg.mask is not None
@@ -206,7 +208,7 @@ def test_reconstruction_scores_as_the_loss_does(batch, order):
     error = float(np.square(np.asarray(drawn - spec)[np.asarray(hidden)]).mean())
     assert error == pytest.approx(float(metrics["mse"][0] / metrics["mse"][1]), rel=1e-4)
     np.testing.assert_array_equal(np.asarray(drawn)[~hidden], np.asarray(spec)[~hidden])
-    np.testing.assert_array_equal(hidden.sum((1, 2)), np.full(4, cfg.mask * 16 * 16))
+    np.testing.assert_array_equal(hidden.sum((1, 2)), np.full(4, cfg.mask * patch[0] * patch[1]))
 
 
 def test_hidden_values_do_not_reach_the_drawing(batch):

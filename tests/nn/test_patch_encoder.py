@@ -16,7 +16,7 @@ from jfreq.nn.patch_encoder import PatchEmbed, Positions, SpectrogramTrunk
 from jfreq.nn.vit import ViT
 from jfreq.types import Grid
 
-FRAMES, BINS, PATCH, WIDTH = 12, 8, (4, 3), 6
+FRAMES, BINS, PATCH, WIDTH = 12, 8, (3, 4), 6
 ENCODER = ViT(width=WIDTH, depth=1, heads=2)
 GRIDS = {"freq_major": Grid(time=4, freq=2), "time_major": Grid(4, 2, "time_major")}
 
@@ -49,9 +49,9 @@ def params():
 
 
 @pytest.mark.parametrize("order", GRIDS)
-@pytest.mark.parametrize("stride", [PATCH, (2, 1)], ids=["touching", "overlapping"])
+@pytest.mark.parametrize("stride", [PATCH, (1, 2)], ids=["touching", "overlapping"])
 def test_patch_embedding_is_a_linear_map_of_each_patch(spec, order, stride):
-    freq, time = (BINS - PATCH[0]) // stride[0] + 1, (FRAMES - PATCH[1]) // stride[1] + 1
+    time, freq = (FRAMES - PATCH[0]) // stride[0] + 1, (BINS - PATCH[1]) // stride[1] + 1
     grid = Grid(time=time, freq=freq, order=order)
     net = PatchEmbed(PATCH, stride, WIDTH, grid)
     params = jax.jit(net.init)(jax.random.key(0), spec)["params"]
@@ -60,8 +60,8 @@ def test_patch_embedding_is_a_linear_map_of_each_patch(spec, order, stride):
     assert tokens.shape == (2, grid.size, WIDTH)
     for f in range(freq):
         for t in range(time):
-            f0, t0 = f * stride[0], t * stride[1]
-            part = np.asarray(spec)[:, t0 : t0 + PATCH[1], f0 : f0 + PATCH[0], 0]
+            t0, f0 = t * stride[0], f * stride[1]
+            part = np.asarray(spec)[:, t0 : t0 + PATCH[0], f0 : f0 + PATCH[1], 0]
             flat = part.transpose(0, 2, 1).reshape(2, -1).astype(np.float64)
             at = f * time + t if order == "freq_major" else t * freq + f
             expected = flat @ np.asarray(params["kernel"]) + np.asarray(params["bias"])

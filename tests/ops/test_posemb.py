@@ -40,13 +40,13 @@ def test_sincos_1d_closed_form():
 
 def test_sincos_2d_closed_form():
     """Width 8: sin and cos of frequency in the first four, of time in the last four."""
-    out = posemb.sincos_2d(3, 5, 8)
-    assert out.shape == (3, 5, 8)
+    out = posemb.sincos_2d(5, 3, 8)
+    assert out.shape == (5, 3, 8)
     assert out.dtype == np.float32
     for f, t, k in np.ndindex(3, 5, 2):
         omega = 10000 ** (-k / 2)
         expected = [np.sin(f * omega), np.cos(f * omega), np.sin(t * omega), np.cos(t * omega)]
-        np.testing.assert_allclose(out[f, t, [k, k + 2, k + 4, k + 6]], expected, atol=1e-7)
+        np.testing.assert_allclose(out[t, f, [k, k + 2, k + 4, k + 6]], expected, atol=1e-7)
 
 
 @settings(deadline=None, max_examples=15)
@@ -77,7 +77,8 @@ def test_positions_identity_crop_and_enlarge(kind):
 
 
 def test_positions_of_the_papers():
-    """SSAST patch grid 8 x 64 to stride 10: 12 x 101 up, 12 x 12 crops time and grows frequency."""
+    """SSAST's table of 64 times and 8 rows, frequency first, to stride 10: 101 and 12 up, 12 and 12
+    crops time and grows frequency."""
     x = table(8, 64)
     up = posemb.resize_positions(x, (12, 101))
     expected = torch_bilinear(torch_bilinear(x, (8, 101)), (12, 101))
@@ -101,12 +102,12 @@ def test_positions_keep_constants_and_pass_gradients():
 
 @pytest.mark.parametrize("order", ["freq_major", "time_major"])
 def test_tokens_have_the_sines_of_their_place(order):
-    grid, cells = Grid(time=5, freq=3, order=order), posemb.sincos_2d(3, 5, 8)
+    grid, cells = Grid(time=5, freq=3, order=order), posemb.sincos_2d(5, 3, 8)
     flat = posemb.sincos_tokens(grid, 8)
     for f in range(3):
         for t in range(5):
             at = f * 5 + t if order == "freq_major" else t * 3 + f
-            np.testing.assert_array_equal(flat[at], cells[f, t])
+            np.testing.assert_array_equal(flat[at], cells[t, f])
 
 
 def test_bad_widths():

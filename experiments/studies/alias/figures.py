@@ -248,7 +248,7 @@ def rates_figure(cfg: PatchMethod, found: Rates, path: Path) -> Path:
     signal, frontend, patch = cfg.geometry.signal, cfg.geometry.frontend, cfg.geometry.patch
     frame_rate = signal.rate / frontend.hop_length
     count = cfg.aape.kernels
-    centre, _ = sblu.cells(count, *cfg.aape.range(patch[1]))
+    centre, _ = sblu.cells(count, *cfg.aape.range(patch[0]))
     shown = sorted({0, count // 2, count - 1})
     offset, width = (
         frame_rate * np.where(found.valid[..., None], x, np.nan)[..., shown]

@@ -68,7 +68,7 @@ class Change(NamedTuple):
 def plan(cfg: PatchMethod, samples: int, shifts: int) -> Plan:
     """Windows of whole patches, as long as the encoder and recordings of ``samples`` allow."""
     signal, frontend, most, patch, *_ = cfg.geometry
-    hop, size, width = frontend.hop_length, frontend.win_length, patch[1]
+    hop, size, width = frontend.hop_length, frontend.win_length, patch[0]
     longest = min(signal.samples, samples - shifts * hop)
     frames = min((longest - size) // hop + 1, most) // width * width
     check(frames > 0, "--shards", f"recordings of {samples / signal.rate:.3g} s are too short "
@@ -97,7 +97,7 @@ def common_signal(runs: dict[str, Trained], shards: Shards) -> PatchMethod:
         check(isinstance(cfg, PatchMethod), "--runs", f"{name} reads no spectrogram")
         signal, front, frames, patch, *_ = cast(PatchMethod, cfg).geometry
         found[(signal.name, signal.rate, signal.samples, signal.channels, front.win_length,
-               front.hop_length, patch[1], frames)] = name  # fmt: skip
+               front.hop_length, patch[0], frames)] = name  # fmt: skip
     check(len(found) == 1, "--runs", f"{', '.join(found.values())} read different signals, lengths, "
           "hops or patches; compare encoders of the same")  # fmt: skip
     cfg = cast(PatchMethod, next(iter(runs.values())).experiment.method)
@@ -287,7 +287,7 @@ def measured(
 ) -> tuple[Found, Plan, int]:
     """One training of each encoder, on clips that all of them left out; how many those are."""
     cfg = common_signal(runs, shards)
-    shifts = cfg.geometry.patch[1] - 1 if args.shifts is None else args.shifts
+    shifts = cfg.geometry.patch[0] - 1 if args.shifts is None else args.shifts
     check(shifts >= 1, "--shifts", "must be 1 or more")
     rows = held_out(shards, runs, args.folds)
     lengths = shards.column("length")[rows]

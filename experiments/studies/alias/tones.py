@@ -42,7 +42,7 @@ def spectrograms(shards) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     front = Fbank()
     rows = np.arange(len(shards))
     frames = 1 + (shards.spec.signal().samples - front.win_length) // front.hop_length
-    frames = frames // PATCH[1] * PATCH[1]
+    frames = frames // PATCH[0] * PATCH[0]
     run = jax.jit(lambda x: front(x, frames=frames))
     parts = [np.asarray(run(shards.read(part)["audio"])) for part in np.array_split(rows, 10)]
     return np.concatenate(parts), shards.column("label"), shards.column("fold")
@@ -54,7 +54,7 @@ def tokens_of(form: str, seed: int, spec: np.ndarray) -> np.ndarray:
     from jfreq.nn.patch_encoder import PatchEmbed
     from jfreq.types import Grid
 
-    grid = Grid(spec.shape[1] // PATCH[1], spec.shape[2] // PATCH[0], "time_major")
+    grid = Grid(spec.shape[1] // PATCH[0], spec.shape[2] // PATCH[1], "time_major")
     if form == "plain":
         net: Any = PatchEmbed(PATCH, PATCH, WIDTH, grid)
         args, method = (jnp.asarray(spec[:1]),), None

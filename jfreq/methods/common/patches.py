@@ -30,7 +30,7 @@ the lengths that the published recipes use."""
 
 
 class PatchGeometry(NamedTuple):
-    """What ``bind`` decided: a spectrogram of ``frames`` and the patches (freq, time) it is cut
+    """What ``bind`` decided: a spectrogram of ``frames`` and the patches (time, freq) it is cut
     into, on a ``grid`` that is placed on the signal."""
 
     signal: SignalSpec
@@ -64,9 +64,9 @@ class PatchMethod(Method):
     frames: Count | None = None
     """Spectrogram frames per clip; shorter clips are padded, longer ones cut."""
     patch: tuple[Count, Count] | None = (16, 16)
-    """Patch height in frequency bins and width in frames."""
+    """Frames and frequency bins of a patch."""
     stride: tuple[Count, Count] | None = None
-    """Steps between patches; None: no overlap."""
+    """Frames and bins between patches; None: no overlap."""
     order: Literal["freq_major", "time_major"] = "freq_major"
     special_tokens: Whole = 2
     """Learned tokens beside the patches: 2 as AST's cls and dist, 0 for ConvNeXt."""
@@ -102,11 +102,11 @@ class PatchMethod(Method):
             check(
                 min(found.grid.freq, found.grid.time) >= 1,
                 "method.patch",
-                f"{found.patch} does not fit into a spectrogram of {found.frontend.bins} bins x "
-                f"{found.frames} frames",
+                f"{found.patch} does not fit into a spectrogram of {found.frames} frames x "
+                f"{found.frontend.bins} bins",
             )
             if self.embed == "aape":
-                self.aape.check(found.frames, found.patch[1])
+                self.aape.check(found.frames, found.patch[0])
 
     @property
     def bound(self) -> bool:
@@ -118,10 +118,10 @@ class PatchMethod(Method):
         frontend = decided(self.frontend, "method.frontend")
         frames, patch = decided(self.frames, "method.frames"), decided(self.patch, "method.patch")
         stride = self.stride or patch
-        freq, time = grid_shape(frames, frontend.bins, patch=patch, stride=stride)
+        time, freq = grid_shape(frames, frontend.bins, patch=patch, stride=stride)
         hop = frontend.hop_length
-        first = frontend.win_length / 2 + (patch[1] - 1) / 2 * hop
-        grid = Grid(time=time, freq=freq, order=self.order, first=first, hop=stride[1] * hop)
+        first = frontend.win_length / 2 + (patch[0] - 1) / 2 * hop
+        grid = Grid(time=time, freq=freq, order=self.order, first=first, hop=stride[0] * hop)
         return PatchGeometry(self.signals[0], frontend, frames, patch, stride, grid)
 
     @property
@@ -156,15 +156,15 @@ class PatchMethod(Method):
         patch = self.patch
         if patch is None:
             audio = isinstance(frontend, Fbank)
-            patch = (16, 16) if audio else (max(1, frontend.bins // 8), 2)
+            patch = (16, 16) if audio else (2, max(1, frontend.bins // 8))
         frames = self.frames
         if frames is None:
             real = 1 + (signal.samples - frontend.win_length) // frontend.hop_length
-            block = FRAME_BLOCK if isinstance(frontend, Fbank) else patch[1]
-            if real < 1 or (block == patch[1] and real < block):
+            block = FRAME_BLOCK if isinstance(frontend, Fbank) else patch[0]
+            if real < 1 or (block == patch[0] and real < block):
                 raise InputError(
                     f"data: clips of {signal.samples} samples ({signal.seconds:.3g} s) of "
-                    f"{signal.name!r} are shorter than one patch of {patch[1]} frames"
+                    f"{signal.name!r} are shorter than one patch of {patch[0]} frames"
                 )
             frames = -(-real // block) * block
         return replace(
@@ -231,7 +231,7 @@ class PatchMethod(Method):
         found = self.geometry
         cells = mask.is_masked.reshape(-1, *found.grid.shape)
         cells = cells.swapaxes(1, 2) if self.order == "freq_major" else cells
-        cells = jnp.repeat(jnp.repeat(cells, found.patch[1], axis=1), found.patch[0], axis=2)
+        cells = jnp.repeat(jnp.repeat(cells, found.patch[0], axis=1), found.patch[1], axis=2)
         past = found.frames - cells.shape[1], found.frontend.bins - cells.shape[2]
         return jnp.pad(cells, ((0, 0), (0, past[0]), (0, past[1])))
 

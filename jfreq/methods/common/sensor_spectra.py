@@ -269,13 +269,12 @@ def to_tokens(x: Array, plane: Plane, tokens: tuple[int, int]) -> Array:
     zero-padded at the end of both axes; values of a patch run (frequency, time, channel)."""
     frames, bins = (n * p for n, p in zip(tokens, plane.patch))
     x = jnp.pad(x, ((0, 0), (0, frames - x.shape[1]), (0, bins - x.shape[2]), (0, 0)))
-    return patchify(x, patch=(plane.patch[1], plane.patch[0]), order="time_major")
+    return patchify(x, patch=plane.patch, order="time_major")
 
 
 def from_tokens(x: Array, plane: Plane, tokens: tuple[int, int]) -> Array:
     """The inverse of :func:`to_tokens`, cut to the plane."""
-    (time, freq), (frames, bins) = tokens, plane.patch
-    out = unpatchify(x, grid=(freq, time), patch=(bins, frames), order="time_major")
+    out = unpatchify(x, grid=tokens, patch=plane.patch, order="time_major")
     return out[:, : plane.frames, : plane.bins]
 
 
