@@ -338,19 +338,26 @@ def check_plain(value: Any, path: str = "") -> None:
         for i, item in enumerate(value):
             check_plain(item, f"{path}[{i}]")
     else:
-        plain = value is None or isinstance(value, str | int | float)
-        check(plain, path, f"a run cannot save {shown(value)}; numbers, words, None, tuples and "
-              "dataclasses of these can be fields")  # fmt: skip
+        check(_is_plain(value), path, f"a run cannot save {shown(value)}; numbers, words, None, "
+              "tuples and dataclasses of these can be fields")  # fmt: skip
+
+
+def _is_plain(value: Any) -> bool:
+    return value is None or isinstance(value, str | int | float)
 
 
 def _check_fields(config: type, fields: Sequence[str]) -> None:
-    """A base that is no dataclass declares no field, and a value without a type is none."""
+    """A base that is no dataclass declares no field, and a value without a type is none; names in
+    capitals are constants."""
     for cls in config.__mro__:
         declared = inspect.get_annotations(cls)
         wrong = [name for name in fields if name in vars(cls) and name not in declared]
         if "__dataclass_fields__" not in vars(cls):
             own = [name for name, hint in declared.items() if "ClassVar" not in str(hint)]
             wrong += [name for name in own if name in vars(cls) or not _promised(config, name)]
+        else:
+            wrong += [name for name, value in vars(cls).items() if name not in declared
+                      and name[0] != "_" and not name.isupper() and _is_plain(value)]  # fmt: skip
         for name in wrong:
             raise InputError(f"{cls.__name__}.{name}: is no field as it stands there; give it a "
                              "type and write @checked (jfreq.ranges) above the class")  # fmt: skip
@@ -452,7 +459,8 @@ def _chosen(choices: Mapping[str, type], tag: Any, where: str) -> Any:
         return choices[tag]
     if isinstance(tag, str) and ":" in tag:
         found, bases = find_class(tag, where), tuple(choices.values())
-        check(class_name(found) == tag, where, f"{shown(tag)} is called {class_name(found)}")
+        name = class_name(found)
+        check(name == tag, where, f"{shown(tag)} is known as {name}; write that")
         names = " or ".join(base.__name__ for base in bases)
         check(issubclass(found, bases), where, f"{tag} does not derive from {names}")
         return found

@@ -83,7 +83,9 @@ def load(name: str) -> Experiment:
 def _of_file(file: str, name: str) -> Experiment:
     path = local_path(file, "experiment")
     if not path.is_file():
-        raise InputError(f"{file}: no such recipe file")
+        raise InputError(
+            f"{file}: no such file; an experiment of your own is given as FILE.py:NAME"
+        )
     found = load_file(path)
     if name not in found:
         has = f"{file} has: {', '.join(sorted(found)) or 'none'}"
@@ -92,6 +94,8 @@ def _of_file(file: str, name: str) -> Experiment:
 
 
 def _packaged(name: str) -> Experiment:
+    if name.endswith(".py"):
+        raise InputError(f"{name}: name one of its experiments too, {name}:NAME")
     files = known()
     found = _experiments(_run_recipe(files[name])) if name in files else {}
     if name not in found:

@@ -86,7 +86,7 @@ def recipe(folder, experiment):
 
 @pytest.mark.slow
 def test_two_processes_train_like_one(experiment, tmp_path):
-    command = ["-m", "jfreq.cli", "train", recipe(tmp_path, experiment), "--workdir"]
+    command = ["-m", "jfreq", "train", recipe(tmp_path, experiment), "--workdir"]
     first, second = finish_processes(start_processes([*command, str(tmp_path / "two")]))
     assert (first.code, second.code) == (0, 0), first.err + second.err
     assert "mesh data 2 x fsdp 2" in first.err
@@ -107,7 +107,7 @@ def test_two_processes_train_like_one(experiment, tmp_path):
 def test_sigterm_to_one_process_saves_and_stops_all(experiment, tmp_path):
     name = recipe(tmp_path, replace(experiment, steps=100_000, checkpoint__every=10_000))
     run = tmp_path / "run"
-    runs = start_processes(["-m", "jfreq.cli", "train", name, "--workdir", str(run)])
+    runs = start_processes(["-m", "jfreq", "train", name, "--workdir", str(run)])
     end = time.monotonic() + 120
     while not (run / "metrics.jsonl").exists() and time.monotonic() < end:
         time.sleep(0.2)

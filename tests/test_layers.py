@@ -14,7 +14,8 @@ LEVEL = {
     "recipes": 6, "monitoring.flops": 6,
     "train.state": 6, "train.optimizer": 6, "train.run_folder": 6, "train.transfer": 6,
     "train.checkpoint": 7,
-    "train.plan": 8, "train.initial_state": 8, "train.step": 8, "train.loop": 10,
+    "train.accumulate": 7, "train.plan": 8, "train.initial_state": 8, "train.step": 8,
+    "train.loop": 10,
     "monitoring": 9, "plan": 9, "export": 9, "encoder": 9, "evaluate": 10,
     "ablate": 11, "report": 11, "testing": 11, "cli": 12,
 }  # fmt: skip

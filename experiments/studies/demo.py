@@ -30,7 +30,7 @@ def run(line: str) -> None:
     say(line)
     command, *rest = shlex.split(line)
     assert command == "jfreq"
-    done = subprocess.run([sys.executable, "-m", "jfreq.cli", *rest])
+    done = subprocess.run([sys.executable, "-m", "jfreq", *rest])
     if done.returncode:
         raise SystemExit(done.returncode)
 

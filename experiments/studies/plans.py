@@ -36,7 +36,7 @@ does not.
 def page(title: str, options: str) -> str:
     """One plan: the command and what it printed."""
     words = ["plan", "ssast_base", *shlex.split(options), *shlex.split(COMMON)]
-    command = [sys.executable, "-m", "jfreq.cli", *words]
+    command = [sys.executable, "-m", "jfreq", *words]
     print(shlex.join(["jfreq", *words]), file=sys.stderr, flush=True)
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     shown = f"jfreq plan ssast_base {options} \\\n  {COMMON}"

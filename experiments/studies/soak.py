@@ -141,7 +141,7 @@ def drafts(out: Path, whole: Path) -> tuple[str, ...]:
 def start(words: tuple[str, ...], env: Mapping[str, str], log: Path) -> subprocess.Popen:
     with log.open("ab") as file:
         return subprocess.Popen(
-            [sys.executable, "-P", "-m", "jfreq.cli", *words], env=dict(env), stdout=file,
+            [sys.executable, "-P", "-m", "jfreq", *words], env=dict(env), stdout=file,
             stderr=file, start_new_session=True,
         )  # fmt: skip
 

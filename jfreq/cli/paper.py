@@ -63,7 +63,8 @@ class _Net(nn.Module):
         self.head = MLPHead(self.cfg.encoder.width, self.cfg.geometry.patch_size)
 
     def __call__(self, spec: Array) -> Array:
-        """Spectrogram ``[b t f c]`` to patches ``[b n p]``."""
+        """Spectrogram ``[b t f c]`` to patches ``[b n p]``, numbered and laid out as by
+        :func:`jfreq.ops.patch.patchify`; to mask some of them see :mod:`jfreq.masks`."""
         _, tokens, _ = self.trunk.encode(self.trunk.embed(spec))
         return self.head(tokens)
 

@@ -110,7 +110,8 @@ def _open(path: Path) -> dict[str, Any]:
     """The header of a bundle, checked."""
     if not path.is_dir():
         raise InputError(
-            f"{path}: {_not_a_folder(path)}; give the folder that `jfreq export` wrote"
+            f"{path}: {_not_a_folder(path)}; give the folder of a run, or one that "
+            "`jfreq export` wrote"
         )
     if why := why_no_file(path / CONFIG):
         why = f"it has no {CONFIG}" if why == "is not on disk" else f"{CONFIG} {why}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from typing import Any
 
@@ -54,6 +55,11 @@ def check_experiment(experiment: Experiment) -> None:
     for name in ("init", "loss", "encode"):
         missing = getattr(method, name) is getattr(Method, name)
         config.check(not missing, method.__name__, f"has no method {name}; a paper defines it")
+        wanted = list(inspect.signature(getattr(Method, name)).parameters)
+        try:
+            inspect.signature(getattr(method, name)).bind(*wanted)
+        except TypeError:
+            raise InputError(f"{method.__name__}.{name}: must take ({', '.join(wanted)})") from None
     config.check_plain(experiment)
     saved = config.to_dict(experiment)
     read = config.to_dict(experiment_from_dict(json.loads(json.dumps(saved))))

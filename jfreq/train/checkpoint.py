@@ -247,6 +247,12 @@ def load_run(path: str | Path, *, step: int | None = None, what: Part = "params"
     raise InputError(f"{workdir}: has no readable checkpoint; let `jfreq train` run longer")
 
 
+def exists(workdir: Path) -> bool:
+    """Whether a run folder holds a checkpoint."""
+    folder = workdir / CHECKPOINTS
+    return folder.is_dir() and bool(finished(folder))
+
+
 def finished(folder: Path) -> set[int]:
     """Steps of a folder's checkpoints; those being written still have another name."""
     names = {entry.name for entry in folder.iterdir()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Callable, Collection, Sequence
 
 import jax
@@ -57,27 +58,43 @@ def first_state(
             state.step, params, setup.optimiser.init(params), setup.method.init_target(params)
         )
 
-    taken: set[str] = set()
-
-    def given(part: Part, tree: PyTree) -> PyTree:
-        tree = distributed.to_host(tree)
-        for source, found in sources:
-            if source.into == part:
-                values = _without_other_classes(source, found, setup.experiment)
-                tree, fit = transfer.fit_params(values, tree, source)
-                taken.update(fit.taken if part == "target" else ())
-                say(transfer.told(source, fit))
-        return tree
-
+    check_start(setup, sources)
     parts = {source.into for source, _ in sources}
     state = jax.jit(fresh, out_shardings=places)(key)
     if "params" in parts:
-        state = jax.jit(fresh, out_shardings=places)(key, given("params", state.params))
+        params, fits = _given(setup, sources, "params", distributed.to_host(state.params))
+        for source, fit in fits:
+            say(transfer.told(source, fit))
+        state = jax.jit(fresh, out_shardings=places)(key, params)
     if "target" in parts:
-        target = given("target", state.target)
+        target, fits = _given(setup, sources, "target", distributed.to_host(state.target))
+        for source, fit in fits:
+            say(transfer.told(source, fit))
         state = state._replace(target=jax.jit(lambda t: t, out_shardings=places.target)(target))
-    check_trained(setup.method, setup.abstract.target, taken)
     return state
+
+
+def check_start(setup: StepPlan, sources: Sources) -> None:
+    """Raises ``InputError`` where :func:`first_state` cannot start from ``sources``; by shapes
+    alone, so that it is known before anything is computed or written."""
+    _given(setup, sources, "params", setup.abstract.params)
+    _, fits = _given(setup, sources, "target", setup.abstract.target)
+    taken = {path for _, fit in fits for path in fit.taken}
+    check_trained(setup.method, setup.abstract.target, taken)
+
+
+Fits = list[tuple[Source, transfer.Fit]]
+
+
+def _given(setup: StepPlan, sources: Sources, part: Part, tree: PyTree) -> tuple[PyTree, Fits]:
+    """``tree``, arrays or shapes, with what the sources of this part give one after the other."""
+    fits: Fits = []
+    for source, found in sources:
+        if source.into == part:
+            values = _without_other_classes(source, found, setup.experiment)
+            tree, fit = transfer.fit_params(values, tree, source)
+            fits.append((source, fit))
+    return tree, fits
 
 
 def check_trained(method: Method, target: PyTree, taken: Collection[str]) -> None:
@@ -86,5 +103,17 @@ def check_trained(method: Method, target: PyTree, taken: Collection[str]) -> Non
     for part in method.trained_elsewhere:
         needed = [path for path in param_paths.flatten(target) if path.startswith(f"{part}/")]
         missing = [path for path in needed if path not in taken]
+        below = posixpath.commonpath(missing) if len(missing) > 1 else "".join(missing)
         check(not missing, "checkpoint.init_from", f"{len(missing)} of {len(needed)} arrays of the "
-              f"{part} come from no run that trained it: {', '.join(missing[:3])}")  # fmt: skip
+              f"{part} come from no run that trained it: {', '.join(missing[:3])}; add the source "
+              f"that has them, RUN,write={below},into=target (with what=target,read=... for what "
+              "that run keeps in its target)")  # fmt: skip
+
+
+def check_sources(experiment: Experiment) -> None:
+    """As :func:`check_trained`, before anything is read or written: a source for every part."""
+    into = [s.write for s in experiment.checkpoint.init_from if s.into == "target"]
+    for part in experiment.method.trained_elsewhere:
+        given = any(write in ("", part) or part.startswith(f"{write}/") for write in into)
+        check(given, "checkpoint.init_from", f"{experiment.name} needs the {part} of a run that "
+              f"trained it; give RUN,write={part},into=target")  # fmt: skip

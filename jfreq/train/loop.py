@@ -24,7 +24,7 @@ from jfreq.monitoring.metrics_writer import MetricsWriter
 from jfreq.monitoring.progress import Progress
 from jfreq.monitoring.throughput import Meter, describe, summary
 from jfreq.train import checkpoint, run_folder
-from jfreq.train.initial_state import Sources, first_state, run_key
+from jfreq.train.initial_state import Sources, check_sources, check_start, first_state, run_key
 from jfreq.train.plan import RunPlan, plan_run
 from jfreq.train.state import Trained
 from jfreq.train.step import compile_step
@@ -52,14 +52,20 @@ def train(experiment: Experiment, workdir: str | Path, *, quiet: bool = False) -
     the gradient stops being a number, ``Stopped`` after SIGTERM or SIGINT.
     """
     workdir = local_path(workdir, "workdir")
+    fresh = not checkpoint.exists(workdir)
+    if fresh:
+        check_sources(experiment)
     setup = plan_run(experiment)
     with jax.set_mesh(setup.mesh), contextlib.closing(setup.pipeline):
-        return _run(setup, workdir, quiet)
+        return _run(setup, workdir, fresh, quiet)
 
 
-def _run(setup: RunPlan, workdir: Path, quiet: bool) -> Trained:
+def _run(setup: RunPlan, workdir: Path, fresh: bool, quiet: bool) -> Trained:
     experiment = setup.experiment
-    sources = load_sources(experiment)
+    # A run that goes on needs its sources no more; they may be gone.
+    sources = load_sources(experiment) if fresh else None
+    if sources is not None:
+        check_start(setup, sources)
     with run_folder.claim(workdir, experiment):
         saves = checkpoint.Checkpoints(workdir, keep=experiment.checkpoint.keep)
         return _loop(setup, workdir, saves, sources, quiet)
@@ -78,7 +84,7 @@ def _loop(
     setup: RunPlan,
     workdir: Path,
     saves: checkpoint.Checkpoints,
-    sources: Sources,
+    sources: Sources | None,
     quiet: bool,
 ) -> Trained:
     experiment, pipeline = setup.experiment, setup.pipeline
@@ -88,6 +94,7 @@ def _loop(
     found = saves.restore_last(setup.abstract)
     notes: list[str] = []
     if found is None:
+        sources = load_sources(experiment) if sources is None else sources
         state, start = first_state(setup, sources, notes.append), 0
     else:
         state, meta = found

@@ -11,7 +11,7 @@ from jax.sharding import NamedSharding
 from jfreq import methods, sharding
 from jfreq.config import Experiment, check
 from jfreq.data.loading.pipeline import Pipeline, open_pipeline
-from jfreq.method import Method, Streams
+from jfreq.method import Loss, Method, Streams
 from jfreq.train import optimizer
 from jfreq.train.state import State, init_state
 from jfreq.types import BatchSpec
@@ -49,7 +49,6 @@ def plan_run(experiment: Experiment) -> RunPlan:
     check(bool(experiment.data.path), "data", "no shards given; pass --data FOLDER")
     mesh = sharding.make_mesh(experiment.mesh.sizes)
     check_batch(experiment, mesh)
-    check_sources(experiment)
     index, count = sharding.batch_share(mesh)
     pipeline = open_pipeline(
         experiment.data,
@@ -101,7 +100,7 @@ def plan_step(experiment: Experiment, batch_spec: BatchSpec, mesh: jax.sharding.
     )
     plan = jax.eval_shape(lambda key: init_state(method, optimiser, key), key)
     # What a loss refuses is refused before anything is written.
-    jax.eval_shape(method.loss, plan.params, plan.target, batch_spec, Streams(key), 0)
+    _check_loss(method, plan, batch_spec, Streams(key))
     rows = sharding.batch_sharding(mesh)
     return StepPlan(
         experiment, mesh, method, optimiser,
@@ -110,14 +109,19 @@ def plan_step(experiment: Experiment, batch_spec: BatchSpec, mesh: jax.sharding.
     )  # fmt: skip
 
 
+def _check_loss(method: Method, state: State, batch: BatchSpec, rngs: Streams) -> None:
+    """Raises ``InputError`` for what the loss refuses, or where it does not return a ``Loss`` of
+    one number whose metrics are pairs of sum and count, ``loss`` among them."""
+    found = jax.eval_shape(method.loss, state.params, state.target, batch, rngs, 0)
+    name = f"{type(method).__name__}.loss"
+    check(isinstance(found, Loss), name, "returns no Loss; return summarise({'loss': ...}, batch) "
+          "of jfreq.method, or a Loss(value, metrics, aux)")  # fmt: skip
+    shape = getattr(found.value, "shape", None)
+    check(shape == (), name, f"the value of its Loss has the shape {shape}; it is one number, the "
+          "mean over the batch")  # fmt: skip
+    check("loss" in found.metrics, name, "the metrics of its Loss lack 'loss', a pair of sum and "
+          "count")  # fmt: skip
+
+
 def _placed(leaf: jax.ShapeDtypeStruct, place: NamedSharding) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
-
-
-def check_sources(experiment: Experiment) -> None:
-    """As :func:`check_trained`, before anything is read or written: a source for every part."""
-    into = [s.write for s in experiment.checkpoint.init_from if s.into == "target"]
-    for part in experiment.method.trained_elsewhere:
-        given = any(write in ("", part) or part.startswith(f"{write}/") for write in into)
-        check(given, "checkpoint.init_from", f"{experiment.name} needs the {part} of a run that "
-              f"trained it; give RUN,write={part},into=target")  # fmt: skip

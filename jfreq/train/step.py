@@ -13,70 +13,38 @@ import optax
 
 from jfreq import sharding
 from jfreq.config import check
-from jfreq.method import Loss, Metrics, Rows, Streams
+from jfreq.method import Loss, Streams
 from jfreq.train import optimizer
+from jfreq.train.accumulate import Gradients, over_micro_batches
 from jfreq.train.plan import StepPlan
 from jfreq.train.state import State
 from jfreq.types import Array, Batch, PyTree
 
-# ------------------------------------------------------------------ the step
-
 
 def make_step(setup: StepPlan) -> Callable[[State, Batch, Array], tuple[State, PyTree]]:
-    """``(state, batch, key) -> (state, metrics)``: one update; metrics are ``(sum, count)`` pairs.
-    ``key`` is the run's, the same at every step; one program serves every seed."""
+    """The update of one batch.
+
+    Args:
+        setup: The plan; its micro-batches are accumulated by :mod:`jfreq.train.accumulate`.
+
+    Returns:
+        ``(state, batch, key) -> (state, metrics)``, whose metrics are ``(sum, count)`` pairs.
+        ``key`` is the run's, the same at every step, so that one program serves every seed.
+    """
     method, optimiser = setup.method, setup.optimiser
-    parts = setup.experiment.accumulate
-    length = setup.experiment.data.sequence
     rates = optimizer.rates(setup.experiment.optim, setup.experiment.steps)
 
-    def grads_of(state: State, batch: Batch, rngs: Streams) -> tuple[PyTree, Metrics, PyTree]:
-        def loss(params) -> tuple[Array, Loss]:
-            found = method.loss(params, state.target, batch, rngs, state.step)
-            return found.value, found
+    def gradients(state: State, batch: Batch, rngs: Streams) -> Gradients:
+        def objective(params: PyTree) -> tuple[Array, Loss]:
+            loss = method.loss(params, state.target, batch, rngs, state.step)
+            return loss.value, loss
 
-        (_, found), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
-        return grads, found.metrics, found.aux
+        (_, loss), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
+        return Gradients(grads, loss.metrics, loss.aux)
 
-    def accumulated(state: State, batch: Batch, rngs: Streams) -> tuple[PyTree, Metrics, PyTree]:
-        # Micro-batch i takes runs i::parts of rows, so that every device keeps its own.
-        def parted(v: Array) -> Array:
-            runs = v.reshape(-1, parts, length, *v.shape[1:]).swapaxes(0, 1)
-            return runs.reshape(parts, -1, *v.shape[1:])
-
-        def joined(rows: Rows) -> Array:
-            v = rows.array
-            runs = v.reshape(parts, -1, length, *v.shape[2:]).swapaxes(0, 1)
-            return runs.reshape(-1, *v.shape[2:])
-
-        def part_of(i, rows) -> tuple[tuple, PyTree]:
-            """What is summed over the parts, and what stands row by row."""
-            grads, metrics, aux = grads_of(state, rows, rngs.at(i))
-            grads = jax.tree.map(lambda g: g * metrics["loss"][1], grads)
-            by_row = jax.tree.map(lambda x: x if _is_rows(x) else None, aux, is_leaf=_is_rows)
-            summed = jax.tree.map(lambda x: None if _is_rows(x) else x, aux, is_leaf=_is_rows)
-            return (grads, metrics, summed), by_row
-
-        def body(carry, part):
-            summed, by_row = part_of(*part)
-            return jax.tree.map(jnp.add, carry, summed), by_row
-
-        split = {k: parted(v) for k, v in batch.items()}
-        first = {k: jax.ShapeDtypeStruct(v.shape[1:], v.dtype) for k, v in split.items()}
-        shapes, _ = jax.eval_shape(part_of, 0, first)
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        sums, by_row = jax.lax.scan(body, zeros, (jnp.arange(parts), split))
-        grads, metrics, summed = sums
-        total = jnp.maximum(metrics["loss"][1], 1.0)
-        aux = jax.tree.map(
-            lambda rows, x: Rows(joined(rows)) if _is_rows(rows) else x, by_row, summed,
-            is_leaf=lambda x: x is None or _is_rows(x),
-        )  # fmt: skip
-        return jax.tree.map(lambda g: g / total, grads), metrics, aux
-
-    def step(state: State, batch: Batch, key: Array):
+    def update(state: State, batch: Batch, key: Array) -> tuple[State, PyTree]:
         rngs = Streams(key).at(state.step)
-        grads, metrics, aux = (grads_of if parts == 1 else accumulated)(state, batch, rngs)
+        grads, metrics, aux = over_micro_batches(gradients, setup.experiment)(state, batch, rngs)
         updates, opt = optimiser.update(grads, state.opt, state.params)
         params = optax.apply_updates(state.params, updates)
         target = method.update_target(state.target, params, aux, state.step)
@@ -90,11 +58,7 @@ def make_step(setup: StepPlan) -> Callable[[State, Batch, Array], tuple[State, P
         }
         return State(state.step + 1, params, opt, target), metrics
 
-    return step
-
-
-def _is_rows(x: Any) -> bool:
-    return isinstance(x, Rows)
+    return update
 
 
 def lower_step(setup: StepPlan) -> jax.stages.Lowered:

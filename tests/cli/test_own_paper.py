@@ -177,6 +177,30 @@ BAD = {
         "@checked\nclass Mine(SSAST):\n    passes = 1",
         "Mine.passes: is no field as it stands there",
     ),
+    "a new value without a type": (
+        "@checked\nclass Mine(SSAST):\n    noise = 0.5",
+        "Mine.noise: is no field as it stands there",
+    ),
+    "a loss of other arguments": (
+        "@checked\nclass Mine(SSAST):\n    def loss(self, params, batch): pass",
+        "Mine.loss: must take (self, params, target, batch, rngs, step)",
+    ),
+    "a loss that is a number": (
+        "@checked\nclass Mine(SSAST):\n    def loss(self, *args): return 3.0",
+        "Mine.loss: returns no Loss; return summarise(",
+    ),
+    "a loss for each clip": (
+        "from jfreq.method import Loss\n@checked\nclass Mine(SSAST):\n"
+        "    def loss(self, params, target, batch, rngs, step):\n"
+        "        return Loss(batch['_mask'], {'loss': (batch['_mask'].sum(), 1.0)})",
+        "Mine.loss: the value of its Loss has the shape (32,)",
+    ),
+    "a loss without metrics": (
+        "from jfreq.method import Loss\n@checked\nclass Mine(SSAST):\n"
+        "    def loss(self, params, target, batch, rngs, step):\n"
+        "        return Loss(batch['_mask'].sum(), {})",
+        "Mine.loss: the metrics of its Loss lack 'loss'",
+    ),
     "defined in a function": (
         "def make():\n    @checked\n    class Mine(SSAST): pass\n    return Mine\nMine = make()",
         "Mine: a run cannot name this class; define it at the top of a file",
@@ -280,7 +304,7 @@ def test_what_a_config_may_name(paper, forget):
         ("mine:Mne", r"mine has no class 'Mne' \(did you mean 'Mine'\?\)"),
         ("mine:Encoder", "mine:Encoder does not derive from"),
         ("mine:Path", "has no class 'Path'"),
-        ("jfreq.methods.ssast:SSAST", "is called SSAST"),
+        ("jfreq.methods.ssast:SSAST", "is known as SSAST"),
         ("os:system", "os has no class 'system'"),
         ("../mine:Mine", "unknown type '../mine:Mine'"),
         ("mine@1:Mine", "unknown type 'mine@1:Mine'"),

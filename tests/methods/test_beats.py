@@ -25,8 +25,7 @@ from jfreq.ops import codebook
 from jfreq.ops.patch import patchify, unpatchify
 from jfreq.testing import CLIP, batch_spec, fake_batch
 from jfreq.train import initial_state, plan, step
-from jfreq.train.initial_state import check_trained
-from jfreq.train.plan import check_sources
+from jfreq.train.initial_state import check_sources, check_trained
 from jfreq.train.state import init_state
 from jfreq.types import DataSpec, InputError, SignalSpec
 

@@ -118,7 +118,7 @@ def test_tpu_reduce_scatter_is_a_fusion():
     )
     call = (
         "ROOT %f = f32[2,8]{1,0} fusion(%a), kind=kCustom, calls=%all-reduce-scatter.2, "
-        'metadata={op_name="jit(step)/transpose(jvp(net))/while/body/fc1/dot_general"}'
+        'metadata={op_name="jit(update)/transpose(jvp(net))/while/body/fc1/dot_general"}'
     )
     (found,) = collectives.find(text(call, more=fused), MESH)
     assert (found.kind, found.bytes, found.sent) == ("reduce-scatter", 128, 64)

@@ -100,7 +100,7 @@ def test_a_fresh_process_makes_its_own_devices(tmp_path):
     env = {k: v for k, v in os.environ.items() if k != "JAX_PLATFORMS"}
     mesh = ["--mesh.data", "4", "--mesh.fsdp", "3", *SMALL[:-1], "24"]
     words = ["plan", "ssast_nano", "--topology", "a100:12", *mesh, "--json", str(path)]
-    command = [sys.executable, "-m", "jfreq.cli", *words]
+    command = [sys.executable, "-m", "jfreq", *words]
     subprocess.run(command, check=True, env=env, timeout=240, stdout=subprocess.DEVNULL)
     plan = json.loads(path.read_text())
     assert plan["devices"] == 12 and plan["mesh"] == {"data": 4, "fsdp": 3, "tensor": 1}

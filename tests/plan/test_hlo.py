@@ -91,7 +91,7 @@ def test_shapes():
 
 
 TPU = """\
-HloModule jit_step
+HloModule jit_update
 
 %body (p: (s32[], f32[4,8])) -> (s32[], f32[4,8]) {
   %p = (s32[]{:T(128)}, f32[4,8]{1,0:T(4,128)}) parameter(0)

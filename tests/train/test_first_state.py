@@ -13,7 +13,7 @@ from jfreq.config import Checkpoint, Experiment, Source
 from jfreq.method import Method
 from jfreq.methods.ssast import SSAST
 from jfreq.ops.posemb import resize_positions
-from jfreq.train import checkpoint, initial_state, run_folder
+from jfreq.train import checkpoint, initial_state, plan, run_folder
 from jfreq.train.loop import load_sources
 from jfreq.train.state import State, init_state
 from jfreq.types import InputError

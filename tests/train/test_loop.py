@@ -78,7 +78,7 @@ def test_sigkill_at_a_random_moment_changes_nothing(experiment, tmp_path):
     )
 
     def start(name):
-        command = [sys.executable, "-m", "jfreq.cli", "train", f"{recipe}:test", "--workdir",
+        command = [sys.executable, "-m", "jfreq", "train", f"{recipe}:test", "--workdir",
                    str(tmp_path / name)]  # fmt: skip
         return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
 
@@ -232,13 +232,14 @@ def test_one_device_agrees_with_eight(experiment):
     eight, _ = losses_of(plan.plan_run(experiment))
     code = (
         "import jax; jax.config.update('jax_num_cpu_devices', 1)\n"
-        "import json, sys; from jfreq.methods import experiment_from_dict; from jfreq import step\n"
+        "import json, sys; from jfreq.methods import experiment_from_dict\n"
+        "from jfreq.train import initial_state, plan, step\n"
         "from jfreq.config import Mesh, replace; from jfreq.train.loop import Feed\n"
         f"e = experiment_from_dict(json.loads({json.dumps(json.dumps(to_dict(experiment)))}))\n"
-        "setup = step.prepare(replace(e, mesh=Mesh(1, 1, 1))); out = []\n"
+        "setup = plan.plan_run(replace(e, mesh=Mesh(1, 1, 1))); out = []\n"
         "with jax.set_mesh(setup.mesh):\n"
-        "    state = step.first_state(setup); feed = Feed(setup, 0)\n"
-        "    update, _ = step.compile_step(setup); key = step.run_key(setup)\n"
+        "    state = initial_state.first_state(setup); feed = Feed(setup, 0)\n"
+        "    update, _ = step.compile_step(setup); key = initial_state.run_key(setup)\n"
         "    for _ in range(3):\n"
         "        state, m = update(state, next(feed), key)\n"
         "        out.append(float(m['loss'][0] / m['loss'][1]))\n"
@@ -269,7 +270,7 @@ def test_one_compilation_per_run(experiment, tmp_path, caplog):
     with jax.log_compiles(), caplog.at_level(logging.WARNING):
         train(replace(experiment, steps=2), tmp_path)
     compiled = [
-        r for r in caplog.records if "Finished XLA compilation of jit(step)" in r.getMessage()
+        r for r in caplog.records if "Finished XLA compilation of jit(update)" in r.getMessage()
     ]
     assert len(compiled) == 1
 
@@ -286,6 +287,13 @@ def test_init_from_takes_the_trunk_and_resizes_positions(experiment, unbroken, t
     said = capsys.readouterr().err
     assert f"params from {folder}: " in said
     assert "arrays taken, 1 resized, 0 left fresh" in said
+    # It goes on from its own checkpoint, so what it started from may be gone.
+    gone = replace(longer, checkpoint__init_from=(Source(str(tmp_path / "gone")),))
+    again = train(gone, tmp_path / "run")
+    equal(again.params["trunk"]["encoder"], source.params["trunk"]["encoder"])
+    with pytest.raises(InputError, match="gone"):
+        train(gone, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
 
 
 def test_metrics_rows_have_everything(unbroken):
