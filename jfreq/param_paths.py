@@ -3,6 +3,7 @@ sharding rules, decay masks, freezing and bundles."""
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -11,33 +12,24 @@ import jax
 
 from jfreq.types import InputError, PyTree
 
-
-def path_name(path: tuple[Any, ...]) -> str:
-    """``/``-joined names of a JAX key path, whatever containers it runs through."""
-    names = (getattr(k, "key", getattr(k, "name", getattr(k, "idx", None))) for k in path)
-    return "/".join(str(name) for name in names)
+_name = functools.partial(jax.tree_util.keystr, simple=True, separator="/")
 
 
 def map_paths(fn: Callable[[str, Any], Any], tree: PyTree) -> PyTree:
     """``fn(path, leaf)`` for every leaf."""
-    return jax.tree_util.tree_map_with_path(lambda path, leaf: fn(path_name(path), leaf), tree)
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: fn(_name(path), leaf), tree)
 
 
 def flatten(tree: PyTree) -> dict[str, Any]:
     """Leaves by path."""
-    return {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+    return {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 def unflatten(leaves: dict[str, Any]) -> PyTree:
     """The nested dict that :func:`flatten` came from."""
-    tree: dict[str, Any] = {}
-    for path, leaf in leaves.items():
-        *folders, name = path.split("/")
-        node = tree
-        for folder in folders:
-            node = node.setdefault(folder, {})
-        node[name] = leaf
-    return tree
+    from flax.traverse_util import unflatten_dict
+
+    return unflatten_dict(leaves, sep="/")
 
 
 def first_match(path: str, patterns: tuple[str, ...] | list[str]) -> int | None:

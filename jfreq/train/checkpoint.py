@@ -194,14 +194,9 @@ def _check_fits(item: Path, abstract: State, workdir: Path) -> None:
 
 def _by_path(tree: PyTree) -> dict[str, tuple[tuple[int, ...], str]]:
     """Shape and dtype of every leaf, by path."""
-
-    def word(key: Any) -> str:
-        return str(next(getattr(key, k) for k in ("key", "name", "idx") if hasattr(key, k)))
-
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {
-        "/".join(map(word, path)): (tuple(leaf.shape), str(np.dtype(leaf.dtype)))
-        for path, leaf in leaves
+        path: (tuple(leaf.shape), str(np.dtype(leaf.dtype)))
+        for path, leaf in param_paths.flatten(tree).items()
     }
 
 
