@@ -47,23 +47,11 @@ def sincos_tokens(grid: Grid, d: int) -> Float32[np.ndarray, "n d"]:
     return table.reshape(grid.size, d)
 
 
-def resize_bilinear(table: Table, shape: tuple[int, int]) -> Float[Array, "f2 t2 d"]:
-    """``[f t d]`` to ``[*shape d]``, ``shape`` the table's first two axes: two interpolations.
-
-    Equals torch ``interpolate(mode="bilinear", align_corners=False, antialias=False)``, up and
-    down.
-    """
-    f, t, _ = table.shape
-    rows, columns = (_linear_weights(a, b).astype(table.dtype) for a, b in zip((f, t), shape))
-    highest = jax.lax.Precision.HIGHEST
-    return jnp.einsum("gf,ut,ftd->gud", rows, columns, table, precision=highest)
-
-
 def resize_positions(table: Table, shape: tuple[int, int]) -> Float[Array, "f2 t2 d"]:
     """``[f t d]`` to ``[*shape d]`` as AST and SSAST do: cut or grown in time, then in frequency.
 
     A shorter axis is the centred part that starts at ``old // 2 - new // 2``, a longer one is
-    interpolated (:func:`resize_bilinear`), an equal one is left alone.
+    interpolated linearly between the centres of its cells, an equal one is left alone.
     """
     freq, time = shape
     for axis, size in ((1, time), (0, freq)):
@@ -72,13 +60,6 @@ def resize_positions(table: Table, shape: tuple[int, int]) -> Float[Array, "f2 t
             start = old // 2 - size // 2
             table = jax.lax.slice_in_dim(jnp.asarray(table), start, start + size, axis=axis)
         elif size > old:
-            f, t, _ = table.shape
-            table = resize_bilinear(table, (f, size) if axis == 1 else (size, t))
+            longer = (*table.shape[:axis], size, *table.shape[axis + 1 :])
+            table = jax.image.resize(table, longer, "linear")
     return jnp.asarray(table)
-
-
-def _linear_weights(old: int, new: int) -> np.ndarray:
-    """``[new old]``: row ``i`` mixes the two samples beside ``(i + 1/2) * old / new - 1/2``."""
-    at = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
-    distance = np.abs(at[:, None] - np.arange(old))
-    return np.maximum(0.0, 1.0 - distance)
