@@ -18,6 +18,7 @@ LEVEL = {
     "train.loop": 10,
     "monitoring": 9, "plan": 9, "export": 9, "encoder": 9, "evaluate": 10,
     "ablate": 11, "report": 11, "testing": 11, "cli": 12,
+    "__main__": 12,
 }  # fmt: skip
 """A room may import rooms of its own level (its neighbours in the plan) and below."""
 
