@@ -121,7 +121,7 @@ def test_sigterm_to_one_process_saves_and_stops_all(experiment, tmp_path):
 VALUES = """
 import sys, numpy as np, jax
 from jfreq import distributed, sharding
-from jfreq.data.records import open_shards
+from jfreq.data.shards.reader import open_shards
 from jfreq.evaluate.features import extract
 from jfreq.methods.ssast import SSAST
 from jfreq.nn.vit import ViT
@@ -161,8 +161,8 @@ np.savez(f"{sys.argv[2]}/{rank}.npz", x=found.x, label=found.label, id=found.id)
 
 RESTORE = """
 import logging, pathlib
-from jfreq import checkpoint
-from jfreq.state import State
+from jfreq.train import checkpoint
+from jfreq.train.state import State
 from jfreq.types import InputError
 
 logging.basicConfig(level=logging.WARNING, stream=sys.stdout, force=True)

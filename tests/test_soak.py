@@ -13,7 +13,7 @@ import pytest
 @pytest.mark.slow
 def test_a_killed_job_ends_like_an_undisturbed_one(root, tmp_path):
     words = f"--kills 1 --only prepare --out {tmp_path / 'soak'}".split()
-    command = [sys.executable, "-P", str(root / "experiments" / "soak.py"), *words]
+    command = [sys.executable, "-P", str(root / "experiments" / "studies" / "soak.py"), *words]
     done = subprocess.run(command, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stdout + done.stderr
     (job,) = json.loads((tmp_path / "soak.json").read_text())["jobs"]

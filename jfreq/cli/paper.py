@@ -84,7 +84,7 @@ import functools
 
 import jax
 import numpy as np
-from jfreq import trees
+from jfreq import param_paths
 from jfreq.nn.vit import ViT
 from jfreq.testing import CLIP, assert_step_specs, fake_batch, loss_and_grad
 
@@ -114,7 +114,7 @@ def test_loss_is_the_distance_to_the_clean_spectrogram():
 
 def test_every_parameter_learns():
     _, grads = loss_and_grad(METHOD, initial(), BATCH, jax.random.key(1))
-    for path, leaf in trees.flatten(grads).items():
+    for path, leaf in param_paths.flatten(grads).items():
         assert np.abs(leaf).max() > 0, path
 '''
 

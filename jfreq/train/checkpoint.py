@@ -18,7 +18,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from jfreq import checksums, distributed
+from jfreq import checksums, distributed, param_paths
 from jfreq.config import Experiment, Part
 from jfreq.files import disk_errors, local_path, read_json
 from jfreq.train.run_folder import CHECKPOINTS, check_same, read_config

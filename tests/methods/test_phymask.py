@@ -117,7 +117,7 @@ def test_masks_are_asked_for_as_those_of_the_trunk():
         mask = cast(Any, cfg).sample_masks(jax.random.key(0), found)["mic"]
         assert mask.keep.shape == (4, 6)
         plane = method.trunk.planes["mic"]
-        energy = prior.patch_energy(found["mic"].real, found["mic"].imag, plane.patch)
+        energy = energy_coherence.patch_energy(found["mic"].real, found["mic"].imag, plane.patch)
         power[cfg] = float(jnp.take_along_axis(energy.reshape(4, -1), mask.keep, axis=1).sum())
     assert power[method] > 3 * power[method.trunk]
     late, end = (method.sample_masks(jax.random.key(0), found, s) for s in (10**6, None))

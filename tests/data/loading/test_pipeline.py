@@ -213,9 +213,10 @@ def test_the_memory_door_never_imports_tensorflow(machines):
     code = f"""
 import sys
 from jfreq.config import Data
-from jfreq.data.pipeline import eval_batches, open_pipeline
-from jfreq.data.records import open_shards
-import jfreq.data.prepare, jfreq.data.ops, jfreq.data.folds, jfreq.data.tfds_source
+from jfreq.data.loading.pipeline import eval_batches, open_pipeline
+from jfreq.data.shards.reader import open_shards
+import jfreq.data.prepare.run, jfreq.data.loading.tf_ops, jfreq.data.fold_assignment
+import jfreq.data.sources.tfds
 cfg = Data(path=({str(machines)!r},), door='memory')
 next(open_pipeline(cfg, batch=4, seed=0).iterate(0))
 shards = open_shards({str(machines)!r})
@@ -254,7 +255,7 @@ def test_a_shard_damaged_while_open_is_an_input_error_too(machines, tmp_path, do
 def test_a_process_that_stops_in_mid_stream_ends_cleanly(machines, closing):
     code = f"""
 from jfreq.config import Data
-from jfreq.data.pipeline import open_pipeline
+from jfreq.data.loading.pipeline import open_pipeline
 pipeline = open_pipeline(Data(path=({str(machines)!r},), door="tfdata"), batch=4, seed=0)
 batches = pipeline.iterate(0)
 [next(batches) for _ in range(3)]
