@@ -52,19 +52,17 @@ def train(experiment: Experiment, workdir: str | Path, *, quiet: bool = False) -
     the gradient stops being a number, ``Stopped`` after SIGTERM or SIGINT.
     """
     workdir = local_path(workdir, "workdir")
-    fresh = not checkpoint.exists(workdir)
-    if fresh:
-        check_sources(experiment)
     setup = plan_run(experiment)
     with jax.set_mesh(setup.mesh), contextlib.closing(setup.pipeline):
-        return _run(setup, workdir, fresh, quiet)
+        return _run(setup, workdir, quiet)
 
 
-def _run(setup: RunPlan, workdir: Path, fresh: bool, quiet: bool) -> Trained:
+def _run(setup: RunPlan, workdir: Path, quiet: bool) -> Trained:
     experiment = setup.experiment
-    # A run that goes on needs its sources no more; they may be gone.
-    sources = load_sources(experiment) if fresh else None
-    if sources is not None:
+    sources = None  # a run that goes on needs them no more, and they may be gone
+    if not checkpoint.exists(workdir):
+        check_sources(experiment)
+        sources = load_sources(experiment)
         check_start(setup, sources)
     with run_folder.claim(workdir, experiment):
         saves = checkpoint.Checkpoints(workdir, keep=experiment.checkpoint.keep)
