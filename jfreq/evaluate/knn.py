@@ -6,9 +6,6 @@ import numpy as np
 
 from jfreq.types import InputError
 
-BLOCK = 1024
-"""Queries compared at once."""
-
 
 def one_hot(label: np.ndarray, classes: int) -> np.ndarray:
     """``[n]`` classes as ``[n k]`` float64; multi-hot rows pass through."""
@@ -30,23 +27,17 @@ def knn_scores(
     ``train`` ``[n d]``, ``label`` ``[n]`` int or ``[n classes]`` multi-hot, ``query`` ``[q d]``.
     Fewer than ``k`` training rows are all used. A zero vector is equally far from everything.
     """
+    from scipy.special import softmax
+    from sklearn.neighbors import KNeighborsRegressor
+
     if len(train) == 0:
         raise InputError("kNN needs at least one training row")
     if k < 1 or temperature <= 0:
         raise InputError(f"kNN: k must be 1 or more and temperature positive: {k}, {temperature}")
-    k = min(k, len(train))
-    targets, bank = one_hot(label, classes), _unit(train)
-    scores = np.empty((len(query), classes))
-    for start in range(0, len(query), BLOCK):
-        similarity = _unit(query[start : start + BLOCK]) @ bank.T
-        near = np.argpartition(-similarity, k - 1, axis=1)[:, :k]
-        logits = np.take_along_axis(similarity, near, axis=1) / temperature
-        weight = np.exp(logits - logits.max(1, keepdims=True))
-        weight /= weight.sum(1, keepdims=True)
-        scores[start : start + BLOCK] = np.einsum("qk,qkc->qc", weight, targets[near])
-    return scores
 
+    def weights(distance: np.ndarray) -> np.ndarray:
+        return softmax(-distance / temperature, axis=1)
 
-def _unit(x: np.ndarray) -> np.ndarray:
-    x = np.asarray(x, np.float64)
-    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+    # A regression on one-hot rows is the weighted mean of the neighbours' labels, of any kind.
+    model = KNeighborsRegressor(min(k, len(train)), metric="cosine", weights=weights)  # type: ignore
+    return model.fit(train, one_hot(label, classes)).predict(query)

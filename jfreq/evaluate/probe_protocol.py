@@ -35,7 +35,13 @@ from jfreq.evaluate.folds import (
 from jfreq.evaluate.knn import knn_scores
 from jfreq.evaluate.label_subsets import Share, shares
 from jfreq.evaluate.metrics import Interval, bootstrap, interval_of, metrics_for, wilson
-from jfreq.evaluate.probe import Scaler, fit_logistic, fit_logistic_multi, fit_ridge, probe_scores
+from jfreq.evaluate.probe import (
+    fit_logistic,
+    fit_logistic_multi,
+    fit_ridge,
+    probe_scores,
+    standardised,
+)
 from jfreq.evaluate.results import HAND_MADE, TRAINED, UNTRAINED, Report, Result, gains
 from jfreq.method import Method, window_spec
 from jfreq.ranges import Count, Draws, Integer, Seed, checked_call
@@ -194,8 +200,8 @@ def _scores(kind: Kind, task: Task, x: np.ndarray, fold: Fold, *, seed: int) -> 
     """Class scores ``[test rows, classes]``; nothing of the test rows but ``x`` is looked at."""
     train, label, query = x[fold.train], task.label[fold.train], x[fold.test]
     if kind == "knn":
-        scale = Scaler.of(train)
-        return knn_scores(scale(train), label, scale(query), classes=task.classes)
+        rows, queries = standardised(train, query)
+        return knn_scores(rows, label, queries, classes=task.classes)
     logistic = fit_logistic_multi if label.ndim == 2 else fit_logistic
     groups = [group[fold.train] for group in task.groups]
     return probe_scores(

@@ -1,16 +1,14 @@
-"""kNN against scikit-learn's, with the same weights."""
+"""kNN against scikit-learn's classifier with the same weights, and by hand."""
 
 import numpy as np
 import pytest
 from sklearn.neighbors import KNeighborsClassifier
 
-from jfreq.evaluate import knn
 from jfreq.evaluate.knn import knn_scores
 from jfreq.types import InputError
 
 
-def test_equals_scikit_learn(monkeypatch):
-    monkeypatch.setattr(knn, "BLOCK", 7)
+def test_equals_scikit_learns_classifier():
     rng = np.random.default_rng(0)
     train, query = rng.normal(size=(90, 8)), rng.normal(size=(40, 8))
     label = rng.integers(0, 4, 90)

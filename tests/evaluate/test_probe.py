@@ -8,13 +8,13 @@ from jfreq.evaluate.knn import one_hot
 from jfreq.evaluate.probe import (
     FEW,
     PLAIN,
-    Scaler,
     choose_strength,
     fit_logistic,
     fit_logistic_multi,
     fit_ridge,
     inner_splits,
     probe_scores,
+    standardised,
 )
 
 STRENGTHS = (1e-3, 0.1, 1.0, 10.0)
@@ -63,11 +63,11 @@ def test_logistic_stays_finite_on_hopeless_rows():
         assert np.isfinite(linear(100 * x)).all()
 
 
-def test_scaler_uses_its_own_rows_and_leaves_constants():
+def test_standardised_rows_and_constants():
     rng = np.random.default_rng(3)
     x = rng.normal(size=(50, 3)) * [1, 1e-6, 1e6] + [0, 5, 0]
     x = np.hstack([x, np.full((50, 1), 1e8)]).astype(np.float64)
-    scaled = Scaler.of(x)(x)
+    (scaled,) = standardised(x)
     np.testing.assert_allclose(scaled.mean(0), 0, atol=1e-8)
     np.testing.assert_allclose(scaled.std(0), [1, 1, 1, 0], atol=1e-9)
 
