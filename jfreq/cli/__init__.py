@@ -19,9 +19,8 @@ from jfreq.cli.report import report
 from jfreq.cli.study import ablate, bench, plan
 from jfreq.cli.train import config, finetune, train
 from jfreq.cli.use import embed, export, predict, probe
-from jfreq.config import close_match
 from jfreq.files import FULL, disk_trouble
-from jfreq.types import InputError
+from jfreq.ranges import InputError, close_match
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     "data prepare": data_prepare,

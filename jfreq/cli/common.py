@@ -11,19 +11,15 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import tyro
-from tyro.conf import AvoidSubcommands, arg
-
-from jfreq.cli.compound import registry
-from jfreq.config import Experiment, close_match
 from jfreq.files import local_path
-from jfreq.ranges import OutOfRange, check_call, shown
-from jfreq.types import InputError
+from jfreq.ranges import InputError, OutOfRange, check_call, close_match, shown
+
+if TYPE_CHECKING:
+    from jfreq.config import Experiment
 
 T = TypeVar("T")
-Flat = Annotated[Experiment, arg(name=""), AvoidSubcommands]
 HELP = ("-h", "--help")
 TRUST_HELP = (
     "--trust FILE.py|PACKAGE  with any command, also several times: code that does not come with\n"
@@ -80,6 +76,10 @@ def call(command: Callable[..., None], args: Sequence[str], prog: str) -> None:
 
 def _understood(kind: Any, args: Sequence[str], prog: str, **more: Any) -> Any:
     """What tyro makes of ``args``; its own errors and those of configs as one ``InputError``."""
+    import tyro
+
+    from jfreq.cli.compound import registry
+
     _each_once(args)
     said = io.StringIO()
     try:

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import jax
-from tyro.conf import AvoidSubcommands, arg
 
 from jfreq import methods, param_paths, sharding
+from jfreq.cli.options import Flat
 from jfreq.config import Experiment, changes, to_dict
 from jfreq.data.shards.metadata import ShardsInfo, SignalInfo
 from jfreq.ranges import Hertz, Range, Seconds, checked
@@ -22,7 +22,7 @@ from jfreq.ranges import Hertz, Range, Seconds, checked
 class View:
     """An experiment, the data it would see, and a mesh."""
 
-    experiment: Annotated[Experiment, arg(name=""), AvoidSubcommands]
+    experiment: Flat
     data: str | None = None
     """Shards to bind the experiment to; else what the method reads by default: a clip of sound, or
     windows of motion sensors."""

@@ -10,7 +10,6 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import tyro
 from tyro.conf import Positional
 
 from jfreq.cli.common import experiment_name, parse
@@ -78,6 +77,8 @@ def compiled_once() -> Iterator[None]:
 def plan(argv: Sequence[str]) -> None:
     """Compiles the train step for absent hardware: jfreq plan NAME --topology v5e:4x4 [...]"""
     name, rest = experiment_name("plan", argv)
+    import tyro
+
     from jfreq import recipes
     from jfreq.cli import config_views
     from jfreq.config import check, replace

@@ -3,34 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Literal
 
-import tyro
-
-from jfreq.cli.common import Flat, experiment_name, parse, subject, with_data
-from jfreq.config import close_match, replace
-from jfreq.ranges import Count, Draws, Share, checked
-from jfreq.types import InputError
-
-
-@checked
-class _Train:
-    experiment: Flat
-    workdir: Path
-    """Folder of the run; a run that lies there is continued."""
-    data: tuple[str, ...] = ()
-    """Shard folders."""
+from jfreq.cli.common import experiment_name, parse, subject, with_data
+from jfreq.ranges import InputError, close_match
 
 
 def train(argv: Sequence[str]) -> None:
     """Trains an experiment: jfreq train NAME --data SHARDS --workdir RUN [--steps N ...]"""
     name, rest = experiment_name("train", argv)
+    import tyro
+
     from jfreq import recipes
+    from jfreq.cli.options import TrainOptions
 
     args = parse(
-        _Train, args=rest, prog=f"jfreq train {name}",
-        default=_Train(recipes.load(name), tyro.MISSING),
+        TrainOptions, args=rest, prog=f"jfreq train {name}",
+        default=TrainOptions(recipes.load(name), tyro.MISSING),
         description=f"Trains {name}. Every field of the experiment can be set.",
     )  # fmt: skip
     from jfreq import distributed
@@ -40,42 +28,21 @@ def train(argv: Sequence[str]) -> None:
     run(with_data(args.experiment, args.data), args.workdir)
 
 
-@checked
-class _Finetune:
-    experiment: Flat
-    workdir: Path
-    """Folder of the fine-tuning runs, a sub-folder for each held-out fold."""
-    data: tuple[str, ...] = ()
-    """Labelled shards; several folders of the same classes are one set."""
-    folds: tuple[str, ...] = ()
-    """Held-out folds to run, for instance 1 2, or "test" for the set's own split; all by
-    default."""
-    make_folds: Count | None = None
-    """Divide the data into this many folds, in place of their own."""
-    fold_by: Literal["subject", "recording", "row"] | None = None
-    """What such a fold keeps whole; by default subjects where enough are known, else recordings."""
-    train_split: str | None = None
-    """Split to train on, in place of folds and of "train"."""
-    test_split: str | None = None
-    """Split to test on, in place of folds and of "test"."""
-    fractions: tuple[Share, ...] = ()
-    """Train on each of these shares of the training rows' labels, for instance 0.01 0.1 1; writes
-    fractions.json and the curve fractions.svg."""
-    draws: Draws = 3
-    """How often each share is drawn; every draw has a training with a seed of its own."""
-
-
 def finetune(argv: Sequence[str]) -> None:
     """Fine-tunes a run or bundle: jfreq finetune RUN --data SHARDS --workdir RUN2"""
     trained, rest = subject("finetune", argv, "RUN [options]; RUN is a run folder or bundle, or "
                             "the name of an experiment to train from scratch")  # fmt: skip
+    import tyro
+
     from jfreq import distributed
+    from jfreq.cli.options import FinetuneOptions
+    from jfreq.config import replace
     from jfreq.evaluate import finetune as room
 
     distributed.start()
     args = parse(
-        _Finetune, args=rest, prog=f"jfreq finetune {trained}",
-        default=_Finetune(room.experiment_for(trained), tyro.MISSING),
+        FinetuneOptions, args=rest, prog=f"jfreq finetune {trained}",
+        default=FinetuneOptions(room.experiment_for(trained), tyro.MISSING),
         description="Trains encoder and classifier, a run for each held-out fold.",
     )  # fmt: skip
     experiment, workdir = with_data(args.experiment, args.data), args.workdir
