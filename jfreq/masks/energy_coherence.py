@@ -117,7 +117,7 @@ def coherence(
 ) -> Tokens:
     """How well a patch follows from its neighbours in time, 0 (white noise) to 1.
 
-    The mean of :func:`jfreq.ops.coherence.frame_coherence` over the patch, minus what white noise
+    The mean coherence of its cells with the frames beside them, minus what white noise
     gives (:func:`jfreq.ops.coherence.noise_floor`) and stretched so that 1 stays 1. With ``other``,
     spectra of a sensor with the same frames and bins, ``cross_coherence`` of both instead. All 0
     for a single bin, where nothing can be averaged, and for a single frame without ``other``. The

@@ -23,20 +23,14 @@ _ROUNDING = 1e-12
 """Of the power of a frame: far below what float32 spectra resolve."""
 
 
-def frame_coherence(real: Cells, imag: Cells, *, taps: int = 11) -> Float[Array, "b t f"]:
-    """Coherence of every cell with the frames beside it, 0 to 1 (PhyMask sheet, section 2.c).
-
-    The mean of both neighbours', of one at the ends and beside silence; 0 where a frame is silent
-    or alone. ``S`` also sums over channels. Raises ``InputError`` for ``taps`` that are even or
-    below 3.
-    """
-    return beside(*pair_coherence(real, imag, taps=taps))
-
-
 def pair_coherence(
     real: Cells, imag: Cells, *, taps: int = 11
 ) -> tuple[Float[Array, "b t2 f"], Bool[Array, "b t2"]]:
-    """Coherence of every frame but the last with the next, and whether neither is silent."""
+    """Coherence of every frame but the last with the next, 0 to 1, and whether neither is silent
+    (PhyMask sheet, section 2.c).
+
+    ``S`` also sums over channels. Raises ``InputError`` for ``taps`` that are even or below 3.
+    """
     check_taps(taps)
     power = jnp.sum(jnp.square(real) + jnp.square(imag), axis=-1)
     root = _root(power, taps)

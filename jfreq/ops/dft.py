@@ -1,4 +1,4 @@
-"""Short-time Fourier transforms on real arrays, with two evaluators held to the same tests.
+"""Fourier transforms of real arrays, with two evaluators held to the same tests.
 
 ``fft`` is XLA's FFT. ``matmul`` multiplies by a real DFT basis built in float64: XLA shards it
 over the batch (a batch-sharded FFT is computed in full on every device), and a TPU's matrix unit
@@ -17,12 +17,9 @@ import numpy as np
 from jaxtyping import Array, Float, Float32
 
 from jfreq import sharding
-from jfreq.ops.frames import WindowName, frame, overlap_add
-from jfreq.ops.frames import window as make_window
 from jfreq.types import InputError
 
 Evaluator = Literal["auto", "fft", "matmul"]
-PadMode = Literal["reflect", "constant", "edge"]
 _HIGHEST = jax.lax.Precision.HIGHEST
 T = TypeVar("T")
 
@@ -99,69 +96,6 @@ def power_spectrum(
     return jnp.square(real) + jnp.square(imag)
 
 
-def stft(
-    x: Float[Array, "... t"],
-    *,
-    n_fft: int,
-    hop_length: int,
-    win_length: int | None = None,
-    window: WindowName = "hann",
-    center: bool = True,
-    pad_mode: PadMode = "reflect",
-    evaluator: Evaluator = "auto",
-) -> tuple[Float32[Array, "... n f"], Float32[Array, "... n f"]]:
-    """``(real, imag)`` ``[... n f]`` of the windowed frames of ``[... t]``; librosa's convention.
-
-    The periodic window of ``win_length`` (default ``n_fft``) sits in the middle of ``n_fft``
-    samples; ``center`` pads ``n_fft // 2`` samples on both sides so that frame ``i`` is centred
-    on sample ``i * hop_length``. Raises ``InputError`` for signals too short to pad or frame.
-    """
-    if center:
-        half = n_fft // 2
-        if pad_mode == "reflect" and x.shape[-1] <= half:
-            raise InputError(f"{x.shape[-1]} samples are too few to reflect {half} at each end")
-        x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(half, half)], mode=pad_mode)
-    if x.shape[-1] < n_fft:
-        raise InputError(f"{x.shape[-1]} samples are fewer than n_fft {n_fft}")
-    taper = _centred_window(window, win_length or n_fft, n_fft).astype(np.float32)
-    frames = frame(x, frame_length=n_fft, hop_length=hop_length)
-    frames = frames * taper.reshape((1,) * x.ndim + (-1,))
-    return rdft(frames, n_fft=n_fft, evaluator=evaluator)
-
-
-def istft(
-    real: Float[Array, "... n f"],
-    imag: Float[Array, "... n f"],
-    *,
-    n_fft: int,
-    hop_length: int,
-    win_length: int | None = None,
-    window: WindowName = "hann",
-    center: bool = True,
-    length: int | None = None,
-    evaluator: Evaluator = "auto",
-) -> Float32[Array, "... t"]:
-    """The signal ``[... t]`` whose STFT is closest in the least-squares sense (Griffin and Lim).
-
-    Windowed overlap-add divided by the sum of squared windows. ``length`` cuts or zero-pads the
-    end; without it only whole hops come back, as in librosa.
-    """
-    n = real.shape[-2]
-    taper = _centred_window(window, win_length or n_fft, n_fft)
-    frames = irdft(real, imag, n_fft=n_fft, evaluator=evaluator)
-    frames = frames * taper.astype(np.float32).reshape((1,) * (real.ndim - 1) + (-1,))
-    x = overlap_add(frames, hop_length=hop_length)
-    weight = _squared_window_sum(taper, n, hop_length)
-    gain = 1 / np.where(weight > np.finfo(np.float32).tiny, weight, 1.0)
-    x = x * gain.astype(np.float32).reshape((1,) * (x.ndim - 1) + (-1,))
-    if center:
-        x = x[..., n_fft // 2 : (x.shape[-1] if length else x.shape[-1] - n_fft // 2)]
-    if length is not None:
-        x = x[..., :length]
-        x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, length - x.shape[-1])])
-    return x
-
-
 @functools.lru_cache(maxsize=16)
 def _dft_basis(length: int, n_fft: int) -> np.ndarray:
     """``[length 2f]`` float32: cosines, then minus sines."""
@@ -183,19 +117,3 @@ def _angles(length: int, n_fft: int) -> np.ndarray:
     """``[length f]`` radians; the product is reduced as an integer to keep full precision."""
     product = np.arange(length)[:, None] * np.arange(n_fft // 2 + 1) % n_fft
     return 2 * np.pi * product / n_fft
-
-
-def _centred_window(name: WindowName, win_length: int, n_fft: int) -> np.ndarray:
-    """``[n_fft]``: the periodic window with zeros on both sides (librosa ``pad_center``)."""
-    if not 0 < win_length <= n_fft:
-        raise InputError(f"win_length {win_length} must lie in 1..n_fft ({n_fft})")
-    left = (n_fft - win_length) // 2
-    taper = make_window(name, win_length, periodic=True)
-    return np.pad(taper, (left, n_fft - win_length - left))
-
-
-def _squared_window_sum(taper: np.ndarray, n: int, hop_length: int) -> np.ndarray:
-    total = np.zeros((n - 1) * hop_length + taper.size)
-    for i in range(n):
-        total[i * hop_length : i * hop_length + taper.size] += taper**2
-    return total

@@ -1,21 +1,19 @@
-"""Log-mel spectrograms in the two conventions audio models were trained with."""
+"""Kaldi's log-mel filter bank, and frames of a fixed number."""
 
 from __future__ import annotations
 
 import functools
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32, Int
 
-from jfreq.ops.dft import Evaluator, PadMode, power_spectrum, stft
+from jfreq.ops.dft import Evaluator, power_spectrum
 from jfreq.ops.frames import WindowName, frame, frame_sums, num_frames
 from jfreq.ops.frames import window as make_window
 from jfreq.types import InputError
 
-MelScale = Literal["kaldi", "htk", "slaney"]
 KALDI_FLOOR = 1.1920929e-07
 """Smallest mel energy before the logarithm: float32 machine epsilon."""
 _HIGHEST = jax.lax.Precision.HIGHEST
@@ -51,9 +49,7 @@ def kaldi_fbank(
     taper = make_window(window, win_length, periodic=False).astype(np.float32)
     frames = _emphasised(x, win_length, hop_length, preemphasis, edge=bool(taper[0]))
     power = power_spectrum(frames * taper[None, None], n_fft=n_fft, evaluator=evaluator)
-    bank = mel_filterbank(
-        scale="kaldi", rate=rate, n_fft=n_fft, n_mels=n_mels, low_hz=low_hz, high_hz=high_hz
-    )
+    bank = mel_filterbank(rate=rate, n_fft=n_fft, n_mels=n_mels, low_hz=low_hz, high_hz=high_hz)
     energy = jnp.matmul(power, bank, precision=_HIGHEST)
     return jnp.log(jnp.maximum(energy, np.float32(KALDI_FLOOR)))
 
@@ -84,89 +80,34 @@ def kaldi_frame_sizes(
     return int(rate * win_length_ms / 1000), int(rate * hop_length_ms / 1000)
 
 
-def log_mel(
-    x: Float[Array, "... t"],
-    *,
-    rate: float | int,
-    n_fft: int,
-    hop_length: int,
-    n_mels: int,
-    win_length: int | None = None,
-    window: WindowName = "hann",
-    center: bool = True,
-    pad_mode: PadMode = "constant",
-    low_hz: float | int = 0.0,
-    high_hz: float | int | None = None,
-    scale: MelScale = "slaney",
-    norm: Literal["slaney"] | None = "slaney",
-    eps: float | int = 1e-6,
-    evaluator: Evaluator = "auto",
-) -> Float32[Array, "... n f"]:
-    """``log(mel power + eps)`` of ``[... t]``: ``[... n n_mels]``, natural logarithm.
-
-    The mel power equals ``librosa.feature.melspectrogram`` with the same arguments
-    (``scale="htk"`` is its ``htk=True``).
-    """
-    real, imag = stft(
-        x,
-        n_fft=n_fft,
-        hop_length=hop_length,
-        win_length=win_length,
-        window=window,
-        center=center,
-        pad_mode=pad_mode,
-        evaluator=evaluator,
-    )
-    bank = mel_filterbank(
-        scale=scale,
-        rate=rate,
-        n_fft=n_fft,
-        n_mels=n_mels,
-        low_hz=low_hz,
-        high_hz=high_hz,
-        norm=norm,
-    )
-    power = jnp.square(real) + jnp.square(imag)
-    return jnp.log(jnp.matmul(power, bank, precision=_HIGHEST) + eps)
-
-
 @functools.lru_cache(maxsize=32)
 def mel_filterbank(
     *,
-    scale: MelScale,
     rate: float | int,
     n_fft: int,
     n_mels: int,
     low_hz: float | int = 0.0,
     high_hz: float | int | None = None,
-    norm: Literal["slaney"] | None = None,
 ) -> Float32[np.ndarray, "f n_mels"]:
-    """Triangular filters ``[n_fft // 2 + 1, n_mels]``, read-only.
+    """Kaldi's triangular filters ``[n_fft // 2 + 1, n_mels]``, drawn in mel; read-only.
 
-    ``kaldi`` draws the triangles in mel, ``htk`` and ``slaney`` in Hz between band edges equally
-    spaced in mel (librosa). ``norm="slaney"`` gives every filter unit area in Hz. Low filters
-    narrower than a bin can be empty. Raises ``InputError`` for an impossible band.
+    Low filters narrower than a bin can be empty. Raises ``InputError`` for an impossible band.
     """
     high_hz = rate / 2 if high_hz is None else high_hz
     if not 0 <= low_hz < high_hz <= rate / 2:
         raise InputError(f"mel band {low_hz}..{high_hz} Hz must rise within 0..{rate / 2} Hz")
-    if scale == "kaldi" and norm is not None:
-        raise InputError("Kaldi's mel filters have no area normalisation: use norm=None")
-    hz = np.arange(n_fft // 2 + 1) * (rate / n_fft)
-    edges = np.linspace(_to_mel(low_hz, scale), _to_mel(high_hz, scale), n_mels + 2)
-    if scale == "kaldi":
-        at = _to_mel(hz, scale)
-    else:
-        at, edges = hz, _to_hz(edges, scale)
+    edges = np.linspace(_to_mel(low_hz), _to_mel(high_hz), n_mels + 2)
+    at = _to_mel(np.arange(n_fft // 2 + 1) * (rate / n_fft))
     left, centre, right = edges[:-2], edges[1:-1], edges[2:]
     rising = (at[:, None] - left) / (centre - left)
     falling = (right - at[:, None]) / (right - centre)
-    bank = np.maximum(0.0, np.minimum(rising, falling))
-    if norm == "slaney":
-        bank *= 2.0 / (right - left)
-    bank = bank.astype(np.float32)
+    bank = np.maximum(0.0, np.minimum(rising, falling)).astype(np.float32)
     bank.flags.writeable = False
     return bank
+
+
+def _to_mel(hz):
+    return 1127.0 * np.log1p(np.asarray(hz, np.float64) / 700.0)
 
 
 def pad_frames(
@@ -198,27 +139,3 @@ def _prepare_clip(x, length, remove_clip_mean: bool):
         count = jnp.clip(length, 1, x.shape[1]).astype(x.dtype)
         x = jnp.where(valid, x - (jnp.sum(x, axis=1) / count)[:, None], 0)
     return x
-
-
-_SLANEY_HZ, _SLANEY_MEL, _SLANEY_STEP = 1000.0, 15.0, np.log(6.4) / 27.0
-"""Slaney's scale is linear, 200/3 Hz per mel, up to 1 kHz and logarithmic above."""
-
-
-def _to_mel(hz, scale: MelScale):
-    hz = np.asarray(hz, np.float64)
-    if scale == "kaldi":
-        return 1127.0 * np.log1p(hz / 700.0)
-    if scale == "htk":
-        return 2595.0 * np.log10(1.0 + hz / 700.0)
-    if scale == "slaney":
-        high = _SLANEY_MEL + np.log(np.maximum(hz, _SLANEY_HZ) / _SLANEY_HZ) / _SLANEY_STEP
-        return np.where(hz < _SLANEY_HZ, hz * 3 / 200, high)
-    raise InputError(f"unknown mel scale {scale!r}: use kaldi, htk or slaney")
-
-
-def _to_hz(mel, scale: MelScale):
-    """Inverse of :func:`_to_mel`, for the scales whose triangles are drawn in Hz."""
-    if scale == "htk":
-        return 700.0 * (10.0 ** (mel / 2595.0) - 1.0)
-    high = _SLANEY_HZ * np.exp(_SLANEY_STEP * (np.maximum(mel, _SLANEY_MEL) - _SLANEY_MEL))
-    return np.where(mel < _SLANEY_MEL, mel * 200 / 3, high)

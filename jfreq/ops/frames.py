@@ -1,4 +1,4 @@
-"""Cutting signals into overlapping frames, windows, and adding frames back up."""
+"""Cutting signals into overlapping frames, and windows."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Literal, TypeVar
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float64, Num
+from jaxtyping import Array, Float64, Num
 
 from jfreq.types import InputError
 
@@ -72,25 +72,6 @@ def _blocks(x, n: int, frame_length: int, hop_length: int):
     x = x[..., : rows * hop_length]
     x = jnp.pad(x, [(0, 0)] * len(lead) + [(0, rows * hop_length - x.shape[-1])])
     return x.reshape(*lead, rows, hop_length)
-
-
-def overlap_add(frames: Float[Array, "... n l"], *, hop_length: int) -> Float[Array, "... t"]:
-    """Adds frames up at multiples of ``hop_length``; the transpose of :func:`frame`.
-
-    ``[... n l]`` to ``[... (n - 1) * hop_length + l]``.
-    """
-    *lead, n, length = frames.shape
-    _check_lengths(length, hop_length)
-    if n == 0:
-        raise InputError("overlap_add needs at least one frame")
-    parts = -(-length // hop_length)
-    flat = [(0, 0)] * len(lead)
-    frames = jnp.pad(frames, [*flat, (0, 0), (0, parts * hop_length - length)])
-    total = jnp.zeros((*lead, (n + parts - 1) * hop_length), frames.dtype)
-    for j in range(parts):
-        part = frames[..., j * hop_length : (j + 1) * hop_length].reshape(*lead, n * hop_length)
-        total += jnp.pad(part, [*flat, (j * hop_length, (parts - 1 - j) * hop_length)])
-    return total[..., : (n - 1) * hop_length + length]
 
 
 def window(name: WindowName, length: int, *, periodic: bool) -> Float64[np.ndarray, " length"]:

@@ -29,12 +29,6 @@ def take_entries(x: Num[Array, "b n"] | Bool[Array, "b n"], ids: Int[Array, "b k
 def restore_tokens(x: Num[Array, "b n d"], restore: Int[Array, "b n"]) -> Num[Array, "b n d"]:
     """Shuffled tokens back in grid order: token ``i`` is ``x[:, restore[i]]``.
 
-    Undoes ``take_tokens(x, order)`` for the pair that :func:`random_ids` returns.
+    Undoes ``take_tokens(x, order)`` where ``restore`` is ``argsort(order)``.
     """
     return take_tokens(x, restore)
-
-
-def random_ids(scores: Num[Array, "b n"]) -> tuple[Int[Array, "b n"], Int[Array, "b n"]]:
-    """``(order, restore)``: ids by rising score, and the inverse permutation; stable for ties."""
-    order = jnp.argsort(scores, axis=1)
-    return order, jnp.argsort(order, axis=1)

@@ -3,10 +3,11 @@ import numpy as np
 import pytest
 from scipy.signal import windows
 
-from jfreq.ops.coherence import cross_coherence, frame_coherence, noise_floor
+from jfreq.ops.coherence import beside, cross_coherence, noise_floor, pair_coherence
 from jfreq.types import InputError
 
-FRAMES = jax.jit(frame_coherence, static_argnames="taps")
+FRAMES = jax.jit(lambda re, im, taps: beside(*pair_coherence(re, im, taps=taps)),
+                 static_argnames="taps")  # fmt: skip
 CROSS = jax.jit(cross_coherence)
 
 
