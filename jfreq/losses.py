@@ -204,9 +204,14 @@ def match_accuracy(
     pred: Float[Array, "b m p"], target: Float[Array, "b m p"]
 ) -> Float[Array, " b"]:
     """Share of predictions whose most similar target of the clip is their own."""
+    return jnp.mean(matched(pred, target), axis=-1)
+
+
+def matched(pred: Float[Array, "b m p"], target: Float[Array, "b m p"]) -> Float[Array, "b m"]:
+    """1 for every prediction whose most similar target of the clip is its own, else 0."""
     best = jnp.argmax(similarity(pred, target), axis=-1)
     own = jnp.arange(pred.shape[1], dtype=best.dtype)[None]
-    return jnp.mean((best == own).astype(jnp.float32), axis=-1)
+    return (best == own).astype(jnp.float32)
 
 
 def mse(pred: Float[Array, "b m p"], target: Float[Array, "b m p"]) -> Float[Array, " b"]:

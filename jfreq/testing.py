@@ -53,10 +53,7 @@ def data_of(experiment: Experiment) -> DataSpec:
 
 def batch_spec(spec: DataSpec, batch: int) -> BatchSpec:
     """Shapes of a batch of ``spec``, labels included."""
-    signals = {s.name: ((batch, s.samples, s.channels), jnp.float32) for s in spec.signals}
-    label = ((batch, len(spec.labels)), jnp.float32) if spec.multi_label else ((batch,), jnp.int32)
-    extra = {"label": label, "length": ((batch,), jnp.int32), "_mask": ((batch,), jnp.float32)}
-    return {k: jax.ShapeDtypeStruct(*v) for k, v in (signals | extra).items()}
+    return jax.eval_shape(functools.partial(fake_batch, spec, batch))
 
 
 def fake_batch(spec: DataSpec, batch: int, *, seed: int = 0) -> Batch:

@@ -35,7 +35,7 @@ from jfreq.methods.common.sensor_spectra import (
 )
 from jfreq.nn.apply import apply
 from jfreq.nn.swin import Swin
-from jfreq.nn.swin_autoencoder import CrossPredictor, ModalityDecoder, ModalityEncoder
+from jfreq.nn.swin_autoencoder import ModalityDecoder, ModalityEncoder, SensorPredictor
 from jfreq.ranges import Between, NonNegative, Size, checked
 from jfreq.types import Array, Batch, Features, Grid, Mask, PyTree, Reconstruction
 
@@ -288,7 +288,7 @@ class _Net(nn.Module):
         }  # fmt: skip
         self.draw_own = decoders["own"]
         if cfg.fused:
-            self.predict = {name: CrossPredictor(cfg.fusion, cfg.embedding) for name in places}
+            self.predict = {name: SensorPredictor(cfg.fusion, cfg.embedding) for name in places}
             self.draw_fused = decoders["fused"]
 
     def vectors(

@@ -74,10 +74,8 @@ class STFCSL(RawSensorMethod):
 
 def match_accuracy(a: Float[Array, "b d"], b: Float[Array, "b d"]) -> Float[Array, " b"]:
     """Share of views whose most similar view of another kind is their own partner's."""
-    scores = _unit(a) @ _unit(b).T
-    own = jnp.arange(a.shape[0])
-    hits = (scores.argmax(1) == own, scores.argmax(0) == own)
-    return (hits[0].astype(jnp.float32) + hits[1].astype(jnp.float32)) / 2
+    a, b = _unit(a)[None], _unit(b)[None]
+    return (losses.matched(a, b)[0] + losses.matched(b, a)[0]) / 2
 
 
 def _spread(a: Array, b: Array) -> dict[str, Array]:

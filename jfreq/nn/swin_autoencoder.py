@@ -11,7 +11,7 @@ from jfreq.nn.heads import torch_bias, torch_kernel
 from jfreq.nn.swin import Swin
 
 
-class PatchEmbed(nn.Module):
+class NormedPatchEmbed(nn.Module):
     """Linear map of every patch and a layer norm. FreqMAE and FOCAL leave both as they were born
     while they pre-train (the trick of MoCo v3); see ``optim.lr_mult`` of their recipes."""
 
@@ -45,7 +45,7 @@ class ModalityEncoder(nn.Module):
         train: bool = False,
     ) -> tuple[Float[Array, "b out"], Float[Array, "b t2 f2 d2"]]:
         """``hidden`` tokens are replaced by the mask token: the encoder sees every place."""
-        x = PatchEmbed(self.swin.width, name="patch_embed")(patches)
+        x = NormedPatchEmbed(self.swin.width, name="patch_embed")(patches)
         x = x.reshape(x.shape[0], *self.tokens, x.shape[-1])
         if hidden is not None:
             token = self.param("mask_token", nn.initializers.zeros, (self.swin.width,))
@@ -58,7 +58,7 @@ class ModalityEncoder(nn.Module):
         return out, last
 
 
-class CrossPredictor(nn.Module):
+class SensorPredictor(nn.Module):
     """What the other sensors say of this one: Linear, GELU, Linear on their vectors side by side
     (FreqMAE, sheet section 1.b.6)."""
 
