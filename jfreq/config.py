@@ -70,7 +70,7 @@ class Data:
     """Draws these rows; a smaller share of the same draw is part of a larger one."""
     label_at_least_one: bool = False
     """Draw a row of every class, however small the share; else such a share is refused."""
-    door: Literal["auto", "tfdata", "memory"] = "auto"
+    backend: Literal["auto", "tfdata", "memory"] = "auto"
     """``memory`` keeps the set in host memory and needs no TensorFlow; ``auto`` picks it for
     sets under ``memory_mb``."""
     memory_mb: Whole = 1024

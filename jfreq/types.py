@@ -138,16 +138,16 @@ class Features(NamedTuple):
 
 
 class Reconstruction(NamedTuple):
-    """One masked batch and what was drawn in its place.
+    """One masked batch and what a method puts in its place.
 
-    ``spectrogram`` ``[b t f c]`` float32 without the mask; ``hidden`` ``[b t f]`` bool;
-    ``drawn`` ``[b t f c]`` float32 in the units of ``spectrogram``, equal to it where nothing
-    is hidden, or None for a method that draws nothing.
+    ``spectrogram`` ``[b t f c]`` float32 without the mask; ``masked`` ``[b t f]`` bool;
+    ``reconstruction`` ``[b t f c]`` float32 in the units of ``spectrogram``, equal to it where
+    nothing is masked, or None for a method that does not reconstruct.
     """
 
     spectrogram: Array
-    hidden: Array
-    drawn: Array | None
+    masked: Array
+    reconstruction: Array | None
 
 
 class Embedding(NamedTuple):

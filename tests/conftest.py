@@ -73,7 +73,7 @@ def experiment(shards):
     return Experiment(
         name="test",
         method=SSAST(encoder=ViT(width=32, depth=1, heads=2), passes=1),
-        data=Data(path=(str(shards),), door="memory"),
+        data=Data(path=(str(shards),), backend="memory"),
         optim=Optim(lr=1e-3, warmup=2, weight_decay=0.01, clip=1.0),
         mesh=Mesh(8, 1, 1),
         checkpoint=Checkpoint(every=3),

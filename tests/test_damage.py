@@ -51,7 +51,7 @@ def run(shards, tmp_path_factory):
     experiment = Experiment(
         name="test",
         method=SSAST(encoder=ViT(width=32, depth=1, heads=2), passes=1),
-        data=Data(path=(str(shards),), door="memory"),
+        data=Data(path=(str(shards),), backend="memory"),
         mesh=Mesh(8, 1, 1),
         checkpoint=Checkpoint(every=OLD, keep=2),
         log=Log(every=1, tensorboard=False),

@@ -43,9 +43,9 @@ def shards(folder: Path) -> Path:
     return folder / "shards"
 
 
-def feeding(path: Path, door: Any) -> Callable[[], None]:
+def feeding(path: Path, backend: Any) -> Callable[[], None]:
     """Takes the next batches of an endless pipeline."""
-    batches = open_pipeline(Data(path=(str(path),), door=door), batch=BATCH, seed=0).iterate(0)
+    batches = open_pipeline(Data(path=(str(path),), backend=backend), batch=BATCH, seed=0).iterate(0)
 
     def take() -> None:
         for _ in range(BATCHES):
@@ -59,9 +59,9 @@ def resident_mb() -> float:
     return pages * resource.getpagesize() / 2**20
 
 
-def growth(path: Path, door: Any) -> list[float]:
+def growth(path: Path, backend: Any) -> list[float]:
     """Resident memory in MB after every fifth of the fed batches."""
-    pipeline = open_pipeline(Data(path=(str(path),), door=door), batch=BATCH, seed=0)
+    pipeline = open_pipeline(Data(path=(str(path),), backend=backend), batch=BATCH, seed=0)
     found, batches = [], pipeline.iterate(0)
     for i in range(FLAT):
         next(batches)
@@ -90,30 +90,30 @@ def consuming(path: Path) -> tuple[float, float]:
 
 
 def main(rounds: int = 7, threads: int = 2, out: Path | None = None) -> None:
-    """Times both doors and writes bench_feed.md and .json.
+    """Times both backends and writes bench_feed.md and .json.
 
     Args:
-        rounds: timed rounds of 40 batches; every door once in each.
+        rounds: timed rounds of 40 batches; every backend once in each.
         threads: cores for feeding and for the step.
         out: folder of the results, by default experiments/results.
     """
     jax.config.update("jax_enable_compilation_cache", False)
     threads = common.pin(threads)
     facts = common.machine(threads)
-    doors = ("memory", "tfdata") if common.available("tensorflow") else ("memory",)
+    backends = ("memory", "tfdata") if common.available("tensorflow") else ("memory",)
     with tempfile.TemporaryDirectory() as folder:
         path = shards(Path(folder))
         eaten, compile_s = consuming(path)
-        times = common.paired({door: feeding(path, door) for door in doors}, rounds=rounds)
-        memory = {door: growth(path, door) for door in doors}
+        times = common.paired({backend: feeding(path, backend) for backend in backends}, rounds=rounds)
+        memory = {backend: growth(path, backend) for backend in backends}
     lines = [
-        f"| door | clips/s | x the step | MB resident after each fifth of {FLAT:,} batches |",
+        f"| backend | clips/s | x the step | MB resident after each fifth of {FLAT:,} batches |",
         "|---|---|---|---|",
     ]
-    rates = {door: BATCHES * BATCH / statistics.median(spent) for door, spent in times.items()}
-    for door, rate in rates.items():
-        flat = ", ".join(f"{mb:.0f}" for mb in memory[door])
-        lines.append(f"| {door} | {rate:,.0f} | {rate / eaten:,.0f} | {flat} |")
+    rates = {backend: BATCHES * BATCH / statistics.median(spent) for backend, spent in times.items()}
+    for backend, rate in rates.items():
+        flat = ", ".join(f"{mb:.0f}" for mb in memory[backend])
+        lines.append(f"| {backend} | {rate:,.0f} | {rate / eaten:,.0f} | {flat} |")
     intro = (
         f"10 s int16 clips, batch {BATCH}. A step of `ssast_tiny` (two passes, 512 tokens) eats "
         f"{eaten:.1f} clips/s; it compiled in {compile_s:.0f} s."

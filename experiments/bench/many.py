@@ -31,7 +31,7 @@ def feed(folder: Path, start: int) -> dict:
     from jfreq.config import Data
     from jfreq.data.loading.pipeline import open_pipeline
 
-    pipeline = open_pipeline(Data(path=(str(folder),), door="tfdata"), batch=BATCH, seed=0)
+    pipeline = open_pipeline(Data(path=(str(folder),), backend="tfdata"), batch=BATCH, seed=0)
     batches = pipeline.iterate(start)
     began = time.perf_counter()
     first = next(batches)

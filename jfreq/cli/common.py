@@ -1,4 +1,4 @@
-"""What the commands share: one door for all options, first words, progress."""
+"""What the commands share: one parser for all options, first words, progress."""
 
 from __future__ import annotations
 

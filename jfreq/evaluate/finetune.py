@@ -41,7 +41,7 @@ from jfreq.train.state import Trained
 from jfreq.types import Array, Batch, InputError
 
 TEST, PREDICTIONS = "test.json", "predictions.npz"
-FREE = ("log", "mesh", "checkpoint.every", "checkpoint.keep", "data.threads", "data.door",
+FREE = ("log", "mesh", "checkpoint.every", "checkpoint.keep", "data.threads", "data.backend",
         "data.memory_mb", "data.path")  # fmt: skip
 """Fields that may differ between a finished fold and the call that asks for it."""
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jfreq.config import check
-from jfreq.data.loading.label_subsets import draw
+from jfreq.data.loading.label_subsets import sample
 from jfreq.evaluate.folds import Fold, Task
 from jfreq.ranges import Draws, check_value
 
@@ -43,14 +43,14 @@ def shares(
     """The training rows of each fraction, ascending; draw ``i`` of all fractions is nested.
 
     All labels (1.0) are drawn once. ``InputError`` as
-    :func:`jfreq.data.loading.label_subsets.draw`, before any feature is computed.
+    :func:`jfreq.data.loading.label_subsets.sample`, before any feature is computed.
     """
     check_value(Draws, draws, "", "draws")
     wanted = sorted(set(fractions))
     check(len(wanted) == len(fractions), "fractions", f"name each once, got {list(fractions)}")
 
     def drawn(fold: Fold, fraction: float, seed: int) -> Fold:
-        chosen = draw(task.label[fold.train], fraction, seed, at_least_one=at_least_one,
+        chosen = sample(task.label[fold.train], fraction, seed, at_least_one=at_least_one,
                       names=names, where=f"{where}, {fold.name}")  # fmt: skip
         return fold._replace(train=fold.train[chosen])
 

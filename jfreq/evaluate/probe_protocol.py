@@ -83,10 +83,10 @@ def probe(
     or padded. ``seeds`` also draw the inner validation splits.
 
     ``fractions``: probe with these shares of the training rows, each drawn ``draws`` times in
-    proportion to the classes (:func:`jfreq.data.loading.label_subsets.draw`, which ``at_least_one``
-    is for); the test rows stay, and features are computed once. Only the drawn rows standardise and
-    validate. With several folds the interval is over folds, of means over draws; on a single split
-    it is over draws.
+    proportion to the classes (:func:`jfreq.data.loading.label_subsets.sample`, which
+    ``at_least_one`` is for); the test rows stay, and features are computed once. Only the drawn
+    rows standardise and validate. With several folds the interval is over folds, of means over
+    draws; on a single split it is over draws.
 
     ``cache`` is a folder that keeps features. ``progress(what, done, total)`` in rows, then in
     probes.

@@ -12,11 +12,11 @@ from jfreq.masks.tokens import (
     block,
     check_count,
     cluster,
-    draw,
     from_scores,
     inverse_block,
     lines,
     random,
+    sample,
 )
 
 __all__ = [
@@ -25,11 +25,11 @@ __all__ = [
     "block",
     "check_count",
     "cluster",
-    "draw",
     "energy_coherence",
     "from_scores",
     "inverse_block",
     "lines",
     "random",
+    "sample",
     "window_masks",
 ]

@@ -47,7 +47,7 @@ def check_count(
         raise InputError(f"cluster: sizes must be (low, high) with 1 <= low <= high, got {sizes}")
 
 
-def draw(
+def sample(
     key: Key[Array, ""],
     batch: int,
     grid: Grid,

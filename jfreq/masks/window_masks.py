@@ -30,7 +30,7 @@ MIXED: dict[Unit, float] = {"random": 0.5, "tube": 0.25, "time": 0.25}
 def count(
     valid: Valid, window: Window, ratio: float, *, kind: Unit = "random", mirror: bool = False
 ) -> int:
-    """How many units :func:`draw` masks: ``int(ratio * units)``.
+    """How many units :func:`sample` masks: ``int(ratio * units)``.
 
     Units are windows that hold a valid token; for ``time`` rows and for ``tube`` columns of such
     windows. With ``mirror`` those of the lower half of the valid columns. Raises ``InputError``
@@ -55,12 +55,12 @@ def count(
 def check(
     valid: Valid, window: Window, ratio: float, *, kind: Kind = "random", mirror: bool = False
 ) -> None:
-    """Raises ``InputError`` when :func:`draw` cannot mask ``valid`` this way."""
+    """Raises ``InputError`` when :func:`sample` cannot mask ``valid`` this way."""
     for unit in MIXED if kind == "mixed" else (kind,):
         count(valid, window, ratio, kind=unit, mirror=mirror)
 
 
-def draw(
+def sample(
     key: Key[Array, ""],
     rows: int,
     valid: Valid,
@@ -83,18 +83,18 @@ def draw(
     :func:`count`.
     """
     if kind != "mixed":
-        return _draw(key, rows, valid, window, ratio, kind, mirror)
+        return _sample(key, rows, valid, window, ratio, kind, mirror)
     choice_key, *keys = jax.random.split(key, 1 + len(MIXED))
     chance = jax.random.uniform(choice_key, (rows, 1, 1))
     out, edge = jnp.zeros((rows, *valid.shape), bool), 0.0
     for k, (unit, share) in zip(keys, MIXED.items()):
         chosen = (chance >= edge) & (chance < edge + share)
-        out |= chosen & _draw(k, rows, valid, window, ratio, unit, mirror)
+        out |= chosen & _sample(k, rows, valid, window, ratio, unit, mirror)
         edge += share
     return out
 
 
-def _draw(key, rows: int, valid: Valid, window: Window, ratio: float, kind: Unit, mirror: bool):
+def _sample(key, rows: int, valid: Valid, window: Window, ratio: float, kind: Unit, mirror: bool):
     masked = count(valid, window, ratio, kind=kind, mirror=mirror)
     seen = _half(valid) if mirror else valid
     units = _units(seen, window, kind)

@@ -1,7 +1,7 @@
 """FOCAL: contrastive learning of several synchronous sensors (Liu et al., NeurIPS 2023).
 
-What sensors share and what only one of them knows lie in two halves of a vector that stand upright
-on each other; rows recorded one after the other lie close together.
+What sensors share and what only one of them knows lie in two orthogonal halves of a vector; rows
+recorded one after the other lie close together.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ class FOCAL(SpectraMethod):
         total = jnp.zeros(mask.shape)
         for name, x in parts.items():
             total += getattr(self, f"{name}_weight") * x.sum(axis=0)
-        for name, term in watched(self, first, second, present).items():
+        for name, term in collapse_metrics(self, first, second, present).items():
             parts[name] = term.per_row(mask)
         return summarise(
             {"loss": total} | {name: x.mean(axis=0) for name, x in parts.items()}, batch
@@ -275,8 +275,10 @@ def terms(
         (view[m][0], view[n][0], rows) for view in views for (m, n), rows in both.items()
     ]
     private: Comparisons = [(views[0][m][1], views[1][m][1], present[m]) for m in first]
-    upright: Comparisons = [(*view[m], present[m]) for view in views for m in first]
-    upright += [(view[m][1], view[n][1], rows) for view in views for (m, n), rows in both.items()]
+    orthogonal: Comparisons = [(*view[m], present[m]) for view in views for m in first]
+    orthogonal += [
+        (view[m][1], view[n][1], rows) for view in views for (m, n), rows in both.items()
+    ]
 
     def contrast(a: Array, b: Array, rows: Array) -> Term:
         value = losses.nt_xent_by_position(
@@ -291,14 +293,14 @@ def terms(
         return Term(*losses.temporal_order(z, sequence=cfg.sequence, margin=cfg.margin, valid=rows))
 
     out = {"shared": _each(contrast, shared), "private": _each(contrast, private),
-           "orthogonality": _each(angle, upright)}  # fmt: skip
+           "orthogonality": _each(angle, orthogonal)}  # fmt: skip
     if cfg.sequence > 1:
         both_views = [(z, present[m]) for view in (first, second) for m, z in view.items()]
         out["temporal"] = _each(order, both_views)
     return out
 
 
-def watched(
+def collapse_metrics(
     cfg: FOCAL, first: dict[str, Array], second: dict[str, Array], present: dict[str, Array]
 ) -> dict[str, Term]:
     """What people look at: how often partners find each other, in private halves of the two views

@@ -193,7 +193,7 @@ class FreqMAE(SpectraMethod):
         """Masked patches by sensor, the same number in every row."""
         keys = jax.random.split(key, len(self.planes))
         return {
-            name: window_masks.draw(k, found[name].x.shape[0], p.real, window=p.swin.window,
+            name: window_masks.sample(k, found[name].x.shape[0], p.real, window=p.swin.window,
                                ratio=self.mask_ratio, kind=self.mask_kind, mirror=self.mirror)
             for k, (name, p) in zip(keys, self.lattices.items())
         }  # fmt: skip

@@ -177,7 +177,7 @@ class MAE(SpectraMethod):
         planes = self.planes
         keys = jax.random.split(key, len(planes))
         return {
-            name: masks.draw(k, found[name].x.shape[0], plane_grid(p),
+            name: masks.sample(k, found[name].x.shape[0], plane_grid(p),
                              math.prod(p.tokens) - self.kept(p), kind=self.mask_kind)
             for k, (name, p) in zip(keys, planes.items())
         }  # fmt: skip

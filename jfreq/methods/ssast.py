@@ -119,7 +119,7 @@ class SSAST(PatchMethod):
 
     def sample_mask(self, key: Array, rows: int) -> Mask:
         """Masks of ``rows`` clips."""
-        return masks.draw(
+        return masks.sample(
             key, rows, self.grid, decided(self.mask, "method.mask"),
             kind=self.mask_kind, sizes=self.cluster, mode=self.cluster_mode,
         )  # fmt: skip

@@ -78,7 +78,8 @@ def check_kind(kind: Kind, *, plain: bool) -> None:
 
 def _plain(q, k, v, valid, bias, drop):
     """The formula as it is written."""
-    scores = _scores(*(x.transpose(0, 2, 1, 3) for x in (q, k)), _hidden(valid), bias)
+    by_head = [x.transpose(0, 2, 1, 3) for x in (q, k)]
+    scores = _scores(by_head[0], by_head[1], _hidden(valid), bias)
     weights = drop(jax.nn.softmax(scores, axis=-1)).astype(v.dtype)
     return jnp.einsum("bhnm,bmhk->bnhk", weights, v)
 

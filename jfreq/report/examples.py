@@ -1,4 +1,4 @@
-"""What an encoder was trained on: clips to hear, what a mask hides of them, what is drawn there."""
+"""What an encoder was trained on: clips to hear, what is masked, and how it is reconstructed."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ AUDIBLE_HZ = 3000
 AUDIO_BYTES = 900_000
 """For all players of a page together."""
 DRAWS = 512
-"""Masks drawn for each clip when they are counted."""
+"""Masks reconstruction for each clip when they are counted."""
 
 
 class Example(NamedTuple):
     """One clip: where from, its first ``seconds`` as WAV (None where it is no sound), what cannot
     be heard as ``series`` ``[t c]`` by name and samples a second, its
-    spectrogram ``[t f]`` (first channel) and, for a method that masks, what was ``hidden``
-    ``[t f]`` and ``drawn`` ``[t f]``. ``explained`` is the share of the variance of hidden
-    cells that the drawing accounts for, without frames of silence and padding."""
+    spectrogram ``[t f]`` (first channel) and, for a method that masks, what was ``masked``
+    ``[t f]`` and its ``reconstruction`` ``[t f]``. ``explained`` is the fraction of the variance
+    of masked cells that the reconstruction accounts for, without frames of silence and padding."""
 
     title: str
     wav: bytes | None
     seconds: float
     series: dict[str, tuple[np.ndarray, float]]
     spectrogram: np.ndarray | None
-    hidden: np.ndarray | None
-    drawn: np.ndarray | None
+    masked: np.ndarray | None
+    reconstruction: np.ndarray | None
     explained: float | None
 
 
 class Looked(NamedTuple):
-    """Examples, and how often each cell ``[t f]`` was hidden in ``draws`` masks (None without a
+    """Examples, and how often each cell ``[t f]`` was masked in ``draws`` masks (None without a
     mask). ``sensors``: names and bins of those that lie one above the other in these planes; none
     where a plane is one spectrogram."""
 
@@ -156,29 +156,29 @@ def _reconstruct(
         )
         return plain, None
 
-    def hidden_share(params, batch):
+    def fraction_masked(params, batch):
         def one(i):
             again = method.reconstruct(params, batch, rngs.at(i))
             assert again is not None
-            return again.hidden.astype(jnp.float32).mean(0)
+            return again.masked.astype(jnp.float32).mean(0)
 
         return jax.lax.map(one, jnp.arange(DRAWS)).mean(0)
 
-    return found, np.asarray(jax.jit(hidden_share)(params, batch))
+    return found, np.asarray(jax.jit(fraction_masked)(params, batch))
 
 
 def _planes(found: Reconstruction | None, i: int) -> tuple:
-    """``spectrogram hidden drawn explained`` of one clip."""
+    """``spectrogram masked reconstruction explained`` of one clip."""
     if found is None:
         return None, None, None, None
-    spec, hidden = np.asarray(found.spectrogram[i]), np.asarray(found.hidden[i])
-    if not hidden.any():
+    spec, masked = np.asarray(found.spectrogram[i]), np.asarray(found.masked[i])
+    if not masked.any():
         return spec[..., 0], None, None, None
-    if found.drawn is None:
-        return spec[..., 0], hidden, None, None
-    drawn = np.asarray(found.drawn[i])
-    counted = hidden & (np.ptp(spec, axis=(1, 2)) > 0)[:, None]
-    truth, guess = spec[counted], drawn[counted]
+    if found.reconstruction is None:
+        return spec[..., 0], masked, None, None
+    reconstruction = np.asarray(found.reconstruction[i])
+    counted = masked & (np.ptp(spec, axis=(1, 2)) > 0)[:, None]
+    truth, guess = spec[counted], reconstruction[counted]
     total = float(((truth - truth.mean()) ** 2).sum()) if truth.size else 0.0
     explained = 1 - float(((truth - guess) ** 2).sum()) / total if total > 0 else None
-    return spec[..., 0], hidden, drawn[..., 0], explained
+    return spec[..., 0], masked, reconstruction[..., 0], explained

@@ -21,7 +21,7 @@ POINTS = 400
 NUMBERED = 12
 """Largest confusion matrix with counts in its cells."""
 LEVELS = 63
-"""Shades of a spectrogram; with one more for what is hidden a pixel takes 6 bits."""
+"""Shades of a spectrogram; with one more for what is masked a pixel takes 6 bits."""
 
 
 def stand_in(role: str) -> str:
@@ -222,7 +222,7 @@ def marginals(
     seconds: float | None,
     borders: Sequence[int] = (),
 ) -> str:
-    """How often each cell ``[t f]`` is hidden in ``draws`` masks, with the means over its column
+    """How often each cell ``[t f]`` is masked in ``draws`` masks, with the means over its column
     and its row. The scale reaches at least five standard errors to both sides, so that chance
     does not look like a preference. ``borders``: bins at which another sensor starts."""
     frames, bins = share.shape
@@ -255,24 +255,26 @@ def marginals(
         side.set_xlim(*limits)
         middle.set_xlabel("frame" if seconds is None else "time (s)")
         middle.set_ylabel("frequency bin")
-        bar = figure.colorbar(shown, ax=middle, location="bottom", aspect=40, label="share hidden")
+        bar = figure.colorbar(
+            shown, ax=middle, location="bottom", aspect=40, label="fraction masked"
+        )
         bar.outline.set_visible(False)
 
     return svg(name, alt, plot, (4.6, 3.1))
 
 
 def spectrogram_png(
-    values: np.ndarray, limits: tuple[float, float], hidden: np.ndarray | None = None
+    values: np.ndarray, limits: tuple[float, float], masked: np.ndarray | None = None
 ) -> bytes:
-    """``values`` ``[t f]`` as PNG, low frequencies at the bottom; transparent where ``hidden``."""
+    """``values`` ``[t f]`` as PNG, low frequencies at the bottom; transparent where ``masked``."""
     import matplotlib as mpl
     from PIL import Image
 
     low, high = limits
     level = (values - low) / max(high - low, 1e-12) * (LEVELS - 1)
     level = np.clip(np.nan_to_num(level), 0, LEVELS - 1).round().astype(np.uint8)
-    if hidden is not None:
-        level = np.where(hidden, LEVELS, level).astype(np.uint8)
+    if masked is not None:
+        level = np.where(masked, LEVELS, level).astype(np.uint8)
     picture = Image.fromarray(np.ascontiguousarray(level.T[::-1]))
     shades = mpl.colormaps["magma"](np.linspace(0, 1, LEVELS))[:, :3]
     picture.putpalette((shades * 255).round().astype(np.uint8).tobytes() + b"\0\0\0")

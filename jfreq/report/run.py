@@ -110,8 +110,8 @@ def _lead(run: Run) -> str:
 
 
 def _examples(looked: Looked, unseen: bool) -> Section:
-    masked = any(e.hidden is not None for e in looked.examples)
-    drawn = any(e.drawn is not None for e in looked.examples)
+    masked = any(e.masked is not None for e in looked.examples)
+    reconstructed = any(e.reconstruction is not None for e in looked.examples)
     text = "Time runs to the right."
     if any(e.spectrogram is not None for e in looked.examples):
         text += " Frequency runs upwards; all spectrograms of a clip share one scale."
@@ -122,8 +122,8 @@ def _examples(looked: Looked, unseen: bool) -> Section:
         text += " A plain strip at the end is padding."
     if unseen:
         text += " The clips are of folds that training left out."
-    if masked and not drawn:
-        text += " The method draws nothing in place of what is hidden."
+    if masked and not reconstructed:
+        text += " The method does not reconstruct what is masked."
     cards = [_card(e) for e in looked.examples]
     return Section("Examples", html.paragraph(text) + "".join(cards))
 
@@ -149,9 +149,9 @@ def _card(example: Example) -> str:
         label = f"{example.title}, first {example.seconds:.3g} s, evened in loudness"
         parts.append(html.audio(example.wav, label))
     parts.append(html.grid(_pictures(example)))
-    hidden, explained = example.hidden, example.explained
-    if hidden is not None:
-        said = f"{hidden.mean():.0%} of the cells are hidden"
+    masked, explained = example.masked, example.explained
+    if masked is not None:
+        said = f"{masked.mean():.0%} of the cells are masked"
         if explained is not None and explained > 0:
             said += f"; the drawing explains {explained:.0%} of their variance"
         elif explained is not None:
@@ -164,7 +164,7 @@ def _pictures(example: Example) -> Iterator[str]:
     """Figures of what there is: series, the spectrogram, its visible part, what was drawn."""
     for name, (values, rate) in example.series.items():
         yield html.figure(_series(f"{name} of {example.title}", values, rate), name)
-    spec, hidden = example.spectrogram, example.hidden
+    spec, masked = example.spectrogram, example.masked
     if spec is None:
         return
     limits = (float(np.percentile(spec, 1)), float(np.percentile(spec, 99.7)))
@@ -174,12 +174,12 @@ def _pictures(example: Example) -> Iterator[str]:
         return html.figure(html.image(png, f"{alt} ({example.title})"), name)
 
     yield picture("Spectrogram", "Spectrogram of the whole clip", spec)
-    if hidden is not None:
-        alt = f"Spectrogram with {hidden.mean():.0%} of its cells hidden"
-        yield picture("Masked input", alt, spec, hidden)
-    if example.drawn is not None:
-        alt = "Spectrogram with the hidden cells as the model drew them"
-        yield picture("Reconstruction", alt, example.drawn)
+    if masked is not None:
+        alt = f"Spectrogram with {masked.mean():.0%} of its cells masked"
+        yield picture("Masked input", alt, spec, masked)
+    if example.reconstruction is not None:
+        alt = "Spectrogram with the masked cells as the model reconstructs them"
+        yield picture("Reconstruction", alt, example.reconstruction)
 
 
 def _series(alt: str, values: np.ndarray, rate: float) -> str:
@@ -201,7 +201,7 @@ def _masks(looked: Looked, hop: float | None) -> Section | None:
         return None
     columns, lines = share.mean(1), share.mean(0)
     said = (
-        f"{share.mean():.1%} hidden on average; columns {columns.min():.1%} to "
+        f"{share.mean():.1%} masked on average; columns {columns.min():.1%} to "
         f"{columns.max():.1%}, rows {lines.min():.1%} to {lines.max():.1%}"
     )
     seconds = None if hop is None else hop * len(share)
@@ -211,7 +211,7 @@ def _masks(looked: Looked, hop: float | None) -> Section | None:
         "masks", alt, share, draws=looked.draws, seconds=seconds, borders=borders
     )
     text = (
-        f"How often a cell is hidden, over {looked.draws} masks; above and beside it the means "
+        f"How often a cell is masked, over {looked.draws} masks; above and beside it the means "
         "of columns and rows. A mask without preference is flat up to chance."
     ) + _stacked(looked)
     return Section("Masks", html.paragraph(text) + html.figure(body, "Marginals", said, wide=True))

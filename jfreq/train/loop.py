@@ -142,7 +142,7 @@ def _loop(
 
     warned: set[str] = set()
 
-    def settle(pending: tuple[int, PyTree] | None) -> None:
+    def flush_metrics(pending: tuple[int, PyTree] | None) -> None:
         """Reads the metrics of a step that was sent off earlier; checks, counts, writes them."""
         if pending is None:
             return
@@ -153,7 +153,7 @@ def _loop(
         if row is not None and writer is not None:
             writer.write(row)
             progress.update(step, summary(row, setup.method.headline))
-            for warning in fallen(setup.method, row, warned):
+            for warning in below_threshold(setup.method, row, warned):
                 progress.say(f"step {step}: {warning}")
 
     # ---- the loop. Do not change the order: save the state before the next batch is drawn,
@@ -165,7 +165,7 @@ def _loop(
             for step in range(start, experiment.steps):
                 stop = distributed.asked_to_stop(step, received)
                 if step > start and (step % experiment.checkpoint.every == 0 or stop):
-                    settle(pending)
+                    flush_metrics(pending)
                     pending = None
                     saves.save(state, step, meta_of(step))
                 if stop:
@@ -174,9 +174,9 @@ def _loop(
                 batch = next(feed)
                 meter.waited(feed.last_wait)
                 state, metrics = step_fn(state, batch, key)
-                settle(pending)
+                flush_metrics(pending)
                 pending = (step + 1, metrics)
-            settle(pending)
+            flush_metrics(pending)
             saves.save(state, experiment.steps, meta_of(experiment.steps))
         saves.wait()
         return Trained(experiment, distributed.to_host(state.params))
@@ -236,7 +236,7 @@ def stop_signals():
             signal.signal(number, handler)
 
 
-def fallen(method: Method, row: dict[str, Any], warned: set[str]) -> Iterator[str]:
+def below_threshold(method: Method, row: dict[str, Any], warned: set[str]) -> Iterator[str]:
     """A warning for every metric of ``row`` that is below its floor; again only once it was above
     in between, which ``warned`` remembers."""
     for name, floor in method.collapse_thresholds.items():

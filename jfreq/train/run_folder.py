@@ -15,7 +15,7 @@ from jfreq.types import InputError
 CONFIG, CHECKPOINTS, LOCK = "config.json", "checkpoints", ".lock"
 
 
-FREE_FIELDS = ("steps", "log", "checkpoint", "mesh", "data.path", "data.threads", "data.door",
+FREE_FIELDS = ("steps", "log", "checkpoint", "mesh", "data.path", "data.threads", "data.backend",
                "data.memory_mb")  # fmt: skip
 """What may change between two starts of one run. What the shards hold decides, not their path."""
 

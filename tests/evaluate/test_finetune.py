@@ -9,7 +9,7 @@ import soundfile
 from sklearn.metrics import balanced_accuracy_score, f1_score
 
 from jfreq.config import Data, Experiment, Source, replace, to_dict
-from jfreq.data.loading.label_subsets import draw
+from jfreq.data.loading.label_subsets import sample
 from jfreq.data.loading.pipeline import open_pipeline
 from jfreq.data.prepare.run import prepare
 from jfreq.data.shards.reader import open_shards
@@ -119,7 +119,7 @@ def test_a_share_reads_the_rows_that_the_probe_would_draw(runs, tones, tmp_path)
     (made,) = runs
     shards = open_shards(tones)
     train = np.flatnonzero(shards.column("fold") != 3)
-    expected = train[draw(shards.column("label")[train], 0.25, 2)]
+    expected = train[sample(shards.column("label")[train], 0.25, 2)]
     np.testing.assert_array_equal(open_pipeline(made.data, batch=8, seed=0).rows, expected)
     assert report.results[0].n == np.sum(shards.column("fold") == 3), "test rows stay"
 

@@ -6,7 +6,7 @@ import pytest
 from sklearn.neighbors import KNeighborsClassifier
 
 from jfreq.config import Experiment
-from jfreq.data.loading.label_subsets import draw
+from jfreq.data.loading.label_subsets import sample
 from jfreq.evaluate.metrics import interval_of, wilson
 from jfreq.evaluate.probe_protocol import probe
 from jfreq.evaluate.results import HAND_MADE, TRAINED, UNTRAINED
@@ -72,7 +72,7 @@ def test_a_share_is_a_set_with_fewer_rows(trained, few, make_shards, kind):
     train = np.flatnonzero(shards.column("split") == "train")
     test = np.flatnonzero(shards.column("split") == "test")
     for i in range(3):
-        rows = np.union1d(train[draw(shards._label[train], 0.3, i)], test)
+        rows = np.union1d(train[sample(shards._label[train], 0.3, i)], test)
         plain = probe(trained, part(shards, rows, make_shards), kinds=(kind,), with_baselines=False)
         for r in plain.results:
             assert by_key(report)[TRAINED, kind, r.metric, 0.3].runs[0][i] == r.mean
@@ -89,7 +89,7 @@ def test_nearest_neighbour_against_scikit_learn(trained, few):
     x = shards._x.mean(1)
     train, test = (np.flatnonzero(shards.column("split") == s) for s in ("train", "test"))
     for i in range(2):
-        rows = train[draw(shards._label[train], 0.001, i, at_least_one=True)]
+        rows = train[sample(shards._label[train], 0.001, i, at_least_one=True)]
         mean, std = x[rows].mean(0), x[rows].std(0)
         near = KNeighborsClassifier(1, metric="cosine").fit((x[rows] - mean) / std,
                                                             shards._label[rows])  # fmt: skip

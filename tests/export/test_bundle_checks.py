@@ -248,7 +248,7 @@ def same(a, b):
 
 
 def test_every_damage_is_one_line_or_none_at_all(whole, tmp_path, monkeypatch, capsys):
-    """`load_trained` is the one door of load_encoder, embed, predict, export, finetune and
+    """`load_trained` is the one way in for load_encoder, embed, predict, export, finetune and
     init_from; nothing is compiled behind it."""
     monkeypatch.chdir(tmp_path)
     intact = load_trained(whole)

@@ -44,7 +44,7 @@ def test_exact_partition(kind, freq, time, batch, order, share, seed):
     count = max(line, int(share * grid.size) // line * line)
     if count >= grid.size:
         count -= line
-    mask = masks.draw(jax.random.key(seed), batch, grid, count, kind=kind, sizes=(1, 3))
+    mask = masks.sample(jax.random.key(seed), batch, grid, count, kind=kind, sizes=(1, 3))
     check_partition(mask, batch, grid.size, count)
     planes = np.asarray(mask.is_masked).reshape(batch, *grid.shape)
     if kind == "time":
@@ -136,7 +136,7 @@ def test_spans_keep_lines_together(key):
 )
 def test_impossible_counts_are_refused_at_once(key, kind, mode, count, match):
     with pytest.raises(InputError, match=match):
-        masks.draw(key, 2, PATCHES, count, kind=kind, mode=mode)
+        masks.sample(key, 2, PATCHES, count, kind=kind, mode=mode)
 
 
 @pytest.mark.dist

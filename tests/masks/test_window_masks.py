@@ -15,7 +15,7 @@ def plane(tokens, held=None):
 
 
 def draw(rows, valid, seed=0, **options):
-    made = jax.jit(lambda k: window_masks.draw(k, rows, valid, **options))
+    made = jax.jit(lambda k: window_masks.sample(k, rows, valid, **options))
     return np.asarray(made(jax.random.key(seed)))
 
 
@@ -122,7 +122,7 @@ def test_every_window_is_masked_equally_often():
 )
 def test_masks_that_cannot_be_are_refused(key, options, match):
     with pytest.raises(InputError, match=match):
-        window_masks.draw(key, 2, plane((4, 18)), **options)
+        window_masks.sample(key, 2, plane((4, 18)), **options)
     with pytest.raises(InputError, match=match):
         window_masks.check(plane((4, 18)), **options)
 
@@ -140,8 +140,8 @@ def test_same_masks_on_a_mesh_and_no_collectives(key):
         options = {"window": (1, 3), "ratio": 0.7, "kind": "mixed"}
         valid = plane((4, 12), (4, 9))
         return (
-            window_masks.draw(k, 16, valid, **options),
-            window_masks.draw(k, 16, valid, **options, mirror=True),
+            window_masks.sample(k, 16, valid, **options),
+            window_masks.sample(k, 16, valid, **options, mirror=True),
         )
 
     place = batch_sharding(make_mesh((8, 1, 1)))

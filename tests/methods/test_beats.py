@@ -269,8 +269,8 @@ def test_a_trained_tokenizer_gives_the_model_its_codes():
 def test_reconstruction_shows_the_mask():
     method, params, _, _ = built("model")
     found = jax.jit(method.reconstruct)(params, clips(), Streams(jax.random.key(0)))
-    assert found.hidden.shape == (4, 128, 128) and found.drawn is None
-    assert float(found.hidden.mean()) == pytest.approx(0.75)
+    assert found.masked.shape == (4, 128, 128) and found.reconstruction is None
+    assert float(found.masked.mean()) == pytest.approx(0.75)
 
 
 def test_a_frozen_part_needs_a_source():

@@ -97,8 +97,8 @@ def reference(cfg, first, second, present):
     for z in (first, second):
         for i, m in enumerate(names):
             shared, private, rows = z[m][:, :half], z[m][:, half:], present[m]
-            upright = [max(0, cosine(a, b)) for a, b in zip(shared[rows], private[rows])]
-            out["orthogonality"] += mean(upright)
+            orthogonal = [max(0, cosine(a, b)) for a, b in zip(shared[rows], private[rows])]
+            out["orthogonality"] += mean(orthogonal)
             out["temporal"] += mean(order(z[m], rows, cfg.sequence, cfg.margin))
             for n in names[i + 1 :]:
                 both = rows & present[n]

@@ -51,7 +51,7 @@ def test_released_lattice_of_mod(name, tokens, masked):
     place = cfg.lattice(name)
     assert place.tokens == tokens and place.real.all()
     assert window_masks.count(place.real, place.swin.window, 0.75) == masked
-    hidden = window_masks.draw(jax.random.key(0), 3, place.real, window=(1, 9), ratio=0.75)
+    hidden = window_masks.sample(jax.random.key(0), 3, place.real, window=(1, 9), ratio=0.75)
     assert np.asarray(hidden).sum((1, 2)).tolist() == [9 * masked] * 3
 
 
@@ -76,7 +76,7 @@ def test_intended_lattice_shrinks_windows_and_knows_padding():
     assert audio.plane.tokens == (10, 20) and seismic.plane.tokens == (10, 10)
     assert audio.real.sum() == 200 and seismic.real.sum() == 100
     assert seismic.tokens[1] < 36 and seismic.swin.window[1] <= 3
-    hidden = window_masks.draw(
+    hidden = window_masks.sample(
         jax.random.key(0), 2, audio.real, window=audio.swin.window, ratio=0.75
     )
     blocks = np.asarray(hidden).reshape(
@@ -291,8 +291,8 @@ def test_it_overfits_a_few_samples(small):
     smooth = np.convolve(values, np.ones(30) / 30, "valid")[::30]
     assert (np.diff(smooth) < 0).all(), smooth
     found = jax.jit(method.reconstruct)(params, batch, Streams(jax.random.key(7)))
-    spec, drawn = np.asarray(found.spectrogram), np.asarray(found.drawn)
-    hidden = np.asarray(found.hidden)[..., None]
+    spec, drawn = np.asarray(found.spectrogram), np.asarray(found.reconstruction)
+    hidden = np.asarray(found.masked)[..., None]
     mean = np.broadcast_to(spec.mean((0, 1), keepdims=True), spec.shape)
     assert ((drawn - spec) ** 2)[hidden].mean() < ((mean - spec) ** 2)[hidden].mean()
 

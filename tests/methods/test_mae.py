@@ -51,7 +51,8 @@ def test_what_is_masked_never_reaches_the_encoder(small):
     drawn = jax.jit(method.reconstruct_under)
     a, b = (drawn(params, given, drop) for given in (found, poisoned))
     np.testing.assert_array_equal(
-        np.asarray(a.drawn)[np.asarray(a.hidden)], np.asarray(b.drawn)[np.asarray(b.hidden)]
+        np.asarray(a.reconstruction)[np.asarray(a.masked)],
+        np.asarray(b.reconstruction)[np.asarray(b.masked)],
     )
     assert float(jnp.abs(b.spectrogram).max()) > 1e5  # the poison was there
 
@@ -114,9 +115,9 @@ def test_features_are_deterministic_and_lie_on_the_grid(small):
 def test_drawing_is_in_the_units_of_the_spectrogram(small):
     _, method, params = small
     found = jax.jit(method.reconstruct)(params, fake_batch(SPEC, 2), Streams(jax.random.key(0)))
-    assert found.spectrogram.shape == (2, 8, 8 + 32, 1) == found.drawn.shape
-    same = np.asarray(found.drawn == found.spectrogram)[..., 0]
-    assert same[~np.asarray(found.hidden)].all() and not same[np.asarray(found.hidden)].any()
+    assert found.spectrogram.shape == (2, 8, 8 + 32, 1) == found.reconstruction.shape
+    same = np.asarray(found.reconstruction == found.spectrogram)[..., 0]
+    assert same[~np.asarray(found.masked)].all() and not same[np.asarray(found.masked)].any()
 
 
 @pytest.mark.parametrize(

@@ -130,7 +130,7 @@ def test_windows_of_the_other_trunk():
     params = jax.eval_shape(method.init, jax.random.key(0))
     params = jax.tree.map(lambda x: jnp.zeros(x.shape), params)
     found = jax.jit(method.reconstruct)(params, burst(2), Streams(jax.random.key(0)))
-    hidden = np.asarray(found.hidden)
+    hidden = np.asarray(found.masked)
     acc = hidden[:, :, :8].reshape(2, 4, 2, 2, 4)
     assert (acc.any((2, 4)) == acc.all((2, 4))).all()
     assert acc.all((2, 4)).sum((1, 2)).tolist() == [6, 6]  # 2 of 8 windows stay

@@ -90,7 +90,7 @@ def test_nearly_nothing_is_whole_on_every_device(mesh):
 @pytest.mark.dist
 def test_it_is_the_step_that_trains(experiment, shards):
     """Planned without data and prepared with data: the same shapes, placements and program."""
-    experiment = replace(experiment, data=Data(path=(str(shards),), door="memory"))
+    experiment = replace(experiment, data=Data(path=(str(shards),), backend="memory"))
     setup = train_plan.plan_run(experiment)
     bound = methods.bind(experiment, open_shards(shards).spec)
     spec = aot.plan_step(bound, open_shards(shards).info, topology.parse("cpu:8"))

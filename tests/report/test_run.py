@@ -115,7 +115,7 @@ def test_planes_of_several_sensors_say_whose_bins_they_are(sensors_run, parse):
     sizes = {Image.open(io.BytesIO(base64.b64decode(a["src"].split(",")[1]))).size
              for a in pictures}  # fmt: skip
     assert sizes == {(8, 140)}
-    assert len(pictures) == 3 * 4 and "share hidden" in page.raw
+    assert len(pictures) == 3 * 4 and "fraction masked" in page.raw
 
 
 def test_silence_is_no_loud_noise():
@@ -125,11 +125,11 @@ def test_silence_is_no_loud_noise():
 
 def test_masked_pictures_hide_what_the_mask_hides(looked):
     for example in looked.examples:
-        png = figures.spectrogram_png(example.spectrogram, (-1, 1), example.hidden)
+        png = figures.spectrogram_png(example.spectrogram, (-1, 1), example.masked)
         picture = Image.open(io.BytesIO(png))
         assert picture.size == example.spectrogram.shape
         alpha = np.asarray(picture.convert("RGBA"))[..., 3]
-        np.testing.assert_array_equal(alpha[::-1].T == 0, example.hidden)
+        np.testing.assert_array_equal(alpha[::-1].T == 0, example.masked)
 
 
 def test_pictures_have_low_frequencies_below_and_time_to_the_right():

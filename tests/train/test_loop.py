@@ -21,7 +21,7 @@ from jfreq.config import Mesh, Source, replace, to_dict
 from jfreq.method import Method, summarise
 from jfreq.monitoring.metrics_writer import read_metrics
 from jfreq.train import checkpoint, initial_state, plan, step
-from jfreq.train.loop import Feed, NotFinite, fallen, train
+from jfreq.train.loop import Feed, NotFinite, below_threshold, train
 from jfreq.types import InputError
 
 ONE = Mesh(1, 1, 1)
@@ -310,7 +310,8 @@ class Collapsing(Method):
 
 def test_a_metric_that_falls_below_its_threshold_is_told_once():
     warned: set[str] = set()
-    told = [list(fallen(Collapsing(), {"rankme": x}, warned)) for x in (9.0, 3.5, 3.0, 5.0, 2.0)]
+    rows = [{"rankme": x} for x in (9.0, 3.5, 3.0, 5.0, 2.0)]
+    told = [list(below_threshold(Collapsing(), row, warned)) for row in rows]
     assert [len(t) for t in told] == [0, 1, 0, 0, 1]
     assert "rankme is 3.5, below 4" in told[1][0]
 

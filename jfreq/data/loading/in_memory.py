@@ -1,4 +1,4 @@
-"""The door for sets that fit in host memory: numpy only, the same batches as tf.data's."""
+"""The backend for sets that fit in host memory: numpy only, the same batches as tf.data's."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from jfreq.data.shards.reader import Shards
 from jfreq.ranges import Share, check_value
 
 
-def draw(
+def sample(
     label: np.ndarray,
     fraction: float,
     seed: int = 0,
@@ -123,6 +123,6 @@ def drawn_rows(
     if cfg.label_fraction == 1:
         return rows
     return rows[
-        draw(label, cfg.label_fraction, cfg.label_seed, at_least_one=cfg.label_at_least_one,
+        sample(label, cfg.label_fraction, cfg.label_seed, at_least_one=cfg.label_at_least_one,
              names=shards.info.labels, where=where)
     ]  # fmt: skip

@@ -1,7 +1,7 @@
 """Batches by step number: the global batch of step s is a pure function of (seed, s).
 
 So the position of a run is its step, no iterator is ever saved, and 1, 2 or 4 processes read
-the same global batches. Two doors lead to them: tf.data, and host memory without TensorFlow.
+the same global batches. Two backends lead to them: tf.data, and host memory without TensorFlow.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Pipeline:
 
     shards: Shards
     rows: np.ndarray
-    door: Literal["tfdata", "memory"]
+    backend: Literal["tfdata", "memory"]
     batch: int
     """Global batch size."""
     seed: int
@@ -86,7 +86,7 @@ class Pipeline:
           Signals ``[b t c]``, ``label``, ``id``, ``length``, ``_mask`` (ones), numpy.
         """
         check(start_step >= 0, "start_step", f"must be 0 or more, got {start_step}")
-        source = self._from_memory if self.door == "memory" else self._from_tfdata
+        source = self._from_memory if self.backend == "memory" else self._from_tfdata
         mask = np.ones(self.batch // self.process_count, np.float32)
         batches = ({**batch, "_mask": mask} for batch in source(start_step))
         self._iterators.add(batches)
@@ -196,7 +196,7 @@ def open_pipeline(
     return Pipeline(
         shards=shards,
         rows=rows,
-        door=_door(cfg, len(rows) * signal_bytes(shards.info.signals)),
+        backend=_backend(cfg, len(rows) * signal_bytes(shards.info.signals)),
         batch=batch,
         seed=seed,
         shuffle=cfg.shuffle,
@@ -242,9 +242,9 @@ def _stop(iterators: weakref.WeakSet[Generator]) -> None:
             iterator.close()
 
 
-def _door(cfg: Data, size: int) -> Literal["tfdata", "memory"]:
-    if cfg.door != "auto":
-        return cfg.door
+def _backend(cfg: Data, size: int) -> Literal["tfdata", "memory"]:
+    if cfg.backend != "auto":
+        return cfg.backend
     return "memory" if size <= cfg.memory_mb * 2**20 else "tfdata"
 
 

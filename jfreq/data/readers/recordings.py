@@ -1,6 +1,6 @@
 """One file of sensors, a table or an archive of arrays, as signals, labels and subjects.
 
-``prepare`` and ``embed`` read through this one door, so both see the same channels.
+``prepare`` and ``embed`` read through this module alone, so both see the same channels.
 """
 
 from __future__ import annotations

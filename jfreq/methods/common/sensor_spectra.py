@@ -307,15 +307,18 @@ def example(cfg: SpectraMethod) -> dict[str, Array]:
 
 
 def side_by_side(
-    cfg: SpectraMethod, found: dict[str, Spectra], hidden: dict[str, Array], drawn: dict[str, Array]
+    cfg: SpectraMethod,
+    found: dict[str, Spectra],
+    masked: dict[str, Array],
+    reconstruction: dict[str, Array],
 ) -> Reconstruction:
     """All sensors on one frequency axis, for people to look at: the magnitude of the first channel
-    of each. ``hidden`` ``[b t f]`` and ``drawn`` ``[b t f k]`` by sensor."""
+    of each. ``masked`` ``[b t f]`` and ``reconstruction`` ``[b t f k]`` by sensor."""
     names = list(cfg.planes)
+    first = {n: found[n].x[..., :1] for n in names}
+    shown = [jnp.where(masked[n][..., None], reconstruction[n][..., :1], first[n]) for n in names]
     return Reconstruction(
-        jnp.concatenate([found[n].x[..., :1] for n in names], axis=2),
-        jnp.concatenate([hidden[n] for n in names], axis=2),
-        jnp.concatenate([
-            jnp.where(hidden[n][..., None], drawn[n][..., :1], found[n].x[..., :1]) for n in names
-        ], axis=2),
-    )  # fmt: skip
+        jnp.concatenate([first[n] for n in names], axis=2),
+        jnp.concatenate([masked[n] for n in names], axis=2),
+        jnp.concatenate(shown, axis=2),
+    )

@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from jfreq.config import Data, replace
-from jfreq.data.loading.label_subsets import apportion, draw
+from jfreq.data.loading.label_subsets import apportion, sample
 from jfreq.data.loading.pipeline import open_pipeline
 from jfreq.data.prepare.run import prepare
 from jfreq.data.shards.reader import open_shards
@@ -27,7 +27,7 @@ def labels(sizes, seed):
 def test_every_class_has_its_share(sizes, share, seed):
     """Less than one row off, in a draw of the right size without repetition."""
     label = labels(sizes, seed)
-    found = draw(label, share, seed, at_least_one=True)
+    found = sample(label, share, seed, at_least_one=True)
     total = int(np.floor(share * len(label) + 0.5))
     quota = np.array(sizes) * total / len(label)
     counts = np.bincount(label[found], minlength=len(sizes))
@@ -44,9 +44,9 @@ def test_every_class_has_its_share(sizes, share, seed):
 @given(sizes=SIZES, a=st.floats(0.01, 1), b=st.floats(0.01, 1), seed=st.integers(0, 99))
 def test_small_draws_lie_inside_large_ones(sizes, a, b, seed):
     label = labels(sizes, 7)
-    small, large = (draw(label, x, seed, at_least_one=True) for x in sorted((a, b)))
+    small, large = (sample(label, x, seed, at_least_one=True) for x in sorted((a, b)))
     assert set(small) <= set(large)
-    np.testing.assert_array_equal(large, draw(label, max(a, b), seed, at_least_one=True))
+    np.testing.assert_array_equal(large, sample(label, max(a, b), seed, at_least_one=True))
 
 
 def test_seats_never_fall_where_largest_remainders_would():
@@ -67,11 +67,11 @@ def test_seats_never_fall_where_largest_remainders_would():
 
 def test_all_labels_are_all_rows_and_seeds_differ():
     label = labels([30, 20, 10], 1)
-    np.testing.assert_array_equal(draw(label, 1.0), np.arange(60))
-    draws = {tuple(draw(label, 0.2, seed)) for seed in range(10)}
+    np.testing.assert_array_equal(sample(label, 1.0), np.arange(60))
+    draws = {tuple(sample(label, 0.2, seed)) for seed in range(10)}
     assert len(draws) == 10
     # Over many draws every row of a class is as likely as any other: 6 of 30, ten of 50 here.
-    often = np.bincount(np.concatenate([draw(label, 0.2, s) for s in range(400)]), minlength=60)
+    often = np.bincount(np.concatenate([sample(label, 0.2, s) for s in range(400)]), minlength=60)
     assert np.abs(often / 400 - 0.2).max() < 5 * np.sqrt(0.2 * 0.8 / 400)
 
 
@@ -81,30 +81,30 @@ def test_all_labels_are_all_rows_and_seeds_differ():
 def test_a_lost_class_is_named_with_the_smallest_share_that_works(sizes):
     label, names = labels(sizes, 3), [f"class {i}" for i in range(len(sizes))]
     with pytest.raises(InputError, match="without a row") as refused:
-        draw(label, 0.4 / len(label), names=names, where="set")
+        sample(label, 0.4 / len(label), names=names, where="set")
     text = str(refused.value)
     assert text.startswith("set: ")
     assert re.search(r"leaves class 'class \d+' \(\d+ rows\)", text)
     least = float(re.findall(r"works is ([\d.e-]+)", text)[0])
-    assert len(np.unique(label[draw(label, least)])) == len(sizes)
+    assert len(np.unique(label[sample(label, least)])) == len(sizes)
     if least > 2 / len(label):
         with pytest.raises(InputError, match="without a row"):
-            draw(label, 0.99 * least - 1 / len(label))
+            sample(label, 0.99 * least - 1 / len(label))
 
 
 def test_rows_of_several_labels_are_drawn_as_they_come():
     label = np.zeros((40, 3), np.float32)
-    small, large = draw(label, 0.1, 4), draw(label, 0.5, 4)
+    small, large = sample(label, 0.1, 4), sample(label, 0.5, 4)
     assert len(small) == 4 and len(large) == 20 and set(small) < set(large)
     with pytest.raises(InputError, match=r"0\.01 of 40 rows is none; .* works is 0\.0125"):
-        draw(label, 0.01)
-    assert len(draw(label, 0.01, at_least_one=True)) == 1
+        sample(label, 0.01)
+    assert len(sample(label, 0.01, at_least_one=True)) == 1
 
 
 @pytest.mark.parametrize("fraction", [0.0, -0.1, 1.5, float("nan")])
 def test_fractions_outside_one(fraction):
     with pytest.raises(InputError, match="must be"):
-        draw(np.arange(3), fraction)
+        sample(np.arange(3), fraction)
     with pytest.raises(InputError, match=r"Data\.label_fraction: must be"):
         Data(label_fraction=fraction)
 
@@ -124,7 +124,7 @@ def test_training_reads_only_the_drawn_rows(tones):
     cfg = Data(path=(str(tones),), exclude_folds=(1,), label_fraction=0.5, label_seed=3)
     pipeline = open_pipeline(cfg, batch=8, seed=0)
     inside = shards.rows(exclude_folds=(1,))
-    expected = inside[draw(shards.column("label")[inside], 0.5, 3)]
+    expected = inside[sample(shards.column("label")[inside], 0.5, 3)]
     np.testing.assert_array_equal(pipeline.rows, expected)
     seen = {i for batch, _ in zip(pipeline.iterate(), range(20)) for i in batch["id"].tolist()}
     assert seen == set(expected)

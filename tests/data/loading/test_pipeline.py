@@ -15,7 +15,7 @@ from jfreq.data.prepare.run import prepare
 from jfreq.data.shards.reader import open_shards
 from jfreq.types import InputError
 
-DOORS = ("memory", "tfdata")
+BACKENDS = ("memory", "tfdata")
 
 
 def take(pipeline, start, count):
@@ -35,15 +35,15 @@ def assert_same(a, b):
 def test_global_batches_are_the_same_for_both_doors_and_any_process_count(machines, count, crop):
     batch = 8
 
-    def open_(door, p, n):
+    def open_(backend, p, n):
         return open_pipeline(
-            Data(path=(str(machines),), door=door, crop_seconds=crop), batch=batch, seed=5,
+            Data(path=(str(machines),), backend=backend, crop_seconds=crop), batch=batch, seed=5,
             process_index=p, process_count=n,
         )  # fmt: skip
 
     reference = take(open_("memory", 0, 1), 0, 4)
-    for door in DOORS:
-        parts = [take(open_(door, p, count), 0, 4) for p in range(count)]
+    for backend in BACKENDS:
+        parts = [take(open_(backend, p, count), 0, 4) for p in range(count)]
         for step in range(4):
             joined = {
                 name: np.concatenate([part[step][name] for part in parts])
@@ -53,10 +53,10 @@ def test_global_batches_are_the_same_for_both_doors_and_any_process_count(machin
 
 
 @pytest.mark.tf
-@pytest.mark.parametrize("door", DOORS)
-def test_resume_from_any_step_is_exact(machines, door):
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_resume_from_any_step_is_exact(machines, backend):
     def open_():
-        return open_pipeline(Data(path=(str(machines),), door=door), batch=5, seed=1)
+        return open_pipeline(Data(path=(str(machines),), backend=backend), batch=5, seed=1)
 
     straight = take(open_(), 0, 9)
     for start in (1, 4, 8):
@@ -65,9 +65,9 @@ def test_resume_from_any_step_is_exact(machines, door):
 
 
 @pytest.mark.tf
-@pytest.mark.parametrize("door", DOORS)
-def test_batches_hold_what_the_records_hold(machines, machine_shards, door):
-    pipeline = open_pipeline(Data(path=(str(machines),), door=door), batch=6, seed=2)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_batches_hold_what_the_records_hold(machines, machine_shards, backend):
+    pipeline = open_pipeline(Data(path=(str(machines),), backend=backend), batch=6, seed=2)
     assert pipeline.spec == machine_shards.spec
     assert pipeline.manifest_hash == machine_shards.manifest_hash
     assert pipeline.size == 21
@@ -82,7 +82,7 @@ def test_batches_hold_what_the_records_hold(machines, machine_shards, door):
 
 
 @pytest.mark.tf
-def test_several_folders_of_different_windows_through_both_doors(tmp_path, rng):
+def test_several_folders_of_different_windows_through_both_backends(tmp_path, rng):
     for name, samples in (("long", 800), ("short", 500)):
         for i in range(4):
             folder = tmp_path / name / "cd"[i % 2]
@@ -95,7 +95,10 @@ def test_several_folders_of_different_windows_through_both_doors(tmp_path, rng):
         paths = tuple(str(tmp_path / name) for name in order)
         shards = open_shards(paths)
         names = np.array([path[0] for path in shards.column("path")])
-        a, b = (take(open_pipeline(Data(path=paths, door=d), batch=8, seed=0), 0, 2) for d in DOORS)
+        a, b = (
+            take(open_pipeline(Data(path=paths, backend=name), batch=8, seed=0), 0, 2)
+            for name in BACKENDS
+        )
         for x, y in zip(a, b):
             assert_same(x, y)
             found = np.array(shards.info.labels)[x["label"]]
@@ -103,9 +106,9 @@ def test_several_folders_of_different_windows_through_both_doors(tmp_path, rng):
 
 
 @pytest.mark.tf
-@pytest.mark.parametrize("door", DOORS)
-def test_a_share_of_the_labels_smaller_than_the_batch_repeats(machines, door):
-    cfg = Data(path=(str(machines),), door=door, label_fraction=0.2)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_share_of_the_labels_smaller_than_the_batch_repeats(machines, backend):
+    cfg = Data(path=(str(machines),), backend=backend, label_fraction=0.2)
     pipeline = open_pipeline(cfg, batch=16, seed=0, labelled=True)
     assert pipeline.size < 16
     ids = take(pipeline, 0, 1)[0]["id"]
@@ -127,11 +130,11 @@ def test_excluded_folds_never_appear_and_order_can_be_kept(machines, machine_sha
 
 
 def test_auto_picks_the_door_by_size(machines):
-    def door(mb):
-        return open_pipeline(Data(path=(str(machines),), memory_mb=mb), batch=2, seed=0).door
+    def backend(mb):
+        return open_pipeline(Data(path=(str(machines),), memory_mb=mb), batch=2, seed=0).backend
 
-    assert door(1024) == "memory"
-    assert door(0) == "tfdata"
+    assert backend(1024) == "memory"
+    assert backend(0) == "tfdata"
 
 
 def test_wrong_settings_are_refused(machines):
@@ -217,7 +220,7 @@ from jfreq.data.loading.pipeline import eval_batches, open_pipeline
 from jfreq.data.shards.reader import open_shards
 import jfreq.data.prepare.run, jfreq.data.loading.tf_ops, jfreq.data.fold_assignment
 import jfreq.data.sources.tfds
-cfg = Data(path=({str(machines)!r},), door='memory')
+cfg = Data(path=({str(machines)!r},), backend='memory')
 next(open_pipeline(cfg, batch=4, seed=0).iterate(0))
 shards = open_shards({str(machines)!r})
 next(eval_batches(shards, shards.rows(), batch=2))
@@ -229,21 +232,21 @@ print(sorted(set(heavy) & set(sys.modules)))
 
 
 @pytest.mark.tf
-@pytest.mark.parametrize("door", DOORS)
-def test_a_damaged_shard_is_an_input_error_at_both_doors(machines, tmp_path, door):
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_damaged_shard_is_an_input_error_at_both_backends(machines, tmp_path, backend):
     folder = shutil.copytree(machines, tmp_path / "copy")
     path = next(folder.glob("*.array_record-00000-of-*"))
     path.write_bytes(path.read_bytes()[:-5000])
     with pytest.raises(InputError, match="damaged or cut short"):
-        open_pipeline(Data(path=(str(folder),), door=door), batch=21, seed=0)
+        open_pipeline(Data(path=(str(folder),), backend=backend), batch=21, seed=0)
 
 
 @pytest.mark.tf
-@pytest.mark.parametrize("door", ["memory", "tfdata"])
-def test_a_shard_damaged_while_open_is_an_input_error_too(machines, tmp_path, door):
+@pytest.mark.parametrize("backend", ["memory", "tfdata"])
+def test_a_shard_damaged_while_open_is_an_input_error_too(machines, tmp_path, backend):
     folder = shutil.copytree(machines, tmp_path / "copy")
     path = next(folder.glob("*.array_record-00000-of-*"))
-    pipeline = open_pipeline(Data(path=(str(folder),), door=door), batch=21, seed=0)
+    pipeline = open_pipeline(Data(path=(str(folder),), backend=backend), batch=21, seed=0)
     pipeline.shards.close()
     path.write_bytes(path.read_bytes()[:-5000])
     with pytest.raises(InputError, match="damaged or cut short"):
@@ -256,7 +259,7 @@ def test_a_process_that_stops_in_mid_stream_ends_cleanly(machines, closing):
     code = f"""
 from jfreq.config import Data
 from jfreq.data.loading.pipeline import open_pipeline
-pipeline = open_pipeline(Data(path=({str(machines)!r},), door="tfdata"), batch=4, seed=0)
+pipeline = open_pipeline(Data(path=({str(machines)!r},), backend="tfdata"), batch=4, seed=0)
 batches = pipeline.iterate(0)
 [next(batches) for _ in range(3)]
 {closing}

@@ -95,20 +95,21 @@ def take(pipeline, start, count):
     return list(itertools.islice(pipeline.iterate(start), count))
 
 
-def open_(walks, door="memory", p=0, n=1, seed=3, **options):
-    cfg = Data(path=(str(walks),), door=cast(Any, door), sequence=4, **options)
+def open_(walks, backend="memory", p=0, n=1, seed=3, **options):
+    cfg = Data(path=(str(walks),), backend=cast(Any, backend), sequence=4, **options)
     return open_pipeline(cfg, batch=16, seed=seed, process_index=p, process_count=n)
 
 
 @pytest.mark.tf
 def test_batches_of_runs_are_the_same_for_both_doors_any_processes_and_any_start(walks):
     reference = take(open_(walks, crop_seconds=0.5), 0, 5)
-    for door, count in (("memory", 1), ("memory", 4), ("tfdata", 1), ("tfdata", 2)):
-        parts = [take(open_(walks, door, p, count, crop_seconds=0.5), 2, 3) for p in range(count)]
+    for backend, count in (("memory", 1), ("memory", 4), ("tfdata", 1), ("tfdata", 2)):
+        opened = [open_(walks, backend, p, count, crop_seconds=0.5) for p in range(count)]
+        parts = [take(pipeline, 2, 3) for pipeline in opened]
         for step in range(3):
             for name, value in reference[2 + step].items():
                 joined = np.concatenate([part[step][name] for part in parts])
-                np.testing.assert_array_equal(joined, value, err_msg=f"{door} {count} {name}")
+                np.testing.assert_array_equal(joined, value, err_msg=f"{backend} {count} {name}")
 
 
 def test_rows_of_a_run_lie_side_by_side_and_runs_are_shuffled(walks):
