@@ -1,6 +1,6 @@
 """Prints what `make test-quick` runs: the tests of the files that differ from main.
 
-A file of the package is tested by the file of its name, or else by its whole room; always by the
+A file of the package is tested by the file of its name, or else by its whole package; always by the
 layers and by a golden step of two recipes.
 """
 

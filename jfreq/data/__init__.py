@@ -1,1 +1,1 @@
-"""Recordings to shards, and shards to batches. The only room that imports TensorFlow, lazily."""
+"""Recordings to shards, and shards to batches. The only package that imports TensorFlow, lazily."""
