@@ -219,7 +219,7 @@ def test_features_and_mask_for_the_report(name):
     assert found.layers is not None and found.layers.shape[0] == 2
     np.testing.assert_allclose(found.layers[-1], found.tokens, atol=1e-5)
     shown = jax.jit(method.reconstruct)(params, clips(), Streams(jax.random.key(0)))
-    assert shown.drawn is None
+    assert shown.reconstruction is None
     share = np.asarray(shown.masked).mean(axis=(1, 2))
     np.testing.assert_allclose(share, 1 - cfg.kept / cfg.grid.size, atol=1e-6)
 

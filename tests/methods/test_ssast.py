@@ -218,7 +218,7 @@ def test_hidden_values_do_not_reach_the_drawing(batch):
     poisoned = {"spectrogram": jnp.where(hidden[..., None], 1e3, spec)}
     other = reconstruct(params, poisoned, rngs)
     np.testing.assert_array_equal(hidden, other.masked)
-    np.testing.assert_array_equal(drawn, other.drawn)
+    np.testing.assert_array_equal(drawn, other.reconstruction)
 
 
 def test_discrimination_draws_nothing(batch):
