@@ -37,12 +37,12 @@ def finetune(argv: Sequence[str]) -> None:
     from jfreq import distributed
     from jfreq.cli.options import FinetuneOptions
     from jfreq.config import replace
-    from jfreq.evaluate import finetune as room
+    from jfreq.evaluate import finetune as tuning
 
     distributed.start()
     args = parse(
         FinetuneOptions, args=rest, prog=f"jfreq finetune {trained}",
-        default=FinetuneOptions(room.experiment_for(trained), tyro.MISSING),
+        default=FinetuneOptions(tuning.experiment_for(trained), tyro.MISSING),
         description="Trains encoder and classifier, a run for each held-out fold.",
     )  # fmt: skip
     experiment, workdir = with_data(args.experiment, args.data), args.workdir
@@ -51,9 +51,9 @@ def finetune(argv: Sequence[str]) -> None:
     experiment = replace(experiment, data=replace(experiment.data, **made))
     rows = {"folds": args.folds, "train_split": args.train_split, "test_split": args.test_split}
     if not args.fractions:
-        report = room.finetune(experiment, workdir, **rows)
+        report = tuning.finetune(experiment, workdir, **rows)
     else:
-        report = room.by_fraction(experiment, workdir, args.fractions, draws=args.draws, **rows)
+        report = tuning.by_fraction(experiment, workdir, args.fractions, draws=args.draws, **rows)
     if not distributed.is_chief():
         return
     print(report.to_markdown())
@@ -66,18 +66,20 @@ def finetune(argv: Sequence[str]) -> None:
 
 def config(argv: Sequence[str]) -> None:
     """Looks into an experiment: jfreq config show|diff|params|shardings NAME [options]"""
-    from jfreq.cli import config_views as views
+    from jfreq.cli import config_views
 
-    view, rest = subject("config", argv, f"{'|'.join(views.VIEWS)} NAME [options]")
-    if view not in views.VIEWS:
-        hint = close_match(view, views.VIEWS)
-        raise InputError(f"config: no view {view!r}{hint}; there are: {', '.join(views.VIEWS)}")
+    view, rest = subject("config", argv, f"{'|'.join(config_views.VIEWS)} NAME [options]")
+    if view not in config_views.VIEWS:
+        hint = close_match(view, config_views.VIEWS)
+        raise InputError(
+            f"config: no view {view!r}{hint}; there are: {', '.join(config_views.VIEWS)}"
+        )
     name, rest = experiment_name(f"config {view}", rest)
     from jfreq import recipes
 
     experiment = recipes.load(name)
     args = parse(
-        views.View, args=rest, prog=f"jfreq config {view} {name}",
-        default=views.View(experiment), description=f"Looks into {name}.",
+        config_views.View, args=rest, prog=f"jfreq config {view} {name}",
+        default=config_views.View(experiment), description=f"Looks into {name}.",
     )  # fmt: skip
-    print(views.VIEWS[view](args, experiment))
+    print(config_views.VIEWS[view](args, experiment))

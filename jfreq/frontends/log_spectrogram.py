@@ -5,8 +5,8 @@ from __future__ import annotations
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Shaped
 
+from jfreq.frontends.common import check_rate, valid_frames
 from jfreq.ops import dft, fbank, frames, scale
-from jfreq.ops.frames import num_frames
 from jfreq.ranges import Count, Hertz, Positive, checked
 from jfreq.types import InputError, SignalSpec
 
@@ -46,11 +46,7 @@ class LogSpectrogram:
 
     def check(self, signal: SignalSpec) -> None:
         """Raises ``InputError`` when the data are not at this front end's rate."""
-        if signal.rate != self.rate:
-            raise InputError(
-                f"frontend.rate: the data hold {signal.name!r} at {signal.rate:g} Hz, the front "
-                f"end is set to {self.rate:g} Hz"
-            )
+        check_rate(self.rate, signal)
 
     def __call__(
         self, x: Shaped[Array, "b t c"], *, frames: int, length: Int[Array, " b"] | None = None
@@ -59,9 +55,7 @@ class LogSpectrogram:
         b, _, c = x.shape
         spec = _log_power(scale.pcm_to_float(x), self)
         count = spec.shape[1]
-        valid = jnp.full((b,), count) if length is None else num_frames(
-            length, self.n_fft, self.hop_length
-        )  # fmt: skip
+        valid = valid_frames(length, b, count, self.win_length, self.hop_length)
         inside = (jnp.arange(count)[None] < valid[:, None])[:, :, None, None]
         spec = scale.standardise_clip(spec, axes=(1, 2), valid=inside)
         flat = spec.transpose(0, 3, 1, 2).reshape(b * c, count, self.bins)

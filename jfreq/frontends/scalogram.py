@@ -7,8 +7,8 @@ from typing import Literal
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Shaped
 
+from jfreq.frontends.common import check_rate, valid_frames
 from jfreq.ops import fbank, scale, wavelet
-from jfreq.ops.frames import num_frames
 from jfreq.ops.gather import take_tokens
 from jfreq.ranges import Count, Hertz, Positive, Size, checked
 from jfreq.types import InputError, SignalSpec
@@ -79,11 +79,7 @@ class Scalogram:
 
     def check(self, signal: SignalSpec) -> None:
         """Raises ``InputError`` when the data are not at this front end's rate."""
-        if signal.rate != self.rate:
-            raise InputError(
-                f"frontend.rate: the data hold {signal.name!r} at {signal.rate:g} Hz, the front "
-                f"end is set to {self.rate:g} Hz"
-            )
+        check_rate(self.rate, signal)
         if signal.samples < self.pool:
             raise InputError(
                 f"frontend.pool: windows of {signal.samples} samples hold no frame of {self.pool}"
@@ -105,9 +101,7 @@ class Scalogram:
             bandwidth=self.bandwidth, centre=self.centre, norm=self.norm, pad=self.pad,
         )  # fmt: skip
         count = t // self.pool
-        valid = jnp.full((b,), count) if length is None else num_frames(
-            length, self.pool, self.pool
-        )  # fmt: skip
+        valid = valid_frames(length, b, count, self.win_length, self.hop_length)
         if self.standardise != "none":
             inside = (jnp.arange(count)[None] < valid[:, None])[:, :, None, None]
             axes = (1,) if self.standardise == "row" else (1, 2)

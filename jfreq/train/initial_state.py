@@ -15,32 +15,16 @@ from jfreq.train.plan import StepPlan
 from jfreq.train.state import State, Trained, init_state
 from jfreq.types import Array, PyTree
 
-
-def _without_other_classes(source: Source, found: Trained, experiment: Experiment) -> PyTree:
-    """What ``found`` gives; without its classifier where that tells other classes apart, even as
-    many: a logit of a cat is no start for one of a car. Paths that the source names decide."""
-    if source.read or source.write or found.experiment.method.labels == experiment.method.labels:
-        return found.params
-    return {name: part for name, part in found.params.items() if name != "head"}
-
-
-def _stream(setup: StepPlan, name: str) -> Array:
-    """A stream of the run's seed: initial parameters and updates never share a key."""
-    return Streams(jax.random.key(setup.experiment.seed))(name)
-
-
-def run_key(setup: StepPlan) -> Array:
-    """The key of a run, on every device of its mesh: what ``seed`` stands for."""
-    place = setup.key_spec.sharding
-    return jax.jit(lambda: _stream(setup, "loop"), out_shardings=place)()
-
-
 Sources = Sequence[tuple[Source, Trained]]
 """What a run starts from; the target stands in place of the parameters where a source asks so."""
 
 
+def _silent(line: str) -> None:
+    del line
+
+
 def first_state(
-    setup: StepPlan, sources: Sources = (), say: Callable[[str], None] = lambda line: None
+    setup: StepPlan, sources: Sources = (), say: Callable[[str], None] = _silent
 ) -> State:
     """A fresh state, born sharded, with what ``sources`` give it one after the other.
 
@@ -58,43 +42,48 @@ def first_state(
             state.step, params, setup.optimiser.init(params), setup.method.init_target(params)
         )
 
-    check_start(setup, sources)
     parts = {source.into for source, _ in sources}
     state = jax.jit(fresh, out_shardings=places)(key)
     if "params" in parts:
-        params, fits = _given(setup, sources, "params", distributed.to_host(state.params))
-        for source, fit in fits:
-            say(transfer.told(source, fit))
+        params, _ = _given(setup, sources, "params", distributed.to_host(state.params), say)
         state = jax.jit(fresh, out_shardings=places)(key, params)
+    taken: set[str] = set()
     if "target" in parts:
-        target, fits = _given(setup, sources, "target", distributed.to_host(state.target))
-        for source, fit in fits:
-            say(transfer.told(source, fit))
+        target, taken = _given(setup, sources, "target", distributed.to_host(state.target), say)
         state = state._replace(target=jax.jit(lambda t: t, out_shardings=places.target)(target))
+    check_trained(setup.method, setup.abstract.target, taken)
     return state
 
 
 def check_start(setup: StepPlan, sources: Sources) -> None:
     """Raises ``InputError`` where :func:`first_state` cannot start from ``sources``; by shapes
     alone, so that it is known before anything is computed or written."""
-    _given(setup, sources, "params", setup.abstract.params)
-    _, fits = _given(setup, sources, "target", setup.abstract.target)
-    taken = {path for _, fit in fits for path in fit.taken}
+    _given(setup, sources, "params", setup.abstract.params, _silent)
+    _, taken = _given(setup, sources, "target", setup.abstract.target, _silent)
     check_trained(setup.method, setup.abstract.target, taken)
 
 
-Fits = list[tuple[Source, transfer.Fit]]
-
-
-def _given(setup: StepPlan, sources: Sources, part: Part, tree: PyTree) -> tuple[PyTree, Fits]:
-    """``tree``, arrays or shapes, with what the sources of this part give one after the other."""
-    fits: Fits = []
+def _given(
+    setup: StepPlan, sources: Sources, part: Part, tree: PyTree, say: Callable[[str], None]
+) -> tuple[PyTree, set[str]]:
+    """``tree``, arrays or shapes, with what the sources of this part give one after the other, and
+    the paths that were taken as they are."""
+    taken: set[str] = set()
     for source, found in sources:
         if source.into == part:
             values = _without_other_classes(source, found, setup.experiment)
             tree, fit = transfer.fit_params(values, tree, source)
-            fits.append((source, fit))
-    return tree, fits
+            taken.update(fit.taken)
+            say(transfer.told(source, fit))
+    return tree, taken
+
+
+def _without_other_classes(source: Source, found: Trained, experiment: Experiment) -> PyTree:
+    """What ``found`` gives; without its classifier where that tells other classes apart, even as
+    many: a logit of a cat is no start for one of a car. Paths that the source names decide."""
+    if source.read or source.write or found.experiment.method.labels == experiment.method.labels:
+        return found.params
+    return {name: part for name, part in found.params.items() if name != "head"}
 
 
 def check_trained(method: Method, target: PyTree, taken: Collection[str]) -> None:
@@ -103,7 +92,7 @@ def check_trained(method: Method, target: PyTree, taken: Collection[str]) -> Non
     for part in method.trained_elsewhere:
         needed = [path for path in param_paths.flatten(target) if path.startswith(f"{part}/")]
         missing = [path for path in needed if path not in taken]
-        below = posixpath.commonpath(missing) if len(missing) > 1 else "".join(missing)
+        below = posixpath.commonpath(missing or [""])
         check(not missing, "checkpoint.init_from", f"{len(missing)} of {len(needed)} arrays of the "
               f"{part} come from no run that trained it: {', '.join(missing[:3])}; add the source "
               f"that has them, RUN,write={below},into=target (with what=target,read=... for what "
@@ -117,3 +106,14 @@ def check_sources(experiment: Experiment) -> None:
         given = any(write in ("", part) or part.startswith(f"{write}/") for write in into)
         check(given, "checkpoint.init_from", f"{experiment.name} needs the {part} of a run that "
               f"trained it; give RUN,write={part},into=target")  # fmt: skip
+
+
+def _stream(setup: StepPlan, name: str) -> Array:
+    """A stream of the run's seed: initial parameters and updates never share a key."""
+    return Streams(jax.random.key(setup.experiment.seed))(name)
+
+
+def run_key(setup: StepPlan) -> Array:
+    """The key of a run, on every device of its mesh: what ``seed`` stands for."""
+    place = setup.key_spec.sharding
+    return jax.jit(lambda: _stream(setup, "loop"), out_shardings=place)()

@@ -52,6 +52,8 @@ def train(experiment: Experiment, workdir: str | Path, *, quiet: bool = False) -
     the gradient stops being a number, ``Stopped`` after SIGTERM or SIGINT.
     """
     workdir = local_path(workdir, "workdir")
+    if not checkpoint.exists(workdir):
+        check_sources(experiment)
     setup = plan_run(experiment)
     with jax.set_mesh(setup.mesh), contextlib.closing(setup.pipeline):
         return _run(setup, workdir, quiet)
@@ -61,7 +63,6 @@ def _run(setup: RunPlan, workdir: Path, quiet: bool) -> Trained:
     experiment = setup.experiment
     sources = None  # a run that goes on needs them no more, and they may be gone
     if not checkpoint.exists(workdir):
-        check_sources(experiment)
         sources = load_sources(experiment)
         check_start(setup, sources)
     with run_folder.claim(workdir, experiment):

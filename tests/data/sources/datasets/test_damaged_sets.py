@@ -13,19 +13,8 @@ from jfreq.data.sources.base import UNREADABLE, Options
 from jfreq.data.sources.kinds import open_source
 from jfreq.types import InputError
 
-KINDS = (
-    "esc50",
-    "urbansound8k",
-    "speech_commands",
-    "fsd50k",
-    "audioset",
-    "librispeech",
-    "ravdess",
-    "cremad",
-    "emodb",
-    "gtzan",
-    "nsynth",
-)
+from .test_sound_sets import KINDS
+
 BYTES = (b"", b",", b'"', b"\n", b"\x00\xff", b"1e308", b"-1", b"{[", b"nan", b"x" * 200_000)
 
 
