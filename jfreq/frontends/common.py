@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import jax.numpy as jnp
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 
 from jfreq.ops.frames import num_frames
 from jfreq.types import InputError, SignalSpec
@@ -19,9 +19,12 @@ def check_rate(rate: float, signal: SignalSpec) -> None:
 
 
 def valid_frames(
-    length: Int[Array, " b"] | None, rows: int, frames: int, win_length: int, hop_length: int
+    spec: Float[Array, "b frames *rest"],
+    length: Int[Array, " b"] | None,
+    win_length: int,
+    hop_length: int,
 ) -> Int[Array, " b"]:
-    """How many of the ``frames`` of every row lie inside its ``length`` samples; all for None."""
+    """How many frames of every row of ``spec`` lie inside its ``length`` samples; all for None."""
     if length is None:
-        return jnp.full((rows,), frames)
+        return jnp.full(spec.shape[:1], spec.shape[1])
     return num_frames(length, win_length, hop_length)

@@ -55,7 +55,7 @@ class LogSpectrogram:
         b, _, c = x.shape
         spec = _log_power(scale.pcm_to_float(x), self)
         count = spec.shape[1]
-        valid = valid_frames(length, b, count, self.win_length, self.hop_length)
+        valid = valid_frames(spec, length, self.win_length, self.hop_length)
         inside = (jnp.arange(count)[None] < valid[:, None])[:, :, None, None]
         spec = scale.standardise_clip(spec, axes=(1, 2), valid=inside)
         flat = spec.transpose(0, 3, 1, 2).reshape(b * c, count, self.bins)

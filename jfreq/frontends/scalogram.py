@@ -101,7 +101,7 @@ class Scalogram:
             bandwidth=self.bandwidth, centre=self.centre, norm=self.norm, pad=self.pad,
         )  # fmt: skip
         count = t // self.pool
-        valid = valid_frames(length, b, count, self.win_length, self.hop_length)
+        valid = valid_frames(spec, length, self.win_length, self.hop_length)
         if self.standardise != "none":
             inside = (jnp.arange(count)[None] < valid[:, None])[:, :, None, None]
             axes = (1,) if self.standardise == "row" else (1, 2)
