@@ -245,9 +245,12 @@ class Method:
         ``config.replace`` takes them; ``pretraining`` is what trained it."""
         del pretraining
         return {
-            "method__head__spec_augment": (96, 24), "optim__lr": 5e-4,
-            "optim__layer_decay": 0.75, "steps": 400, "batch": 16,
-        }  # fmt: skip
+            "method__head__spec_augment": (96, 24),
+            "optim__lr": 5e-4,
+            "optim__layer_decay": 0.75,
+            "steps": 400,
+            "batch": 16,
+        }
 
     def portable(self) -> Self:
         """The same encoder without kernels that only one platform has."""

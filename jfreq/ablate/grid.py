@@ -88,8 +88,11 @@ def cells(ablation: Ablation) -> list[Cell]:
             except InputError as error:
                 raise InputError(f"{ablation.name}, {factor}={level}: {error}") from None
         twin = seen.setdefault(json.dumps(to_dict(experiment), sort_keys=True), name)
-        check(twin == name, ablation.name, f"{name!r} and {twin!r} are the same experiment; leave "
-              "one out with keep")  # fmt: skip
+        check(
+            twin == name,
+            ablation.name,
+            f"{name!r} and {twin!r} are the same experiment; leave one out with keep",
+        )
         changed = {field: new for field, (_, new) in changes(base, to_dict(experiment)).items()}
         found.append(Cell(name, levels, changed, experiment))
     check(bool(found), ablation.name, "keep leaves no combination")
@@ -139,6 +142,10 @@ def load(path: str | Path) -> Ablation:
     found = {v.name: v for v in vars(run_file(source)).values() if isinstance(v, Ablation)}
     if not name and len(found) == 1:
         return next(iter(found.values()))
-    check(name in found, file, f"defines {', '.join(found) or 'no Ablation'}; name one of them as "
-          f"FILE.py:NAME{close_match(name, found)}")  # fmt: skip
+    check(
+        name in found,
+        file,
+        f"defines {', '.join(found) or 'no Ablation'}; name one of them as "
+        f"FILE.py:NAME{close_match(name, found)}",
+    )
     return found[name]

@@ -49,8 +49,12 @@ def run(
     shards = open_shards(data)
     cells = grid.cells(ablation)
     rows = probe_protocol.labelled_rows(shards)
-    check(len(shards.info.folds) >= 2, shards.info.name, "an ablation leaves folds out of "
-          "pre-training; prepare the set with a fold column, or with --make-folds 5")  # fmt: skip
+    check(
+        len(shards.info.folds) >= 2,
+        shards.info.name,
+        "an ablation leaves folds out of "
+        "pre-training; prepare the set with a fold column, or with --make-folds 5",
+    )
     folds = probe_protocol.divide(shards, rows, asker=ABLATION)
     check_classes(shards.info, shards.column("label")[rows], folds)
     for cell in cells:
@@ -95,10 +99,14 @@ def _train(
     """One training and its score, or its error."""
     folder = f"{cell.name.replace(', ', '_').replace(' ', '-')}/{replicate.seed}"
     row: dict[str, Any] = {
-        "name": cell.name, "levels": cell.levels, "changes": cell.changes,
-        "seed": replicate.seed, "fold": replicate.fold, "run": folder,
+        "name": cell.name,
+        "levels": cell.levels,
+        "changes": cell.changes,
+        "seed": replicate.seed,
+        "fold": replicate.fold,
+        "run": folder,
         "commit": provenance.commit(),
-    }  # fmt: skip
+    }
     began = time.monotonic()
     try:
         experiment = replace(
@@ -111,12 +119,19 @@ def _train(
         )
         trained = train(experiment, workdir / folder, quiet=True)
         report = probe_protocol.probe(
-            trained, shards, kinds=(ablation.probe,), pool=ablation.pool, with_baselines=False,
+            trained,
+            shards,
+            kinds=(ablation.probe,),
+            pool=ablation.pool,
+            with_baselines=False,
             only=(str(replicate.fold),),
-        )  # fmt: skip
+        )
         values = {r.metric: r.mean for r in report.results}
-        check(ablation.metric in values, f"{ablation.name}.metric", f"{ablation.metric!r} is not "
-              f"among {', '.join(values)}")  # fmt: skip
+        check(
+            ablation.metric in values,
+            f"{ablation.name}.metric",
+            f"{ablation.metric!r} is not among {', '.join(values)}",
+        )
         last = read_metrics(workdir / folder)[-1]
         values |= {f"pretext_{k}": last[k] for k in ("loss", "accuracy") if k in last}
         row |= {"status": "done", "error": None, "values": values}
@@ -144,8 +159,10 @@ def _known(files: Sequence[Path]) -> dict[str, dict[str, Any]]:
 
 
 def _line(ablation: Ablation, row: dict[str, Any], i: int, total: int, left: float) -> str:
-    said = f"{ablation.metric} {row['values'][ablation.metric]:.3f}" if row["values"] else (
-        f"failed: {row['error']}"
-    )  # fmt: skip
+    said = (
+        f"{ablation.metric} {row['values'][ablation.metric]:.3f}"
+        if row["values"]
+        else (f"failed: {row['error']}")
+    )
     eta = f"{left / 3600:.0f} h {left / 60 % 60:02.0f} min"
     return f"{i}/{total}  {row['name']}, fold {row['fold']}: {said}  ETA {eta}"

@@ -63,16 +63,28 @@ class Grid:
             "## Levels, averaged over all else",
             _table(
                 ("factor", "a - b", "contexts", "n", "difference", "95 % interval", "says"),
-                ((d["factor"], f"{d['a']} - {d['b']}", d["contexts"], d["n"],
-                  f"{d['mean']:+.3f}", _bounds(d, "+"), verdict(d)) for d in self.differences),
+                (
+                    (
+                        d["factor"],
+                        f"{d['a']} - {d['b']}",
+                        d["contexts"],
+                        d["n"],
+                        f"{d['mean']:+.3f}",
+                        _bounds(d, "+"),
+                        verdict(d),
+                    )
+                    for d in self.differences
+                ),
             ),
             "## Cells",
             _table(
                 ("cell", "n", "mean", "95 % interval", "minus the first"),
-                ((t["name"], t["n"], f"{t['mean']:.3f}", _bounds(t), self._gain(t["name"]))
-                 for t in self.table),
+                (
+                    (t["name"], t["n"], f"{t['mean']:.3f}", _bounds(t), self._gain(t["name"]))
+                    for t in self.table
+                ),
             ),
-        ]  # fmt: skip
+        ]
         if failed:
             lines = (f"- {row['name']}, fold {row['fold']}: {row['error']}" for row in failed)
             parts += ["## Failed", "\n".join(lines)]
@@ -93,13 +105,21 @@ def summarise(
     scores = _scores(rows, metric)
     levels = {row["name"]: row["levels"] for row in rows}
     return Grid(
-        name=ablation.name, question=ablation.question, decides=ablation.decides, data=data,
-        metric=metric, probe=ablation.probe, machine=machine, cells=list(rows),
-        table=[{"name": name, **_estimate(metric, list(found.values()))}
-               for name, found in scores.items()],
+        name=ablation.name,
+        question=ablation.question,
+        decides=ablation.decides,
+        data=data,
+        metric=metric,
+        probe=ablation.probe,
+        machine=machine,
+        cells=list(rows),
+        table=[
+            {"name": name, **_estimate(metric, list(found.values()))}
+            for name, found in scores.items()
+        ],
         differences=_levels(metric, scores, levels, ablation.factors),
         against=_against(metric, scores),
-    )  # fmt: skip
+    )
 
 
 def verdict(difference: Mapping[str, Any]) -> str:
@@ -143,8 +163,15 @@ def _levels(
             # A replicate counts only with all its contexts, else means would be of unlike things.
             whole = [float(np.mean(g)) for g in gains.values() if len(g) == len(pairs)]
             if whole:
-                out.append({"factor": factor, "a": a, "b": b, "contexts": len(pairs),
-                            **_estimate(metric, whole, -1.0)})  # fmt: skip
+                out.append(
+                    {
+                        "factor": factor,
+                        "a": a,
+                        "b": b,
+                        "contexts": len(pairs),
+                        **_estimate(metric, whole, -1.0),
+                    }
+                )
     return out
 
 
@@ -164,8 +191,12 @@ def _against(metric: str, scores) -> list[dict[str, Any]]:
 def _estimate(metric: str, values: Sequence[float], lowest: float = 0.0) -> dict[str, Any]:
     mean, low, high = interval_of(metric, values, lowest)
     known = math.isfinite(low)
-    return {"n": len(values), "mean": mean, "low": low if known else None,
-            "high": high if known else None}  # fmt: skip
+    return {
+        "n": len(values),
+        "mean": mean,
+        "low": low if known else None,
+        "high": high if known else None,
+    }
 
 
 def _bounds(d: Mapping[str, Any], sign: str = "") -> str:

@@ -88,9 +88,14 @@ def load_encoder(path: str | Path) -> Encoder:
     experiment, params = load_trained(path)
     cfg = experiment.method
     return Encoder(
-        cfg, params, signals=cfg.signals, gaps=cfg.allows_gaps, labels=cfg.labels,
-        multi_label=cfg.multi_label, scores=cfg.scores,
-    )  # fmt: skip
+        cfg,
+        params,
+        signals=cfg.signals,
+        gaps=cfg.allows_gaps,
+        labels=cfg.labels,
+        multi_label=cfg.multi_label,
+        scores=cfg.scores,
+    )
 
 
 class Encoder:
@@ -277,9 +282,15 @@ class Encoder:
             clip, frames, valid, logits = next(values)
             kept = int(valid) if piece.last or self._window is None else self._window.tokens
             yield Part(
-                recording, clip, frames[:kept], logits, min(kept, int(valid)),
-                piece.start / rate, piece.end / rate, piece.last,
-            )  # fmt: skip
+                recording,
+                clip,
+                frames[:kept],
+                logits,
+                min(kept, int(valid)),
+                piece.start / rate,
+                piece.end / rate,
+                piece.last,
+            )
 
     def _stack(self, whole: Sequence[Whole], frames: Sequence[np.ndarray]) -> Embedding:
         """Recordings of different lengths as one embedding, padded with zeros."""

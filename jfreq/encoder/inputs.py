@@ -266,11 +266,17 @@ def _open_shards(path: Path, encoder: Encoder) -> Input:
     shards = open_shards(path)
     stored = {s.name: s for s in shards.spec.signals}
     for wanted in encoder.signals:
-        check(wanted.name in stored, str(path), f"no signal {wanted.name!r}; the shards have "
-              f"{', '.join(stored)}")  # fmt: skip
+        check(
+            wanted.name in stored,
+            str(path),
+            f"no signal {wanted.name!r}; the shards have {', '.join(stored)}",
+        )
         found = stored[wanted.name].channels
-        check(found == wanted.channels, str(path), f"{wanted.name} has {found} channels, the "
-              f"encoder reads {wanted.channels}")  # fmt: skip
+        check(
+            found == wanted.channels,
+            str(path),
+            f"{wanted.name} has {found} channels, the encoder reads {wanted.channels}",
+        )
     check(len(shards) > 0, str(path), "holds no rows")
     shards.verify()
     rates = {s.name: stored[s.name].rate for s in encoder.signals}
@@ -284,9 +290,14 @@ def _open_shards(path: Path, encoder: Encoder) -> Input:
 
     labels = shards.info.labels
     return Input(
-        path, _Repeated(str(path), len(shards)), blocks, (), True,
-        _labels_of(shards) if labels else None, labels,
-    )  # fmt: skip
+        path,
+        _Repeated(str(path), len(shards)),
+        blocks,
+        (),
+        True,
+        _labels_of(shards) if labels else None,
+        labels,
+    )
 
 
 def _labels_of(shards: Any) -> np.ndarray:
@@ -304,8 +315,11 @@ def _class_names(inputs: Sequence[Input]) -> tuple[str, ...]:
         return ()
     first, dims = labelled[0]
     for one, own in labelled[1:]:
-        check((one.labels, own) == (first.labels, dims), str(one.path), "has other classes than "
-              f"{first.path}; embed them one by one")  # fmt: skip
+        check(
+            (one.labels, own) == (first.labels, dims),
+            str(one.path),
+            f"has other classes than {first.path}; embed them one by one",
+        )
     return first.labels
 
 

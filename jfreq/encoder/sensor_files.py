@@ -62,8 +62,10 @@ def read_sensors(
 def _rated(name: str, signal: Signal, rate: float | None) -> Signal:
     found = rate if signal.rate is None else signal.rate
     if found is None:
-        raise InputError(f"no rate of {name!r}; add {name}_{RATE}, {RATE} or a column of times, or "
-                         "give --rate in Hz")  # fmt: skip
+        raise InputError(
+            f"no rate of {name!r}; add {name}_{RATE}, {RATE} or a column of times, or "
+            "give --rate in Hz"
+        )
     return signal._replace(rate=hertz(found, name))
 
 
@@ -89,9 +91,11 @@ def _by_name(signal: Signal, signals: Sequence[SignalSpec]) -> Channels | None:
         return None
     if not signal.names:
         wanted = " ".join(f"{s.name}:{','.join(s.names)}" for s in signals)
-        raise InputError(f"does not name its channels, and the encoder reads {wanted}; give "
-                         f"--modalities with their numbers, for instance {signals[0].name}:0-"
-                         f"{signals[0].channels - 1}")  # fmt: skip
+        raise InputError(
+            f"does not name its channels, and the encoder reads {wanted}; give "
+            f"--modalities with their numbers, for instance {signals[0].name}:0-"
+            f"{signals[0].channels - 1}"
+        )
     return {s.name: s.names for s in signals}
 
 

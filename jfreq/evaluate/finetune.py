@@ -24,7 +24,7 @@ from jfreq.config import (
     flat,
     replace,
     to_dict,
-)  # fmt: skip
+)
 from jfreq.data.fold_assignment import open_data
 from jfreq.data.loading.label_subsets import drawn_rows
 from jfreq.evaluate.folds import FINE_TUNING, Fold, check_classes, divide, labelled_rows, remarks
@@ -41,8 +41,16 @@ from jfreq.train.state import Trained
 from jfreq.types import Array, Batch, InputError
 
 TEST, PREDICTIONS = "test.json", "predictions.npz"
-FREE = ("log", "mesh", "checkpoint.every", "checkpoint.keep", "data.threads", "data.backend",
-        "data.memory_mb", "data.path")  # fmt: skip
+FREE = (
+    "log",
+    "mesh",
+    "checkpoint.every",
+    "checkpoint.keep",
+    "data.threads",
+    "data.backend",
+    "data.memory_mb",
+    "data.path",
+)
 """Fields that may differ between a finished fold and the call that asks for it."""
 
 
@@ -164,21 +172,31 @@ def by_fraction(
 
 def _drawn(experiment: Experiment, share: float, draw: int) -> Experiment:
     data, seed = experiment.data, experiment.seed + draw
-    return replace(experiment, seed=seed, data=replace(
-        data, label_fraction=share, label_seed=data.label_seed + draw))  # fmt: skip
+    return replace(
+        experiment,
+        seed=seed,
+        data=replace(data, label_fraction=share, label_seed=data.label_seed + draw),
+    )
 
 
 def _jobs(
-    experiment: Experiment, workdir: Path, folds: tuple[str, ...], train_split: str | None,
+    experiment: Experiment,
+    workdir: Path,
+    folds: tuple[str, ...],
+    train_split: str | None,
     test_split: str | None,
-):  # fmt: skip
+):
     """Shards, labelled rows, the experiment of every fold, and the rows that each trains on."""
-    check(not (workdir / CONFIG).exists(), "workdir", f"{workdir} is a run of its own; choose "
-          "another folder for the fine-tuning")  # fmt: skip
+    check(
+        not (workdir / CONFIG).exists(),
+        "workdir",
+        f"{workdir} is a run of its own; choose another folder for the fine-tuning",
+    )
     shards = open_data(experiment.data)
     rows = labelled_rows(shards)
-    plan = divide(shards, rows, only=folds, train_split=train_split, test_split=test_split,
-                  asker=FINE_TUNING)  # fmt: skip
+    plan = divide(
+        shards, rows, only=folds, train_split=train_split, test_split=test_split, asker=FINE_TUNING
+    )
     check_classes(shards.info, shards.column("label")[rows], plan)
     jobs = [(fold, _for_fold(experiment, fold)) for fold in plan]
     counts = []
@@ -223,8 +241,12 @@ def _check_folder(folder: Path, experiment: Experiment) -> None:
     does not look at this again."""
     if (folder / CONFIG).is_file():
         before, now = read_config(folder).checkpoint.init_from, experiment.checkpoint.init_from
-        check(before == now, str(folder), f"was trained from {_names(before) or 'scratch'}, not "
-              f"from {_names(now) or 'scratch'}; choose another --workdir")  # fmt: skip
+        check(
+            before == now,
+            str(folder),
+            f"was trained from {_names(before) or 'scratch'}, not "
+            f"from {_names(now) or 'scratch'}; choose another --workdir",
+        )
 
 
 def _names(sources: Sequence[Source]) -> str:
@@ -271,23 +293,36 @@ def predict(trained: Trained, shards: Any, rows: np.ndarray) -> Predictions:
 
 
 def _report(
-    experiment: Experiment, shards: Any, plan: tuple[Fold, ...], found: Sequence[Predictions],
+    experiment: Experiment,
+    shards: Any,
+    plan: tuple[Fold, ...],
+    found: Sequence[Predictions],
     rows: float,
-) -> Report:  # fmt: skip
+) -> Report:
     data, several = experiment.data, len(plan) > 1
     notes = remarks(shards, shards.column("label")[labelled_rows(shards)], plan)
     start = _names(experiment.checkpoint.init_from)
     results = []
     for metric, measure in metrics_for(found[0].label).items():
         values = tuple(float(measure(p.label, p.score)) for p in found)
-        bounds = interval_of(metric, values) if several else single_split(
-            metric, measure, found[0].label, [found[0].score]
-        )  # fmt: skip
-        results.append(Result(
-            "fine-tuned" if start else "from scratch", "all layers", metric, *bounds, values,
-            sum(len(p.label) for p in found), fraction=data.label_fraction, rows=rows,
-            over="folds" if several else "test rows",
-        ))  # fmt: skip
+        bounds = (
+            interval_of(metric, values)
+            if several
+            else single_split(metric, measure, found[0].label, [found[0].score])
+        )
+        results.append(
+            Result(
+                "fine-tuned" if start else "from scratch",
+                "all layers",
+                metric,
+                *bounds,
+                values,
+                sum(len(p.label) for p in found),
+                fraction=data.label_fraction,
+                rows=rows,
+                over="folds" if several else "test rows",
+            )
+        )
     return Report(
         title="Fine-tuning",
         data=shards.info.name,
@@ -295,10 +330,16 @@ def _report(
         results=tuple(results),
         settings={
             "interval": "mean over held-out folds, 95 % Student-t over folds"
-            if several else f"tested on {plan[0].name}, 95 % over test rows (Wilson, bootstrap)",
-            "experiment": experiment.name, "init_from": start or None,
-            "seed": experiment.seed, "label_seed": data.label_seed, "steps": experiment.steps,
-            "manifest": shards.manifest_hash, "fold_by": shards.info.fold_by,
-            "jfreq": jfreq.__version__, **({"notes": list(notes)} if notes else {}),
+            if several
+            else f"tested on {plan[0].name}, 95 % over test rows (Wilson, bootstrap)",
+            "experiment": experiment.name,
+            "init_from": start or None,
+            "seed": experiment.seed,
+            "label_seed": data.label_seed,
+            "steps": experiment.steps,
+            "manifest": shards.manifest_hash,
+            "fold_by": shards.info.fold_by,
+            "jfreq": jfreq.__version__,
+            **({"notes": list(notes)} if notes else {}),
         },
-    )  # fmt: skip
+    )

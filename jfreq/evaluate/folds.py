@@ -56,8 +56,11 @@ def labelled_rows(shards: Any) -> np.ndarray:
     info, every = shards.info, np.arange(len(shards))
     why = getattr(shards, "why_unlabelled", "")
     check(not why, info.name, f"the sets have no labels together: {why}")
-    check(bool(info.labels), info.name, "has no labels; prepare it with labels, for instance "
-          "`--labels` or a folder for each class")  # fmt: skip
+    check(
+        bool(info.labels),
+        info.name,
+        "has no labels; prepare it with labels, for instance `--labels` or a folder for each class",
+    )
     rows = every if info.multi_label else np.flatnonzero(shards.column("label") >= 0)
     check(len(rows) > 0, info.name, "no row carries a label")
     return rows
@@ -83,8 +86,11 @@ def divide(
     there are none a recording, that is on both sides.
     """
     named = train_split is not None or test_split is not None
-    check(not (named and leave_one_subject_out), "train-split", "is no use with "
-          "--leave-one-subject-out; give one of them")  # fmt: skip
+    check(
+        not (named and leave_one_subject_out),
+        "train-split",
+        "is no use with --leave-one-subject-out; give one of them",
+    )
     splits = (train_split or "train", test_split or "test")
     if leave_one_subject_out:
         folds = _by_subject(shards, rows)
@@ -93,8 +99,11 @@ def divide(
         folds = folds or _by_split(shards, rows, splits, named, asker)
     known = [fold.name for fold in folds]
     wanted = {name if name in known or not name.isdigit() else f"fold {name}" for name in only}
-    check(wanted <= set(known), "folds", f"no {', '.join(sorted(wanted - set(known)))}; the data "
-          f"have {', '.join(known)}")  # fmt: skip
+    check(
+        wanted <= set(known),
+        "folds",
+        f"no {', '.join(sorted(wanted - set(known)))}; the data have {', '.join(known)}",
+    )
     folds = tuple(fold for fold in folds if not wanted or fold.name in wanted)
     _check_apart(shards, rows, folds, asker)
     return folds
@@ -130,8 +139,10 @@ def _by_split(
     if named:
         lacking = next(name for name in splits if not (column == name).any())
         option = "train-split" if lacking == train else "test-split"
-        raise InputError(f"{option}: no labelled rows of split {lacking!r} in {info.name}; it has "
-                         f"{', '.join(own) or 'no splits'}")  # fmt: skip
+        raise InputError(
+            f"{option}: no labelled rows of split {lacking!r} in {info.name}; it has "
+            f"{', '.join(own) or 'no splits'}"
+        )
     known = np.unique(shards.column("fold")[rows])
     raise InputError(
         f"{info.name}: {asker.name} needs two folds or a train and a test split; it has folds "
@@ -186,8 +197,10 @@ def _check_apart(shards: Any, rows: np.ndarray, folds: Sequence[Fold], asker: As
         ways += ["--leave-one-subject-out"] * (kind == "subject" and asker.leaves_subjects_out)
         advice = f"divide it anew with {' or '.join(ways)}" if ways else "mend the folds"
         several = f", one of {both.size} such," if both.size > 1 else ""
-        raise InputError(f"{info.name}, {fold.name}: {kind} {name!r}{several} is on both sides, so "
-                         f"the test would be of what was trained on; {advice}")  # fmt: skip
+        raise InputError(
+            f"{info.name}, {fold.name}: {kind} {name!r}{several} is on both sides, so "
+            f"the test would be of what was trained on; {advice}"
+        )
 
 
 def _parties(shards: Any, by_subject: bool) -> np.ndarray:
@@ -213,8 +226,11 @@ def check_classes(info: Any, label: np.ndarray, folds: Sequence[Fold]) -> None:
     for fold in folds:
         where, train = f"{info.name}, {fold.name}", label[fold.train]
         several = len(np.unique(train)) > 1 if label.ndim == 1 else train.any()
-        check(bool(several), where, "its training rows hold a single class; give the classes to "
-              "several folds")  # fmt: skip
+        check(
+            bool(several),
+            where,
+            "its training rows hold a single class; give the classes to several folds",
+        )
         known, asked = _classes(train), _classes(label[fold.test])
         unseen = np.setdiff1d(asked, known)
         if label.ndim == 2 and len(unseen) < len(asked):
@@ -239,11 +255,15 @@ def remarks(shards: Any, label: np.ndarray, folds: Sequence[Fold]) -> tuple[str,
     for fold in folds:
         train, test = (label[side].any(0) for side in (fold.train, fold.test))
         if none := int((~test).sum()):
-            said.append(f"{fold.name}: without a positive test row, {none} of {label.shape[1]} "
-                        "classes are left out of mAP and d'")  # fmt: skip
+            said.append(
+                f"{fold.name}: without a positive test row, {none} of {label.shape[1]} "
+                "classes are left out of mAP and d'"
+            )
         if new := int((test & ~train).sum()):
-            said.append(f"{fold.name}: without a positive training row, {new} of "
-                        f"{label.shape[1]} classes are scored at chance")  # fmt: skip
+            said.append(
+                f"{fold.name}: without a positive training row, {new} of "
+                f"{label.shape[1]} classes are scored at chance"
+            )
     return tuple(said)
 
 

@@ -50,14 +50,23 @@ def shares(
     check(len(wanted) == len(fractions), "fractions", f"name each once, got {list(fractions)}")
 
     def drawn(fold: Fold, fraction: float, seed: int) -> Fold:
-        chosen = sample(task.label[fold.train], fraction, seed, at_least_one=at_least_one,
-                      names=names, where=f"{where}, {fold.name}")  # fmt: skip
+        chosen = sample(
+            task.label[fold.train],
+            fraction,
+            seed,
+            at_least_one=at_least_one,
+            names=names,
+            where=f"{where}, {fold.name}",
+        )
         return fold._replace(train=fold.train[chosen])
 
     return tuple(
-        Share(fraction, tuple(
-            tuple(drawn(fold, fraction, seed) for fold in task.folds)
-            for seed in range(1 if fraction == 1 else draws)
-        ))
+        Share(
+            fraction,
+            tuple(
+                tuple(drawn(fold, fraction, seed) for fold in task.folds)
+                for seed in range(1 if fraction == 1 else draws)
+            ),
+        )
         for fraction in wanted
-    )  # fmt: skip
+    )

@@ -85,9 +85,13 @@ def _confusion(task: Task, x: np.ndarray, seed: int) -> np.ndarray:
     for fold in task.folds:
         groups = (group[fold.train] for group in task.groups)
         score, _ = probe_scores(
-            x[fold.train], task.label[fold.train], x[fold.test], classes=task.classes,
-            fit=fit_ridge, group=next((g for g in groups if len(np.unique(g)) > 1), None),
+            x[fold.train],
+            task.label[fold.train],
+            x[fold.test],
+            classes=task.classes,
+            fit=fit_ridge,
+            group=next((g for g in groups if len(np.unique(g)) > 1), None),
             seed=seed,
-        )  # fmt: skip
+        )
         total += confusion(task.label[fold.test], score)
     return total

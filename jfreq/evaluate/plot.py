@@ -57,8 +57,11 @@ def curves(reports: Mapping[str, Report], path: str | Path, *, metric: str | Non
     metric = metric or next(iter(reports.values())).results[0].metric
     panels: dict[str, list[Line]] = {}
     for name, report in reports.items():
-        points = [r for r in report.results if r.metric == metric and r.fraction is not None
-                  and " - " not in r.features]  # fmt: skip
+        points = [
+            r
+            for r in report.results
+            if r.metric == metric and r.fraction is not None and " - " not in r.features
+        ]
         check(bool(points), name, f"has no {metric} by share of labels; probe with --fractions")
         several = len({r.features for r in points}) > 1
         for kind, features in dict.fromkeys((r.kind, r.features) for r in points):
@@ -81,8 +84,14 @@ def curves(reports: Mapping[str, Report], path: str | Path, *, metric: str | Non
             axes.set_title(kind, fontsize=8)
         every[0].set_ylabel(metric.replace("_", " "))
         figure.suptitle(title, fontsize=10)
-        figure.legend(handles.values(), handles, loc="outside lower center", frameon=False,
-                      ncols=len(panels), handlelength=4)  # fmt: skip
+        figure.legend(
+            handles.values(),
+            handles,
+            loc="outside lower center",
+            frameon=False,
+            ncols=len(panels),
+            handlelength=4,
+        )
 
     height = 2.9 + 0.17 * -(-len(names) // len(panels))
     return save(path, title, (1.2 + 2.6 * len(panels), height), draw)
@@ -92,10 +101,23 @@ def _line(axes: Any, line: Line, style: tuple[str, Any, str]) -> Any:
     """Draws means and band; returns what a legend shows."""
     colour, dashes, marker = style
     x = [r.fraction for r in line.points]
-    axes.fill_between(x, [r.low for r in line.points], [r.high for r in line.points],
-                      color=colour, alpha=0.15, linewidth=0)  # fmt: skip
-    (handle,) = axes.plot(x, [r.mean for r in line.points], color=colour, linestyle=dashes,
-                          marker=marker, markersize=3.5, linewidth=1.2)  # fmt: skip
+    axes.fill_between(
+        x,
+        [r.low for r in line.points],
+        [r.high for r in line.points],
+        color=colour,
+        alpha=0.15,
+        linewidth=0,
+    )
+    (handle,) = axes.plot(
+        x,
+        [r.mean for r in line.points],
+        color=colour,
+        linestyle=dashes,
+        marker=marker,
+        markersize=3.5,
+        linewidth=1.2,
+    )
     return handle
 
 

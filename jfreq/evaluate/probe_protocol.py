@@ -101,16 +101,36 @@ def probe(
     cfg = trained.experiment.method
     check_signals(cfg.signals, shards)
     rows = labelled_rows(shards)
-    folds = divide(shards, rows, leave_one_subject_out=leave_one_subject_out, only=only,
-                   train_split=train_split, test_split=test_split)  # fmt: skip
+    folds = divide(
+        shards,
+        rows,
+        leave_one_subject_out=leave_one_subject_out,
+        only=only,
+        train_split=train_split,
+        test_split=test_split,
+    )
     task = make_task(shards, rows, folds)
-    parts = shares(task, fractions, draws=draws, at_least_one=at_least_one,
-                   names=shards.info.labels, where=shards.info.name)  # fmt: skip
+    parts = shares(
+        task,
+        fractions,
+        draws=draws,
+        at_least_one=at_least_one,
+        names=shards.info.labels,
+        where=shards.info.name,
+    )
     results = []
     for name, features in _features(
-        trained, shards, rows, pool=pool, layer=layer, seeds=seeds, with_baselines=with_baselines,
-        batch=batch, cache=cache, progress=progress,
-    ):  # fmt: skip
+        trained,
+        shards,
+        rows,
+        pool=pool,
+        layer=layer,
+        seeds=seeds,
+        with_baselines=with_baselines,
+        batch=batch,
+        cache=cache,
+        progress=progress,
+    ):
         jobs = list(itertools.product(kinds, parts or (None,)))
         for done, (kind, share) in enumerate(jobs):
             results += evaluate(name, kind, task, features, seeds=seeds, share=share)
@@ -127,20 +147,38 @@ def probe(
 
 
 def _features(
-    trained: Trained, shards: Any, rows: np.ndarray, *, pool: Pool, layer: int | None,
-    seeds: Sequence[int], with_baselines: bool, batch: int, cache: str | Path | None,
+    trained: Trained,
+    shards: Any,
+    rows: np.ndarray,
+    *,
+    pool: Pool,
+    layer: int | None,
+    seeds: Sequence[int],
+    with_baselines: bool,
+    batch: int,
+    cache: str | Path | None,
     progress: Callable[[str, int, int], None] | None,
-) -> Iterator[tuple[str, list[np.ndarray]]]:  # fmt: skip
+) -> Iterator[tuple[str, list[np.ndarray]]]:
     """Each kind of features by name: ``[n d]`` for each of ``seeds``."""
     cfg = trained.experiment.method
     method = fitted(cfg, shards.spec)
 
     def encoded(name: str, params: Any) -> np.ndarray:
         key = feature_key(config.to_dict(cfg), params, shards, rows, pool=pool, layer=layer)
-        return _kept(cache, key, lambda: extract(
-            method, params, shards, rows, batch=batch, pool=pool, layer=layer,
-            progress=_named(progress, name),
-        )).x  # fmt: skip
+        return _kept(
+            cache,
+            key,
+            lambda: extract(
+                method,
+                params,
+                shards,
+                rows,
+                batch=batch,
+                pool=pool,
+                layer=layer,
+                progress=_named(progress, name),
+            ),
+        ).x
 
     yield TRAINED, [encoded(TRAINED, trained.params)] * len(seeds)
     if with_baselines:
@@ -169,10 +207,12 @@ def evaluate(
     all; ``features`` has ``[n d]`` per seed."""
     draws = (task.folds,) if share is None else share.draws
     scores = [
-        [[_scores(kind, task, x, fold, seed=seed) for fold in folds]
-         for x, seed in zip(features, seeds)]
+        [
+            [_scores(kind, task, x, fold, seed=seed) for fold in folds]
+            for x, seed in zip(features, seeds)
+        ]
         for folds in draws
-    ]  # fmt: skip
+    ]
     truth = [task.label[fold.test] for fold in task.folds]
     results = []
     for metric, measure in metrics_for(task.label).items():
@@ -187,8 +227,9 @@ def evaluate(
         else:
             over = "test rows"
             found = single_split(metric, measure, truth[0], [row[0] for row in scores[0]])
-        result = Result(name, kind, metric, *found, tuple(map(float, per_fold)),
-                        sum(map(len, truth)), over=over)  # fmt: skip
+        result = Result(
+            name, kind, metric, *found, tuple(map(float, per_fold)), sum(map(len, truth)), over=over
+        )
         if share is not None:
             runs = tuple(tuple(map(float, column)) for column in table.T)
             result = replace(result, fraction=share.fraction, rows=share.rows, runs=runs)

@@ -79,9 +79,16 @@ class Report:
             "|" + "---|" * len(head),
         ]
         for r in self.results:
-            cells = [r.features, r.kind, *[_labels(r)] * few, r.metric, _number(r.mean),
-                     _span(r), *[r.over] * mixed,
-                     *map(_number, r.folds[: len(folds)])]  # fmt: skip
+            cells = [
+                r.features,
+                r.kind,
+                *[_labels(r)] * few,
+                r.metric,
+                _number(r.mean),
+                _span(r),
+                *[r.over] * mixed,
+                *map(_number, r.folds[: len(folds)]),
+            ]
             lines.append("| " + " | ".join(cells) + " |")
         return "\n".join(lines) + "\n"
 
@@ -119,8 +126,15 @@ def difference(a: Result, b: Result) -> Result | None:
     if len(units) < 2:
         return None
     mean, low, high = interval_of(a.metric, units, low=-1.0)
-    return dataclasses.replace(a, features=f"{a.features} - {b.features}", mean=mean, low=low,
-                               high=high, folds=_floats(folds), runs=_table(runs))  # fmt: skip
+    return dataclasses.replace(
+        a,
+        features=f"{a.features} - {b.features}",
+        mean=mean,
+        low=low,
+        high=high,
+        folds=_floats(folds),
+        runs=_table(runs),
+    )
 
 
 def over_seeds(reports: Sequence[Report]) -> Report:
@@ -138,8 +152,11 @@ def over_seeds(reports: Sequence[Report]) -> Report:
             check(a == b, "seeds", f"the reports differ in {what}: {a} and {b}")
     seeds = [(r.settings.get("seed"), r.settings.get("label_seed", 0)) for r in reports]
     check(None not in next(zip(*seeds)), "seeds", "a report does not say its seed; make it again")
-    check(len(set(seeds)) == count, "seeds", f"every training needs a seed of its own, got "
-          f"{[seed for seed, _ in seeds]}")  # fmt: skip
+    check(
+        len(set(seeds)) == count,
+        "seeds",
+        f"every training needs a seed of its own, got {[seed for seed, _ in seeds]}",
+    )
     results = [_over(group) for group in zip(*(r.results for r in reports))]
     words = f"{count} trainings, 95 % Student-t over trainings"
     settings = {k: v for k, v in first.settings.items() if k not in ("seed", "label_seed")}
@@ -162,8 +179,15 @@ def _over(group: Sequence[Result]) -> Result:
         return first
     folds = np.array([r.folds for r in group])
     mean, low, high = interval_of(first.metric, values, low=_lowest(first))
-    return dataclasses.replace(first, mean=mean, low=low, high=high, over="seeds",
-                               folds=_floats(folds.mean(0)), runs=_table(folds.T))  # fmt: skip
+    return dataclasses.replace(
+        first,
+        mean=mean,
+        low=low,
+        high=high,
+        over="seeds",
+        folds=_floats(folds.mean(0)),
+        runs=_table(folds.T),
+    )
 
 
 def joined(reports: Sequence[Report]) -> Report:

@@ -39,7 +39,10 @@ def export_run(
     params = encoder_params(cfg, params)
     extras = [EXTRAS[name](adapt(experiment, params)) for name in formats if name != "bundle"]
     return save_bundle(
-        out, experiment=experiment, params=params, note=note,
+        out,
+        experiment=experiment,
+        params=params,
+        note=note,
         files={name: blob for extra in extras for name, blob in extra.files.items()},
         card="".join(f"\n{extra.card}" for extra in extras),
-    )  # fmt: skip
+    )

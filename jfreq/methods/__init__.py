@@ -26,9 +26,22 @@ from jfreq.methods.supervised import Classify
 from jfreq.types import DataSpec, InputError
 
 PAPERS: tuple[type[Method], ...] = (
-    AST, AaSP, BEATs, BEATsTokenizer, Classify, Data2Vec, EAT, FOCAL, FreqMAE, LTFC, MAE, PhyMask,
-    SSAST, STFCSL, STFNet,
-)  # fmt: skip
+    AST,
+    AaSP,
+    BEATs,
+    BEATsTokenizer,
+    Classify,
+    Data2Vec,
+    EAT,
+    FOCAL,
+    FreqMAE,
+    LTFC,
+    MAE,
+    PhyMask,
+    SSAST,
+    STFCSL,
+    STFNet,
+)
 METHODS: dict[str, type[Method]] = {cls.__name__: cls for cls in PAPERS}
 
 

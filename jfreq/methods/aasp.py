@@ -38,8 +38,11 @@ class AaSP(EAT):
 
     def __post_init__(self):
         super().__post_init__()
-        check(self.contrast_weight == 0 or self.clones >= 2, "method.clones",
-              "contrast compares the views of a clip: take 2, or contrast_weight 0")  # fmt: skip
+        check(
+            self.contrast_weight == 0 or self.clones >= 2,
+            "method.clones",
+            "contrast compares the views of a clip: take 2, or contrast_weight 0",
+        )
 
     # ------------------------------------------------------------------ the paper
 

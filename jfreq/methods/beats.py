@@ -155,9 +155,12 @@ class BEATs(_Patches):
     def __post_init__(self):
         super().__post_init__()
         if self.bound:
-            check(1 <= self.masked < self.grid.size, "method.mask_ratio",
-                  f"{self.mask_ratio} of {self.grid.size} patches masks {self.masked}; one must be "
-                  "visible and one masked: take longer clips or another ratio")  # fmt: skip
+            check(
+                1 <= self.masked < self.grid.size,
+                "method.mask_ratio",
+                f"{self.mask_ratio} of {self.grid.size} patches masks {self.masked}; one must be "
+                "visible and one masked: take longer clips or another ratio",
+            )
 
     @property
     def trained_elsewhere(self) -> tuple[str, ...]:
@@ -272,9 +275,15 @@ class BEATsTokenizer(_Patches):
         truth = self.teacher_method.encode(target["teacher"], batch)
         counted = truth.valid & real_rows(batch, spec.shape[0])
         vectors, ids, pred = apply(
-            self._net, params, spec, truth.valid, codes,
-            method=_Distilled.estimate, train=True, dropout=rngs("dropout"),
-        )  # fmt: skip
+            self._net,
+            params,
+            spec,
+            truth.valid,
+            codes,
+            method=_Distilled.estimate,
+            train=True,
+            dropout=rngs("dropout"),
+        )
         distance, count = losses.cosine_distance(pred, truth.tokens, valid=counted)
         away = jnp.mean(jnp.square(vectors - jnp.take(codes, ids, axis=0)), axis=-1)
         away = jnp.sum(away * counted, axis=-1)

@@ -64,14 +64,19 @@ class Data2Vec(TeacherMethod):
     def __post_init__(self):
         self.check_target_layers(self.encoder.depth)
         for part, groups in (("positions", self.positions), ("decoder", self.decoder)):
-            check(self.encoder.width % groups.groups == 0, f"method.{part}.groups",
-                  f"{groups.groups} must divide encoder.width {self.encoder.width}")  # fmt: skip
+            check(
+                self.encoder.width % groups.groups == 0,
+                f"method.{part}.groups",
+                f"{groups.groups} must divide encoder.width {self.encoder.width}",
+            )
         if self.signals:
             self.features.check(self.signals)
-            check(1 <= self.kept < self.grid.size, "method.mask_ratio",
-                  f"{self.mask_ratio} of {self.grid.size} tokens leaves {self.kept} visible; one "
-                  "must be visible and one masked: take longer windows or another ratio",
-                  )  # fmt: skip
+            check(
+                1 <= self.kept < self.grid.size,
+                "method.mask_ratio",
+                f"{self.mask_ratio} of {self.grid.size} tokens leaves {self.kept} visible; one "
+                "must be visible and one masked: take longer windows or another ratio",
+            )
 
     @property
     def grid(self) -> Grid:
@@ -159,9 +164,15 @@ class Data2Vec(TeacherMethod):
         """All tokens in context; the clip vector is the mean of those without padding."""
         wave, valid = self.wave(batch)
         tokens, layers = apply(
-            self.net, params, wave, valid, method=Net.encode, layers=True,
-            train=dropout is not None, dropout=dropout,
-        )  # fmt: skip
+            self.net,
+            params,
+            wave,
+            valid,
+            method=Net.encode,
+            layers=True,
+            train=dropout is not None,
+            dropout=dropout,
+        )
         return Features(tokens, self.grid, pooled(tokens, valid, "mean"), valid, layers)
 
     # ------------------------------------------------------------------ what others ask

@@ -55,13 +55,19 @@ class EAT(TeacherMethod, PatchMethod):
         super().__post_init__()
         if not isinstance(self.encoder, ViT):
             raise InputError("method.encoder: must be a ViT: it reads some of the tokens")
-        check(self.special_tokens >= 1, "method.special_tokens", "must be 1 or more: the first "
-              "predicts the clip")  # fmt: skip
+        check(
+            self.special_tokens >= 1,
+            "method.special_tokens",
+            "must be 1 or more: the first predicts the clip",
+        )
         self.check_target_layers(self.encoder.depth)
         if self.bound:
-            check(1 <= self.kept < self.grid.size, "method.mask_ratio",
-                  f"{self.mask_ratio} of {self.grid.size} patches leaves {self.kept} visible; one "
-                  "must be visible and one masked: take longer clips or another ratio")  # fmt: skip
+            check(
+                1 <= self.kept < self.grid.size,
+                "method.mask_ratio",
+                f"{self.mask_ratio} of {self.grid.size} patches leaves {self.kept} visible; one "
+                "must be visible and one masked: take longer clips or another ratio",
+            )
 
     @property
     def kept(self) -> int:
@@ -92,9 +98,8 @@ class EAT(TeacherMethod, PatchMethod):
         mask = self.sample_mask(rngs("mask"), rows * clones)
         truth = self.teacher_targets(target["trunk"], spec)
         special, pred = apply(
-            self.net, params, spec, mask, rngs("fill"), train=True,
-            dropout=rngs("dropout"),
-        )  # fmt: skip
+            self.net, params, spec, mask, rngs("fill"), train=True, dropout=rngs("dropout")
+        )
         special = special.reshape(rows, clones, -1)
         frame = losses.squared_error(pred, gather_per_clone(truth, mask.drop))
         clip = jnp.broadcast_to(truth.mean(axis=1)[:, None], special.shape)

@@ -39,8 +39,9 @@ from jfreq.types import Array, Batch, DataSpec, Features, Grid, PyTree
 
 POOL = Views(
     time=("permute", "negate", "warp_time", "flip", "warp_magnitude", "scale"),
-    frequency=("shift",), scale=0.2,
-)  # fmt: skip
+    frequency=("shift",),
+    scale=0.2,
+)
 """The released pool and strengths; FOCAL permutes the intervals of the spectrum."""
 
 
@@ -81,8 +82,11 @@ class FOCAL(SpectraMethod):
 
     def bind(self, spec: DataSpec) -> Self:
         cfg = super().bind(spec)
-        check(len(cfg.signals) > 1, "method.modalities",
-              f"FOCAL compares sensors, the data give only {cfg.signals[0].name!r}")  # fmt: skip
+        check(
+            len(cfg.signals) > 1,
+            "method.modalities",
+            f"FOCAL compares sensors, the data give only {cfg.signals[0].name!r}",
+        )
         return cfg
 
     @property
@@ -154,15 +158,22 @@ class FOCAL(SpectraMethod):
         found = spectra(self, batch)
         tokens, vectors = self._sensors(params["encoder"], found, dropout)
         _, valid = self._inputs(found)
-        any_sensor = jnp.stack([
-            any_of(valid[name].reshape(-1, *self.lattice(plane)).any(axis=2), self.step,
-                   self.grid.time)
-            for name, plane in self.planes.items()
-        ]).any(axis=0)  # fmt: skip
+        any_sensor = jnp.stack(
+            [
+                any_of(
+                    valid[name].reshape(-1, *self.lattice(plane)).any(axis=2),
+                    self.step,
+                    self.grid.time,
+                )
+                for name, plane in self.planes.items()
+            ]
+        ).any(axis=0)
         return Features(
-            tokens=jnp.concatenate(list(tokens.values()), axis=-1), grid=self.grid,
-            clip=jnp.concatenate(list(vectors.values()), axis=-1), valid=any_sensor,
-        )  # fmt: skip
+            tokens=jnp.concatenate(list(tokens.values()), axis=-1),
+            grid=self.grid,
+            clip=jnp.concatenate(list(vectors.values()), axis=-1),
+            valid=any_sensor,
+        )
 
     def _inputs(self, found: dict[str, Spectra]) -> tuple[dict[str, Array], dict[str, Array]]:
         """Patches ``[b n p]`` and whether they hold signal ``[b n]``, by sensor."""
@@ -205,7 +216,7 @@ class _Encoder(nn.Module):
             if isinstance(encoder, Swin)
             else self._sense(encoder, plane, patches[name], valid[name], train)
             for name, plane in self.cfg.planes.items()
-        }  # fmt: skip
+        }
 
     def _swin(
         self, encoder: Swin, plane: Plane, patches: Array, train: bool
@@ -214,9 +225,12 @@ class _Encoder(nn.Module):
         lattice = cfg.lattice(plane)
         real = plane.real_tokens(lattice)
         vector, last = ModalityEncoder(
-            encoder.fitted(plane.tokens), lattice, cfg.embedding,
-            None if real.all() else real, name=plane.signal.name,
-        )(patches, train=train)  # fmt: skip
+            encoder.fitted(plane.tokens),
+            lattice,
+            cfg.embedding,
+            None if real.all() else real,
+            name=plane.signal.name,
+        )(patches, train=train)
         bins = -(-plane.tokens[1] // cfg.step)
         return last[:, : cfg.grid.time, :bins].mean(axis=2), vector
 
@@ -268,8 +282,9 @@ def terms(
     ``[b]`` bool: rows in which a sensor has signal. A comparison counts rows in which all of its
     sensors are present, and only those are negatives.
     """
-    views = [{name: jnp.split(z, 2, axis=-1) for name, z in view.items()}
-             for view in (first, second)]  # fmt: skip
+    views = [
+        {name: jnp.split(z, 2, axis=-1) for name, z in view.items()} for view in (first, second)
+    ]
     both = {(m, n): present[m] & present[n] for m, n in itertools.combinations(first, 2)}
     shared: Comparisons = [
         (view[m][0], view[n][0], rows) for view in views for (m, n), rows in both.items()
@@ -292,8 +307,11 @@ def terms(
     def order(z: Array, rows: Array) -> Term:
         return Term(*losses.temporal_order(z, sequence=cfg.sequence, margin=cfg.margin, valid=rows))
 
-    out = {"shared": _each(contrast, shared), "private": _each(contrast, private),
-           "orthogonality": _each(angle, orthogonal)}  # fmt: skip
+    out = {
+        "shared": _each(contrast, shared),
+        "private": _each(contrast, private),
+        "orthogonality": _each(angle, orthogonal),
+    }
     if cfg.sequence > 1:
         both_views = [(z, present[m]) for view in (first, second) for m, z in view.items()]
         out["temporal"] = _each(order, both_views)

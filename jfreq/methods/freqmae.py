@@ -78,8 +78,13 @@ class FreqMAE(SpectraMethod):
         if self.bound:
             for name in self.planes:
                 place = self.lattice(name)
-                window_masks.check(place.real, place.swin.window, self.mask_ratio,
-                              kind=self.mask_kind, mirror=self.mirror)  # fmt: skip
+                window_masks.check(
+                    place.real,
+                    place.swin.window,
+                    self.mask_ratio,
+                    kind=self.mask_kind,
+                    mirror=self.mirror,
+                )
 
     def lattice(self, name: str) -> Lattice:
         """Where a sensor's tokens lie."""
@@ -112,8 +117,9 @@ class FreqMAE(SpectraMethod):
 
     def init(self, key: Array) -> PyTree:
         lattices = self.lattices
-        patches = {n: jnp.zeros((1, math.prod(p.tokens), p.plane.size))
-                   for n, p in lattices.items()}  # fmt: skip
+        patches = {
+            n: jnp.zeros((1, math.prod(p.tokens), p.plane.size)) for n, p in lattices.items()
+        }
         present = {name: jnp.ones(1, bool) for name in lattices}
         hidden = {name: jnp.zeros((1, *p.tokens), bool) for name, p in lattices.items()}
         return _Net(self).init(key, patches, present, hidden, method=_Net.everything)["params"]
@@ -138,8 +144,10 @@ class FreqMAE(SpectraMethod):
         for kind, share, out in zip(("own", "fused"), (1.0, self.gamma), drawn):
             if not out:
                 continue
-            terms = {n: _term(self, lattices[n], out[n], patches[n], hidden[n],
-                              found[n].inside, energy) for n in out}  # fmt: skip
+            terms = {
+                n: _term(self, lattices[n], out[n], patches[n], hidden[n], found[n].inside, energy)
+                for n in out
+            }
             part = sum(jnp.where(present[n], term, 0.0) for n, term in terms.items())
             values[kind] = part
             total = total + share * part
@@ -155,19 +163,28 @@ class FreqMAE(SpectraMethod):
         found = spectra(self, batch)
         patches, present = self._patches_of(found)
         own, fused, last = apply(
-            _Net(self), params, patches, present, train=dropout is not None, dropout=dropout,
+            _Net(self),
+            params,
+            patches,
+            present,
+            train=dropout is not None,
+            dropout=dropout,
             method=_Net.vectors,
-        )  # fmt: skip
-        parts = {"own": [*own.values()], "fused": [*fused.values()],
-                 "both": [*own.values(), *fused.values()]}[self.embed]  # fmt: skip
+        )
+        parts = {
+            "own": [*own.values()],
+            "fused": [*fused.values()],
+            "both": [*own.values(), *fused.values()],
+        }[self.embed]
         grid, lattices = self.grid, self.lattices
         tokens = [_over_bins(last[n][:, : grid.time], p, present[n]) for n, p in lattices.items()]
         inside = jnp.any(jnp.stack([found[n].inside for n in lattices]), axis=0)
         return Features(
-            tokens=jnp.concatenate(tokens, axis=-1), grid=grid,
+            tokens=jnp.concatenate(tokens, axis=-1),
+            grid=grid,
             clip=jnp.concatenate(parts, axis=-1),
             valid=any_of(inside, self.encoder.scale * self.patch_frames, grid.time),
-        )  # fmt: skip
+        )
 
     def reconstruct(self, params, batch: Batch, rngs: Streams) -> Reconstruction:
         found = spectra(self, batch)
@@ -193,10 +210,17 @@ class FreqMAE(SpectraMethod):
         """Masked patches by sensor, the same number in every row."""
         keys = jax.random.split(key, len(self.planes))
         return {
-            name: window_masks.sample(k, found[name].x.shape[0], p.real, window=p.swin.window,
-                               ratio=self.mask_ratio, kind=self.mask_kind, mirror=self.mirror)
+            name: window_masks.sample(
+                k,
+                found[name].x.shape[0],
+                p.real,
+                window=p.swin.window,
+                ratio=self.mask_ratio,
+                kind=self.mask_kind,
+                mirror=self.mirror,
+            )
             for k, (name, p) in zip(keys, self.lattices.items())
-        }  # fmt: skip
+        }
 
     @property
     def lattices(self) -> dict[str, Lattice]:
@@ -249,13 +273,23 @@ class Lattice:
 
 def as_released(cfg: FreqMAE) -> FreqMAE:
     """Everything as in the released code for MOD, its three flaws included."""
-    spectrum = replace(cfg.frontend, form="magnitude_phase", two_sided=True, remove_mean=True,
-                       normalise=False, taper="rectangular")  # fmt: skip
+    spectrum = replace(
+        cfg.frontend,
+        form="magnitude_phase",
+        two_sided=True,
+        remove_mean=True,
+        normalise=False,
+        taper="rectangular",
+    )
     swin = replace(cfg.encoder, window=(1, cfg.encoder.window[1]), shift=(1, 0), wrap_mask=False)
     return replace(
-        cfg, frontend=spectrum, encoder=swin, standardise="none", error="as_released",
+        cfg,
+        frontend=spectrum,
+        encoder=swin,
+        standardise="none",
+        error="as_released",
         padding="as_released",
-    )  # fmt: skip
+    )
 
 
 def frequency_weights(bins: int, *, two_sided: bool) -> np.ndarray:
@@ -282,10 +316,12 @@ class _Net(nn.Module):
             for name, p in places.items()
         }
         decoders = {
-            kind: {name: ModalityDecoder(p.swin, p.tokens, p.plane.size, p.valid)
-                   for name, p in places.items()}
+            kind: {
+                name: ModalityDecoder(p.swin, p.tokens, p.plane.size, p.valid)
+                for name, p in places.items()
+            }
             for kind in ("own", "fused")
-        }  # fmt: skip
+        }
         self.draw_own = decoders["own"]
         if cfg.fused:
             self.predict = {name: SensorPredictor(cfg.fusion, cfg.embedding) for name in places}
@@ -300,7 +336,7 @@ class _Net(nn.Module):
         train: bool = False,
     ) -> tuple[dict[str, Array], dict[str, Array], dict[str, Array]]:
         """The sensors' vectors (zeros where absent), what the others predict of each, and the last
-        planes."""  # fmt: skip
+        planes."""
         own, last = {}, {}
         for name, encoder in self.sensor.items():
             veil = None if hidden is None else hidden[name]
@@ -360,7 +396,7 @@ def _term(
     inside: Array,
     energy: Array,
 ) -> Array:
-    """``[b]``: one sensor's loss of one drawing (sheet, section 1.b.8)."""  # fmt: skip
+    """``[b]``: one sensor's loss of one drawing (sheet, section 1.b.8)."""
     full = hidden.reshape(hidden.shape[0], -1, 1) * _cell_weights(cfg, place)[None]
     if cfg.padding == "ignored":
         lives = any_of(inside, place.plane.patch[0], place.tokens[0])

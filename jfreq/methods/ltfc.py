@@ -88,19 +88,28 @@ class LTFC(RawSensorMethod):
             super().__post_init__()
             if self.signals:
                 self.views.check(self.signals)
-        check(bool(self.time_projection and self.map_projection), "method.map_projection",
-              "heads need one layer or more")  # fmt: skip
+        check(
+            bool(self.time_projection and self.map_projection),
+            "method.map_projection",
+            "heads need one layer or more",
+        )
         frontend = self.frontend
-        check(frontend is None or frontend.standardise == "none", "method.frontend.standardise",
-              "views change the amplitude; set it to 'none' and choose method.rows")  # fmt: skip
+        check(
+            frontend is None or frontend.standardise == "none",
+            "method.frontend.standardise",
+            "views change the amplitude; set it to 'none' and choose method.rows",
+        )
         if self.signals and "frequency" in self.paths and frontend is not None:
             one_length(self.signals)
             for signal in self.signals:
                 frontend.check(signal)
             if self.local == "dense":
                 steps = self.grid.time
-                check(self.cells <= steps, "method.cells", f"must be {steps} or less, the time "
-                      f"steps of the map, got {self.cells}")  # fmt: skip
+                check(
+                    self.cells <= steps,
+                    "method.cells",
+                    f"must be {steps} or less, the time steps of the map, got {self.cells}",
+                )
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -146,8 +155,11 @@ class LTFC(RawSensorMethod):
     def bind(self, spec: DataSpec) -> Self:
         cfg = super().bind(spec)
         for s in cfg.signals:
-            check(len(s.mean) > 0 or cfg.standardise != "data", "method.standardise",
-                  f"the data do not say mean and deviation of {s.name!r}; use 'clip'")  # fmt: skip
+            check(
+                len(s.mean) > 0 or cfg.standardise != "data",
+                "method.standardise",
+                f"the data do not say mean and deviation of {s.name!r}; use 'clip'",
+            )
         if "frequency" not in cfg.paths or cfg.frontend is not None:
             return cfg
         frontend = Scalogram(rate=float(cfg.signals[0].rate), standardise="none")
@@ -303,6 +315,8 @@ def side_by_side(time: Features, frequency: Features) -> Features:
     weight = np.maximum(0, 1 - np.abs(at - np.arange(time.grid.time)))
     placed = jnp.einsum("mn,bnd->bmd", weight.astype(np.float32), time.tokens)
     return Features(
-        tokens=jnp.concatenate([placed, frequency.tokens], axis=-1), grid=grid,
-        clip=jnp.concatenate([time.clip, frequency.clip], axis=-1), valid=frequency.valid,
-    )  # fmt: skip
+        tokens=jnp.concatenate([placed, frequency.tokens], axis=-1),
+        grid=grid,
+        clip=jnp.concatenate([time.clip, frequency.clip], axis=-1),
+        valid=frequency.valid,
+    )

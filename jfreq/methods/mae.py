@@ -64,19 +64,28 @@ class MAE(SpectraMethod):
 
     def __post_init__(self):
         for name in ("encoder", "decoder"):
-            check(getattr(self, name).width % 4 == 0, f"method.{name}.width",
-                  "must be a multiple of 4, for positions")  # fmt: skip
-            check(getattr(self, name).bias is None, f"method.{name}.bias",
-                  "the tokens of several sensors lie on no one grid; set it to None")  # fmt: skip
+            check(
+                getattr(self, name).width % 4 == 0,
+                f"method.{name}.width",
+                "must be a multiple of 4, for positions",
+            )
+            check(
+                getattr(self, name).bias is None,
+                f"method.{name}.bias",
+                "the tokens of several sensors lie on no one grid; set it to None",
+            )
         super().__post_init__()
         if self.bound:
             for name, plane in self.planes.items():
                 n = math.prod(plane.tokens)
                 if self.embed == "aape":
                     self.aape.check(plane.tokens[0] * plane.patch[0], plane.patch[0])
-                check(1 <= self.kept(plane) < n, "method.mask_ratio",
-                      f"{self.mask_ratio} of {n} tokens of {name!r} leaves "
-                      f"{self.kept(plane)}; one must be left and one masked")  # fmt: skip
+                check(
+                    1 <= self.kept(plane) < n,
+                    "method.mask_ratio",
+                    f"{self.mask_ratio} of {n} tokens of {name!r} leaves "
+                    f"{self.kept(plane)}; one must be left and one masked",
+                )
                 if self.mask_kind != "random":
                     masks.check_count(self.mask_kind, plane_grid(plane), n - self.kept(plane))
 
@@ -95,10 +104,14 @@ class MAE(SpectraMethod):
 
     def init(self, key: Array) -> PyTree:
         planes = self.planes
-        patches = {name: to_tokens(x, planes[name], planes[name].tokens)
-                   for name, x in example(self).items()}  # fmt: skip
-        drop = {name: masks.random(key, 1, plane_grid(p), math.prod(p.tokens) - 1)
-                for name, p in planes.items()}  # fmt: skip
+        patches = {
+            name: to_tokens(x, planes[name], planes[name].tokens)
+            for name, x in example(self).items()
+        }
+        drop = {
+            name: masks.random(key, 1, plane_grid(p), math.prod(p.tokens) - 1)
+            for name, p in planes.items()
+        }
         valid = {name: jnp.ones(x.shape[:2], bool) for name, x in patches.items()}
         return _Net(self).init(key, patches, drop, valid)["params"]
 
@@ -177,10 +190,15 @@ class MAE(SpectraMethod):
         planes = self.planes
         keys = jax.random.split(key, len(planes))
         return {
-            name: masks.sample(k, found[name].x.shape[0], plane_grid(p),
-                             math.prod(p.tokens) - self.kept(p), kind=self.mask_kind)
+            name: masks.sample(
+                k,
+                found[name].x.shape[0],
+                plane_grid(p),
+                math.prod(p.tokens) - self.kept(p),
+                kind=self.mask_kind,
+            )
             for k, (name, p) in zip(keys, planes.items())
-        }  # fmt: skip
+        }
 
     @property
     def mask_units(self) -> dict[str, Place]:
@@ -275,9 +293,11 @@ class _Decoder(nn.Module):
             full.append(x + sensor[None, None, i] + place[None])
         grid = Grid(sum(x.shape[1] for x in full))
         x, _ = cfg.decoder.build("encoder")(
-            jnp.concatenate(full, axis=1), grid=grid, train=train,
+            jnp.concatenate(full, axis=1),
+            grid=grid,
+            train=train,
             valid=jnp.concatenate([valid[name] for name in planes], axis=1),
-        )  # fmt: skip
+        )
         edges = np.cumsum([part.shape[1] for part in full])[:-1]
         return {
             name: nn.Dense(planes[name].size, kernel_init=xavier, name=f"draw_{name}")(part)
@@ -293,15 +313,18 @@ class _Net(nn.Module):
         self.decoder = _Decoder(self.cfg)
 
     def __call__(
-        self, patches: dict[str, Array], drop: Masks, valid: dict[str, Array], *,
+        self,
+        patches: dict[str, Array],
+        drop: Masks,
+        valid: dict[str, Array],
+        *,
         train: bool = False,
-    ) -> dict[str, Array]:  # fmt: skip
+    ) -> dict[str, Array]:
         """Drawn patches ``[b n p]`` of every sensor."""
         visible = {name: ~drop[name].is_masked for name in drop}
         tokens = self.trunk.embed(patches, valid, visible)
         left = [take_tokens(tokens[name], drop[name].keep) for name in self.cfg.planes]
-        seen = [take_entries(valid[name], drop[name].keep)
-                for name in self.cfg.planes]  # fmt: skip
+        seen = [take_entries(valid[name], drop[name].keep) for name in self.cfg.planes]
         left, seen = jnp.concatenate(left, axis=1), jnp.concatenate(seen, axis=1)
         states, _ = self.trunk.encode(left, seen, train=train)
         return self.decoder(states, drop, valid, train=train)
@@ -322,8 +345,11 @@ def joined(cfg: MAE, parts: dict[str, Array]) -> Array:
 def clip_vector(cfg: MAE, states: Array, valid: Array) -> Array:
     """``[b d]``: means over tokens with signal; zeros for an absent sensor. ``valid`` ``[b n]``."""
     grid, width = cfg.grid, states.shape[-1]
-    rows = {"freq": [1] * grid.freq, "mean": [grid.freq],
-            "modality": [p.tokens[1] for p in cfg.planes.values()]}[cfg.pool]  # fmt: skip
+    rows = {
+        "freq": [1] * grid.freq,
+        "mean": [grid.freq],
+        "modality": [p.tokens[1] for p in cfg.planes.values()],
+    }[cfg.pool]
     weight = valid[..., None].astype(states.dtype)
     lattices = (
         x.reshape(-1, grid.time, grid.freq, x.shape[-1]).sum(1) for x in (states * weight, weight)

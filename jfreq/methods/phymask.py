@@ -55,20 +55,32 @@ class PhyMask(Wrapper):
     """Visible patches (windows on ``FreqMAE``) of each sensor; None: decided by the data."""
 
     def __post_init__(self):
-        check(self.trunk.mask_kind == "random", "method.trunk.mask_kind",
-              "must stay 'random': the prior chooses")  # fmt: skip
+        check(
+            self.trunk.mask_kind == "random",
+            "method.trunk.mask_kind",
+            "must stay 'random': the prior chooses",
+        )
         if self.signals:
             counts = self.units
             if self.kept is not None:
-                check(len(self.kept) == len(counts), "method.kept",
-                      f"{len(self.kept)} budgets for {len(counts)} sensors")  # fmt: skip
+                check(
+                    len(self.kept) == len(counts),
+                    "method.kept",
+                    f"{len(self.kept)} budgets for {len(counts)} sensors",
+                )
                 for name, n, k in zip(self.trunk.planes, counts, self.kept):
-                    check(k < n, "method.kept", f"{k} of {n} patches of {name!r}; one must "
-                          "stay visible and one be masked")  # fmt: skip
+                    check(
+                        k < n,
+                        "method.kept",
+                        f"{k} of {n} patches of {name!r}; one must stay visible and one be masked",
+                    )
             if self.coherence != "frames":
                 for name in self.trunk.planes:
-                    check(bool(self.partners(name)), "method.coherence",
-                          f"no other sensor has the rate of {name!r}; use 'frames'")  # fmt: skip
+                    check(
+                        bool(self.partners(name)),
+                        "method.coherence",
+                        f"no other sensor has the rate of {name!r}; use 'frames'",
+                    )
 
     def bind(self, spec: DataSpec) -> Self:
         trunk = self.trunk.bind(spec)
@@ -106,10 +118,12 @@ class PhyMask(Wrapper):
         planes = self.trunk.planes
         own = planes[name]
         return [
-            other for other, p in planes.items()
-            if other != name and (p.frames, p.bins) == (own.frames, own.bins)
+            other
+            for other, p in planes.items()
+            if other != name
+            and (p.frames, p.bins) == (own.frames, own.bins)
             and p.signal.rate == own.signal.rate
-        ]  # fmt: skip
+        ]
 
     # ------------------------------------------------------------------ the paper
 
@@ -165,9 +179,14 @@ def chosen(cfg: PhyMask, key: Array, found: dict[str, Spectra], step) -> Masks:
     keys = jax.random.split(key, len(ranked))
     for k, (name, place), keep in zip(keys, cfg.trunk.mask_units.items(), cfg.visible):
         out[name] = energy_coherence.keep_by_importance(
-            k, ranked[name], keep, temperature=heat, floor=cfg.floor, sign=sign,
+            k,
+            ranked[name],
+            keep,
+            temperature=heat,
+            floor=cfg.floor,
+            sign=sign,
             valid=_valid(found[name], place),
-        )  # fmt: skip
+        )
     return out
 
 

@@ -81,9 +81,8 @@ class SSAST(PatchMethod):
         spec = batch["spectrogram"]
         mask = self.sample_mask(rngs("mask"), spec.shape[0] * self._passes)
         predicted: Patches = apply(
-            _Net(self), params, spec, mask, method=_Net.predict, train=True,
-            dropout=rngs("dropout"),
-        )  # fmt: skip
+            _Net(self), params, spec, mask, method=_Net.predict, train=True, dropout=rngs("dropout")
+        )
         truth = jax.lax.stop_gradient(self.patches(spec))
         first, last = split_passes(mask.drop, spec.shape[0])
         values = {}
@@ -120,9 +119,14 @@ class SSAST(PatchMethod):
     def sample_mask(self, key: Array, rows: int) -> Mask:
         """Masks of ``rows`` clips."""
         return masks.sample(
-            key, rows, self.grid, decided(self.mask, "method.mask"),
-            kind=self.mask_kind, sizes=self.cluster, mode=self.cluster_mode,
-        )  # fmt: skip
+            key,
+            rows,
+            self.grid,
+            decided(self.mask, "method.mask"),
+            kind=self.mask_kind,
+            sizes=self.cluster,
+            mode=self.cluster_mode,
+        )
 
     def patches(self, spec: Array) -> Array:
         """``[b t f c]`` to ``[b n p]``."""

@@ -42,8 +42,11 @@ class STFCSL(RawSensorMethod):
     def bind(self, spec: DataSpec) -> Self:
         cfg = super().bind(spec)
         for s in cfg.signals:
-            check(len(s.mean) > 0 or cfg.standardise != "data", "method.standardise",
-                  f"the data do not say mean and deviation of {s.name!r}; use 'clip'")  # fmt: skip
+            check(
+                len(s.mean) > 0 or cfg.standardise != "data",
+                "method.standardise",
+                f"the data do not say mean and deviation of {s.name!r}; use 'clip'",
+            )
         return cfg
 
     # ------------------------------------------------------------------ the paper

@@ -58,8 +58,11 @@ class Head:
     def __post_init__(self):
         weights = self.fusion_weights
         check(weights is None or sum(weights) > 0, "head.fusion_weights", "must not all be 0")
-        check(self.classes is None or len(self.labels) <= self.classes, "head.labels",
-              f"{len(self.labels)} names for {self.classes} classes")  # fmt: skip
+        check(
+            self.classes is None or len(self.labels) <= self.classes,
+            "head.labels",
+            f"{len(self.labels)} names for {self.classes} classes",
+        )
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -77,8 +80,11 @@ class Head:
             "head.classes",
             f"{self.classes} classes for data with {len(spec.labels)} labels",
         )
-        check(self.labels in ((), spec.labels), "head.labels", f"are {_shown(self.labels)}, the "
-              f"data have {_shown(spec.labels)}")  # fmt: skip
+        check(
+            self.labels in ((), spec.labels),
+            "head.labels",
+            f"are {_shown(self.labels)}, the data have {_shown(spec.labels)}",
+        )
         multi = spec.multi_label if self.multi_label is None else self.multi_label
         return replace(
             self,
@@ -205,8 +211,11 @@ class Classify(Supervised, Wrapper):
             check(len(widths) > 1, "head.fusion", "'late' needs an encoder with several streams")
             check(head.loss == "ce", "head.fusion", "'late' averages probabilities of one label")
             shares = head.fusion_weights or widths
-            check(len(shares) == len(widths), "head.fusion_weights",
-                  f"{len(shares)} shares for {len(widths)} streams")  # fmt: skip
+            check(
+                len(shares) == len(widths),
+                "head.fusion_weights",
+                f"{len(shares)} shares for {len(widths)} streams",
+            )
         return replace(self, backbone=backbone, head=head, signals=backbone.signals)
 
     def unbind(self) -> Self:

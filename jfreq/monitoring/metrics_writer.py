@@ -24,8 +24,11 @@ class MetricsWriter:
         lines = [(line, row) for line, row in _lines(self._path) if _is_kept(row, start_step)]
         bad = sum(row is None for _, row in lines)
         if bad:
-            log.warning("%s: %d lines cannot be read; they stay there and are left out of tables",
-                        self._path, bad)  # fmt: skip
+            log.warning(
+                "%s: %d lines cannot be read; they stay there and are left out of tables",
+                self._path,
+                bad,
+            )
         with disk_errors(workdir):
             write_atomically(self._path, lambda file: file.writelines(line for line, _ in lines))
             self._file = open(self._path, "a")  # noqa: SIM115 - closed by close()

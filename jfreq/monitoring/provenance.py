@@ -32,10 +32,14 @@ def sentence(facts: dict[str, Any]) -> str:
     """The facts as one line."""
     versions = ", ".join(f"{name} {text}" for name, text in facts.get("versions", {}).items())
     rest = ", ".join(
-        f"{text} {name}" if name == "cores" else str(text) if name in ("cpu", "device")
+        f"{text} {name}"
+        if name == "cores"
+        else str(text)
+        if name in ("cpu", "device")
         else f"{name} {text}"
-        for name, text in facts.items() if name != "versions"
-    )  # fmt: skip
+        for name, text in facts.items()
+        if name != "versions"
+    )
     return ", ".join(part for part in (rest, versions) if part)
 
 

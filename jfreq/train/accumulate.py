@@ -71,9 +71,11 @@ def over_micro_batches(gradients: GradientsOf, experiment: Experiment) -> Gradie
         sums, by_row = jax.lax.scan(add, zeros, (jnp.arange(parts), micro))
         total = jnp.maximum(sums.metrics["loss"][1], 1.0)
         aux = jax.tree.map(
-            lambda rows, x: joined(rows) if _is_rows(rows) else x, by_row, sums.aux,
+            lambda rows, x: joined(rows) if _is_rows(rows) else x,
+            by_row,
+            sums.aux,
             is_leaf=lambda x: x is None or _is_rows(x),
-        )  # fmt: skip
+        )
         return Gradients(jax.tree.map(lambda g: g / total, sums.grads), sums.metrics, aux)
 
     return accumulated

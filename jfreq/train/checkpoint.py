@@ -144,8 +144,12 @@ def _set_aside(place: Path, damage: checksums.Damaged) -> str:
         again += 1
         name = f"{DAMAGED}{place.name}.{again}"
     place.rename(place.with_name(name))
-    log.warning("checkpoint %s is damaged (%s); it is kept as %s, and the one before it is used",
-                place, damage, name)  # fmt: skip
+    log.warning(
+        "checkpoint %s is damaged (%s); it is kept as %s, and the one before it is used",
+        place,
+        damage,
+        name,
+    )
     return name
 
 
@@ -176,9 +180,11 @@ def _check_fits(item: Path, abstract: State, workdir: Path) -> None:
         "not known here": [name for name in there if name not in here],
         "of another shape": [
             f"{name} {list(there[name][0])} {there[name][1]}, here {list(here[name][0])} "
-            f"{here[name][1]}" for name in both if there[name] != here[name]
+            f"{here[name][1]}"
+            for name in both
+            if there[name] != here[name]
         ],
-    }  # fmt: skip
+    }
     said = [
         f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
         for what, names in found.items()

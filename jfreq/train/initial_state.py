@@ -93,10 +93,14 @@ def check_trained(method: Method, target: PyTree, taken: Collection[str]) -> Non
         needed = [path for path in param_paths.flatten(target) if path.startswith(f"{part}/")]
         missing = [path for path in needed if path not in taken]
         below = posixpath.commonpath(missing or [""])
-        check(not missing, "checkpoint.init_from", f"{len(missing)} of {len(needed)} arrays of the "
-              f"{part} come from no run that trained it: {', '.join(missing[:3])}; add the source "
-              f"that has them, RUN,write={below},into=target (with what=target,read=... for what "
-              "that run keeps in its target)")  # fmt: skip
+        check(
+            not missing,
+            "checkpoint.init_from",
+            f"{len(missing)} of {len(needed)} arrays of the "
+            f"{part} come from no run that trained it: {', '.join(missing[:3])}; add the source "
+            f"that has them, RUN,write={below},into=target (with what=target,read=... for what "
+            "that run keeps in its target)",
+        )
 
 
 def check_sources(experiment: Experiment) -> None:
@@ -104,8 +108,12 @@ def check_sources(experiment: Experiment) -> None:
     into = [s.write for s in experiment.checkpoint.init_from if s.into == "target"]
     for part in experiment.method.trained_elsewhere:
         given = any(write in ("", part) or part.startswith(f"{write}/") for write in into)
-        check(given, "checkpoint.init_from", f"{experiment.name} needs the {part} of a run that "
-              f"trained it; give RUN,write={part},into=target")  # fmt: skip
+        check(
+            given,
+            "checkpoint.init_from",
+            f"{experiment.name} needs the {part} of a run that "
+            f"trained it; give RUN,write={part},into=target",
+        )
 
 
 def _stream(setup: StepPlan, name: str) -> Array:

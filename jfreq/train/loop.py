@@ -130,16 +130,23 @@ def _loop(
     params, mesh = setup.abstract.params, setup.mesh.shape
     if note := sharding.dropped(params, mesh, experiment.mesh.rules):
         progress.say(note)
-    writer = MetricsWriter(workdir, start_step=start, tensorboard=experiment.log.tensorboard) if (
-        chief
-    ) else None  # fmt: skip
+    writer = (
+        MetricsWriter(workdir, start_step=start, tensorboard=experiment.log.tensorboard)
+        if (chief)
+        else None
+    )
 
     def meta_of(step: int) -> dict[str, Any]:
         return {
-            "step": step, "manifest": pipeline.manifest_hash, "config": to_dict(experiment),
-            "versions": {"jfreq": jfreq.__version__, "jax": jax.__version__,
-                         "python": platform.python_version()},
-        }  # fmt: skip
+            "step": step,
+            "manifest": pipeline.manifest_hash,
+            "config": to_dict(experiment),
+            "versions": {
+                "jfreq": jfreq.__version__,
+                "jax": jax.__version__,
+                "python": platform.python_version(),
+            },
+        }
 
     warned: set[str] = set()
 

@@ -24,9 +24,15 @@ from jfreq.ranges import brief, shown
 from jfreq.types import InputError, PyTree
 
 OURS = {
-    "learning_rate": "lr", "weight_decay": "weight_decay", "mask": "decay",
-    "weight_decay_mask": "decay", "b1": "b1", "b2": "b2", "eps": "eps", "mu_dtype": "mu_dtype",
-}  # fmt: skip
+    "learning_rate": "lr",
+    "weight_decay": "weight_decay",
+    "mask": "decay",
+    "weight_decay_mask": "decay",
+    "b1": "b1",
+    "b2": "b2",
+    "eps": "eps",
+    "mu_dtype": "mu_dtype",
+}
 """Arguments of optax's optimisers, and the fields of ``Optim`` that set them."""
 
 
@@ -210,8 +216,10 @@ def _optimiser(kind: str) -> Callable[..., optax.GradientTransformation]:
         and not name.startswith(("_", "scale_by_", "schedule_free"))
     }
     if kind not in known:
-        raise InputError(f"optim.kind: no optimiser {shown(kind)}{close_match(kind, known)}; "
-                         "docs/training.md lists those of optax")  # fmt: skip
+        raise InputError(
+            f"optim.kind: no optimiser {shown(kind)}{close_match(kind, known)}; "
+            "docs/training.md lists those of optax"
+        )
     return known[kind]
 
 
@@ -260,8 +268,12 @@ def _matrix(path: str, leaf: Any) -> optax.contrib.MuonDimensionNumbers | None:
         return numbers(0, 1) if leaf.ndim == 2 else None
     if leaf.ndim == 3:
         return numbers(1, 2)
-    attention = {"qkv/kernel": ((1,), (3, 4)), "kv/kernel": ((1,), (3, 4)),
-                 "q/kernel": ((1,), (2, 3)), "proj/kernel": ((1, 2), (3,))}  # fmt: skip
+    attention = {
+        "qkv/kernel": ((1,), (3, 4)),
+        "kv/kernel": ((1,), (3, 4)),
+        "q/kernel": ((1,), (2, 3)),
+        "proj/kernel": ((1, 2), (3,)),
+    }
     return numbers(*attention[name]) if name in attention else None
 
 

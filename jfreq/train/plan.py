@@ -76,13 +76,21 @@ def check_batch(experiment: Experiment, mesh: jax.sharding.Mesh) -> None:
         f"{ways} devices (mesh data x fsdp); take a multiple of {ways * experiment.accumulate}",
     )
     unit = experiment.accumulate * experiment.data.sequence
-    check(experiment.batch % unit == 0, "data.sequence", f"{experiment.batch} rows in "
-          f"{experiment.accumulate} micro-batches are not whole runs of "
-          f"{experiment.data.sequence}; take a batch that is a multiple of {unit}")  # fmt: skip
+    check(
+        experiment.batch % unit == 0,
+        "data.sequence",
+        f"{experiment.batch} rows in "
+        f"{experiment.accumulate} micro-batches are not whole runs of "
+        f"{experiment.data.sequence}; take a batch that is a multiple of {unit}",
+    )
     given = experiment.data.sequence
     wanted = experiment.method.sequence
-    check(wanted in (1, given), "data.sequence", f"is {given}, but the method reads sub-sequences "
-          f"of {wanted} rows; set it to method.sequence")  # fmt: skip
+    check(
+        wanted in (1, given),
+        "data.sequence",
+        f"is {given}, but the method reads sub-sequences "
+        f"of {wanted} rows; set it to method.sequence",
+    )
 
 
 def plan_step(experiment: Experiment, batch_spec: BatchSpec, mesh: jax.sharding.Mesh) -> StepPlan:
@@ -103,10 +111,13 @@ def plan_step(experiment: Experiment, batch_spec: BatchSpec, mesh: jax.sharding.
     _check_loss(method, plan, batch_spec, Streams(key))
     rows = sharding.batch_sharding(mesh)
     return StepPlan(
-        experiment, mesh, method, optimiser,
+        experiment,
+        mesh,
+        method,
+        optimiser,
         abstract=jax.tree.map(_placed, plan, sharding.shardings(plan, mesh, rules)),
         batch_spec={name: _placed(leaf, rows) for name, leaf in batch_spec.items()},
-    )  # fmt: skip
+    )
 
 
 def _check_loss(method: Method, state: State, batch: BatchSpec, rngs: Streams) -> None:
@@ -114,13 +125,23 @@ def _check_loss(method: Method, state: State, batch: BatchSpec, rngs: Streams) -
     one number whose metrics are pairs of sum and count, ``loss`` among them."""
     found = jax.eval_shape(method.loss, state.params, state.target, batch, rngs, 0)
     name = f"{type(method).__name__}.loss"
-    check(isinstance(found, Loss), name, "returns no Loss; return summarise({'loss': ...}, batch) "
-          "of jfreq.method, or a Loss(value, metrics, aux)")  # fmt: skip
+    check(
+        isinstance(found, Loss),
+        name,
+        "returns no Loss; return summarise({'loss': ...}, batch) "
+        "of jfreq.method, or a Loss(value, metrics, aux)",
+    )
     shape = getattr(found.value, "shape", None)
-    check(shape == (), name, f"the value of its Loss has the shape {shape}; it is one number, the "
-          "mean over the batch")  # fmt: skip
-    check("loss" in found.metrics, name, "the metrics of its Loss lack 'loss', a pair of sum and "
-          "count")  # fmt: skip
+    check(
+        shape == (),
+        name,
+        f"the value of its Loss has the shape {shape}; it is one number, the mean over the batch",
+    )
+    check(
+        "loss" in found.metrics,
+        name,
+        "the metrics of its Loss lack 'loss', a pair of sum and count",
+    )
 
 
 def _placed(leaf: jax.ShapeDtypeStruct, place: NamedSharding) -> jax.ShapeDtypeStruct:

@@ -15,8 +15,16 @@ from jfreq.types import InputError
 CONFIG, CHECKPOINTS, LOCK = "config.json", "checkpoints", ".lock"
 
 
-FREE_FIELDS = ("steps", "log", "checkpoint", "mesh", "data.path", "data.threads", "data.backend",
-               "data.memory_mb")  # fmt: skip
+FREE_FIELDS = (
+    "steps",
+    "log",
+    "checkpoint",
+    "mesh",
+    "data.path",
+    "data.threads",
+    "data.backend",
+    "data.memory_mb",
+)
 """What may change between two starts of one run. What the shards hold decides, not their path."""
 
 

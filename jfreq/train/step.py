@@ -96,6 +96,10 @@ def check_memory(need: int, limit: int | None = None) -> None:
         limit = (devices[0].memory_stats() or {}).get("bytes_limit")
         if limit is None and devices[0].platform == "cpu":
             limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // len(devices)
-    check(limit is None or need <= limit, "batch", f"a step needs {need / 2**30:.1f} GiB a device, "
-          f"there are {(limit or 0) / 2**30:.1f}: take a smaller batch, more --accumulate, "
-          "--method.encoder.remat full, or fewer --method.clones if it has them")  # fmt: skip
+    check(
+        limit is None or need <= limit,
+        "batch",
+        f"a step needs {need / 2**30:.1f} GiB a device, "
+        f"there are {(limit or 0) / 2**30:.1f}: take a smaller batch, more --accumulate, "
+        "--method.encoder.remat full, or fewer --method.clones if it has them",
+    )

@@ -62,8 +62,10 @@ def _below(tree: PyTree, root: str, owner: str, part: Part) -> dict[str, Any]:
     found.pop("", None)
     if not found:
         known = dict.fromkeys(path.split("/")[0] for path in leaves)
-        raise InputError(f"checkpoint.init_from: {owner} nothing below {root!r} in its {part}; "
-                         f"there is {', '.join(known) or 'nothing'}")  # fmt: skip
+        raise InputError(
+            f"checkpoint.init_from: {owner} nothing below {root!r} in its {part}; "
+            f"there is {', '.join(known) or 'nothing'}"
+        )
     return found
 
 

@@ -72,10 +72,13 @@ def test_keys_follow_what_is_measured():
     same = ablation(base=replace(BASE, name="other", log__every=7, checkpoint__every=3))
     assert key(ablation()) == key(same)
     others = [
-        key(ablation(), 1), key(ablation(), replicate=(1, 1)), key(ablation(), manifest="n"),
-        key(ablation(probe="ridge")), key(ablation(base=replace(BASE, steps=4))),
+        key(ablation(), 1),
+        key(ablation(), replicate=(1, 1)),
+        key(ablation(), manifest="n"),
+        key(ablation(probe="ridge")),
+        key(ablation(base=replace(BASE, steps=4))),
         key(ablation(base=replace(BASE, checkpoint__init_from=(Source("runs/a"),)))),
-    ]  # fmt: skip
+    ]
     assert len({key(ablation()), *others}) == 7
 
 
@@ -111,7 +114,10 @@ def test_the_example_of_the_docs(root):
     exec(text.split("```python\n")[1].split("```")[0], names)
     found = grid.cells(names["mine"])
     assert [c.name for c in found] == [
-        "cluster, three quarters", "cluster, half", "random, three quarters", "random, half"
-    ]  # fmt: skip
+        "cluster, three quarters",
+        "cluster, half",
+        "random, three quarters",
+        "random, half",
+    ]
     bound = [methods.bind(c.experiment, CLIP).method for c in found]
     assert [cfg.mask for cfg in bound if isinstance(cfg, SSAST)] == [48, 32, 48, 32]

@@ -49,8 +49,11 @@ def first(folds, tmp_path_factory):
 def test_a_grid_runs_resumes_and_keeps_going(first, folds, tmp_path, monkeypatch):
     grid, found, said, folder = first
     assert [(c["name"], c["seed"], c["fold"]) for c in found.cells] == [
-        ("one", 0, 0), ("two", 0, 0), ("one", 1, 1), ("two", 1, 1)
-    ]  # fmt: skip
+        ("one", 0, 0),
+        ("two", 0, 0),
+        ("one", 1, 1),
+        ("two", 1, 1),
+    ]
     assert [c["status"] for c in found.cells] == ["done", "failed", "done", "failed"]
     assert "InputError: batch: 7 rows" in found.cells[1]["error"]
     assert len(said) == 4
@@ -106,8 +109,20 @@ def test_the_command_writes_its_three_files(folds, tmp_path, capsys):
         "'joint': change(), 'drawn': change(method__objective='generative')}})\n"
     )
     out = tmp_path / "results" / "mine"
-    cli.main(["ablate", str(file), "--data", str(folds), "--workdir", str(tmp_path / "runs"),
-              "--trainings", "1", "--out", str(out)])  # fmt: skip
+    cli.main(
+        [
+            "ablate",
+            str(file),
+            "--data",
+            str(folds),
+            "--workdir",
+            str(tmp_path / "runs"),
+            "--trainings",
+            "1",
+            "--out",
+            str(out),
+        ]
+    )
     said = capsys.readouterr()
     assert "| objective | joint - drawn | 1 | 1 |" in said.out
     assert "2/2" in said.err

@@ -16,10 +16,15 @@ ABLATION = Ablation("toy", "which?", Experiment("e", SSAST()), LEVELS, decides="
 
 def row(a, b, seed, score, status="done"):
     return {
-        "name": f"{a}, {b}", "levels": {"a": a, "b": b}, "seed": seed, "fold": seed + 1,
-        "status": status, "error": None if status == "done" else "ValueError: no",
-        "values": {"accuracy": score}, "minutes": 1.5,
-    }  # fmt: skip
+        "name": f"{a}, {b}",
+        "levels": {"a": a, "b": b},
+        "seed": seed,
+        "fold": seed + 1,
+        "status": status,
+        "error": None if status == "done" else "ValueError: no",
+        "values": {"accuracy": score},
+        "minutes": 1.5,
+    }
 
 
 @pytest.fixture

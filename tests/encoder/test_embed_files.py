@@ -71,8 +71,12 @@ def test_a_gap_makes_two_recordings_of_a_file(encoder, tmp_path):
     assert found["paths"].tolist() == [str(path)] * 2 and "cut at its gaps into 2" in said[0]
     np.testing.assert_allclose(found["start_s"], [0, 2.5])
     for k, (a, b) in enumerate(((0, 1.5), (2.5, 4))):
-        alone = encoder({"acc": x["acc"][int(a * 50) : int(b * 50)],
-                         "mic": x["mic"][int(a * 200) : int(b * 200)]})  # fmt: skip
+        alone = encoder(
+            {
+                "acc": x["acc"][int(a * 50) : int(b * 50)],
+                "mic": x["mic"][int(a * 200) : int(b * 200)],
+            }
+        )
         np.testing.assert_allclose(found["clip"][k], alone.clip[0], rtol=1e-5, atol=1e-5)
 
 
@@ -102,8 +106,10 @@ def test_long_recordings_are_cut_in_all_sensors_together(encoder, network):
 def test_a_sensor_is_absent_where_it_is_zero_or_nan(encoder, kind):
     x = recording(3 * 1.28, seed=1)
     whole = encoder(x)
-    parts = [encoder({k: v[i * n : (i + 1) * n] for (k, v), n in zip(x.items(), (64, 256))})
-             for i in range(3)]  # fmt: skip
+    parts = [
+        encoder({k: v[i * n : (i + 1) * n] for (k, v), n in zip(x.items(), (64, 256))})
+        for i in range(3)
+    ]
     lacking = {k: v.copy() for k, v in x.items()}
     if kind == "nan":
         lacking["acc"][70:90, 1] = np.nan  # inside the second window
@@ -126,8 +132,9 @@ def test_windows_without_any_signal_weigh_nothing(encoder):
     silent = {k: v.copy() for k, v in x.items()}
     silent["acc"][64:128], silent["mic"][256:512] = 0.0, np.nan
     out = encoder(silent)
-    ends = [encoder({"acc": x["acc"][64 * i :][:64], "mic": x["mic"][256 * i :][:256]})
-            for i in (0, 2)]  # fmt: skip
+    ends = [
+        encoder({"acc": x["acc"][64 * i :][:64], "mic": x["mic"][256 * i :][:256]}) for i in (0, 2)
+    ]
     np.testing.assert_allclose(out.clip[0], (ends[0].clip + ends[1].clip)[0] / 2, atol=1e-5)
     assert not out.frames[0, 8:16].any() and out.valid.tolist() == [24]
     nothing = encoder({k: np.full_like(v, np.nan) for k, v in x.items()})
@@ -164,9 +171,10 @@ def test_recordings_as_arrays(encoder, tmp_path):
     found = read(embed_files(encoder, names, tmp_path / "out.npz", rate=50.0))
     assert sorted(found) == ["clip", "frames", "paths", "times_ms", "valid"]
     wanted = [
-        encoder(x), encoder({"acc": x["acc"], "mic": fast}, {"acc": 50, "mic": 800}),
+        encoder(x),
+        encoder({"acc": x["acc"], "mic": fast}, {"acc": 50, "mic": 800}),
         encoder({"acc": x["acc"], "mic": x["mic"][::4]}, {"acc": 50, "mic": 50}),
-    ]  # fmt: skip
+    ]
     for i, one in enumerate(wanted):
         np.testing.assert_allclose(found["clip"][i], one.clip[0], atol=1e-5)
         n = one.valid[0]

@@ -171,9 +171,17 @@ def test_accepted_shapes_and_types(encoder):
     x = pcm / np.float32(2**15)
     wanted = encoder(x)
     for wave in (
-        pcm, x[:, None], x.astype(np.float64), [x], x[None, :, None], {"audio": x},
-        [{"audio": pcm}], x.tolist(), jnp.asarray(x), pcm.astype(np.int32) * 2**16,
-    ):  # fmt: skip
+        pcm,
+        x[:, None],
+        x.astype(np.float64),
+        [x],
+        x[None, :, None],
+        {"audio": x},
+        [{"audio": pcm}],
+        x.tolist(),
+        jnp.asarray(x),
+        pcm.astype(np.int32) * 2**16,
+    ):
         out = encoder(wave)
         np.testing.assert_allclose(out.frames, wanted.frames, atol=1e-7)
     assert wanted.frames.dtype == wanted.clip.dtype == np.float32
@@ -243,9 +251,7 @@ def test_several_modalities_stay_together():
 
 def test_window_is_whole_hops_and_whole_samples():
     audio = [SignalSpec("audio", 16000.0, 160_000)]
-    assert cut_window(Grid(64, 8, first=1400.0, hop=2560.0), audio) == (
-        62, (62 * 2560,), 160_000,
-    )  # fmt: skip
+    assert cut_window(Grid(64, 8, first=1400.0, hop=2560.0), audio) == (62, (62 * 2560,), 160_000)
 
     # A hop of 2 1/3 samples: only multiples of three tokens.
     uneven = cut_window(Grid(50, first=2.0, hop=7 / 3), [SignalSpec("x", 10.0, 100)])
@@ -334,8 +340,9 @@ def test_loading_and_running_needs_only_the_core(bundle):
 
 
 def classifier(labels=("low", "high"), **kind) -> Encoder:
-    return Encoder(Signed((AUDIO,)), {"gain": np.float32(1)}, signals=(AUDIO,), labels=labels,
-                   **kind)  # fmt: skip
+    return Encoder(
+        Signed((AUDIO,)), {"gain": np.float32(1)}, signals=(AUDIO,), labels=labels, **kind
+    )
 
 
 def test_classes_of_a_recording_are_those_of_its_mean_logits():
@@ -398,8 +405,9 @@ def test_a_recording_that_breaks_off_leaves_the_others(encoder):
     parts = list(encoder.parts([[x], broken(), empty(), [x]], batch=2))
     failed = [p for p in parts if isinstance(p, Failed)]
     assert [(p.recording, str(p.error)) for p in failed] == [
-        (1, "the disk is gone"), (2, "holds no samples"),
-    ]  # fmt: skip
+        (1, "the disk is gone"),
+        (2, "holds no samples"),
+    ]
     order = [p.recording for p in parts]
     assert order == sorted(order)
     first, second = ([p for p in parts if p.recording == i] for i in (0, 3))

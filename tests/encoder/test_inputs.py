@@ -61,8 +61,12 @@ def test_files_one_by_one(encoder, tmp_path):
     soundfile.write(tmp_path / "d.wav", stereo, RATE, subtype="FLOAT")
     paths = [tmp_path / name for name in (*shapes, "d.wav")]
     seen = []
-    out = embed_files(encoder, paths * 3, tmp_path / "deep" / "emb.npz",
-                      progress=lambda *state: seen.append(state))  # fmt: skip
+    out = embed_files(
+        encoder,
+        paths * 3,
+        tmp_path / "deep" / "emb.npz",
+        progress=lambda *state: seen.append(state),
+    )
     assert seen == [(i + 1, 12) for i in range(12)]
     assert str(out) == f"{tmp_path / 'deep' / 'emb.npz'}: 12 recordings"
     assert [p.name for p in out.path.parent.iterdir()] == ["emb.npz"]
@@ -119,10 +123,12 @@ def damaged(folder):
     (folder / "cut.wav").write_bytes((folder / "cut.wav").read_bytes()[:20_000])
     return {
         "cut.wav": "was cut off: its header promises 32000 frames, 9978 are there",
-        "text.wav": "is no sound that can be read", "nothing.wav": "is empty: it has 0 bytes",
-        "empty.wav": "holds no samples", "late nan.wav": "holds NaN or infinite samples",
+        "text.wav": "is no sound that can be read",
+        "nothing.wav": "is empty: it has 0 bytes",
+        "empty.wav": "holds no samples",
+        "late nan.wav": "holds NaN or infinite samples",
         "zero hertz.wav": "",
-    }  # fmt: skip
+    }
 
 
 def test_bad_files_are_skipped_named_and_listed(encoder, tmp_path):
@@ -230,8 +236,14 @@ def test_an_archive_grows_as_numpy_would_write_it(tmp_path):
     column.append(np.ones((4, 3)))
     column.cut(7)
     with (tmp_path / "x.npz").open("wb") as file:
-        write_npz(file, {"ragged": Grown(column, [2, 0, 5]), "flat": Grown(column),
-                         "text": np.array(["a", "bc"])})  # fmt: skip
+        write_npz(
+            file,
+            {
+                "ragged": Grown(column, [2, 0, 5]),
+                "flat": Grown(column),
+                "text": np.array(["a", "bc"]),
+            },
+        )
     found = read(tmp_path / "x.npz")
     np.testing.assert_array_equal(found["flat"], np.concatenate(groups))
     padded = np.stack([np.pad(g, ((0, 5 - len(g)), (0, 0))) for g in groups])

@@ -87,8 +87,9 @@ class Odd(Method):
     def encode(self, params, batch):
         rows = len(batch["fast"])
         valid = jnp.ones((rows, 7), bool)
-        return Features(jnp.ones((rows, 7, 1)), Grid(7, first=6.0, hop=12.3),
-                        jnp.ones((rows, 1)), valid)  # fmt: skip
+        return Features(
+            jnp.ones((rows, 7, 1)), Grid(7, first=6.0, hop=12.3), jnp.ones((rows, 1)), valid
+        )
 
 
 def rows(seconds, count=3):
@@ -143,6 +144,9 @@ def test_length_counts_samples_of_the_datas_first_signal():
 def test_rows_that_no_hop_can_cut():
     """Tokens of 12.3 fast samples are never a whole number of slow ones within a window."""
     batch, _ = rows(1.2)
-    with pytest.raises(InputError, match=r"rows of 1\.2 s cannot be cut into windows of 0\.5 s.*"
-                                         r"fast, slow; prepare .* --seconds 0\.5"):  # fmt: skip
+    with pytest.raises(
+        InputError,
+        match=r"rows of 1\.2 s cannot be cut into windows of 0\.5 s.*"
+        r"fast, slow; prepare .* --seconds 0\.5",
+    ):
         jax.eval_shape(AnyLength(BOTH, Odd(BOTH)).encode, {}, batch)

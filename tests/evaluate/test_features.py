@@ -52,9 +52,15 @@ def test_pools_by_hand(data, make_patches, pool, layer):
     rows = np.array([7, 0, 3, 10, 4])
     seen = []
     found = extract(
-        make_patches(), PARAMS, data, rows, batch=2, pool=pool, layer=layer,
+        make_patches(),
+        PARAMS,
+        data,
+        rows,
+        batch=2,
+        pool=pool,
+        layer=layer,
         progress=lambda *state: seen.append(state),
-    )  # fmt: skip
+    )
     gain = {None: 1, 1: 2, -1: 3}[layer]
     wanted = np.stack([POOLS[pool](gain * valid_tokens(data, row)) for row in rows])
     np.testing.assert_allclose(found.x, wanted, atol=1e-5)
@@ -185,7 +191,9 @@ def test_real_method_and_its_clip_vector(make_shards):
     params = jax.tree.map(lambda s: np.float32(0.05 * rng.normal(size=s.shape)), shapes)
     x = rng.normal(size=(3, 16000, 1)).astype(np.float32)
     shards = make_shards(x, np.zeros(3, int), labels=("a",), rate=16000.0)
-    clip, mean = (extract(method, params, shards, np.arange(3), batch=2, pool=pool).x
-                  for pool in ("clip", "mean"))  # fmt: skip
+    clip, mean = (
+        extract(method, params, shards, np.arange(3), batch=2, pool=pool).x
+        for pool in ("clip", "mean")
+    )
     assert clip.shape == (3, 96)
     np.testing.assert_allclose(clip, mean, atol=1e-5)

@@ -97,9 +97,11 @@ def test_metrics_against_scikit_learn(runs, tones, tmp_path):
     assert set(by) == {"accuracy", "balanced_accuracy", "macro_f1"}
     expected = {
         "balanced_accuracy": [balanced_accuracy_score(p.label, p.score.argmax(1)) for p in found],
-        "macro_f1": [f1_score(p.label, p.score.argmax(1), average="macro",
-                              labels=np.unique(p.label)) for p in found],
-    }  # fmt: skip
+        "macro_f1": [
+            f1_score(p.label, p.score.argmax(1), average="macro", labels=np.unique(p.label))
+            for p in found
+        ],
+    }
     for name, values in expected.items():
         assert by[name].folds == pytest.approx(values)
         assert (by[name].mean, by[name].low, by[name].high) == pytest.approx(interval(values))
@@ -149,10 +151,12 @@ def test_shares_make_a_curve_with_intervals_over_trainings(runs, tones, tmp_path
     assert {(len(r.runs[0]), r.over) for r in found.results} == {(2, "seeds")}
     drawn = [(m.seed, m.data.label_seed, m.data.label_fraction) for m in runs]
     assert drawn == [(5, 0, 0.2), (6, 1, 0.2), (5, 0, 1.0), (6, 1, 1.0)]
-    by_hand = joined([
-        over_seeds([Report.read(tmp_path / share / str(i) / "results.json") for i in range(2)])
-        for share in ("0.2", "1")
-    ])  # fmt: skip
+    by_hand = joined(
+        [
+            over_seeds([Report.read(tmp_path / share / str(i) / "results.json") for i in range(2)])
+            for share in ("0.2", "1")
+        ]
+    )
     assert by_hand == found
     by_fraction(cfg, tmp_path, (0.2, 1.0), draws=3, folds=("1",))
     assert len(runs) == 6, "finished trainings are kept, a draw more is added"
@@ -228,8 +232,9 @@ def test_splits_of_two_sets(runs, halves, tmp_path):
     np.testing.assert_array_equal(found.id, np.arange(45, 90))
     np.testing.assert_array_equal(found.label, np.arange(45) % CLASSES)
     assert report.folds == ("held_out",) and report.results[0].n == 45
-    by_fraction(cfg, tmp_path / "few", (0.5,), draws=1, train_split="balanced_train",
-                test_split="held_out")  # fmt: skip
+    by_fraction(
+        cfg, tmp_path / "few", (0.5,), draws=1, train_split="balanced_train", test_split="held_out"
+    )
     assert runs[1].data.label_fraction == 0.5
 
 

@@ -26,8 +26,11 @@ def make(make_shards):
         label = np.arange(N) % 3 if label is None else label
         x = np.zeros((N, 4, 1), np.float32)
         columns = {name: np.asarray(values) for name, values in columns.items()}
-        info = {name: columns.pop(name).item() for name in ("fold_by", "guard_seconds")
-                if name in columns}  # fmt: skip
+        info = {
+            name: columns.pop(name).item()
+            for name in ("fold_by", "guard_seconds")
+            if name in columns
+        }
         shards = make_shards(x, label, labels="xyz", **columns)
         for name, value in info.items():
             object.__setattr__(shards.info, name, value)
@@ -81,18 +84,30 @@ def test_what_is_missing_and_the_option_that_helps(make):
     alone = make(path=np.full(N, "one.wav"))
     three = make(split=np.array(["a", "b", "c"])[np.arange(N) // 8])
     for shards, asker, words in (
-        (people, None, "a probe needs two folds or a train and a test split; it has folds none and "
-                       "splits none; test on each of its 6 subjects with --leave-one-subject-out, "
-                       "or make folds of whole subjects with --make-folds 5"),
-        (people, FINE_TUNING, "fine-tuning needs two folds or a train and a test split; it has "
-                              "folds none and splits none; make folds of whole subjects with "
-                              "--make-folds 5"),
+        (
+            people,
+            None,
+            "a probe needs two folds or a train and a test split; it has folds none and "
+            "splits none; test on each of its 6 subjects with --leave-one-subject-out, "
+            "or make folds of whole subjects with --make-folds 5",
+        ),
+        (
+            people,
+            FINE_TUNING,
+            "fine-tuning needs two folds or a train and a test split; it has "
+            "folds none and splits none; make folds of whole subjects with "
+            "--make-folds 5",
+        ),
         (bare, None, "splits none; make folds of whole recordings with --make-folds 5"),
         (alone, None, "it holds one recording: prepare it with --make-folds 5 --fold-by row"),
-        (three, None, "splits a, b, c; name two of its splits with --train-split and --test-split, "
-                      "or make folds"),
+        (
+            three,
+            None,
+            "splits a, b, c; name two of its splits with --train-split and --test-split, "
+            "or make folds",
+        ),
         (people, ABLATION, "an ablation needs .*; prepare it with --make-folds 5"),
-    ):  # fmt: skip
+    ):
         with pytest.raises(InputError, match=words) as error:
             of(shards, **({"asker": asker} if asker else {}))
         assert asker is None or "probe" not in str(error.value)
@@ -100,8 +115,11 @@ def test_what_is_missing_and_the_option_that_helps(make):
 
 def test_a_subject_or_recording_on_both_sides_is_refused_by_name(make):
     both = make(subject=PEOPLE, split=HALVES, fold=np.arange(N) % 2)
-    with pytest.raises(InputError, match=r"fold 0: subject 's0', one of 6 such, is on both sides.*"
-                                         "--make-folds 5 or --leave-one-subject-out"):  # fmt: skip
+    with pytest.raises(
+        InputError,
+        match=r"fold 0: subject 's0', one of 6 such, is on both sides.*"
+        "--make-folds 5 or --leave-one-subject-out",
+    ):
         of(both)
     assert len(of(both, only=("test",))) == 1, "the split keeps them apart"
     paths = np.array([f"{i // 6}.wav" for i in range(N)])
@@ -131,8 +149,11 @@ def test_what_the_user_chose_is_not_refused_but_said(make):
 def test_classes_that_are_never_trained(make):
     label = np.array([0, 1] * 6 + [0, 2] * 6)
     shards = make(label, split=HALVES)
-    with pytest.raises(InputError, match=r"test: class 'z' never occurs in its training rows, so "
-                                         r"that 6 of its 12 .* \(--drop-labels 'z'\)"):  # fmt: skip
+    with pytest.raises(
+        InputError,
+        match=r"test: class 'z' never occurs in its training rows, so "
+        r"that 6 of its 12 .* \(--drop-labels 'z'\)",
+    ):
         make_task(shards, np.arange(N), of(shards))
     (fold,) = of(shards)
     np.testing.assert_array_equal(unseen_rows(label, fold), label[12:] == 2)

@@ -25,8 +25,9 @@ def test_multi_label_is_the_weighted_mean_of_the_neighbours():
     unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (train, query)]
     for row, score in zip(unit[1] @ unit[0].T, knn_scores(train, label, query, classes=3, k=4)):
         near = np.argsort(-row)[:4]
-        np.testing.assert_allclose(score, np.average(
-            label[near], axis=0, weights=np.exp(row[near] / 0.07)), atol=1e-12)  # fmt: skip
+        np.testing.assert_allclose(
+            score, np.average(label[near], axis=0, weights=np.exp(row[near] / 0.07)), atol=1e-12
+        )
 
 
 def test_scale_does_not_matter_and_few_rows_are_all_used():

@@ -84,15 +84,23 @@ def test_a_share_is_a_set_with_fewer_rows(trained, few, make_shards, kind):
 def test_nearest_neighbour_against_scikit_learn(trained, few):
     """One row of each class is all there is: the nearest by cosine decides."""
     shards = few(gap=3.0, **halves())
-    report = probe(trained, shards, kinds=("knn",), with_baselines=False, fractions=(0.001,),
-                   draws=2, at_least_one=True)  # fmt: skip
+    report = probe(
+        trained,
+        shards,
+        kinds=("knn",),
+        with_baselines=False,
+        fractions=(0.001,),
+        draws=2,
+        at_least_one=True,
+    )
     x = shards._x.mean(1)
     train, test = (np.flatnonzero(shards.column("split") == s) for s in ("train", "test"))
     for i in range(2):
         rows = train[sample(shards._label[train], 0.001, i, at_least_one=True)]
         mean, std = x[rows].mean(0), x[rows].std(0)
-        near = KNeighborsClassifier(1, metric="cosine").fit((x[rows] - mean) / std,
-                                                            shards._label[rows])  # fmt: skip
+        near = KNeighborsClassifier(1, metric="cosine").fit(
+            (x[rows] - mean) / std, shards._label[rows]
+        )
         expected = near.score((x[test] - mean) / std, shards._label[test])
         assert report.results[0].rows == CLASSES
         assert report.results[0].runs[0][i] == pytest.approx(expected)
@@ -134,8 +142,9 @@ def test_more_labels_help_and_only_what_was_learnt_shows(trained, few):
     shards = few(1000, **halves(1000))
     report = probe(trained, shards, kinds=("ridge",), fractions=(0.02, 0.2, 1.0))
     found = by_key(report)
-    few_, some, all_ = (found[TRAINED, "ridge", "balanced_accuracy", f].mean
-                        for f in (0.02, 0.2, 1.0))  # fmt: skip
+    few_, some, all_ = (
+        found[TRAINED, "ridge", "balanced_accuracy", f].mean for f in (0.02, 0.2, 1.0)
+    )
     assert few_ < some < all_ + 0.05
     assert few_ + 0.05 < all_
     assert abs(found[UNTRAINED, "ridge", "balanced_accuracy", 1.0].mean - 1 / CLASSES) < 0.1
@@ -150,8 +159,15 @@ def test_more_labels_help_and_only_what_was_learnt_shows(trained, few):
 
 def test_features_are_computed_once(trained, few):
     shards, seen = few(**halves()), []
-    probe(trained, shards, kinds=("ridge", "knn"), with_baselines=False, fractions=(0.1, 0.5, 1.0),
-          batch=50, progress=lambda *state: seen.append(state))  # fmt: skip
+    probe(
+        trained,
+        shards,
+        kinds=("ridge", "knn"),
+        with_baselines=False,
+        fractions=(0.1, 0.5, 1.0),
+        batch=50,
+        progress=lambda *state: seen.append(state),
+    )
     assert shards.reads == 200
     assert seen[-1] == (f"probes, {TRAINED}", 6, 6)
 

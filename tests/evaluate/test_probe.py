@@ -145,8 +145,9 @@ def test_permuted_labels_are_at_chance(fit):
     for _ in range(5):
         x, label = blobs(rng, n=240, d=10, classes=4, spread=3.0)
         wrong = rng.permutation(label)
-        scores, _ = probe_scores(x[:160], wrong[:160], x[160:], classes=4, fit=fit,
-                                 strengths=STRENGTHS)  # fmt: skip
+        scores, _ = probe_scores(
+            x[:160], wrong[:160], x[160:], classes=4, fit=fit, strengths=STRENGTHS
+        )
         hits += int((scores.argmax(1) == wrong[160:]).sum())
         n += 80
     assert abs(hits / n - 0.25) < 4 * np.sqrt(0.25 * 0.75 / n)

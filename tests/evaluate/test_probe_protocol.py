@@ -67,9 +67,13 @@ def by_name(report):
 def test_table_has_all_systems_and_training_shows(trained, make_shards, tmp_path):
     seen = []
     report = probe(
-        trained, sets(make_shards), seeds=(0, 1), batch=40, cache=tmp_path / "cache",
+        trained,
+        sets(make_shards),
+        seeds=(0, 1),
+        batch=40,
+        cache=tmp_path / "cache",
         progress=lambda *state: seen.append(state),
-    )  # fmt: skip
+    )
     rows = by_name(report)
     assert {key[0] for key in rows} == {TRAINED, UNTRAINED, HAND_MADE, "trained - untrained"}
     for kind in ("logistic", "ridge", "knn"):

@@ -23,9 +23,19 @@ from jfreq.types import InputError
 
 def result(features, values, *, fraction=None, runs=(), kind="ridge", metric="accuracy"):
     mean = float(np.mean(values))
-    return Result(features, kind, metric, mean, mean - 0.1, mean + 0.1, tuple(values), 90,
-                  fraction=fraction, rows=None if fraction is None else 200 * fraction,
-                  runs=runs)  # fmt: skip
+    return Result(
+        features,
+        kind,
+        metric,
+        mean,
+        mean - 0.1,
+        mean + 0.1,
+        tuple(values),
+        90,
+        fraction=fraction,
+        rows=None if fraction is None else 200 * fraction,
+        runs=runs,
+    )
 
 
 def report(*results, seed: int | None = 0, folds=("test",), data="set", **settings):
@@ -101,8 +111,9 @@ def test_interval_over_seeds_against_scipy():
 def test_folds_are_averaged_before_seeds():
     values = np.random.default_rng().uniform(size=(3, 4))
     folds = tuple("abcd")
-    found = over_seeds([report(result(TRAINED, row), seed=s, folds=folds)
-                        for s, row in enumerate(values)])  # fmt: skip
+    found = over_seeds(
+        [report(result(TRAINED, row), seed=s, folds=folds) for s, row in enumerate(values)]
+    )
     (r,) = found.results
     assert (r.low, r.high) == t_interval(values.mean(1))
     np.testing.assert_allclose(r.folds, values.mean(0))
@@ -152,8 +163,10 @@ def test_shares_of_several_reports_become_one():
 def test_gains_are_paired_by_draw_on_a_single_split():
     rng = np.random.default_rng()
     runs = rng.uniform(size=(2, 1, 6))
-    a, b = (result(name, [r.mean()], fraction=0.1, runs=tuple(map(tuple, r)))
-            for name, r in zip((TRAINED, UNTRAINED), runs))  # fmt: skip
+    a, b = (
+        result(name, [r.mean()], fraction=0.1, runs=tuple(map(tuple, r)))
+        for name, r in zip((TRAINED, UNTRAINED), runs)
+    )
     (found,) = gains([a, b])
     assert found.mean == pytest.approx((runs[0] - runs[1]).mean())
     assert (found.low, found.high) == t_interval((runs[0] - runs[1]).ravel(), low=-1.0)
@@ -166,8 +179,14 @@ SHARES = (0.01, 0.1, 1.0)
 
 
 def fractions_report(features=(TRAINED, UNTRAINED), kinds=("ridge",)):
-    return report(*(result(f, [0.3 + 0.2 * i], fraction=x, kind=k)
-                    for f in features for k in kinds for i, x in enumerate(SHARES)))  # fmt: skip
+    return report(
+        *(
+            result(f, [0.3 + 0.2 * i], fraction=x, kind=k)
+            for f in features
+            for k in kinds
+            for i, x in enumerate(SHARES)
+        )
+    )
 
 
 def test_curves_draw_what_the_report_says(tmp_path, monkeypatch):

@@ -13,8 +13,9 @@ FOLDS = st.lists(st.floats(0, 1), min_size=5, max_size=5)
 
 
 def result(features, folds, *, kind="ridge", metric="accuracy", fraction=None):
-    return Result(features, kind, metric, float(np.mean(folds)), 0.0, 1.0, tuple(folds), 90,
-                  fraction=fraction)  # fmt: skip
+    return Result(
+        features, kind, metric, float(np.mean(folds)), 0.0, 1.0, tuple(folds), 90, fraction=fraction
+    )
 
 
 def said(trained, untrained=None, plain=None) -> tuple[str, ...]:
@@ -57,8 +58,11 @@ def test_equal_scores_need_no_interval():
 
 
 def test_the_first_probe_speaks_with_the_most_labels():
-    rows = [result(TRAINED, [0.1, 0.1], kind="knn"), result(TRAINED, [0.2, 0.2], fraction=0.1),
-            result(TRAINED, [0.3, 0.3], fraction=0.5)]  # fmt: skip
+    rows = [
+        result(TRAINED, [0.1, 0.1], kind="knn"),
+        result(TRAINED, [0.2, 0.2], fraction=0.1),
+        result(TRAINED, [0.3, 0.3], fraction=0.5),
+    ]
     (level,) = verdict(Report("set", ("0", "1"), tuple(rows), {}))
     assert level == (
         "A ridge probe of the frozen encoder reaches an accuracy of 0.300 with 50 % of the labels."
@@ -83,8 +87,12 @@ def test_a_difference_is_claimed_where_a_paired_t_interval_leaves_out_zero(train
 
 @pytest.mark.parametrize("metric", ["mAP", "macro_f1"])
 def test_guessing_is_compared_with_accuracy_only(metric):
-    report = Report("set", ("0",), (result(TRAINED, [0.4], metric=metric),),
-                    {"classes": 9, "majority_class": 0.2})  # fmt: skip
+    report = Report(
+        "set",
+        ("0",),
+        (result(TRAINED, [0.4], metric=metric),),
+        {"classes": 9, "majority_class": 0.2},
+    )
     (level,) = verdict(report)
     assert level.endswith("0.400 on 9 classes.")
 

@@ -60,8 +60,10 @@ def test_round_trip_is_bit_exact(saved, experiment, params):
     assert found.experiment == experiment
     assert_same(found.params, params)
     assert sorted(p.name for p in saved.iterdir()) == [
-        "README.md", "config.json", "model.safetensors",
-    ]  # fmt: skip
+        "README.md",
+        "config.json",
+        "model.safetensors",
+    ]
     assert [p.name for p in saved.parent.iterdir()] == ["enc"]
     assert load_trained(saved).experiment == experiment
 
@@ -88,9 +90,17 @@ def test_trees_that_would_change_shape_are_refused(tmp_path, experiment, params)
 
 def test_card_says_what_a_user_needs(saved):
     card = (saved / "README.md").read_text()
-    for fact in ("SSAST", "16000 Hz | 1, the first of a recording", "160 ms", "87.5 ms",
-                 "8 in time x 8 in frequency", "esc10", "folds 5 never read", "load_encoder",
-                 "A test."):  # fmt: skip
+    for fact in (
+        "SSAST",
+        "16000 Hz | 1, the first of a recording",
+        "160 ms",
+        "87.5 ms",
+        "8 in time x 8 in frequency",
+        "esc10",
+        "folds 5 never read",
+        "load_encoder",
+        "A test.",
+    ):
         assert fact in card, fact
     total = sum(leaf.size for leaf in param_paths.flatten(load_bundle(saved).params).values())
     assert f"{total:,}" in card

@@ -39,8 +39,9 @@ def whole(tmp_path_factory):
     shapes = jax.eval_shape(experiment.method.init, jax.random.key(0))
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda s: rng.normal(0.1, 0.2, s.shape).astype(s.dtype), shapes)
-    return save_bundle(tmp_path_factory.mktemp("whole") / "enc", experiment=experiment,
-                       params=params)  # fmt: skip
+    return save_bundle(
+        tmp_path_factory.mktemp("whole") / "enc", experiment=experiment, params=params
+    )
 
 
 # ------------------------------------------------------------------ ways to do harm
@@ -153,22 +154,47 @@ NESTED = '{"format": 1, "experiment": ' + '{"a": ' * 5000 + "1" + "}" * 5001
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 METHOD = "method.backbone"
 HARMS = {
-    **{f"{name} cut to {share:.0%}": file(name, lambda b, s=share: b[: int(len(b) * s)])
-       for name in (CONFIG, WEIGHTS, "README.md") for share in (0, 0.01, 0.5, 0.999)},
-    **{f"{name} flip {i}": file(name, lambda b, i=i: flip(b, np.random.default_rng(i)))
-       for name in (CONFIG, WEIGHTS) for i in range(8)},
+    **{
+        f"{name} cut to {share:.0%}": file(name, lambda b, s=share: b[: int(len(b) * s)])
+        for name in (CONFIG, WEIGHTS, "README.md")
+        for share in (0, 0.01, 0.5, 0.999)
+    },
+    **{
+        f"{name} flip {i}": file(name, lambda b, i=i: flip(b, np.random.default_rng(i)))
+        for name in (CONFIG, WEIGHTS)
+        for i in range(8)
+    },
     "card flipped": file("README.md", lambda b: flip(b, np.random.default_rng(0))),
     **{f"no {name}": lambda p, n=name: (p / n).unlink() for name in (CONFIG, WEIGHTS, "README.md")},
     **{f"{name} a folder": instead(name, lambda p: p.mkdir()) for name in (CONFIG, WEIGHTS)},
     **{f"{name} a pipe": instead(name, os.mkfifo) for name in (CONFIG, WEIGHTS)},
-    **{f"{name} a link to nothing": instead(name, lambda p: p.symlink_to("gone"))
-       for name in (CONFIG, WEIGHTS)},
-    **{f"{name} a link to itself": instead(name, lambda p: p.symlink_to(p.name))
-       for name in (CONFIG, WEIGHTS)},
-    **{f"config is {text[:12]}": file(CONFIG, lambda b, t=text: t.encode())
-       for text in ("[]", "{}", "null", '"a"', "1e999", "NaN", DEEP, NESTED, '{"format": 1',
-                    '{"format": ' + "9" * 5000 + "}", '{"format": true}', '{"format": "1"}',
-                    '{"format": -1}', '{"format": 1, "format": 1}')},
+    **{
+        f"{name} a link to nothing": instead(name, lambda p: p.symlink_to("gone"))
+        for name in (CONFIG, WEIGHTS)
+    },
+    **{
+        f"{name} a link to itself": instead(name, lambda p: p.symlink_to(p.name))
+        for name in (CONFIG, WEIGHTS)
+    },
+    **{
+        f"config is {text[:12]}": file(CONFIG, lambda b, t=text: t.encode())
+        for text in (
+            "[]",
+            "{}",
+            "null",
+            '"a"',
+            "1e999",
+            "NaN",
+            DEEP,
+            NESTED,
+            '{"format": 1',
+            '{"format": ' + "9" * 5000 + "}",
+            '{"format": true}',
+            '{"format": "1"}',
+            '{"format": -1}',
+            '{"format": 1, "format": 1}',
+        )
+    },
     "config in UTF-16": file(CONFIG, lambda b: b.decode().encode("utf-16")),
     "format newer": rewrite(lambda h: h.update(format=99)),
     "format a list": rewrite(lambda h: h.update(format=[1])),
@@ -217,17 +243,21 @@ HARMS = {
     "header longer than the file": raw_weights(lambda b: struct.pack("<Q", 2**62) + b[8:]),
     "header of no length": raw_weights(lambda b: bytes(8) + b[8:]),
     "header no JSON": raw_weights(lambda b: b[:8] + b"x" + b[9:]),
-    "offsets beyond the end": raw_weights(lambda b: header_of(
-        b, lambda h: h[KERNEL].update(data_offsets=[0, 2**50]))),
-    "shape that lies": raw_weights(lambda b: header_of(b, lambda h: h[KERNEL].update(
-        shape=[2**40]))),
-    "dtype that nobody has": raw_weights(lambda b: header_of(b, lambda h: h[KERNEL].update(
-        dtype="Q7"))),
-    "dtype of eight bits": raw_weights(lambda b: header_of(b, lambda h: h[KERNEL].update(
-        dtype="F8_E4M3", shape=[64]))),
+    "offsets beyond the end": raw_weights(
+        lambda b: header_of(b, lambda h: h[KERNEL].update(data_offsets=[0, 2**50]))
+    ),
+    "shape that lies": raw_weights(
+        lambda b: header_of(b, lambda h: h[KERNEL].update(shape=[2**40]))
+    ),
+    "dtype that nobody has": raw_weights(
+        lambda b: header_of(b, lambda h: h[KERNEL].update(dtype="Q7"))
+    ),
+    "dtype of eight bits": raw_weights(
+        lambda b: header_of(b, lambda h: h[KERNEL].update(dtype="F8_E4M3", shape=[64]))
+    ),
     "weights a text": raw_weights(lambda b: b"no weights"),
     "weights a pickle": raw_weights(lambda b: pickle.dumps(Canary("canary"))),
-}  # fmt: skip
+}
 
 
 def outcome(call):
@@ -281,9 +311,22 @@ def commands(folder, tmp_path, sound, shards):
     yield ["predict", folder, sound, "--out", tmp_path / "e.csv"]
     yield ["export", folder, "--out", tmp_path / "out"]
     yield ["probe", folder, "--data", shards]
-    yield ["train", "ssast_nano", "--data", shards, "--workdir", tmp_path / "run",
-           "--method.encoder.width", 16, "--method.encoder.depth", 1, "--method.encoder.heads", 2,
-           "--checkpoint.init-from", folder]  # fmt: skip
+    yield [
+        "train",
+        "ssast_nano",
+        "--data",
+        shards,
+        "--workdir",
+        tmp_path / "run",
+        "--method.encoder.width",
+        16,
+        "--method.encoder.depth",
+        1,
+        "--method.encoder.heads",
+        2,
+        "--checkpoint.init-from",
+        folder,
+    ]
 
 
 def test_every_command_says_the_same_line(whole, tmp_path, shards, capsys):

@@ -180,8 +180,11 @@ def test_the_recipe_of_the_docs_needs_no_jfreq(audio, root):
     end = "\nnp.savez('out.npz', **outputs)\n"
     done = subprocess.run(
         [sys.executable, "-P", "-c", absent + recipe[1] + end],
-        cwd=audio, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+        cwd=audio,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stderr
     with np.load(audio / "out.npz") as found:
         rng = np.random.default_rng(0)
@@ -205,8 +208,11 @@ def test_the_snippet_of_the_card_runs_as_it_stands(kind, request):
     shown += "print(best, scores.sum(1).round(5))\n" * (kind == "supervised")
     done = subprocess.run(
         [sys.executable, "-P", "-c", absent + snippet + shown],
-        cwd=folder, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stderr
     assert "'clip': (2, " in done.stdout
     if kind == "supervised":

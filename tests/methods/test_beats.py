@@ -32,13 +32,16 @@ from jfreq.types import DataSpec, InputError, SignalSpec
 TEN_SECONDS = DataSpec((SignalSpec("audio", 16000, 160000),))
 NET = ViT(width=16, depth=1, heads=2, norm="post")
 SMALL = BEATs(
-    encoder=NET, predictor=NET, tokenizer=RandomProjection(codes=24, code_width=8),
-    patch=(16, 32),
-).bind(CLIP)  # fmt: skip
+    encoder=NET, predictor=NET, tokenizer=RandomProjection(codes=24, code_width=8), patch=(16, 32)
+).bind(CLIP)
 LEARNED = BEATsTokenizer(
-    encoder=NET, teacher=replace(NET, width=24), estimator=NET, codes=12, code_width=8,
+    encoder=NET,
+    teacher=replace(NET, width=24),
+    estimator=NET,
+    codes=12,
+    code_width=8,
     patch=(16, 32),
-).bind(CLIP)  # fmt: skip
+).bind(CLIP)
 METHODS = {"model": SMALL, "tokenizer": LEARNED}
 
 
@@ -61,9 +64,10 @@ def clips():
     """The second clip ends early, the last row only fills up the batch."""
     batch = fake_batch(CLIP, 4)
     return {
-        **batch, "length": batch["length"].at[1].set(9000),
+        **batch,
+        "length": batch["length"].at[1].set(9000),
         "_mask": jnp.asarray([1.0, 1, 1, 0]),
-    }  # fmt: skip
+    }
 
 
 @functools.cache
@@ -187,9 +191,10 @@ def test_the_codebook_starts_from_the_first_batch_and_then_follows():
     np.testing.assert_array_equal(first["usage"], np.ones(12))
 
     aux = {
-        "sums": 2.0 * first["codes"][::-1], "counts": jnp.arange(12.0),
+        "sums": 2.0 * first["codes"][::-1],
+        "counts": jnp.arange(12.0),
         "vectors": Rows(jnp.ones((4, 3, 8))),
-    }  # fmt: skip
+    }
     worn = {**first, "usage": first["usage"].at[0].set(1e-3)}
     state = {**target, "codebook": worn}
     next_ = update(state, params, aux, 1)
@@ -212,9 +217,10 @@ def trained(method, devices):
         "x", method, optim=Optim(kind="optax.sgd", lr=0.1), mesh=Mesh(devices), steps=9, batch=8
     )
     batch = {
-        **fake_batch(CLIP, 8), "length": jnp.arange(1, 9) * (CLIP.signals[0].samples // 8),
+        **fake_batch(CLIP, 8),
+        "length": jnp.arange(1, 9) * (CLIP.signals[0].samples // 8),
         "_mask": (jnp.arange(8) < 7).astype(jnp.float32),
-    }  # fmt: skip
+    }
     spec = plan.plan_step(experiment, jax.eval_shape(lambda: batch), mesh)
     key, metrics = jax.random.key(0), {}
     with jax.set_mesh(mesh):
@@ -252,8 +258,9 @@ def test_a_trained_tokenizer_gives_the_model_its_codes():
     reader = TrainedTokenizer(codes=12, code_width=8, encoder=NET)
     next_ = replace(SMALL, tokenizer=reader)
     state = {
-        **{name: params[name] for name in ("trunk", "to_code")}, "codebook": target["codebook"]
-    }  # fmt: skip
+        **{name: params[name] for name in ("trunk", "to_code")},
+        "codebook": target["codebook"],
+    }
     shapes = jax.eval_shape(lambda: next_.init_target(None)["tokenizer"])
     assert jax.tree.map(jnp.shape, state) == jax.tree.map(jnp.shape, shapes)
     paths = param_paths.flatten({"tokenizer": state})

@@ -180,14 +180,17 @@ def test_sensors_of_any_rate_and_number_of_channels():
     assert shapes["features"]["conv0"]["kernel"].shape == (40, 3, 8)
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"mask_ratio": 1.0}, "Data2Vec.mask_ratio"),
-    ({"mask_ratio": 0.01}, "leaves 49 visible"),
-    ({"target_layers": 3}, "method.target_layers: must be 2 or less"),
-    ({"positions": ConvPositions(groups=5)}, "method.positions.groups: 5 must divide"),
-    ({"encoder": ViT(width=18, depth=2, heads=2)}, "must divide encoder.width 18"),
-    ({"features": ConvFeatures(strides=(9,) * 7)}, "features: windows of 16000 samples"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"mask_ratio": 1.0}, "Data2Vec.mask_ratio"),
+        ({"mask_ratio": 0.01}, "leaves 49 visible"),
+        ({"target_layers": 3}, "method.target_layers: must be 2 or less"),
+        ({"positions": ConvPositions(groups=5)}, "method.positions.groups: 5 must divide"),
+        ({"encoder": ViT(width=18, depth=2, heads=2)}, "must divide encoder.width 18"),
+        ({"features": ConvFeatures(strides=(9,) * 7)}, "features: windows of 16000 samples"),
+    ],
+)
 def test_bad_settings(change, message):
     with pytest.raises(InputError, match=message):
         replace(SMALL, **change).bind(SECOND)

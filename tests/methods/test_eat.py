@@ -25,13 +25,22 @@ from jfreq.types import DataSpec, InputError, Mask, SignalSpec
 TEN_SECONDS = DataSpec((SignalSpec("audio", 16000, 160000),))
 STEM = AaPE(kernels=2, taps=9, high_pass=17, width=8, depth=1, heads=2, out=8)
 SMALL = EAT(
-    encoder=ViT(width=16, depth=2, heads=2, norm="post"), clones=3, block=2, patch=(16, 32),
-    decoder=ConvDecoder(width=16, depth=1, groups=4), utterance_weight=12.0,
-)  # fmt: skip
+    encoder=ViT(width=16, depth=2, heads=2, norm="post"),
+    clones=3,
+    block=2,
+    patch=(16, 32),
+    decoder=ConvDecoder(width=16, depth=1, groups=4),
+    utterance_weight=12.0,
+)
 FULL = AaSP(
-    encoder=SMALL.encoder, clones=3, block=2, patch=(16, 32), aape=STEM, projection=(16, 8),
+    encoder=SMALL.encoder,
+    clones=3,
+    block=2,
+    patch=(16, 32),
+    aape=STEM,
+    projection=(16, 8),
     decoder=CrossPredictor(width=16, depth=2, heads=2),
-)  # fmt: skip
+)
 CONFIGS = {"eat": SMALL, "aasp": FULL}
 
 
@@ -256,9 +265,11 @@ def learnt(cfg, spec=CLIP):
 @pytest.mark.parametrize("context", ["full", "masked"])
 def test_the_branch_goes_into_ssast(context):
     cfg = SSAST(
-        encoder=ViT(width=16, depth=1, heads=2), patch=(16, 32), embed="aape",
+        encoder=ViT(width=16, depth=1, heads=2),
+        patch=(16, 32),
+        embed="aape",
         aape=replace(STEM, context=context),
-    )  # fmt: skip
+    )
     value, grads, clip = learnt(cfg)
     assert np.isfinite(value) and np.isfinite(clip).all()
     assert np.abs(grads["trunk/alias/fuse/linear/kernel"][16:]).max() > 0
@@ -267,9 +278,13 @@ def test_the_branch_goes_into_ssast(context):
 def test_the_branch_goes_into_an_autoencoder_of_sensors():
     spec = DataSpec((SignalSpec("acc", 50, 512, 3, (0.1,) * 3, (1.0,) * 3),))
     cfg = MAE(
-        encoder=ViT(width=16, depth=1, heads=2), decoder=ViT(width=8, depth=1, heads=2),
-        patch_frames=4, patch_bins=(4,), embed="aape", aape=replace(STEM, taps=5, high_pass=5),
-    )  # fmt: skip
+        encoder=ViT(width=16, depth=1, heads=2),
+        decoder=ViT(width=8, depth=1, heads=2),
+        patch_frames=4,
+        patch_bins=(4,),
+        embed="aape",
+        aape=replace(STEM, taps=5, high_pass=5),
+    )
     value, grads, clip = learnt(cfg, spec)
     assert np.isfinite(value) and np.isfinite(clip).all()
     assert np.abs(grads["trunk/patch_embed/alias_acc/fuse/linear/kernel"][16:]).max() > 0
@@ -277,17 +292,20 @@ def test_the_branch_goes_into_an_autoencoder_of_sensors():
         replace(cfg, patch_frames=1).bind(spec)
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"mask_ratio": 1.0}, "EAT.mask_ratio"),
-    ({"mask_ratio": 0.99}, "leaves 0 visible"),
-    ({"clones": 0}, "EAT.clones"),
-    ({"encoder": ConvNeXt(width=16), "special_tokens": 0}, "method.encoder: must be a ViT"),
-    ({"special_tokens": 0}, "method.special_tokens"),
-    ({"target_layers": 3}, "method.target_layers: must be 2 or less"),
-    ({"stride": (8, 16)}, "must not overlap"),
-    ({"ema": (1.0, 0.9)}, "EAT.ema"),
-    ({"encoder": ViT(width=18, depth=2, heads=2)}, "multiple of 4"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"mask_ratio": 1.0}, "EAT.mask_ratio"),
+        ({"mask_ratio": 0.99}, "leaves 0 visible"),
+        ({"clones": 0}, "EAT.clones"),
+        ({"encoder": ConvNeXt(width=16), "special_tokens": 0}, "method.encoder: must be a ViT"),
+        ({"special_tokens": 0}, "method.special_tokens"),
+        ({"target_layers": 3}, "method.target_layers: must be 2 or less"),
+        ({"stride": (8, 16)}, "must not overlap"),
+        ({"ema": (1.0, 0.9)}, "EAT.ema"),
+        ({"encoder": ViT(width=18, depth=2, heads=2)}, "multiple of 4"),
+    ],
+)
 def test_bad_settings(change, message):
     with pytest.raises(InputError, match=message):
         replace(SMALL, **change).bind(CLIP)

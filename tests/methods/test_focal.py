@@ -24,8 +24,9 @@ from jfreq.train.optimizer import rate_multipliers
 from jfreq.types import DataSpec, InputError, SignalSpec
 
 LEVEL = {"mean": (0.0,), "std": (0.1,)}
-SENSORS = DataSpec((SignalSpec("seismic", 50.0, 64, 1, **LEVEL),
-                    SignalSpec("audio", 100.0, 128, 1, **LEVEL)))  # fmt: skip
+SENSORS = DataSpec(
+    (SignalSpec("seismic", 50.0, 64, 1, **LEVEL), SignalSpec("audio", 100.0, 128, 1, **LEVEL))
+)
 SMALL = PlaneSense(width=8, blocks=1, hidden=4, dropout=0.0)
 FEW = Views(time=("flip", "scale"), frequency=("shift",))
 SAME = Views(time=(), frequency=())
@@ -194,8 +195,12 @@ def test_identical_embeddings_of_64_sub_sequences():
     cfg = FOCAL(projection=(8, 6))
     same = {n: np.ones((256, 6)) for n in "ab"}
     found = summed(cfg, same, same, everywhere(256, "ab"))
-    expected = {"shared": 2 * np.log(127), "private": 2 * np.log(127), "orthogonality": 6,
-                "temporal": 4}  # fmt: skip
+    expected = {
+        "shared": 2 * np.log(127),
+        "private": 2 * np.log(127),
+        "orthogonality": 6,
+        "temporal": 4,
+    }
     expected["loss"] = 4 * np.log(127) + 3 * 6 + 5 * 4
     assert found == pytest.approx(expected, rel=1e-5)
 
@@ -255,8 +260,11 @@ def small():
 
 def test_every_parameter_learns_and_equal_views_find_each_other(key):
     found, grads = loss_and_grad(*small(), fake_batch(SENSORS, 16), key)
-    still = [jax.tree_util.keystr(path) for path, g in jax.tree_util.tree_leaves_with_path(grads)
-             if not np.abs(g).max() > 0]  # fmt: skip
+    still = [
+        jax.tree_util.keystr(path)
+        for path, g in jax.tree_util.tree_leaves_with_path(grads)
+        if not np.abs(g).max() > 0
+    ]
     assert not still
     found = ratio(found.metrics)
     assert found["accuracy"] == 1 and found["shared_accuracy"] < 1
@@ -267,8 +275,11 @@ def test_gradients_are_finite_on_equal_rows_and_missing_windows(key):
     """One window over and over, then single silent and broken windows, then nothing at all."""
     batch = fake_batch(SENSORS, 16)
     equal = {n: jnp.broadcast_to(x[:1], x.shape) for n, x in batch.items()}
-    gaps = {**batch, "audio": batch["audio"].at[0].set(0.0).at[1, 3].set(jnp.nan),
-            "seismic": batch["seismic"].at[1].set(0.0)}  # fmt: skip
+    gaps = {
+        **batch,
+        "audio": batch["audio"].at[0].set(0.0).at[1, 3].set(jnp.nan),
+        "seismic": batch["seismic"].at[1].set(0.0),
+    }
     silent = {**batch, "audio": 0 * batch["audio"], "seismic": 0 * batch["seismic"]}
     for inputs in (equal, gaps, silent):
         found, grads = loss_and_grad(*small(), inputs, key)

@@ -29,8 +29,10 @@ MOD = DataSpec((SignalSpec("audio", 8000, 16000), SignalSpec("seismic", 100, 200
 QUIET: dict[str, Any] = {"dropout": 0.0, "attention_dropout": 0.0, "drop_path": 0.0}
 SMALL = FreqMAE(
     encoder=Swin(width=8, depths=(2,), heads=2, window=(2, 4), **QUIET),
-    embedding=12, fusion=16, patch_bins=(2, 4),
-)  # fmt: skip
+    embedding=12,
+    fusion=16,
+    patch_bins=(2, 4),
+)
 """One stage compiles fast; what merging does is tested in tests/nn/test_swin.py."""
 
 
@@ -60,9 +62,14 @@ def test_size_of_the_published_network():
     shapes = param_paths.flatten(jax.eval_shape(method.init, jax.random.key(0)))
     count = {
         part: sum(math.prod(leaf.shape) for path, leaf in shapes.items() if path.startswith(part))
-        for part in ("sensor_audio", "sensor_seismic", "draw_own_audio", "draw_own_seismic",
-                     "predict")
-    }  # fmt: skip
+        for part in (
+            "sensor_audio",
+            "sensor_seismic",
+            "draw_own_audio",
+            "draw_own_seismic",
+            "predict",
+        )
+    }
     assert count["sensor_audio"] == 7_365_984 + 64  # with the mask token
     assert count["sensor_seismic"] == 5_591_520 + 64
     assert count["draw_own_audio"] == 4_223_136
@@ -131,8 +138,10 @@ def test_exponent_has_no_gradient_as_released_and_has_one_as_meant():
         return losses.snr_weighted(error, signal, energy, exponent=0.3).sum()
 
     louder = energy.at[2].multiply(2.0)
-    share = [jax.grad(meant)(error, e) / jnp.where(jnp.arange(6) == 2, 1.0, 1.0)
-             for e in (energy, louder)]  # fmt: skip
+    share = [
+        jax.grad(meant)(error, e) / jnp.where(jnp.arange(6) == 2, 1.0, 1.0)
+        for e in (energy, louder)
+    ]
     ratio = (share[1][2] / share[1][0]) / (share[0][2] / share[0][0])
     assert float(ratio) == pytest.approx(2**0.3, rel=1e-5)
 
@@ -147,8 +156,12 @@ def test_joint_scaling():
         constant = 10 / np.log(10) * (2 - 2 * exponent) * np.log(s) / 5
         np.testing.assert_allclose(b - a, constant, rtol=1e-5)
     one = losses.snr_weighted(error, signal, energy, exponent=0.0)
-    scaled = losses.snr_weighted(error * jnp.array([9.0, 1.0]), signal * jnp.array([9.0, 1.0]),
-                                 energy * jnp.array([9.0, 1.0]), exponent=0.0)  # fmt: skip
+    scaled = losses.snr_weighted(
+        error * jnp.array([9.0, 1.0]),
+        signal * jnp.array([9.0, 1.0]),
+        energy * jnp.array([9.0, 1.0]),
+        exponent=0.0,
+    )
     np.testing.assert_allclose(one, scaled, rtol=1e-5)
     np.testing.assert_allclose(one, -10 * np.log10(signal / error), rtol=1e-4)
 
@@ -285,8 +298,10 @@ def test_it_overfits_a_few_samples(small):
     t = np.arange(512) / 200
     f = rng.uniform(3, 12, (8, 1))
     wave = np.sin(2 * np.pi * f * t)
-    batch = {"acc": jnp.asarray(np.repeat(wave[:, ::4, None], 3, -1), jnp.float32),
-             "mic": jnp.asarray(wave[..., None], jnp.float32)}  # fmt: skip
+    batch = {
+        "acc": jnp.asarray(np.repeat(wave[:, ::4, None], 3, -1), jnp.float32),
+        "mic": jnp.asarray(wave[..., None], jnp.float32),
+    }
     params, values = fitted(method, params, batch, steps=150)
     smooth = np.convolve(values, np.ones(30) / 30, "valid")[::30]
     assert (np.diff(smooth) < 0).all(), smooth

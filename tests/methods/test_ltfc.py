@@ -150,8 +150,11 @@ def test_defaults_are_the_sheets():
     for head in ("global", "local"):
         assert kernels[f"frequency/projection/{head}/dense1/kernel"] == (128, 64)
     assert [kernels[f"frequency/net/encoder/conv{i}/kernel"] for i in range(4)] == [
-        (3, 3, 3, 32), (3, 3, 32, 64), (3, 3, 64, 128), (3, 3, 128, 128),
-    ]  # fmt: skip
+        (3, 3, 3, 32),
+        (3, 3, 32, 64),
+        (3, 3, 64, 128),
+        (3, 3, 128, 128),
+    ]
 
 
 @pytest.mark.parametrize("stream", STREAMS)
@@ -210,8 +213,9 @@ def test_learns_synthetic_motion(motion):
         history.append(mean)
     assert step._cache_size() == 1  # type: ignore[attr-defined]
     for name in ("loss", "time", "global", "local"):
-        first, last = (np.mean([float(m[name]) for m in part])
-                       for part in (history[:5], history[-5:]))  # fmt: skip
+        first, last = (
+            np.mean([float(m[name]) for m in part]) for part in (history[:5], history[-5:])
+        )
         assert last < 0.9 * first, name
 
 

@@ -19,9 +19,10 @@ SPEC = DataSpec(
     (SignalSpec("acc", 50, 128, 3, **LEVEL), SignalSpec("mic", 200, 512, 1, (0.1,), (0.2,)))
 )
 SMALL = MAE(
-    encoder=ViT(width=16, depth=1, heads=2), decoder=ViT(width=8, depth=1, heads=2),
+    encoder=ViT(width=16, depth=1, heads=2),
+    decoder=ViT(width=8, depth=1, heads=2),
     patch_bins=(2, 8),
-)  # fmt: skip
+)
 
 
 @pytest.fixture(scope="module")
@@ -32,10 +33,11 @@ def small():
 
 def fixed(cfg, rows, seed=0) -> dict[str, Mask]:
     return {
-        name: masks.random(jax.random.key(seed), rows, plane_grid(p), p.tokens[0] * p.tokens[1]
-                           - cfg.kept(p))
+        name: masks.random(
+            jax.random.key(seed), rows, plane_grid(p), p.tokens[0] * p.tokens[1] - cfg.kept(p)
+        )
         for name, p in cfg.planes.items()
-    }  # fmt: skip
+    }
 
 
 def test_what_is_masked_never_reaches_the_encoder(small):

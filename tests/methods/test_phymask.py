@@ -25,13 +25,17 @@ SPEC = DataSpec(
 )
 TWINS = DataSpec((SignalSpec("acc", 50, 128, 3, **LEVEL), SignalSpec("gyro", 50, 128, 3, **LEVEL)))
 VIT = MAE(
-    encoder=ViT(width=16, depth=1, heads=2), decoder=ViT(width=8, depth=1, heads=2),
-    mask_ratio=0.9, patch_bins=(1, 4),
-)  # fmt: skip
+    encoder=ViT(width=16, depth=1, heads=2),
+    decoder=ViT(width=8, depth=1, heads=2),
+    mask_ratio=0.9,
+    patch_bins=(1, 4),
+)
 SWIN = FreqMAE(
-    encoder=Swin(width=8, depths=(1,), heads=2, window=(2, 4)), embedding=8, fusion=8,
+    encoder=Swin(width=8, depths=(1,), heads=2, window=(2, 4)),
+    embedding=8,
+    fusion=8,
     patch_bins=(1, 2),
-)  # fmt: skip
+)
 
 
 def burst(rows=4, seed=0):
@@ -69,8 +73,15 @@ def test_equal_budgets_need_no_data():
 def test_what_is_loud_stays_visible_and_the_opposite_sign_hides_it():
     share = {}
     for direction in ("keep", "hide"):
-        cfg = PhyMask(trunk=VIT, alpha=1.0, direction=direction, floor=0.0, budget="equal",
-                      temperature=(1.0, 1e-6), anneal_steps=10).bind(SPEC)  # fmt: skip
+        cfg = PhyMask(
+            trunk=VIT,
+            alpha=1.0,
+            direction=direction,
+            floor=0.0,
+            budget="equal",
+            temperature=(1.0, 1e-6),
+            anneal_steps=10,
+        ).bind(SPEC)
         found = spectra(cfg.trunk, burst())
         power = np.asarray(
             energy_coherence.patch_energy(found["mic"].real, found["mic"].imag, (1, 4))
@@ -97,8 +108,14 @@ def test_annealing_runs_without_compiling_again():
 
 def test_floor_reaches_every_patch():
     def seen(floor):
-        cfg = PhyMask(trunk=replace(VIT, mask_ratio=0.75), alpha=1.0, floor=floor, budget="equal",
-                      temperature=(1e-3, 1e-6), anneal_steps=1).bind(SPEC)  # fmt: skip
+        cfg = PhyMask(
+            trunk=replace(VIT, mask_ratio=0.75),
+            alpha=1.0,
+            floor=floor,
+            budget="equal",
+            temperature=(1e-3, 1e-6),
+            anneal_steps=1,
+        ).bind(SPEC)
         found = spectra(cfg.trunk, burst(1))
         keys = jax.random.split(jax.random.key(0), 600)
         kept = jax.vmap(lambda k: chosen(cfg, k, found, 1)["mic"].keep[0])(keys)

@@ -8,11 +8,22 @@ EXPERIMENTS = recipes.load_all()
 
 
 TWINS = (
-    "freqmae_mod", "freqmae_mod_released", "freqmae_hapt", "freqmae_released_nano",
-    "freqmae_released_hapt", "focal_mod", "focal_acids", "focal_hapt", "focal_sense_hapt",
-    "phymask_swin_nano", "phymask_swin_hapt", "stfnet_hhar", "stfnet_wifi", "stfnet_conv_hapt",
+    "freqmae_mod",
+    "freqmae_mod_released",
+    "freqmae_hapt",
+    "freqmae_released_nano",
+    "freqmae_released_hapt",
+    "focal_mod",
+    "focal_acids",
+    "focal_hapt",
+    "focal_sense_hapt",
+    "phymask_swin_nano",
+    "phymask_swin_hapt",
+    "stfnet_hhar",
+    "stfnet_wifi",
+    "stfnet_conv_hapt",
     "stf_csl_hapt",
-)  # fmt: skip
+)
 """The parts of other recipes at other sizes or for other sensors, which take long to trace."""
 SIZES = ("nano", "tiny", "small", "base", "large")
 

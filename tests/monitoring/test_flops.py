@@ -29,9 +29,13 @@ def test_convolutions(groups):
 
     def conv(x, kernel):
         return jax.lax.conv_general_dilated(
-            x, kernel, (2, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            x,
+            kernel,
+            (2, 1),
+            "VALID",
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
             feature_group_count=groups,
-        )  # fmt: skip
+        )
 
     assert flops.count(conv, x, kernel) == 2 * (2 * 4 * 8 * 8) * (3 * 2 * 4 // groups)
 
@@ -50,8 +54,12 @@ def test_loops_branches_and_nesting():
         return jax.lax.cond(jnp.sum(a) > 0, lambda: a @ w @ w, lambda: a @ w)
 
     assert flops.count(branched, A, w) == 2 * square
-    assert flops.count(jax.vmap(looped, in_axes=(0, None)),
-                       jax.ShapeDtypeStruct((4, 3, 5), jnp.float32), w) == 44 * square  # fmt: skip
+    assert (
+        flops.count(
+            jax.vmap(looped, in_axes=(0, None)), jax.ShapeDtypeStruct((4, 3, 5), jnp.float32), w
+        )
+        == 44 * square
+    )
 
 
 def test_training_counts_what_parameters_reach_three_times():
@@ -134,8 +142,14 @@ def test_agrees_with_xla_on_plain_products():
 
 @pytest.mark.parametrize(
     ("kind", "peak"),
-    [("NVIDIA H200", 989.0), ("NVIDIA A100-SXM4-80GB", 312.0), ("TPU v5 lite", 197.0),
-     ("TPU v5p", 459.0), ("TPU v6 lite", 918.0), ("cpu", None)],
-)  # fmt: skip
+    [
+        ("NVIDIA H200", 989.0),
+        ("NVIDIA A100-SXM4-80GB", 312.0),
+        ("TPU v5 lite", 197.0),
+        ("TPU v5p", 459.0),
+        ("TPU v6 lite", 918.0),
+        ("cpu", None),
+    ],
+)
 def test_peaks(kind, peak):
     assert flops.peak_tflops(kind) == peak

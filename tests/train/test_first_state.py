@@ -44,12 +44,16 @@ def runs(tmp_path_factory):
         return {"w": normal(4, 3), "positions": {"grid": normal(2, 4, 3)}}
 
     held = {
-        "student": ({"trunk": trunk(), "head": {"kernel": normal(3, 9)}},
-                    {"teacher": {"trunk": trunk()}}),
-        "tokenizer": ({"trunk": {"w": normal(4, 3)}, "to_code": {"kernel": normal(3, 2)}},
-                      {"codebook": {"codes": normal(7, 2)}}),
+        "student": (
+            {"trunk": trunk(), "head": {"kernel": normal(3, 9)}},
+            {"teacher": {"trunk": trunk()}},
+        ),
+        "tokenizer": (
+            {"trunk": {"w": normal(4, 3)}, "to_code": {"kernel": normal(3, 2)}},
+            {"codebook": {"codes": normal(7, 2)}},
+        ),
         "plain": ({"trunk": trunk()}, {}),
-    }  # fmt: skip
+    }
     for name, (params, target) in held.items():
         with run_folder.claim(folder / name, Experiment(name, SSAST())):
             saves = checkpoint.Checkpoints(folder / name)
@@ -117,14 +121,18 @@ def test_the_average_of_a_run_as_a_student_and_as_a_teacher(runs):
 @pytest.mark.parametrize(
     ("name", "fields", "message"),
     [
-        ("student", {"read": "trnk"}, r"student has nothing below 'trnk' in its params; there is "
-         "head, trunk"),
+        (
+            "student",
+            {"read": "trnk"},
+            r"student has nothing below 'trnk' in its params; there is "
+            "head, trunk",
+        ),
         ("student", {"write": "tokenizer"}, r"this run has nothing below 'tokenizer' in its par"),
         ("tokenizer", {"what": "target"}, r"no parameter of .*/tokenizer fits"),
         ("plain", {"what": "target"}, r"its method has no target"),
         ("bundle", {"what": "target"}, r"a bundle holds parameters only; give the run"),
     ],
-)  # fmt: skip
+)
 def test_a_source_that_gives_nothing(runs, name, fields, message):
     folder, _ = runs
     (folder / "bundle").mkdir(exist_ok=True)

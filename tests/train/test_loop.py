@@ -78,8 +78,15 @@ def test_sigkill_at_a_random_moment_changes_nothing(experiment, tmp_path):
     )
 
     def start(name):
-        command = [sys.executable, "-m", "jfreq", "train", f"{recipe}:test", "--workdir",
-                   str(tmp_path / name)]  # fmt: skip
+        command = [
+            sys.executable,
+            "-m",
+            "jfreq",
+            "train",
+            f"{recipe}:test",
+            "--workdir",
+            str(tmp_path / name),
+        ]
         return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
 
     def finish(run):
@@ -278,9 +285,12 @@ def test_one_compilation_per_run(experiment, tmp_path, caplog):
 def test_init_from_takes_the_trunk_and_resizes_positions(experiment, unbroken, tmp_path, capsys):
     source, folder = unbroken
     longer = replace(
-        experiment, steps=1, optim__lr=1e-20, method__frames=256,
+        experiment,
+        steps=1,
+        optim__lr=1e-20,
+        method__frames=256,
         checkpoint__init_from=(Source(str(folder)),),
-    )  # fmt: skip
+    )
     found = train(longer, tmp_path / "run")
     equal(found.params["trunk"]["encoder"], source.params["trunk"]["encoder"])
     assert found.params["trunk"]["positions"]["grid"].shape == (8, 16, 32)
@@ -298,8 +308,22 @@ def test_init_from_takes_the_trunk_and_resizes_positions(experiment, unbroken, t
 
 def test_metrics_rows_have_everything(unbroken):
     row = read_metrics(unbroken[1])[-1]
-    names = {"step", "loss", "info_nce", "mse", "accuracy", "lr", "grad_norm", "update_norm",
-             "param_norm", "step_time", "data_wait", "examples_per_s", "tflops", "mfu"}  # fmt: skip
+    names = {
+        "step",
+        "loss",
+        "info_nce",
+        "mse",
+        "accuracy",
+        "lr",
+        "grad_norm",
+        "update_norm",
+        "param_norm",
+        "step_time",
+        "data_wait",
+        "examples_per_s",
+        "tflops",
+        "mfu",
+    }
     assert names <= set(row)
     assert param_paths.count(checkpoint.load_run(unbroken[1]).params) > 0
 

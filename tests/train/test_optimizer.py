@@ -143,9 +143,14 @@ def adam_by_hand(cfg, params, grads, rates):
 @pytest.mark.parametrize("weight_decay", [0.0, 0.3])
 def test_adam_by_hand(rng, kind, weight_decay):
     cfg = Optim(
-        lr=0.02, schedule="constant", kind=kind, weight_decay=weight_decay, b1=0.8, b2=0.95,
+        lr=0.02,
+        schedule="constant",
+        kind=kind,
+        weight_decay=weight_decay,
+        b1=0.8,
+        b2=0.95,
         eps=1e-3,
-    )  # fmt: skip
+    )
     params, grads = tree(rng), [tree(rng, 0.1) for _ in range(3)]
     found = steps_of(cfg, params, grads)
     expected = adam_by_hand(cfg, params, grads, [0.02] * 3)
@@ -172,8 +177,11 @@ def test_first_moment_in_bfloat16(rng):
     state = jax.eval_shape(
         optimizer.make(Optim(mu_dtype="bfloat16"), steps=5, params=params).init, params
     )
-    kinds = {path.split("/")[1]: leaf.dtype for path, leaf in param_paths.flatten(state).items()
-             if "head/linear/kernel" in path}  # fmt: skip
+    kinds = {
+        path.split("/")[1]: leaf.dtype
+        for path, leaf in param_paths.flatten(state).items()
+        if "head/linear/kernel" in path
+    }
     assert kinds == {"mu": jnp.bfloat16, "nu": jnp.float32}
 
 
@@ -278,8 +286,9 @@ def test_layer_decay_moves_parameters_by_its_factors(rng):
         np.testing.assert_allclose(
             slow[path][block] - start[block],
             factor * (plain[path][block] - start[block]),
-            rtol=1e-4, atol=1e-6,
-        )  # fmt: skip
+            rtol=1e-4,
+            atol=1e-6,
+        )
 
 
 @pytest.mark.parametrize(
@@ -357,9 +366,13 @@ def test_muon_takes_every_matrix_of_a_stack(rng):
     def parted(leaf):
         return {f"{b}{i}": leaf[b, :, i].reshape(4, 4) for b in range(3) for i in range(3)}
 
-    by_hand = moved(muon, *jax.tree.map(
-        parted, [param_paths.flatten(params)[path], [param_paths.flatten(g)[path] for g in grads]]
-    ))  # fmt: skip
+    by_hand = moved(
+        muon,
+        *jax.tree.map(
+            parted,
+            [param_paths.flatten(params)[path], [param_paths.flatten(g)[path] for g in grads]],
+        ),
+    )
     assert_same(parted(found[path]), by_hand, rtol=1e-3)
     adam = optax.adam(optimizer.schedule(cfg, 10), eps=1e-6, nesterov=True)
     patches = "backbone/trunk/patch_embed/kernel"
@@ -381,9 +394,12 @@ def test_groups_have_optimisers_of_their_own(rng, kind):
         "common": optax.adamw(optax.cosine_decay_schedule(0.1, 10), weight_decay=0.3, mask=kernels),
         "bias": optax.adamw(0.5, weight_decay=0.0),
         "head": optax.adamw(
-            optax.join_schedules([optax.linear_schedule(0.0, 0.2, 3),
-                                  optax.cosine_decay_schedule(0.2, 7)], [3]), weight_decay=0.0),
-    }  # fmt: skip
+            optax.join_schedules(
+                [optax.linear_schedule(0.0, 0.2, 3), optax.cosine_decay_schedule(0.2, 7)], [3]
+            ),
+            weight_decay=0.0,
+        ),
+    }
     members = {"bias": ["head/linear/bias"], "head": ["head/linear/kernel"]}
     members["common"] = [path for path in SHAPES if not path.startswith("head/")]
     for name, paths in members.items():

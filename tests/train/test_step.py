@@ -94,8 +94,17 @@ def test_every_update_and_micro_batch_draws_anew(experiment):
 
 def test_streams_share_no_key():
     """Nor does a stream depend on which others there are: a name alone tells its key."""
-    names = ("mask", "fill", "views", "map_views", "mixup", "spec_augment", "noise", "roll",
-             "dropout")  # fmt: skip
+    names = (
+        "mask",
+        "fill",
+        "views",
+        "map_views",
+        "mixup",
+        "spec_augment",
+        "noise",
+        "roll",
+        "dropout",
+    )
     rngs = Streams(jax.random.key(0))
     streams = [rngs, *(rngs.at(i) for i in range(3)), *(rngs.at(0).at(i) for i in range(3))]
     keys = [at.key for at in streams] + [at(name) for at in streams for name in names]

@@ -83,8 +83,11 @@ class PatchMethod(Method):
     """Clip vector: mean of the patch tokens, or of the special tokens."""
 
     def __post_init__(self):
-        check(self.positions == "learned" or self.encoder.width % 4 == 0, "method.encoder.width",
-              "must be a multiple of 4, for sines as positions")  # fmt: skip
+        check(
+            self.positions == "learned" or self.encoder.width % 4 == 0,
+            "method.encoder.width",
+            "must be a multiple of 4, for sines as positions",
+        )
         check(
             not (isinstance(self.encoder, ConvNeXt) and self.special_tokens + self.registers),
             "method.special_tokens",
@@ -168,9 +171,13 @@ class PatchMethod(Method):
                 )
             frames = -(-real // block) * block
         return replace(
-            self, signals=(signal,), modality=signal.name, frontend=frontend, frames=frames,
+            self,
+            signals=(signal,),
+            modality=signal.name,
+            frontend=frontend,
+            frames=frames,
             patch=patch,
-        )  # fmt: skip
+        )
 
     def unbind(self) -> Self:
         return replace(super().unbind(), frames=None)
@@ -205,9 +212,15 @@ class PatchMethod(Method):
         spec = self.with_spectrogram(batch)["spectrogram"]
         valid = valid_tokens(self.grid, batch, spec.shape[0])
         special, tokens, layers = apply(
-            self.trunk, params["trunk"], spec, valid=valid, layers=True, method=_encoded,
-            train=dropout is not None, dropout=dropout,
-        )  # fmt: skip
+            self.trunk,
+            params["trunk"],
+            spec,
+            valid=valid,
+            layers=True,
+            method=_encoded,
+            train=dropout is not None,
+            dropout=dropout,
+        )
         if self.pool == "special":
             clip = special.mean(axis=1)
         else:
@@ -258,6 +271,8 @@ def valid_tokens(grid: Grid, batch: Batch, rows: int) -> Array:
     centre = grid.first + grid.hop * jnp.arange(grid.time, dtype=jnp.float32)
     inside = centre[None] <= batch["length"][:, None].astype(jnp.float32)
     inside = inside | (jnp.arange(grid.time) == 0)[None]
-    return jnp.tile(inside, (1, grid.freq)) if grid.order == "freq_major" else jnp.repeat(
-        inside, grid.freq, axis=1
-    )  # fmt: skip
+    return (
+        jnp.tile(inside, (1, grid.freq))
+        if grid.order == "freq_major"
+        else jnp.repeat(inside, grid.freq, axis=1)
+    )

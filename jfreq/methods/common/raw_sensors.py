@@ -32,8 +32,11 @@ class SensorMethod(Method):
     unknown; ``none``: as stored."""
 
     def __post_init__(self):
-        check(self.modalities is None or len(self.modalities) > 0, "method.modalities",
-              "name one sensor or more")  # fmt: skip
+        check(
+            self.modalities is None or len(self.modalities) > 0,
+            "method.modalities",
+            "name one sensor or more",
+        )
 
     def bind(self, spec: DataSpec) -> Self:
         """Takes the sensors from the data; ``InputError`` where one is missing or does not fit."""

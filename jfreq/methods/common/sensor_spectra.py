@@ -122,8 +122,11 @@ class SpectraMethod(SensorMethod):
 
     def __post_init__(self):
         super().__post_init__()
-        check(self.patch_bins is None or len(self.patch_bins) > 0, "method.patch_bins",
-              "name one size or more")  # fmt: skip
+        check(
+            self.patch_bins is None or len(self.patch_bins) > 0,
+            "method.patch_bins",
+            "name one size or more",
+        )
         if self.bound:
             self.frontend.check(self.signals)
             self._check_planes()
@@ -143,8 +146,11 @@ class SpectraMethod(SensorMethod):
         signals = found["signals"]
         for s in signals:
             silent = bool(s.mean) and not any(s.mean) and set(s.std) == {1.0}
-            check(not silent, "data", f"{s.name!r} is zero in every training row: leave it out "
-                  "with --method.modalities")  # fmt: skip
+            check(
+                not silent,
+                "data",
+                f"{s.name!r} is zero in every training row: leave it out with --method.modalities",
+            )
         frontend = self.frontend.fitted(signals)
         bins = self.patch_bins
         if bins is None:
@@ -168,10 +174,13 @@ class SpectraMethod(SensorMethod):
 
         found = jax.device_get(jax.jit(moments)(dict(batch)))
         # Six digits, so that machines agree.
-        return replace(self, levels=tuple(
-            (float(f"{mean:.6g}"), float(f"{std:.6g}")) if std > 0 else (0.0, 1.0)
-            for mean, std in found.values()
-        ))  # fmt: skip
+        return replace(
+            self,
+            levels=tuple(
+                (float(f"{mean:.6g}"), float(f"{std:.6g}")) if std > 0 else (0.0, 1.0)
+                for mean, std in found.values()
+            ),
+        )
 
     def level(self, name: str) -> tuple[float, float]:
         """Of one sensor."""
@@ -180,22 +189,32 @@ class SpectraMethod(SensorMethod):
 
     def _check_planes(self) -> None:
         sizes = decided(self.patch_bins, "method.patch_bins")
-        check(len(sizes) == len(self.signals), "method.patch_bins",
-              f"{len(sizes)} sizes for {len(self.signals)} sensors")  # fmt: skip
+        check(
+            len(sizes) == len(self.signals),
+            "method.patch_bins",
+            f"{len(sizes)} sizes for {len(self.signals)} sensors",
+        )
         for p in self.planes.values():
-            check(p.patch[0] <= p.frames and p.patch[1] <= p.bins, "method.patch_bins",
-                  f"patches of {p.patch[0]} frames x {p.patch[1]} bins are larger than the spectra "
-                  f"of {p.signal.name!r}, {p.frames} x {p.bins}")  # fmt: skip
+            check(
+                p.patch[0] <= p.frames and p.patch[1] <= p.bins,
+                "method.patch_bins",
+                f"patches of {p.patch[0]} frames x {p.patch[1]} bins are larger than the spectra "
+                f"of {p.signal.name!r}, {p.frames} x {p.bins}",
+            )
 
     @property
     def planes(self) -> dict[str, Plane]:
         """By sensor, of a bound method."""
         sizes = decided(self.patch_bins, "method.patch_bins")
         return {
-            s.name: Plane(s, *self.frontend.shape(s), self.frontend.parts * s.channels,
-                          (self.patch_frames, bins))
+            s.name: Plane(
+                s,
+                *self.frontend.shape(s),
+                self.frontend.parts * s.channels,
+                (self.patch_frames, bins),
+            )
             for s, bins in zip(self.signals, sizes)
-        }  # fmt: skip
+        }
 
     def time_grid(self, step: int = 1, *, freq: int = 1, time: int | None = None) -> Grid:
         """The lattice of ``step`` patches along time, placed on the first sensor."""
@@ -203,9 +222,12 @@ class SpectraMethod(SensorMethod):
         size, hop = self.frontend.sizes(plane.signal)
         span = step * self.patch_frames
         return Grid(
-            time=time or -(-plane.tokens[0] // step), freq=freq, order="time_major",
-            first=size / 2 + (span - 1) / 2 * hop, hop=span * hop,
-        )  # fmt: skip
+            time=time or -(-plane.tokens[0] // step),
+            freq=freq,
+            order="time_major",
+            first=size / 2 + (span - 1) / 2 * hop,
+            hop=span * hop,
+        )
 
     # ------------------------------------------------------------------ what others ask
 

@@ -29,8 +29,10 @@ class TeacherMethod(Method):
     """
 
     collapse_thresholds: ClassVar[Mapping[str, float]] = {
-        "target_std": 0.1, "pred_std": 0.01, "rankme": 4.0,
-    }  # fmt: skip
+        "target_std": 0.1,
+        "pred_std": 0.01,
+        "rankme": 4.0,
+    }
     """The first two stop a run of data2vec 2.0, the rank is ours, of 64 tokens."""
     teacher_part: ClassVar[str]
     """The part of the parameters that the teacher averages."""
