@@ -11,7 +11,7 @@ LEVEL = {
     "checksums": 1, "classes": 1,
     "sharding": 2, "ops": 2, "distributed": 2,
     "masks": 3, "augment": 3, "losses": 3, "frontends": 3, "nn": 4, "data": 4, "methods": 5,
-    "recipes": 6, "monitoring.flops": 6,
+    "monitoring.progress": 1, "recipes": 6, "monitoring.flops": 6,
     "train.state": 6, "train.optimizer": 6, "train.run_folder": 6, "train.transfer": 6,
     "train.checkpoint": 7,
     "train.accumulate": 7, "train.plan": 8, "train.initial_state": 8, "train.step": 8,

@@ -255,21 +255,8 @@ def _columns(names: Sequence[str], width: int = 100) -> str:
 
 
 def bars() -> Callable[[str, int, int], None]:
-    """Shows a job of several parts: ``show(part, done, total)``; ten lines each off a terminal."""
+    """``show(part, done, total)`` for a job of several parts; only one of the processes shows."""
     from jfreq import distributed
-    from jfreq.monitoring.progress import Progress
+    from jfreq.monitoring.progress import part_progress
 
-    bars: dict[str, tuple[Progress, int]] = {}
-
-    def show(part: str, done: int, total: int) -> None:
-        quiet = not distributed.is_chief()
-        bar, told = bars.pop(part, None) or (Progress(total, title=part, quiet=quiet), 0)
-        tenth = 10 * done // total
-        if tenth > told:
-            bar.update(done, "")
-        if done < total:
-            bars[part] = bar, tenth
-        else:
-            bar.close()
-
-    return show
+    return part_progress(quiet=not distributed.is_chief())

@@ -1,17 +1,35 @@
-"""Progress of a long loop: a live bar with ETA on a terminal, one plain line elsewhere."""
+"""Progress of a long job: a live bar with the time left on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
 import sys
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Self
 
 
 class Progress:
-    """``update`` at every logged step; ``close`` at the end. ``quiet`` shows nothing."""
+    """One bar, to be closed at the end.
 
-    def __init__(self, total: int, *, start: int = 0, title: str = "train", quiet: bool = False):
-        self._total, self._start, self._title, self._quiet = total, start, title, quiet
+    Args:
+        total: Steps, rows or files of the whole job.
+        start: How many of them were done before.
+        title: What is being done.
+        lines: Off a terminal, the most lines that the job prints; None: one for every update.
+        quiet: Shows nothing.
+    """
+
+    def __init__(
+        self,
+        total: int,
+        *,
+        start: int = 0,
+        title: str = "train",
+        lines: int | None = None,
+        quiet: bool = False,
+    ):
+        self._total, self._start, self._done, self._title = total, start, start, title
+        self._lines, self._quiet, self._printed = lines, quiet, 0
         self._began = time.monotonic()
         self._live: Any = None
         if sys.stderr.isatty() and not quiet:
@@ -29,8 +47,14 @@ class Progress:
             self._task = self._live.add_task(title, total=total, completed=start, text="")
             self._live.start()
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
     def say(self, text: str) -> None:
-        """A line of its own, above the bar."""
+        """Prints a line of its own, above the bar."""
         if self._quiet:
             return
         if self._live is not None:
@@ -38,17 +62,44 @@ class Progress:
         else:
             print(text, file=sys.stderr, flush=True)
 
-    def update(self, step: int, text: str) -> None:
+    def advance(self, count: int) -> None:
+        """Counts ``count`` more as done."""
+        self.update(self._done + count)
+
+    def update(self, done: int, text: str = "") -> None:
+        """Shows that ``done`` of the total are done, with ``text`` beside it."""
+        self._done = done
         if self._quiet:
             return
         if self._live is not None:
-            self._live.update(self._task, completed=step, text=text)
+            self._live.update(self._task, completed=done, text=text)
             return
-        done = step - self._start
-        left = (time.monotonic() - self._began) / max(1, done) * (self._total - step)
+        if self._lines is not None:
+            line = self._lines * done // max(1, self._total)
+            if line <= self._printed:
+                return
+            self._printed = line
+        left = (time.monotonic() - self._began) / max(1, done - self._start) * (self._total - done)
         eta = time.strftime("%H:%M:%S", time.gmtime(left))
-        print(f"{self._title} {step}/{self._total}  {text}  ETA {eta}", file=sys.stderr, flush=True)
+        text = f"{text}  " if text else ""
+        self.say(f"{self._title} {done}/{self._total}  {text}ETA {eta}")
 
     def close(self) -> None:
         if self._live is not None:
             self._live.stop()
+
+
+def part_progress(*, quiet: bool = False) -> Callable[[str, int, int], None]:
+    """``show(part, done, total)`` for a job of several parts: a :class:`Progress` for each part,
+    of at most ten lines off a terminal."""
+    bars: dict[str, Progress] = {}
+
+    def show(part: str, done: int, total: int) -> None:
+        bar = bars.pop(part, None) or Progress(total, title=part, lines=10, quiet=quiet)
+        bar.update(done)
+        if done < total:
+            bars[part] = bar
+        else:
+            bar.close()
+
+    return show

@@ -45,6 +45,7 @@ from jfreq.data.sources.kinds import open_source
 from jfreq.data.sources.segments import guarded, name_of
 from jfreq.data.sources.subsample import thinned
 from jfreq.files import Lock, disk_errors, local_path, write_atomically
+from jfreq.monitoring.progress import Progress
 from jfreq.ranges import Count, Hertz, NonNegative, Seconds, Seed, Workers, checked_call
 from jfreq.types import InputError
 
@@ -177,8 +178,8 @@ def prepare(
             _open_journal(folder, recipe)
             pieces = _pieces(rows, signal_bytes(info.signals))
             write = _part_writer(opened, cutter, info, folder, strict=strict)
-            with messages.progress(len(rows), enabled=progress) as show:
-                done = _run(write, pieces, workers or os.cpu_count() or 1, show)
+            with Progress(len(rows), title="preparing", lines=10, quiet=not progress) as bar:
+                done = _run(write, pieces, workers or os.cpu_count() or 1, bar.advance)
             info = _finish(out, folder, info, opened, done, cutter, progress=progress)
     if progress and (note := undivided(info, (row.subject for row in opened.rows))):
         messages.say([note])

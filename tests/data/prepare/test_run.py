@@ -380,7 +380,7 @@ def test_tensorflow_datasets_opens_the_folder(machines, machine_shards):
 
 def test_progress_is_plain_lines_off_a_terminal(audio_set, tmp_path, capsys):
     prepare(str(audio_set[0]), tmp_path / "out")
-    assert "prepared 12 of 12 rows" in capsys.readouterr().err
+    assert "preparing 12/12  ETA" in capsys.readouterr().err
 
 
 def test_the_metadata_says_where_it_came_from_without_paths(audio_set, tmp_path):
