@@ -79,7 +79,7 @@ class DataSpec:
 
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
-class Grid:
+class TokenGrid:
     """The token lattice: ``time`` x ``freq`` tokens, flattened in ``order``.
 
     ``freq_major`` numbers tokens ``f * time + t`` (AST, SSAST), ``time_major``
@@ -130,7 +130,7 @@ class Features(NamedTuple):
     """
 
     tokens: Array
-    grid: Grid
+    grid: TokenGrid
     clip: Array
     valid: Array
     layers: Array | None = None

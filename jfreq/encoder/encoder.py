@@ -15,7 +15,7 @@ from jfreq.encoder.windowing import Clip, Piece, cut, cut_window, grid_of_window
 from jfreq.export.bundle import encoder_shapes, load_trained
 from jfreq.method import Method
 from jfreq.ranges import brief
-from jfreq.types import Array, Batch, Embedding, Features, Grid, InputError, PyTree, SignalSpec
+from jfreq.types import Array, Batch, Embedding, Features, InputError, PyTree, SignalSpec, TokenGrid
 
 
 class Part(NamedTuple):
@@ -358,7 +358,7 @@ def pool_frames(features: Features) -> tuple[Array, Array, Array]:
     )
 
 
-def by_time(x: Array, grid: Grid) -> Array:
+def by_time(x: Array, grid: TokenGrid) -> Array:
     """Unfolds a flat token axis: ``[b n ...] -> [b time freq ...]`` in either order."""
     x = x.reshape(x.shape[0], *grid.shape, *x.shape[2:])
     return jnp.swapaxes(x, 1, 2) if grid.order == "freq_major" else x

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jfreq.types import Grid, InputError, SignalSpec
+from jfreq.types import InputError, SignalSpec, TokenGrid
 
 Clip = dict[str, np.ndarray]
 """One recording or a block of one: ``[t c]`` float32 by modality, at the model's rates; NaN where
@@ -45,7 +45,7 @@ class Piece(NamedTuple):
 
 
 def cut(
-    blocks: Iterable[Clip], signals: Sequence[SignalSpec], grid: Grid, window: Window | None
+    blocks: Iterable[Clip], signals: Sequence[SignalSpec], grid: TokenGrid, window: Window | None
 ) -> Iterator[Piece]:
     """The windows of one recording, up to the last token centred inside it.
 
@@ -92,7 +92,7 @@ def _joined(held: Clip, block: Clip) -> Clip:
     return {name: np.concatenate([x, block[name]]) for name, x in held.items()}
 
 
-def cut_window(grid: Grid, signals: Sequence[SignalSpec]) -> Window | None:
+def cut_window(grid: TokenGrid, signals: Sequence[SignalSpec]) -> Window | None:
     """The longest step that is a whole number of hops and of samples in every modality.
 
     Tokens that reach beyond the window are left to the next one. None where no step fits.
@@ -111,13 +111,13 @@ def cut_window(grid: Grid, signals: Sequence[SignalSpec]) -> Window | None:
     return None
 
 
-def grid_of_window(grid: Grid, signal: SignalSpec) -> Grid:
+def grid_of_window(grid: TokenGrid, signal: SignalSpec) -> TokenGrid:
     """The grid, with a single token per window (no lattice) spread over the whole window."""
     if grid.time > 1 or grid.hop > 1:
         return grid
-    return Grid(1, grid.freq, grid.order, first=signal.samples / 2, hop=float(signal.samples))
+    return TokenGrid(1, grid.freq, grid.order, first=signal.samples / 2, hop=float(signal.samples))
 
 
-def _reach(grid: Grid) -> float:
+def _reach(grid: TokenGrid) -> float:
     """Half a token in samples: the first token starts with the signal or is centred on it."""
     return max(grid.first, grid.hop / 2)

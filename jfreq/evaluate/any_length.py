@@ -13,7 +13,7 @@ from jfreq.encoder.encoder import by_time
 from jfreq.encoder.windowing import Window, cut_window, grid_of_window
 from jfreq.method import Method, Wrapper
 from jfreq.ranges import Positive, checked
-from jfreq.types import Array, Batch, DataSpec, Features, Grid, InputError, PyTree, SignalSpec
+from jfreq.types import Array, Batch, DataSpec, Features, InputError, PyTree, SignalSpec, TokenGrid
 
 
 def fitted(method: Method, data: DataSpec) -> Method:
@@ -93,7 +93,7 @@ def _encode_windows(
     signals: Sequence[SignalSpec],
     window: Window,
     number: int,
-    grid: Grid,
+    grid: TokenGrid,
 ) -> Features:
     parts = [_slices(batch, signals, [j * step for step in window.steps]) for j in range(number)]
     for j, part in enumerate(parts):
@@ -108,7 +108,7 @@ def _encode_windows(
         x = by_time(x, grid)[:, : window.tokens]
         return x.reshape(rows, number * window.tokens, *x.shape[2:])
 
-    whole = Grid(number * window.tokens, grid.freq, grid.order, grid.first, grid.hop)
+    whole = TokenGrid(number * window.tokens, grid.freq, grid.order, grid.first, grid.hop)
 
     def flatten(x: Array) -> Array:
         x = jnp.swapaxes(x, 1, 2) if grid.order == "freq_major" else x

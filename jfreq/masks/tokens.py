@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
-from jfreq.types import Grid, InputError, Mask
+from jfreq.types import InputError, Mask, TokenGrid
 
 Kind = Literal["cluster", "random", "time", "frequency"]
 ClusterMode = Literal["uniform", "official"]
@@ -28,7 +28,7 @@ def from_scores(scores: Float[Array, "b n"], count: int) -> Mask:
 
 
 def check_count(
-    kind: Kind, grid: Grid, count: int, *, sizes: Sizes = (3, 5), mode: ClusterMode = "uniform"
+    kind: Kind, grid: TokenGrid, count: int, *, sizes: Sizes = (3, 5), mode: ClusterMode = "uniform"
 ) -> None:
     """Raises ``InputError`` when ``count`` tokens of ``grid`` cannot be masked this way."""
     n = grid.size
@@ -50,7 +50,7 @@ def check_count(
 def sample(
     key: Key[Array, ""],
     batch: int,
-    grid: Grid,
+    grid: TokenGrid,
     count: int,
     *,
     kind: Kind = "random",
@@ -66,7 +66,7 @@ def sample(
     return lines(key, batch, grid, count, axis=kind, sizes=sizes)
 
 
-def random(key: Key[Array, ""], batch: int, grid: Grid, count: int) -> Mask:
+def random(key: Key[Array, ""], batch: int, grid: TokenGrid, count: int) -> Mask:
     """``count`` tokens uniformly without replacement."""
     return from_scores(jax.random.uniform(key, (batch, grid.size)), count)
 
@@ -74,7 +74,7 @@ def random(key: Key[Array, ""], batch: int, grid: Grid, count: int) -> Mask:
 def cluster(
     key: Key[Array, ""],
     batch: int,
-    grid: Grid,
+    grid: TokenGrid,
     count: int,
     *,
     sizes: Sizes = (3, 5),
@@ -102,7 +102,7 @@ def cluster(
 def lines(
     key: Key[Array, ""],
     batch: int,
-    grid: Grid,
+    grid: TokenGrid,
     count: int,
     *,
     axis: Literal["time", "frequency"],
@@ -127,7 +127,7 @@ def lines(
 def block(
     key: Key[Array, ""],
     batch: int,
-    grid: Grid,
+    grid: TokenGrid,
     count: int,
     *,
     block: int = 5,
@@ -146,7 +146,7 @@ def block(
 def inverse_block(
     key: Key[Array, ""],
     batch: int,
-    grid: Grid,
+    grid: TokenGrid,
     keep: int,
     *,
     block: int = 5,
@@ -178,7 +178,9 @@ def inverse_block(
     return _within(_block_scores(key, batch, grid, keep, block, adjust), keep, valid)
 
 
-def _block_scores(key, batch: int, grid: Grid, count: int, side: int, adjust: float | int) -> Array:
+def _block_scores(
+    key, batch: int, grid: TokenGrid, count: int, side: int, adjust: float | int
+) -> Array:
     """``[b n]``: between 1 and 2 in blocks for ``count`` tokens, between 0 and 1 elsewhere."""
     n = grid.size
     if not 1 <= count <= n - 1:
@@ -233,7 +235,7 @@ def _arrival(order_key, size_key, batch: int, shape: tuple[int, int], sizes: Siz
     return arrival
 
 
-def _official_cluster(key, batch: int, grid: Grid, count: int, sizes: Sizes) -> Mask:
+def _official_cluster(key, batch: int, grid: TokenGrid, count: int, sizes: Sizes) -> Mask:
     if grid.order != "freq_major":
         raise InputError("mask: the official clusters need frequency-major tokens")
     order_key, size_key = jax.random.split(key)

@@ -35,7 +35,7 @@ from jfreq.ops.patch import embed_patches
 from jfreq.ops.posemb import sincos_tokens
 from jfreq.ops.scale import unit
 from jfreq.ranges import Between, Count, Fraction, NonNegative, Seed, Size, Whole, checked
-from jfreq.types import Array, Batch, DataSpec, Grid, Mask, PyTree, Reconstruction
+from jfreq.types import Array, Batch, DataSpec, Mask, PyTree, Reconstruction, TokenGrid
 
 FBANK = Fbank(window="povey", remove_clip_mean=False, mean=-5.37779, std=6.55582)
 """The published front end. Its mean of 15.41663 is that of samples times ``2**15``, which adds
@@ -359,7 +359,7 @@ class Predictor(nn.Module):
 
     cfg: ViT
     out: int
-    grid: Grid
+    grid: TokenGrid
 
     @nn.compact
     def __call__(self, x: Array, valid: Array, *, train: bool = False) -> Array:

@@ -24,7 +24,7 @@ from jfreq.nn.vit import Layers, ViT
 from jfreq.nn.waveform import ConvFeatures, ConvPositions
 from jfreq.ops.gather import take_entries, take_tokens
 from jfreq.ranges import Between, Count, Fraction, NonNegative, checked
-from jfreq.types import Array, Batch, DataSpec, Features, Grid, Mask, PyTree
+from jfreq.types import Array, Batch, DataSpec, Features, Mask, PyTree, TokenGrid
 
 
 @checked
@@ -79,7 +79,7 @@ class Data2Vec(TeacherMethod):
             )
 
     @property
-    def grid(self) -> Grid:
+    def grid(self) -> TokenGrid:
         """One token after the other, placed on the signal."""
         return self.features.grid(self.signals[0].samples)
 

@@ -35,7 +35,7 @@ from jfreq.nn.heads import MLPHead
 from jfreq.nn.swin import Swin
 from jfreq.nn.swin_autoencoder import ModalityEncoder
 from jfreq.ranges import Count, NonNegative, Positive, Size, checked
-from jfreq.types import Array, Batch, DataSpec, Features, Grid, PyTree
+from jfreq.types import Array, Batch, DataSpec, Features, PyTree, TokenGrid
 
 POOL = Views(
     time=("permute", "negate", "warp_time", "flip", "warp_magnitude", "scale"),
@@ -95,7 +95,7 @@ class FOCAL(SpectraMethod):
         return self.encoder.scale if isinstance(self.encoder, Swin) else 1
 
     @property
-    def grid(self) -> Grid:
+    def grid(self) -> TokenGrid:
         """One token of all sensors for each moment of the encoders' last layer."""
         return self.time_grid(self.step)
 

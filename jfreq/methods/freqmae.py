@@ -37,7 +37,7 @@ from jfreq.nn.apply import apply
 from jfreq.nn.swin import Swin
 from jfreq.nn.swin_autoencoder import ModalityDecoder, ModalityEncoder, SensorPredictor
 from jfreq.ranges import Between, NonNegative, Size, checked
-from jfreq.types import Array, Batch, Features, Grid, Mask, PyTree, Reconstruction
+from jfreq.types import Array, Batch, Features, Mask, PyTree, Reconstruction, TokenGrid
 
 Hidden: TypeAlias = dict[str, Array]
 """``[b t f]`` bool by sensor, over the padded lattice."""
@@ -109,7 +109,7 @@ class FreqMAE(SpectraMethod):
         return len(self.signals) > 1
 
     @property
-    def grid(self) -> Grid:
+    def grid(self) -> TokenGrid:
         """Places of the last plane in time; all frequencies and sensors side by side in a token."""
         return self.time_grid(self.encoder.scale)
 

@@ -23,7 +23,7 @@ from jfreq.nn.cnn2d import Conv2d, MapNet, Projection, RowLevel
 from jfreq.nn.deepsense import DeepSense
 from jfreq.nn.stf import STF
 from jfreq.ranges import Count, Fraction, NonNegative, Positive, Probability, Share, Size, checked
-from jfreq.types import Array, Batch, DataSpec, Features, Grid, PyTree
+from jfreq.types import Array, Batch, DataSpec, Features, PyTree, TokenGrid
 
 BRANCHES = {"both": ("time", "frequency"), "time": ("time",), "frequency": ("frequency",)}
 
@@ -122,14 +122,14 @@ class LTFC(RawSensorMethod):
         return self.signals[0].samples // decided(self.frontend, "method.frontend").pool
 
     @property
-    def grid(self) -> Grid:
+    def grid(self) -> TokenGrid:
         """Time steps of the map, or tokens of the time stream where that is alone."""
         if self.stream == "time":
             return super().grid
         frontend = decided(self.frontend, "method.frontend")
         steps, _ = self.map_encoder.shape(self.frames, frontend.bins)
         hop = frontend.hop_length
-        return Grid(steps, first=hop / 2, hop=hop * self.map_encoder.stride[0])
+        return TokenGrid(steps, first=hop / 2, hop=hop * self.map_encoder.stride[0])
 
     @property
     def branch_widths(self) -> tuple[int, ...]:

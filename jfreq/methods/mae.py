@@ -35,7 +35,7 @@ from jfreq.ops.gather import restore_tokens, take_entries, take_tokens
 from jfreq.ops.patch import unpatchify
 from jfreq.ops.posemb import sincos_tokens
 from jfreq.ranges import Between, checked
-from jfreq.types import Array, Batch, Features, Grid, Mask, PyTree, Reconstruction
+from jfreq.types import Array, Batch, Features, Mask, PyTree, Reconstruction, TokenGrid
 
 xavier = nn.initializers.xavier_uniform()
 """Of every map outside the blocks, as released with the image recipe: patches and positions have to
@@ -96,7 +96,7 @@ class MAE(SpectraMethod):
         return n - max(line, round(self.mask_ratio * n / line) * line)
 
     @property
-    def grid(self) -> Grid:
+    def grid(self) -> TokenGrid:
         """All sensors' tokens of a moment side by side on the frequency axis."""
         return self.time_grid(freq=sum(p.tokens[1] for p in self.planes.values()))
 
@@ -216,9 +216,9 @@ class MAE(SpectraMethod):
         return x, {name: inside_tokens(found[name], p, p.tokens) for name, p in planes}
 
 
-def plane_grid(plane: Plane) -> Grid:
+def plane_grid(plane: Plane) -> TokenGrid:
     """The lattice of one sensor's tokens, time-major."""
-    return Grid(*plane.tokens, order="time_major")
+    return TokenGrid(*plane.tokens, order="time_major")
 
 
 # ------------------------------------------------------------------ the network
@@ -291,7 +291,7 @@ class _Decoder(nn.Module):
             x = restore_tokens(jnp.concatenate([kept, gaps], axis=1), drop[name].restore)
             place = sincos_tokens(plane_grid(planes[name]), width)
             full.append(x + sensor[None, None, i] + place[None])
-        grid = Grid(sum(x.shape[1] for x in full))
+        grid = TokenGrid(sum(x.shape[1] for x in full))
         x, _ = cfg.decoder.build("encoder")(
             jnp.concatenate(full, axis=1),
             grid=grid,

@@ -21,7 +21,7 @@ from jfreq.ops import sblu
 from jfreq.ops.patch import Shape2, patchify
 from jfreq.ops.posemb import sincos_tokens
 from jfreq.ranges import Positive, Size, checked
-from jfreq.types import Grid, InputError
+from jfreq.types import InputError, TokenGrid
 
 lecun = nn.initializers.lecun_normal
 _SPREAD = 1.5
@@ -116,7 +116,7 @@ class LambdaEncoder(nn.Module):
 
     cfg: AaPE
     patch: Shape2
-    grid: Grid
+    grid: TokenGrid
 
     @nn.compact
     def __call__(
@@ -171,7 +171,7 @@ class AliasBranch(nn.Module):
     cfg: AaPE
     patch: Shape2
     stride: Shape2
-    grid: Grid
+    grid: TokenGrid
 
     def setup(self):
         cfg = self.cfg
@@ -292,7 +292,7 @@ class Fusion(nn.Module):
 # ------------------------------------------------------------------ patches, bands
 
 
-def cut(spec: Float[Array, "b t f c"], patch: Shape2, stride: Shape2, grid: Grid):
+def cut(spec: Float[Array, "b t f c"], patch: Shape2, stride: Shape2, grid: TokenGrid):
     """Patches ``[b n p]`` in the order of ``grid``, which may overlap."""
     if stride == patch:
         tiled = spec[:, : grid.time * patch[0], : grid.freq * patch[1]]
@@ -319,7 +319,7 @@ def sub_bands(
 
 def silenced(
     spec: Float[Array, "b t f c"], visible: Bool[Array, "b n"], patch: Shape2, stride: Shape2,
-    grid: Grid,
+    grid: TokenGrid,
 ) -> Float[Array, "b t f c"]:  # fmt: skip
     """``spec`` with zeros in the patches that are not visible, and past the last patch."""
     if stride != patch:
@@ -333,7 +333,7 @@ def silenced(
     return jnp.where(jnp.pad(plane, edge)[..., None], spec, 0.0)
 
 
-def _by_time(x: Array, grid: Grid) -> Array:
+def _by_time(x: Array, grid: TokenGrid) -> Array:
     """``[b n k]`` to ``[b time freq k]``."""
     x = x.reshape(x.shape[0], *grid.shape, x.shape[-1])
     return x.transpose(0, 2, 1, 3) if grid.order == "freq_major" else x

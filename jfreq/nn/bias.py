@@ -1,7 +1,7 @@
 """What attention adds to the score of two tokens for their places on the grid.
 
-A token's place is its id on the :class:`~jfreq.types.Grid`, so that any subset of the tokens gets
-the bias of the pairs that are left. All biases are float32 and shared by the blocks of an encoder.
+A token's position is its id on the :class:`~jfreq.types.TokenGrid`, so that any subset of the
+tokens gets the bias of its pairs. All biases are float32 and shared by the blocks of an encoder.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int
 
 from jfreq.nn.heads import trunc_normal
 from jfreq.ranges import Size, checked
-from jfreq.types import Grid, InputError
+from jfreq.types import InputError, TokenGrid
 
 Axis = Literal["sequence", "time", "freq"]
 Gate = Literal["none", "query", "input"]
@@ -77,7 +77,7 @@ class RelativeBiasTable(nn.Module):
 
     @nn.compact
     def __call__(
-        self, grid: Grid, ids: Int[Array, "b n"] | None = None
+        self, grid: TokenGrid, ids: Int[Array, "b n"] | None = None
     ) -> Float[Array, "#b h n n"]:
         """The bias of queries (third axis) and keys (last) at ``ids``, by default the whole grid;
         without ``ids`` the first axis is 1."""
@@ -100,7 +100,7 @@ class ALiBiBias(nn.Module):
 
     @nn.compact
     def __call__(
-        self, grid: Grid, ids: Int[Array, "b n"] | None = None
+        self, grid: TokenGrid, ids: Int[Array, "b n"] | None = None
     ) -> Float[Array, "#b h n n"]:
         """As :class:`RelativeBiasTable`."""
         slopes = jnp.asarray(alibi_slopes(self.heads), jnp.float32)
@@ -116,7 +116,7 @@ class ALiBiBias(nn.Module):
 
 
 def distances(
-    grid: Grid, ids: Int[Array, "b n"] | None, axis: Axis
+    grid: TokenGrid, ids: Int[Array, "b n"] | None, axis: Axis
 ) -> tuple[Int[Array, "#b n n"], int]:
     """Place of the key (last axis) minus that of the query along ``axis``, and the largest there
     can be."""

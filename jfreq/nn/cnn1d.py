@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from jfreq.ops.conv import receptive_field
 from jfreq.ranges import Count, Fraction, Size, checked
-from jfreq.types import Grid, InputError, SignalSpec
+from jfreq.types import InputError, SignalSpec, TokenGrid
 
 
 @checked
@@ -51,7 +51,7 @@ class Conv1d:
                 "kernels span; prepare longer windows with --seconds, or set encoder.kernels"
             )
 
-    def grid(self, samples: int) -> Grid:
+    def grid(self, samples: int) -> TokenGrid:
         """Tokens of the last layer, centred on what they see."""
         return conv_grid(samples, self.field)
 
@@ -76,11 +76,11 @@ class Conv1dEncoder(nn.Module):
         return x
 
 
-def conv_grid(samples: int, field: tuple[int, int]) -> Grid:
+def conv_grid(samples: int, field: tuple[int, int]) -> TokenGrid:
     """Tokens of convolutions without padding, each centred on the samples that it sees; ``field``
     as :func:`jfreq.ops.conv.receptive_field` gives it."""
     span, hop = field
-    return Grid(time=(samples - span) // hop + 1, first=(span - 1) / 2, hop=float(hop))
+    return TokenGrid(time=(samples - span) // hop + 1, first=(span - 1) / 2, hop=float(hop))
 
 
 def one_length(signals: Sequence[SignalSpec]) -> int:

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jfreq.nn.heads import trunc_normal
 from jfreq.ranges import Positive, Size, checked
-from jfreq.types import Grid, InputError
+from jfreq.types import InputError, TokenGrid
 
 
 @checked
@@ -50,7 +50,7 @@ class ConvNeXtEncoder(nn.Module):
         self,
         x: Float[Array, "b n d"],
         *,
-        grid: Grid,
+        grid: TokenGrid,
         ids: Int[Array, "b n"] | None = None,
         special: int = 0,
         valid: Bool[Array, "b n"] | None = None,

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 from jfreq.nn.cnn1d import one_length
 from jfreq.ops import dft
 from jfreq.ranges import Count, Fraction, Size, checked
-from jfreq.types import Grid, InputError, SignalSpec
+from jfreq.types import InputError, SignalSpec, TokenGrid
 
 
 @checked
@@ -48,9 +48,9 @@ class DeepSense:
         if samples % self.chunk:
             raise InputError(f"encoder.chunk: {samples} samples are not a multiple of {self.chunk}")
 
-    def grid(self, samples: int) -> Grid:
+    def grid(self, samples: int) -> TokenGrid:
         """One token for each chunk."""
-        return Grid(samples // self.chunk, first=(self.chunk - 1) / 2, hop=float(self.chunk))
+        return TokenGrid(samples // self.chunk, first=(self.chunk - 1) / 2, hop=float(self.chunk))
 
     def build(self, name: str | None = None) -> DeepSenseEncoder:
         return DeepSenseEncoder(self, name=name)

@@ -13,7 +13,7 @@ from jfreq.nn.heads import torch_bias, torch_kernel, trunc_normal
 from jfreq.nn.vit import Layers
 from jfreq.ops import patch as patches
 from jfreq.ops.posemb import sincos_tokens
-from jfreq.types import Grid, Mask
+from jfreq.types import Mask, TokenGrid
 
 
 class PatchEmbed(nn.Module):
@@ -22,7 +22,7 @@ class PatchEmbed(nn.Module):
     patch: tuple[int, int]
     stride: tuple[int, int]
     width: int
-    grid: Grid
+    grid: TokenGrid
 
     @nn.compact
     def __call__(self, spec: Float[Array, "b t f c"]) -> Float[Array, "b n d"]:
@@ -43,7 +43,7 @@ class Positions(nn.Module):
     tokens (EAT).
     """
 
-    grid: Grid
+    grid: TokenGrid
     special: int
     width: int
     kind: Literal["learned", "sincos"] = "learned"
@@ -72,7 +72,7 @@ class SpectrogramTrunk(nn.Module):
 
     patch: tuple[int, int]
     stride: tuple[int, int]
-    grid: Grid
+    grid: TokenGrid
     special: int
     encoder_cfg: Any
     alias_cfg: AaPE | None = None

@@ -20,7 +20,7 @@ from jfreq.ops.gather import restore_tokens, take_tokens
 from jfreq.ops.posemb import sincos_tokens
 from jfreq.ranges import Fraction, NonNegative, Positive, Size, checked
 from jfreq.sharding import constrain
-from jfreq.types import Grid, InputError, Mask
+from jfreq.types import InputError, Mask, TokenGrid
 
 
 @checked
@@ -94,7 +94,7 @@ class ConvDecoderNet(nn.Module):
         self,
         states: Float[Array, "b k d"],
         mask: Mask,
-        grid: Grid,
+        grid: TokenGrid,
         key: Key[Array, ""],
         *,
         train: bool = False,
@@ -172,7 +172,7 @@ class CrossPredictorNet(nn.Module):
         self,
         states: Float[Array, "b k d"],
         mask: Mask,
-        grid: Grid,
+        grid: TokenGrid,
         key: Key[Array, ""] | None = None,
     ) -> Float[Array, "b m out"]:
         """Predictions in the order of ``mask.drop``. Nothing is drawn: ``key`` is unused."""

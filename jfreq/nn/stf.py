@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 from jfreq.nn import groups
 from jfreq.ops import stf
 from jfreq.ranges import Count, Fraction, Positive, Size, checked
-from jfreq.types import Grid, InputError, SignalSpec
+from jfreq.types import InputError, SignalSpec, TokenGrid
 
 Pair = tuple[Array, Array]
 """Real and imaginary part."""
@@ -108,10 +108,10 @@ class STF:
                 f"a multiple of the longest window {self.windows[-1]}; choose other lengths"
             )
 
-    def grid(self, samples: int) -> Grid:
+    def grid(self, samples: int) -> TokenGrid:
         """One token for every longest block of the input."""
         block = self.windows[-1]
-        return Grid(time=samples // block, first=(block - 1) / 2, hop=float(block))
+        return TokenGrid(time=samples // block, first=(block - 1) / 2, hop=float(block))
 
     def _pooled_samples(self, samples: int) -> int:
         return samples // self.windows[0] * self.sizes[0]

@@ -17,7 +17,7 @@ from jfreq.nn.dropout import dropping
 from jfreq.nn.heads import trunc_normal
 from jfreq.ranges import Fraction, Positive, Size, checked
 from jfreq.sharding import constrain
-from jfreq.types import Grid, InputError
+from jfreq.types import InputError, TokenGrid
 
 Remat = Literal["none", "dots", "full"]
 Layers = bool | Literal["ffn"]
@@ -185,7 +185,7 @@ class ViTEncoder(nn.Module):
         self,
         x: Float[Array, "b n d"],
         *,
-        grid: Grid,
+        grid: TokenGrid,
         ids: Int[Array, "b k"] | None = None,
         special: int = 0,
         valid: Bool[Array, "b n"] | None = None,
@@ -223,7 +223,7 @@ class ViTEncoder(nn.Module):
         return norm(x) if cfg.norm == "pre" and cfg.final_norm else x, states
 
     def _bias(
-        self, tokens: int, grid: Grid, ids: Array | None, special: int
+        self, tokens: int, grid: TokenGrid, ids: Array | None, special: int
     ) -> Float[Array, "#b h n n"] | None:
         """The bias of all pairs; 0 where one of the two is a special token."""
         cfg = self.cfg

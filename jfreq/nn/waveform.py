@@ -14,7 +14,7 @@ from jfreq.nn.cnn1d import conv_grid, one_length
 from jfreq.nn.grouped_conv import ConvBlock
 from jfreq.ops.conv import receptive_field
 from jfreq.ranges import Count, Size, checked
-from jfreq.types import Grid, InputError, SignalSpec
+from jfreq.types import InputError, SignalSpec, TokenGrid
 
 he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 """Normal of variance ``2 / fan_in``: torch's ``kaiming_normal_``."""
@@ -54,7 +54,7 @@ class ConvFeatures:
                 "token sees; prepare longer windows with --seconds, or take fewer layers"
             )
 
-    def grid(self, samples: int) -> Grid:
+    def grid(self, samples: int) -> TokenGrid:
         """Tokens of ``samples``, each centred on what it sees."""
         return conv_grid(samples, self.field)
 

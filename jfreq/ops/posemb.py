@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32
 
-from jfreq.types import Grid, InputError
+from jfreq.types import InputError, TokenGrid
 
 Table = Float[Array | np.ndarray, "f t d"]
 """A learned table as parameters hold it, frequency first as in released weights."""
@@ -40,7 +40,7 @@ def sincos_2d(
     return np.concatenate([freq, time], axis=-1)
 
 
-def sincos_tokens(grid: Grid, d: int) -> Float32[np.ndarray, "n d"]:
+def sincos_tokens(grid: TokenGrid, d: int) -> Float32[np.ndarray, "n d"]:
     """:func:`sincos_2d` of a lattice in the order of its tokens, ``[n d]``."""
     table = sincos_2d(grid.time, grid.freq, d)
     table = table.transpose(1, 0, 2) if grid.order == "freq_major" else table

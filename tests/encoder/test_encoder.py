@@ -15,11 +15,11 @@ from jfreq.encoder.windowing import cut, cut_window
 from jfreq.export.bundle import save_bundle
 from jfreq.method import Method
 from jfreq.ranges import checked
-from jfreq.types import DataSpec, Features, Grid, InputError, SignalSpec
+from jfreq.types import DataSpec, Features, InputError, SignalSpec, TokenGrid
 
 RATE, HOP, SPAN = 16000, 2560, 2800
 AUDIO = SignalSpec("audio", RATE, 15000)
-GRID = Grid(time=6, freq=2, first=SPAN / 2, hop=HOP)
+GRID = TokenGrid(time=6, freq=2, first=SPAN / 2, hop=HOP)
 """Patches of 16 frames; the sixth is centred inside the window and reaches beyond it."""
 
 
@@ -27,7 +27,7 @@ GRID = Grid(time=6, freq=2, first=SPAN / 2, hop=HOP)
 class SpanMeans(Method):
     """Token (f, t): (f + 1) times the mean of span t of each modality and of its square."""
 
-    grid: Grid = GRID
+    grid: TokenGrid = GRID
     span: int = SPAN
 
     def encode(self, params, batch):
@@ -60,11 +60,11 @@ class Signed(SpanMeans):
         return features._replace(logits=jnp.concatenate([-mean, mean], 1))
 
 
-def fake(grid: Grid = GRID, *, span: int = SPAN, signals=(AUDIO,)) -> Encoder:
+def fake(grid: TokenGrid = GRID, *, span: int = SPAN, signals=(AUDIO,)) -> Encoder:
     return Encoder(SpanMeans(signals, grid, span), {"gain": np.float32(1)}, signals=signals)
 
 
-def expected_frames(x: np.ndarray, grid: Grid = GRID, span: int = SPAN) -> np.ndarray:
+def expected_frames(x: np.ndarray, grid: TokenGrid = GRID, span: int = SPAN) -> np.ndarray:
     """Frames of the whole recording at once, in float64; each row averages to 1.5 times a mean."""
     count = max(1, int((len(x) - grid.first) // grid.hop) + 1)
     scale = np.mean(np.arange(grid.freq) + 1.0)
@@ -128,7 +128,7 @@ def test_twenty_minutes_without_drift(encoder):
 
 @pytest.mark.parametrize(
     ("grid", "span", "first_ms", "hop_ms"),
-    [(GRID, SPAN, 87.5, 160.0), (Grid(time=46, first=280.0, hop=320.0), 560, 17.5, 20.0)],
+    [(GRID, SPAN, 87.5, 160.0), (TokenGrid(time=46, first=280.0, hop=320.0), 560, 17.5, 20.0)],
 )
 def test_times_in_closed_form(grid, span, first_ms, hop_ms):
     encoder = fake(grid, span=span)
@@ -139,7 +139,7 @@ def test_times_in_closed_form(grid, span, first_ms, hop_ms):
 
 
 def test_time_major_grid_gives_the_same_frames(encoder):
-    other = fake(Grid(time=6, freq=2, order="time_major", first=SPAN / 2, hop=HOP))
+    other = fake(TokenGrid(time=6, freq=2, order="time_major", first=SPAN / 2, hop=HOP))
     x = noise(np.random.default_rng(2), 50_000)
     np.testing.assert_array_equal(other(x).frames, encoder(x).frames)
 
@@ -229,7 +229,7 @@ MOTION = (SignalSpec("acc", 50.0, 128, 3), SignalSpec("gyro", 100.0, 256, 1))
 
 
 def test_several_modalities_stay_together():
-    grid = Grid(time=15, first=8.0, hop=8.0)
+    grid = TokenGrid(time=15, first=8.0, hop=8.0)
     encoder = fake(grid, span=16, signals=MOTION)
     assert encoder._window is not None
     assert encoder._window == (15, (120, 240), 128)
@@ -251,26 +251,30 @@ def test_several_modalities_stay_together():
 
 def test_window_is_whole_hops_and_whole_samples():
     audio = [SignalSpec("audio", 16000.0, 160_000)]
-    assert cut_window(Grid(64, 8, first=1400.0, hop=2560.0), audio) == (62, (62 * 2560,), 160_000)
+    assert cut_window(TokenGrid(64, 8, first=1400.0, hop=2560.0), audio) == (
+        62,
+        (62 * 2560,),
+        160_000,
+    )
 
     # A hop of 2 1/3 samples: only multiples of three tokens.
-    uneven = cut_window(Grid(50, first=2.0, hop=7 / 3), [SignalSpec("x", 10.0, 100)])
+    uneven = cut_window(TokenGrid(50, first=2.0, hop=7 / 3), [SignalSpec("x", 10.0, 100)])
     assert uneven == (42, (98,), 100)
     # Frames centred on the signal, as of a padded STFT.
-    centred = cut_window(Grid(101, first=0.0, hop=160.0), [SignalSpec("x", 16e3, 16000)])
+    centred = cut_window(TokenGrid(101, first=0.0, hop=160.0), [SignalSpec("x", 16e3, 16000)])
     assert centred == (100, (16000,), 15999)
-    assert cut_window(Grid(2, first=2.0, hop=7 / 3), [SignalSpec("x", 10.0, 5)]) is None
+    assert cut_window(TokenGrid(2, first=2.0, hop=7 / 3), [SignalSpec("x", 10.0, 5)]) is None
 
 
 def test_no_whole_step_is_refused_only_for_long_recordings():
-    encoder = fake(Grid(2, first=2.5, hop=7 / 3), span=3, signals=(SignalSpec("x", 10.0, 6),))
+    encoder = fake(TokenGrid(2, first=2.5, hop=7 / 3), span=3, signals=(SignalSpec("x", 10.0, 6),))
     assert encoder(np.ones(6)).frames.shape[0] == 1
     with pytest.raises(InputError, match="cannot be cut"):
         encoder(np.ones(7))
 
 
 def test_a_method_without_tokens_gives_one_frame_for_each_window():
-    encoder = fake(Grid(time=1), span=SPAN)
+    encoder = fake(TokenGrid(time=1), span=SPAN)
     out = encoder(np.ones(40_000))
     assert out.times_ms.tolist() == [468.75, 1406.25, 2343.75]
     assert encoder.hop_ms == 937.5

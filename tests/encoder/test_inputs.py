@@ -14,11 +14,11 @@ from jfreq.encoder.embed_files import embed_files
 from jfreq.encoder.encoder import Encoder
 from jfreq.encoder.growing_npz import Column, Grown, check_room, write_npz
 from jfreq.method import Method
-from jfreq.types import Features, Grid, InputError, SignalSpec
+from jfreq.types import Features, InputError, SignalSpec, TokenGrid
 
 RATE, HOP = 16000, 2500
 AUDIO = SignalSpec("audio", RATE, 15000)
-GRID = Grid(time=6, first=HOP / 2, hop=HOP)
+GRID = TokenGrid(time=6, first=HOP / 2, hop=HOP)
 
 
 class Levels(Method):

@@ -7,7 +7,7 @@ import pytest
 from jfreq.data.shards.metadata import ShardsInfo, SignalInfo
 from jfreq.method import Method
 from jfreq.ranges import checked
-from jfreq.types import Features, Grid
+from jfreq.types import Features, TokenGrid
 
 
 class FakeShards:
@@ -67,7 +67,7 @@ class Patches(Method):
 
     def encode(self, params, batch):
         freq, time = self.freq, self.time
-        grid = Grid(time=time, freq=freq, first=freq / 2, hop=freq)
+        grid = TokenGrid(time=time, freq=freq, first=freq / 2, hop=freq)
         x = batch["x"][:, : freq * time] * params["gain"]
         tokens = x.reshape(len(x), time, freq, -1).swapaxes(1, 2).reshape(len(x), freq * time, -1)
         inside = (grid.first + grid.hop * np.arange(time))[None] <= batch["length"][:, None]

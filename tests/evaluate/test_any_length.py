@@ -12,7 +12,7 @@ from jfreq.methods.ssast import SSAST
 from jfreq.nn.vit import ViT
 from jfreq.ranges import checked
 from jfreq.testing import CLIP
-from jfreq.types import DataSpec, Features, Grid, InputError, SignalSpec
+from jfreq.types import DataSpec, Features, InputError, SignalSpec, TokenGrid
 
 SAMPLES = CLIP.signals[0].samples
 
@@ -77,8 +77,8 @@ class Powers(Method):
         valid = (centre[None] <= batch["length"][:, None]) | (jnp.arange(time) == 0)[None]
         clip = (tokens * valid[..., None]).sum(1) / valid.sum(1)[:, None]
         if self.lattice:
-            return Features(tokens, Grid(time, first=hop / 2, hop=hop), clip, valid)
-        return Features(clip[:, None], Grid(1), clip, jnp.ones((len(clip), 1), bool))
+            return Features(tokens, TokenGrid(time, first=hop / 2, hop=hop), clip, valid)
+        return Features(clip[:, None], TokenGrid(1), clip, jnp.ones((len(clip), 1), bool))
 
 
 class Odd(Method):
@@ -88,7 +88,7 @@ class Odd(Method):
         rows = len(batch["fast"])
         valid = jnp.ones((rows, 7), bool)
         return Features(
-            jnp.ones((rows, 7, 1)), Grid(7, first=6.0, hop=12.3), jnp.ones((rows, 1)), valid
+            jnp.ones((rows, 7, 1)), TokenGrid(7, first=6.0, hop=12.3), jnp.ones((rows, 1)), valid
         )
 
 
@@ -123,7 +123,7 @@ def test_without_a_lattice_windows_do_not_overlap():
     batch, expected = rows(1.5)
     encode = AnyLength(BOTH, Powers(BOTH, lattice=False)).encode
     found = jax.jit(encode)({}, batch)
-    assert found.grid == Grid(3, first=250.0, hop=500.0)
+    assert found.grid == TokenGrid(3, first=250.0, hop=500.0)
     np.testing.assert_allclose(found.tokens, expected.reshape(3, 3, 5, 2).mean(2), rtol=1e-5)
     np.testing.assert_allclose(found.clip, expected.mean(1), rtol=1e-5)
 

@@ -15,7 +15,7 @@ from jfreq.evaluate.features import (
     spectrogram_statistics,
 )
 from jfreq.method import Method
-from jfreq.types import DataSpec, Features, Grid, InputError, SignalSpec
+from jfreq.types import DataSpec, Features, InputError, SignalSpec, TokenGrid
 
 FREQ, TIME, GAIN = 2, 4, 3.0
 PARAMS = {"gain": np.float32(GAIN)}
@@ -80,7 +80,7 @@ def test_time_major_pools_alike():
         swap = (lambda a: a) if order == "freq_major" else (lambda a: a.swapaxes(1, 2))
         flat, mask = swap(x).reshape(2, -1, 3), swap(valid).reshape(2, -1)
         flat, mask = jnp.asarray(flat), jnp.asarray(mask)
-        features = Features(flat, Grid(TIME, FREQ, order), flat[:, 0], mask)
+        features = Features(flat, TokenGrid(TIME, FREQ, order), flat[:, 0], mask)
         outs.append([pooled(features, pool) for pool in ("freq", "mean_std")])
     np.testing.assert_allclose(outs[0][0], outs[1][0])
     np.testing.assert_allclose(outs[0][1], outs[1][1], atol=1e-6)
@@ -93,7 +93,7 @@ def test_compiled_once_and_batch_size_does_not_matter(data):
         def encode(self, params, batch):
             traces.append(1)
             x = batch["x"].mean(1)
-            return Features(x[:, None], Grid(1), x, jnp.ones((len(x), 1), bool))
+            return Features(x[:, None], TokenGrid(1), x, jnp.ones((len(x), 1), bool))
 
     method = Mean()
     first = extract(method, {}, data, np.arange(11), batch=4)

@@ -25,7 +25,7 @@ from jfreq.nn.vit import ViT
 from jfreq.testing import CLIP
 from jfreq.train import run_folder
 from jfreq.train.state import Trained
-from jfreq.types import Features, Grid, InputError
+from jfreq.types import Features, InputError, TokenGrid
 
 CLASSES = 6
 
@@ -53,7 +53,7 @@ class Table(Method):
     def encode(self, params, batch):
         logits = params["table"][batch["id"]]
         valid = jnp.ones((len(logits), 1), bool)
-        return Features(logits[:, None], Grid(1), logits, valid, logits=logits)
+        return Features(logits[:, None], TokenGrid(1), logits, valid, logits=logits)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from jfreq.evaluate.layers import CLIP, probe_layers
 from jfreq.evaluate.probe_protocol import probe
 from jfreq.method import Method
 from jfreq.train.state import Trained
-from jfreq.types import Features, Grid, InputError, SignalSpec
+from jfreq.types import Features, InputError, SignalSpec, TokenGrid
 
 CLASSES = 3
 
@@ -22,7 +22,7 @@ class TwoBlocks(Method):
         tokens = jnp.concatenate([x, jnp.zeros_like(x[..., :1])], axis=-1) * params["gain"]
         noise = tokens.at[..., :CLASSES].set(0.0)
         valid = jnp.ones(tokens.shape[:2], bool)
-        return Features(tokens, Grid(4), tokens.mean(1), valid, jnp.stack([noise, tokens]))
+        return Features(tokens, TokenGrid(4), tokens.mean(1), valid, jnp.stack([noise, tokens]))
 
 
 @pytest.fixture

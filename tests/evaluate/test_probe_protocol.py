@@ -20,7 +20,7 @@ from jfreq.evaluate.probe_protocol import probe
 from jfreq.evaluate.results import HAND_MADE, TRAINED, UNTRAINED
 from jfreq.method import Method
 from jfreq.train.state import Trained
-from jfreq.types import Features, Grid, InputError, SignalSpec
+from jfreq.types import Features, InputError, SignalSpec, TokenGrid
 
 CLASSES = 3
 
@@ -35,7 +35,7 @@ class Project(Method):
 
     def encode(self, params, batch):
         clip = batch["x"].mean(1) @ params["kernel"]
-        return Features(clip[:, None], Grid(1), clip, jnp.ones((len(clip), 1), bool))
+        return Features(clip[:, None], TokenGrid(1), clip, jnp.ones((len(clip), 1), bool))
 
 
 @pytest.fixture

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 
 from jfreq import masks as functions
 from jfreq.testing import Compiled
-from jfreq.types import Grid, InputError
+from jfreq.types import InputError, TokenGrid
 
 masks = Compiled(functions)
-PATCHES = Grid(time=64, freq=8)
+PATCHES = TokenGrid(time=64, freq=8)
 OFFICIAL_ROWS = {
     400: [0.415, 0.671, 0.816, 0.874, 0.888, 0.884, 0.884, 0.818],
     250: [0.199, 0.366, 0.497, 0.566, 0.594, 0.594, 0.592, 0.499],
@@ -39,7 +39,7 @@ def check_partition(mask, batch, n, count):
     st.sampled_from(["freq_major", "time_major"]), st.floats(0.1, 0.9), st.integers(0, 2**31 - 1),
 )  # fmt: skip
 def test_exact_partition(kind, freq, time, batch, order, share, seed):
-    grid = Grid(time=time, freq=freq, order=order)
+    grid = TokenGrid(time=time, freq=freq, order=order)
     line = {"time": freq, "frequency": time}.get(kind, 1)
     count = max(line, int(share * grid.size) // line * line)
     if count >= grid.size:
@@ -113,7 +113,7 @@ def test_official_against_a_plain_reading_of_the_code(key, count):
 
 
 def test_spans_keep_lines_together(key):
-    grid = Grid(time=64, freq=8)
+    grid = TokenGrid(time=64, freq=8)
     spans = masks.lines(key, 500, grid, 8 * 24, axis="time", sizes=(4, 4))
     single = masks.lines(key, 500, grid, 8 * 24, axis="time", sizes=(1, 1))
 
@@ -161,7 +161,7 @@ def test_same_masks_on_a_mesh_and_no_collectives(key):
 
 # ------------------------------------------------------------------ EAT's inverse blocks
 
-SPANS = Grid(time=64, freq=8, order="time_major")
+SPANS = TokenGrid(time=64, freq=8, order="time_major")
 """16 x 16 patches of 10 s: 512 tokens, of which EAT keeps 102."""
 
 
@@ -220,7 +220,7 @@ def test_inverse_blocks_lie_together_and_shun_the_borders(kept):
 @pytest.mark.parametrize("block", [2, 5])
 def test_inverse_blocks_are_where_they_are_on_the_plane(key, order, block):
     """One centre and as few tokens as its block: a square of that side, wherever it is not cut."""
-    grid = Grid(time=9, freq=7, order=order)
+    grid = TokenGrid(time=9, freq=7, order=order)
     mask = jax.jit(lambda k: masks.inverse_block(k, 300, grid, block**2, block=block, adjust=0))(
         key
     )
@@ -237,7 +237,7 @@ def test_inverse_blocks_are_where_they_are_on_the_plane(key, order, block):
 @pytest.mark.parametrize("shape", [(40, 1), (1, 40), (12, 3), (2, 2)])
 def test_inverse_blocks_on_grids_narrower_than_a_block(key, shape):
     time, freq = shape
-    grid = Grid(time=time, freq=freq)
+    grid = TokenGrid(time=time, freq=freq)
     keep = max(1, grid.size // 4)
     mask = jax.jit(lambda k: masks.inverse_block(k, 500, grid, keep))(key)
     check_partition(mask, 500, grid.size, grid.size - keep)
@@ -248,7 +248,7 @@ def test_inverse_blocks_on_grids_narrower_than_a_block(key, shape):
 
 def test_masked_blocks_have_the_marginals_of_their_definition():
     """data2vec 2.0 on 50 tokens: int(50 * .55 / 5) spans of 5, then 25 masked tokens."""
-    grid = Grid(time=50)
+    grid = TokenGrid(time=50)
     mask = jax.jit(lambda k: masks.block(k, 4000, grid, 25))(jax.random.key(5))
     check_partition(mask, 4000, 50, 25)
     ours = np.asarray(mask.is_masked)
@@ -263,7 +263,7 @@ def test_masked_blocks_have_the_marginals_of_their_definition():
 @pytest.mark.parametrize("sample", [masks.block, masks.inverse_block])
 def test_padding_takes_no_part_in_blocks(key, sample):
     """Half of the signal's tokens are visible in every row, rounded up, however short it is."""
-    grid, length = Grid(time=20), np.array([1, 2, 7, 19, 20])
+    grid, length = TokenGrid(time=20), np.array([1, 2, 7, 19, 20])
     valid = np.arange(20) < length[:, None]
     mask = jax.jit(lambda k: sample(k, 5, grid, 10, valid=jnp.asarray(valid)))(key)
     check_partition(mask, 5, 20, 10)

@@ -19,7 +19,7 @@ from jfreq.ranges import checked
 from jfreq.testing import CLIP, fake_batch, fitted, loss_and_grad
 from jfreq.train import initial_state, transfer
 from jfreq.train.state import Trained
-from jfreq.types import DataSpec, Features, Grid, InputError, SignalSpec
+from jfreq.types import DataSpec, Features, InputError, SignalSpec, TokenGrid
 
 SMALL = ViT(width=32, depth=1, heads=2)
 MODELS = {
@@ -71,7 +71,7 @@ class FirstFrame(Method):
         spec = self.with_spectrogram(batch)["spectrogram"]
         tokens = spec[..., 0] * params["gain"][None, None]
         valid = jnp.ones(tokens.shape[:2], bool)
-        return Features(tokens, Grid(time=spec.shape[1]), tokens[:, 0], valid)
+        return Features(tokens, TokenGrid(time=spec.shape[1]), tokens[:, 0], valid)
 
 
 def table(head=PLAIN, *, classes=3):

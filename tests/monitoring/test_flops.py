@@ -8,7 +8,7 @@ import pytest
 
 from jfreq.monitoring import flops
 from jfreq.nn.vit import ViT
-from jfreq.types import Grid
+from jfreq.types import TokenGrid
 
 A, B = jax.ShapeDtypeStruct((3, 5), jnp.float32), jax.ShapeDtypeStruct((5, 7), jnp.float32)
 DENSE = 2 * 3 * 5 * 7
@@ -96,7 +96,7 @@ def test_vit_base_at_514_tokens(remat):
     """12 blocks of 24 n d^2 + 4 n^2 d; the rest is below one per cent."""
     n, d = 514, 768
     net = ViT(remat=remat).build()
-    x, grid = jax.ShapeDtypeStruct((2, n, d), jnp.float32), Grid(time=n)
+    x, grid = jax.ShapeDtypeStruct((2, n, d), jnp.float32), TokenGrid(time=n)
     params = jax.eval_shape(lambda k, x: net.init(k, x, grid=grid), jax.random.key(0), x)
     counted = flops.count(lambda p, x: net.apply(p, x, grid=grid)[0], params, x)
     assert counted == pytest.approx(2 * 12 * (24 * n * d**2 + 4 * n**2 * d), rel=0.01)

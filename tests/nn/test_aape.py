@@ -16,10 +16,10 @@ from jfreq.monitoring import flops
 from jfreq.nn.aape import AaPE, AliasBranch, bounded, silenced
 from jfreq.nn.patch_encoder import PatchEmbed, SpectrogramTrunk
 from jfreq.nn.vit import SIZES, ViT
-from jfreq.types import Grid, InputError
+from jfreq.types import InputError, TokenGrid
 
 PATCH, WIDTH = (8, 4), 12
-GRID = Grid(time=6, freq=2, order="time_major")
+GRID = TokenGrid(time=6, freq=2, order="time_major")
 SMALL = AaPE(kernels=3, taps=9, high_pass=17, width=8, depth=1, heads=2, out=6)
 LOCAL = AaPE(**{**vars(SMALL), "context": "local"})
 MASKED = AaPE(**{**vars(SMALL), "context": "masked"})
@@ -186,9 +186,9 @@ def test_orders_and_overlaps_are_the_same_branch():
         return compiled(branch, branch.measure)(variables, spec, None, None)
 
     tokens = measured(GRID).reshape(6, 2, -1)
-    other = measured(Grid(6, 2)).reshape(2, 6, -1).transpose(1, 0, 2)
+    other = measured(TokenGrid(6, 2)).reshape(2, 6, -1).transpose(1, 0, 2)
     np.testing.assert_allclose(tokens, other, atol=1e-6)
-    dense = measured(Grid(21, 2, "time_major"), (2, 4)).reshape(21, 2, -1)
+    dense = measured(TokenGrid(21, 2, "time_major"), (2, 4)).reshape(21, 2, -1)
     np.testing.assert_allclose(tokens, dense[::4], atol=1e-5)
 
 
@@ -205,7 +205,7 @@ def test_the_batch_may_stay_open():
 
 def test_size_and_arithmetic_on_vit_base():
     """1.74 M parameters and less than 3 % of the arithmetic of ViT-B on 10 s."""
-    grid = Grid(64, 8, "time_major")
+    grid = TokenGrid(64, 8, "time_major")
     sizes, work = {}, {}
     for name, cfg in {"plain": None, "aape": AaPE()}.items():
         net = SpectrogramTrunk((16, 16), (16, 16), grid, 1, SIZES["base"], cfg, "sincos")

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from jfreq.nn.bias import ALiBi, RelativeBias, alibi_slopes, relative_buckets
-from jfreq.types import Grid, InputError
+from jfreq.types import InputError, TokenGrid
 
-GRIDS = [Grid(time=4, freq=3), Grid(4, 3, "time_major"), Grid(time=7)]
+GRIDS = [TokenGrid(time=4, freq=3), TokenGrid(4, 3, "time_major"), TokenGrid(time=7)]
 HEADS = 3
 
 

@@ -11,11 +11,13 @@ from scipy.signal import correlate2d
 from scipy.special import erf
 
 from jfreq.nn.convnext import ConvNeXt
-from jfreq.types import Grid, InputError
+from jfreq.types import InputError, TokenGrid
 
 CFG = ConvNeXt(width=6, depth=2, kernel=3, mlp_ratio=2.0)
 FREQ, TIME = 3, 5
-GRIDS = {order: Grid(time=TIME, freq=FREQ, order=order) for order in ("freq_major", "time_major")}
+GRIDS = {
+    order: TokenGrid(time=TIME, freq=FREQ, order=order) for order in ("freq_major", "time_major")
+}
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +115,7 @@ def test_kernel_is_cut_to_narrow_grids():
     cfg = dataclasses.replace(CFG, kernel=7)
     x = jnp.zeros((1, 8, 6))
     params = jax.eval_shape(
-        lambda key: cfg.build().init(key, x, grid=Grid(time=8, freq=1))["params"],
+        lambda key: cfg.build().init(key, x, grid=TokenGrid(time=8, freq=1))["params"],
         jax.random.key(0),
     )
     assert params["depthwise0"]["kernel"].shape == (1, 7, 1, 6)

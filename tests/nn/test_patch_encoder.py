@@ -14,11 +14,11 @@ from jfreq.nn.bias import ALiBi
 from jfreq.nn.heads import MLPHead, NormLinear
 from jfreq.nn.patch_encoder import PatchEmbed, Positions, SpectrogramTrunk
 from jfreq.nn.vit import ViT
-from jfreq.types import Grid
+from jfreq.types import TokenGrid
 
 FRAMES, BINS, PATCH, WIDTH = 12, 8, (3, 4), 6
 ENCODER = ViT(width=WIDTH, depth=1, heads=2)
-GRIDS = {"freq_major": Grid(time=4, freq=2), "time_major": Grid(4, 2, "time_major")}
+GRIDS = {"freq_major": TokenGrid(time=4, freq=2), "time_major": TokenGrid(4, 2, "time_major")}
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def params():
 @pytest.mark.parametrize("stride", [PATCH, (1, 2)], ids=["touching", "overlapping"])
 def test_patch_embedding_is_a_linear_map_of_each_patch(spec, order, stride):
     time, freq = (FRAMES - PATCH[0]) // stride[0] + 1, (BINS - PATCH[1]) // stride[1] + 1
-    grid = Grid(time=time, freq=freq, order=order)
+    grid = TokenGrid(time=time, freq=freq, order=order)
     net = PatchEmbed(PATCH, stride, WIDTH, grid)
     params = jax.jit(net.init)(jax.random.key(0), spec)["params"]
     assert {k: v.shape for k, v in params.items()} == {"kernel": (12, WIDTH), "bias": (WIDTH,)}

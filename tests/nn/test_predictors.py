@@ -12,11 +12,11 @@ from scipy.special import erf, softmax
 
 from jfreq import masks, param_paths
 from jfreq.nn.predictors import ConvDecoder, CrossPredictor
-from jfreq.types import Grid, InputError, Mask
+from jfreq.types import InputError, Mask, TokenGrid
 
 CONV = ConvDecoder(width=8, depth=2, groups=2, noise=0.5)
 CROSS = CrossPredictor(width=8, depth=2, heads=2, mlp_ratio=1.5)
-GRID = Grid(time=5, freq=3, order="time_major")
+GRID = TokenGrid(time=5, freq=3, order="time_major")
 D, OUT, KEEP = 12, 6, 6
 BOTH = pytest.mark.parametrize("cfg", [CONV, CROSS], ids=["conv", "cross"])
 
@@ -103,7 +103,7 @@ def test_conv_decoder_against_numpy(order, width):
 def test_noise_is_drawn_from_the_key_at_the_masked_places_only():
     """With 1 x 1 kernels every place stands for itself: the map from noise to output is known."""
     cfg = dataclasses.replace(CONV, kernel=1, depth=1, groups=1, noise=0.3)
-    grid = Grid(time=200, freq=2)
+    grid = TokenGrid(time=200, freq=2)
     mask = draw_mask(2, grid)
     net = cfg.build(8)
     states = draw_states(2, 8)
@@ -127,7 +127,7 @@ def test_noise_is_drawn_from_the_key_at_the_masked_places_only():
 
 def test_a_visible_token_reaches_as_far_as_the_kernels():
     """Two layers of 3 x 3: a masked place sees at most two steps away along each axis."""
-    grid, key = Grid(time=12, freq=3, order="time_major"), jax.random.key(0)
+    grid, key = TokenGrid(time=12, freq=3, order="time_major"), jax.random.key(0)
     mask, states = draw_mask(1, grid), draw_states(1, CONV.width)
     params, run = weights(CONV, CONV.width), compiled(CONV, grid)
     base, moved = run(params, states, mask, key), run(params, states.at[0, 0].add(1.0), mask, key)
@@ -141,7 +141,7 @@ def test_a_visible_token_reaches_as_far_as_the_kernels():
 
 
 def test_kernels_are_no_longer_than_the_lattice():
-    grid = Grid(time=10, freq=1)
+    grid = TokenGrid(time=10, freq=1)
     params = weights(CONV, CONV.width, grid)
     assert params["blocks"]["kernel"].shape == (2, 1, 3, 4, 8)
     found = compiled(CONV, grid)(params, draw_states(3, 8), draw_mask(3, grid), jax.random.key(0))

@@ -13,10 +13,10 @@ from scipy.stats import truncnorm
 from jfreq import param_paths
 from jfreq.nn.bias import ALiBi, RelativeBias
 from jfreq.nn.vit import SIZES, ViT
-from jfreq.types import Grid, InputError
+from jfreq.types import InputError, TokenGrid
 
 CFG = ViT(width=12, depth=2, heads=3, mlp_ratio=2.5)
-GRID = Grid(time=7)
+GRID = TokenGrid(time=7)
 PATHS = {
     "blocks/fc1/bias": (2, 30),
     "blocks/fc1/kernel": (2, 12, 30),
@@ -375,7 +375,7 @@ def test_sizes_are_deits():
     assert sizes["base"] == (768, 12, 12, 4.0) == (ViT().width, ViT().depth, ViT().heads, 4.0)
     x = jax.ShapeDtypeStruct((1, 4, 768), jnp.float32)
     params = jax.eval_shape(
-        lambda key, x: ViT().build().init(key, x, grid=Grid(time=4)), jax.random.key(0), x
+        lambda key, x: ViT().build().init(key, x, grid=TokenGrid(time=4)), jax.random.key(0), x
     )
     assert param_paths.count(params) == 12 * (12 * 768**2 + 13 * 768) + 2 * 768
 

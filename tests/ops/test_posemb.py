@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jfreq.ops import posemb
-from jfreq.types import Grid, InputError
+from jfreq.types import InputError, TokenGrid
 
 
 def table(f, t, d=3, seed=0):
@@ -94,7 +94,7 @@ def test_positions_keep_constants_and_pass_gradients():
 
 @pytest.mark.parametrize("order", ["freq_major", "time_major"])
 def test_tokens_have_the_sines_of_their_place(order):
-    grid, cells = Grid(time=5, freq=3, order=order), posemb.sincos_2d(5, 3, 8)
+    grid, cells = TokenGrid(time=5, freq=3, order=order), posemb.sincos_2d(5, 3, 8)
     flat = posemb.sincos_tokens(grid, 8)
     for f in range(3):
         for t in range(5):

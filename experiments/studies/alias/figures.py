@@ -26,7 +26,7 @@ from jfreq.config import check
 from jfreq.frontends.fbank import Fbank
 from jfreq.methods.common.patches import PatchMethod, valid_tokens
 from jfreq.ops import sblu
-from jfreq.types import Array, Batch, Grid, SignalSpec
+from jfreq.types import Array, Batch, SignalSpec, TokenGrid
 
 TAPS, RATE = 49, 100.0
 """Taps of a kernel, and frames per second of the figure on windows."""
@@ -300,7 +300,7 @@ def _extent(cfg: PatchMethod, shape: tuple[int, ...]) -> tuple[float, ...]:
     return start, start + shape[0] * hop / rate, -0.5, shape[1] - 0.5
 
 
-def _patches(grid: Grid, rate: float) -> tuple[float, ...]:
+def _patches(grid: TokenGrid, rate: float) -> tuple[float, ...]:
     """Seconds and sub-bands of the borders of a picture of patches."""
     start = (grid.first - grid.hop / 2) / rate
     return start, start + grid.time * grid.hop / rate, -0.5, grid.freq - 0.5

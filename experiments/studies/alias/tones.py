@@ -52,9 +52,9 @@ def tokens_of(form: str, seed: int, spec: np.ndarray) -> np.ndarray:
     """``[rows time freq d]`` of random weights."""
     from jfreq.nn.aape import AaPE, AliasBranch
     from jfreq.nn.patch_encoder import PatchEmbed
-    from jfreq.types import Grid
+    from jfreq.types import TokenGrid
 
-    grid = Grid(spec.shape[1] // PATCH[0], spec.shape[2] // PATCH[1], "time_major")
+    grid = TokenGrid(spec.shape[1] // PATCH[0], spec.shape[2] // PATCH[1], "time_major")
     if form == "plain":
         net: Any = PatchEmbed(PATCH, PATCH, WIDTH, grid)
         args, method = (jnp.asarray(spec[:1]),), None

@@ -21,7 +21,17 @@ from jfreq.nn.patch_encoder import SpectrogramTrunk
 from jfreq.nn.vit import ViT
 from jfreq.ops.patch import grid_shape
 from jfreq.ranges import Count, Whole, checked
-from jfreq.types import Array, Batch, DataSpec, Features, Grid, InputError, Mask, PyTree, SignalSpec
+from jfreq.types import (
+    Array,
+    Batch,
+    DataSpec,
+    Features,
+    InputError,
+    Mask,
+    PyTree,
+    SignalSpec,
+    TokenGrid,
+)
 
 FrontEnd: TypeAlias = Fbank | LogSpectrogram | Scalogram
 FRAME_BLOCK = 128
@@ -38,7 +48,7 @@ class PatchGeometry(NamedTuple):
     frames: int
     patch: tuple[int, int]
     stride: tuple[int, int]
-    grid: Grid
+    grid: TokenGrid
 
     @property
     def patch_size(self) -> int:
@@ -124,11 +134,11 @@ class PatchMethod(Method):
         time, freq = grid_shape(frames, frontend.bins, patch=patch, stride=stride)
         hop = frontend.hop_length
         first = frontend.win_length / 2 + (patch[0] - 1) / 2 * hop
-        grid = Grid(time=time, freq=freq, order=self.order, first=first, hop=stride[0] * hop)
+        grid = TokenGrid(time=time, freq=freq, order=self.order, first=first, hop=stride[0] * hop)
         return PatchGeometry(self.signals[0], frontend, frames, patch, stride, grid)
 
     @property
-    def grid(self) -> Grid:
+    def grid(self) -> TokenGrid:
         """The token lattice, placed on the signal."""
         return self.geometry.grid
 
@@ -264,7 +274,7 @@ def _encoded(trunk: SpectrogramTrunk, spec: Array, *, valid: Array | None = None
     return trunk.encode(trunk.embed(spec, valid=valid), valid=valid, **options)
 
 
-def valid_tokens(grid: Grid, batch: Batch, rows: int) -> Array:
+def valid_tokens(grid: TokenGrid, batch: Batch, rows: int) -> Array:
     """``[b n]`` bool: tokens whose centre lies inside the signal; the first always does."""
     if "length" not in batch:
         return jnp.ones((rows, grid.size), bool)

@@ -16,7 +16,7 @@ from jfreq.nn.deepsense import DeepSense
 from jfreq.nn.stf import STF
 from jfreq.ops import scale
 from jfreq.ranges import checked
-from jfreq.types import Array, Batch, DataSpec, Features, Grid, PyTree, SignalSpec
+from jfreq.types import Array, Batch, DataSpec, Features, PyTree, SignalSpec, TokenGrid
 
 
 @checked
@@ -77,7 +77,7 @@ class RawSensorMethod(SensorMethod):
             self.encoder.check(self.signals)
 
     @property
-    def grid(self) -> Grid:
+    def grid(self) -> TokenGrid:
         """Token lattice of a bound method."""
         return self.encoder.grid(self.signals[0].samples)
 

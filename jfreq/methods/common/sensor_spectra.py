@@ -27,9 +27,9 @@ from jfreq.types import (
     Array,
     Batch,
     DataSpec,
-    Grid,
     Reconstruction,
     SignalSpec,
+    TokenGrid,
 )
 
 BANDS = 16
@@ -216,12 +216,12 @@ class SpectraMethod(SensorMethod):
             for s, bins in zip(self.signals, sizes)
         }
 
-    def time_grid(self, step: int = 1, *, freq: int = 1, time: int | None = None) -> Grid:
+    def time_grid(self, step: int = 1, *, freq: int = 1, time: int | None = None) -> TokenGrid:
         """The lattice of ``step`` patches along time, placed on the first sensor."""
         plane = next(iter(self.planes.values()))
         size, hop = self.frontend.sizes(plane.signal)
         span = step * self.patch_frames
-        return Grid(
+        return TokenGrid(
             time=time or -(-plane.tokens[0] // step),
             freq=freq,
             order="time_major",
