@@ -2,7 +2,7 @@
 
 Letters, one set for the whole library: ``b`` batch, ``t`` time (samples, frames or time
 tokens), ``n`` tokens, ``f`` frequency bins, ``c`` channels, ``d`` width, ``h`` heads,
-``k`` kept tokens, ``m`` masked tokens, ``l`` layers.
+``k`` visible tokens, ``m`` masked tokens, ``l`` layers.
 
 A pair of numbers for the two axes (patch, stride, grid, SpecAugment) is (time, freq), as in
 ``[b t f c]``.
@@ -104,20 +104,21 @@ class TokenGrid:
 
 
 class Mask(NamedTuple):
-    """Which tokens are kept and which are masked, by id; k + m = n, all static counts.
+    """Which tokens are visible and which are masked, by id; k + m = n, all static counts.
 
-    ``keep`` ``[b k]``, ``drop`` ``[b m]``, ``restore`` ``[b n]``: position of token ``i`` in the
-    concatenation ``[keep, drop]``, so ``restore[b, i] >= k`` means that token ``i`` is masked.
+    ``visible`` ``[b k]``, ``masked`` ``[b m]``, ``restore`` ``[b n]``: position of token ``i`` in
+    the concatenation ``[visible, masked]``, so that token ``i`` is masked where
+    ``restore[b, i] >= k``.
     """
 
-    keep: Array
-    drop: Array
+    visible: Array
+    masked: Array
     restore: Array
 
     @property
     def is_masked(self) -> Array:
         """``[b n]`` bool."""
-        return self.restore >= self.keep.shape[-1]
+        return self.restore >= self.visible.shape[-1]
 
 
 class Features(NamedTuple):

@@ -78,7 +78,7 @@ def check(model: Any, mine: common.Step, spectrogram: np.ndarray) -> dict[str, f
     load_jfreq(model, params)
     drawn = cfg.sample_mask(Streams(mine.key).at(0)("mask"), 2 * len(spectrogram))
     device = next(model.parameters()).device
-    drop = torch.from_numpy(np.array(drawn.drop, np.int64)).to(device)
+    drop = torch.from_numpy(np.array(drawn.masked, np.int64)).to(device)
     loss, accuracy = model(torch.from_numpy(spectrogram).to(device), drop)
     loss.backward()
     norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters()])

@@ -195,7 +195,7 @@ class BEATs(_Patches):
         mask = self.sample_mask(rngs("mask"), spec.shape[0])
         codes = self.tokenizer.tokenize(self, target["tokenizer"], spec, valid)
         logits = apply(_Model(self), params, spec, mask, valid, train=True, dropout=rngs("dropout"))
-        truth, inside = take_entries(codes, mask.drop), take_entries(counted, mask.drop)
+        truth, inside = take_entries(codes, mask.masked), take_entries(counted, mask.masked)
         terms = {
             "loss": losses.code_cross_entropy(logits, truth, valid=inside),
             "accuracy": losses.code_accuracy(logits, truth, valid=inside),
@@ -384,12 +384,12 @@ class _Model(nn.Module):
 
     def __call__(self, spec: Array, mask: Mask, valid: Array, *, train: bool = False) -> Array:
         """Logits ``[b m k]`` of the codes of the masked patches; ``valid`` ``[b n]``."""
-        tokens = take_tokens(self.trunk.embed_under(spec, mask), mask.keep)
-        inside = take_entries(valid, mask.keep)
-        _, states, _ = self.trunk.encode(tokens, ids=mask.keep, valid=inside, train=train)
-        hidden = jnp.zeros((*mask.drop.shape, states.shape[-1]), states.dtype)
+        tokens = take_tokens(self.trunk.embed_under(spec, mask), mask.visible)
+        inside = take_entries(valid, mask.visible)
+        _, states, _ = self.trunk.encode(tokens, ids=mask.visible, valid=inside, train=train)
+        hidden = jnp.zeros((*mask.masked.shape, states.shape[-1]), states.dtype)
         states = restore_tokens(jnp.concatenate([states, hidden], axis=1), mask.restore)
-        return take_tokens(self.predictor(states, valid, train=train), mask.drop)
+        return take_tokens(self.predictor(states, valid, train=train), mask.masked)
 
 
 class _Distilled(Quantiser):

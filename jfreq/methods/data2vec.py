@@ -115,8 +115,8 @@ class Data2Vec(TeacherMethod):
             self.net, params, wave, valid, mask, rngs("fill"), train=True, dropout=rngs("dropout")
         )
         truth = self.teacher_targets(target[self.teacher_part], local, valid)
-        signal = take_entries(each, mask.drop)
-        error = losses.squared_error(pred, gather_per_clone(truth, mask.drop), valid=signal)
+        signal = take_entries(each, mask.masked)
+        error = losses.squared_error(pred, gather_per_clone(truth, mask.masked), valid=signal)
         found = summarise({"loss": error.reshape(rows, clones).mean(axis=1)}, batch)
         spread = collapse_metrics(
             truth, pred, tokens=jnp.sum(valid, axis=1), predicted=jnp.sum(signal, axis=1)
@@ -249,12 +249,12 @@ class ContextEncoder(nn.Module):
         if mask is None:
             x = local + positions(local, valid=valid)
             return encoder(x, grid=cfg.grid, valid=valid, layers=layers, train=train)
-        clones = mask.keep.shape[0] // local.shape[0]
+        clones = mask.visible.shape[0] // local.shape[0]
         x, valid = (jnp.repeat(y, clones, axis=0) for y in (local, valid))
         x = jnp.where(mask.is_masked[..., None], 0.0, x)
-        x = take_tokens(x + positions(x, valid=valid), mask.keep)
-        valid = take_entries(valid, mask.keep)
+        x = take_tokens(x + positions(x, valid=valid), mask.visible)
+        valid = take_entries(valid, mask.visible)
         x, states = encoder(
-            x, grid=cfg.grid, ids=mask.keep, valid=valid, layers=layers, train=train
+            x, grid=cfg.grid, ids=mask.visible, valid=valid, layers=layers, train=train
         )
         return jnp.where(valid[..., None], x, 0.0), states

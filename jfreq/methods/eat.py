@@ -101,7 +101,7 @@ class EAT(TeacherMethod, PatchMethod):
             self.net, params, spec, mask, rngs("fill"), train=True, dropout=rngs("dropout")
         )
         special = special.reshape(rows, clones, -1)
-        frame = losses.squared_error(pred, gather_per_clone(truth, mask.drop))
+        frame = losses.squared_error(pred, gather_per_clone(truth, mask.masked))
         clip = jnp.broadcast_to(truth.mean(axis=1)[:, None], special.shape)
         terms: Terms = {
             "frame": (self.frame_weight, frame.reshape(rows, clones).mean(axis=1)),
@@ -169,5 +169,5 @@ def encode_visible(
     net: SpectrogramTrunk, spec: Array, mask: Mask, *, train: bool = False
 ) -> Encoded:
     """The visible tokens of all clones, encoded."""
-    tokens = gather_per_clone(net.embed_under(spec, mask), mask.keep)
-    return net.encode(tokens, ids=mask.keep, train=train)
+    tokens = gather_per_clone(net.embed_under(spec, mask), mask.visible)
+    return net.encode(tokens, ids=mask.visible, train=train)

@@ -128,7 +128,7 @@ class MAE(SpectraMethod):
         out = apply(_Net(self), params, patches, drop, valid, train=True, dropout=rngs("dropout"))
         values = {}
         for name, plane in self.planes.items():
-            ids = drop[name].drop
+            ids = drop[name].masked
             truth = take_tokens(patches[name], ids)
             counts = take_entries(valid[name], ids)
             cells = cell_weights(plane, plane.tokens, plane.real_cells(plane.tokens))
@@ -283,10 +283,10 @@ class _Decoder(nn.Module):
         states = nn.Dense(width, kernel_init=xavier, name="embed")(states)
         token = self.param("mask_token", trunc_normal, (width,))
         sensor = self.param("modality", trunc_normal, (len(planes), width))
-        edges = np.cumsum([drop[name].keep.shape[1] for name in planes])[:-1]
+        edges = np.cumsum([drop[name].visible.shape[1] for name in planes])[:-1]
         full = []
         for i, (name, kept) in enumerate(zip(planes, jnp.split(states, edges, axis=1))):
-            rows, hidden = drop[name].drop.shape
+            rows, hidden = drop[name].masked.shape
             gaps = jnp.broadcast_to(token[None, None], (rows, hidden, width))
             x = restore_tokens(jnp.concatenate([kept, gaps], axis=1), drop[name].restore)
             place = sincos_tokens(plane_grid(planes[name]), width)
@@ -323,8 +323,8 @@ class _Net(nn.Module):
         """Drawn patches ``[b n p]`` of every sensor."""
         visible = {name: ~drop[name].is_masked for name in drop}
         tokens = self.trunk.embed(patches, valid, visible)
-        left = [take_tokens(tokens[name], drop[name].keep) for name in self.cfg.planes]
-        seen = [take_entries(valid[name], drop[name].keep) for name in self.cfg.planes]
+        left = [take_tokens(tokens[name], drop[name].visible) for name in self.cfg.planes]
+        seen = [take_entries(valid[name], drop[name].visible) for name in self.cfg.planes]
         left, seen = jnp.concatenate(left, axis=1), jnp.concatenate(seen, axis=1)
         states, _ = self.trunk.encode(left, seen, train=train)
         return self.decoder(states, drop, valid, train=train)

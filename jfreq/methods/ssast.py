@@ -84,7 +84,7 @@ class SSAST(PatchMethod):
             _Net(self), params, spec, mask, method=_Net.predict, train=True, dropout=rngs("dropout")
         )
         truth = jax.lax.stop_gradient(self.patches(spec))
-        first, last = split_passes(mask.drop, spec.shape[0])
+        first, last = split_passes(mask.masked, spec.shape[0])
         values = {}
         total = jnp.zeros(spec.shape[0])
         if "match" in predicted:
@@ -107,7 +107,7 @@ class SSAST(PatchMethod):
         if self.objective == "discriminative":
             return Reconstruction(spec, hidden, None)
         predicted: Patches = apply(_Net(self), params, spec, mask, method=_Net.predict)
-        tokens = jnp.concatenate([take_tokens(truth, mask.keep), predicted["draw"]], axis=1)
+        tokens = jnp.concatenate([take_tokens(truth, mask.visible), predicted["draw"]], axis=1)
         return Reconstruction(spec, hidden, self.unpatched(restore_tokens(tokens, mask.restore)))
 
     # ------------------------------------------------------------------ its parts
@@ -157,10 +157,10 @@ class _Net(nn.Module):
     def __call__(self, spec: Array, mask: Mask, *, train: bool = False) -> Array:
         """States ``[r*b m d]`` of the masked tokens; masks hold r rows for each clip, in turn."""
         tokens = self.trunk.embed_under(spec, mask)
-        tokens = jnp.repeat(tokens, mask.drop.shape[0] // tokens.shape[0], axis=0)
+        tokens = jnp.repeat(tokens, mask.masked.shape[0] // tokens.shape[0], axis=0)
         tokens = jnp.where(mask.is_masked[..., None], self.mask_token[None], tokens)
         _, states, _ = self.trunk.encode(tokens, train=train)
-        return take_tokens(states, mask.drop)
+        return take_tokens(states, mask.masked)
 
     def predict(self, spec: Array, mask: Mask, *, train: bool = False) -> Patches:
         """Predicted patches by task."""

@@ -114,7 +114,7 @@ class SpectrogramTrunk(nn.Module):
         As many rows as the mask where a token depends on what is hidden; else as many as clips."""
         if self.alias_cfg is None or self.alias_cfg.context != "masked":
             return self.embed(spec)
-        clones = mask.keep.shape[0] // spec.shape[0]
+        clones = mask.visible.shape[0] // spec.shape[0]
         return self.embed(jnp.repeat(spec, clones, axis=0), visible=~mask.is_masked)
 
     def encode(

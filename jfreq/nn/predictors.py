@@ -1,6 +1,6 @@
 """Predictors of what a teacher says of the masked tokens, from the states of the visible ones.
 
-Both are called ``(states [b k d], mask, grid, key) -> [b m out]``, in the order of ``mask.drop``.
+Both are called ``(states [b k d], mask, grid, key) -> [b m out]``, in the order of ``mask.masked``.
 """
 
 from __future__ import annotations
@@ -99,10 +99,10 @@ class ConvDecoderNet(nn.Module):
         *,
         train: bool = False,
     ) -> Float[Array, "b m out"]:
-        """Predictions in the order of ``mask.drop``; ``key`` samples the noise. ``train`` turns
+        """Predictions in the order of ``mask.masked``; ``key`` samples the noise. ``train`` turns
         dropout on and needs the ``dropout`` key."""
         cfg, dtype = self.cfg, jnp.dtype(self.cfg.dtype)
-        rows, masked = mask.drop.shape
+        rows, masked = mask.masked.shape
         width = states.shape[-1]
         states = dropping(cfg.dropout, train=train)(states)
         noise = cfg.noise * jax.random.normal(key, (rows, masked, width), states.dtype)
@@ -120,7 +120,7 @@ class ConvDecoderNet(nn.Module):
                 variable_axes={"params": 0}, split_rngs={"params": True}, length=depth,
             )  # fmt: skip
             x, _ = stack(block("blocks"), x, None)
-        x = take_tokens(x.reshape(rows, grid.size, cfg.width), mask.drop)
+        x = take_tokens(x.reshape(rows, grid.size, cfg.width), mask.masked)
         return _dense(self.out, x, dtype, torch_kernel, "out")
 
 
@@ -175,11 +175,11 @@ class CrossPredictorNet(nn.Module):
         grid: TokenGrid,
         key: Key[Array, ""] | None = None,
     ) -> Float[Array, "b m out"]:
-        """Predictions in the order of ``mask.drop``. Nothing is drawn: ``key`` is unused."""
+        """Predictions in the order of ``mask.masked``. Nothing is drawn: ``key`` is unused."""
         del key
         cfg, dtype = self.cfg, jnp.dtype(self.cfg.dtype)
         # Places first, the linear map second: no scattered sum in its gradient.
-        places = jnp.take(sincos_tokens(grid, states.shape[-1]), mask.drop, axis=0)
+        places = jnp.take(sincos_tokens(grid, states.shape[-1]), mask.masked, axis=0)
         x = _dense(cfg.width, places, dtype, trunc_normal, "embed")
         stack = nn.scan(
             lambda block, x, first: (block(constrain(x), first, states), None),

@@ -217,8 +217,8 @@ def test_exact_partition(how, temperature, seed):
     n, keep, floor, sign = how
     scores = np.random.default_rng(seed).random(n)
     mask, kept = drawn(3, scores, keep, temperature, seed, floor=floor, sign=sign)
-    assert mask.keep.shape == (3, keep) and mask.drop.shape == (3, n - keep)
-    both = np.concatenate([mask.keep, mask.drop], axis=1)
+    assert mask.visible.shape == (3, keep) and mask.masked.shape == (3, n - keep)
+    both = np.concatenate([mask.visible, mask.masked], axis=1)
     every = np.tile(np.arange(n), (3, 1))
     np.testing.assert_array_equal(np.sort(both, axis=1), every)
     np.testing.assert_array_equal(np.take_along_axis(both, np.asarray(mask.restore), 1), every)

@@ -60,9 +60,9 @@ def test_exact_partition(kind, freq, time, batch, order, share, seed):
 def test_published_counts(key, mode, count):
     mask = masks.cluster(key, 6, PATCHES, count, mode=mode)
     check_partition(mask, 6, 512, count)
-    assert len({tuple(sorted(row)) for row in np.asarray(mask.drop).tolist()}) == 6
+    assert len({tuple(sorted(row)) for row in np.asarray(mask.masked).tolist()}) == 6
     again = masks.cluster(key, 6, PATCHES, count, mode=mode)
-    np.testing.assert_array_equal(mask.drop, again.drop)
+    np.testing.assert_array_equal(mask.masked, again.masked)
 
 
 @pytest.mark.parametrize("count", [250, 400])
@@ -151,11 +151,11 @@ def test_same_masks_on_a_mesh_and_no_collectives(key):
     alone = jax.jit(draw)(key)
     place = batch_sharding(mesh)
     sharded = jax.jit(draw, out_shardings=type(alone)(place, place, place))
-    np.testing.assert_array_equal(alone.drop, sharded(key).drop)
+    np.testing.assert_array_equal(alone.masked, sharded(key).masked)
     text = sharded.lower(key).compile().as_text()
     assert text
     assert not any(op in text for op in ("all-gather", "all-to-all", "collective-permute"))
-    rows = jnp.sort(sharded(key).drop, axis=1)
+    rows = jnp.sort(sharded(key).masked, axis=1)
     assert len({tuple(r) for r in np.asarray(rows).tolist()}) == 16
 
 
@@ -297,7 +297,7 @@ def test_inverse_blocks_need_no_collective(key):
         lambda k: masks.inverse_block(k, 16, SPANS, 102),
         out_shardings=type(alone)(place, place, place),
     )
-    np.testing.assert_array_equal(alone.keep, draw(key).keep)
+    np.testing.assert_array_equal(alone.visible, draw(key).visible)
     text = draw.lower(key).compile().as_text()
     assert text
     assert not any(op in text for op in ("all-gather", "all-to-all", "collective-permute"))

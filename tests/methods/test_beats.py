@@ -158,7 +158,7 @@ def test_loss_is_cross_entropy_over_masked_patches_inside_the_signal():
     log_prob = np.asarray(jax.nn.log_softmax(logits), np.float64)
     total = 0.0
     for row in range(3):
-        for i, patch in enumerate(np.asarray(mask.drop)[row]):
+        for i, patch in enumerate(np.asarray(mask.masked)[row]):
             total -= log_prob[row, i, codes[row, patch]] * bool(valid[row, patch])
     assert float(found.value) == pytest.approx(total / counted, rel=1e-5)
 

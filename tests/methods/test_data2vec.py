@@ -85,7 +85,7 @@ def test_the_loss_is_the_released_sum():
         mask = method.sample_mask(STREAMS("mask"), jnp.repeat(valid, 3, axis=0))
         local, pred = apply(method.net, params, wave, valid, mask, STREAMS("fill"))
         truth = method.teacher_targets(target["context"], local, valid)
-        return mask.drop, pred, gather_per_clone(truth, mask.drop)
+        return mask.masked, pred, gather_per_clone(truth, mask.masked)
 
     drop, pred, truth = (np.asarray(x) for x in parts(params, target))
     error = np.square(pred - truth).sum(-1) / 4.0
@@ -130,7 +130,7 @@ def test_half_of_the_signal_is_masked_in_blocks(blocks):
     method = replace(SMALL, blocks=blocks).bind(SECOND)
     mask = jax.jit(method.sample_mask)(jax.random.key(0), jnp.ones((500, 49), bool))
     chosen = np.asarray(mask.is_masked) == (blocks == "masked")
-    assert mask.drop.shape == (500, 24)
+    assert mask.masked.shape == (500, 24)
     spans = [
         len(s) for row in chosen for s in "".join("01"[c] for c in row.astype(int)).split("0") if s
     ]

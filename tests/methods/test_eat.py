@@ -89,7 +89,7 @@ def test_the_loss_is_the_released_sum():
     mask = masks.inverse_block(rngs("mask"), 12, cfg.grid, cfg.kept, block=2, adjust=cfg.adjust)
     truth = jax.jit(cfg.teacher_targets)(target["trunk"], spec)
     special, pred = applied(cfg)(params, spec, mask, rngs("fill"))
-    error = np.square(np.asarray(pred) - np.asarray(gather_per_clone(truth, mask.drop))) / 4.0
+    error = np.square(np.asarray(pred) - np.asarray(gather_per_clone(truth, mask.masked))) / 4.0
     clip = np.repeat(np.asarray(truth).mean(1), 3, axis=0)
     wanted = np.square(np.asarray(special) - clip) / 4.0
     masked = pred.shape[0] * pred.shape[1]

@@ -67,7 +67,8 @@ def test_exactly_so_many_tokens_are_left(ratio):
         assert cfg.kept(plane) == n - round(ratio * n) >= 1
     found = jax.eval_shape(lambda batch: spectra(cfg, batch), fake_batch(SPEC, 2))
     drawn = jax.eval_shape(method.sample_masks, jax.random.key(0), found)
-    assert [m.keep.shape for m in drawn.values()] == [(2, cfg.kept(p)) for p in cfg.planes.values()]
+    kept = [(2, cfg.kept(plane)) for plane in cfg.planes.values()]
+    assert [mask.visible.shape for mask in drawn.values()] == kept
 
 
 def test_an_absent_sensor_counts_nowhere(small):

@@ -58,9 +58,9 @@ def test_budgets_are_kept_exactly(ratio):
     # A tone fills fewer patches than noise: it gets fewer.
     assert cfg.kept[1] <= cfg.kept[0]
     found = chosen(cfg, jax.random.key(0), spectra(cfg.trunk, burst()), 0)
-    assert tuple(m.keep.shape[1] for m in found.values()) == cfg.kept
+    assert tuple(m.visible.shape[1] for m in found.values()) == cfg.kept
     for mask in found.values():
-        ids = np.concatenate([mask.keep, mask.drop], axis=1)
+        ids = np.concatenate([mask.visible, mask.masked], axis=1)
         assert (np.sort(ids) == np.arange(64)).all()
 
 
@@ -88,10 +88,10 @@ def test_what_is_loud_stays_visible_and_the_opposite_sign_hides_it():
         )
         power = power.reshape(4, -1)
         mask = chosen(cfg, jax.random.key(1), found, 10)["mic"]
-        kept = np.take_along_axis(power, np.asarray(mask.keep), axis=1).sum(1)
+        kept = np.take_along_axis(power, np.asarray(mask.visible), axis=1).sum(1)
         share[direction] = (kept / power.sum(1)).min()
         order = np.argsort(-power, axis=1) if direction == "keep" else np.argsort(power, axis=1)
-        assert (np.sort(mask.keep) == np.sort(order[:, :6])).all()
+        assert (np.sort(mask.visible) == np.sort(order[:, :6])).all()
     assert share["keep"] > 0.9 and share["hide"] < 0.01
 
 
@@ -118,7 +118,7 @@ def test_floor_reaches_every_patch():
         ).bind(SPEC)
         found = spectra(cfg.trunk, burst(1))
         keys = jax.random.split(jax.random.key(0), 600)
-        kept = jax.vmap(lambda k: chosen(cfg, k, found, 1)["mic"].keep[0])(keys)
+        kept = jax.vmap(lambda k: chosen(cfg, k, found, 1)["mic"].visible[0])(keys)
         return len(np.unique(kept))
 
     assert seen(0.0) == 16 and seen(0.1) == 64
@@ -132,13 +132,13 @@ def test_masks_are_asked_for_as_those_of_the_trunk():
     power = {}
     for cfg in (method, method.encoder_method):
         mask = cast(Any, cfg).sample_masks(jax.random.key(0), found)["mic"]
-        assert mask.keep.shape == (4, 6)
+        assert mask.visible.shape == (4, 6)
         plane = method.trunk.planes["mic"]
         energy = energy_coherence.patch_energy(found["mic"].real, found["mic"].imag, plane.patch)
-        power[cfg] = float(jnp.take_along_axis(energy.reshape(4, -1), mask.keep, axis=1).sum())
+        power[cfg] = float(jnp.take_along_axis(energy.reshape(4, -1), mask.visible, axis=1).sum())
     assert power[method] > 3 * power[method.trunk]
     late, end = (method.sample_masks(jax.random.key(0), found, s) for s in (10**6, None))
-    assert np.array_equal(late["mic"].keep, end["mic"].keep)
+    assert np.array_equal(late["mic"].visible, end["mic"].visible)
 
 
 def test_windows_of_the_other_trunk():

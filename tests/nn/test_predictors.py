@@ -68,7 +68,7 @@ def conv_reference(params, states, mask, noise, grid):
     states = np.asarray(states, np.float64)
     blocks = [params["first"]] if "first" in params else []
     blocks += [layer(params, i) for i in range(CONV.depth - len(blocks))]
-    keep, drop = np.asarray(mask.keep), np.asarray(mask.drop)
+    keep, drop = np.asarray(mask.visible), np.asarray(mask.masked)
     out = []
     for row in range(len(keep)):
         x = np.zeros((grid.size, states.shape[-1]))
@@ -132,8 +132,8 @@ def test_a_visible_token_reaches_as_far_as_the_kernels():
     params, run = weights(CONV, CONV.width), compiled(CONV, grid)
     base, moved = run(params, states, mask, key), run(params, states.at[0, 0].add(1.0), mask, key)
     changed = np.abs(moved - base).max(-1)[0] > 1e-6
-    at = np.stack(np.unravel_index(np.asarray(mask.drop[0]), grid.shape))
-    source = np.stack(np.unravel_index(np.asarray(mask.keep[0, :1]), grid.shape))
+    at = np.stack(np.unravel_index(np.asarray(mask.masked[0]), grid.shape))
+    source = np.stack(np.unravel_index(np.asarray(mask.visible[0, :1]), grid.shape))
     near = np.abs(at - source).max(axis=0) <= 2
     np.testing.assert_array_equal(changed, near)
     assert near.any()
@@ -166,7 +166,8 @@ def sines(grid, width):
 def cross_reference(params, states, mask, grid):
     params = jax.tree.map(lambda p: np.asarray(p, np.float64), params)
     states = np.asarray(states, np.float64)
-    x = sines(grid, D)[np.asarray(mask.drop)] @ params["embed"]["kernel"] + params["embed"]["bias"]
+    table = sines(grid, D)[np.asarray(mask.masked)]
+    x = table @ params["embed"]["kernel"] + params["embed"]["bias"]
     for i in range(CROSS.depth):
         p = layer(params, i)
         q = np.einsum("bmw,whk->bmhk", x, p["q"]["kernel"]) + p["q"]["bias"]
@@ -197,7 +198,7 @@ def test_a_place_is_predicted_without_the_other_masked_places():
     """And whatever the order of the states: attention reads a set."""
     params, states, mask = weights(CROSS), draw_states(), draw_mask()
     whole = compiled(CROSS)(params, states, mask, jax.random.key(0))
-    fewer = mask._replace(drop=mask.drop[:, 3:5])
+    fewer = mask._replace(masked=mask.masked[:, 3:5])
     found = compiled(CROSS)(params, states[:, ::-1], fewer, jax.random.key(0))
     np.testing.assert_allclose(found, whole[:, 3:5], rtol=1e-4, atol=1e-5)
 
@@ -206,9 +207,9 @@ def test_a_place_is_predicted_without_the_other_masked_places():
 
 
 def reordered(mask, order):
-    drop = mask.drop[:, order]
-    restore = jnp.argsort(jnp.concatenate([mask.keep, drop], axis=1), axis=1)
-    return Mask(mask.keep, drop, restore.astype(jnp.int32))
+    drop = mask.masked[:, order]
+    restore = jnp.argsort(jnp.concatenate([mask.visible, drop], axis=1), axis=1)
+    return Mask(mask.visible, drop, restore.astype(jnp.int32))
 
 
 @BOTH
@@ -216,7 +217,7 @@ def test_predictions_follow_the_order_of_the_masked_tokens(cfg):
     """Without noise, which is drawn in that order."""
     cfg = dataclasses.replace(cfg, noise=0.0) if isinstance(cfg, ConvDecoder) else cfg
     params, states, mask = weights(cfg), draw_states(), draw_mask()
-    order = np.random.default_rng().permutation(mask.drop.shape[1])
+    order = np.random.default_rng().permutation(mask.masked.shape[1])
     whole = compiled(cfg)(params, states, mask, jax.random.key(0))
     assert whole.shape == (3, GRID.size - KEEP, OUT)
     found = compiled(cfg)(params, states, reordered(mask, order), jax.random.key(0))

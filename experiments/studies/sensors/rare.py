@@ -96,7 +96,7 @@ def seen(trained: Any, args) -> float:
     for name, plane in trunk.planes.items():
         power = energy_coherence.patch_energy(found[name].real, found[name].imag, plane.patch)
         flat = power.reshape(len(rare), -1, 1) / power.sum()
-        kept += float(take_tokens(flat, drawn[name].keep).sum())
+        kept += float(take_tokens(flat, drawn[name].visible).sum())
         whole += 1.0
     return kept / whole
 
