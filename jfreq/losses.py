@@ -1,4 +1,4 @@
-"""Objectives as pure functions, float32, one value per clip; methods average and count."""
+"""Objectives as pure functions in float32 with one value per clip; methods average over clips."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def similarity(a: Float[Array, "b m p"], b: Float[Array, "b m p"]) -> Float[Arra
 def info_nce(
     pred: Float[Array, "b m p"], target: Float[Array, "b m p"], *, form: InfoNCEForm = "paper"
 ) -> Float[Array, " b"]:
-    """Within-clip InfoNCE, no temperature and no normalisation (SSAST, equation 1).
+    """Within-clip InfoNCE without temperature and normalisation (SSAST, equation 1).
 
     ``paper``: for each prediction c_i, a softmax over all targets x_j of the clip.
-    ``official``: the released code's transpose, for each target a softmax over predictions.
+    ``official``: its transpose as released, for each target a softmax over predictions.
     """
     scores = similarity(pred, target)
     axis = -1 if form == "paper" else -2
@@ -44,21 +44,24 @@ def nt_xent(
 ) -> Float[Array, " b"]:
     """NT-Xent of two views of every clip over the whole batch (SimCLR, equation 1).
 
-    Both directions of each pair are averaged; a view's negatives are both views of all other
-    clips of the global batch, under accumulation of the micro-batch. Cosine similarity, float32.
-    Clips that are not ``valid`` are nobody's negatives; their own values are finite and mean
-    nothing.
+    Both directions of each pair are averaged. A view's negatives are both views of all other clips
+    of the global batch, or of the micro-batch where batches are accumulated.
+
+    Args:
+        a: First views; compared by their cosine, in float32.
+        b: Second views.
+        temperature: Of the softmax.
+        valid: Clips that are not valid are no negatives; their values are finite and mean nothing.
     """
     rows = a.shape[0]
     z = unit(jnp.concatenate([a, b]).astype(jnp.float32))
     scores = jnp.matmul(z, z.T, precision=jax.lax.Precision.HIGHEST) / temperature
-    hidden = jnp.eye(2 * rows, dtype=bool)
+    excluded = jnp.eye(2 * rows, dtype=bool)
     if valid is not None:
-        # A partner stays in sight, so that no row is left without anything to compare.
-        hidden |= ~jnp.tile(valid, 2)[None] & ~jnp.tile(jnp.eye(rows, dtype=bool), (2, 2))
-    log_prob = jax.nn.log_softmax(jnp.where(hidden, -jnp.inf, scores), axis=-1)
-    own = jnp.diagonal(log_prob, rows), jnp.diagonal(log_prob, -rows)
-    return -(own[0] + own[1]) / 2
+        # Never the other view of the clip, so that every row has something to compare with.
+        excluded |= ~jnp.tile(valid, 2)[None] & ~jnp.tile(jnp.eye(rows, dtype=bool), (2, 2))
+    log_prob = jax.nn.log_softmax(jnp.where(excluded, -jnp.inf, scores), axis=-1)
+    return -(jnp.diagonal(log_prob, rows) + jnp.diagonal(log_prob, -rows)) / 2
 
 
 def multi_view(
@@ -69,30 +72,35 @@ def multi_view(
 ) -> Float[Array, " b"]:
     """NT-Xent of ``m`` views of every clip, averaged over all ordered pairs of views of the clip.
 
-    Of each view, every other view in the batch is in the denominator, the other partners too
-    (``L_out`` of Khosla et al. 2020, equation 2): perfect alignment is :func:`view_floor`, not 0.
-    Our reading of AaSP's multi-mask term (Yamamoto and Okusa 2025, arXiv 2512.03637). Cosine
-    similarity, float32; batch and ``valid`` as in :func:`nt_xent`, which this is for two views.
-    Raises ``InputError`` for a single view.
+    The denominator of a view holds every other view in the batch, those of its own clip too, so
+    that perfect alignment gives :func:`view_floor`, not 0. For two views this is :func:`nt_xent`,
+    whose remarks on similarity, batch and ``valid`` hold here as well.
+
+    Raises:
+        InputError: For a single view.
+
+    Reference:
+        ``L_out`` of Khosla et al. 2020, equation 2; our reading of AaSP's multi-mask term
+        (Yamamoto and Okusa 2025, arXiv 2512.03637).
     """
     b, views, _ = e.shape
     view_floor(views)
     z = unit(e.astype(jnp.float32))
-    own = similarity(z, z) / temperature
-    mean = (jnp.sum(own, axis=-1) - jnp.diagonal(own, axis1=-2, axis2=-1)) / (views - 1)
+    within = similarity(z, z) / temperature
+    mean = (jnp.sum(within, axis=-1) - jnp.diagonal(within, axis1=-2, axis2=-1)) / (views - 1)
     flat = z.reshape(b * views, -1)
     scores = jnp.matmul(flat, flat.T, precision=jax.lax.Precision.HIGHEST) / temperature
-    hidden = jnp.eye(b * views, dtype=bool)
+    excluded = jnp.eye(b * views, dtype=bool)
     if valid is not None:
-        # Partners stay in sight, so that no row is left without anything to compare.
+        # Never the other views of the clip, so that every row has something to compare with.
         clip = jnp.repeat(jnp.arange(b), views)
-        hidden |= ~jnp.repeat(valid, views)[None] & (clip[:, None] != clip[None])
-    total = jax.nn.logsumexp(jnp.where(hidden, -jnp.inf, scores), axis=-1)
+        excluded |= ~jnp.repeat(valid, views)[None] & (clip[:, None] != clip[None])
+    total = jax.nn.logsumexp(jnp.where(excluded, -jnp.inf, scores), axis=-1)
     return jnp.mean(total.reshape(b, views) - mean, axis=-1)
 
 
 def view_floor(views: int) -> float:
-    """What :func:`multi_view` falls to when the views of each clip agree and clips are far apart.
+    """The least value of :func:`multi_view`: views of a clip are equal, clips are far apart.
 
     Raises ``InputError`` for fewer than two views.
     """
@@ -109,26 +117,25 @@ def nt_xent_by_position(
     temperature: float | int = 0.07,
     valid: Bool[Array, " b"] | None = None,
 ) -> Float[Array, " b"]:
-    """NT-Xent among the rows that stand at the same place of their sub-sequences (FOCAL).
+    """NT-Xent among the rows at the same position of their sub-sequences (FOCAL).
 
     The ``sequence`` rows of a sub-sequence lie side by side and are never each other's
     negatives: they were recorded one after the other and look alike. ``valid`` as in
     :func:`nt_xent`. Raises ``InputError`` for rows that are no whole sub-sequences.
     """
-    kept = jnp.ones(a.shape[0], bool) if valid is None else valid
-    cut = [_runs(x, sequence) for x in (a, b, kept)]
+    valid = jnp.ones(a.shape[0], bool) if valid is None else valid
+    by_sequence = [_by_sequence(x, sequence) for x in (a, b, valid)]
 
     def contrast(a, b, valid):
         return nt_xent(a, b, temperature=temperature, valid=valid)
 
-    return jax.vmap(contrast, in_axes=1, out_axes=1)(*cut).reshape(-1)
+    return jax.vmap(contrast, in_axes=1, out_axes=1)(*by_sequence).reshape(-1)
 
 
 def orthogonality(
     a: Float[Array, "b d"], b: Float[Array, "b d"], *, form: Literal["hinge", "absolute"] = "hinge"
 ) -> Float[Array, " b"]:
-    """How far the vectors of a row are from right angles: 1 for the same direction, 0 for a right
-    angle.
+    """How far two vectors are from orthogonal: 1 for the same direction, 0 for a right angle.
 
     ``hinge``: ``max(0, cos)``, as released with FOCAL, which leaves every angle above 90 degrees
     alone; ``absolute``: ``|cos|``, which has its only minimum at 90 degrees.
@@ -144,54 +151,63 @@ def temporal_order(
     margin: float | int = 1.0,
     valid: Bool[Array, " b"] | None = None,
 ) -> tuple[Float[Array, " b"], Bool[Array, " b"]]:
-    """Rows of a sub-sequence are to lie closer to each other than to those of others (FOCAL).
+    """Hinge that draws rows of one sub-sequence closer together than to those of others (FOCAL).
 
     With the mean Euclidean distance ``D_ij`` between rows of sub-sequences ``i`` and ``j`` (no row
     against itself), every row of ``i`` gets the mean over ``j != i`` of
-    ``max(0, D_ii - D_ij + margin)``. The ``sequence`` rows of a sub-sequence lie side by side.
+    ``max(0, D_ii - D_ij + margin)``.
 
-    Second value: the rows that count. Those are all rows, unless some are not ``valid``: a
-    sub-sequence needs two valid rows to be compared and one to be compared with. Rows that do not
-    count get 0. Raises ``InputError`` for sub-sequences of one row, and for rows that are no whole
-    sub-sequences.
+    Args:
+        z: Embeddings; the ``sequence`` rows of a sub-sequence lie side by side.
+        sequence: Rows of a sub-sequence, two or more.
+        margin: How much closer rows of one sub-sequence have to be.
+        valid: Rows that are compared. A sub-sequence needs two of them to be compared and one to be
+            compared with.
+
+    Returns:
+        The value of every row, 0 for a row that does not count; and which rows count: valid ones
+        of sub-sequences that could be compared.
+
+    Raises:
+        InputError: For sub-sequences of one row, and for rows that are no whole sub-sequences.
     """
     if sequence < 2:
         raise InputError(f"sequence: order in time needs 2 rows or more, got {sequence}")
-    kept = _runs(jnp.ones(z.shape[0], bool) if valid is None else valid, sequence)
-    runs = kept.shape[0]
-    flat = kept.reshape(-1)
-    pair = (flat[:, None] & flat[None] & ~jnp.eye(flat.size, dtype=bool)).astype(jnp.float32)
+    valid = jnp.ones(z.shape[0], bool) if valid is None else valid
+    number = _by_sequence(valid, sequence).shape[0]
 
-    def of_runs(x):  # [b b] to the sums [s s]
-        return x.reshape(runs, sequence, runs, sequence).sum(axis=(1, 3))
+    def sums(rows: Array) -> Array:
+        """Sums over pairs of rows ``[b b]`` by pairs of sub-sequences ``[s s]``."""
+        return rows.reshape(number, sequence, number, sequence).sum(axis=(1, 3))
 
-    count = of_runs(pair)
-    mean = of_runs(distances(z) * pair) / jnp.maximum(count, 1.0)
-    inner = jnp.diagonal(count) > 0
-    use = (inner[:, None] & (count > 0) & ~jnp.eye(runs, dtype=bool)).astype(jnp.float32)
-    hinge = jnp.maximum(jnp.diagonal(mean)[:, None] - mean + margin, 0.0)
-    value = jnp.sum(hinge * use, axis=1) / jnp.maximum(jnp.sum(use, axis=1), 1.0)
-    counts = jnp.repeat(jnp.sum(use, axis=1) > 0, sequence) & flat
+    pair = valid[:, None] & valid[None] & ~jnp.eye(valid.size, dtype=bool)
+    pairs = sums(pair.astype(jnp.float32))
+    distance = sums(distances(z) * pair) / jnp.maximum(pairs, 1.0)
+    hinge = jnp.maximum(jnp.diagonal(distance)[:, None] - distance + margin, 0.0)
+    compared = (jnp.diagonal(pairs)[:, None] > 0) & (pairs > 0) & ~jnp.eye(number, dtype=bool)
+    others = jnp.sum(compared, axis=1)
+    value = jnp.sum(hinge * compared, axis=1) / jnp.maximum(others, 1)
+    counts = jnp.repeat(others > 0, sequence) & valid
     return jnp.where(counts, jnp.repeat(value, sequence), 0.0), counts
 
 
 def distances(z: Float[Array, "b d"]) -> Float[Array, "b b"]:
     """Euclidean distances of all pairs of rows, float32, by one matrix product.
 
-    Distances below a thousandth of the rows' spread are rounding of that product: they are 0 and
-    pass no gradient, so that rows that are equal neither give NaN nor push each other.
+    Distances below a thousandth of the rows' norms about their mean are rounding of that product:
+    they are 0 and pass no gradient, so that equal rows neither give NaN nor push each other.
     """
     z = z.astype(jnp.float32)
     z = z - jax.lax.stop_gradient(jnp.mean(z, axis=0, keepdims=True))
-    square = jnp.sum(jnp.square(z), axis=-1)
-    size = square[:, None] + square[None]
-    apart = size - 2 * jnp.matmul(z, z.T, precision=jax.lax.Precision.HIGHEST)
-    real = apart > 1e-6 * size
-    return jnp.where(real, jnp.sqrt(jnp.where(real, apart, 1.0)), 0.0)
+    norm = jnp.sum(jnp.square(z), axis=-1)
+    norms = norm[:, None] + norm[None]
+    squared = norms - 2 * jnp.matmul(z, z.T, precision=jax.lax.Precision.HIGHEST)
+    differs = squared > 1e-6 * norms
+    return jnp.where(differs, jnp.sqrt(jnp.where(differs, squared, 1.0)), 0.0)
 
 
-def _runs(x: Array, sequence: int) -> Array:
-    """``[b ...]`` to ``[s q ...]``."""
+def _by_sequence(x: Array, sequence: int) -> Array:
+    """``[b ...]`` to ``[s sequence ...]``."""
     if sequence < 1 or x.shape[0] % sequence:
         raise InputError(
             f"batch: {x.shape[0]} rows are not whole sub-sequences of {sequence}; take a multiple "
@@ -203,15 +219,14 @@ def _runs(x: Array, sequence: int) -> Array:
 def match_accuracy(
     pred: Float[Array, "b m p"], target: Float[Array, "b m p"]
 ) -> Float[Array, " b"]:
-    """Share of predictions whose most similar target of the clip is their own."""
+    """Fraction of predictions whose most similar target of the clip is their own."""
     return jnp.mean(matched(pred, target), axis=-1)
 
 
 def matched(pred: Float[Array, "b m p"], target: Float[Array, "b m p"]) -> Float[Array, "b m"]:
     """1 for every prediction whose most similar target of the clip is its own, else 0."""
     best = jnp.argmax(similarity(pred, target), axis=-1)
-    own = jnp.arange(pred.shape[1], dtype=best.dtype)[None]
-    return (best == own).astype(jnp.float32)
+    return (best == jnp.arange(pred.shape[1], dtype=best.dtype)[None]).astype(jnp.float32)
 
 
 def mse(pred: Float[Array, "b m p"], target: Float[Array, "b m p"]) -> Float[Array, " b"]:
@@ -232,13 +247,18 @@ def instance_norm_targets(
 ) -> Float[Array, "b n d"]:
     """Targets of data2vec 2.0 (Baevski et al. 2022) and EAT, float32.
 
-    Every layer with zero mean and unit variance over the tokens of a clip, channel by channel;
-    their mean over layers; with ``norm_tokens``, as for images and EAT but not for speech, that
-    with zero mean and unit variance over the channels of a token. ``eps`` is added to the
-    variances. Tokens that are not ``valid`` do not count and become 0.
+    Every layer is standardised over the tokens of a clip, channel by channel, and the layers are
+    averaged.
+
+    Args:
+        layers: States of a teacher after its blocks.
+        valid: Tokens that are not valid do not count and become 0.
+        norm_tokens: Standardises the average over the channels of every token, as for images and
+            in EAT, but not for speech.
+        eps: Added to the variances.
     """
-    inside = None if valid is None else valid[..., None]
-    mean = jnp.mean(_standardise(layers.astype(jnp.float32), -2, eps, inside), axis=0)
+    valid = None if valid is None else valid[..., None]
+    mean = jnp.mean(_standardise(layers.astype(jnp.float32), -2, eps, valid), axis=0)
     return _standardise(mean, -1, eps) if norm_tokens else mean
 
 
@@ -277,10 +297,8 @@ def code_cross_entropy(
     *,
     valid: Bool[Array, "b m"] | None = None,
 ) -> tuple[Float[Array, " b"], Float[Array, " b"]]:
-    """Cross-entropy of tokens whose classes are codes (BEATs, section 3.3): ``(sum, count)``.
-
-    Sum over the ``valid`` tokens of a clip and how many these are, float32.
-    """
+    """Cross-entropy of tokens whose classes are codes (BEATs, section 3.3), float32: its sum over
+    the ``valid`` tokens of a clip, and how many these are."""
     log_prob = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
     value = -jnp.take_along_axis(log_prob, codes[..., None], axis=-1)[..., 0]
     return _over_tokens(value, valid)
@@ -292,7 +310,7 @@ def code_accuracy(
     *,
     valid: Bool[Array, "b m"] | None = None,
 ) -> tuple[Float[Array, " b"], Float[Array, " b"]]:
-    """How many of the ``valid`` tokens have their own code as the likeliest: ``(sum, count)``."""
+    """How many ``valid`` tokens have their code as the most likely, and how many there are."""
     return _over_tokens((jnp.argmax(logits, axis=-1) == codes).astype(jnp.float32), valid)
 
 
@@ -302,10 +320,8 @@ def cosine_distance(
     *,
     valid: Bool[Array, "b n"] | None = None,
 ) -> tuple[Float[Array, " b"], Float[Array, " b"]]:
-    """``1 - cos`` of the angle between prediction and target of every token: ``(sum, count)``.
-
-    What BEATs' tokenizer is distilled with (section 3.2.2). Float32, over the ``valid`` tokens.
-    """
+    """``1 - cos`` of the angle between prediction and target (BEATs, section 3.2.2), float32: its
+    sum over the ``valid`` tokens of a clip, and how many these are."""
     cos = jnp.sum(unit(pred.astype(jnp.float32)) * unit(target.astype(jnp.float32)), axis=-1)
     return _over_tokens(1.0 - cos, valid)
 
@@ -354,14 +370,25 @@ def snr_weighted(
     exponent: float | int,
     floor: float = 1e-6,
 ) -> Float[Array, " b"]:
-    """Minus the ratio of signal to error in dB, weighted by ``energy ** exponent`` over its mean in
-    the global batch: what FreqMAE's weights are meant to do (its equations' released form gives
-    them no gradient). ``error`` and ``signal`` are sums over the same masked cells; ``floor``,
-    relative to the signal, keeps the ratio finite."""  # fmt: skip
+    """Negative signal-to-error ratio in dB, with more weight on clips of more energy::
+
+        loss_i = -w_i 10 log10((S_i + eps_i) / (E_i + eps_i)),    eps_i = floor S_i + 1e-12
+        w_i = e_i^exponent / mean_j(e_j^exponent)                 (no gradient)
+
+    Our reading of FreqMAE's weighted loss. In its released form, :func:`wpsnr_as_released`, the
+    energy only adds a constant to the loss and thus has no effect on the gradient.
+
+    Args:
+        error: ``E``, squared error summed over the masked cells of a clip.
+        signal: ``S``, squared target summed over the same cells.
+        energy: ``e``, energy of a clip; the mean of the weights is taken over the global batch.
+        exponent: 0 weighs all clips alike.
+        floor: Keeps the ratio finite, relative to the signal.
+    """
     weight = jnp.where(energy > 0, energy, 0.0) ** exponent
     weight = jax.lax.stop_gradient(weight / jnp.maximum(jnp.mean(weight), 1e-30))
-    least = floor * signal + 1e-12
-    return -weight * DECIBEL * (jnp.log(signal + least) - jnp.log(error + least))
+    eps = floor * signal + 1e-12
+    return -weight * DECIBEL * (jnp.log(signal + eps) - jnp.log(error + eps))
 
 
 def wpsnr_as_released(
@@ -371,7 +398,7 @@ def wpsnr_as_released(
     exponent: float | int,
     count: Int[Array, " b"],
 ) -> Float[Array, " b"]:
-    """FreqMAE's weighted loss as released: the energy only adds a constant, so ``exponent`` has no
-    gradient. ``count``: masked tokens of a clip."""  # fmt: skip
-    level = jnp.log(jnp.maximum(energy, 1e-30))
-    return -DECIBEL / count * (exponent * level - jnp.log(jnp.maximum(error, 1e-30)))
+    """FreqMAE's weighted loss as released, ``-10 log10(energy^exponent / error) / count``: the
+    energy only adds a constant. ``count``: masked tokens of a clip."""
+    log_energy = jnp.log(jnp.maximum(energy, 1e-30))
+    return -DECIBEL / count * (exponent * log_energy - jnp.log(jnp.maximum(error, 1e-30)))

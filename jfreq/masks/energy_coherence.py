@@ -1,10 +1,10 @@
-"""What a signal says about its tokens, and masks drawn by it ("PhyMask-style": only the abstract of
-PhyMask is public; sheet section 2.c).
+"""Scores of tokens by energy and coherence, and masks sampled by these scores.
 
-Planes are complex spectra ``real``, ``imag`` ``[b t f c]`` float32, patches ``(time, frequency)``;
-the last patch of an axis may hang over the border. Scores are planes of tokens, flat tokens are
-time-major. All are float32, without gradient, per sample, and do not change with the amplitude
-while powers stay within float32.
+This is "PhyMask-style": only the abstract of PhyMask is public (sheet, section 2.c). Spectra are
+complex, ``real`` and ``imag`` ``[b t f c]`` float32; patches are ``(time, frequency)``, and the
+last patch of an axis may hang over the border. Scores are ``[b t f]`` over patches, or flat
+``[b n]`` and then time-major. They are float32, carry no gradient, depend on one sample only and
+do not change with the amplitude while powers stay within float32.
 """
 
 from __future__ import annotations
@@ -46,61 +46,86 @@ def energy(
     patch: Patch,
     *,
     spectrum: Bins | None = None,
-    span: tuple[Bins, Bins] | None = None,
+    power_range: tuple[Bins, Bins] | None = None,
     valid: Valid | None = None,
 ) -> Tokens:
     """How loud a patch is, 0 to 1: ``log(1 + e / median(e))`` of its mean power ``e``, min-max
-    normalised in the sample.
+    normalised within the sample.
 
-    ``spectrum`` is an average power by bin to whiten by, in any unit; bins where it is 0 are left
-    out. ``span`` gives the least and largest power of every bin in a data set (summed over
-    channels) instead: the score is then the mean over the patch of the power's place between them,
-    which does change with the amplitude. Padding scores 0, and so does every patch of a sample
-    whose patches are equally loud, or silent. Raises ``InputError`` for both options at once.
+    Args:
+        real: Real part.
+        imag: Imaginary part.
+        patch: (frames, bins) of a patch.
+        spectrum: Average power by bin, in any unit, to whiten by; bins where it is 0 are left out.
+        power_range: Least and largest power of every bin in a data set, summed over channels. The
+            score is then where the power lies between them, averaged over the patch; it changes
+            with the amplitude.
+        valid: False in padding.
+
+    Returns:
+        Scores of the patches; 0 for padding, and for all patches of a sample whose patches are
+        equally loud, or silent.
+
+    Raises:
+        InputError: For both ``spectrum`` and ``power_range``.
     """
-    if spectrum is not None and span is not None:
-        raise InputError("energy: whiten by spectrum or place within span, not both")
+    if spectrum is not None and power_range is not None:
+        raise InputError("energy: whiten by spectrum or scale by power_range, not both")
     power = jnp.sum(jnp.square(real) + jnp.square(imag), axis=-1)
-    if span is not None:
-        low, high = (jnp.asarray(x)[None, None] for x in span)
-        place = jnp.where(high > low, (power - low) / jnp.where(high > low, high - low, 1.0), 0.0)
-        score = _pooled(jnp.clip(place, 0.0, 1.0), patch)
+    if power_range is not None:
+        low, high = (jnp.asarray(x)[None, None] for x in power_range)
+        scaled = jnp.where(high > low, (power - low) / jnp.where(high > low, high - low, 1.0), 0.0)
+        score = _pooled(jnp.clip(scaled, 0.0, 1.0), patch)
         return jax.lax.stop_gradient(jnp.where(_valid(valid, score), score, 0.0))
     if spectrum is not None:
-        level = jnp.asarray(spectrum)[None, None]
-        power = jnp.where(level > 0, power / jnp.where(level > 0, level, 1.0), 0.0)
+        average = jnp.asarray(spectrum)[None, None]
+        power = jnp.where(average > 0, power / jnp.where(average > 0, average, 1.0), 0.0)
     e = _pooled(power, patch)
-    return jax.lax.stop_gradient(_normalised(e, _valid(valid, e)))
+    score = _relative_loudness(e.reshape(e.shape[0], -1), _rows(_valid(valid, e), e[0].size))
+    return jax.lax.stop_gradient(score.reshape(e.shape))
 
 
-def _normalised(e: Tokens, valid: Bool[Array, "b t2 f2"]) -> Tokens:
-    b = e.shape[0]
-    flat, seen = e.reshape(b, -1), valid.reshape(b, -1)
-    rising = jnp.sort(jnp.where(seen, flat, jnp.inf), axis=-1)
-    number = jnp.maximum(jnp.sum(seen, axis=-1, keepdims=True), 1)
-    halves = jnp.concatenate([(number - 1) // 2, number // 2, number - 1], axis=-1)
-    middle = jnp.take_along_axis(rising, halves, axis=-1, mode="clip")
-    top = middle[:, 2:]
-    median = 0.5 * (middle[:, :1] + middle[:, 1:2])
-    unit = jnp.maximum(median, _QUIET * top)
-    some = (unit > 0) & jnp.isfinite(unit)
-    loud = jnp.log1p(flat / jnp.where(some, unit, 1.0))
-    low = jnp.min(jnp.where(seen, loud, jnp.inf), axis=-1, keepdims=True)
-    high = jnp.max(jnp.where(seen, loud, -jnp.inf), axis=-1, keepdims=True)
+def _relative_loudness(
+    power: Float[Array, "b n"], valid: Bool[Array, "b n"]
+) -> Float[Array, "b n"]:
+    """``log(1 + power / median)``, min-max normalised over the valid patches of a sample."""
+    _, peak = masked_minmax(power, valid)
+    reference = jnp.maximum(masked_median(power, valid), _QUIET * peak)
+    sounds = (reference > 0) & jnp.isfinite(reference)
+    loudness = jnp.log1p(power / jnp.where(sounds, reference, 1.0))
+    low, high = masked_minmax(loudness, valid)
     # Patches that differ by rounding only are equally loud.
-    spread = some & (high - low > 1e-4)
-    score = (loud - low) / jnp.where(spread, high - low, 1.0)
-    return jnp.where(seen & spread, score, 0.0).reshape(e.shape)
+    differs = sounds & (high - low > 1e-4)
+    score = (loudness - low) / jnp.where(differs, high - low, 1.0)
+    return jnp.where(valid & differs, score, 0.0)
+
+
+def masked_median(x: Float[Array, "b n"], valid: Bool[Array, "b n"]) -> Float[Array, "b 1"]:
+    """Median of the valid values of every row, the mean of the middle two of an even number; inf
+    for a row without valid values."""
+    ascending = jnp.sort(jnp.where(valid, x, jnp.inf), axis=-1)
+    count = jnp.maximum(jnp.sum(valid, axis=-1, keepdims=True), 1)
+    middle = jnp.concatenate([(count - 1) // 2, count // 2], axis=-1)
+    both = jnp.take_along_axis(ascending, middle, axis=-1, mode="clip")
+    return jnp.mean(both, axis=-1, keepdims=True)
+
+
+def masked_minmax(
+    x: Float[Array, "b n"], valid: Bool[Array, "b n"]
+) -> tuple[Float[Array, "b 1"], Float[Array, "b 1"]]:
+    """Least and largest of the valid values of every row; inf and -inf where there are none."""
+    low = jnp.min(jnp.where(valid, x, jnp.inf), axis=-1, keepdims=True)
+    return low, jnp.max(jnp.where(valid, x, -jnp.inf), axis=-1, keepdims=True)
 
 
 def entropy(
     real: Cells, imag: Cells, patch: Patch, valid: Valid | None = None
 ) -> Float[Array, " b"]:
-    """Entropy in nats of how the energy of a sample is spread over its patches; 0 for silence."""
+    """Entropy in nats of the distribution of a sample's energy over its patches; 0 for silence."""
     e = patch_energy(real, imag, patch)
     e = jnp.where(_valid(valid, e), e, 0.0)
-    whole = jnp.sum(e, axis=(1, 2), keepdims=True)
-    p = e / jnp.where(whole > 0, whole, 1.0)
+    total = jnp.sum(e, axis=(1, 2), keepdims=True)
+    p = e / jnp.where(total > 0, total, 1.0)
     return jax.lax.stop_gradient(jnp.sum(jax.scipy.special.entr(p), axis=(1, 2)))
 
 
@@ -117,13 +142,23 @@ def coherence(
 ) -> Tokens:
     """How well a patch follows from its neighbours in time, 0 (white noise) to 1.
 
-    The mean coherence of its cells with the frames beside them, minus what white noise
-    gives (:func:`jfreq.ops.coherence.noise_floor`) and stretched so that 1 stays 1. With ``other``,
-    spectra of a sensor with the same frames and bins, ``cross_coherence`` of both instead. All 0
-    for a single bin, where nothing can be averaged, and for a single frame without ``other``. The
-    floor holds for frames that do not overlap; those that do are coherent by themselves.
+    The mean coherence of its cells with the frames beside them, less what white noise gives
+    (:func:`jfreq.ops.coherence.noise_floor`) and stretched so that 1 stays 1. The floor holds for
+    frames that do not overlap; those that do are coherent by themselves.
 
-    Raises ``InputError`` for ``taps`` that are even or below 3, and for another shape of ``other``.
+    Args:
+        real: Real part.
+        imag: Imaginary part.
+        patch: (frames, bins) of a patch.
+        taps: Bins that coherence is averaged over.
+        other: Spectra of a sensor with the same frames and bins: coherence with these instead.
+
+    Returns:
+        Scores of the patches; all 0 for a single bin, where nothing can be averaged, and for a
+        single frame without ``other``.
+
+    Raises:
+        InputError: For ``taps`` that are even or below 3, and for another shape of ``other``.
     """
     check_taps(taps)
     frames, bins, channels = real.shape[1:]
@@ -131,7 +166,7 @@ def coherence(
         return jnp.zeros((real.shape[0], -(-frames // patch[0]), -(-bins // patch[1])))
     if other is None:
         pairs, live = pair_coherence(real, imag, taps=taps)
-        # Along frequency first: what comes after is small.
+        # Along frequency first, which leaves less to do along time.
         gamma = _pooled(beside(_pooled(pairs, (1, patch[1])), live), (patch[0], 1))
     else:
         gamma = _pooled(cross_coherence((real, imag), other, taps=taps), patch)
@@ -154,46 +189,57 @@ def importance(energy: Tokens, coherence: Tokens, alpha: float | int) -> Float[A
     return (alpha * energy + (1 - alpha) * coherence).reshape(energy.shape[0], -1)
 
 
-def keep_by_importance(
+def sample_by_importance(
     key: Key[Array, ""],
     scores: Float[Array, "b n"],
-    keep: int,
+    visible: int,
     *,
     temperature: float | int | Float[Array, ""],
     floor: float | int = 0.0,
     sign: Literal[1, -1] = 1,
     valid: Valid | None = None,
 ) -> Mask:
-    """Keeps ``keep`` tokens by Gumbel-top-K on ``sign * scores / temperature``; the others are
-    masked.
+    """Makes ``visible`` tokens visible by Gumbel-top-K on ``sign * scores / temperature``.
 
     At temperature 0 these are the highest scores (lowest for ``sign`` -1) with ties broken at
-    random, towards infinity any tokens. The share ``floor`` of them is drawn uniformly from what
-    the scores left, so that no token is never seen. Padding is kept only where nothing else is
-    left. Raises ``InputError`` unless ``keep`` leaves tokens on both sides, and for ``floor``
-    outside [0, 1].
+    random, towards infinity any tokens. Padding is visible only where nothing else is left.
+
+    Args:
+        key: Random key.
+        scores: Score of every token.
+        visible: Visible tokens of every row; the others are masked.
+        temperature: Of the Gumbel noise relative to the scores, 0 or more.
+        floor: Fraction of the visible tokens that is sampled uniformly from those that the scores
+            did not choose, so that every token is visible at times.
+        sign: -1 makes low scores visible.
+        valid: False in padding.
+
+    Raises:
+        InputError: Unless there are visible and masked tokens, and for ``floor`` outside [0, 1].
+
+    Reference:
+        Kool et al., ICML 2019, "Stochastic beams and where to find them": the trick itself.
     """
     b, n = scores.shape
-    if not 1 <= keep < n:
-        raise InputError(f"mask: {keep} of {n} tokens cannot be kept; choose 1 to {n - 1}")
+    if not 1 <= visible < n:
+        raise InputError(f"mask: {visible} of {n} tokens cannot be visible; choose 1 to {n - 1}")
     if not 0 <= floor <= 1:
         raise InputError(f"mask: floor must lie between 0 and 1, got {floor:g}")
-    seen = jnp.ones((b, n), bool) if valid is None else jnp.broadcast_to(_rows(valid, n), (b, n))
-    noise_key, rest_key, round_key = jax.random.split(key, 3)
+    inside = jnp.ones((b, n), bool) if valid is None else jnp.broadcast_to(_rows(valid, n), (b, n))
+    noise_key, uniform_key, round_key = jax.random.split(key, 3)
     noise = jax.random.gumbel(noise_key, (b, n))
-    # Multiplied, not divided: defined at 0; the noise itself then breaks ties.
-    rank = sign * scores + jnp.minimum(temperature, 1e6) * noise
-    ids = jax.lax.broadcasted_iota(jnp.int32, (b, n), 1)
-    order = jax.lax.sort((~seen, -rank, -noise, ids), num_keys=3)[3]
+    # Multiplied, not divided: defined at temperature 0, where the noise alone breaks ties.
+    perturbed = sign * scores + jnp.minimum(temperature, 1e6) * noise
+    order = jnp.lexsort((-noise, -perturbed, ~inside), axis=-1).astype(jnp.int32)
     if floor > 0:
-        # Rounded at random: a tenth of three tokens is one of them in three draws of ten.
-        top = keep - jnp.floor(floor * keep + jax.random.uniform(round_key, (b, 1)))
-        left = jnp.take_along_axis(seen, order, axis=1, mode="clip")
-        place = jax.random.uniform(rest_key, (b, n)) + jnp.where(left, 0.0, 1.0)
-        place = jnp.where(ids < top, -1.0, place)
-        order = jnp.take_along_axis(order, jnp.argsort(place, axis=1), axis=1, mode="clip")
+        # Rounded at random: a tenth of three tokens is one of them in three samples of ten.
+        uniform = jnp.floor(floor * visible + jax.random.uniform(round_key, (b, 1)))
+        by_score = jnp.arange(n)[None] < visible - uniform
+        padding = ~jnp.take_along_axis(inside, order, axis=1, mode="clip")
+        rank = jnp.where(by_score, -1.0, jax.random.uniform(uniform_key, (b, n)) + padding)
+        order = jnp.take_along_axis(order, jnp.argsort(rank, axis=1), axis=1, mode="clip")
     restore = jnp.argsort(order, axis=1).astype(jnp.int32)
-    return Mask(order[:, :keep], order[:, keep:], restore)
+    return Mask(order[:, :visible], order[:, visible:], restore)
 
 
 def temperature(
@@ -202,20 +248,29 @@ def temperature(
     *,
     start: float | int = 1.0,
     end: float | int = 0.1,
-    share: float | int = 0.5,
+    fraction: float | int = 0.5,
 ) -> Float[Array, ""]:
-    """From ``start`` to ``end`` along half a cosine over the first ``share`` of ``steps``."""
-    done = jnp.clip(jnp.asarray(step, jnp.float32) / max(share * steps, 1.0), 0.0, 1.0)
+    """From ``start`` to ``end`` along half a cosine over the first ``fraction`` of ``steps``."""
+    done = jnp.clip(jnp.asarray(step, jnp.float32) / max(fraction * steps, 1.0), 0.0, 1.0)
     return end + (start - end) * 0.5 * (1.0 + jnp.cos(jnp.pi * done))
 
 
 def budgets(counts: Sequence[int], ratio: float, entropies: Sequence[float]) -> tuple[int, ...]:
-    """How many tokens each modality keeps when ``ratio`` of all are masked.
+    """How many tokens of each modality stay visible when ``ratio`` of all are masked.
 
-    The sum over modalities of ``max(1, round((1 - ratio) * count))`` is shared out in proportion to
-    ``exp(entropy)``, the number of patches that hold the energy; at least one each and never all.
-    Raises ``InputError`` for a ratio outside (0, 1), for a modality of fewer than two tokens, and
-    unless there is one finite entropy for each.
+    Their total, the sum of ``max(1, round((1 - ratio) * count))`` over modalities, is distributed
+    in proportion to ``exp(entropy)``, the effective number of patches that hold the energy.
+
+    Args:
+        counts: Tokens of each modality, two or more.
+        ratio: Fraction that is masked, between 0 and 1.
+        entropies: :func:`entropy` of each modality, finite.
+
+    Returns:
+        Visible tokens of each modality: one at least, and fewer than ``counts``.
+
+    Raises:
+        InputError: For other arguments than these.
     """
     if not 0 < ratio < 1:
         raise InputError(f"mask: ratio must lie between 0 and 1, got {ratio:g}")
@@ -223,23 +278,25 @@ def budgets(counts: Sequence[int], ratio: float, entropies: Sequence[float]) -> 
         raise InputError(f"mask: {len(counts)} modalities need a finite entropy each: {entropies}")
     if min(counts) < 2:
         raise InputError(
-            f"mask: modalities of {tuple(counts)} tokens: one token cannot be both kept and masked;"
-            " take smaller patches or longer windows"
+            f"mask: modalities of {tuple(counts)} tokens: one token cannot be both visible and "
+            "masked; take smaller patches or longer windows"
         )
-    whole = sum(min(n - 1, max(1, round((1 - ratio) * n))) for n in counts)
-    weight = np.exp(np.asarray(entropies, float) - np.max(entropies))
-    fair = whole * weight / weight.sum()
-    out = np.ones(len(counts), int)
-    for _ in range(whole - len(counts)):
-        out[np.argmax(np.where(out < np.asarray(counts) - 1, fair - out, -np.inf))] += 1
-    return tuple(int(k) for k in out)
+    total = sum(min(n - 1, max(1, round((1 - ratio) * n))) for n in counts)
+    patches = np.exp(np.asarray(entropies, float) - np.max(entropies))
+    target = total * patches / patches.sum()
+    # One by one, to the modality that is furthest below its target and has tokens left.
+    visible = np.ones(len(counts), int)
+    for _ in range(total - len(counts)):
+        shortfall = np.where(visible < np.asarray(counts) - 1, target - visible, -np.inf)
+        visible[np.argmax(shortfall)] += 1
+    return tuple(visible.tolist())
 
 
 # ------------------------------------------------------------------ patches
 
 
 def _pooled(x: Float[Array, "b t f"], patch: Patch, *, mean: bool = True) -> Tokens:
-    """Mean or sum over the cells of every patch that lie on the plane.
+    """Mean or sum over those cells of every patch that lie within the spectrum.
 
     By small matrices: XLA:CPU would fuse a reduction with all that made ``x``, which took 2 to 15
     times as long for coherence.

@@ -1,7 +1,7 @@
-"""Which tokens a method hides: ``(key, batch, grid, count) -> Mask`` with static counts.
+"""Masks over a grid of tokens: ``(key, batch, grid, count) -> Mask`` with static counts.
 
-Every mask is a score per token and one argsort, so it has exactly ``count`` masked tokens, draws
-each row of the batch independently, and needs no collective on a sharded batch.
+Every mask is a score per token and one argsort, so it has exactly ``count`` masked tokens, is
+sampled independently for every row of the batch, and needs no collective on a sharded batch.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ Sizes = tuple[int, int]
 def from_scores(scores: Float[Array, "b n"], count: int) -> Mask:
     """Masks the ``count`` lowest scores of every row; ids ``[b k]``, ``[b m]``, ``[b n]`` int32."""
     order = jnp.argsort(scores, axis=-1)
-    drop, keep = order[:, :count], order[:, count:]
-    restore = jnp.argsort(jnp.concatenate([keep, drop], axis=-1), axis=-1)
-    return Mask(keep.astype(jnp.int32), drop.astype(jnp.int32), restore.astype(jnp.int32))
+    masked, visible = order[:, :count], order[:, count:]
+    restore = jnp.argsort(jnp.concatenate([visible, masked], axis=-1), axis=-1)
+    return Mask(visible.astype(jnp.int32), masked.astype(jnp.int32), restore.astype(jnp.int32))
 
 
 def check_count(
@@ -80,13 +80,25 @@ def cluster(
     sizes: Sizes = (3, 5),
     mode: ClusterMode = "uniform",
 ) -> Mask:
-    """Square clusters of side C, C drawn once per row from ``sizes`` (SSAST, section 2.3).
+    """Square clusters of side C, which is sampled once per row (SSAST, section 2.3).
 
     A token's score is the arrival time of the first cluster that covers it, clusters arriving in
-    random order. ``uniform`` lets clusters hang over every border, so that all tokens are covered
-    by equally many. ``official`` reproduces the released code: clusters only extend up and right
-    of the pick in flat token numbers (wrapping into the next frequency row), token 0 is never
-    masked, and the surplus of the last cluster is cut at the highest numbers.
+    random order.
+
+    Args:
+        key: Random key.
+        batch: Rows.
+        grid: Grid of the ``n`` tokens.
+        count: Masked tokens of every row, as :func:`check_count` allows.
+        sizes: Least and largest side C.
+        mode: ``uniform`` lets clusters hang over every border, so that all tokens are covered by
+            equally many. ``official`` reproduces the released code: clusters only extend up and
+            right of their first token in flat token numbers (wrapping into the next frequency
+            row), token 0 is never masked, and the surplus of the last cluster is cut at the
+            highest numbers.
+
+    Raises:
+        InputError: For ``official`` on a grid that is not frequency-major.
     """
     if mode == "official":
         return _official_cluster(key, batch, grid, count, sizes)
@@ -108,20 +120,20 @@ def lines(
     axis: Literal["time", "frequency"],
     sizes: Sizes = (1, 1),
 ) -> Mask:
-    """Whole time columns or whole frequency rows, in spans of ``sizes`` neighbouring lines.
+    """Whole time columns or whole frequency rows, in groups of ``sizes`` neighbouring lines.
 
     ``count`` is a multiple of the line length.
     """
     number = grid.time if axis == "time" else grid.freq
-    span_key, size_key, tie_key = jax.random.split(key, 3)
-    arrival = _arrival(span_key, size_key, batch, (1, number), sizes)[:, 0]
+    order_key, size_key, tie_key = jax.random.split(key, 3)
+    arrival = _arrival(order_key, size_key, batch, (1, number), sizes)[:, 0]
     arrival = arrival + 1e-4 * jax.random.uniform(tie_key, arrival.shape)
-    shape = (batch, grid.freq, grid.time)
-    plane = arrival[:, None, :] if axis == "time" else arrival[:, :, None]
-    plane = jnp.broadcast_to(plane, shape)
-    if grid.order == "time_major":
-        plane = plane.transpose(0, 2, 1)
-    return from_scores(plane.reshape(batch, grid.size), count)
+    # Lines of the slow axis of the grid are rows of its two axes, of the fast axis columns.
+    slow = (axis == "frequency") == (grid.order == "freq_major")
+    scores = arrival[:, :, None] if slow else arrival[:, None, :]
+    return from_scores(
+        jnp.broadcast_to(scores, (batch, *grid.shape)).reshape(batch, grid.size), count
+    )
 
 
 def block(
@@ -147,35 +159,37 @@ def inverse_block(
     key: Key[Array, ""],
     batch: int,
     grid: TokenGrid,
-    keep: int,
+    visible: int,
     *,
     block: int = 5,
     adjust: float | int = 0.07,
     valid: Bool[Array, "b n"] | None = None,
 ) -> Mask:
-    """Keeps ``keep`` tokens that lie in square blocks: EAT's inverse block mask.
+    """Makes ``visible`` tokens visible that lie in square blocks: EAT's inverse block mask.
 
-    ``int((keep + adjust * n) / block ** 2)`` centres, at least one, are drawn with replacement;
-    blocks of side ``block`` around them are cut at the borders. Of their union, or of it and
-    random tokens where it is too small, ``keep`` stay (Chen et al. 2024, arXiv 2401.03497, as
-    released; one sort instead of trimming and filling, with the same distribution). An axis
-    shorter than ``block`` counts with its own length in the number of centres: our reading, the
-    released code has square grids.
+    ``int((visible + adjust * n) / block ** 2)`` centres, at least one, are sampled with
+    replacement; blocks of side ``block`` around them are cut at the borders. Of their union, or of
+    it and random tokens where it is too small, ``visible`` tokens are taken by one sort instead of
+    trimming and filling, with the same distribution. An axis shorter than ``block`` counts with
+    its own length in the number of centres: our reading, the released code has square grids.
 
     Args:
         key: Random key.
         batch: Rows.
-        grid: Lattice of the ``n`` tokens; a line of tokens has ``freq`` 1.
-        keep: Visible tokens of every row.
+        grid: Grid of the ``n`` tokens; a line of tokens has ``freq`` 1.
+        visible: Visible tokens of every row.
         block: Side of the blocks.
-        adjust: Fraction of the tokens by which the blocks ask for more than ``keep``: they overlap.
-        valid: Tokens that are no padding, at least one in a row. Of these the same fraction as of
-            all tokens is visible, rounded up.
+        adjust: How many more tokens the blocks ask for, as they overlap, in parts of ``n``.
+        valid: False in padding, True at least once in a row. Of the valid tokens the same fraction
+            as of all tokens is visible, rounded up.
 
     Raises:
-        InputError: Where nothing is kept or nothing masked.
+        InputError: Where nothing is visible or nothing masked.
+
+    Reference:
+        Chen et al. 2024, arXiv 2401.03497, as released.
     """
-    return _within(_block_scores(key, batch, grid, keep, block, adjust), keep, valid)
+    return _within(_block_scores(key, batch, grid, visible, block, adjust), visible, valid)
 
 
 def _block_scores(
@@ -199,17 +213,18 @@ def _block_scores(
     return (hits > 0) + jax.random.uniform(tie_key, (batch, n))
 
 
-def _within(scores: Array, keep: int, valid: Array | None) -> Mask:
-    """Keeps the ``keep`` highest scores of every row, and of the ``valid`` ones their fraction."""
+def _within(scores: Array, visible: int, valid: Array | None) -> Mask:
+    """The ``visible`` highest scores of every row are visible, and of its ``valid`` tokens the
+    same fraction."""
     n = scores.shape[1]
     if valid is not None:
         # Visible signal first, then padding, then masked signal: whatever the rows hold, the
         # counts are the same.
         order = jnp.argsort(jnp.where(valid, -scores, jnp.inf), axis=-1)
-        visible = -(-jnp.sum(valid, axis=-1, keepdims=True) * keep // n)
-        first = jnp.argsort(order, axis=-1) < visible
+        count = -(-jnp.sum(valid, axis=-1, keepdims=True) * visible // n)
+        first = jnp.argsort(order, axis=-1) < count
         scores = jnp.where(valid, jnp.where(first, 2.0, 0.0), 1.0)
-    return from_scores(scores, n - keep)
+    return from_scores(scores, n - visible)
 
 
 def _covers(centres: Array, size: int, block: int) -> Array:
@@ -224,14 +239,14 @@ def _arrival(order_key, size_key, batch: int, shape: tuple[int, int], sizes: Siz
     low, high = sizes
     edge = tuple(min(high, s) - 1 for s in shape)  # a cluster may hang over by up to its side
     starts = jax.random.uniform(order_key, (batch, shape[0] + edge[0], shape[1] + edge[1]))
-    chosen = jax.random.randint(size_key, (batch, 1, 1), low, high + 1)
+    sampled = jax.random.randint(size_key, (batch, 1, 1), low, high + 1)
     arrival = jnp.full((batch, *shape), jnp.inf)
     for side in range(low, high + 1):
         window = tuple(min(side, s) for s in shape)
         covered = jax.lax.reduce_window(
             starts, jnp.inf, jax.lax.min, (1, *window), (1, 1, 1), "VALID"
         )[:, : shape[0], : shape[1]]
-        arrival = jnp.where(chosen == side, covered, arrival)
+        arrival = jnp.where(sampled == side, covered, arrival)
     return arrival
 
 
@@ -242,11 +257,11 @@ def _official_cluster(key, batch: int, grid: TokenGrid, count: int, sizes: Sizes
     low, high = sizes
     n = grid.size
     starts = jax.random.uniform(order_key, (batch, n))
-    chosen = jax.random.randint(size_key, (batch, 1), low, high + 1)
+    sampled = jax.random.randint(size_key, (batch, 1), low, high + 1)
     arrival = jnp.full((batch, n), jnp.inf)
     for side in range(low, high + 1):
         covered = _first_of_shifts(_first_of_shifts(starts, side, 1), side, grid.time)
-        arrival = jnp.where(chosen == side, covered, arrival)
+        arrival = jnp.where(sampled == side, covered, arrival)
     number = jnp.broadcast_to(jnp.arange(n, dtype=jnp.float32), (batch, n))
     arrival = jnp.where(number == 0, jnp.inf, arrival)
     last = jnp.sort(arrival, axis=-1)[:, count : count + 1]

@@ -1,8 +1,8 @@
-"""Boolean masks ``[b t f]`` over planes of tokens in whole windows, for encoders that see every
-token (FreqMAE, sheet section 1.b.7).
+"""Boolean masks ``[b t f]`` of tokens in whole windows, for encoders that see every token (FreqMAE,
+sheet section 1.b.7).
 
-A score per window and one argsort: exact counts, each row of the batch draws independently, and no
-collective on a sharded batch.
+A mask is a score per window and one argsort, so its count is exact, it is sampled independently for
+every row of the batch, and needs no collective on a sharded batch.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Valid = Bool[np.ndarray, "t f"]
 """Static: which tokens hold signal, False in padding."""
 
 MIXED: dict[Unit, float] = {"random": 0.5, "tube": 0.25, "time": 0.25}
-"""How often ``mixed`` takes each kind; the released code draws once for a run, by accident."""
+"""How often ``mixed`` takes each kind; the released code samples once per run, by accident."""
 
 
 def count(
@@ -32,10 +32,12 @@ def count(
 ) -> int:
     """How many units :func:`sample` masks: ``int(ratio * units)``.
 
-    Units are windows that hold a valid token; for ``time`` rows and for ``tube`` columns of such
-    windows. With ``mirror`` those of the lower half of the valid columns. Raises ``InputError``
-    for a ratio that masks nothing or lies outside (0, 1), and for windows that do not tile the
-    plane.
+    Units are windows that hold a valid token; rows of such windows for ``time``, columns for
+    ``tube``. With ``mirror`` only those of the lower half of the valid columns count.
+
+    Raises:
+        InputError: For a ratio that masks nothing or lies outside (0, 1), and for windows that do
+            not tile the tokens.
     """
     if not 0 < ratio < 1:
         raise InputError(f"mask: ratio must lie between 0 and 1, got {ratio:g}")
@@ -72,54 +74,59 @@ def sample(
 ) -> Bool[Array, "b t f"]:
     """True where a token is masked, for ``rows`` samples.
 
-    ``random`` masks windows, ``time`` whole rows of windows, ``tube`` whole columns over all
-    frames, as many as :func:`count` says; ``mixed`` takes one of them for each sample
-    (:data:`MIXED`). Windows of padding alone are never drawn by ``random``; in a window that lies
-    partly in padding all tokens are marked.
+    Args:
+        key: Random key.
+        rows: Samples.
+        valid: False in padding. Windows of padding alone are never sampled by ``random``; in a
+            window that lies partly in padding all tokens are masked.
+        window: Tokens of a window.
+        ratio: Fraction of the units that is masked; :func:`count` says how many these are.
+        kind: ``random`` masks windows, ``time`` whole rows of windows, ``tube`` whole columns over
+            all frames; ``mixed`` takes one of them for each sample (:data:`MIXED`).
+        mirror: Samples on the lower half of the valid columns and mirrors token by token about
+            their middle: in a two-sided spectrum a masked patch cannot be read off its mirror
+            image, but for one bin (bin 0 has no image, which puts images one bin off the patches).
 
-    ``mirror`` draws on the lower half of the valid columns and mirrors token by token about their
-    middle: in a two-sided spectrum a masked patch cannot be read off its mirror image, but for one
-    bin (bin 0 has no image, which puts images one bin off the patches). Raises ``InputError`` like
-    :func:`count`.
+    Raises:
+        InputError: As :func:`count`.
     """
     if kind != "mixed":
         return _sample(key, rows, valid, window, ratio, kind, mirror)
     choice_key, *keys = jax.random.split(key, 1 + len(MIXED))
     chance = jax.random.uniform(choice_key, (rows, 1, 1))
     out, edge = jnp.zeros((rows, *valid.shape), bool), 0.0
-    for k, (unit, share) in zip(keys, MIXED.items()):
-        chosen = (chance >= edge) & (chance < edge + share)
-        out |= chosen & _sample(k, rows, valid, window, ratio, unit, mirror)
-        edge += share
+    for k, (unit, probability) in zip(keys, MIXED.items()):
+        takes = (chance >= edge) & (chance < edge + probability)
+        out |= takes & _sample(k, rows, valid, window, ratio, unit, mirror)
+        edge += probability
     return out
 
 
 def _sample(key, rows: int, valid: Valid, window: Window, ratio: float, kind: Unit, mirror: bool):
     masked = count(valid, window, ratio, kind=kind, mirror=mirror)
-    seen = _half(valid) if mirror else valid
-    units = _units(seen, window, kind)
+    tokens = _half(valid) if mirror else valid
+    units = _units(tokens, window, kind)
     scores = jax.random.uniform(key, (rows, units.size))
     scores = jnp.where(units.reshape(1, -1), scores, jnp.inf)
     rank = jnp.argsort(jnp.argsort(scores, axis=-1), axis=-1)
-    plane = (rank < masked).reshape(rows, *units.shape)
-    shape = [-(-size // side) for size, side in zip(seen.shape, window)]
-    plane = jnp.broadcast_to(plane, (rows, *shape))
-    plane = jnp.repeat(jnp.repeat(plane, window[0], axis=1), window[1], axis=2)
-    plane = plane[:, : seen.shape[0], : seen.shape[1]]
+    mask = (rank < masked).reshape(rows, *units.shape)
+    shape = [-(-size // side) for size, side in zip(tokens.shape, window)]
+    mask = jnp.broadcast_to(mask, (rows, *shape))
+    mask = jnp.repeat(jnp.repeat(mask, window[0], axis=1), window[1], axis=2)
+    mask = mask[:, : tokens.shape[0], : tokens.shape[1]]
     if not mirror:
-        return plane
+        return mask
     columns = _columns(valid)
-    upper = plane[:, :, : columns // 2][:, :, ::-1]
-    return jnp.pad(
-        jnp.concatenate([plane, upper], axis=2), ((0, 0), (0, 0), (0, valid.shape[1] - columns))
-    )
+    upper = mask[:, :, : columns // 2][:, :, ::-1]
+    both = jnp.concatenate([mask, upper], axis=2)
+    return jnp.pad(both, ((0, 0), (0, 0), (0, valid.shape[1] - columns)))
 
 
 def _check_window(shape: tuple[int, ...], window: Window) -> None:
     if min(window) < 1 or any(size % side for size, side in zip(shape, window)):
         raise InputError(
             f"mask: windows of {window[0]} x {window[1]} do not tile {shape[0]} x {shape[1]} "
-            "tokens (time x frequency): pad the plane or take smaller windows"
+            "tokens (time x frequency): pad them or take smaller windows"
         )
 
 

@@ -172,13 +172,13 @@ def scores(cfg: PhyMask, found: dict[str, Spectra]) -> dict[str, Array]:
 def chosen(cfg: PhyMask, key: Array, found: dict[str, Spectra], step) -> Masks:
     """Masks by sensor over its patches (windows), the budgets exactly."""
     heat = energy_coherence.temperature(
-        step, cfg.anneal_steps, start=cfg.temperature[0], end=cfg.temperature[1], share=1.0
+        step, cfg.anneal_steps, start=cfg.temperature[0], end=cfg.temperature[1], fraction=1.0
     )
     sign = 1 if cfg.direction == "keep" else -1
     ranked, out = scores(cfg, found), {}
     keys = jax.random.split(key, len(ranked))
     for k, (name, place), keep in zip(keys, cfg.trunk.mask_units.items(), cfg.visible):
-        out[name] = energy_coherence.keep_by_importance(
+        out[name] = energy_coherence.sample_by_importance(
             k,
             ranked[name],
             keep,

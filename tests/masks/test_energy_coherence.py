@@ -14,7 +14,9 @@ PATCH = (1, 20)
 ENERGY = jax.jit(energy_coherence.energy, static_argnames="patch")
 COHERENCE = jax.jit(energy_coherence.coherence, static_argnames=("patch", "taps"))
 ENTROPY = jax.jit(energy_coherence.entropy, static_argnames="patch")
-DRAW = jax.jit(energy_coherence.keep_by_importance, static_argnames=("keep", "floor", "sign"))
+SAMPLE = jax.jit(
+    energy_coherence.sample_by_importance, static_argnames=("visible", "floor", "sign")
+)
 
 
 def noise(rng, *shape):
@@ -129,10 +131,10 @@ def test_span_places_power_between_least_and_most(narrow):
     power = abs(narrow[..., 0]) ** 2
     low, high = power.min((0, 1)), power.max((0, 1))
     place = ((power - low) / (high - low)).reshape(4, 10, 6, 20).mean(-1)
-    np.testing.assert_allclose(energy(narrow, span=(low, high)), place, atol=1e-5)
-    assert (energy(narrow, span=(high, high)) == 0).all()
+    np.testing.assert_allclose(energy(narrow, power_range=(low, high)), place, atol=1e-5)
+    assert (energy(narrow, power_range=(high, high)) == 0).all()
     with pytest.raises(InputError, match="not both"):
-        energy(narrow, span=(low, high), spectrum=low)
+        energy(narrow, power_range=(low, high), spectrum=low)
 
 
 def test_padding_neither_scores_nor_counts(narrow):
@@ -196,7 +198,7 @@ def test_scores_carry_no_gradient():
 
 def drawn(rows, scores, keep, temperature, seed=0, **options):
     scores = jnp.asarray(np.tile(np.asarray(scores, np.float32), (rows, 1)))
-    mask = DRAW(jax.random.key(seed), scores, keep=keep, temperature=temperature, **options)
+    mask = SAMPLE(jax.random.key(seed), scores, visible=keep, temperature=temperature, **options)
     return mask, np.asarray(mask.restore) < keep
 
 
@@ -282,7 +284,7 @@ def test_padding_is_kept_only_where_nothing_else_is():
 
 def test_one_compilation_for_each_ratio(key):
     draw = jax.jit(
-        lambda k, s, keep, step: energy_coherence.keep_by_importance(
+        lambda k, s, keep, step: energy_coherence.sample_by_importance(
             k, s, keep, temperature=energy_coherence.temperature(step, 10), floor=0.1
         ),
         static_argnums=2,
@@ -297,18 +299,22 @@ def test_temperature_falls_along_half_a_cosine():
     at = [float(energy_coherence.temperature(s, 200)) for s in (0, 25, 50, 100, 200)]
     quarter = 0.1 + 0.9 * (1 + np.cos(np.pi / 4)) / 2
     np.testing.assert_allclose(at, [1.0, quarter, 0.55, 0.1, 0.1], atol=1e-6)
-    assert float(energy_coherence.temperature(0, 100, share=0.0, start=2, end=0.5)) == 2
-    assert float(energy_coherence.temperature(1, 100, share=0.0, start=2, end=0.5)) == 0.5
+    assert float(energy_coherence.temperature(0, 100, fraction=0.0, start=2, end=0.5)) == 2
+    assert float(energy_coherence.temperature(1, 100, fraction=0.0, start=2, end=0.5)) == 0.5
 
 
 @pytest.mark.parametrize(
     ("change", "match"),
-    [({"keep": 0}, "choose 1 to 15"), ({"keep": 16}, "choose 1 to 15"), ({"floor": 1.5}, "floor")],
+    [
+        ({"visible": 0}, "choose 1 to 15"),
+        ({"visible": 16}, "choose 1 to 15"),
+        ({"floor": 1.5}, "floor"),
+    ],
 )
 def test_impossible_masks_are_refused(key, change, match):
-    options = {"keep": 4, "temperature": 1.0, **change}
+    options = {"visible": 4, "temperature": 1.0, **change}
     with pytest.raises(InputError, match=match):
-        energy_coherence.keep_by_importance(key, jnp.zeros((2, 16)), **options)
+        energy_coherence.sample_by_importance(key, jnp.zeros((2, 16)), **options)
     with pytest.raises(InputError, match="alpha"):
         energy_coherence.importance(jnp.zeros((1, 2, 2)), jnp.zeros((1, 2, 2)), 1.1)
 
@@ -338,7 +344,7 @@ def test_budgets_follow_the_number_of_patches_that_matter():
 
 
 def test_impossible_budgets_are_refused():
-    with pytest.raises(InputError, match="both kept and masked"):
+    with pytest.raises(InputError, match="both visible and masked"):
         energy_coherence.budgets((100, 1), 0.9, (3.0, 3.0))
     with pytest.raises(InputError, match="ratio"):
         energy_coherence.budgets((100,), 1.0, (3.0,))
@@ -360,7 +366,7 @@ def test_same_masks_on_a_mesh_and_no_collectives(key):
             energy_coherence.coherence(real, imag, (1, 4), taps=3),
         )
         scores = energy_coherence.importance(*planes, 0.5)
-        return energy_coherence.keep_by_importance(k, scores, 4, temperature=0.3, floor=0.25)
+        return energy_coherence.sample_by_importance(k, scores, 4, temperature=0.3, floor=0.25)
 
     real, imag = parts(noise(np.random.default_rng(6), 16, 3, 16, 1))
     place = batch_sharding(make_mesh((8, 1, 1)))
