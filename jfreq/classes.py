@@ -59,8 +59,10 @@ def trust(code: str | Path) -> None:
     if not _is_dotted(name) or _spec(name.partition(".")[0]) is None:
         beside = Path(f"{name}.py")
         hint = f" (did you mean {beside}?)" if beside.is_file() else ""
-        raise InputError(f"trust: {shown(name)} is neither a Python file, nor the folder of a "
-                         f"package, nor an installed module{hint}")  # fmt: skip
+        raise InputError(
+            f"trust: {shown(name)} is neither a Python file, nor the folder of a package, nor an "
+            f"installed module{hint}"
+        )
     _trusted[name] = None
 
 
@@ -74,19 +76,26 @@ def class_name(cls: type) -> str:
     name = cls.__qualname__
     module, private, _ = _module_name(cls).partition(_PRIVATE)
     if not _is_dotted(module) or not _is_dotted(name):
-        raise InputError(f"{cls.__name__}: a run cannot name this class; define it at the top of a "
-                         "file whose name is that of a module, as mine.py")  # fmt: skip
+        raise InputError(
+            f"{cls.__name__}: a run cannot name this class; define it at the top of a file whose "
+            "name is that of a module, as mine.py"
+        )
     loaded = _loaded(module)
     if private:
         where = getattr(loaded, "__file__", None) or imported_from(module)
         if where == sys.modules[cls.__module__].__file__:
-            raise InputError(f"{module}:{name} is two classes: {where} has changed since it was "
-                             "read; start Python anew")  # fmt: skip
-        raise InputError(f"{module}:{name} is two classes: there is another module {module} "
-                         f"({where}); rename one of the files")  # fmt: skip
+            raise InputError(
+                f"{module}:{name} is two classes: {where} has changed since it was read; start "
+                "Python anew"
+            )
+        raise InputError(
+            f"{module}:{name} is two classes: there is another module {module} ({where}); rename "
+            "one of the files"
+        )
     if loaded is None or _attribute(loaded, name) is not cls:
-        raise InputError(f"{module}:{name} is two classes: it was defined anew; make the "
-                         "experiment anew too")  # fmt: skip
+        raise InputError(
+            f"{module}:{name} is two classes: it was defined anew; make the experiment anew too"
+        )
     return f"{module}:{name}"
 
 
@@ -167,9 +176,11 @@ def _import_trusted(name: str, qualname: str, where: str) -> ModuleType:
     if not allowed:
         top, dot, _ = name.partition(".")
         code = top if dot else f"{top}.py"
-        raise InputError(f"{where}: its class {qualname} is code that does not come with jfreq, in "
-                         f"the module {name}; if you know and trust that code, add --trust {code} "
-                         f"(in Python: jfreq.trust({code!r}))")  # fmt: skip
+        raise InputError(
+            f"{where}: its class {qualname} is code that does not come with jfreq, in the module "
+            f"{name}; if you know and trust that code, add --trust {code} (in Python: "
+            f"jfreq.trust({code!r}))"
+        )
     for trusted in allowed:
         file = _trusted[trusted]
         if file is not None and run_file(file).__name__ != trusted:

@@ -31,8 +31,9 @@ def local_path(text: str | Path, field: str) -> Path:
     ``field`` names the option or argument that it was given for.
     """
     if SCHEME.match(str(text)):
-        raise InputError(f"{field}: {text}: object storage is not supported yet; "
-                         "give a local folder")  # fmt: skip
+        raise InputError(
+            f"{field}: {text}: object storage is not supported yet; give a local folder"
+        )
     if "\0" in str(text):
         raise InputError(f"{field}: {str(text)!r} is no path, it holds a zero byte")
     return Path(text).expanduser()

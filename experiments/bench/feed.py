@@ -45,7 +45,9 @@ def shards(folder: Path) -> Path:
 
 def feeding(path: Path, backend: Any) -> Callable[[], None]:
     """Takes the next batches of an endless pipeline."""
-    batches = open_pipeline(Data(path=(str(path),), backend=backend), batch=BATCH, seed=0).iterate(0)
+    batches = open_pipeline(Data(path=(str(path),), backend=backend), batch=BATCH, seed=0).iterate(
+        0
+    )
 
     def take() -> None:
         for _ in range(BATCHES):
@@ -104,13 +106,17 @@ def main(rounds: int = 7, threads: int = 2, out: Path | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = shards(Path(folder))
         eaten, compile_s = consuming(path)
-        times = common.paired({backend: feeding(path, backend) for backend in backends}, rounds=rounds)
+        times = common.paired(
+            {backend: feeding(path, backend) for backend in backends}, rounds=rounds
+        )
         memory = {backend: growth(path, backend) for backend in backends}
     lines = [
         f"| backend | clips/s | x the step | MB resident after each fifth of {FLAT:,} batches |",
         "|---|---|---|---|",
     ]
-    rates = {backend: BATCHES * BATCH / statistics.median(spent) for backend, spent in times.items()}
+    rates = {
+        backend: BATCHES * BATCH / statistics.median(spent) for backend, spent in times.items()
+    }
     for backend, rate in rates.items():
         flat = ", ".join(f"{mb:.0f}" for mb in memory[backend])
         lines.append(f"| {backend} | {rate:,.0f} | {rate / eaten:,.0f} | {flat} |")

@@ -84,8 +84,11 @@ def read_config(cls: type, where: str, text: str) -> Any:
     value: dict[str, Any] = {"type": cls.__name__, first: head}
     for part in parts:
         name, _, word = part.partition("=")
-        check(name in others, where, f"no field {name!r}{close_match(name, others)}; there "
-              f"are {', '.join(others)}")  # fmt: skip
+        check(
+            name in others,
+            where,
+            f"no field {name!r}{close_match(name, others)}; there are {', '.join(others)}",
+        )
         value[name] = _value(word)
     return from_dict(cls, value, path=where)
 

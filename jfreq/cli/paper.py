@@ -30,7 +30,7 @@ from jfreq.nn.heads import MLPHead
 from jfreq.nn.vit import SIZES
 from jfreq.ops.patch import patchify
 from jfreq.ranges import Positive, checked
-from jfreq.types import Array, Batch, PyTree
+from jfreq.types import Array, Batch, InputError, PyTree
 
 
 @checked
@@ -129,11 +129,14 @@ def new_paper(name: Positional[str], /, folder: Path = Path()) -> None:
     from jfreq.classes import imported_from, module_name
     from jfreq.config import check
     from jfreq.files import write_atomically
-    from jfreq.ranges import shown
+    from jfreq.ranges import InputError, shown
 
     good = re.fullmatch("[a-z][a-z0-9_]*", name) and not keyword.iskeyword(name)
-    check(bool(good), "name", f"{shown(name)} is no name of a module; take small letters, digits "
-          "and underscores, as in my_paper")  # fmt: skip
+    if not good:
+        raise InputError(
+            f"name: {shown(name)} is no name of a module; take small letters, digits and "
+            "underscores, as in my_paper"
+        )
     check(folder.is_dir(), "folder", f"{folder}: no such folder")
     path, test = folder / f"{name}.py", folder / f"test_{name}.py"
     for file in (path, test):

@@ -81,9 +81,10 @@ def plan(argv: Sequence[str]) -> None:
 
     from jfreq import recipes
     from jfreq.cli import config_views
-    from jfreq.config import check, replace
+    from jfreq.config import replace
     from jfreq.files import write_json
     from jfreq.plan import aot, table, topology
+    from jfreq.types import InputError
 
     args = parse(
         config_views.PlanView, args=rest, prog=f"jfreq plan {name}",
@@ -91,11 +92,10 @@ def plan(argv: Sequence[str]) -> None:
         description=f"Compiles the train step of {name} for hardware that is not here.",
     )  # fmt: skip
     place = topology.parse(args.topology)
-    check(
-        not args.largest_batch or place.hardware.memory > 0,
-        "largest-batch",
-        f"the memory of {place.text} is not known; name a TPU or GPU",
-    )
+    if args.largest_batch and not place.hardware.memory:
+        raise InputError(
+            f"largest-batch: the memory of {place.text} is not known; name a TPU or GPU"
+        )
     topology.host(place)
     data = config_views.described(args)
 

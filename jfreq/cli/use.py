@@ -10,6 +10,7 @@ from tyro.conf import Positional
 
 from jfreq.cli.common import bars, found_run, tell
 from jfreq.ranges import Count, Draws, Hertz, Integer, Positive, Probability, Seed, Share
+from jfreq.types import InputError
 
 
 def probe(
@@ -58,7 +59,6 @@ def probe(
         out: folder of the results; by default that of the run.
     """
     from jfreq import distributed
-    from jfreq.config import check
     from jfreq.data.fold_assignment import refolded
     from jfreq.data.prepare import messages
     from jfreq.data.shards.reader import open_shards
@@ -69,10 +69,10 @@ def probe(
     distributed.start()
     trained = found_run(trained)
     found = load_trained(trained)
-    check(fold_by is None or make_folds is not None, "fold-by", "says how folds are made; say how "
-          "many with --make-folds")  # fmt: skip
-    check(not (make_folds and leave_one_subject_out), "make-folds", "is no use with "
-          "--leave-one-subject-out; give one of them")  # fmt: skip
+    if fold_by is not None and make_folds is None:
+        raise InputError("fold-by: says how folds are made; say how many with --make-folds")
+    if make_folds and leave_one_subject_out:
+        raise InputError("make-folds: is no use with --leave-one-subject-out; give one of them")
     shards = open_shards(data)
     if make_folds is not None:
         shards, notes = refolded(shards, make_folds, fold_by)

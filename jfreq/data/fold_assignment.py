@@ -19,6 +19,7 @@ from jfreq.data.shards.metadata import ShardsInfo
 from jfreq.data.shards.reader import Shards, open_shards
 from jfreq.data.sources.base import Row, Source
 from jfreq.data.sources.segments import name_of
+from jfreq.types import InputError
 
 FoldBy = Literal["subject", "recording", "row"]
 USUAL = 5
@@ -86,8 +87,10 @@ def divided(
     if k is not None:
         return with_folds(source, k, by, seed=seed, replace=replace)
     check(by is None, "fold-by", "says how folds are made; say how many with --make-folds")
-    check(not replace, "replace-folds", "says that folds may go; say how many new ones with "
-          "--make-folds")  # fmt: skip
+    if replace:
+        raise InputError(
+            "replace-folds: says that folds may go; say how many new ones with --make-folds"
+        )
     return source, ""
 
 
@@ -101,9 +104,12 @@ def with_folds(
     source has folds of its own, unless ``replace`` says that they may go.
     """
     own = sorted({row.fold for row in source.rows} - {-1})
-    check(replace or not own, "make-folds", f"{source.name} has folds of its own "
-          f"({_some(list(map(str, own)))}), which published figures may go by; leave --make-folds "
-          "out to use them, or add --replace-folds")  # fmt: skip
+    check(
+        replace or not own,
+        "make-folds",
+        f"{source.name} has folds of its own ({_some(list(map(str, own)))}), which published "
+        "figures may go by; leave --make-folds out to use them, or add --replace-folds",
+    )
     rows = [row._replace(fold=-1) for row in source.rows]
     listed = {_recording(row) for row in rows} if by == "row" else set()
     tied = [row for row in source.rest if _recording(row) in listed]
@@ -113,8 +119,14 @@ def with_folds(
     followed, lost = _follow(found[: len(rows)], tied)
     missing = tuple(f"{name_of(row)}: its recording lies in several folds" for row in lost)
     splits = sorted({row.split for row in source.rows} - {""})
-    kept = (f"its splits {', '.join(splits)} stay; `--folds test` or `--train-split` and "
-            "`--test-split` test by them",) if splits else ()  # fmt: skip
+    kept = (
+        (
+            f"its splits {', '.join(splits)} stay; `--folds test` or `--train-split` and "
+            "`--test-split` test by them",
+        )
+        if splits
+        else ()
+    )
     return dataclasses.replace(
         source,
         rows=tuple(found[: len(rows)]),
@@ -160,8 +172,10 @@ def recordings(shards: Shards) -> np.ndarray:
 
 def open_data(cfg: Data) -> Shards:
     """The shards of ``cfg.path``, with the folds that ``cfg.make_folds`` asks for."""
-    check(cfg.fold_by is None or cfg.make_folds is not None, "data.fold_by", "says how folds are "
-          "made; say how many with --data.make-folds")  # fmt: skip
+    if cfg.fold_by is not None and cfg.make_folds is None:
+        raise InputError(
+            "data.fold_by: says how folds are made; say how many with --data.make-folds"
+        )
     shards = open_shards(cfg.path)
     return shards if cfg.make_folds is None else refolded(shards, cfg.make_folds, cfg.fold_by)[0]
 
@@ -204,8 +218,8 @@ def make(
     than folds.
     """
     check(k >= 2, "make-folds", f"needs 2 folds or more, got {k}")
-    check(by is None or by in get_args(FoldBy), "fold-by", f"must be subject, recording or row, "
-          f"got {by!r}")  # fmt: skip
+    if by is not None and by not in get_args(FoldBy):
+        raise InputError(f"fold-by: must be subject, recording or row, got {by!r}")
     known = {choice: _count(rows, choice) for choice in get_args(FoldBy)}
     chosen: FoldBy = by or ("subject" if known["subject"] >= k else "recording")
     _check_enough(k, chosen, known, name, guessed=by is None)
@@ -223,9 +237,11 @@ def _count(rows: Rows, by: FoldBy) -> int:
 def _check_enough(
     k: int, by: FoldBy, known: dict[FoldBy, int], name: str, *, guessed: bool
 ) -> None:
-    if by == "subject":
-        check(known["subject"] > 0, "fold-by", f"no row of {name} names its subject; use --fold-by "
-              f"recording (there are {known['recording']})")  # fmt: skip
+    if by == "subject" and not known["subject"]:
+        raise InputError(
+            f"fold-by: no row of {name} names its subject; use --fold-by recording (there are "
+            f"{known['recording']})"
+        )
     if known[by] >= k:
         return
     least = max(k, known[by] + 1)
@@ -238,8 +254,10 @@ def _check_enough(
     there = _counted(known[by], by)
     if guessed and by == "recording":
         there = f"{_counted(known['subject'], 'subject')} and {there}"
-    check(False, "make-folds", f"{k} folds of {_whole(by)} need {k} of them, {name} has {there} "
-          f"to test on; {advice}")  # fmt: skip
+    raise InputError(
+        f"make-folds: {k} folds of {_whole(by)} need {k} of them, {name} has {there} to test on; "
+        f"{advice}"
+    )
 
 
 def _assigned(
@@ -303,16 +321,18 @@ def _rows_of(source: Source, rows: list[Row]) -> Rows:
         (row.path, -1 if row.item is None else row.item, "" if source.audio else row.subject)
         for row in rows
     ]
-    spans = [(*name, row.start, -1 if row.end is None else row.end)
-             for name, row in zip(recording, rows)]  # fmt: skip
+    spans = [
+        (*name, row.start, -1 if row.end is None else row.end) for name, row in zip(recording, rows)
+    ]
     if source.multi_label:
         label = np.zeros((len(rows), len(source.labels)), bool)
         for i, row in enumerate(rows):
             label[i, list(row.label)] = True
     else:
         label = np.array([row.label[0] if row.label else -1 for row in rows], np.int64)
-    return Rows(label, np.array([row.subject for row in rows], np.str_), _ranks(recording),
-                _ranks(spans))  # fmt: skip
+    return Rows(
+        label, np.array([row.subject for row in rows], np.str_), _ranks(recording), _ranks(spans)
+    )
 
 
 def _ranks(names: list[tuple]) -> np.ndarray:
@@ -343,9 +363,15 @@ def _follow(rows: list[Row], rest: list[Row]) -> tuple[list[Row], list[Row]]:
 
 
 def _notes(
-    rows: Rows, fold: np.ndarray, k: int, by: FoldBy, known: dict[FoldBy, int],
-    labels: tuple[str, ...], *, guessed: bool,
-) -> tuple[str, ...]:  # fmt: skip
+    rows: Rows,
+    fold: np.ndarray,
+    k: int,
+    by: FoldBy,
+    known: dict[FoldBy, int],
+    labels: tuple[str, ...],
+    *,
+    guessed: bool,
+) -> tuple[str, ...]:
     """What was made, what was guessed, and what it means for a test."""
     said = f"folds: {k} of {_whole(by)} ({_counted(known[by], by)})"
     if guessed and by == "recording":
@@ -355,8 +381,10 @@ def _notes(
     if by == "subject" and (unnamed := int((rows.subject == "").sum())):
         notes.append(f"{unnamed} rows name no subject: they go by their recording")
     if by == "row" and known["row"] > known["recording"]:
-        notes.append("rows of one recording lie in different folds, so that a test is easier than "
-                     "on new recordings; --guard-seconds keeps them apart")  # fmt: skip
+        notes.append(
+            "rows of one recording lie in different folds, so that a test is easier than "
+            "on new recordings; --guard-seconds keeps them apart"
+        )
     if rows.label.ndim == 1:
         for c in np.unique(rows.label[rows.label >= 0]):
             lies = np.unique(fold[rows.label == c])

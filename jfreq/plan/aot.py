@@ -12,7 +12,7 @@ from typing import Any
 import jax
 
 from jfreq import methods, param_paths, sharding
-from jfreq.config import Experiment, check, replace
+from jfreq.config import Experiment, replace
 from jfreq.data.loading.pipeline import batch_spec
 from jfreq.data.shards.metadata import ShardsInfo
 from jfreq.monitoring import flops
@@ -105,12 +105,11 @@ def _settled(cfg: Any, topology: Topology) -> Any:
         return cfg
     parts = {f.name: _settled(getattr(cfg, f.name), topology) for f in dataclasses.fields(cfg)}
     kind, here = parts.get("attention"), topology.hardware.platform
-    check(
-        kind != "cudnn" and (kind != "splash" or here == "tpu"),
-        "encoder.attention",
-        f"{kind} cannot be compiled here for {topology.text}; plan with attention xla, which "
-        "shards alike and takes more memory",
-    )
+    if kind == "cudnn" or (kind == "splash" and here != "tpu"):
+        raise InputError(
+            f"encoder.attention: {kind} cannot be compiled here for {topology.text}; plan with "
+            "attention xla, which shards alike and takes more memory"
+        )
     if kind == "auto" and here == "gpu":
         parts["attention"] = "xla"
     return dataclasses.replace(cfg, **parts)

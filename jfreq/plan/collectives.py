@@ -12,10 +12,10 @@ import numpy as np
 
 from jfreq.plan.hlo import Instruction, Module, Shape
 
-KINDS = (
-    "all-gather", "all-reduce", "reduce-scatter", "all-to-all", "ragged-all-to-all",
-    "collective-permute", "collective-broadcast",
-)  # fmt: skip
+KINDS = frozenset(
+    "all-gather all-reduce reduce-scatter all-to-all ragged-all-to-all collective-permute "
+    "collective-broadcast".split()
+)
 
 
 @dataclasses.dataclass(frozen=True)

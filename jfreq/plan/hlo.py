@@ -12,10 +12,12 @@ import re
 from collections.abc import Iterator
 from functools import cached_property
 
+_BITS = ((4, "s4 u4"), (8, "pred s8 u8"), (16, "s16 u16 bf16 f16"), (32, "s32 u32 f32"))
 ITEM_BITS = {
-    "pred": 8, "s4": 4, "u4": 4, "s8": 8, "u8": 8, "s16": 16, "u16": 16, "s32": 32, "u32": 32,
-    "s64": 64, "u64": 64, "bf16": 16, "f16": 16, "f32": 32, "f64": 64, "c64": 64, "c128": 128,
-}  # fmt: skip
+    name: bits
+    for bits, names in (*_BITS, (64, "s64 u64 f64 c64"), (128, "c128"))
+    for name in names.split()
+}
 
 _ARRAY = re.compile(r"([a-z]+\d*[a-z0-9]*)\[([\d,<=]*)\](?:\{([^{}]*)\})?")
 _NAME = re.compile(r"%([\w.\-]+)")
@@ -23,10 +25,10 @@ _CALLS = re.compile(
     r"\b(calls|to_apply|body|condition|true_computation|false_computation|"
     r"branch_computations|called_computations)=(\{[^}]*\}|%[\w.\-]+)"
 )
-_FREE = {
-    "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional",
-    "call", "after-all", "opt-barrier", "partition-id", "replica-id", "domain", "add-dependency",
-}  # fmt: skip
+_FREE = frozenset(
+    "parameter constant tuple get-tuple-element bitcast while conditional call after-all "
+    "opt-barrier partition-id replica-id domain add-dependency".split()
+)
 """Operations that move no data themselves."""
 
 

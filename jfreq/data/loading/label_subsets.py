@@ -10,6 +10,7 @@ import numpy as np
 from jfreq.config import Data, check
 from jfreq.data.shards.reader import Shards
 from jfreq.ranges import Share, check_value
+from jfreq.types import InputError
 
 
 def sample(
@@ -37,8 +38,11 @@ def sample(
     total = _seats(fraction, n)
     if label.ndim == 2:
         total = max(total, 1) if at_least_one else total
-        check(total > 0, where, f"{fraction:g} of {n} rows is none; the smallest fraction that "
-              f"works is {_least(1, n):g}")  # fmt: skip
+        if total == 0:
+            raise InputError(
+                f"{where}: {fraction:g} of {n} rows is none; the smallest fraction that works is "
+                f"{_least(1, n):g}"
+            )
         return np.sort(rng.permutation(n)[:total])
     classes, sizes = np.unique(label, return_counts=True)
     # Ties between classes of one size are decided by the seed, not by their numbers.
@@ -52,9 +56,11 @@ def sample(
         name = repr(names[empty]) if len(names) else str(empty)
         least = _least(_filling(sizes[order]), n)
         size = int(sizes[classes == empty][0])
-        check(False, where, f"{fraction:g} of {n} rows leaves class {name} ({size} rows) without "
-              f"a row; the smallest fraction that works is {least:g}, or draw at "
-              "least one row of every class")  # fmt: skip
+        raise InputError(
+            f"{where}: {fraction:g} of {n} rows leaves class {name} ({size} rows) without a row; "
+            f"the smallest fraction that works is {least:g}, or draw at least one row of every "
+            "class"
+        )
     return np.sort(np.concatenate([rows[:k] for rows, k in zip(members, taken)]))
 
 
@@ -110,8 +116,8 @@ def drawn_rows(
 ) -> np.ndarray:
     """The rows that training may read: with ``labelled`` those of ``rows`` that carry a label, and
     with ``cfg.label_fraction`` below 1 the drawn ones among them."""
-    check(not (labelled and shards.why_unlabelled), "data", f"the shards have no labels together: "
-          f"{shards.why_unlabelled}")  # fmt: skip
+    if labelled and shards.why_unlabelled:
+        raise InputError(f"data: the shards have no labels together: {shards.why_unlabelled}")
     if cfg.label_fraction == 1 and not (labelled and shards.info.labels):
         return rows
     where = f"{shards.info.name}, data.label_fraction"
@@ -123,6 +129,12 @@ def drawn_rows(
     if cfg.label_fraction == 1:
         return rows
     return rows[
-        sample(label, cfg.label_fraction, cfg.label_seed, at_least_one=cfg.label_at_least_one,
-             names=shards.info.labels, where=where)
-    ]  # fmt: skip
+        sample(
+            label,
+            cfg.label_fraction,
+            cfg.label_seed,
+            at_least_one=cfg.label_at_least_one,
+            names=shards.info.labels,
+            where=where,
+        )
+    ]

@@ -115,9 +115,12 @@ class Pipeline:
         runs = self.runs
         length = 1 if runs is None else runs.shape[1]
         drawn = index_order.global_ids(
-            step, batch=self.batch // length, rows=self.size // length, seed=self.seed,
+            step,
+            batch=self.batch // length,
+            rows=self.size // length,
+            seed=self.seed,
             shuffle=self.shuffle,
-        )  # fmt: skip
+        )
         return drawn if runs is None else runs[drawn].ravel()
 
     def _positions(self, step: int) -> np.ndarray:
@@ -177,19 +180,27 @@ def open_pipeline(
     or fold, no rows left, a batch of more rows than there are (before a share of them is drawn), or
     one that the processes cannot share evenly, in whole runs.
     """
-    check(batch % process_count == 0, "batch", f"{batch} rows cannot be shared evenly by "
-          f"{process_count} processes; make it a multiple")  # fmt: skip
-    check(batch // process_count % cfg.sequence == 0, "data.sequence", f"the {batch} rows of a "
-          f"batch are not whole runs of {cfg.sequence} for each of {process_count} processes; make "
-          f"the batch a multiple of {cfg.sequence * process_count}")  # fmt: skip
     check(
-        0 <= process_index < process_count, "process_index", f"{process_index} of {process_count}"
+        batch % process_count == 0,
+        "batch",
+        f"{batch} rows cannot be shared evenly by {process_count} processes; make it a multiple",
     )
+    check(
+        batch // process_count % cfg.sequence == 0,
+        "data.sequence",
+        f"the {batch} rows of a batch are not whole runs of {cfg.sequence} for each of "
+        f"{process_count} processes; make the batch a multiple of {cfg.sequence * process_count}",
+    )
+    if not 0 <= process_index < process_count:
+        raise InputError(f"process_index: {process_index} of {process_count}")
     shards = open_data(cfg)
     rows = shards.rows(cfg.split, exclude_folds=cfg.exclude_folds)
     check(len(rows) > 0, "data", "no rows are left after split and exclude_folds")
-    check(batch <= len(rows), "batch", f"is {batch}, but there are {len(rows)} rows to train on; "
-          f"take --batch {_power_of_two(len(rows))} or less, or more data")  # fmt: skip
+    if batch > len(rows):
+        raise InputError(
+            f"batch: is {batch}, but there are {len(rows)} rows to train on; take --batch "
+            f"{_power_of_two(len(rows))} or less, or more data"
+        )
     info = cropped_info(shards.measured(rows), cfg.crop_seconds)  # statistics need no labels
     rows = drawn_rows(shards, rows, cfg, labelled=labelled)
     shards.verify()
@@ -253,8 +264,11 @@ def cropped_info(info: ShardsInfo, seconds: float | None) -> ShardsInfo:
     if seconds is None:
         return info
     longest = min(s.spec.seconds for s in info.signals)
-    check(seconds <= longest, "data.crop_seconds", f"must be {longest:g} or less, the window of "
-          f"the data, got {seconds:g}")  # fmt: skip
+    check(
+        seconds <= longest,
+        "data.crop_seconds",
+        f"must be {longest:g} or less, the window of the data, got {seconds:g}",
+    )
     signals = tuple(
         dataclasses.replace(s, samples=max(1, round(seconds * s.rate))) for s in info.signals
     )

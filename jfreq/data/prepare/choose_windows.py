@@ -46,9 +46,16 @@ def cutter_for(
     else:
         _check_window(source, seconds)
     open_ = Cutter(
-        (), rate, seconds, hop_seconds or seconds, mix or source.mix, fill_seconds,
-        dtype, {**own, **rates}, options.allow_missing,
-    )  # fmt: skip
+        (),
+        rate,
+        seconds,
+        hop_seconds or seconds,
+        mix or source.mix,
+        fill_seconds,
+        dtype,
+        {**own, **rates},
+        options.allow_missing,
+    )
     reasons = []
     for row in source.rows:
         try:
@@ -70,8 +77,11 @@ def cutter_for(
             for name, s in probe.items()
         )
         for name in rates:
-            check(name in probe, "rates", f"no modality {name!r}{close_match(name, probe)}; there "
-                  f"are: {', '.join(probe)}")  # fmt: skip
+            check(
+                name in probe,
+                "rates",
+                f"no modality {name!r}{close_match(name, probe)}; there are: {', '.join(probe)}",
+            )
         if options.allow_missing:
             _check_present(source, open_, tuple(probe))
         kept = {name: hz for name, hz in open_.rates.items() if name in probe}
@@ -100,8 +110,11 @@ def _check_window(source: Source, seconds: float) -> None:
             return
         if found > longest:
             longest, where = found, name_of(row)
-    check(longest == 0, "seconds", f"a window of {seconds:g} s is longer than every recording; "
-          f"the longest is {where} with {longest:g} s")  # fmt: skip
+    if longest != 0:
+        raise InputError(
+            f"seconds: a window of {seconds:g} s is longer than every recording; the longest is "
+            f"{where} with {longest:g} s"
+        )
 
 
 def _check_present(source: Source, cutter: Cutter, names: tuple[str, ...]) -> None:

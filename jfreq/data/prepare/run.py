@@ -130,16 +130,28 @@ def prepare(
     out = local_path(out, "out")
     check(is_utf8(str(out)), "out", f"{shown(out)} is not UTF-8; choose another name")
     if Path(source).exists() and Path(source).resolve().is_relative_to(out.resolve()):
-        raise InputError(f"out: {out} is the source or holds it; choose a folder of its own, so "
-                         "that shards and recordings do not mix")  # fmt: skip
+        raise InputError(
+            f"out: {out} is the source or holds it; choose a folder of its own, so that shards and "
+            "recordings do not mix"
+        )
     _check_free(out)
     clips = None if clips is None else local_path(clips, "clips")
     labels = local_path(labels, "labels") if isinstance(labels, Path) else labels
     named = modalities if isinstance(modalities, Mapping) else parse_modalities(modalities)
     options = Options(
-        rate, clips, labels, tuple(drop_labels), named or None, n, seconds, seed, unlabelled,
-        tuple(only), tuple(complex_as), allow_missing,
-    )  # fmt: skip
+        rate,
+        clips,
+        labels,
+        tuple(drop_labels),
+        named or None,
+        n,
+        seconds,
+        seed,
+        unlabelled,
+        tuple(only),
+        tuple(complex_as),
+        allow_missing,
+    )
     own_rates = rates if isinstance(rates, Mapping) else parse_numbers(rates, "rates", sign=":")
     shares = thin if isinstance(thin, Mapping) else parse_numbers(thin, "thin", sign="=")
     opened = thinned(open_source(source, kind=kind, options=options), shares)
@@ -216,8 +228,10 @@ def _check_free(out: Path) -> None:
         return
     other = sorted(path.name for path in out.iterdir() if not hidden(path.name))
     some = ", ".join(map(shown, other[:3])) + ", ..." * (len(other) > 3)
-    check(not other, "out", f"{out} exists and is not a set of shards, it holds {some}; choose "
-          "another folder")  # fmt: skip
+    if other:
+        raise InputError(
+            f"out: {out} exists and is not a set of shards, it holds {some}; choose another folder"
+        )
 
 
 def _already_finished(out: Path, recipe: str, *, strict: bool) -> ShardsInfo | None:
@@ -225,10 +239,16 @@ def _already_finished(out: Path, recipe: str, *, strict: bool) -> ShardsInfo | N
     if not (out / METADATA).exists():
         return None
     info = ShardsInfo.read(out)
-    check(info.recipe == recipe, "out", f"{out} holds a finished set of other data or options; "
-          "choose another folder or delete it")  # fmt: skip
-    check(not (strict and info.skipped), "out", f"{out} was made without {info.skipped} rows that "
-          f"could not be used ({SKIPPED} names them); mend them and delete the folder")  # fmt: skip
+    check(
+        info.recipe == recipe,
+        "out",
+        f"{out} holds a finished set of other data or options; choose another folder or delete it",
+    )
+    if strict and info.skipped:
+        raise InputError(
+            f"out: {out} was made without {info.skipped} rows that could not be used ({SKIPPED} "
+            "names them); mend them and delete the folder"
+        )
     return info
 
 
@@ -301,9 +321,15 @@ def _run(
 
 
 def _finish(
-    out: Path, folder: Path, info: ShardsInfo, source: Source, done: list[Part], cutter: Cutter,
-    *, progress: bool,
-) -> ShardsInfo:  # fmt: skip
+    out: Path,
+    folder: Path,
+    info: ShardsInfo,
+    source: Source,
+    done: list[Part],
+    cutter: Cutter,
+    *,
+    progress: bool,
+) -> ShardsInfo:
     """Names the shards, writes columns and TFDS files, and last of all the metadata."""
     skipped = [s for part in done for s in part.skipped]
     skipped += source.missing
@@ -355,8 +381,10 @@ def _with_statistics(
     train = training_rows(columns["split"])
     for s in signals:
         present = bool(columns[f"{s.name}.count"][train].any())
-        check(present, "signals", f"{s.name} is absent in all training rows; leave it out with "
-              "modalities")  # fmt: skip
+        if not present:
+            raise InputError(
+                f"signals: {s.name} is absent in all training rows; leave it out with modalities"
+            )
     return tuple(
         with_moments(
             s, *pooled_moments(*(columns[f"{s.name}.{k}"][train] for k in ("count", "mean", "var")))

@@ -21,8 +21,10 @@ SHOWN = 5
 
 def read_as(source: Source) -> str:
     """The layout and what was found in it, in a line."""
-    count = {name: len({getattr(row, name) for row in source.rows} - {"", -1})
-             for name in ("fold", "subject")}  # fmt: skip
+    count = {
+        name: len({getattr(row, name) for row in source.rows} - {"", -1})
+        for name in ("fold", "subject")
+    }
     order = {name: i for i, name in enumerate(SPLITS)}
     found = {row.split for row in source.rows} - {""}
     splits = sorted(found, key=lambda name: (order.get(name, len(order)), name))
@@ -56,8 +58,11 @@ def lines(source: Source, cutter: Cutter, found: Survey | None) -> Iterator[str]
     if many := sum(n for channels, n in found.channels.items() if channels > 1):
         most = max(found.channels)
         kinds = "stereo" if most == 2 else f"of up to {most} channels"
-        done = {"first": "the first channel is used", "mean": "their channels are averaged",
-                "keep": "all channels are kept"}[cutter.mix]  # fmt: skip
+        done = {
+            "first": "the first channel is used",
+            "mean": "their channels are averaged",
+            "keep": "all channels are kept",
+        }[cutter.mix]
         yield f"{many} of {found.files} files are {kinds}: {done} (--mix)"
     if found.floating:
         kept = "values are kept as they are, in float32 shards"
@@ -65,8 +70,10 @@ def lines(source: Source, cutter: Cutter, found: Survey | None) -> Iterator[str]
         said = kept if cutter.dtype == "float32" else lost
         yield f"{found.floating} of {found.files} files are stored as floating point: {said}"
     if (share := _padding(source, cutter)) > MUCH:
-        yield (f"windows are {cutter.seconds:g} s long and {share:.0%} of what they hold is "
-               "padding; --seconds makes them shorter")  # fmt: skip
+        yield (
+            f"windows are {cutter.seconds:g} s long and {share:.0%} of what they hold is "
+            "padding; --seconds makes them shorter"
+        )
 
 
 def clipped(columns: Mapping[str, np.ndarray]) -> Iterator[str]:
@@ -74,8 +81,10 @@ def clipped(columns: Mapping[str, np.ndarray]) -> Iterator[str]:
     for name, counts in columns.items():
         signal, _, what = name.rpartition(".")
         if what == CLIPPED and (rows := int(np.count_nonzero(counts))):
-            yield (f"{signal}: {int(counts.sum())} samples in {rows} of {len(counts)} rows went "
-                   "beyond full scale and were clipped; --dtype float32 keeps them")  # fmt: skip
+            yield (
+                f"{signal}: {int(counts.sum())} samples in {rows} of {len(counts)} rows went "
+                "beyond full scale and were clipped; --dtype float32 keeps them"
+            )
 
 
 def _padding(source: Source, cutter: Cutter) -> float:

@@ -77,8 +77,10 @@ class Archive(Mapping[str, Member]):
         """The array of that name."""
         member = self[name]
         if member.dtype.hasobject:
-            raise InputError(f"{name}: holds Python objects, which are never unpickled; save it as "
-                             f"text or numbers, for instance {name}.astype(str)")  # fmt: skip
+            raise InputError(
+                f"{name}: holds Python objects, which are never unpickled; save it as text or "
+                f"numbers, for instance {name}.astype(str)"
+            )
         if member.bytes != member.stored:
             raise InputError(
                 f"{name}: its header declares {member.bytes} bytes (shape {member.shape}, "

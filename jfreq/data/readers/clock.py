@@ -183,8 +183,10 @@ def _uneven(
         raise InputError("its times are all alike")
     repeat = float((dt == 0).mean())
     if repeat > _REPEAT:
-        raise InputError(f"{repeat:.0%} of the times repeat the one before; they are too coarse to "
-                         "place samples by")  # fmt: skip
+        raise InputError(
+            f"{repeat:.0%} of the times repeat the one before; they are too coarse to place "
+            "samples by"
+        )
     usual = float(np.median(dt[dt > 0]))
     gap = max(LONGEST_GAP, 10 * usual)
     stops = np.flatnonzero((dt < 0) | (dt > gap)) + 1
@@ -236,9 +238,14 @@ def _multiples(steps: np.ndarray, tick: float) -> bool:
 
 
 def _as_they_are(
-    own: np.ndarray, lines: np.ndarray, dt: np.ndarray, step: float, stops: np.ndarray,
-    rate: float, notes: list[str],
-) -> Clock:  # fmt: skip
+    own: np.ndarray,
+    lines: np.ndarray,
+    dt: np.ndarray,
+    step: float,
+    stops: np.ndarray,
+    rate: float,
+    notes: list[str],
+) -> Clock:
     """Every sample in its place; the places of missing ones are marked."""
     if dt.max(initial=0.0) < 1.5 * step and not len(stops):
         return Clock(rate, lines, None, None, own, (), tuple(notes))
@@ -259,9 +266,14 @@ def _as_they_are(
 
 
 def _interpolated(
-    own: np.ndarray, lines: np.ndarray, t: np.ndarray, dt: np.ndarray, stops: np.ndarray,
-    rate: float, notes: list[str],
-) -> Clock:  # fmt: skip
+    own: np.ndarray,
+    lines: np.ndarray,
+    t: np.ndarray,
+    dt: np.ndarray,
+    stops: np.ndarray,
+    rate: float,
+    notes: list[str],
+) -> Clock:
     """Points ``1 / rate`` apart in every stretch of two samples or more."""
     times, nearest, breaks, total = [], [], [], 0
     for a, b in itertools.pairwise((0, *stops.tolist(), len(t))):
@@ -289,8 +301,9 @@ def _stop_notes(dt: np.ndarray, stops: np.ndarray, lines: np.ndarray, first_line
     at = stops[0]
     what = "jumps by" if dt[at - 1] > 0 else "goes back by"
     more = f" and in {len(stops) - 1} more places" if len(stops) > 1 else ""
-    return [f"the time {what} {abs(dt[at - 1]):.4g} s at line {first_line + lines[at]}{more}, cut "
-            "there"]  # fmt: skip
+    return [
+        f"the time {what} {abs(dt[at - 1]):.4g} s at line {first_line + lines[at]}{more}, cut there"
+    ]
 
 
 def _rounded(rate: float, tolerance: float) -> float:

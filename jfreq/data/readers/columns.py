@@ -12,46 +12,47 @@ from typing import Literal, NamedTuple
 
 Role = Literal["time", "label", "subject", "index"]
 
-TIME = frozenset({
-    "", "time", "times", "timestamp", "timestamps", "t", "ts", "datetime", "date time", "date",
-    "epoch", "epoc", "unix time", "unix timestamp", "elapsed", "elapsed time", "time elapsed",
-    "time since start", "time since boot", "relative time", "recording time", "logging time",
-    "sample time", "sensor time", "sensor timestamp", "system time", "creation time",
-    "arrival time", "event time", "utc time", "local time",
-    "utc timestamp", "local timestamp", "zeit", "temps", "tiempo", "tempo",
-})  # fmt: skip
+TIME = frozenset(
+    ", time, times, timestamp, timestamps, t, ts, datetime, date time, date, epoch, epoc, "
+    "unix time, unix timestamp, elapsed, elapsed time, time elapsed, time since start, "
+    "time since boot, relative time, recording time, logging time, sample time, sensor time, sensor timestamp, "
+    "system time, creation time, arrival time, event time, utc time, local time, utc timestamp, "
+    "local timestamp, zeit, temps, tiempo, tempo".split(", ")
+)
 """Without the unit; with an empty name, the unit alone: ``seconds``, ``ms``."""
 UNITS = {
-    "s": 1.0, "sec": 1.0, "secs": 1.0, "second": 1.0, "seconds": 1.0,
-    "ms": 1e-3, "msec": 1e-3, "millis": 1e-3, "millisecond": 1e-3, "milliseconds": 1e-3,
-    "us": 1e-6, "usec": 1e-6, "micros": 1e-6, "microsecond": 1e-6, "microseconds": 1e-6,
-    "ns": 1e-9, "nsec": 1e-9, "nanos": 1e-9, "nanosecond": 1e-9, "nanoseconds": 1e-9,
-    "min": 60.0, "minutes": 60.0,
-}  # fmt: skip
+    name: seconds
+    for seconds, names in (
+        (60.0, "min minutes"),
+        (1.0, "s sec secs second seconds"),
+        (1e-3, "ms msec millis millisecond milliseconds"),
+        (1e-6, "us usec micros microsecond microseconds"),
+        (1e-9, "ns nsec nanos nanosecond nanoseconds"),
+    )
+    for name in names.split()
+}
 """Seconds of each unit of time."""
-LABEL = (
-    "label", "labels", "activity", "activity label", "activity name", "class", "class label",
-    "target", "gt", "ground truth", "annotation", "y",
-    "label id", "activity id", "class id",
-)  # fmt: skip
+LABEL = tuple(
+    "label, labels, activity, activity label, activity name, class, class label, target, gt, "
+    "ground truth, annotation, y, label id, activity id, class id".split(", ")
+)
 """The first that a table has is its label; ``y`` only where no axis x or z is beside it."""
-SUBJECT = (
-    "subject", "subject id", "user", "user id", "participant", "participant id", "person",
-    "person id", "volunteer", "volunteer id",
-)  # fmt: skip
-INDEX = frozenset({
-    "index", "idx", "unnamed: 0", "unnamed", "sample", "sample number", "sample index", "row",
-    "row number", "line", "counter", "n",
-})  # fmt: skip
+SUBJECT = tuple(
+    "subject, subject id, user, user id, participant, participant id, person, person id, "
+    "volunteer, volunteer id".split(", ")
+)
+INDEX = frozenset(
+    "index, idx, unnamed: 0, unnamed, sample, sample number, sample index, row, row number, line, "
+    "counter, n".split(", ")
+)
 """Left out where they count up; a first column without a name, as pandas writes, as well."""
 SENSORS = {
-    "acc": ("a", "acc", "accel", "accelerometer", "acceleration", "linear acceleration",
-            "total acc", "user acceleration", "accelerometer acceleration",
-            "g f", "gf", "g force", "gforce"),
-    "gyro": ("g", "w", "gyr", "gyro", "gyroscope", "rotation", "rotation rate", "omega",
-             "angular velocity", "gyroscope rotation", "rot"),
-    "mag": ("m", "mag", "magn", "magnetometer", "magnetic field", "b"),
-}  # fmt: skip
+    "acc": "a, acc, accel, accelerometer, acceleration, linear acceleration, total acc, "
+    "user acceleration, accelerometer acceleration, g f, gf, g force, gforce".split(", "),
+    "gyro": "g, w, gyr, gyro, gyroscope, rotation, rotation rate, omega, angular velocity, "
+    "gyroscope rotation, rot".split(", "),
+    "mag": "m, mag, magn, magnetometer, magnetic field, b".split(", "),
+}
 """Stems of axes, ``acc_x`` or ``ax``: the modality that they are."""
 
 _BRACKETS = re.compile(r"\s*[(\[{]([^()\[\]{}]*)[)\]}]\s*")
@@ -79,8 +80,14 @@ def parsed(column: str) -> Name:
     text = column.strip().strip("\"'").strip()
     bracketed = [unit.strip().casefold() for unit in _BRACKETS.findall(text)]
     words = _words(_BRACKETS.sub(" ", text))
-    unit = next((UNITS[u.replace("µ", "u").replace("μ", "u")] for u in bracketed
-                 if u.replace("µ", "u").replace("μ", "u") in UNITS), None)  # fmt: skip
+    unit = next(
+        (
+            UNITS[u.replace("µ", "u").replace("μ", "u")]
+            for u in bracketed
+            if u.replace("µ", "u").replace("μ", "u") in UNITS
+        ),
+        None,
+    )
     parts = words.split()
     if unit is None and parts and parts[-1] in UNITS and (parts[-1] not in ("s",) or parts[1:]):
         unit, parts = UNITS[parts[-1]], parts[:-1]

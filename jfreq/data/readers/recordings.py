@@ -86,9 +86,14 @@ def _from_table(path: Path, rate: float | None, values: bool) -> Recording:
         signals = {"": Signal(x, clock.rate, clock.breaks, layout.names)}
     label, subject = (m and m._replace(codes=m.codes[clock.nearest]) for m in (label, subject))
     return Recording(
-        signals, label, subject, measured=clock.rate, said=_said(layout, f"time from {column!r}"),
-        remarks=clock.notes, moved=clock.moved,
-    )  # fmt: skip
+        signals,
+        label,
+        subject,
+        measured=clock.rate,
+        said=_said(layout, f"time from {column!r}"),
+        remarks=clock.notes,
+        moved=clock.moved,
+    )
 
 
 def _check_steady(label: Marks | None, windows: int | None) -> None:
@@ -155,10 +160,15 @@ def _from_archive(
         signals = {m: _signal(archive, m, name, roles, clock) for m, name in roles.signals.items()}
     _check_steady(label, windows)
     return Recording(
-        signals, label, subject, windows, clock.rate if clock else None,
-        _said_arrays(archive, roles), clock.notes if clock else (),
+        signals,
+        label,
+        subject,
+        windows,
+        clock.rate if clock else None,
+        _said_arrays(archive, roles),
+        clock.notes if clock else (),
         clock is not None and clock.moved,
-    )  # fmt: skip
+    )
 
 
 def _said_arrays(archive: Archive, roles: _Roles) -> str:
@@ -185,8 +195,11 @@ def _roles(archive: Archive, wanted: Sequence[str]) -> _Roles:
     label = min(by_role["label"], key=lambda n: _place(parsed(n).words), default=None)
     subject = next(iter(by_role["subject"]), None)
     taken = {label, subject, first(("scale",)), first(NAMES), *map(first, [(r,) for r in RATES])}
-    numeric = [n for n, m in archive.items() if n not in taken
-               and (m.dtype.kind in _NUMBERS or m.dtype.hasobject)]  # fmt: skip
+    numeric = [
+        n
+        for n, m in archive.items()
+        if n not in taken and (m.dtype.kind in _NUMBERS or m.dtype.hasobject)
+    ]
     time = next((n for n in numeric if role_of(n) == "time" and len(archive[n].shape) == 1), None)
     signals = {name: name for name in wanted if name in archive}
     if not signals and (x := first(("x",))):
@@ -280,16 +293,19 @@ def _single(raw: np.ndarray, name: str) -> np.ndarray:
 def _full_scale(dtype: np.dtype, name: str) -> np.float32:
     """What integers of a modality are divided by: they are PCM, as sound is."""
     if dtype.kind == "u":
-        raise InputError(f"{name}: holds {dtype}; signed integers are read as PCM, save others as "
-                         "float32")  # fmt: skip
+        raise InputError(
+            f"{name}: holds {dtype}; signed integers are read as PCM, save others as float32"
+        )
     return np.float32(2.0 ** (8 * dtype.itemsize - 1))
 
 
 def _scale(raw: np.ndarray, channels: int) -> np.ndarray:
     plain = raw.dtype.kind in "fiu" and raw.shape in ((), (1,), (channels,), (1, channels))
     if not plain or not np.isfinite(raw).all():
-        raise InputError(f"scale: expected a number, or one for each of {channels} channels, got "
-                         f"{raw.dtype} of shape {raw.shape}")  # fmt: skip
+        raise InputError(
+            f"scale: expected a number, or one for each of {channels} channels, got {raw.dtype} of "
+            f"shape {raw.shape}"
+        )
     return raw.astype(np.float32)
 
 
@@ -329,8 +345,10 @@ def _words(archive: Archive, name: str | None, windows: int | None, samples: int
     flat = raw.reshape(-1)
     if raw.size == 0 or (raw.size > 1 and max(raw.shape) != raw.size):
         hint = "; of one-hot rows save .argmax(1)" if raw.ndim == 2 else ""
-        raise InputError(f"{name}: expected a word or number for each of {wanted} {what}, got "
-                         f"shape {raw.shape}{hint}")  # fmt: skip
+        raise InputError(
+            f"{name}: expected a word or number for each of {wanted} {what}, got shape "
+            f"{raw.shape}{hint}"
+        )
     if len(flat) not in (1, wanted):
         raise InputError(f"{name} has {len(flat)} values for {wanted} {what}")
     values, codes = np.unique(flat, return_inverse=True)

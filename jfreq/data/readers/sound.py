@@ -19,20 +19,20 @@ import numpy as np
 from jfreq.data.sources.folders import why_no_file
 from jfreq.types import InputError, Mix
 
-READABLE = (
-    ".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".snd",
-    ".w64", ".rf64", ".caf", ".sph",
-)  # fmt: skip
-OTHER_FORMATS = (
-    ".m4a", ".m4b", ".aac", ".mp4", ".wma", ".webm", ".weba", ".mka", ".mkv", ".mov", ".avi",
-    ".amr", ".3gp", ".3gpp", ".ac3", ".eac3", ".dts", ".ape", ".wv", ".tta", ".ra", ".rm", ".dsf",
-)  # fmt: skip
+READABLE = tuple(
+    ".wav .flac .ogg .oga .opus .mp3 .aif .aiff .aifc .au .snd .w64 .rf64 .caf .sph".split()
+)
+OTHER_FORMATS = tuple(
+    ".m4a .m4b .aac .mp4 .wma .webm .weba .mka .mkv .mov .avi .amr .3gp .3gpp .ac3 .eac3 .dts "
+    ".ape .wv .tta .ra .rm .dsf".split()
+)
 """Sound and films with sound that libsndfile does not read."""
 FASTEST = 20_000_000
 """Hz. What states more is damaged."""
 MOST_CHANNELS = 256
-_WIDTHS = {"PCM_S8": 1, "PCM_U8": 1, "ULAW": 1, "ALAW": 1, "PCM_16": 2, "PCM_24": 3, "PCM_32": 4,
-           "FLOAT": 4, "DOUBLE": 8}  # fmt: skip
+_BYTES = (("PCM_S8 PCM_U8 ULAW ALAW", 1), ("PCM_16", 2), ("PCM_24", 3), ("PCM_32 FLOAT", 4))
+_WIDTHS = {name: width for names, width in (*_BYTES, ("DOUBLE", 8)) for name in names.split()}
+"""Bytes of a sample by libsndfile's name of the encoding."""
 _CUT = re.compile(r"^\s*(?:data|SSND|Data Size|riff)\s*:\s*(\d+) \(should be (\d+)\)", re.M)
 _CUT_RF64 = re.compile(r"Calculated frame count (\d+) does not match .* of (\d+)")
 _OPEN_ENDED = {0, 0x7FFFF000, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 0xFFFFFFFE}
@@ -73,11 +73,13 @@ def header(path: Path) -> Header:
     if not 0 < info.samplerate <= FASTEST:
         raise InputError(f"is damaged: its header says a rate of {info.samplerate} Hz")
     if not 0 < info.channels <= MOST_CHANNELS:
-        raise InputError(f"its header says {info.channels} channels; at most {MOST_CHANNELS} are "
-                         "read")  # fmt: skip
+        raise InputError(
+            f"its header says {info.channels} channels; at most {MOST_CHANNELS} are read"
+        )
     if not 0 <= info.frames < 2**48:
-        raise InputError(f"does not say how long it is; write it anew: `ffmpeg -i {path.name} "
-                         f"{path.stem}.wav`")  # fmt: skip
+        raise InputError(
+            f"does not say how long it is; write it anew: `ffmpeg -i {path.name} {path.stem}.wav`"
+        )
     floating = info.subtype in ("FLOAT", "DOUBLE")
     lost = _lost(info) or (_lost_of_ogg(path) if info.format == "OGG" else "")
     return Header(info.frames, info.samplerate, info.channels, floating, lost)

@@ -100,9 +100,17 @@ def look_at(path: Path) -> Layout:
     channels, order = _in_order(columns, channels) if header else (channels, [])
     times = _written(cells[uses.index("time")], decimal) if "time" in uses else ""
     return Layout(
-        encoding, separator, decimal, skip, header, tuple(columns), tuple(uses), tuple(channels),
-        times, (*notes, *more_notes, *order),
-    )  # fmt: skip
+        encoding,
+        separator,
+        decimal,
+        skip,
+        header,
+        tuple(columns),
+        tuple(uses),
+        tuple(channels),
+        times,
+        (*notes, *more_notes, *order),
+    )
 
 
 def _encoding(raw: bytes) -> tuple[str, list[str]]:
@@ -227,8 +235,10 @@ def _uses(
             notes.append(f"left out: {', '.join(named)} ({why})")
     if not header and "text" in uses:
         at = uses.index("text")
-        raise InputError(f"has no header, and column {at + 1} holds words ({cells[at][0]!r}); add "
-                         "a first line that names the columns")  # fmt: skip
+        raise InputError(
+            f"has no header, and column {at + 1} holds words ({cells[at][0]!r}); add a first line "
+            "that names the columns"
+        )
     return uses, notes
 
 
@@ -262,8 +272,10 @@ def _use(
         if _counts_up(cells):
             return "index"
         if not name:
-            raise InputError(f"column {i + 1} has no name and is no count of lines; name it, for "
-                             "instance time or label")  # fmt: skip
+            raise InputError(
+                f"column {i + 1} has no name and is no count of lines; name it, for instance time "
+                "or label"
+            )
         role = None
     if role == "time" and kind == "number" and parsed(name).words in ("t", "ts", "n"):
         role = "time" if _rises(cells) else None

@@ -95,8 +95,10 @@ def _parsed(path: Path, layout: Layout, wanted: Sequence[int]) -> tuple[Layout, 
         raise InputError(f"cannot be read as a table ({_first_line(error)})") from None
     if broken:
         _explain(path, layout)
-        raise InputError(f"a line has {broken[0].actual_columns} fields instead of "
-                         f"{broken[0].expected_columns}: {broken[0].text[:80]!r}")  # fmt: skip
+        raise InputError(
+            f"a line has {broken[0].actual_columns} fields instead of "
+            f"{broken[0].expected_columns}: {broken[0].text[:80]!r}"
+        )
     return layout, found
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from jfreq.config import check
 from jfreq.data.shards.metadata import ShardsInfo
+from jfreq.types import InputError
 
 
 def differing_classes(infos: Sequence[ShardsInfo], folders: Sequence[Path]) -> str:
@@ -41,16 +41,16 @@ def merged(infos: Sequence[ShardsInfo], *, labelled: bool) -> ShardsInfo:
     first = infos[0]
     for other in infos[1:]:
         names = [[s.name for s in info.signals] for info in (first, other)]
-        check(
-            names[0] == names[1],
-            "signals",
-            f"{first.name} has {names[0]}, {other.name} has {names[1]}",
-        )
+        if names[0] != names[1]:
+            raise InputError(f"signals: {first.name} has {names[0]}, {other.name} has {names[1]}")
         for a, b in zip(first.signals, other.signals):
             for field in ("rate", "channels", "channel_names", "dtype", "scale", "mix"):
                 x, y = getattr(a, field), getattr(b, field)
-                check(x == y, f"{a.name}.{field}", f"is {x} in {first.name} and {y} in "
-                      f"{other.name}; prepare the sets alike to read them together")  # fmt: skip
+                if x != y:
+                    raise InputError(
+                        f"{a.name}.{field}: is {x} in {first.name} and {y} in {other.name}; "
+                        "prepare the sets alike to read them together"
+                    )
     return dataclasses.replace(
         first,
         name="+".join(info.name for info in infos),

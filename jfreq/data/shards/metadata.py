@@ -18,18 +18,7 @@ from jfreq.types import DataSpec, InputError, Mix, SignalSpec
 
 _FLOAT32 = 2.0**-23
 FORMAT = 2
-RESERVED = (
-    "label",
-    "id",
-    "length",
-    "fold",
-    "split",
-    "subject",
-    "path",
-    "start",
-    "_mask",
-    "spectrogram",
-)
+RESERVED = tuple("label id length fold split subject path start _mask spectrogram".split())
 """Names a modality cannot have: they mean something else in a record or a batch."""
 
 
@@ -53,15 +42,11 @@ class SignalInfo:
 
     def __post_init__(self):
         check(self.name.isidentifier(), "signal name", f"{self.name!r} is not an identifier")
-        check(
-            self.name not in RESERVED, "signal name", f"{self.name!r} is reserved, choose another"
-        )
+        if self.name in RESERVED:
+            raise InputError(f"signal name: {self.name!r} is reserved, choose another")
         check(self.dtype in ("int16", "float32"), f"{self.name}.dtype", f"got {self.dtype!r}")
-        check(
-            self.samples >= 1,
-            f"{self.name}.samples",
-            "the window must hold a sample: raise --seconds",
-        )
+        if not self.samples >= 1:
+            raise InputError(f"{self.name}.samples: the window must hold a sample: raise --seconds")
         check(
             len(self.channel_names) in (0, self.channels),
             f"{self.name}.channel_names",
@@ -82,9 +67,15 @@ class SignalInfo:
         std = [1.0 if i in self.constant else s for i, s in enumerate(self.std)]
         mean, std = (tuple(float(f"{v:.9g}") for v in values) for values in (self.mean, std))
         return SignalSpec(
-            self.name, self.rate, self.samples, self.channels, mean, std, self.channel_names,
+            self.name,
+            self.rate,
+            self.samples,
+            self.channels,
+            mean,
+            std,
+            self.channel_names,
             self.mix,
-        )  # fmt: skip
+        )
 
 
 @checked
@@ -138,8 +129,11 @@ class ShardsInfo:
     def from_json(cls, text: str, *, where: str = METADATA) -> ShardsInfo:
         """Strict; ``InputError`` for unknown fields, a newer format or a changed manifest."""
         value = parse_json(text, where, "the metadata of shards", advice="prepare the shards again")
-        check(value.get("format") == FORMAT, where, f"format {value.get('format')!r} is not "
-              f"{FORMAT}; prepare the shards with this version")  # fmt: skip
+        check(
+            value.get("format") == FORMAT,
+            where,
+            f"format {value.get('format')!r} is not {FORMAT}; prepare the shards with this version",
+        )
         manifest = value.pop("manifest", None)
         info = from_dict(cls, value, path=where)
         check(
@@ -165,14 +159,18 @@ def _no_shards(folder: Path) -> str:
         what = " is a file, not a folder of shards" if folder.exists() else ": no such folder"
         return f"{what}; make shards with `jfreq data prepare`"
     if (folder / PARTS).is_dir() or any(folder.glob("*array_record*")):
-        return (f" is not a finished set of shards (it has no {METADATA}); run the same `jfreq "
-                "data prepare` again, it goes on where it stopped")  # fmt: skip
+        return (
+            f" is not a finished set of shards (it has no {METADATA}); run the same `jfreq "
+            "data prepare` again, it goes on where it stopped"
+        )
     suffixes = [file.suffix.lower() for file in listing(folder).files]
     sound = sum(suffix in READABLE for suffix in suffixes)
     holds = f"{sound} sound files" if sound > 1 else "a sound file" if sound else "other files"
     what = f"it holds {holds}" if suffixes else "it is empty"
-    return (f" is not a set of shards: {what}; make shards of recordings with `jfreq data prepare "
-            f"{shown(folder) if sound else 'FOLDER'} --out SHARDS`")  # fmt: skip
+    return (
+        f" is not a set of shards: {what}; make shards of recordings with `jfreq data prepare "
+        f"{shown(folder) if sound else 'FOLDER'} --out SHARDS`"
+    )
 
 
 def columns_digest(columns: Mapping[str, np.ndarray]) -> str:

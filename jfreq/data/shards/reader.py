@@ -148,12 +148,11 @@ class Shards:
         keep = np.ones(len(self), bool)
         if split is not None:
             known = ", ".join(self.info.splits) or "none"
-            check(
-                split in self.info.splits,
-                "split",
-                f"no rows of split {split!r}; the set has: {known} "
-                "(to train on all rows: --data.split None)",
-            )
+            if split not in self.info.splits:
+                raise InputError(
+                    f"split: no rows of split {split!r}; the set has: {known} (to train on all "
+                    "rows: --data.split None)"
+                )
             keep &= self.column("split") == split
         for fold in (*exclude_folds, *(folds or ())):
             known = ", ".join(map(str, self.info.folds)) or "none"
@@ -220,11 +219,8 @@ class Part:
                 columns = {name: file[name] for name in file.files}
         except Exception as error:
             raise InputError(f"{path}: cannot be read ({error}); prepare the set again") from error
-        check(
-            columns_digest(columns) == self.info.columns,
-            str(path),
-            "is not what was written; prepare the set again",
-        )
+        if columns_digest(columns) != self.info.columns:
+            raise InputError(f"{path}: is not what was written; prepare the set again")
         wrong = [name for name, values in columns.items() if len(values) != self.info.rows]
         check(not wrong, str(path), f"column {wrong[:1]} has a wrong length; prepare the set again")
         return columns

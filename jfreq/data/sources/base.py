@@ -174,9 +174,17 @@ def audio_source(
         return ((found.frames if row.end is None else row.end) - row.start) / found.rate
 
     return Source(
-        name, kind, tuple(rows), read, seconds, True, labels, multi_label, tuple(missing),
+        name,
+        kind,
+        tuple(rows),
+        read,
+        seconds,
+        True,
+        labels,
+        multi_label,
+        tuple(missing),
         survey=headers.survey,
-    )  # fmt: skip
+    )
 
 
 def label_numbers(
@@ -193,8 +201,10 @@ def label_numbers(
     labels = given_labels(options) or tuple(own)
     unknown = next((name for name in places if name not in labels), None)
     if unknown is not None:
-        raise InputError(f"{places[unknown]}: label {unknown!r} is not in the list of labels"
-                         f"{close_match(unknown, labels)}")  # fmt: skip
+        raise InputError(
+            f"{places[unknown]}: label {unknown!r} is not in the list of "
+            f"labels{close_match(unknown, labels)}"
+        )
     return labels, {name: i for i, name in enumerate(labels)}
 
 
@@ -232,8 +242,10 @@ def _numbers(modality: str, channels: Sequence[int | str], names: Sequence[str])
     for channel in channels:
         if isinstance(channel, str) and channel.casefold() not in known:
             there = f"there are: {', '.join(names)}" if names else "the file names no channels"
-            raise InputError(f"has no channel {channel!r} for modality {modality!r}"
-                             f"{close_match(channel, names)}; {there}")  # fmt: skip
+            raise InputError(
+                f"has no channel {channel!r} for modality "
+                f"{modality!r}{close_match(channel, names)}; {there}"
+            )
         out.append(known[channel.casefold()] if isinstance(channel, str) else channel)
     return out
 
@@ -268,8 +280,11 @@ def parse_modalities(words: Sequence[str]) -> dict[str, tuple[int | str, ...]]:
     for word in words:
         name, colon, spans = word.partition(":")
         parts = [span.strip() for span in spans.split(",")]
-        check(bool(name and colon and all(parts)), "modalities", f"{word!r} is not NAME:FIRST-LAST "
-              "or NAME:COLUMN,COLUMN, for instance acc:0-2 or acc:ax,ay,az")  # fmt: skip
+        if not (name and colon and all(parts)):
+            raise InputError(
+                f"modalities: {word!r} is not NAME:FIRST-LAST or NAME:COLUMN,COLUMN, for instance "
+                "acc:0-2 or acc:ax,ay,az"
+            )
         out[name] = tuple(channel for part in parts for channel in _channels(part))
         check(bool(out[name]), "modalities", f"{word!r} names no channel")
     return out

@@ -59,10 +59,13 @@ def _places(names: Sequence[str]) -> tuple[list[tuple[str, str, str]], list[str]
     if not are_people(folders, names):
         return [(split, folder, "") for split, folder in found], list(notes)
     words = {PurePosixPath(name).stem for name in names}
-    guessed = [f"subjects from folders: {_some(sorted(folders, key=natural))}",
-               f"classes from the names of files: {_some(sorted(words, key=natural))}"]  # fmt: skip
-    return [(split, PurePosixPath(name).stem, folder) for (split, folder), name in
-            zip(found, names)], [*notes, *guessed]  # fmt: skip
+    guessed = [
+        f"subjects from folders: {_some(sorted(folders, key=natural))}",
+        f"classes from the names of files: {_some(sorted(words, key=natural))}",
+    ]
+    return [
+        (split, PurePosixPath(name).stem, folder) for (split, folder), name in zip(found, names)
+    ], [*notes, *guessed]
 
 
 def _is_sound(file: Path) -> bool:
@@ -78,8 +81,11 @@ def _labels(listed: Sequence[tuple[str, str]], options: Options) -> tuple[str, .
     found = {label: name for name, label in listed if label and _usable(name)}
     labels = given_labels(options) or tuple(sorted(found, key=natural))
     for label, name in found.items():
-        check(label in labels, name, f"the folder {label!r} is not in the list of "
-              f"labels{close_match(label, labels)}")  # fmt: skip
+        check(
+            label in labels,
+            name,
+            f"the folder {label!r} is not in the list of labels{close_match(label, labels)}",
+        )
     return labels
 
 
@@ -89,8 +95,10 @@ def _left_out(found: Listing, names: Sequence[str]) -> Iterator[str]:
     if other:
         them = "it" if len(other) == 1 else "them"
         kinds = ", ".join(sorted({name.suffix.lower()[1:] for name in other}))
-        yield (f"{_files(len(other))} of a format that cannot be read ({kinds}): "
-               f"{convert(Path(shown(other[0])), them)}")  # fmt: skip
+        yield (
+            f"{_files(len(other))} of a format that cannot be read ({kinds}): "
+            f"{convert(Path(shown(other[0])), them)}"
+        )
     stray = Counter(f.suffix.lower() or "no suffix" for f in found.files if not _is_sound(f))
     if stray:
         yield f"{_files(stray.total())} beside the sound not read: {_counted(stray)}"

@@ -57,8 +57,10 @@ def check_ways(ways: Sequence[str]) -> None:
     """``InputError`` for none, or an unknown one."""
     check(bool(ways), "complex_as", f"name one or more of {', '.join(WAYS)}")
     for way in ways:
-        check(way in WAYS, "complex_as", f"no way {way!r}{close_match(way, WAYS)}; there are: "
-              f"{', '.join(WAYS)}")  # fmt: skip
+        if way not in WAYS:
+            raise InputError(
+                f"complex_as: no way {way!r}{close_match(way, WAYS)}; there are: {', '.join(WAYS)}"
+            )
 
 
 def _real(x: np.ndarray, way: str) -> np.ndarray:

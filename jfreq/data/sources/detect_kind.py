@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from jfreq.config import check
 from jfreq.data.readers.sound import OTHER_FORMATS, convert
 from jfreq.data.readers.tables import TABLES
 from jfreq.data.sources import datasets
@@ -23,8 +22,10 @@ def kind_of(path: Path) -> str:
 
 
 def _kind_of_folder(path: Path) -> str:
-    check(not (path / METADATA).is_file(), "source", f"{shown(path)} is a finished set of shards; "
-          "give it to --data as it is")  # fmt: skip
+    if (path / METADATA).is_file():
+        raise InputError(
+            f"source: {shown(path)} is a finished set of shards; give it to --data as it is"
+        )
     if index_in(path) is not None:
         return "index"
     if (owner := datasets.recognise(path)) is not None:
@@ -45,12 +46,16 @@ def _nothing_to_read(found: Listing) -> str:
         return f"holds no files{odd} (hidden ones are not looked at)"
     other = [file for file in found.files if file.suffix.lower() in OTHER_FORMATS]
     if other:
-        return (f"holds {len(other)} files of sound in formats that cannot be read; "
-                f"{convert(other[0], 'them')}")  # fmt: skip
+        return (
+            f"holds {len(other)} files of sound in formats that cannot be read; "
+            f"{convert(other[0], 'them')}"
+        )
     kinds = Counter(file.suffix.lower() or "no suffix" for file in found.files).most_common(4)
-    return (f"holds no index.csv, no sound ({' '.join(AUDIO)}) and no arrays ({' '.join(ARRAYS)}), "
-            f"only {', '.join(f'{kind} ({n})' for kind, n in kinds)}; docs/data.md shows what can "
-            "be read")  # fmt: skip
+    return (
+        f"holds no index.csv, no sound ({' '.join(AUDIO)}) and no arrays ({' '.join(ARRAYS)}), "
+        f"only {', '.join(f'{kind} ({n})' for kind, n in kinds)}; docs/data.md shows what can "
+        "be read"
+    )
 
 
 def _kind_of_file(path: Path) -> str:
@@ -65,10 +70,14 @@ def _kind_of_file(path: Path) -> str:
         return "folders"
     if suffix in ARRAYS:
         return "sensors"
-    check(suffix != ".mat", "kind", f"{shown(path)} may hold anything; name its layout, for "
-          "instance cwru or csi")  # fmt: skip
-    check(suffix not in OTHER_FORMATS, "source", f"{shown(path)} is of a format that cannot be "
-          f"read; {convert(path)}")  # fmt: skip
+    if suffix == ".mat":
+        raise InputError(
+            f"kind: {shown(path)} may hold anything; name its layout, for instance cwru or csi"
+        )
+    if suffix in OTHER_FORMATS:
+        raise InputError(
+            f"source: {shown(path)} is of a format that cannot be read; {convert(path)}"
+        )
     raise InputError(
         f"source: {shown(path)} is no file that can be read; name a folder, an index.csv, a sound "
         f"file ({' '.join(AUDIO)}) or arrays ({' '.join(ARRAYS)})"

@@ -221,8 +221,10 @@ def splits_and_labels(paths: Sequence[str]) -> tuple[list[tuple[str, str]], tupl
     if splits and (splits == tops or (len(splits) > 1 and _all_hold_folders(folders, splits))):
         places = [_split_first(parts, splits) for parts in folders]
         notes += _said_splits(splits, [label for _, label in places])
-        notes += [f"the folder {name!r} beside them is read as a class without a split"
-                  for name in sorted(tops - splits)]  # fmt: skip
+        notes += [
+            f"the folder {name!r} beside them is read as a class without a split"
+            for name in sorted(tops - splits)
+        ]
     elif len(below) > 1 and all(len(p) > 1 and _is_split(p[1]) for p in folders):
         places = [(split_name(parts[1]), parts[0]) for parts in folders]
         notes += _said_splits(below, [label for _, label in places])

@@ -91,8 +91,10 @@ def from_index(path: Path, options: Options) -> Source:
 def _entries(table: Table, notes: list[str]) -> list[Entry]:
     names = [(composed(line.text("label")),) for line in table.lines]
     if "labels" in table.columns:
-        check("label" not in table.columns, str(table.lines[0].file), "has columns 'label' and "
-              "'labels'; keep one of them")  # fmt: skip
+        if "label" in table.columns:
+            raise InputError(
+                f"{table.lines[0].file}: has columns 'label' and 'labels'; keep one of them"
+            )
         names, separator = several_labels(table.lines)
         notes.append(f"a recording may have several labels, separated by {separator!r}")
     return [_entry(line, tuple(map(composed, n))) for line, n in zip(table.lines, names)]
@@ -146,12 +148,15 @@ def _is_sound(entries: Sequence[Entry]) -> bool:
         if kind and first is None:
             first = kind, entry
         elif kind and first and kind != first[0]:
-            raise InputError(f"{entry.line.where}: {entry.row.path} is a file of {kind}, line "
-                             f"{first[1].line.number} names one of {first[0]}; make an index for "
-                             "each of the two")  # fmt: skip
+            raise InputError(
+                f"{entry.line.where}: {entry.row.path} is a file of {kind}, line "
+                f"{first[1].line.number} names one of {first[0]}; make an index for each of the two"
+            )
     if first is None:
-        raise InputError(f"{entries[0].line.where}: {entries[0].row.path} is neither sound "
-                         f"({' '.join(AUDIO)}) nor arrays ({' '.join(ARRAYS)})")  # fmt: skip
+        raise InputError(
+            f"{entries[0].line.where}: {entries[0].row.path} is neither sound ({' '.join(AUDIO)}) "
+            f"nor arrays ({' '.join(ARRAYS)})"
+        )
     return first[0] == "sound"
 
 
@@ -182,8 +187,11 @@ def _timed(
         except UNREADABLE:
             return None
         rate = own or options.rate
-        check(rate is not None, entry.line.where, f"nothing states the rate of {row.path}, so its "
-              "seconds cannot be counted; add a column sr, or give --rate")  # fmt: skip
+        if rate is None:
+            raise InputError(
+                f"{entry.line.where}: nothing states the rate of {row.path}, so its seconds cannot "
+                "be counted; add a column sr, or give --rate"
+            )
         return rate
 
     timed = [_in_samples(entry, rate_of, headers) for entry in entries]
@@ -200,8 +208,10 @@ def _in_samples(
     begin, end = line.real("start_seconds"), line.real("end_seconds")
     for name, time in (("start_seconds", begin), ("end_seconds", end)):
         check(time is None or time >= 0, f"{line.where} {name}", f"must be 0 or more, got {time}")
-    check(end is None or end > (begin or 0), line.where, f"ends at {end} s, which is not after its "
-          f"start at {begin or 0} s")  # fmt: skip
+    if end is not None and not end > (begin or 0):
+        raise InputError(
+            f"{line.where}: ends at {end} s, which is not after its start at {begin or 0} s"
+        )
     twice = (begin is not None and row.start) or (end is not None and row.end is not None)
     check(not twice, line.where, "says its span twice, in samples and in seconds")
     if (begin, end) == (None, None) or (rate := rate_of(entry)) is None:
@@ -224,8 +234,11 @@ def _check_span(entry: Entry, headers: Headers | None) -> None:
         with contextlib.suppress(InputError):
             least = max(least, SHORTEST * headers.of(entry.row.path).rate)
     count = "1 sample" if end - start == 1 else f"{end - start} samples"
-    check(end - start >= least, where, f"is {count} long: start and end count samples; for seconds "
-          "use the columns start_seconds and end_seconds")  # fmt: skip
+    if not end - start >= least:
+        raise InputError(
+            f"{where}: is {count} long: start and end count samples; for seconds use the columns "
+            "start_seconds and end_seconds"
+        )
 
 
 # ------------------------------------------------------------------ lines that say the same
@@ -246,15 +259,21 @@ def _distinct(entries: Sequence[Entry], several: bool, notes: list[str]) -> list
             continue
         for name in ("fold", "split", "subject"):
             a, b = getattr(first.row, name), getattr(row, name)
-            check(a == b, entry.line.where, f"{row.path} has {name} {b!r} here and {a!r} in line "
-                  f"{first.line.number}")  # fmt: skip
+            check(
+                a == b,
+                entry.line.where,
+                f"{row.path} has {name} {b!r} here and {a!r} in line {first.line.number}",
+            )
         if several and first.labels != entry.labels:
             labels = dict.fromkeys((*first.labels, *entry.labels))
             found[place], merged = first._replace(labels=tuple(labels)), merged + 1
             continue
         a, b = (e.labels or (e.id,) for e in (first, entry))
-        check(a == b, entry.line.where, f"{row.path} is {_said(b)} here and {_said(a)} in line "
-              f"{first.line.number}; for several labels use a column labels")  # fmt: skip
+        if a != b:
+            raise InputError(
+                f"{entry.line.where}: {row.path} is {_said(b)} here and {_said(a)} in line "
+                f"{first.line.number}; for several labels use a column labels"
+            )
         doubles += 1
     if doubles:
         notes.append(f"{doubles} {'line repeats' if doubles == 1 else 'lines repeat'} another one")
@@ -297,8 +316,10 @@ def _numbered(
     unknown = kept.difference(labels)
     for entry in entries if unknown else ():
         for name in unknown.intersection(entry.labels):
-            raise InputError(f"{entry.line.where}: label {name!r} is not in the list of labels"
-                             f"{close_match(name, labels)}")  # fmt: skip
+            raise InputError(
+                f"{entry.line.where}: label {name!r} is not in the list of "
+                f"labels{close_match(name, labels)}"
+            )
     return labels, {name: i for i, name in enumerate(labels)}
 
 
@@ -311,8 +332,11 @@ def _ids(entries: Sequence[Entry]) -> dict[str, int]:
             continue
         (name,), number = entry.labels, entry.id
         known = ids.setdefault(name, number), names.setdefault(number, name)
-        check(known == (number, name), entry.line.where, f"label {name!r} has the label_id "
-              f"{number}, an earlier line says {known[1]!r} has {known[0]}")  # fmt: skip
+        if known != (number, name):
+            raise InputError(
+                f"{entry.line.where}: label {name!r} has the label_id {number}, an earlier line "
+                f"says {known[1]!r} has {known[0]}"
+            )
     return ids
 
 
@@ -324,8 +348,11 @@ def _from_ids(
     if not given:
         return tuple(map(str, found)), {str(number): i for i, number in enumerate(found)}
     for entry in entries:
-        check(entry.id is None or entry.id < len(given), entry.line.where, f"label_id {entry.id} "
-              f"is not one of the {len(given)} labels, which count from 0")  # fmt: skip
+        check(
+            entry.id is None or entry.id < len(given),
+            entry.line.where,
+            f"label_id {entry.id} is not one of the {len(given)} labels, which count from 0",
+        )
     return given, {str(i): i for i in range(len(given))}
 
 

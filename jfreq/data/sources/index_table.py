@@ -15,23 +15,25 @@ from jfreq.data.sources.base import read_text
 from jfreq.types import InputError
 
 SYNONYMS: dict[str, tuple[str, ...]] = {
-    "path": ("file", "filename", "file_name", "filepath", "file_path", "relative_path", "fname",
-             "audio", "audio_file", "audio_path", "audio_filename", "wav", "wav_path", "wav_file",
-             "sound", "clip"),
-    "label": ("class", "category", "class_name", "classname", "label_name", "category_name"),
-    "labels": ("classes", "categories", "tags", "class_names", "label_names"),
-    "label_id": ("class_id", "classid", "class_index", "label_index", "category_id", "target", "y"),
-    "fold": ("folds", "cv_fold"),
-    "split": ("subset", "partition", "set"),
-    "subject": ("subject_id", "speaker", "speaker_id", "participant", "participant_id", "person",
-                "patient", "patient_id", "user", "user_id"),
-    "sr": ("rate", "sample_rate", "sampling_rate", "samplerate", "fs"),
-    "start": ("start_sample", "begin_sample"),
-    "end": ("end_sample", "stop_sample"),
-    "start_seconds": ("start_s", "start_sec", "start_time", "onset", "begin_seconds"),
-    "end_seconds": ("end_s", "end_sec", "end_time", "offset", "stop_seconds"),
-    "row": (),
-}  # fmt: skip
+    column: tuple(names.split())
+    for column, names in {
+        "path": "file filename file_name filepath file_path relative_path fname audio audio_file "
+        "audio_path audio_filename wav wav_path wav_file sound clip",
+        "label": "class category class_name classname label_name category_name",
+        "labels": "classes categories tags class_names label_names",
+        "label_id": "class_id classid class_index label_index category_id target y",
+        "fold": "folds cv_fold",
+        "split": "subset partition set",
+        "subject": "subject_id speaker speaker_id participant participant_id person patient "
+        "patient_id user user_id",
+        "sr": "rate sample_rate sampling_rate samplerate fs",
+        "start": "start_sample begin_sample",
+        "end": "end_sample stop_sample",
+        "start_seconds": "start_s start_sec start_time onset begin_seconds",
+        "end_seconds": "end_s end_sec end_time offset stop_seconds",
+        "row": "",
+    }.items()
+}
 """Columns of an index, and other names that they are known by."""
 EITHER = ("target", "y")
 """Names of a column of numbers (``label_id``) or, where it holds text, of names (``label``)."""
@@ -109,12 +111,17 @@ def read_table(path: Path) -> Table:
     header, *records = records
     places, notes = _columns(header[1], str(path))
     for number, cells in records:
-        check(len(cells) <= len(header[1]) or not any(cells[len(header[1]) :]), f"{path}:{number}",
-              f"has {len(cells)} cells, the first line names {len(header[1])} columns; put what "
-              f"holds a {separator!r} into quotes")  # fmt: skip
+        if len(cells) > len(header[1]) and any(cells[len(header[1]) :]):
+            raise InputError(
+                f"{path}:{number}: has {len(cells)} cells, the first line names {len(header[1])} "
+                f"columns; put what holds a {separator!r} into quotes"
+            )
     _settle_targets(places, header[1], [cells for _, cells in records])
-    notes += [f"{path.name}: column {header[1][i]!r} is read as {column!r}"
-              for column, i in places.items() if _plain(header[1][i]) != column]  # fmt: skip
+    notes += [
+        f"{path.name}: column {header[1][i]!r} is read as {column!r}"
+        for column, i in places.items()
+        if _plain(header[1][i]) != column
+    ]
     lines = tuple(
         Line(path, number, {c: cells[i] for c, i in places.items() if i < len(cells)})
         for number, cells in records
@@ -161,19 +168,28 @@ def _columns(header: Sequence[str], where: str) -> tuple[dict[str, int], list[st
         column = _synonym(name, plain)
         if column is None or (column in places and plain[places[column]] == column):
             continue
-        check(column not in places, where, f"columns {header[places.get(column, i)]!r} and "
-              f"{header[i]!r} may both be the {column}; name one of them {column!r}")  # fmt: skip
+        if column in places:
+            raise InputError(
+                f"{where}: columns {header[places.get(column, i)]!r} and {header[i]!r} may both be "
+                f"the {column}; name one of them {column!r}"
+            )
         places[column] = i
     if "label" in places and plain[places.get("labels", 0)] != "labels":
         places.pop("labels", None)
-    check("path" in places, where, f"has no column 'path'{close_match('path', plain)}; its first "
-          "line names the columns, for instance path,label")  # fmt: skip
+    if "path" not in places:
+        raise InputError(
+            f"{where}: has no column 'path'{close_match('path', plain)}; its first line names the "
+            "columns, for instance path,label"
+        )
     unread = [i for i in range(len(header)) if i not in places.values() and header[i]]
     for i in unread:
         near = [c for c in SYNONYMS if c not in places and abs(len(c) - len(plain[i])) < 2]
         close = difflib.get_close_matches(plain[i], near, 1, _CLOSE)
-        check(not close, where, f"column {header[i]!r} is not known (did you mean "
-              f"{''.join(close)!r}?); rename it")  # fmt: skip
+        check(
+            not close,
+            where,
+            f"column {header[i]!r} is not known (did you mean {''.join(close)!r}?); rename it",
+        )
     names = ", ".join(repr(header[i]) for i in unread)
     what = "column" if len(unread) == 1 else "columns"
     return places, [f"{Path(where).name}: {what} {names} not read"] if unread else []

@@ -18,6 +18,7 @@ from jfreq.data.sources.sensor_files import from_sensors
 from jfreq.data.sources.tfds import open_tfds
 from jfreq.files import local_path
 from jfreq.ranges import check_value
+from jfreq.types import InputError
 
 
 def open_source(source: str, *, kind: str, options: Options) -> Source:
@@ -31,8 +32,11 @@ def open_source(source: str, *, kind: str, options: Options) -> Source:
         readable = os.access(path, os.R_OK | os.X_OK * path.is_dir())
         check(readable, "source", f"{shown(path)} cannot be opened (permission denied)")
         kind = kind_of(path) if kind == "auto" else kind
-        check(kind in KINDS, "kind", f"no kind {kind!r}{close_match(kind, KINDS)}; there are: "
-              f"{', '.join(KINDS)}, and the sources synthetic:NAME and tfds:NAME")  # fmt: skip
+        if kind not in KINDS:
+            raise InputError(
+                f"kind: no kind {kind!r}{close_match(kind, KINDS)}; there are: {', '.join(KINDS)}, "
+                "and the sources synthetic:NAME and tfds:NAME"
+            )
         found = KINDS[kind](path, options)
     options.check_dropped(found.labels)
     found = _only(found, options)
@@ -57,8 +61,11 @@ def _only(source: Source, options: Options) -> Source:
 
     rows = kept(source.rows)
     patterns = " or ".join(options.only)
-    check(bool(rows or not source.rows), "only", f"no row's path matches {patterns}; "
-          f"they look like {source.rows[0].path if source.rows else ''}")  # fmt: skip
+    if not (rows or not source.rows):
+        raise InputError(
+            f"only: no row's path matches {patterns}; they look like "
+            f"{source.rows[0].path if source.rows else ''}"
+        )
     return dataclasses.replace(source, rows=rows, rest=kept(source.rest))
 
 

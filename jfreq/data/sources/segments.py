@@ -53,8 +53,11 @@ def guarded(
         if len({(r.fold, r.split) for r in rows}) > 1:
             moved |= _moved(rows, seconds * _rate(source, rows[0], rate))
     kept = [new for row in source.rows if (new := moved.get(row, row)) is not None]
-    return kept, [f"{name_of(row)}: lies within the guard of {seconds:g} s"
-                  for row, new in moved.items() if new is None]  # fmt: skip
+    return kept, [
+        f"{name_of(row)}: lies within the guard of {seconds:g} s"
+        for row, new in moved.items()
+        if new is None
+    ]
 
 
 def _moved(rows: Sequence[Row], margin: float) -> dict[Row, Row | None]:

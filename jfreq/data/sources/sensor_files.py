@@ -80,9 +80,15 @@ def from_sensors(path: Path, options: Options) -> Source:
     labels, known = label_numbers([(row.path, label) for row, label in stretches], options)
     rows = [row._replace(label=(known[label],) if label else ()) for row, label in stretches]
     return array_source(
-        path.stem if path.is_file() else path.name, "sensors", rows, root, options, labels=labels,
-        measured=rate, notes=(*_said(listed, rate), *notes),
-    )  # fmt: skip
+        path.stem if path.is_file() else path.name,
+        "sensors",
+        rows,
+        root,
+        options,
+        labels=labels,
+        measured=rate,
+        notes=(*_said(listed, rate), *notes),
+    )
 
 
 def array_source(
@@ -123,8 +129,10 @@ def array_source(
             raise InputError("is not on disk")
         recording = whole(path, row.rate or options.rate or measured)
         if kind == "index" and recording.moved and (row.start or row.end is not None):
-            raise InputError("start and end count its lines, but samples are missing or uneven in "
-                             "time; cut the file itself")  # fmt: skip
+            raise InputError(
+                "start and end count its lines, but samples are missing or uneven in time; cut the "
+                "file itself"
+            )
         found = {name: _item(s, row) for name, s in recording.signals.items()}
         found = {name: s._replace(rate=s.rate or row.rate) for name, s in _cut(found, row).items()}
         if "" not in found:
@@ -133,15 +141,26 @@ def array_source(
         if np.iscomplexobj(signal.x):
             return real_modalities(signal, options.complex_as, options.modalities)
         return split_channels(
-            groups or default_groups(signal), signal, options.modalities,
+            groups or default_groups(signal),
+            signal,
+            options.modalities,
             allow_missing=options.allow_missing,
-        )  # fmt: skip
+        )
 
     return Source(
-        name, kind, tuple(rows), read, functools.partial(longest_stretch, read, options), False,
-        labels, missing=tuple(missing), rest=tuple(rest), rate=rate, notes=tuple(notes),
+        name,
+        kind,
+        tuple(rows),
+        read,
+        functools.partial(longest_stretch, read, options),
+        False,
+        labels,
+        missing=tuple(missing),
+        rest=tuple(rest),
+        rate=rate,
+        notes=tuple(notes),
         floating=True,
-    )  # fmt: skip
+    )
 
 
 def default_groups(signal: Signal) -> Mapping[str, Sequence[int] | None]:
@@ -237,9 +256,11 @@ def _check_one_sensor(files: Sequence[Path], root: Path) -> None:
         if len(found) > 1:
             a, b, *_ = (shown(file.relative_to(root)) for file in found.values())
             name = next(iter(found.values())).name
-            raise InputError(f"source: {a} and {b} are different sensors of one recording, and a "
-                             "row is one file; read one sensor, for instance with --only "
-                             f"'*{name}', or write them side by side into one table")  # fmt: skip
+            raise InputError(
+                f"source: {a} and {b} are different sensors of one recording, and a row is one "
+                f"file; read one sensor, for instance with --only '*{name}', or write them side by "
+                "side into one table"
+            )
 
 
 def _differs(found: Recording | None, rate: float) -> bool:
@@ -297,8 +318,9 @@ def _places(listed: Sequence[Listed]) -> tuple[list[Place], list[str]]:
         notes += [] if owned else [f"subjects from folders: {_some(tops)}"]
         if any(words):
             notes.append(f"labels from the names of files: {_some(set(words))}")
-        return [Place(split, word, top or stem)
-                for (split, top), word, stem in zip(found, words, stems)], notes  # fmt: skip
+        return [
+            Place(split, word, top or stem) for (split, top), word, stem in zip(found, words, stems)
+        ], notes
     classes = not labelled and len(tops) > 1
     if classes:
         hint = " (if these are people, call them p1, p2, ..., or write an index.csv)" * repeat
@@ -306,8 +328,10 @@ def _places(listed: Sequence[Listed]) -> tuple[list[Place], list[str]]:
     stems = ["" if _names_nobody(stem) else stem for stem in stems]
     notes += [] if owned or len(set(stems) - {""}) < 2 else ["subjects from the names of files"]
     subjects = _stem_subjects(names, [split for split, _ in found], stems, classes)
-    return [Place(split, top if classes else "", subject)
-            for (split, top), subject in zip(found, subjects)], notes  # fmt: skip
+    return [
+        Place(split, top if classes else "", subject)
+        for (split, top), subject in zip(found, subjects)
+    ], notes
 
 
 def _stem_subjects(
@@ -322,10 +346,11 @@ def _stem_subjects(
     for stem, split in zip(stems, splits):
         sides[stem].add(split)
     return [
-        stem if stem and (count[stem] == 1 or (classes and len(sides[stem]) == 1))
+        stem
+        if stem and (count[stem] == 1 or (classes and len(sides[stem]) == 1))
         else str(PurePosixPath(name).with_suffix(""))
         for name, stem in zip(names, stems)
-    ]  # fmt: skip
+    ]
 
 
 def _names_nobody(stem: str) -> bool:
@@ -360,6 +385,8 @@ def _at_rate(entries: Sequence[Listed], rate: float | None) -> str:
     rates = sorted({e.found.measured for e in entries if e.found and e.found.measured})
     if not rates:
         return ""
-    return f"; {rate or rates[0]:g} Hz by the times" if rate or len(rates) == 1 else (
-        f"; {rates[0]:g} to {rates[-1]:g} Hz by the times"
-    )  # fmt: skip
+    return (
+        f"; {rate or rates[0]:g} Hz by the times"
+        if rate or len(rates) == 1
+        else (f"; {rates[0]:g} to {rates[-1]:g} Hz by the times")
+    )

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from jfreq.config import check, close_match
 from jfreq.data.sources.base import Row, Source
 from jfreq.ranges import Share, check_value
+from jfreq.types import InputError
 
 
 def thinned(source: Source, shares: Mapping[str, float]) -> Source:
@@ -25,12 +26,18 @@ def thinned(source: Source, shares: Mapping[str, float]) -> Source:
     """
     if not shares:
         return source
-    check(not source.multi_label, "thin", f"rows of {source.name} have several labels; this is for "
-          "sets with one label a row")  # fmt: skip
+    check(
+        not source.multi_label,
+        "thin",
+        f"rows of {source.name} have several labels; this is for sets with one label a row",
+    )
     gone: set[Row] = set()
     for name, share in shares.items():
-        check(name in source.labels, "thin", f"no class {name!r}{close_match(name, source.labels)}"
-              f"; there are: {', '.join(source.labels) or 'none'}")  # fmt: skip
+        if name not in source.labels:
+            raise InputError(
+                f"thin: no class {name!r}{close_match(name, source.labels)}; there are: "
+                f"{', '.join(source.labels) or 'none'}"
+            )
         check_value(Share, share, "", f"thin: the share of {name!r}")
         number = source.labels.index(name)
         mine = [row for row in source.rows if row.label == (number,)]

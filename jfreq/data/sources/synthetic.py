@@ -88,8 +88,11 @@ def place(name: str, index: int) -> tuple[int, int, int]:
 
 def family(name: str) -> Family:
     """The family called ``name``, or ``InputError``."""
-    check(name in FAMILIES, "synthetic", f"no family {name!r}{close_match(name, FAMILIES)}; "
-          f"there are: {', '.join(FAMILIES)}")  # fmt: skip
+    check(
+        name in FAMILIES,
+        "synthetic",
+        f"no family {name!r}{close_match(name, FAMILIES)}; there are: {', '.join(FAMILIES)}",
+    )
     return FAMILIES[name]
 
 

@@ -49,9 +49,14 @@ def open_tfds(name: str, options: Options) -> Source:
     if label:
         rows = [row._replace(label=(int(example(row)[label]),)) for row in rows]
     return Source(
-        builder.info.name, "tfds", tuple(rows), read, lambda row: len(read(row)["audio"].x) / rate,
-        audio=True, labels=labels,
-    )  # fmt: skip
+        builder.info.name,
+        "tfds",
+        tuple(rows),
+        read,
+        lambda row: len(read(row)["audio"].x) / rate,
+        audio=True,
+        labels=labels,
+    )
 
 
 def _builder(name: str) -> Any:
@@ -90,9 +95,8 @@ def _key(features: dict[str, Any], kind: str, name: str) -> str | None:
         found = [key for key in found if key in ("audio", "speech", "signal")]
     if kind == "ClassLabel" and "label" in found:
         return "label"
-    check(
-        len(found) <= 1, f"tfds:{name}", f"has several features of kind {kind}: {', '.join(found)}"
-    )
+    if len(found) > 1:
+        raise InputError(f"tfds:{name}: has several features of kind {kind}: {', '.join(found)}")
     return found[0] if found else None
 
 

@@ -78,9 +78,17 @@ def open_acids(path: Path, options: Options) -> Source:
         return ((row.end or 0) - row.start) / RATE
 
     return Source(
-        path.name, "acids", tuple(rows), read, seconds, False, labels, missing=tuple(missing),
-        rest=tuple(rest), mix="keep",
-    )  # fmt: skip
+        path.name,
+        "acids",
+        tuple(rows),
+        read,
+        seconds,
+        False,
+        labels,
+        missing=tuple(missing),
+        rest=tuple(rest),
+        mix="keep",
+    )
 
 
 def _load(file: Path) -> Signal:

@@ -137,12 +137,11 @@ def _lists(folder: Path) -> list[Path]:
     for file in files:
         if file.is_file() and "_part" not in file.stem and is_list(file):
             found.setdefault(file.name, file)
-    check(
-        bool(found),
-        "source",
-        f"{folder} has no list of segments in it, such as "
-        "balanced_train_segments.csv; AudioSet's page has them",
-    )
+    if not found:
+        raise InputError(
+            f"source: {folder} has no list of segments in it, such as balanced_train_segments.csv; "
+            "AudioSet's page has them"
+        )
     return list(found.values())
 
 

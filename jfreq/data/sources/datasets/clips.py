@@ -173,12 +173,11 @@ def lines_of(file: Path, columns: Sequence[str], *, header: bool = True) -> Iter
     try:
         head = [name.strip() for name in next(reader, [])] if header else list(columns)
         for name in columns:
-            check(
-                name in head,
-                str(file),
-                f"has no column {name!r}{close_match(name, head)}; it "
-                f"has: {brief(', '.join(head))}",
-            )
+            if name not in head:
+                raise InputError(
+                    f"{file}: has no column {name!r}{close_match(name, head)}; it has: "
+                    f"{brief(', '.join(head))}"
+                )
         for cells in reader:
             where = f"{file}:{reader.line_num}"
             if cells:

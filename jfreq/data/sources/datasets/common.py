@@ -22,8 +22,11 @@ def find(folder: Path, pattern: str, *, kind: str) -> list[Path]:
     found = matching(folder, pattern)
     if not found:
         refuse_pickles(folder)
-    check(bool(found), "source", f"{folder} has no {pattern} in it, as {kind} has; docs/data.md "
-          "shows what the layout looks like")  # fmt: skip
+    if not found:
+        raise InputError(
+            f"source: {folder} has no {pattern} in it, as {kind} has; docs/data.md shows what the "
+            "layout looks like"
+        )
     return found
 
 
@@ -31,9 +34,12 @@ def refuse_pickles(folder: Path) -> None:
     """``InputError`` where a folder holds samples that were saved by torch."""
     pickles = (".pt", ".pth", ".pkl", ".pickle")
     file = next((f for f in listing(folder).files if f.suffix.lower() in pickles), None)
-    check(file is None, "source", f"{file} is a pickle, which can run any code when it is loaded, "
-          "so it is never read; prepare the raw recordings instead (kinds mod, acids, pamap2, "
-          "realworld), or save arrays as .npz (x [time, channels], sr, label)")  # fmt: skip
+    if file is not None:
+        raise InputError(
+            f"source: {file} is a pickle, which can run any code when it is loaded, so it is never "
+            "read; prepare the raw recordings instead (kinds mod, acids, pamap2, realworld), or "
+            "save arrays as .npz (x [time, channels], sr, label)"
+        )
 
 
 def sensors_of(
@@ -61,8 +67,10 @@ def lacking(found: Sequence[str], names: Sequence[str], options: Options) -> str
     """Why a recording that has the modalities ``found`` of ``names`` cannot be used, if so."""
     wanted = tuple(options.modalities or names)
     for name in wanted:
-        check(name in names, "modalities", f"no modality {name!r} in this layout; it has: "
-              f"{', '.join(names)}")  # fmt: skip
+        if name not in names:
+            raise InputError(
+                f"modalities: no modality {name!r} in this layout; it has: {', '.join(names)}"
+            )
     lost = [name for name in wanted if name not in found]
     few = len(lost) == len(wanted) or not options.allow_missing
     return f"has no {' and no '.join(lost)}" if lost and few else ""
@@ -89,8 +97,7 @@ def table(source: Any, names: Sequence[str], *, where: str, delimiter: str = ","
     """Columns ``names`` ``[n c]`` float64 of a text file with a header; ``source`` is its lines."""
     header = [name.strip().strip('"') for name in next(iter(source), "").split(delimiter)]
     for name in names:
-        check(name in header, where, f"has no column {name!r}; it has: "
-              f"{brief(', '.join(header))}")  # fmt: skip
+        check(name in header, where, f"has no column {name!r}; it has: {brief(', '.join(header))}")
     columns = [header.index(name) for name in names]
     return numbers(source, where=where, delimiter=delimiter, usecols=columns)
 

@@ -14,11 +14,10 @@ from jfreq.data.sources.datasets.mat import load_mat, stated_rate, variables
 from jfreq.data.sources.sensor_files import array_source
 from jfreq.types import InputError
 
-ACTIVITIES = {
-    "1": "lying", "2": "sitting", "3": "running", "4": "walking", "5": "pick_up",
-    "6": "wave_hand", "7": "jump", "8": "squat", "9": "sit_down", "10": "stand_up",
-    "11": "fall_down",
-}  # fmt: skip
+_ACTIVITIES = (
+    "lying sitting running walking pick_up wave_hand jump squat sit_down stand_up fall_down".split()
+)
+ACTIVITIES = {str(i): name for i, name in enumerate(_ACTIVITIES, start=1)}
 """Of qiang5love1314/CSI-dataset-for-human-activity-recognition, whose files are called
 ``PERSON_ACTIVITY N.mat``."""
 _NAMED = re.compile(r"(?P<person>.+)_(?P<activity>\d+) \d+")

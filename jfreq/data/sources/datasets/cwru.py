@@ -100,10 +100,18 @@ def open_cwru(path: Path, options: Options) -> Source:
         return Signal(np.stack([found[place] for place in columns], 1).astype(np.float32), None)
 
     return array_source(
-        path.name, "cwru", rows, path, options, labels=labels, rest=rest, missing=missing,
-        load=load, groups={PLACES[place]: (i,) for i, place in enumerate(columns)},
+        path.name,
+        "cwru",
+        rows,
+        path,
+        options,
+        labels=labels,
+        rest=rest,
+        missing=missing,
+        load=load,
+        groups={PLACES[place]: (i,) for i, place in enumerate(columns)},
         rate=min(rates) if rates and len(rates) == len(rows) else None,
-    )  # fmt: skip
+    )
 
 
 def _about(file: Path, name: str) -> About:

@@ -12,18 +12,7 @@ from jfreq.data.sources.datasets.clips import Clip, clip_source, from_list, from
 from jfreq.data.sources.datasets.places import DEPTH
 from jfreq.types import InputError
 
-GENRES = (
-    "blues",
-    "classical",
-    "country",
-    "disco",
-    "hiphop",
-    "jazz",
-    "metal",
-    "pop",
-    "reggae",
-    "rock",
-)
+GENRES = tuple("blues classical country disco hiphop jazz metal pop reggae rock".split())
 _PLACES = ("genres_original/", "genres/", "")
 SIGNS = tuple(f"{place}{genre}/{genre}.[0-9]*" for genre in GENRES for place in _PLACES)
 LISTS = {

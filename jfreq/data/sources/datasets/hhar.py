@@ -15,6 +15,7 @@ from jfreq.data.sources.base import Options, Row, Signal, Source, split_channels
 from jfreq.data.sources.datasets.common import IMU, find, labelled, numbers, side_by_side
 from jfreq.data.sources.sensor_files import longest_stretch
 from jfreq.ranges import brief
+from jfreq.types import InputError
 
 RATE = 100.0
 ACTIVITIES = ("bike", "sit", "stand", "walk", "stairsup", "stairsdown")
@@ -52,8 +53,10 @@ def open_hhar(path: Path, options: Options) -> Source:
     for acc_file in find(path, "*_accelerometer.csv", kind="hhar"):
         which = acc_file.name.partition("_")[0].lower()
         gyro_file = acc_file.with_name(acc_file.name.replace("accelerometer", "gyroscope"))
-        check(gyro_file.is_file(), str(gyro_file), "is missing; acceleration and rotation are read "
-              "together")  # fmt: skip
+        if not gyro_file.is_file():
+            raise InputError(
+                f"{gyro_file}: is missing; acceleration and rotation are read together"
+            )
         acc, gyro = _read(acc_file, which), _read(gyro_file, which)
         if options.allow_missing:
             pairs |= {key: (acc.get(key), gyro.get(key)) for key in acc.keys() | gyro}
@@ -76,9 +79,16 @@ def open_hhar(path: Path, options: Options) -> Source:
     ]
     rows, rest, labels = labelled(entries, options, order=ACTIVITIES)
     return Source(
-        path.name, "hhar", tuple(rows), read, partial(longest_stretch, read, options), False,
-        labels, missing=tuple(sorted(missing)), rest=tuple(rest),
-    )  # fmt: skip
+        path.name,
+        "hhar",
+        tuple(rows),
+        read,
+        partial(longest_stretch, read, options),
+        False,
+        labels,
+        missing=tuple(sorted(missing)),
+        rest=tuple(rest),
+    )
 
 
 def _key(path: str) -> Key:
@@ -93,8 +103,10 @@ def _read(path: Path, which: str) -> dict[Key, Stream]:
     with path.open(encoding="utf-8-sig", errors="replace") as file:
         header = file.readline().strip().split(",")
         for name in _DTYPE.names or ():
-            check(name in header, str(path), f"has no column {name!r}; it has: "
-                  f"{brief(', '.join(header))}")  # fmt: skip
+            if name not in header:
+                raise InputError(
+                    f"{path}: has no column {name!r}; it has: {brief(', '.join(header))}"
+                )
         columns = [header.index(name) for name in _DTYPE.names or ()]
         while lines := list(itertools.islice(file, _BLOCK)):
             block = numbers(lines, where=str(path), dtype=_DTYPE, delimiter=",", usecols=columns)

@@ -15,10 +15,9 @@ from jfreq.types import InputError
 RATES = {"audio": 16_000.0, "seismic": 100.0}
 AUDIO_RATE = 8000.0
 """Of the shards, as in FOCAL and FreqMAE; the geophone keeps its own."""
-VEHICLES = (
-    "Polaris", "Warhog", "Silverado", "motor", "tesla", "mustang", "walk",
-    "bicycle", "forester", "pickup", "scooter",
-)  # fmt: skip
+VEHICLES = tuple(
+    "Polaris Warhog Silverado motor tesla mustang walk bicycle forester pickup scooter".split()
+)
 """In the owners' order; the last four were recorded for pre-training."""
 FILES = {"aud16000.csv": "audio", "aud.csv": "audio", "ehz.csv": "seismic"}
 _FULL_SCALE = 32768.0
@@ -71,9 +70,17 @@ def open_mod(path: Path, options: Options) -> Source:
             return None
 
     return Source(
-        path.name, "mod", tuple(rows), read, seconds, False, labels, missing=tuple(missing),
-        rest=tuple(rest), rates={"audio": AUDIO_RATE},
-    )  # fmt: skip
+        path.name,
+        "mod",
+        tuple(rows),
+        read,
+        seconds,
+        False,
+        labels,
+        missing=tuple(missing),
+        rest=tuple(rest),
+        rates={"audio": AUDIO_RATE},
+    )
 
 
 def _first_column(file: Path) -> np.ndarray:

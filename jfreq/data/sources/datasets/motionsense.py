@@ -45,9 +45,16 @@ def open_motionsense(path: Path, options: Options) -> Source:
             missing.append(f"{name}: its folder is called none of {known}")
     rows, rest, labels = labelled(entries, options, order=tuple(ACTIVITIES.values()))
     return array_source(
-        path.name, "motionsense", rows, path, options, labels=labels, rest=rest, missing=missing,
+        path.name,
+        "motionsense",
+        rows,
+        path,
+        options,
+        labels=labels,
+        rest=rest,
+        missing=missing,
         load=_load,
-    )  # fmt: skip
+    )
 
 
 def _place(file: Path) -> tuple:

@@ -13,18 +13,8 @@ from jfreq.data.sources.datasets.places import root_of
 from jfreq.types import InputError
 
 SIGNS = ("nsynth-*/examples.json", "audio/*_???-???-???.*")
-FAMILIES = (
-    "bass",
-    "brass",
-    "flute",
-    "guitar",
-    "keyboard",
-    "mallet",
-    "organ",
-    "reed",
-    "string",
-    "synth_lead",
-    "vocal",
+FAMILIES = tuple(
+    "bass brass flute guitar keyboard mallet organ reed string synth_lead vocal".split()
 )
 SPLITS = {"train": "train", "valid": "validation", "test": "test"}
 _LIST = "examples.json"

@@ -14,12 +14,12 @@ from jfreq.data.sources.sensor_files import array_source
 from jfreq.types import InputError
 
 RATE = 100.0
-ACTIVITIES = {
-    1: "lying", 2: "sitting", 3: "standing", 4: "walking", 5: "running", 6: "cycling",
-    7: "nordic_walking", 9: "watching_tv", 10: "computer_work", 11: "car_driving",
-    12: "ascending_stairs", 13: "descending_stairs", 16: "vacuum_cleaning", 17: "ironing",
-    18: "folding_laundry", 19: "house_cleaning", 20: "playing_soccer", 24: "rope_jumping",
-}  # fmt: skip
+_NAMED = (
+    "1 lying 2 sitting 3 standing 4 walking 5 running 6 cycling 7 nordic_walking 9 watching_tv "
+    "10 computer_work 11 car_driving 12 ascending_stairs 13 descending_stairs 16 vacuum_cleaning "
+    "17 ironing 18 folding_laundry 19 house_cleaning 20 playing_soccer 24 rope_jumping"
+).split()
+ACTIVITIES = dict(zip(map(int, _NAMED[::2]), _NAMED[1::2]))
 """0 is the time between activities: without a label."""
 GROUPS = {"acc": range(9), "gyro": range(9, 18), "mag": range(18, 27)}
 """Each for hand, chest and ankle, xyz."""
@@ -48,15 +48,26 @@ def open_pamap2(path: Path, options: Options) -> Source:
         cuts = [0, *(np.flatnonzero(np.diff(codes)) + 1).tolist(), len(codes)]
         for start, end in itertools.pairwise(cuts):
             row = Row(
-                file.relative_to(path).as_posix(), subject=file.stem, start=start, end=end,
+                file.relative_to(path).as_posix(),
+                subject=file.stem,
+                start=start,
+                end=end,
                 rate=RATE,
-            )  # fmt: skip
+            )
             entries.append((row, ACTIVITIES.get(int(codes[start]), "")))
     rows, rest, labels = labelled(entries, options, order=tuple(ACTIVITIES.values()))
     return array_source(
-        path.name, "pamap2", rows, path, options, labels=labels, rest=rest, missing=missing,
-        load=_load, groups=GROUPS,
-    )  # fmt: skip
+        path.name,
+        "pamap2",
+        rows,
+        path,
+        options,
+        labels=labels,
+        rest=rest,
+        missing=missing,
+        load=_load,
+        groups=GROUPS,
+    )
 
 
 def _codes(file: Path) -> np.ndarray:

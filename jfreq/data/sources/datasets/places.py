@@ -9,6 +9,7 @@ from pathlib import Path
 
 from jfreq.config import check
 from jfreq.data.sources.folders import hidden
+from jfreq.types import InputError
 
 DEPTH = 2
 """Folders below the one that is named: an archive unpacked into a folder of its own, twice."""
@@ -40,18 +41,16 @@ def root_of(path: Path, kind: str, signs: Sequence[str]) -> Path:
             return place
     check(path.is_dir(), "source", f"{path} is not a folder; name the unpacked archive")
     found = places(path, {kind: signs}).get(kind, [])
-    check(
-        bool(found),
-        "source",
-        f"{path} has no {signs[0]} in it, as {kind} has; docs/data.md "
-        "shows what the layout looks like",
-    )
-    check(
-        len(found) == 1,
-        "source",
-        f"{path} holds {kind} {len(found)} times: "
-        f"{' and '.join(str(place) for place in found[:2])}; name one of them",
-    )
+    if not found:
+        raise InputError(
+            f"source: {path} has no {signs[0]} in it, as {kind} has; docs/data.md shows what the "
+            "layout looks like"
+        )
+    if len(found) != 1:
+        raise InputError(
+            f"source: {path} holds {kind} {len(found)} times: "
+            f"{' and '.join(str(place) for place in found[:2])}; name one of them"
+        )
     place = found[0]
     inside = any(f"{place.name}/{sign}" in signs and (place / sign).is_file() for sign in signs)
     return place.parent if inside else place

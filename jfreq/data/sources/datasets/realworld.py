@@ -70,9 +70,16 @@ def open_realworld(path: Path, options: Options) -> Source:
 
     rows, rest, labels = labelled(entries, options)
     return Source(
-        path.name, "realworld", tuple(rows), read, partial(longest_stretch, read, options), False,
-        labels, missing=tuple(missing), rest=tuple(rest),
-    )  # fmt: skip
+        path.name,
+        "realworld",
+        tuple(rows),
+        read,
+        partial(longest_stretch, read, options),
+        False,
+        labels,
+        missing=tuple(missing),
+        rest=tuple(rest),
+    )
 
 
 def _csvs(folder: Path, damaged: list[str]) -> Iterator[Chain]:

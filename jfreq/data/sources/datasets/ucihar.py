@@ -30,11 +30,17 @@ def open_ucihar(path: Path, options: Options) -> Source:
         file = f"{split}/Inertial Signals/{_FIRST}_{split}.txt"
         activity = read_text(root / split / f"y_{split}.txt").split()
         subject = read_text(root / split / f"subject_{split}.txt").split()
-        check(len(activity) == len(subject), str(root / split), f"y_{split}.txt has "
-              f"{len(activity)} lines, subject_{split}.txt {len(subject)}")  # fmt: skip
+        check(
+            len(activity) == len(subject),
+            str(root / split),
+            f"y_{split}.txt has {len(activity)} lines, subject_{split}.txt {len(subject)}",
+        )
         for i, (code, person) in enumerate(zip(activity, subject)):
-            check(code in names, f"{root / split}/y_{split}.txt:{i + 1}", f"activity {code!r} is "
-                  "not in activity_labels.txt")  # fmt: skip
+            check(
+                code in names,
+                f"{root / split}/y_{split}.txt:{i + 1}",
+                f"activity {code!r} is not in activity_labels.txt",
+            )
             row = Row(file, split=split, subject=f"subject{person}", item=i)
             entries.append((row, names[code].lower()))
     order = [name.lower() for name in names.values()]
