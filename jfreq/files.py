@@ -58,11 +58,15 @@ def write_atomically(path: str | Path, write: Callable[[BinaryIO], Any]) -> Path
     return path
 
 
+def write_text(path: str | Path, text: str) -> Path:
+    """:func:`write_atomically` of a text in UTF-8."""
+    return write_atomically(path, lambda file: file.write(text.encode()))
+
+
 def write_json(path: str | Path, value: Any) -> Path:
     """Writes ``value`` as JSON, whole or not at all; a disk that refuses is an ``InputError``."""
-    text = json.dumps(value, indent=1) + "\n"
     with disk_errors(Path(path).parent):
-        return write_atomically(path, lambda file: file.write(text.encode()))
+        return write_text(path, json.dumps(value, indent=1) + "\n")
 
 
 def read_json(path: str | Path, what: str, *, advice: str = "") -> dict[str, Any]:

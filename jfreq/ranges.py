@@ -136,6 +136,10 @@ Draws = Annotated[int, Range(1, 10_000, says="1 or more")]
 Seed = Annotated[int, Range(0, 2**32 - 1)]
 Pattern = Annotated[str, Compiles()]
 """A regular expression."""
+Mix = Literal["first", "mean", "keep"]
+"""What becomes of the channels of sound: the first, their mean, or all of them."""
+FoldBy = Literal["subject", "recording", "row"]
+"""What a fold keeps whole."""
 
 
 def shown(value: Any) -> str:

@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
 
-from jfreq.ranges import Count, Finite, Hertz, InputError, NonNegative, checked
+from jfreq.ranges import Count, Finite, Hertz, InputError, Mix, NonNegative, checked
 
 Array: TypeAlias = jax.Array
 PyTree: TypeAlias = Any
@@ -32,8 +32,6 @@ BatchSpec: TypeAlias = dict[str, jax.ShapeDtypeStruct]
 """Shapes and dtypes of a batch."""
 
 Order = Literal["freq_major", "time_major"]
-Mix = Literal["first", "mean", "keep"]
-"""What becomes of the channels of sound: the first, their mean, or all of them."""
 
 
 @checked

@@ -11,7 +11,7 @@ import soundfile
 from jfreq import classes, methods
 from jfreq.cli.paper import PAPER
 from jfreq.config import Experiment
-from jfreq.data.sources.base import Options
+from jfreq.data.options import Options
 from jfreq.data.sources.kinds import open_source
 from jfreq.export import export_run
 from jfreq.export.portable import adapt

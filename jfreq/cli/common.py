@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import inspect
 import io
@@ -197,6 +198,8 @@ def refuse_urls(options: Mapping[str, Any]) -> None:
         for path in value if isinstance(value, tuple) else (value,):
             if isinstance(path, Path):
                 local_path(path, f"--{name.replace('_', '-')}")
+            elif dataclasses.is_dataclass(path):
+                refuse_urls(vars(path))
 
 
 def with_data(experiment: Experiment, paths: tuple[str, ...]) -> Experiment:

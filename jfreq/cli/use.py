@@ -134,7 +134,7 @@ def embed(
         frames: also write the vectors over time, and not only one for each recording.
         strict: stop at the first recording that cannot be used, instead of skipping it.
     """
-    from jfreq.data.sources.base import parse_modalities
+    from jfreq.data.options import parse_modalities
     from jfreq.encoder.embed_files import embed_files
     from jfreq.encoder.encoder import load_encoder
 
@@ -173,7 +173,7 @@ def predict(
         modalities: names for the channels of a single array, for instance acc:0-2 gyro:3-5.
         strict: stop at the first recording that cannot be used, instead of skipping it.
     """
-    from jfreq.data.sources.base import parse_modalities
+    from jfreq.data.options import parse_modalities
     from jfreq.encoder.encoder import load_encoder
     from jfreq.encoder.predict_files import Choice, predict_files
 

@@ -10,18 +10,19 @@ import dataclasses
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 import numpy as np
 
 from jfreq.config import Data, check
+from jfreq.data.options import Options
 from jfreq.data.shards.metadata import ShardsInfo
 from jfreq.data.shards.reader import Shards, open_shards
 from jfreq.data.sources.base import Row, Source
 from jfreq.data.sources.segments import name_of
+from jfreq.ranges import FoldBy
 from jfreq.types import InputError
 
-FoldBy = Literal["subject", "recording", "row"]
 USUAL = 5
 """Folds that messages suggest."""
 MANY = 5000
@@ -80,12 +81,15 @@ class Made(NamedTuple):
 # ------------------------------------------------------------------ where folds are made
 
 
-def divided(
-    source: Source, k: int | None, by: FoldBy | None = None, *, seed: int = 0, replace: bool = False
-) -> tuple[Source, str]:
-    """:func:`with_folds` where a number of folds is asked for, else the source and no name."""
+def divided(source: Source, options: Options) -> tuple[Source, str]:
+    """The source with the folds that ``options`` ask for, and what these keep whole.
+
+    Without ``make_folds`` it is the source itself and an empty word; then ``InputError`` for
+    options that only say how folds are made.
+    """
+    k, by, replace = options.make_folds, options.fold_by, options.replace_folds
     if k is not None:
-        return with_folds(source, k, by, seed=seed, replace=replace)
+        return with_folds(source, k, by, seed=options.seed, replace=replace)
     check(by is None, "fold-by", "says how folds are made; say how many with --make-folds")
     if replace:
         raise InputError(

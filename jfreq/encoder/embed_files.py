@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jfreq.data.sources.base import Channels
+from jfreq.data.options import Channels
 from jfreq.encoder.encoder import Encoder, Failed, Whole
 from jfreq.encoder.growing_npz import Column, Grown, check_room, write_npz
 from jfreq.encoder.inputs import Job, Options, Recordings

@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jfreq.config import check
+from jfreq.data.options import Channels
 from jfreq.data.prepare.missing_samples import Stretch
 from jfreq.data.readers import sound
-from jfreq.data.sources.base import ARRAYS, AUDIO, UNREADABLE, Channels, one_line
+from jfreq.data.sources.base import ARRAYS, AUDIO, UNREADABLE, one_line
 from jfreq.data.sources.folders import METADATA, listing, shown, why_no_file
 from jfreq.encoder.encoder import Encoder
 from jfreq.encoder.sensor_files import read_sensors

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TextIO
 import numpy as np
 
 from jfreq.config import check
-from jfreq.data.sources.base import Channels
+from jfreq.data.options import Channels
 from jfreq.encoder.embed_files import Written, done, run, writable
 from jfreq.encoder.encoder import Encoder, Part, Whole
 from jfreq.encoder.inputs import Job, Options, Recordings

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from jfreq.data.options import Channels, Options
 from jfreq.data.prepare.missing_samples import Stretch, stretches
-from jfreq.data.prepare.run import FILL
 from jfreq.data.readers.recordings import RATE, hertz, read_recording
-from jfreq.data.sources.base import UNREADABLE, Channels, Signal, one_line, split_channels
+from jfreq.data.sources.base import UNREADABLE, Signal, one_line, split_channels
 from jfreq.data.sources.sensor_files import IMU, default_groups
 from jfreq.ranges import brief
 from jfreq.types import InputError, SignalSpec
@@ -114,12 +114,12 @@ def _stretches(found: dict[str, Signal], window: SignalSpec) -> list[Stretch]:
     if not present or all(np.isfinite(s.x).all() and not s.breaks for s in found.values()):
         return [Stretch(0.0, found, True)]
     if len(present) < len(found):
-        parts = stretches(present, fill_seconds=FILL)
+        parts = stretches(present, fill_seconds=Options.fill_seconds)
         if len(parts) > 1:
             absent = ", ".join(sorted(found.keys() - present))
             raise InputError(f"has gaps and nothing of {absent}; cut the file at the gaps")
         return [part._replace(signals={**found, **part.signals}) for part in parts]
-    parts = stretches(present, fill_seconds=FILL)
+    parts = stretches(present, fill_seconds=Options.fill_seconds)
     long = [part for part in parts if part.whole or 2 * part.duration >= window.seconds]
     if not long:
         raise InputError(

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Literal
 
 from jfreq.config import check, close_match
+from jfreq.data.options import Options
 from jfreq.data.prepare.windowing import Cutter
 from jfreq.data.shards.metadata import SignalInfo
-from jfreq.data.sources.base import UNREADABLE, Options, Source, one_line
+from jfreq.data.sources.base import UNREADABLE, Source, one_line
 from jfreq.data.sources.segments import name_of
-from jfreq.ranges import Hertz, check_value
-from jfreq.types import InputError, Mix
+from jfreq.types import InputError
 
 AUDIO_RATE = 16000.0
 LONGEST = 10.0
@@ -21,45 +20,32 @@ _SHORT = 1e-3
 """A window may be this share longer than the longest recording: rounding, and lossy codecs."""
 
 
-def cutter_for(
-    source: Source,
-    options: Options,
-    rates: Mapping[str, float],
-    seconds: float | None,
-    hop_seconds: float | None,
-    mix: Mix | None,
-    fill_seconds: float,
-    dtype: Literal["int16", "float32"] = "int16",
-) -> Cutter:
+def cutter_for(source: Source, options: Options, dtype: Literal["int16", "float32"]) -> Cutter:
     """Decides window, hop, rates and channels from the options and the first good row.
 
-    Raises ``InputError`` for options that make no sense, for a window longer than every
-    recording, where no row can be used, and for a modality that no row has.
+    Raises ``InputError`` for a window longer than every recording, where no row can be used, and
+    for a modality that no row has.
     """
     default = AUDIO_RATE if source.audio else source.rate
-    rate = default if options.rate is None else options.rate
-    own = source.rates if options.rate is None else {}
-    for name, value in rates.items():
-        check_value(Hertz, value, "rates", name)
-    if seconds is None:
-        seconds = _longest(source)
-    else:
-        _check_window(source, seconds)
-    open_ = Cutter(
-        (),
-        rate,
-        seconds,
-        hop_seconds or seconds,
-        mix or source.mix,
-        fill_seconds,
-        dtype,
-        {**own, **rates},
-        options.allow_missing,
+    rates = options.hertz
+    if options.seconds is not None:
+        _check_window(source, options.seconds)
+    seconds = options.seconds or _longest(source)
+    undecided = Cutter(
+        signals=(),
+        rate=default if options.rate is None else options.rate,
+        seconds=seconds,
+        hop_seconds=options.hop_seconds or seconds,
+        mix=options.mix or source.mix,
+        fill_seconds=options.fill_seconds,
+        dtype=dtype,
+        rates={**(source.rates if options.rate is None else {}), **rates},
+        allow_missing=options.allow_missing,
     )
     reasons = []
     for row in source.rows:
         try:
-            probe = open_.convert(row, source.read(row))[0].signals
+            probe = undecided.convert(row, source.read(row))[0].signals
         except UNREADABLE as error:
             reasons.append(f"{name_of(row)}: {one_line(error)}")
             continue
@@ -72,7 +58,7 @@ def cutter_for(
                 dtype=dtype if name == "audio" else "float32",
                 scale=1 / 32768 if (name, dtype) == ("audio", "int16") else 1.0,
                 channel_names=s.names,
-                mix=open_.mix if name == "audio" else "first",
+                mix=undecided.mix if name == "audio" else "first",
             )
             for name, s in probe.items()
         )
@@ -83,9 +69,9 @@ def cutter_for(
                 f"no modality {name!r}{close_match(name, probe)}; there are: {', '.join(probe)}",
             )
         if options.allow_missing:
-            _check_present(source, open_, tuple(probe))
-        kept = {name: hz for name, hz in open_.rates.items() if name in probe}
-        return dataclasses.replace(open_, signals=signals, rates=kept)
+            _check_present(source, undecided, tuple(probe))
+        kept = {name: hz for name, hz in undecided.rates.items() if name in probe}
+        return dataclasses.replace(undecided, signals=signals, rates=kept)
     raise InputError(
         f"none of the {len(source.rows)} rows of {source.name} can be used; the first: {reasons[0]}"
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from jfreq.data.sources.folders import shown
@@ -17,8 +17,9 @@ def say(lines: Iterable[str]) -> None:
         console.print(shown(line))
 
 
-def say_skipped(skipped: list[str], path: Path, *, most: int = 20) -> None:
+def skipped(reasons: Sequence[str], path: Path, *, most: int = 20) -> Iterator[str]:
     """The first few rows that were skipped, and where all of them are named."""
-    rows = "1 row, named" if len(skipped) == 1 else f"{len(skipped)} rows, all named"
-    say([f"skipped {rows} in {path}:"])
-    say(f"  {message}" for message in skipped[:most])
+    if reasons:
+        rows = "1 row, named" if len(reasons) == 1 else f"{len(reasons)} rows, all named"
+        yield f"skipped {rows} in {path}:"
+        yield from (f"  {reason}" for reason in reasons[:most])

@@ -1,12 +1,15 @@
-"""Mean and deviation of many windows from those of each."""
+"""Mean and standard deviation of many windows from those of each."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from jfreq.config import check
 from jfreq.data.shards.metadata import SignalInfo
+from jfreq.types import InputError
 
 
 def pooled_moments(
@@ -33,6 +36,29 @@ def training_rows(split: np.ndarray) -> np.ndarray:
     return np.flatnonzero(train if train.any() else np.ones_like(train))
 
 
-def with_moments(signal: SignalInfo, mean: np.ndarray, std: np.ndarray) -> SignalInfo:
-    """``signal`` with mean and deviation ``[c]`` in physical units."""
-    return dataclasses.replace(signal, mean=tuple(mean.tolist()), std=tuple(std.tolist()))
+def measured(
+    signals: Sequence[SignalInfo], column: Callable[[str], np.ndarray], rows: np.ndarray
+) -> tuple[SignalInfo, ...]:
+    """``signals`` with mean and standard deviation over the valid samples of ``rows``.
+
+    Exact and in physical units, from the moments stored for every row: no record is read.
+
+    Args:
+      column: ``[n]`` or ``[n c]`` of all rows by name, for instance ``acc.mean``.
+      rows: row numbers ``[k]``.
+
+    Raises:
+      InputError: for no rows, and for a signal that is absent in all of them.
+    """
+    check(len(rows) > 0, "rows", "statistics need at least one row")
+    out = []
+    for s in signals:
+        count, mean, var = (column(f"{s.name}.{k}")[rows] for k in ("count", "mean", "var"))
+        if not count.any():
+            raise InputError(
+                f"rows: {s.name} is absent in all {len(rows)} rows that statistics are taken of; "
+                "take other rows, or leave it out with --modalities when preparing"
+            )
+        mean, std = pooled_moments(count, mean, var)
+        out.append(dataclasses.replace(s, mean=tuple(mean.tolist()), std=tuple(std.tolist())))
+    return tuple(out)

@@ -14,7 +14,8 @@ from jfreq.data.readers.sound import mixed
 from jfreq.data.shards.example import serialise
 from jfreq.data.shards.metadata import ShardsInfo, SignalInfo
 from jfreq.data.sources.base import Row, Signal, ordered
-from jfreq.types import InputError, Mix
+from jfreq.ranges import Mix
+from jfreq.types import InputError
 
 CLIPPED = "clipped"
 """Column of an int16 signal: how many samples of a row reached beyond full scale."""

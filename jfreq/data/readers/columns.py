@@ -15,9 +15,9 @@ Role = Literal["time", "label", "subject", "index"]
 TIME = frozenset(
     ", time, times, timestamp, timestamps, t, ts, datetime, date time, date, epoch, epoc, "
     "unix time, unix timestamp, elapsed, elapsed time, time elapsed, time since start, "
-    "time since boot, relative time, recording time, logging time, sample time, sensor time, sensor timestamp, "
-    "system time, creation time, arrival time, event time, utc time, local time, utc timestamp, "
-    "local timestamp, zeit, temps, tiempo, tempo".split(", ")
+    "time since boot, relative time, recording time, logging time, sample time, sensor time, "
+    "sensor timestamp, system time, creation time, arrival time, event time, utc time, "
+    "local time, utc timestamp, local timestamp, zeit, temps, tiempo, tempo".split(", ")
 )
 """Without the unit; with an empty name, the unit alone: ``seconds``, ``ms``."""
 UNITS = {

@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jfreq.data.sources.folders import why_no_file
-from jfreq.types import InputError, Mix
+from jfreq.ranges import Mix
+from jfreq.types import InputError
 
 READABLE = tuple(
     ".wav .flac .ogg .oga .opus .mp3 .aif .aiff .aifc .au .snd .w64 .rf64 .caf .sph".split()

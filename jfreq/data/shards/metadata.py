@@ -13,8 +13,8 @@ from jfreq.config import check, from_dict, to_dict
 from jfreq.data.readers.sound import READABLE
 from jfreq.data.sources.folders import METADATA, PARTS, listing, shown
 from jfreq.files import parse_json, read_text
-from jfreq.ranges import Count, Finite, Hertz, NonNegative, Positive, Whole, checked
-from jfreq.types import DataSpec, InputError, Mix, SignalSpec
+from jfreq.ranges import Count, Finite, Hertz, Mix, NonNegative, Positive, Whole, checked
+from jfreq.types import DataSpec, InputError, SignalSpec
 
 _FLOAT32 = 2.0**-23
 FORMAT = 2

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from jfreq.config import check
-from jfreq.data.prepare.statistics import pooled_moments, training_rows, with_moments
+from jfreq.data.prepare.statistics import measured, training_rows
 from jfreq.data.shards import combine
 from jfreq.data.shards.example import TEXT, empty_batch, fill
 from jfreq.data.shards.metadata import ShardsInfo, columns_digest, digest
@@ -163,27 +163,10 @@ class Shards:
             keep &= np.isin(fold, list(folds)) if folds is not None else True
         return np.flatnonzero(keep)
 
-    def statistics(self, rows: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """Per modality the mean and standard deviation ``[c]`` over the valid samples of ``rows``.
-
-        Exact, in physical units, from stored per-row moments: no record is read.
-        """
-        check(len(rows) > 0, "rows", "statistics need at least one row")
-        for s in self.info.signals:
-            present = bool(self.column(f"{s.name}.count")[rows].any())
-            check(present, "rows", f"{s.name} is absent in all {len(rows)} rows that were chosen")
-        return {
-            s.name: pooled_moments(
-                *(self.column(f"{s.name}.{k}")[rows] for k in ("count", "mean", "var"))
-            )
-            for s in self.info.signals
-        }
-
     def measured(self, rows: np.ndarray) -> ShardsInfo:
-        """``info`` with the mean and deviation of ``rows`` instead of the set's."""
-        found = self.statistics(rows)
+        """``info`` with the mean and standard deviation of ``rows`` instead of the set's."""
         return dataclasses.replace(
-            self.info, signals=tuple(with_moments(s, *found[s.name]) for s in self.info.signals)
+            self.info, signals=measured(self.info.signals, self.column, rows)
         )
 
     def verify(self) -> None:

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import fnmatch
-import re
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from jfreq.config import check, close_match
+from jfreq.config import close_match
+from jfreq.data.options import Channels, Options
 from jfreq.data.readers import sound
+from jfreq.data.sources.csv_lines import lines_of
 from jfreq.data.sources.folders import listing, natural
-from jfreq.types import InputError, Mix
+from jfreq.ranges import Mix
+from jfreq.types import InputError
 
-Channels = Mapping[str, Sequence[int | str]]
-"""Numbers or names of the channels of every modality."""
 AUDIO = sound.READABLE
 ARRAYS = (".npz", ".npy", ".csv", ".tsv")
 UNREADABLE = (
@@ -104,85 +102,51 @@ class Source:
         return f"{self.kind}: {self.name}"
 
 
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """What the caller may say about a source; see :func:`jfreq.data.prepare.run.prepare`."""
+class Listed(NamedTuple):
+    """What a source lists, under the names of :class:`Source`."""
 
-    rate: float | None = None
-    clips: Path | None = None
-    labels: tuple[str, ...] | Path | None = None
-    drop_labels: tuple[str, ...] = ()
-    modalities: Channels | None = None
-    n: int | None = None
-    seconds: float | None = None
-    seed: int = 0
-    unlabelled: bool = False
-    only: tuple[str, ...] = ()
-    complex_as: tuple[str, ...] = ("amplitude",)
-    allow_missing: bool = False
-    _dropping: set[str] = dataclasses.field(default_factory=set, compare=False, repr=False)
-    """Patterns of ``drop_labels`` that have left out a class so far."""
-
-    def takes(self, path: str) -> bool:
-        """Whether ``only`` keeps a row of this path."""
-        return not self.only or any(fnmatch.fnmatch(path, pattern) for pattern in self.only)
-
-    def drops(self, label: str) -> bool:
-        """Whether ``drop_labels`` leaves the class out."""
-        hits = [pattern for pattern in self.drop_labels if fnmatch.fnmatch(label, pattern)]
-        self._dropping.update(hits)
-        return bool(hits)
-
-    def check_dropped(self, labels: Iterable[str]) -> None:
-        """``InputError`` for a pattern of ``drop_labels`` that no class matched; ``labels`` are
-        the classes that are left."""
-        for pattern in self.drop_labels:
-            if pattern not in self._dropping:
-                known = list(labels)
-                raise InputError(
-                    f"drop_labels: {pattern!r} matches no class{close_match(pattern, known)}; "
-                    f"there are: {', '.join(known) or 'none'}"
-                )
+    rows: tuple[Row, ...]
+    labels: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    rest: tuple[Row, ...] = ()
 
 
 def audio_source(
     name: str,
     kind: str,
-    rows: Iterable[Row],
+    listed: Listed,
     root: Path,
     options: Options,
     *,
-    labels: tuple[str, ...] = (),
-    missing: Iterable[str] = (),
     multi_label: bool = False,
+    notes: Iterable[str] = (),
 ) -> Source:
-    """Rows of sound files below ``root``."""
+    """A source of sound files below ``root``."""
     headers = sound.Headers(root)
 
     def read(row: Row) -> dict[str, Signal]:
         known = headers.of(row.path)
         x, rate = sound.read(root / row.path, row.start, row.end, known=known)
-        return split_channels({"audio": None}, Signal(x, float(rate)), options.modalities)
+        return split_channels({"audio": None}, Signal(x, float(rate)), options.channels)
 
     def seconds(row: Row) -> float | None:
         if row.end is not None and row.rate is not None:
             return (row.end - row.start) / row.rate
         try:
-            found = headers.of(row.path)
+            header = headers.of(row.path)
         except InputError:
             return None
-        return ((found.frames if row.end is None else row.end) - row.start) / found.rate
+        return ((header.frames if row.end is None else row.end) - row.start) / header.rate
 
     return Source(
-        name,
-        kind,
-        tuple(rows),
-        read,
-        seconds,
-        True,
-        labels,
-        multi_label,
-        tuple(missing),
+        name=name,
+        kind=kind,
+        **listed._asdict(),
+        read=read,
+        seconds=seconds,
+        audio=True,
+        multi_label=multi_label,
+        notes=tuple(notes),
         survey=headers.survey,
     )
 
@@ -274,76 +238,13 @@ def unrecorded(samples: int, channels: int) -> np.ndarray:
     return np.full((samples, channels), np.nan, np.float32)
 
 
-def parse_modalities(words: Sequence[str]) -> dict[str, tuple[int | str, ...]]:
-    """``("acc:0-2", "gyro:3-5,7", "mag:mx,my,mz")`` to the channels of each modality."""
-    out = {}
-    for word in words:
-        name, colon, spans = word.partition(":")
-        parts = [span.strip() for span in spans.split(",")]
-        if not (name and colon and all(parts)):
-            raise InputError(
-                f"modalities: {word!r} is not NAME:FIRST-LAST or NAME:COLUMN,COLUMN, for instance "
-                "acc:0-2 or acc:ax,ay,az"
-            )
-        out[name] = tuple(channel for part in parts for channel in _channels(part))
-        check(bool(out[name]), "modalities", f"{word!r} names no channel")
-    return out
-
-
-def _channels(part: str) -> Sequence[int | str]:
-    """``3-5`` and ``7`` are numbers, everything else is a column's name."""
-    numbers = re.fullmatch(r"(\d+)(?:-(\d+))?", part)
-    if numbers is None:
-        return (part,)
-    first, last = int(numbers[1]), int(numbers[2] or numbers[1])
-    check(last - first < 100_000, "modalities", f"{part!r} are too many channels")
-    return range(first, last + 1)
-
-
-def parse_numbers(words: Sequence[str], field: str, *, sign: str) -> dict[str, float]:
-    """``("audio:8000", "seismic:100")`` with ``sign`` ``:`` to the number of each name."""
-    out = {}
-    for word in words:
-        name, _, text = word.rpartition(sign)
-        check(bool(name) and is_number(text), field, f"{word!r} is not NAME{sign}NUMBER")
-        out[name] = float(text)
-    return out
-
-
-def read_csv(path: Path, *, required: Sequence[str]) -> Iterator[dict[str, str]]:
-    """The lines of a CSV file by column; ``InputError`` for a missing file or column."""
-    reader = csv.DictReader(read_text(path).splitlines(keepends=True))
-    columns = reader.fieldnames or ()
-    for name in required:
-        check(name in columns, str(path), f"has no column {name!r}{close_match(name, columns)}")
-    yield from reader
-
-
-def read_text(path: Path) -> str:
-    """A text file, with or without a byte order mark; ``InputError`` where it is none."""
-    check(path.is_file(), "source", f"{path} does not exist")
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: is not a UTF-8 text file") from error
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-
-
 def given_labels(options: Options) -> tuple[str, ...]:
-    if isinstance(options.labels, Path):
-        return tuple(
-            r["display_name"] for r in read_csv(options.labels, required=("display_name",))
-        )
-    return tuple(options.labels or ())
-
-
-def is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+    """The class names that the caller gives, in order; empty where none."""
+    if options.labels_file is None:
+        return options.labels
+    return tuple(
+        line.text("display_name") for line in lines_of(options.labels_file, ("display_name",))
+    )
 
 
 def files_in(root: Path, suffixes: Sequence[str]) -> list[Path]:

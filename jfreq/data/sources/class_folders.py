@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from jfreq.config import check, close_match
+from jfreq.data.options import Options
 from jfreq.data.readers.sound import OTHER_FORMATS, convert
-from jfreq.data.sources.base import AUDIO, Options, Row, Source, audio_source, given_labels
+from jfreq.data.sources.base import AUDIO, Listed, Row, Source, audio_source, given_labels
 from jfreq.data.sources.folders import (
     Listing,
     are_people,
@@ -32,7 +32,8 @@ def from_folders(path: Path, options: Options) -> Source:
     it is skipped by name, or refused where that is asked for.
     """
     if path.is_file():
-        return audio_source(path.parent.name, "folders", [Row(path.name)], path.parent, options)
+        listed = Listed((Row(path.name),))
+        return audio_source(path.parent.name, "folders", listed, path.parent, options)
     found = listing(path)
     files = sorted(p for p in (*found.files, *(odd for odd, _ in found.odd)) if _is_sound(p))
     names = [file.relative_to(path).as_posix() for file in files]
@@ -40,12 +41,12 @@ def from_folders(path: Path, options: Options) -> Source:
     listed = [(name, *place) for name, place in zip(names, places) if not options.drops(place[1])]
     labels = _labels([(name, label) for name, _, label, _ in listed], options)
     known = {label: i for i, label in enumerate(labels)}
-    rows = [
+    rows = tuple(
         Row(name, (known[label],) if label in known else (), split=split, subject=subject)
         for name, split, label, subject in listed
-    ]
-    source = audio_source(path.name, "folders", rows, path, options, labels=labels)
-    return dataclasses.replace(source, notes=(*notes, *_left_out(found, names)))
+    )
+    notes = (*notes, *_left_out(found, names))
+    return audio_source(path.name, "folders", Listed(rows, labels), path, options, notes=notes)
 
 
 def _places(names: Sequence[str]) -> tuple[list[tuple[str, str, str]], list[str]]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import get_args
 
 import numpy as np
 
 from jfreq.config import check, close_match
-from jfreq.data.sources.base import Channels, Signal, split_channels
+from jfreq.data.options import Channels, ComplexAs
+from jfreq.data.sources.base import Signal, split_channels
 from jfreq.types import InputError
 
-WAYS = ("amplitude", "phase_difference", "real_imag")
+WAYS = get_args(ComplexAs)
 
 
 def real_modalities(

@@ -11,20 +11,22 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jfreq.config import check, close_match
+from jfreq.data.options import Options
 from jfreq.data.readers.recordings import read_recording
 from jfreq.data.readers.sound import OTHER_FORMATS, Headers
 from jfreq.data.sources.base import (
     ARRAYS,
     AUDIO,
     UNREADABLE,
-    Options,
+    Listed,
     Row,
     Source,
     audio_source,
     given_labels,
 )
+from jfreq.data.sources.csv_lines import Line
 from jfreq.data.sources.folders import SPLITS, composed, natural, split_name
-from jfreq.data.sources.index_table import Line, Table, read_table, several_labels
+from jfreq.data.sources.index_table import Table, read_table, several_labels
 from jfreq.data.sources.segments import unnamed
 from jfreq.data.sources.sensor_files import array_source
 from jfreq.types import InputError
@@ -69,15 +71,15 @@ def from_index(path: Path, options: Options) -> Source:
     entries = _distinct(entries, "labels" in table.columns, notes)
     entries = _usual_splits(entries, notes)
     labels, numbers = _numbered(entries, options)
-    rows = [_row(e, numbers) for e in entries if not _dropped(e, options)]
+    rows = tuple(_row(e, numbers) for e in entries if not _dropped(e, options))
     make = audio_source if sound else array_source
-    source = make(root.name, "index", rows, root, options, labels=labels)
+    source = make(root.name, "index", Listed(rows, labels), root, options)
     rest: tuple[Row, ...] = ()
     if options.unlabelled:
 
         def length(row: Row) -> int:
-            found = headers.of(row.path).frames if sound else 0
-            return found or len(next(iter(source.read(row).values())).x)
+            frames = headers.of(row.path).frames if sound else 0
+            return frames or len(next(iter(source.read(row).values())).x)
 
         rest = unnamed([entry.row for entry in entries], length)
     return dataclasses.replace(

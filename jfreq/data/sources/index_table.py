@@ -5,13 +5,11 @@ from __future__ import annotations
 import csv
 import dataclasses
 import difflib
-import io
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from jfreq.config import check, close_match
-from jfreq.data.sources.base import read_text
+from jfreq.data.sources.csv_lines import Line, read_text, records
 from jfreq.types import InputError
 
 SYNONYMS: dict[str, tuple[str, ...]] = {
@@ -40,49 +38,6 @@ EITHER = ("target", "y")
 _KNOWN = {name: column for column, names in SYNONYMS.items() for name in (column, *names)}
 _SEPARATORS = ",;\t|"
 _CLOSE = 0.8
-_NOTHING = ("", "nan", "na", "n/a", "none", "null")
-_LARGEST = 2**62
-
-
-@dataclasses.dataclass(frozen=True)
-class Line:
-    """One line: its cells by column, without surrounding blanks."""
-
-    file: Path
-    number: int
-    cells: Mapping[str, str]
-
-    @property
-    def where(self) -> str:
-        return f"{self.file}:{self.number}"
-
-    def text(self, column: str) -> str:
-        return self.cells.get(column, "")
-
-    def real(self, column: str) -> float | None:
-        """A number, also with a decimal comma; None for an empty cell."""
-        text = self.text(column)
-        if text.lower() in _NOTHING:
-            return None
-        comma = text.count(",") == 1 and "." not in text
-        try:
-            value = float(text.replace(",", ".") if comma else text)
-        except ValueError:
-            value = math.nan
-        check(math.isfinite(value), f"{self.where} {column}", f"expected a number, got {text!r}")
-        return value
-
-    def whole(self, column: str, *, least: int = 0, most: int = _LARGEST) -> int | None:
-        """A whole number, also written as 1.0; None for an empty cell."""
-        value = self.real(column)
-        if value is None:
-            return None
-        where = f"{self.where} {column}"
-        check(value.is_integer(), where, f"expected a whole number, got {self.text(column)!r}")
-        check(value >= least, where, f"must be {least} or more, got {self.text(column)}")
-        check(value <= most, where, f"{self.text(column)} is too large")
-        text = self.text(column)
-        return int(text) if text.lstrip("+-").isdecimal() else int(value)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,35 +51,26 @@ class Table:
 
 def read_table(path: Path) -> Table:
     """Reads an index; ``InputError`` names file and line."""
-    text = read_text(path)
-    separator = _separator(text.partition("\n")[0])
-    file = io.StringIO(text, newline="")
-    reader = csv.reader(file, delimiter=separator, skipinitialspace=True, strict=True)
-    records = []
-    try:
-        for cells in reader:
-            if any(cell.strip() for cell in cells):
-                records.append((reader.line_num, [cell.strip() for cell in cells]))
-    except csv.Error as error:
-        raise InputError(f"{path}:{reader.line_num}: {error}; is a quote not closed?") from error
-    check(bool(records), str(path), "is empty")
-    header, *records = records
-    places, notes = _columns(header[1], str(path))
-    for number, cells in records:
-        if len(cells) > len(header[1]) and any(cells[len(header[1]) :]):
+    separator = _separator(read_text(path).partition("\n")[0])
+    every = list(records(path, delimiter=separator, strict=True))
+    check(bool(every), str(path), "is empty")
+    (_, header), *body = every
+    places, notes = _columns(header, str(path))
+    for number, cells in body:
+        if len(cells) > len(header) and any(cells[len(header) :]):
             raise InputError(
-                f"{path}:{number}: has {len(cells)} cells, the first line names {len(header[1])} "
+                f"{path}:{number}: has {len(cells)} cells, the first line names {len(header)} "
                 f"columns; put what holds a {separator!r} into quotes"
             )
-    _settle_targets(places, header[1], [cells for _, cells in records])
+    _settle_targets(places, header, [cells for _, cells in body])
     notes += [
-        f"{path.name}: column {header[1][i]!r} is read as {column!r}"
+        f"{path.name}: column {header[i]!r} is read as {column!r}"
         for column, i in places.items()
-        if _plain(header[1][i]) != column
+        if _plain(header[i]) != column
     ]
     lines = tuple(
         Line(path, number, {c: cells[i] for c, i in places.items() if i < len(cells)})
-        for number, cells in records
+        for number, cells in body
     )
     check(bool(lines), str(path), "names no recordings: it has no line below the first")
     return Table(lines, frozenset(places), tuple(notes))

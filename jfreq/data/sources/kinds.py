@@ -8,8 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from jfreq.config import check, close_match
+from jfreq.data.options import Options
 from jfreq.data.sources import datasets, synthetic
-from jfreq.data.sources.base import Options, Row, Signal, Source
+from jfreq.data.sources.base import Row, Signal, Source
 from jfreq.data.sources.class_folders import from_folders
 from jfreq.data.sources.detect_kind import kind_of
 from jfreq.data.sources.folders import shown

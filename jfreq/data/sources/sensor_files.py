@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jfreq.data.options import Options
 from jfreq.data.readers.clock import common_rate
 from jfreq.data.readers.columns import modalities_of, parsed, sensor_of
 from jfreq.data.readers.recordings import Recording, read_recording
@@ -18,7 +19,7 @@ from jfreq.data.readers.tables import Marks
 from jfreq.data.sources.base import (
     ARRAYS,
     UNREADABLE,
-    Options,
+    Listed,
     Row,
     Signal,
     Source,
@@ -38,7 +39,7 @@ _MOST = 8
 """Files of which particulars are told one by one."""
 
 
-class Listed(NamedTuple):
+class SensorFile(NamedTuple):
     """A file and what is known of it without its samples; ``found`` is None for a broken one."""
 
     name: str
@@ -64,10 +65,10 @@ def from_sensors(path: Path, options: Options) -> Source:
     root = path.parent if path.is_file() else path
     files = [f for f in files if options.takes(f.relative_to(root).as_posix())] or files
     _check_one_sensor(files, root)
-    listed = [Listed(f.relative_to(root).as_posix(), _listed(f, options.rate)) for f in files]
+    listed = [SensorFile(f.relative_to(root).as_posix(), _listed(f, options.rate)) for f in files]
     rate = options.rate or common_rate([f.measured for _, f in listed if f and f.measured])
     listed = [
-        Listed(name, _listed(root / name, rate) if rate and _differs(found, rate) else found)
+        SensorFile(name, _listed(root / name, rate) if rate and _differs(found, rate) else found)
         for name, found in listed
     ]
     places, notes = _places(listed)
@@ -78,29 +79,21 @@ def from_sensors(path: Path, options: Options) -> Source:
         if not options.drops(label)
     ]
     labels, known = label_numbers([(row.path, label) for row, label in stretches], options)
-    rows = [row._replace(label=(known[label],) if label else ()) for row, label in stretches]
+    rows = tuple(row._replace(label=(known[label],) if label else ()) for row, label in stretches)
+    name = path.stem if path.is_file() else path.name
+    notes = (*_said(listed, rate), *notes)
     return array_source(
-        path.stem if path.is_file() else path.name,
-        "sensors",
-        rows,
-        root,
-        options,
-        labels=labels,
-        measured=rate,
-        notes=(*_said(listed, rate), *notes),
+        name, "sensors", Listed(rows, labels), root, options, measured=rate, notes=notes
     )
 
 
 def array_source(
     name: str,
     kind: str,
-    rows: Iterable[Row],
+    listed: Listed,
     root: Path,
     options: Options,
     *,
-    labels: tuple[str, ...] = (),
-    rest: Iterable[Row] = (),
-    missing: Iterable[str] = (),
     load: Callable[[Path], Signal] | None = None,
     groups: Mapping[str, Sequence[int]] | None = None,
     rate: float | None = None,
@@ -139,24 +132,18 @@ def array_source(
             return _picked(found, options)
         signal = found[""]
         if np.iscomplexobj(signal.x):
-            return real_modalities(signal, options.complex_as, options.modalities)
-        return split_channels(
-            groups or default_groups(signal),
-            signal,
-            options.modalities,
-            allow_missing=options.allow_missing,
-        )
+            return real_modalities(signal, options.complex_as, options.channels)
+        modalities = groups or default_groups(signal)
+        missing = options.allow_missing
+        return split_channels(modalities, signal, options.channels, allow_missing=missing)
 
     return Source(
-        name,
-        kind,
-        tuple(rows),
-        read,
-        functools.partial(longest_stretch, read, options),
-        False,
-        labels,
-        missing=tuple(missing),
-        rest=tuple(rest),
+        name=name,
+        kind=kind,
+        **listed._asdict(),
+        read=read,
+        seconds=functools.partial(longest_stretch, read, options),
+        audio=False,
         rate=rate,
         notes=tuple(notes),
         floating=True,
@@ -182,10 +169,10 @@ def _way_out(error: InputError, rate: float | None) -> str:
 
 def _picked(found: dict[str, Signal], options: Options) -> dict[str, Signal]:
     """Modalities that come as arrays of their own; ``--modalities`` picks some, and channels."""
-    if not options.modalities:
+    if not options.channels:
         return found
     out = {}
-    for name, channels in options.modalities.items():
+    for name, channels in options.channels.items():
         if name not in found:
             raise InputError(f"has no array {name!r}; it has: {brief(', '.join(found))}")
         out |= split_channels({}, found[name], {name: channels})
@@ -298,7 +285,7 @@ def _cuts(marks: Sequence[np.ndarray]) -> list[int]:
     return [0, *(np.flatnonzero(changes) + 1).tolist(), len(marks[0])]
 
 
-def _places(listed: Sequence[Listed]) -> tuple[list[Place], list[str]]:
+def _places(listed: Sequence[SensorFile]) -> tuple[list[Place], list[str]]:
     """Split, label and subject of every file from its folders, and sentences about them.
 
     Where files have labels of their own, folders are people, if names of files repeat in them;
@@ -364,9 +351,9 @@ def _some(words: Iterable[str], most: int = 6) -> str:
     return ", ".join(found[:most]) + more
 
 
-def _said(listed: Sequence[Listed], rate: float | None) -> list[str]:
+def _said(listed: Sequence[SensorFile], rate: float | None) -> list[str]:
     """A line for every layout, and one for each of the first files that has particulars."""
-    layouts: dict[str, list[Listed]] = defaultdict(list)
+    layouts: dict[str, list[SensorFile]] = defaultdict(list)
     for entry in listed:
         if entry.found is not None:
             layouts[entry.found.said].append(entry)
@@ -381,7 +368,7 @@ def _said(listed: Sequence[Listed], rate: float | None) -> list[str]:
     return lines
 
 
-def _at_rate(entries: Sequence[Listed], rate: float | None) -> str:
+def _at_rate(entries: Sequence[SensorFile], rate: float | None) -> str:
     rates = sorted({e.found.measured for e in entries if e.found and e.found.measured})
     if not rates:
         return ""

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from jfreq.config import check
-from jfreq.data.sources.base import Options, Row, Signal, Source, split_channels
+from jfreq.data.options import Options
+from jfreq.data.sources.base import Row, Signal, Source, split_channels
 from jfreq.ranges import brief
 from jfreq.types import InputError
 
@@ -40,7 +41,7 @@ def open_tfds(name: str, options: Options) -> Source:
     def read(row: Row) -> dict[str, Signal]:
         x = np.asarray(example(row)[key])
         x = x[:, None] if x.ndim == 1 else x
-        return split_channels({"audio": None}, Signal(_full_scale(x), rate), options.modalities)
+        return split_channels({"audio": None}, Signal(_full_scale(x), rate), options.channels)
 
     rows = []
     for split in builder.info.splits:
@@ -49,13 +50,13 @@ def open_tfds(name: str, options: Options) -> Source:
     if label:
         rows = [row._replace(label=(int(example(row)[label]),)) for row in rows]
     return Source(
-        builder.info.name,
-        "tfds",
-        tuple(rows),
-        read,
-        lambda row: len(read(row)["audio"].x) / rate,
-        audio=True,
+        name=builder.info.name,
+        kind="tfds",
+        rows=tuple(rows),
         labels=labels,
+        read=read,
+        seconds=lambda row: len(read(row)["audio"].x) / rate,
+        audio=True,
     )
 
 

@@ -8,7 +8,8 @@ import pytest
 import soundfile
 
 from jfreq.data.prepare.run import prepare
-from jfreq.data.shards import describe, reader
+from jfreq.data.prepare.statistics import pooled_moments
+from jfreq.data.shards import describe
 from jfreq.data.shards.metadata import ShardsInfo, SignalInfo
 from jfreq.data.shards.reader import open_shards
 from jfreq.types import InputError, SignalSpec
@@ -60,12 +61,12 @@ def test_rows_selects_by_fold(machine_shards):
 
 def test_statistics_match_numpy_over_valid_samples(machine_shards):
     rows = np.array([1, 4, 5, 11])
-    found = machine_shards.statistics(rows)
+    found = machine_shards.measured(rows)
     block = machine_shards.read(rows)
-    for s in machine_shards.info.signals:
+    for s in found.signals:
         flat = block[s.name].reshape(-1, s.channels).astype(np.float64) * s.scale
-        np.testing.assert_allclose(found[s.name][0], flat.mean(0), rtol=1e-9, atol=1e-12)
-        np.testing.assert_allclose(found[s.name][1], flat.std(0), rtol=1e-9)
+        np.testing.assert_allclose(s.mean, flat.mean(0), rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(s.std, flat.std(0), rtol=1e-9)
 
 
 def test_missing_and_unfinished_folders(tmp_path):
@@ -243,7 +244,7 @@ def test_describe_and_peek_say_what_is_there(machine_shards):
 
 def test_pooled_moments_of_unequal_groups(rng):
     groups = [rng.normal(rng.normal(), 1 + rng.random(), (n, 2)) for n in (3, 50, 7)]
-    found = reader.pooled_moments(
+    found = pooled_moments(
         np.array([len(g) for g in groups]),
         np.stack([g.mean(0) for g in groups]),
         np.stack([g.var(0) for g in groups]),

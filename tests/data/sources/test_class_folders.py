@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import soundfile
 
+from jfreq.data.options import Options
 from jfreq.data.prepare.run import prepare
 from jfreq.data.readers import sound
 from jfreq.data.shards.reader import open_shards
-from jfreq.data.sources.base import Options
 from jfreq.data.sources.kinds import open_source
 from jfreq.encoder import inputs
 from jfreq.types import InputError

@@ -8,7 +8,7 @@ import soundfile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from jfreq.data.sources.base import Options
+from jfreq.data.options import Options
 from jfreq.data.sources.kinds import open_source
 from jfreq.types import InputError
 

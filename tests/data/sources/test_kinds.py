@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import soundfile
 
+from jfreq.data.options import parse_modalities
 from jfreq.data.prepare.run import prepare
 from jfreq.data.shards.reader import open_shards
-from jfreq.data.sources.base import parse_modalities
 from jfreq.types import InputError
 
 
@@ -127,14 +127,13 @@ def test_other_channels_are_another_set(tmp_path, rng):
         made(tmp_path / "in", tmp_path / "out", modalities=("a:2-3",))
 
 
-def test_the_command_line_knows_every_kind_and_every_way():
+def test_the_options_know_every_kind():
     from typing import get_args
 
-    from jfreq.cli import data
-    from jfreq.data.sources import complex_signals, kinds
+    from jfreq.data import options
+    from jfreq.data.sources import kinds
 
-    assert set(get_args(data.Kind)) == {"auto", *kinds.KINDS}
-    assert get_args(data.Way) == complex_signals.WAYS
+    assert set(get_args(options.Kind)) == {"auto", *kinds.KINDS}
 
 
 def test_sensor_files_that_disagree_are_skipped_by_name(tmp_path, rng):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from jfreq.data.sources.base import Options, Source
+from jfreq.data.options import Options
+from jfreq.data.sources.base import Source
 from jfreq.data.sources.datasets import (
     audioset,
     cremad,

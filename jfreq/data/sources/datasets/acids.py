@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import functools
 import itertools
 import re
@@ -11,7 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from jfreq.data.sources.base import UNREADABLE, Options, Row, Signal, Source, read_text
+from jfreq.data.options import Options
+from jfreq.data.sources.base import UNREADABLE, Row, Signal, Source
+from jfreq.data.sources.csv_lines import records
 from jfreq.data.sources.datasets.common import find, labelled, lacking, sensors_of
 from jfreq.data.sources.datasets.mat import load_mat
 from jfreq.data.sources.folders import hidden
@@ -63,7 +64,7 @@ def open_acids(path: Path, options: Options) -> Source:
         for name, (vehicle, energy) in loudness.items()
         for a, b, label in _spans(energy / softest, vehicle)
     ]
-    rows, rest, labels = labelled(entries, options, order=(BACKGROUND,))
+    listed = labelled(entries, options, order=(BACKGROUND,), missing=missing)
     load = functools.lru_cache(maxsize=8)(_load)
 
     def read(row: Row) -> dict[str, Signal]:
@@ -78,15 +79,12 @@ def open_acids(path: Path, options: Options) -> Source:
         return ((row.end or 0) - row.start) / RATE
 
     return Source(
-        path.name,
-        "acids",
-        tuple(rows),
-        read,
-        seconds,
-        False,
-        labels,
-        missing=tuple(missing),
-        rest=tuple(rest),
+        name=path.name,
+        kind="acids",
+        **listed._asdict(),
+        read=read,
+        seconds=seconds,
+        audio=False,
         mix="keep",
     )
 
@@ -105,9 +103,9 @@ def _table(root: Path) -> dict[str, tuple[str, str]]:
     """Class and place (a beginning of paths) by file name, from a table beside the folders."""
     out = {}
     for file in sorted(f for f in root.glob("*.csv") if not hidden(f.name)):
-        for fields in csv.reader(read_text(file).splitlines(), skipinitialspace=True):
-            if len(fields) >= 5 and fields[0].lower().endswith(".mat"):
-                name, vehicle, speed, terrain, distance = (v.strip() for v in fields[:5])
+        for _, cells in records(file):
+            if len(cells) >= 5 and cells[0].lower().endswith(".mat"):
+                name, vehicle, speed, terrain, distance = cells[:5]
                 words = vehicle.lower().replace(" ", "_"), terrain.lower(), f"{distance}m", speed
                 out[name] = words[0], "".join(f"{word}/" for word in words[1:])
     return out

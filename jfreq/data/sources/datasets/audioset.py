@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,18 +10,19 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jfreq.config import check
-from jfreq.data.sources.base import Options, Source, is_number, read_text
+from jfreq.data.options import Options
+from jfreq.data.sources.base import Source
+from jfreq.data.sources.csv_lines import Line, lines_of, records
 from jfreq.data.sources.datasets.clips import (
     Clip,
     Found,
     SoundFiles,
     clip_source,
     left_out,
-    lines_of,
-    number_of,
     sound_files,
 )
 from jfreq.data.sources.datasets.places import DEPTH
+from jfreq.files import local_path
 from jfreq.ranges import brief
 from jfreq.types import InputError
 
@@ -67,9 +66,9 @@ def open_audioset(path: Path, options: Options) -> Source:
     where ``clips`` and ``labels`` do not name them; classes are in the order of ``index``.
     """
     lists = [path] if path.is_file() else _lists(path)
-    words = options.labels if isinstance(options.labels, Path) else _beside(lists[0], path)
+    words = options.labels_file or _beside(lists[0], path)
     table = list(lines_of(words, ("index", "mid", "display_name")))
-    table.sort(key=lambda line: number_of(line, "index"))
+    table.sort(key=lambda line: line.number_of("index"))
     names = {line.text("mid"): line.text("display_name") for line in table}
     there = _clips(path, options)
     by_video = _by_video(there.files)
@@ -167,8 +166,9 @@ def _beside(file: Path, folder: Path) -> Path:
 def _clips(path: Path, options: Options) -> SoundFiles:
     """The clips that are named, else those in the folder of the list or above it."""
     if options.clips is not None:
-        check(options.clips.is_dir(), "clips", f"{options.clips} is not a folder")
-        return sound_files(options.clips)
+        folder = local_path(options.clips, "clips")
+        check(folder.is_dir(), "clips", f"{folder} is not a folder")
+        return sound_files(folder)
     for root in [path] if path.is_dir() else [path.parent, path.parent.parent]:
         if (there := sound_files(root)).files:
             return there
@@ -180,18 +180,16 @@ def _clips(path: Path, options: Options) -> SoundFiles:
 
 def _segments(file: Path) -> Iterator[Segment]:
     """Every line of a list that is no comment; ``InputError`` for one that is damaged."""
-    reader = csv.reader(io.StringIO(read_text(file)), skipinitialspace=True)
-    try:
-        for fields in reader:
-            where = f"{file}:{reader.line_num}"
-            if not fields or fields[0].startswith("#") or fields[0].strip() == "YTID":
-                continue
-            check(len(fields) == 4, where, f"expected 4 fields, got {len(fields)}")
-            ytid, start, _, mids = (field.strip() for field in fields)
-            check(is_number(start), where, f"start_seconds is {brief(start)!r}, not a number")
-            yield Segment(where, ytid, float(start), tuple(m for m in mids.split(",") if m))
-    except csv.Error as error:
-        raise InputError(f"{file}:{reader.line_num}: {error}") from error
+    columns = ("ytid", "start_seconds", "end_seconds", "mids")
+    for number, cells in records(file):
+        if cells[0].startswith("#") or cells[0] == "YTID":
+            continue
+        line = Line(file, number, dict(zip(columns, cells)))
+        check(len(cells) == len(columns), line.where, f"expected 4 fields, got {len(cells)}")
+        start = line.real("start_seconds")
+        check(start is not None, line.where, "states no start_seconds")
+        mids = tuple(filter(None, line.text("mids").split(",")))
+        yield Segment(line.where, line.text("ytid"), start or 0.0, mids)
 
 
 def _by_video(files: Sequence[str]) -> Videos:

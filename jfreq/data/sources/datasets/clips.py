@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import csv
-import dataclasses
-import io
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from jfreq.config import check, close_match
+from jfreq.config import check
+from jfreq.data.options import Options
 from jfreq.data.readers.sound import OTHER_FORMATS, convert
 from jfreq.data.sources.base import (
     AUDIO,
-    Options,
+    Listed,
     Row,
     Source,
     audio_source,
     given_labels,
     label_numbers,
-    read_text,
 )
 from jfreq.data.sources.folders import is_utf8, listing, shown
-from jfreq.data.sources.index_table import Line
 from jfreq.ranges import brief
 from jfreq.types import InputError
 
@@ -146,53 +142,16 @@ def clip_source(
         label = tuple(sorted({known[name] for name in clip.labels if name in known}))
         if label or not clip.labels:
             rows.append(Row(clip.path, label, clip.fold, clip.split, clip.subject))
-    source = audio_source(
-        root.name,
-        kind,
-        rows,
-        root,
-        options,
-        labels=labels,
-        missing=found.missing,
-        multi_label=bool(vocabulary),
+    listed = Listed(tuple(rows), labels, tuple(found.missing), tuple(rest))
+    multi = bool(vocabulary)
+    return audio_source(
+        root.name, kind, listed, root, options, multi_label=multi, notes=found.notes
     )
-    return dataclasses.replace(source, rest=tuple(rest), notes=tuple(found.notes))
 
 
 def table_in(root: Path, names: Sequence[str]) -> Path:
     """The first of these files that is there; the very first where none is."""
     return next((root / name for name in names if (root / name).is_file()), root / names[0])
-
-
-def lines_of(file: Path, columns: Sequence[str], *, header: bool = True) -> Iterator[Line]:
-    """The lines of a CSV with these columns; ``InputError`` for a missing one or a short line.
-
-    Without a ``header`` the columns stand in the order in which they are named.
-    """
-    reader = csv.reader(io.StringIO(read_text(file)), skipinitialspace=True)
-    try:
-        head = [name.strip() for name in next(reader, [])] if header else list(columns)
-        for name in columns:
-            if name not in head:
-                raise InputError(
-                    f"{file}: has no column {name!r}{close_match(name, head)}; it has: "
-                    f"{brief(', '.join(head))}"
-                )
-        for cells in reader:
-            where = f"{file}:{reader.line_num}"
-            if cells:
-                check(len(cells) >= len(head), where, f"has {len(cells)} of {len(head)} fields")
-                yield Line(file, reader.line_num, dict(zip(head, map(str.strip, cells))))
-    except csv.Error as error:
-        raise InputError(f"{file}:{reader.line_num}: {error}") from error
-
-
-def number_of(line: Line, column: str) -> int:
-    """A whole number from 0 on; ``InputError`` for anything else, and for an empty cell."""
-    value = line.whole(column, most=2**31 - 1)
-    if value is None:
-        raise InputError(f"{line.where} {column}: expected a whole number, the cell is empty")
-    return value
 
 
 def in_order(classes: Iterable[tuple[str, int, str]]) -> list[str]:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jfreq.config import check
-from jfreq.data.sources.base import Options, Row, Signal, label_numbers, split_channels, unrecorded
+from jfreq.data.options import Options
+from jfreq.data.sources.base import Listed, Row, Signal, label_numbers, split_channels, unrecorded
 from jfreq.data.sources.folders import listing, matching
 from jfreq.ranges import brief
 from jfreq.types import InputError
-
-IMU = {"acc": (0, 1, 2), "gyro": (3, 4, 5)}
 
 
 def find(folder: Path, pattern: str, *, kind: str) -> list[Path]:
@@ -47,7 +46,7 @@ def sensors_of(
 ) -> dict[str, Signal]:
     """Signals that come in files of their own, all of ``shapes``; what is not ``found`` is NaN.
 
-    ``shapes`` are Hz and channels. The signals of ``found`` set the length. ``options.modalities``
+    ``shapes`` are Hz and channels. The signals of ``found`` set the length. ``options.channels``
     picks signals by their names, and channels of them.
     """
     seconds = min(len(s.x) / (s.rate or 1.0) for s in found.values())
@@ -55,17 +54,17 @@ def sensors_of(
         name: found.get(name, Signal(unrecorded(max(1, round(seconds * rate)), channels), rate))
         for name, (rate, channels) in shapes.items()
     }
-    if not options.modalities:
+    if not options.channels:
         return out
     return {
         name: split_channels({}, out[name], {name: channels})[name]
-        for name, channels in options.modalities.items()
+        for name, channels in options.channels.items()
     }
 
 
 def lacking(found: Sequence[str], names: Sequence[str], options: Options) -> str:
     """Why a recording that has the modalities ``found`` of ``names`` cannot be used, if so."""
-    wanted = tuple(options.modalities or names)
+    wanted = tuple(options.channels or names)
     for name in wanted:
         if name not in names:
             raise InputError(
@@ -84,13 +83,17 @@ def side_by_side(grid: Signal, present: Sequence[bool]) -> Signal:
 
 
 def labelled(
-    entries: Sequence[tuple[Row, str]], options: Options, *, order: Sequence[str] = ()
-) -> tuple[list[Row], list[Row], tuple[str, ...]]:
-    """Rows with the number of their class, rows of no class if they were asked for, the names."""
+    entries: Sequence[tuple[Row, str]],
+    options: Options,
+    *,
+    order: Sequence[str] = (),
+    missing: Iterable[str] = (),
+) -> Listed:
+    """Rows with the number of their class; those of no class where they were asked for."""
     labels, known = label_numbers([(row.path, name) for row, name in entries], options, order=order)
-    rows = [r._replace(label=(known[name],)) for r, name in entries if name in known]
-    rest = [r for r, name in entries if not name] if options.unlabelled else []
-    return rows, rest, labels
+    rows = tuple(r._replace(label=(known[name],)) for r, name in entries if name in known)
+    rest = tuple(r for r, name in entries if not name and options.unlabelled)
+    return Listed(rows, labels, tuple(missing), rest)
 
 
 def table(source: Any, names: Sequence[str], *, where: str, delimiter: str = ",") -> np.ndarray:

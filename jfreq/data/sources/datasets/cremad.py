@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from jfreq.data.sources.base import Options, Source
+from jfreq.data.options import Options
+from jfreq.data.sources.base import Source
 from jfreq.data.sources.datasets.clips import Clip, clip_source, from_names, sound_files
 from jfreq.types import InputError
 

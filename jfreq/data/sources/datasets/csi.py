@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from jfreq.data.sources.base import Options, Row, Signal, Source
+from jfreq.data.options import Options
+from jfreq.data.sources.base import Row, Signal, Source
 from jfreq.data.sources.complex_signals import check_ways
 from jfreq.data.sources.datasets.common import find, labelled
 from jfreq.data.sources.datasets.mat import load_mat, stated_rate, variables
@@ -44,8 +45,8 @@ def open_csi(path: Path, options: Options) -> Source:
         items = _recordings(file)
         rows = [row] if items is None else [row._replace(item=i) for i in range(items)]
         entries += [(row, label) for row in rows]
-    rows, rest, labels = labelled(entries, options)
-    return array_source(path.name, "csi", rows, path, options, labels=labels, rest=rest, load=_load)
+    listed = labelled(entries, options)
+    return array_source(path.name, "csi", listed, path, options, load=_load)
 
 
 def _folder(file: Path, root: Path) -> str:

@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jfreq.data.sources.base import UNREADABLE, Options, Row, Signal, Source
+from jfreq.data.options import Options
+from jfreq.data.sources.base import UNREADABLE, Row, Signal, Source
 from jfreq.data.sources.datasets.common import find, labelled
 from jfreq.data.sources.datasets.mat import load_mat, variables
 from jfreq.data.sources.sensor_files import array_source
@@ -92,25 +93,17 @@ def open_cwru(path: Path, options: Options) -> Source:
         places &= have
         entries.append((Row(name, fold=about.load, rate=about.rate), about.label))
     columns = [place for place in PLACES if place in places]
-    rows, rest, labels = labelled(entries, options, order=("normal",))
-    rates = [row.rate for row in rows if row.rate]
+    listed = labelled(entries, options, order=("normal",), missing=missing)
+    rates = [row.rate for row in listed.rows if row.rate]
+    groups = {PLACES[place]: (i,) for i, place in enumerate(columns)}
+    rate = min(rates) if rates and len(rates) == len(listed.rows) else None
 
     def load(file: Path) -> Signal:
         found = _channels(file)
         return Signal(np.stack([found[place] for place in columns], 1).astype(np.float32), None)
 
     return array_source(
-        path.name,
-        "cwru",
-        rows,
-        path,
-        options,
-        labels=labels,
-        rest=rest,
-        missing=missing,
-        load=load,
-        groups={PLACES[place]: (i,) for i, place in enumerate(columns)},
-        rate=min(rates) if rates and len(rates) == len(rows) else None,
+        path.name, "cwru", listed, path, options, load=load, groups=groups, rate=rate
     )
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from jfreq.data.sources.base import Options, Source
+from jfreq.data.options import Options
+from jfreq.data.sources.base import Source
+from jfreq.data.sources.csv_lines import lines_of
 from jfreq.data.sources.datasets.clips import (
     Clip,
     clip_source,
     from_list,
     in_order,
-    lines_of,
-    number_of,
     sound_files,
     table_in,
 )
@@ -31,10 +31,10 @@ def open_esc50(path: Path, options: Options, *, kind: str = "esc50") -> Source:
     root = root_of(path, kind, SIGNS)
     table = table_in(root, SIGNS)
     lines = list(lines_of(table, _COLUMNS))
-    names = in_order((n.where, number_of(n, "target"), n.text("category")) for n in lines)
+    names = in_order((n.where, n.number_of("target"), n.text("category")) for n in lines)
     listed, in_ten = [], set()
     for line in lines:
-        name, fold = line.text("category"), number_of(line, "fold")
+        name, fold = line.text("category"), line.number_of("fold")
         listed.append(Clip(line.text("filename"), (name,), fold, subject=line.text("src_file")))
         if line.text("esc10").lower() == "true":
             in_ten.add(name)

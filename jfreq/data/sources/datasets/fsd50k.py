@@ -6,8 +6,10 @@ from collections.abc import Iterator, Set
 from pathlib import Path
 
 from jfreq.config import check, close_match
-from jfreq.data.sources.base import Options, Source
-from jfreq.data.sources.datasets.clips import Clip, clip_source, from_list, lines_of, sound_files
+from jfreq.data.options import Options
+from jfreq.data.sources.base import Source
+from jfreq.data.sources.csv_lines import lines_of
+from jfreq.data.sources.datasets.clips import Clip, clip_source, from_list, sound_files
 from jfreq.data.sources.datasets.places import root_of
 from jfreq.ranges import brief
 from jfreq.types import InputError

@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from jfreq.config import check
+from jfreq.data.options import Options
 from jfreq.data.prepare.resampling import common_grid
-from jfreq.data.sources.base import Options, Row, Signal, Source, split_channels
-from jfreq.data.sources.datasets.common import IMU, find, labelled, numbers, side_by_side
-from jfreq.data.sources.sensor_files import longest_stretch
+from jfreq.data.sources.base import Row, Signal, Source, split_channels
+from jfreq.data.sources.datasets.common import find, labelled, numbers, side_by_side
+from jfreq.data.sources.sensor_files import IMU, longest_stretch
 from jfreq.ranges import brief
 from jfreq.types import InputError
 
@@ -72,22 +73,19 @@ def open_hhar(path: Path, options: Options) -> Source:
         begin = min(int(t.min()) for t, _ in streams)
         grid = common_grid([((t - begin) * 1e-9, x) for t, x in streams], rate=options.rate or RATE)
         whole = side_by_side(grid, [stream is not None for stream in both])
-        return split_channels(IMU, whole, options.modalities)
+        return split_channels(IMU, whole, options.channels)
 
     entries = [
         (Row("/".join(key), subject=key[1]), key[3].replace(NONE, "")) for key in sorted(pairs)
     ]
-    rows, rest, labels = labelled(entries, options, order=ACTIVITIES)
+    listed = labelled(entries, options, order=ACTIVITIES, missing=sorted(missing))
     return Source(
-        path.name,
-        "hhar",
-        tuple(rows),
-        read,
-        partial(longest_stretch, read, options),
-        False,
-        labels,
-        missing=tuple(sorted(missing)),
-        rest=tuple(rest),
+        name=path.name,
+        kind="hhar",
+        **listed._asdict(),
+        read=read,
+        seconds=partial(longest_stretch, read, options),
+        audio=False,
     )
 
 

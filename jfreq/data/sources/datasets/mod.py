@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from jfreq.config import check
-from jfreq.data.sources.base import Options, Row, Signal, Source
+from jfreq.data.options import Options
+from jfreq.data.sources.base import Row, Signal, Source
 from jfreq.data.sources.datasets.common import find, labelled, lacking, numbers, sensors_of
 from jfreq.types import InputError
 
@@ -50,7 +51,7 @@ def open_mod(path: Path, options: Options) -> Source:
             missing.append(f"{name}: {reason}")
         else:
             entries.append((Row(name, subject=recording), vehicle))
-    rows, rest, labels = labelled(entries, options, order=VEHICLES)
+    listed = labelled(entries, options, order=VEHICLES, missing=missing)
     load = functools.lru_cache(maxsize=8)(_first_column)
 
     def read(row: Row) -> dict[str, Signal]:
@@ -70,15 +71,12 @@ def open_mod(path: Path, options: Options) -> Source:
             return None
 
     return Source(
-        path.name,
-        "mod",
-        tuple(rows),
-        read,
-        seconds,
-        False,
-        labels,
-        missing=tuple(missing),
-        rest=tuple(rest),
+        name=path.name,
+        kind="mod",
+        **listed._asdict(),
+        read=read,
+        seconds=seconds,
+        audio=False,
         rates={"audio": AUDIO_RATE},
     )
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from jfreq.data.sources.base import Options, Row, Signal, Source
+from jfreq.data.options import Options
+from jfreq.data.sources.base import Row, Signal, Source
 from jfreq.data.sources.datasets.common import find, labelled, table
 from jfreq.data.sources.folders import matching, natural
 from jfreq.data.sources.sensor_files import array_source
@@ -43,18 +44,8 @@ def open_motionsense(path: Path, options: Options) -> Source:
         else:
             known = ", ".join(f"{code}_N" for code in ACTIVITIES)
             missing.append(f"{name}: its folder is called none of {known}")
-    rows, rest, labels = labelled(entries, options, order=tuple(ACTIVITIES.values()))
-    return array_source(
-        path.name,
-        "motionsense",
-        rows,
-        path,
-        options,
-        labels=labels,
-        rest=rest,
-        missing=missing,
-        load=_load,
-    )
+    listed = labelled(entries, options, order=tuple(ACTIVITIES.values()), missing=missing)
+    return array_source(path.name, "motionsense", listed, path, options, load=_load)
 
 
 def _place(file: Path) -> tuple:

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from jfreq.config import check
-from jfreq.data.sources.base import Options, Source, read_text
+from jfreq.data.options import Options
+from jfreq.data.sources.base import Source
+from jfreq.data.sources.csv_lines import read_text
 from jfreq.data.sources.datasets.clips import Clip, clip_source, from_list, sound_files
 from jfreq.data.sources.datasets.places import root_of
 from jfreq.types import InputError

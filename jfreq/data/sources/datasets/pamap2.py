@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from jfreq.config import check
-from jfreq.data.sources.base import Options, Row, Signal, Source
+from jfreq.data.options import Options
+from jfreq.data.sources.base import Row, Signal, Source
 from jfreq.data.sources.datasets.common import find, labelled, numbers
 from jfreq.data.sources.sensor_files import array_source
 from jfreq.types import InputError
@@ -40,34 +41,18 @@ def open_pamap2(path: Path, options: Options) -> Source:
     """
     entries, missing = [], []
     for file in find(path, "subject1*.dat", kind="pamap2"):
+        name = file.relative_to(path).as_posix()
         try:
             codes = _codes(file)
         except InputError as error:
-            missing.append(f"{file.relative_to(path).as_posix()}: {error}")
+            missing.append(f"{name}: {error}")
             continue
         cuts = [0, *(np.flatnonzero(np.diff(codes)) + 1).tolist(), len(codes)]
         for start, end in itertools.pairwise(cuts):
-            row = Row(
-                file.relative_to(path).as_posix(),
-                subject=file.stem,
-                start=start,
-                end=end,
-                rate=RATE,
-            )
+            row = Row(name, subject=file.stem, start=start, end=end, rate=RATE)
             entries.append((row, ACTIVITIES.get(int(codes[start]), "")))
-    rows, rest, labels = labelled(entries, options, order=tuple(ACTIVITIES.values()))
-    return array_source(
-        path.name,
-        "pamap2",
-        rows,
-        path,
-        options,
-        labels=labels,
-        rest=rest,
-        missing=missing,
-        load=_load,
-        groups=GROUPS,
-    )
+    listed = labelled(entries, options, order=tuple(ACTIVITIES.values()), missing=missing)
+    return array_source(path.name, "pamap2", listed, path, options, load=_load, groups=GROUPS)
 
 
 def _codes(file: Path) -> np.ndarray:

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
+from jfreq.data.options import Options
 from jfreq.data.prepare.resampling import common_grid
-from jfreq.data.sources.base import UNREADABLE, Options, Row, Signal, Source, split_channels
+from jfreq.data.sources.base import UNREADABLE, Row, Signal, Source, split_channels
 from jfreq.data.sources.datasets.common import find, labelled, side_by_side, table
 from jfreq.data.sources.folders import hidden, listing, natural
 from jfreq.data.sources.sensor_files import longest_stretch
@@ -66,19 +67,16 @@ def open_realworld(path: Path, options: Options) -> Source:
             for chains in parts
         ]
         grid = common_grid(joined, rate=options.rate or RATE)
-        return split_channels(groups, side_by_side(grid, present), options.modalities)
+        return split_channels(groups, side_by_side(grid, present), options.channels)
 
-    rows, rest, labels = labelled(entries, options)
+    listed = labelled(entries, options, missing=missing)
     return Source(
-        path.name,
-        "realworld",
-        tuple(rows),
-        read,
-        partial(longest_stretch, read, options),
-        False,
-        labels,
-        missing=tuple(missing),
-        rest=tuple(rest),
+        name=path.name,
+        kind="realworld",
+        **listed._asdict(),
+        read=read,
+        seconds=partial(longest_stretch, read, options),
+        audio=False,
     )
 
 

@@ -8,7 +8,9 @@ import re
 from pathlib import Path
 
 from jfreq.config import check
-from jfreq.data.sources.base import Options, Row, Source, read_text
+from jfreq.data.options import Options
+from jfreq.data.sources.base import Row, Source
+from jfreq.data.sources.csv_lines import read_text
 from jfreq.data.sources.datasets.clips import Clip, clip_source, from_names, left_out, sound_files
 from jfreq.data.sources.datasets.places import root_of
 from jfreq.types import InputError

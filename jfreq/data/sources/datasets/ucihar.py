@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from jfreq.config import check
-from jfreq.data.sources.base import Options, Row, Signal, Source, read_text
+from jfreq.data.options import Options
+from jfreq.data.sources.base import Row, Signal, Source
+from jfreq.data.sources.csv_lines import read_text
 from jfreq.data.sources.datasets.common import find, labelled, numbers
 from jfreq.data.sources.sensor_files import array_source
 
@@ -44,10 +46,8 @@ def open_ucihar(path: Path, options: Options) -> Source:
             row = Row(file, split=split, subject=f"subject{person}", item=i)
             entries.append((row, names[code].lower()))
     order = [name.lower() for name in names.values()]
-    rows, rest, labels = labelled(entries, options, order=order)
-    return array_source(
-        path.name, "ucihar", rows, root, options, labels=labels, rest=rest, load=_load
-    )
+    listed = labelled(entries, options, order=order)
+    return array_source(path.name, "ucihar", listed, root, options, load=_load)
 
 
 def _names(file: Path) -> dict[str, str]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from jfreq.data.sources.base import Options, Source
+from jfreq.data.options import Options
+from jfreq.data.sources.base import Source
+from jfreq.data.sources.csv_lines import lines_of
 from jfreq.data.sources.datasets.clips import (
     Clip,
     clip_source,
     from_list,
     in_order,
-    lines_of,
-    number_of,
     sound_files,
     table_in,
 )
@@ -31,10 +31,10 @@ def open_urbansound8k(path: Path, options: Options) -> Source:
     root = root_of(path, "urbansound8k", SIGNS)
     table = table_in(root, SIGNS)
     lines = list(lines_of(table, _COLUMNS))
-    names = in_order((n.where, number_of(n, "classID"), n.text("class")) for n in lines)
+    names = in_order((n.where, n.number_of("classID"), n.text("class")) for n in lines)
     listed = []
     for line in lines:
-        fold = number_of(line, "fold")
+        fold = line.number_of("fold")
         name = f"fold{fold}/{line.text('slice_file_name')}"
         listed.append(Clip(name, (line.text("class"),), fold, subject=line.text("fsID")))
     found = from_list(listed, sound_files(root), parts=2, where=table.name)

@@ -4,8 +4,8 @@ import shutil
 
 import pytest
 
+from jfreq.data.options import Options
 from jfreq.data.prepare.run import prepare
-from jfreq.data.sources.base import Options
 from jfreq.data.sources.kinds import open_source
 from jfreq.types import InputError
 
@@ -55,12 +55,12 @@ def test_clips_elsewhere_and_the_list_of_labels_elsewhere(sets, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"labels: .* has no class_labels_indices.csv; name it"):
         opened(segments)
-    source = opened(segments, labels=labels, clips=tmp_path / "set/eval_segments")
+    source = opened(segments, labels=(str(labels),), clips=tmp_path / "set/eval_segments")
     assert told(source) == {"Yzyxwvutsrqp.wav": (("Music",), "eval")}
     with pytest.raises(InputError, match="none of its 1 clips is on disk"):
-        opened(segments, labels=labels, clips=tmp_path / "empty")
+        opened(segments, labels=(str(labels),), clips=tmp_path / "empty")
     with pytest.raises(InputError, match=r"clips: .*/nowhere is not a folder"):
-        opened(segments, labels=labels, clips=tmp_path / "nowhere")
+        opened(segments, labels=(str(labels),), clips=tmp_path / "nowhere")
 
 
 def test_another_part_of_the_video_is_not_the_clip(sets, tmp_path):

@@ -8,8 +8,9 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import HealthCheck, given, settings
 
+from jfreq.data.options import Options
 from jfreq.data.sources import datasets
-from jfreq.data.sources.base import UNREADABLE, Options
+from jfreq.data.sources.base import UNREADABLE
 from jfreq.data.sources.kinds import open_source
 from jfreq.types import InputError
 

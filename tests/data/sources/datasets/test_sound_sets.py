@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import soundfile
 
+from jfreq.data.options import Options
 from jfreq.data.prepare.run import prepare
 from jfreq.data.shards.describe import describe
 from jfreq.data.shards.reader import open_shards
 from jfreq.data.sources import datasets
-from jfreq.data.sources.base import Options
 from jfreq.data.sources.kinds import open_source
 from jfreq.evaluate.folds import divide
 from jfreq.types import InputError
