@@ -26,7 +26,7 @@ from jfreq.config import (
     to_dict,
 )
 from jfreq.data.fold_assignment import open_data
-from jfreq.data.loading.label_subsets import drawn_rows
+from jfreq.data.loading.label_subsets import sampled_rows
 from jfreq.evaluate.folds import FINE_TUNING, Fold, check_classes, divide, labelled_rows, remarks
 from jfreq.evaluate.metrics import interval_of, metrics_for
 from jfreq.evaluate.probe_protocol import single_split
@@ -227,7 +227,7 @@ def _for_fold(experiment: Experiment, fold: Fold) -> Experiment:
 def _training_rows(shards: Any, data: Data) -> int:
     """How many rows training reads; draws them, so that a bad share is refused early."""
     rows = shards.rows(data.split, exclude_folds=data.exclude_folds)
-    return len(drawn_rows(shards, rows, data, labelled=True))
+    return len(sampled_rows(shards, rows, data, labelled=True))
 
 
 def _identity(experiment: Experiment, shards: Any) -> dict[str, Any]:

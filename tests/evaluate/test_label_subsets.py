@@ -195,7 +195,7 @@ def test_several_labels_a_clip(trained, few, make_shards):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"fractions": (0.02,)}, r"fake, test: 0\.02 of 100 rows leaves class '[bcd]'"),
+        ({"fractions": (0.01,)}, r"fake, test: 0\.01 of 100 rows leaves class '[bcd]'"),
         ({"fractions": (0.5, 2.0)}, "must be above 0 and at most 1, got 2"),
         ({"fractions": (0.5, 0.5)}, "fractions: name each once"),
         ({"fractions": (0.5,), "draws": 0}, "draws: must be 1 or more"),

@@ -19,7 +19,7 @@ import numpy as np
 from jfreq.config import Data, check
 from jfreq.data.fold_assignment import open_data
 from jfreq.data.loading import in_memory, index_order
-from jfreq.data.loading.label_subsets import drawn_rows
+from jfreq.data.loading.label_subsets import sampled_rows
 from jfreq.data.loading.subsequences import runs_of
 from jfreq.data.shards.example import signal_bytes
 from jfreq.data.shards.metadata import ShardsInfo
@@ -202,7 +202,7 @@ def open_pipeline(
             f"{_power_of_two(len(rows))} or less, or more data"
         )
     info = cropped_info(shards.measured(rows), cfg.crop_seconds)  # statistics need no labels
-    rows = drawn_rows(shards, rows, cfg, labelled=labelled)
+    rows = sampled_rows(shards, rows, cfg, labelled=labelled)
     shards.verify()
     return Pipeline(
         shards=shards,
