@@ -7,16 +7,8 @@ from collections.abc import Mapping
 
 import pytest
 
-from jfreq.config import (
-    Data,
-    Experiment,
-    Mesh,
-    Optim,
-    fingerprint,
-    from_dict,
-    replace,
-    to_dict,
-)
+from jfreq.config import Data, Experiment, Mesh, Optim, replace
+from jfreq.config_json import fingerprint, from_dict, to_dict
 from jfreq.frontends.fbank import Fbank
 from jfreq.methods import METHODS, experiment_from_dict
 from jfreq.methods.ssast import SSAST

@@ -18,7 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jfreq.config import Mesh, replace, to_dict
+from jfreq.config import Mesh, replace
+from jfreq.config_json import to_dict
 from jfreq.monitoring.metrics_writer import FILE as METRICS
 from jfreq.monitoring.metrics_writer import MetricsWriter, read_metrics, unreadable
 from jfreq.train import checkpoint, plan, run_folder

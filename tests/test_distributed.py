@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from jfreq import distributed
-from jfreq.config import Mesh, replace, to_dict
+from jfreq.config import Mesh, replace
+from jfreq.config_json import to_dict
 from jfreq.monitoring.metrics_writer import read_metrics
 from jfreq.testing import finish_processes, start_processes
 from jfreq.train.loop import train

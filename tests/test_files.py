@@ -143,7 +143,8 @@ JSON = st.recursive(
 @given(st.data())
 def test_a_config_with_anything_in_a_field_is_a_config_or_one_line(data):
     """Any JSON value in the place of any part of a saved experiment."""
-    from jfreq.config import Experiment, to_dict
+    from jfreq.config import Experiment
+    from jfreq.config_json import to_dict
     from jfreq.methods import METHODS, experiment_from_dict
 
     method = data.draw(st.sampled_from(sorted(set(METHODS) - {"Classify"})))

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jfreq import ranges
-from jfreq.config import Experiment, Optim, from_dict, replace, to_dict
+from jfreq.config import Experiment, Optim, replace
+from jfreq.config_json import from_dict, to_dict
 from jfreq.methods import METHODS
 from jfreq.ranges import (
     Count,

@@ -10,18 +10,8 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from jfreq.classes import run_file
-from jfreq.config import (
-    Checkpoint,
-    Experiment,
-    Log,
-    Mesh,
-    changes,
-    check,
-    close_match,
-    fingerprint,
-    replace,
-    to_dict,
-)
+from jfreq.config import Checkpoint, Experiment, Log, Mesh, check, close_match, replace
+from jfreq.config_json import changes, fingerprint, to_dict
 from jfreq.evaluate.features import Pool
 from jfreq.files import local_path
 from jfreq.types import InputError

@@ -15,7 +15,8 @@ from typing import Any
 
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from jfreq.config import ParamGroup, ShardingRules, Source, check, close_match, from_dict
+from jfreq.config import ParamGroup, ShardingRules, Source, check, close_match
+from jfreq.config_json import from_dict
 from jfreq.ranges import shown
 
 CONFIGS: dict[Any, tuple[str, type]] = {

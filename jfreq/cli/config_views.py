@@ -13,7 +13,8 @@ import jax
 
 from jfreq import methods, param_paths, sharding
 from jfreq.cli.options import Flat
-from jfreq.config import Experiment, changes, to_dict
+from jfreq.config import Experiment
+from jfreq.config_json import changes, to_dict
 from jfreq.data.shards.metadata import ShardsInfo, SignalInfo
 from jfreq.ranges import Hertz, Range, Seconds, checked
 

@@ -13,18 +13,8 @@ import numpy as np
 
 import jfreq
 from jfreq import distributed, recipes
-from jfreq.config import (
-    Checkpoint,
-    Data,
-    Experiment,
-    Log,
-    Optim,
-    Source,
-    check,
-    flat,
-    replace,
-    to_dict,
-)
+from jfreq.config import Checkpoint, Data, Experiment, Log, Optim, Source, check, replace
+from jfreq.config_json import flat, to_dict
 from jfreq.data.fold_assignment import open_data
 from jfreq.data.loading.label_subsets import sampled_rows
 from jfreq.evaluate.folds import FINE_TUNING, Fold, check_classes, divide, labelled_rows, remarks

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 import jfreq
-from jfreq import config, ranges
+from jfreq import config_json, ranges
 from jfreq.config import check, close_match, replace
 from jfreq.evaluate import metrics
 from jfreq.evaluate.any_length import fitted, own_length
@@ -164,7 +164,7 @@ def _features(
     method = fitted(cfg, shards.spec)
 
     def encoded(name: str, params: Any) -> np.ndarray:
-        key = feature_key(config.to_dict(cfg), params, shards, rows, pool=pool, layer=layer)
+        key = feature_key(config_json.to_dict(cfg), params, shards, rows, pool=pool, layer=layer)
         return _kept(
             cache,
             key,

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 import jfreq
-from jfreq import config, param_paths
+from jfreq import config_json, param_paths
 from jfreq.config import Experiment, Part
 from jfreq.data.sources.folders import why_no_file
 from jfreq.export.bundle_checks import check_finite, check_weights, read_sealed, sealed
@@ -196,7 +196,7 @@ def _write_files(
             "jfreq": jfreq.__version__,
             "note": note,
             "sha256": hashlib.sha256(weights).hexdigest(),
-            "experiment": config.to_dict(experiment),
+            "experiment": config_json.to_dict(experiment),
         }
     )
     write_atomically(folder / WEIGHTS, lambda file: file.write(weights))

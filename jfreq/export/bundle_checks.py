@@ -13,7 +13,8 @@ import jax
 import numpy as np
 
 from jfreq import param_paths
-from jfreq.config import Experiment, Method, to_dict
+from jfreq.config import Experiment, Method
+from jfreq.config_json import to_dict
 from jfreq.files import parse_json, read_text
 from jfreq.method import encoder_params
 from jfreq.types import InputError

@@ -18,7 +18,7 @@ import numpy as np
 from jax import export
 
 import jfreq
-from jfreq.config import from_dict, to_dict
+from jfreq.config_json import from_dict, to_dict
 from jfreq.export.bundle import WEIGHTS, read_weights
 from jfreq.export.bundle_checks import read_sealed, sealed
 from jfreq.export.portable import Adapter, Extra, compare, one_device, shapes

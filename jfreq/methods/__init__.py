@@ -6,7 +6,7 @@ import inspect
 import json
 from typing import Any
 
-from jfreq import config
+from jfreq import config, config_json
 from jfreq.config import Experiment
 from jfreq.method import Method
 from jfreq.methods.aasp import AaSP
@@ -51,10 +51,10 @@ def bind(experiment: Experiment, spec: DataSpec) -> Experiment:
 
 
 def experiment_from_dict(value: Any, where: str = "") -> Experiment:
-    """Strict inverse of ``config.to_dict``; ``InputError`` names the field that is wrong, and the
+    """Strict inverse of ``config_json.to_dict``; ``InputError`` names the field that is wrong, and the
     file ``where`` it stands."""
     try:
-        return config.from_dict(Experiment, value, {Method: METHODS})
+        return config_json.from_dict(Experiment, value, {Method: METHODS})
     except InputError as error:
         raise InputError(f"{where}: {error}" if where else str(error)) from None
 
@@ -73,8 +73,8 @@ def check_experiment(experiment: Experiment) -> None:
             inspect.signature(getattr(method, name)).bind(*wanted)
         except TypeError:
             raise InputError(f"{method.__name__}.{name}: must take ({', '.join(wanted)})") from None
-    config.check_plain(experiment)
-    saved = config.to_dict(experiment)
-    read = config.to_dict(experiment_from_dict(json.loads(json.dumps(saved))))
-    for field, (before, after) in config.changes(saved, read).items():
+    config_json.check_plain(experiment)
+    saved = config_json.to_dict(experiment)
+    read = config_json.to_dict(experiment_from_dict(json.loads(json.dumps(saved))))
+    for field, (before, after) in config_json.changes(saved, read).items():
         raise InputError(f"{field}: {before!r} would be read back from a run as {after!r}")

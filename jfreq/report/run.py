@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from jfreq.config import Experiment, flat, to_dict
+from jfreq.config import Experiment
+from jfreq.config_json import flat, to_dict
 from jfreq.report import figures, html
 from jfreq.report.collect import Run, read_run, state
 from jfreq.report.examples import Example, Looked, frame_seconds, look

@@ -16,7 +16,8 @@ import numpy as np
 
 import jfreq
 from jfreq import distributed, sharding
-from jfreq.config import Experiment, check, to_dict
+from jfreq.config import Experiment, check
+from jfreq.config_json import to_dict
 from jfreq.data.fold_assignment import undivided
 from jfreq.files import local_path, write_json
 from jfreq.method import Method

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from jfreq import distributed, methods
-from jfreq.config import Experiment, changes, to_dict
+from jfreq.config import Experiment
+from jfreq.config_json import changes, to_dict
 from jfreq.files import Lock, read_json, write_json
 from jfreq.types import InputError
 

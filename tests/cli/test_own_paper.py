@@ -12,7 +12,7 @@ import pytest
 import jfreq
 from jfreq import classes, cli, methods, recipes
 from jfreq.cli import paper as new
-from jfreq.config import to_dict
+from jfreq.config_json import to_dict
 from jfreq.types import InputError
 
 MORE = """

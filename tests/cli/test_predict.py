@@ -11,7 +11,8 @@ import pytest
 from scipy.special import expit, softmax
 
 from jfreq import methods
-from jfreq.config import Experiment, replace, to_dict
+from jfreq.config import Experiment, replace
+from jfreq.config_json import to_dict
 from jfreq.data.shards.reader import open_shards
 from jfreq.encoder.encoder import load_encoder
 from jfreq.evaluate import finetune as room

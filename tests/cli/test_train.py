@@ -8,7 +8,7 @@ import signal
 import pytest
 
 from jfreq import cli
-from jfreq.config import to_dict
+from jfreq.config_json import to_dict
 from jfreq.train.loop import NotFinite, Stopped
 
 

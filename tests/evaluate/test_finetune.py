@@ -8,7 +8,8 @@ import pytest
 import soundfile
 from sklearn.metrics import balanced_accuracy_score, f1_score
 
-from jfreq.config import Data, Experiment, Source, replace, to_dict
+from jfreq.config import Data, Experiment, Source, replace
+from jfreq.config_json import to_dict
 from jfreq.data.loading.label_subsets import sample
 from jfreq.data.loading.pipeline import open_pipeline
 from jfreq.data.prepare.run import prepare

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from jfreq import methods, param_paths, recipes
-from jfreq.config import replace, to_dict
+from jfreq.config import replace
+from jfreq.config_json import to_dict
 from jfreq.export import bundle
 from jfreq.export.bundle import (
     encoder_shapes,

@@ -15,7 +15,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from jfreq import cli, methods, param_paths
-from jfreq.config import Checkpoint, Experiment, replace, to_dict
+from jfreq.config import Checkpoint, Experiment, replace
+from jfreq.config_json import to_dict
 from jfreq.export.bundle import load_trained, save_bundle
 from jfreq.export.bundle_checks import SEAL, sealed
 from jfreq.files import write_json

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jfreq.config import from_dict, to_dict
+from jfreq.config_json import from_dict, to_dict
 from jfreq.frontends.scalogram import Scalogram
 from jfreq.methods.ssast import SSAST
 from jfreq.nn.vit import ViT

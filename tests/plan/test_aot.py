@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from jfreq import methods, param_paths, recipes, sharding
-from jfreq.config import Data, Experiment, Mesh, Optim, replace, to_dict
+from jfreq.config import Data, Experiment, Mesh, Optim, replace
+from jfreq.config_json import to_dict
 from jfreq.data.loading.pipeline import batch_spec
 from jfreq.data.shards.metadata import ShardsInfo, SignalInfo
 from jfreq.data.shards.reader import open_shards

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from jfreq import cli
-from jfreq.config import replace, to_dict
+from jfreq.config import replace
+from jfreq.config_json import to_dict
 from jfreq.data.shards.reader import open_shards
 from jfreq.report import figures, probes, write_page
 from jfreq.report.collect import read_run

@@ -17,7 +17,8 @@ import optax
 import pytest
 
 from jfreq import param_paths
-from jfreq.config import Mesh, Source, replace, to_dict
+from jfreq.config import Mesh, Source, replace
+from jfreq.config_json import to_dict
 from jfreq.method import Method, summarise
 from jfreq.monitoring.metrics_writer import read_metrics
 from jfreq.train import checkpoint, initial_state, plan, step

@@ -20,7 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from jfreq.config import check, fingerprint
+from jfreq.config import check
+from jfreq.config_json import fingerprint
 from jfreq.data.fold_assignment import divided, undivided
 from jfreq.data.options import Options
 from jfreq.data.prepare import journal, messages, summary

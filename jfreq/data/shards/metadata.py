@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from jfreq.config import check, from_dict, to_dict
+from jfreq.config import check
+from jfreq.config_json import from_dict, to_dict
 from jfreq.data.readers.sound import READABLE
 from jfreq.data.sources.folders import METADATA, PARTS, listing, shown
 from jfreq.files import parse_json, read_text

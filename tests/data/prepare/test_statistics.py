@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from jfreq.config import Data, from_dict, to_dict
+from jfreq.config import Data
+from jfreq.config_json import from_dict, to_dict
 from jfreq.data.loading.pipeline import open_pipeline
 from jfreq.data.prepare.run import prepare
 from jfreq.data.shards.describe import describe
