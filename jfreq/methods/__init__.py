@@ -51,8 +51,8 @@ def bind(experiment: Experiment, spec: DataSpec) -> Experiment:
 
 
 def experiment_from_dict(value: Any, where: str = "") -> Experiment:
-    """Strict inverse of :func:`jfreq.config_json.to_dict`; ``InputError`` names the wrong field and the
-    file ``where`` it stands."""
+    """Strict inverse of :func:`jfreq.config_json.to_dict`; ``InputError`` names the wrong field
+    and the file ``where`` it stands."""
     try:
         return config_json.from_dict(Experiment, value, {Method: METHODS})
     except InputError as error:
