@@ -24,12 +24,15 @@ $(READY): pyproject.toml requirements.lock
 demo: $(READY)
 	$(BIN)/python -P experiments/studies/demo.py
 
+PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
+
+# On one device, then what needs eight.
 test: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(PYTEST) --ignore tests/distributed; one=$$?; $(PYTEST) tests/distributed && exit $$one
 
 # The tests of what differs from main, without the slow ones.
 test-quick: $(READY)
-	$(BIN)/python -m pytest -m 'not slow' -n 2 --dist worksteal $$($(BIN)/python -P tests/changed.py)
+	$(PYTEST) -m 'not slow' $$($(BIN)/python -P tests/changed.py)
 
 lint: $(READY)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -41,7 +41,7 @@ def make_mesh(sizes: Sequence[int], devices: Sequence[Any] | None = None) -> jax
     shape = tuple(len(devices) // fixed if s == -1 else s for s in sizes)
     if math.prod(shape) != len(devices):
         text = ", ".join(f"{axis}={size}" for axis, size in zip(AXES, sizes))
-        raise InputError(f"mesh: {text} does not match {len(devices)} devices")
+        raise InputError(f"mesh: {text} does not match the devices that JAX has: {len(devices)}")
     kinds = (AxisType.Auto,) * 3
     try:
         return jax.make_mesh(shape, AXES, axis_types=kinds, devices=devices)

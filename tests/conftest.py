@@ -1,9 +1,10 @@
-"""Eight fake CPU devices, strict rank promotion, fixed environment."""
+"""One CPU device (eight fake ones under tests/distributed), strict rank promotion, fixed
+environment."""
 
 import os
-import pathlib
 import sys
 from importlib.metadata import version
+from pathlib import Path
 
 # 8 fake devices on 2 cores deadlock with one pool thread per core.
 os.environ.setdefault("NPROC", "32")
@@ -18,11 +19,16 @@ import jax
 import pytest
 
 jax.config.update("jax_platforms", "cpu")
-jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 if cache := os.environ.get("JAX_COMPILATION_CACHE_DIR"):
     jax.config.update("jax_compilation_cache_dir", cache)
-jax.devices()  # the backend starts here, not with the number of devices that some test asks for
+
+
+def pytest_configure(config):
+    """Starts the backend before any test, with as many devices as the tests ask for."""
+    eight = any("distributed" in Path(word).parts for word in config.args)
+    jax.config.update("jax_num_cpu_devices", 8 if eight else 1)
+    jax.devices()
 
 
 def pytest_addoption(parser):
@@ -33,7 +39,7 @@ def pytest_addoption(parser):
     )
 
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(autouse=True)
@@ -50,14 +56,14 @@ def key():
 
 
 @pytest.fixture(scope="session")
-def root() -> pathlib.Path:
+def root() -> Path:
     return ROOT
 
 
 @pytest.fixture(scope="session")
-def real_data() -> pathlib.Path:
+def real_data() -> Path:
     """The folder of real data sets; skips where it is missing."""
-    folder = pathlib.Path(os.environ.get("JFREQ_DATA", ROOT.parent / "shared" / "data"))
+    folder = Path(os.environ.get("JFREQ_DATA", ROOT.parent / "shared" / "data"))
     if not folder.is_dir():
         pytest.skip(f"real data sets not found at {folder} (set JFREQ_DATA)")
     return folder
@@ -65,8 +71,8 @@ def real_data() -> pathlib.Path:
 
 @pytest.fixture(scope="session")
 def experiment(shards):
-    """A run of seconds on the synthetic clips, over all eight devices."""
-    from jfreq.config import Checkpoint, Data, Experiment, Log, Mesh, Optim
+    """A run of seconds on the synthetic clips, on all devices there are."""
+    from jfreq.config import Checkpoint, Data, Experiment, Log, Optim
     from jfreq.methods.ssast import SSAST
     from jfreq.nn.vit import ViT
 
@@ -75,7 +81,6 @@ def experiment(shards):
         method=SSAST(encoder=ViT(width=32, depth=1, heads=2), passes=1),
         data=Data(path=(str(shards),), backend="memory"),
         optim=Optim(lr=1e-3, warmup=2, weight_decay=0.01, clip=1.0),
-        mesh=Mesh(8, 1, 1),
         checkpoint=Checkpoint(every=3),
         log=Log(every=2, tensorboard=False),
         steps=6,
@@ -84,10 +89,19 @@ def experiment(shards):
 
 
 @pytest.fixture(scope="session")
-def shards(tmp_path_factory) -> pathlib.Path:
+def shards(tmp_path_factory) -> Path:
     """32 labelled synthetic clips of 128 frames."""
     from jfreq.data.prepare.run import prepare
 
     out = tmp_path_factory.mktemp("shards") / "tones"
     prepare("synthetic:tones", out, n=32, seconds=1.295, progress=False)
     return out
+
+
+def pytest_collection_modifyitems(items):
+    """What needs eight devices is skipped where there is one."""
+    if jax.device_count() == 1:
+        few = pytest.mark.skip(reason="needs eight devices: pytest tests/distributed")
+        for item in items:
+            if "distributed" in item.path.parts:
+                item.add_marker(few)

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jfreq.config import Mesh, replace
+from jfreq.config import replace
 from jfreq.config_json import to_dict
 from jfreq.monitoring.metrics_writer import FILE as METRICS
 from jfreq.monitoring.metrics_writer import MetricsWriter, read_metrics, unreadable
@@ -53,7 +53,6 @@ def run(shards, tmp_path_factory):
         name="test",
         method=SSAST(encoder=ViT(width=32, depth=1, heads=2), passes=1),
         data=Data(path=(str(shards),), backend="memory"),
-        mesh=Mesh(8, 1, 1),
         checkpoint=Checkpoint(every=OLD, keep=2),
         log=Log(every=1, tensorboard=False),
         steps=NEW,

@@ -6,7 +6,7 @@ import pytest
 
 from jfreq import cli
 from jfreq.ablate import Ablation, change, run
-from jfreq.config import Checkpoint, Experiment, Log, Mesh, Optim
+from jfreq.config import Checkpoint, Experiment, Log, Optim
 from jfreq.data.prepare.run import prepare
 from jfreq.methods.ssast import SSAST
 from jfreq.nn.vit import ViT
@@ -16,7 +16,6 @@ BASE = Experiment(
     name="tiny",
     method=SSAST(encoder=ViT(width=16, depth=1, heads=2), passes=1),
     optim=Optim(lr=1e-3),
-    mesh=Mesh(8, 1, 1),
     checkpoint=Checkpoint(every=10),
     log=Log(every=2),
     steps=2,
@@ -39,9 +38,9 @@ def folds(tmp_path_factory):
 def first(folds, tmp_path_factory):
     """A grid, what came out of it and was said, and its folder.
 
-    The second level cannot be trained: seven rows do not divide over eight devices.
+    The second level cannot be trained: its mesh does not fit the devices.
     """
-    grid, said = ablation(two=change(batch=7)), []
+    grid, said = ablation(two=change(mesh__tensor=3)), []
     folder = tmp_path_factory.mktemp("first") / "abl"
     return grid, run.run(grid, folds, folder, count=2, note=said.append), said, folder
 
@@ -55,7 +54,7 @@ def test_a_grid_runs_resumes_and_keeps_going(first, folds, tmp_path, monkeypatch
         ("two", 1, 1),
     ]
     assert [c["status"] for c in found.cells] == ["done", "failed", "done", "failed"]
-    assert "InputError: batch: 7 rows" in found.cells[1]["error"]
+    assert "InputError: mesh: " in found.cells[1]["error"]
     assert len(said) == 4
     assert "4/4  two, fold 1: failed" in said[-1]
     assert found.table[0]["n"] == 2

@@ -107,14 +107,3 @@ def test_crops_have_the_area_and_lie_inside():
     assert 0.3 - 1e-2 <= area.min() < 0.32 < 0.68 < area.max() <= 0.7 + 1e-2
     ratio = spans[0] / spans[1]
     assert 0.5 - 1e-2 <= ratio.min() < 0.55 < 1.8 < ratio.max() <= 2 + 1e-2
-
-
-def test_sharded_batches_need_no_collective():
-    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
-    rows = jax.sharding.NamedSharding(mesh, jax.P("data"))
-    x = jax.ShapeDtypeStruct((16, 20, 8, 2), jnp.float32, sharding=rows)
-    for fn in CHANGES:
-        text = jax.jit(functools.partial(fn, jax.random.key(0))).lower(x).compile().as_text() or ""
-        assert text
-        for name in ("all-gather", "all-to-all", "collective-permute"):
-            assert name not in text, fn.__name__

@@ -17,8 +17,10 @@ from jfreq.train.loop import NotFinite, Stopped
     [
         (["--method.mask", "64"], "mask: 64 of 8 x 8 (time x frequency) = 64 tokens cannot be"),
         (["--method.mask-kind", "time", "--method.mask", "20"], "20 is not a multiple, take 16"),
-        (["--mesh.data", "8", "--batch", "12"], "take a multiple of 8"),
-        (["--mesh.data", "3"], "mesh: data=3, fsdp=1, tensor=1 does not match 8 devices"),
+        (
+            ["--mesh.data", "3"],
+            "mesh: data=3, fsdp=1, tensor=1 does not match the devices",
+        ),
         (["--data.exclude-folds", "9"], "fold: no rows of fold 9; the set has: 0, 1, 2, 3, 4"),
         (["--data.split", "trian"], "no rows of split 'trian'; the set has: none"),
         (["--method.modality", "gyro"], "no signal 'gyro' in the data; it has: audio"),

@@ -130,24 +130,3 @@ def test_masks_that_cannot_be_are_refused(key, options, match):
 def test_a_plane_of_padding_alone_is_refused():
     with pytest.raises(InputError, match="masks none of 0"):
         window_masks.check(np.zeros((4, 8), bool), (1, 4), 0.5, mirror=True)
-
-
-@pytest.mark.dist
-def test_same_masks_on_a_mesh_and_no_collectives(key):
-    from jfreq.sharding import batch_sharding, make_mesh
-
-    def both(k):
-        options = {"window": (1, 3), "ratio": 0.7, "kind": "mixed"}
-        valid = plane((4, 12), (4, 9))
-        return (
-            window_masks.sample(k, 16, valid, **options),
-            window_masks.sample(k, 16, valid, **options, mirror=True),
-        )
-
-    place = batch_sharding(make_mesh((8, 1, 1)))
-    sharded = jax.jit(both, out_shardings=(place, place)).lower(key).compile()
-    for a, b in zip(jax.jit(both)(key), sharded(key)):
-        np.testing.assert_array_equal(a, b)
-    text = sharded.as_text()
-    assert text
-    assert not any(op in text for op in ("all-gather", "all-reduce", "all-to-all", "permute"))

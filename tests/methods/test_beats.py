@@ -235,23 +235,6 @@ def trained(method, devices):
     return jax.device_get((state, metrics))
 
 
-@pytest.mark.dist
-@pytest.mark.parametrize("name", METHODS)
-def test_eight_devices_train_as_one(name):
-    """The codebook, too, follows the vectors of all devices: a code moves halfway to their mean."""
-    method = METHODS[name]
-    if name == "tokenizer":
-        method = replace(method, decay=0.5)
-    (one, said), (eight, other) = (trained(method, devices) for devices in (1, 8))
-    assert eight.step == 2
-    for part in ("params", "target"):
-        found, expected = (param_paths.flatten(getattr(state, part)) for state in (eight, one))
-        for path, leaf in expected.items():
-            np.testing.assert_allclose(found[path], leaf, rtol=1e-4, atol=1e-5, err_msg=path)
-    for what, value in said.items():
-        np.testing.assert_allclose(other[what], value, rtol=1e-3, err_msg=what)
-
-
 def test_a_trained_tokenizer_gives_the_model_its_codes():
     """The tree of the tokenizer's run fits the target of the next model, and codes are equal."""
     _, params, target, _ = built("tokenizer")

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jfreq import masks, param_paths, sharding
+from jfreq import masks, param_paths
 from jfreq.config import replace
 from jfreq.method import Streams
 from jfreq.methods.aasp import AaSP
@@ -231,18 +231,6 @@ def test_features_and_mask_for_the_report(name):
     assert shown.reconstruction is None
     share = np.asarray(shown.masked).mean(axis=(1, 2))
     np.testing.assert_allclose(share, 1 - cfg.kept / cfg.grid.size, atol=1e-6)
-
-
-def test_eight_devices_agree_with_one():
-    """The contrast of a batch that lies on eight devices is over all of it."""
-    _, method, params, target, loss = built("aasp")
-    batch, rngs = fake_batch(CLIP, 8), Streams(jax.random.key(2))
-    value = loss(params, target, batch, rngs, 0).value
-    mesh = sharding.make_mesh((8, 1, 1))
-    with jax.set_mesh(mesh):
-        spread = jax.device_put(batch, sharding.batch_sharding(mesh))
-        other = jax.jit(method.loss)(params, target, spread, rngs, 0).value
-    np.testing.assert_allclose(value, other, rtol=1e-4)
 
 
 def learnt(cfg, spec=CLIP):

@@ -5,9 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.sharding import NamedSharding, PartitionSpec
 
-from jfreq import losses, sharding
+from jfreq import losses
 from jfreq.augment import Views
 from jfreq.method import Streams
 from jfreq.methods.common.raw_sensors import sensors
@@ -64,19 +63,6 @@ def test_accuracy_counts_partners_in_both_directions():
     a = jnp.eye(4)
     assert match_accuracy(a, a).mean() == 1
     assert match_accuracy(a, jnp.roll(a, 1, axis=0)).mean() == 0
-
-
-def test_negatives_come_from_all_devices(key):
-    """Eight devices with two rows each give what one gives with sixteen."""
-    method, params = made()
-    batch = fake_batch(MOTION, 16)
-    loss = jax.jit(lambda p, b, k: method.loss(p, {}, b, Streams(k), 0).value)
-    alone = loss(params, batch, key)
-    mesh = sharding.make_mesh((8, 1, 1))
-    with jax.set_mesh(mesh):
-        rows = NamedSharding(mesh, PartitionSpec("data"))
-        spread = {k: jax.device_put(v, rows) for k, v in batch.items()}
-        np.testing.assert_allclose(loss(params, spread, key), alone, rtol=1e-3)
 
 
 def test_learning_pairs_raises_accuracy():

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jfreq import sharding
 from jfreq.nn import attention as module
 from jfreq.nn.attention import Kind, attention
 from jfreq.nn.bias import ALiBi
@@ -231,16 +230,6 @@ def test_gradient_under_vmap(rng):
     mine = jax.jit(rows)(*qkv)
     other = jax.jit(jax.grad(partial(loss, kind="xla"), argnums=1))(*qkv)
     np.testing.assert_allclose(mine, other, rtol=1e-5, atol=1e-5)
-
-
-def test_splash_runs_on_its_own_rows_and_heads(rng):
-    mesh = sharding.make_mesh((2, 2, 2))
-    b, n, h, k = 4, 7, 2, 8
-    q, k, v = (jnp.asarray(rng.normal(size=(b, n, h, k)), jnp.float32) for _ in range(3))
-    with jax.set_mesh(mesh):
-        out = jax.jit(splash)(q, k, v)
-    assert out.sharding.spec[0] == sharding.BATCH
-    np.testing.assert_allclose(out, reference(q, k, v, None), rtol=1e-5, atol=2e-6)
 
 
 def test_cudnn_wants_half_precision(rng):

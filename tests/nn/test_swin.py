@@ -1,7 +1,6 @@
 """What reaches what through the stages, merging and expanding, padding, geometry and counts."""
 
 import dataclasses
-import re
 from typing import Any
 
 import jax
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.stats import truncnorm
 
-from jfreq import param_paths, sharding
+from jfreq import param_paths
 from jfreq.nn.swin import PatchExpand, PatchMerge, Swin, valid_levels
 from jfreq.testing import cells, forward, frames, made, noise, trained
 from jfreq.types import InputError
@@ -239,36 +238,6 @@ def test_drop_path_grows_over_all_blocks():
     rates = [rate for stage in cfg.rates for rate in stage]
     np.testing.assert_allclose(rates, np.arange(8) / 10)
     assert [len(stage) for stage in cfg.rates] == [2, 2, 4]
-
-
-@pytest.mark.dist
-def test_sharded_rows_need_no_collective():
-    """Dropout too, and the draws are those of one device."""
-    mesh = sharding.make_mesh((4, 2, 1))
-    cfg = Swin(width=8, depths=(2, 1), heads=2, window=(3, 3), shift=(1, 1))
-    plane = (12, 6)
-    valid = np.zeros(plane, bool)
-    valid[:10, :5] = True
-    x = noise(16, *plane, 8)
-    encoder, decoder = cfg.build(), cfg.decoder(3)
-    params = made(encoder, x), made(decoder, noise(16, 6, 3, 16))
-
-    def both(params, x, key):
-        how: Any = {"valid": valid, "train": True, "rngs": {"dropout": key}}
-        y = encoder.apply({"params": params[0]}, x, **how)
-        return decoder.apply({"params": params[1]}, y, **how)
-
-    args = params, x, jax.random.key(2)
-    whole = jax.jit(both)(*args)
-    with jax.set_mesh(mesh):
-        rows = jax.device_put(x, sharding.batch_sharding(mesh))
-        whole_copy = jax.sharding.NamedSharding(mesh, jax.P())
-        program = jax.jit(both).lower(params, rows, jax.random.key(2)).compile()
-        parts: Any = program(jax.device_put(params, whole_copy), rows, args[2])
-    text = program.as_text() or "all-gather"
-    assert not re.findall(r"(all-gather|all-to-all|all-reduce|collective-permute)", text)
-    assert parts.sharding.spec[0] == ("data", "fsdp")
-    np.testing.assert_allclose(parts, whole, rtol=1e-4, atol=1e-4)
 
 
 # --- configs -----------------------------------------------------------------------------------

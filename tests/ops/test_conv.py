@@ -1,7 +1,5 @@
 """Grouped convolution against SciPy, in each of its forms."""
 
-import re
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +7,7 @@ import pytest
 from scipy.signal import correlate2d
 
 from jfreq.ops import conv
-from jfreq.sharding import batch_sharding, make_mesh
+from jfreq.sharding import make_mesh
 from jfreq.types import InputError
 
 CASES = [
@@ -91,25 +89,6 @@ def test_the_platform_of_the_program_decides(platform, ours):
     traced = jax.jit(conv.grouped_conv).trace(*draw(*CASES[0]))
     text = traced.lower(lowering_platforms=(platform,)).as_text()
     assert ("stablehlo.convolution" in text) != ours
-
-
-@pytest.mark.dist
-def test_a_sharded_batch_is_not_gathered():
-    mesh = make_mesh((4, 2, 1))
-    x, kernel = draw((8, 5, 4, 6), (3, 3, 3, 4))
-
-    def run(x, kernel):
-        out, pull = jax.vjp(conv.grouped_conv, x, kernel)
-        return out, pull(jnp.ones_like(out))
-
-    with jax.set_mesh(mesh):
-        rows = jax.device_put(x, batch_sharding(mesh))
-        program = jax.jit(run).lower(rows, kernel).compile()
-        found = program(rows, jax.device_put(kernel, jax.sharding.NamedSharding(mesh, jax.P())))
-    text = program.as_text() or "all-gather"
-    assert not re.findall(r"all-gather|all-to-all|collective-permute", text)
-    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(jax.jit(run)(x, kernel))):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("size", [(3, 3, 4, 6), (2, 3, 3, 4), (3, 3, 3, 5)])

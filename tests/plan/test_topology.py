@@ -141,7 +141,6 @@ def test_importing_changes_no_environment():
     subprocess.run([sys.executable, "-c", code], check=True, env=env, timeout=120)
 
 
-@pytest.mark.dist
 def test_too_few_devices_in_this_process():
-    with pytest.raises(InputError, match="needs 9 CPU devices, but JAX runs with 8"):
+    with pytest.raises(InputError, match="needs 9 CPU devices, but JAX runs with"):
         topology.devices(topology.parse("h100:9"))

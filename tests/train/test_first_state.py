@@ -66,7 +66,7 @@ def runs(tmp_path_factory):
 def started(*sources):
     """The first state of a run that starts from ``sources``, and what it says of them."""
     experiment = Experiment("new", Student(), checkpoint=Checkpoint(init_from=sources))
-    mesh, optimiser = sharding.make_mesh((8, 1, 1)), optax.adam(1e-3)
+    mesh, optimiser = sharding.make_mesh((-1, 1, 1)), optax.adam(1e-3)
     state = jax.eval_shape(lambda key: init_state(Student(), optimiser, key), jax.random.key(0))
     places = sharding.shardings(state, mesh, ())
     state = jax.tree.map(

@@ -25,7 +25,7 @@ from jfreq.train import plan as train_plan
 from jfreq.train import step
 from jfreq.types import InputError
 
-from .test_topology import needs_libtpu
+from ...plan.test_topology import needs_libtpu
 
 GOLDEN = "tests/golden/plan_shardings_ssast_base.json"
 UPDATE = f"""the placement of SSAST-base on a mesh changed. Check memory and collectives with `jfreq
@@ -67,7 +67,6 @@ def of_base(mesh):
 # ------------------------------------------------------------------ who lives where
 
 
-@pytest.mark.dist
 def test_golden_tables(root):
     found = {
         name: {
@@ -79,7 +78,6 @@ def test_golden_tables(root):
     assert found == json.loads((root / GOLDEN).read_text()), UPDATE
 
 
-@pytest.mark.dist
 @pytest.mark.parametrize("mesh", MESHES.values())
 def test_nearly_nothing_is_whole_on_every_device(mesh):
     """Parameters and both moments of Adam."""
@@ -88,7 +86,6 @@ def test_nearly_nothing_is_whole_on_every_device(mesh):
         assert 0 < aot.whole_share(tree) < 0.02
 
 
-@pytest.mark.dist
 def test_it_is_the_step_that_trains(experiment, shards):
     """Planned without data and prepared with data: the same shapes, placements and program."""
     experiment = replace(experiment, data=Data(path=(str(shards),), backend="memory"))
@@ -102,7 +99,6 @@ def test_it_is_the_step_that_trains(experiment, shards):
     assert planned == trained
 
 
-@pytest.mark.dist
 def test_a_gpu_gets_the_attention_of_a_gpu(experiment):
     """XLA:CPU stands in for it, but the form for CPUs does not."""
     bound = methods.bind(experiment, SHORT.spec)
@@ -117,7 +113,6 @@ def test_a_gpu_gets_the_attention_of_a_gpu(experiment):
 # ------------------------------------------------------------------ what the compiled step says
 
 
-@pytest.mark.dist
 def test_arguments_are_the_sharded_state_and_batch(plan, experiment):
     """Bytes of every leaf's part, summed by hand."""
     spec = aot.plan_step(methods.bind(experiment, SHORT.spec), SHORT, EIGHT)
@@ -132,7 +127,6 @@ def test_arguments_are_the_sharded_state_and_batch(plan, experiment):
     assert plan.memory.temporaries > 0
 
 
-@pytest.mark.dist
 def test_arithmetic_is_that_of_the_transformer(plan, experiment):
     """2 FLOP for each weight and token, twice that backward, and attention's products: within the
     few per cent that heads and front end add."""
@@ -148,7 +142,6 @@ def test_arithmetic_is_that_of_the_transformer(plan, experiment):
     assert plan.work == pytest.approx(2 * plan.flops + 13 * exact, rel=1e-3)
 
 
-@pytest.mark.dist
 def test_only_weights_are_gathered(plan):
     """All-gathers bring parameters (or a block's slice) together, nothing else; what moves
     activations are the sums that tensor parallelism is made of."""
@@ -187,7 +180,6 @@ class Contrasted(SSAST):
         return Loss(value, {"loss": (value, jnp.ones(()))})
 
 
-@pytest.mark.dist
 def test_a_step_that_gathers_the_batch_is_found():
     spec = of_small()
     spec = dataclasses.replace(spec, method=part_of(Contrasted, spec.method))
@@ -198,7 +190,6 @@ def test_a_step_that_gathers_the_batch_is_found():
 # ------------------------------------------------------------------ bad input
 
 
-@pytest.mark.dist
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -219,7 +210,6 @@ def test_refused_before_compiling(experiment, changes, said, monkeypatch):
         aot.compile_for(replace(experiment, **changes), SHORT, EIGHT)
 
 
-@pytest.mark.dist
 @pytest.mark.parametrize(
     "said",
     [
@@ -266,7 +256,6 @@ class Machine:
         return max(b for b in range(unit, 10_000, unit) if self.peak(b) <= EIGHT.hardware.memory)
 
 
-@pytest.mark.dist
 @pytest.mark.parametrize("strict", [True, False])
 @pytest.mark.parametrize("seed", range(6))
 def test_largest_batch(plan, strict, seed):
@@ -284,14 +273,12 @@ def test_largest_batch(plan, strict, seed):
     assert found.peak == machine.peak(found.batch)
 
 
-@pytest.mark.dist
 def test_largest_batch_from_one_that_is_too_large(plan):
     machine = Machine(plan, 0, 0.02 * EIGHT.hardware.memory, strict=False)
     found = aot.largest_batch(machine.compile(256), machine.compile, unit=4, tries=12)
     assert found.batch <= machine.truth(4) < (found.refused or 0) <= found.batch + 4
 
 
-@pytest.mark.dist
 def test_no_batch_fits(plan):
     machine = Machine(plan, 2 * EIGHT.hardware.memory, 1.0, strict=True)
     first = dataclasses.replace(plan, memory=aot.Memory(0, 0, machine.peak(64)), batch=64)
@@ -325,7 +312,6 @@ def test_tpu_step(experiment):
     assert found.work > found.flops > 0
 
 
-@pytest.mark.dist
 def test_batches_are_those_of_the_pipeline():
     """A plan without data takes the shapes that the pipeline would give."""
     spec = of_small()

@@ -27,7 +27,6 @@ def found_in(fn, shape, out=WHOLE):
     return collectives.find(hlo.parse(program.as_text() or ""), MESH)
 
 
-@pytest.mark.dist
 @pytest.mark.parametrize("axes", SUBSETS)
 @pytest.mark.parametrize(
     ("kind", "fn", "whole", "factor"),
@@ -44,7 +43,6 @@ def test_what_is_asked_for_is_found(kind, fn, whole, factor, axes):
     assert found.sent == pytest.approx(factor * (group - 1) / group * found.bytes)
 
 
-@pytest.mark.dist
 def test_scattered_sum_counts_the_whole_array():
     scatter = functools.partial(jax.lax.psum_scatter, tiled=True)
     (found,) = found_in(lambda x: scatter(x, "fsdp"), (48, 16), ROWS)
@@ -53,7 +51,6 @@ def test_scattered_sum_counts_the_whole_array():
     assert (found.axes, found.bytes) == (("fsdp",), 4 * 6 * 16)
 
 
-@pytest.mark.dist
 def test_permutation():
     swap = functools.partial(jax.lax.ppermute, axis_name="tensor", perm=[(0, 1), (1, 0)])
     (found,) = found_in(swap, (48, 16), ROWS)
@@ -61,7 +58,6 @@ def test_permutation():
     assert found.bytes == found.sent == 4 * 6 * 16
 
 
-@pytest.mark.dist
 def test_in_a_loop():
     def fn(x):
         return jax.lax.scan(lambda c, _: (jax.lax.psum(jnp.sin(c), "data"), None), x, length=9)[0]
@@ -161,7 +157,6 @@ def test_unknown_groups_are_refused():
         collectives.device_groups("replica_groups=@new_form", 4)
 
 
-@pytest.mark.dist
 def test_a_gather_of_the_batch_is_seen():
     gather = functools.partial(jax.lax.all_gather, axis_name=AXES, tiled=True)
     found = found_in(lambda x: gather(x).sum(), (48, 16))

@@ -33,7 +33,6 @@ def refused(capsys):
     return call
 
 
-@pytest.mark.dist
 def test_page_and_json_say_the_same(capsys, tmp_path):
     path = tmp_path / "plan.json"
     mesh = ["--mesh.data", "2", "--mesh.fsdp", "2", "--mesh.tensor", "2"]
@@ -93,7 +92,6 @@ def test_options_of_the_experiment_are_checked(refused):
 
 
 @pytest.mark.slow
-@pytest.mark.dist
 def test_a_fresh_process_makes_its_own_devices(tmp_path):
     """More devices than this process has; whatever the machine's own platform is."""
     path = tmp_path / "plan.json"

@@ -1,0 +1,79 @@
+"""Meshes agree: losses, parameters, accumulation, and no gather of the batch."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jfreq.config import Mesh, replace
+from jfreq.method import Method, summarise
+from jfreq.train import initial_state, plan, step
+from jfreq.train.loop import Feed
+
+
+def losses_of(setup, steps=3):
+    """Losses of the first steps of a planned run."""
+    with jax.set_mesh(setup.mesh):
+        state, found = initial_state.first_state(setup), []
+        update, _ = step.compile_step(setup)
+        key = initial_state.run_key(setup)
+        feed = Feed(setup, 0)
+        for _ in range(steps):
+            state, metrics = update(state, next(feed), key)
+            found.append(float(metrics["loss"][0] / metrics["loss"][1]))
+    return np.array(found), jax.device_get(state.params)
+
+
+class Regression(Method):
+    """Least squares on the first 64 samples; nothing random."""
+
+    def loss(self, params, target, batch, rngs, step):
+        x = batch["audio"][:, :64, 0].astype(jnp.float32) / 2**15
+        return summarise({"loss": jnp.square(x @ params["w"] - 1.0)}, batch)
+
+
+def test_accumulation_is_the_same_mathematics(experiment):
+    """Two micro-batches of a method without randomness in the loss: the same update."""
+    setup = plan.plan_run(replace(experiment, mesh__data=4, mesh__fsdp=2))
+    parts = plan.plan_run(
+        replace(experiment, mesh__data=4, mesh__fsdp=1, mesh__tensor=2, accumulate=2)
+    )
+    rng = np.random.default_rng(0)
+    batch = {
+        "audio": rng.integers(-9999, 9999, (8, 64, 1)).astype(np.int16),
+        "_mask": np.array([1, 1, 1, 0, 1, 1, 1, 1], np.float32),
+    }
+    params = {"w": jnp.asarray(rng.normal(size=64), jnp.float32)}
+    results = []
+    for each in (setup, parts):
+        planned = dataclasses.replace(each, method=Regression(), optimiser=optax.sgd(1.0))
+        state = step.State(jnp.zeros((), jnp.int32), params, optax.sgd(1.0).init(params), {})
+        new, metrics = jax.jit(step.make_step(planned))(state, batch, jax.random.key(0))
+        results.append((new.params["w"], metrics["loss"][0], metrics["loss"][1]))
+    for a, b in zip(*results):
+        np.testing.assert_allclose(a, b, rtol=1e-5)
+
+
+def test_meshes_agree(experiment):
+    reference, params = losses_of(plan.plan_run(experiment))
+    losses, other = losses_of(plan.plan_run(replace(experiment, mesh=Mesh(2, 2, 2))))
+    np.testing.assert_allclose(losses, reference, atol=1e-3)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-2), params, other)
+
+
+@pytest.mark.parametrize("mesh", [Mesh(8, 1, 1), Mesh(2, 4, 1)])
+def test_no_gather_of_the_batch(experiment, mesh):
+    """No collective of the compiled step has the global batch as a dimension."""
+    setup = plan.plan_run(replace(experiment, mesh=mesh, batch=24, method__passes=2))
+    with jax.set_mesh(setup.mesh):
+        compiled, _ = step.compile_step(setup)
+    text = compiled.as_text()
+    assert text
+    for line in text.splitlines():
+        if any(f" {op}(" in line or f" {op}-start(" in line for op in ("all-gather", "all-to-all")):
+            shape = line.split("=", 1)[1].split("{")[0]
+            dims = shape.split("[", 1)[1].split("]")[0].split(",")
+            assert not {"24", "48"} & set(dims), line
