@@ -164,7 +164,6 @@ def test_other_data_than_before(experiment, run, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        ({"batch": 12, "accumulate": 5}, "12 rows in 5 micro-batches do not divide"),
         ({"mesh__tensor": 3}, "does not match the devices that JAX has"),
         ({"data__path": ()}, "no shards given"),
         ({"data__path": ("nowhere",)}, "nowhere"),
