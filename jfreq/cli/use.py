@@ -9,8 +9,17 @@ from typing import Literal
 from tyro.conf import Positional
 
 from jfreq.cli.common import bars, found_run, tell
-from jfreq.ranges import Count, Draws, Hertz, Integer, Positive, Probability, Seed, Share
-from jfreq.types import InputError
+from jfreq.ranges import (
+    Count,
+    Draws,
+    Hertz,
+    InputError,
+    Integer,
+    Positive,
+    Probability,
+    Seed,
+    Share,
+)
 
 
 def probe(
