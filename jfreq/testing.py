@@ -26,9 +26,14 @@ from jfreq.types import Array, Batch, BatchSpec, DataSpec, PyTree, SignalSpec
 CLIP = DataSpec((SignalSpec("audio", 16000, 20720),), ("a", "b", "c"))
 """1.295 s: 128 frames, none of them padding."""
 SECOND = DataSpec((SignalSpec("audio", 16000, 16000),), ("a", "b"))
-LEVEL: Any = {"mean": (0.0, 0.0, 1.0), "std": (0.3, 0.3, 0.3)}
+_FLAT = (0.0, 0.0, 1.0), (0.3, 0.3, 0.3)
+"""Mean and standard deviation of a sensor that lies flat."""
 MOTION = DataSpec(
-    (SignalSpec("acc", 50, 128, 3, **LEVEL), SignalSpec("gyro", 50, 128, 3, **LEVEL)), ("a", "b")
+    (SignalSpec("acc", 50, 128, 3, *_FLAT), SignalSpec("gyro", 50, 128, 3, *_FLAT)),
+    ("a", "b"),
+)
+ACC_MIC = DataSpec(
+    (SignalSpec("acc", 50, 128, 3, *_FLAT), SignalSpec("mic", 200, 512, 1, (0.1,), (0.2,)))
 )
 PUBLISHED = DataSpec(
     (SignalSpec("acc", 100, 512, 3), SignalSpec("gyro", 100, 512, 3)), tuple("abcdef")

@@ -95,7 +95,5 @@ def test_batches_that_are_no_whole_runs_in_micro_batches_are_refused(experiment)
 
 
 def test_batches_that_do_not_divide_over_the_devices_are_refused(experiment):
-    with pytest.raises(
-        InputError, match=r"12 rows .* 8 devices .*take a multiple of 8"
-    ):
+    with pytest.raises(InputError, match=r"12 rows .* 8 devices .*take a multiple of 8"):
         plan.check_batch(replace(experiment, batch=12), sharding.make_mesh((8, 1, 1)))

@@ -22,9 +22,9 @@ from jfreq.train import plan
 from jfreq.train.optimizer import rate_multipliers
 from jfreq.types import DataSpec, InputError, SignalSpec
 
-LEVEL = {"mean": (0.0,), "std": (0.1,)}
+MEAN_STD = (0.0,), (0.1,)
 SENSORS = DataSpec(
-    (SignalSpec("seismic", 50.0, 64, 1, **LEVEL), SignalSpec("audio", 100.0, 128, 1, **LEVEL))
+    (SignalSpec("seismic", 50.0, 64, 1, *MEAN_STD), SignalSpec("audio", 100.0, 128, 1, *MEAN_STD))
 )
 SMALL = PlaneSense(width=8, blocks=1, hidden=4, dropout=0.0)
 FEW = Views(time=("flip", "scale"), frequency=("shift",))

@@ -17,14 +17,10 @@ from jfreq.masks import window_masks
 from jfreq.method import Streams
 from jfreq.methods.freqmae import FreqMAE, as_released, frequency_weights
 from jfreq.nn.swin import Swin
-from jfreq.testing import fake_batch, fitted, loss_and_grad
+from jfreq.testing import ACC_MIC, fake_batch, fitted, loss_and_grad
 from jfreq.train import optimizer
 from jfreq.types import DataSpec, InputError, SignalSpec
 
-LEVEL = {"mean": (0.0, 0.0, 1.0), "std": (0.3, 0.3, 0.3)}
-SPEC = DataSpec(
-    (SignalSpec("acc", 50, 128, 3, **LEVEL), SignalSpec("mic", 200, 512, 1, (0.1,), (0.2,)))
-)
 MOD = DataSpec((SignalSpec("audio", 8000, 16000), SignalSpec("seismic", 100, 200)))
 QUIET: dict[str, Any] = {"dropout": 0.0, "attention_dropout": 0.0, "drop_path": 0.0}
 SMALL = FreqMAE(
@@ -38,7 +34,7 @@ SMALL = FreqMAE(
 
 @pytest.fixture(scope="module")
 def small():
-    method = SMALL.bind(SPEC)
+    method = SMALL.bind(ACC_MIC)
     return method, jax.jit(method.init)(jax.random.key(1))
 
 
@@ -211,7 +207,7 @@ def test_what_is_masked_is_the_mask_token(small):
 
 def test_a_prediction_ignores_its_own_sensor(small):
     method, params = small
-    batch, encode = fake_batch(SPEC, 2), jax.jit(method.encode)
+    batch, encode = fake_batch(ACC_MIC, 2), jax.jit(method.encode)
     changed = batch | {"acc": -2 * batch["acc"]}
     one, other = (np.asarray(encode(params, b).clip) for b in (batch, changed))
     assert one.shape == (2, 2 * 2 * 12)  # own and predicted, two sensors
@@ -224,9 +220,9 @@ def test_a_prediction_ignores_its_own_sensor(small):
 
 def test_without_gamma_fusion_is_not_trained(small):
     method, params = small
-    batch, key = fake_batch(SPEC, 2), jax.random.key(0)
+    batch, key = fake_batch(ACC_MIC, 2), jax.random.key(0)
     with_fusion = param_paths.flatten(loss_and_grad(method, params, batch, key)[1])
-    off = replace(SMALL, gamma=0.0).bind(SPEC)
+    off = replace(SMALL, gamma=0.0).bind(ACC_MIC)
     without = param_paths.flatten(loss_and_grad(off, params, batch, key)[1])
     fusion = [p for p in with_fusion if p.startswith(("draw_fused", "predict"))]
     assert fusion
@@ -237,8 +233,8 @@ def test_without_gamma_fusion_is_not_trained(small):
 
 @pytest.mark.parametrize(("embed", "width"), [("own", 24), ("fused", 24), ("both", 48)])
 def test_width_of_the_clip_vector(small, embed, width):
-    method = replace(SMALL, embed=embed).bind(SPEC)
-    found = jax.eval_shape(method.encode, small[1], fake_batch(SPEC, 2))
+    method = replace(SMALL, embed=embed).bind(ACC_MIC)
+    found = jax.eval_shape(method.encode, small[1], fake_batch(ACC_MIC, 2))
     assert found.clip.shape == (2, width)
 
 
@@ -249,7 +245,7 @@ def test_frozen_patch_embedding_stays(small):
     optimiser = optimizer.make(cfg, steps=10, params=params)
     state, now = optimiser.init(params), params
     for i in range(3):
-        grads = loss_and_grad(method, now, fake_batch(SPEC, 2, seed=i), jax.random.key(i))[1]
+        grads = loss_and_grad(method, now, fake_batch(ACC_MIC, 2, seed=i), jax.random.key(i))[1]
         updates, state = optimiser.update(grads, state, now)
         now = optax.apply_updates(now, updates)
     before, after = param_paths.flatten(params), param_paths.flatten(now)
@@ -262,7 +258,7 @@ def test_frozen_patch_embedding_stays(small):
 
 def test_absent_sensors_and_short_windows(small):
     method, params = small
-    batch = fake_batch(SPEC, 3) | {"length": jnp.array([128, 40, 128])}
+    batch = fake_batch(ACC_MIC, 3) | {"length": jnp.array([128, 40, 128])}
     batch["acc"] = batch["acc"].at[0].set(0.0).at[2, 1, 1].set(jnp.nan)
     batch["mic"] = batch["mic"].at[2].set(0.0)
     found, grads = loss_and_grad(method, params, batch, jax.random.key(0))
@@ -273,18 +269,18 @@ def test_absent_sensors_and_short_windows(small):
 
 
 def test_tokens_lie_on_the_last_plane():
-    method = replace(SMALL, encoder__depths=(1, 1)).bind(SPEC)
+    method = replace(SMALL, encoder__depths=(1, 1)).bind(ACC_MIC)
     grid = method.grid
     assert grid.hop == 32 and grid.first == 16 and grid.time == 4
     params = jax.eval_shape(method.init, jax.random.key(0))
-    found = jax.eval_shape(method.encode, params, fake_batch(SPEC, 3))
+    found = jax.eval_shape(method.encode, params, fake_batch(ACC_MIC, 3))
     assert found.tokens.shape == (3, 4, 2 * 16) and found.valid.shape == (3, 4)
 
 
 def test_encoding_is_deterministic_and_training_is_not(small):
     _, params = small
-    noisy = replace(SMALL, encoder__dropout=0.5).bind(SPEC)
-    batch, encode = fake_batch(SPEC, 2), jax.jit(noisy.encode)
+    noisy = replace(SMALL, encoder__dropout=0.5).bind(ACC_MIC)
+    batch, encode = fake_batch(ACC_MIC, 2), jax.jit(noisy.encode)
     a, b = (encode(params, batch).clip for _ in range(2))
     np.testing.assert_array_equal(a, b)
     c = jax.jit(noisy.forward)(params, batch, Streams(jax.random.key(0))).clip
@@ -327,14 +323,14 @@ def test_it_overfits_a_few_samples(small):
 )
 def test_bad_settings_are_refused(changes, words):
     with pytest.raises(InputError, match=words):
-        dataclasses.replace(SMALL, **changes).bind(SPEC)
+        dataclasses.replace(SMALL, **changes).bind(ACC_MIC)
 
 
 def test_one_sensor_is_enough():
-    method = replace(SMALL, modalities=("acc",), patch_bins=(2,)).bind(SPEC)
+    method = replace(SMALL, modalities=("acc",), patch_bins=(2,)).bind(ACC_MIC)
     params = jax.eval_shape(method.init, jax.random.key(0))
     assert not any(p.startswith("predict") for p in param_paths.flatten(params))
-    found = jax.eval_shape(method.encode, params, fake_batch(SPEC, 2))
+    found = jax.eval_shape(method.encode, params, fake_batch(ACC_MIC, 2))
     assert found.clip.shape == (2, 12)
 
 
@@ -342,8 +338,8 @@ def test_one_sensor_is_enough():
 def test_other_masks_trace_in_both_forms(kind):
     for base in (SMALL, as_released(SMALL)):
         cfg = replace(base, mask_kind=kind, mask_ratio=0.5, patch_bins=(1, 2))
-        method = cfg.bind(SPEC)
+        method = cfg.bind(ACC_MIC)
         params = jax.eval_shape(method.init, jax.random.key(0))
         rngs = Streams(jax.random.key(0))
-        found = jax.eval_shape(method.loss, params, {}, fake_batch(SPEC, 2), rngs, 0)
+        found = jax.eval_shape(method.loss, params, {}, fake_batch(ACC_MIC, 2), rngs, 0)
         assert found.value.shape == ()

@@ -11,13 +11,9 @@ from jfreq.method import Streams
 from jfreq.methods.common.sensor_spectra import spectra
 from jfreq.methods.mae import MAE, plane_grid
 from jfreq.nn.vit import ViT
-from jfreq.testing import fake_batch, fitted, loss_and_grad
-from jfreq.types import DataSpec, InputError, Mask, SignalSpec
+from jfreq.testing import ACC_MIC, fake_batch, fitted, loss_and_grad
+from jfreq.types import InputError, Mask
 
-LEVEL = {"mean": (0.0, 0.0, 1.0), "std": (0.3, 0.3, 0.3)}
-SPEC = DataSpec(
-    (SignalSpec("acc", 50, 128, 3, **LEVEL), SignalSpec("mic", 200, 512, 1, (0.1,), (0.2,)))
-)
 SMALL = MAE(
     encoder=ViT(width=16, depth=1, heads=2),
     decoder=ViT(width=8, depth=1, heads=2),
@@ -27,7 +23,7 @@ SMALL = MAE(
 
 @pytest.fixture(scope="module")
 def small():
-    cfg = method = SMALL.bind(SPEC)
+    cfg = method = SMALL.bind(ACC_MIC)
     return cfg, method, jax.jit(method.init)(jax.random.key(1))
 
 
@@ -43,7 +39,7 @@ def fixed(cfg, rows, seed=0) -> dict[str, Mask]:
 def test_what_is_masked_never_reaches_the_encoder(small):
     cfg, method, params = small
     drop = fixed(cfg, 2)
-    found = spectra(cfg, fake_batch(SPEC, 2))
+    found = spectra(cfg, fake_batch(ACC_MIC, 2))
     # Poison every masked patch of one sensor: nothing drawn may change.
     name, plane = "acc", cfg.planes["acc"]
     hidden = np.asarray(drop[name].is_masked).reshape(2, *plane.tokens)
@@ -61,11 +57,11 @@ def test_what_is_masked_never_reaches_the_encoder(small):
 
 @pytest.mark.parametrize("ratio", [0.75, 0.9, 0.96])
 def test_exactly_so_many_tokens_are_left(ratio):
-    cfg = method = replace(SMALL, mask_ratio=ratio).bind(SPEC)
+    cfg = method = replace(SMALL, mask_ratio=ratio).bind(ACC_MIC)
     for plane in cfg.planes.values():
         n = plane.tokens[0] * plane.tokens[1]
         assert cfg.kept(plane) == n - round(ratio * n) >= 1
-    found = jax.eval_shape(lambda batch: spectra(cfg, batch), fake_batch(SPEC, 2))
+    found = jax.eval_shape(lambda batch: spectra(cfg, batch), fake_batch(ACC_MIC, 2))
     drawn = jax.eval_shape(method.sample_masks, jax.random.key(0), found)
     kept = [(2, cfg.kept(plane)) for plane in cfg.planes.values()]
     assert [mask.visible.shape for mask in drawn.values()] == kept
@@ -73,14 +69,14 @@ def test_exactly_so_many_tokens_are_left(ratio):
 
 def test_an_absent_sensor_counts_nowhere(small):
     cfg, method, params = small
-    batch = fake_batch(SPEC, 3)
+    batch = fake_batch(ACC_MIC, 3)
     batch["acc"] = batch["acc"].at[0].set(0.0).at[1, 3, 0].set(jnp.nan)
     batch["mic"] = batch["mic"].at[1].set(0.0)
     key = jax.random.key(0)
     found, grads = loss_and_grad(method, params, batch, key)
     assert np.isfinite(found.value) and all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
     # Row 1 has no sensor left: it adds nothing but a row to the mean.
-    rows = fake_batch(SPEC, 3) | {"acc": batch["acc"], "mic": batch["mic"]}
+    rows = fake_batch(ACC_MIC, 3) | {"acc": batch["acc"], "mic": batch["mic"]}
     one = {k: v[jnp.array([0, 2, 2])] for k, v in rows.items()}
     twice = loss_and_grad(method, params, one, key)[0].value
     assert float(found.metrics["loss"][0]) < float(twice * 3)
@@ -97,13 +93,13 @@ def test_an_absent_sensor_counts_nowhere(small):
 
 def test_features_are_deterministic_and_lie_on_the_grid(small):
     cfg, method, params = small
-    batch = fake_batch(SPEC, 2)
+    batch = fake_batch(ACC_MIC, 2)
     encode = jax.jit(MAE.encode, static_argnums=0)
     a, b = (encode(method, params, batch) for _ in range(2))
     np.testing.assert_array_equal(a.clip, b.clip)
     assert a.clip.shape == (2, 8 * 16) and a.tokens.shape[1] == cfg.grid.size == 8 * (4 + 4)
     assert a.grid.first == 8 and a.grid.hop == 16  # interval of 16 samples of the first sensor
-    mean, one = (replace(SMALL, pool=p).bind(SPEC) for p in ("mean", "modality"))
+    mean, one = (replace(SMALL, pool=p).bind(ACC_MIC) for p in ("mean", "modality"))
     tokens = np.asarray(a.tokens)
     np.testing.assert_allclose(encode(mean, params, batch).clip, tokens.mean(1), atol=1e-5)
     by_sensor = tokens.reshape(2, 8, 8, 16)
@@ -117,7 +113,7 @@ def test_features_are_deterministic_and_lie_on_the_grid(small):
 
 def test_drawing_is_in_the_units_of_the_spectrogram(small):
     _, method, params = small
-    found = jax.jit(method.reconstruct)(params, fake_batch(SPEC, 2), Streams(jax.random.key(0)))
+    found = jax.jit(method.reconstruct)(params, fake_batch(ACC_MIC, 2), Streams(jax.random.key(0)))
     assert found.spectrogram.shape == (2, 8, 8 + 32, 1) == found.reconstruction.shape
     same = np.asarray(found.reconstruction == found.spectrogram)[..., 0]
     assert same[~np.asarray(found.masked)].all() and not same[np.asarray(found.masked)].any()
@@ -134,11 +130,11 @@ def test_drawing_is_in_the_units_of_the_spectrogram(small):
 )
 def test_masks_that_leave_nothing_are_refused(changes, words):
     with pytest.raises(InputError, match=words):
-        replace(SMALL, **changes).bind(SPEC)
+        replace(SMALL, **changes).bind(ACC_MIC)
 
 
 def test_it_learns_what_it_is_shown():
-    method = replace(SMALL, mask_ratio=0.5).bind(SPEC)
+    method = replace(SMALL, mask_ratio=0.5).bind(ACC_MIC)
     t = np.arange(512) / 200
     rng = np.random.default_rng(0)
     f = rng.uniform(5, 20, (8, 1))

@@ -16,14 +16,9 @@ from jfreq.methods.mae import MAE
 from jfreq.methods.phymask import PhyMask, chosen, scores
 from jfreq.nn.swin import Swin
 from jfreq.nn.vit import ViT
-from jfreq.testing import fake_batch, loss_and_grad
-from jfreq.types import DataSpec, InputError, SignalSpec
+from jfreq.testing import ACC_MIC, MOTION, fake_batch, loss_and_grad
+from jfreq.types import InputError
 
-LEVEL = {"mean": (0.0, 0.0, 1.0), "std": (0.3, 0.3, 0.3)}
-SPEC = DataSpec(
-    (SignalSpec("acc", 50, 128, 3, **LEVEL), SignalSpec("mic", 200, 512, 1, (0.1,), (0.2,)))
-)
-TWINS = DataSpec((SignalSpec("acc", 50, 128, 3, **LEVEL), SignalSpec("gyro", 50, 128, 3, **LEVEL)))
 VIT = MAE(
     encoder=ViT(width=16, depth=1, heads=2),
     decoder=ViT(width=8, depth=1, heads=2),
@@ -41,7 +36,7 @@ SWIN = FreqMAE(
 def burst(rows=4, seed=0):
     """Faint noise, and in ``mic`` one loud stretch of one tone."""
     rng = np.random.default_rng(seed)
-    batch = fake_batch(SPEC, rows)
+    batch = fake_batch(ACC_MIC, rows)
     t = np.arange(512) / 200
     tone = np.sin(2 * np.pi * 40 * t) * ((t > 0.7) & (t < 1.4))
     noise = 0.02 * rng.normal(size=(rows, 512, 1))
@@ -50,7 +45,7 @@ def burst(rows=4, seed=0):
 
 @pytest.mark.parametrize("ratio", [0.75, 0.9, 0.96])
 def test_budgets_are_kept_exactly(ratio):
-    cfg = PhyMask(trunk=replace(VIT, mask_ratio=ratio)).bind(SPEC).calibrate(burst())
+    cfg = PhyMask(trunk=replace(VIT, mask_ratio=ratio)).bind(ACC_MIC).calibrate(burst())
     assert cfg.units == (64, 64)
     assert cfg.kept is not None
     total = 2 * round((1 - ratio) * 64)
@@ -65,7 +60,7 @@ def test_budgets_are_kept_exactly(ratio):
 
 
 def test_equal_budgets_need_no_data():
-    cfg = PhyMask(trunk=VIT, budget="equal").bind(SPEC)
+    cfg = PhyMask(trunk=VIT, budget="equal").bind(ACC_MIC)
     assert cfg.calibrate(burst()).kept is None and cfg.visible == (6, 6)
     assert replace(cfg, kept=(3, 9)).unbind().kept is None
 
@@ -81,7 +76,7 @@ def test_what_is_loud_stays_visible_and_the_opposite_sign_hides_it():
             budget="equal",
             temperature=(1.0, 1e-6),
             anneal_steps=10,
-        ).bind(SPEC)
+        ).bind(ACC_MIC)
         found = spectra(cfg.trunk, burst())
         power = np.asarray(
             energy_coherence.patch_energy(found["mic"].real, found["mic"].imag, (1, 4))
@@ -96,7 +91,7 @@ def test_what_is_loud_stays_visible_and_the_opposite_sign_hides_it():
 
 
 def test_annealing_runs_without_compiling_again():
-    method = PhyMask(trunk=VIT, anneal_steps=4).bind(SPEC)
+    method = PhyMask(trunk=VIT, anneal_steps=4).bind(ACC_MIC)
     params = jax.jit(method.init)(jax.random.key(0))
     loss = jax.jit(
         lambda step: method.loss(params, {}, burst(), Streams(jax.random.key(0)), step).value
@@ -115,7 +110,7 @@ def test_floor_reaches_every_patch():
             budget="equal",
             temperature=(1e-3, 1e-6),
             anneal_steps=1,
-        ).bind(SPEC)
+        ).bind(ACC_MIC)
         found = spectra(cfg.trunk, burst(1))
         keys = jax.random.split(jax.random.key(0), 600)
         kept = jax.vmap(lambda k: chosen(cfg, k, found, 1)["mic"].visible[0])(keys)
@@ -126,7 +121,7 @@ def test_floor_reaches_every_patch():
 
 def test_masks_are_asked_for_as_those_of_the_trunk():
     """The same call for both: as many patches, and among them those of the loud tone."""
-    method = PhyMask(trunk=VIT, budget="equal", floor=0.0).bind(SPEC)
+    method = PhyMask(trunk=VIT, budget="equal", floor=0.0).bind(ACC_MIC)
     assert method.encoder_method == method.trunk
     found = spectra(method.trunk, burst())
     power = {}
@@ -142,7 +137,7 @@ def test_masks_are_asked_for_as_those_of_the_trunk():
 
 
 def test_windows_of_the_other_trunk():
-    method = PhyMask(trunk=SWIN).bind(SPEC)
+    method = PhyMask(trunk=SWIN).bind(ACC_MIC)
     assert method.units == (8, 16)  # 4 x 2 and 4 x 4 windows of 2 x 4 tokens
     params = jax.eval_shape(method.init, jax.random.key(0))
     params = jax.tree.map(lambda x: jnp.zeros(x.shape), params)
@@ -155,10 +150,10 @@ def test_windows_of_the_other_trunk():
 
 def test_coherence_between_sensors():
     with pytest.raises(InputError, match="no other sensor has the rate of 'acc'"):
-        PhyMask(trunk=VIT, coherence="modalities").bind(SPEC)
+        PhyMask(trunk=VIT, coherence="modalities").bind(ACC_MIC)
     trunk = replace(VIT, patch_bins=(2,), standardise="none")
-    cfg = PhyMask(trunk=trunk, coherence="modalities", alpha=0.0, budget="equal").bind(TWINS)
-    batch = fake_batch(TWINS, 2)
+    cfg = PhyMask(trunk=trunk, coherence="modalities", alpha=0.0, budget="equal").bind(MOTION)
+    batch = fake_batch(MOTION, 2)
     wave = batch["acc"][..., :1].repeat(3, -1)  # one wave in all axes of both
     alike = scores(cfg, spectra(cfg.trunk, batch | {"acc": wave, "gyro": wave}))["acc"]
     apart = scores(cfg, spectra(cfg.trunk, batch))["acc"]
@@ -168,7 +163,7 @@ def test_coherence_between_sensors():
 
 
 def test_silence_and_absence_give_finite_losses():
-    method = PhyMask(trunk=VIT).bind(SPEC)
+    method = PhyMask(trunk=VIT).bind(ACC_MIC)
     params = jax.jit(method.init)(jax.random.key(0))
     batch = burst()
     batch["acc"] = batch["acc"].at[0].set(0.0).at[1, 0, 0].set(jnp.nan)
@@ -191,4 +186,4 @@ def test_silence_and_absence_give_finite_losses():
 )
 def test_bad_settings_are_refused(changes, words):
     with pytest.raises(InputError, match=words):
-        replace(PhyMask(trunk=VIT), **changes).bind(SPEC)
+        replace(PhyMask(trunk=VIT), **changes).bind(ACC_MIC)

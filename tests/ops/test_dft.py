@@ -17,7 +17,7 @@ def noise(*shape, seed=0):
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
-def spectra(x, evaluator="auto"):
+def spectra(x, evaluator: dft.Evaluator = "auto"):
     return dft.rdft(frame(x, frame_length=32, hop_length=8), n_fft=32, evaluator=evaluator)
 
 

@@ -16,28 +16,23 @@ from jfreq.methods.common.sensor_spectra import (
     spectra,
     to_tokens,
 )
-from jfreq.testing import fake_batch
+from jfreq.testing import ACC_MIC, fake_batch
 from jfreq.types import DataSpec, InputError, SignalSpec
-
-LEVEL = {"mean": (0.0, 0.0, 1.0), "std": (0.3, 0.3, 0.3)}
-SPEC = DataSpec(
-    (SignalSpec("acc", 50, 128, 3, **LEVEL), SignalSpec("mic", 200, 512, 1, (0.1,), (0.2,)))
-)
 
 
 def test_sensors_of_two_rates_have_the_same_frames():
-    cfg = SpectraMethod().bind(SPEC)
+    cfg = SpectraMethod().bind(ACC_MIC)
     planes = cfg.planes
     assert [p.frames for p in planes.values()] == [8, 8]
     assert [p.bins for p in planes.values()] == [8, 32]
     assert [p.tokens for p in planes.values()] == [(8, 8), (8, 16)]
-    found = spectra(cfg, fake_batch(SPEC, 3))
+    found = spectra(cfg, fake_batch(ACC_MIC, 3))
     assert found["acc"].x.shape == (3, 8, 8, 9) and found["mic"].x.shape == (3, 8, 32, 3)
 
 
 def test_zero_and_nan_windows_are_absent():
-    cfg = SpectraMethod().bind(SPEC)
-    batch = fake_batch(SPEC, 4)
+    cfg = SpectraMethod().bind(ACC_MIC)
+    batch = fake_batch(ACC_MIC, 4)
     batch["acc"] = batch["acc"].at[1].set(0.0).at[2, 5, 1].set(jnp.nan).at[3, 0, 0].set(jnp.inf)
     found = spectra(cfg, batch)
     assert np.asarray(found["acc"].present).tolist() == [True, False, False, False]
@@ -49,16 +44,16 @@ def test_zero_and_nan_windows_are_absent():
 
 
 def test_frames_beyond_the_signal_do_not_count():
-    cfg = SpectraMethod().bind(SPEC)
-    batch = fake_batch(SPEC, 3) | {"length": jnp.array([128, 64, 3])}
+    cfg = SpectraMethod().bind(ACC_MIC)
+    batch = fake_batch(ACC_MIC, 3) | {"length": jnp.array([128, 64, 3])}
     found = spectra(cfg, batch)
     for name in ("acc", "mic"):  # lengths are in samples of the first sensor
         assert np.asarray(found[name].inside.sum(1)).tolist() == [8, 4, 1]
 
 
 def test_energy_is_parsevals():
-    cfg = SpectraMethod(standardise="none", frontend=Spectrum(0.32, two_sided=True)).bind(SPEC)
-    batch = fake_batch(SPEC, 2)
+    cfg = SpectraMethod(standardise="none", frontend=Spectrum(0.32, two_sided=True)).bind(ACC_MIC)
+    batch = fake_batch(ACC_MIC, 2)
     energy = spectra(cfg, batch)["acc"].energy
     np.testing.assert_allclose(energy, np.sum(np.square(batch["acc"]), axis=(1, 2)), rtol=1e-4)
 
@@ -66,8 +61,8 @@ def test_energy_is_parsevals():
 def test_a_sensor_silent_in_the_whole_set_is_refused():
     dead = SignalSpec("gyro", 50, 128, 2, (0.0, 0.0), (1.0, 1.0))
     with pytest.raises(InputError, match="'gyro' is zero in every training row"):
-        SpectraMethod().bind(DataSpec((*SPEC.signals, dead)))
-    SpectraMethod(modalities=("acc",)).bind(DataSpec((*SPEC.signals, dead)))
+        SpectraMethod().bind(DataSpec((*ACC_MIC.signals, dead)))
+    SpectraMethod(modalities=("acc",)).bind(DataSpec((*ACC_MIC.signals, dead)))
 
 
 @pytest.mark.parametrize(
@@ -81,7 +76,7 @@ def test_a_sensor_silent_in_the_whole_set_is_refused():
 )
 def test_bad_settings_are_refused(changes, words):
     with pytest.raises(InputError, match=words):
-        SpectraMethod(**changes).bind(SPEC)
+        SpectraMethod(**changes).bind(ACC_MIC)
 
 
 @settings(deadline=None, max_examples=40)
@@ -98,7 +93,7 @@ def test_tokens_there_and_back(frames, bins, pt, pf, more):
 
 
 def test_weights_lie_like_patches():
-    cfg = SpectraMethod(patch_frames=2, patch_bins=(3,)).bind(SPEC)
+    cfg = SpectraMethod(patch_frames=2, patch_bins=(3,)).bind(ACC_MIC)
     plane = cfg.planes["acc"]
     tokens = (5, 4)
     rng = np.random.default_rng(0)
@@ -109,8 +104,8 @@ def test_weights_lie_like_patches():
 
 
 def test_levels_are_those_of_the_present_windows():
-    cfg = SpectraMethod().bind(SPEC)
-    batch = fake_batch(SPEC, 6)
+    cfg = SpectraMethod().bind(ACC_MIC)
+    batch = fake_batch(ACC_MIC, 6)
     loud = np.asarray(spectra(cfg, batch)["mic"].x)[..., 0]
     found = cfg.calibrate(batch).levels
     assert found is not None
@@ -124,7 +119,7 @@ def test_levels_are_those_of_the_present_windows():
     done = cfg.calibrate(batch)
     level = np.asarray(spectra(done, batch)["mic"].x)[2:, ..., 0]
     assert abs(level.mean()) < 1e-4 and abs(level.std() - 1) < 1e-4
-    assert done.calibrate(fake_batch(SPEC, 2, seed=5)) == done  # measured once
+    assert done.calibrate(fake_batch(ACC_MIC, 2, seed=5)) == done  # measured once
     assert done.unbind().levels is None
     batch["mic"] = 0 * batch["mic"]
     found = cfg.calibrate(batch).levels
