@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jfreq.kernels import cpu
 from jfreq.nn import attention as module
 from jfreq.nn.attention import Kind, attention
 from jfreq.nn.bias import ALiBi
@@ -84,10 +85,10 @@ def test_cross_attention_against_float64(rng, monkeypatch, form, n, m, masked):
     """Other queries than keys, in other numbers; on CPU all heads at once and one by one."""
     attend = partial(attention, kind=form)
     if form == "heads":
-        monkeypatch.setattr(module, "_CACHE_BYTES", 1)
+        monkeypatch.setattr(cpu, "_CACHE_BYTES", 1)
 
         def attend(q, k, v, *, valid):
-            return module._cpu(q, k, v, valid, None)
+            return cpu.attention(q, k, v, valid, None)
 
     b, h, size = 3, 2, 5
     q, k, v = (rng.normal(size=(b, s, h, size)) for s in (n, m, m))
@@ -105,9 +106,8 @@ def test_cross_attention_against_float64(rng, monkeypatch, form, n, m, masked):
         expected = [np.asarray(g) for g in expected]
     where = None if valid is None else valid[:, None, None, :]
     theirs = vjp(
-        lambda q, k, v, valid: jax.nn.dot_product_attention(q, k, v, mask=where),
-        narrow, seed,
-    )  # fmt: skip
+        lambda q, k, v, valid: jax.nn.dot_product_attention(q, k, v, mask=where), narrow, seed
+    )
     np.testing.assert_allclose(out, theirs[0], rtol=1e-5, atol=2e-6)
     for mine, truth, other in zip(found, expected, theirs[1]):
         np.testing.assert_allclose(mine, truth, rtol=1e-5, atol=2e-6)
@@ -124,10 +124,10 @@ def test_bias_is_added_to_the_scores(rng, monkeypatch, form, rows, masked):
     if form == "drop":
         attend = partial(attention, drop=lambda weights: weights)
     if form == "heads":
-        monkeypatch.setattr(module, "_CACHE_BYTES", 4 * n * (n - 1))
+        monkeypatch.setattr(cpu, "_CACHE_BYTES", 4 * n * (n - 1))
 
         def attend(q, k, v, *, valid, bias):
-            return module._cpu(q, k, v, valid, bias)
+            return cpu.attention(q, k, v, valid, bias)
 
     valid = validity(rng)[:, 1:].at[:, 0].set(True) if masked else None
     parts = [rng.normal(size=(b, m, h, size)) for m in (n, n - 1, n - 1)]
@@ -237,10 +237,3 @@ def test_cudnn_wants_half_precision(rng):
         attention(*inputs(rng), kind="cudnn")
     with pytest.raises(InputError, match=r"cudnn wants encoder\.dtype bfloat16"):
         ViT(attention="cudnn")
-
-
-@pytest.mark.parametrize(("platform", "ours"), [("cpu", True), ("cuda", False), ("tpu", False)])
-def test_the_platform_of_the_program_decides(rng, platform, ours):
-    """XLA's own form has its heads, axis 2 of [b n h k], among the batch axes of its products."""
-    lowered = jax.jit(attention).trace(*inputs(rng)).lower(lowering_platforms=(platform,))
-    assert ("batching_dims = [0, 2] x [0, 2]" in lowered.as_text()) != ours

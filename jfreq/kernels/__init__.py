@@ -1,0 +1,1 @@
+"""Forms of operations of ``ops/`` and ``nn/`` that run faster on some hardware."""

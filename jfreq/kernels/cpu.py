@@ -1,0 +1,205 @@
+"""Forms that XLA:CPU runs faster than the plain ones.
+
+The plain formula stands in ``ops/`` and ``nn/`` and is what every other platform runs. Each form
+here is chosen at one place, by ``jax.lax.platform_dependent``, when a program is lowered, and
+gives the same values and gradients but for rounding; random bits of :func:`dropout` differ.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Key
+
+_CACHE_BYTES = 4 * 2**20
+"""Score tables that a core keeps in its cache; 1 to 6 MB made no difference where measured."""
+_NEGATIVE = -1e30
+
+
+# ------------------------------------------------------------------ dropout
+
+
+def dropout(key: Key[Array, ""], x: Float[Array, "b ..."], rate: float) -> Float[Array, "b ..."]:
+    """Dropout from one random byte for each value, at a rate rounded to 1/256.
+
+    Four values share a 32-bit word: random bits cost more than the matrix products around them.
+    """
+    kept = max(1, round((1 - rate) * 256))
+    if kept == 256:
+        return x
+    size = math.prod(x.shape[1:])
+    words = jax.random.bits(key, (x.shape[0], -(-size // 4)), jnp.uint32)
+    draws = jax.lax.bitcast_convert_type(words, jnp.uint8).reshape(x.shape[0], -1)
+    return jnp.where(draws[:, :size].reshape(x.shape) < kept, x * (256 / kept), 0.0)
+
+
+# ------------------------------------------------------------------ grouped convolution
+
+
+def grouped_conv(
+    x: Float[Array, "b h t c"], kernel: Float[Array, "kh kt c_g out"]
+) -> Float[Array, "b h t out"]:
+    """:func:`jfreq.ops.conv.grouped_conv` as matrix products, one group of channels at a time.
+
+    XLA's own code for the gradient of a grouped convolution takes more than ten times as long.
+    """
+    high, wide, size, out = kernel.shape
+    groups = x.shape[-1] // size
+    parts = x.reshape(*x.shape[:3], groups, size).transpose(3, 0, 1, 2, 4)
+    kernels = kernel.reshape(high, wide, size, groups, out // groups).transpose(3, 0, 1, 2, 4)
+    y = jax.lax.map(lambda part: conv_as_products(*part), (parts, kernels))
+    return y.transpose(1, 2, 3, 0, 4).reshape(*x.shape[:3], out)
+
+
+@functools.partial(jax.checkpoint, prevent_cse=False)
+def conv_as_products(
+    x: Float[Array, "b h t c"], kernel: Float[Array, "kh kt c_g out"]
+) -> Float[Array, "b h t out"]:
+    """The convolution of all groups as one product with the neighbourhood of every position.
+
+    The neighbourhoods ``[g b h t (kh kt c_g)]`` are laid out again in the backward pass instead of
+    being kept.
+    """
+    high, wide, size, out = kernel.shape
+    b, h, t, channels = x.shape
+    groups = channels // size
+    x = x.reshape(b, h, t, groups, size).transpose(3, 0, 1, 2, 4)
+    x = jnp.pad(x, ((0, 0), (0, 0), (high // 2,) * 2, (wide // 2,) * 2, (0, 0)))
+    near = [x[:, :, i : i + h, j : j + t] for i in range(high) for j in range(wide)]
+    kernel = kernel.reshape(high * wide * size, groups, out // groups)
+    y = jnp.einsum("gbhtc,cgo->gbhto", jnp.concatenate(near, axis=-1), kernel)
+    return y.transpose(1, 2, 3, 0, 4).reshape(b, h, t, out)
+
+
+# ------------------------------------------------------------------ attention
+
+
+def attention(
+    q: Float[Array, "b n h k"],
+    k: Float[Array, "b m h k"],
+    v: Float[Array, "b m h k"],
+    valid: Bool[Array, "b m"] | None,
+    bias: Float[Array, "#b h n m"] | None,
+) -> Float[Array, "b n h k"]:
+    """Attention over groups of heads whose score tables stay in the cache, one group after the
+    other, with the gradient of :func:`_head_major`."""
+    q, k, v = (x.transpose(0, 2, 1, 3) for x in (q, k, v))
+    b, h, n, _ = q.shape
+    m = k.shape[2]
+    none = jnp.zeros(())
+    mask = none if valid is None else jnp.where(valid[:, None, None, :], 0.0, _NEGATIVE)
+    mesh = jax.sharding.get_abstract_mesh()
+    if not mesh.empty and mesh.size > 1:
+        # A loop over rows that lie on several devices would gather them.
+        return _head_major(q, k, v, mask, bias).transpose(0, 2, 1, 3)
+    most = max(1, _CACHE_BYTES // (4 * n * m))
+    if bias is not None and bias.shape[0] == 1:
+        return _shared_bias(q, k, v, mask, bias[0], most).transpose(0, 2, 1, 3)
+    count = b * h if isinstance(b, int) else h  # an exported program leaves its batch open
+    group = _divisor(count, most)
+    masks = None if valid is None else jnp.broadcast_to(mask, (b, h, 1, m))
+    parts = jax.tree.map(lambda x: x.reshape(-1, group, *x.shape[2:]), (q, k, v, masks, bias))
+
+    def of_group(part):
+        q, k, v, mask, bias = part
+        return _head_major(q, k, v, none if mask is None else mask, bias)
+
+    return jax.lax.map(of_group, parts).reshape(b, h, n, -1).transpose(0, 2, 1, 3)
+
+
+def _shared_bias(q, k, v, mask, bias, most: int):
+    """Head-major attention with one ``bias`` ``[h n m]`` for all rows: its gradient is a sum that
+    grows row by row, not a table for each row. ``most``: score tables in a group."""
+    b, h, n, _ = q.shape
+    heads = _divisor(h, most)
+    rows = _divisor(b, most // heads) if isinstance(b, int) else 1
+
+    def cut(x):
+        """``[b h ...]`` to ``[h/heads b/rows rows heads ...]``."""
+        return jnp.moveaxis(x.reshape(-1, rows, h // heads, heads, *x.shape[2:]), 2, 0)
+
+    masks = mask.reshape(-1, rows, *mask.shape[1:]) if mask.ndim else None
+
+    def of_heads(part):
+        q, k, v, bias = part
+
+        def of_rows(row):
+            q, k, v, part_mask = row
+            return _head_major(q, k, v, mask if part_mask is None else part_mask, bias[None])
+
+        return jax.lax.map(of_rows, (q, k, v, masks))
+
+    out = jax.lax.map(of_heads, (cut(q), cut(k), cut(v), bias.reshape(-1, heads, *bias.shape[1:])))
+    return jnp.moveaxis(out, 0, 2).reshape(b, h, n, -1)
+
+
+def _divisor(count: int, most: int) -> int:
+    """The largest divisor of ``count`` up to ``most``."""
+    return next(g for g in range(min(count, max(1, most)), 0, -1) if count % g == 0)
+
+
+@jax.custom_vjp
+def _head_major(q, k, v, mask, bias):
+    """``softmax(s) v`` with ``s = q kT / sqrt(d) + mask + bias``, keeping no ``n x m`` table.
+
+    With ``p = softmax(s)``, ``o = p v`` and ``dL_do`` given::
+
+        dL_dv = pT dL_do
+        dL_dp = dL_do vT
+        dL_ds = p (dL_dp - sum_m p dL_dp) = p (dL_dp - sum_k dL_do o)
+        dL_dq = dL_ds k / sqrt(d)        dL_dk = dL_dsT q / sqrt(d)        dL_dbias = dL_ds
+
+    where ``p`` is computed again from the row maxima and sums of the forward pass, which is cheaper
+    than keeping it, and the second form of ``dL_ds`` needs no pass over the table (Dao et al.,
+    FlashAttention, NeurIPS 2022, section 3.1 and appendix B).
+
+    Args:
+        q: ``[... n k]``; ``k``, ``v``: ``[... m k]``.
+        mask: Added to the scores; no gradient.
+        bias: Float32 that broadcasts to ``[... n m]``, or None.
+    """
+    return _forward(q, k, v, mask, bias)[0]
+
+
+def _scores(q, k, mask, bias):
+    scale = q.shape[-1] ** -0.5
+    scores = jnp.einsum("...qd,...kd->...qk", q * scale, k, preferred_element_type=jnp.float32)
+    scores = scores + mask
+    return scores if bias is None else scores + bias
+
+
+def _forward(q, k, v, mask, bias):
+    scores = _scores(q, k, mask, bias)
+    top = jnp.max(scores, axis=-1, keepdims=True)
+    probs = jnp.exp(scores - top)
+    total = jnp.sum(probs, axis=-1, keepdims=True)
+    probs = probs.astype(q.dtype)
+    out = jnp.einsum("...qk,...kd->...qd", probs, v, preferred_element_type=jnp.float32)
+    out = (out / total).astype(q.dtype)
+    return out, (q, k, v, mask, bias, out, top, total)
+
+
+def _backward(saved, dL_do):
+    q, k, v, mask, bias, out, top, total = saved
+    probs = jnp.exp(_scores(q, k, mask, bias) - top) * (1 / total)
+    dL_dv = jnp.einsum("...qk,...qd->...kd", probs.astype(q.dtype), dL_do)
+    dL_dp = jnp.einsum("...qd,...kd->...qk", dL_do, v, preferred_element_type=jnp.float32)
+    mean = jnp.sum((dL_do * out).astype(jnp.float32), axis=-1, keepdims=True)
+    dL_ds = probs * (dL_dp - mean)
+    dL_dbias = None if bias is None else _sum_to(dL_ds, bias.shape)
+    dL_ds = (dL_ds * q.shape[-1] ** -0.5).astype(q.dtype)
+    dL_dq = jnp.einsum("...qk,...kd->...qd", dL_ds, k)
+    dL_dk = jnp.einsum("...qk,...qd->...kd", dL_ds, q)
+    return dL_dq, dL_dk, dL_dv, jnp.zeros_like(mask), dL_dbias
+
+
+def _sum_to(x, shape):
+    """The gradient of what was broadcast from ``shape`` to that of ``x``."""
+    x = jnp.sum(x, axis=tuple(range(x.ndim - len(shape))))
+    return jnp.sum(x, axis=tuple(i for i, size in enumerate(shape) if size == 1), keepdims=True)
+
+
+_head_major.defvjp(_forward, _backward)
