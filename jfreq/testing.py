@@ -157,12 +157,6 @@ def finish_processes(runs: Sequence[subprocess.Popen], *, limit_s: float = 240) 
     return found
 
 
-def alone():
-    """Sets a mesh of one device, within ``with``: what a program for one device sees."""
-    kinds = (jax.sharding.AxisType.Auto,)
-    return jax.set_mesh(jax.make_mesh((1,), ("data",), kinds, devices=jax.devices()[:1]))
-
-
 class Compiled:
     """Functions of a module, each as one program: far fewer compilations than op by op.
 

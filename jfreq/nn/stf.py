@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import functools
+import dataclasses
+import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal, NamedTuple, cast
 
 import flax.linen as nn
@@ -13,13 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jfreq.nn import groups
 from jfreq.ops import stf
 from jfreq.ranges import Count, Fraction, Positive, Size, checked
 from jfreq.types import InputError, SignalSpec, TokenGrid
 
 Pair = tuple[Array, Array]
 """Real and imaginary part."""
+Shape = tuple[int, int]
+"""Channels in and out of a layer."""
 SLOPE = 0.2
 """Of the leaky ReLU: TensorFlow's default, which the released networks use."""
 
@@ -121,7 +123,8 @@ class STF:
 
 
 class STFEncoder(nn.Module):
-    """Towers, fusion, and the mean of the series over each longest block of the input."""
+    """A tower of layers for each sensor, layers over all of them, and the mean of the series over
+    each longest block of the input."""
 
     cfg: STF
 
@@ -129,73 +132,97 @@ class STFEncoder(nn.Module):
     def __call__(
         self, sensors: Sequence[Float[Array, "b t _c"]], *, train: bool = False
     ) -> Float[Array, "b n d"]:
-        """Sensors may differ in channels. Dropout is on in ``train``: needs the ``dropout`` key."""
-        cfg, sensors = self.cfg, list(sensors)
+        """Encodes series of one length; sensors may differ in channels.
+
+        Layers of one shape run in a loop, so that the compiler meets each shape once. Dropout is
+        on in ``train`` and needs the ``dropout`` key.
+        """
+        cfg, depth, longest = self.cfg, self.cfg.depth, self.cfg.windows[-1]
+        shapes = _shapes(cfg, [x.shape[-1] for x in sensors])
         if self.is_initializing():
-            return _encode(cfg, sensors, {}, lambda n, *a, x: STFLayer(cfg, *a, name=n)(x))
+            for name, (inputs, width) in shapes.items():
+                STFLayer(cfg, width, name=name)(jnp.zeros((longest, 1, 1, inputs)))
         params = self.variables["params"]
-        keep = self._keep(sensors) if train and cfg.dropout else {}
+        keep = self._keep(shapes, sensors[0].shape[0]) if train and cfg.dropout else {}
+        layers = [_Layer(shape, params[n], keep.get(n)) for n, shape in shapes.items()]
 
-        def encode(batch):
-            series, factors = batch
-            return _encode(cfg, series, factors, lambda n, *a, x: _layer(cfg, *a, params[n], x))
+        series = [stf.to_blocks(x, longest) for x in sensors]
+        towers = [layers[i * depth : (i + 1) * depth] for i in range(len(series))]
+        x = jnp.concatenate(_towers(cfg, towers, series), axis=-1)
+        fused = layers[-depth:]
+        if cfg.pooled:
+            x = fused.pop(0)(cfg, x, pool=True)
+            x = stf.to_blocks(stf.to_series(x), longest)
+        x = stf.to_series(_chain(cfg, fused, x))
+        tokens = sensors[0].shape[1] // longest
+        return x.reshape(x.shape[0], tokens, -1, x.shape[-1]).mean(2)
 
-        share = _GROUP_BYTES[cfg.merge] // (4 * sensors[0].shape[1] * cfg.width)
-        return groups.in_groups(encode, (sensors, keep), max(1, share))
-
-    def _keep(self, sensors: list[Array]) -> dict[str, Float[Array, "b _c"]]:
-        """Dropout of whole channels, drawn for the batch: the same however it is computed."""
-        kept, rows = 1 - self.cfg.dropout, sensors[0].shape[0]
+    def _keep(self, shapes: Mapping[str, Shape], rows: int) -> dict[str, Float[Array, "b _c"]]:
+        """Factors of dropout by layer: whole channels are zeroed, the others scaled."""
+        kept = 1 - self.cfg.dropout
         return {
             name: jax.random.bernoulli(self.make_rng("dropout"), kept, (rows, width)) / kept
-            for name, width in _widths(self.cfg, len(sensors)).items()
+            for name, (_, width) in shapes.items()
         }
 
 
-def _widths(cfg: STF, sensors: int) -> dict[str, int]:
-    """Output channels of every layer by its name."""
+def _shapes(cfg: STF, channels: Sequence[int]) -> dict[str, Shape]:
+    """Channels in and out of every layer by its name: the towers', then the fused layers'."""
     widths = [cfg.width] * (cfg.depth - 1) + [cfg.sensor_width]
-    towers = {f"sensor{i}_{j}": w for i in range(sensors) for j, w in enumerate(widths)}
-    return towers | {f"fused{j}": cfg.width for j in range(cfg.depth)}
+    shapes = {
+        f"sensor{i}_{j}": shape
+        for i, c in enumerate(channels)
+        for j, shape in enumerate(zip([c, *widths], widths))
+    }
+    inputs = [cfg.sensor_width * len(channels)] + [cfg.width] * (cfg.depth - 1)
+    return shapes | {f"fused{j}": (c, cfg.width) for j, c in enumerate(inputs)}
 
 
-def _encode(
-    cfg: STF,
-    sensors: list[Float[Array, "b t _c"]],
-    keep: Mapping[str, Float[Array, "b _c"]],
-    run: Callable[..., Array],
-) -> Float[Array, "b n d"]:
-    """The network from its layers ``run(name, width, pool, x=x)``; ``keep``: dropout factors."""
-    widths, longest = _widths(cfg, len(sensors)), cfg.windows[-1]
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _Layer:
+    """An :class:`STFLayer` with its parameters and its factors of dropout ``[b width]``.
 
-    def layer(name: str, x: Array, pool: bool = False) -> Array:
-        x = run(name, widths[name], pool, x=x)
-        return x * keep[name][None, :, None] if name in keep else x
+    The backward pass computes its spectra again instead of keeping them: they take ten times the
+    memory of the series, twice that if merged.
+    """
 
-    towers = []
-    for i, series in enumerate(sensors):
-        x = stf.to_blocks(series, longest)
-        for j in range(cfg.depth):
-            x = layer(f"sensor{i}_{j}", x)
-        towers.append(x)
-    x = layer("fused0", jnp.concatenate(towers, axis=-1), pool=True)
-    tokens = x.shape[2]
-    x = stf.to_blocks(stf.to_series(x), longest)
-    for j in range(1, cfg.depth):
-        x = layer(f"fused{j}", x)
-    x = stf.to_series(x)
-    return x.reshape(x.shape[0], tokens, -1, x.shape[-1]).mean(2)
+    shape: Shape = dataclasses.field(metadata={"static": True})
+    params: Mapping
+    keep: Array | None
+
+    def __call__(self, cfg: STF, x: Array, *, pool: bool = False) -> Array:
+        def apply(params: Mapping, x: Array) -> Array:
+            module = STFLayer(cfg, self.shape[1], pool, parent=None)
+            return cast(Array, module.apply({"params": params}, x))
+
+        x = jax.checkpoint(apply, prevent_cse=False)(self.params, x)
+        return x if self.keep is None else x * self.keep[None, :, None]
 
 
-_GROUP_BYTES = {"xavier": 2**20, "zero": 2**21}
-"""Of one series of a group of rows; its spectra take ten times as much, twice that if merged."""
+def _chain(cfg: STF, layers: Sequence[_Layer], x: Array) -> Array:
+    """Layers one after the other; neighbours of one shape run in a loop."""
+    for _, alike in itertools.groupby(layers, key=lambda layer: layer.shape):
+        first, *others = alike
+        if others:
+            x, _ = jax.lax.scan(lambda x, layer: (layer(cfg, x), None), x, _stack(first, *others))
+        else:
+            x = first(cfg, x)
+    return x
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _layer(cfg: STF, width: int, pool: bool, params: Mapping, x: Array) -> Array:
-    """A layer as a function: those of one shape are traced once."""
-    out = STFLayer(cfg, width, pool, parent=None).apply({"params": params}, x)
-    return cast(Array, out)
+def _towers(
+    cfg: STF, towers: Sequence[list[_Layer]], series: Sequence[Float[Array, "s b m _c"]]
+) -> list[Float[Array, "s b m c"]]:
+    """Every series through its own tower; in a loop where the series have one shape."""
+    if len(series) == 1 or len({x.shape for x in series}) > 1:
+        return [_chain(cfg, tower, x) for tower, x in zip(towers, series)]
+    stacked = _stack(*zip(towers, series))
+    return list(jax.lax.map(lambda tower: _chain(cfg, *tower), stacked))
+
+
+def _stack(*trees):
+    return jax.tree.map(lambda *arrays: jnp.stack(arrays), *trees)
 
 
 class STFLayer(nn.Module):
@@ -280,6 +307,10 @@ class Affine(NamedTuple):
     real: Array
     imag: Array
 
+    def __call__(self, z: Pair) -> Pair:
+        rr, ri, ii, *shift = (x.reshape(1, 1, 1, 1, -1) for x in self)
+        return rr * z[0] + ri * z[1] + shift[0], ri * z[0] + ii * z[1] + shift[1]
+
 
 class _Affine(nn.Module):
     channels: int
@@ -320,7 +351,7 @@ class _Filter(nn.Module):
         del dilation
         shape = (len(bins), self.inputs, self.outputs)
         re, im = (part.reshape(shape) for part in self._response(size, bins))
-        return complex_product(z, re, im, affine), bins
+        return complex_product(affine(z), re, im), bins
 
     def _response(self, size: int, bins: np.ndarray) -> list[Array]:
         """Real and imaginary part at ``bins`` of a block of ``size``, ``[k p]``."""
@@ -355,8 +386,7 @@ class _Convolution(nn.Module):
     def __call__(self, z: Pair, affine: Affine, bins: np.ndarray, size: int, dilation: int):
         """Twice ``[p k b m c]`` to ``[p 2 k b m o]`` and its bins."""
         del size
-        rr, ri, ii, *shift = (x.reshape(1, 1, 1, 1, -1) for x in affine)
-        real, imag = rr * z[0] + ri * z[1] + shift[0], ri * z[0] + ii * z[1] + shift[1]
+        real, imag = affine(z)
         natural, count = bins.argsort(), len(bins)
         padded = stf.pad_bins(real[:, natural], imag[:, natural], self.cfg.kernel // 2 * dilation)
         starts = [t * dilation for t in range(self.cfg.kernel)]
@@ -366,31 +396,15 @@ class _Convolution(nn.Module):
         return complex_product((real, imag), table[0], table[1]), bins[natural]
 
 
-def complex_product(z: Pair, re: Array, im: Array, affine: Affine | None = None) -> Array:
-    """``[p k b m c]`` times complex ``[k c o]``, ``[p 2 k b m o]``.
-
-    The affine map before it joins the weights: no pass over the spectrum of its own.
-    """
-    shift = None
-    tables = ((re, -im), (im, re))
-    if affine is not None:
-        rr, ri, ii = (x[None, :, None] for x in affine[:3])
-        shift = [
-            jnp.einsum("kco,c->ko", first, affine.real, precision="highest")
-            + jnp.einsum("kco,c->ko", second, affine.imag, precision="highest")
-            for first, second in tables
-        ]
-        tables = [(rr * a + ri * b, ri * a + ii * b) for a, b in tables]
-    rows = [x.reshape(*x.shape[:2], -1, x.shape[-1]) for x in z]
+def complex_product(z: Pair, re: Array, im: Array) -> Float[Array, "p 2 k b m o"]:
+    """``[p k b m c]`` times the complex matrices ``re + j im``, ``[k c o]``, of every bin."""
 
     def product(x, *columns):
+        # One table for each part: without this batch axis XLA:CPU transposes copies of operands.
         table = jnp.concatenate(columns, axis=-1)
         table = jnp.broadcast_to(table, (x.shape[0], *table.shape))
-        return jnp.einsum("pkxc,pkco->pkxo", x, table)
+        return jnp.einsum("pkxc,pkco->pkxo", x.reshape(*x.shape[:2], -1, x.shape[-1]), table)
 
-    (re_re, re_im), (im_re, im_im) = tables
-    out = product(rows[0], re_re, im_re) + product(rows[1], re_im, im_im)
-    if shift is not None:
-        out = out + jnp.concatenate(shift, axis=-1)[None, :, None]
-    out = jnp.moveaxis(out.reshape(*out.shape[:3], 2, -1), 3, 1)
-    return out.reshape(*out.shape[:3], *z[0].shape[2:4], -1)
+    p, k, b, m, _ = z[0].shape
+    out = product(z[0], re, im) + product(z[1], -im, re)
+    return jnp.moveaxis(out.reshape(p, k, b, m, 2, -1), 4, 1)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import math
 from collections.abc import Iterable, Sequence
 
 import jax
@@ -97,7 +96,7 @@ def block_spectrum(
     if bins.size and np.all(bins % 2):
         # Odd bins change sign after half a block: one butterfly halves the product.
         parts, basis = parts[:, : n // 2] - parts[:, n // 2 :], basis[..., : n // 2]
-    out = _each_part(basis.swapaxes(0, 1).reshape(2 * bins.size, -1), parts)
+    out = _matmul_parts(basis.swapaxes(0, 1).reshape(2 * bins.size, -1), parts)
     return out.reshape(-1, 2, bins.size, *x.shape[1:])
 
 
@@ -124,94 +123,85 @@ def merge_blocks(
 
 @jax.custom_vjp
 def _merge(
-    parts: Float[Array, "j v k b m c"], table: Float[Array, "u v"], bias: Float[Array, " u"]
+    x: Float[Array, "j v k b m c"], table: Float[Array, "u v"], bias: Float[Array, " u"]
 ) -> Float[Array, "j 2 k b m c"]:
-    """Parts as rows ``(p z)``. The gradient computes the scores again instead of keeping them,
-    and has every sum over positions as a matrix product."""
-    _, _, share = _shares(parts, table, bias)
-    return _mixed(parts, share)
+    """``y_z = r sum_q alpha_q x_qz`` with ``alpha = softmax_q |s_q|`` and ``s = table x + bias``.
+
+    ``x`` has rows ``v = (q z)``, ``s`` rows ``u = (z q)``: real and imaginary part ``z`` of block
+    ``q``. The gradient computes ``s``, which is as large as ``x``, again instead of keeping it::
+
+        dL_dalpha_q = r sum_z x_qz dL_dy_z
+        dL_d|s|_q   = alpha_q (dL_dalpha_q - sum_q' alpha_q' dL_dalpha_q')
+                    = alpha_q (dL_dalpha_q - sum_z y_z dL_dy_z)
+        dL_ds_zq    = dL_d|s|_q s_zq / |s_q|, 0 where s_q = 0
+        dL_dx       = tableT dL_ds + r alpha_q dL_dy_z
+        dL_dtable   = sum dL_ds xT and dL_dbias = sum dL_ds, over all positions
+    """
+    _, _, alpha = _scores(x, table, bias)
+    return _weighted_sum(x, alpha)
 
 
-def _shares(parts, table, bias):
-    """Scores ``[j 2 q k b m c]``, their modulus and its softmax over ``q``."""
-    scores = _each_part(table, parts) + bias.reshape(1, -1, 1, 1, 1, 1)
-    scores = scores.reshape(scores.shape[0], 2, -1, *scores.shape[2:])
-    size = modulus(scores[:, 0], scores[:, 1])
-    share = jnp.exp(size - size.max(axis=1, keepdims=True))
+def _scores(x, table, bias):
+    """``s`` as ``[j 2 q k b m c]``, its modulus and the softmax of that over ``q``."""
+    s = _matmul_parts(table, x) + bias.reshape(1, -1, 1, 1, 1, 1)
+    s = s.reshape(s.shape[0], 2, -1, *s.shape[2:])
+    size = modulus(s[:, 0], s[:, 1])
+    alpha = jnp.exp(size - size.max(axis=1, keepdims=True))
     # Term by term: a sum over this axis fused with the softmax crashes XLA:CPU (jax 0.10.2).
-    total = _sum(share[:, q] for q in range(share.shape[1]))
-    return scores, size, share / total[:, None]
+    total = _sum(alpha[:, q] for q in range(alpha.shape[1]))
+    return s, size, alpha / total[:, None]
 
 
-def _mixed(parts, share):
-    ratio = share.shape[1]
-    parts = parts.reshape(-1, ratio, 2, *parts.shape[2:])
-    return ratio * _sum(parts[:, q] * share[:, q, None] for q in range(ratio))
+def _weighted_sum(x, alpha):
+    ratio = alpha.shape[1]
+    x = x.reshape(-1, ratio, 2, *x.shape[2:])
+    return ratio * _sum(x[:, q] * alpha[:, q, None] for q in range(ratio))
 
 
 def _sum(terms: Iterable[Array]) -> Array:
     return functools.reduce(jnp.add, terms)
 
 
-def _merge_forward(parts, table, bias):
-    merged = _merge(parts, table, bias)
-    return merged, (parts, table, bias, merged)
+def _merge_forward(x, table, bias):
+    y = _merge(x, table, bias)
+    return y, (x, table, bias, y)
 
 
-def _merge_backward(kept, grad):
-    parts, table, bias, merged = kept
-    scores, size, share = _shares(parts, table, bias)
-    ratio = size.shape[1]
-    by_part = parts.reshape(-1, ratio, 2, *parts.shape[2:])
-    pull = ratio * (by_part[:, :, 0] * grad[:, None, 0] + by_part[:, :, 1] * grad[:, None, 1])
-    mean = merged[:, 0] * grad[:, 0] + merged[:, 1] * grad[:, 1]
+def _merge_backward(saved, dL_dy):
+    x, table, bias, y = saved
+    s, size, alpha = _scores(x, table, bias)
+    ratio = alpha.shape[1]
+    blocks = x.reshape(-1, ratio, 2, *x.shape[2:])
+    dL_dalpha = ratio * (blocks[:, :, 0] * dL_dy[:, None, 0] + blocks[:, :, 1] * dL_dy[:, None, 1])
+    mean = y[:, 0] * dL_dy[:, 0] + y[:, 1] * dL_dy[:, 1]
     zero = size == 0
-    pull = jnp.where(zero, 0.0, share * (pull - mean[:, None]) / jnp.where(zero, 1.0, size))
-    to_scores = (pull[:, None] * scores).reshape(-1, 2 * ratio, *parts.shape[2:])
-    direct = ratio * share[:, :, None] * grad[:, None]
-    to_parts = _each_part(table.T, to_scores) + direct.reshape(parts.shape)
-    to_table = jnp.einsum(
-        "ju...x,jv...x->j...uv", _joined(to_scores), _joined(parts), precision=_HIGHEST
+    dL_dsize = alpha * (dL_dalpha - mean[:, None])
+    dL_ds = jnp.where(zero, 0.0, dL_dsize / jnp.where(zero, 1.0, size))[:, None] * s
+    dL_ds = dL_ds.reshape(-1, 2 * ratio, *x.shape[2:])
+    direct = ratio * alpha[:, :, None] * dL_dy[:, None]
+    dL_dx = _matmul_parts(table.T, dL_ds) + direct.reshape(x.shape)
+    dL_dtable = jnp.einsum(
+        "ju...x,jv...x->j...uv", _flatten_rows(dL_ds), _flatten_rows(x), precision=_HIGHEST
     )
-    to_table = to_table.reshape(-1, *table.shape).sum(0)
-    return to_parts, to_table, to_scores.sum((0, 2, 3, 4, 5))
+    return dL_dx, dL_dtable.reshape(-1, *table.shape).sum(0), dL_ds.sum((0, 2, 3, 4, 5))
 
 
 _merge.defvjp(_merge_forward, _merge_backward)
 
 
-@jax.custom_vjp
-def _each_part(table, x: Float[Array, "p v ..."]) -> Float[Array, "p u ..."]:
-    """``table [u v]`` times the rows of every part; constant in ``table``.
+def _matmul_parts(table, x: Float[Array, "p v ..."]) -> Float[Array, "p u ..."]:
+    """``table [u v]`` times the rows of every part.
 
-    A batched product of operands with one free axis each, forward and backward: any other form is
-    a product of transposed copies on CPU.
+    The table is repeated for each part: with one free axis on each side no product is one of
+    transposed copies, forward or backward, which CPUs would spend their time on.
     """
     table = jnp.broadcast_to(table, (x.shape[0], *table.shape))
-    rows = _joined(x)
     over = (((2,), (1,)), ((0,), (0,)))
-    out = jax.lax.dot_general(table, rows, over, precision=_HIGHEST)
+    out = jax.lax.dot_general(table, _flatten_rows(x), over, precision=_HIGHEST)
     return out.reshape(*out.shape[:2], *x.shape[2:])
 
 
-def _each_part_forward(table, x):
-    return _each_part(table, x), table
-
-
-def _each_part_backward(table, grad):
-    return None, _each_part(table.T, grad)
-
-
-_each_part.defvjp(_each_part_forward, _each_part_backward)
-
-
-def _settled(x: Float[Array, "p v ..."]) -> Float[Array, "p v ..."]:
-    """``x``, computed once: XLA:CPU would compute it again in each loop that reads it, and sees no
-    barrier but a matrix product."""
-    return _each_part(jnp.eye(x.shape[1], dtype=x.dtype), x)
-
-
-def _joined(x: Float[Array, "p v ..."]) -> Float[Array, "p v ..."]:
+def _flatten_rows(x: Float[Array, "p v ..."]) -> Float[Array, "p v ..."]:
     """``[p v k b m c]`` as ``[p v x]``, or, where the batch lies on several devices,
     ``[p v k x]``; ``[p v b m c]`` as ``[p v x]``: no device boundary is moved."""
     keep = 3 if x.ndim == 6 and sharding.devices() > 1 else 2
@@ -228,94 +218,30 @@ def modulus(real: Float[Array, ...], imag: Float[Array, ...]) -> Float[Array, ..
 def whiten(
     spectrum: Float[Array, "p 2 k b m c"], eps: float = 1e-4
 ) -> tuple[Float[Array, "p k b m c"], Float[Array, "p k b m c"]]:
-    """Complex layer normalisation, ``(real, imag)``: each row's real and imaginary part centred
-    and decorrelated over bins, blocks and channels together, by the inverse root of their 2 x 2
-    covariance (deep complex networks' whitening with layer statistics, as STFNets release it).
+    """Complex layer normalisation: the real and imaginary parts of each row of the batch are
+    centred and decorrelated over parts, bins, blocks and channels together.
 
-    ``eps`` is added to both variances; the released code adds it to the covariance too, and
-    divides by zero on silence.
-    """
-    return _whiten(spectrum, eps)
+    ``V ** -0.5 (z - mean(z))`` with ``V`` the 2 x 2 covariance of real and imaginary part
+    (Trabelsi et al., Deep Complex Networks, ICLR 2018, section 3.5, with the statistics of a
+    layer, as STFNets are released). ``eps`` is added to both variances; the released code adds
+    it to the covariance too, and divides by zero on silence.
 
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def _whiten(spectrum, eps):
-    return _whiten_forward(spectrum, eps)[0]
-
-
-def _whiten_forward(spectrum, eps):
-    rows = _Rows(spectrum)
-    flat = rows.flat(spectrum)
-    mean = rows.mean(flat)
-    centred = flat - rows.spread(mean)
-    rr, ii = rows.mean(jnp.square(centred)) + eps
-    covariance = (rr, ii, rows.mean(centred[:, 0] * centred[:, 1]))
-    a, d, o = (rows.spread(x) for x in _inverse_root(*covariance))
-    real, imag = centred[:, 0], centred[:, 1]
-    out = rows.unflat(a * real + o * imag), rows.unflat(o * real + d * imag)
-    return out, (spectrum, mean, covariance)
-
-
-def _whiten_backward(eps, kept, grads):
-    del eps
-    spectrum, mean, covariance = kept
-    rows = _Rows(spectrum)
-    centred = rows.flat(spectrum) - rows.spread(mean)
-    real, imag = centred[:, 0], centred[:, 1]
-    to_real, to_imag = (rows.flat(x) for x in grads)
-    (a, d, o), pull = jax.vjp(_inverse_root, *covariance)
-    to_root = (to_real * real, to_imag * imag, to_real * imag + to_imag * real)
-    rr, ii, ri = pull(tuple(rows.mean(x) for x in to_root))
-    shift_real, shift_imag = rows.mean(to_real), rows.mean(to_imag)
-    shift = jnp.stack([a * shift_real + o * shift_imag, o * shift_real + d * shift_imag])
-    by = [jnp.stack(x) for x in ((a, o), (o, d), (2 * rr, ri), (ri, 2 * ii))]
-    by_real, by_imag, by_own_real, by_own_imag, shift = (rows.spread(x) for x in (*by, shift))
-    out = by_real * to_real[:, None] + by_imag * to_imag[:, None] - shift
-    out = out + by_own_real * real[:, None] + by_own_imag * imag[:, None]
-    return (_settled(out.reshape(spectrum.shape)),)
-
-
-_whiten.defvjp(_whiten_forward, _whiten_backward)
-
-
-class _Rows:
-    """Spectra ``[p 2 k b m c]`` with the last three axes as one, and what belongs to each row b.
-
-    XLA:CPU makes vector code of a loop over these; one that divides positions by ``m c`` it does
-    not.
+    Returns:
+        Real and imaginary part.
     """
 
-    def __init__(self, spectrum: Float[Array, "p 2 k b m c"]):
-        parts, _, bins, *self.rest = spectrum.shape
-        self.count = parts * bins * math.prod(self.rest[1:])
+    def mean(x):
+        return x.mean((0, 1, 3, 4), keepdims=True)
 
-    def flat(self, x):
-        """``[... b m c]`` to ``[... x]``."""
-        return x.reshape(*x.shape[:-3], -1)
-
-    def unflat(self, x):
-        return x.reshape(*x.shape[:-1], *self.rest)
-
-    def mean(self, x):
-        """``[p (2) k x]`` to ``[(2) b]``."""
-        total = x.sum((0, -2))
-        return total.reshape(*total.shape[:-1], self.rest[0], -1).sum(-1) / self.count
-
-    def spread(self, x):
-        """``[2 b]`` to ``[1 2 1 x]``, ``[b]`` to ``[1 1 x]``; as a product, or it would join the
-        loops that read it."""
-        ones = jnp.ones((2, math.prod(self.rest[1:])), x.dtype)
-        out = jnp.einsum(
-            "...bi,ix->...bx", jnp.stack([x, x], axis=-1) / 2, ones, precision=_HIGHEST
-        )
-        return out.reshape((1, 2, 1, -1) if x.ndim == 2 else (1, 1, -1))
-
-
-def _inverse_root(rr, ii, ri):
-    """Diagonal and off-diagonal entries of ``[[rr, ri], [ri, ii]] ** -0.5``."""
-    s = jnp.sqrt(rr * ii - jnp.square(ri))
-    scale = 1 / (s * jnp.sqrt(rr + ii + 2 * s))
-    return scale * (ii + s), scale * (rr + s), -scale * ri
+    real, imag = (x - mean(x) for x in (spectrum[:, 0], spectrum[:, 1]))
+    vrr, vii = mean(jnp.square(real)) + eps, mean(jnp.square(imag)) + eps
+    vri = mean(real * imag)
+    # V ** -0.5 = [[vii + s, -vri], [-vri, vrr + s]] / (s t), where s ** 2 = det V and
+    # t ** 2 = trace V + 2 s.
+    s = jnp.sqrt(vrr * vii - jnp.square(vri))
+    scale = 1 / (s * jnp.sqrt(vrr + vii + 2 * s))
+    rr, ii, ri = scale * (vii + s), scale * (vrr + s), -scale * vri
+    return rr * real + ri * imag, ri * real + ii * imag
 
 
 def pad_bins(
@@ -339,7 +265,7 @@ def synthesise(
     The imaginary parts of bin 0 and bin ``n / 2`` are ignored.
     """
     basis = _synthesis(n, tuple(int(k) for k in bins))
-    parts = _each_part(basis, spectrum.reshape(-1, basis.shape[1], *spectrum.shape[3:]))
+    parts = _matmul_parts(basis, spectrum.reshape(-1, basis.shape[1], *spectrum.shape[3:]))
     return parts.reshape(-1, *parts.shape[2:])
 
 

@@ -10,11 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jfreq.nn import groups
 from jfreq.nn import stf as net
 from jfreq.nn.stf import STF
 from jfreq.ops import stf
-from jfreq.testing import alone
 
 SMALL = STF(windows=(8, 16), pooled=None, width=4, sensor_width=2, depth=1, taps=8, dropout=0.5)
 DEEP = {"windows": (8, 16, 32), "pooled": (6, 12, 24), "width": 6, "sensor_width": 3, "depth": 2,
@@ -262,35 +260,3 @@ def test_silence_has_finite_gradients(operator):
 
     for g in jax.tree.leaves(jax.jit(jax.grad(loss, argnums=(0, 1)))(params, sensors)):
         assert np.isfinite(g).all()
-
-
-# ------------------------------------------------------------------ devices and groups
-
-
-def test_groups_of_rows_give_what_the_batch_gives(monkeypatch):
-    sensors = [noise(5, 32, 3), noise(5, 32, 2, seed=1)]
-    params = random_params(SMALL, sensors)
-
-    def loss(p, x):
-        rngs = {"dropout": jax.random.key(3)}
-        out = apply(SMALL, p, x, train=True, rngs=rngs)
-        return (out**2).sum(), out
-
-    def run():
-        return jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))(params, sensors)
-
-    whole = run()
-    monkeypatch.setitem(net._GROUP_BYTES, "xavier", 2 * 4 * 32 * 4)
-    seen = []
-    grouped = groups._grouped
-
-    def spy(run, rows, batch):
-        seen.append(rows)
-        return grouped(run, rows, batch)
-
-    monkeypatch.setattr(groups, "_grouped", spy)
-    with alone():
-        parts = run()
-    assert set(seen) == {2}
-    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(parts)):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)

@@ -256,29 +256,6 @@ def test_whiten_follows_rotation_and_order_of_blocks_and_forgets_scale():
     np.testing.assert_allclose(run(z[::-1, :, :, :, ::-1]), run(z)[::-1, :, :, :, ::-1], atol=1e-5)
 
 
-def plain_whiten(z, eps):
-    """What the hand-written gradient is held to; ``[p 2 k b m c]``."""
-    z = z - z.mean((0, 2, 4, 5), keepdims=True)
-    v = jnp.einsum("pzkbmc,pykbmc->bzy", z, z) * z.shape[3] * 2 / z.size + eps * jnp.eye(2)[None]
-    values, vectors = jnp.linalg.eigh(v)
-    root = jnp.einsum("bzi,bi,byi->bzy", vectors, values**-0.5, vectors)
-    out = jnp.einsum("bzy,pykbmc->pzkbmc", root, z)
-    return out[:, 0], out[:, 1]
-
-
-def test_gradient_of_whiten():
-    z = jnp.asarray(correlated(2, 2, 3, 2, 2, 2))
-    probe = jnp.asarray(noise(2, 2, 3, 2, 2, 2, seed=5))
-
-    def grad(f):
-        def loss(z):
-            return sum((part * probe[i]).sum() for i, part in enumerate(f(z, 0.1)))
-
-        return jax.jit(jax.grad(loss))(z)
-
-    np.testing.assert_allclose(grad(stf.whiten), grad(plain_whiten), rtol=1e-4, atol=1e-5)
-
-
 def test_silence_has_finite_gradients():
     def f(x):
         native = stf.hologram(x, (8, 16), (8, 16))
