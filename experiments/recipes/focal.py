@@ -16,7 +16,7 @@ from jfreq.augment import Views
 from jfreq.config import Checkpoint, Data, Experiment, Log, Optim, replace
 from jfreq.frontends.sensor_stft import Spectrum
 from jfreq.methods.focal import FOCAL
-from jfreq.nn.deepsense_stft import PlaneSense
+from jfreq.nn.deepsense_stft import DeepSenseSTFT
 from jfreq.nn.swin import Swin
 
 FROZEN = (("patch_embed/.*", 0.0),)
@@ -48,7 +48,7 @@ focal_hapt = replace(
 focal_sense_hapt = replace(
     focal_hapt,
     name="focal_sense_hapt",
-    method__encoder=PlaneSense(),
+    method__encoder=DeepSenseSTFT(),
     method__temperature=0.5,
     optim__lr_mult=(),
 )

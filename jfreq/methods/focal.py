@@ -30,7 +30,7 @@ from jfreq.methods.common.sensor_spectra import (
     to_tokens,
 )
 from jfreq.nn.apply import apply
-from jfreq.nn.deepsense_stft import PlaneSense
+from jfreq.nn.deepsense_stft import DeepSenseSTFT
 from jfreq.nn.heads import MLPHead
 from jfreq.nn.swin import Swin
 from jfreq.nn.swin_autoencoder import ModalityEncoder
@@ -52,11 +52,11 @@ class FOCAL(SpectraMethod):
     headline: ClassVar[tuple[str, ...]] = ("accuracy", "shared_accuracy", "collapse")
 
     frontend: Spectrum = Spectrum(form="real_imag")
-    encoder: Swin | PlaneSense = Swin(window=(3, 3), shift=(1, 1))
+    encoder: Swin | DeepSenseSTFT = Swin(window=(3, 3), shift=(1, 1))
     """A Swin's windows shrink to small lattices."""
     embedding: Size = 256
     """Width of a sensor's vector behind a Swin; the clip vector holds those of all sensors. A
-    ``PlaneSense`` gives twice its ``hidden``."""
+    ``DeepSenseSTFT`` gives twice its ``hidden``."""
     projection: tuple[Size, Size] = (256, 256)
     """Hidden and output width of the MLP of each sensor that only training has; the first half of
     the output is shared, the second private."""
@@ -235,7 +235,7 @@ class _Encoder(nn.Module):
         return last[:, : cfg.grid.time, :bins].mean(axis=2), vector
 
     def _sense(
-        self, encoder: PlaneSense, plane: Plane, patches: Array, valid: Array, train: bool
+        self, encoder: DeepSenseSTFT, plane: Plane, patches: Array, valid: Array, train: bool
     ) -> tuple[Array, Array]:
         frames = valid.reshape(-1, *plane.tokens).any(axis=2)
         x = patches.reshape(-1, *plane.tokens, plane.size)

@@ -1,4 +1,4 @@
-"""Encoders of raw sensor series that are not STFNets: a 1-D CNN and a DeepSense-style network.
+"""A DeepSense-style encoder of raw sensor series: convolutions over short spectra, then GRUs.
 
 All encoders of series share one protocol with :class:`jfreq.nn.stf.STF`: a config with ``pool``,
 ``check(signals)``, ``grid(samples)`` and ``build()``; the module takes one ``[b t c]`` for each
@@ -35,7 +35,8 @@ class DeepSense:
     hidden: Size = 120
     """Units of each GRU."""
     dropout: Fraction = 0.2
-    """Of convolution channels; the GRUs' outputs drop half, as released."""
+    """Rate of dropout of convolution channels; half of the GRUs' outputs, as
+    released."""
     pool: ClassVar[Literal["mean"]] = "mean"
 
     def __post_init__(self):
@@ -67,8 +68,8 @@ class DeepSenseEncoder(nn.Module):
     ) -> Float[Array, "b n d"]:
         """Dropout is on in ``train`` and needs the ``dropout`` key."""
         cfg = self.cfg
-        own = [self._sensor(i, x, train) for i, x in enumerate(sensors)]
-        x = jnp.stack(own, axis=2)  # [b n sensors f d]
+        features = [self._sensor(i, x, train) for i, x in enumerate(sensors)]
+        x = jnp.stack(features, axis=2)  # [b n sensors f d]
         for i, size in enumerate((8, 6, 4)):
             # Kernels no longer than the axes: the rest would only see padding.
             kernel = (1, min(2, x.shape[2]), min(size, x.shape[3]))

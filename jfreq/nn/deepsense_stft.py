@@ -1,4 +1,4 @@
-"""An encoder of spectral planes that is no Transformer: convolutions in a frame, GRUs over time."""
+"""A DeepSense-style encoder of spectrograms: convolutions within a frame, GRUs over time."""
 
 from __future__ import annotations
 
@@ -13,38 +13,39 @@ from jfreq.types import InputError
 
 
 @checked
-class PlaneSense:
-    """Config of :class:`PlaneSenseEncoder`: DeepSense (Yao et al., WWW 2017) as FOCAL builds it,
-    over the patches of each frame of one sensor's plane; its first convolution is the patch.
+class DeepSenseSTFT:
+    """Config of :class:`DeepSenseSTFTEncoder`: DeepSense (Yao et al., WWW 2017) as FOCAL builds it,
+    over the patches of each frame of one sensor's spectrogram; its first convolution is the
+    patch.
 
     Layer norm over a whole frame stands where the original has batch norm, which would need
     state: over channels alone it would hide which bins are loud.
     """
 
     width: Size = 64
-    """Of a frame; convolutions are half as wide."""
+    """Width of a frame; convolutions are half as wide."""
     blocks: Whole = 4
     """Residual convolutions along frequency."""
     kernel: Size = 3
-    """Of them, in patches."""
+    """Length of a convolution, in patches."""
     hidden: Size = 64
     """Units of each GRU; two layers, both directions."""
     dropout: Fraction = 0.2
-    """Of convolution channels, and between the GRUs."""
+    """Rate of dropout of convolution channels, and between the GRUs."""
 
     def __post_init__(self):
         if self.width < 2:
             raise InputError(f"encoder.width: must be 2 or more, got {self.width}")
 
-    def build(self, name: str | None = None) -> PlaneSenseEncoder:
-        return PlaneSenseEncoder(self, name=name)
+    def build(self, name: str | None = None) -> DeepSenseSTFTEncoder:
+        return DeepSenseSTFTEncoder(self, name=name)
 
 
-class PlaneSenseEncoder(nn.Module):
-    """Patches ``[b t f p]`` to states of frames ``[b t d]``, ``d`` twice ``hidden``. No frame sees
-    another before the GRUs."""
+class DeepSenseSTFTEncoder(nn.Module):
+    """Maps patches ``[b t f p]`` to states of frames ``[b t d]``, ``d`` twice ``hidden``. No frame
+    sees another before the GRUs."""
 
-    cfg: PlaneSense
+    cfg: DeepSenseSTFT
 
     @nn.compact
     def __call__(

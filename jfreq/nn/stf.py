@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal, NamedTuple, cast
+from typing import ClassVar, Literal, cast
 
 import flax.linen as nn
 import jax
@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from jfreq.nn.cnn1d import one_length
 from jfreq.ops import stf
 from jfreq.ranges import Count, Fraction, Positive, Size, checked
 from jfreq.types import InputError, SignalSpec, TokenGrid
@@ -23,7 +24,7 @@ Pair = tuple[Array, Array]
 Shape = tuple[int, int]
 """Channels in and out of a layer."""
 SLOPE = 0.2
-"""Of the leaky ReLU: TensorFlow's default, which the released networks use."""
+"""Slope of the leaky ReLU below zero: TensorFlow's default, which the released networks use."""
 
 
 @checked
@@ -31,7 +32,7 @@ class STF:
     """Config of :class:`STFEncoder`; the defaults are the released HHAR network.
 
     One tower of ``depth`` layers for each sensor, then ``depth`` layers over all of them, the
-    first of which pools. Channels are shared out evenly among the windows.
+    first of which pools. Channels are divided evenly among the windows.
     """
 
     windows: tuple[Count, ...] = (16, 32, 64, 128)
@@ -40,15 +41,15 @@ class STF:
     """Block lengths after the pooling layer, which keeps the low bins; None: no pooling."""
     width: Size = 64
     sensor_width: Size = 32
-    """Channels that each sensor hands on."""
+    """Output channels of each sensor's tower."""
     depth: Size = 3
     operator: Literal["filter", "convolution"] = "filter"
     """``filter``: a weight for every bin; ``convolution``: a short kernel along frequency."""
     activation: Literal["time", "frequency"] = "time"
     """Where the leaky ReLU stands; the released WiFi network has it in frequency."""
     merge: Literal["xavier", "zero"] = "xavier"
-    """How weights between resolutions start. ``zero`` is the released default: their gradient is
-    then exactly zero for ever and every merged bin equals its own DFT."""
+    """Initial values of the weights between resolutions. ``zero`` is the released default: their
+    gradient is then exactly zero for ever, and every merged bin equals its DFT bin."""
     taps: Size = 32
     """Length of the base filter, shared by all resolutions."""
     filter_form: Literal["taps", "bins"] = "taps"
@@ -59,10 +60,10 @@ class STF:
     kernel: Size = 3
     """Taps of the convolution, spaced by the same frequency at every resolution."""
     dropout: Fraction = 0.2
-    """Of whole channels, after every layer."""
+    """Rate of dropout of whole channels, after every layer."""
     scaling: Literal["backward", "ortho"] = "backward"
-    """``ortho`` gives the channel groups of all windows the same level; released: ``backward``,
-    their level falls with the root of the window."""
+    """``ortho`` gives the channels of all windows the same magnitude; with ``backward``, as
+    released, it falls with the square root of the window."""
     dead_bias: bool = False
     """Keep the second bias of the released filters, which nothing reads, for its exact count."""
     eps: Positive = 1e-4
@@ -95,13 +96,7 @@ class STF:
 
     def check(self, signals: Sequence[SignalSpec]) -> None:
         """Raises ``InputError`` for sensors that differ in length or do not divide into blocks."""
-        lengths = {s.name: s.samples for s in signals}
-        if len(set(lengths.values())) > 1:
-            raise InputError(
-                f"encoder: STFNets read sensors of one length, got {lengths}; prepare them at one "
-                "rate, or choose method.modalities"
-            )
-        samples = signals[0].samples
+        samples = one_length(signals)
         stf.check_windows(self.windows, self.sizes, samples)
         rest = self._pooled_samples(samples) % self.windows[-1]
         if self.pooled and rest:
@@ -226,7 +221,8 @@ def _stack(*trees):
 
 
 class STFLayer(nn.Module):
-    """Hologram, interleaving, complex norm, one spectral operator for all resolutions, back.
+    """One layer (STFNets, section 3): a hologram, interleaving, complex normalisation, one
+    spectral operator for all resolutions, and synthesis of a series.
 
     ``pool`` keeps the low bins of each window and returns a shorter series.
     """
@@ -241,7 +237,7 @@ class STFLayer(nn.Module):
         sizes = cfg.sizes if self.pool else cfg.windows
         native = [] if cfg.merge == "zero" else stf.hologram(x, cfg.windows, sizes)
         operator = _Filter if cfg.operator == "filter" else _Convolution
-        share = operator(cfg, x.shape[-1], self.width // len(sizes), name="operator")
+        filters = operator(cfg, x.shape[-1], self.width // len(sizes), name="operator")
         series = []
         for j, size in enumerate(sizes):
             bins = stf.bin_order(cfg.windows, sizes, j)
@@ -252,10 +248,8 @@ class STFLayer(nn.Module):
             else:
                 z = self._interleave(native, j, merges)
             z = z * scale
-            affine = _Affine(x.shape[-1], name=f"norm{j}")()
-            z, bins = share(
-                stf.whiten(z, cfg.eps), affine, bins, size, cfg.windows[j] // cfg.windows[0]
-            )
+            z = _Affine(name=f"norm{j}")(stf.whiten(z, cfg.eps))
+            z, bins = filters(z, bins, size=size, dilation=cfg.windows[j] // cfg.windows[0])
             if cfg.activation == "frequency":
                 z = nn.leaky_relu(z, SLOPE)
             series.append(stf.synthesise(z / scale, size, bins))
@@ -276,7 +270,8 @@ class STFLayer(nn.Module):
         return out
 
     def _interleave(self, native: list[Array], j: int, merges) -> Array:
-        """All bins of window ``j`` in owner order: merged from shorter windows, then its own."""
+        """All bins of window ``j`` by the shortest window that has them: those merged from shorter
+        windows, then its native ones."""
         parts = [stf.merge_blocks(z, *merge) for z, merge in zip(native, merges)]
         return jnp.concatenate([*parts, native[j]], axis=2)
 
@@ -290,39 +285,24 @@ class _Merge(nn.Module):
     @nn.compact
     def __call__(self) -> tuple[Float[Array, "2 r r"], Float[Array, "2 r"]]:
         r, zeros = self.ratio, nn.initializers.zeros
-        kernel = self.param(
-            "kernel", zeros if self.init == "zero" else nn.initializers.xavier_uniform(),
-            (r, 2 * (r + 1)),
-        )  # fmt: skip
+        start = zeros if self.init == "zero" else nn.initializers.xavier_uniform()
+        kernel = self.param("kernel", start, (r, 2 * (r + 1)))
         bias = self.param("bias", zeros, (2, r))
         return jnp.einsum("pzn,qn->zpq", stf.merge_basis(r), kernel), bias
 
 
-class Affine(NamedTuple):
-    """The learned map ``rr ri ii`` and shift ``real imag`` of the complex norm, each ``[c]``."""
-
-    rr: Array
-    ri: Array
-    ii: Array
-    real: Array
-    imag: Array
-
-    def __call__(self, z: Pair) -> Pair:
-        rr, ri, ii, *shift = (x.reshape(1, 1, 1, 1, -1) for x in self)
-        return rr * z[0] + ri * z[1] + shift[0], ri * z[0] + ii * z[1] + shift[1]
-
-
 class _Affine(nn.Module):
-    channels: int
+    """The learned map of the complex norm: a symmetric 2 x 2 matrix and a shift per channel."""
 
     @nn.compact
-    def __call__(self) -> Affine:
-        c = self.channels
+    def __call__(self, z: Pair) -> Pair:
+        c = z[0].shape[-1]
         gain = nn.initializers.constant(1 / math.sqrt(2))
         rr, ii = (self.param(f"scale_{n}", gain, (c,)) for n in ("rr", "ii"))
         ri = self.param("scale_ri", nn.initializers.zeros, (c,))
-        shift = self.param("shift", nn.initializers.zeros, (2, c))
-        return Affine(rr, ri, ii, shift[0], shift[1])
+        real, imag = self.param("shift", nn.initializers.zeros, (2, c))
+        rr, ri, ii, real, imag = (x.reshape(1, 1, 1, 1, -1) for x in (rr, ri, ii, real, imag))
+        return rr * z[0] + ri * z[1] + real, ri * z[0] + ii * z[1] + imag
 
 
 class _Filter(nn.Module):
@@ -346,12 +326,12 @@ class _Filter(nn.Module):
         shape = (cfg.taps, pairs) if cfg.filter_form == "taps" else (bins, 2, pairs)
         self.base = self.param("base", uniform, shape)
 
-    def __call__(self, z: Pair, affine: Affine, bins: np.ndarray, size: int, dilation: int):
-        """Twice ``[p k b m c]`` to ``[p 2 k b m o]`` and its bins."""
+    def __call__(self, z: Pair, bins: np.ndarray, *, size: int, dilation: int):
+        """Maps ``[p k b m c]``, real and imaginary, to ``[p 2 k b m o]``; also returns its bins."""
         del dilation
         shape = (len(bins), self.inputs, self.outputs)
         re, im = (part.reshape(shape) for part in self._response(size, bins))
-        return complex_product(affine(z), re, im), bins
+        return complex_product(z, re, im), bins
 
     def _response(self, size: int, bins: np.ndarray) -> list[Array]:
         """Real and imaginary part at ``bins`` of a block of ``size``, ``[k p]``."""
@@ -383,12 +363,12 @@ class _Convolution(nn.Module):
 
         self.base = self.param("base", uniform, (2, self.cfg.kernel, self.inputs, self.outputs))
 
-    def __call__(self, z: Pair, affine: Affine, bins: np.ndarray, size: int, dilation: int):
-        """Twice ``[p k b m c]`` to ``[p 2 k b m o]`` and its bins."""
+    def __call__(self, z: Pair, bins: np.ndarray, *, size: int, dilation: int):
+        """Maps ``[p k b m c]``, real and imaginary, to ``[p 2 k b m o]``; also returns its bins."""
         del size
-        real, imag = affine(z)
         natural, count = bins.argsort(), len(bins)
-        padded = stf.pad_bins(real[:, natural], imag[:, natural], self.cfg.kernel // 2 * dilation)
+        real, imag = (x[:, natural] for x in z)
+        padded = stf.pad_bins(real, imag, self.cfg.kernel // 2 * dilation)
         starts = [t * dilation for t in range(self.cfg.kernel)]
         real, imag = (jnp.concatenate([x[:, s : s + count] for s in starts], -1) for x in padded)
         table = self.base.reshape(2, 1, -1, self.outputs)

@@ -6,7 +6,7 @@ block. A window ``n`` cuts each of these into ``p = s / n`` parts without moving
 spectrum is ``[p 2 k b m c]``: part, real and imaginary, bin. So every transform is one matrix
 product over long rows ``(b m c)``. No FFT: a batch-sharded call stays where it is.
 
-Bins stand in *owner order* (:func:`bin_order`): those taken from the shortest window first.
+Bins are ordered by the shortest window that has them (:func:`bin_order`).
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def check_windows(windows: Sizes, sizes: Sizes, samples: int | None = None) -> N
 
 @functools.lru_cache(maxsize=64)
 def native_bins(windows: Sizes, sizes: Sizes) -> tuple[np.ndarray, ...]:
-    """For each window the bins that no shorter window has: its own part of the hologram.
+    """For each window the bins that no shorter window has: its part of the hologram.
 
     Bin ``k`` of a window is bin ``k / r`` of one ``r`` times shorter, where ``r`` divides ``k``.
     """
@@ -63,7 +63,7 @@ def native_bins(windows: Sizes, sizes: Sizes) -> tuple[np.ndarray, ...]:
 
 
 def bin_order(windows: Sizes, sizes: Sizes, j: int) -> np.ndarray:
-    """The bins of window ``j`` in owner order: those of the shortest window first."""
+    """The bins of window ``j``, those that the shortest window has first."""
     native = native_bins(windows, sizes)
     return np.concatenate([native[i] * (windows[j] // windows[i]) for i in range(j + 1)])
 
@@ -298,24 +298,24 @@ def align_corners(target: int, source: int) -> np.ndarray:
     """``[target source]`` float64: linear interpolation that keeps the first and the last point."""
     at = np.linspace(0, source - 1, target) if target > 1 else np.zeros(1)
     low = np.minimum(at.astype(int), max(source - 2, 0))
-    share = at - low
+    weight = at - low
     out = np.zeros((target, source))
-    out[np.arange(target), low] = 1 - share
-    out[np.arange(target), np.minimum(low + 1, source - 1)] += share
+    out[np.arange(target), low] = 1 - weight
+    out[np.arange(target), np.minimum(low + 1, source - 1)] += weight
     return out
 
 
 def tap_response(taps: int, n: int, *, zero_pad: bool) -> np.ndarray:
     """``[n//2+1 2 taps]`` float32: frequency response at length ``n`` of real taps.
 
-    Their own DFT resized by :func:`align_corners`; with ``zero_pad``, lengths above ``taps`` take
-    the DFT of the zero-padded taps instead, the exact response.
+    The DFT of the taps, resized by :func:`align_corners`; with ``zero_pad``, lengths above
+    ``taps`` take the DFT of the zero-padded taps instead, the exact response.
     """
     if zero_pad and n > taps:
         return _analysis(n, tuple(range(n // 2 + 1)))[..., :taps]
-    own = _analysis(taps, tuple(range(taps // 2 + 1)))
+    response = _analysis(taps, tuple(range(taps // 2 + 1)))
     resize = align_corners(n // 2 + 1, taps // 2 + 1)
-    return np.einsum("fg,gzn->fzn", resize, own).astype(np.float32)
+    return np.einsum("fg,gzn->fzn", resize, response).astype(np.float32)
 
 
 @functools.lru_cache(maxsize=16)

@@ -15,7 +15,7 @@ from jfreq.config import Data, Experiment, replace
 from jfreq.method import Streams
 from jfreq.methods.common.sensor_spectra import spectra
 from jfreq.methods.focal import FOCAL, terms
-from jfreq.nn.deepsense_stft import PlaneSense
+from jfreq.nn.deepsense_stft import DeepSenseSTFT
 from jfreq.nn.swin import Swin
 from jfreq.testing import fake_batch, loss_and_grad
 from jfreq.train import plan
@@ -26,7 +26,7 @@ MEAN_STD = (0.0,), (0.1,)
 SENSORS = DataSpec(
     (SignalSpec("seismic", 50.0, 64, 1, *MEAN_STD), SignalSpec("audio", 100.0, 128, 1, *MEAN_STD))
 )
-SMALL = PlaneSense(width=8, blocks=1, hidden=4, dropout=0.0)
+SMALL = DeepSenseSTFT(width=8, blocks=1, hidden=4, dropout=0.0)
 FEW = Views(time=("flip", "scale"), frequency=("shift",))
 SAME = Views(time=(), frequency=())
 TINY = Swin(width=4, depths=(1, 1), heads=1, window=(2, 2), shift=(1, 1))

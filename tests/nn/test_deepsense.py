@@ -44,8 +44,9 @@ def test_one_layer_is_a_valid_convolution(sensors):
     f, params = run(Conv1d(widths=(4,), kernels=(5,), dropout=0.0), sensors)
     x = np.concatenate(sensors, -1).astype(np.float64)
     kernel, bias = (np.asarray(params["conv0"][k], np.float64) for k in ("kernel", "bias"))
-    expected = [[np.einsum("kc,kcd->d", x[b, i : i + 5], kernel) for i in range(60)]
-                for b in range(2)]  # fmt: skip
+    expected = [
+        [np.einsum("kc,kcd->d", x[b, i : i + 5], kernel) for i in range(60)] for b in range(2)
+    ]
     np.testing.assert_allclose(f(sensors), np.maximum(np.array(expected) + bias, 0), atol=1e-5)
 
 
@@ -92,10 +93,12 @@ def test_dropout_needs_a_key_and_changes_training_only(sensors):
         (lambda: Conv1d(kernels=(40, 30, 8)).check([ACC]), "64 samples are shorter than the 76"),
         (lambda: DeepSense(chunk=24).check([ACC, GYRO]), "64 samples are not a multiple of 24"),
         (lambda: DeepSense(chunk=4), "encoder.chunk: must be 8 samples or more"),
-        (lambda: Conv1d().check([ACC, SignalSpec("gyro", 100.0, 128, 3)]),
-         "sensors of one length, got {'acc': 64, 'gyro': 128}"),
+        (
+            lambda: Conv1d().check([ACC, SignalSpec("gyro", 100.0, 128, 3)]),
+            "sensors of one length, got {'acc': 64, 'gyro': 128}",
+        ),
     ],
-)  # fmt: skip
+)
 def test_bad_settings_are_refused(make, message):
     with pytest.raises(InputError, match=message):
         make()

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jfreq.nn.deepsense_stft import PlaneSense
+from jfreq.nn.deepsense_stft import DeepSenseSTFT
 from jfreq.types import InputError
 
-CFG = PlaneSense(width=8, blocks=2, hidden=4)
+CFG = DeepSenseSTFT(width=8, blocks=2, hidden=4)
 
 
 @pytest.fixture(scope="module")
@@ -45,4 +45,4 @@ def test_bad_sizes_are_refused():
     for field, value in (("width", 1), ("kernel", 0), ("dropout", 1.0)):
         change: dict[str, Any] = {field: value}
         with pytest.raises(InputError, match=rf"\.{field}: must be"):
-            PlaneSense(**change)
+            DeepSenseSTFT(**change)

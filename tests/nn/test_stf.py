@@ -15,15 +15,28 @@ from jfreq.nn.stf import STF
 from jfreq.ops import stf
 
 SMALL = STF(windows=(8, 16), pooled=None, width=4, sensor_width=2, depth=1, taps=8, dropout=0.5)
-DEEP = {"windows": (8, 16, 32), "pooled": (6, 12, 24), "width": 6, "sensor_width": 3, "depth": 2,
-        "taps": 16}  # fmt: skip
+DEEP = {
+    "windows": (8, 16, 32),
+    "pooled": (6, 12, 24),
+    "width": 6,
+    "sensor_width": 3,
+    "depth": 2,
+    "taps": 16,
+}
 CASES = {
     "filter": {},
-    "convolution": {"operator": "convolution", "activation": "frequency", "windows": (8, 16),
-                    "pooled": (4, 8), "width": 4, "sensor_width": 2, "kernel": 3},
+    "convolution": {
+        "operator": "convolution",
+        "activation": "frequency",
+        "windows": (8, 16),
+        "pooled": (4, 8),
+        "width": 4,
+        "sensor_width": 2,
+        "kernel": 3,
+    },
     "bins": {"filter_form": "bins", "scaling": "ortho", "merge": "zero", "pooled": None},
     "zero_pad": {"expansion": "zero_pad", "dead_bias": True, "taps": 8, "depth": 1},
-}  # fmt: skip
+}
 
 
 def noise(*shape, seed=0):
@@ -113,8 +126,10 @@ def layer(p, cfg, x, pool=False) -> Any:
     for j, n in enumerate(cfg.windows):
         size = cfg.sizes[j] if pool else n
         scale = n**-0.5 if cfg.scaling == "ortho" else 1.0
-        owners = [min(i for i in range(j + 1) if k % (n // cfg.windows[i]) == 0)
-                  for k in range(size // 2 + 1)]  # fmt: skip
+        owners = [
+            min(i for i in range(j + 1) if k % (n // cfg.windows[i]) == 0)
+            for k in range(size // 2 + 1)
+        ]
         bins = [merged(p, cfg, spectra, i, j, k) for k, i in enumerate(owners)]
         z = normed(p[f"norm{j}"], np.stack(bins, axis=2) * scale, cfg.eps)
         if cfg.operator == "filter":

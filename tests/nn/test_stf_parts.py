@@ -18,7 +18,6 @@ def noise(*shape, seed=0):
 
 
 WINDOWS = STF().windows
-IDENTITY = net.Affine(*(jnp.asarray([v], jnp.float32) for v in (1, 0, 1, 0, 0)))
 
 
 def operated(operator, base, x, j):
@@ -27,8 +26,10 @@ def operated(operator, base, x, j):
 
     def run(x):
         z = stf.block_spectrum(stf.to_blocks(x[None, :, None], 128), n, bins)
-        args = ((z[:, 0], z[:, 1]), IDENTITY, bins, n, n // WINDOWS[0])
-        z, order = operator.apply({"params": {"base": jnp.asarray(base, jnp.float32)}}, *args)
+        params = {"base": jnp.asarray(base, jnp.float32)}
+        z, order = operator.apply(
+            {"params": params}, (z[:, 0], z[:, 1]), bins, size=n, dilation=n // WINDOWS[0]
+        )
         return stf.to_series(stf.synthesise(z, n, order))[0, :, 0]
 
     return np.asarray(jax.jit(run)(jnp.asarray(x, jnp.float32)))

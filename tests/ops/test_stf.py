@@ -75,7 +75,7 @@ def test_hologram_holds_native_bins_of_every_window(windows, sizes):
         assert relative(as_complex(part), spectra(x, n)[:, :, bins]) < 1e-6
 
 
-def test_table_of_owners():
+def test_counts_of_native_bins():
     def counts(windows, sizes):
         native = stf.native_bins(windows, sizes)
         return [[len(native[i]) for i in range(j + 1)] for j in range(len(windows))]
@@ -85,7 +85,7 @@ def test_table_of_owners():
 
 
 @chains
-def test_every_bin_has_one_owner_the_shortest_window_that_has_it(windows, sizes):
+def test_every_bin_is_native_to_the_shortest_window_that_has_it(windows, sizes):
     native = stf.native_bins(windows, sizes)
     for j, size in enumerate(sizes):
         order = stf.bin_order(windows, sizes, j)
