@@ -329,22 +329,19 @@ class _Filter(nn.Module):
     def __call__(self, z: Pair, bins: np.ndarray, *, size: int, dilation: int):
         """Maps ``[p k b m c]``, real and imaginary, to ``[p 2 k b m o]``; also returns its bins."""
         del dilation
-        shape = (len(bins), self.inputs, self.outputs)
-        re, im = (part.reshape(shape) for part in self._response(size, bins))
-        return complex_product(z, re, im), bins
+        response = self._response(size, bins)
+        return complex_product(z, response[:, 0], response[:, 1]), bins
 
-    def _response(self, size: int, bins: np.ndarray) -> list[Array]:
-        """Real and imaginary part at ``bins`` of a block of ``size``, ``[k p]``."""
+    def _response(self, size: int, bins: np.ndarray) -> Float[Array, "k 2 i o"]:
+        """Real and imaginary part at ``bins`` of blocks of ``size``."""
         cfg = self.cfg
         if cfg.filter_form == "taps":
-            basis = stf.tap_response(cfg.taps, size, zero_pad=cfg.expansion == "zero_pad")[bins]
-            return [_matmul(basis[:, z], self.base) for z in range(2)]
-        resize = stf.align_corners(size // 2 + 1, cfg.taps // 2 + 1).astype(np.float32)[bins]
-        return [_matmul(resize, self.base[:, z]) for z in range(2)]
-
-
-def _matmul(a, b: Array) -> Array:
-    return jnp.matmul(a, b, precision="highest")
+            basis = stf.tap_response(cfg.taps, size, zero_pad=cfg.expansion == "zero_pad")
+            out = jnp.einsum("kzn,np->kzp", basis[bins], self.base, precision="highest")
+        else:
+            resize = stf.align_corners(size // 2 + 1, cfg.taps // 2 + 1).astype(np.float32)
+            out = jnp.einsum("kf,fzp->kzp", resize[bins], self.base, precision="highest")
+        return out.reshape(len(bins), 2, self.inputs, self.outputs)
 
 
 class _Convolution(nn.Module):
