@@ -9,12 +9,12 @@ import numpy as np
 from jfreq.ops import conv
 from jfreq.sharding import batch_sharding, make_mesh
 
-from ..ops.test_conv import draw
+from ..ops.test_conv import sample
 
 
 def test_a_sharded_batch_is_not_gathered():
     mesh = make_mesh((4, 2, 1))
-    x, kernel = draw((8, 5, 4, 6), (3, 3, 3, 4))
+    x, kernel = sample((8, 5, 4, 6), (3, 3, 3, 4))
 
     def run(x, kernel):
         out, pull = jax.vjp(conv.grouped_conv, x, kernel)
