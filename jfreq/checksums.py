@@ -22,9 +22,7 @@ def write(folder: Path, *, step: int, leave_out: tuple[str, ...] = ()) -> None:
 
     ``leave_out``: names of files right in the folder that change afterwards.
     """
-    names = sorted(
-        str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()
-    )  # fmt: skip
+    names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
     names = [name for name in names if name not in (FILE, *leave_out)]
     write_json(folder / FILE, {"step": step, "files": _digests(folder, names)})
 

@@ -57,11 +57,11 @@ class Data:
     fold_by: Literal["subject", "recording", "row"] | None = None
     """What such a fold keeps whole; by default subjects where enough are known, else recordings."""
     label_fraction: Share = 1.0
-    """Below 1: read only this share of the labelled rows, in proportion to the classes."""
+    """Below 1: read only this fraction of the labelled rows, in proportion to the classes."""
     label_seed: Seed = 0
-    """Draws these rows; a smaller share of the same draw is part of a larger one."""
+    """Decides which rows; a smaller fraction by the same seed is part of a larger one."""
     label_at_least_one: bool = False
-    """Draw a row of every class, however small the share; else such a share is refused."""
+    """Keep a row of every class, however small the fraction; else such a fraction is refused."""
     backend: Literal["auto", "tfdata", "memory"] = "auto"
     """``memory`` keeps the set in host memory and needs no TensorFlow; ``auto`` picks it for
     sets under ``memory_mb``."""
@@ -142,12 +142,11 @@ class Optim:
 
     def __post_init__(self):
         known = ("adamw", "adam_l2")
-        check(
-            self.kind in known or self.kind.startswith("optax."),
-            "optim.kind",
-            f"must be {', '.join(known)} or an optimiser of optax, for instance 'optax.lion'; got "
-            f"{shown(self.kind)}{close_match(self.kind, known)}",
-        )
+        if self.kind not in known and (not self.kind.startswith("optax.")):
+            raise InputError(
+                f"optim.kind: must be {', '.join(known)} or an optimiser of optax, for instance "
+                f"'optax.lion'; got {shown(self.kind)}{close_match(self.kind, known)}"
+            )
         for field, names in {
             "options": [name for name, _ in self.options],
             "groups": [group.pattern for group in self.groups],
@@ -195,8 +194,11 @@ class Mesh:
         for pattern, axes in self.rules:
             named = [axis for axis in axes if axis is not None]
             for axis in named:
-                check(axis in known, "mesh.rules", f"{pattern!r}: no axis {shown(axis)}"
-                      f"{close_match(axis, known)}; there are {', '.join(known)}")  # fmt: skip
+                if axis not in known:
+                    raise InputError(
+                        f"mesh.rules: {pattern!r}: no axis "
+                        f"{shown(axis)}{close_match(axis, known)}; there are {', '.join(known)}"
+                    )
                 check(named.count(axis) == 1, "mesh.rules", f"{pattern!r} names {axis} twice")
 
     @property
@@ -267,11 +269,8 @@ class Experiment:
     """Micro-batches per step; the global batch is cut into that many."""
 
     def __post_init__(self):
-        check(
-            self.batch % self.accumulate == 0,
-            "accumulate",
-            f"must divide batch {self.batch}, got {self.accumulate}",
-        )
+        if self.batch % self.accumulate != 0:
+            raise InputError(f"accumulate: must divide batch {self.batch}, got {self.accumulate}")
 
 
 def replace(cfg: T, **changes: Any) -> T:

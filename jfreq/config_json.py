@@ -47,8 +47,11 @@ def check_plain(value: Any, path: str = "") -> None:
         for i, item in enumerate(value):
             check_plain(item, f"{path}[{i}]")
     else:
-        check(_is_plain(value), path, f"a run cannot save {shown(value)}; numbers, words, None, "
-              "tuples and dataclasses of these can be fields")  # fmt: skip
+        if not _is_plain(value):
+            raise InputError(
+                f"{path}: a run cannot save {shown(value)}; numbers, words, None, tuples and "
+                "dataclasses of these can be fields"
+            )
 
 
 def _is_plain(value: Any) -> bool:
@@ -65,11 +68,19 @@ def _check_fields(config: type, fields: Sequence[str]) -> None:
             own = [name for name, hint in declared.items() if "ClassVar" not in str(hint)]
             wrong += [name for name in own if name in vars(cls) or not _promised(config, name)]
         else:
-            wrong += [name for name, value in vars(cls).items() if name not in declared
-                      and name[0] != "_" and not name.isupper() and _is_plain(value)]  # fmt: skip
+            wrong += [
+                name
+                for name, value in vars(cls).items()
+                if name not in declared
+                and name[0] != "_"
+                and not name.isupper()
+                and _is_plain(value)
+            ]
         for name in wrong:
-            raise InputError(f"{cls.__name__}.{name}: is no field as it stands there; give it a "
-                             "type and write @checked (jfreq.ranges) above the class")  # fmt: skip
+            raise InputError(
+                f"{cls.__name__}.{name}: is no field as it stands there; give it a type and write "
+                "@checked (jfreq.ranges) above the class"
+            )
 
 
 def _promised(config: type, name: str) -> bool:
@@ -197,8 +208,11 @@ def _decode(hint: Any, value: Any, variants, path: str) -> Any:
     if dataclasses.is_dataclass(hint):
         return from_dict(hint, value, variants, path)  # type: ignore[arg-type]
     plain = args[0] if origin is Annotated else hint
-    check(isinstance(plain, type), path, f"a field of type {plain} cannot be read back; use "
-          "numbers, words, None, tuples, Literal and dataclasses of these")  # fmt: skip
+    if not isinstance(plain, type):
+        raise InputError(
+            f"{path}: a field of type {plain} cannot be read back; use numbers, words, None, "
+            "tuples, Literal and dataclasses of these"
+        )
     number = plain is float and isinstance(value, int)
     good = isinstance(value, plain) or number
     good = good and (plain is bool or not isinstance(value, bool))

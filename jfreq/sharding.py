@@ -1,4 +1,4 @@
-"""The mesh ``(data, fsdp, tensor)`` and who lives where on it.
+"""The mesh ``(data, fsdp, tensor)`` and how arrays are placed on it.
 
 Batches are split over ``data`` and ``fsdp``. Parameters, optimiser moments and EMA copies follow
 the rules of the experiment, ordered path patterns, so that ``opt/.../mu/trunk/...`` is placed like
@@ -62,10 +62,12 @@ def spec_for(
     """Placement of one array on a mesh of these axis sizes; an axis that does not divide drops."""
     axes = _asked(path, len(shape), rules)
     if axes is not None:
-        return P(*(
-            axis if axis and size % sizes[axis] == 0 and sizes[axis] > 1 else None
-            for axis, size in zip(axes, shape)
-        ))  # fmt: skip
+        return P(
+            *(
+                axis if axis and size % sizes[axis] == 0 and sizes[axis] > 1 else None
+                for axis, size in zip(axes, shape)
+            )
+        )
     fsdp = sizes["fsdp"]
     if fsdp == 1 or math.prod(shape) * itemsize < MIN_SHARD_BYTES:
         return P()

@@ -69,9 +69,11 @@ def fake_batch(spec: DataSpec, batch: int, *, seed: int = 0) -> Batch:
         gain = 10 ** rng.uniform(-2, -0.5, (batch, 1, 1))
         out[s.name] = (gain * rng.normal(size=(batch, s.samples, s.channels))).astype(np.float32)
     label = np.arange(batch) % max(1, len(spec.labels))
-    out["label"] = np.eye(len(spec.labels), dtype=np.float32)[label] if spec.multi_label else (
-        label.astype(np.int32)
-    )  # fmt: skip
+    out["label"] = (
+        np.eye(len(spec.labels), dtype=np.float32)[label]
+        if spec.multi_label
+        else (label.astype(np.int32))
+    )
     out["length"] = np.full(batch, spec.signals[0].samples, np.int32)
     out["_mask"] = np.ones(batch, np.float32)
     return {k: jnp.asarray(v) for k, v in out.items()}
@@ -126,16 +128,23 @@ def start_processes(
     flags = os.environ.get("XLA_FLAGS", "")
     flags = f"{flags} --xla_force_host_platform_device_count={devices}"
     env = {
-        **os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "NPROC": "16",
-        distributed.ADDRESS: address, distributed.COUNT: str(count),
-    }  # fmt: skip
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": flags,
+        "NPROC": "16",
+        distributed.ADDRESS: address,
+        distributed.COUNT: str(count),
+    }
     return [
         subprocess.Popen(
-            [sys.executable, *command], env={**env, distributed.INDEX: str(i)},
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            [sys.executable, *command],
+            env={**env, distributed.INDEX: str(i)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         for i in range(count)
-    ]  # fmt: skip
+    ]
 
 
 def finish_processes(runs: Sequence[subprocess.Popen], *, limit_s: float = 240) -> list[Finished]:

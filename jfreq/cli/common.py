@@ -26,8 +26,13 @@ TRUST_HELP = (
     "--trust FILE.py|PACKAGE  with any command, also several times: code that does not come with\n"
     "                         jfreq and that a run or bundle may name; no other is imported"
 )
-WORDS = {"FLOAT": "a number", "INT": "a whole number", "{None}": "None", "PATH": "a path",
-         "STR": "a word"}  # fmt: skip
+WORDS = {
+    "FLOAT": "a number",
+    "INT": "a whole number",
+    "{None}": "None",
+    "PATH": "a path",
+    "STR": "a word",
+}
 """What the types of options are called."""
 
 

@@ -98,8 +98,9 @@ def write_config(config: Any) -> str:
     """The inverse of :func:`read_config`."""
     first, *others = dataclasses.fields(config)
     changed = [f for f in others if getattr(config, f.name) != f.default]
-    return ",".join([getattr(config, first.name), *(f"{f.name}={getattr(config, f.name)}" for f in
-                     changed)])  # fmt: skip
+    return ",".join(
+        [getattr(config, first.name), *(f"{f.name}={getattr(config, f.name)}" for f in changed)]
+    )
 
 
 def _value(word: str) -> int | float | str:

@@ -63,11 +63,21 @@ def described(view: View) -> ShardsInfo:
 def _signals(view: View) -> tuple[SignalInfo, ...]:
     """What a clip without shards holds."""
     return tuple(
-        SignalInfo(s.name, s.rate, s.samples, s.channels, mean=s.mean, std=s.std,
-                   **({"dtype": "int16", "scale": 2.0**-15} if s.name == "audio" else
-                      {"dtype": "float32", "scale": 1.0}))
+        SignalInfo(
+            s.name,
+            s.rate,
+            s.samples,
+            s.channels,
+            mean=s.mean,
+            std=s.std,
+            **(
+                {"dtype": "int16", "scale": 2.0**-15}
+                if s.name == "audio"
+                else {"dtype": "float32", "scale": 1.0}
+            ),
+        )
         for s in view.experiment.method.example_signals(view.seconds, view.rate)
-    )  # fmt: skip
+    )
 
 
 def bound(view: View) -> Experiment:

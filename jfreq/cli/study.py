@@ -87,10 +87,12 @@ def plan(argv: Sequence[str]) -> None:
     from jfreq.types import InputError
 
     args = parse(
-        config_views.PlanView, args=rest, prog=f"jfreq plan {name}",
+        config_views.PlanView,
+        args=rest,
+        prog=f"jfreq plan {name}",
         default=config_views.PlanView(recipes.load(name), topology=tyro.MISSING),
         description=f"Compiles the train step of {name} for hardware that is not here.",
-    )  # fmt: skip
+    )
     place = topology.parse(args.topology)
     if args.largest_batch and not place.hardware.memory:
         raise InputError(

@@ -17,10 +17,12 @@ def train(argv: Sequence[str]) -> None:
     from jfreq.cli.options import TrainOptions
 
     args = parse(
-        TrainOptions, args=rest, prog=f"jfreq train {name}",
+        TrainOptions,
+        args=rest,
+        prog=f"jfreq train {name}",
         default=TrainOptions(recipes.load(name), tyro.MISSING),
         description=f"Trains {name}. Every field of the experiment can be set.",
-    )  # fmt: skip
+    )
     from jfreq import distributed
     from jfreq.train.loop import train as run
 
@@ -30,8 +32,12 @@ def train(argv: Sequence[str]) -> None:
 
 def finetune(argv: Sequence[str]) -> None:
     """Fine-tunes a run or bundle: jfreq finetune RUN --data SHARDS --workdir RUN2"""
-    trained, rest = subject("finetune", argv, "RUN [options]; RUN is a run folder or bundle, or "
-                            "the name of an experiment to train from scratch")  # fmt: skip
+    trained, rest = subject(
+        "finetune",
+        argv,
+        "RUN [options]; RUN is a run folder or bundle, or "
+        "the name of an experiment to train from scratch",
+    )
     import tyro
 
     from jfreq import distributed
@@ -41,10 +47,12 @@ def finetune(argv: Sequence[str]) -> None:
 
     distributed.start()
     args = parse(
-        FinetuneOptions, args=rest, prog=f"jfreq finetune {trained}",
+        FinetuneOptions,
+        args=rest,
+        prog=f"jfreq finetune {trained}",
         default=FinetuneOptions(tuning.experiment_for(trained), tyro.MISSING),
         description="Trains encoder and classifier, a run for each held-out fold.",
-    )  # fmt: skip
+    )
     experiment, workdir = with_data(args.experiment, args.data), args.workdir
     made = {"make_folds": args.make_folds, "fold_by": args.fold_by}
     made = {name: value for name, value in made.items() if value is not None}
@@ -79,7 +87,10 @@ def config(argv: Sequence[str]) -> None:
 
     experiment = recipes.load(name)
     args = parse(
-        config_views.View, args=rest, prog=f"jfreq config {view} {name}",
-        default=config_views.View(experiment), description=f"Looks into {name}.",
-    )  # fmt: skip
+        config_views.View,
+        args=rest,
+        prog=f"jfreq config {view} {name}",
+        default=config_views.View(experiment),
+        description=f"Looks into {name}.",
+    )
     print(config_views.VIEWS[view](args, experiment))

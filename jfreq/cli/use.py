@@ -50,7 +50,7 @@ def probe(
         trained: run folder or bundle.
         data: labelled shards; several folders of the same classes are one set.
         kinds: which probes.
-        pool: clip vector: the method's own, means per frequency row, or mean and deviation.
+        pool: clip vector: the method's own, means per frequency row, or mean and standard deviation.
         layer: state after this block (negative from the end) instead of the final norm.
         seeds: of the untrained encoder.
         baselines: add the untrained encoder and log-mel statistics to the table.
@@ -62,9 +62,9 @@ def probe(
             the set's own split.
         train_split: split whose labels train the probe, in place of folds and of "train".
         test_split: split to test on, in place of folds and of "test".
-        fractions: shares of the training rows' labels to probe with, for instance 0.01 0.1 1.
-        draws: how often each share is drawn.
-        at_least_one: draw a row of every class, however small the share; else it is refused.
+        fractions: fractions of the training rows' labels to probe with, for instance 0.01 0.1 1.
+        draws: how often each fraction is sampled.
+        at_least_one: keep a row of every class, however small the fraction; else it is refused.
         out: folder of the results; by default that of the run.
     """
     from jfreq import distributed
@@ -87,11 +87,22 @@ def probe(
         shards, notes = refolded(shards, make_folds, fold_by)
         messages.say(notes if distributed.is_chief() else ())
     report = probe_protocol.probe(
-        found, shards, kinds=kinds, pool=pool, layer=layer, seeds=seeds,
-        with_baselines=baselines, leave_one_subject_out=leave_one_subject_out, only=folds,
-        train_split=train_split, test_split=test_split, fractions=fractions, draws=draws,
-        at_least_one=at_least_one, progress=bars(),
-    )  # fmt: skip
+        found,
+        shards,
+        kinds=kinds,
+        pool=pool,
+        layer=layer,
+        seeds=seeds,
+        with_baselines=baselines,
+        leave_one_subject_out=leave_one_subject_out,
+        only=folds,
+        train_split=train_split,
+        test_split=test_split,
+        fractions=fractions,
+        draws=draws,
+        at_least_one=at_least_one,
+        progress=bars(),
+    )
     if not distributed.is_chief():
         return
     print(report.to_markdown())
@@ -148,10 +159,16 @@ def embed(
     from jfreq.encoder.encoder import load_encoder
 
     written = embed_files(
-        load_encoder(found_run(encoder)), inputs, out, rate=rate,
-        modalities=parse_modalities(modalities) or None, frames=frames, strict=strict,
-        progress=functools.partial(bars(), "recordings"), say=tell,
-    )  # fmt: skip
+        load_encoder(found_run(encoder)),
+        inputs,
+        out,
+        rate=rate,
+        modalities=parse_modalities(modalities) or None,
+        frames=frames,
+        strict=strict,
+        progress=functools.partial(bars(), "recordings"),
+        say=tell,
+    )
     print(written)
 
 
@@ -167,7 +184,7 @@ def predict(
     modalities: tuple[str, ...] = (),
     strict: bool = False,
 ) -> None:
-    """Says which class each recording belongs to, and how sure that is, as a CSV.
+    """Predicts the class of each recording, with its probability, as a CSV.
 
     Args:
         encoder: bundle or run folder of a fine-tuned or supervised model.
@@ -191,10 +208,17 @@ def predict(
     model.check_classes(str(run))
     target = None if out is None or str(out) == "-" else out
     written = predict_files(
-        model, inputs, target, windows=windows, choice=Choice(top, threshold), rate=rate,
-        modalities=parse_modalities(modalities) or None, strict=strict,
-        progress=functools.partial(bars(), "recordings") if target else None, say=tell,
-    )  # fmt: skip
+        model,
+        inputs,
+        target,
+        windows=windows,
+        choice=Choice(top, threshold),
+        rate=rate,
+        modalities=parse_modalities(modalities) or None,
+        strict=strict,
+        progress=functools.partial(bars(), "recordings") if target else None,
+        say=tell,
+    )
     if target:
         print(written)
     elif written.skipped:

@@ -56,8 +56,8 @@ class Compiled:
     signal: SignalSpec
     """What an example is, and how long."""
     parameters: int
-    whole: float
-    """Share of the parameters that every device holds in full."""
+    replicated: float
+    """Fraction of the parameters that every device holds in full."""
     memory: Memory
     flops: float
     """Of the matrix products of a step, all devices together; loops counted."""
@@ -90,12 +90,12 @@ class Compiled:
 def plan_step(experiment: Experiment, data: ShardsInfo, topology: Topology) -> plan.StepPlan:
     """The step of a bound experiment on rows as ``data`` describes them; nothing is compiled."""
     places.check_mesh(topology, experiment.mesh)
-    experiment = replace(experiment, method=_settled(experiment.method, topology))
+    experiment = replace(experiment, method=_for_hardware(experiment.method, topology))
     mesh = sharding.make_mesh(experiment.mesh.sizes, places.devices(topology))
     return plan.plan_step(experiment, batch_spec(data, experiment.batch), mesh)
 
 
-def _settled(cfg: Any, topology: Topology) -> Any:
+def _for_hardware(cfg: Any, topology: Topology) -> Any:
     """A config whose attention is what the hardware would run.
 
     XLA:CPU stands in for a GPU: ``auto`` is XLA's own form there, not the one for CPUs. Raises
@@ -103,7 +103,7 @@ def _settled(cfg: Any, topology: Topology) -> Any:
     """
     if not dataclasses.is_dataclass(cfg) or isinstance(cfg, type):
         return cfg
-    parts = {f.name: _settled(getattr(cfg, f.name), topology) for f in dataclasses.fields(cfg)}
+    parts = {f.name: _for_hardware(getattr(cfg, f.name), topology) for f in dataclasses.fields(cfg)}
     kind, here = parts.get("attention"), topology.hardware.platform
     if kind == "cudnn" or (kind == "splash" and here != "tpu"):
         raise InputError(
@@ -148,7 +148,7 @@ def examine(spec: plan.StepPlan, topology: Topology, signal: SignalSpec) -> Comp
         unit=sharding.batch_ways(spec.mesh) * experiment.accumulate,
         signal=signal,
         parameters=param_paths.count(params),
-        whole=whole_share(params),
+        replicated=replicated_fraction(params),
         memory=_memory(memory, topology),
         flops=arithmetic,
         work=work,
@@ -184,7 +184,7 @@ def _memory(stats: Any, topology: Topology) -> Memory:
     return Memory(arguments, temporaries, peak or arguments + temporaries)
 
 
-def whole_share(params) -> float:
+def replicated_fraction(params) -> float:
     """Fraction of the scalars that no mesh axis splits."""
     leaves = jax.tree.leaves(params)
     whole = sum(leaf.size for leaf in leaves if leaf.sharding.is_fully_replicated)

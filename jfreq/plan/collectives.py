@@ -38,8 +38,8 @@ class Collective:
     @property
     def sent(self) -> float:
         """Bytes that a device sends in a step, on a ring (Patarasuk and Yuan 2009)."""
-        share = (self.group - 1) / self.group
-        factor = {"all-reduce": 2 * share, "collective-permute": 1.0}.get(self.kind, share)
+        others = (self.group - 1) / self.group
+        factor = {"all-reduce": 2 * others, "collective-permute": 1.0}.get(self.kind, others)
         return self.times * self.bytes * factor
 
 
@@ -52,9 +52,10 @@ def find(module: Module, mesh: Mapping[str, int]) -> list[Collective]:
     found: dict[Collective, float] = {}
     callers = {
         target: ins
-        for _, ins, _ in module.walk() if ins.op == "fusion"
+        for _, ins, _ in module.walk()
+        if ins.op == "fusion"
         for target in ins.calls["calls"]
-    }  # fmt: skip
+    }
     for name, ins, times in module.walk():
         kind = ins.op.removesuffix("-start")
         if kind not in KINDS or _continued(module, name, ins):
@@ -68,10 +69,14 @@ def find(module: Module, mesh: Mapping[str, int]) -> list[Collective]:
         size = 2 if kind == "collective-permute" else len(groups[0])
         arrays = _whole(ins, kind, size)
         one = Collective(
-            kind, tuple(f"{s.dtype}{list(s.dims)}".replace(" ", "") for s in arrays),
-            sum(s.bytes for s in arrays), _axes(groups, mesh), len(groups[0]), 0.0,
+            kind,
+            tuple(f"{s.dtype}{list(s.dims)}".replace(" ", "") for s in arrays),
+            sum(s.bytes for s in arrays),
+            _axes(groups, mesh),
+            len(groups[0]),
+            0.0,
             _source(ins, callers.get(name)),
-        )  # fmt: skip
+        )
         found[one] = found.get(one, 0.0) + times
     every = [dataclasses.replace(one, times=times) for one, times in found.items()]
     return sorted(every, key=lambda c: (-c.sent, c.kind, c.shapes))
@@ -87,10 +92,11 @@ def of_the_batch(
     """
     sizes = {rows, 2 * rows} - known
     return [
-        c for c in found
+        c
+        for c in found
         if c.kind in ("all-gather", "all-to-all", "ragged-all-to-all")
         and any(sizes & set(map(int, re.findall(r"\d+", s.partition("[")[2]))) for s in c.shapes)
-    ]  # fmt: skip
+    ]
 
 
 def _continued(module: Module, name: str, ins: Instruction) -> bool:
@@ -147,18 +153,26 @@ def device_groups(attributes: str, devices: int) -> list[tuple[int, ...]]:
 
 
 def _mesh_groups(axes: str, rest: str) -> list[tuple[int, ...]]:
-    """``mesh['a'=2,'b'=4], device_ids=([4,2]T(1,0)) {'a'}``: groups run over the named axes."""
-    sizes = {name: int(n) for name, n in re.findall(r"'([^']+)'=(\d+)", axes)}
+    """Groups that run over some axes of a mesh of devices.
+
+    ``mesh['a'=2,'b'=4], device_ids=([4,2]T(1,0)) {'a'}`` is four groups of two devices that differ
+    in ``a`` alone.
+
+    Args:
+      axes: sizes by name, ``'a'=2,'b'=4``.
+      rest: what follows the brackets: the order of the devices where it is not 0, 1, 2, ..., and
+        the axes of a group where they are not all.
+    """
+    sizes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", axes)}
     order = re.match(r",?\s*device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\)", rest)
     ids = _iota(order[1], order[2]) if order else np.arange(math.prod(sizes.values()))
     named = re.search(r"\{('[^}]*)\}", rest)
     inside = re.findall(r"'([^']+)'(?!:\()", named[1]) if named else list(sizes)
-    names = list(sizes)
-    outside = [i for i, name in enumerate(names) if name not in inside]
-    turned = ids.reshape(tuple(sizes.values())).transpose(
-        outside + [names.index(name) for name in inside]
-    )
-    return _rows(turned.reshape(math.prod(turned.shape[: len(outside)]), -1))
+    outside = [name for name in sizes if name not in inside]
+    # One row per group: the axes inside a group come last and become the columns.
+    axis = {name: i for i, name in enumerate(sizes)}
+    by_axis = ids.reshape(tuple(sizes.values())).transpose([axis[n] for n in outside + inside])
+    return _rows(by_axis.reshape(math.prod(sizes[name] for name in outside), -1))
 
 
 def _numbers(text: str) -> tuple[int, ...]:

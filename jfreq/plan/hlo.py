@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Iterator
 from functools import cached_property
+from typing import NamedTuple
 
 _BITS = ((4, "s4 u4"), (8, "pred s8 u8"), (16, "s16 u16 bf16 f16"), (32, "s32 u32 f32"))
 ITEM_BITS = {
@@ -65,6 +66,28 @@ class Instruction:
             role: tuple(_NAME.findall(names)) for role, names in _CALLS.findall(self.attributes)
         }
 
+    @property
+    def runs(self) -> tuple[str, ...]:
+        """Computations that it runs: neither those that its first half, ``-start``, has begun, nor
+        the scalar function of a reduction."""
+        if self.op.endswith(("-done", "-update")):
+            return ()
+        roles = self.calls.items()
+        return tuple(
+            name
+            for role, names in roles
+            if role != "to_apply" or self.op == "call"
+            for name in names
+        )
+
+
+class Runs(NamedTuple):
+    """How often computations run, which of them lie in fusions, and loops of unknown length."""
+
+    times: dict[str, float]
+    fused: frozenset[str]
+    unknown_loops: tuple[str, ...]
+
 
 @dataclasses.dataclass(frozen=True)
 class Module:
@@ -74,42 +97,36 @@ class Module:
     entry: str
 
     @cached_property
-    def _runs(self) -> tuple[dict[str, float], frozenset[str], tuple[str, ...]]:
-        times = dict.fromkeys(self.computations, 0.0)
-        times[self.entry] = 1.0
-        inner, unknown = set(), []
-        for name in reversed(self.computations):
-            for ins in self.computations[name].values():
-                if ins.op.endswith(("-done", "-update")):
-                    continue
-                for role, targets in ins.calls.items():
-                    if role == "to_apply" and ins.op != "call":
-                        continue
-                    loops = 1.0
-                    if ins.op == "while":
-                        count = self.trips(ins)
-                        unknown += [ins.name] if count is None and role == "body" else []
-                        loops = float(count or 1)
-                    for target in targets:
-                        times[target] += times[name] * loops
-                        if ins.op == "fusion" or name in inner:
-                            inner.add(target)
-        return times, frozenset(inner), tuple(unknown)
+    def _runs(self) -> Runs:
+        """Counted from the entry on: all callers of a computation come before it, in reverse."""
+        times = dict.fromkeys(self.computations, 0.0) | {self.entry: 1.0}
+        fused: set[str] = set()
+        unknown: list[str] = []
+        for caller in reversed(self.computations):
+            for ins in self.computations[caller].values():
+                trips = self.trips(ins) if ins.op == "while" else 1
+                if trips is None:
+                    unknown.append(ins.name)
+                for called in ins.runs:
+                    times[called] += times[caller] * (trips or 1)
+                    if ins.op == "fusion" or caller in fused:
+                        fused.add(called)
+        return Runs(times, frozenset(fused), tuple(unknown))
 
     @property
     def times(self) -> dict[str, float]:
         """How often every computation runs; both branches of a conditional count."""
-        return self._runs[0]
+        return self._runs.times
 
     @property
     def fused(self) -> frozenset[str]:
         """Computations inside fusions: their values never reach memory."""
-        return self._runs[1]
+        return self._runs.fused
 
     @property
     def unknown_loops(self) -> tuple[str, ...]:
         """Loops whose trip count the text does not give; their bodies count once."""
-        return self._runs[2]
+        return self._runs.unknown_loops
 
     def trips(self, loop: Instruction) -> int | None:
         """Trip count of a ``while``, or None where it depends on data."""
@@ -119,9 +136,7 @@ class Module:
         condition = self.computations[loop.calls["condition"][0]]
         root = next(ins for ins in condition.values() if ins.root)
         inner = root.calls.get("calls")
-        test = (
-            root if not inner else next(i for i in self.computations[inner[0]].values() if i.root)
-        )
+        test = next(i for i in self.computations[inner[0]].values() if i.root) if inner else root
         limits = [ins for ins in condition.values() if ins.op == "constant"]
         if test.op != "compare" or "direction=LT" not in test.attributes or len(limits) != 1:
             return None

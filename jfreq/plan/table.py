@@ -25,10 +25,14 @@ def to_dict(found: Compiled, largest: Largest | None = None) -> dict[str, Any]:
     if times:
         examples, hours = per_day(found, times.best)
         value["roofline"] = {
-            **dataclasses.asdict(times), "best": times.best, "worst": times.worst,
-            "bound": times.bound, "examples_per_day": examples, "hours_per_day": hours,
+            **dataclasses.asdict(times),
+            "best": times.best,
+            "worst": times.worst,
+            "bound": times.bound,
+            "examples_per_day": examples,
+            "hours_per_day": hours,
             "assumptions": assumptions(found),
-        }  # fmt: skip
+        }
     for name in ("collectives", "gathers"):
         value[name] = [{**dataclasses.asdict(c), "sent": c.sent} for c in getattr(found, name)]
     if largest:
@@ -43,30 +47,35 @@ def to_markdown(name: str, found: Compiled, largest: Largest | None = None) -> s
     rows = _memory(found) + _work(found) + _times(found)
     if largest:
         rows.append(("largest batch that fits", _largest(largest)))
-    return "\n".join([
-        f"{name} on {place.text}: {place.devices} devices, mesh {mesh}, batch {found.batch} of "
-        f"{found.signal.seconds:g} s.",
-        "",
-        f"Compiled by {found.how}; {found.compile_s:.0f} s, jax {jax.__version__}.",
-        "",
-        *_lines(["", "of one device"], rows),
-        "",
-        *_collectives(found),
-        "",
-        *([found.dropped, ""] if found.dropped else []),
-        *assumptions(found),
-    ])  # fmt: skip
+    return "\n".join(
+        [
+            f"{name} on {place.text}: {place.devices} devices, mesh {mesh}, batch {found.batch} of "
+            f"{found.signal.seconds:g} s.",
+            "",
+            f"Compiled by {found.how}; {found.compile_s:.0f} s, jax {jax.__version__}.",
+            "",
+            *_lines(["", "of one device"], rows),
+            "",
+            *_collectives(found),
+            "",
+            *([found.dropped, ""] if found.dropped else []),
+            *assumptions(found),
+        ]
+    )
 
 
 def _memory(found: Compiled) -> list[tuple[str, str]]:
     memory = found.memory
     room = found.topology.hardware.memory
-    share = f", {memory.peak / room:.1%} of {_size(room)}" if room else ""
+    used = f", {memory.peak / room:.1%} of {_size(room)}" if room else ""
     return [
-        ("parameters", f"{found.parameters:,}, {found.whole:.2%} of them whole on every device"),
+        (
+            "parameters",
+            f"{found.parameters:,}, {found.replicated:.2%} of them whole on every device",
+        ),
         ("memory: state and batch", _size(memory.arguments)),
         ("memory: reserved for the step", _size(memory.temporaries)),
-        ("memory: most in use", _size(memory.peak) + share),
+        ("memory: most in use", _size(memory.peak) + used),
     ]
 
 
@@ -75,10 +84,12 @@ def _work(found: Compiled) -> list[tuple[str, str]]:
     return [
         ("arithmetic", f"{found.flops / found.topology.devices / 1e12:.4g} TFLOP a step"),
         ("memory traffic", f"{found.traffic / 1e9:.4g} GB a step{loops}"),
-        ("XLA's own count, loop bodies once",
-         f"{found.xla_flops / 1e12:.4g} TFLOP, {found.xla_bytes / 1e9:.4g} GB"),
+        (
+            "XLA's own count, loop bodies once",
+            f"{found.xla_flops / 1e12:.4g} TFLOP, {found.xla_bytes / 1e9:.4g} GB",
+        ),
         ("sent in collectives", f"{sum(c.sent for c in found.collectives) / 1e9:.4g} GB a step"),
-    ]  # fmt: skip
+    ]
 
 
 def _times(found: Compiled) -> list[tuple[str, str]]:
@@ -90,11 +101,14 @@ def _times(found: Compiled) -> list[tuple[str, str]]:
         ("roofline: matrix products", _ms(times.compute)),
         ("roofline: main memory", _ms(times.memory)),
         ("roofline: collectives", _ms(times.communication)),
-        ("step time", f"{_ms(times.best)} where all overlap ({times.bound} bound), "
-                      f"{_ms(times.worst)} where nothing does"),
+        (
+            "step time",
+            f"{_ms(times.best)} where all overlap ({times.bound} bound), "
+            f"{_ms(times.worst)} where nothing does",
+        ),
         ("examples a day", f"{worst[0] / 1e6:.4g} to {best[0] / 1e6:.4g} million"),
         (f"hours of {found.signal.name} a day", f"{worst[1]:,.0f} to {best[1]:,.0f}"),
-    ]  # fmt: skip
+    ]
 
 
 def _largest(found: Largest) -> str:
@@ -124,8 +138,15 @@ def _collectives(found: Compiled) -> list[str]:
 
 
 def _row(c: Collective) -> tuple[str, ...]:
-    return (c.kind, "+".join(c.axes), _arrays(c), _size(c.bytes), f"{c.times:g}", _size(c.sent),
-            c.source)  # fmt: skip
+    return (
+        c.kind,
+        "+".join(c.axes),
+        _arrays(c),
+        _size(c.bytes),
+        f"{c.times:g}",
+        _size(c.sent),
+        c.source,
+    )
 
 
 def _arrays(c: Collective) -> str:

@@ -110,7 +110,10 @@ class Topology:
 
 
 def parse(text: str) -> Topology:
-    """``KIND:SHAPE``; raises ``InputError`` with what there is instead."""
+    """The hardware that ``KIND:SHAPE`` names.
+
+    Raises ``InputError`` for an unknown kind or shape, with those that are known.
+    """
     name, _, size = text.partition(":")
     hardware = HARDWARE.get(name)
     if hardware is None:
@@ -149,9 +152,12 @@ def host(topology: Topology) -> None:
             )
         # A compile-only client: no metadata server to ask, no lock between two of them.
         os.environ |= {
-            "TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-8", "TPU_WORKER_ID": "0",
-            "TPU_WORKER_HOSTNAMES": "localhost", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-        }  # fmt: skip
+            "TPU_SKIP_MDS_QUERY": "1",
+            "TPU_ACCELERATOR_TYPE": "v5litepod-8",
+            "TPU_WORKER_ID": "0",
+            "TPU_WORKER_HOSTNAMES": "localhost",
+            "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+        }
         return
     with contextlib.suppress(RuntimeError):  # a backend runs; `devices` says if it is too small
         jax.config.update("jax_num_cpu_devices", topology.devices)

@@ -23,7 +23,7 @@ class Run(NamedTuple):
     """One training as its folder tells it.
 
     ``rows`` of metrics by step; ``saved`` the steps of the checkpoints; ``results`` what
-    ``jfreq probe`` wrote, ``fractions`` the same by share of the labels, or None; ``dumps`` the
+    ``jfreq probe`` wrote, ``fractions`` the same by fraction of the labels, or None; ``dumps`` the
     files of losses that were not finite; ``manifest`` names the data that it was trained on, None
     where no checkpoint says so; ``written`` when the metrics were last written to; ``damage`` what
     could not be read.
@@ -91,9 +91,11 @@ def state(run: Run) -> list[str]:
             "checkpoint saved."
         )
     elif run.step < total:
-        kept = f"the last checkpoint is of step {run.saved[-1]}" if run.saved else (
-            "there is no checkpoint yet"
-        )  # fmt: skip
+        kept = (
+            f"the last checkpoint is of step {run.saved[-1]}"
+            if run.saved
+            else "there is no checkpoint yet"
+        )
         said.append(
             f"This run is unfinished: step {run.step:,} of {total:,}; {kept}. The page shows what "
             "is there, the command that started the run continues it."
@@ -143,8 +145,9 @@ def _is_table(value: Any) -> bool:
     words = all(isinstance(row[k], str) for row in rows for k in ("features", "kind", "metric"))
     numbers = all(
         row.get(k) is None or is_known(row[k])
-        for row in rows for k in ("mean", "low", "high", "fraction", "rows")
-    )  # fmt: skip
+        for row in rows
+        for k in ("mean", "low", "high", "fraction", "rows")
+    )
     return bool(rows) and words and numbers and isinstance(value["data"], str)
 
 

@@ -1,4 +1,4 @@
-"""What an encoder was trained on: clips to hear, what is masked, and how it is reconstructed."""
+"""What an encoder was trained on: clips to play, what is masked, and how it is reconstructed."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ AUDIBLE_HZ = 3000
 """Lowest rate that browsers play; motion sensors lie below."""
 AUDIO_BYTES = 900_000
 """For all players of a page together."""
-DRAWS = 512
-"""Masks reconstruction for each clip when they are counted."""
+MASKS = 512
+"""Masks sampled for each clip when masked cells are counted."""
 
 
 class Example(NamedTuple):
-    """One clip: where from, its first ``seconds`` as WAV (None where it is no sound), what cannot
-    be heard as ``series`` ``[t c]`` by name and samples a second, its
+    """One clip: where from, its first ``seconds`` as WAV (None where it is no sound), slower
+    signals as ``series`` ``[t c]`` by name with samples a second, its
     spectrogram ``[t f]`` (first channel) and, for a method that masks, what was ``masked``
     ``[t f]`` and its ``reconstruction`` ``[t f]``. ``explained`` is the fraction of the variance
     of masked cells that the reconstruction accounts for, without frames of silence and padding."""
@@ -42,13 +42,13 @@ class Example(NamedTuple):
 
 
 class Looked(NamedTuple):
-    """Examples, and how often each cell ``[t f]`` was masked in ``draws`` masks (None without a
+    """Examples, and how often each cell ``[t f]`` was masked in ``masks`` masks (None without a
     mask). ``sensors``: names and bins of those that lie one above the other in these planes; none
     where a plane is one spectrogram."""
 
     examples: list[Example]
-    share: np.ndarray | None
-    draws: int
+    fraction: np.ndarray | None
+    masks: int
     sensors: tuple[tuple[str, int], ...] = ()
 
 
@@ -65,7 +65,7 @@ def look(
     rows = _rows(shards, unseen, count, seed)
     read = shards.read(rows)
     batch = _window(read, cfg.signals)
-    found, share = _reconstruct(cfg, trained.params, batch, seed)
+    found, fraction = _reconstruct(cfg, trained.params, batch, seed)
     titles = _titles(shards, rows, read["label"])
     first = cfg.signals[0]
     examples = []
@@ -75,13 +75,14 @@ def look(
         wav = wav_bytes(sound, first.rate) if first.rate >= AUDIBLE_HZ else None
         series = {
             s.name: (read[s.name][i, : int(read["length"][i] * s.rate / first.rate)], s.rate)
-            for s in cfg.signals if s.rate < AUDIBLE_HZ
-        }  # fmt: skip
+            for s in cfg.signals
+            if s.rate < AUDIBLE_HZ
+        }
         seconds = len(sound) / first.rate
         examples.append(Example(title, wav, seconds, series, *_planes(found, i)))
-    draws = DRAWS * len(titles) if share is not None else 0
+    masks = MASKS * len(titles) if fraction is not None else 0
     stacked = () if found is None else sensors(cfg)
-    return Looked(examples, share, draws, stacked)
+    return Looked(examples, fraction, masks, stacked)
 
 
 def frame_seconds(cfg: Method) -> float | None:
@@ -145,8 +146,10 @@ def _window(read: dict[str, np.ndarray], signals: Sequence[SignalSpec]) -> Batch
 def _reconstruct(
     method: Method, params: Any, batch: Batch, seed: int
 ) -> tuple[Reconstruction | None, np.ndarray | None]:
-    """One mask for each clip, and the share of many masks that hides a cell; without a mask only
-    the spectrogram, without a front end nothing."""
+    """One mask for each clip, and the fraction of many masks in which a cell is masked.
+
+    Without a mask only the spectrogram, without a front end nothing.
+    """
     rngs = Streams(jax.random.key(seed))
     found = jax.jit(method.reconstruct)(params, batch, rngs)
     if found is None:
@@ -162,7 +165,7 @@ def _reconstruct(
             assert again is not None
             return again.masked.astype(jnp.float32).mean(0)
 
-        return jax.lax.map(one, jnp.arange(DRAWS)).mean(0)
+        return jax.lax.map(one, jnp.arange(MASKS)).mean(0)
 
     return found, np.asarray(jax.jit(fraction_masked)(params, batch))
 

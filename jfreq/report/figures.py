@@ -15,12 +15,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 COLOURS = tuple(f"c{i}" for i in range(1, 9))
-ROLES = ("ink", "muted", "line", "heat", *COLOURS)
+ROLES = ("ink", "muted", "line", "shade", *COLOURS)
 POINTS = 400
-"""Most points of a drawn curve; longer ones become means of neighbours."""
+"""Most points of a curve; longer ones become means of neighbours."""
 NUMBERED = 12
 """Largest confusion matrix with counts in its cells."""
-LEVELS = 63
+SHADES = 63
 """Shades of a spectrogram; with one more for what is masked a pixel takes 6 bits."""
 
 
@@ -40,10 +40,10 @@ class Series(NamedTuple):
 
 
 class Band(NamedTuple):
-    """A curve over shares of labels, ascending, with its interval; None where unknown."""
+    """A curve over fractions of the labels, ascending, with its interval; None where unknown."""
 
     label: str
-    shares: Sequence[float]
+    fractions: Sequence[float]
     mean: Sequence[float | None]
     low: Sequence[float | None]
     high: Sequence[float | None]
@@ -78,12 +78,25 @@ def svg(name: str, alt: str, plot: Callable[[Any], None], size: tuple[float, flo
 def _style(name: str) -> Any:
     ink, muted, line = map(stand_in, ("ink", "muted", "line"))
     return {
-        "svg.fonttype": "none", "svg.hashsalt": name, "font.size": 9, "font.family": "sans-serif",
-        "text.color": ink, "axes.labelcolor": muted, "xtick.color": muted, "ytick.color": muted,
-        "axes.edgecolor": line, "axes.linewidth": 0.8, "grid.color": line, "grid.linewidth": 0.6,
-        "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False,
-        "xtick.major.size": 2.5, "ytick.major.size": 0, "axes.formatter.limits": (-3, 5),
-    }  # fmt: skip
+        "svg.fonttype": "none",
+        "svg.hashsalt": name,
+        "font.size": 9,
+        "font.family": "sans-serif",
+        "text.color": ink,
+        "axes.labelcolor": muted,
+        "xtick.color": muted,
+        "ytick.color": muted,
+        "axes.edgecolor": line,
+        "axes.linewidth": 0.8,
+        "grid.color": line,
+        "grid.linewidth": 0.6,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "legend.frameon": False,
+        "xtick.major.size": 2.5,
+        "ytick.major.size": 0,
+        "axes.formatter.limits": (-3, 5),
+    }
 
 
 def _inline(markup: str, name: str, alt: str) -> str:
@@ -125,19 +138,26 @@ def curves(
 
 
 def bands(name: str, alt: str, lines: Sequence[Band], *, ylabel: str) -> str:
-    """Curves over shares of labels, in percent on a logarithmic axis."""
+    """Curves over fractions of the labels, in percent on a logarithmic axis."""
 
     def plot(figure: Any) -> None:
         axes = figure.subplots()
         for line in lines:
             colour = stand_in(line.role)
             mean, low, high = (np.array(x, np.float64) for x in line[2:5])
-            axes.fill_between(line.shares, low, high, color=colour, alpha=0.15, linewidth=0)
-            axes.plot(line.shares, mean, color=colour, linewidth=1.4, marker="o", markersize=3,
-                      label=line.label)  # fmt: skip
-        shares = sorted({share for line in lines for share in line.shares})
+            axes.fill_between(line.fractions, low, high, color=colour, alpha=0.15, linewidth=0)
+            axes.plot(
+                line.fractions,
+                mean,
+                color=colour,
+                linewidth=1.4,
+                marker="o",
+                markersize=3,
+                label=line.label,
+            )
+        fractions = sorted({fraction for line in lines for fraction in line.fractions})
         axes.set_xscale("log")
-        axes.set_xticks(shares, [f"{100 * share:g}" for share in shares])
+        axes.set_xticks(fractions, [f"{100 * fraction:g}" for fraction in fractions])
         axes.minorticks_off()
         axes.grid(axis="y")
         axes.set_axisbelow(True)
@@ -171,8 +191,14 @@ def forest(
             if row.low is not None and row.high is not None:
                 axes.plot([row.low, row.high], [y, y], color=colour, linewidth=1.6)
             axes.plot(row.mean, y, "o", color=colour, markersize=4.5)
-            axes.annotate(row.label, (0, y), (0, 5), xycoords=("axes fraction", "data"),
-                          textcoords="offset points", fontsize=8.5)  # fmt: skip
+            axes.annotate(
+                row.label,
+                (0, y),
+                (0, 5),
+                xycoords=("axes fraction", "data"),
+                textcoords="offset points",
+                fontsize=8.5,
+            )
         axes.set_ylim(len(rows) - 0.5, -0.9)
         axes.set_yticks([])
         axes.spines["left"].set_visible(False)
@@ -186,17 +212,17 @@ def forest(
 
 
 def confusion(name: str, alt: str, counts: np.ndarray, labels: Sequence[str]) -> str:
-    """Counts ``[k k]`` by true row and predicted column, shaded by the share of their row."""
+    """Counts ``[k k]`` by true row and predicted column, shaded by the fraction of their row."""
     k = len(labels)
-    share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    fraction = counts / np.maximum(counts.sum(1, keepdims=True), 1)
 
     def plot(figure: Any) -> None:
         from matplotlib.patches import Rectangle
 
         axes = figure.subplots()
         for i, j in np.argwhere(counts > 0):
-            box = Rectangle((j - 0.5, i - 0.5), 1, 1, color=stand_in("heat"), linewidth=0)
-            box.set_alpha(round(0.12 + 0.88 * float(share[i, j]), 2))
+            box = Rectangle((j - 0.5, i - 0.5), 1, 1, color=stand_in("shade"), linewidth=0)
+            box.set_alpha(round(0.12 + 0.88 * float(fraction[i, j]), 2))
             axes.add_patch(box)
             if k <= NUMBERED:
                 axes.text(j, i, str(counts[i, j]), ha="center", va="center", fontsize=8)
@@ -216,16 +242,16 @@ def confusion(name: str, alt: str, counts: np.ndarray, labels: Sequence[str]) ->
 def marginals(
     name: str,
     alt: str,
-    share: np.ndarray,
+    fraction: np.ndarray,
     *,
-    draws: int,
+    masks: int,
     seconds: float | None,
     borders: Sequence[int] = (),
 ) -> str:
-    """How often each cell ``[t f]`` is masked in ``draws`` masks, with the means over its column
+    """How often each cell ``[t f]`` is masked in ``masks`` masks, with the means over its column
     and its row. The scale reaches at least five standard errors to both sides, so that chance
     does not look like a preference. ``borders``: bins at which another sensor starts."""
-    frames, bins = share.shape
+    frames, bins = fraction.shape
     right = frames if seconds is None else seconds
 
     def plot(figure: Any) -> None:
@@ -234,17 +260,29 @@ def marginals(
         )
         (top, corner), (middle, side) = grid
         corner.set_axis_off()
-        mean = float(share.mean())
-        chance = 5 * float(np.sqrt(mean * (1 - mean) / draws))
-        spread = max(chance, float(np.abs(share - mean).max()))
+        mean = float(fraction.mean())
+        chance = 5 * float(np.sqrt(mean * (1 - mean) / masks))
+        spread = max(chance, float(np.abs(fraction - mean).max()))
         limits = max(0.0, mean - spread), min(1.0, mean + spread)
-        shown = middle.imshow(share.T, origin="lower", aspect="auto", cmap="viridis",
-                              extent=(0, right, 0, bins), vmin=limits[0], vmax=limits[1],
-                              interpolation="nearest")  # fmt: skip
+        shown = middle.imshow(
+            fraction.T,
+            origin="lower",
+            aspect="auto",
+            cmap="viridis",
+            extent=(0, right, 0, bins),
+            vmin=limits[0],
+            vmax=limits[1],
+            interpolation="nearest",
+        )
         colour = stand_in("c1")
-        top.stairs(share.mean(1), np.linspace(0, right, frames + 1), color=colour, baseline=None)
-        side.stairs(share.mean(0), np.arange(bins + 1), color=colour, orientation="horizontal",
-                    baseline=None)  # fmt: skip
+        top.stairs(fraction.mean(1), np.linspace(0, right, frames + 1), color=colour, baseline=None)
+        side.stairs(
+            fraction.mean(0),
+            np.arange(bins + 1),
+            color=colour,
+            orientation="horizontal",
+            baseline=None,
+        )
         for axes, line in ((top, top.axhline), (side, side.axvline)):
             line(mean, color=stand_in("muted"), linewidth=0.8, linestyle=(0, (3, 2)))
             axes.grid(axis="y" if axes is top else "x")
@@ -271,13 +309,13 @@ def spectrogram_png(
     from PIL import Image
 
     low, high = limits
-    level = (values - low) / max(high - low, 1e-12) * (LEVELS - 1)
-    level = np.clip(np.nan_to_num(level), 0, LEVELS - 1).round().astype(np.uint8)
+    shade = (values - low) / max(high - low, 1e-12) * (SHADES - 1)
+    shade = np.clip(np.nan_to_num(shade), 0, SHADES - 1).round().astype(np.uint8)
     if masked is not None:
-        level = np.where(masked, LEVELS, level).astype(np.uint8)
-    picture = Image.fromarray(np.ascontiguousarray(level.T[::-1]))
-    shades = mpl.colormaps["magma"](np.linspace(0, 1, LEVELS))[:, :3]
+        shade = np.where(masked, SHADES, shade).astype(np.uint8)
+    picture = Image.fromarray(np.ascontiguousarray(shade.T[::-1]))
+    shades = mpl.colormaps["magma"](np.linspace(0, 1, SHADES))[:, :3]
     picture.putpalette((shades * 255).round().astype(np.uint8).tobytes() + b"\0\0\0")
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG", optimize=True, transparency=LEVELS)
+    picture.save(buffer, "PNG", optimize=True, transparency=SHADES)
     return buffer.getvalue()

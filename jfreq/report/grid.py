@@ -52,8 +52,9 @@ def _read(path: Path) -> dict[str, Any]:
         good &= all({"name", "status", "values"} <= cell.keys() for cell in grid["cells"])
         good &= all(
             row[k] is None or is_known(row[k])
-            for row in (*grid["table"], *grid["differences"]) for k in ("mean", "low", "high")
-        )  # fmt: skip
+            for row in (*grid["table"], *grid["differences"])
+            for k in ("mean", "low", "high")
+        )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: is not what jfreq ablate writes ({error!r})") from None
     if not good:
@@ -106,8 +107,10 @@ def _differences(grid: Mapping[str, Any]) -> Section | None:
     found = grid["differences"]
     if not found:
         return None
-    names = [f"{d['factor']}: {d['a']} - {d['b']}" if d.get("factor") else f"{d['a']} - {d['b']}"
-             for d in found]  # fmt: skip
+    names = [
+        f"{d['factor']}: {d['a']} - {d['b']}" if d.get("factor") else f"{d['a']} - {d['b']}"
+        for d in found
+    ]
     rows = [
         figures.Estimate(name, d["mean"], d["low"], d["high"], _role(d))
         for name, d in zip(names, found)
@@ -123,7 +126,7 @@ def _differences(grid: Mapping[str, Any]) -> Section | None:
         f"Differences in {grid['metric']}, paired by training. No correction for {len(found)} "
         "comparisons."
     )
-    body = html.figure(picture, "Differences", "grey where nothing is decided", wide=True)
+    body = html.figure(picture, "Differences", "grey where not significant", wide=True)
     return Section("Differences", html.paragraph(text) + body + table)
 
 
@@ -174,10 +177,16 @@ def _curves(folder: Path, cells: Sequence[Mapping], table: Sequence[Mapping]) ->
 
 def _trainings(cells: Sequence[Mapping[str, Any]], metric: str) -> Section:
     rows = [
-        (c["name"], _place(c), c["status"], _score(c["values"].get(metric)),
-         f"{c.get('minutes') or 0.0:.1f}", _changes(c.get("changes") or {}))
+        (
+            c["name"],
+            _place(c),
+            c["status"],
+            _score(c["values"].get(metric)),
+            f"{c.get('minutes') or 0.0:.1f}",
+            _changes(c.get("changes") or {}),
+        )
         for c in cells
-    ]  # fmt: skip
+    ]
     head = ("cell", "training", "status", metric, "minutes", "changes")
     table = html.table(head, rows, caption="Every training")
     return Section("Trainings", html.folded(f"All {len(rows)} trainings", table))

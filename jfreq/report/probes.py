@@ -36,10 +36,12 @@ def probe(run: Run) -> Section | None:
     main = [r for r in results if r["metric"] == wanted[0] and r["features"] in FEATURES]
     main.sort(key=lambda r: r["kind"])
     rows = [
-        figures.Estimate(f"{r['kind']}, {r['features']}", r["mean"], r["low"], r["high"],
-                         FEATURES[r["features"]])
-        for r in main if r["mean"] is not None
-    ]  # fmt: skip
+        figures.Estimate(
+            f"{r['kind']}, {r['features']}", r["mean"], r["low"], r["high"], FEATURES[r["features"]]
+        )
+        for r in main
+        if r["mean"] is not None
+    ]
     settings = found.get("settings") or {}
     text = f"On {found['data']}: {settings.get('interval', '95 % intervals')}."
     if is_known(guess := settings.get("majority_class")):
@@ -52,10 +54,12 @@ def probe(run: Run) -> Section | None:
         parts.append(html.figure(picture, wanted[0], "mean and 95 % interval", wide=True))
     table = html.table(
         ["features", "probe", *wanted],
-        ([features, kind, *(estimate(line.get(m)) for m in wanted)]
-         for (features, kind), line in lines.items()),
+        (
+            [features, kind, *(estimate(line.get(m)) for m in wanted)]
+            for (features, kind), line in lines.items()
+        ),
         caption="Means with 95 % intervals",
-    )  # fmt: skip
+    )
     return Section(str(found.get("title", "Probe")), "".join([*parts, table]))
 
 
@@ -69,32 +73,38 @@ def few_labels(run: Run) -> Section | None:
     for r in found["results"]:
         if r["metric"] == metric and is_known(r.get("fraction")) and " - " not in r["features"]:
             lines.setdefault((r["kind"], r["features"]), {})[r["fraction"]] = r
-    shares = sorted({share for line in lines.values() for share in line})
-    if not shares:
+    fractions = sorted({fraction for line in lines.values() for fraction in line})
+    if not fractions:
         return None
     words = (found.get("settings") or {}).get("interval", "95 % intervals")
     parts = [html.paragraph(f"On {found['data']}: {words}.")]
     for kind in dict.fromkeys(kind for kind, _ in lines):
         of_kind = {features: line for (k, features), line in lines.items() if k == kind}
-        drawn = [_band(features, line) for features, line in of_kind.items()]
-        alt = "; ".join(f"{b.label} {b.mean[0]:.3f} to {b.mean[-1]:.3f}" for b in drawn
-                        if is_known(b.mean[0]) and is_known(b.mean[-1]))  # fmt: skip
-        picture = figures.bands(f"labels-{kind}", f"{metric} by labels, {kind}: {alt}", drawn,
-                                ylabel=metric)  # fmt: skip
+        bands = [_band(features, line) for features, line in of_kind.items()]
+        alt = "; ".join(
+            f"{b.label} {b.mean[0]:.3f} to {b.mean[-1]:.3f}"
+            for b in bands
+            if is_known(b.mean[0]) and is_known(b.mean[-1])
+        )
+        picture = figures.bands(
+            f"labels-{kind}", f"{metric} by labels, {kind}: {alt}", bands, ylabel=metric
+        )
         parts.append(html.figure(picture, f"{metric}, {kind}", "95 % intervals", wide=True))
     table = html.table(
-        ["features", "probe", *(f"{100 * share:g} %" for share in shares)],
-        ([features, kind, *(estimate(line.get(share)) for share in shares)]
-         for (kind, features), line in lines.items()),
-        caption=f"{metric} by share of the labels",
-    )  # fmt: skip
+        ["features", "probe", *(f"{100 * fraction:g} %" for fraction in fractions)],
+        (
+            [features, kind, *(estimate(line.get(fraction)) for fraction in fractions)]
+            for (kind, features), line in lines.items()
+        ),
+        caption=f"{metric} by fraction of the labels",
+    )
     return Section("Few labels", "".join([*parts, table]))
 
 
 def _band(features: str, line: Mapping[float, Mapping[str, Any]]) -> figures.Band:
-    shares = sorted(line)
-    mean, low, high = ([line[share][k] for share in shares] for k in ("mean", "low", "high"))
-    return figures.Band(features, shares, mean, low, high, FEATURES.get(features, "c1"))
+    fractions = sorted(line)
+    mean, low, high = ([line[f][k] for f in fractions] for k in ("mean", "low", "high"))
+    return figures.Band(features, fractions, mean, low, high, FEATURES.get(features, "c1"))
 
 
 def estimate(row: Mapping[str, Any] | None, sign: str = "") -> Cell:
@@ -160,7 +170,7 @@ def _confusion(found: Layers) -> Section | None:
     right, total = int(np.trace(counts)), int(counts.sum())
     text = (
         f"Ridge probe of the clip vector: {right:,} of {total:,} test rows are right. Rows are "
-        "the true classes, the shade is the share of the row."
+        "the true classes, the shade is the fraction of the row."
     )
     parts = [html.paragraph(text)]
     if len(counts) <= MANY_CLASSES:

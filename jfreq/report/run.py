@@ -118,7 +118,7 @@ def _examples(looked: Looked, unseen: bool) -> Section:
         text += " Frequency runs upwards; all spectrograms of a clip share one scale."
         text += _stacked(looked)
     if any(e.series for e in looked.examples):
-        text += " Signals that cannot be heard are drawn, a line for each channel."
+        text += " Slower signals are plotted, a line for each channel."
     if any(e.spectrogram is not None and np.ptp(e.spectrogram[-1]) == 0 for e in looked.examples):
         text += " A plain strip at the end is padding."
     if unseen:
@@ -154,15 +154,15 @@ def _card(example: Example) -> str:
     if masked is not None:
         said = f"{masked.mean():.0%} of the cells are masked"
         if explained is not None and explained > 0:
-            said += f"; the drawing explains {explained:.0%} of their variance"
+            said += f"; the reconstruction explains {explained:.0%} of their variance"
         elif explained is not None:
-            said += "; the drawing is further off than their mean would be"
+            said += "; the reconstruction is further off than their mean would be"
         parts.append(html.paragraph(f"{said}."))
     return html.card(example.title, *parts)
 
 
 def _pictures(example: Example) -> Iterator[str]:
-    """Figures of what there is: series, the spectrogram, its visible part, what was drawn."""
+    """Figures of what there is: series, the spectrogram, its visible part, the reconstruction."""
     for name, (values, rate) in example.series.items():
         yield html.figure(_series(f"{name} of {example.title}", values, rate), name)
     spec, masked = example.spectrogram, example.masked
@@ -170,8 +170,8 @@ def _pictures(example: Example) -> Iterator[str]:
         return
     limits = (float(np.percentile(spec, 1)), float(np.percentile(spec, 99.7)))
 
-    def picture(name: str, alt: str, values: np.ndarray, veil: np.ndarray | None = None) -> str:
-        png = figures.spectrogram_png(values, limits, veil)
+    def picture(name: str, alt: str, values: np.ndarray, hide: np.ndarray | None = None) -> str:
+        png = figures.spectrogram_png(values, limits, hide)
         return html.figure(html.image(png, f"{alt} ({example.title})"), name)
 
     yield picture("Spectrogram", "Spectrogram of the whole clip", spec)
@@ -197,22 +197,22 @@ def _series(alt: str, values: np.ndarray, rate: float) -> str:
 
 
 def _masks(looked: Looked, hop: float | None) -> Section | None:
-    share = looked.share
-    if share is None:
+    fraction = looked.fraction
+    if fraction is None:
         return None
-    columns, lines = share.mean(1), share.mean(0)
+    columns, lines = fraction.mean(1), fraction.mean(0)
     said = (
-        f"{share.mean():.1%} masked on average; columns {columns.min():.1%} to "
+        f"{fraction.mean():.1%} masked on average; columns {columns.min():.1%} to "
         f"{columns.max():.1%}, rows {lines.min():.1%} to {lines.max():.1%}"
     )
-    seconds = None if hop is None else hop * len(share)
-    alt = f"Share of masks that hide each cell: {said}"
+    seconds = None if hop is None else hop * len(fraction)
+    alt = f"Fraction of masks in which each cell is masked: {said}"
     borders = np.cumsum([bins for _, bins in looked.sensors])[:-1].tolist()
     body = figures.marginals(
-        "masks", alt, share, draws=looked.draws, seconds=seconds, borders=borders
+        "masks", alt, fraction, masks=looked.masks, seconds=seconds, borders=borders
     )
     text = (
-        f"How often a cell is masked, over {looked.draws} masks; above and beside it the means "
+        f"How often a cell is masked, over {looked.masks} masks; above and beside it the means "
         "of columns and rows. A mask without preference is flat up to chance."
     ) + _stacked(looked)
     return Section("Masks", html.paragraph(text) + html.figure(body, "Marginals", said, wide=True))

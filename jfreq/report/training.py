@@ -16,7 +16,7 @@ from jfreq.report.html import Section
 SPEED = {
     "examples_per_s": "Clips per second",
     "step_time": "Seconds per step",
-    "data_wait": "Share of time waiting for data",
+    "data_wait": "Fraction of time waiting for data",
     "mfu": "Model FLOP utilisation",
     "memory_mb": "Peak device memory (MiB)",
 }

@@ -141,7 +141,7 @@ def test_themes_can_be_read(theme):
         assert contrast(c["ink"], c[ground]) >= 7, ground
     for ground in ("paper", "card"):
         assert contrast(c["muted"], c[ground]) >= 4.5, ground
-    assert contrast(c["ink"], c["heat"]) >= 4.5
+    assert contrast(c["ink"], c["shade"]) >= 4.5
     assert contrast(c["c1"], c["paper"]) >= 4.5  # links
     for role in figures.COLOURS:
         assert contrast(c[role], c["paper"]) >= 3, role

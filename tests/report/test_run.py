@@ -75,7 +75,7 @@ def test_a_finished_run_has_every_section_and_no_notice(page):
     assert "0.500 0.4" not in titles  # an unknown bound is no interval
     assert "accuracy of 0.250" in titles
     assert "clip vector" in titles and "block 2" in titles
-    assert "features probe 10 % 100 %" in titles  # shares ascend
+    assert "features probe 10 % 100 %" in titles  # fractions ascend
     (picture,) = [a for a in page.all("svg") if "by labels" in a.get("aria-label", "")]
     assert "trained 0.062 to 0.625; untrained 0.050 to 0.500" in picture["aria-label"]
 
@@ -144,12 +144,12 @@ def test_pictures_have_low_frequencies_below_and_time_to_the_right():
 def test_masks_are_counted_exactly(looked):
     """Every mask hides the configured count, so the mean share is exact however few are drawn;
     cells of one token are hidden together, and clusters prefer none by more than chance."""
-    share = looked.share
-    assert share.shape == (128, 128)
-    assert share.mean() == pytest.approx(50 / 64, rel=1e-5)
-    tokens = share.reshape(8, 16, 8, 16)
+    fraction = looked.fraction
+    assert fraction.shape == (128, 128)
+    assert fraction.mean() == pytest.approx(50 / 64, rel=1e-5)
+    tokens = fraction.reshape(8, 16, 8, 16)
     assert np.ptp(tokens, axis=(1, 3)).max() == 0
-    error = np.sqrt(50 / 64 * 14 / 64 / looked.draws)
+    error = np.sqrt(50 / 64 * 14 / 64 / looked.masks)
     assert np.abs(tokens[:, 0, :, 0] - 50 / 64).max() < 5 * error
 
 

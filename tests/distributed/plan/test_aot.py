@@ -83,7 +83,7 @@ def test_nearly_nothing_is_whole_on_every_device(mesh):
     """Parameters and both moments of Adam."""
     state = of_base(mesh).abstract
     for tree in (state.params, state.opt):
-        assert 0 < aot.whole_share(tree) < 0.02
+        assert 0 < aot.replicated_fraction(tree) < 0.02
 
 
 def test_it_is_the_step_that_trains(experiment, shards):
