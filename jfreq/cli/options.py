@@ -45,7 +45,7 @@ class FinetuneOptions:
     test_split: str | None = None
     """Split to test on, in place of folds and of "test"."""
     fractions: tuple[Share, ...] = ()
-    """Train on each of these fractions of the training rows' labels, for instance 0.01 0.1 1; writes
-    fractions.json and the curve fractions.svg."""
+    """Train on each of these fractions of the training rows' labels, for instance 0.01 0.1 1;
+    writes fractions.json and the curve fractions.svg."""
     draws: Draws = 3
     """How often each fraction is sampled; every sample has a training with its own seed."""

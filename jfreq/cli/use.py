@@ -50,7 +50,8 @@ def probe(
         trained: run folder or bundle.
         data: labelled shards; several folders of the same classes are one set.
         kinds: which probes.
-        pool: clip vector: the method's own, means per frequency row, or mean and standard deviation.
+        pool: clip vector: the method's own, means per frequency row, or mean and standard
+            deviation.
         layer: state after this block (negative from the end) instead of the final norm.
         seeds: of the untrained encoder.
         baselines: add the untrained encoder and log-mel statistics to the table.
