@@ -107,11 +107,11 @@ def with_folds(
     several folds are left out and named. Raises ``InputError`` as :func:`make`, and where the
     source has folds of its own, unless ``replace`` says that they may go.
     """
-    own = sorted({row.fold for row in source.rows} - {-1})
+    existing = sorted({row.fold for row in source.rows} - {-1})
     check(
-        replace or not own,
+        replace or not existing,
         "make-folds",
-        f"{source.name} has folds of its own ({_some(list(map(str, own)))}), which published "
+        f"{source.name} has folds of its own ({_some(list(map(str, existing)))}), which published "
         "figures may go by; leave --make-folds out to use them, or add --replace-folds",
     )
     rows = [row._replace(fold=-1) for row in source.rows]
@@ -119,8 +119,8 @@ def with_folds(
     tied = [row for row in source.rest if _recording(row) in listed]
     every = [*rows, *(row for row in source.rest if _recording(row) not in listed)]
     made = make(_rows_of(source, every), k, by, seed=seed, name=source.name, labels=source.labels)
-    found = [row._replace(fold=int(fold)) for row, fold in zip(every, made.fold)]
-    followed, lost = _follow(found[: len(rows)], tied)
+    folded = [row._replace(fold=int(fold)) for row, fold in zip(every, made.fold)]
+    followed, lost = _follow(folded[: len(rows)], tied)
     missing = tuple(f"{name_of(row)}: its recording lies in several folds" for row in lost)
     splits = sorted({row.split for row in source.rows} - {""})
     kept = (
@@ -133,8 +133,8 @@ def with_folds(
     )
     return dataclasses.replace(
         source,
-        rows=tuple(found[: len(rows)]),
-        rest=(*found[len(rows) :], *followed),
+        rows=tuple(folded[: len(rows)]),
+        rest=(*folded[len(rows) :], *followed),
         missing=(*source.missing, *missing),
         notes=(*source.notes, *made.notes, *kept),
     ), made.by
@@ -163,7 +163,7 @@ def recordings(shards: Shards) -> np.ndarray:
     """``[rows]`` int: rows of one recording share a number.
 
     A recording is a file, or one item of a file of many. In a file of sensors, every subject is a
-    recording of its own; in sound, all are heard by the same microphone. Files of different
+    recording of its own; in sound, one microphone records all of them. Files of different
     folders of shards are different ones, unless the folders hold the same.
     """
     sound = any(s.name == "audio" for s in shards.info.signals)
@@ -225,11 +225,13 @@ def make(
     if by is not None and by not in get_args(FoldBy):
         raise InputError(f"fold-by: must be subject, recording or row, got {by!r}")
     known = {choice: _count(rows, choice) for choice in get_args(FoldBy)}
-    chosen: FoldBy = by or ("subject" if known["subject"] >= k else "recording")
-    _check_enough(k, chosen, known, name, guessed=by is None)
-    group = rows.groups(chosen)
+    kept_whole: FoldBy = by or ("subject" if known["subject"] >= k else "recording")
+    _check_enough(k, kept_whole, known, name, guessed=by is None)
+    group = rows.groups(kept_whole)
     fold = _assigned(rows.label, rows.labelled, group, k, seed)
-    return Made(fold, chosen, _notes(rows, fold, k, chosen, known, labels, guessed=by is None))
+    return Made(
+        fold, kept_whole, _notes(rows, fold, k, kept_whole, known, labels, guessed=by is None)
+    )
 
 
 def _count(rows: Rows, by: FoldBy) -> int:
@@ -299,12 +301,12 @@ def _stratified(label: np.ndarray, group: np.ndarray, k: int, seed: int) -> np.n
                 parts = StratifiedKFold(**options).split(first, label[first])
                 return _numbers(parts, len(first))
             parts = StratifiedGroupKFold(**options).split(zeros, label, group)
-            found = _numbers(parts, len(label))[first]
-        if len(np.unique(found)) == k:
-            return found
-    # By size alone, equal sizes in an order drawn by the seed.
-    drawn = np.random.default_rng(seed).permutation(len(first))
-    return _numbers(GroupKFold(k).split(zeros, groups=drawn[group]), len(label))[first]
+            fold = _numbers(parts, len(label))[first]
+        if len(np.unique(fold)) == k:
+            return fold
+    # By size alone, equal sizes in an order that the seed decides.
+    order = np.random.default_rng(seed).permutation(len(first))
+    return _numbers(GroupKFold(k).split(zeros, groups=order[group]), len(label))[first]
 
 
 def _numbers(parts, n: int) -> np.ndarray:
@@ -320,7 +322,7 @@ def _numbers(parts, n: int) -> np.ndarray:
 
 def _rows_of(source: Source, rows: list[Row]) -> Rows:
     """A file of sensors may hold several people, one after the other, who are recordings of their
-    own; in sound everyone is heard by the same microphone."""
+    own; in sound one microphone records everyone."""
     recording = [
         (row.path, -1 if row.item is None else row.item, "" if source.audio else row.subject)
         for row in rows
@@ -340,9 +342,9 @@ def _rows_of(source: Source, rows: list[Row]) -> Rows:
 
 
 def _ranks(names: list[tuple]) -> np.ndarray:
-    """The place of every name among all different ones, in order."""
-    place = {name: i for i, name in enumerate(sorted(set(names)))}
-    return np.array([place[name] for name in names], np.int64)
+    """The rank of every name among all different ones, in order."""
+    rank = {name: i for i, name in enumerate(sorted(set(names)))}
+    return np.array([rank[name] for name in names], np.int64)
 
 
 def _numbered(names: np.ndarray) -> np.ndarray:

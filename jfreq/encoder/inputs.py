@@ -368,7 +368,7 @@ def _sound_blocks(path: Path, encoder: Encoder) -> Iterator[Clip]:
     spec, found = encoder.signals[0], sound.header(path)
     # What physical units rest on is set aside, or it would ring at both ends of the recording.
     rests = found.floating and found.rate != spec.rate
-    level = sound.level(path, spec.mix) if rests else np.float32(0)
+    level = sound.channel_means(path, spec.mix) if rests else np.float32(0)
     if not np.isfinite(level).all():
         raise InputError("holds NaN or infinite samples")
     fitting = (_fitting(x, spec) - level for x in sound.blocks(path, spec.mix))

@@ -99,12 +99,12 @@ def test_players_play_the_clips(page, shards):
         assert np.abs(heard).max() == pytest.approx(0.9 * 32767, abs=1)
 
 
-def test_what_cannot_be_heard_is_drawn(motion_run, parse):
+def test_slower_signals_are_plotted(motion_run, parse):
     page = read(write_page(motion_run, rows=0), parse)
     drawn = [a["aria-label"] for a in page.all("svg") if "channels" in a.get("aria-label", "")]
     assert len(drawn) == 8 and not page.all("audio")
     assert len(set(drawn)) == 8 and all(", 3 channels, 1.3 s" in label for label in drawn)
-    assert "drawn, a line for each channel" in page.text and "upwards" not in page.text
+    assert "plotted, a line for each channel" in page.text and "upwards" not in page.text
 
 
 def test_planes_of_several_sensors_say_whose_bins_they_are(sensors_run, parse):

@@ -114,14 +114,14 @@ class Pipeline:
     def _global(self, step: int) -> np.ndarray:
         runs = self.runs
         length = 1 if runs is None else runs.shape[1]
-        drawn = index_order.global_ids(
+        ids = index_order.global_ids(
             step,
             batch=self.batch // length,
             rows=self.size // length,
             seed=self.seed,
             shuffle=self.shuffle,
         )
-        return drawn if runs is None else runs[drawn].ravel()
+        return ids if runs is None else runs[ids].ravel()
 
     def _positions(self, step: int) -> np.ndarray:
         return self._mine(self._global(step))
@@ -174,11 +174,11 @@ def open_pipeline(
 ) -> Pipeline:
     """Opens ``cfg.path`` for training, with ``labelled`` only the rows that carry a label.
 
-    ``cfg.crop_seconds`` cuts a random window out of every row, drawn from (seed, step). With
+    ``cfg.crop_seconds`` cuts a random window out of every row, which (seed, step) decide. With
     ``cfg.sequence`` the rows come in runs of :func:`jfreq.data.loading.subsequences.runs_of`, and
     it is the runs that are shuffled. Raises ``InputError`` for unfinished shards, an unknown split
-    or fold, no rows left, a batch of more rows than there are (before a share of them is drawn), or
-    one that the processes cannot share evenly, in whole runs.
+    or fold, no rows left, a batch of more rows than there are (before a fraction of them is
+    sampled), or one that the processes cannot divide evenly, in whole runs.
     """
     check(
         batch % process_count == 0,
@@ -302,9 +302,9 @@ def _dataset(pipeline: Pipeline, start_step: int, failed: list[InputError]) -> A
     def load(step: Any) -> dict[str, Any]:
         several = shards.relabelled and shards.info.multi_label
         kinds = [tf.string, tf.int32, tf.float64, tf.float32 if several else tf.int32]
-        *found, labels = tf.numpy_function(read, [step], kinds, stateful=False)
+        *columns, labels = tf.numpy_function(read, [step], kinds, stateful=False)
         size = pipeline.batch // pipeline.process_count
-        records, ids, starts = (tf.ensure_shape(x, [size]) for x in found)
+        records, ids, starts = (tf.ensure_shape(x, [size]) for x in columns)
         batch = {**tf_ops.parse(records, info=shards.info), "id": ids}
         if shards.relabelled:
             batch["label"] = tf.ensure_shape(labels, batch["label"].shape)

@@ -26,21 +26,21 @@ def parse(records: tf.Tensor, *, info: ShardsInfo) -> Tensors:
     raw, number = tf.io.FixedLenFeature([], tf.string), tf.io.FixedLenFeature([], tf.int64)
     keys: dict[str, Any] = {s.name: raw for s in info.signals} | {"length": number}
     keys |= {"label": raw if info.multi_label else number} if info.labels else {}
-    found: dict[str, Any] = tf.io.parse_example(records, keys)
+    parsed: dict[str, Any] = tf.io.parse_example(records, keys)
     out = {}
     for s in info.signals:
         dtype = tf.as_dtype(s.dtype)
         flat = tf.io.decode_raw(
-            found[s.name], dtype, fixed_length=s.samples * s.channels * dtype.size
+            parsed[s.name], dtype, fixed_length=s.samples * s.channels * dtype.size
         )
         out[s.name] = tf.reshape(flat, [-1, s.samples, s.channels])
-    out["length"] = tf.minimum(tf.cast(found["length"], tf.int32), info.signals[0].samples)
+    out["length"] = tf.minimum(tf.cast(parsed["length"], tf.int32), info.signals[0].samples)
     if info.multi_label:
-        flat = tf.io.decode_raw(found["label"], tf.float32, fixed_length=4 * len(info.labels))
+        flat = tf.io.decode_raw(parsed["label"], tf.float32, fixed_length=4 * len(info.labels))
         out["label"] = tf.reshape(flat, [-1, len(info.labels)])
     else:
         none = -tf.ones_like(out["length"])
-        out["label"] = tf.cast(found["label"], tf.int32) if info.labels else none
+        out["label"] = tf.cast(parsed["label"], tf.int32) if info.labels else none
     return out
 
 

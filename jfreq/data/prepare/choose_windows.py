@@ -17,7 +17,7 @@ AUDIO_RATE = 16000.0
 LONGEST = 10.0
 """Seconds of the default window at most."""
 _SHORT = 1e-3
-"""A window may be this share longer than the longest recording: rounding, and lossy codecs."""
+"""A window may be this fraction longer than the longest recording: rounding, and lossy codecs."""
 
 
 def cutter_for(source: Source, options: Options, dtype: Literal["int16", "float32"]) -> Cutter:
@@ -91,11 +91,11 @@ def _check_window(source: Source, seconds: float) -> None:
     """``InputError`` where no recording is as long as a window, naming the longest."""
     longest, where = 0.0, ""
     for row in source.rows:
-        found = source.seconds(row) or 0.0
-        if found >= seconds * (1 - _SHORT):
+        length = source.seconds(row) or 0.0
+        if length >= seconds * (1 - _SHORT):
             return
-        if found > longest:
-            longest, where = found, name_of(row)
+        if length > longest:
+            longest, where = length, name_of(row)
     if longest != 0:
         raise InputError(
             f"seconds: a window of {seconds:g} s is longer than every recording; the longest is "

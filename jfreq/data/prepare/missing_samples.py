@@ -29,7 +29,7 @@ class Stretch(NamedTuple):
         return min(len(s.x) / (s.rate or 1.0) for s in self.signals.values())
 
 
-def stretches(found: Mapping[str, Signal], *, fill_seconds: float) -> list[Stretch]:
+def stretches(signals: Mapping[str, Signal], *, fill_seconds: float) -> list[Stretch]:
     """The parts of a row in which every channel of every signal is known.
 
     NaN and infinity are missing samples. A gap of one channel that is no longer than
@@ -37,23 +37,23 @@ def stretches(found: Mapping[str, Signal], *, fill_seconds: float) -> list[Stret
     missing at either end of the row, cuts all signals at that time. ``Signal.breaks`` cut as well.
 
     Args:
-      found: signals ``[t c]`` by name, all of them with a rate.
+      signals: signals ``[t c]`` by name, all of them with a rate.
       fill_seconds: 0 fills nothing.
 
     Raises:
       InputError: for a channel of which no sample is known.
     """
     gaps: list[tuple[float, float]] = []
-    for name, s in found.items():
+    for name, s in signals.items():
         assert s.rate is not None
         gaps += [(a / s.rate, b / s.rate) for a, b in _long_gaps(name, s, fill_seconds)]
         gaps += [(b / s.rate, b / s.rate) for b in s.breaks]
-    end = max(len(s.x) / (s.rate or 1.0) for s in found.values())
+    end = max(len(s.x) / (s.rate or 1.0) for s in signals.values())
     if not gaps:
-        return [Stretch(0.0, {k: _filled(s) for k, s in found.items()}, True)]
+        return [Stretch(0.0, {k: _filled(s) for k, s in signals.items()}, True)]
     out = []
     for a, b in _between(gaps, end):
-        parts = {k: _filled(_slice(s, a, b)) for k, s in found.items()}
+        parts = {k: _filled(_slice(s, a, b)) for k, s in signals.items()}
         if all(len(s.x) for s in parts.values()):
             out.append(Stretch(a, parts, False))
     return out

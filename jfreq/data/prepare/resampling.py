@@ -17,16 +17,16 @@ LONGEST_GAP = 2.0
 
 
 def common_grid(
-    streams: Sequence[tuple[np.ndarray, np.ndarray]], *, rate: float, gap: float = LONGEST_GAP
+    sensors: Sequence[tuple[np.ndarray, np.ndarray]], *, rate: float, gap: float = LONGEST_GAP
 ) -> Signal:
     """Several sensors of one device on one regular grid.
 
-    Where any of the sensors is silent for more than ``gap`` seconds, nothing is made up: the
-    grid stops, and starts again at the next sample. Elsewhere samples are interpolated linearly
+    Where any of the sensors has no sample for more than ``gap`` seconds, nothing is interpolated:
+    the grid stops, and starts again at the next sample. Elsewhere samples are interpolated linearly
     in time; a sensor that is faster than ``rate`` is low-pass filtered first.
 
     Args:
-      streams: for each sensor the times ``[n]`` in seconds on one clock, in any order, and the
+      sensors: for each sensor the times ``[n]`` in seconds on one clock, in any order, and the
         samples ``[n c]``. Of several samples at one time the first counts.
       rate: of the grid, in Hz.
 
@@ -34,7 +34,7 @@ def common_grid(
       Samples ``[t c]`` float32, the channels of all sensors side by side; ``breaks`` where the
       grid stopped.
     """
-    ordered = [_ordered(t, x) for t, x in streams]
+    ordered = [_ordered(t, x) for t, x in sensors]
     spans = _overlaps([_spans(t, gap) for t, _ in ordered])
     parts, breaks, total = [], [], 0
     for begin, end in spans:
@@ -50,8 +50,9 @@ def common_grid(
 def resample(x: np.ndarray, rate: float, target: float, *, ends: Ends = "line") -> np.ndarray:
     """Band-limited, ``[t c]`` at ``rate`` to ``target`` Hz.
 
-    Silence is assumed outside of a recording, so what it rests on is set aside, or gravity would
-    ring at both ends: the ``line`` from the first to the last sample, or for sound the ``mean``.
+    Zeros are assumed outside of a recording, so an offset is subtracted before and added after, or
+    gravity would ring at both ends: the ``line`` from the first to the last sample, or for sound
+    the ``mean``.
     """
     import soxr
 
@@ -82,7 +83,7 @@ def _spans(t: np.ndarray, gap: float) -> list[tuple[float, float]]:
 
 
 def _overlaps(sensors: Sequence[list[tuple[float, float]]]) -> list[tuple[float, float]]:
-    """The times at which all sensors speak."""
+    """The times at which all sensors have samples."""
     common = sensors[0]
     for spans in sensors[1:]:
         both = [(max(a, c), min(b, d)) for a, b in common for c, d in spans]
@@ -94,8 +95,8 @@ def _on_grid(t: np.ndarray, x: np.ndarray, begin: float, count: int, rate: float
     """``x`` at ``begin + i / rate``, through a finer grid and a filter where it is faster."""
     near = slice(*np.searchsorted(t, [begin - LONGEST_GAP, begin + count / rate + LONGEST_GAP]))
     t, x = t[near], x[near]
-    own = (len(t) - 1) / (t[-1] - t[0])
-    finer = max(1, math.ceil(own / rate - 0.05))
+    measured = (len(t) - 1) / (t[-1] - t[0])
+    finer = max(1, math.ceil(measured / rate - 0.05))
     grid = begin + np.arange(count * finer) / (rate * finer)
     out = np.stack([np.interp(grid, t, channel) for channel in x.T], 1)
     return out if finer == 1 else resample(out, rate * finer, rate)[:count]

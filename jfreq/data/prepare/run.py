@@ -48,7 +48,7 @@ Say = Callable[[Iterable[str]], None]
 
 
 def prepare(
-    source: str, out: Path | str, *, name: str | None = None, progress: bool = True, **options: Any
+    source: str, out: Path | str, *, name: str | None = None, progress: bool = True, **fields: Any
 ) -> ShardsInfo:
     """Makes the shards ``out`` from ``source``; goes on where an interrupted call stopped.
 
@@ -57,19 +57,19 @@ def prepare(
       out: the folder of shards; it may hold an unfinished set, nothing of a finished one.
       name: of the set; by default that of the source.
       progress: show how far it is.
-      options: fields of :class:`jfreq.data.options.Options`, for instance ``seconds=2.0``.
+      fields: those of :class:`jfreq.data.options.Options`, for instance ``seconds=2.0``.
 
     Raises:
       InputError: for anything wrong with the source, a full disk, or where nothing is left.
     """
-    chosen = Options(**options)
+    options = Options(**fields)
     say = messages.say if progress else _silent
     out = local_path(out, "out")
     _check_free(out, source)
-    opened, cutter, kept_whole = _decided(source, chosen, say)
+    opened, cutter, kept_whole = _decided(source, options, say)
     name = name or opened.name
-    recipe = _recipe(name, opened, cutter, chosen, kept_whole)
-    finished = _already_finished(out, recipe, strict=chosen.strict)
+    recipe = _recipe(name, opened, cutter, options, kept_whole)
+    finished = _already_finished(out, recipe, strict=options.strict)
     if finished is not None:
         return finished
     info = ShardsInfo(
@@ -79,7 +79,7 @@ def prepare(
         labels=opened.labels,
         multi_label=opened.multi_label,
         fold_by=kept_whole,
-        guard_seconds=chosen.guard_seconds or 0.0,
+        guard_seconds=options.guard_seconds or 0.0,
         source=opened.description,
         recipe=recipe,
     )
@@ -88,8 +88,8 @@ def prepare(
         with contextlib.closing(Lock(folder / LOCK, "writes")):
             _open_journal(folder, recipe)
             pieces = _pieces(opened.rows, signal_bytes(info.signals))
-            write = _part_writer(opened, cutter, info, folder, strict=chosen.strict)
-            rows, workers = len(opened.rows), chosen.workers or os.cpu_count() or 1
+            write = _part_writer(opened, cutter, info, folder, strict=options.strict)
+            rows, workers = len(opened.rows), options.workers or os.cpu_count() or 1
             with Progress(rows, title="preparing", lines=10, quiet=not progress) as bar:
                 done = _run(write, pieces, workers, bar.advance)
             info = _finish(out, folder, info, opened, done, say, cutter.allow_missing)
@@ -196,12 +196,12 @@ def _pieces(rows: Sequence[Row], row_bytes: int) -> list[Sequence[Row]]:
 def _part_writer(
     source: Source, cutter: Cutter, info: ShardsInfo, folder: Path, *, strict: bool
 ) -> Callable[[int, Sequence[Row]], Part]:
-    def windows(rows: Sequence[Row], skipped: list[str]) -> Iterator[Window]:
+    def cut(rows: Sequence[Row], skipped: list[str]) -> Iterator[Window]:
         for row in rows:
             try:
                 if not is_utf8(row.path):
                     raise InputError("has a name that is not UTF-8; rename it")
-                found = windows_of(cutter, row, source.read(row), info)
+                windows = windows_of(cutter, row, source.read(row), info)
             except UNREADABLE as error:
                 message = f"{name_of(row)}: {one_line(error)}"
                 if strict:
@@ -210,14 +210,14 @@ def _part_writer(
                     ) from error
                 skipped.append(message)
                 continue
-            yield from found
+            yield from windows
 
     def write(index: int, rows: Sequence[Row]) -> Part:
         done = journal.load(folder, index)
         if done is not None and not (strict and done.skipped):
             return done
         skipped: list[str] = []
-        return journal.write(folder, index, windows(rows, skipped), skipped, info)
+        return journal.write(folder, index, cut(rows, skipped), skipped, info)
 
     return write
 

@@ -53,13 +53,13 @@ class Cutter:
         """Whether the samples ``[t c]`` stand for a modality that is not there: all NaN, all 0."""
         return self.allow_missing and not (np.isfinite(x) & (x != 0)).any()
 
-    def convert(self, row: Row, found: dict[str, Signal]) -> list[Stretch]:
+    def convert(self, row: Row, signals: dict[str, Signal]) -> list[Stretch]:
         """Checked signals at the shards' rate: int16 or float32 ``[t c]``, full scale 1 for float.
 
         A row with gaps comes as several stretches, without those of less than half a window.
         Raises ``InputError`` saying what is wrong with the row.
         """
-        checked = {name: self._checked(row, name, s) for name, s in found.items()}
+        checked = {name: self._checked(row, name, s) for name, s in signals.items()}
         if all(self.absent(s.x) for s in checked.values()):
             raise InputError("holds none of the modalities")
         out = []
@@ -75,13 +75,13 @@ class Cutter:
             )
         return out
 
-    def _compared(self, found: dict[str, Signal]) -> dict[str, Signal]:
+    def _compared(self, signals: dict[str, Signal]) -> dict[str, Signal]:
         """The signals with their channels in the set's order; ``InputError`` where they differ."""
-        out = dict(found)
+        out = dict(signals)
         for info in self.signals:
-            if info.name not in found:
+            if info.name not in signals:
                 raise InputError(f"has no signal {info.name!r}")
-            got = found[info.name]
+            got = signals[info.name]
             if got.x.shape[1] != info.channels:
                 raise InputError(
                     f"{info.name} has {got.x.shape[1]} channels, the set has {info.channels}"
@@ -94,7 +94,7 @@ class Cutter:
         return out
 
     def _checked(self, row: Row, name: str, signal: Signal) -> Signal:
-        """The signal at a known rate of its own, audio down-mixed."""
+        """The signal at a known rate of its row_rate, audio down-mixed."""
         x, rate = signal.x, signal.rate
         if rate is not None and row.rate is not None and abs(rate - row.rate) > 1e-6 * rate:
             raise InputError(f"the file says {rate:g} Hz, the index {row.rate:g} Hz")
@@ -128,7 +128,7 @@ class Cutter:
 
 
 def windows_of(
-    cutter: Cutter, row: Row, found: dict[str, Signal], info: ShardsInfo
+    cutter: Cutter, row: Row, signals: dict[str, Signal], info: ShardsInfo
 ) -> list[Window]:
     """All windows of one row.
 
@@ -136,15 +136,15 @@ def windows_of(
     shorter than a window is zero-padded at the end, and ``length`` says how much is valid.
     """
     first = info.signals[0]
-    parts = cutter.convert(row, found)
-    own = found[first.name].rate or row.rate or first.rate
-    return [window for part in parts for window in _windows(cutter, row, part, info, own)]
+    parts = cutter.convert(row, signals)
+    row_rate = signals[first.name].rate or row.rate or first.rate
+    return [window for part in parts for window in _windows(cutter, row, part, info, row_rate)]
 
 
 def _windows(
-    cutter: Cutter, row: Row, part: Stretch, info: ShardsInfo, own: float
+    cutter: Cutter, row: Row, part: Stretch, info: ShardsInfo, row_rate: float
 ) -> Iterator[Window]:
-    """Those of one stretch; ``own`` is the rate that the row's ``start`` counts in."""
+    """Those of one stretch; ``row_rate`` is the rate that the row's ``start`` counts in."""
     first, signals = info.signals[0], part.signals
     total = min(len(signals[s.name].x) / s.rate for s in info.signals)
     samples = round(total * first.rate)
@@ -154,7 +154,7 @@ def _windows(
             "label": _label(row, info),
             "length": np.int32(min(first.samples, samples - start)),
             "fold": np.int32(row.fold),
-            "start": np.int64(row.start + round((part.seconds + start / first.rate) * own)),
+            "start": np.int64(row.start + round((part.seconds + start / first.rate) * row_rate)),
             "split": row.split,
             "subject": row.subject,
             "path": row.path,

@@ -11,24 +11,25 @@ from jfreq.data.prepare.resampling import LONGEST_GAP
 from jfreq.types import InputError
 
 NEAR = 0.05
-"""A rate that is asked for may differ from the measured one by this share; more contradicts it."""
+"""A requested rate may differ from the measured one by this fraction; more contradicts it."""
 _SAME = 1e-3
 """Samples are taken as they are where their rate is this near to the one they are stored at."""
 _JITTER = 0.25
-"""Of a step: samples that are further off their place are interpolated."""
+"""Of a step: samples further than this from the regular grid are interpolated."""
 _BLOCK = 64
 _STEADY, _UNEVEN = 0.7, 0.25
-"""Share of the time that usual steps must fill; how far mean and median may differ."""
+"""Fraction of the time that steps of about the median must fill; how far mean and median may
+differ, relative to the mean."""
 _DRIFT = 0.02
-"""The mean step of any 64 may differ from the mean of all by this share."""
+"""The mean step of any 64 may differ from the mean of all by this fraction."""
 _REPEAT = 0.2
-"""Share of samples with the time of the one before; with more, times say little."""
+"""Fraction of samples with the time of the one before; with more, times say little."""
 _LEAST = 100
 """Samples between two steps back in time, on average; with fewer, the lines are out of order."""
 _EPOCHS = ((1e9, 1e10, 1.0), (1e12, 1e13, 1e-3), (1e15, 1e16, 1e-6), (1e18, 1e19, 1e-9))
 """Since 1970: what counts seconds, ms, us and ns lies between these, for any date of a sensor."""
 _ENOUGH = 100_000
-"""Times from which the unit is told."""
+"""Times that the unit is told from."""
 _STEPS = ((2.0, 500.0, 1e-3), (2e3, 5e5, 1e-6), (2e6, 5e8, 1e-9))
 """Steps that can only be ms, us or ns, where rates lie between 2 and 500 Hz."""
 
@@ -45,7 +46,7 @@ class Clock(NamedTuple):
     nearest: np.ndarray
     missing: np.ndarray | None
     times: np.ndarray | None
-    own: np.ndarray
+    seconds: np.ndarray
     """Seconds ``[t]`` of the samples."""
     breaks: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
@@ -70,7 +71,7 @@ class Clock(NamedTuple):
         """Interpolated linearly between the samples of one stretch."""
         assert self.times is not None
         lines = slice(int(self.nearest[a]), int(self.nearest[b - 1]) + 1)
-        t, part, at = self.own[lines], x[lines], self.times[a:b]
+        t, part, at = self.seconds[lines], x[lines], self.times[a:b]
         t, first = np.unique(t, return_index=True)
         first = first[np.isfinite(t)]
         t = t[np.isfinite(t)]
@@ -151,7 +152,7 @@ def clock_of(t: np.ndarray, *, rate: float | None = None, first_line: int = 1) -
       InputError: for times that are out of order, too few, all alike, or of another rate.
     """
     lines = np.flatnonzero(np.isfinite(t))
-    own, notes = t, []
+    seconds, notes = t, []
     if len(lines) < len(t):
         notes.append(f"{len(t) - len(lines)} lines without a time are left out")
     t = t[lines]
@@ -169,8 +170,8 @@ def clock_of(t: np.ndarray, *, rate: float | None = None, first_line: int = 1) -
     grid = rate or _rounded(measured, 5e-4)
     notes += _stop_notes(dt, stops, lines, first_line)
     if regular and abs(grid * step - 1) <= _SAME:
-        return _as_they_are(own, lines, dt, step, stops, grid, notes)
-    return _interpolated(own, lines, t, dt, stops, grid, notes)
+        return _as_they_are(seconds, lines, dt, step, stops, grid, notes)
+    return _interpolated(seconds, lines, t, dt, stops, grid, notes)
 
 
 def _uneven(
@@ -187,10 +188,10 @@ def _uneven(
             f"{repeat:.0%} of the times repeat the one before; they are too coarse to place "
             "samples by"
         )
-    usual = float(np.median(dt[dt > 0]))
-    gap = max(LONGEST_GAP, 10 * usual)
+    median = float(np.median(dt[dt > 0]))
+    gap = max(LONGEST_GAP, 10 * median)
     stops = np.flatnonzero((dt < 0) | (dt > gap)) + 1
-    return stops, *_step(dt, usual, stops)
+    return stops, *_step(dt, median, stops)
 
 
 def _check_order(t: np.ndarray, back: np.ndarray, lines: np.ndarray, first_line: int) -> None:
@@ -202,28 +203,28 @@ def _check_order(t: np.ndarray, back: np.ndarray, lines: np.ndarray, first_line:
         )
 
 
-def _step(dt: np.ndarray, usual: float, stops: np.ndarray) -> tuple[float, bool]:
+def _step(dt: np.ndarray, median: float, stops: np.ndarray) -> tuple[float, bool]:
     """Mean seconds from sample to sample where none is missing, and whether it is steady."""
     within = np.delete(dt, stops - 1)
-    near = within[within < 1.5 * usual]
+    near = within[within < 1.5 * median]
     step = float(near.mean())
     if near.sum() >= _STEADY * within.sum() and _regular(within, step):
         return step, True
     mean = float(within.mean())  # of bursts, the median says nothing
-    off = abs(usual / mean - 1)  # small: nothing is missing, and the mean is the surer of the two
-    return (usual if _DRIFT < off < _UNEVEN else mean), False
+    off = abs(median / mean - 1)  # small: nothing is missing, and the mean is the surer of the two
+    return (median if _DRIFT < off < _UNEVEN else mean), False
 
 
 def _regular(steps: np.ndarray, step: float) -> bool:
-    """Whether samples lie where a steady clock has them, but for whole samples that are missing."""
+    """Whether steps are multiples of ``step``: a steady clock, of which samples may be missing."""
     ahead = steps[steps > 0]
     tick = float(ahead.min()) if len(ahead) else 0.0
     tick = tick if _multiples(ahead, tick) else 0.0
-    places = np.maximum(np.rint(steps / step), 1)
-    off = np.abs(steps - places * step)
+    counts = np.maximum(np.rint(steps / step), 1)
+    off = np.abs(steps - counts * step)
     if (off > max(_JITTER * step, tick)).any():
         return False
-    single = steps[places == 1]
+    single = steps[counts == 1]
     whole = len(single) // _BLOCK * _BLOCK
     blocks = single[:whole].reshape(-1, _BLOCK).mean(1)
     return bool((np.abs(blocks - step) <= max(_DRIFT * step, 1.5 * tick / _BLOCK)).all())
@@ -238,7 +239,7 @@ def _multiples(steps: np.ndarray, tick: float) -> bool:
 
 
 def _as_they_are(
-    own: np.ndarray,
+    seconds: np.ndarray,
     lines: np.ndarray,
     dt: np.ndarray,
     step: float,
@@ -246,27 +247,27 @@ def _as_they_are(
     rate: float,
     notes: list[str],
 ) -> Clock:
-    """Every sample in its place; the places of missing ones are marked."""
+    """Every sample as it is; points of the grid without a sample are marked as missing."""
     if dt.max(initial=0.0) < 1.5 * step and not len(stops):
-        return Clock(rate, lines, None, None, own, (), tuple(notes))
-    places = np.maximum(np.rint(dt / step), 1).astype(np.int64)
-    places[stops - 1] = 1
-    at = np.concatenate([[0], np.cumsum(places)])
+        return Clock(rate, lines, None, None, seconds, (), tuple(notes))
+    counts = np.maximum(np.rint(dt / step), 1).astype(np.int64)
+    counts[stops - 1] = 1
+    at = np.concatenate([[0], np.cumsum(counts)])
     count = int(at[-1]) + 1
     breaks = tuple(at[stops].tolist())
     if count == len(lines):
-        return Clock(rate, lines, None, None, own, breaks, tuple(notes))
+        return Clock(rate, lines, None, None, seconds, breaks, tuple(notes))
     missing = np.ones(count, bool)
     missing[at] = False
     nearest = np.zeros(count, np.int64)
     nearest[at] = np.arange(len(lines))
     nearest = lines[np.maximum.accumulate(nearest)]
     notes.append(f"{count - len(lines)} of {count} samples are missing")
-    return Clock(rate, nearest, missing, None, own, breaks, tuple(notes))
+    return Clock(rate, nearest, missing, None, seconds, breaks, tuple(notes))
 
 
 def _interpolated(
-    own: np.ndarray,
+    seconds: np.ndarray,
     lines: np.ndarray,
     t: np.ndarray,
     dt: np.ndarray,
@@ -291,7 +292,13 @@ def _interpolated(
     low, high = np.quantile(dt[(dt > 0) & (dt < LONGEST_GAP)], [0.01, 0.99]) * 1e3
     notes.append(f"steps of {low:.3g} to {high:.3g} ms, put on a grid of {rate:g} Hz")
     return Clock(
-        rate, np.concatenate(nearest), None, np.concatenate(times), own, tuple(breaks), tuple(notes)
+        rate,
+        np.concatenate(nearest),
+        None,
+        np.concatenate(times),
+        seconds,
+        tuple(breaks),
+        tuple(notes),
     )
 
 

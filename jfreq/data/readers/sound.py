@@ -98,25 +98,25 @@ def read(
     """
     import soundfile
 
-    found = known or header(path)
-    stop = found.frames if end is None else end
-    if not 0 <= start <= stop <= found.frames:
-        raise InputError(f"samples {start}..{stop} lie outside its {found.frames}")
-    if end is None and found.lost:
-        raise InputError(found.lost)
-    _check_memory((stop - start) * found.channels * 4)
+    info = known or header(path)
+    stop = info.frames if end is None else end
+    if not 0 <= start <= stop <= info.frames:
+        raise InputError(f"samples {start}..{stop} lie outside its {info.frames}")
+    if end is None and info.lost:
+        raise InputError(info.lost)
+    _check_memory((stop - start) * info.channels * 4)
     try:
         with soundfile.SoundFile(_raw(path)) as file:
             file.seek(start)
             x = file.read(stop - start, dtype="float32", always_2d=True)
     except soundfile.SoundFileError as error:
         there = _decodable(path)
-        if there < found.frames:
-            raise InputError(_promise(found.frames, there)) from error
+        if there < info.frames:
+            raise InputError(_promise(info.frames, there)) from error
         raise InputError(_reason(error)) from error
     if len(x) + _slack(path) < stop - start:
-        raise InputError(_promise(found.frames, start + len(x)))
-    return x, found.rate
+        raise InputError(_promise(info.frames, start + len(x)))
+    return x, info.rate
 
 
 def blocks(path: Path, mix: Mix, *, size: int = 1 << 18) -> Iterator[np.ndarray]:
@@ -126,9 +126,9 @@ def blocks(path: Path, mix: Mix, *, size: int = 1 << 18) -> Iterator[np.ndarray]
     """
     import soundfile
 
-    found = header(path)
-    if found.lost:
-        raise InputError(found.lost)
+    info = header(path)
+    if info.lost:
+        raise InputError(info.lost)
     there = 0
     try:
         with soundfile.SoundFile(_raw(path)) as file:
@@ -136,14 +136,14 @@ def blocks(path: Path, mix: Mix, *, size: int = 1 << 18) -> Iterator[np.ndarray]
                 there += count
                 yield mixed(x, mix)
     except soundfile.SoundFileError as error:
-        if there < found.frames:
-            raise InputError(_promise(found.frames, there)) from error
+        if there < info.frames:
+            raise InputError(_promise(info.frames, there)) from error
         raise InputError(_reason(error)) from error
-    if there + _slack(path) < found.frames:
-        raise InputError(_promise(found.frames, there))
+    if there + _slack(path) < info.frames:
+        raise InputError(_promise(info.frames, there))
 
 
-def level(path: Path, mix: Mix) -> np.ndarray:
+def channel_means(path: Path, mix: Mix) -> np.ndarray:
     """Mean ``[c]`` float32 of every channel of the mix, over a whole file; errors as above."""
     total, count = np.float64(0), 0
     for x in blocks(path, mix):
@@ -185,18 +185,18 @@ class Headers:
                 self._known[path] = header(self._root / path)
             except InputError as error:
                 self._known[path] = error
-        found = self._known[path]
-        if isinstance(found, InputError):
-            raise InputError(str(found))
-        return found
+        known = self._known[path]
+        if isinstance(known, InputError):
+            raise InputError(str(known))
+        return known
 
     def survey(self, paths: Iterable[str]) -> Survey:
         """Looks at all of ``paths``, several at a time."""
         unique = tuple(dict.fromkeys(paths))
         with ThreadPoolExecutor(min(16, 2 * (os.cpu_count() or 1))) as pool:
-            found = [h for h in pool.map(self._looked_at, unique) if isinstance(h, Header)]
+            headers = [h for h in pool.map(self._looked_at, unique) if isinstance(h, Header)]
         return Survey(
-            len(found), sum(h.floating for h in found), Counter(h.channels for h in found)
+            len(headers), sum(h.floating for h in headers), Counter(h.channels for h in headers)
         )
 
     def _looked_at(self, path: str) -> Header | InputError:

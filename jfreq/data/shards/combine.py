@@ -1,4 +1,4 @@
-"""Several folders of shards as one set: what has to agree, and whose class has which number."""
+"""Several folders of shards as one set: what has to agree, and how classes are numbered."""
 
 from __future__ import annotations
 
@@ -68,13 +68,13 @@ def merged(infos: Sequence[ShardsInfo], *, labelled: bool) -> ShardsInfo:
     )
 
 
-def renumbered(label: np.ndarray, own: tuple[str, ...], names: tuple[str, ...]) -> np.ndarray:
-    """``label`` ``[n]`` or ``[n k]`` of classes ``own`` by the order of the same in ``names``."""
-    if own == names:
+def renumbered(label: np.ndarray, labels: tuple[str, ...], names: tuple[str, ...]) -> np.ndarray:
+    """``label`` ``[n]`` or ``[n k]`` of classes ``labels``, numbered as in ``names``."""
+    if labels == names:
         return label
-    place = [names.index(name) for name in own]
+    number = [names.index(name) for name in labels]
     if label.ndim == 1:
-        return np.array([*place, -1])[label]
+        return np.array([*number, -1])[label]
     out = np.empty_like(label)
-    out[:, place] = label
+    out[:, number] = label
     return out

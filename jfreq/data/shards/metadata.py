@@ -64,7 +64,7 @@ class SignalInfo:
     @property
     def spec(self) -> SignalSpec:
         """With statistics to standardise by: nine digits of them, so that machines agree, and
-        a deviation of 1 for a constant channel, which so becomes 0."""
+        a std of 1 for a constant channel, which so becomes 0."""
         std = [1.0 if i in self.constant else s for i, s in enumerate(self.std)]
         mean, std = (tuple(float(f"{v:.9g}") for v in values) for values in (self.mean, std))
         return SignalSpec(

@@ -152,21 +152,22 @@ def audio_source(
 
 
 def label_numbers(
-    found: Iterable[tuple[str, str]], options: Options, *, order: Sequence[str] = ()
+    named: Iterable[tuple[str, str]], options: Options, *, order: Sequence[str] = ()
 ) -> tuple[tuple[str, ...], dict[str, int]]:
     """Class names and their numbers from ``(where, name)``; an empty name is no label.
 
-    Given names win; else those found, in ``order``, then by name, numbers in numeric order.
+    Names that the caller gives win; else those of the source, in ``order``, then by name, numbers
+    in numeric order.
     Raises ``InputError`` for a name that is not among those given.
     """
-    places = {name: where for where, name in found if name and not options.drops(name)}
+    where_of = {name: where for where, name in named if name and not options.drops(name)}
     rank = {name: i for i, name in enumerate(order)}
-    own = sorted(places, key=lambda name: (rank.get(name, len(rank)), natural(name)))
-    labels = given_labels(options) or tuple(own)
-    unknown = next((name for name in places if name not in labels), None)
+    sorted_names = sorted(where_of, key=lambda name: (rank.get(name, len(rank)), natural(name)))
+    labels = given_labels(options) or tuple(sorted_names)
+    unknown = next((name for name in where_of if name not in labels), None)
     if unknown is not None:
         raise InputError(
-            f"{places[unknown]}: label {unknown!r} is not in the list of "
+            f"{where_of[unknown]}: label {unknown!r} is not in the list of "
             f"labels{close_match(unknown, labels)}"
         )
     return labels, {name: i for i, name in enumerate(labels)}
@@ -220,16 +221,18 @@ def ordered(modality: str, signal: Signal, names: Sequence[str], owner: str) -> 
     Nothing happens where neither side has names. ``owner`` is whose names they are. Raises
     ``InputError`` where the names differ, or only one side has any.
     """
-    own, wanted = ([name.casefold() for name in side] for side in (signal.names, names))
-    if own == wanted:
+    names_here, wanted = ([name.casefold() for name in side] for side in (signal.names, names))
+    if names_here == wanted:
         return signal
-    if sorted(own) != sorted(wanted):
+    if sorted(names_here) != sorted(wanted):
         said = (
-            f"has the channels {', '.join(signal.names)}" if own else "does not name its channels"
+            f"has the channels {', '.join(signal.names)}"
+            if names_here
+            else "does not name its channels"
         )
         theirs = f"has {', '.join(names)}" if wanted else "does not name its channels"
         raise InputError(f"{modality} {said}, {owner} {theirs}")
-    order = [own.index(name) for name in wanted]
+    order = [names_here.index(name) for name in wanted]
     return signal._replace(x=signal.x[:, order], names=tuple(names))
 
 

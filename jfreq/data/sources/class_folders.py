@@ -37,8 +37,10 @@ def from_folders(path: Path, options: Options) -> Source:
     found = listing(path)
     files = sorted(p for p in (*found.files, *(odd for odd, _ in found.odd)) if _is_sound(p))
     names = [file.relative_to(path).as_posix() for file in files]
-    places, notes = _places(names)
-    listed = [(name, *place) for name, place in zip(names, places) if not options.drops(place[1])]
+    from_folders, notes = _from_folders(names)
+    listed = [
+        (name, *said) for name, said in zip(names, from_folders) if not options.drops(said[1])
+    ]
     labels = _labels([(name, label) for name, _, label, _ in listed], options)
     known = {label: i for i, label in enumerate(labels)}
     rows = tuple(
@@ -49,7 +51,7 @@ def from_folders(path: Path, options: Options) -> Source:
     return audio_source(path.name, "folders", Listed(rows, labels), path, options, notes=notes)
 
 
-def _places(names: Sequence[str]) -> tuple[list[tuple[str, str, str]], list[str]]:
+def _from_folders(names: Sequence[str]) -> tuple[list[tuple[str, str, str]], list[str]]:
     """Split, class and subject of every file, and sentences about them.
 
     Folders are classes, unless they are called like people and names of files come again in them

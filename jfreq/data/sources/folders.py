@@ -219,18 +219,18 @@ def splits_and_labels(paths: Sequence[str]) -> tuple[list[tuple[str, str]], tupl
     splits = {name for name in tops if _is_split(name)}
     below = {parts[1] for parts in folders if len(parts) > 1}
     if splits and (splits == tops or (len(splits) > 1 and _all_hold_folders(folders, splits))):
-        places = [_split_first(parts, splits) for parts in folders]
-        notes += _said_splits(splits, [label for _, label in places])
+        named = [_split_first(parts, splits) for parts in folders]
+        notes += _said_splits(splits, [label for _, label in named])
         notes += [
             f"the folder {name!r} beside them is read as a class without a split"
             for name in sorted(tops - splits)
         ]
     elif len(below) > 1 and all(len(p) > 1 and _is_split(p[1]) for p in folders):
-        places = [(split_name(parts[1]), parts[0]) for parts in folders]
-        notes += _said_splits(below, [label for _, label in places])
+        named = [(split_name(parts[1]), parts[0]) for parts in folders]
+        notes += _said_splits(below, [label for _, label in named])
     else:
-        places = [("", parts[0] if parts else "") for parts in folders]
-    return [(split, composed(label)) for split, label in places], tuple(notes)
+        named = [("", parts[0] if parts else "") for parts in folders]
+    return [(split, composed(label)) for split, label in named], tuple(notes)
 
 
 def are_people(folders: Iterable[str], paths: Sequence[str]) -> bool:

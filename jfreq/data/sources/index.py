@@ -53,8 +53,8 @@ def index_in(folder: Path) -> Path | None:
     """The ``index.csv`` of a folder, in upper or lower case."""
     if (folder / NAME).is_file():
         return folder / NAME
-    found = [p for p in folder.iterdir() if p.name.lower() == NAME and p.is_file()]
-    return min(found, default=None)
+    files = [p for p in folder.iterdir() if p.name.lower() == NAME and p.is_file()]
+    return min(files, default=None)
 
 
 def from_index(path: Path, options: Options) -> Source:
@@ -179,16 +179,16 @@ def _timed(
 
     @functools.cache
     def array_rate(path: str) -> float | None:
-        found = read_recording(root / path, rate=options.rate)
-        return next(iter(found.signals.values())).rate
+        recording = read_recording(root / path, rate=options.rate)
+        return next(iter(recording.signals.values())).rate
 
     def rate_of(entry: Entry) -> float | None:
         row = entry.row
         try:
-            own = headers.of(row.path).rate if headers else row.rate or array_rate(row.path)
+            stated = headers.of(row.path).rate if headers else row.rate or array_rate(row.path)
         except UNREADABLE:
             return None
-        rate = own or options.rate
+        rate = stated or options.rate
         if rate is None:
             raise InputError(
                 f"{entry.line.where}: nothing states the rate of {row.path}, so its seconds cannot "
@@ -251,12 +251,12 @@ def _distinct(entries: Sequence[Entry], several: bool, notes: list[str]) -> list
 
     Lines that differ in nothing count once; with ``several``, labels of lines are put together.
     """
-    found: dict[tuple, Entry] = {}
+    distinct: dict[tuple, Entry] = {}
     doubles = merged = 0
     for entry in entries:
         row = entry.row
-        place = (row.path, row.item, row.start, row.end)
-        first = found.setdefault(place, entry)
+        span = (row.path, row.item, row.start, row.end)
+        first = distinct.setdefault(span, entry)
         if first is entry:
             continue
         for name in ("fold", "split", "subject"):
@@ -268,7 +268,7 @@ def _distinct(entries: Sequence[Entry], several: bool, notes: list[str]) -> list
             )
         if several and first.labels != entry.labels:
             labels = dict.fromkeys((*first.labels, *entry.labels))
-            found[place], merged = first._replace(labels=tuple(labels)), merged + 1
+            distinct[span], merged = first._replace(labels=tuple(labels)), merged + 1
             continue
         a, b = (e.labels or (e.id,) for e in (first, entry))
         if a != b:
@@ -281,7 +281,7 @@ def _distinct(entries: Sequence[Entry], several: bool, notes: list[str]) -> list
         notes.append(f"{doubles} {'line repeats' if doubles == 1 else 'lines repeat'} another one")
     if merged:
         notes.append(f"labels of {merged} more lines about the same recording were put together")
-    return list(found.values())
+    return list(distinct.values())
 
 
 def _said(labels: Sequence[object]) -> str:
@@ -311,8 +311,8 @@ def _numbered(
     ids = _ids(entries)
     if not any(e.labels for e in entries):
         return _from_ids(entries, given)
-    found = {name for entry in entries for name in entry.labels}
-    kept = {name for name in found if not options.drops(name)}
+    names = {name for entry in entries for name in entry.labels}
+    kept = {name for name in names if not options.drops(name)}
     last = max(ids.values(), default=0) + 1
     labels = given or tuple(sorted(kept, key=lambda name: (ids.get(name, last), natural(name))))
     unknown = kept.difference(labels)
@@ -346,9 +346,9 @@ def _from_ids(
     entries: Sequence[Entry], given: tuple[str, ...]
 ) -> tuple[tuple[str, ...], Mapping[str, int]]:
     """Classes called by their numbers, or by the given names in this order."""
-    found = sorted({e.id for e in entries if e.id is not None})
+    ids = sorted({e.id for e in entries if e.id is not None})
     if not given:
-        return tuple(map(str, found)), {str(number): i for i, number in enumerate(found)}
+        return tuple(map(str, ids)), {str(number): i for i, number in enumerate(ids)}
     for entry in entries:
         check(
             entry.id is None or entry.id < len(given),

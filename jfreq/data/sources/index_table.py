@@ -55,25 +55,25 @@ def read_table(path: Path) -> Table:
     every = list(records(path, delimiter=separator, strict=True))
     check(bool(every), str(path), "is empty")
     (_, header), *body = every
-    places, notes = _columns(header, str(path))
+    positions, notes = _columns(header, str(path))
     for number, cells in body:
         if len(cells) > len(header) and any(cells[len(header) :]):
             raise InputError(
                 f"{path}:{number}: has {len(cells)} cells, the first line names {len(header)} "
                 f"columns; put what holds a {separator!r} into quotes"
             )
-    _settle_targets(places, header, [cells for _, cells in body])
+    _settle_targets(positions, header, [cells for _, cells in body])
     notes += [
         f"{path.name}: column {header[i]!r} is read as {column!r}"
-        for column, i in places.items()
+        for column, i in positions.items()
         if _plain(header[i]) != column
     ]
     lines = tuple(
-        Line(path, number, {c: cells[i] for c, i in places.items() if i < len(cells)})
+        Line(path, number, {c: cells[i] for c, i in positions.items() if i < len(cells)})
         for number, cells in body
     )
     check(bool(lines), str(path), "names no recordings: it has no line below the first")
-    return Table(lines, frozenset(places), tuple(notes))
+    return Table(lines, frozenset(positions), tuple(notes))
 
 
 def names_paths(path: Path) -> bool:
@@ -109,27 +109,27 @@ def _plain(name: str) -> str:
 def _columns(header: Sequence[str], where: str) -> tuple[dict[str, int], list[str]]:
     """Where each known column stands, and what there is to say about the others."""
     plain = [_plain(name) for name in header]
-    places = _exact(plain, where)
+    positions = _exact(plain, where)
     for i, name in enumerate(plain):
         column = _synonym(name, plain)
-        if column is None or (column in places and plain[places[column]] == column):
+        if column is None or (column in positions and plain[positions[column]] == column):
             continue
-        if column in places:
+        if column in positions:
             raise InputError(
-                f"{where}: columns {header[places.get(column, i)]!r} and {header[i]!r} may both be "
-                f"the {column}; name one of them {column!r}"
+                f"{where}: columns {header[positions[column]]!r} and {header[i]!r} may both be the "
+                f"{column}; name one of them {column!r}"
             )
-        places[column] = i
-    if "label" in places and plain[places.get("labels", 0)] != "labels":
-        places.pop("labels", None)
-    if "path" not in places:
+        positions[column] = i
+    if "label" in positions and plain[positions.get("labels", 0)] != "labels":
+        positions.pop("labels", None)
+    if "path" not in positions:
         raise InputError(
             f"{where}: has no column 'path'{close_match('path', plain)}; its first line names the "
             "columns, for instance path,label"
         )
-    unread = [i for i in range(len(header)) if i not in places.values() and header[i]]
+    unread = [i for i in range(len(header)) if i not in positions.values() and header[i]]
     for i in unread:
-        near = [c for c in SYNONYMS if c not in places and abs(len(c) - len(plain[i])) < 2]
+        near = [c for c in SYNONYMS if c not in positions and abs(len(c) - len(plain[i])) < 2]
         close = difflib.get_close_matches(plain[i], near, 1, _CLOSE)
         check(
             not close,
@@ -138,17 +138,17 @@ def _columns(header: Sequence[str], where: str) -> tuple[dict[str, int], list[st
         )
     names = ", ".join(repr(header[i]) for i in unread)
     what = "column" if len(unread) == 1 else "columns"
-    return places, [f"{Path(where).name}: {what} {names} not read"] if unread else []
+    return positions, [f"{Path(where).name}: {what} {names} not read"] if unread else []
 
 
 def _exact(plain: Sequence[str], where: str) -> dict[str, int]:
     """Columns that have the very name."""
-    places: dict[str, int] = {}
+    positions: dict[str, int] = {}
     for i, name in enumerate(plain):
         if name in SYNONYMS:
-            check(name not in places, where, f"has two columns {name!r}")
-            places[name] = i
-    return places
+            check(name not in positions, where, f"has two columns {name!r}")
+            positions[name] = i
+    return positions
 
 
 def _synonym(name: str, plain: Sequence[str]) -> str | None:
@@ -158,12 +158,12 @@ def _synonym(name: str, plain: Sequence[str]) -> str | None:
 
 
 def _settle_targets(
-    places: dict[str, int], header: Sequence[str], records: Sequence[Sequence[str]]
+    positions: dict[str, int], header: Sequence[str], records: Sequence[Sequence[str]]
 ) -> None:
     """A column ``target`` of text is one of names."""
-    i = places.get("label_id")
-    if i is None or "label" in places or _plain(header[i]) not in EITHER:
+    i = positions.get("label_id")
+    if i is None or "label" in positions or _plain(header[i]) not in EITHER:
         return
     cells = [cells[i] for cells in records if i < len(cells)]
     if not all(cell.removesuffix(".0").isdecimal() for cell in cells if cell):
-        places["label"] = places.pop("label_id")
+        positions["label"] = positions.pop("label_id")

@@ -26,7 +26,9 @@ def open_source(source: str, *, kind: str, options: Options) -> Source:
     """Finds out what ``source`` is (``kind="auto"``) and lists it; ``InputError`` with advice."""
     scheme, _, rest = source.partition(":")
     if scheme in ("synthetic", "tfds") and rest:
-        found = from_synthetic(rest, options) if scheme == "synthetic" else open_tfds(rest, options)
+        opened = (
+            from_synthetic(rest, options) if scheme == "synthetic" else open_tfds(rest, options)
+        )
     else:
         path = local_path(source, "source")
         check(os.path.exists(path), "source", f"{shown(path)} does not exist")
@@ -38,11 +40,11 @@ def open_source(source: str, *, kind: str, options: Options) -> Source:
                 f"kind: no kind {kind!r}{close_match(kind, KINDS)}; there are: {', '.join(KINDS)}, "
                 "and the sources synthetic:NAME and tfds:NAME"
             )
-        found = KINDS[kind](path, options)
-    options.check_dropped(found.labels)
-    found = _only(found, options)
-    check(len(found.rows) > 0, "source", f"{shown(source)}: nothing to read{_why_empty(found)}")
-    return dataclasses.replace(found, name=shown(found.name))
+        opened = KINDS[kind](path, options)
+    options.check_dropped(opened.labels)
+    opened = _only(opened, options)
+    check(len(opened.rows) > 0, "source", f"{shown(source)}: nothing to read{_why_empty(opened)}")
+    return dataclasses.replace(opened, name=shown(opened.name))
 
 
 def _why_empty(source: Source) -> str:

@@ -65,15 +65,15 @@ def _moved(rows: Sequence[Row], margin: float) -> dict[Row, Row | None]:
     out: dict[Row, Row | None] = {}
     ends: dict[tuple[int, str], float] = {}
     for row in sorted(rows, key=lambda r: r.start):
-        others = [end for place, end in ends.items() if place != (row.fold, row.split)]
+        others = [end for side, end in ends.items() if side != (row.fold, row.split)]
         first = max(others) + margin if others else 0.0
         if row.start < first:
             left = first < (math.inf if row.end is None else row.end)
             out[row] = row._replace(start=math.ceil(first - 1e-6)) if left else None
         if out.get(row, row) is not None:
-            place = (row.fold, row.split)
+            side = (row.fold, row.split)
             end = math.inf if row.end is None else float(row.end)
-            ends[place] = max(end, ends.get(place, 0.0))
+            ends[side] = max(end, ends.get(side, 0.0))
     return out
 
 

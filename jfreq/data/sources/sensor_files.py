@@ -36,17 +36,17 @@ IMU = {"acc": (0, 1, 2), "gyro": (3, 4, 5)}
 _NOBODY = {"raw data", "data", "recording", "sensor", "sensors", "signal", "samples"}
 """Names of files that apps give to every recording, beside those of sensors."""
 _MOST = 8
-"""Files of which particulars are told one by one."""
+"""Files of which particulars are listed one by one."""
 
 
 class SensorFile(NamedTuple):
-    """A file and what is known of it without its samples; ``found`` is None for a broken one."""
+    """A file and what is known of it without its samples; None for one that cannot be read."""
 
     name: str
-    found: Recording | None
+    recording: Recording | None
 
 
-class Place(NamedTuple):
+class FromFolders(NamedTuple):
     """What the folders of a file say."""
 
     split: str
@@ -68,14 +68,14 @@ def from_sensors(path: Path, options: Options) -> Source:
     listed = [SensorFile(f.relative_to(root).as_posix(), _listed(f, options.rate)) for f in files]
     rate = options.rate or common_rate([f.measured for _, f in listed if f and f.measured])
     listed = [
-        SensorFile(name, _listed(root / name, rate) if rate and _differs(found, rate) else found)
-        for name, found in listed
+        SensorFile(name, _listed(root / name, rate) if rate and _differs(old, rate) else old)
+        for name, old in listed
     ]
-    places, notes = _places(listed)
+    from_folders, notes = _from_folders(listed)
     stretches = [
         (row, label)
-        for (name, found), place in zip(listed, places)
-        for row, label in _rows(name, found, place)
+        for (name, recording), said in zip(listed, from_folders)
+        for row, label in _rows(name, recording, said)
         if not options.drops(label)
     ]
     labels, known = label_numbers([(row.path, label) for row, label in stretches], options)
@@ -126,11 +126,12 @@ def array_source(
                 "start and end count its lines, but samples are missing or uneven in time; cut the "
                 "file itself"
             )
-        found = {name: _item(s, row) for name, s in recording.signals.items()}
-        found = {name: s._replace(rate=s.rate or row.rate) for name, s in _cut(found, row).items()}
-        if "" not in found:
-            return _picked(found, options)
-        signal = found[""]
+        signals = {name: _item(s, row) for name, s in recording.signals.items()}
+        signals = _cut(signals, row)
+        signals = {name: s._replace(rate=s.rate or row.rate) for name, s in signals.items()}
+        if "" not in signals:
+            return _picked(signals, options)
+        signal = signals[""]
         if np.iscomplexobj(signal.x):
             return real_modalities(signal, options.complex_as, options.channels)
         modalities = groups or default_groups(signal)
@@ -167,15 +168,15 @@ def _way_out(error: InputError, rate: float | None) -> str:
     )
 
 
-def _picked(found: dict[str, Signal], options: Options) -> dict[str, Signal]:
+def _picked(signals: dict[str, Signal], options: Options) -> dict[str, Signal]:
     """Modalities that come as arrays of their own; ``--modalities`` picks some, and channels."""
     if not options.channels:
-        return found
+        return signals
     out = {}
     for name, channels in options.channels.items():
-        if name not in found:
-            raise InputError(f"has no array {name!r}; it has: {brief(', '.join(found))}")
-        out |= split_channels({}, found[name], {name: channels})
+        if name not in signals:
+            raise InputError(f"has no array {name!r}; it has: {brief(', '.join(signals))}")
+        out |= split_channels({}, signals[name], {name: channels})
     return out
 
 
@@ -206,15 +207,15 @@ def _item(signal: Signal, row: Row) -> Signal:
     return signal._replace(x=x)
 
 
-def _cut(found: Mapping[str, Signal], row: Row) -> dict[str, Signal]:
+def _cut(signals: Mapping[str, Signal], row: Row) -> dict[str, Signal]:
     """The row's samples; ``start`` and ``end`` count those of the first signal."""
-    first = next(iter(found.values()))
+    first = next(iter(signals.values()))
     size = len(first.x)
     end = size if row.end is None else row.end
     if not 0 <= row.start < end <= size:
         raise InputError(f"samples {row.start}..{end} lie outside its {size}")
     out = {}
-    for name, s in found.items():
+    for name, s in signals.items():
         ratio = (s.rate or 1.0) / (first.rate or 1.0)
         a, b = round(row.start * ratio), len(s.x) if row.end is None else round(end * ratio)
         breaks = tuple(k - a for k in s.breaks if a < k < b)
@@ -239,10 +240,10 @@ def _check_one_sensor(files: Sequence[Path], root: Path) -> None:
     for file in files:
         if (sensor := sensor_of(file.stem)) is not None:
             sensors[file.parent].setdefault(sensor, file)
-    for found in sensors.values():
-        if len(found) > 1:
-            a, b, *_ = (shown(file.relative_to(root)) for file in found.values())
-            name = next(iter(found.values())).name
+    for by_sensor in sensors.values():
+        if len(by_sensor) > 1:
+            a, b, *_ = (shown(file.relative_to(root)) for file in by_sensor.values())
+            name = next(iter(by_sensor.values())).name
             raise InputError(
                 f"source: {a} and {b} are different sensors of one recording, and a row is one "
                 f"file; read one sensor, for instance with --only '*{name}', or write them side by "
@@ -250,27 +251,27 @@ def _check_one_sensor(files: Sequence[Path], root: Path) -> None:
             )
 
 
-def _differs(found: Recording | None, rate: float) -> bool:
+def _differs(recording: Recording | None, rate: float) -> bool:
     """Whether the file's times say another rate than that of the set."""
-    return found is not None and found.measured not in (None, rate)
+    return recording is not None and recording.measured not in (None, rate)
 
 
-def _rows(name: str, found: Recording | None, place: Place) -> list[tuple[Row, str]]:
+def _rows(name: str, recording: Recording | None, said: FromFolders) -> list[tuple[Row, str]]:
     """Rows of a file with their labels: its windows, or its stretches of one label and subject."""
-    row = Row(name, split=place.split, subject=place.subject)
-    if found is None:
+    row = Row(name, split=said.split, subject=said.subject)
+    if recording is None:
         return [(row, "")]
-    label, subject = found.label, found.subject
+    label, subject = recording.label, recording.subject
 
     def at(marks: Marks | None, i: int, default: str) -> str:
         return default if marks is None else marks.names[marks.codes[min(i, len(marks.codes) - 1)]]
 
     def made(i: int, **more: int | None) -> tuple[Row, str]:
-        owner = at(subject, i, place.subject)
-        return row._replace(subject=owner, **more), at(label, i, place.label)
+        owner = at(subject, i, said.subject)
+        return row._replace(subject=owner, **more), at(label, i, said.label)
 
-    if found.windows is not None:
-        return [made(i, item=i) for i in range(found.windows)]
+    if recording.windows is not None:
+        return [made(i, item=i) for i in range(recording.windows)]
     cuts = _cuts([m.codes for m in (label, subject) if m is not None and len(m.codes) > 1])
     if not cuts:
         return [made(0)]
@@ -285,20 +286,20 @@ def _cuts(marks: Sequence[np.ndarray]) -> list[int]:
     return [0, *(np.flatnonzero(changes) + 1).tolist(), len(marks[0])]
 
 
-def _places(listed: Sequence[SensorFile]) -> tuple[list[Place], list[str]]:
+def _from_folders(listed: Sequence[SensorFile]) -> tuple[list[FromFolders], list[str]]:
     """Split, label and subject of every file from its folders, and sentences about them.
 
     Where files have labels of their own, folders are people, if names of files repeat in them;
     where none has, folders are classes, unless they are called like people (``p1``, ``user_2``).
     """
     names = [entry.name for entry in listed]
-    found, notes = splits_and_labels(names)
+    split_and_top, notes = splits_and_labels(names)
     stems = [PurePosixPath(name).stem for name in names]
-    tops = {top for _, top in found} - {""}
+    tops = {top for _, top in split_and_top} - {""}
     repeat = len(tops) > 1 and len(set(stems)) < len(stems)
     people = bool(tops) and all(PERSON.fullmatch(top) for top in tops)
-    labelled = any(entry.found and entry.found.label for entry in listed)
-    owned = all(entry.found is None or entry.found.subject for entry in listed)
+    labelled = any(entry.recording and entry.recording.label for entry in listed)
+    owned = all(entry.recording is None or entry.recording.subject for entry in listed)
     notes = [note for note in notes if note.startswith("splits")]
     if people or (labelled and repeat):
         words = stems if not labelled and are_people(tops, names) else [""] * len(stems)
@@ -306,7 +307,8 @@ def _places(listed: Sequence[SensorFile]) -> tuple[list[Place], list[str]]:
         if any(words):
             notes.append(f"labels from the names of files: {_some(set(words))}")
         return [
-            Place(split, word, top or stem) for (split, top), word, stem in zip(found, words, stems)
+            FromFolders(split, word, top or stem)
+            for (split, top), word, stem in zip(split_and_top, words, stems)
         ], notes
     classes = not labelled and len(tops) > 1
     if classes:
@@ -314,10 +316,10 @@ def _places(listed: Sequence[SensorFile]) -> tuple[list[Place], list[str]]:
         notes.append(f"no file has labels, so they are the names of folders: {_some(tops)}{hint}")
     stems = ["" if _names_nobody(stem) else stem for stem in stems]
     notes += [] if owned or len(set(stems) - {""}) < 2 else ["subjects from the names of files"]
-    subjects = _stem_subjects(names, [split for split, _ in found], stems, classes)
+    subjects = _stem_subjects(names, [split for split, _ in split_and_top], stems, classes)
     return [
-        Place(split, top if classes else "", subject)
-        for (split, top), subject in zip(found, subjects)
+        FromFolders(split, top if classes else "", subject)
+        for (split, top), subject in zip(split_and_top, subjects)
     ], notes
 
 
@@ -346,22 +348,26 @@ def _names_nobody(stem: str) -> bool:
 
 
 def _some(words: Iterable[str], most: int = 6) -> str:
-    found = sorted(words)
-    more = f" and {len(found) - most} more" if len(found) > most else ""
-    return ", ".join(found[:most]) + more
+    names = sorted(words)
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def _said(listed: Sequence[SensorFile], rate: float | None) -> list[str]:
     """A line for every layout, and one for each of the first files that has particulars."""
     layouts: dict[str, list[SensorFile]] = defaultdict(list)
     for entry in listed:
-        if entry.found is not None:
-            layouts[entry.found.said].append(entry)
+        if entry.recording is not None:
+            layouts[entry.recording.said].append(entry)
     lines = []
     for said, entries in layouts.items():
         more = f" (and {len(entries) - 1} more)" if len(entries) > 1 else ""
         lines.append(f"{entries[0].name}{more}: {said}{_at_rate(entries, rate)}")
-    odd = [(e.name, e.found.remarks) for e in listed if e.found is not None and e.found.remarks]
+    odd = [
+        (e.name, e.recording.remarks)
+        for e in listed
+        if e.recording is not None and e.recording.remarks
+    ]
     lines += [f"{name}: {'; '.join(remarks)}" for name, remarks in odd[:_MOST]]
     if len(odd) > _MOST:
         lines.append(f"and {len(odd) - _MOST} more files with missing or uneven times")
@@ -369,7 +375,7 @@ def _said(listed: Sequence[SensorFile], rate: float | None) -> list[str]:
 
 
 def _at_rate(entries: Sequence[SensorFile], rate: float | None) -> str:
-    rates = sorted({e.found.measured for e in entries if e.found and e.found.measured})
+    rates = sorted({e.recording.measured for e in entries if e.recording and e.recording.measured})
     if not rates:
         return ""
     return (

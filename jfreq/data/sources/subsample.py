@@ -18,7 +18,7 @@ def thinned(source: Source, fractions: Mapping[str, float]) -> Source:
 
     A recording is a path, or one item of a file of many; of those that hold other classes too,
     only the rows of this class go. In every fold, and split, the fraction is rounded to the nearest
-    number of recordings and at least one stays. Nothing is drawn: the same source always loses
+    number of recordings and at least one stays. Nothing is random: the same source always loses
     the same rows.
 
     Raises:

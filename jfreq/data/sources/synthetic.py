@@ -19,7 +19,7 @@ VIBRATION_RATE = 6400.0
 MOTION_RATE = 50.0
 FOLDS = 5
 LOADS = (0.3, 1.0)
-"""Of a machine, as a share of its full load."""
+"""Of a machine, as a fraction of its full load."""
 MACHINES = ("healthy", "imbalance", "inner_race", "outer_race")
 TONES = ("am_12", "am_20", "am_32", "fm_12", "fm_20", "fm_32")
 MOTIONS = ("standing", "walking", "running", "climbing", "cycling")
@@ -106,9 +106,9 @@ def load_band(fold: int) -> tuple[float, float]:
 def _machine(
     label: str, seconds: float, *, person: Any, rng: Any, loads: tuple[float, float] = LOADS
 ):
-    """A shaft on a bearing, heard (``audio``) and felt (``vibration``, two axes, in g).
+    """A shaft on a bearing: sound (``audio``) and acceleration (``vibration``, two axes, in g).
 
-    Speed drifts linearly and wobbles, load (drawn from the range ``loads``) scales everything; a
+    Speed drifts linearly and wobbles, load (uniform over ``loads``) scales everything; a
     race fault strikes once per ball pass, each blow rings the machine's resonances, inner-race
     blows fade in and out of the load zone once per revolution (Randall and Antoni, MSSP 25, 2011,
     sections 2 and 3).
@@ -175,7 +175,7 @@ def _tone(label: str, seconds: float, *, person: Any, rng: Any):
     """A tone in noise whose class is only the kind and rate of a fast modulation.
 
     12 to 32 Hz lies above the Nyquist rate of a 160 ms patch (3.1 Hz) and below that of a 10 ms
-    frame hop, so patch averages do not show it. Carrier, level, phase and depth carry no label.
+    frame hop, so patch averages do not show it. Carrier, amplitude, phase and depth carry no label.
     """
     kind, speed = label.split("_")
     rate_hz = float(speed) * rng.uniform(0.97, 1.03)
@@ -184,23 +184,24 @@ def _tone(label: str, seconds: float, *, person: Any, rng: Any):
     wave = np.sin(2 * np.pi * (rate_hz * t + rng.uniform()))
     swing = depth * 2.0 * rate_hz if kind == "fm" else 0.0
     phase = carrier * t + swing / rate_hz / (2 * np.pi) * wave + rng.uniform()
-    level = _level(kind, depth, wave)
+    envelope = _envelope(kind, depth, wave)
     colour = person.uniform(0.0, 0.9)
     noise = _coloured(rng.standard_normal(len(t)), colour)
-    x = rng.uniform(0.1, 0.3) * level * np.sin(2 * np.pi * phase) + 0.02 * noise
+    x = rng.uniform(0.1, 0.3) * envelope * np.sin(2 * np.pi * phase) + 0.02 * noise
     truth = {"modulation_hz": rate_hz, "carrier_hz": float(carrier), "depth": depth}
     return {"audio": (_pcm(x), AUDIO_RATE)}, truth
 
 
-def _level(kind: str, depth: float, wave: np.ndarray) -> np.ndarray | float:
-    """Of a tone whose amplitude follows ``wave`` where ``kind`` is ``am``, of unit power."""
+def _envelope(kind: str, depth: float, wave: np.ndarray) -> np.ndarray | float:
+    """Envelope of unit power that follows ``wave`` where ``kind`` is ``am``, else 1."""
     return (1 + depth * wave) / np.sqrt(1 + depth**2 / 2) if kind == "am" else 1.0
 
 
 def _harmonic_tone(label: str, seconds: float, *, person: Any, rng: Any):
-    """The modulations of :func:`_tone` on all harmonics of a tone in louder noise, so that every
-    band of the spectrum hears them. Fundamental, level, depth, signal-to-noise ratio and the phases
-    of the harmonics carry no label; a vibrato is up to 5 % wide.
+    """The modulations of :func:`_tone` on all harmonics of a tone in louder noise.
+
+    They show in every band of the spectrum. Fundamental, amplitude, depth, signal-to-noise ratio
+    and the phases of the harmonics carry no label; a vibrato is up to 5 % wide.
     """
     kind, speed = label.split("_")
     rate_hz = float(speed) * rng.uniform(0.97, 1.03)
@@ -210,10 +211,10 @@ def _harmonic_tone(label: str, seconds: float, *, person: Any, rng: Any):
     wave = np.sin(2 * np.pi * (rate_hz * t + rng.uniform()))
     swing = 0.05 * depth * pitch if kind == "fm" else 0.0
     turns = pitch * t + swing / rate_hz / (2 * np.pi) * wave
-    level = _level(kind, depth, wave)
+    envelope = _envelope(kind, depth, wave)
     k = np.arange(1, int(7000 / pitch) + 1)[:, None]
     tone = (np.sin(2 * np.pi * (k * turns + rng.uniform(size=k.shape))) / np.sqrt(k)).sum(0)
-    tone = level * tone / np.sqrt((0.5 / k).sum())
+    tone = envelope * tone / np.sqrt((0.5 / k).sum())
     noise = _coloured(rng.standard_normal(len(t)), person.uniform(0.0, 0.9))
     x = rng.uniform(0.02, 0.06) * (tone + 10 ** (-snr_db / 20) * noise)
     truth = {"modulation_hz": rate_hz, "pitch_hz": float(pitch), "depth": depth, "snr_db": snr_db}
@@ -229,7 +230,7 @@ def _coloured(white: np.ndarray, pole: float) -> np.ndarray:
 def _motion(label: str, seconds: float, *, person: Any, rng: Any):
     """A phone on a moving body: ``acc`` in g with gravity, ``gyro`` in rad/s, both xyz.
 
-    Harmonics of the cadence with a subject's own phases and amplitudes, turned by how the phone
+    Harmonics of the cadence with a subject's own phases and amplitudes, rotated by how the phone
     is carried; the limb swings at half the cadence, which the gyroscope sees.
     """
     pace, bounce = person.uniform(0.9, 1.1), person.uniform(0.8, 1.2)
@@ -251,11 +252,11 @@ def _motion(label: str, seconds: float, *, person: Any, rng: Any):
         wave = np.cos(2 * np.pi * (k * base * cycles[None, :, None] + phases[which][:, None, :]))
         return (wave * weights[which][:, None, :] / k).sum(0)
 
-    turn = _rotation(person.normal(0, 0.3, 3) + rng.normal(0, 0.1, 3) + [tilt, 0, 0])
+    rotation = _rotation(person.normal(0, 0.3, 3) + rng.normal(0, 0.1, 3) + [tilt, 0, 0])
     acc = bounce * vertical * axes * harmonics(0, 1.0) + [0.0, 0.0, 1.0]
     gyro = swing * axes[::-1] * harmonics(1, 0.5)
-    acc = acc @ turn.T + 0.02 * rng.standard_normal((len(t), 3))
-    gyro = gyro @ turn.T + 0.02 * rng.standard_normal((len(t), 3))
+    acc = acc @ rotation.T + 0.02 * rng.standard_normal((len(t), 3))
+    gyro = gyro @ rotation.T + 0.02 * rng.standard_normal((len(t), 3))
     signals = {
         "acc": (acc.astype(np.float32), MOTION_RATE),
         "gyro": (gyro.astype(np.float32), MOTION_RATE),

@@ -24,10 +24,10 @@ from jfreq.data.sources.datasets.acids import open_acids
 from jfreq.data.sources.datasets.csi import open_csi
 from jfreq.data.sources.datasets.cwru import open_cwru
 from jfreq.data.sources.datasets.hhar import open_hhar
+from jfreq.data.sources.datasets.layout_roots import find_roots
 from jfreq.data.sources.datasets.mod import open_mod
 from jfreq.data.sources.datasets.motionsense import open_motionsense
 from jfreq.data.sources.datasets.pamap2 import open_pamap2
-from jfreq.data.sources.datasets.places import places
 from jfreq.data.sources.datasets.realworld import open_realworld
 from jfreq.data.sources.datasets.ucihar import open_ucihar
 from jfreq.types import InputError
@@ -90,7 +90,7 @@ def recognise_table(file: Path) -> str | None:
 
 def recognise(folder: Path) -> str | None:
     """The kind of a folder that has an owner's layout; ``InputError`` where it holds several."""
-    found = places(folder, _SIGNS)
+    found = find_roots(folder, _SIGNS)
     if len(found) > 1:
         where = " and ".join(f"{kind} in {there[0]}" for kind, there in found.items())
         raise InputError(

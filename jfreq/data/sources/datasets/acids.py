@@ -51,13 +51,13 @@ def open_acids(path: Path, options: Options) -> Source:
         try:
             if reason := lacking(tuple(found), tuple(_CHANNELS), options):
                 raise InputError(reason)
-            vehicle, place = about.get(file.name) or (_vehicle(file.stem), "")
+            vehicle, prefix = about.get(file.name) or (_vehicle(file.stem), "")
             energy = _energy(_load(file))
         except UNREADABLE as error:
             missing.append(f"{file.relative_to(root).as_posix()}: {error}")
             continue
-        files[place + file.stem] = found
-        loudness[place + file.stem] = vehicle, energy
+        files[prefix + file.stem] = found
+        loudness[prefix + file.stem] = vehicle, energy
     softest = min((energy.max() for _, energy in loudness.values()), default=1.0)
     entries = [
         (Row(name, subject=_drive(files[name]["audio"].stem), start=a, end=b), label)
@@ -100,7 +100,7 @@ def _load(file: Path) -> Signal:
 
 
 def _table(root: Path) -> dict[str, tuple[str, str]]:
-    """Class and place (a beginning of paths) by file name, from a table beside the folders."""
+    """Class and prefix of paths by file name, from a table beside the folders."""
     out = {}
     for file in sorted(f for f in root.glob("*.csv") if not hidden(f.name)):
         for _, cells in records(file):

@@ -21,7 +21,7 @@ from jfreq.data.sources.datasets.clips import (
     left_out,
     sound_files,
 )
-from jfreq.data.sources.datasets.places import DEPTH
+from jfreq.data.sources.datasets.layout_roots import DEPTH
 from jfreq.files import local_path
 from jfreq.ranges import brief
 from jfreq.types import InputError

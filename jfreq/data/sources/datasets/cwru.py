@@ -15,7 +15,7 @@ from jfreq.data.sources.datasets.mat import load_mat, variables
 from jfreq.data.sources.sensor_files import array_source
 from jfreq.types import InputError
 
-PLACES = {"DE": "drive_end", "FE": "fan_end", "BA": "base"}
+POSITIONS = {"DE": "drive_end", "FE": "fan_end", "BA": "base"}
 _KINDS = {"IR": "inner", "OR": "outer", "B": "ball"}
 _TIME = re.compile(r"X(\d+)_(DE|FE|BA)_time")
 _NAME = re.compile(
@@ -24,7 +24,7 @@ _NAME = re.compile(
     r"_(?P<load>[0-3])(?:_|$)",
     re.I,
 )
-"""``OR007@6_1``: fault, width in mils, place of an outer fault on the clock, load."""
+"""``OR007@6_1``: fault, width in mils, position of an outer fault on the clock, load."""
 _NORMAL = re.compile(r"normal_(?P<load>[0-3])", re.I)
 _K = re.compile(r"(12|48)k", re.I)
 
@@ -82,25 +82,27 @@ def open_cwru(path: Path, options: Options) -> Source:
     of both rates are brought to the lower one. The normal files last 10 s at 48 kHz, as the
     faulty ones do.
     """
-    entries, missing, places = [], [], set(PLACES)
+    entries, missing, positions = [], [], set(POSITIONS)
     for file in find(path, "*.mat", kind="cwru"):
         name = file.relative_to(path).as_posix()
         try:
-            about, have = _at_its_rate(_about(file, name), file), _places(file)
+            about, have = _at_its_rate(_about(file, name), file), _positions(file)
         except UNREADABLE as error:
             missing.append(f"{name}: {error}")
             continue
-        places &= have
+        positions &= have
         entries.append((Row(name, fold=about.load, rate=about.rate), about.label))
-    columns = [place for place in PLACES if place in places]
+    columns = [position for position in POSITIONS if position in positions]
     listed = labelled(entries, options, order=("normal",), missing=missing)
     rates = [row.rate for row in listed.rows if row.rate]
-    groups = {PLACES[place]: (i,) for i, place in enumerate(columns)}
+    groups = {POSITIONS[position]: (i,) for i, position in enumerate(columns)}
     rate = min(rates) if rates and len(rates) == len(listed.rows) else None
 
     def load(file: Path) -> Signal:
         found = _channels(file)
-        return Signal(np.stack([found[place] for place in columns], 1).astype(np.float32), None)
+        return Signal(
+            np.stack([found[position] for position in columns], 1).astype(np.float32), None
+        )
 
     return array_source(
         path.name, "cwru", listed, path, options, load=load, groups=groups, rate=rate
@@ -142,17 +144,17 @@ def _at_its_rate(about: About, file: Path) -> About:
     return about._replace(rate=rate)
 
 
-def _places(file: Path) -> set[str]:
+def _positions(file: Path) -> set[str]:
     return {match[2] for name, _ in variables(file) if (match := _TIME.fullmatch(name))}
 
 
 def _channels(file: Path) -> dict[str, np.ndarray]:
-    """Samples ``[t]`` by place; ``99.mat`` also holds file 98, so the file's own number wins."""
+    """Samples ``[t]`` by position; ``99.mat`` also holds file 98, so the file's own number wins."""
     found = load_mat(file, lambda name: _TIME.fullmatch(name) is not None)
     number = re.search(r"(\d+)$", file.stem)
-    own = int(number[1]) if number else -1
+    number_here = int(number[1]) if number else -1
     out: dict[str, np.ndarray] = {}
-    for name in sorted(found, key=lambda n: int(n[1 : n.index("_")]) == own):
+    for name in sorted(found, key=lambda n: int(n[1 : n.index("_")]) == number_here):
         out[name.split("_")[1]] = found[name].ravel()
     size = min(len(x) for x in out.values())
-    return {place: x[:size] for place, x in out.items()}
+    return {position: x[:size] for position, x in out.items()}

@@ -15,7 +15,7 @@ from jfreq.data.sources.datasets.clips import (
     sound_files,
     table_in,
 )
-from jfreq.data.sources.datasets.places import root_of
+from jfreq.data.sources.datasets.layout_roots import root_of
 
 SIGNS = ("meta/esc50.csv", "esc50.csv")
 _COLUMNS = ("filename", "fold", "target", "category", "esc10", "src_file")

@@ -10,7 +10,7 @@ from jfreq.data.options import Options
 from jfreq.data.sources.base import Source
 from jfreq.data.sources.csv_lines import lines_of
 from jfreq.data.sources.datasets.clips import Clip, clip_source, from_list, sound_files
-from jfreq.data.sources.datasets.places import root_of
+from jfreq.data.sources.datasets.layout_roots import root_of
 from jfreq.ranges import brief
 from jfreq.types import InputError
 

@@ -11,7 +11,7 @@ from jfreq.data.options import Options
 from jfreq.data.sources.base import Source
 from jfreq.data.sources.csv_lines import read_text
 from jfreq.data.sources.datasets.clips import Clip, clip_source, from_list, from_names, sound_files
-from jfreq.data.sources.datasets.places import DEPTH
+from jfreq.data.sources.datasets.layout_roots import DEPTH
 from jfreq.types import InputError
 
 GENRES = tuple("blues classical country disco hiphop jazz metal pop reggae rock".split())

@@ -8,7 +8,7 @@ from pathlib import Path
 from jfreq.data.options import Options
 from jfreq.data.sources.base import Source
 from jfreq.data.sources.datasets.clips import Clip, clip_source, from_names, sound_files
-from jfreq.data.sources.datasets.places import root_of
+from jfreq.data.sources.datasets.layout_roots import root_of
 from jfreq.types import InputError
 
 SIGNS = (

@@ -11,7 +11,7 @@ from jfreq.data.options import Options
 from jfreq.data.sources.base import Source
 from jfreq.data.sources.csv_lines import read_text
 from jfreq.data.sources.datasets.clips import Clip, clip_source, from_list, sound_files
-from jfreq.data.sources.datasets.places import root_of
+from jfreq.data.sources.datasets.layout_roots import root_of
 from jfreq.types import InputError
 
 SIGNS = ("nsynth-*/examples.json", "audio/*_???-???-???.*")

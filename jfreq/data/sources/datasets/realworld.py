@@ -1,4 +1,4 @@
-"""RealWorld2016: phones at seven places of the body, 15 subjects, 8 activities."""
+"""RealWorld2016: phones at seven positions on the body, 15 subjects, 8 activities."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ from jfreq.data.sources.sensor_files import longest_stretch
 RATE = 50.0
 SENSORS = {"acc": "acc", "gyroscope": "gyro", "gyr": "gyro", "magneticfield": "mag", "mag": "mag"}
 """By the first word of a file's name; GPS, light and sound are left out."""
-_FILE = re.compile(r"(?P<sensor>[a-z]+)_(?P<activity>[a-z]+)(_\d+)?_(?P<place>[a-z]+)\.csv", re.I)
+_FILE = re.compile(
+    r"(?P<sensor>[a-z]+)_(?P<activity>[a-z]+)(_\d+)?_(?P<position>[a-z]+)\.csv", re.I
+)
 _COLUMNS = ("attr_time", "attr_x", "attr_y", "attr_z")
 
 Chain = tuple[Path, tuple[str, ...]]
@@ -34,8 +36,8 @@ def open_realworld(path: Path, options: Options) -> Source:
     """``proband1/data/acc_walking_csv.zip`` and so on, packed or unpacked.
 
     Sztyler and Stuckenschmidt, "On-body localization of wearable devices", PerCom 2016: m/s^2,
-    rad/s and microtesla. A row is one place of one subject in one activity, with the sensors
-    that any place has; they are put on one grid by time (50 Hz, or the rate that is given). An
+    rad/s and microtesla. A row is one position of one subject in one activity, with the sensors
+    that any position has; they are put on one grid by time (50 Hz, or the rate that is given). An
     activity recorded in several parts is one row with breaks.
     """
     found: dict[tuple[str, str, str], Streams] = defaultdict(lambda: defaultdict(list))
@@ -44,7 +46,7 @@ def open_realworld(path: Path, options: Options) -> Source:
         for chain in _csvs(folder, missing):
             name = _FILE.fullmatch(chain[1][-1].rpartition("/")[2] if chain[1] else chain[0].name)
             if name and name["sensor"].lower() in SENSORS:
-                key = (folder.parent.name, name["activity"].lower(), name["place"].lower())
+                key = (folder.parent.name, name["activity"].lower(), name["position"].lower())
                 found[key][SENSORS[name["sensor"].lower()]].append(chain)
     sensors = [s for s in ("acc", "gyro", "mag") if any(s in streams for streams in found.values())]
     groups = {sensor: range(3 * i, 3 * i + 3) for i, sensor in enumerate(sensors)}
@@ -57,8 +59,8 @@ def open_realworld(path: Path, options: Options) -> Source:
             entries.append((Row("/".join(key), subject=key[0]), key[1]))
 
     def read(row: Row) -> dict[str, Signal]:
-        proband, activity, place = row.path.split("/")
-        streams = found[proband, activity, place]
+        proband, activity, position = row.path.split("/")
+        streams = found[proband, activity, position]
         present = [sensor in streams for sensor in sensors]
         parts = [[_samples(c) for c in streams[sensor]] for sensor in sensors if sensor in streams]
         begin = min(t.min() for chains in parts for t, _ in chains)

@@ -12,7 +12,7 @@ from jfreq.data.options import Options
 from jfreq.data.sources.base import Row, Source
 from jfreq.data.sources.csv_lines import read_text
 from jfreq.data.sources.datasets.clips import Clip, clip_source, from_names, left_out, sound_files
-from jfreq.data.sources.datasets.places import root_of
+from jfreq.data.sources.datasets.layout_roots import root_of
 from jfreq.types import InputError
 
 SIGNS = ("testing_list.txt", "validation_list.txt", "_background_noise_", "_unknown_/*_nohash_*")

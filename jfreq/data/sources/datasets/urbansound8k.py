@@ -15,7 +15,7 @@ from jfreq.data.sources.datasets.clips import (
     sound_files,
     table_in,
 )
-from jfreq.data.sources.datasets.places import root_of
+from jfreq.data.sources.datasets.layout_roots import root_of
 
 SIGNS = ("metadata/UrbanSound8K.csv", "UrbanSound8K.csv")
 _COLUMNS = ("slice_file_name", "fsID", "fold", "classID", "class")

@@ -15,7 +15,7 @@ DEPTH = 2
 """Folders below the one that is named: an archive unpacked into a folder of its own, twice."""
 
 
-def places(folder: Path, signs: Mapping[str, Sequence[str]]) -> dict[str, list[Path]]:
+def find_roots(folder: Path, signs: Mapping[str, Sequence[str]]) -> dict[str, list[Path]]:
     """The folders that show a sign of each kind, all of the least depth at which there is one.
 
     A sign is a pattern of a path, such as ``meta/esc50.csv``. Every folder is listed once.
@@ -40,18 +40,18 @@ def root_of(path: Path, kind: str, signs: Sequence[str]) -> Path:
         if path.relative_to(place).as_posix() in signs:
             return place
     check(path.is_dir(), "source", f"{path} is not a folder; name the unpacked archive")
-    found = places(path, {kind: signs}).get(kind, [])
-    if not found:
+    roots = find_roots(path, {kind: signs}).get(kind, [])
+    if not roots:
         raise InputError(
             f"source: {path} has no {signs[0]} in it, as {kind} has; docs/data.md shows what the "
             "layout looks like"
         )
-    if len(found) != 1:
+    if len(roots) != 1:
         raise InputError(
-            f"source: {path} holds {kind} {len(found)} times: "
-            f"{' and '.join(str(place) for place in found[:2])}; name one of them"
+            f"source: {path} holds {kind} {len(roots)} times: "
+            f"{' and '.join(str(place) for place in roots[:2])}; name one of them"
         )
-    place = found[0]
+    place = roots[0]
     inside = any(f"{place.name}/{sign}" in signs and (place / sign).is_file() for sign in signs)
     return place.parent if inside else place
 
