@@ -113,10 +113,7 @@ def plan(argv: Sequence[str]) -> None:
 
 
 def bench(
-    names: Positional[tuple[str, ...]] = (),
-    /,
-    rounds: Count | None = None,
-    out: Path | None = None,
+    names: Positional[tuple[str, ...]] = (), /, rounds: Count | None = None, out: Path | None = None
 ) -> None:
     """Runs benches of experiments/bench by name, or all; lists them without a name.
 

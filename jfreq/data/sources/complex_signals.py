@@ -16,9 +16,7 @@ WAYS = get_args(ComplexAs)
 
 
 def real_modalities(
-    signal: Signal,
-    ways: Sequence[str],
-    modalities: Channels | None = None,
+    signal: Signal, ways: Sequence[str], modalities: Channels | None = None
 ) -> dict[str, Signal]:
     """A complex signal ``[t a k]``, ``a`` antennas of ``k`` subcarriers, as real modalities.
 
