@@ -157,10 +157,12 @@ def label_numbers(
     """Class names and their numbers from ``(where, name)``; an empty name is no label.
 
     Names that the caller gives win; else those of the source, in ``order``, then by name, numbers
-    in numeric order.
-    Raises ``InputError`` for a name that is not among those given.
+    in numeric order. Raises ``InputError`` for a name that is not among those given.
     """
-    where_of = {name: where for where, name in named if name and not options.drops(name)}
+    where_of: dict[str, str] = {}
+    for where, name in named:
+        if name and name not in where_of and not options.drops(name):
+            where_of[name] = where
     rank = {name: i for i, name in enumerate(order)}
     sorted_names = sorted(where_of, key=lambda name: (rank.get(name, len(rank)), natural(name)))
     labels = given_labels(options) or tuple(sorted_names)

@@ -6,10 +6,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-from jfreq.config import check, close_match
 from jfreq.data.options import Options
 from jfreq.data.readers.sound import OTHER_FORMATS, convert
-from jfreq.data.sources.base import AUDIO, Listed, Row, Source, audio_source, given_labels
+from jfreq.data.sources.base import AUDIO, Listed, Row, Source, audio_source, label_numbers
 from jfreq.data.sources.folders import (
     Listing,
     are_people,
@@ -37,12 +36,11 @@ def from_folders(path: Path, options: Options) -> Source:
     found = listing(path)
     files = sorted(p for p in (*found.files, *(odd for odd, _ in found.odd)) if _is_sound(p))
     names = [file.relative_to(path).as_posix() for file in files]
-    from_folders, notes = _from_folders(names)
-    listed = [
-        (name, *said) for name, said in zip(names, from_folders) if not options.drops(said[1])
-    ]
-    labels = _labels([(name, label) for name, _, label, _ in listed], options)
-    known = {label: i for i, label in enumerate(labels)}
+    per_file, notes = _from_folders(names)
+    listed = [(name, *said) for name, said in zip(names, per_file) if not options.drops(said[1])]
+    # Classes are the folders that hold a file that may be read.
+    named = ((name, label) for name, _, label, _ in listed if _usable(name))
+    labels, known = label_numbers(named, options)
     rows = tuple(
         Row(name, (known[label],) if label in known else (), split=split, subject=subject)
         for name, split, label, subject in listed
@@ -77,19 +75,6 @@ def _is_sound(file: Path) -> bool:
 
 def _usable(name: str) -> bool:
     return is_utf8(name) and PurePosixPath(name).suffix.lower() in AUDIO
-
-
-def _labels(listed: Sequence[tuple[str, str]], options: Options) -> tuple[str, ...]:
-    """Given names, else those of the folders that hold a file that may be read."""
-    found = {label: name for name, label in listed if label and _usable(name)}
-    labels = given_labels(options) or tuple(sorted(found, key=natural))
-    for label, name in found.items():
-        check(
-            label in labels,
-            name,
-            f"the folder {label!r} is not in the list of labels{close_match(label, labels)}",
-        )
-    return labels
 
 
 def _left_out(found: Listing, names: Sequence[str]) -> Iterator[str]:

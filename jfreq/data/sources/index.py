@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from jfreq.config import check, close_match
+from jfreq.config import check
 from jfreq.data.options import Options
 from jfreq.data.readers.recordings import read_recording
 from jfreq.data.readers.sound import OTHER_FORMATS, Headers
@@ -23,9 +23,10 @@ from jfreq.data.sources.base import (
     Source,
     audio_source,
     given_labels,
+    label_numbers,
 )
 from jfreq.data.sources.csv_lines import Line
-from jfreq.data.sources.folders import SPLITS, composed, natural, split_name
+from jfreq.data.sources.folders import SPLITS, composed, split_name
 from jfreq.data.sources.index_table import Table, read_table, several_labels
 from jfreq.data.sources.segments import unnamed
 from jfreq.data.sources.sensor_files import array_source
@@ -307,22 +308,11 @@ def _numbered(
     entries: Sequence[Entry], options: Options
 ) -> tuple[tuple[str, ...], Mapping[str, int]]:
     """Class names in order, and the number of each: as given, by ``label_id``, or by name."""
-    given = given_labels(options)
     ids = _ids(entries)
     if not any(e.labels for e in entries):
-        return _from_ids(entries, given)
-    names = {name for entry in entries for name in entry.labels}
-    kept = {name for name in names if not options.drops(name)}
-    last = max(ids.values(), default=0) + 1
-    labels = given or tuple(sorted(kept, key=lambda name: (ids.get(name, last), natural(name))))
-    unknown = kept.difference(labels)
-    for entry in entries if unknown else ():
-        for name in unknown.intersection(entry.labels):
-            raise InputError(
-                f"{entry.line.where}: label {name!r} is not in the list of "
-                f"labels{close_match(name, labels)}"
-            )
-    return labels, {name: i for i, name in enumerate(labels)}
+        return _from_ids(entries, given_labels(options))
+    named = ((entry.line.where, name) for entry in entries for name in entry.labels)
+    return label_numbers(named, options, order=sorted(ids, key=lambda name: ids[name]))
 
 
 def _ids(entries: Sequence[Entry]) -> dict[str, int]:

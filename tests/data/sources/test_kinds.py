@@ -31,7 +31,7 @@ def test_a_folder_per_class(tmp_path, rng):
     assert label == {"cat/a.aiff": 0, "dog/b.wav": 1, "dog/deep/a.flac": 1, "loose.wav": -1}
     row = shards.column("path").tolist().index("dog/deep/a.flac")
     np.testing.assert_array_equal(shards[row]["audio"][:, 0], expected["dog/deep/a.flac"])
-    with pytest.raises(InputError, match="the folder 'dog' is not in the list of labels"):
+    with pytest.raises(InputError, match="label 'dog' is not in the list of labels"):
         prepare(str(tmp_path / "in"), tmp_path / "o", labels=("cat",), progress=False)
 
 

@@ -8,28 +8,28 @@ from pathlib import Path
 from jfreq.data.options import Options
 from jfreq.data.sources.base import Source
 from jfreq.data.sources.datasets import (
+    acids,
     audioset,
     cremad,
+    csi,
+    cwru,
     emodb,
     esc50,
     fsd50k,
     gtzan,
+    hhar,
     librispeech,
+    mod,
+    motionsense,
     nsynth,
+    pamap2,
     ravdess,
+    realworld,
     speech_commands,
+    ucihar,
     urbansound8k,
 )
-from jfreq.data.sources.datasets.acids import open_acids
-from jfreq.data.sources.datasets.csi import open_csi
-from jfreq.data.sources.datasets.cwru import open_cwru
-from jfreq.data.sources.datasets.hhar import open_hhar
 from jfreq.data.sources.datasets.layout_roots import find_roots
-from jfreq.data.sources.datasets.mod import open_mod
-from jfreq.data.sources.datasets.motionsense import open_motionsense
-from jfreq.data.sources.datasets.pamap2 import open_pamap2
-from jfreq.data.sources.datasets.realworld import open_realworld
-from jfreq.data.sources.datasets.ucihar import open_ucihar
 from jfreq.types import InputError
 
 LAYOUTS: dict[str, Callable[[Path, Options], Source]] = {
@@ -45,40 +45,22 @@ LAYOUTS: dict[str, Callable[[Path, Options], Source]] = {
     "emodb": emodb.open_emodb,
     "gtzan": gtzan.open_gtzan,
     "nsynth": nsynth.open_nsynth,
-    "hhar": open_hhar,
-    "ucihar": open_ucihar,
-    "motionsense": open_motionsense,
-    "pamap2": open_pamap2,
-    "realworld": open_realworld,
-    "cwru": open_cwru,
-    "csi": open_csi,
-    "mod": open_mod,
-    "acids": open_acids,
+    "hhar": hhar.open_hhar,
+    "ucihar": ucihar.open_ucihar,
+    "motionsense": motionsense.open_motionsense,
+    "pamap2": pamap2.open_pamap2,
+    "realworld": realworld.open_realworld,
+    "cwru": cwru.open_cwru,
+    "csi": csi.open_csi,
+    "mod": mod.open_mod,
+    "acids": acids.open_acids,
 }
-
-_SIGNS = {
-    "audioset": audioset.SIGNS,
-    "esc50": esc50.SIGNS,
-    "urbansound8k": urbansound8k.SIGNS,
-    "fsd50k": fsd50k.SIGNS,
-    "speech_commands": speech_commands.SIGNS,
-    "librispeech": librispeech.SIGNS,
-    "ravdess": ravdess.SIGNS,
-    "cremad": cremad.SIGNS,
-    "emodb": emodb.SIGNS,
-    "gtzan": gtzan.SIGNS,
-    "nsynth": nsynth.SIGNS,
-    "hhar": ("Phones_accelerometer.csv", "Watch_accelerometer.csv"),
-    "ucihar": ("Inertial Signals", "train/Inertial Signals", "test/Inertial Signals"),
-    "motionsense": ("A_DeviceMotion_data",),
-    "pamap2": ("Protocol/subject1*.dat",),
-    "realworld": ("proband*/data",),
-    "mod": ("rs[0-9]*/ehz.csv", "rs[0-9]*/aud*.csv"),
-    "acids": ("Acoustics/*.mat",),
-}
+_RECOGNISED = (
+    *(audioset, esc50, urbansound8k, fsd50k, speech_commands, librispeech, ravdess, cremad, emodb),
+    *(gtzan, nsynth, hhar, ucihar, motionsense, pamap2, realworld, mod, acids),
+)
+_SIGNS = {module.__name__.rpartition(".")[2]: module.SIGNS for module in _RECOGNISED}
 """What only this layout has in its top folder, or in one below it. MATLAB files say nothing."""
-
-
 _TABLES = {"esc50.csv": "esc50", "UrbanSound8K.csv": "urbansound8k"}
 """Tables that people name in place of the folder of the set."""
 

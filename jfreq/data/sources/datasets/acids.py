@@ -18,6 +18,7 @@ from jfreq.data.sources.datasets.mat import load_mat
 from jfreq.data.sources.folders import hidden
 from jfreq.types import InputError
 
+SIGNS = ("Acoustics/*.mat",)
 RATE = 1025.641
 """Hz; the owners' code takes it to be 1024."""
 BACKGROUND = "background"

@@ -18,6 +18,7 @@ from jfreq.data.sources.sensor_files import IMU, longest_stretch
 from jfreq.ranges import brief
 from jfreq.types import InputError
 
+SIGNS = ("Phones_accelerometer.csv", "Watch_accelerometer.csv")
 RATE = 100.0
 ACTIVITIES = ("bike", "sit", "stand", "walk", "stairsup", "stairsdown")
 NONE = "null"

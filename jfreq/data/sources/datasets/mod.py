@@ -13,6 +13,7 @@ from jfreq.data.sources.base import Row, Signal, Source
 from jfreq.data.sources.datasets.common import find, labelled, lacking, numbers, sensors_of
 from jfreq.types import InputError
 
+SIGNS = ("rs[0-9]*/ehz.csv", "rs[0-9]*/aud*.csv")
 RATES = {"audio": 16_000.0, "seismic": 100.0}
 AUDIO_RATE = 8000.0
 """Of the shards, as in FOCAL and FreqMAE; the geophone keeps its own."""

@@ -12,6 +12,7 @@ from jfreq.data.sources.datasets.common import find, labelled, table
 from jfreq.data.sources.folders import matching, natural
 from jfreq.data.sources.sensor_files import array_source
 
+SIGNS = ("A_DeviceMotion_data",)
 RATE = 50.0
 ACTIVITIES = {
     "dws": "downstairs",

@@ -14,6 +14,7 @@ from jfreq.data.sources.datasets.common import find, labelled, numbers
 from jfreq.data.sources.sensor_files import array_source
 from jfreq.types import InputError
 
+SIGNS = ("Protocol/subject1*.dat",)
 RATE = 100.0
 _NAMED = (
     "1 lying 2 sitting 3 standing 4 walking 5 running 6 cycling 7 nordic_walking 9 watching_tv "

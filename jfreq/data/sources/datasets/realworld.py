@@ -19,6 +19,7 @@ from jfreq.data.sources.datasets.common import find, labelled, side_by_side, tab
 from jfreq.data.sources.folders import hidden, listing, natural
 from jfreq.data.sources.sensor_files import longest_stretch
 
+SIGNS = ("proband*/data",)
 RATE = 50.0
 SENSORS = {"acc": "acc", "gyroscope": "gyro", "gyr": "gyro", "magneticfield": "mag", "mag": "mag"}
 """By the first word of a file's name; GPS, light and sound are left out."""

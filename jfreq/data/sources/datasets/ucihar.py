@@ -13,6 +13,7 @@ from jfreq.data.sources.csv_lines import read_text
 from jfreq.data.sources.datasets.common import find, labelled, numbers
 from jfreq.data.sources.sensor_files import array_source
 
+SIGNS = ("Inertial Signals", "train/Inertial Signals", "test/Inertial Signals")
 RATE = 50.0
 _FIRST = "total_acc_x"
 _CHANNELS = tuple(f"{name}_{axis}" for name in ("total_acc", "body_gyro") for axis in "xyz")
