@@ -103,12 +103,9 @@ class Shards:
         ids = np.asarray(ids, np.int64)
         if ids.size and (ids.min() < 0 or ids.max() >= len(self)):
             raise IndexError(f"rows {ids.min()}..{ids.max()} of {len(self)}")
-        part_of = self.part_of(ids)
         out: list[Any] = [None] * len(ids)
-        for p in np.unique(part_of):
-            where = np.flatnonzero(part_of == p)
-            records = self._parts[p].read_bytes(ids[where] - self._starts[p])
-            for position, record in zip(where, records):
+        for p, where, inside in _by_range(self._starts, ids):
+            for position, record in zip(where, self._parts[p].read_bytes(inside)):
                 out[position] = record
         return out
 
@@ -130,10 +127,9 @@ class Shards:
             return np.full(len(ids), -1, np.int32)
         shape = (len(ids), len(self.info.labels)) if self.info.multi_label else (len(ids),)
         out = np.empty(shape, np.float32 if self.info.multi_label else np.int32)
-        part_of = self.part_of(ids)
-        for p in np.unique(part_of):
-            where, part = np.flatnonzero(part_of == p), self._parts[p]
-            values = part.column("label")[ids[where] - self._starts[p]]
+        for p, where, inside in _by_range(self._starts, ids):
+            part = self._parts[p]
+            values = part.column("label")[inside]
             out[where] = combine.renumbered(values, part.info.labels, self.info.labels)
         return out
 
@@ -179,6 +175,18 @@ class Shards:
             part.close()
 
 
+def _by_range(starts: np.ndarray, ids: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """Rows ``ids`` ``[n]`` by the range that holds them; range ``i`` begins at ``starts[i]``.
+
+    Yields:
+      The number of a range, positions in ``ids``, and the rows counted from its start.
+    """
+    range_of = np.searchsorted(starts, ids, side="right") - 1
+    for i in np.unique(range_of):
+        where = np.flatnonzero(range_of == i)
+        yield int(i), where, ids[where] - starts[i]
+
+
 @dataclasses.dataclass
 class Part:
     """One folder of shards."""
@@ -215,15 +223,12 @@ class Part:
         return np.strings.decode(values, "utf-8") if name in TEXT else values
 
     def read_bytes(self, ids: np.ndarray) -> list[bytes]:
-        shard_of = np.searchsorted(self._starts, ids, side="right") - 1
         out: list[Any] = [None] * len(ids)
-        for s in np.unique(shard_of):
-            where = np.flatnonzero(shard_of == s)
-            rows = (ids[where] - self._starts[s]).tolist()
+        for s, where, inside in _by_range(self._starts, ids):
             try:
-                records = self._reader(int(s)).read(rows)
+                records = self._reader(s).read(inside.tolist())
             except (RuntimeError, IndexError, ValueError) as error:
-                raise self._damaged(int(s), error) from error
+                raise self._damaged(s, error) from error
             for position, record in zip(where, records):
                 out[position] = record
         return out

@@ -15,7 +15,7 @@ from jfreq.config import close_match
 from jfreq.data.options import Channels, Options
 from jfreq.data.readers import sound
 from jfreq.data.sources.csv_lines import lines_of
-from jfreq.data.sources.folders import listing, natural
+from jfreq.data.sources.folders import natural
 from jfreq.ranges import Mix
 from jfreq.types import InputError
 
@@ -250,11 +250,6 @@ def given_labels(options: Options) -> tuple[str, ...]:
     return tuple(
         line.text("display_name") for line in lines_of(options.labels_file, ("display_name",))
     )
-
-
-def files_in(root: Path, suffixes: Sequence[str]) -> list[Path]:
-    """The files below ``root`` with one of the suffixes in either case, sorted."""
-    return [file for file in listing(root).files if file.suffix.lower() in suffixes]
 
 
 def one_line(error: BaseException) -> str:

@@ -166,11 +166,6 @@ def why_no_file(path: Path) -> str:
     return next((why for test, why in _KINDS if test(mode)), "is no regular file")
 
 
-def matching(root: Path, pattern: str) -> list[Path]:
-    """Files and folders anywhere below ``root`` whose last names match ``pattern``, sorted."""
-    return listing(root).matching(pattern)
-
-
 def is_utf8(text: str) -> bool:
     """Whether a name can be written down; the disk may hold others."""
     try:

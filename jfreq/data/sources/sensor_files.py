@@ -23,12 +23,11 @@ from jfreq.data.sources.base import (
     Row,
     Signal,
     Source,
-    files_in,
     label_numbers,
     split_channels,
 )
 from jfreq.data.sources.complex_signals import real_modalities
-from jfreq.data.sources.folders import PERSON, are_people, shown, splits_and_labels
+from jfreq.data.sources.folders import PERSON, are_people, listing, shown, splits_and_labels
 from jfreq.ranges import brief
 from jfreq.types import InputError
 
@@ -61,7 +60,9 @@ def from_sensors(path: Path, options: Options) -> Source:
     of its own, and a window never mixes labels. Where no file has labels, they are the names of
     the folders.
     """
-    files = [path] if path.is_file() else files_in(path, ARRAYS)
+    files = (
+        [path] if path.is_file() else [f for f in listing(path).files if f.suffix.lower() in ARRAYS]
+    )
     root = path.parent if path.is_file() else path
     files = [f for f in files if options.takes(f.relative_to(root).as_posix())] or files
     _check_one_sensor(files, root)

@@ -140,7 +140,7 @@ def test_every_modality_can_have_a_rate_of_its_own(tmp_path):
     assert [(s.rate, s.samples) for s in shards.spec.signals] == [(8000.0, 4000), (6400.0, 3200)]
     both = made(
         "synthetic:machines", tmp_path / "both", n=2, seconds=0.5, rate=4000.0,
-        rates={"vibration": 2000.0},
+        rates=("vibration:2000",),
     )  # fmt: skip
     assert [s.rate for s in both.spec.signals] == [4000.0, 2000.0]
     for rates, message in (
@@ -177,7 +177,7 @@ def test_thinning_keeps_whole_recordings_evenly_and_one_in_every_fold():
 def test_thinning_names_what_is_wrong(tmp_path):
     for thin, message in (
         ({"fal": 0.1}, r"thin: no class 'fal' \(did you mean 'fall'\?\)"),
-        ({"fall": 0.0}, "thin: the share of 'fall': must be above 0"),
+        ({"fall": 0.0}, "thin: the fraction of 'fall': must be above 0"),
         ({"walk": 0.5}, "thin: s has no row of class 'walk'"),
     ):
         with pytest.raises(InputError, match=message):

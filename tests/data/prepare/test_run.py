@@ -326,7 +326,7 @@ def test_missing_and_empty_sources(tmp_path):
         ({"hop_seconds": 0.0}, "hop_seconds: must be positive"),
         ({"seconds": 1e-6}, "raise --seconds"),
         ({"modalities": ("acc=0",)}, "is not NAME:FIRST-LAST"),
-        ({"modalities": {"acc": (0, 7)}}, "has 1 channels, modality 'acc' asks for"),
+        ({"modalities": ("acc:0,7",)}, "has 1 channels, modality 'acc' asks for"),
     ],
 )
 def test_bad_options(audio_set, tmp_path, options, message):

@@ -8,7 +8,6 @@ import pytest
 from jfreq.data.sources.folders import (
     composed,
     listing,
-    matching,
     natural,
     shown,
     split_name,
@@ -82,11 +81,14 @@ def test_what_is_no_file_is_named_and_never_opened(tmp_path):
 
 def test_patterns_match_the_last_names(tmp_path):
     touch(tmp_path, "x/proband1/data/1.csv", "proband2/data/.2.csv", "data/3.csv")
-    assert names(matching(tmp_path, "proband*/data"), tmp_path) == [
+    assert names(listing(tmp_path).matching("proband*/data"), tmp_path) == [
         "proband2/data",
         "x/proband1/data",
     ]
-    assert names(matching(tmp_path, "*.csv"), tmp_path) == ["data/3.csv", "x/proband1/data/1.csv"]
+    assert names(listing(tmp_path).matching("*.csv"), tmp_path) == [
+        "data/3.csv",
+        "x/proband1/data/1.csv",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -11,14 +11,14 @@ import numpy as np
 from jfreq.config import check
 from jfreq.data.options import Options
 from jfreq.data.sources.base import Listed, Row, Signal, label_numbers, split_channels, unrecorded
-from jfreq.data.sources.folders import listing, matching
+from jfreq.data.sources.folders import listing
 from jfreq.ranges import brief
 from jfreq.types import InputError
 
 
 def find(folder: Path, pattern: str, *, kind: str) -> list[Path]:
     """Files or folders anywhere in ``folder``, sorted; ``InputError`` where there are none."""
-    found = matching(folder, pattern)
+    found = listing(folder).matching(pattern)
     if not found:
         refuse_pickles(folder)
     if not found:

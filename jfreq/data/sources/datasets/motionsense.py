@@ -9,7 +9,7 @@ import numpy as np
 from jfreq.data.options import Options
 from jfreq.data.sources.base import Row, Signal, Source
 from jfreq.data.sources.datasets.common import find, labelled, table
-from jfreq.data.sources.folders import matching, natural
+from jfreq.data.sources.folders import listing, natural
 from jfreq.data.sources.sensor_files import array_source
 
 SIGNS = ("A_DeviceMotion_data",)
@@ -35,7 +35,7 @@ def open_motionsense(path: Path, options: Options) -> Source:
     """
     entries, missing = [], []
     # B_ and C_ repeat accelerometer and gyroscope alone, by other clocks.
-    homes = matching(path, "A_DeviceMotion_data")
+    homes = listing(path).matching("A_DeviceMotion_data")
     home = max(homes, key=lambda p: len(p.parts), default=path)
     for file in sorted(find(home, "sub_*.csv", kind="motionsense"), key=_place):
         code = file.parent.name.partition("_")[0]
