@@ -128,7 +128,8 @@ class Method:
         return self.encode(params, batch)
 
     def with_spectrogram(self, batch: Batch) -> Batch:
-        """Adds what the front end computes, ``spectrogram`` ``[b t f c]``, unless it is there.
+        """Adds what the front end computes, ``spectrogram`` ``[b t f c]`` and ``valid_frames``
+        ``[b t]``, unless the spectrogram is there.
 
         ``loss`` and ``encode`` call it themselves; a supervised head augments in between.
         """

@@ -26,7 +26,8 @@ Signals by modality name, ``[b t c]``, int16 PCM or float32; and, where known,
 ``label`` (``[b]`` int32 class or ``[b classes]`` float32 multi-hot, -1 or all zero for none),
 ``id`` ``[b]`` int32 row number, ``length`` ``[b]`` int32 valid samples of the first modality,
 ``_mask`` ``[b]`` float32, 0 for a row that only fills up the batch. A front end may add
-``spectrogram`` ``[b t f c]``; ``encode`` and ``loss`` then use it instead of the raw signal.
+``spectrogram`` ``[b t f c]`` and ``valid_frames`` ``[b t]`` bool; ``encode`` and ``loss`` then use
+the spectrogram instead of the raw signal.
 """
 BatchSpec: TypeAlias = dict[str, jax.ShapeDtypeStruct]
 """Shapes and dtypes of a batch."""

@@ -85,7 +85,7 @@ def audio(x: np.ndarray, rounds: int, found: dict[str, float]) -> common.Table:
 def sensors(x: np.ndarray, rounds: int, found: dict[str, float]) -> common.Table:
     """``x`` ``[b t c]`` float32."""
     count = 1 + (x.shape[1] - SENSOR.n_fft) // SENSOR.hop_length
-    mine, compile_s = jitted(lambda x: SENSOR(jnp.asarray(x), frames=count), x)
+    mine, compile_s = jitted(lambda x: SENSOR(jnp.asarray(x), frames=count)[0], x)
     by_channel = np.ascontiguousarray(x.transpose(0, 2, 1))
     contenders: dict[str, Callable[[], Any]] = {"jfreq": mine}
 

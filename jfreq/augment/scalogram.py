@@ -27,8 +27,8 @@ def scale_amplitude(
 def shift_frequency(
     key: Key, x: Float[Array, "b t f c"], *, rows: float | int = 2.0
 ) -> Float[Array, "b t f c"]:
-    """Every clip moved along its (logarithmic) frequency axis by up to ``rows`` rows, uniformly
-    and in fractions; beyond the ends stands the last row. A faster or slower pace."""
+    """Every clip moved along its logarithmic frequency axis, as if its signal were faster or
+    slower, by a uniform fractional number of up to ``rows`` rows; the last row is repeated."""
     b, t, f, _ = x.shape
     by = jax.random.uniform(key, (b, 1), x.dtype, minval=-rows, maxval=rows)
     beyond = math.ceil(rows)
@@ -43,21 +43,22 @@ def random_crop(
     area: Range = (0.3, 0.7),
     aspect: Range = (0.5, 2.0),
 ) -> Float[Array, "b t f c"]:
-    """A random rectangle of time and frequency of every clip, stretched to the whole.
+    """A random rectangle of time and frequency of every clip, stretched to the full size.
 
-    Its share of the area is uniform in ``area``; the ratio of its relative extents in time and
+    Its fraction of the area is uniform in ``area``; the ratio of its relative extents in time and
     frequency is log-uniform in ``aspect`` as far as the rectangle fits.
     """
     b, t, f, _ = x.shape
     keys = jax.random.split(key, 4)
-    share = jax.random.uniform(keys[0], (b, 1), x.dtype, minval=area[0], maxval=area[1])
+    fraction = jax.random.uniform(keys[0], (b, 1), x.dtype, minval=area[0], maxval=area[1])
     low, high = np.log(aspect)
     ratio = jnp.exp(jax.random.uniform(keys[1], (b, 1), x.dtype, minval=low, maxval=high))
-    ratio = jnp.clip(ratio, share, 1 / share)
-    part = jnp.minimum(jnp.sqrt(jnp.concatenate([share * ratio, share / ratio], 1)), 1.0)
-    place = jnp.concatenate([jax.random.uniform(k, (b, 1), x.dtype) for k in keys[2:]], 1)
-    begin = place * (1 - part) * jnp.asarray(((t, f),), x.dtype)
-    return _resample(x, (t, f), (0, 1), 1 / part, -begin / part)
+    ratio = jnp.clip(ratio, fraction, 1 / fraction)
+    sides = jnp.sqrt(jnp.concatenate([fraction * ratio, fraction / ratio], 1))
+    sides = jnp.minimum(sides, 1.0)
+    position = jnp.concatenate([jax.random.uniform(k, (b, 1), x.dtype) for k in keys[2:]], 1)
+    begin = position * (1 - sides) * jnp.asarray(((t, f),), x.dtype)
+    return _resample(x, (t, f), (0, 1), 1 / sides, -begin / sides)
 
 
 def _resample(

@@ -1,10 +1,10 @@
-"""Random views of sensor windows: one change in time, then one in frequency, for each row."""
+"""Random views of sensor windows: one change in time, then one in frequency, for every row."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -16,9 +16,16 @@ from jfreq.ranges import NonNegative, Probability, Size, checked
 from jfreq.types import InputError, SignalSpec
 
 TimeChange = Literal[
-    "jitter", "scale", "rotate", "negate", "flip", "shuffle", "permute", "warp_time",
+    "jitter",
+    "scale",
+    "rotate",
+    "negate",
+    "flip",
+    "shuffle",
+    "permute",
+    "warp_time",
     "warp_magnitude",
-]  # fmt: skip
+]
 FrequencyChange = Literal["amplitude", "phase", "shift", "mask", "low_pass", "remove_add"]
 SHARED = {"rotate", "negate", "flip", "shuffle", "permute", "warp_time"}
 """Changes that all sensors of a device undergo alike: they move the device or its clock."""
@@ -29,30 +36,26 @@ Change = Callable[..., Array]
 class Views:
     """Which changes a view may have, and how strong they are.
 
-    For each row one change is drawn from each pool and applied with ``prob``.
+    For every row one change is sampled from each pool and applied with ``prob``.
     """
 
-    time: tuple[TimeChange, ...] = (
-        "jitter", "scale", "rotate", "negate", "flip", "permute", "warp_time", "warp_magnitude",
-    )  # fmt: skip
-    frequency: tuple[FrequencyChange, ...] = (
-        "amplitude", "phase", "shift", "mask", "low_pass", "remove_add",
-    )  # fmt: skip
+    time: tuple[TimeChange, ...] = tuple(x for x in get_args(TimeChange) if x != "shuffle")
+    frequency: tuple[FrequencyChange, ...] = get_args(FrequencyChange)
     prob: Probability = 0.5
     jitter: NonNegative = 0.05
-    """Deviation of the noise, in units of the levelled signal."""
+    """Standard deviation of the noise, in units of the standardised signal."""
     scale: NonNegative = 0.1
     segments: Size = 5
     warp: NonNegative = 0.2
-    """Of time and magnitude warps: deviation of the smooth curves about 1."""
+    """Of time and magnitude warps: standard deviation of the smooth curves about 1."""
     knots: Size = 4
     amplitude: NonNegative = 0.3
     phase: NonNegative = 0.7853981633974483
-    """Largest turn in radians."""
+    """Largest rotation of phases in radians."""
     band: Probability = 0.5
-    """Share of the bins whose amplitude or phase is perturbed."""
+    """Fraction of the bins whose amplitude or phase is perturbed."""
     mask: Probability = 0.3
-    """Widest masked band and, as 1 - share, how far the low-pass may reach down."""
+    """Widest masked band and lowest cut-off of the low-pass, as fractions of all bins."""
     remove: Probability = 0.1
 
     def check(self, signals: Sequence[SignalSpec]) -> None:
@@ -60,7 +63,7 @@ class Views:
         for s in signals:
             if "rotate" in self.time and s.channels % 3:
                 raise InputError(
-                    f"views.time: 'rotate' turns triads of axes, {s.name!r} has {s.channels} "
+                    f"views.time: 'rotate' rotates triads of axes, {s.name!r} has {s.channels} "
                     "channels; leave it out"
                 )
             if s.samples < 8:
@@ -86,9 +89,9 @@ class Views:
     def _frequency(self) -> dict[str, Change]:
         return {
             "amplitude": partial(
-                frequency_domain.perturb_amplitude, sigma=self.amplitude, share=self.band
+                frequency_domain.perturb_amplitude, sigma=self.amplitude, fraction=self.band
             ),
-            "phase": partial(frequency_domain.perturb_phase, angle=self.phase, share=self.band),
+            "phase": partial(frequency_domain.perturb_phase, angle=self.phase, fraction=self.band),
             "shift": frequency_domain.shift_phase,
             "mask": partial(frequency_domain.mask_band, widest=self.mask),
             "low_pass": partial(frequency_domain.low_pass, lowest=self.mask),
@@ -98,18 +101,16 @@ class Views:
     def __call__(
         self, key: Key, sensors: Sequence[Float[Array, "b _ _"]]
     ) -> list[Float[Array, "b _ _"]]:
-        """One view of every row, each drawn by itself; sensors ``[b t c]`` keep their shapes."""
+        """One view of every row, sampled independently; sensors ``[b t c]`` keep their shapes."""
         keys = jax.random.split(key, sensors[0].shape[0])
         return jax.vmap(self._view)(keys, list(sensors))
 
     def _view(self, key: Key, sensors: list[Array]) -> list[Array]:
-        for pool, names, part in (
-            (self._time, self.time, 0), (self._frequency, self.frequency, 1),
-        ):  # fmt: skip
+        pools = (self._time, self.time), (self._frequency, self.frequency)
+        for i, (pool, names) in enumerate(pools):
             if names:
-                sensors = self._one_of(
-                    jax.random.fold_in(key, part), sensors, {name: pool[name] for name in names}
-                )
+                named = {name: pool[name] for name in names}
+                sensors = self._one_of(jax.random.fold_in(key, i), sensors, named)
         return sensors
 
     def _one_of(self, key: Key, sensors: list[Array], pool: dict[str, Change]) -> list[Array]:
@@ -118,8 +119,8 @@ class Views:
         which = jnp.where(jax.random.bernoulli(use_key, self.prob), which, 0)
 
         def apply(name: str, change: Change) -> Callable[[list[Array]], list[Array]]:
-            keys = [key if name in SHARED else jax.random.fold_in(key, i)
-                    for i in range(len(sensors))]  # fmt: skip
+            each = range(len(sensors))
+            keys = [key if name in SHARED else jax.random.fold_in(key, i) for i in each]
             return lambda sensors: [change(k, x) for k, x in zip(keys, sensors)]
 
         branches = [lambda sensors: sensors, *(apply(*item) for item in pool.items())]

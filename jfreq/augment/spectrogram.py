@@ -1,4 +1,4 @@
-"""Training-time changes of clips: pure, batched, one independent draw per row from the key."""
+"""Training-time changes of clips: pure, batched, sampled independently for every row."""
 
 from __future__ import annotations
 
@@ -16,16 +16,22 @@ Key = PRNGKeyArray | Array
 def spec_augment(
     key: Key, spec: Float[Array, "b t f c"], *, time: int, freq: int, fill: float | int = 0.0
 ) -> Float[Array, "b t f c"]:
-    """One time span and one frequency band of every row set to ``fill``.
+    """One interval of time and one frequency band of every row set to ``fill``.
 
-    Widths are uniform in ``0 .. time - 1`` frames and ``0 .. freq - 1`` bins, starts uniform among
-    those that fit; 0 or 1 leaves that axis alone. AST applies it before standardisation.
-    Park et al. 2019 (SpecAugment) with torchaudio's draws.
+    Args:
+        key: Random key.
+        spec: Spectrogram; AST augments it before standardisation.
+        time: Widths are uniform in ``0 .. time - 1`` frames, starts among those that fit.
+        freq: The same in bins.
+        fill: Value of masked cells.
+
+    Reference:
+        Park et al. 2019 (SpecAugment), sampled as torchaudio does.
     """
     b, t, f, _ = spec.shape
     key_freq, key_time = jax.random.split(key)
-    bins = _random_span(key_freq, b, f, freq)[:, None, :, None]
-    frames = _random_span(key_time, b, t, time)[:, :, None, None]
+    bins = _random_interval(key_freq, b, f, freq)[:, None, :, None]
+    frames = _random_interval(key_time, b, t, time)[:, :, None, None]
     return jnp.where(bins | frames, jnp.asarray(fill, spec.dtype), spec)
 
 
@@ -45,23 +51,23 @@ def mixup(
     device instead of all. Between-class learning as in AST (Gong et al. 2021).
     """
     b = x.shape[0]
-    key_use, key_share = jax.random.split(key)
-    share = jax.random.beta(key_share, alpha, alpha, (b,), jnp.float32)
-    share = jnp.where(jax.random.uniform(key_use, (b,)) < prob, share, 1.0)
-    mixed = _remove_mean(_blend(_remove_mean(x), share))
-    return mixed, _blend(label, share)
+    key_use, key_weight = jax.random.split(key)
+    weight = jax.random.beta(key_weight, alpha, alpha, (b,), jnp.float32)
+    weight = jnp.where(jax.random.uniform(key_use, (b,)) < prob, weight, 1.0)
+    mixed = _remove_mean(_blend(_remove_mean(x), weight))
+    return mixed, _blend(label, weight)
 
 
 def add_noise(
     key: Key, spec: Float[Array, "b t f c"], *, scale: float | int = 0.1
 ) -> Float[Array, "b t f c"]:
-    """``spec`` plus noise: uniform in [0, 1) per value, times one level in [0, scale) per row.
+    """``spec`` plus noise: uniform in [0, 1) per value, times one factor in [0, scale) per row.
 
     For standardised spectrograms (AST's recipe for Speech Commands, SSAST's for ESC-50).
     """
-    key_value, key_level = jax.random.split(key)
-    level = jax.random.uniform(key_level, (spec.shape[0], 1, 1, 1), spec.dtype, maxval=scale)
-    return spec + level * jax.random.uniform(key_value, spec.shape, spec.dtype)
+    key_value, key_factor = jax.random.split(key)
+    factor = jax.random.uniform(key_factor, (spec.shape[0], 1, 1, 1), spec.dtype, maxval=scale)
+    return spec + factor * jax.random.uniform(key_value, spec.shape, spec.dtype)
 
 
 def roll_time(
@@ -76,20 +82,20 @@ def roll_time(
     return take_tokens(spec.reshape(b, t, f * c), ids).reshape(spec.shape)
 
 
-def _random_span(key, rows: int, size: int, width: int):
-    """``[rows size]`` bool, True on one span per row, shorter than ``width``."""
+def _random_interval(key, rows: int, size: int, width: int):
+    """``[rows size]`` bool, True on one interval per row, shorter than ``width``."""
     key_width, key_start = jax.random.split(key)
-    span = jax.random.randint(key_width, (rows, 1), 0, max(1, min(width, size + 1)))
-    start = jnp.floor(jax.random.uniform(key_start, (rows, 1)) * (size - span + 1)).astype(int)
+    length = jax.random.randint(key_width, (rows, 1), 0, max(1, min(width, size + 1)))
+    start = jnp.floor(jax.random.uniform(key_start, (rows, 1)) * (size - length + 1)).astype(int)
     at = np.arange(size)[None]
-    return (at >= start) & (at < start + span)
+    return (at >= start) & (at < start + length)
 
 
 def _remove_mean(x):
     return x - jnp.mean(x, axis=1, keepdims=True)
 
 
-def _blend(x, share):
-    """Every row with the next one: ``share * x[i] + (1 - share) * x[i + 1]``."""
-    share = share.reshape((-1,) + (1,) * (x.ndim - 1)).astype(x.dtype)
-    return share * x + (1 - share) * jnp.roll(x, -1, axis=0)
+def _blend(x, weight):
+    """Every row with the next one: ``weight * x[i] + (1 - weight) * x[i + 1]``."""
+    weight = weight.reshape((-1,) + (1,) * (x.ndim - 1)).astype(x.dtype)
+    return weight * x + (1 - weight) * jnp.roll(x, -1, axis=0)

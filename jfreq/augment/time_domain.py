@@ -1,7 +1,7 @@
 """Changes of one window ``[t c]`` of a sensor in the time domain; ``vmap`` them over a batch.
 
-All draws are relative to the window's length, so one key changes two sensors of different rate in
-the same way. Strengths default to those of public human-activity code (Tang et al. 2020).
+Random numbers are relative to the window's length, so that one key changes two sensors of different
+rates in the same way. Strengths default to those of public human-activity code (Tang et al. 2020).
 """
 
 from __future__ import annotations
@@ -20,25 +20,23 @@ Window = Float[Array, "t c"]
 
 
 def jitter(key: Key, x: Window, *, sigma: float = 0.05) -> Window:
-    """Plus white noise."""
+    """White noise of standard deviation ``sigma`` added."""
     return x + sigma * jax.random.normal(key, x.shape, x.dtype)
 
 
 def scale(key: Key, x: Window, *, sigma: float = 0.1) -> Window:
-    """Every channel times its own factor, normal about 1."""
+    """Every channel times a factor, normal about 1."""
     return x * (1 + sigma * jax.random.normal(key, (1, x.shape[1]), x.dtype))
 
 
 def rotate(key: Key, x: Window) -> Window:
-    """Every triad of channels by one random rotation: axis uniform in the cube, then normalised,
+    """All triads of channels by one random rotation: axis uniform in the cube, then normalised,
     angle uniform in (-pi, pi). Raises ``InputError`` unless channels come in threes."""
     t, c = x.shape
     if c % 3:
-        raise InputError(f"rotate: turns triads of axes, got {c} channels")
-    turn = _rotation(key)
-    return jnp.einsum("tgi,ji->tgj", x.reshape(t, c // 3, 3), turn, precision="highest").reshape(
-        t, c
-    )
+        raise InputError(f"rotate: rotates triads of axes, got {c} channels")
+    triads = x.reshape(t, c // 3, 3)
+    return jnp.einsum("tgi,ji->tgj", triads, _rotation(key), precision="highest").reshape(t, c)
 
 
 def _rotation(key: Key) -> Array:
@@ -54,19 +52,19 @@ def _rotation(key: Key) -> Array:
 
 
 def negate(key: Key, x: Window) -> Window:
-    """Upside down."""
+    """The sign changed."""
     del key
     return -x
 
 
 def flip(key: Key, x: Window) -> Window:
-    """Backwards in time."""
+    """Reversed in time."""
     del key
     return x[::-1]
 
 
 def shuffle_channels(key: Key, x: Window) -> Window:
-    """The axes of every triad in one other order; without triads, all channels."""
+    """The axes of all triads in another order; without triads, all channels."""
     t, c = x.shape
     size = 3 if c % 3 == 0 else c
     if size == 1:
@@ -81,14 +79,14 @@ def shuffle_channels(key: Key, x: Window) -> Window:
 
 
 def permute(key: Key, x: Window, *, segments: int = 5) -> Window:
-    """Cut at random places into ``segments``, which change their order."""
+    """Cut at random times into ``segments``, whose order is shuffled."""
     cut_key, order_key = jax.random.split(key)
     t = x.shape[0]
     cuts = jax.random.uniform(cut_key, (segments - 1,)) * t
     at = jnp.arange(t)
     segment = jnp.sum(at[:, None] >= cuts[None], axis=1)
-    place = jax.random.permutation(order_key, segments)[segment]
-    return x[jnp.argsort(place, stable=True)]
+    rank = jax.random.permutation(order_key, segments)[segment]
+    return x[jnp.argsort(rank, stable=True)]
 
 
 def warp_time(key: Key, x: Window, *, sigma: float = 0.2, knots: int = 4) -> Window:
@@ -98,8 +96,8 @@ def warp_time(key: Key, x: Window, *, sigma: float = 0.2, knots: int = 4) -> Win
     path = jnp.cumsum(speed) - speed[0]
     path = path / path[-1] * (t - 1)
     low = jnp.clip(jnp.floor(path).astype(int), 0, t - 2)
-    share = (path - low)[:, None].astype(x.dtype)
-    return (1 - share) * x[low] + share * x[low + 1]
+    fraction = (path - low)[:, None].astype(x.dtype)
+    return (1 - fraction) * x[low] + fraction * x[low + 1]
 
 
 def warp_magnitude(key: Key, x: Window, *, sigma: float = 0.2, knots: int = 4) -> Window:

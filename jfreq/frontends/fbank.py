@@ -1,14 +1,14 @@
-"""Front ends: configs that turn a raw signal into a spectrogram ``[b t f c]``, no parameters."""
+"""Kaldi's log-mel filter bank as a front end."""
 
 from __future__ import annotations
 
 from typing import Literal
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Shaped
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
+from jfreq.frontends.frontend import up_to, valid_frames
 from jfreq.ops import fbank, scale
-from jfreq.ops.frames import num_frames
 from jfreq.ranges import Count, Finite, NonNegative, Positive, Size, checked
 from jfreq.types import InputError, SignalSpec
 
@@ -63,8 +63,8 @@ class Fbank:
 
     def __call__(
         self, x: Shaped[Array, "b t c"], *, frames: int, length: Int[Array, " b"] | None = None
-    ) -> Float[Array, "b frames {self.n_mels} c"]:
-        """``length``: valid samples per row; what lies beyond counts as padding."""
+    ) -> tuple[Float[Array, "b frames {self.n_mels} c"], Bool[Array, "b frames"]]:
+        """Spectrogram and valid frames; ``length``: valid samples of every row."""
         b, _, c = x.shape
         flat = scale.pcm_to_float(x).transpose(0, 2, 1).reshape(b * c, -1)
         spec = fbank.kaldi_fbank(
@@ -78,8 +78,9 @@ class Fbank:
             remove_clip_mean=self.remove_clip_mean,
             length=None if length is None else jnp.repeat(length, c),
         )
-        valid = None if length is None else num_frames(length, self.win_length, self.hop_length)
-        valid = None if valid is None else jnp.repeat(valid, c)
+        count = valid_frames(self, x, length)
+        valid = None if length is None else jnp.repeat(count, c)
         spec = fbank.pad_frames(spec, frames, valid_frames=valid)
         spec = scale.standardise(spec, self.mean, self.std)
-        return spec.reshape(b, c, frames, self.n_mels).transpose(0, 2, 3, 1)
+        spec = spec.reshape(b, c, frames, self.n_mels).transpose(0, 2, 3, 1)
+        return spec, up_to(count, frames)

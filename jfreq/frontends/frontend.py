@@ -1,19 +1,71 @@
-"""What a front end is, and which one signals get where nobody chooses."""
+"""What a front end is, and what front ends share."""
 
 from __future__ import annotations
 
-import math
+from typing import Protocol
 
-from jfreq.frontends.fbank import Fbank
-from jfreq.frontends.log_spectrogram import LogSpectrogram
-from jfreq.types import SignalSpec
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
-Frontend = Fbank | LogSpectrogram
+from jfreq.ops.frames import num_frames
+from jfreq.types import InputError, SignalSpec
 
 
-def default_frontend(signal: SignalSpec) -> Frontend:
-    """Kaldi filter banks for audio rates, else a log spectrogram of about a quarter window."""
-    if signal.rate >= 4000 and signal.channels <= 2:
-        return Fbank(rate=round(signal.rate))
-    n_fft = 2 ** max(3, min(8, int(math.log2(max(8, signal.samples // 4)))))
-    return LogSpectrogram(rate=float(signal.rate), n_fft=n_fft, hop_length=max(1, n_fft // 8))
+class Frontend(Protocol):
+    """A config that turns a raw signal into a spectrogram, without parameters."""
+
+    @property
+    def win_length(self) -> int:
+        """Samples of a frame."""
+        ...
+
+    @property
+    def hop_length(self) -> int:
+        """Samples from one frame to the next."""
+        ...
+
+    @property
+    def bins(self) -> int:
+        """Frequency bins."""
+        ...
+
+    @property
+    def fill(self) -> float:
+        """Value of padding."""
+        ...
+
+    def check(self, signal: SignalSpec) -> None:
+        """Raises ``InputError`` for data that the front end cannot read."""
+        ...
+
+    def __call__(
+        self, x: Shaped[Array, "b t c"], *, frames: int, length: Int[Array, " b"] | None = None
+    ) -> tuple[Float[Array, "b t2 f c"], Bool[Array, "b t2"]]:
+        """A spectrogram of ``frames`` frames, cut or padded at its end, and which frames are valid.
+
+        A frame is valid when it lies inside the signal: the first ``length`` samples of a row, all
+        of them for None. Other frames hold ``fill``.
+        """
+        ...
+
+
+def check_rate(rate: float, signal: SignalSpec) -> None:
+    """Raises ``InputError`` when the data are not at ``rate`` Hz, the front end's."""
+    if signal.rate != rate:
+        raise InputError(
+            f"frontend.rate: the data hold {signal.name!r} at {signal.rate:g} Hz, the front "
+            f"end is set to {rate:g} Hz"
+        )
+
+
+def valid_frames(
+    frontend: Frontend, x: Shaped[Array, "b t c"], length: Int[Array, " b"] | None
+) -> Int[Array, " b"]:
+    """How many frames of every row lie inside its ``length`` samples; of all samples for None."""
+    samples = jnp.full(x.shape[:1], x.shape[1]) if length is None else length
+    return num_frames(samples, frontend.win_length, frontend.hop_length)
+
+
+def up_to(count: Int[Array, " b"], frames: int) -> Bool[Array, "b frames"]:
+    """True for the first ``count`` of ``frames`` frames."""
+    return jnp.arange(frames)[None] < count[:, None]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Shaped
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
-from jfreq.frontends.common import check_rate, valid_frames
+from jfreq.frontends.frontend import check_rate, up_to, valid_frames
 from jfreq.ops import dft, fbank, frames, scale
 from jfreq.ranges import Count, Hertz, Positive, checked
 from jfreq.types import InputError, SignalSpec
@@ -50,17 +50,17 @@ class LogSpectrogram:
 
     def __call__(
         self, x: Shaped[Array, "b t c"], *, frames: int, length: Int[Array, " b"] | None = None
-    ) -> Float[Array, "b frames {self.n_fft}//2 c"]:
-        """``length``: valid samples per row; what lies beyond counts as padding (0)."""
+    ) -> tuple[Float[Array, "b frames {self.n_fft}//2 c"], Bool[Array, "b frames"]]:
+        """Spectrogram and valid frames; ``length``: valid samples of every row."""
         b, _, c = x.shape
         spec = _log_power(scale.pcm_to_float(x), self)
-        count = spec.shape[1]
-        valid = valid_frames(spec, length, self.win_length, self.hop_length)
-        inside = (jnp.arange(count)[None] < valid[:, None])[:, :, None, None]
+        total, count = spec.shape[1], valid_frames(self, x, length)
+        inside = up_to(count, total)[:, :, None, None]
         spec = scale.standardise_clip(spec, axes=(1, 2), valid=inside)
-        flat = spec.transpose(0, 3, 1, 2).reshape(b * c, count, self.bins)
-        flat = fbank.pad_frames(flat, frames, valid_frames=jnp.repeat(valid, c))
-        return flat.reshape(b, c, frames, self.bins).transpose(0, 2, 3, 1)
+        flat = spec.transpose(0, 3, 1, 2).reshape(b * c, total, self.bins)
+        flat = fbank.pad_frames(flat, frames, valid_frames=jnp.repeat(count, c))
+        spec = flat.reshape(b, c, frames, self.bins).transpose(0, 2, 3, 1)
+        return spec, up_to(count, frames)
 
 
 def _log_power(x: Float[Array, "b t c"], cfg: LogSpectrogram) -> Float[Array, "b frames f c"]:

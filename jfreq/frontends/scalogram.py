@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Literal
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Shaped
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
-from jfreq.frontends.common import check_rate, valid_frames
+from jfreq.frontends.frontend import check_rate, up_to, valid_frames
 from jfreq.ops import fbank, scale, wavelet
 from jfreq.ops.gather import take_tokens
 from jfreq.ranges import Count, Hertz, Positive, Size, checked
@@ -87,31 +87,34 @@ class Scalogram:
 
     def __call__(
         self, x: Shaped[Array, "b t c"], *, frames: int, length: Int[Array, " b"] | None = None
-    ) -> Float[Array, "b frames {self.n_scales} c"]:
-        """``length``: valid samples per row; what lies beyond counts as padding (0).
-
-        The signal goes on as its mirror image there too.
-        """
+    ) -> tuple[Float[Array, "b frames {self.n_scales} c"], Bool[Array, "b frames"]]:
+        """Spectrogram and valid frames; ``length``: valid samples of every row, beyond which the
+        signal is replaced by its mirror image."""
         b, t, c = x.shape
         x = scale.pcm_to_float(x)
         if length is not None:
             x = _mirror_beyond(x, length)
         spec = wavelet.scalogram(
-            x, frequencies=self.frequencies, rate=self.rate, pool=self.pool,
-            bandwidth=self.bandwidth, centre=self.centre, norm=self.norm, pad=self.pad,
-        )  # fmt: skip
-        count = t // self.pool
-        valid = valid_frames(spec, length, self.win_length, self.hop_length)
+            x,
+            frequencies=self.frequencies,
+            rate=self.rate,
+            pool=self.pool,
+            bandwidth=self.bandwidth,
+            centre=self.centre,
+            norm=self.norm,
+            pad=self.pad,
+        )
+        total, count = t // self.pool, valid_frames(self, x, length)
         if self.standardise != "none":
-            inside = (jnp.arange(count)[None] < valid[:, None])[:, :, None, None]
+            inside = up_to(count, total)[:, :, None, None]
             axes = (1,) if self.standardise == "row" else (1, 2)
             spec = scale.standardise_clip(spec, axes=axes, valid=inside)
-        spec = fbank.pad_frames(spec.reshape(b, count, -1), frames, valid_frames=valid)
-        return spec.reshape(b, frames, self.bins, c)
+        spec = fbank.pad_frames(spec.reshape(b, total, -1), frames, valid_frames=count)
+        return spec.reshape(b, frames, self.bins, c), up_to(count, frames)
 
 
 def _mirror_beyond(x: Float[Array, "b t c"], length: Int[Array, " b"]) -> Float[Array, "b t c"]:
     """The first ``length`` samples of every row, then their mirror image, again and again."""
     valid = jnp.maximum(length, 1)[:, None]
-    place = jnp.arange(x.shape[1], dtype=length.dtype)[None] % (2 * valid)
-    return take_tokens(x, jnp.where(place < valid, place, 2 * valid - 1 - place))
+    at = jnp.arange(x.shape[1], dtype=length.dtype)[None] % (2 * valid)
+    return take_tokens(x, jnp.where(at < valid, at, 2 * valid - 1 - at))

@@ -35,9 +35,9 @@ class Spectrum:
     hop: Seconds | None = None
     """Seconds from interval to interval; None: they touch."""
     form: Literal["log_phase", "magnitude_phase", "real_imag"] = "log_phase"
-    """Channels of each sensor channel: the logarithm log(1 + gain |z|), levelled, and the same with
-    the cosine and sine of the phase, so that the phase of a faint bin, which is noise, is faint;
-    magnitude and angle in radians; or real and imaginary part."""
+    """Channels of every sensor channel: the logarithm log(1 + gain |z|), standardised, and the same
+    times the cosine and sine of the phase, so that the phase of a faint bin, which is noise, has
+    little weight; magnitude and angle in radians; or real and imaginary part."""
     two_sided: bool = False
     """Negative frequencies too; else bins from 0 Hz to below Nyquist."""
     remove_mean: bool = False
@@ -47,7 +47,7 @@ class Spectrum:
     """White noise of unit variance has bins of unit power; off: the plain DFT sum."""
     gain: Positive = 10.0
     phase: Positive = 0.5
-    """Size of the phase's two channels beside the levelled logarithm."""
+    """Scale of the phase's two channels relative to the standardised logarithm."""
     fill: ClassVar[float] = 0.0
 
     def __post_init__(self):
@@ -135,18 +135,20 @@ class Spectrum:
         both = dft.rdft(cut, n_fft=size)
         if self.two_sided:
             last = (size - 1) // 2
-            real, imag = (jnp.concatenate([p, sign * p[..., last:0:-1]], axis=-1)
-                          for p, sign in zip(both, (1.0, -1.0)))  # fmt: skip
+            real, imag = (
+                jnp.concatenate([part, sign * part[..., last:0:-1]], axis=-1)
+                for part, sign in zip(both, (1.0, -1.0))
+            )
         else:
             real, imag = (part[..., : size // 2] for part in both)
         return real.transpose(0, 2, 3, 1), imag.transpose(0, 2, 3, 1)
 
     def channels(
-        self, real: Part, imag: Part, *, level: tuple[float, float] = (0.0, 1.0)
+        self, real: Part, imag: Part, *, mean: float = 0.0, std: float = 1.0
     ) -> Float[Array, "b t f c2"]:
         """What a network reads, channels of one sensor channel side by side.
 
-        ``level``: mean and deviation of the logarithm over a data set; a network that begins with
+        ``mean`` and ``std`` are those of the logarithm over a data set; a network that begins with
         a norm of every patch would else see little of how loud a patch is.
         """
         if self.form == "real_imag":
@@ -157,9 +159,9 @@ class Spectrum:
                 parts = [magnitude, jnp.arctan2(imag, real)]
             else:
                 loud = self.loudness(magnitude)
-                size = self.phase / math.hypot(*level)
-                turn = size * loud / jnp.where(magnitude > 0, magnitude, 1.0)
-                parts = [(loud - level[0]) / level[1], real * turn, imag * turn]
+                scale = self.phase / math.hypot(mean, std)
+                gain = scale * loud / jnp.where(magnitude > 0, magnitude, 1.0)
+                parts = [(loud - mean) / std, real * gain, imag * gain]
         out = jnp.stack(parts, axis=-1)
         return out.reshape(*out.shape[:-2], -1)
 

@@ -207,8 +207,9 @@ class LTFC(RawSensorMethod):
         frontend = decided(self.frontend, "method.frontend")
         x = jnp.concatenate(self.levelled(batch), axis=-1)
         with jax.named_scope("frontend"):
-            spec = frontend(x, frames=self.frames, length=batch.get("length"))
-        return {**batch, "spectrogram": jax.lax.optimization_barrier(jax.lax.stop_gradient(spec))}
+            spec, valid = frontend(x, frames=self.frames, length=batch.get("length"))
+        spec = jax.lax.optimization_barrier(jax.lax.stop_gradient(spec))
+        return {**batch, "spectrogram": spec, "valid_frames": valid}
 
     @property
     def spectrogram_fill(self) -> float:

@@ -1,10 +1,10 @@
-"""AaPE: patch tokens that also measure the modulations which patches fold (Yamamoto and Okusa 2025,
-arXiv 2512.03637).
+"""Aliasing-aware patch embedding, AaPE (Yamamoto and Okusa 2025, arXiv 2512.03637).
 
-A patch of P frames samples the frames' modulations at 1/P of their rate; what lies above 1/(2P)
-cycles per frame folds. A branch beside the patch embedding filters that band with kernels that a
-small network, the Lambda Encoder, chooses for every patch, and adds what it found to the token.
-Only the outline of the paper is public: forms, sizes and ranges here are our reading of it.
+A patch of P frames samples the frames' modulations at 1/P of their rate, so that those above
+1/(2P) cycles per frame are aliased. A branch beside the patch embedding filters that band with
+kernels whose parameters a small network, the Lambda Encoder, predicts for every patch, and adds the
+result to the token. Only the outline of the paper is public: forms, sizes and ranges here are our
+reading of it.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from jfreq.nn.vit import ViT
-from jfreq.ops import sblu
+from jfreq.ops import fir, sblu
 from jfreq.ops.patch import Shape2, patchify
 from jfreq.ops.posemb import sincos_tokens
 from jfreq.ranges import Positive, Size, checked
 from jfreq.types import InputError, TokenGrid
 
 lecun = nn.initializers.lecun_normal
-_SPREAD = 1.5
-"""How far a kernel may leave its cell of the band, in half widths: neighbours may cross."""
+_MAX_OFFSET = 1.5
+"""Largest distance of a kernel from the centre of its cell, in half widths of the cell."""
 
 
 @checked
@@ -40,19 +40,19 @@ class AaPE:
     """``even``: the published line, both parts have zero phase; ``hermitian``: a two-sided window
     times a sinusoid, whose magnitude hardly moves when the signal is shifted within a patch."""
     context: Literal["full", "masked", "local"] = "full"
-    """What a token may see. ``full``: the clip, so masked patches leak into visible tokens;
-    ``masked``: visible patches; ``local``: its own patch, ``taps`` up to ``patch + 1``."""
+    """What a token depends on. ``full``: the clip, so masked patches leak into visible tokens;
+    ``masked``: visible patches; ``local``: its patch alone, with ``taps`` up to ``patch + 1``."""
     fusion: Literal["concat", "residual"] = "concat"
     """``concat``: a linear map of both, each normalised; ``residual``: added to the plain token
     through a map that starts at zero, so an untrained branch changes nothing."""
     adaptive: bool = True
-    """Kernels chosen for every patch; else one learned set for each sub-band."""
+    """Kernels predicted for every patch; else one learned set for each sub-band."""
     high_pass: Size = 97
     """Taps of the zero-phase high-pass before the kernels, odd; not used in ``local``."""
     decay: tuple[Positive, Positive] = (0.125, 1.0)
-    """Range of alpha, per frame; a smaller one wants more taps."""
+    """Range of alpha, per frame; slow decay needs more taps."""
     band: tuple[Positive, Positive] | None = None
-    """Range of beta in cycles per frame; None: the band that folds, from 1 / (2 patch) to 1/2."""
+    """Range of beta in cycles per frame; None: what patches alias, 1 / (2 patch) to 1/2."""
     unit_gain: bool = False
     """Kernels times alpha, so that slow ones are not louder."""
     magnitude: bool = False
@@ -82,11 +82,11 @@ class AaPE:
             )
 
     def check(self, frames: int, patch: int) -> None:
-        """Raises ``InputError`` for clips of ``frames`` frames in patches of ``patch`` frames that
-        the kernels do not go with."""
+        """Raises ``InputError`` where the kernels do not fit clips of ``frames`` frames in patches
+        of ``patch`` frames."""
         if patch < 2:
             raise InputError(
-                "aape: patches of one frame fold nothing; take patches of 2 frames or more"
+                "aape: patches of one frame alias nothing; take patches of 2 frames or more"
             )
         if self.context == "local":
             if self.taps > patch + 1:
@@ -108,10 +108,10 @@ class AaPE:
 
 
 class LambdaEncoder(nn.Module):
-    """Patches to the decay and rate of their kernels; our sizes of a "narrow and shallow" network.
+    """Patches to the decay and frequency of their kernels, by a "narrow and shallow" transformer.
 
     Both heads start at zero: before training the branch is a fixed bank of filters, one for each
-    of ``kernels`` cells of the band, log-spaced. Both are bounded, whatever the input.
+    of ``kernels`` log-spaced cells of the band. Their outputs are bounded (:func:`bounded`).
     """
 
     cfg: AaPE
@@ -120,7 +120,7 @@ class LambdaEncoder(nn.Module):
 
     @nn.compact
     def __call__(
-        self, patches: Float[Array, "b n p"], seen: Bool[Array, "b n"] | None
+        self, patches: Float[Array, "b n p"], valid: Bool[Array, "b n"] | None
     ) -> tuple[Float[Array, "b n s"], Float[Array, "b n s"]]:
         """``alpha`` per frame and ``beta`` in cycles per frame ``[b n s]``, float32."""
         cfg, grid = self.cfg, self.grid
@@ -130,22 +130,24 @@ class LambdaEncoder(nn.Module):
             encoder = ViT(width=cfg.width, depth=cfg.depth, heads=cfg.heads, dtype=cfg.dtype)
             x = nn.Dense(cfg.width, name="embed")(patches) + sincos_tokens(grid, cfg.width)[None]
             if cfg.context == "local":  # every token by itself
-                x, seen = x.reshape(b * n, 1, -1), None
-            x, _ = encoder.build("encoder")(x, grid=grid, valid=seen)
+                x, valid = x.reshape(b * n, 1, -1), None
+            x, _ = encoder.build("encoder")(x, grid=grid, valid=valid)
             x = x.reshape(b, n, -1)
             h_a = nn.Dense(cfg.kernels, kernel_init=zeros, name="alpha")(x)
             h_b = nn.Dense(cfg.kernels, kernel_init=zeros, name="beta")(x)
         else:
-            # One set for each sub-band, the same at all times.
-            times = 1 if grid.order == "freq_major" else 0
             h_a, h_b = (
-                jnp.broadcast_to(
-                    jnp.expand_dims(self.param(name, zeros, (grid.freq, cfg.kernels)), times)[None],
-                    (b, *grid.shape, cfg.kernels),
-                ).reshape(b, n, -1)
+                self._at_all_times(self.param(name, zeros, (grid.freq, cfg.kernels)), b)
                 for name in ("alpha", "beta")
             )
         return bounded(cfg, self.patch[0], h_a.astype(jnp.float32), h_b.astype(jnp.float32))
+
+    def _at_all_times(self, x: Float[Array, "g s"], rows: int) -> Float[Array, "b n s"]:
+        """One set for each sub-band, for all tokens of ``rows`` clips."""
+        x = jnp.expand_dims(x, 1 if self.grid.order == "freq_major" else 0)[None]
+        return jnp.broadcast_to(x, (rows, *self.grid.shape, x.shape[-1])).reshape(
+            rows, self.grid.size, -1
+        )
 
 
 def bounded(
@@ -158,12 +160,12 @@ def bounded(
     start, end = cfg.range(patch)
     centre, half = (jnp.asarray(x, jnp.float32) for x in sblu.cells(cfg.kernels, start, end))
     lead = (1,) * (h_b.ndim - 1)
-    beta = centre.reshape(*lead, -1) + _SPREAD * half.reshape(*lead, -1) * jnp.tanh(h_b)
+    beta = centre.reshape(*lead, -1) + _MAX_OFFSET * half.reshape(*lead, -1) * jnp.tanh(h_b)
     return alpha, jnp.clip(beta, start, end)
 
 
 class AliasBranch(nn.Module):
-    """The plain tokens of a spectrogram, and what its patches would fold, as tokens.
+    """Tokens of a spectrogram with what its patches would alias.
 
     ``patch``, ``stride`` = (time, freq). Everything but the Lambda Encoder's blocks is float32.
     """
@@ -189,9 +191,15 @@ class AliasBranch(nn.Module):
         valid: Bool[Array, "b n"] | None = None,
         visible: Bool[Array, "b n"] | None = None,
     ) -> Float[Array, "b n d"]:
-        """``tokens`` are the plain ones of ``spec``. ``valid`` False (padding) chooses no kernels;
-        so do tokens that are not ``visible`` in context ``masked``, where their patches are
-        silenced as well."""
+        """``tokens`` with the branch's part.
+
+        Args:
+            spec: Spectrogram.
+            tokens: Its plain patch embedding.
+            valid: False in padding, which the Lambda Encoder does not attend to.
+            visible: Used in context ``masked`` only: masked tokens are not attended to, and their
+                patches are set to zero.
+        """
         return self.fuse(tokens, self.measure(spec, valid, visible))
 
     def rates(
@@ -201,11 +209,10 @@ class AliasBranch(nn.Module):
         visible: Bool[Array, "b n"] | None = None,
     ) -> tuple[Float[Array, "b p g s"], Float[Array, "b p g s"]]:
         """``alpha`` and ``beta`` of every patch in time, sub-band and kernel."""
-        seen = valid
         if self.cfg.context == "masked" and visible is not None:
-            seen = visible if valid is None else valid & visible
-        patches = cut(spec, self.patch, self.stride, self.grid)
-        return tuple(_by_time(x, self.grid) for x in self.encoder(patches, seen))  # type: ignore[return-value]
+            valid = visible if valid is None else valid & visible
+        alpha, beta = self.encoder(cut(spec, self.patch, self.stride, self.grid), valid)
+        return _by_time(alpha, self.grid), _by_time(beta, self.grid)
 
     def measure(
         self,
@@ -213,41 +220,49 @@ class AliasBranch(nn.Module):
         valid: Bool[Array, "b n"] | None,
         visible: Bool[Array, "b n"] | None,
     ) -> Float[Array, "b n e"]:
-        """Tokens of the band that folds."""
-        cfg, grid = self.cfg, self.grid
+        """Tokens of the band that patches alias.
+
+        Suffixes name axes: ``t`` frames, ``p`` patches in time, ``g`` sub-bands, ``s`` kernels,
+        ``w`` frames of a patch and its neighbours, ``m`` frames of a patch, ``i`` inputs.
+        """
+        cfg, grid, (frames, bins) = self.cfg, self.grid, self.patch
         spec = spec.astype(jnp.float32)
         if cfg.context == "masked" and visible is not None:
             spec = silenced(spec, visible, self.patch, self.stride, grid)
-        alpha, beta = self.rates(spec, valid, visible)
-        b, p, g, s = alpha.shape
-        rows = sub_bands(self.high_passed(spec), self.patch[1], self.stride[1], g)
-        u = self.bands(rows).reshape(b, spec.shape[1], g * s)
-        cells = sblu.windows(
-            u, patch=self.patch[0], stride=self.stride[0], taps=cfg.taps,
-            local=cfg.context == "local",
-        )  # fmt: skip
-        if cfg.context == "local":
-            # No filter may look beyond the patch: what is slower than it is taken out as its mean.
-            pad = (cfg.taps - 1) // 2
-            own = cells[:, :, pad : pad + self.patch[0]]
-            own = own - jnp.mean(own, axis=2, keepdims=True)
-            cells = jnp.pad(own, ((0, 0), (0, 0), (pad, pad), (0, 0)))
-        re, im = sblu.apply(
-            cells, alpha.reshape(b, p, g * s), beta.reshape(b, p, g * s), taps=cfg.taps,
-            phase=cfg.phase, unit_gain=cfg.unit_gain,
-        )  # fmt: skip
-        parts = [y.reshape(b, p, self.patch[0], g, s) for y in (re, im)]
+        alpha_bpgs, beta_bpgs = self.rates(spec, valid, visible)
+        b, p, g, s = alpha_bpgs.shape
+
+        x_btgi = sub_bands(self.high_passed(spec), bins, self.stride[1], g)
+        x_btc = self.bands(x_btgi).reshape(b, spec.shape[1], g * s)
+        local = cfg.context == "local"
+        x_bpwc = sblu.windows(
+            x_btc, patch=frames, stride=self.stride[0], taps=cfg.taps, local=local
+        )
+        if local:
+            x_bpwc = _centred(x_bpwc, fir.half_width(cfg.taps))
+        real, imag = sblu.apply(
+            x_bpwc,
+            alpha_bpgs.reshape(b, p, g * s),
+            beta_bpgs.reshape(b, p, g * s),
+            taps=cfg.taps,
+            phase=cfg.phase,
+            unit_gain=cfg.unit_gain,
+        )
+
+        parts_bpmgs = [y.reshape(b, p, frames, g, s) for y in (real, imag)]
         if cfg.magnitude:
-            parts.append(0.5 * jnp.log(jnp.square(parts[0]) + jnp.square(parts[1]) + 1e-6))
-        y = nn.gelu(self.mix(jnp.concatenate(parts, axis=-1)), approximate=False)
-        y = y.transpose(0, 3, 1, 2, 4) if grid.order == "freq_major" else y.transpose(0, 1, 3, 2, 4)
-        return self.project(y.reshape(b, p * g, -1))
+            power = jnp.square(parts_bpmgs[0]) + jnp.square(parts_bpmgs[1])
+            parts_bpmgs.append(0.5 * jnp.log(power + 1e-6))
+        y_bpmgs = self.mix(jnp.concatenate(parts_bpmgs, axis=-1))
+        y_bpmgs = nn.gelu(y_bpmgs, approximate=False)
+        by_token = (0, 3, 1, 2, 4) if grid.order == "freq_major" else (0, 1, 3, 2, 4)
+        return self.project(y_bpmgs.transpose(by_token).reshape(b, p * g, -1))
 
     def high_passed(self, spec: Float[Array, "b t f c"]) -> Float[Array, "b t f c"]:
-        """What changes faster than the patches can tell; unchanged in context ``local``."""
+        """``spec`` above the patches' Nyquist frequency; unchanged in context ``local``."""
         if self.cfg.context == "local":
             return spec
-        return sblu.filter_time(spec, sblu.high_pass(self.cfg.high_pass, 1 / (2 * self.patch[0])))
+        return fir.filter_time(spec, fir.high_pass(self.cfg.high_pass, 1 / (2 * self.patch[0])))
 
 
 class Grouped(nn.Module):
@@ -318,19 +333,30 @@ def sub_bands(
 
 
 def silenced(
-    spec: Float[Array, "b t f c"], visible: Bool[Array, "b n"], patch: Shape2, stride: Shape2,
+    spec: Float[Array, "b t f c"],
+    visible: Bool[Array, "b n"],
+    patch: Shape2,
+    stride: Shape2,
     grid: TokenGrid,
-) -> Float[Array, "b t f c"]:  # fmt: skip
+) -> Float[Array, "b t f c"]:
     """``spec`` with zeros in the patches that are not visible, and past the last patch."""
     if stride != patch:
         raise InputError(
             f"aape.context: 'masked' needs patches that do not overlap, got stride {stride} for "
             f"patches of {patch}"
         )
-    plane = _by_time(visible[..., None], grid)[..., 0]
-    plane = jnp.repeat(jnp.repeat(plane, patch[0], axis=1), patch[1], axis=2)
-    edge = ((0, 0), *((0, n - m) for n, m in zip(spec.shape[1:3], plane.shape[1:])))
-    return jnp.where(jnp.pad(plane, edge)[..., None], spec, 0.0)
+    cells = _by_time(visible[..., None], grid)[..., 0]
+    cells = jnp.repeat(jnp.repeat(cells, patch[0], axis=1), patch[1], axis=2)
+    edge = ((0, 0), *((0, n - m) for n, m in zip(spec.shape[1:3], cells.shape[1:])))
+    return jnp.where(jnp.pad(cells, edge)[..., None], spec, 0.0)
+
+
+def _centred(windows: Float[Array, "b p w c"], pad: int) -> Float[Array, "b p w c"]:
+    """Every patch less its mean, between ``pad`` zeros: a filter that may not look beyond the patch
+    cannot remove what is slower than it."""
+    patches = windows[:, :, pad : windows.shape[2] - pad]
+    patches = patches - jnp.mean(patches, axis=2, keepdims=True)
+    return jnp.pad(patches, ((0, 0), (0, 0), (pad, pad), (0, 0)))
 
 
 def _by_time(x: Array, grid: TokenGrid) -> Array:

@@ -1,4 +1,4 @@
-"""A convolutional encoder of scalograms that keeps a map of time, and what stands around it."""
+"""A convolutional encoder of scalograms that keeps time, and the head for contrastive losses."""
 
 from __future__ import annotations
 
@@ -67,16 +67,22 @@ class Conv2dEncoder(nn.Module):
     def __call__(self, x: Float[Array, "b t f c"]) -> Float[Array, "b t2 f2 d"]:
         cfg = self.cfg
         for i, (width, *strides) in enumerate(zip(cfg.widths, cfg.time_strides, cfg.freq_strides)):
-            x = nn.Conv(
-                width, (3, 3), strides=strides, padding=((1, 1), (1, 1)), use_bias=False,
-                kernel_init=nn.initializers.he_normal(), name=f"conv{i}",
-            )(x)  # fmt: skip
+            conv = nn.Conv(
+                width,
+                (3, 3),
+                strides=strides,
+                padding=((1, 1), (1, 1)),
+                use_bias=False,
+                kernel_init=nn.initializers.he_normal(),
+                name=f"conv{i}",
+            )
+            x = conv(x)
             x = nn.relu(nn.GroupNorm(num_groups=cfg.groups, name=f"norm{i}")(x))
         return x
 
 
 class MapNet(nn.Module):
-    """Scalogram to the tokens of its map: levels of the rows, convolutions, mean over frequency.
+    """Scalogram to tokens: row normalisation, convolutions, mean over frequency.
 
     ``rows``: ``learned``, a scale and an offset for every row and channel; ``clip``, zero mean
     and unit variance of every row over time; ``none``.
@@ -98,7 +104,7 @@ class MapNet(nn.Module):
 
 
 class Projection(nn.Module):
-    """The head that contrast is computed after: linear maps with ReLU in between. Float32."""
+    """The head before a contrastive loss: linear maps with ReLU in between. Float32."""
 
     widths: tuple[int, ...]
 

@@ -73,10 +73,15 @@ class ConvNeXtEncoder(nn.Module):
             y = y.reshape(x.shape[0], *grid.shape, cfg.width).astype(dtype)
             # Kernel sides no longer than the grid's axes: the rest would only see padding.
             side = tuple(min(cfg.kernel, 2 * s - 1) for s in grid.shape)
-            y = nn.Conv(
-                cfg.width, side, feature_group_count=cfg.width, dtype=dtype,
-                kernel_init=trunc_normal, name=f"depthwise{i}",
-            )(y).reshape(x.shape)  # fmt: skip
+            depthwise = nn.Conv(
+                cfg.width,
+                side,
+                feature_group_count=cfg.width,
+                dtype=dtype,
+                kernel_init=trunc_normal,
+                name=f"depthwise{i}",
+            )
+            y = depthwise(y).reshape(x.shape)
             y = nn.LayerNorm(epsilon=cfg.eps, name=f"norm{i}")(y.astype(x.dtype)).astype(dtype)
             hidden = round(cfg.width * cfg.mlp_ratio)
             y = nn.Dense(hidden, dtype=dtype, kernel_init=trunc_normal, name=f"fc1_{i}")(y)

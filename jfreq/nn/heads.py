@@ -7,7 +7,7 @@ import jax
 from jaxtyping import Array, Float
 
 trunc_normal = nn.initializers.truncated_normal(0.02)
-"""Normal of standard deviation 0.02 cut at two deviations, which leaves 0.0176."""
+"""Normal of standard deviation 0.02, cut at twice that; the result has 0.0176."""
 
 torch_kernel = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 """What torch gives a Linear or Conv: uniform within 1 / sqrt(fan_in)."""
@@ -22,6 +22,12 @@ def torch_bias(fan_in: int):
     return init
 
 
+def torch_linear(width: int, x: Array, name: str) -> Array:
+    """A linear map with torch's initial weights; call inside a compact method."""
+    bias = torch_bias(x.shape[-1])
+    return nn.Dense(width, kernel_init=torch_kernel, bias_init=bias, name=name)(x)
+
+
 class MLPHead(nn.Module):
     """Linear, ReLU, Linear: the prediction head of SSAST (section 2.4). Float32."""
 
@@ -30,12 +36,7 @@ class MLPHead(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b out"]:
-        for name, size in (("hidden", self.width), ("out", self.out)):
-            dense = nn.Dense(
-                size, kernel_init=torch_kernel, bias_init=torch_bias(x.shape[-1]), name=name
-            )
-            x = nn.relu(dense(x)) if name == "hidden" else dense(x)
-        return x
+        return torch_linear(self.out, nn.relu(torch_linear(self.width, x, "hidden")), "out")
 
 
 class NormLinear(nn.Module):
@@ -48,5 +49,4 @@ class NormLinear(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b d"]) -> Float[Array, "b classes"]:
         x = nn.LayerNorm(epsilon=1e-5, name="norm")(x) if self.norm else x
-        bias = torch_bias(x.shape[-1])
-        return nn.Dense(self.classes, kernel_init=torch_kernel, bias_init=bias, name="linear")(x)
+        return torch_linear(self.classes, x, "linear")

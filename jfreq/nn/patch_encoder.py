@@ -79,8 +79,8 @@ class SpectrogramTrunk(nn.Module):
     """Measures what patches fold beside the plain embedding."""
     position_kind: Literal["learned", "sincos"] = "learned"
     registers: int = 0
-    """Learned tokens without a position that all others see and nobody reads in the end (Darcet et
-    al. 2024, section 2.2)."""
+    """Learned tokens without a position whose states are not read (Darcet et al. 2024, section
+    2.2)."""
 
     def setup(self):
         width = self.encoder_cfg.width
@@ -110,8 +110,8 @@ class SpectrogramTrunk(nn.Module):
         return self.alias(spec, tokens, valid=valid, visible=visible)
 
     def embed_under(self, spec: Float[Array, "b t f c"], mask: Mask) -> Float[Array, "r n d"]:
-        """Tokens without positions of clips under ``mask``, which has rows for each clip in turn.
-        As many rows as the mask where a token depends on what is hidden; else as many as clips."""
+        """Tokens without positions under ``mask``, whose rows belong to the clips in turn: as many
+        rows as the mask has where tokens depend on what is masked, else one for every clip."""
         if self.alias_cfg is None or self.alias_cfg.context != "masked":
             return self.embed(spec)
         clones = mask.visible.shape[0] // spec.shape[0]
@@ -128,9 +128,12 @@ class SpectrogramTrunk(nn.Module):
     ) -> Encoded:
         """States of the special tokens and of the patch tokens, and per-layer states.
 
-        ``ids`` are the places on the grid of tokens that are only some of it. ``valid`` False keeps
-        a token out of everyone's attention. ``train`` turns dropout on and needs the ``dropout``
-        key.
+        Args:
+            tokens: From :meth:`embed`.
+            ids: Grid positions of ``tokens`` where these are not the whole grid.
+            valid: Tokens that are not valid are not attended to.
+            layers: Which states of the blocks to return.
+            train: Turns dropout on and needs the ``dropout`` key.
         """
         special, table = self.positions()
         tokens = tokens + (table[None] if ids is None else jnp.take(table, ids, axis=0))

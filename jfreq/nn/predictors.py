@@ -1,4 +1,4 @@
-"""Predictors of what a teacher says of the masked tokens, from the states of the visible ones.
+"""Predictors of a teacher's states of the masked tokens from the visible ones.
 
 Both are called ``(states [b k d], mask, grid, key) -> [b m out]``, in the order of ``mask.masked``.
 """
@@ -32,7 +32,7 @@ class ConvDecoder:
     kernel: Size = 3
     groups: Size = 16
     noise: NonNegative = 0.01
-    """Standard deviation of what stands at masked places."""
+    """Standard deviation of the noise that stands for masked tokens."""
     dropout: Fraction = 0.0
     """In training, of the visible states."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -79,11 +79,11 @@ class CrossPredictor:
 
 
 class ConvDecoderNet(nn.Module):
-    """Convolutions over the whole lattice, noise at the masked places (EAT, data2vec 2.0).
+    """Convolutions over the whole grid, with noise in place of masked tokens (EAT, data2vec 2.0).
 
-    No mask token, no positions: the borders and the visible tokens tell where a place is. Every
-    block is added to its input, but for the first one where the states are of another width than
-    the decoder. Parameters of the others are stacked ``[l ...]``.
+    It has no mask token and no positions: the borders and the visible tokens tell where a token
+    is. Every block is residual, but for a first one where the states are of another width than the
+    decoder. Parameters of the residual blocks are stacked ``[l ...]``.
     """
 
     cfg: ConvDecoder
@@ -115,10 +115,7 @@ class ConvDecoderNet(nn.Module):
         x = x if width == cfg.width else block("first")(x)
         depth = cfg.depth if width == cfg.width else cfg.depth - 1
         if depth:
-            stack = nn.scan(
-                lambda block, x, _: (x + block(constrain(x)), None),
-                variable_axes={"params": 0}, split_rngs={"params": True}, length=depth,
-            )  # fmt: skip
+            stack = _stack(lambda block, x, _: (x + block(constrain(x)), None), depth)
             x, _ = stack(block("blocks"), x, None)
         x = take_tokens(x.reshape(rows, grid.size, cfg.width), mask.masked)
         return _dense(self.out, x, dtype, torch_kernel, "out")
@@ -155,7 +152,7 @@ class _CrossBlock(nn.Module):
 
 
 class CrossPredictorNet(nn.Module):
-    """Fixed sines of the masked places ask the visible states, block after block.
+    """Cross-attention from the fixed positions of the masked tokens to the visible states.
 
     The form of data2vec 2.0's unused ``EncDecTransformerDecoder``, our reading of AaSP's
     cross-attention predictor (Yamamoto and Okusa 2025, arXiv 2512.03637): norms after each sum,
@@ -175,18 +172,22 @@ class CrossPredictorNet(nn.Module):
         grid: TokenGrid,
         key: Key[Array, ""] | None = None,
     ) -> Float[Array, "b m out"]:
-        """Predictions in the order of ``mask.masked``. Nothing is drawn: ``key`` is unused."""
+        """Predictions in the order of ``mask.masked``; ``key`` is not used."""
         del key
         cfg, dtype = self.cfg, jnp.dtype(self.cfg.dtype)
-        # Places first, the linear map second: no scattered sum in its gradient.
-        places = jnp.take(sincos_tokens(grid, states.shape[-1]), mask.masked, axis=0)
-        x = _dense(cfg.width, places, dtype, trunc_normal, "embed")
-        stack = nn.scan(
-            lambda block, x, first: (block(constrain(x), first, states), None),
-            variable_axes={"params": 0}, split_rngs={"params": True}, length=cfg.depth,
-        )  # fmt: skip
+        # Taken before the linear map, whose gradient would else need a scattered sum.
+        positions = jnp.take(sincos_tokens(grid, states.shape[-1]), mask.masked, axis=0)
+        x = _dense(cfg.width, positions, dtype, trunc_normal, "embed")
+        stack = _stack(
+            lambda block, x, first: (block(constrain(x), first, states), None), cfg.depth
+        )
         x, _ = stack(_CrossBlock(cfg, name="blocks"), x, jnp.arange(cfg.depth) == 0)
         return _dense(self.out, x, dtype, trunc_normal, "out")
+
+
+def _stack(body, depth: int):
+    """``body(block, carry, x) -> (carry, y)`` over ``depth`` blocks with stacked parameters."""
+    return nn.scan(body, variable_axes={"params": 0}, split_rngs={"params": True}, length=depth)
 
 
 def _dense(features: int, x: Array, dtype, kernel_init, name: str) -> Array:

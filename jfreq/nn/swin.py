@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jfreq.nn.heads import torch_bias, torch_kernel
+from jfreq.nn.heads import torch_kernel, torch_linear
 from jfreq.nn.window_attention import EPS, Pair, Plane, WindowBlock
 from jfreq.ranges import Count, Fraction, Positive, Size, Whole, checked
 from jfreq.sharding import constrain
@@ -98,10 +98,16 @@ class Swin:
     def block(self, index: int, rate: float, name: str) -> WindowBlock:
         """Block ``index`` of a stage."""
         return WindowBlock(
-            heads=self.heads, window=self.window, shift=self.shift if index % 2 else (0, 0),
-            wrap_mask=self.wrap_mask, mlp_ratio=self.mlp_ratio, dropout=self.dropout,
-            attention_dropout=self.attention_dropout, drop_path=rate, name=name,
-        )  # fmt: skip
+            heads=self.heads,
+            window=self.window,
+            shift=self.shift if index % 2 else (0, 0),
+            wrap_mask=self.wrap_mask,
+            mlp_ratio=self.mlp_ratio,
+            dropout=self.dropout,
+            attention_dropout=self.attention_dropout,
+            drop_path=rate,
+            name=name,
+        )
 
     def build(self, name: str | None = None) -> SwinEncoder:
         return SwinEncoder(self, name=name)
@@ -208,10 +214,8 @@ class SwinDecoder(nn.Module):
             for i in range(2):
                 block = cfg.block(i, cfg.rates[s][min(i, cfg.depths[s] - 1)], f"stage{s}_block{i}")
                 x = block(constrain(x), valid=levels[s], train=train)
-        bias = torch_bias(x.shape[-1])
-        x = nn.Dense(x.shape[-1], kernel_init=torch_kernel, bias_init=bias, name="hidden")(x)
-        x = nn.gelu(x, approximate=False)
-        return nn.Dense(self.patch_size, kernel_init=torch_kernel, bias_init=bias, name="out")(x)
+        x = nn.gelu(torch_linear(x.shape[-1], x, "hidden"), approximate=False)
+        return torch_linear(self.patch_size, x, "out")
 
 
 def _check_plane(cfg: Swin, plane: Pair, valid: Plane | None) -> None:

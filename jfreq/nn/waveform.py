@@ -79,9 +79,15 @@ class ConvFeatureEncoder(nn.Module):
         cfg, dtype = self.cfg, jnp.dtype(self.cfg.dtype)
         for i, (width, kernel, stride) in enumerate(zip(cfg.widths, cfg.kernels, cfg.strides)):
             conv = nn.Conv(
-                width, (kernel,), (stride,), padding="VALID", use_bias=False, dtype=dtype,
-                kernel_init=he_normal, name=f"conv{i}",
-            )  # fmt: skip
+                width,
+                (kernel,),
+                (stride,),
+                padding="VALID",
+                use_bias=False,
+                dtype=dtype,
+                kernel_init=he_normal,
+                name=f"conv{i}",
+            )
             x = nn.LayerNorm(epsilon=1e-5, name=f"norm{i}")(conv(x).astype(jnp.float32))
             x = nn.gelu(x, approximate=False)
         return x
@@ -106,7 +112,7 @@ class ConvPositions:
 
 
 class ConvPositionEncoder(nn.Module):
-    """What is added to tokens to say where they stand: a stack of :class:`ConvBlock` over time.
+    """Positions from the content of tokens: a stack of :class:`ConvBlock` over time.
 
     Padding is zero to every layer, so that a clip gets the same positions in a window of any
     length. Parameters are stacked ``[l ...]``.
@@ -123,7 +129,9 @@ class ConvPositionEncoder(nn.Module):
         inside = None if valid is None else valid[:, None, :, None]
         stack = nn.scan(
             lambda block, x, _: (block(x if inside is None else jnp.where(inside, x, 0)), None),
-            variable_axes={"params": 0}, split_rngs={"params": True}, length=cfg.depth,
-        )  # fmt: skip
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            length=cfg.depth,
+        )
         block = ConvBlock(x.shape[-1], cfg.kernel, cfg.groups, cfg.dtype, name="blocks")
         return stack(block, x[:, None], None)[0][:, 0]

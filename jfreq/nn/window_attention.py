@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from jfreq.nn.dropout import dropping
-from jfreq.nn.heads import torch_bias, torch_kernel, trunc_normal
+from jfreq.nn.heads import torch_bias, torch_kernel, torch_linear, trunc_normal
 from jfreq.types import InputError
 
 Pair: TypeAlias = tuple[int, int]
@@ -61,21 +61,21 @@ def fit(grid: Pair, window: Pair, shift: Pair) -> tuple[Pair, Pair]:
 def attended(
     grid: Pair, window: Pair, shift: Pair, *, wrap_mask: bool, valid: Plane | None
 ) -> Bool[np.ndarray, "w n n"] | None:
-    """Which key ``[.., .., k]`` a query ``[.., q, ..]`` of a shifted window attends to; None: all.
+    """Which key (last axis) a query (second axis) of a shifted window attends to; None: all.
 
-    With ``wrap_mask`` the rows (and columns) that a cyclic shift carried round to the other end are
-    a region of their own. ``valid`` ``[t f]`` of the plane before the shift.
+    With ``wrap_mask`` the rows and columns that a cyclic shift moved to the other end do not attend
+    to the others. ``valid`` ``[t f]`` of the plane before the shift.
     """
-    sides = np.zeros(grid, int)
+    regions = np.zeros(grid, int)
     if wrap_mask:
-        late = [np.arange(size) >= size - s for size, s in zip(grid, shift)]
-        sides = 2 * late[0].astype(int)[:, None] + late[1][None, :]
-    sides = split(sides[None, :, :, None], window)[0, :, :, 0]
-    seen = sides[:, :, None] == sides[:, None, :]
+        wrapped = [np.arange(size) >= size - s for size, s in zip(grid, shift)]
+        regions = 2 * wrapped[0].astype(int)[:, None] + wrapped[1][None, :]
+    regions = split(regions[None, :, :, None], window)[0, :, :, 0]
+    allowed = regions[:, :, None] == regions[:, None, :]
     if valid is not None:
         keys = np.roll(valid, (-shift[0], -shift[1]), (0, 1))
-        seen = seen & split(keys[None, :, :, None], window)[0, :, None, :, 0]
-    return None if seen.all() else seen
+        allowed = allowed & split(keys[None, :, :, None], window)[0, :, None, :, 0]
+    return None if allowed.all() else allowed
 
 
 @functools.lru_cache(maxsize=32)
@@ -90,7 +90,7 @@ def offsets(window: Pair) -> np.ndarray:
 class WindowBlock(nn.Module):
     """``x + attention(norm(x))`` inside windows, then ``x + mlp(norm(x))``; exact GELU.
 
-    Liu et al., ICCV 2021, with the shift of each axis its own. Softmax and all else in float32.
+    Liu et al., ICCV 2021, with one shift for each axis. Softmax and all else in float32.
     Collective-free on a batch-sharded plane.
     """
 
@@ -122,38 +122,31 @@ class WindowBlock(nn.Module):
         x = x + skip(drop(y))
 
         y = nn.LayerNorm(epsilon=EPS, name="norm2")(x)
-        y = nn.gelu(_linear(round(x.shape[-1] * self.mlp_ratio), y, "fc1"), approximate=False)
-        y = _linear(x.shape[-1], drop(y), "fc2")
+        y = nn.gelu(torch_linear(round(x.shape[-1] * self.mlp_ratio), y, "fc1"), approximate=False)
+        y = torch_linear(x.shape[-1], drop(y), "fc2")
         return x + skip(drop(y))
 
     def _attention(self, x: jax.Array, valid: Plane | None, train: bool) -> jax.Array:
         d, grid = x.shape[-1], (x.shape[1], x.shape[2])
         window, shift = fit(grid, self.window, self.shift)
-        seen = attended(grid, window, shift, wrap_mask=self.wrap_mask, valid=valid)
+        allowed = attended(grid, window, shift, wrap_mask=self.wrap_mask, valid=valid)
         if any(shift):
             x = jnp.roll(x, (-shift[0], -shift[1]), (1, 2))
         x = split(x, window)
 
-        qkv = nn.DenseGeneral(
-            (3, self.heads, d // self.heads), kernel_init=torch_kernel, bias_init=torch_bias(d),
-            name="qkv",
-        )(x)  # fmt: skip
+        shape = (3, self.heads, d // self.heads)
+        bias = torch_bias(d)
+        qkv = nn.DenseGeneral(shape, kernel_init=torch_kernel, bias_init=bias, name="qkv")(x)
         q, k, v = (part.squeeze(3) for part in jnp.split(qkv, 3, axis=3))
         scores = jnp.einsum("bwqhk,bwmhk->bwhqm", q * (d // self.heads) ** -0.5, k)
         rows = (2 * window[0] - 1) * (2 * window[1] - 1)
         bias = self.param("position_bias", trunc_normal, (rows, self.heads))
         scores = scores + bias[offsets(window)].transpose(2, 0, 1)[None, None]
-        if seen is not None:
-            scores = jnp.where(seen[None, :, None], scores, _NEGATIVE)
+        if allowed is not None:
+            scores = jnp.where(allowed[None, :, None], scores, _NEGATIVE)
         weights = jax.nn.softmax(scores, axis=-1)
         weights = dropping(self.attention_dropout, train=train)(weights)
         y = jnp.einsum("bwhqm,bwmhk->bwqhk", weights, v).reshape(x.shape)
 
-        y = join(_linear(d, y, "proj"), grid, window)
+        y = join(torch_linear(d, y, "proj"), grid, window)
         return jnp.roll(y, shift, (1, 2)) if any(shift) else y
-
-
-def _linear(width: int, x: jax.Array, name: str) -> jax.Array:
-    """A linear map with torch's initial weights; call inside a compact method."""
-    bias = torch_bias(x.shape[-1])
-    return nn.Dense(width, kernel_init=torch_kernel, bias_init=bias, name=name)(x)

@@ -17,13 +17,22 @@ _HIGHEST = jax.lax.Precision.HIGHEST
 
 
 def random_codes(key: Key[Array, ""], count: int, width: int) -> Float[Array, "k d"]:
-    """``count`` directions, uniform on the sphere of ``width`` dimensions; length 1, float32."""
+    """``count`` directions, uniform on the sphere of ``width`` dimensions; length 1, float32.
+
+    >>> codes = random_codes(jax.random.key(0), 4, 3)
+    >>> jnp.linalg.norm(codes, axis=1).round(3).tolist()
+    [1.0, 1.0, 1.0, 1.0]
+    """
     return unit(jax.random.normal(key, (count, width)))
 
 
 def random_projection(key: Key[Array, ""], inputs: int, width: int) -> Float[Array, "p d"]:
     """A linear map of ``inputs`` to ``width`` numbers, normal as Xavier's (Chiu et al. 2022,
-    arXiv 2202.01855, section 3.1): with :func:`random_codes` a tokenizer that learns nothing."""
+    arXiv 2202.01855, section 3.1): with :func:`random_codes` a tokenizer that learns nothing.
+
+    >>> random_projection(jax.random.key(0), 256, 16).shape
+    (256, 16)
+    """
     return jax.nn.initializers.glorot_normal()(key, (inputs, width), jnp.float32)
 
 
@@ -31,13 +40,23 @@ def nearest(x: Float[Array, "*b d"], codes: Float[Array, "k d"]) -> Int[Array, "
     """Number of the code with the smallest angle to each vector; of equals the first.
 
     The same as the smallest distance between vectors and codes of length 1 (BEATs, section 3.2.2).
+
+    >>> nearest(jnp.array([[3.0, 1.0], [-1.0, 2.0]]), jnp.eye(2)).tolist()
+    [0, 1]
     """
     scores = jnp.matmul(x.astype(jnp.float32), unit(codes).T, precision=_HIGHEST)
     return jnp.argmax(scores, axis=-1).astype(jnp.int32)
 
 
 def straight_through(x: Float[Array, "*b d"], code: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
-    """``code``, with the gradient of ``x``."""
+    """``code``, with the gradient of ``x``.
+
+    >>> x, code = jnp.array([0.25, 0.75]), jnp.array([0.0, 1.0])
+    >>> straight_through(x, code).tolist()
+    [0.0, 1.0]
+    >>> jax.grad(lambda x: straight_through(x, code).sum())(x).tolist()
+    [1.0, 1.0]
+    """
     return x + jax.lax.stop_gradient(code - x)
 
 
@@ -49,7 +68,13 @@ def statistics(
     valid: Bool[Array, "*b"] | None = None,
 ) -> tuple[Float[Array, "k d"], Float[Array, " k"]]:
     """What a batch says to a codebook of ``count`` codes: the sum of the vectors of each code, and
-    their number. Vectors that are not ``valid`` do not count. Sums of batches may be added up."""
+    their number. Vectors that are not ``valid`` do not count. Sums of batches may be added up.
+
+    >>> x = jnp.array([[1.0, 0.0], [3.0, 0.0], [0.0, 2.0]])
+    >>> sums, counts = statistics(x, jnp.array([0, 0, 1]), 2)
+    >>> sums.tolist(), counts.tolist()
+    ([[4.0, 0.0], [0.0, 2.0]], [2.0, 1.0])
+    """
     member = _members(ids, count, valid)
     flat = x.reshape(-1, x.shape[-1]).astype(jnp.float32)
     return jnp.matmul(member.T, flat, precision=_HIGHEST), jnp.sum(member, axis=0)
@@ -58,7 +83,11 @@ def statistics(
 def counts(
     ids: Int[Array, "*b"], count: int, *, valid: Bool[Array, "*b"] | None = None
 ) -> Float[Array, " k"]:
-    """How many of the ``valid`` vectors are of each of ``count`` codes."""
+    """How many of the ``valid`` vectors are of each of ``count`` codes.
+
+    >>> counts(jnp.array([0, 2, 2, 1]), 4).tolist()
+    [1.0, 1.0, 2.0, 0.0]
+    """
     return jnp.sum(_members(ids, count, valid), axis=0)
 
 
@@ -83,6 +112,11 @@ def follow(
     to stays (as released with BEiT v2 and BEATs). ``usage`` is the moving average of the fraction
     of vectors that are a code's, times the number of codes: 1 where all are used alike. ``decay``
     0 is one step of spherical k-means.
+
+    >>> sums, counts = jnp.array([[0.0, 4.0], [0.0, 0.0]]), jnp.array([3.0, 0.0])
+    >>> codes, usage = follow(jnp.eye(2), jnp.ones(2), sums, counts, decay=0.0)
+    >>> codes.round(3).tolist(), usage.tolist()
+    ([[0.0, 1.0], [0.0, 1.0]], [2.0, 0.0])
     """
     moved = unit(decay * codes + (1 - decay) * unit(sums))
     fraction = counts / jnp.maximum(jnp.sum(counts), 1.0) * counts.size
@@ -101,6 +135,11 @@ def restart(
 
     With :func:`sample_vectors` as candidates this is the random restart of Jukebox (Dhariwal et
     al. 2020, section 3.1); with all codes dead a codebook starts from its data.
+
+    >>> dead, candidates = jnp.array([True, False]), jnp.array([[0.0, 4.0], [9.0, 0.0]])
+    >>> codes, usage = restart(jnp.eye(2), jnp.array([0.0, 3.0]), candidates, dead)
+    >>> codes.round(3).tolist(), usage.tolist()
+    ([[0.0, 1.0], [0.0, 1.0]], [1.0, 3.0])
     """
     codes = jnp.where(dead[:, None], unit(candidates[: codes.shape[0]]), codes)
     return codes, jnp.where(dead, 1.0, usage)
@@ -114,7 +153,11 @@ def sample_vectors(
     valid: Bool[Array, "b n"] | None = None,
 ) -> Float[Array, "b each d"]:
     """``count`` random vectors of a batch or more, equally many of every clip; ``valid`` ones where
-    a clip has any. One is taken again only where a clip has too few."""
+    a clip has any. One is taken again only where a clip has too few.
+
+    >>> sample_vectors(jax.random.key(0), jnp.ones((2, 5, 3)), 4).shape
+    (2, 2, 3)
+    """
     b, n, _ = x.shape
     each = -(-count // b)
     valid = jnp.ones((b, n), bool) if valid is None else valid
@@ -125,6 +168,10 @@ def sample_vectors(
 
 
 def perplexity(counts: Float[Array, " k"]) -> Float[Array, ""]:
-    """How many codes a batch uses: the exponential of the entropy of their frequencies, 1 to k."""
+    """How many codes a batch uses: the exponential of the entropy of their frequencies, 1 to k.
+
+    >>> perplexity(jnp.array([5.0, 5.0, 0.0])).round(3).tolist()
+    2.0
+    """
     p = counts / jnp.maximum(jnp.sum(counts), 1.0)
     return jnp.exp(-jnp.sum(jnp.where(p > 0, p * jnp.log(jnp.maximum(p, 1e-30)), 0.0)))

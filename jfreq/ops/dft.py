@@ -31,7 +31,11 @@ def evaluate(
     *args: Array,
 ) -> T:
     """``auto`` means ``matmul`` on several devices (those of the mesh, where one is set) and on
-    TPU, else ``fft``. The platform is the one that the program is lowered for."""
+    TPU, else ``fft``. The platform is the one that the program is lowered for.
+
+    >>> evaluate("matmul", lambda x: "FFT", lambda x: "product", jnp.zeros(2))
+    'product'
+    """
     if evaluator == "auto":
         if sharding.devices() == 1:
             return jax.lax.platform_dependent(*args, tpu=matmul, default=fft)
@@ -48,6 +52,11 @@ def rdft(
 
     ``[... n l]`` with ``l <= n_fft`` to twice ``[... n n_fft // 2 + 1]``.
     Raises ``InputError`` for frames longer than ``n_fft``.
+
+    >>> tone = jnp.cos(2 * jnp.pi * 3 * jnp.arange(16) / 16)
+    >>> real, imag = rdft(tone[None], n_fft=16)
+    >>> int(real.argmax()), round(float(real.max()), 3), bool(jnp.allclose(imag, 0, atol=1e-5))
+    (3, 8.0, True)
     """
     length = frames.shape[-1]
     if length > n_fft:
@@ -74,6 +83,10 @@ def irdft(
     """Real frames ``[... n n_fft]`` from their half spectrum; the inverse of :func:`rdft`.
 
     The imaginary part of bin 0 and, for even ``n_fft``, of the last bin is ignored.
+
+    >>> x = jnp.array([[1.0, 2.0, 4.0, 3.0]])
+    >>> bool(jnp.allclose(irdft(*rdft(x, n_fft=4), n_fft=4), x))
+    True
     """
     if real.shape[-1] != n_fft // 2 + 1:
         raise InputError(f"{real.shape[-1]} bins do not belong to n_fft {n_fft}")
@@ -91,7 +104,13 @@ def irdft(
 def power_spectrum(
     frames: Float[Array, "... n l"], *, n_fft: int, evaluator: Evaluator = "auto"
 ) -> Float32[Array, "... n f"]:
-    """Squared magnitude of :func:`rdft`, ``[... n n_fft // 2 + 1]``, not normalised."""
+    """Squared magnitude of :func:`rdft`, ``[... n n_fft // 2 + 1]``, not normalised.
+
+    >>> tone = jnp.sin(2 * jnp.pi * 3 * jnp.arange(16) / 16)
+    >>> power = power_spectrum(tone[None], n_fft=16)
+    >>> int(power.argmax()), round(float(power.max()), 2)
+    (3, 64.0)
+    """
     real, imag = rdft(frames, n_fft=n_fft, evaluator=evaluator)
     return jnp.square(real) + jnp.square(imag)
 

@@ -40,6 +40,11 @@ def kaldi_fbank(
     defaults are the front end of AST, SSAST and Audio-MAE (MAE-AST: ``window="povey"``).
     ``length`` is the number of valid samples per clip: the clip mean is taken over those and the
     rest counts as silence. Kaldi ``compute-fbank-feats``, ``use_energy=false``.
+
+    >>> tone = jnp.sin(2 * jnp.pi * 1000 * jnp.arange(16000) / 16000)
+    >>> spec = kaldi_fbank(tone[None], n_mels=40)
+    >>> spec.shape, int(spec[0, 50].argmax())
+    ((1, 98, 40), 13)
     """
     win_length, hop_length = kaldi_frame_sizes(rate, win_length_ms, hop_length_ms)
     n_fft = 1 << (win_length - 1).bit_length()
@@ -76,7 +81,11 @@ def _emphasised(x, win_length: int, hop_length: int, preemphasis: float, *, edge
 def kaldi_frame_sizes(
     rate: float | int, win_length_ms: float | int = 25.0, hop_length_ms: float | int = 10.0
 ) -> tuple[int, int]:
-    """``(win_length, hop_length)`` in samples, rounded down as Kaldi does."""
+    """``(win_length, hop_length)`` in samples, rounded down as Kaldi does.
+
+    >>> kaldi_frame_sizes(16000)
+    (400, 160)
+    """
     return int(rate * win_length_ms / 1000), int(rate * hop_length_ms / 1000)
 
 
@@ -92,6 +101,11 @@ def mel_filterbank(
     """Kaldi's triangular filters ``[n_fft // 2 + 1, n_mels]``, drawn in mel; read-only.
 
     Low filters narrower than a bin can be empty. Raises ``InputError`` for an impossible band.
+
+    >>> bank = mel_filterbank(rate=16000, n_fft=512, n_mels=40)
+    >>> peaks = bank.argmax(axis=0) * 16000 / 512  # Hz
+    >>> bank.shape, float(peaks[0]), float(peaks[-1])
+    ((257, 40), 31.25, 7468.75)
     """
     high_hz = rate / 2 if high_hz is None else high_hz
     if not 0 <= low_hz < high_hz <= rate / 2:
@@ -120,6 +134,9 @@ def pad_frames(
     """``[b t f]`` cut or padded at its end to ``frames`` frames of value ``fill``.
 
     Frames at or beyond ``valid_frames`` ``[b]`` become ``fill`` as well.
+
+    >>> pad_frames(jnp.ones((1, 2, 1)), 4, fill=-1.0)[0, :, 0].tolist()
+    [1.0, 1.0, -1.0, -1.0]
     """
     spec = spec[:, :frames]
     spec = jnp.pad(spec, ((0, 0), (0, frames - spec.shape[1]), (0, 0)), constant_values=fill)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from typing import Literal, TypeVar
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float64, Num
@@ -22,6 +23,9 @@ def num_frames(samples: Count, frame_length: int, hop_length: int) -> Count:
 
     ``samples`` is an int, or an integer array of lengths and then so is the result.
     Kaldi's "snip edges": ``1 + (samples - frame_length) // hop_length``.
+
+    >>> num_frames(16000, 400, 160)
+    98
     """
     count = 1 + (samples - frame_length) // hop_length
     return count * (count > 0)
@@ -34,6 +38,9 @@ def frame(
 
     ``n = num_frames(t, frame_length, hop_length)``; samples after the last frame are left out.
     Frames are rows of hop-sized blocks laid side by side: contiguous slices, no gather.
+
+    >>> frame(jnp.arange(6), frame_length=4, hop_length=2).tolist()
+    [[0, 1, 2, 3], [2, 3, 4, 5]]
     """
     _check_lengths(frame_length, hop_length)
     *lead, t = x.shape
@@ -48,10 +55,24 @@ def frame(
     return jnp.concatenate(slices, axis=-1)
 
 
+def frame_time(x: Num[Array, "b t c"], length: int, hop: int) -> Num[Array, "b n length c"]:
+    """:func:`frame` along the time axis of ``[b t c]``.
+
+    >>> frame_time(jnp.arange(4.0).reshape(1, 4, 1), 2, 2)[0, :, :, 0].tolist()
+    [[0.0, 1.0], [2.0, 3.0]]
+    """
+    cut = functools.partial(frame, frame_length=length, hop_length=hop)
+    return jax.vmap(cut, in_axes=2, out_axes=3)(x)
+
+
 def frame_sums(
     x: Num[Array, "... t"], *, frame_length: int, hop_length: int
 ) -> Num[Array, "... n"]:
-    """Sums over the frames of :func:`frame`, ``[... n]``, from sums of blocks: no frame is made."""
+    """Sums over the frames of :func:`frame`, ``[... n]``, from sums of blocks: no frame is made.
+
+    >>> frame_sums(jnp.arange(6), frame_length=4, hop_length=2).tolist()
+    [6, 14]
+    """
     _check_lengths(frame_length, hop_length)
     n = num_frames(x.shape[-1], frame_length, hop_length)
     if n == 0:
@@ -80,6 +101,9 @@ def window(name: WindowName, length: int, *, periodic: bool) -> Float64[np.ndarr
     ``periodic`` divides the circle by ``length`` (librosa, scipy ``fftbins=True``), else by
     ``length - 1`` (Kaldi, symmetric). ``povey`` is Hann to the power 0.85 (Kaldi).
     Raises ``InputError`` for another name.
+
+    >>> window("hann", 4, periodic=True).round(3).tolist()
+    [0.0, 0.5, 1.0, 0.5]
     """
     if length == 1:
         return np.ones(1)

@@ -20,6 +20,9 @@ def grid_shape(frames: int, bins: int, *, patch: Shape2, stride: Shape2) -> Shap
     """Tokens ``(time, freq)`` of a ``frames`` x ``bins`` spectrogram, without padding.
 
     Raises ``InputError`` when not even one patch fits.
+
+    >>> grid_shape(1024, 128, patch=(16, 16), stride=(10, 10))
+    (101, 12)
     """
     if frames < patch[0] or bins < patch[1]:
         raise InputError(
@@ -36,6 +39,10 @@ def patchify(
 
     Token ``f * T + t`` for ``freq_major`` (AST, SSAST), ``t * F + f`` for ``time_major``
     (Audio-MAE). Raises ``InputError`` unless the patch divides the spectrogram.
+
+    >>> spec = jnp.arange(8.0).reshape(1, 4, 2, 1)  # 4 frames of 2 bins
+    >>> patchify(spec, patch=(2, 2)).tolist()
+    [[[0.0, 2.0, 1.0, 3.0], [4.0, 6.0, 5.0, 7.0]]]
     """
     b, t, f, c = spec.shape
     pt, pf = patch
@@ -55,6 +62,11 @@ def unpatchify(
     """The inverse of :func:`patchify`; ``grid`` is (time, freq) in tokens.
 
     Raises ``InputError`` when ``n`` or ``d`` do not fit ``grid`` and ``patch``.
+
+    >>> spec = jnp.arange(8.0).reshape(1, 4, 2, 1)
+    >>> tokens = patchify(spec, patch=(2, 2))
+    >>> bool((unpatchify(tokens, grid=(2, 1), patch=(2, 2)) == spec).all())
+    True
     """
     b, n, d = tokens.shape
     (t, f), (pt, pf) = grid, patch
@@ -81,6 +93,10 @@ def embed_patches(
 
     Frames and bins past the last whole patch are left out. One kernel serves every stride, so a
     model pretrained on touching patches can be fine-tuned on overlapping ones (SSAST, 2.4).
+
+    >>> spec, mean = jnp.arange(8.0).reshape(1, 4, 2, 1), jnp.full((4, 1), 0.25)
+    >>> embed_patches(spec, mean, patch=(2, 2), stride=(1, 2))[0, :, 0].tolist()
+    [1.5, 3.5, 5.5]
     """
     b, t, f, c = spec.shape
     pt, pf = patch

@@ -17,6 +17,10 @@ def sincos_1d(n: int, d: int) -> Float32[np.ndarray, "n d"]:
     """``[n d]``: sines then cosines of ``i * 10000 ** (-k / (d / 2))``, ``k < d / 2`` (MAE).
 
     Raises ``InputError`` for odd ``d``.
+
+    >>> print(sincos_1d(2, 4).round(2))
+    [[0.   0.   1.   1.  ]
+     [0.84 0.01 0.54 1.  ]]
     """
     if d % 2:
         raise InputError(f"a 1-D sine table needs an even width, got {d}")
@@ -31,6 +35,10 @@ def sincos_2d(
     """``[t f d]``: the first half of the width codes frequency, the second time (Audio-MAE).
 
     Each half is :func:`sincos_1d`. Raises ``InputError`` unless ``d`` is a multiple of 4.
+
+    >>> table = sincos_2d(3, 2, 8)
+    >>> table.shape, bool((table[0, :, :4] == table[2, :, :4]).all())
+    ((3, 2, 8), True)
     """
     if d % 4:
         raise InputError(f"a 2-D sine table needs a width that is a multiple of 4, got {d}")
@@ -41,7 +49,11 @@ def sincos_2d(
 
 
 def sincos_tokens(grid: TokenGrid, d: int) -> Float32[np.ndarray, "n d"]:
-    """:func:`sincos_2d` of a lattice in the order of its tokens, ``[n d]``."""
+    """:func:`sincos_2d` of a lattice in the order of its tokens, ``[n d]``.
+
+    >>> sincos_tokens(TokenGrid(time=3, freq=2), 8).shape
+    (6, 8)
+    """
     table = sincos_2d(grid.time, grid.freq, d)
     table = table.transpose(1, 0, 2) if grid.order == "freq_major" else table
     return table.reshape(grid.size, d)
@@ -52,6 +64,10 @@ def resize_positions(table: Table, shape: tuple[int, int]) -> Float[Array, "f2 t
 
     A shorter axis is the centred part that starts at ``old // 2 - new // 2``, a longer one is
     interpolated linearly between the centres of its cells, an equal one is left alone.
+
+    >>> table = jnp.arange(4.0).reshape(1, 4, 1)
+    >>> resize_positions(table, (1, 2)).ravel().tolist()
+    [1.0, 2.0]
     """
     freq, time = shape
     for axis, size in ((1, time), (0, freq)):

@@ -1,4 +1,4 @@
-"""Structured bilateral Laplace unit: two-sided exponential kernels, another one for every patch.
+"""Structured bilateral Laplace unit: two-sided exponential kernels that differ by patch.
 
     y[n] = sum_{|m| <= c} k[m] u[n + m],    k[m] = g exp(-alpha |m|) exp(-+ i omega m)
 
@@ -27,16 +27,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32, Float64
 
-from jfreq.ops import frames
-from jfreq.ops.frames import WindowName
+from jfreq.ops.fir import half_width
+from jfreq.ops.frames import frame_time
 from jfreq.types import InputError
 
 Phase = Literal["even", "hermitian"]
 Pair = tuple[jax.Array, jax.Array]
 """Real and imaginary part."""
-_HIGHEST = jax.lax.Precision.HIGHEST
-_BLOCK = 128
-"""Frames that :func:`filter_time` takes at a time."""
 
 
 def kernel(
@@ -52,13 +49,17 @@ def kernel(
     ``alpha`` per frame, 0 or more, ``beta`` in cycles per frame, both float32. ``unit_gain``
     multiplies ``even`` by ``alpha``; ``hermitian`` has unit gain by itself.
     Raises ``InputError`` for even ``taps``, another phase and another dtype.
+
+    >>> re, im = kernel(jnp.array(0.5), jnp.array(0.2), taps=5, phase="hermitian")
+    >>> re.shape, bool(jnp.allclose(re, re[::-1])), bool(jnp.allclose(im, -im[::-1]))
+    ((5,), True, True)
     """
-    reach = _reach(taps)
+    reach = half_width(taps)
     _check_float32(alpha=alpha, beta=beta)
     alpha, beta = alpha[..., None], beta[..., None]
     scale = _scale(alpha, beta, phase, unit_gain)
     m = np.arange(reach + 1, dtype=np.float32).reshape(*[1] * (alpha.ndim - 1), -1)
-    past, ahead = (_times(scale, _power(alpha, turn, m)) for turn in _turns(beta, phase))
+    past, ahead = (_times(scale, _power(alpha, omega, m)) for omega in _omegas(beta, phase))
     re, im = (jnp.concatenate([p[..., :0:-1], a], -1) for p, a in zip(past, ahead))
     return re, im
 
@@ -68,13 +69,23 @@ def windows(
 ) -> Float[Array, "b p w c"]:
     """Every patch in time with its neighbours, ``[b p patch+taps-1 c]``, for :func:`apply`.
 
-    Patch ``p`` starts at frame ``p stride``; ``(t - patch) // stride + 1`` patches fit. The
-    ``(taps - 1) / 2`` frames on either side are those of the clip and zeros beyond its ends, or
-    with ``local`` zeros everywhere, so that nothing of another patch is seen.
-    Raises ``InputError`` for even ``taps`` and for kernels longer than the clip or, with
-    ``local``, than ``patch + 1``, where most taps of a frame at an edge would meet zeros.
+    Args:
+        x: Frames.
+        patch: Frames of a patch; ``(t - patch) // stride + 1`` patches fit.
+        stride: Frames from the start of a patch to that of the next.
+        taps: Length of the kernels, odd. The ``(taps - 1) / 2`` frames on either side of a patch
+            are those of the clip, and zeros beyond its ends.
+        local: Zeros on either side of every patch, so that a kernel sees one patch only.
+
+    Raises:
+        InputError: For even ``taps``, and for kernels longer than the clip or, with ``local``, than
+            ``patch + 1``, where most taps of a frame at an edge would meet zeros.
+
+    >>> x = jnp.arange(1.0, 5.0).reshape(1, 4, 1)
+    >>> windows(x, patch=2, stride=2, taps=3)[0, :, :, 0].tolist()
+    [[0.0, 1.0, 2.0, 3.0], [2.0, 3.0, 4.0, 0.0]]
     """
-    reach, t = _reach(taps), x.shape[1]
+    reach, t = half_width(taps), x.shape[1]
     if not 1 <= patch <= t or stride < 1:
         raise InputError(
             f"no patch of {patch} frames every {stride} fits {t} frames: "
@@ -92,8 +103,8 @@ def windows(
         )
     beyond = ((0, 0), (reach, reach), (0, 0))
     if local:
-        return jnp.pad(_cut(x, patch, stride), ((0, 0), *beyond))
-    return _cut(jnp.pad(x, beyond), patch + 2 * reach, stride)
+        return jnp.pad(frame_time(x, patch, stride), ((0, 0), *beyond))
+    return frame_time(jnp.pad(x, beyond), patch + 2 * reach, stride)
 
 
 def apply(
@@ -105,105 +116,121 @@ def apply(
     phase: Phase = "even",
     unit_gain: bool = False,
 ) -> tuple[Float32[Array, "b p w-{taps}+1 c"], Float32[Array, "b p w-{taps}+1 c"]]:
-    """Real and imaginary part of ``y``, ``[b p patch c]``: each patch under its own kernels.
+    """Real and imaginary part of ``y``, ``[b p patch c]``: every patch filtered by its kernels.
 
-    ``windows`` from :func:`windows`; the other arguments and errors as in :func:`kernel`. The
-    kernel is never laid out: either side of it is a first-order recursion over the frames of a
-    patch that drops the sample which leaves the kernel, exact for the truncated kernel. It starts
-    anew in every patch, where ``alpha`` and ``beta`` change: ``patch + c`` steps instead of
-    ``patch * taps`` products. Differentiable in reverse mode only.
+    ``windows`` comes from :func:`windows`; the other arguments and errors are those of
+    :func:`kernel`. Either side of the kernel is a first-order recursion over the frames of a patch
+    that drops the sample which leaves the kernel, exact for the truncated kernel: ``patch + c``
+    steps instead of ``patch * taps`` products. Differentiable in reverse mode only.
+
+    >>> x, alpha, beta = jnp.ones((1, 8, 1)), jnp.ones((1, 2, 1)), jnp.zeros((1, 2, 1))
+    >>> real, imag = apply(windows(x, patch=4, stride=4, taps=3), alpha, beta, taps=3)
+    >>> gain = kernel(alpha, beta, taps=3)[0].sum(-1)  # of a constant signal
+    >>> real.shape, bool(jnp.allclose(real[0, 0, 1:], gain[:, 0]))
+    ((1, 2, 4, 1), True)
     """
-    reach, patch = _reach(taps), windows.shape[2] - taps + 1
+    reach, patch = half_width(taps), windows.shape[2] - taps + 1
     _check_float32(windows=windows, alpha=alpha, beta=beta)
     if patch < 1:
         raise InputError(f"windows of {windows.shape[2]} frames are too short for {taps} taps")
     scale = _scale(alpha[:, :, None], beta[:, :, None], phase, unit_gain)
-    return _times(scale, _sums(windows, alpha, jnp.stack(_turns(beta, phase)), reach))
+    return _times(scale, _sums(windows, alpha, jnp.stack(_omegas(beta, phase)), reach))
 
 
 # ------------------------------------------------------------------ the recursion
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _sums(u: Array, alpha: Array, turns: Array, reach: int) -> Pair:
+def _sums(u: Array, alpha: Array, omegas: Array, reach: int) -> Pair:
     """``sum_{|m| <= c} q^|m| u[n + m]``, ``[b p patch c]`` of ``u [b p patch+2c c]``.
 
-    ``q = exp(-alpha + i turn)`` with a turn for either side, ``turns [2 b p c]``. Both sides run
-    at once, each from its own end of the window. ``e``, one side's sum of ``q^(m-1) u[n - m]``
-    over ``m = 1..c``, goes on as ``q e + u[n] - q^c u[n - c]``.
+    ``q = exp(-alpha + i omega)`` with an omega for either side, ``omegas [2 b p c]``, in radians
+    per frame. Both sides run at once, each from its end of the window. One of them, with
+    ``e_n = sum_{m=1}^{c} q^(m-1) u[n - m]``, adds ``s_n`` to sum ``n``::
 
-    The derivative by ``log q`` obeys a recursion of the same kind beside ``e``, so the backward
-    pass keeps no states: a quarter of the memory that differentiating the loop takes.
+        s_n = q e_n,    e_{n+1} = s_n + u[n] - q^c u[n - c]
     """
-    q, last = (_power(alpha[None], turns, m) for m in (1, reach))
+    q, q_c = (_power(alpha[None], omegas, m) for m in (1, reach))
     patch = u.shape[2] - 2 * reach
 
     def fill(i, e):
-        re, im = _times(q, e)
-        return re + _ends(u, i), im
+        return _next(_times(q, e), _ends(u, i))
 
     def step(i, carry):
-        e, (sum_re, sum_im) = carry
-        re, im = _times(q, e)
-        new, old = _ends(u, reach + i), _ends(u, i)
-        e = re + new - last[0] * old, im - last[1] * old
-        return e, (_add_ends(sum_re, i, re), _add_ends(sum_im, i, im))
+        e, sums = carry
+        s = _times(q, e)
+        sums = tuple(_add_ends(total, i, part) for total, part in zip(sums, s))
+        return _next(s, _ends(u, reach + i), _times_real(q_c, _ends(u, i))), sums
 
     here = u[:, :, reach : reach + patch]
-    e = jax.lax.fori_loop(0, reach, fill, _zeros(turns))
+    e = jax.lax.fori_loop(0, reach, fill, _zeros(omegas))
     return jax.lax.fori_loop(0, patch, step, (e, (here, jnp.zeros_like(here))))[1]
 
 
-def _sums_forward(u: Array, alpha: Array, turns: Array, reach: int):
-    return _sums(u, alpha, turns, reach), (u, alpha, turns)
+def _next(s: Pair, new: Array, leaving: Pair | None = None) -> Pair:
+    """``s + new - leaving``; nothing leaves the kernel while it fills."""
+    if leaving is None:
+        return s[0] + new, s[1]
+    return s[0] + new - leaving[0], s[1] - leaving[1]
+
+
+def _sums_forward(u: Array, alpha: Array, omegas: Array, reach: int):
+    return _sums(u, alpha, omegas, reach), (u, alpha, omegas)
 
 
 def _sums_backward(reach: int, saved, grads: Pair) -> tuple[Array, Array, Array]:
-    """Cotangents as complex numbers: of the sums ``grads``, of ``e`` ``back``."""
-    u, alpha, turns = saved
-    q, last = (_power(alpha[None], turns, m) for m in (1, reach))
-    patch = u.shape[2] - 2 * reach
+    """Gradients of :func:`_sums`, without keeping the states of its loop.
 
-    def slopes(s: Pair, slope: Pair) -> Pair:
-        """``d (q e) / d log q`` from ``s = q e`` and ``slope = d e / d log q``."""
-        re, im = _times(q, slope)
-        return s[0] + re, s[1] + im
+    Gradients by a complex number are those by its real and imaginary part. ``log q`` is
+    ``-alpha + i omega``; the derivative by it, marked by a prime, runs forward beside ``e``::
+
+        s'_n = s_n + q e'_n,    e'_{n+1} = s'_n - c q^c u[n - c]
+        dL/dlog q = sum_n conj(s'_n) dL/ds_n
+
+    The gradient by ``u`` runs backward::
+
+        dL/du[n]   += Re dL/de_{n+1},    dL/du[n-c] -= Re(conj(q^c) dL/de_{n+1})
+        dL/de_n     = conj(q) (dL/de_{n+1} + dL/ds_n)
+    """
+    u, alpha, omegas = saved
+    q, q_c = (_power(alpha[None], omegas, m) for m in (1, reach))
+    patch, zeros = u.shape[2] - 2 * reach, _zeros(omegas)
+
+    def dl_ds(i) -> Pair:
+        return _ends(grads[0], i), _ends(grads[1], i)
 
     def fill(i, carry):
-        e, slope = carry
+        e, e_prime = carry
         s = _times(q, e)
-        return (s[0] + _ends(u, i), s[1]), slopes(s, slope)
+        return _next(s, _ends(u, i)), _plus(s, _times(q, e_prime))
 
     def step(i, carry):
-        e, slope, total = carry
+        e, e_prime, dl_dlogq = carry
         s = _times(q, e)
-        slope = slopes(s, slope)
+        s_prime = _plus(s, _times(q, e_prime))
         new, old = _ends(u, reach + i), _ends(u, i)
-        gain = _times(_conj(slope), (_ends(grads[0], i), _ends(grads[1], i)))
-        e = s[0] + new - last[0] * old, s[1] - last[1] * old
-        slope = slope[0] - reach * last[0] * old, slope[1] - reach * last[1] * old
-        return e, slope, (total[0] + gain[0], total[1] + gain[1])
+        dl_dlogq = _plus(dl_dlogq, _times(_conj(s_prime), dl_ds(i)))
+        e_prime = _minus(s_prime, _times_real(_times_real(q_c, reach), old))
+        return _next(s, new, _times_real(q_c, old)), e_prime, dl_dlogq
 
-    zeros = _zeros(turns)
     carry = jax.lax.fori_loop(0, reach, fill, (zeros, zeros))
-    _, _, (d_size, d_turn) = jax.lax.fori_loop(0, patch, step, (*carry, zeros))
+    _, _, (dl_dsize, dl_domega) = jax.lax.fori_loop(0, patch, step, (*carry, zeros))
 
     def step_back(k, carry):
-        back, d_u = carry
+        dl_de, dl_du = carry
         i = patch - 1 - k
-        d_u = _add_ends(d_u, reach + i, back[0])
-        d_u = _add_ends(d_u, i, -_times(_conj(last), back)[0])
-        onto = back[0] + _ends(grads[0], i), back[1] + _ends(grads[1], i)
-        return _times(_conj(q), onto), d_u
+        dl_du = _add_ends(dl_du, reach + i, dl_de[0])
+        dl_du = _add_ends(dl_du, i, -_times(_conj(q_c), dl_de)[0])
+        return _times(_conj(q), _plus(dl_de, dl_ds(i))), dl_du
 
     def fill_back(k, carry):
-        back, d_u = carry
-        return _times(_conj(q), back), _add_ends(d_u, reach - 1 - k, back[0])
+        dl_de, dl_du = carry
+        return _times(_conj(q), dl_de), _add_ends(dl_du, reach - 1 - k, dl_de[0])
 
-    d_u = jnp.pad(grads[0], ((0, 0), (0, 0), (reach, reach), (0, 0)))
-    carry = jax.lax.fori_loop(0, patch, step_back, (zeros, d_u))
-    _, d_u = jax.lax.fori_loop(0, reach, fill_back, carry)
-    return d_u, -jnp.sum(d_size, axis=0), d_turn
+    dl_du = jnp.pad(grads[0], ((0, 0), (0, 0), (reach, reach), (0, 0)))
+    carry = jax.lax.fori_loop(0, patch, step_back, (zeros, dl_du))
+    _, dl_du = jax.lax.fori_loop(0, reach, fill_back, carry)
+    return dl_du, -jnp.sum(dl_dsize, axis=0), dl_domega
 
 
 _sums.defvjp(_sums_forward, _sums_backward)
@@ -228,15 +255,15 @@ def _at(x: Array, i) -> Array:
 # ------------------------------------------------------------------ the kernel's parts
 
 
-def _turns(beta: Array, phase: Phase) -> Pair:
+def _omegas(beta: Array, phase: Phase) -> Pair:
     """Radians per frame of distance, for frames before and after the centre."""
     omega = 2 * math.pi * beta
     return -omega, (-omega if phase == "even" else omega)
 
 
-def _power(alpha: Array, turn: Array, m) -> Pair:
-    """``exp((-alpha + i turn) m)``."""
-    size, angle = jnp.exp(-alpha * m), turn * m
+def _power(alpha: Array, omega: Array, m) -> Pair:
+    """``exp((-alpha + i omega) m)``."""
+    size, angle = jnp.exp(-alpha * m), omega * m
     return size * jnp.cos(angle), size * jnp.sin(angle)
 
 
@@ -264,8 +291,8 @@ def _sinhc(re: Array, im: Array) -> Pair:
     square = a * a - b * b, 2 * a * b
     near = jnp.ones_like(re), jnp.zeros_like(re)
     for k in range(5, 0, -1):
-        grown = _times(square, near)
-        near = 1 + grown[0] / (2 * k * (2 * k + 1)), grown[1] / (2 * k * (2 * k + 1))
+        near = _times(square, near)
+        near = 1 + near[0] / (2 * k * (2 * k + 1)), near[1] / (2 * k * (2 * k + 1))
     return jnp.where(small, near[0], far[0]), jnp.where(small, near[1], far[1])
 
 
@@ -277,6 +304,18 @@ def _conj(z: Pair) -> Pair:
     return z[0], -z[1]
 
 
+def _plus(one: Pair, other: Pair) -> Pair:
+    return one[0] + other[0], one[1] + other[1]
+
+
+def _minus(one: Pair, other: Pair) -> Pair:
+    return one[0] - other[0], one[1] - other[1]
+
+
+def _times_real(one: Pair, factor: Array | int) -> Pair:
+    return one[0] * factor, one[1] * factor
+
+
 def _times(one: Pair, other: Pair) -> Pair:
     """Product of two, of which ``one`` may lack the first axis of ``other``."""
     (a, b), (c, d) = one, other
@@ -285,7 +324,7 @@ def _times(one: Pair, other: Pair) -> Pair:
     return a * c - b * d, a * d + b * c
 
 
-# ------------------------------------------------------------------ what goes before and around
+# ------------------------------------------------------------------ bands
 
 
 def cells(
@@ -295,6 +334,10 @@ def cells(
 
     Edges are evenly spaced in their logarithm, a centre is the geometric mean of its two edges
     (our reading). In the unit of ``low`` and ``high``. Raises ``InputError`` for an empty band.
+
+    >>> centres, halves = cells(2, 0.01, 0.09)
+    >>> centres.round(4).tolist(), halves.round(4).tolist()
+    ([0.0173, 0.052], [0.01, 0.03])
     """
     if kernels < 1 or not 0 < low < high:
         raise InputError(f"no {kernels} cells from {low:g} up to {high:g} cycles per frame")
@@ -302,69 +345,7 @@ def cells(
     return np.sqrt(edges[1:] * edges[:-1]), np.diff(edges) / 2
 
 
-def high_pass(
-    taps: int, cutoff: float | int, *, window: WindowName = "hamming"
-) -> Float32[np.ndarray, " {taps}"]:
-    """Taps of a zero-phase high-pass: a sample less its windowed-sinc low-pass of sum 1.
-
-    ``cutoff`` in cycles per frame, where the gain is a half; the gain at 0 is 0.
-    Raises ``InputError`` for even ``taps``, fewer than 3, and a cut-off outside ``(0, 1/2)``.
-    """
-    reach = _reach(taps)
-    if not reach or not 0 < cutoff < 0.5:
-        raise InputError(
-            f"no high-pass of {taps} taps at {cutoff:g} cycles per frame: "
-            "use 3 taps or more and a cut-off between 0 and 0.5"
-        )
-    low = frames.window(window, taps, periodic=False)
-    low *= np.sinc(2 * cutoff * np.arange(-reach, reach + 1))
-    taken = -low / low.sum()
-    taken[reach] += 1
-    return taken.astype(np.float32)
-
-
-def filter_time(
-    x: Float[Array, "b t f c"], h: Float32[Array, " l"] | Float32[np.ndarray, " l"]
-) -> Float32[Array, "b t f c"]:
-    """``y[n] = sum_m h[c + m] x[n + m]`` along time, ``[b t f c]``, ``h [l]``, in float32.
-
-    The taps are centred on every frame: symmetric ones have zero phase. Beyond its ends the clip
-    is its reflection, without the end frame itself. Raises ``InputError`` for an even count of
-    taps and for too short a clip.
-    """
-    shape, reach, t = x.shape, _reach(len(h)), x.shape[1]
-    if reach >= t:
-        raise InputError(
-            f"a filter of {len(h)} taps reflects {reach} frames at the ends of a clip of {t}: "
-            f"use {2 * t - 1} taps or fewer"
-        )
-    count = -(-t // _BLOCK)
-    x = x.astype(jnp.float32).reshape(*x.shape[:2], -1)
-    x = jnp.pad(x, ((0, 0), (reach, reach), (0, 0)), mode="reflect")
-    x = jnp.pad(x, ((0, 0), (0, count * _BLOCK - t), (0, 0)))
-    # Blocks of frames times a banded matrix; a convolution of one channel is 8 times slower.
-    tap = np.arange(_BLOCK + 2 * reach)[:, None] - np.arange(_BLOCK)
-    inside = (tap >= 0) & (tap < len(h))
-    band = jnp.where(inside, jnp.asarray(h)[np.clip(tap, 0, len(h) - 1)], 0)
-    blocks = _cut(x, _BLOCK + 2 * reach, _BLOCK)
-    y = jnp.einsum("bnwc,wo->bnoc", blocks, band, precision=_HIGHEST)
-    return y.reshape(y.shape[0], count * _BLOCK, -1)[:, :t].reshape(shape)
-
-
-def _cut(x: Array, length: int, hop: int) -> Array:
-    """``[b t c]`` to overlapping frames ``[b n length c]``."""
-    cut = functools.partial(frames.frame, frame_length=length, hop_length=hop)
-    return jax.vmap(cut, in_axes=2, out_axes=3)(x)
-
-
 # ------------------------------------------------------------------ checks
-
-
-def _reach(taps: int) -> int:
-    """How many frames to either side ``taps`` see."""
-    if taps < 1 or taps % 2 == 0:
-        raise InputError(f"taps {taps}: must be odd and 1 or more, so that a kernel has a centre")
-    return taps // 2
 
 
 def _odd(count: int) -> int:

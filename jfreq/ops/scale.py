@@ -15,6 +15,9 @@ def pcm_to_float(x: Num[Array | np.ndarray, ...]) -> Float32[Array, ...]:
 
     ``[...]`` to ``[...]`` in [-1, 1) for integers; floats keep their values.
     Raises ``InputError`` for unsigned integers, whose zero level is a matter of the file format.
+
+    >>> pcm_to_float(np.array([-32768, 16384], np.int16)).tolist()
+    [-1.0, 0.5]
     """
     dtype = x.dtype
     if jnp.issubdtype(dtype, jnp.unsignedinteger):
@@ -36,6 +39,9 @@ def standardise(
 
     ``mean`` and ``std`` are scalars or line up with the last axes of ``x``. ``gain`` 2 is the
     AST convention (standard deviation 0.5), 1 the usual z-score.
+
+    >>> standardise(jnp.array([1.0, 5.0]), 3.0, 1.0).tolist()
+    [-1.0, 1.0]
     """
     return (x - _trailing(mean, x)) / (gain * _trailing(std, x))
 
@@ -52,6 +58,10 @@ def standardise_clip(
     ``valid`` has the rank of ``x`` and broadcasts to it: False entries do not count and come out
     as 0. The divisor is ``sqrt(variance + eps)``, so silence gives 0 and a finite gradient; an
     ``eps`` of the signal's own scale broadcasts to ``x``.
+
+    >>> x, valid = jnp.array([[1.0, 3.0, 9.0]]), jnp.array([[True, True, False]])
+    >>> standardise_clip(x, 1, valid=valid).round(3).tolist()
+    [[-1.0, 1.0, 0.0]]
     """
     where = jnp.ones((1,) * x.ndim, bool) if valid is None else valid
     where = jnp.broadcast_to(where, x.shape)
@@ -63,7 +73,12 @@ def standardise_clip(
 
 
 def unit(x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
-    """Rows of length 1; a row of zeros stays zero."""
+    """Rows of length 1; a row of zeros stays zero.
+
+    >>> print(unit(jnp.array([[3.0, 4.0], [0.0, 0.0]])).round(3))
+    [[0.6 0.8]
+     [0.  0. ]]
+    """
     return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(x), -1, keepdims=True), 1e-12))
 
 

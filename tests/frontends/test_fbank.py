@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.signal import ShortTimeFFT, windows
 
+from jfreq.frontends.default import default_frontend
 from jfreq.frontends.fbank import Fbank
-from jfreq.frontends.frontend import default_frontend
 from jfreq.frontends.log_spectrogram import LogSpectrogram
 from jfreq.methods.ssast import SSAST
 from jfreq.ops.frames import num_frames
@@ -49,7 +49,7 @@ def test_fbank_against_kaldi(rng):
     length = np.array([4000, 2777], np.int32)
     x = rng.integers(-9000, 9000, (2, 4000, 1)).astype(np.int16)
     x[:, :, 0] += np.array([1500, -700], np.int16)[:, None]
-    spec = jax.jit(lambda x, n: FBANK(x, frames=30, length=n))(x, length)
+    spec = jax.jit(lambda x, n: FBANK(x, frames=30, length=n)[0])(x, length)
     assert spec.shape == (2, 30, 128, 1)
     for row, n in enumerate(length):
         expected = kaldi(x[row, :n, 0] / 2**15, FBANK)
@@ -68,7 +68,7 @@ def test_silence_and_channels(rng):
     """Silence sits at Kaldi's floor; channels are independent."""
     x = np.zeros((1, 2000, 2), np.float32)
     x[0, :, 1] = rng.normal(size=2000)
-    run = jax.jit(lambda x: FBANK(x, frames=11))
+    run = jax.jit(lambda x: FBANK(x, frames=11)[0])
     spec = run(x)
     np.testing.assert_allclose(spec[..., 0], SILENCE, atol=1e-6)
     np.testing.assert_allclose(spec[..., 1], run(x[..., ::-1])[..., 0], atol=1e-6)
@@ -89,7 +89,7 @@ def scipy_log_power(x, cfg):
 def test_log_spectrogram_against_scipy(rng):
     length = np.array([128, 77], np.int32)
     x = rng.normal(size=(2, 128, 3)).astype(np.float32) * np.array([1.0, 40.0, 0.01], np.float32)
-    spec = jax.jit(lambda x, n: SENSOR(x, frames=28, length=n))(x, length)
+    spec = jax.jit(lambda x, n: SENSOR(x, frames=28, length=n)[0])(x, length)
     assert spec.shape == (2, 28, 16, 3)
     for row, n in enumerate(length):
         count = 1 + (n - 32) // 4
@@ -107,10 +107,13 @@ def test_what_lies_beyond_the_length_does_not_matter(frontend, rng):
     length = np.array([samples - 3 * frontend.hop_length - 1, frontend.win_length - 1], np.int32)
     x = rng.normal(size=(2, samples, 1)).astype(np.float32)
     inside = np.arange(samples)[None, :, None] < length[:, None, None]
-    run = jax.jit(lambda x, length: frontend(x, frames=20, length=length))
+    run = jax.jit(lambda x, length: frontend(x, frames=20, length=length)[0])
+    valid = np.asarray(frontend(jnp.asarray(x), frames=20, length=jnp.asarray(length))[1])
+    count = 1 + (length[0] - frontend.win_length) // frontend.hop_length
+    assert valid.sum(axis=1).tolist() == [min(count, 20), 0] and valid[0, :count].all()
     noisy = np.where(inside, x, np.float32(5.0))
     np.testing.assert_array_equal(run(x * inside, length), run(noisy, length))
-    whole = jax.jit(lambda x: frontend(x, frames=20))(x)
+    whole = jax.jit(lambda x: frontend(x, frames=20)[0])(x)
     same = run(x, np.full(2, samples, np.int32))
     np.testing.assert_allclose(whole, same, atol=1e-5)
 
@@ -120,16 +123,16 @@ def test_longer_clips_are_cut(frontend, rng):
     """The clip mean is taken out beforehand: Fbank removes the whole clip's."""
     x = rng.normal(size=(1, 12 * frontend.win_length, 1)).astype(np.float32)
     x = jnp.asarray(x - x.mean())
-    spec = jax.jit(lambda x: frontend(x, frames=5))(x)
+    spec = jax.jit(lambda x: frontend(x, frames=5)[0])(x)
     assert spec.shape == (1, 5, frontend.bins, 1)
-    many = jax.jit(lambda x: frontend(x, frames=11))(x)
+    many = jax.jit(lambda x: frontend(x, frames=11)[0])(x)
     np.testing.assert_allclose(spec, many[:, :5], atol=1e-5)
 
 
 @pytest.mark.parametrize("frontend", [FBANK, SENSOR], ids=["fbank", "log"])
 def test_gradient_at_silence_is_finite(frontend):
     x = jnp.zeros((1, 4 * frontend.win_length, 1))
-    grad = jax.jit(jax.grad(lambda x: jnp.sum(jnp.sin(frontend(x, frames=6)))))(x)
+    grad = jax.jit(jax.grad(lambda x: jnp.sum(jnp.sin(frontend(x, frames=6)[0]))))(x)
     assert np.isfinite(grad).all()
 
 

@@ -50,7 +50,7 @@ def test_default_is_one_sided_with_unit_power():
     np.testing.assert_allclose(np.hypot(seen[..., 1], seen[..., 2]), loud / 2, rtol=1e-4)
     turn = np.arctan2(seen[..., 2], seen[..., 1]) - np.arctan2(imag, real)[..., 0]
     np.testing.assert_allclose(np.cos(turn)[loud > 0.1], 1, atol=1e-4)
-    level = np.asarray(cfg.channels(real, imag, level=(1.5, 2.0)))
+    level = np.asarray(cfg.channels(real, imag, mean=1.5, std=2.0))
     np.testing.assert_allclose(level[..., 0], (loud - 1.5) / 2, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(level[..., 1:], seen[..., 1:] / 2.5, rtol=1e-4, atol=1e-6)
 

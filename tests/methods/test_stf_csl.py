@@ -101,5 +101,5 @@ def test_settings_that_cannot_work_are_refused():
     with pytest.raises(InputError, match="do not say mean and deviation of 'acc'; use 'clip'"):
         STFCSL(encoder=SMALL).bind(bare)
     wide = DataSpec((SignalSpec("x", 50.0, 64, 4, mean=(0.0,) * 4, std=(1.0,) * 4),))
-    with pytest.raises(InputError, match="'rotate' turns triads"):
+    with pytest.raises(InputError, match="'rotate' rotates triads"):
         STFCSL(encoder=SMALL).bind(wide)

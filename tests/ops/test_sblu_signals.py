@@ -12,11 +12,11 @@ from scipy.linalg import toeplitz
 from scipy.ndimage import correlate1d
 from scipy.signal import firwin, freqz
 
-from jfreq.ops import sblu
+from jfreq.ops import fir, sblu
 from jfreq.types import InputError
 
 RATE, PATCH, TAPS = 100, 16, 49
-FILTER = jax.jit(sblu.filter_time)
+FILTER = jax.jit(fir.filter_time)
 
 
 def gains(h, hertz):
@@ -26,7 +26,7 @@ def gains(h, hertz):
 
 def passed(x):
     """Clips ``[b t]`` under the high-pass at half the rate of patches."""
-    h = sblu.high_pass(97, 1 / (2 * PATCH))
+    h = fir.high_pass(97, 1 / (2 * PATCH))
     return np.asarray(FILTER(jnp.asarray(x, jnp.float32)[:, :, None, None], h))[:, :, 0, 0]
 
 
@@ -48,19 +48,19 @@ def _magnitude(x, alpha, beta, *, phase):
 
 @pytest.mark.parametrize(("taps", "window"), [(33, "hamming"), (97, "hamming"), (65, "hann")])
 def test_high_pass_is_a_sample_less_scipys_low_pass(taps, window):
-    h = sblu.high_pass(taps, 1 / 32, window=window)
+    h = fir.high_pass(taps, 1 / 32, window=window)
     low = firwin(taps, 1 / 32, window=window, fs=1.0)
     np.testing.assert_allclose(h, np.eye(taps)[taps // 2] - low, atol=1e-7)
     np.testing.assert_array_equal(h, h[::-1])
 
 
 def test_high_pass_takes_the_constant_and_leaves_the_aliasing_band():
-    h = sblu.high_pass(97, 1 / 32)
+    h = fir.high_pass(97, 1 / 32)
     assert h.dtype == np.float32
     assert gains(h, [0])[0] < 1e-6
     assert gains(h, np.linspace(8, 50, 200)).min() >= 0.99
     np.testing.assert_allclose(gains(h, [1, 2, 3.125, 5]), [0.001, 0.061, 0.502, 1.002], atol=1e-3)
-    short = gains(sblu.high_pass(33, 1 / 32), [1, 2, 3.125, 5, 8])
+    short = gains(fir.high_pass(33, 1 / 32), [1, 2, 3.125, 5, 8])
     np.testing.assert_allclose(short, [0.050, 0.188, 0.405, 0.757, 0.993], atol=1e-3)
 
 
@@ -74,7 +74,7 @@ def test_filter_against_scipy(t, taps):
 
 def test_a_filter_of_few_bits_computes_in_many():
     x = jnp.asarray(np.random.default_rng(1).normal(size=(1, 40, 2, 1)), jnp.bfloat16)
-    h = sblu.high_pass(9, 1 / 8)
+    h = fir.high_pass(9, 1 / 8)
     got = FILTER(x, h)
     assert got.dtype == jnp.float32
     np.testing.assert_allclose(got, FILTER(x.astype(jnp.float32), h), atol=1e-7)
@@ -202,17 +202,17 @@ def test_two_sided_exponentials_find_tones_that_a_gaussian_does_not():
 
 def test_bad_input_is_refused():
     with pytest.raises(InputError, match="taps 8: must be odd"):
-        sblu.high_pass(8, 1 / 32)
+        fir.high_pass(8, 1 / 32)
     for taps, cutoff in ((1, 1 / 32), (9, 0.5), (9, 0.0)):
         with pytest.raises(InputError, match="use 3 taps or more and a cut-off"):
-            sblu.high_pass(taps, cutoff)
+            fir.high_pass(taps, cutoff)
     with pytest.raises((InputError, TypeCheckError), match="kaiser"):
-        sblu.high_pass(9, 1 / 32, window="kaiser")  # pyright: ignore[reportArgumentType]
+        fir.high_pass(9, 1 / 32, window="kaiser")  # pyright: ignore[reportArgumentType]
     x = jnp.ones((1, 8, 1, 1))
     with pytest.raises(InputError, match="clip of 8: use 15 taps or fewer"):
-        sblu.filter_time(x, sblu.high_pass(17, 1 / 32))
+        fir.filter_time(x, fir.high_pass(17, 1 / 32))
     with pytest.raises(InputError, match="taps 4: must be odd"):
-        sblu.filter_time(x, jnp.ones(4))
+        fir.filter_time(x, jnp.ones(4))
     for band in ((0, 1 / 32, 1 / 2), (4, 0, 1 / 2), (4, 1 / 2, 1 / 2)):
         with pytest.raises(InputError, match="cells from"):
             sblu.cells(*band)

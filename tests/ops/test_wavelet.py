@@ -11,7 +11,7 @@ import pywt
 from jaxtyping import TypeCheckError
 from scipy.signal import convolve
 
-from jfreq.ops import wavelet
+from jfreq.ops import morlet, wavelet
 from jfreq.types import InputError
 
 RATE = 50.0
@@ -75,8 +75,8 @@ def test_equals_the_sum_over_samples(evaluator, t, kwargs):
 
 def test_both_forms_of_the_matrix_product_are_used():
     kinds = {
-        t: [g.form for g in wavelet._groups(
-            wavelet._wavelet(ROWS, RATE, 1.5, 1.0, "l2"), wavelet._Span(t, 0, t, 1)
+        t: [g.form for g in morlet.groups(
+            morlet.wavelets(ROWS, RATE, 1.5, 1.0, "l2"), morlet.Pooling(t, 0, t, 1)
         )]
         for t in (32, 400)
     }  # fmt: skip

@@ -43,7 +43,7 @@ def spectrograms(shards) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     rows = np.arange(len(shards))
     frames = 1 + (shards.spec.signal().samples - front.win_length) // front.hop_length
     frames = frames // PATCH[0] * PATCH[0]
-    run = jax.jit(lambda x: front(x, frames=frames))
+    run = jax.jit(lambda x: front(x, frames=frames)[0])
     parts = [np.asarray(run(shards.read(part)["audio"])) for part in np.array_split(rows, 10)]
     return np.concatenate(parts), shards.column("label"), shards.column("fold")
 

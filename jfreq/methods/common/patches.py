@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from jfreq.config import check, replace
+from jfreq.frontends.default import default_frontend
 from jfreq.frontends.fbank import Fbank
-from jfreq.frontends.frontend import default_frontend
 from jfreq.frontends.log_spectrogram import LogSpectrogram
 from jfreq.frontends.scalogram import Scalogram
 from jfreq.method import Method, Streams, decided
@@ -198,17 +198,18 @@ class PatchMethod(Method):
         return {"trunk": self.trunk.init(key, self.geometry.example, method=_encoded)["params"]}
 
     def with_spectrogram(self, batch: Batch) -> Batch:
-        """Adds ``spectrogram`` ``[b t f c]`` float32 unless it is there."""
+        """Adds ``spectrogram`` ``[b t f c]`` float32 and ``valid_frames`` ``[b t]`` bool, unless it
+        is there."""
         if "spectrogram" in batch:
             return batch
         found = self.geometry
         with jax.named_scope("frontend"):
-            spec = found.frontend(
+            spec, valid = found.frontend(
                 batch[found.signal.name], frames=found.frames, length=batch.get("length")
             )
         # Without the barrier XLA:CPU fuses the transform into its readers and repeats it.
         spec = jax.lax.optimization_barrier(jax.lax.stop_gradient(spec))
-        return {**batch, "spectrogram": spec}
+        return {**batch, "spectrogram": spec, "valid_frames": valid}
 
     def encode(self, params: PyTree, batch: Batch) -> Features:
         """Unmasked encoding; padding is never attended to."""

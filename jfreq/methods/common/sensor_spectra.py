@@ -260,7 +260,8 @@ def spectra(
         with jax.named_scope("frontend"):
             x = jnp.where(present[:, None, None], x, 0.0)  # a mean that is taken out is no signal
             real, imag = cfg.frontend.transform(x, signal)
-            seen = cfg.frontend.channels(real, imag, level=cfg.level(signal.name))
+            mean, std = cfg.level(signal.name)
+            seen = cfg.frontend.channels(real, imag, mean=mean, std=std)
         inside = jnp.broadcast_to(present[:, None], (x.shape[0], plane.frames))
         if "length" in batch:
             size, hop = cfg.frontend.sizes(signal)

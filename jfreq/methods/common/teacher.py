@@ -11,7 +11,7 @@ import optax
 
 from jfreq.config import check
 from jfreq.method import Method, Metrics
-from jfreq.ops import spread
+from jfreq.ops import collapse
 from jfreq.ops.gather import take_tokens
 from jfreq.ranges import Count, Fraction, checked
 from jfreq.types import Array, PyTree
@@ -83,10 +83,10 @@ def collapse_metrics(
 ) -> Metrics:
     """How spread out targets ``[b n d]`` and predictions ``[r m d]`` are, over a few tokens: of the
     first ``tokens`` ``[b]`` and ``predicted`` ``[r]`` of every row, None for all."""
-    some = spread.sample(targets, SPREAD_TOKENS, tokens)
+    some = collapse.some_vectors(targets, SPREAD_TOKENS, tokens)
     one = jnp.ones(())
     return {
-        "target_std": (spread.deviation(some), one),
-        "pred_std": (spread.deviation(spread.sample(pred, SPREAD_TOKENS, predicted)), one),
-        "rankme": (spread.rankme(some), one),
+        "target_std": (collapse.mean_std(some), one),
+        "pred_std": (collapse.mean_std(collapse.some_vectors(pred, SPREAD_TOKENS, predicted)), one),
+        "rankme": (collapse.rankme(some), one),
     }
