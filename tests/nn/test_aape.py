@@ -238,7 +238,7 @@ def test_configs_that_make_no_sense(change, message):
     (AaPE(taps=65, high_pass=33), 48, 8, "aape.taps: 65 taps are too long for clips of 48"),
     (AaPE(taps=9), 48, 8, "aape.high_pass: 97 taps"),
     (AaPE(context="local"), 512, 16, "'local' takes 17 or fewer"),
-    (AaPE(), 512, 1, "patches of one frame fold nothing"),
+    (AaPE(), 512, 1, "patches of one frame alias nothing"),
 ])  # fmt: skip
 def test_clips_that_kernels_do_not_go_with(cfg, frames, patch, message):
     with pytest.raises(InputError, match=message):
