@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Shaped
@@ -11,6 +11,7 @@ from jfreq.ops.frames import num_frames
 from jfreq.types import InputError, SignalSpec
 
 
+@runtime_checkable
 class Frontend(Protocol):
     """A config that turns a raw signal into a spectrogram, without parameters."""
 
