@@ -72,7 +72,7 @@ def multi_view(
 ) -> Float[Array, " b"]:
     """NT-Xent of ``m`` views of every clip, averaged over all ordered pairs of views of the clip.
 
-    The denominator of a view holds every other view in the batch, those of its own clip too, so
+    The denominator of a view holds every other view in the batch, of the same clip too, so
     that perfect alignment gives :func:`view_floor`, not 0. For two views this is :func:`nt_xent`,
     whose remarks on similarity, batch and ``valid`` hold here as well.
 
@@ -151,7 +151,7 @@ def temporal_order(
     margin: float | int = 1.0,
     valid: Bool[Array, " b"] | None = None,
 ) -> tuple[Float[Array, " b"], Bool[Array, " b"]]:
-    """Hinge that draws rows of one sub-sequence closer together than to those of others (FOCAL).
+    """Hinge on rows of a sub-sequence being closer to each other than to those of others (FOCAL).
 
     With the mean Euclidean distance ``D_ij`` between rows of sub-sequences ``i`` and ``j`` (no row
     against itself), every row of ``i`` gets the mean over ``j != i`` of
@@ -219,12 +219,12 @@ def _by_sequence(x: Array, sequence: int) -> Array:
 def match_accuracy(
     pred: Float[Array, "b m p"], target: Float[Array, "b m p"]
 ) -> Float[Array, " b"]:
-    """Fraction of predictions whose most similar target of the clip is their own."""
+    """Fraction of predictions whose most similar target of the clip is the right one."""
     return jnp.mean(matched(pred, target), axis=-1)
 
 
 def matched(pred: Float[Array, "b m p"], target: Float[Array, "b m p"]) -> Float[Array, "b m"]:
-    """1 for every prediction whose most similar target of the clip is its own, else 0."""
+    """1 for every prediction whose most similar target of the clip is the right one, else 0."""
     best = jnp.argmax(similarity(pred, target), axis=-1)
     return (best == jnp.arange(pred.shape[1], dtype=best.dtype)[None]).astype(jnp.float32)
 

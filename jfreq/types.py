@@ -1,4 +1,4 @@
-"""The few shapes everything else is written in.
+"""The types and the letters for axes that everything else uses.
 
 Letters, one set for the whole library: ``b`` batch, ``t`` time (samples, frames or time
 tokens), ``n`` tokens, ``f`` frequency bins, ``c`` channels, ``d`` width, ``h`` heads,
@@ -39,8 +39,8 @@ Order = Literal["freq_major", "time_major"]
 class SignalSpec:
     """One modality, statically: ``samples`` per window at ``rate`` Hz, ``channels`` wide.
 
-    ``mean`` and ``std`` per channel, in physical units, are those of the rows that training
-    reads; empty where nobody measured.
+    ``mean`` and ``std`` per channel, in physical units, are those of the training rows; empty
+    where they were not measured.
     """
 
     name: str
@@ -50,9 +50,9 @@ class SignalSpec:
     mean: tuple[Finite, ...] = ()
     std: tuple[NonNegative, ...] = ()
     names: tuple[str, ...] = ()
-    """Of the channels, as the columns of sensor tables are called; empty where nobody says."""
+    """Names of the channels, from the columns of a sensor table; empty where there are none."""
     mix: Mix = "first"
-    """Of sound: how the channels of a recording became those of the signal."""
+    """How the channels of a sound recording became those of the signal."""
 
     @property
     def seconds(self) -> float:
@@ -61,7 +61,7 @@ class SignalSpec:
 
 @dataclasses.dataclass(frozen=True)
 class DataSpec:
-    """What a set of shards promises: its modalities and its labels (empty when unlabelled)."""
+    """The modalities of a set of shards and its labels, which are empty when it has none."""
 
     signals: tuple[SignalSpec, ...]
     labels: tuple[str, ...] = ()
@@ -79,11 +79,11 @@ class DataSpec:
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class TokenGrid:
-    """The token lattice: ``time`` x ``freq`` tokens, flattened in ``order``.
+    """A grid of ``time`` x ``freq`` tokens, flattened in ``order``.
 
     ``freq_major`` numbers tokens ``f * time + t`` (AST, SSAST), ``time_major``
-    ``t * freq + f`` (Audio-MAE, EAT). ``first`` and ``hop`` place time index 0 and the step
-    between time indices on the signal: the token's centre and the stride, in input samples.
+    ``t * freq + f`` (Audio-MAE, EAT). In samples of the signal, ``first`` is the centre of the
+    tokens at time 0 and ``hop`` the distance to those at time 1.
     """
 
     time: int
@@ -138,7 +138,7 @@ class Features(NamedTuple):
 
 
 class Reconstruction(NamedTuple):
-    """One masked batch and what a method puts in its place.
+    """One masked batch and its reconstruction.
 
     ``spectrogram`` ``[b t f c]`` float32 without the mask; ``masked`` ``[b t f]`` bool;
     ``reconstruction`` ``[b t f c]`` float32 in the units of ``spectrogram``, equal to it where

@@ -68,7 +68,8 @@ def _resample(
     scale: Float[Array, "b k"],
     offset: Float[Array, "b k"],
 ) -> Float[Array, "b t2 f2 c"]:
-    """Linear interpolation to ``shape`` along ``axes`` of ``[t f c]``, every clip in its own way.
+    """Linear interpolation to ``shape`` along ``axes`` of ``[t f c]``, for every clip with another
+    scale and offset.
 
     A product with matrices of two entries a line: cheap at these sizes, and free of gathers.
     """

@@ -90,7 +90,7 @@ def permute(key: Key, x: Window, *, segments: int = 5) -> Window:
 
 
 def warp_time(key: Key, x: Window, *, sigma: float = 0.2, knots: int = 4) -> Window:
-    """Played at a speed that varies smoothly about 1; both ends stay in place."""
+    """The speed varies smoothly about 1; first and last sample stay what they are."""
     t = x.shape[0]
     speed = jnp.maximum(_smooth_curve(key, t, 1, sigma, knots)[:, 0], 0.1)
     path = jnp.cumsum(speed) - speed[0]

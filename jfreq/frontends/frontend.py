@@ -1,4 +1,4 @@
-"""What a front end is, and what front ends share."""
+"""The interface of front ends, and functions that several of them use."""
 
 from __future__ import annotations
 

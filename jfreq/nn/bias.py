@@ -1,4 +1,4 @@
-"""What attention adds to the score of two tokens for their places on the grid.
+"""Attention biases: what is added to the score of two tokens for their positions on the grid.
 
 A token's position is its id on the :class:`~jfreq.types.TokenGrid`, so that any subset of the
 tokens gets the bias of its pairs. All biases are float32 and shared by the blocks of an encoder.
@@ -47,7 +47,7 @@ class RelativeBias:
         if self.max_distance <= self.buckets // 4:
             raise InputError(
                 f"encoder.bias.max_distance: must be above {self.buckets // 4}, the distances that "
-                f"have a bucket of their own, got {self.max_distance}"
+                f"have a bucket each, got {self.max_distance}"
             )
 
     def build(self, heads: int, name: str | None = None) -> RelativeBiasTable:
@@ -118,14 +118,14 @@ class ALiBiBias(nn.Module):
 def distances(
     grid: TokenGrid, ids: Int[Array, "b n"] | None, axis: Axis
 ) -> tuple[Int[Array, "#b n n"], int]:
-    """Place of the key (last axis) minus that of the query along ``axis``, and the largest there
-    can be."""
+    """Position of the key (last axis) minus that of the query along ``axis``, and the largest
+    difference there can be."""
     ids = jnp.arange(grid.size)[None] if ids is None else ids
     slow, fast = jnp.divmod(ids, grid.shape[1])
     freq, time = (slow, fast) if grid.order == "freq_major" else (fast, slow)
-    place = {"sequence": ids, "time": time, "freq": freq}[axis]
+    position = {"sequence": ids, "time": time, "freq": freq}[axis]
     size = {"sequence": grid.size, "time": grid.time, "freq": grid.freq}[axis]
-    return place[:, None, :] - place[:, :, None], size - 1
+    return position[:, None, :] - position[:, :, None], size - 1
 
 
 def relative_buckets(

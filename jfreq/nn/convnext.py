@@ -71,7 +71,7 @@ class ConvNeXtEncoder(nn.Module):
         for i in range(cfg.depth):
             y = x if valid is None else jnp.where(valid[..., None], x, 0.0)
             y = y.reshape(x.shape[0], *grid.shape, cfg.width).astype(dtype)
-            # Kernel sides no longer than the grid's axes: the rest would only see padding.
+            # Kernel sides that reach across the grid: longer ones would only meet padding.
             side = tuple(min(cfg.kernel, 2 * s - 1) for s in grid.shape)
             depthwise = nn.Conv(
                 cfg.width,

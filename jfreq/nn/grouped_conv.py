@@ -31,7 +31,7 @@ class ConvBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b h t c"]) -> Float[Array, "b h t d"]:
         dtype = jnp.dtype(self.dtype)
-        # Kernel sides no longer than the lattice's axes: the rest would only see zeros.
+        # Kernel sides that reach across the grid: longer ones would only meet zeros.
         side = tuple(min(self.kernel, 2 * size - 1) for size in x.shape[1:3])
         shape = (*side, x.shape[-1] // self.groups, self.width)
         kernel = self.param("kernel", torch_kernel, shape)

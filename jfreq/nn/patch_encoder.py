@@ -38,8 +38,8 @@ class PatchEmbed(nn.Module):
 class Positions(nn.Module):
     """Positions of the special tokens and of the patches.
 
-    ``learned``: ``grid`` ``[f t d]``, so that a table tells its own geometry, and one ``special``
-    ``[s d]`` vector for each special token; ``sincos``: fixed sines of both axes, none for special
+    ``learned``: a table ``grid`` ``[f t d]``, whose shape tells its geometry, and a ``special``
+    ``[s d]`` vector for every special token; ``sincos``: fixed sines of both axes, none for special
     tokens (EAT).
     """
 

@@ -117,15 +117,15 @@ class Swin:
         return SwinDecoder(self, patch_size, name=name)
 
 
-def valid_levels(valid: Plane | None, stages: int) -> list[Plane | None]:
+def valid_by_stage(valid: Plane | None, stages: int) -> list[Plane | None]:
     """``valid`` at every stage, finest first: a merged cell is valid if any of its children is."""
-    levels = [valid]
+    stages_valid = [valid]
     for _ in range(stages - 1):
         if valid is not None:
             t, f = valid.shape
             valid = np.any(valid.reshape(t // 2, 2, f // 2, 2), axis=(1, 3))
-        levels.append(valid)
-    return levels
+        stages_valid.append(valid)
+    return stages_valid
 
 
 class PatchMerge(nn.Module):
@@ -146,7 +146,7 @@ class PatchExpand(nn.Module):
     """One cell to its 2 x 2 children of half the width: linear without bias, then LayerNorm.
 
     Children lie where :class:`PatchMerge` finds them, in its order. (FreqMAE's code strings the
-    four together in the flat list of tokens instead, away from their parent's place.)
+    four together in the flat list of tokens instead, away from their parent.)
     """
 
     @nn.compact
@@ -176,14 +176,14 @@ class SwinEncoder(nn.Module):
         """
         cfg = self.cfg
         _check_plane(cfg, (x.shape[1], x.shape[2]), valid)
-        x = _keep(x, valid)
-        for s, level in enumerate(valid_levels(valid, len(cfg.depths))):
+        x = _zero_padding(x, valid)
+        for s, inside in enumerate(valid_by_stage(valid, len(cfg.depths))):
             if s:
                 x = PatchMerge(name=f"merge{s}")(x)
             for i, rate in enumerate(cfg.rates[s]):
                 block = cfg.block(i, rate, f"stage{s}_block{i}")
-                x = block(constrain(x), valid=level, train=train)
-            x = _keep(x, level)
+                x = block(constrain(x), valid=inside, train=train)
+            x = _zero_padding(x, inside)
         return x
 
 
@@ -208,12 +208,12 @@ class SwinDecoder(nn.Module):
         """
         cfg, merges = self.cfg, len(self.cfg.depths) - 1
         _check_plane(cfg, (x.shape[1] << merges, x.shape[2] << merges), valid)
-        levels = valid_levels(valid, len(cfg.depths))
+        inside = valid_by_stage(valid, len(cfg.depths))
         for s in reversed(range(merges)):
             x = PatchExpand(name=f"expand{s}")(x)
             for i in range(2):
                 block = cfg.block(i, cfg.rates[s][min(i, cfg.depths[s] - 1)], f"stage{s}_block{i}")
-                x = block(constrain(x), valid=levels[s], train=train)
+                x = block(constrain(x), valid=inside[s], train=train)
         x = nn.gelu(torch_linear(x.shape[-1], x, "hidden"), approximate=False)
         return torch_linear(self.patch_size, x, "out")
 
@@ -229,5 +229,5 @@ def _check_plane(cfg: Swin, plane: Pair, valid: Plane | None) -> None:
         raise InputError(f"encoder: valid is {valid.shape}, but the plane is {plane}")
 
 
-def _keep(x: Array, valid: Plane | None) -> Array:
+def _zero_padding(x: Array, valid: Plane | None) -> Array:
     return x if valid is None else jnp.where(valid[None, :, :, None], x, 0.0)

@@ -44,7 +44,7 @@ class ViT:
     values, MLP and outputs of attention by ``(8 depth)^(-1/4)`` (DeepNet, Wang et al. 2022,
     section 4; BEATs)."""
     bias: RelativeBias | ALiBi | None = None
-    """What the places of two tokens add to their score; nothing where one is a special token."""
+    """What the positions of two tokens add to their score; nothing for special tokens."""
     dropout: Fraction = 0.0
     """In training, of the tokens before the blocks, after the projection of attention and after
     both layers of the MLP (Dosovitskiy et al. 2021, appendix B.1)."""
@@ -194,10 +194,17 @@ class ViTEncoder(nn.Module):
     ) -> tuple[Float[Array, "b n d"], Float[Array, "l b n d"] | None]:
         """Encoded tokens and, if asked for, :data:`Layers`.
 
-        The first ``special`` tokens lie nowhere on ``grid``, the others at ``ids``, by default on
-        all of it; a bias alone asks for places, otherwise attention sees a set of tokens.
-        ``train`` turns dropout on and needs the ``dropout`` key. Raises ``InputError`` for tokens
-        whose places a bias cannot know.
+        Args:
+            x: Tokens, the ``special`` ones first.
+            grid: Grid of the other tokens, which only a bias needs.
+            ids: Their positions on it; None: all of it.
+            special: Number of tokens without a position.
+            valid: Tokens that are not valid are not attended to.
+            layers: Which states of the blocks to return.
+            train: Turns dropout on and needs the ``dropout`` key.
+
+        Raises:
+            InputError: For tokens whose positions a bias cannot know.
         """
         cfg = self.cfg
         bias = self._bias(x.shape[1], grid, ids, special)
@@ -231,8 +238,8 @@ class ViTEncoder(nn.Module):
             return None
         if tokens != special + (grid.size if ids is None else ids.shape[1]):
             raise InputError(
-                "encoder.bias: needs the place of every token on one grid, which this method does "
-                "not have; set it to None"
+                "encoder.bias: needs the position of every token on one grid, which this method "
+                "does not have; set it to None"
             )
         bias = cfg.bias.build(cfg.heads, "attention_bias")(grid, ids)
         return jnp.pad(bias, ((0, 0), (0, 0), (special, 0), (special, 0)))

@@ -47,10 +47,10 @@ class ConvFeatures:
 
     def check(self, signals: Sequence[SignalSpec]) -> None:
         """Raises ``InputError`` for windows that hold no token."""
-        samples, (span, _) = one_length(signals), self.field
-        if samples < span:
+        samples, (size, _) = one_length(signals), self.field
+        if samples < size:
             raise InputError(
-                f"features: windows of {samples} samples are shorter than the {span} that one "
+                f"features: windows of {samples} samples are shorter than the {size} that one "
                 "token sees; prepare longer windows with --seconds, or take fewer layers"
             )
 
@@ -60,8 +60,8 @@ class ConvFeatures:
 
     def valid(self, length: Int[Array, " b"], tokens: int) -> Bool[Array, "b n"]:
         """Which of ``tokens`` see nothing beyond the first ``length`` samples; the first counts."""
-        span, hop = self.field
-        last = jnp.maximum(length, span) - span
+        size, hop = self.field
+        last = jnp.maximum(length, size) - size
         return jnp.arange(tokens)[None] * hop <= last[:, None]
 
     def build(self, name: str | None = None) -> ConvFeatureEncoder:

@@ -1,4 +1,4 @@
-"""Vector quantisation by direction: the nearest code, and a codebook that follows its data.
+"""Vector quantisation by direction: the nearest code, and updates of a codebook from its data.
 
 Codes and vectors are compared by the angle between them, so the length of neither matters
 (BEiT v2, Peng et al. 2022, section 2.2; BEATs, Chen et al. 2022, section 3.2).
@@ -67,8 +67,9 @@ def statistics(
     *,
     valid: Bool[Array, "*b"] | None = None,
 ) -> tuple[Float[Array, "k d"], Float[Array, " k"]]:
-    """What a batch says to a codebook of ``count`` codes: the sum of the vectors of each code, and
-    their number. Vectors that are not ``valid`` do not count. Sums of batches may be added up.
+    """Sums of the ``valid`` vectors of each of ``count`` codes, and how many these are.
+
+    Both are sums over a batch, so those of several batches can be added up.
 
     >>> x = jnp.array([[1.0, 0.0], [3.0, 0.0], [0.0, 2.0]])
     >>> sums, counts = statistics(x, jnp.array([0, 0, 1]), 2)
@@ -83,7 +84,7 @@ def statistics(
 def counts(
     ids: Int[Array, "*b"], count: int, *, valid: Bool[Array, "*b"] | None = None
 ) -> Float[Array, " k"]:
-    """How many of the ``valid`` vectors are of each of ``count`` codes.
+    """How many ``valid`` vectors belong to each of ``count`` codes.
 
     >>> counts(jnp.array([0, 2, 2, 1]), 4).tolist()
     [1.0, 1.0, 2.0, 0.0]
@@ -93,7 +94,7 @@ def counts(
 
 def _members(ids: Array, count: int, valid: Array | None) -> Array:
     """``[n k]``: 1 where a vector is of a code. A sum over it needs no scatter, which would gather
-    a batch that is spread over devices."""
+    a batch that is sharded over devices."""
     member = jax.nn.one_hot(ids.reshape(-1), count, dtype=jnp.float32)
     return member if valid is None else member * valid.reshape(-1, 1).astype(jnp.float32)
 
@@ -130,8 +131,7 @@ def restart(
     candidates: Float[Array, "m d"],
     dead: Bool[Array, " k"],
 ) -> tuple[Float[Array, "k d"], Float[Array, " k"]]:
-    """Every ``dead`` code takes the direction of the candidate of its number, of ``m >= k``, and
-    starts with usage 1.
+    """Every ``dead`` code gets the direction of the candidate of the same number, and usage 1.
 
     With :func:`sample_vectors` as candidates this is the random restart of Jukebox (Dhariwal et
     al. 2020, section 3.1); with all codes dead a codebook starts from its data.
@@ -152,8 +152,9 @@ def sample_vectors(
     *,
     valid: Bool[Array, "b n"] | None = None,
 ) -> Float[Array, "b each d"]:
-    """``count`` random vectors of a batch or more, equally many of every clip; ``valid`` ones where
-    a clip has any. One is taken again only where a clip has too few.
+    """``count`` random vectors of a batch or more, equally many of every clip.
+
+    Only ``valid`` ones are taken where a clip has any, repeatedly where it has too few.
 
     >>> sample_vectors(jax.random.key(0), jnp.ones((2, 5, 3)), 4).shape
     (2, 2, 3)

@@ -48,8 +48,8 @@ def pair_coherence(
 
 
 def beside(pairs: Float[Array, "b t2 f"], live: Bool[Array, "b t2"]) -> Float[Array, "b t f"]:
-    """What every frame has of values of pairs of neighbours: the mean of the live pairs it is in,
-    0 where there is none. One frame more than pairs.
+    """Values of pairs of neighbouring frames to values of frames, one more than pairs: the mean of
+    the live pairs that a frame belongs to, 0 where there is none.
 
     >>> pairs, live = jnp.array([[[0.25], [0.75]]]), jnp.array([[True, True]])
     >>> beside(pairs, live).tolist()
@@ -151,9 +151,9 @@ def _smooth(x: Float[Array, "b t f"], taps: int) -> Float[Array, "b t f"]:
 
 
 def _root(power: Float[Array, "b t f"], taps: int) -> Float[Array, "b t f"]:
-    """Root of the smoothed power; bins of mere rounding weigh in as incoherent."""
-    level = _ROUNDING * jnp.mean(power, axis=-1, keepdims=True)
-    return jnp.sqrt(_smooth(power, taps) + level)
+    """Root of the smoothed power, which makes bins of mere rounding incoherent."""
+    rounding = _ROUNDING * jnp.mean(power, axis=-1, keepdims=True)
+    return jnp.sqrt(_smooth(power, taps) + rounding)
 
 
 def _ratio(re, im, one, other, taps: int) -> Float[Array, "b t f"]:

@@ -34,12 +34,29 @@ def kaldi_fbank(
     length: Int[Array, " b"] | None = None,
     evaluator: Evaluator = "auto",
 ) -> Float32[Array, "b n f"]:
-    """Kaldi log-mel filter bank of ``[b t]`` samples in [-1, 1]: ``[b frames n_mels]``.
+    """Kaldi log-mel filter bank, without dither; complete frames only.
 
-    ``frames = num_frames(t, win_length, hop_length)``, complete frames only, no dither. The
-    defaults are the front end of AST, SSAST and Audio-MAE (MAE-AST: ``window="povey"``).
-    ``length`` is the number of valid samples per clip: the clip mean is taken over those and the
-    rest counts as silence. Kaldi ``compute-fbank-feats``, ``use_energy=false``.
+    The defaults are the front end of AST, SSAST and Audio-MAE (MAE-AST: ``window="povey"``).
+
+    Args:
+        x: Samples in [-1, 1].
+        rate: Of the samples in Hz.
+        n_mels: Mel bins.
+        win_length_ms: Length of a frame in milliseconds.
+        hop_length_ms: Distance of frames in milliseconds.
+        window: Symmetric window of the frames.
+        low_hz: Lower edge of the lowest filter.
+        high_hz: Upper edge of the highest filter; None: half the rate.
+        preemphasis: Factor of the previous sample that is subtracted.
+        remove_clip_mean: Subtracts the mean of every clip first.
+        length: Valid samples of every clip; the mean is taken over these, the rest is silence.
+        evaluator: Of the Fourier transform.
+
+    Returns:
+        Natural logarithm of the mel energies, at least that of :data:`KALDI_FLOOR`.
+
+    Reference:
+        Kaldi, ``compute-fbank-feats`` with ``use_energy=false``.
 
     >>> tone = jnp.sin(2 * jnp.pi * 1000 * jnp.arange(16000) / 16000)
     >>> spec = kaldi_fbank(tone[None], n_mels=40)
@@ -64,8 +81,8 @@ def _emphasised(x, win_length: int, hop_length: int, preemphasis: float, *, edge
 
     Both are linear, so that samples are framed once: (s_i - m) - p (s_(i-1) - m) is
     (s_i - s_(i-1)) + q s_(i-1) - q m with q = 1 - p; differences come first, for an offset's sake.
-    Only the first sample of a frame, which Kaldi takes as its own predecessor, is another;
-    without ``edge`` the window hides it.
+    Only the first sample of a frame, which Kaldi takes for its predecessor as well, differs;
+    without ``edge`` the window is zero there.
     """
     q = np.float32(1 - preemphasis)
     sizes = {"frame_length": win_length, "hop_length": hop_length}
@@ -98,7 +115,7 @@ def mel_filterbank(
     low_hz: float | int = 0.0,
     high_hz: float | int | None = None,
 ) -> Float32[np.ndarray, "f n_mels"]:
-    """Kaldi's triangular filters ``[n_fft // 2 + 1, n_mels]``, drawn in mel; read-only.
+    """Kaldi's filters ``[n_fft // 2 + 1, n_mels]``, triangular on the mel scale; read-only.
 
     Low filters narrower than a bin can be empty. Raises ``InputError`` for an impossible band.
 

@@ -1,4 +1,4 @@
-"""The only home of token gathers: free of collectives when the batch axis is sharded.
+"""Gathers of tokens, without collectives when the batch axis is sharded.
 
 ``take_along_axis`` and ``argsort`` keep the batch axis a batch axis for XLA's partitioner;
 ``x[rows, ids]``, ``.at[].set`` and ``lax.top_k`` do not.

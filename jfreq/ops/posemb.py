@@ -49,7 +49,7 @@ def sincos_2d(
 
 
 def sincos_tokens(grid: TokenGrid, d: int) -> Float32[np.ndarray, "n d"]:
-    """:func:`sincos_2d` of a lattice in the order of its tokens, ``[n d]``.
+    """:func:`sincos_2d` in the order of a grid's tokens, ``[n d]``.
 
     >>> sincos_tokens(TokenGrid(time=3, freq=2), 8).shape
     (6, 8)

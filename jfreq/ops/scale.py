@@ -1,4 +1,4 @@
-"""Levels: integer samples to float, and the standardisations front ends end with."""
+"""Integer samples to float, and standardisation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def pcm_to_float(x: Num[Array | np.ndarray, ...]) -> Float32[Array, ...]:
     """Samples as float32; signed integers of ``bits`` bits are divided by ``2**(bits - 1)``.
 
     ``[...]`` to ``[...]`` in [-1, 1) for integers; floats keep their values.
-    Raises ``InputError`` for unsigned integers, whose zero level is a matter of the file format.
+    Raises ``InputError`` for unsigned integers, whose zero depends on the file format.
 
     >>> pcm_to_float(np.array([-32768, 16384], np.int16)).tolist()
     [-1.0, 0.5]
@@ -55,9 +55,12 @@ def standardise_clip(
 ) -> Float[Array, ...]:
     """Zero mean and unit variance of every clip over ``axes``.
 
-    ``valid`` has the rank of ``x`` and broadcasts to it: False entries do not count and come out
-    as 0. The divisor is ``sqrt(variance + eps)``, so silence gives 0 and a finite gradient; an
-    ``eps`` of the signal's own scale broadcasts to ``x``.
+    Args:
+        x: Clips.
+        axes: Axes of one clip.
+        valid: Has the rank of ``x`` and broadcasts to it; False entries do not count and become 0.
+        eps: Added to the variance, so that silence gives 0 and a finite gradient; a number, or an
+            array that broadcasts to ``x`` and has the scale of its square.
 
     >>> x, valid = jnp.array([[1.0, 3.0, 9.0]]), jnp.array([[True, True, False]])
     >>> standardise_clip(x, 1, valid=valid).round(3).tolist()

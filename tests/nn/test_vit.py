@@ -220,7 +220,7 @@ def test_relative_bias_against_float64(gate):
 
 def test_a_bias_needs_the_place_of_every_token(tokens):
     net = dataclasses.replace(CFG, bias=ALiBi()).build()
-    with pytest.raises(InputError, match="needs the place of every token on one grid"):
+    with pytest.raises(InputError, match="needs the position of every token on one grid"):
         jax.eval_shape(lambda x: net.init(jax.random.key(0), x[:, :5], grid=GRID), tokens)
 
 
