@@ -4,17 +4,17 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from jfreq.ops import sblu
+from jfreq.ops import fir, sblu
 
 
 def test_devices_that_share_a_batch_do_not_talk():
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
     sharded = NamedSharding(mesh, PartitionSpec("data"))
-    h = sblu.high_pass(9, 1 / 8)
+    h = fir.high_pass(9, 1 / 8)
 
     def slopes(x, alpha, beta):
         def power(x, alpha, beta):
-            y = sblu.filter_time(x[..., None], h)[..., 0]
+            y = fir.filter_time(x[..., None], h)[..., 0]
             u = sblu.windows(y, patch=4, stride=4, taps=5)
             return sum(jnp.sum(part**2) for part in sblu.apply(u, alpha, beta, taps=5))
 

@@ -10,7 +10,7 @@ import pytest
 from scipy.stats import truncnorm
 
 from jfreq import param_paths
-from jfreq.nn.swin import PatchExpand, PatchMerge, Swin, valid_levels
+from jfreq.nn.swin import PatchExpand, PatchMerge, Swin, valid_by_stage
 from jfreq.testing import cells, forward, frames, made, noise, trained
 from jfreq.types import InputError
 
@@ -85,10 +85,10 @@ def test_children_lie_at_their_parent():
 def test_valid_cells_of_every_stage():
     valid = np.zeros((8, 8), bool)
     valid[:5, :3] = True
-    levels = valid_levels(valid, 3)
+    levels = valid_by_stage(valid, 3)
     assert [level.sum() for level in levels if level is not None] == [15, 6, 2]
     assert levels[1] is not None and levels[1][:3, :2].all()
-    assert valid_levels(None, 2) == [None, None]
+    assert valid_by_stage(None, 2) == [None, None]
 
 
 @pytest.mark.parametrize("which", ["encoder", "decoder"])
@@ -98,9 +98,9 @@ def test_padding_changes_nothing_for_the_others(which):
     valid[:5, :7] = True
     if which == "encoder":
         net, level, shape = SMALL.build(), valid, (2, 8, 12, 8)
-        out = valid_levels(valid, 2)[1]
+        out = valid_by_stage(valid, 2)[1]
     else:
-        level, out = valid_levels(valid, 2)[1], valid
+        level, out = valid_by_stage(valid, 2)[1], valid
         net, shape = SMALL.decoder(5), (2, 4, 6, 16)
     assert level is not None and out is not None
     x = noise(*shape)
