@@ -32,6 +32,10 @@ def check_windows(windows: Sizes, sizes: Sizes, samples: int | None = None) -> N
 
     Each window divides the next and ``samples``; ``sizes``, the lengths after pooling, are even
     and shrink every window by one factor.
+
+    >>> check_windows((16, 24), (4, 6))
+    Traceback (most recent call last):
+    jfreq.ranges.InputError: windows: (16, 24) is not a chain of even lengths that divide the next
     """
     chain = bool(windows) and all(a < b and b % a == 0 for a, b in itertools.pairwise(windows))
     if not chain or windows[0] < 4 or windows[0] % 2:
@@ -53,6 +57,9 @@ def native_bins(windows: Sizes, sizes: Sizes) -> tuple[np.ndarray, ...]:
     """For each window the bins that no shorter window has: its part of the hologram.
 
     Bin ``k`` of a window is bin ``k / r`` of one ``r`` times shorter, where ``r`` divides ``k``.
+
+    >>> [bins.tolist() for bins in native_bins((4, 8), (4, 8))]
+    [[0, 1, 2], [1, 3]]
     """
     out = []
     for j, (n, size) in enumerate(zip(windows, sizes)):
@@ -63,19 +70,32 @@ def native_bins(windows: Sizes, sizes: Sizes) -> tuple[np.ndarray, ...]:
 
 
 def bin_order(windows: Sizes, sizes: Sizes, j: int) -> np.ndarray:
-    """The bins of window ``j``, those that the shortest window has first."""
+    """The bins of window ``j``, those that the shortest window has first.
+
+    >>> bin_order((4, 8), (4, 8), 1).tolist()
+    [0, 2, 4, 1, 3]
+    """
     native = native_bins(windows, sizes)
     return np.concatenate([native[i] * (windows[j] // windows[i]) for i in range(j + 1)])
 
 
 def to_blocks(x: Float[Array, "b t c"], longest: int) -> Float[Array, "s b m c"]:
-    """Position first, ``s = longest``."""
+    """Position first, ``s = longest``.
+
+    >>> to_blocks(jnp.arange(4.0).reshape(1, 4, 1), 2)[:, 0, :, 0].tolist()
+    [[0.0, 2.0], [1.0, 3.0]]
+    """
     b, t, c = x.shape
     return x.reshape(b, t // longest, longest, c).transpose(2, 0, 1, 3)
 
 
 def to_series(x: Float[Array, "s b m c"]) -> Float[Array, "b t c"]:
-    """The inverse of :func:`to_blocks`."""
+    """The inverse of :func:`to_blocks`.
+
+    >>> x = jnp.arange(4.0).reshape(1, 4, 1)
+    >>> bool((to_series(to_blocks(x, 2)) == x).all())
+    True
+    """
     s, b, m, c = x.shape
     return x.transpose(1, 2, 0, 3).reshape(b, m * s, c)
 
@@ -83,14 +103,25 @@ def to_series(x: Float[Array, "s b m c"]) -> Float[Array, "b t c"]:
 def hologram(
     x: Float[Array, "s b m c"], windows: Sizes, sizes: Sizes
 ) -> list[Float32[Array, "p 2 k b m c"]]:
-    """The native bins of every resolution; all others are made from these."""
+    """The native bins of every resolution; all others are made from these.
+
+    >>> blocks = to_blocks(jnp.ones((1, 16, 1)), 8)
+    >>> [part.shape for part in hologram(blocks, (4, 8), (4, 8))]
+    [(2, 2, 3, 1, 2, 1), (1, 2, 2, 1, 2, 1)]
+    """
     return [block_spectrum(x, n, bins) for n, bins in zip(windows, native_bins(windows, sizes))]
 
 
 def block_spectrum(
     x: Float[Array, "s b m c"], n: int, bins: np.ndarray
 ) -> Float32[Array, "p 2 k b m c"]:
-    """The DFT at ``bins`` of the blocks of ``n`` samples: forward sum, no scaling."""
+    """The DFT at ``bins`` of the blocks of ``n`` samples: forward sum, no scaling.
+
+    >>> tone = to_blocks(jnp.cos(2 * jnp.pi * 2 * jnp.arange(8) / 8).reshape(1, 8, 1), 8)
+    >>> spectrum = block_spectrum(tone, 8, np.arange(5))
+    >>> int(spectrum[0, 0, :, 0, 0, 0].argmax()), round(float(spectrum.max()), 3)
+    (2, 4.0)
+    """
     parts = x.astype(jnp.float32).reshape(-1, n, *x.shape[1:])
     basis = _analysis(n, tuple(bins.tolist()))
     if bins.size and np.all(bins % 2):
@@ -110,6 +141,12 @@ def merge_blocks(
 
     ``ratio * sum_q alpha_q S_q`` with ``alpha = softmax_q |sum_p S_p weight[p, q] + bias[q]|``
     (hologram interleaving). Without weights alpha is uniform and the result the exact DFT bin.
+
+    >>> blocks = to_blocks(jnp.arange(8.0).reshape(1, 8, 1), 8)
+    >>> short = block_spectrum(blocks, 4, np.arange(3))
+    >>> long = block_spectrum(blocks, 8, np.array([0, 2, 4]))
+    >>> bool(jnp.allclose(merge_blocks(short, 2), long, atol=1e-4))
+    True
     """
     if weight is None or bias is None:
         return spectrum.reshape(-1, ratio, *spectrum.shape[1:]).sum(axis=1)
@@ -209,7 +246,11 @@ def _flatten_rows(x: Float[Array, "p v ..."]) -> Float[Array, "p v ..."]:
 
 
 def modulus(real: Float[Array, ...], imag: Float[Array, ...]) -> Float[Array, ...]:
-    """``|real + j imag|`` with gradient 0 at 0."""
+    """``|real + j imag|`` with gradient 0 at 0.
+
+    >>> modulus(jnp.array([3.0, 0.0]), jnp.array([4.0, 0.0])).tolist()
+    [5.0, 0.0]
+    """
     power = jnp.square(real) + jnp.square(imag)
     zero = power == 0
     return jnp.where(zero, 0.0, jnp.sqrt(jnp.where(zero, 1.0, power)))
@@ -228,6 +269,10 @@ def whiten(
 
     Returns:
         Real and imaginary part.
+
+    >>> real, imag = whiten(jax.random.normal(jax.random.key(0), (1, 2, 8, 1, 16, 1)))
+    >>> [bool(jnp.allclose(x, 0, atol=0.01)) for x in (real.std() - 1, (real * imag).mean())]
+    [True, True]
     """
 
     def mean(x):
@@ -248,7 +293,12 @@ def pad_bins(
     real: Float[Array, "p f b m c"], imag: Float[Array, "p f b m c"], width: int
 ) -> tuple[Float[Array, "p g b m c"], Float[Array, "p g b m c"]]:
     """``width`` bins more on either side, in natural order: the slice of the whole Hermitian
-    spectrum, mirrored and conjugated about bin 0 and the last bin (spectral padding)."""
+    spectrum, mirrored and conjugated about bin 0 and the last bin (spectral padding).
+
+    >>> real = jnp.arange(4.0).reshape(1, 4, 1, 1, 1)
+    >>> pad_bins(real, jnp.zeros_like(real), 1)[0].ravel().tolist()
+    [1.0, 0.0, 1.0, 2.0, 3.0, 2.0]
+    """
 
     def pad(x, sign):
         left, right = x[:, width:0:-1], x[:, -2 : -width - 2 : -1]
@@ -263,6 +313,11 @@ def synthesise(
     """Blocks of ``n`` samples from their half spectrum at ``bins`` (any order), end to end.
 
     The imaginary parts of bin 0 and bin ``n / 2`` are ignored.
+
+    >>> blocks = to_blocks(jnp.arange(8.0).reshape(1, 8, 1), 8)
+    >>> spectrum = block_spectrum(blocks, 8, np.arange(5))
+    >>> bool(jnp.allclose(synthesise(spectrum, 8, range(5)), blocks, atol=1e-4))
+    True
     """
     basis = _synthesis(n, tuple(int(k) for k in bins))
     parts = _matmul_parts(basis, spectrum.reshape(-1, basis.shape[1], *spectrum.shape[3:]))
@@ -295,7 +350,11 @@ def _angles(n: int, bins: tuple[int, ...]) -> np.ndarray:
 
 @functools.lru_cache(maxsize=64)
 def align_corners(target: int, source: int) -> np.ndarray:
-    """``[target source]`` float64: linear interpolation that keeps the first and the last point."""
+    """``[target source]`` float64: linear interpolation that keeps the first and the last point.
+
+    >>> (align_corners(5, 3) @ [0.0, 1.0, 2.0]).tolist()
+    [0.0, 0.5, 1.0, 1.5, 2.0]
+    """
     at = np.linspace(0, source - 1, target) if target > 1 else np.zeros(1)
     low = np.minimum(at.astype(int), max(source - 2, 0))
     weight = at - low
@@ -310,6 +369,9 @@ def tap_response(taps: int, n: int, *, zero_pad: bool) -> np.ndarray:
 
     The DFT of the taps, resized by :func:`align_corners`; with ``zero_pad``, lengths above
     ``taps`` take the DFT of the zero-padded taps instead, the exact response.
+
+    >>> tap_response(3, 8, zero_pad=True).shape
+    (5, 2, 3)
     """
     if zero_pad and n > taps:
         return _analysis(n, tuple(range(n // 2 + 1)))[..., :taps]
@@ -321,5 +383,9 @@ def tap_response(taps: int, n: int, *, zero_pad: bool) -> np.ndarray:
 @functools.lru_cache(maxsize=16)
 def merge_basis(ratio: int) -> np.ndarray:
     """``[r 2 2(r+1)]`` float32: bins 1 to r of the DFT of length 2(r+1), which make the complex
-    merge weights ``W[p, q]`` of real parameters ``V[q, :]``."""
+    merge weights ``W[p, q]`` of real parameters ``V[q, :]``.
+
+    >>> merge_basis(2).shape
+    (2, 2, 6)
+    """
     return _analysis(2 * (ratio + 1), tuple(range(1, ratio + 1)))

@@ -10,8 +10,7 @@ import pytest
 
 from jfreq import ops
 
-NONE = ("conv", "stf")
-MODULES = [found.name for found in pkgutil.iter_modules(ops.__path__) if found.name not in NONE]
+MODULES = [found.name for found in pkgutil.iter_modules(ops.__path__)]
 
 
 def public(module):
