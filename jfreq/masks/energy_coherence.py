@@ -25,7 +25,6 @@ Patch: TypeAlias = tuple[int, int]
 Cells = Float[Array, "b t f c"]
 Others = Float[Array, "b t3 f3 k"]
 Tokens = Float[Array, "b t2 f2"]
-Bins = Float[Array, " f"] | Float[np.ndarray, " f"]
 Valid = Bool[Array, "..."] | Bool[np.ndarray, "..."]
 """False in padding: ``[t f]`` of the tokens, or by sample ``[b n]`` or ``[b t f]``."""
 
@@ -40,47 +39,14 @@ def patch_energy(real: Cells, imag: Cells, patch: Patch) -> Tokens:
     return _pooled(jnp.sum(jnp.square(real) + jnp.square(imag), axis=-1), patch, mean=False)
 
 
-def energy(
-    real: Cells,
-    imag: Cells,
-    patch: Patch,
-    *,
-    spectrum: Bins | None = None,
-    power_range: tuple[Bins, Bins] | None = None,
-    valid: Valid | None = None,
-) -> Tokens:
+def energy(real: Cells, imag: Cells, patch: Patch, *, valid: Valid | None = None) -> Tokens:
     """How loud a patch is, 0 to 1: ``log(1 + e / median(e))`` of its mean power ``e``, min-max
     normalised within the sample.
 
-    Args:
-        real: Real part.
-        imag: Imaginary part.
-        patch: (frames, bins) of a patch.
-        spectrum: Average power by bin, in any unit, to whiten by; bins where it is 0 are left out.
-        power_range: Least and largest power of every bin in a data set, summed over channels. The
-            score is then where the power lies between them, averaged over the patch; it changes
-            with the amplitude.
-        valid: False in padding.
-
-    Returns:
-        Scores of the patches; 0 for padding, and for all patches of a sample whose patches are
-        equally loud, or silent.
-
-    Raises:
-        InputError: For both ``spectrum`` and ``power_range``.
+    Padding, where ``valid`` is False, scores 0, and so do all patches of a sample whose patches are
+    equally loud, or silent.
     """
-    if spectrum is not None and power_range is not None:
-        raise InputError("energy: whiten by spectrum or scale by power_range, not both")
-    power = jnp.sum(jnp.square(real) + jnp.square(imag), axis=-1)
-    if power_range is not None:
-        low, high = (jnp.asarray(x)[None, None] for x in power_range)
-        scaled = jnp.where(high > low, (power - low) / jnp.where(high > low, high - low, 1.0), 0.0)
-        score = _pooled(jnp.clip(scaled, 0.0, 1.0), patch)
-        return jax.lax.stop_gradient(jnp.where(_valid(valid, score), score, 0.0))
-    if spectrum is not None:
-        average = jnp.asarray(spectrum)[None, None]
-        power = jnp.where(average > 0, power / jnp.where(average > 0, average, 1.0), 0.0)
-    e = _pooled(power, patch)
+    e = _pooled(jnp.sum(jnp.square(real) + jnp.square(imag), axis=-1), patch)
     score = _relative_loudness(e.reshape(e.shape[0], -1), _rows(_valid(valid, e), e[0].size))
     return jax.lax.stop_gradient(score.reshape(e.shape))
 

@@ -117,26 +117,6 @@ def test_energy_ignores_phase_and_coherence_a_gain_for_each_frame(narrow):
     np.testing.assert_allclose(flat, 0.25 * energy(z) + 0.75 * coherence(z), atol=1e-6)
 
 
-def test_whitening_forgets_the_average_spectrum(narrow):
-    z = narrow
-    slope = np.linspace(30, 0.1, 120).astype(np.float32)
-    found = energy(z * slope[:, None], spectrum=7 * slope**2)
-    np.testing.assert_allclose(found, energy(z), atol=1e-5)
-    assert np.corrcoef(energy(z * slope[:, None]).mean((0, 1)), np.arange(6))[0, 1] < -0.9
-    hole = np.where(np.arange(120) < 20, 0, 7 * slope**2).astype(np.float32)
-    assert (energy(z * slope[:, None], spectrum=hole)[:, :, 0] == 0).all()
-
-
-def test_span_places_power_between_least_and_most(narrow):
-    power = abs(narrow[..., 0]) ** 2
-    low, high = power.min((0, 1)), power.max((0, 1))
-    place = ((power - low) / (high - low)).reshape(4, 10, 6, 20).mean(-1)
-    np.testing.assert_allclose(energy(narrow, power_range=(low, high)), place, atol=1e-5)
-    assert (energy(narrow, power_range=(high, high)) == 0).all()
-    with pytest.raises(InputError, match="not both"):
-        energy(narrow, power_range=(low, high), spectrum=low)
-
-
 def test_padding_neither_scores_nor_counts(narrow):
     z = narrow.copy()
     z[1, 4:] = 0
