@@ -9,11 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jfreq.config import Data
-from jfreq.data.fold_assignment import Rows, make, open_data, refolded, with_folds
+from jfreq.data.fold_assignment import open_data, refolded, with_folds
 from jfreq.data.loading.pipeline import open_pipeline
 from jfreq.data.prepare.run import prepare
 from jfreq.data.shards.reader import open_shards
 from jfreq.data.sources.base import Row, Source
+from jfreq.data.stratified_folds import Rows, make
 from jfreq.types import InputError
 
 BY = ("subject", "recording", "row")
