@@ -42,10 +42,10 @@ def divided(source: Source, options: Options) -> tuple[Source, str]:
 def with_folds(
     source: Source, k: int, by: FoldBy | None = None, *, seed: int = 0, replace: bool = False
 ) -> tuple[Source, FoldBy]:
-    """The source with ``k`` folds, and what they keep together; see :func:`jfreq.data.stratified_folds.make`.
+    """The source with ``k`` folds, and what they keep together.
 
     Unlabelled stretches follow their recording; with ``row``, those of a recording that lies in
-    several folds are left out and named. Raises ``InputError`` as :func:`jfreq.data.stratified_folds.make`, and where the
+    several folds are left out and named. Raises ``InputError`` as :func:`make`, and where the
     source has folds of its own, unless ``replace`` says that they may go.
     """
     existing = sorted({row.fold for row in source.rows} - {-1})
@@ -85,7 +85,7 @@ def refolded(shards: Shards, k: int, by: FoldBy | None = None) -> tuple[Shards, 
     """The shards with ``k`` folds made here instead of their own, and sentences about them.
 
     Every row has one, labelled or not, so that training and testing agree about them; nothing on
-    disk changes. Raises ``InputError`` as :func:`jfreq.data.stratified_folds.make`.
+    disk changes. Raises ``InputError`` as :func:`make`.
     """
     recording = recordings(shards)
     rows = Rows(
