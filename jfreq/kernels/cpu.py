@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +19,29 @@ from jaxtyping import Array, Bool, Float, Key
 _CACHE_BYTES = 4 * 2**20
 """Score tables that a core keeps in its cache; 1 to 6 MB made no difference where measured."""
 _NEGATIVE = -1e30
+
+
+# ------------------------------------------------------------------ a batch in groups
+
+
+def in_groups(run: Callable[[Any], Array], rows: int, batch: Any) -> Array:
+    """``run(batch)`` for ``rows`` rows at a time or fewer: what they need stays in the cache.
+
+    Args:
+        run: Maps arrays ``[b ...]`` to one; each row of the result depends on its row only.
+        rows: The most rows of a group. Groups have one size; the last is filled up with zeros.
+        batch: A tree of arrays ``[b ...]``.
+    """
+    total = jax.tree.leaves(batch)[0].shape[0]
+    count = -(-total // rows)
+    size = -(-total // count)
+
+    def split(x):
+        x = jnp.pad(x, [(0, count * size - total), *[(0, 0)] * (x.ndim - 1)])
+        return x.reshape(count, size, *x.shape[1:])
+
+    out = jax.lax.map(run, jax.tree.map(split, batch))
+    return out.reshape(-1, *out.shape[2:])[:total]
 
 
 # ------------------------------------------------------------------ dropout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import math
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from jfreq import sharding
+from jfreq.kernels import cpu
 from jfreq.nn.cnn1d import one_length
 from jfreq.ops import stf
 from jfreq.ranges import Count, Fraction, Positive, Size, checked
@@ -21,6 +24,8 @@ from jfreq.types import InputError, SignalSpec, TokenGrid
 
 Pair = tuple[Array, Array]
 """Real and imaginary part."""
+_GROUP_BYTES = 2**20
+"""Size of one series of the rows that a CPU encodes at a time; spectra take ten times as much."""
 Shape = tuple[int, int]
 """Channels in and out of a layer."""
 SLOPE = 0.2
@@ -137,20 +142,28 @@ class STFEncoder(nn.Module):
         if self.is_initializing():
             for name, (inputs, width) in shapes.items():
                 STFLayer(cfg, width, name=name)(jnp.zeros((longest, 1, 1, inputs)))
-        params = self.variables["params"]
-        keep = self._keep(shapes, sensors[0].shape[0]) if train and cfg.dropout else {}
-        layers = [_Layer(shape, params[n], keep.get(n)) for n, shape in shapes.items()]
+        params, rows = self.variables["params"], sensors[0].shape[0]
+        keep = self._keep(shapes, rows) if train and cfg.dropout else {}
 
-        series = [stf.to_blocks(x, longest) for x in sensors]
-        towers = [layers[i * depth : (i + 1) * depth] for i in range(len(series))]
-        x = jnp.concatenate(_towers(cfg, towers, series), axis=-1)
-        fused = layers[-depth:]
-        if cfg.pooled:
-            x = fused.pop(0)(cfg, x, pool=True)
-            x = stf.to_blocks(stf.to_series(x), longest)
-        x = stf.to_series(_chain(cfg, fused, x))
-        tokens = sensors[0].shape[1] // longest
-        return x.reshape(x.shape[0], tokens, -1, x.shape[-1]).mean(2)
+        def encode(batch):
+            sensors, keep = batch
+            layers = [_Layer(shape, params[n], keep.get(n)) for n, shape in shapes.items()]
+            series = [stf.to_blocks(x, longest) for x in sensors]
+            towers = [layers[i * depth : (i + 1) * depth] for i in range(len(series))]
+            x = jnp.concatenate(_towers(cfg, towers, series), axis=-1)
+            fused = layers[-depth:]
+            if cfg.pooled:
+                x = fused.pop(0)(cfg, x, pool=True)
+                x = stf.to_blocks(stf.to_series(x), longest)
+            x = stf.to_series(_chain(cfg, fused, x))
+            return x.reshape(x.shape[0], sensors[0].shape[1] // longest, -1, x.shape[-1]).mean(2)
+
+        batch = list(sensors), keep
+        most = max(1, _GROUP_BYTES // (4 * sensors[0].shape[1] * cfg.width))
+        if not isinstance(rows, int) or rows <= most or sharding.devices() > 1:
+            return encode(batch)  # export leaves the number of rows open
+        grouped = functools.partial(cpu.in_groups, encode, most)
+        return jax.lax.platform_dependent(batch, cpu=grouped, default=encode)
 
     def _keep(self, shapes: Mapping[str, Shape], rows: int) -> dict[str, Float[Array, "b _c"]]:
         """Factors of dropout by layer: whole channels are zeroed, the others scaled."""
@@ -178,8 +191,7 @@ def _shapes(cfg: STF, channels: Sequence[int]) -> dict[str, Shape]:
 class _Layer:
     """An :class:`STFLayer` with its parameters and its factors of dropout ``[b width]``.
 
-    The backward pass computes its spectra again instead of keeping them: they take ten times the
-    memory of the series, twice that if merged.
+    The backward pass computes its spectra, ten times as large as the series, again.
     """
 
     shape: Shape = dataclasses.field(metadata={"static": True})

@@ -94,6 +94,21 @@ def test_dropout(seed, rate):
         np.testing.assert_array_equal(pull(x)[0], out)
 
 
+@settings(max_examples=5, deadline=None)
+@given(seed=SEEDS, total=st.integers(1, 7), rows=st.integers(1, 4))
+def test_a_batch_in_groups(seed, total, rows):
+    rng = np.random.default_rng(seed)
+    args = [jnp.asarray(rng.normal(size=s), jnp.float32) for s in ((total, 2), (total,))]
+
+    def formula(x, gain):
+        return jnp.sin(x) * gain[:, None]
+
+    def form(*args):
+        return cpu.in_groups(lambda batch: formula(*batch), rows, args)
+
+    assert_equal(form, formula, args, rng)
+
+
 CALLS = {
     "attention": (plain.attention, [(3, 5, 2, 4)] * 3),
     "grouped_conv": (conv.grouped_conv, [(3, 5, 4, 6), (3, 3, 3, 4)]),

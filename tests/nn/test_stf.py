@@ -275,3 +275,26 @@ def test_silence_has_finite_gradients(operator):
 
     for g in jax.tree.leaves(jax.jit(jax.grad(loss, argnums=(0, 1)))(params, sensors)):
         assert np.isfinite(g).all()
+
+
+def test_groups_of_rows_give_what_the_batch_gives(monkeypatch):
+    sensors = [noise(5, 32, 3), noise(5, 32, 2, seed=1)]
+    params = random_params(SMALL, sensors)
+
+    def loss(p, x):
+        out = apply(SMALL, p, x, train=True, rngs={"dropout": jax.random.key(3)})
+        return (out**2).sum(), out
+
+    def run():
+        grad = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)
+        traced = jax.jit(grad).trace(params, [jnp.asarray(x) for x in sensors])
+        lowered = traced.lower()
+        return lowered.compile()(params, sensors), lowered.as_text().count("stablehlo.while")
+
+    with jax.set_mesh(jax.make_mesh((1,), ("data",), devices=jax.devices()[:1])):
+        whole, loops = run()
+        monkeypatch.setattr(net, "_GROUP_BYTES", 2 * 4 * 32 * 4)
+        parts, more_loops = run()
+    assert more_loops > loops
+    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(parts), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
