@@ -117,14 +117,14 @@ class SSAST(nn.Module):
         self.masked = masked
         self.encoder = Encoder(width, depth, heads)
         self.mask_token = nn.Parameter(torch.randn(1, width) * 0.02)
-        self.match, self.draw = (
+        self.classification_head, self.reconstruction_head = (
             nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, PATCH * PATCH))
             for _ in range(2)
         )
 
     def forward(self, spec: Tensor, drop: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """``spec`` ``[b 1 f t]``; ``drop`` ``[2b m]``: ids of the masked tokens, by turns for
-        matching and drawing, drawn here unless given."""
+        classification and reconstruction, sampled here unless given."""
         if drop is None:
             drop = cluster_masks(2 * spec.shape[0], self.masked, spec.device)
         tokens = self.encoder.patches(spec).repeat_interleave(2, dim=0)
@@ -135,10 +135,10 @@ class SSAST(nn.Module):
         truth = F.unfold(spec, PATCH, stride=PATCH).transpose(1, 2)
         wanted = truth.repeat_interleave(2, dim=0)
         wanted = wanted.gather(1, drop[..., None].expand(-1, -1, wanted.shape[-1]))
-        scores = self.match(states[0::2]) @ wanted[0::2].transpose(1, 2)
+        scores = self.classification_head(states[0::2]) @ wanted[0::2].transpose(1, 2)
         own = torch.arange(scores.shape[-1], device=spec.device).expand(scores.shape[0], -1)
         nce = F.cross_entropy(scores.transpose(1, 2), own)
-        mse = F.mse_loss(self.draw(states[1::2]), wanted[1::2])
+        mse = F.mse_loss(self.reconstruction_head(states[1::2]), wanted[1::2])
         accuracy = (scores.argmax(-1) == own).float().mean()
         return nce + 10.0 * mse, accuracy
 
@@ -198,7 +198,7 @@ def load_jfreq(model: SSAST, params: Mapping[str, np.ndarray]) -> None:
         "encoder.norm.weight": params["trunk/encoder/norm/scale"],
         "encoder.norm.bias": params["trunk/encoder/norm/bias"],
     }  # fmt: skip
-    for head in ("match", "draw"):
+    for head in ("classification_head", "reconstruction_head"):
         for mine, theirs in (("0", "hidden"), ("2", "out")):
             state[f"{head}.{mine}.weight"] = params[f"{head}/{theirs}/kernel"].T
             state[f"{head}.{mine}.bias"] = params[f"{head}/{theirs}/bias"]

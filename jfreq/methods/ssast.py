@@ -20,12 +20,13 @@ from jfreq.ranges import Count, NonNegative, checked
 from jfreq.types import Array, Batch, DataSpec, Mask, PyTree, Reconstruction
 
 Patches: TypeAlias = dict[str, Array]
-"""Predicted patches ``[b m p]`` by task: ``match`` and ``draw``."""
+"""Predicted patches ``[b m p]`` by task: ``classification`` and ``reconstruction``."""
 
 
 @checked
 class SSAST(PatchMethod):
-    """Masked patches at the input of the full encoder, found again and drawn again.
+    """Masked patches at the input of the full encoder, each told from the others of its clip
+    (discriminative) and reconstructed (generative).
 
     ``official`` in a field reproduces the released code where it departs from the paper.
     """
@@ -33,7 +34,7 @@ class SSAST(PatchMethod):
     headline: ClassVar[tuple[str, ...]] = ("info_nce", "mse", "accuracy")
 
     mask: Count | None = None
-    """Masked tokens per clip; None: 400 of 512 and the same share of other grids."""
+    """Masked tokens per clip; None: 400 of 512 and the same fraction of other grids."""
     mask_kind: masks.Kind = "cluster"
     """The paper uses ``cluster`` for patches and ``random`` for frames."""
     cluster: tuple[Count, Count] = (3, 5)
@@ -87,13 +88,13 @@ class SSAST(PatchMethod):
         first, last = split_passes(mask.masked, spec.shape[0])
         values = {}
         total = jnp.zeros(spec.shape[0])
-        if "match" in predicted:
-            hidden = take_tokens(truth, first)
-            values["info_nce"] = losses.info_nce(predicted["match"], hidden, form=self.info_nce)
-            values["accuracy"] = losses.match_accuracy(predicted["match"], hidden)
+        if "classification" in predicted:
+            pred, masked = predicted["classification"], take_tokens(truth, first)
+            values["info_nce"] = losses.info_nce(pred, masked, form=self.info_nce)
+            values["accuracy"] = losses.match_accuracy(pred, masked)
             total = total + values["info_nce"]
-        if "draw" in predicted:
-            values["mse"] = losses.mse(predicted["draw"], take_tokens(truth, last))
+        if "reconstruction" in predicted:
+            values["mse"] = losses.mse(predicted["reconstruction"], take_tokens(truth, last))
             weight = 1.0 if self.objective == "generative" else self.generative_weight
             total = total + weight * values["mse"]
         return summarise({"loss": total, **values}, batch)
@@ -103,12 +104,15 @@ class SSAST(PatchMethod):
         spec = self.with_spectrogram(batch)["spectrogram"]
         mask = self.sample_mask(rngs("mask"), spec.shape[0])
         truth = self.patches(spec)
-        hidden = self.masked_cells(mask)
+        masked = self.masked_cells(mask)
         if self.objective == "discriminative":
-            return Reconstruction(spec, hidden, None)
+            return Reconstruction(spec, masked, None)
         predicted: Patches = apply(_Net(self), params, spec, mask, method=_Net.predict)
-        tokens = jnp.concatenate([take_tokens(truth, mask.visible), predicted["draw"]], axis=1)
-        return Reconstruction(spec, hidden, self.unpatched(restore_tokens(tokens, mask.restore)))
+        tokens = jnp.concatenate(
+            [take_tokens(truth, mask.visible), predicted["reconstruction"]], axis=1
+        )
+        cells = self.unpatched(restore_tokens(tokens, mask.restore))
+        return Reconstruction(spec, masked, cells)
 
     # ------------------------------------------------------------------ its parts
 
@@ -139,7 +143,7 @@ class SSAST(PatchMethod):
 
 
 class _Net(nn.Module):
-    """Trunk, mask token and the two prediction heads."""
+    """Trunk, mask token and the two heads, named as in the paper (figure 1)."""
 
     cfg: SSAST
 
@@ -150,9 +154,9 @@ class _Net(nn.Module):
         self.mask_token = self.param("mask_token", nn.initializers.xavier_normal(), (1, width))
         size = cfg.geometry.patch_size
         if cfg.objective != "generative":
-            self.match = MLPHead(width, size)
+            self.classification_head = MLPHead(width, size)
         if cfg.objective != "discriminative":
-            self.draw = MLPHead(width, size)
+            self.reconstruction_head = MLPHead(width, size)
 
     def __call__(self, spec: Array, mask: Mask, *, train: bool = False) -> Array:
         """States ``[r*b m d]`` of the masked tokens; masks hold r rows for each clip, in turn."""
@@ -167,11 +171,14 @@ class _Net(nn.Module):
         cfg = self.cfg
         states = self(spec, mask, train=train)
         if cfg.objective == "discriminative":
-            return {"match": self.match(states)}
+            return {"classification": self.classification_head(states)}
         if cfg.objective == "generative":
-            return {"draw": self.draw(states)}
+            return {"reconstruction": self.reconstruction_head(states)}
         first, last = split_passes(states, spec.shape[0])
-        return {"match": self.match(first), "draw": self.draw(last)}
+        return {
+            "classification": self.classification_head(first),
+            "reconstruction": self.reconstruction_head(last),
+        }
 
 
 def split_passes(x: Array, rows: int) -> tuple[Array, Array]:

@@ -110,8 +110,8 @@ def test_objectives(batch, objective, passes):
         "generative": lambda: value["mse"],
     }[objective]()
     np.testing.assert_allclose(found.value, expected, rtol=1e-5)
-    assert ("match" in params) == (objective != "generative")
-    assert ("draw" in params) == (objective != "discriminative")
+    assert ("classification_head" in params) == (objective != "generative")
+    assert ("reconstruction_head" in params) == (objective != "discriminative")
 
 
 def test_rows_that_fill_up_and_neighbours_do_not_count(batch):
@@ -196,38 +196,38 @@ def test_bad_geometry_is_refused_when_bound(cfg, spec, match):
 )
 def test_reconstruction_scores_as_the_loss_does(batch, order, patch):
     """With the loss's streams the masks are the loss's, so its mean square error is that of the
-    drawing over the hidden cells."""
+    reconstruction over the masked cells."""
     cfg, method, params = setup(
         SSAST(encoder=SMALL, objective="generative", order=order, mask_kind="random", patch=patch)
     )
     rngs = Streams(jax.random.key(4))
     assert cfg.mask is not None
-    spec, hidden, drawn = jax.jit(method.reconstruct)(params, batch, rngs)
+    spec, masked, pred = jax.jit(method.reconstruct)(params, batch, rngs)
     metrics = jax.jit(method.loss)(params, {}, batch, rngs, 0).metrics
-    assert drawn is not None and drawn.shape == spec.shape == (*hidden.shape, 1)
-    error = float(np.square(np.asarray(drawn - spec)[np.asarray(hidden)]).mean())
+    assert pred is not None and pred.shape == spec.shape == (*masked.shape, 1)
+    error = float(np.square(np.asarray(pred - spec)[np.asarray(masked)]).mean())
     assert error == pytest.approx(float(metrics["mse"][0] / metrics["mse"][1]), rel=1e-4)
-    np.testing.assert_array_equal(np.asarray(drawn)[~hidden], np.asarray(spec)[~hidden])
-    np.testing.assert_array_equal(hidden.sum((1, 2)), np.full(4, cfg.mask * patch[0] * patch[1]))
+    np.testing.assert_array_equal(np.asarray(pred)[~masked], np.asarray(spec)[~masked])
+    np.testing.assert_array_equal(masked.sum((1, 2)), np.full(4, cfg.mask * patch[0] * patch[1]))
 
 
-def test_hidden_values_do_not_reach_the_drawing(batch):
+def test_masked_values_do_not_reach_the_reconstruction(batch):
     _, method, params = setup(SSAST(encoder=SMALL))
     reconstruct, rngs = jax.jit(method.reconstruct), Streams(jax.random.key(4))
-    spec, hidden, drawn = reconstruct(params, batch, rngs)
-    poisoned = {"spectrogram": jnp.where(hidden[..., None], 1e3, spec)}
+    spec, masked, pred = reconstruct(params, batch, rngs)
+    poisoned = {"spectrogram": jnp.where(masked[..., None], 1e3, spec)}
     other = reconstruct(params, poisoned, rngs)
-    np.testing.assert_array_equal(hidden, other.masked)
-    np.testing.assert_array_equal(drawn, other.reconstruction)
+    np.testing.assert_array_equal(masked, other.masked)
+    np.testing.assert_array_equal(pred, other.reconstruction)
 
 
-def test_discrimination_draws_nothing(batch):
+def test_discrimination_reconstructs_nothing(batch):
     cfg, method, params = setup(SSAST(encoder=SMALL, objective="discriminative"))
     assert cfg.mask is not None
     rngs = Streams(jax.random.key(4))
-    spec, hidden, drawn = jax.jit(method.reconstruct)(params, batch, rngs)
-    assert drawn is None
-    assert float(hidden.mean()) == pytest.approx(cfg.mask / cfg.grid.size)
+    spec, masked, pred = jax.jit(method.reconstruct)(params, batch, rngs)
+    assert pred is None
+    assert float(masked.mean()) == pytest.approx(cfg.mask / cfg.grid.size)
     overlapping = replace(cfg, stride=(10, 10))
     with pytest.raises(InputError, match="must not overlap"):
         overlapping.reconstruct(params, {"spectrogram": spec}, rngs)
