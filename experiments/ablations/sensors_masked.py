@@ -83,7 +83,7 @@ freqmae_fusion = Ablation(
     base=BASE,
     factors={
         "gamma": {"1": change(), "0": change(method__gamma=0.0)},
-        "read": {"both": change(), "own": change(method__embed="own"),
+        "read": {"both": change(), "unimodal": change(method__embed="unimodal"),
                  "fused": change(method__embed="fused")},
     },
     decides=DECIDES,
@@ -143,7 +143,7 @@ sensor_masks = Ablation(
             "energy": physics(alpha=1.0),
             "coherence": physics(alpha=0.0),
             "both": physics(),
-            "both, opposite": physics(direction="hide"),
+            "both, opposite": physics(high_scores="masked"),
         },
     },
     keep=lambda levels: levels["mask"] not in ("time", "frequency") or levels["ratio"] == ".75",

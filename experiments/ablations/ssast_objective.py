@@ -58,7 +58,7 @@ DECIDES = (
     "clips: this ranks parts for small label-free pre-training on a CPU. It says nothing about the "
     "published scale (86 M parameters, 2 M clips, 800 k updates), where objectives that learn "
     "slowly have time to catch up. Three to six trainings for each cell resolve differences of "
-    "several points only; what is marked undecided is not shown to be equal, and of fifteen "
+    "several points only; what is not significant is not shown to be equal, and of fifteen "
     "comparisons about one is expected to look decided by chance."
 )
 

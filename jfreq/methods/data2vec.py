@@ -1,4 +1,4 @@
-"""data2vec 2.0 on waveforms: a student that sees half of a clip's tokens, a teacher that sees all
+"""data2vec 2.0 on waveforms: a student that reads half of a clip's tokens, a teacher that reads all
 (Baevski, Babu, Hsu and Auli 2022, arXiv 2212.07525, the speech branch)."""
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jfreq import losses, masks
 from jfreq.config import Experiment, check, replace
 from jfreq.method import Loss, Streams, summarise
-from jfreq.methods.common.raw_sensors import pooled, sensors
+from jfreq.methods.common.raw_sensors import pooled, standardised
 from jfreq.methods.common.teacher import TeacherMethod, collapse_metrics, gather_per_clone
 from jfreq.nn.apply import apply
 from jfreq.nn.bias import ALiBi
@@ -29,7 +29,7 @@ from jfreq.types import Array, Batch, DataSpec, Features, Mask, PyTree, TokenGri
 
 @checked
 class Data2Vec(TeacherMethod):
-    """Masked clones of every clip predict what an average teacher makes of all of it.
+    """Masked clones of every clip predict what an EMA teacher makes of the whole clip.
 
     Tokens are strided convolutions of the waveform. The defaults are those of the released
     ``base_audio_only_task``. Padding is neither masked nor predicted nor attended to.
@@ -72,9 +72,9 @@ class Data2Vec(TeacherMethod):
         if self.signals:
             self.features.check(self.signals)
             check(
-                1 <= self.kept < self.grid.size,
+                1 <= self.visible < self.grid.size,
                 "method.mask_ratio",
-                f"{self.mask_ratio} of {self.grid.size} tokens leaves {self.kept} visible; one "
+                f"{self.mask_ratio} of {self.grid.size} tokens leaves {self.visible} visible; one "
                 "must be visible and one masked: take longer windows or another ratio",
             )
 
@@ -84,7 +84,7 @@ class Data2Vec(TeacherMethod):
         return self.features.grid(self.signals[0].samples)
 
     @property
-    def kept(self) -> int:
+    def visible(self) -> int:
         """Visible tokens of a clone."""
         return self.grid.size - int(self.grid.size * self.mask_ratio + 1e-6)
 
@@ -109,19 +109,19 @@ class Data2Vec(TeacherMethod):
         del step
         wave, valid = self.wave(batch)
         rows, clones = wave.shape[0], self.clones
-        each = jnp.repeat(valid, clones, axis=0)
-        mask = self.sample_mask(rngs("mask"), each)
+        valid_clones = jnp.repeat(valid, clones, axis=0)
+        mask = self.sample_mask(rngs("mask"), valid_clones)
         local, pred = apply(
             self.net, params, wave, valid, mask, rngs("fill"), train=True, dropout=rngs("dropout")
         )
         truth = self.teacher_targets(target[self.teacher_part], local, valid)
-        signal = take_entries(each, mask.masked)
+        signal = take_entries(valid_clones, mask.masked)
         error = losses.squared_error(pred, gather_per_clone(truth, mask.masked), valid=signal)
-        found = summarise({"loss": error.reshape(rows, clones).mean(axis=1)}, batch)
+        loss = summarise({"loss": error.reshape(rows, clones).mean(axis=1)}, batch)
         spread = collapse_metrics(
             truth, pred, tokens=jnp.sum(valid, axis=1), predicted=jnp.sum(signal, axis=1)
         )
-        return found._replace(metrics=found.metrics | spread)
+        return loss._replace(metrics=loss.metrics | spread)
 
     def teacher_targets(self, params: PyTree, local: Array, valid: Array) -> Array:
         """Targets ``[b n d]`` of the student's features ``[b n d]``: what the MLPs of the last
@@ -134,9 +134,9 @@ class Data2Vec(TeacherMethod):
 
     def sample_mask(self, key: Array, valid: Array) -> Mask:
         """Masks of clones whose signal has the ``valid`` tokens ``[r*b n]``."""
-        sample, count = masks.inverse_block, self.kept
+        sample, count = masks.inverse_block, self.visible
         if self.blocks == "masked":
-            sample, count = masks.block, self.grid.size - self.kept
+            sample, count = masks.block, self.grid.size - self.visible
         options = {"block": self.block, "adjust": self.adjust, "valid": valid}
         return sample(key, valid.shape[0], self.grid, count, **options)
 
@@ -148,8 +148,8 @@ class Data2Vec(TeacherMethod):
         return ContextEncoder(self)
 
     def wave(self, batch: Batch) -> tuple[Array, Array]:
-        """The standardised signal ``[b t c]``, and which tokens see no padding ``[b n]``."""
-        (wave,) = sensors(self.signals, batch, how=self.standardise)
+        """The standardised signal ``[b t c]``, and which tokens hold no padding ``[b n]``."""
+        (wave,) = standardised(self.signals, batch, how=self.standardise)
         if "length" not in batch:
             return wave, jnp.ones((wave.shape[0], self.grid.size), bool)
         return wave, self.features.valid(batch["length"], self.grid.size)
@@ -179,8 +179,8 @@ class Data2Vec(TeacherMethod):
 
     @property
     def stem(self) -> tuple[str, ...]:
-        own = r"(features|norm|project)/.*"
-        return (*super().stem, own, *(f"context/encoder/{path}" for path in self.encoder.stem))
+        before = r"(features|norm|project)/.*"
+        return (*super().stem, before, *(f"context/encoder/{path}" for path in self.encoder.stem))
 
     def finetune_defaults(self, pretraining: Experiment) -> Mapping[str, Any]:
         """The features stay as they are, as wav2vec 2.0 and data2vec are fine-tuned."""

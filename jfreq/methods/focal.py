@@ -7,7 +7,7 @@ recorded one after the other lie close together.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ClassVar, Literal, NamedTuple, Self
 
 import flax.linen as nn
@@ -20,14 +20,10 @@ from jfreq.config import check
 from jfreq.frontends.sensor_stft import Spectrum
 from jfreq.method import Loss, Streams, summarise
 from jfreq.methods.common.sensor_spectra import (
-    Plane,
-    Spectra,
     SpectraMethod,
+    Spectrogram,
+    SpectrogramSpec,
     any_of,
-    example,
-    inside_tokens,
-    spectra,
-    to_tokens,
 )
 from jfreq.nn.apply import apply
 from jfreq.nn.deepsense_stft import DeepSenseSTFT
@@ -53,7 +49,7 @@ class FOCAL(SpectraMethod):
 
     frontend: Spectrum = Spectrum(form="real_imag")
     encoder: Swin | DeepSenseSTFT = Swin(window=(3, 3), shift=(1, 1))
-    """A Swin's windows shrink to small lattices."""
+    """The windows of a Swin shrink to small spectrograms."""
     embedding: Size = 256
     """Width of a sensor's vector behind a Swin; the clip vector holds those of all sensors. A
     ``DeepSenseSTFT`` gives twice its ``hidden``."""
@@ -105,19 +101,17 @@ class FOCAL(SpectraMethod):
         width = self.embedding if isinstance(encoder, Swin) else 2 * encoder.hidden
         return (width,) * len(self.signals)
 
-    def lattice(self, plane: Plane) -> tuple[int, int]:
-        """Tokens (time, freq) of a sensor with the padding that its encoder needs."""
+    def padded(self, tokens: tuple[int, int]) -> tuple[int, int]:
         if isinstance(self.encoder, Swin):
-            return self.encoder.fitted(plane.tokens).padded(plane.tokens)
-        return plane.tokens
+            return self.encoder.fitted(tokens).padded(tokens)
+        return tokens
 
     # ------------------------------------------------------------------ the paper
 
     def init(self, key: Array) -> PyTree:
         """Parameters ``encoder`` and ``projection``, by sensor."""
         encoder_key, project_key = jax.random.split(key)
-        zeros = example(self)
-        patches = {n: to_tokens(zeros[n], p, self.lattice(p)) for n, p in self.planes.items()}
+        patches = self.example_patches
         valid = {name: jnp.ones(x.shape[:2], bool) for name, x in patches.items()}
         vectors = {s.name: jnp.zeros((1, w)) for s, w in zip(self.signals, self.branch_widths)}
         return {
@@ -129,71 +123,54 @@ class FOCAL(SpectraMethod):
         del target, step
         # The two views of a row lie side by side, so that a sharded batch stays where it is.
         twice = {name: jnp.repeat(x, 2, axis=0) for name, x in batch.items()}
-        found = spectra(self, twice, change=lambda series: self.views(rngs("views"), series))
-        _, vectors = self._sensors(params["encoder"], found, rngs("dropout"))
+        spectra = self.spectra(twice, views=lambda series: self.views(rngs("views"), series))
+        _, vectors = self._encoded(params["encoder"], spectra, rngs("dropout"))
         z: dict[str, Array] = apply(_Projection(self), params["projection"], vectors)
         first, second = ({name: x[view::2] for name, x in z.items()} for view in (0, 1))
         mask = batch.get("_mask", jnp.ones(next(iter(first.values())).shape[0]))
         mask = (mask > 0).astype(jnp.float32)
-        present = {name: found[name].present[::2] & (mask > 0) for name in z}
-        parts = {
-            name: term.per_row(mask) for name, term in terms(self, first, second, present).items()
+        present = {name: spectra[name].present[::2] & (mask > 0) for name in z}
+        values = {
+            name: term.over_batch(mask)
+            for name, term in terms(self, first, second, present).items()
         }
         total = jnp.zeros(mask.shape)
-        for name, x in parts.items():
+        for name, x in values.items():
             total += getattr(self, f"{name}_weight") * x.sum(axis=0)
         for name, term in collapse_metrics(self, first, second, present).items():
-            parts[name] = term.per_row(mask)
+            values[name] = term.over_batch(mask)
         return summarise(
-            {"loss": total} | {name: x.mean(axis=0) for name, x in parts.items()}, batch
+            {"loss": total} | {name: x.mean(axis=0) for name, x in values.items()}, batch
         )
 
-    def encode(self, params, batch: Batch) -> Features:
-        return self._features(params, batch)
-
-    def forward(self, params, batch: Batch, rngs: Streams) -> Features:
-        return self._features(params, batch, rngs("dropout"))
-
-    def _features(self, params: PyTree, batch: Batch, dropout: Array | None = None) -> Features:
-        found = spectra(self, batch)
-        tokens, vectors = self._sensors(params["encoder"], found, dropout)
-        _, valid = self._inputs(found)
-        any_sensor = jnp.stack(
-            [
-                any_of(
-                    valid[name].reshape(-1, *self.lattice(plane)).any(axis=2),
-                    self.step,
-                    self.grid.time,
-                )
-                for name, plane in self.planes.items()
-            ]
-        ).any(axis=0)
+    def features(self, params: PyTree, batch: Batch, dropout: Array | None = None) -> Features:
+        spectra = self.spectra(batch)
+        tokens, vectors = self._encoded(params["encoder"], spectra, dropout)
+        _, patch_valid = self.patches(spectra)
+        valid = []
+        for name, spec in self.specs.items():
+            frames = patch_valid[name].reshape(-1, *spec.grid.shape).any(axis=2)
+            valid.append(any_of(frames, self.step, self.grid.time))
         return Features(
             tokens=jnp.concatenate(list(tokens.values()), axis=-1),
             grid=self.grid,
             clip=jnp.concatenate(list(vectors.values()), axis=-1),
-            valid=any_sensor,
+            valid=jnp.stack(valid).any(axis=0),
         )
 
-    def _inputs(self, found: dict[str, Spectra]) -> tuple[dict[str, Array], dict[str, Array]]:
-        """Patches ``[b n p]`` and whether they hold signal ``[b n]``, by sensor."""
-        patches, valid = {}, {}
-        for name, plane in self.planes.items():
-            lattice = self.lattice(plane)
-            patches[name] = to_tokens(found[name].x, plane, lattice)
-            valid[name] = inside_tokens(found[name], plane, lattice)
-        return patches, valid
-
-    def _sensors(
-        self, params: PyTree, found: dict[str, Spectra], dropout: Array | None
+    def _encoded(
+        self, params: PyTree, spectra: dict[str, Spectrogram], dropout: Array | None
     ) -> tuple[dict[str, Array], dict[str, Array]]:
         """Tokens ``[b t d]`` and vectors ``[b d]`` by sensor; zeros where it is absent."""
+        patches, valid = self.patches(spectra)
         states: dict[str, tuple[Array, Array]] = apply(
-            _Encoder(self), params, *self._inputs(found), train=dropout is not None, dropout=dropout
+            _Encoder(self), params, patches, valid, train=dropout is not None, dropout=dropout
         )
-        here = {name: found[name].present[:, None] for name in states}
-        vectors = {name: jnp.where(here[name], x, 0.0) for name, (_, x) in states.items()}
-        tokens = {name: jnp.where(here[name][..., None], x, 0.0) for name, (x, _) in states.items()}
+        present = {name: spectra[name].present[:, None] for name in states}
+        vectors = {name: jnp.where(present[name], x, 0.0) for name, (_, x) in states.items()}
+        tokens = {
+            name: jnp.where(present[name][..., None], x, 0.0) for name, (x, _) in states.items()
+        }
         return tokens, vectors
 
 
@@ -210,36 +187,39 @@ class _Encoder(nn.Module):
     def __call__(
         self, patches: dict[str, Array], valid: dict[str, Array], *, train: bool = False
     ) -> dict[str, tuple[Array, Array]]:
-        encoder = self.cfg.encoder
-        return {
-            name: self._swin(encoder, plane, patches[name], train)
-            if isinstance(encoder, Swin)
-            else self._sense(encoder, plane, patches[name], valid[name], train)
-            for name, plane in self.cfg.planes.items()
-        }
+        encoder, out = self.cfg.encoder, {}
+        for name, spec in self.cfg.specs.items():
+            if isinstance(encoder, Swin):
+                out[name] = self._swin(encoder, spec, patches[name], train)
+            else:
+                out[name] = self._sense(encoder, spec, patches[name], valid[name], train)
+        return out
 
     def _swin(
-        self, encoder: Swin, plane: Plane, patches: Array, train: bool
+        self, encoder: Swin, spec: SpectrogramSpec, patches: Array, train: bool
     ) -> tuple[Array, Array]:
-        cfg = self.cfg
-        lattice = cfg.lattice(plane)
-        real = plane.real_tokens(lattice)
+        cfg, valid = self.cfg, spec.valid_tokens
         vector, last = ModalityEncoder(
-            encoder.fitted(plane.tokens),
-            lattice,
+            encoder.fitted(spec.tokens),
+            spec.grid.shape,
             cfg.embedding,
-            None if real.all() else real,
-            name=plane.signal.name,
+            None if valid.all() else valid,
+            name=spec.signal.name,
         )(patches, train=train)
-        bins = -(-plane.tokens[1] // cfg.step)
+        bins = -(-spec.tokens[1] // cfg.step)
         return last[:, : cfg.grid.time, :bins].mean(axis=2), vector
 
     def _sense(
-        self, encoder: DeepSenseSTFT, plane: Plane, patches: Array, valid: Array, train: bool
+        self,
+        encoder: DeepSenseSTFT,
+        spec: SpectrogramSpec,
+        patches: Array,
+        valid: Array,
+        train: bool,
     ) -> tuple[Array, Array]:
-        frames = valid.reshape(-1, *plane.tokens).any(axis=2)
-        x = patches.reshape(-1, *plane.tokens, plane.size)
-        states = encoder.build(plane.signal.name)(x, frames, train=train)
+        frames = valid.reshape(-1, *spec.grid.shape).any(axis=2)
+        x = patches.reshape(-1, *spec.grid.shape, spec.patch_size)
+        states = encoder.build(spec.signal.name)(x, frames, train=train)
         weight = frames[..., None].astype(x.dtype)
         return states, jnp.sum(states * weight, axis=1) / jnp.maximum(jnp.sum(weight, axis=1), 1.0)
 
@@ -255,45 +235,61 @@ class _Projection(nn.Module):
 # ------------------------------------------------------------------ the terms
 
 
-Comparisons = list[tuple[Array, ...]]
-"""What is compared with what, each time with the rows ``[b]`` (bool) that count."""
+Comparison = tuple[Array, ...]
+"""Vectors ``[b d]`` that are compared row by row, and the rows ``[b]`` (bool) that count."""
 
 
 class Term(NamedTuple):
-    """Values ``[k b]`` of ``k`` comparisons and the rows ``[k b]`` (bool) that each counts."""
+    """Values ``[k b]`` of ``k`` comparisons and the rows ``[k b]`` (bool) that count in each."""
 
     value: Array
     rows: Array
 
-    def per_row(self, mask: Array) -> Array:
-        """``[k b]`` whose means over the rows of ``mask`` ``[b]`` are those of every comparison
-        over its own rows."""
+    def over_batch(self, mask: Array) -> Array:
+        """``[k b]``: the values, scaled so that a mean over the batch is a mean over rows that
+        count.
+
+        A loss is averaged over all rows of the batch (``mask`` ``[b]``: 0 for those that only fill
+        it up), but a comparison counts only rows in which its sensors are present. Its values are
+        multiplied by the rows of the batch over the rows that count, and are 0 elsewhere.
+        """
         weight = self.rows.astype(jnp.float32) * mask[None]
         scale = jnp.sum(mask) / jnp.maximum(jnp.sum(weight, axis=1, keepdims=True), 1.0)
         return jnp.where(weight > 0, self.value, 0.0) * weight * scale
 
 
+class Halves(NamedTuple):
+    """The two halves ``[b d/2]`` of the projected vectors of a sensor in one view."""
+
+    shared: Array
+    private: Array
+
+
+def halves(z: dict[str, Array]) -> dict[str, Halves]:
+    """The halves of projected vectors ``[b d]`` by sensor."""
+    return {name: Halves(*jnp.split(x, 2, axis=-1)) for name, x in z.items()}
+
+
 def terms(
     cfg: FOCAL, first: dict[str, Array], second: dict[str, Array], present: dict[str, Array]
 ) -> dict[str, Term]:
-    """The comparisons of each of the four terms.
+    """The comparisons of the four terms of the loss.
 
-    ``first`` and ``second``: projected vectors ``[b d]`` of the two views by sensor; ``present``
-    ``[b]`` bool: rows in which a sensor has signal. A comparison counts rows in which all of its
-    sensors are present, and only those are negatives.
+    Args:
+        first: Projected vectors ``[b d]`` of the first view, by sensor.
+        second: Those of the second view.
+        present: ``[b]`` bool: rows in which a sensor has signal. A comparison counts rows in which
+            all of its sensors are present, and only those are negatives.
+
+    Returns:
+        ``shared`` pulls the sensors of a view together, ``private`` the views of a sensor;
+        ``orthogonality`` keeps shared from private halves and private halves of sensors from each
+        other; ``temporal`` (sequences of 2 or more) keeps rows of a sub-sequence closer than
+        others.
     """
-    views = [
-        {name: jnp.split(z, 2, axis=-1) for name, z in view.items()} for view in (first, second)
-    ]
-    both = {(m, n): present[m] & present[n] for m, n in itertools.combinations(first, 2)}
-    shared: Comparisons = [
-        (view[m][0], view[n][0], rows) for view in views for (m, n), rows in both.items()
-    ]
-    private: Comparisons = [(views[0][m][1], views[1][m][1], present[m]) for m in first]
-    orthogonal: Comparisons = [(*view[m], present[m]) for view in views for m in first]
-    orthogonal += [
-        (view[m][1], view[n][1], rows) for view in views for (m, n), rows in both.items()
-    ]
+    views = [halves(first), halves(second)]
+    sensors = list(first)
+    both = {(m, n): present[m] & present[n] for m, n in itertools.combinations(sensors, 2)}
 
     def contrast(a: Array, b: Array, rows: Array) -> Term:
         value = losses.nt_xent_by_position(
@@ -307,56 +303,72 @@ def terms(
     def order(z: Array, rows: Array) -> Term:
         return Term(*losses.temporal_order(z, sequence=cfg.sequence, margin=cfg.margin, valid=rows))
 
+    between_halves = [
+        (view[m].shared, view[m].private, present[m]) for view in views for m in sensors
+    ]
+    between_sensors = [
+        (view[m].private, view[n].private, rows) for view in views for (m, n), rows in both.items()
+    ]
     out = {
-        "shared": _each(contrast, shared),
-        "private": _each(contrast, private),
-        "orthogonality": _each(angle, orthogonal),
+        "shared": _compared(
+            contrast,
+            [(v[m].shared, v[n].shared, rows) for v in views for (m, n), rows in both.items()],
+        ),
+        "private": _compared(
+            contrast, [(views[0][m].private, views[1][m].private, present[m]) for m in sensors]
+        ),
+        "orthogonality": _compared(angle, between_halves + between_sensors),
     }
     if cfg.sequence > 1:
-        both_views = [(z, present[m]) for view in (first, second) for m, z in view.items()]
-        out["temporal"] = _each(order, both_views)
+        out["temporal"] = _compared(
+            order, [(z, present[m]) for view in (first, second) for m, z in view.items()]
+        )
     return out
 
 
 def collapse_metrics(
     cfg: FOCAL, first: dict[str, Array], second: dict[str, Array], present: dict[str, Array]
 ) -> dict[str, Term]:
-    """What people look at: how often partners find each other, in private halves of the two views
-    and in shared halves of two sensors, and whether all is one direction."""
-    half = cfg.projection[1] // 2
-    private = [(first[m][:, half:], second[m][:, half:], present[m]) for m in first]
-    shared = [
-        (first[m][:, :half], first[n][:, :half], present[m] & present[n])
-        for m, n in itertools.combinations(first, 2)
-    ]
+    """How often partners are the most similar of their position, by ``accuracy`` of the private
+    halves of the two views and ``shared_accuracy`` of the shared halves of two sensors; and
+    ``collapse``, 1 where all vectors point in one direction. Arguments as in :func:`terms`."""
+    one, other = halves(first), halves(second)
 
-    def found(a: Array, b: Array, rows: Array) -> Term:
-        cut = [x.reshape(-1, cfg.sequence, *x.shape[1:]) for x in (a, b, rows)]
-        return Term(jax.vmap(_matches, in_axes=1, out_axes=1)(*cut).reshape(-1), rows)
+    def accuracy(a: Array, b: Array, rows: Array) -> Term:
+        parts = [x.reshape(-1, cfg.sequence, *x.shape[1:]) for x in (a, b, rows)]
+        return Term(jax.vmap(_matches, in_axes=1, out_axes=1)(*parts).reshape(-1), rows)
 
     def collapse(a: Array, b: Array, rows: Array) -> Term:
-        each = (losses.unit(a) + losses.unit(b)) / 2
-        weight = rows[:, None].astype(each.dtype)
-        mean = jnp.sum(each * weight, axis=0) / jnp.maximum(jnp.sum(weight), 1.0)
-        return Term(each @ mean, rows)
+        direction = (losses.unit(a) + losses.unit(b)) / 2
+        weight = rows[:, None].astype(direction.dtype)
+        mean = jnp.sum(direction * weight, axis=0) / jnp.maximum(jnp.sum(weight), 1.0)
+        return Term(direction @ mean, rows)
 
     return {
-        "accuracy": _each(found, private),
-        "shared_accuracy": _each(found, shared),
-        "collapse": _each(collapse, [(first[m], second[m], present[m]) for m in first]),
+        "accuracy": _compared(
+            accuracy, [(one[m].private, other[m].private, present[m]) for m in first]
+        ),
+        "shared_accuracy": _compared(
+            accuracy,
+            [
+                (one[m].shared, one[n].shared, present[m] & present[n])
+                for m, n in itertools.combinations(first, 2)
+            ],
+        ),
+        "collapse": _compared(collapse, [(first[m], second[m], present[m]) for m in first]),
     }
 
 
-def _each(compare: Callable[..., Term], comparisons: Comparisons) -> Term:
+def _compared(compare: Callable[..., Term], comparisons: Sequence[Comparison]) -> Term:
     """All comparisons of one kind in one operation."""
     return jax.vmap(compare)(*(jnp.stack(x) for x in zip(*comparisons)))
 
 
 def _matches(a: Array, b: Array, rows: Array) -> Array:
-    """``[b]``: share of the two vectors of a row whose most similar one is its partner."""
+    """``[b]``: fraction of the two vectors of a row whose most similar one is its partner."""
     scores = jnp.matmul(losses.unit(a), losses.unit(b).T, precision="highest")
-    own = jnp.arange(a.shape[0])
-    seen = (rows[:, None] & rows[None]) | (own[:, None] == own[None])
-    scores = jnp.where(seen, scores, -jnp.inf)
-    hits = scores.argmax(1) == own, scores.argmax(0) == own
+    row = jnp.arange(a.shape[0])
+    counted = (rows[:, None] & rows[None]) | (row[:, None] == row[None])
+    scores = jnp.where(counted, scores, -jnp.inf)
+    hits = scores.argmax(1) == row, scores.argmax(0) == row
     return (hits[0].astype(jnp.float32) + hits[1].astype(jnp.float32)) / 2

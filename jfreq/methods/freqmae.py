@@ -9,7 +9,6 @@ was meant; :func:`as_released` is what was run.
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Literal, TypeAlias
 
 import flax.linen as nn
@@ -22,16 +21,10 @@ from jfreq.config import check, replace
 from jfreq.masks import window_masks
 from jfreq.method import Loss, Streams, summarise
 from jfreq.methods.common.sensor_spectra import (
-    Place,
-    Plane,
-    Spectra,
     SpectraMethod,
+    Spectrogram,
+    SpectrogramSpec,
     any_of,
-    cell_weights,
-    from_tokens,
-    side_by_side,
-    spectra,
-    to_tokens,
 )
 from jfreq.nn.apply import apply
 from jfreq.nn.swin import Swin
@@ -39,25 +32,25 @@ from jfreq.nn.swin_autoencoder import ModalityDecoder, ModalityEncoder, SensorPr
 from jfreq.ranges import Between, NonNegative, Size, checked
 from jfreq.types import Array, Batch, Features, Mask, PyTree, Reconstruction, TokenGrid
 
-Hidden: TypeAlias = dict[str, Array]
-"""``[b t f]`` bool by sensor, over the padded lattice."""
+Masked: TypeAlias = dict[str, Array]
+"""``[b t f]`` bool by sensor, over all patches of its grid: which are masked."""
 
 
 @checked
 class FreqMAE(SpectraMethod):
-    """A window transformer for each sensor, one vector each; every sensor's masked patches are
-    drawn from its own vector and again from what the other sensors predict of it."""
+    """A window transformer and a vector for each sensor. The masked patches of a sensor are
+    reconstructed twice: from its own vector, and from what the other sensors predict of it."""
 
     encoder: Swin = Swin()
-    """Windows larger than a sensor's lattice shrink to it."""
+    """Windows larger than the spectrogram of a sensor shrink to it."""
     embedding: Size = 256
     """Width of a sensor's vector."""
     fusion: Size = 512
     """Hidden width of the prediction from the other sensors."""
     gamma: NonNegative = 1.0
-    """Weight of what is drawn from that prediction; 0 trains without fusion."""
+    """Weight of the reconstruction from that prediction; 0 trains without fusion."""
     mask_ratio: Between = 0.75
-    """Share of the attention windows, the unit of masking."""
+    """Fraction of the attention windows, the unit of masking."""
     mask_kind: window_masks.Kind = "random"
     error: Literal["intended", "as_released", "mae"] = "intended"
     """Signal-to-noise ratio in dB, weighted by energy; the released form, whose energy factor has
@@ -68,7 +61,7 @@ class FreqMAE(SpectraMethod):
     """Bins count 1 at 0 Hz falling to 0 at the highest frequency; off: alike."""
     padding: Literal["ignored", "as_released"] = "ignored"
     """Padding is never masked, attended to, weighted or counted; the released code does all."""
-    embed: Literal["both", "own", "fused"] = "both"
+    embed: Literal["both", "unimodal", "fused"] = "both"
     """Clip vector: the sensors' vectors, the predictions of them, or both (as published)."""
 
     def __post_init__(self):
@@ -76,26 +69,26 @@ class FreqMAE(SpectraMethod):
             check(self.embed == "both", "method.embed", "one sensor has no others to predict it")
         super().__post_init__()
         if self.bound:
-            for name in self.planes:
-                place = self.lattice(name)
+            for spec in self.specs.values():
                 window_masks.check(
-                    place.real,
-                    place.swin.window,
+                    self.read_tokens(spec),
+                    self.swin(spec.tokens).window,
                     self.mask_ratio,
                     kind=self.mask_kind,
                     mirror=self.mirror,
                 )
 
-    def lattice(self, name: str) -> Lattice:
-        """Where a sensor's tokens lie."""
-        plane, swin = self.planes[name], self.encoder
-        if self.padding == "ignored":
-            swin = swin.fitted(plane.tokens)
-        tokens = swin.padded(plane.tokens)
-        real = plane.real_tokens(tokens)
-        if self.padding == "as_released":
-            real = np.ones_like(real)
-        return Lattice(plane, swin, tokens, real)
+    def swin(self, tokens: tuple[int, int]) -> Swin:
+        """The transformer of a sensor that fills ``tokens`` = (time, freq)."""
+        return self.encoder.fitted(tokens) if self.padding == "ignored" else self.encoder
+
+    def padded(self, tokens: tuple[int, int]) -> tuple[int, int]:
+        return self.swin(tokens).padded(tokens)
+
+    def read_tokens(self, spec: SpectrogramSpec) -> np.ndarray:
+        """``[t f]`` bool: patches of a sensor that are attended to and may be masked."""
+        valid = spec.valid_tokens
+        return valid if self.padding == "ignored" else np.ones_like(valid)
 
     @property
     def mirror(self) -> bool:
@@ -110,59 +103,58 @@ class FreqMAE(SpectraMethod):
 
     @property
     def grid(self) -> TokenGrid:
-        """Places of the last plane in time; all frequencies and sensors side by side in a token."""
+        """The last layer along time; all frequencies and sensors side by side in a token."""
         return self.time_grid(self.encoder.scale)
 
     # ------------------------------------------------------------------ the paper
 
     def init(self, key: Array) -> PyTree:
-        lattices = self.lattices
-        patches = {
-            n: jnp.zeros((1, math.prod(p.tokens), p.plane.size)) for n, p in lattices.items()
-        }
-        present = {name: jnp.ones(1, bool) for name in lattices}
-        hidden = {name: jnp.zeros((1, *p.tokens), bool) for name, p in lattices.items()}
-        return _Net(self).init(key, patches, present, hidden, method=_Net.everything)["params"]
+        present = {name: jnp.ones(1, bool) for name in self.specs}
+        masked = {name: jnp.zeros((1, *p.grid.shape), bool) for name, p in self.specs.items()}
+        inputs = self.example_patches, present, masked
+        return _Net(self).init(key, *inputs, method=_Net.everything)["params"]
 
     def loss(self, params, target, batch: Batch, rngs: Streams, step) -> Loss:
         del target, step
-        found = spectra(self, batch)
-        hidden = self.sample_masks(rngs("mask"), found)
-        return self.loss_under(params, batch, found, hidden, rngs)
+        spectra = self.spectra(batch)
+        masked = self.sample_masks(rngs("mask"), spectra)
+        return self.loss_with_masks(params, batch, spectra, masked, rngs)
 
-    def loss_under(
-        self, params: PyTree, batch: Batch, found: dict[str, Spectra], hidden: Hidden, rngs: Streams
+    def loss_with_masks(
+        self,
+        params: PyTree,
+        batch: Batch,
+        spectra: dict[str, Spectrogram],
+        masked: Masked,
+        rngs: Streams,
     ) -> Loss:
-        """The loss of a batch, whose spectra were ``found``, under masks."""
-        patches, present = self._patches_of(found)
-        drawn = apply(
-            _Net(self), params, patches, present, hidden, train=True, dropout=rngs("dropout")
+        """The loss of a batch, whose spectrograms are ``spectra``, under these masks."""
+        patches, present = self._inputs(spectra)
+        unimodal, fused = apply(
+            _Net(self), params, patches, present, masked, train=True, dropout=rngs("dropout")
         )
-        energy = losses.mean_present({n: s.energy for n, s in found.items()}, present)
-        lattices = self.lattices
+        energy = losses.mean_present({n: x.energy for n, x in spectra.items()}, present)
+        weight = {
+            name: _error_weights(self, spec, masked[name], spectra[name].valid)
+            for name, spec in self.specs.items()
+        }
+        counts = {name: jnp.sum(x, axis=(1, 2)) for name, x in masked.items()}
         total, values = jnp.zeros(energy.shape), {}
-        for kind, share, out in zip(("own", "fused"), (1.0, self.gamma), drawn):
+        for kind, factor, out in (("unimodal", 1.0, unimodal), ("fused", self.gamma, fused)):
             if not out:
                 continue
             terms = {
-                n: _term(self, lattices[n], out[n], patches[n], hidden[n], found[n].inside, energy)
-                for n in out
+                name: _error(self, out[name], patches[name], weight[name], energy, counts[name])
+                for name in out
             }
-            part = sum(jnp.where(present[n], term, 0.0) for n, term in terms.items())
-            values[kind] = part
-            total = total + share * part
+            values[kind] = sum(jnp.where(present[n], term, 0.0) for n, term in terms.items())
+            total = total + factor * values[kind]
         return summarise({"loss": total, **values}, batch)
 
-    def encode(self, params, batch: Batch) -> Features:
-        return self._features(params, batch)
-
-    def forward(self, params, batch: Batch, rngs: Streams) -> Features:
-        return self._features(params, batch, rngs("dropout"))
-
-    def _features(self, params: PyTree, batch: Batch, dropout: Array | None = None) -> Features:
-        found = spectra(self, batch)
-        patches, present = self._patches_of(found)
-        own, fused, last = apply(
+    def features(self, params: PyTree, batch: Batch, dropout: Array | None = None) -> Features:
+        spectra = self.spectra(batch)
+        patches, present = self._inputs(spectra)
+        unimodal, fused, last = apply(
             _Net(self),
             params,
             patches,
@@ -171,104 +163,82 @@ class FreqMAE(SpectraMethod):
             dropout=dropout,
             method=_Net.vectors,
         )
-        parts = {
-            "own": [*own.values()],
-            "fused": [*fused.values()],
-            "both": [*own.values(), *fused.values()],
-        }[self.embed]
-        grid, lattices = self.grid, self.lattices
-        tokens = [_over_bins(last[n][:, : grid.time], p, present[n]) for n, p in lattices.items()]
-        inside = jnp.any(jnp.stack([found[n].inside for n in lattices]), axis=0)
+        vectors = {"unimodal": [unimodal], "fused": [fused], "both": [unimodal, fused]}[self.embed]
+        grid = self.grid
+        tokens = [
+            self._mean_over_bins(spec, last[name][:, : grid.time], present[name])
+            for name, spec in self.specs.items()
+        ]
+        frames = jnp.any(jnp.stack([spectra[name].valid for name in self.specs]), axis=0)
         return Features(
             tokens=jnp.concatenate(tokens, axis=-1),
             grid=grid,
-            clip=jnp.concatenate(parts, axis=-1),
-            valid=any_of(inside, self.encoder.scale * self.patch_frames, grid.time),
+            clip=jnp.concatenate([x for part in vectors for x in part.values()], axis=-1),
+            valid=any_of(frames, self.encoder.scale * self.patch_frames, grid.time),
         )
 
-    def reconstruct(self, params, batch: Batch, rngs: Streams) -> Reconstruction:
-        found = spectra(self, batch)
-        return self.reconstruct_under(params, found, self.sample_masks(rngs("mask"), found))
+    def _mean_over_bins(self, spec: SpectrogramSpec, last: Array, present: Array) -> Array:
+        """``[b t f d]`` of the last layer to ``[b t d]``: mean over the columns that hold a bin; 0
+        where the sensor is absent."""
+        columns = self.read_tokens(spec).any(0).reshape(-1, self.encoder.scale).any(1)
+        weight = columns.astype(np.float32)
+        mean = jnp.einsum("btfd,f->btd", last, weight / weight.sum())
+        return jnp.where(present[:, None, None], mean, 0.0)
 
-    def reconstruct_under(
-        self, params: PyTree, found: dict[str, Spectra], hidden: Hidden
+    def reconstruct(self, params, batch: Batch, rngs: Streams) -> Reconstruction:
+        spectra = self.spectra(batch)
+        masked = self.sample_masks(rngs("mask"), spectra)
+        return self.reconstruct_with_masks(params, spectra, masked)
+
+    def reconstruct_with_masks(
+        self, params: PyTree, spectra: dict[str, Spectrogram], masked: Masked
     ) -> Reconstruction:
         """What every sensor's own vector gives of its masked patches."""
-        patches, present = self._patches_of(found)
-        own, _ = apply(_Net(self), params, patches, present, hidden, train=False)
-        veil, drawn = {}, {}
-        for name, p in self.lattices.items():
-            flat = hidden[name].reshape(hidden[name].shape[0], -1, 1).astype(jnp.float32)
-            flat = jnp.broadcast_to(flat, patches[name].shape)
-            veil[name] = from_tokens(flat, p.plane, p.tokens)[..., 0] > 0
-            drawn[name] = from_tokens(own[name], p.plane, p.tokens)
-        return side_by_side(self, found, veil, drawn)
+        patches, present = self._inputs(spectra)
+        unimodal, _ = apply(_Net(self), params, patches, present, masked, train=False)
+        return self.reconstruction(spectra, masked, unimodal)
+
+    def _inputs(self, spectra: dict[str, Spectrogram]) -> tuple[dict[str, Array], dict[str, Array]]:
+        """Patches ``[b n p]`` and presence ``[b]`` by sensor."""
+        return self.patches(spectra)[0], {name: spectra[name].present for name in self.specs}
 
     # ------------------------------------------------------------------ its masks
 
-    def sample_masks(self, key: Array, found: dict[str, Spectra]) -> Hidden:
+    def sample_masks(self, key: Array, spectra: dict[str, Spectrogram]) -> Masked:
         """Masked patches by sensor, the same number in every row."""
-        keys = jax.random.split(key, len(self.planes))
-        return {
-            name: window_masks.sample(
+        out = {}
+        for k, (name, spec) in zip(jax.random.split(key, len(self.specs)), self.specs.items()):
+            out[name] = window_masks.sample(
                 k,
-                found[name].x.shape[0],
-                p.real,
-                window=p.swin.window,
+                spectra[name].inputs.shape[0],
+                self.read_tokens(spec),
+                window=self.swin(spec.tokens).window,
                 ratio=self.mask_ratio,
                 kind=self.mask_kind,
                 mirror=self.mirror,
             )
-            for k, (name, p) in zip(keys, self.lattices.items())
-        }
-
-    @property
-    def lattices(self) -> dict[str, Lattice]:
-        """Where the tokens of every sensor lie."""
-        return {name: self.lattice(name) for name in self.planes}
-
-    @property
-    def mask_units(self) -> dict[str, Place]:
-        """What a mask chooses among: attention windows, by sensor."""
-        return {name: lattice.windows for name, lattice in self.lattices.items()}
-
-    def of_units(self, chosen: dict[str, Mask]) -> Hidden:
-        """Masks over ``mask_units`` as :meth:`loss_under` takes them."""
-        out = {}
-        for name, lattice in self.lattices.items():
-            plane = chosen[name].is_masked.reshape(-1, *lattice.windows.shape)
-            for axis, size in enumerate(lattice.swin.window, 1):
-                plane = jnp.repeat(plane, size, axis=axis)
-            out[name] = plane
         return out
 
-    def _patches_of(self, found: dict[str, Spectra]) -> tuple[dict[str, Array], dict[str, Array]]:
-        """Patches ``[b n p]`` and presence ``[b]`` by sensor."""
-        x = {n: to_tokens(found[n].x, p.plane, p.tokens) for n, p in self.lattices.items()}
-        return x, {name: found[name].present for name in x}
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Lattice:
-    """A sensor's tokens, padded for the window transformer: ``tokens`` = (time, freq), ``real``
-    ``[t f]`` False in padding."""
-
-    plane: Plane
-    swin: Swin
-    tokens: tuple[int, int]
-    real: np.ndarray
-
     @property
-    def valid(self) -> np.ndarray | None:
-        """For attention: None where nothing is padding."""
-        return None if self.real.all() else self.real
+    def mask_units(self) -> dict[str, SpectrogramSpec]:
+        """What a mask chooses among, by sensor: attention windows, as patches of that size."""
+        out = {}
+        for name, spec in self.specs.items():
+            window = self.swin(spec.tokens).window
+            grid = TokenGrid(*(n // w for n, w in zip(spec.grid.shape, window)), order="time_major")
+            patch = spec.patch[0] * window[0], spec.patch[1] * window[1]
+            out[name] = dataclasses.replace(spec, patch=patch, grid=grid)
+        return out
 
-    @property
-    def windows(self) -> Place:
-        """The attention windows of the encoder."""
-        window, patch = self.swin.window, self.plane.patch
-        cells = (window[0] * patch[0], window[1] * patch[1])
-        return Place(self.plane, cells, (self.tokens[0] // window[0], self.tokens[1] // window[1]))
+    def masks_of_units(self, masks: dict[str, Mask]) -> Masked:
+        """Masks over ``mask_units`` as :meth:`loss_with_masks` takes them."""
+        out = {}
+        for name, unit in self.mask_units.items():
+            masked = masks[name].is_masked.reshape(-1, *unit.grid.shape)
+            for axis, size in enumerate(self.swin(self.specs[name].tokens).window, 1):
+                masked = jnp.repeat(masked, size, axis=axis)
+            out[name] = masked
+        return out
 
 
 def as_released(cfg: FreqMAE) -> FreqMAE:
@@ -309,111 +279,105 @@ class _Net(nn.Module):
     cfg: FreqMAE
 
     def setup(self):
-        cfg = self.cfg
-        places = cfg.lattices
-        self.sensor = {
-            name: ModalityEncoder(p.swin, p.tokens, cfg.embedding, p.valid)
-            for name, p in places.items()
-        }
-        decoders = {
-            kind: {
-                name: ModalityDecoder(p.swin, p.tokens, p.plane.size, p.valid)
-                for name, p in places.items()
-            }
-            for kind in ("own", "fused")
-        }
-        self.draw_own = decoders["own"]
+        cfg, encoders, decoders, fused = self.cfg, {}, {}, {}
+        for name, spec in cfg.specs.items():
+            swin, tokens = cfg.swin(spec.tokens), spec.grid.shape
+            read = cfg.read_tokens(spec)
+            valid = None if read.all() else read
+            encoders[name] = ModalityEncoder(swin, tokens, cfg.embedding, valid)
+            decoders[name] = ModalityDecoder(swin, tokens, spec.patch_size, valid)
+            fused[name] = ModalityDecoder(swin, tokens, spec.patch_size, valid)
+        # Attributes name the parameters: ``sensor_acc``, ``draw_own_acc``.
+        self.sensor, self.draw_own = encoders, decoders
         if cfg.fused:
-            self.predict = {name: SensorPredictor(cfg.fusion, cfg.embedding) for name in places}
-            self.draw_fused = decoders["fused"]
+            self.predict = {n: SensorPredictor(cfg.fusion, cfg.embedding) for n in encoders}
+            self.draw_fused = fused
 
     def vectors(
         self,
         patches: dict[str, Array],
         present: dict[str, Array],
-        hidden: Hidden | None = None,
+        masked: Masked | None = None,
         *,
         train: bool = False,
     ) -> tuple[dict[str, Array], dict[str, Array], dict[str, Array]]:
-        """The sensors' vectors (zeros where absent), what the others predict of each, and the last
-        planes."""
-        own, last = {}, {}
+        """By sensor: its vector ``[b d]`` (zeros where absent), what the others predict of it, and
+        the last layer ``[b t f d]`` of its encoder."""
+        unimodal, last = {}, {}
         for name, encoder in self.sensor.items():
-            veil = None if hidden is None else hidden[name]
-            h, last[name] = encoder(patches[name], veil, train=train)
-            own[name] = jnp.where(present[name][:, None], h, 0.0)
+            tokens = None if masked is None else masked[name]
+            x, last[name] = encoder(patches[name], tokens, train=train)
+            unimodal[name] = jnp.where(present[name][:, None], x, 0.0)
         if not self.cfg.fused:
-            return own, {}, last
+            return unimodal, {}, last
         fused = {
-            name: predict(jnp.concatenate([own[j] for j in own if j != name], axis=-1))
+            name: predict(jnp.concatenate([x for n, x in unimodal.items() if n != name], axis=-1))
             for name, predict in self.predict.items()
         }
-        return own, fused, last
+        return unimodal, fused, last
 
     def __call__(
-        self, patches: dict[str, Array], present: dict[str, Array], hidden: Hidden, *, train: bool
+        self, patches: dict[str, Array], present: dict[str, Array], masked: Masked, *, train: bool
     ) -> tuple[dict[str, Array], dict[str, Array]]:
-        """Drawn patches ``[b n p]`` of every sensor, from its own vector and from the others'."""
-        own, fused, _ = self.vectors(patches, present, hidden, train=train)
-        first = {name: draw(own[name], train=train) for name, draw in self.draw_own.items()}
+        """Reconstructed patches ``[b n p]`` by sensor, from its vector and from the others'."""
+        unimodal, fused, _ = self.vectors(patches, present, masked, train=train)
+        first = {
+            name: decode(unimodal[name], train=train) for name, decode in self.draw_own.items()
+        }
         if not fused or not self.cfg.gamma:
             return first, {}
-        return first, {n: draw(fused[n], train=train) for n, draw in self.draw_fused.items()}
+        return first, {n: decode(fused[n], train=train) for n, decode in self.draw_fused.items()}
 
-    def everything(self, patches, present, hidden):
+    def everything(self, patches, present, masked):
         """Reaches every parameter, to initialise them."""
-        own, fused, _ = self.vectors(patches, present, hidden)
-        for name, draw in self.draw_own.items():
-            draw(own[name])
+        unimodal, fused, _ = self.vectors(patches, present, masked)
+        for name, decode in self.draw_own.items():
+            decode(unimodal[name])
             if fused:
                 self.draw_fused[name](fused[name])
 
 
-# ------------------------------------------------------------------ the terms
+# ------------------------------------------------------------------ the error
 
 
-def _cell_weights(cfg: FreqMAE, place: Lattice) -> np.ndarray:
-    """``[n p]``: frequency and channel weights; 0 in padding, unless as released."""
-    plane, tokens = place.plane, place.tokens
-    bins = tokens[1] * plane.patch[1]
+def _cell_weights(cfg: FreqMAE, spec: SpectrogramSpec) -> np.ndarray:
+    """``[n p]``: the frequency weight of every number of every patch; 0 in padding, unless as
+    released."""
     released = cfg.padding == "as_released"
-    counted = bins if released else plane.bins
-    by_bin = np.ones(counted)
-    if cfg.frequency_weight:
-        by_bin = frequency_weights(counted, two_sided=cfg.frontend.two_sided)
-    cells = plane.real_cells(tokens)
-    full = np.zeros(cells.shape)
-    full[:, :counted] = by_bin
-    return cell_weights(plane, tokens, full if released else full * cells)
+    valid = spec.valid_cells
+    bins = valid.shape[1] if released else spec.bins
+    weight = np.zeros(valid.shape)
+    weight[:, :bins] = (
+        frequency_weights(bins, two_sided=cfg.frontend.two_sided) if cfg.frequency_weight else 1.0
+    )
+    return spec.patch_weights(weight if released else weight * valid)
 
 
-def _term(
-    cfg: FreqMAE,
-    place: Lattice,
-    out: Array,
-    truth: Array,
-    hidden: Array,
-    inside: Array,
-    energy: Array,
-) -> Array:
-    """``[b]``: one sensor's loss of one drawing (sheet, section 1.b.8)."""
-    full = hidden.reshape(hidden.shape[0], -1, 1) * _cell_weights(cfg, place)[None]
+def _error_weights(cfg: FreqMAE, spec: SpectrogramSpec, masked: Array, frames: Array) -> Array:
+    """``[b n p]``: the weight of every number of a sensor in the error.
+
+    It is 0 where nothing is masked (``masked`` ``[b t f]``), and, unless padding is treated as
+    released, in frames without signal (``frames`` ``[b t]``).
+    """
+    weight = masked.reshape(masked.shape[0], -1, 1) * _cell_weights(cfg, spec)[None]
     if cfg.padding == "ignored":
-        lives = any_of(inside, place.plane.patch[0], place.tokens[0])
-        full = full * jnp.repeat(lives, place.tokens[1], axis=1)[..., None]
+        time = any_of(frames, spec.patch[0], spec.grid.time)
+        weight = weight * jnp.repeat(time, spec.grid.freq, axis=1)[..., None]
+    return weight
+
+
+def _error(
+    cfg: FreqMAE, pred: Array, truth: Array, weight: Array, energy: Array, count: Array
+) -> Array:
+    """``[b]``: the error of one reconstruction of a sensor (sheet, section 1.b.8).
+
+    ``pred``, ``truth`` and ``weight`` ``[b n p]``; ``energy`` ``[b]`` of the sample, ``count``
+    ``[b]`` of its masked patches.
+    """
     if cfg.error == "mae":
-        return losses.weighted_mse(out, truth, full)
-    error = jnp.sum(full * jnp.square(out - truth), axis=(1, 2))
+        return losses.weighted_mse(pred, truth, weight)
+    error = jnp.sum(weight * jnp.square(pred - truth), axis=(1, 2))
     if cfg.error == "as_released":
-        count = jnp.sum(hidden, axis=(1, 2))
         return losses.wpsnr_as_released(error, energy, exponent=cfg.exponent, count=count)
-    signal = jnp.sum(full * jnp.square(truth), axis=(1, 2))
+    signal = jnp.sum(weight * jnp.square(truth), axis=(1, 2))
     return losses.snr_weighted(error, signal, energy, exponent=cfg.exponent)
-
-
-def _over_bins(last: Array, place: Lattice, present: Array) -> Array:
-    """``[b t f d]`` to ``[b t d]``: mean over the columns that hold a bin; 0 where absent."""
-    shrink = place.swin.scale
-    columns = place.real.any(0).reshape(-1, shrink).any(1).astype(np.float32)
-    mean = jnp.einsum("btfd,f->btd", last, columns / columns.sum())
-    return jnp.where(present[:, None, None], mean, 0.0)

@@ -15,7 +15,7 @@ from jfreq.augment import scalogram as change
 from jfreq.config import check, replace
 from jfreq.frontends.scalogram import Scalogram
 from jfreq.method import Loss, Streams, decided, part_of, summarise
-from jfreq.methods.common.patches import valid_tokens
+from jfreq.methods.common.patches import frames_of, valid_tokens
 from jfreq.methods.common.raw_sensors import RawSensorMethod, pooled
 from jfreq.nn.apply import apply
 from jfreq.nn.cnn1d import Conv1d, one_length
@@ -30,17 +30,17 @@ BRANCHES = {"both": ("time", "frequency"), "time": ("time",), "frequency": ("fre
 
 @checked
 class MapViews:
-    """How a view of a scalogram is drawn, anew for every clip."""
+    """How a view of a scalogram is sampled, anew for every clip."""
 
     freq_mask: Fraction = 0.2
     time_mask: Fraction = 0.3
-    """Widest hidden band of each axis, as a share of it."""
+    """Widest masked band of each axis, as a fraction of it."""
     gain: tuple[Positive, Positive] = (0.5, 2.0)
     """Of the signal's amplitude."""
     shift: NonNegative = 2.0
     """Rows up or down."""
     area: tuple[Share, Share] = (0.3, 0.7)
-    """Share of the scalogram in a crop (``local`` ``crops``)."""
+    """Fraction of the scalogram in a crop (``local`` ``crops``)."""
 
     def __post_init__(self):
         for name in ("gain", "area"):
@@ -59,32 +59,32 @@ class LTFC(RawSensorMethod):
 
     modalities: tuple[str, ...] | None = ("acc",)
     encoder: STF | Conv1d | DeepSense = Conv1d()
-    """Of the time stream."""
+    """Of the time branch."""
     frontend: Scalogram | None = None
-    """Of the time-frequency stream; None: 64 rows from 0.01 to 0.4 of the rate."""
+    """Of the time-frequency branch; None: 64 rows from 0.01 to 0.4 of the rate."""
     map_encoder: Conv2d = Conv2d()
-    stream: Literal["both", "time", "frequency"] = "both"
+    branch: Literal["both", "time", "frequency"] = "both"
     local: Literal["dense", "crops", "none"] = "dense"
-    """Time-frequency stream. ``dense``: beside whole clips, cells of time are held against the
+    """Time-frequency branch. ``dense``: beside whole clips, cells of time are held against the
     same cell of other clips, never against other cells of their own; ``crops``: whole clips,
     seen in parts; ``none``: whole clips."""
     cells: Count = 5
     """Cells of time (``dense``)."""
     global_weight: Probability = 0.5
-    """Share of whole clips in the ``dense`` loss."""
+    """Weight of whole clips in the ``dense`` loss; cells have the rest."""
     temperature: Positive = 0.1
     rows: RowLevel = "learned"
     """Level of every row and channel: a learned scale and offset, zero mean and unit variance
     over each clip (which hides how loud a row is), or as it comes."""
     views: Views = Views(time=("rotate", "scale", "jitter", "permute", "warp_time"), frequency=())
-    """Of the series, for the time stream."""
+    """Of the series, for the time branch."""
     map_views: MapViews = MapViews()
     time_projection: tuple[Size, ...] = (256, 128, 50)
     map_projection: tuple[Size, ...] = (128, 64)
     """Layers of the heads that contrast is computed after; the encoder is used without them."""
 
     def __post_init__(self):
-        if "time" in self.paths:
+        if "time" in self.branches:
             super().__post_init__()
             if self.signals:
                 self.views.check(self.signals)
@@ -99,7 +99,7 @@ class LTFC(RawSensorMethod):
             "method.frontend.standardise",
             "views change the amplitude; set it to 'none' and choose method.rows",
         )
-        if self.signals and "frequency" in self.paths and frontend is not None:
+        if self.signals and "frequency" in self.branches and frontend is not None:
             one_length(self.signals)
             for signal in self.signals:
                 frontend.check(signal)
@@ -112,9 +112,9 @@ class LTFC(RawSensorMethod):
                 )
 
     @property
-    def paths(self) -> tuple[str, ...]:
-        """The streams in use, in the order of the clip vector."""
-        return BRANCHES[self.stream]
+    def branches(self) -> tuple[str, ...]:
+        """The branches in use, in the order of the clip vector."""
+        return BRANCHES[self.branch]
 
     @property
     def frames(self) -> int:
@@ -123,8 +123,8 @@ class LTFC(RawSensorMethod):
 
     @property
     def grid(self) -> TokenGrid:
-        """Time steps of the map, or tokens of the time stream where that is alone."""
-        if self.stream == "time":
+        """Time steps of the map, or tokens of the time branch where that is alone."""
+        if self.branch == "time":
             return super().grid
         frontend = decided(self.frontend, "method.frontend")
         steps, _ = self.map_encoder.shape(self.frames, frontend.bins)
@@ -133,18 +133,18 @@ class LTFC(RawSensorMethod):
 
     @property
     def branch_widths(self) -> tuple[int, ...]:
-        if self.stream != "both":
+        if self.branch != "both":
             return ()
         return self.series_width, self.map_encoder.width
 
     @functools.cached_property
     def series(self) -> RawSensorMethod:
-        """What the time stream reads, by itself."""
+        """What the time branch reads, by itself."""
         return part_of(RawSensorMethod, self)
 
     @property
     def series_width(self) -> int:
-        """Width of the time stream's clip vector."""
+        """Width of the time branch's clip vector."""
         zeros = {s.name: x for s, x in zip(self.signals, self.zeros)}
 
         def width(key):
@@ -158,9 +158,9 @@ class LTFC(RawSensorMethod):
             check(
                 len(s.mean) > 0 or cfg.standardise != "data",
                 "method.standardise",
-                f"the data do not say mean and deviation of {s.name!r}; use 'clip'",
+                f"the data do not say mean and standard deviation of {s.name!r}; use 'clip'",
             )
-        if "frequency" not in cfg.paths or cfg.frontend is not None:
+        if "frequency" not in cfg.branches or cfg.frontend is not None:
             return cfg
         frontend = Scalogram(rate=float(cfg.signals[0].rate), standardise="none")
         return replace(cfg, frontend=frontend)
@@ -169,19 +169,19 @@ class LTFC(RawSensorMethod):
 
     def init(self, key: Array) -> PyTree:
         init = {"time": self._init_time, "frequency": self._init_frequency}
-        keys = jax.random.split(key, len(self.paths))
-        return {name: init[name](k) for name, k in zip(self.paths, keys)}
+        keys = jax.random.split(key, len(self.branches))
+        return {name: init[name](k) for name, k in zip(self.branches, keys)}
 
     def loss(self, params, target, batch: Batch, rngs: Streams, step) -> Loss:
-        """The sum of the losses of the two streams, which share nothing."""
+        """The sum of the losses of the two branches, which share nothing."""
         del target, step
         batch = self.with_spectrogram(batch)
         values: dict[str, Array] = {}
-        if "time" in self.paths:
+        if "time" in self.branches:
             values |= self._time_loss(params["time"], batch, rngs)
-        if "frequency" in self.paths:
+        if "frequency" in self.branches:
             values |= self._frequency_loss(params["frequency"], batch, rngs)
-        total = functools.reduce(jnp.add, (values[name] for name in self.paths))
+        total = functools.reduce(jnp.add, (values[name] for name in self.branches))
         return summarise({"loss": total, **values}, batch)
 
     def encode(self, params, batch: Batch) -> Features:
@@ -191,25 +191,30 @@ class LTFC(RawSensorMethod):
         return self._features(params, batch, rngs("dropout"))
 
     def _features(self, params: PyTree, batch: Batch, dropout: Array | None = None) -> Features:
-        batch, found = self.with_spectrogram(batch), []
-        if "time" in self.paths:
-            found.append(self.series.features(params["time"]["encoder"], batch, dropout))
-        if "frequency" in self.paths:
+        batch, features = self.with_spectrogram(batch), []
+        if "time" in self.branches:
+            features.append(self.series.features(params["time"]["encoder"], batch, dropout))
+        if "frequency" in self.branches:
             tokens = self._map_tokens(params["frequency"], batch["spectrogram"])
             valid = valid_tokens(self.grid, batch, tokens.shape[0])
-            found.append(Features(tokens, self.grid, pooled(tokens, valid, "mean"), valid))
-        return found[0] if len(found) == 1 else side_by_side(*found)
+            features.append(Features(tokens, self.grid, pooled(tokens, valid, "mean"), valid))
+        return features[0] if len(features) == 1 else side_by_side(*features)
 
     def with_spectrogram(self, batch: Batch) -> Batch:
-        """Adds the scalogram of all sensors ``[b t f c]``, unless the time stream is alone."""
-        if "spectrogram" in batch or "frequency" not in self.paths:
+        """Adds the scalogram of all sensors ``[b t f c]``, unless the time branch is alone."""
+        if "spectrogram" in batch or "frequency" not in self.branches:
             return batch
         frontend = decided(self.frontend, "method.frontend")
-        x = jnp.concatenate(self.levelled(batch), axis=-1)
+        x = jnp.concatenate(self.inputs(batch), axis=-1)
         with jax.named_scope("frontend"):
             spec, valid = frontend(x, frames=self.frames, length=batch.get("length"))
         spec = jax.lax.optimization_barrier(jax.lax.stop_gradient(spec))
         return {**batch, "spectrogram": spec, "valid_frames": valid}
+
+    def valid_frames(self, batch: Batch) -> Array | None:
+        if self.frontend is None or "frequency" not in self.branches:
+            return None
+        return frames_of(self.frontend, batch, self.signals[0].name, self.frames)
 
     @property
     def spectrogram_fill(self) -> float:
@@ -219,7 +224,7 @@ class LTFC(RawSensorMethod):
     def frame_hop(self) -> float | None:
         return None if self.frontend is None else self.frontend.hop_length
 
-    # ------------------------------------------------------------------ the stream of time
+    # ------------------------------------------------------------------ the branch of time
 
     def _init_time(self, key: Array) -> PyTree:
         encoder_key, head_key = jax.random.split(key)
@@ -229,12 +234,12 @@ class LTFC(RawSensorMethod):
         }
 
     def _time_loss(self, params: PyTree, batch: Batch, rngs: Streams) -> dict[str, Array]:
-        views = self.views(rngs("views"), [_twice(x) for x in self.levelled(batch)])
+        views = self.views(rngs("views"), [_twice(x) for x in self.inputs(batch)])
         clip = self.clip_vector(params["encoder"], views, rngs("dropout"))
         z = apply(Projection(self.time_projection), params["projection"], clip)
         return {"time": losses.nt_xent(z[::2], z[1::2], temperature=self.temperature)}
 
-    # ------------------------------------------------------------------ the stream of the map
+    # ------------------------------------------------------------------ the branch of the map
 
     def _init_frequency(self, key: Array) -> PyTree:
         net_key, *head_keys = jax.random.split(key, 3)
@@ -254,16 +259,16 @@ class LTFC(RawSensorMethod):
 
     def _frequency_loss(self, params: PyTree, batch: Batch, rngs: Streams) -> dict[str, Array]:
         views = map_view(rngs("map_views"), _twice(batch["spectrogram"]), self)
-        found = self._map_tokens(params, views)
+        tokens = self._map_tokens(params, views)
         head, heads = Projection(self.map_projection), params["projection"]
-        z = apply(head, heads["global"], found.mean(axis=1))
+        z = apply(head, heads["global"], tokens.mean(axis=1))
         whole = losses.nt_xent(z[::2], z[1::2], temperature=self.temperature)
         if self.local != "dense":
             return {"frequency": whole}
-        z = apply(head, heads["local"], cell_means(found, self.cells))
+        z = apply(head, heads["local"], cell_means(tokens, self.cells))
         local = dense_contrast(z[::2], z[1::2], temperature=self.temperature)
-        share = self.global_weight
-        total = share * whole + (1 - share) * local
+        weight = self.global_weight
+        total = weight * whole + (1 - weight) * local
         return {"frequency": total, "global": whole, "local": local}
 
 
@@ -279,8 +284,8 @@ def cell_means(tokens: Array, cells: int) -> Array:
     """``[b n d]`` to ``[b u d]``: means over ``cells`` stretches of time of equal length."""
     edges = np.linspace(0, tokens.shape[1], cells + 1)
     at = np.arange(tokens.shape[1])
-    share = np.minimum(at + 1, edges[1:, None]) - np.maximum(at, edges[:-1, None])
-    weight = np.maximum(share, 0) / np.diff(edges)[:, None]
+    overlap = np.minimum(at + 1, edges[1:, None]) - np.maximum(at, edges[:-1, None])
+    weight = np.maximum(overlap, 0) / np.diff(edges)[:, None]
     return jnp.einsum("un,bnd->bud", weight.astype(np.float32), tokens)
 
 
@@ -309,7 +314,7 @@ def map_view(key: Array, spec: Array, cfg: LTFC) -> Array:
 
 
 def side_by_side(time: Features, frequency: Features) -> Features:
-    """Side by side on the lattice of the map; tokens of the series are interpolated onto it."""
+    """Both side by side on the grid of the map; tokens of the series are interpolated onto it."""
     grid = frequency.grid
     at = (grid.first + grid.hop * np.arange(grid.time) - time.grid.first) / time.grid.hop
     at = np.clip(at, 0, time.grid.time - 1)[:, None]

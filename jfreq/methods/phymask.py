@@ -1,9 +1,9 @@
-"""PhyMask-style masking: what stays visible is chosen by the physics of the signal (after Kara et
+"""PhyMask-style masking: what stays visible is decided by the physics of the signal (after Kara et
 al., SenSys 2024).
 
 Only the abstract of the paper is public: energy says which regions matter, coherence which dynamics
 last, the two are combined, up to 96 % are masked. Every formula here is our reading of it: the
-scores and their selection (:mod:`jfreq.masks.energy_coherence`), the share drawn uniformly, the
+scores and their selection (:mod:`jfreq.masks.energy_coherence`), the part that is uniform, the
 temperature, the budgets of the sensors.
 """
 
@@ -19,190 +19,191 @@ import numpy as np
 from jfreq.config import check, replace
 from jfreq.masks import energy_coherence
 from jfreq.method import Loss, Streams, Wrapper
-from jfreq.methods.common.sensor_spectra import Place, Spectra, inside_tokens, spectra
+from jfreq.methods.common.sensor_spectra import Spectrogram, SpectrogramSpec
 from jfreq.methods.freqmae import FreqMAE
-from jfreq.methods.mae import MAE, Masks
+from jfreq.methods.mae import MAE
 from jfreq.ranges import Count, Positive, Probability, checked
-from jfreq.types import Array, Batch, DataSpec, Reconstruction
+from jfreq.types import Array, Batch, DataSpec, Mask, Reconstruction
 
 
 @checked
 class PhyMask(Wrapper):
     """A masked autoencoder under masks that follow energy and coherence. On an :class:`MAE` masked
-    tokens are dropped, so high ratios save time and memory; :class:`FreqMAE` sees every place and
-    saves nothing. Only the abstract of the paper is public; these rules are our reading."""
+    tokens are dropped, so high ratios save time and memory; :class:`FreqMAE` reads a token at every
+    place and saves nothing. Only the abstract of the paper is public; these rules are our reading.
+    """
 
     inner: ClassVar[str] = "trunk"
 
     trunk: MAE | FreqMAE = MAE(mask_ratio=0.9)
-    """Its ``mask_ratio`` is the share masked; published: up to 0.96."""
+    """Its ``mask_ratio`` is the fraction masked; published: up to 0.96."""
     alpha: Probability = 0.5
-    """Share of energy in the score, the rest is coherence."""
+    """Weight of energy in the score, the rest is coherence."""
     coherence: Literal["frames", "modalities", "both"] = "frames"
     """Between neighbouring frames of a sensor; between sensors of equal rate; or their mean."""
-    direction: Literal["keep", "hide"] = "keep"
+    high_scores: Literal["visible", "masked"] = "visible"
     """What scores high stays visible, or is masked (the opposite sign, as an ablation)."""
     floor: Probability = 0.1
-    """rho: share of the visible patches drawn uniformly, so that no region is never seen."""
+    """rho: fraction of the visible patches that are sampled uniformly, so that every region is
+    visible now and then."""
     temperature: tuple[Positive, Positive] = (1.0, 0.1)
-    """Of the draw, first and last: high is uniform, 0 takes the best alone."""
+    """Of the sampling, first and last: high is uniform, 0 takes the best alone."""
     anneal_steps: Count = 500
     """Updates from the first temperature to the last, along a cosine; half of a run."""
     budget: Literal["entropy", "equal"] = "entropy"
-    """Sensors whose energy is spread wider keep more, measured once before training; or the same
-    share of every sensor."""
-    kept: tuple[Count, ...] | None = None
+    """More of the sensors whose energy is spread wider stays visible, measured once before
+    training; or the same fraction of every sensor."""
+    visible: tuple[Count, ...] | None = None
     """Visible patches (windows on ``FreqMAE``) of each sensor; None: decided by the data."""
 
     def __post_init__(self):
         check(
             self.trunk.mask_kind == "random",
             "method.trunk.mask_kind",
-            "must stay 'random': the prior chooses",
+            "must stay 'random': energy and coherence decide",
         )
-        if self.signals:
-            counts = self.units
-            if self.kept is not None:
+        if not self.signals:
+            return
+        counts = self.unit_counts
+        if self.visible is not None:
+            check(
+                len(self.visible) == len(counts),
+                "method.visible",
+                f"{len(self.visible)} budgets for {len(counts)} sensors",
+            )
+            for name, n, k in zip(self.trunk.specs, counts, self.visible):
                 check(
-                    len(self.kept) == len(counts),
-                    "method.kept",
-                    f"{len(self.kept)} budgets for {len(counts)} sensors",
+                    k < n,
+                    "method.visible",
+                    f"{k} of {n} patches of {name!r}; one must stay visible and one be masked",
                 )
-                for name, n, k in zip(self.trunk.planes, counts, self.kept):
-                    check(
-                        k < n,
-                        "method.kept",
-                        f"{k} of {n} patches of {name!r}; one must stay visible and one be masked",
-                    )
-            if self.coherence != "frames":
-                for name in self.trunk.planes:
-                    check(
-                        bool(self.partners(name)),
-                        "method.coherence",
-                        f"no other sensor has the rate of {name!r}; use 'frames'",
-                    )
+        if self.coherence != "frames":
+            for name in self.trunk.specs:
+                check(
+                    bool(self.partners(name)),
+                    "method.coherence",
+                    f"no other sensor has the rate of {name!r}; use 'frames'",
+                )
 
     def bind(self, spec: DataSpec) -> Self:
         trunk = self.trunk.bind(spec)
         return replace(self, trunk=trunk, signals=trunk.signals)
 
     def unbind(self) -> Self:
-        return replace(super().unbind(), trunk=self.trunk.unbind(), kept=None)
+        return replace(super().unbind(), trunk=self.trunk.unbind(), visible=None)
 
     def calibrate(self, batch: Mapping[str, Any]) -> Self:
-        """With budgets, by the entropy of where the energy of ``batch`` lies; and the trunk's."""
+        """Calibrates the trunk, then sets the budgets by how widely the energy of ``batch`` is
+        spread over the patches of each sensor (its entropy)."""
         self = replace(self, trunk=self.trunk.calibrate(batch))
-        if self.kept is not None or self.budget == "equal":
+        if self.visible is not None or self.budget == "equal":
             return self
-        found = jax.jit(lambda batch: _entropies(self, spectra(self.trunk, batch)))(batch)
-        spread = [float(np.mean(h[p])) if p.any() else 0.0 for h, p in map(_arrays, found)]
-        return replace(
-            self, kept=energy_coherence.budgets(self.units, self.trunk.mask_ratio, spread)
-        )
 
-    @property
-    def units(self) -> tuple[int, ...]:
-        """Patches (windows) of each sensor that hold signal."""
-        return tuple(int(place.real.sum()) for place in self.trunk.mask_units.values())
+        def measure(batch: Batch) -> list[tuple[Array, Array]]:
+            spectra = self.trunk.spectra(batch)
+            return [
+                (
+                    energy_coherence.entropy(spectra[n].real, spectra[n].imag, unit.patch),
+                    spectra[n].present,
+                )
+                for n, unit in self.trunk.mask_units.items()
+            ]
 
-    @property
-    def visible(self) -> tuple[int, ...]:
-        """Of these, how many stay visible."""
-        if self.kept is not None:
-            return self.kept
+        entropies = [
+            float(np.mean(entropy[present])) if present.any() else 0.0
+            for entropy, present in jax.device_get(jax.jit(measure)(batch))
+        ]
         ratio = self.trunk.mask_ratio
-        return tuple(max(1, n - max(1, round(ratio * n))) for n in self.units)
+        return replace(self, visible=energy_coherence.budgets(self.unit_counts, ratio, entropies))
+
+    @property
+    def unit_counts(self) -> tuple[int, ...]:
+        """Patches (windows) of each sensor that hold signal."""
+        return tuple(int(unit.valid_tokens.sum()) for unit in self.trunk.mask_units.values())
+
+    @property
+    def visible_counts(self) -> tuple[int, ...]:
+        """How many of these stay visible."""
+        if self.visible is not None:
+            return self.visible
+        ratio = self.trunk.mask_ratio
+        return tuple(max(1, n - max(1, round(ratio * n))) for n in self.unit_counts)
 
     def partners(self, name: str) -> list[str]:
         """Other sensors whose frames and bins are the same."""
-        planes = self.trunk.planes
-        own = planes[name]
-        return [
-            other
-            for other, p in planes.items()
-            if other != name
-            and (p.frames, p.bins) == (own.frames, own.bins)
-            and p.signal.rate == own.signal.rate
-        ]
+
+        def shape(spec: SpectrogramSpec) -> tuple[int, int, float]:
+            return spec.frames, spec.bins, spec.signal.rate
+
+        specs = self.trunk.specs
+        return [n for n, spec in specs.items() if n != name and shape(spec) == shape(specs[name])]
 
     # ------------------------------------------------------------------ the paper
 
     def loss(self, params, target, batch: Batch, rngs: Streams, step) -> Loss:
         """The trunk's, under these masks."""
         del target
-        found = spectra(self.trunk, batch)
-        masks = self.sample_masks(rngs("mask"), found, step)
-        return self.trunk.loss_under(params, batch, found, masks, rngs)
+        spectra = self.trunk.spectra(batch)
+        masks = self.sample_masks(rngs("mask"), spectra, step)
+        return self.trunk.loss_with_masks(params, batch, spectra, masks, rngs)
 
     def reconstruct(self, params, batch: Batch, rngs: Streams) -> Reconstruction:
         """Under a mask as at the end of training."""
-        found = spectra(self.trunk, batch)
-        return self.trunk.reconstruct_under(params, found, self.sample_masks(rngs("mask"), found))
+        spectra = self.trunk.spectra(batch)
+        masks = self.sample_masks(rngs("mask"), spectra)
+        return self.trunk.reconstruct_with_masks(params, spectra, masks)
 
-    def sample_masks(self, key: Array, found: dict[str, Spectra], step: Any = None) -> Any:
-        """Masks by sensor as the trunk takes them; None: as at the end of training."""
+    def sample_masks(self, key: Array, spectra: Mapping[str, Spectrogram], step: Any = None) -> Any:
+        """Masks by sensor as the trunk takes them; ``step`` None: as at the end of training."""
         step = self.anneal_steps if step is None else step
-        return self.trunk.of_units(chosen(self, key, found, step))
+        return self.trunk.masks_of_units(unit_masks(self, key, spectra, step))
 
 
-# ------------------------------------------------------------------ the prior
+# ------------------------------------------------------------------ energy and coherence
 
 
-def scores(cfg: PhyMask, found: dict[str, Spectra]) -> dict[str, Array]:
+def scores(cfg: PhyMask, spectra: Mapping[str, Spectrogram]) -> dict[str, Array]:
     """``[b n]`` in [0, 1] by sensor, high where energy and coherence are."""
     out = {}
-    for name, place in cfg.trunk.mask_units.items():
-        own = (found[name].real, found[name].imag)
-        energy = energy_coherence.energy(*own, place.cells)
-        parts = []
+    for name, unit in cfg.trunk.mask_units.items():
+        spectrum = (spectra[name].real, spectra[name].imag)
+        energy = energy_coherence.energy(*spectrum, unit.patch)
+        others: list[tuple[Array, Array] | None] = []
         if cfg.alpha < 1 and cfg.coherence in ("frames", "both"):
-            parts.append(energy_coherence.coherence(*own, place.cells))
+            others.append(None)
         if cfg.alpha < 1 and cfg.coherence in ("modalities", "both"):
-            others = [(found[j].real, found[j].imag) for j in cfg.partners(name)]
-            parts += [
-                energy_coherence.coherence(*own, place.cells, other=other) for other in others
-            ]
-        lasting = jnp.mean(jnp.stack(parts), axis=0) if parts else jnp.zeros_like(energy)
+            others += [(spectra[n].real, spectra[n].imag) for n in cfg.partners(name)]
+        parts = [energy_coherence.coherence(*spectrum, unit.patch, other=x) for x in others]
+        coherence = jnp.mean(jnp.stack(parts), axis=0) if parts else jnp.zeros_like(energy)
         out[name] = energy_coherence.importance(
-            place.padded(energy), place.padded(lasting), cfg.alpha
+            _on_grid(energy, unit), _on_grid(coherence, unit), cfg.alpha
         )
     return out
 
 
-def chosen(cfg: PhyMask, key: Array, found: dict[str, Spectra], step) -> Masks:
-    """Masks by sensor over its patches (windows), the budgets exactly."""
-    heat = energy_coherence.temperature(
+def _on_grid(score: Array, unit: SpectrogramSpec) -> Array:
+    """``[b t f]`` of the patches that hold signal, with zeros for those of padding."""
+    more = (n - m for n, m in zip(unit.grid.shape, score.shape[1:]))
+    return jnp.pad(score, ((0, 0), *((0, m) for m in more)))
+
+
+def unit_masks(
+    cfg: PhyMask, key: Array, spectra: Mapping[str, Spectrogram], step: Any
+) -> dict[str, Mask]:
+    """Masks by sensor over its patches (windows), with exactly the budgets visible."""
+    temperature = energy_coherence.temperature(
         step, cfg.anneal_steps, start=cfg.temperature[0], end=cfg.temperature[1], fraction=1.0
     )
-    sign = 1 if cfg.direction == "keep" else -1
-    ranked, out = scores(cfg, found), {}
+    ranked, out = scores(cfg, spectra), {}
     keys = jax.random.split(key, len(ranked))
-    for k, (name, place), keep in zip(keys, cfg.trunk.mask_units.items(), cfg.visible):
+    for k, (name, unit), visible in zip(keys, cfg.trunk.mask_units.items(), cfg.visible_counts):
         out[name] = energy_coherence.sample_by_importance(
             k,
             ranked[name],
-            keep,
-            temperature=heat,
+            visible,
+            temperature=temperature,
             floor=cfg.floor,
-            sign=sign,
-            valid=_valid(found[name], place),
+            sign=1 if cfg.high_scores == "visible" else -1,
+            valid=unit.tokens_with(spectra[name].valid),
         )
     return out
-
-
-def _valid(found: Spectra, place: Place) -> Array:
-    """``[b n]`` bool: patches (windows) that hold signal."""
-    plane = place.plane._replace(patch=place.cells)
-    return inside_tokens(found, plane, place.shape)
-
-
-def _entropies(cfg: PhyMask, found: dict[str, Spectra]) -> list[tuple[Array, Array]]:
-    out = []
-    for name, place in cfg.trunk.mask_units.items():
-        spread = energy_coherence.entropy(found[name].real, found[name].imag, place.cells)
-        out.append((spread, found[name].present))
-    return out
-
-
-def _arrays(pair: tuple[Array, Array]) -> tuple[np.ndarray, np.ndarray]:
-    return np.asarray(pair[0]), np.asarray(pair[1])

@@ -19,13 +19,14 @@ from jfreq.method import Loss, Streams, summarise
 from jfreq.methods.common.raw_sensors import RawSensorMethod
 from jfreq.nn.apply import apply
 from jfreq.nn.heads import MLPHead
+from jfreq.ops.scale import unit
 from jfreq.ranges import Positive, Size, checked
 from jfreq.types import Batch, DataSpec, PyTree
 
 
 @checked
 class STFCSL(RawSensorMethod):
-    """Two views of every window, drawn together against all other windows of the batch."""
+    """Two views of every window, pulled together against all other windows of the batch."""
 
     headline: ClassVar[tuple[str, ...]] = ("accuracy", "collapse")
 
@@ -45,7 +46,7 @@ class STFCSL(RawSensorMethod):
             check(
                 len(s.mean) > 0 or cfg.standardise != "data",
                 "method.standardise",
-                f"the data do not say mean and deviation of {s.name!r}; use 'clip'",
+                f"the data do not say mean and standard deviation of {s.name!r}; use 'clip'",
             )
         return cfg
 
@@ -62,7 +63,7 @@ class STFCSL(RawSensorMethod):
     def loss(self, params, target, batch: Batch, rngs: Streams, step) -> Loss:
         del target, step
         # The two views of a row lie side by side, so that a sharded batch stays where it is.
-        twice = [jnp.repeat(x, 2, axis=0) for x in self.levelled(batch)]
+        twice = [jnp.repeat(x, 2, axis=0) for x in self.inputs(batch)]
         views = self.views(rngs("views"), twice)
         clip = self.clip_vector(params["encoder"], views, rngs("dropout"))
         z = apply(MLPHead(*self.projection), params["projection"], clip)
@@ -70,23 +71,19 @@ class STFCSL(RawSensorMethod):
         values = {
             "loss": losses.nt_xent(first, second, temperature=self.temperature),
             "accuracy": match_accuracy(first, second),
-            **_spread(first, second),
+            **_collapse_metrics(first, second),
         }
         return summarise(values, batch)
 
 
 def match_accuracy(a: Float[Array, "b d"], b: Float[Array, "b d"]) -> Float[Array, " b"]:
-    """Share of views whose most similar view of another kind is their own partner's."""
-    a, b = _unit(a)[None], _unit(b)[None]
+    """Fraction of the two views of a row whose most similar view is their partner."""
+    a, b = unit(a)[None], unit(b)[None]
     return (losses.matched(a, b)[0] + losses.matched(b, a)[0]) / 2
 
 
-def _spread(a: Array, b: Array) -> dict[str, Array]:
+def _collapse_metrics(a: Array, b: Array) -> dict[str, Array]:
     """Alignment of the pairs and similarity to the mean direction: 1 for collapsed embeddings."""
-    a, b = _unit(a), _unit(b)
+    a, b = unit(a), unit(b)
     mean = jnp.mean(jnp.concatenate([a, b]), axis=0)
     return {"alignment": jnp.sum(a * b, -1), "collapse": (a @ mean + b @ mean) / 2}
-
-
-def _unit(x: Array) -> Array:
-    return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(x), -1, keepdims=True), 1e-12))

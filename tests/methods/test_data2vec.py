@@ -62,7 +62,7 @@ def means(found):
 def test_published_geometry():
     """20 ms a token, 24 of 49 masked, and the parameters of every part as the layers count."""
     method = Data2Vec().bind(SECOND)
-    assert (method.grid.time, method.grid.hop, method.kept) == (49, 320, 25)
+    assert (method.grid.time, method.grid.hop, method.visible) == (49, 320, 25)
     shapes = jax.eval_shape(method.init, jax.random.key(0))
     context = shapes["context"]
     assert (
@@ -87,10 +87,10 @@ def test_the_loss_is_the_released_sum():
         truth = method.teacher_targets(target["context"], local, valid)
         return mask.masked, pred, gather_per_clone(truth, mask.masked)
 
-    drop, pred, truth = (np.asarray(x) for x in parts(params, target))
+    masked, pred, truth = (np.asarray(x) for x in parts(params, target))
     error = np.square(pred - truth).sum(-1) / 4.0
     rows = np.repeat([49, 27, 5, 49], 3)
-    clones = [e[d < count].mean() for e, d, count in zip(error, drop, rows)]
+    clones = [e[d < count].mean() for e, d, count in zip(error, masked, rows)]
     assert means(found)["loss"] == pytest.approx(np.mean(clones), rel=1e-4)
 
 

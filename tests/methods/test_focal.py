@@ -13,7 +13,6 @@ from jfreq import param_paths, recipes, sharding
 from jfreq.augment import Views
 from jfreq.config import Data, Experiment, replace
 from jfreq.method import Streams
-from jfreq.methods.common.sensor_spectra import spectra
 from jfreq.methods.focal import FOCAL, terms
 from jfreq.nn.deepsense_stft import DeepSenseSTFT
 from jfreq.nn.swin import Swin
@@ -124,7 +123,7 @@ def embeddings(rows, names=("a", "b", "c"), width=6, seed=0):
 def sums(cfg, first, second, present):
     mask = jnp.ones(len(next(iter(first.values()))))
     return {
-        name: term.per_row(mask).mean(axis=1).sum()
+        name: term.over_batch(mask).mean(axis=1).sum()
         for name, term in terms(cfg, first, second, present).items()
     }
 
@@ -225,13 +224,13 @@ def test_loss_is_that_of_the_projections_of_two_views(key):
     @jax.jit
     def encoded(batch):
         twice = {n: jnp.repeat(x, 2, axis=0) for n, x in batch.items()}
-        found = spectra(cfg, twice, change=lambda series: cfg.views(rngs("views"), series))
+        found = cfg.spectra(twice, views=lambda series: cfg.views(rngs("views"), series))
         return {
             name: cfg.encoder.build().apply(
                 {"params": params["encoder"][name]},
-                found[name].x.reshape(16, *plane.tokens, plane.size),
+                found[name].inputs.reshape(16, *spec.grid.shape, spec.patch_size),
             )
-            for name, plane in cfg.planes.items()
+            for name, spec in cfg.specs.items()
         }
 
     first, second = {}, {}
@@ -240,7 +239,7 @@ def test_loss_is_that_of_the_projections_of_two_views(key):
         hidden = np.asarray(states).mean(1) @ head["hidden"]["kernel"] + head["hidden"]["bias"]
         z = np.maximum(hidden, 0) @ head["out"]["kernel"] + head["out"]["bias"]
         first[name], second[name] = z[::2], z[1::2]
-    present = {n: np.arange(8) != 7 for n in cfg.planes}
+    present = {n: np.arange(8) != 7 for n in cfg.specs}
     present["audio"][2] = False
     expected = reference(cfg, first, second, present)
     assert float(value) == pytest.approx(expected["loss"], rel=1e-3)
@@ -303,7 +302,7 @@ def test_embedding_is_the_vectors_of_all_sensors_before_the_projection(encoder):
     assert not np.asarray(audio[1]).any() and np.asarray(audio[0]).any()
 
 
-def test_recipes_leave_the_patch_embedding_as_it_was_drawn():
+def test_recipes_leave_the_patch_embedding_as_it_was_initialised():
     for name in ("focal_mod", "focal_hapt"):
         _, params = made(encoder=TINY)
         rates = rate_multipliers(recipes.load(name).optim, params)

@@ -44,13 +44,14 @@ def small():
 @pytest.mark.parametrize(
     ("name", "tokens", "masked"), [("audio", (12, 72), 72), ("seismic", (12, 36), 36)]
 )
-def test_released_lattice_of_mod(name, tokens, masked):
+def test_released_grid_of_mod(name, tokens, masked):
     cfg = cast(FreqMAE, recipes.load("freqmae_mod_released").method.bind(MOD))
-    place = cfg.lattice(name)
-    assert place.tokens == tokens and place.real.all()
-    assert window_masks.count(place.real, place.swin.window, 0.75) == masked
-    hidden = window_masks.sample(jax.random.key(0), 3, place.real, window=(1, 9), ratio=0.75)
-    assert np.asarray(hidden).sum((1, 2)).tolist() == [9 * masked] * 3
+    spec = cfg.specs[name]
+    read = cfg.read_tokens(spec)
+    assert spec.grid.shape == tokens and read.all()
+    assert window_masks.count(read, cfg.swin(spec.tokens).window, 0.75) == masked
+    sampled = window_masks.sample(jax.random.key(0), 3, read, window=(1, 9), ratio=0.75)
+    assert np.asarray(sampled).sum((1, 2)).tolist() == [9 * masked] * 3
 
 
 def test_size_of_the_published_network():
@@ -73,20 +74,17 @@ def test_size_of_the_published_network():
     assert count["predict"] == 525_824
 
 
-def test_intended_lattice_shrinks_windows_and_knows_padding():
+def test_intended_grid_shrinks_windows_and_knows_padding():
     cfg = cast(FreqMAE, recipes.load("freqmae_mod").method.bind(MOD))
-    audio, seismic = cfg.lattice("audio"), cfg.lattice("seismic")
-    assert audio.plane.tokens == (10, 20) and seismic.plane.tokens == (10, 10)
-    assert audio.real.sum() == 200 and seismic.real.sum() == 100
-    assert seismic.tokens[1] < 36 and seismic.swin.window[1] <= 3
-    hidden = window_masks.sample(
-        jax.random.key(0), 2, audio.real, window=audio.swin.window, ratio=0.75
-    )
-    blocks = np.asarray(hidden).reshape(
-        2, -1, audio.swin.window[0], audio.tokens[1] // audio.swin.window[1], audio.swin.window[1]
-    )
+    audio, seismic = cfg.specs["audio"], cfg.specs["seismic"]
+    assert audio.tokens == (10, 20) and seismic.tokens == (10, 10)
+    assert cfg.read_tokens(audio).sum() == 200 and cfg.read_tokens(seismic).sum() == 100
+    assert seismic.grid.freq < 36 and cfg.swin(seismic.tokens).window[1] <= 3
+    (time, freq), read = cfg.swin(audio.tokens).window, cfg.read_tokens(audio)
+    masked = window_masks.sample(jax.random.key(0), 2, read, window=(time, freq), ratio=0.75)
+    blocks = np.asarray(masked).reshape(2, -1, time, audio.grid.freq // freq, freq)
     assert (blocks.any((2, 4)) == blocks.all((2, 4))).all()  # constant inside a window
-    assert (hidden[0] != hidden[1]).any()
+    assert (masked[0] != masked[1]).any()
 
 
 # ------------------------------------------------------------------ weights and losses
@@ -107,12 +105,12 @@ def test_padding_has_no_weight_unless_as_released():
     from jfreq.methods.freqmae import _cell_weights
 
     cfg = cast(FreqMAE, recipes.load("freqmae_mod").method.bind(MOD))
-    place = cfg.lattice("audio")
-    assert place.plane.patch == (1, 40) and place.tokens == (16, 20)
-    weight = _cell_weights(cfg, place).reshape(*place.tokens, -1)
+    spec = cfg.specs["audio"]
+    assert spec.patch == (1, 40) and spec.grid.shape == (16, 20)
+    weight = _cell_weights(cfg, spec).reshape(*spec.grid.shape, -1)
     assert weight[:10].all(-1).sum() == 10 * 19 and not weight[10:].any()
     released = cast(FreqMAE, recipes.load("freqmae_mod_released").method.bind(MOD))
-    full = _cell_weights(released, released.lattice("audio")).reshape(12, 72, -1)
+    full = _cell_weights(released, released.specs["audio"]).reshape(12, 72, -1)
     assert full[10:].any() and full[:, 40:].any()
 
 
@@ -163,18 +161,18 @@ def test_joint_scaling():
 
 
 def test_a_bin_of_zero_weight_has_no_gradient(small):
-    from jfreq.methods.freqmae import _cell_weights, _term
+    from jfreq.methods.freqmae import _cell_weights, _error, _error_weights
 
     cfg = small[0]
-    place = cfg.lattice("mic")
-    weight = _cell_weights(cfg, place)
+    spec = cfg.specs["mic"]
+    weight = _cell_weights(cfg, spec)
     rng = np.random.default_rng(0)
     out, truth = (jnp.asarray(rng.normal(size=(2, *weight.shape)), jnp.float32) for _ in range(2))
-    hidden = jnp.ones((2, *place.tokens), bool)
-    inside = jnp.ones((2, place.plane.frames), bool)
+    masked, frames = jnp.ones((2, *spec.grid.shape), bool), jnp.ones((2, spec.frames), bool)
+    under_mask = _error_weights(cfg, spec, masked, frames)
 
     def loss(out):
-        return _term(cfg, place, out, truth, hidden, inside, jnp.ones(2)).sum()
+        return _error(cfg, out, truth, under_mask, jnp.ones(2), jnp.ones(2)).sum()
 
     grad = np.asarray(jax.jit(jax.grad(loss))(out))
     assert (weight == 0).any() and not grad[:, weight == 0].any() and grad[:, weight > 0].all()
@@ -184,24 +182,24 @@ def test_a_bin_of_zero_weight_has_no_gradient(small):
 
 
 def test_what_is_masked_is_the_mask_token(small):
-    """Everything hidden: the vector of a sensor depends on nothing it measured."""
+    """Everything masked: the vector of a sensor depends on nothing it measured."""
     from jfreq.methods.freqmae import _Net
 
     cfg, params = small
     rng = np.random.default_rng(0)
-    hidden = {n: jnp.ones((2, *cfg.lattice(n).tokens), bool) for n in cfg.planes}
-    present = {n: jnp.ones(2, bool) for n in cfg.planes}
+    masked = {n: jnp.ones((2, *spec.grid.shape), bool) for n, spec in cfg.specs.items()}
+    present = {n: jnp.ones(2, bool) for n in cfg.specs}
 
     @jax.jit
     def vectors(patches):
-        return _Net(cfg).apply({"params": params}, patches, present, hidden, method=_Net.vectors)
+        return _Net(cfg).apply({"params": params}, patches, present, masked, method=_Net.vectors)
 
-    shape = {n: (2, math.prod(cfg.lattice(n).tokens), cfg.planes[n].size) for n in cfg.planes}
+    shape = {n: (2, spec.grid.size, spec.patch_size) for n, spec in cfg.specs.items()}
     a, b = (
         vectors({n: rng.normal(size=shape[n]).astype(np.float32) for n in shape})[0]
         for _ in range(2)
     )
-    for name in cfg.planes:
+    for name in cfg.specs:
         np.testing.assert_array_equal(a[name], b[name])
 
 
@@ -231,7 +229,7 @@ def test_without_gamma_fusion_is_not_trained(small):
     assert any(np.asarray(without[p]).any() for p in without if p.startswith("draw_own"))
 
 
-@pytest.mark.parametrize(("embed", "width"), [("own", 24), ("fused", 24), ("both", 48)])
+@pytest.mark.parametrize(("embed", "width"), [("unimodal", 24), ("fused", 24), ("both", 48)])
 def test_width_of_the_clip_vector(small, embed, width):
     method = replace(SMALL, embed=embed).bind(ACC_MIC)
     found = jax.eval_shape(method.encode, small[1], fake_batch(ACC_MIC, 2))
@@ -288,7 +286,7 @@ def test_encoding_is_deterministic_and_training_is_not(small):
 
 
 def test_it_overfits_a_few_samples(small):
-    """The drawing of fixed samples gets better than their mean spectrum."""
+    """The reconstruction of fixed samples gets better than their mean spectrum."""
     method, params = small
     rng = np.random.default_rng(0)
     t = np.arange(512) / 200
@@ -302,10 +300,10 @@ def test_it_overfits_a_few_samples(small):
     smooth = np.convolve(values, np.ones(30) / 30, "valid")[::30]
     assert (np.diff(smooth) < 0).all(), smooth
     found = jax.jit(method.reconstruct)(params, batch, Streams(jax.random.key(7)))
-    spec, drawn = np.asarray(found.spectrogram), np.asarray(found.reconstruction)
-    hidden = np.asarray(found.masked)[..., None]
+    spec, pred = np.asarray(found.spectrogram), np.asarray(found.reconstruction)
+    masked = np.asarray(found.masked)[..., None]
     mean = np.broadcast_to(spec.mean((0, 1), keepdims=True), spec.shape)
-    assert ((drawn - spec) ** 2)[hidden].mean() < ((mean - spec) ** 2)[hidden].mean()
+    assert ((pred - spec) ** 2)[masked].mean() < ((mean - spec) ** 2)[masked].mean()
 
 
 # ------------------------------------------------------------------ bad input

@@ -156,23 +156,23 @@ def test_defaults_are_the_sheets():
     ]
 
 
-@pytest.mark.parametrize("stream", STREAMS)
-def test_all_parameters_learn_and_streams_share_nothing(motion, stream):
+@pytest.mark.parametrize("branch", STREAMS)
+def test_all_parameters_learn_and_branches_share_nothing(motion, branch):
     spec, batch = motion
-    method, params = setup(replace(SMALL, stream=stream), spec)
-    assert set(params) == ({"time", "frequency"} if stream == "both" else {stream})
+    method, params = setup(replace(SMALL, branch=branch), spec)
+    assert set(params) == ({"time", "frequency"} if branch == "both" else {branch})
     found, grads = loss_and_grad(method, params, batch, jax.random.key(1))
     for path, leaf in param_paths.flatten(grads).items():
         assert np.isfinite(leaf).all(), path
         assert np.abs(leaf).max() > 0, path
     value = {k: float(s / c) for k, (s, c) in found.metrics.items()}
     assert value["loss"] == pytest.approx(sum(value[k] for k in params), rel=1e-5)
-    if stream != "time":
+    if branch != "time":
         both = 0.5 * value["global"] + 0.5 * value["local"]
         assert value["frequency"] == pytest.approx(both, rel=1e-5)
 
 
-def test_the_sum_trains_each_stream_as_if_alone(motion):
+def test_the_sum_trains_each_branch_as_if_alone(motion):
     spec, batch = motion
     method, params = setup(SMALL, spec)
     _, whole = loss_and_grad(method, params, batch, jax.random.key(1))
@@ -185,7 +185,7 @@ def test_the_sum_trains_each_stream_as_if_alone(motion):
 @pytest.mark.parametrize("local", ["crops", "none"])
 def test_without_cells_there_is_no_second_head(motion, local):
     spec, batch = motion
-    method, params = setup(replace(SMALL, stream="frequency", local=local), spec)
+    method, params = setup(replace(SMALL, branch="frequency", local=local), spec)
     assert set(params["frequency"]["projection"]) == {"global"}
     found = jax.jit(method.loss)(params, {}, batch, Streams(jax.random.key(1)), 0)
     assert set(found.metrics) == {"loss", "frequency"} and np.isfinite(found.value)
@@ -193,7 +193,7 @@ def test_without_cells_there_is_no_second_head(motion, local):
 
 
 def test_learns_synthetic_motion(motion):
-    """Loss and contrast of both streams fall, in one compilation."""
+    """Loss and contrast of both branches fall, in one compilation."""
     spec, batch = motion
     batch = {"acc": batch["acc"]}
     method, params = setup(SMALL, spec)
@@ -218,15 +218,15 @@ def test_learns_synthetic_motion(motion):
         assert last < 0.9 * first, name
 
 
-@pytest.mark.parametrize("stream", STREAMS)
-def test_encoding(motion, stream):
-    """The lattice, the parts of the clip vector, determinism, and only the encoder's weights."""
+@pytest.mark.parametrize("branch", STREAMS)
+def test_encoding(motion, branch):
+    """The grid, the parts of the clip vector, determinism, and only the encoder's weights."""
     spec, batch = motion
-    method, params = setup(replace(SMALL, stream=stream), spec)
+    method, params = setup(replace(SMALL, branch=branch), spec)
     encode = jax.jit(method.encode)
     found = encode(params, batch)
-    widths = {"both": (12, 16), "time": (12,), "frequency": (16,)}[stream]
-    assert method.branch_widths == (widths if stream == "both" else ())
+    widths = {"both": (12, 16), "time": (12,), "frequency": (16,)}[branch]
+    assert method.branch_widths == (widths if branch == "both" else ())
     assert found.clip.shape == (20, sum(widths))
     assert found.tokens.shape == (20, method.grid.time, sum(widths))
     np.testing.assert_array_equal(found.clip, encode(params, batch).clip)
@@ -237,11 +237,11 @@ def test_encoding(motion, stream):
     np.testing.assert_array_equal(encode(kept, batch).clip, found.clip)
 
 
-def test_streams_side_by_side_are_the_streams(motion):
+def test_branches_side_by_side_are_the_branches(motion):
     spec, batch = motion
     method, params = setup(SMALL, spec)
     both = jax.jit(method.encode)(params, batch)
-    one, two = (replace(SMALL, stream=s).bind(spec) for s in ("time", "frequency"))
+    one, two = (replace(SMALL, branch=s).bind(spec) for s in ("time", "frequency"))
     time, frequency = (jax.jit(m.encode)(params, batch) for m in (one, two))
     np.testing.assert_allclose(
         both.clip, jnp.concatenate([time.clip, frequency.clip], 1), rtol=1e-6
@@ -254,14 +254,14 @@ def test_streams_side_by_side_are_the_streams(motion):
         np.testing.assert_allclose(both.tokens[3, :, d], expected, atol=1e-4)
 
 
-def test_gravity_reaches_the_time_stream_only(motion):
+def test_gravity_reaches_the_time_branch_only(motion):
     """Sitting and standing differ in the direction of gravity, which a wavelet of zero mean does
     not see; without levels of the data, for the mean itself is the matter."""
     spec, batch = motion
     turned = {"acc": batch["acc"] + jnp.array([[[0.9, 0.0, -0.9]]])}
     cfg = replace(SMALL, standardise="none")
-    for stream, seen in (("time", True), ("frequency", False)):
-        method, params = setup(replace(cfg, stream=stream), spec)
+    for branch, seen in (("time", True), ("frequency", False)):
+        method, params = setup(replace(cfg, branch=branch), spec)
         encode = jax.jit(method.encode)
         moved = np.abs(encode(params, turned).clip - encode(params, batch).clip).max()
         assert (moved > 0.1) == seen
@@ -282,7 +282,7 @@ def test_padding_does_not_count(motion):
 
 
 def test_late_fusion(motion):
-    """W9: a share of 1 is that stream alone, probabilities sum to one, equal streams stay."""
+    """W9: a share of 1 is that branch alone, probabilities sum to one, equal branches stay."""
     spec, batch = motion
     shared = None
     probs = {}
@@ -325,9 +325,9 @@ def test_a_bundle_encodes_as_training_did(motion, tmp_path):
     np.testing.assert_array_equal(clip, jax.jit(method.encode)(params, batch).clip)
 
 
-@pytest.mark.parametrize("stream", STREAMS)
-def test_steps_trace(motion, stream):
-    assert_step_specs(Experiment("x", replace(SMALL, stream=stream), batch=4), motion[0])
+@pytest.mark.parametrize("branch", STREAMS)
+def test_steps_trace(motion, branch):
+    assert_step_specs(Experiment("x", replace(SMALL, branch=branch), batch=4), motion[0])
 
 
 def test_several_sensors_and_other_rates():

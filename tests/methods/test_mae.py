@@ -8,8 +8,7 @@ import pytest
 from jfreq import masks
 from jfreq.config import replace
 from jfreq.method import Streams
-from jfreq.methods.common.sensor_spectra import spectra
-from jfreq.methods.mae import MAE, plane_grid
+from jfreq.methods.mae import MAE
 from jfreq.nn.vit import ViT
 from jfreq.testing import ACC_MIC, fake_batch, fitted, loss_and_grad
 from jfreq.types import InputError, Mask
@@ -29,25 +28,23 @@ def small():
 
 def fixed(cfg, rows, seed=0) -> dict[str, Mask]:
     return {
-        name: masks.random(
-            jax.random.key(seed), rows, plane_grid(p), p.tokens[0] * p.tokens[1] - cfg.kept(p)
-        )
-        for name, p in cfg.planes.items()
+        name: masks.random(jax.random.key(seed), rows, p.grid, p.grid.size - cfg.visible(p))
+        for name, p in cfg.specs.items()
     }
 
 
 def test_what_is_masked_never_reaches_the_encoder(small):
     cfg, method, params = small
-    drop = fixed(cfg, 2)
-    found = spectra(cfg, fake_batch(ACC_MIC, 2))
-    # Poison every masked patch of one sensor: nothing drawn may change.
-    name, plane = "acc", cfg.planes["acc"]
-    hidden = np.asarray(drop[name].is_masked).reshape(2, *plane.tokens)
-    hidden = np.repeat(hidden, plane.patch[1], axis=2)[:, : plane.frames, : plane.bins]
-    x = jnp.where(hidden[..., None], 1e6, found[name].x)
-    poisoned = {**found, name: found[name]._replace(x=x)}
-    drawn = jax.jit(method.reconstruct_under)
-    a, b = (drawn(params, given, drop) for given in (found, poisoned))
+    mask = fixed(cfg, 2)
+    found = cfg.spectra(fake_batch(ACC_MIC, 2))
+    # Poison every masked patch of one sensor: no reconstruction may change.
+    name, spec = "acc", cfg.specs["acc"]
+    masked = np.asarray(mask[name].is_masked).reshape(2, *spec.grid.shape)
+    masked = np.repeat(masked, spec.patch[1], axis=2)[:, : spec.frames, : spec.bins]
+    inputs = jnp.where(masked[..., None], 1e6, found[name].inputs)
+    poisoned = {**found, name: found[name]._replace(inputs=inputs)}
+    reconstruct = jax.jit(method.reconstruct_with_masks)
+    a, b = (reconstruct(params, given, mask) for given in (found, poisoned))
     np.testing.assert_array_equal(
         np.asarray(a.reconstruction)[np.asarray(a.masked)],
         np.asarray(b.reconstruction)[np.asarray(b.masked)],
@@ -58,13 +55,13 @@ def test_what_is_masked_never_reaches_the_encoder(small):
 @pytest.mark.parametrize("ratio", [0.75, 0.9, 0.96])
 def test_exactly_so_many_tokens_are_left(ratio):
     cfg = method = replace(SMALL, mask_ratio=ratio).bind(ACC_MIC)
-    for plane in cfg.planes.values():
-        n = plane.tokens[0] * plane.tokens[1]
-        assert cfg.kept(plane) == n - round(ratio * n) >= 1
-    found = jax.eval_shape(lambda batch: spectra(cfg, batch), fake_batch(ACC_MIC, 2))
-    drawn = jax.eval_shape(method.sample_masks, jax.random.key(0), found)
-    kept = [(2, cfg.kept(plane)) for plane in cfg.planes.values()]
-    assert [mask.visible.shape for mask in drawn.values()] == kept
+    for spec in cfg.specs.values():
+        n = spec.grid.size
+        assert cfg.visible(spec) == n - round(ratio * n) >= 1
+    found = jax.eval_shape(cfg.spectra, fake_batch(ACC_MIC, 2))
+    sampled = jax.eval_shape(method.sample_masks, jax.random.key(0), found)
+    shapes = [(2, cfg.visible(spec)) for spec in cfg.specs.values()]
+    assert [m.visible.shape for m in sampled.values()] == shapes
 
 
 def test_an_absent_sensor_counts_nowhere(small):
@@ -111,7 +108,7 @@ def test_features_are_deterministic_and_lie_on_the_grid(small):
     )
 
 
-def test_drawing_is_in_the_units_of_the_spectrogram(small):
+def test_reconstruction_is_in_the_units_of_the_spectrogram(small):
     _, method, params = small
     found = jax.jit(method.reconstruct)(params, fake_batch(ACC_MIC, 2), Streams(jax.random.key(0)))
     assert found.spectrogram.shape == (2, 8, 8 + 32, 1) == found.reconstruction.shape

@@ -10,10 +10,9 @@ import pytest
 from jfreq.config import replace
 from jfreq.masks import energy_coherence
 from jfreq.method import Streams
-from jfreq.methods.common.sensor_spectra import spectra
 from jfreq.methods.freqmae import FreqMAE
 from jfreq.methods.mae import MAE
-from jfreq.methods.phymask import PhyMask, chosen, scores
+from jfreq.methods.phymask import PhyMask, scores, unit_masks
 from jfreq.nn.swin import Swin
 from jfreq.nn.vit import ViT
 from jfreq.testing import ACC_MIC, MOTION, fake_batch, loss_and_grad
@@ -46,14 +45,14 @@ def burst(rows=4, seed=0):
 @pytest.mark.parametrize("ratio", [0.75, 0.9, 0.96])
 def test_budgets_are_kept_exactly(ratio):
     cfg = PhyMask(trunk=replace(VIT, mask_ratio=ratio)).bind(ACC_MIC).calibrate(burst())
-    assert cfg.units == (64, 64)
-    assert cfg.kept is not None
+    assert cfg.unit_counts == (64, 64)
+    assert cfg.visible is not None
     total = 2 * round((1 - ratio) * 64)
-    assert abs(sum(cfg.kept) - total) <= 2 and min(cfg.kept) >= 1
+    assert abs(sum(cfg.visible) - total) <= 2 and min(cfg.visible) >= 1
     # A tone fills fewer patches than noise: it gets fewer.
-    assert cfg.kept[1] <= cfg.kept[0]
-    found = chosen(cfg, jax.random.key(0), spectra(cfg.trunk, burst()), 0)
-    assert tuple(m.visible.shape[1] for m in found.values()) == cfg.kept
+    assert cfg.visible[1] <= cfg.visible[0]
+    found = unit_masks(cfg, jax.random.key(0), cfg.trunk.spectra(burst()), 0)
+    assert tuple(m.visible.shape[1] for m in found.values()) == cfg.visible
     for mask in found.values():
         ids = np.concatenate([mask.visible, mask.masked], axis=1)
         assert (np.sort(ids) == np.arange(64)).all()
@@ -61,33 +60,34 @@ def test_budgets_are_kept_exactly(ratio):
 
 def test_equal_budgets_need_no_data():
     cfg = PhyMask(trunk=VIT, budget="equal").bind(ACC_MIC)
-    assert cfg.calibrate(burst()).kept is None and cfg.visible == (6, 6)
-    assert replace(cfg, kept=(3, 9)).unbind().kept is None
+    assert cfg.calibrate(burst()).visible is None and cfg.visible_counts == (6, 6)
+    assert replace(cfg, visible=(3, 9)).unbind().visible is None
 
 
-def test_what_is_loud_stays_visible_and_the_opposite_sign_hides_it():
-    share = {}
-    for direction in ("keep", "hide"):
+def test_what_is_loud_stays_visible_and_the_opposite_sign_masks_it():
+    fraction = {}
+    for high_scores in ("visible", "masked"):
         cfg = PhyMask(
             trunk=VIT,
             alpha=1.0,
-            direction=direction,
+            high_scores=high_scores,
             floor=0.0,
             budget="equal",
             temperature=(1.0, 1e-6),
             anneal_steps=10,
         ).bind(ACC_MIC)
-        found = spectra(cfg.trunk, burst())
+        found = cfg.trunk.spectra(burst())
         power = np.asarray(
             energy_coherence.patch_energy(found["mic"].real, found["mic"].imag, (1, 4))
         )
         power = power.reshape(4, -1)
-        mask = chosen(cfg, jax.random.key(1), found, 10)["mic"]
-        kept = np.take_along_axis(power, np.asarray(mask.visible), axis=1).sum(1)
-        share[direction] = (kept / power.sum(1)).min()
-        order = np.argsort(-power, axis=1) if direction == "keep" else np.argsort(power, axis=1)
+        mask = unit_masks(cfg, jax.random.key(1), found, 10)["mic"]
+        visible = np.take_along_axis(power, np.asarray(mask.visible), axis=1).sum(1)
+        fraction[high_scores] = (visible / power.sum(1)).min()
+        sign = -1 if high_scores == "visible" else 1
+        order = np.argsort(sign * power, axis=1)
         assert (np.sort(mask.visible) == np.sort(order[:, :6])).all()
-    assert share["keep"] > 0.9 and share["hide"] < 0.01
+    assert fraction["visible"] > 0.9 and fraction["masked"] < 0.01
 
 
 def test_annealing_runs_without_compiling_again():
@@ -102,7 +102,7 @@ def test_annealing_runs_without_compiling_again():
 
 
 def test_floor_reaches_every_patch():
-    def seen(floor):
+    def reached(floor):
         cfg = PhyMask(
             trunk=replace(VIT, mask_ratio=0.75),
             alpha=1.0,
@@ -111,25 +111,25 @@ def test_floor_reaches_every_patch():
             temperature=(1e-3, 1e-6),
             anneal_steps=1,
         ).bind(ACC_MIC)
-        found = spectra(cfg.trunk, burst(1))
+        found = cfg.trunk.spectra(burst(1))
         keys = jax.random.split(jax.random.key(0), 600)
-        kept = jax.vmap(lambda k: chosen(cfg, k, found, 1)["mic"].visible[0])(keys)
-        return len(np.unique(kept))
+        ids = jax.vmap(lambda k: unit_masks(cfg, k, found, 1)["mic"].visible[0])(keys)
+        return len(np.unique(ids))
 
-    assert seen(0.0) == 16 and seen(0.1) == 64
+    assert reached(0.0) == 16 and reached(0.1) == 64
 
 
 def test_masks_are_asked_for_as_those_of_the_trunk():
     """The same call for both: as many patches, and among them those of the loud tone."""
     method = PhyMask(trunk=VIT, budget="equal", floor=0.0).bind(ACC_MIC)
     assert method.encoder_method == method.trunk
-    found = spectra(method.trunk, burst())
+    found = method.trunk.spectra(burst())
     power = {}
     for cfg in (method, method.encoder_method):
         mask = cast(Any, cfg).sample_masks(jax.random.key(0), found)["mic"]
         assert mask.visible.shape == (4, 6)
-        plane = method.trunk.planes["mic"]
-        energy = energy_coherence.patch_energy(found["mic"].real, found["mic"].imag, plane.patch)
+        patch = method.trunk.specs["mic"].patch
+        energy = energy_coherence.patch_energy(found["mic"].real, found["mic"].imag, patch)
         power[cfg] = float(jnp.take_along_axis(energy.reshape(4, -1), mask.visible, axis=1).sum())
     assert power[method] > 3 * power[method.trunk]
     late, end = (method.sample_masks(jax.random.key(0), found, s) for s in (10**6, None))
@@ -138,12 +138,12 @@ def test_masks_are_asked_for_as_those_of_the_trunk():
 
 def test_windows_of_the_other_trunk():
     method = PhyMask(trunk=SWIN).bind(ACC_MIC)
-    assert method.units == (8, 16)  # 4 x 2 and 4 x 4 windows of 2 x 4 tokens
+    assert method.unit_counts == (8, 16)  # 4 x 2 and 4 x 4 windows of 2 x 4 tokens
     params = jax.eval_shape(method.init, jax.random.key(0))
     params = jax.tree.map(lambda x: jnp.zeros(x.shape), params)
     found = jax.jit(method.reconstruct)(params, burst(2), Streams(jax.random.key(0)))
-    hidden = np.asarray(found.masked)
-    acc = hidden[:, :, :8].reshape(2, 4, 2, 2, 4)
+    masked = np.asarray(found.masked)
+    acc = masked[:, :, :8].reshape(2, 4, 2, 2, 4)
     assert (acc.any((2, 4)) == acc.all((2, 4))).all()
     assert acc.all((2, 4)).sum((1, 2)).tolist() == [6, 6]  # 2 of 8 windows stay
 
@@ -155,11 +155,11 @@ def test_coherence_between_sensors():
     cfg = PhyMask(trunk=trunk, coherence="modalities", alpha=0.0, budget="equal").bind(MOTION)
     batch = fake_batch(MOTION, 2)
     wave = batch["acc"][..., :1].repeat(3, -1)  # one wave in all axes of both
-    alike = scores(cfg, spectra(cfg.trunk, batch | {"acc": wave, "gyro": wave}))["acc"]
-    apart = scores(cfg, spectra(cfg.trunk, batch))["acc"]
+    alike = scores(cfg, cfg.trunk.spectra(batch | {"acc": wave, "gyro": wave}))["acc"]
+    apart = scores(cfg, cfg.trunk.spectra(batch))["acc"]
     assert np.asarray(alike).min() > 0.99 and np.asarray(apart).mean() < 0.5
     both = replace(cfg, coherence="both")
-    assert np.asarray(scores(both, spectra(cfg.trunk, batch))["acc"]).max() <= 1
+    assert np.asarray(scores(both, cfg.trunk.spectra(batch))["acc"]).max() <= 1
 
 
 def test_silence_and_absence_give_finite_losses():
@@ -178,10 +178,10 @@ def test_silence_and_absence_give_finite_losses():
         ({"alpha": 1.5}, "PhyMask.alpha"),
         ({"floor": -0.1}, "PhyMask.floor"),
         ({"temperature": (1.0, 0.0)}, "PhyMask.temperature"),
-        ({"kept": (3,)}, "1 budgets for 2 sensors"),
-        ({"kept": (64, 3)}, "64 of 64 patches of 'acc'"),
-        ({"kept": (0, 3)}, "PhyMask.kept: must be 1 or more"),
-        ({"trunk": replace(VIT, mask_kind="time")}, "the prior chooses"),
+        ({"visible": (3,)}, "1 budgets for 2 sensors"),
+        ({"visible": (64, 3)}, "64 of 64 patches of 'acc'"),
+        ({"visible": (0, 3)}, "PhyMask.visible: must be 1 or more"),
+        ({"trunk": replace(VIT, mask_kind="time")}, "energy and coherence decide"),
     ],
 )
 def test_bad_settings_are_refused(changes, words):

@@ -9,7 +9,7 @@ import pytest
 from jfreq import losses
 from jfreq.augment import Views
 from jfreq.method import Streams
-from jfreq.methods.common.raw_sensors import sensors
+from jfreq.methods.common.raw_sensors import standardised
 from jfreq.methods.stf_csl import STFCSL, match_accuracy
 from jfreq.nn.cnn1d import Conv1d
 from jfreq.testing import fake_batch, loss_and_grad
@@ -39,7 +39,7 @@ def test_loss_is_nt_xent_of_the_projections_of_two_views(key):
 
     @jax.jit
     def by_hand(params, batch):
-        twice = [jnp.repeat(x, 2, axis=0) for x in sensors(method.signals, batch, how="data")]
+        twice = [jnp.repeat(x, 2, axis=0) for x in standardised(method.signals, batch, how="data")]
         net, views = method.encoder.build(), method.views(rngs("views"), twice)
         clip = jnp.mean(jnp.asarray(net.apply({"params": params["encoder"]}, views)), axis=1)
         hidden, out = (params["projection"][k] for k in ("hidden", "out"))

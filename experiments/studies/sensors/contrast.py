@@ -142,7 +142,7 @@ def probe_tables(found) -> list[str]:
             count = of(one, METRICS[0], features=TRAINED, fraction=share).rows
             rows.append([f"{100 * share:g} %", f"{count:g}", *cells, *[""] * (3 - len(cells))])
         out += [
-            f"## Linear probe by share of labels, {encoder}, {METRICS[0]}",
+            f"## Linear probe by fraction of labels, {encoder}, {METRICS[0]}",
             "",
             *markdown(["labels", "rows", *features], rows),
         ]
@@ -156,7 +156,7 @@ def tuned_table(encoder: str, found) -> list[str]:
                 for m in METRICS for name, report in found.items()]  # fmt: skip
         rows.append([f"{100 * share:g} %", f"{pair[0].rows:g}", *map(cell, pair)])
     head = ["labels", "rows", *[f"{m}, {name}" for m in METRICS for name in found]]
-    return [f"## Fine-tuning by share of labels, {encoder}", "", *markdown(head, rows)]
+    return [f"## Fine-tuning by fraction of labels, {encoder}", "", *markdown(head, rows)]
 
 
 def main() -> None:

@@ -22,10 +22,9 @@ from experiments.studies.sensors.masked import SETS, recipe
 from jfreq import masks
 from jfreq.config import replace
 from jfreq.masks import energy_coherence
-from jfreq.methods.common.sensor_spectra import Plane, Spectra, spectra
+from jfreq.methods.common.sensor_spectra import Spectrogram, SpectrogramSpec
 from jfreq.methods.freqmae import FreqMAE, frequency_weights
-from jfreq.methods.mae import plane_grid
-from jfreq.methods.phymask import PhyMask, chosen, scores
+from jfreq.methods.phymask import PhyMask, scores, unit_masks
 from jfreq.types import Batch, DataSpec, SignalSpec
 
 CLASSES = {
@@ -47,7 +46,7 @@ class Panel(NamedTuple):
     patches."""
 
     title: str
-    plane: Plane
+    spec: SpectrogramSpec
     bins: int
     level: np.ndarray
     score: dict[str, np.ndarray]
@@ -81,30 +80,30 @@ def windows(where: str, args: argparse.Namespace) -> Batch:
     return {name: jnp.asarray(x) for name, x in found.items()}
 
 
-def kept_often(cfg: PhyMask, found: dict[str, Spectra], step: int) -> dict[str, np.ndarray]:
+def kept_often(cfg: PhyMask, found: dict[str, Spectrogram], step: int) -> dict[str, np.ndarray]:
     """Share of :data:`DRAWS` that keep a patch, ``[b n]`` by sensor."""
 
     def visible(key, found):
-        return {name: ~m.is_masked for name, m in chosen(cfg, key, found, step).items()}
+        return {name: ~m.is_masked for name, m in unit_masks(cfg, key, found, step).items()}
 
     return _share(visible, found)
 
 
-def kept_at_random(cfg: PhyMask, found: dict[str, Spectra]) -> dict[str, np.ndarray]:
+def kept_at_random(cfg: PhyMask, found: dict[str, Spectrogram]) -> dict[str, np.ndarray]:
     """The same under uniform masks that keep as many patches of each sensor."""
 
     def visible(key, found):
         out = {}
-        for name, count in zip(cfg.trunk.planes, cfg.visible):
-            grid = plane_grid(cfg.trunk.planes[name])
-            drawn = masks.random(key, found[name].real.shape[0], grid, grid.size - count)
-            out[name] = ~drawn.is_masked
+        for (name, spec), count in zip(cfg.trunk.specs.items(), cfg.visible_counts):
+            rows = found[name].real.shape[0]
+            mask = masks.random(key, rows, spec.grid, spec.grid.size - count)
+            out[name] = ~mask.is_masked
         return out
 
     return _share(visible, found)
 
 
-def _share(visible, found: dict[str, Spectra]) -> dict[str, np.ndarray]:
+def _share(visible, found: dict[str, Spectrogram]) -> dict[str, np.ndarray]:
     keys = jax.random.split(jax.random.key(0), DRAWS)
     drawn = jax.jit(jax.vmap(visible, in_axes=(0, None)))(keys, found)
     return {name: np.asarray(jnp.mean(x.astype(jnp.float32), axis=0)) for name, x in drawn.items()}
@@ -112,29 +111,31 @@ def _share(visible, found: dict[str, Spectra]) -> dict[str, np.ndarray]:
 
 def panels(cfg: PhyMask, names: tuple[str, ...], batch: Batch) -> list[Panel]:
     """A line for every sensor of every window of ``batch``, whose classes are ``names``."""
-    found = spectra(cfg.trunk, batch)
+    found = cfg.trunk.spectra(batch)
     first, last = cfg.temperature
     keep = {
         "masked\nat random": kept_at_random(cfg, found),
         f"first update\n$\\tau$ = {first:g}": kept_often(cfg, found, 0),
         f"last\n$\\tau$ = {last:g}": kept_often(cfg, found, cfg.anneal_steps),
-        "last,\nopposite sign": kept_often(replace(cfg, direction="hide"), found, cfg.anneal_steps),
+        "last,\nopposite sign": kept_often(
+            replace(cfg, high_scores="masked"), found, cfg.anneal_steps
+        ),
     }
     important, out = scores(cfg, found), []
     for row, label in enumerate(names):
-        for (name, plane), kept in zip(cfg.trunk.planes.items(), cfg.visible):
+        for (name, spec), kept in zip(cfg.trunk.specs.items(), cfg.visible_counts):
             real, imag = found[name].real[row : row + 1], found[name].imag[row : row + 1]
             score = {
-                "energy": energy_coherence.energy(real, imag, plane.patch)[0],
-                "coherence": energy_coherence.coherence(real, imag, plane.patch)[0],
-                "importance": important[name][row].reshape(plane.tokens),
+                "energy": energy_coherence.energy(real, imag, spec.patch)[0],
+                "coherence": energy_coherence.coherence(real, imag, spec.patch)[0],
+                "importance": important[name][row].reshape(spec.grid.shape),
             }
-            shares = {kind: x[name][row].reshape(plane.tokens) for kind, x in keep.items()}
+            shares = {kind: x[name][row].reshape(spec.grid.shape) for kind, x in keep.items()}
             score = {kind: np.asarray(x) for kind, x in score.items()}
             title = f"{label.replace('_', ' ')}\n{name}: {kept} of {score['energy'].size}"
-            bins = -(-plane.bins // ROWS)
+            bins = -(-spec.bins // ROWS)
             power = np.asarray(energy_coherence.patch_energy(real, imag, (1, bins))[0])
-            out.append(Panel(title, plane, bins, _level(power, plane.bins, bins), score, shares))
+            out.append(Panel(title, spec, bins, _level(power, spec.bins, bins), score, shares))
     return out
 
 
@@ -147,11 +148,11 @@ def _level(energy: np.ndarray, bins: int, band: int) -> np.ndarray:
 # ------------------------------------------------------------------ drawing
 
 
-def extent(cfg: PhyMask, plane: Plane, cells: tuple[int, int]) -> tuple[float, ...]:
+def extent(cfg: PhyMask, spec: SpectrogramSpec, cells: tuple[int, int]) -> tuple[float, ...]:
     """Seconds and Hz of the borders of a picture whose pixels are ``cells`` = (frames, bins)."""
-    size, hop = cfg.trunk.frontend.sizes(plane.signal)
-    rate = plane.signal.rate
-    frames, bins = (-(-n // c) * c for n, c in zip((plane.frames, plane.bins), cells))
+    size, hop = cfg.trunk.frontend.sizes(spec.signal)
+    rate = spec.signal.rate
+    frames, bins = (-(-n // c) * c for n, c in zip((spec.frames, spec.bins), cells))
     start = (size - hop) / 2  # of what lies nearer to a frame's middle than to its neighbours'
     width = rate / size
     return start / rate, (start + frames * hop) / rate, -width / 2, (bins - 0.5) * width
@@ -165,7 +166,7 @@ def masks_figure(cfg: PhyMask, rows: list[Panel], path: Path) -> Path:
         faintest = 10 * np.floor(min(panel.level.min() for panel in rows) / 10)
         shown: dict[str, Any] = {}
         for line, panel in zip(every, rows):
-            patch, scored = panel.plane.patch, 1 + len(panel.score)
+            patch, scored = panel.spec.patch, 1 + len(panel.score)
             levels = Colours("gray", low=faintest, high=0)
             shown["level"] = _picture(line[0], cfg, panel, panel.level, (1, panel.bins), levels)
             for axes, image in zip(line[1:scored], panel.score.values()):
@@ -207,10 +208,10 @@ def _picture(
 
     shown = axes.imshow(
         image.T, origin="lower", aspect="auto", interpolation="nearest", cmap=look.name,
-        norm=PowerNorm(look.power, look.low, look.high), extent=extent(cfg, panel.plane, cells),
+        norm=PowerNorm(look.power, look.low, look.high), extent=extent(cfg, panel.spec, cells),
         rasterized=True,
     )  # fmt: skip
-    axes.set_ylim(*extent(cfg, panel.plane, (1, 1))[2:])
+    axes.set_ylim(*extent(cfg, panel.spec, (1, 1))[2:])
     return shown
 
 
@@ -233,8 +234,8 @@ def weights_figure(path: Path) -> Path:
 
     method = recipes.load("freqmae_mod_released").method.bind(MOD)
     assert isinstance(method, FreqMAE)
-    place = method.lattice("audio")
-    bins, padded = place.plane.bins, place.tokens[1] * place.plane.patch[1]
+    spec = method.specs["audio"]
+    bins, padded = spec.bins, spec.grid.freq * spec.patch[1]
     curves = {
         "as released": frequency_weights(padded, two_sided=True),
         "as meant, two-sided": frequency_weights(bins, two_sided=True),

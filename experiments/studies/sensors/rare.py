@@ -1,11 +1,11 @@
-"""Do masks that follow energy suppress a rare class, and does a share of uniform patches repair it?
+"""Do masks that follow energy suppress a rare class, and does a part of uniform patches repair it?
 
     python -m experiments.studies.sensors.rare --runs runs/masked
 
 Synthetic machines again, but only 6 % of one class (faults of the inner race) are left where encoders
 pre-train: 2 % of all windows. The frozen encoders are probed on the whole balanced set, with 10 % of
 the labels of four load bands, and tested on the fifth: recall of the rare class and macro F1 over all.
-`seen` is the share of the energy of the rare class's training windows that stays visible, at the last
+`seen` is the fraction of the energy of the rare class's training windows that stays visible, at the last
 temperature. Finished parts are kept. Writes `experiments/results/masked_rare.md` and `.json`.
 """
 
@@ -27,7 +27,10 @@ MASKS: dict[str, tuple[str, dict[str, Any]]] = {
     "PhyMask, floor 0": ("PhyMask .90", {"method__floor": 0.0}),
     "PhyMask, floor .1": ("PhyMask .90", {}),
     "PhyMask, floor .3": ("PhyMask .90", {"method__floor": 0.3}),
-    "PhyMask, opposite sign": ("PhyMask .90", {"method__direction": "hide", "method__floor": 0.0}),
+    "PhyMask, opposite sign": (
+        "PhyMask .90",
+        {"method__high_scores": "masked", "method__floor": 0.0},
+    ),
 }
 LABELS = 0.1
 
@@ -49,7 +52,7 @@ def measured(mask: str, seed: int, args) -> dict[str, float]:
     from jfreq.data.shards.reader import open_shards
     from jfreq.evaluate.features import extract
     from jfreq.evaluate.folds import divide, labelled_rows, make_task
-    from jfreq.evaluate.label_subsets import shares
+    from jfreq.evaluate.label_subsets import label_subsets
     from jfreq.evaluate.metrics import SINGLE_LABEL, confusion
     from jfreq.evaluate.probe import fit_logistic, probe_scores
 
@@ -61,9 +64,9 @@ def measured(mask: str, seed: int, args) -> dict[str, float]:
     rows = labelled_rows(shards)
     task = make_task(shards, rows, divide(shards, rows, only=("4",)))
     x = extract(trained.experiment.method, trained.params, shards, rows, batch=64).x
-    (share,) = shares(task, (LABELS,), draws=5, at_least_one=True)
+    (subset,) = label_subsets(task, (LABELS,), draws=5, at_least_one=True)
     found = []
-    for (fold,) in share.draws:
+    for (fold,) in subset.draws:
         score, _ = probe_scores(x[fold.train], task.label[fold.train], x[fold.test],
                                 classes=task.classes, fit=fit_logistic)  # fmt: skip
         counts = confusion(task.label[fold.test], score)
@@ -77,13 +80,12 @@ def measured(mask: str, seed: int, args) -> dict[str, float]:
 
 
 def seen(trained: Any, args) -> float:
-    """Share of the energy of the rare class that one mask leaves visible, over its windows."""
+    """Fraction of the energy of the rare class that one mask leaves visible, over its windows."""
     import jax
     import jax.numpy as jnp
 
     from jfreq.data.shards.reader import open_shards
     from jfreq.masks import energy_coherence
-    from jfreq.methods.common.sensor_spectra import spectra
     from jfreq.ops.gather import take_tokens
 
     shards = open_shards(shards_of("machines_rare", "", args.runs))
@@ -91,10 +93,10 @@ def seen(trained: Any, args) -> float:
     read = shards.read(rare)
     cfg = trained.experiment.method
     trunk = cfg.encoder_method
-    found = spectra(trunk, {s.name: jnp.asarray(read[s.name]) for s in trunk.signals})
+    found = trunk.spectra({s.name: jnp.asarray(read[s.name]) for s in trunk.signals})
     drawn, kept, whole = cfg.sample_masks(jax.random.key(0), found), 0.0, 0.0
-    for name, plane in trunk.planes.items():
-        power = energy_coherence.patch_energy(found[name].real, found[name].imag, plane.patch)
+    for name, spec in trunk.specs.items():
+        power = energy_coherence.patch_energy(found[name].real, found[name].imag, spec.patch)
         flat = power.reshape(len(rare), -1, 1) / power.sum()
         kept += float(take_tokens(flat, drawn[name].visible).sum())
         whole += 1.0

@@ -21,15 +21,15 @@ from jfreq.types import Array, Batch, DataSpec, Features, PyTree, SignalSpec, To
 
 @checked
 class SensorMethod(Method):
-    """Which sensors are read and how they are levelled."""
+    """Which sensors are read and how they are standardised."""
 
     modalities: tuple[str, ...] | None = None
     """Sensors to read, in order; None: all of them. Whether their rates may differ is the
     encoder's affair."""
     standardise: Literal["data", "clip", "none"] = "data"
-    """``data``: every channel by mean and deviation of the training rows, so that gravity and
-    level stay visible; ``clip``: every clip and channel by its own, for sensors whose gain is
-    unknown; ``none``: as stored."""
+    """``data``: every channel by mean and standard deviation of the training rows, so that gravity
+    and loudness stay visible; ``clip``: every clip and channel by its own, for sensors whose gain
+    is unknown; ``none``: as stored."""
 
     def __post_init__(self):
         check(
@@ -78,7 +78,7 @@ class RawSensorMethod(SensorMethod):
 
     @property
     def grid(self) -> TokenGrid:
-        """Token lattice of a bound method."""
+        """The tokens of a bound method."""
         return self.encoder.grid(self.signals[0].samples)
 
     # ------------------------------------------------------------------ the encoder
@@ -91,23 +91,24 @@ class RawSensorMethod(SensorMethod):
         """One silent window of every sensor ``[1 t c]``."""
         return [jnp.zeros((1, s.samples, s.channels)) for s in self.signals]
 
-    def levelled(self, batch: Batch) -> list[Array]:
-        """The sensors ``[b t c]`` float32 that the encoder reads."""
-        return sensors(self.signals, batch, how=self.standardise)
+    def inputs(self, batch: Batch) -> list[Array]:
+        """The standardised sensors ``[b t c]`` float32 that the encoder reads."""
+        return standardised(self.signals, batch, how=self.standardise)
 
-    def tokens(self, params: PyTree, levelled: list[Array], dropout: Array | None = None) -> Array:
-        """``[b n d]`` of levelled sensors with the encoder's parameters; no key, no dropout."""
+    def tokens(self, params: PyTree, series: list[Array], dropout: Array | None = None) -> Array:
+        """``[b n d]`` of standardised sensors with the encoder's parameters; no dropout without a
+        key."""
         net = self.encoder.build()
-        return apply(net, params, levelled, train=dropout is not None, dropout=dropout)
+        return apply(net, params, series, train=dropout is not None, dropout=dropout)
 
-    def clip_vector(self, params: PyTree, levelled: list[Array], dropout: Array) -> Array:
+    def clip_vector(self, params: PyTree, series: list[Array], dropout: Array) -> Array:
         """``[b d]`` over whole windows, as training sees them."""
-        tokens = self.tokens(params, levelled, dropout)
+        tokens = self.tokens(params, series, dropout)
         return pooled(tokens, jnp.ones(tokens.shape[:2], bool), self.encoder.pool)
 
     def features(self, params: PyTree, batch: Batch, dropout: Array | None = None) -> Features:
         """Tokens and clip vector of a batch with the encoder's parameters."""
-        tokens = self.tokens(params, self.levelled(batch), dropout)
+        tokens = self.tokens(params, self.inputs(batch), dropout)
         valid = valid_tokens(self.grid, batch, tokens.shape[0])
         return Features(tokens, self.grid, pooled(tokens, valid, self.encoder.pool), valid)
 
@@ -118,10 +119,10 @@ class RawSensorMethod(SensorMethod):
         return self.features(params["encoder"], batch, rngs("dropout"))
 
 
-def sensors(
+def standardised(
     signals: tuple[SignalSpec, ...], batch: Batch, *, how: Literal["data", "clip", "none"]
 ) -> list[Array]:
-    """The sensors ``[b t c]`` float32 of a batch, levelled; what lies beyond ``length`` is 0.
+    """The sensors ``[b t c]`` float32 of a batch, standardised; what lies beyond ``length`` is 0.
 
     A channel that is constant in the training rows becomes 0; ``data`` leaves sensors of unknown
     statistics as they are.

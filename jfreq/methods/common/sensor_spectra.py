@@ -1,5 +1,4 @@
-"""What methods on the spectra of several sensors share: planes of frames and bins, and which of
-them hold signal.
+"""What methods on the spectrograms of several sensors share.
 
 A sensor whose window is all zero, or holds a NaN, is absent in that sample: it is read as zeros,
 attended to by nobody and no term of a loss counts it.
@@ -8,7 +7,7 @@ attended to by nobody and no term of a loss counts it.
 from __future__ import annotations
 
 import dataclasses
-import math
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Self
 
@@ -18,8 +17,8 @@ import numpy as np
 
 from jfreq.config import check, replace
 from jfreq.frontends.sensor_stft import Spectrum
-from jfreq.method import decided
-from jfreq.methods.common.raw_sensors import SensorMethod, sensors
+from jfreq.method import Streams, decided
+from jfreq.methods.common.raw_sensors import SensorMethod, standardised
 from jfreq.ops import scale
 from jfreq.ops.patch import patchify, unpatchify
 from jfreq.ranges import Count, Finite, Positive, checked
@@ -27,6 +26,8 @@ from jfreq.types import (
     Array,
     Batch,
     DataSpec,
+    Features,
+    PyTree,
     Reconstruction,
     SignalSpec,
     TokenGrid,
@@ -36,48 +37,90 @@ BANDS = 16
 """Most tokens along frequency where the patch is left open."""
 
 
-class Plane(NamedTuple):
-    """The spectral plane of one sensor, statically: ``frames x bins`` with ``channels`` that a
-    network reads, in patches of ``patch`` = (frames, bins), ``tokens`` = (time, freq) of them;
-    the last may hang over the border."""
+@dataclasses.dataclass(frozen=True)
+class SpectrogramSpec:
+    """The spectrogram ``[t f k]`` of one sensor, statically, and the patches it is cut into.
+
+    ``frames`` x ``bins`` cells of ``channels`` numbers, in patches of ``patch`` = (frames, bins)
+    cells. The patches of ``grid`` are numbered time-major and cover the spectrogram; the last ones
+    may reach beyond it, and for an encoder that needs more of them some hold padding alone.
+    """
 
     signal: SignalSpec
     frames: int
     bins: int
     channels: int
     patch: tuple[int, int]
+    grid: TokenGrid
 
     @property
     def tokens(self) -> tuple[int, int]:
+        """(time, freq): how many patches hold a cell of the spectrogram."""
         return -(-self.frames // self.patch[0]), -(-self.bins // self.patch[1])
 
     @property
-    def size(self) -> int:
+    def patch_size(self) -> int:
         """Numbers in a patch."""
         return self.patch[0] * self.patch[1] * self.channels
 
-    def real_cells(self, tokens: tuple[int, int]) -> np.ndarray:
-        """``[t f]`` bool: cells that lie on the plane, of ``tokens`` patches a side."""
-        frames, bins = (n * p for n, p in zip(tokens, self.patch))
+    @property
+    def valid_cells(self) -> np.ndarray:
+        """``[t f]`` bool over the cells of all patches: False in padding."""
+        frames, bins = (n * p for n, p in zip(self.grid.shape, self.patch))
         return (np.arange(frames) < self.frames)[:, None] & (np.arange(bins) < self.bins)
 
-    def real_tokens(self, tokens: tuple[int, int]) -> np.ndarray:
-        """``[t f]`` bool: patches that hold a real cell."""
-        return (np.arange(tokens[0]) < self.tokens[0])[:, None] & (
-            np.arange(tokens[1]) < self.tokens[1]
-        )
+    @property
+    def valid_tokens(self) -> np.ndarray:
+        """``[t f]`` bool over the patches: False where a patch holds padding alone."""
+        time, freq = (np.arange(n) < m for n, m in zip(self.grid.shape, self.tokens))
+        return time[:, None] & freq
+
+    def patchify(self, x: Array) -> Array:
+        """Patches ``[b n p]`` of ``x`` ``[b t f k]``, zero-padded at the end of both axes; the
+        values of a patch run (frequency, time, channel)."""
+        frames, bins = (n * p for n, p in zip(self.grid.shape, self.patch))
+        x = jnp.pad(x, ((0, 0), (0, frames - x.shape[1]), (0, bins - x.shape[2]), (0, 0)))
+        return patchify(x, patch=self.patch, order="time_major")
+
+    def unpatchify(self, patches: Array) -> Array:
+        """The inverse of :meth:`patchify`, without the padding."""
+        x = unpatchify(patches, grid=self.grid.shape, patch=self.patch, order="time_major")
+        return x[:, : self.frames, : self.bins]
+
+    def cells_of(self, tokens: Array) -> Array:
+        """A value for each patch ``[b n]`` as one for each cell ``[b t f]``."""
+        x = tokens.reshape(-1, *self.grid.shape)
+        x = jnp.repeat(jnp.repeat(x, self.patch[0], axis=1), self.patch[1], axis=2)
+        return x[:, : self.frames, : self.bins]
+
+    def tokens_with(self, frames: Array) -> Array:
+        """``[b n]`` bool: patches with a cell in any of the ``frames`` ``[b t]`` bool."""
+        time = any_of(frames, self.patch[0], self.grid.time)
+        freq = np.arange(self.grid.freq) < self.tokens[1]
+        return (time[:, :, None] & freq[None, None]).reshape(-1, self.grid.size)
+
+    def patch_weights(self, weight: np.ndarray) -> np.ndarray:
+        """``[n p]`` float32: ``weight`` ``[t f]`` of the cells of all patches (0 in padding) as the
+        weight of every number of every patch."""
+        (pt, pf), (time, freq) = self.patch, self.grid.shape
+        full = np.repeat(weight[:, :, None], self.channels, axis=2)
+        cells = full.reshape(time, pt, freq, pf, -1).transpose(0, 2, 3, 1, 4)
+        return cells.reshape(self.grid.size, -1).astype(np.float32)
 
 
-class Spectra(NamedTuple):
-    """One sensor in a batch: ``real``, ``imag`` ``[b t f c]``; ``x`` ``[b t f k]`` what a network
-    reads; ``present`` ``[b]`` bool; ``inside`` ``[b t]`` bool: frames of a present sensor that hold
-    signal."""
+class Spectrogram(NamedTuple):
+    """One sensor in a batch.
+
+    ``real`` and ``imag`` ``[b t f c]`` of the spectrum; ``inputs`` ``[b t f k]``, what a network
+    reads of it; ``present`` ``[b]`` bool; ``valid`` ``[b t]`` bool: frames of a present sensor that
+    hold signal.
+    """
 
     real: Array
     imag: Array
-    x: Array
+    inputs: Array
     present: Array
-    inside: Array
+    valid: Array
 
     @property
     def energy(self) -> Array:
@@ -85,40 +128,19 @@ class Spectra(NamedTuple):
         return jnp.sum(jnp.square(self.real) + jnp.square(self.imag), axis=(1, 2, 3))
 
 
-@dataclasses.dataclass(frozen=True)
-class Place:
-    """A sensor's lattice of things to choose among: ``cells`` = (frames, bins) each, ``shape`` =
-    (time, freq) of them."""
-
-    plane: Plane
-    cells: tuple[int, int]
-    shape: tuple[int, int]
-
-    @property
-    def real(self) -> np.ndarray:
-        """``[t f]`` bool: what lies on the plane at least in part."""
-        time = np.arange(self.shape[0]) * self.cells[0] < self.plane.frames
-        freq = np.arange(self.shape[1]) * self.cells[1] < self.plane.bins
-        return time[:, None] & freq
-
-    def padded(self, score: Array) -> Array:
-        """``[b t f]`` of what lies on the plane, with zeros up to ``shape``."""
-        more = (n - m for n, m in zip(self.shape, score.shape[1:]))
-        return jnp.pad(score, ((0, 0), *((0, m) for m in more)))
-
-
 @checked
 class SpectraMethod(SensorMethod):
-    """Spectra and patches of sensors, whose rates may differ; open fields (None) are decided by
-    data."""
+    """Spectrograms and patches of sensors, whose rates may differ; open fields (None) are decided
+    by data."""
 
     frontend: Spectrum = Spectrum()
     patch_frames: Count = 1
     patch_bins: tuple[Count, ...] | None = None
     """Of each sensor, or one for all; None: as many as give 16 patches along frequency or fewer."""
 
-    levels: tuple[tuple[Finite, Positive], ...] | None = None
-    """Mean and deviation of each sensor's log magnitudes; None: measured before training."""
+    log_moments: tuple[tuple[Finite, Positive], ...] | None = None
+    """Mean and standard deviation of each sensor's log magnitudes; None: measured before
+    training."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -129,7 +151,7 @@ class SpectraMethod(SensorMethod):
         )
         if self.bound:
             self.frontend.check(self.signals)
-            self._check_planes()
+            self._check_patches()
 
     @property
     def bound(self) -> bool:
@@ -142,8 +164,8 @@ class SpectraMethod(SensorMethod):
     def bind(self, spec: DataSpec) -> Self:
         """Takes the sensors from the data and decides intervals and patches; ``InputError`` where
         a sensor is missing, silent in all training rows, or does not fit."""
-        found = self.sensors_of(spec)
-        signals = found["signals"]
+        fields = self.sensors_of(spec)
+        signals = fields["signals"]
         for s in signals:
             silent = bool(s.mean) and not any(s.mean) and set(s.std) == {1.0}
             check(
@@ -157,77 +179,164 @@ class SpectraMethod(SensorMethod):
             bins = tuple(-(-frontend.shape(s)[1] // BANDS) for s in signals)
         elif len(bins) == 1:
             bins = bins * len(signals)
-        return replace(self, **found, frontend=frontend, patch_bins=bins)
+        return replace(self, **fields, frontend=frontend, patch_bins=bins)
 
     def unbind(self) -> Self:
-        return replace(super().unbind(), levels=None)
+        return replace(super().unbind(), log_moments=None)
 
     def calibrate(self, batch: Mapping[str, Any]) -> Self:
-        """With the levels of ``batch``; a sensor that is absent in all of it keeps (0, 1)."""
-        if self.levels is not None or self.frontend.form != "log_phase":
+        """Measures ``log_moments`` on ``batch``; a sensor that is absent in all of it gets
+        (0, 1)."""
+        if self.log_moments is not None or self.frontend.form != "log_phase":
             return self
-        bare = replace(self, levels=((0.0, 1.0),) * len(self.signals))
+        bare = replace(self, log_moments=((0.0, 1.0),) * len(self.signals))
 
-        def moments(batch):
-            found = spectra(bare, batch)
-            return {n: _moments(self.frontend, s) for n, s in found.items()}
+        def moments(batch: Batch) -> list[tuple[Array, Array]]:
+            return [_log_moments(self.frontend, x) for x in bare.spectra(batch).values()]
 
-        found = jax.device_get(jax.jit(moments)(dict(batch)))
         # Six digits, so that machines agree.
-        return replace(
-            self,
-            levels=tuple(
-                (float(f"{mean:.6g}"), float(f"{std:.6g}")) if std > 0 else (0.0, 1.0)
-                for mean, std in found.values()
-            ),
-        )
+        rounded = [
+            (float(f"{mean:.6g}"), float(f"{std:.6g}")) if std > 0 else (0.0, 1.0)
+            for mean, std in jax.device_get(jax.jit(moments)(dict(batch)))
+        ]
+        return replace(self, log_moments=tuple(rounded))
 
-    def level(self, name: str) -> tuple[float, float]:
-        """Of one sensor."""
-        known = dict(zip((s.name for s in self.signals), self.levels or ()))
-        return known.get(name, (0.0, 1.0))
-
-    def _check_planes(self) -> None:
+    def _check_patches(self) -> None:
         sizes = decided(self.patch_bins, "method.patch_bins")
         check(
             len(sizes) == len(self.signals),
             "method.patch_bins",
             f"{len(sizes)} sizes for {len(self.signals)} sensors",
         )
-        for p in self.planes.values():
+        for spec in self.specs.values():
             check(
-                p.patch[0] <= p.frames and p.patch[1] <= p.bins,
+                spec.patch[0] <= spec.frames and spec.patch[1] <= spec.bins,
                 "method.patch_bins",
-                f"patches of {p.patch[0]} frames x {p.patch[1]} bins are larger than the spectra "
-                f"of {p.signal.name!r}, {p.frames} x {p.bins}",
+                f"patches of {spec.patch[0]} frames x {spec.patch[1]} bins are larger than the "
+                f"spectra of {spec.signal.name!r}, {spec.frames} x {spec.bins}",
             )
 
-    @property
-    def planes(self) -> dict[str, Plane]:
-        """By sensor, of a bound method."""
+    # ------------------------------------------------------------------ geometry
+
+    @functools.cached_property
+    def specs(self) -> dict[str, SpectrogramSpec]:
+        """The spectrogram of every sensor, by name, of a bound method."""
         sizes = decided(self.patch_bins, "method.patch_bins")
-        return {
-            s.name: Plane(
-                s,
-                *self.frontend.shape(s),
-                self.frontend.parts * s.channels,
-                (self.patch_frames, bins),
-            )
-            for s, bins in zip(self.signals, sizes)
-        }
+        return {s.name: self._spec(s, (self.patch_frames, n)) for s, n in zip(self.signals, sizes)}
 
-    def time_grid(self, step: int = 1, *, freq: int = 1, time: int | None = None) -> TokenGrid:
-        """The lattice of ``step`` patches along time, placed on the first sensor."""
-        plane = next(iter(self.planes.values()))
-        size, hop = self.frontend.sizes(plane.signal)
+    def _spec(self, signal: SignalSpec, patch: tuple[int, int]) -> SpectrogramSpec:
+        frames, bins = self.frontend.shape(signal)
+        tokens = self.padded((-(-frames // patch[0]), -(-bins // patch[1])))
+        grid = TokenGrid(*tokens, order="time_major")
+        channels = self.frontend.parts * signal.channels
+        return SpectrogramSpec(signal, frames, bins, channels, patch, grid)
+
+    def padded(self, tokens: tuple[int, int]) -> tuple[int, int]:
+        """How many patches (time, freq) the encoder reads of a sensor that fills ``tokens``."""
+        return tokens
+
+    def time_grid(self, step: int = 1, *, freq: int = 1) -> TokenGrid:
+        """A grid of ``step`` patches along time to a token, placed on the first sensor."""
+        spec = self.specs[self.signals[0].name]
+        size, hop = self.frontend.sizes(spec.signal)
         span = step * self.patch_frames
         return TokenGrid(
-            time=time or -(-plane.tokens[0] // step),
+            time=-(-spec.tokens[0] // step),
             freq=freq,
             order="time_major",
             first=size / 2 + (span - 1) / 2 * hop,
             hop=span * hop,
         )
+
+    @property
+    def example_patches(self) -> dict[str, Array]:
+        """Zeros ``[1 n p]`` by sensor to initialise modules with."""
+        return {name: jnp.zeros((1, p.grid.size, p.patch_size)) for name, p in self.specs.items()}
+
+    # ------------------------------------------------------------------ spectrograms of a batch
+
+    def spectra(
+        self, batch: Batch, *, views: Callable[[list[Array]], list[Array]] | None = None
+    ) -> dict[str, Spectrogram]:
+        """The spectrograms of a batch by sensor; float32, no gradient.
+
+        ``views`` changes the standardised sensors, a list of ``[b t c]``, before the transform.
+        """
+        raw = {s.name: scale.pcm_to_float(batch[s.name]) for s in self.signals}
+        present = {
+            name: jnp.any(x != 0, axis=(1, 2)) & jnp.all(jnp.isfinite(x), axis=(1, 2))
+            for name, x in raw.items()
+        }
+        without_nan = {
+            name: jnp.where(present[name][:, None, None], x, 0.0) for name, x in raw.items()
+        }
+        series = standardised(self.signals, {**batch, **without_nan}, how=self.standardise)
+        if views is not None:
+            series = views(series)
+        return {
+            name: self._spectrogram(spec, x, present[name], batch.get("length"))
+            for (name, spec), x in zip(self.specs.items(), series)
+        }
+
+    def _spectrogram(
+        self, spec: SpectrogramSpec, x: Array, present: Array, length: Array | None
+    ) -> Spectrogram:
+        """The spectrogram of the standardised series ``x`` ``[b t c]`` of one sensor; ``length``
+        ``[b]`` in samples of the first sensor."""
+        signal = spec.signal
+        with jax.named_scope("frontend"):
+            # The mean was taken out of absent sensors too, which left a constant.
+            x = jnp.where(present[:, None, None], x, 0.0)
+            real, imag = self.frontend.transform(x, signal)
+            moments = dict(zip((s.name for s in self.signals), self.log_moments or ()))
+            mean, std = moments.get(signal.name, (0.0, 1.0))
+            inputs = self.frontend.channels(real, imag, mean=mean, std=std)
+        valid = jnp.broadcast_to(present[:, None], (x.shape[0], spec.frames))
+        if length is not None:
+            size, hop = self.frontend.sizes(signal)
+            samples = length.astype(jnp.float32) * (signal.rate / self.signals[0].rate)
+            starts = jnp.arange(spec.frames) * hop
+            valid &= (starts[None] + size <= samples[:, None] + 0.5) | (starts == 0)[None]
+        # Without the barrier XLA:CPU fuses the transform into its readers, which repeat it.
+        real, imag, inputs = jax.lax.optimization_barrier(
+            jax.lax.stop_gradient((real, imag, inputs))
+        )
+        return Spectrogram(real, imag, inputs, present, valid)
+
+    def patches(
+        self, spectra: Mapping[str, Spectrogram]
+    ) -> tuple[dict[str, Array], dict[str, Array]]:
+        """Patches ``[b n p]`` and whether they hold signal ``[b n]`` bool, by sensor."""
+        patches = {name: p.patchify(spectra[name].inputs) for name, p in self.specs.items()}
+        valid = {name: p.tokens_with(spectra[name].valid) for name, p in self.specs.items()}
+        return patches, valid
+
+    def reconstruction(
+        self,
+        spectra: Mapping[str, Spectrogram],
+        masked: Mapping[str, Array],
+        patches: Mapping[str, Array],
+    ) -> Reconstruction:
+        """All sensors on one frequency axis, the magnitude of the first channel of each, for people
+        to look at. ``masked`` ``[b n]`` bool and reconstructed ``patches`` ``[b n p]`` by sensor.
+        """
+        truth = [spectra[name].inputs[..., :1] for name in self.specs]
+        cells = [p.cells_of(masked[name]) for name, p in self.specs.items()]
+        out = [p.unpatchify(patches[name])[..., :1] for name, p in self.specs.items()]
+        shown = [jnp.where(m[..., None], y, x) for x, m, y in zip(truth, cells, out)]
+        return Reconstruction(*(jnp.concatenate(parts, axis=2) for parts in (truth, cells, shown)))
+
+    # ------------------------------------------------------------------ the encoder
+
+    def features(self, params: PyTree, batch: Batch, dropout: Array | None = None) -> Features:
+        """What :meth:`encode` returns; with a key also the encoder's dropout."""
+        raise NotImplementedError
+
+    def encode(self, params: PyTree, batch: Batch) -> Features:
+        return self.features(params, batch)
+
+    def forward(self, params: PyTree, batch: Batch, rngs: Streams) -> Features:
+        return self.features(params, batch, rngs("dropout"))
 
     # ------------------------------------------------------------------ what others ask
 
@@ -237,111 +346,20 @@ class SpectraMethod(SensorMethod):
 
     @property
     def stacked_bins(self) -> Mapping[str, int]:
-        return {name: plane.bins for name, plane in self.planes.items()}
+        return {name: spec.bins for name, spec in self.specs.items()}
 
 
-def spectra(
-    cfg: SpectraMethod, batch: Batch, *, change: Callable[[list[Array]], list[Array]] | None = None
-) -> dict[str, Spectra]:
-    """The spectra of a batch by sensor; float32, no gradient. ``change`` makes views of the
-    levelled sensors ``[b t c]`` before."""
-    raw = {s.name: scale.pcm_to_float(batch[s.name]) for s in cfg.signals}
-    finite = {k: jnp.all(jnp.isfinite(x), axis=(1, 2)) for k, x in raw.items()}
-    heard = {k: jnp.any(x != 0, axis=(1, 2)) & finite[k] for k, x in raw.items()}
-    clean = {k: jnp.where(heard[k][:, None, None], x, 0.0) for k, x in raw.items()}
-    levelled = sensors(cfg.signals, {**batch, **clean}, how=cfg.standardise)
-    if change is not None:
-        levelled = change(levelled)
-    first = cfg.signals[0]
-    out = {}
-    for plane, x in zip(cfg.planes.values(), levelled):
-        signal = plane.signal
-        present = heard[signal.name]
-        with jax.named_scope("frontend"):
-            x = jnp.where(present[:, None, None], x, 0.0)  # a mean that is taken out is no signal
-            real, imag = cfg.frontend.transform(x, signal)
-            mean, std = cfg.level(signal.name)
-            seen = cfg.frontend.channels(real, imag, mean=mean, std=std)
-        inside = jnp.broadcast_to(present[:, None], (x.shape[0], plane.frames))
-        if "length" in batch:
-            size, hop = cfg.frontend.sizes(signal)
-            length = batch["length"].astype(jnp.float32) * (signal.rate / first.rate)
-            starts = jnp.arange(plane.frames) * hop
-            whole = (starts[None] + size <= length[:, None] + 0.5) | (starts == 0)[None]
-            inside = inside & whole
-        # Without the barrier XLA:CPU fuses the transform into its readers, which repeat it.
-        real, imag, seen = jax.lax.optimization_barrier(jax.lax.stop_gradient((real, imag, seen)))
-        out[signal.name] = Spectra(real, imag, seen, present, inside)
-    return out
-
-
-def _moments(frontend: Spectrum, found: Spectra) -> tuple[Array, Array]:
-    """Mean and deviation of the log magnitudes where a sensor is present."""
-    loud = frontend.loudness(jnp.sqrt(jnp.square(found.real) + jnp.square(found.imag)))
-    weight = jnp.broadcast_to(found.inside[:, :, None, None], loud.shape).astype(jnp.float32)
+def _log_moments(frontend: Spectrum, spectrogram: Spectrogram) -> tuple[Array, Array]:
+    """Mean and standard deviation of the log magnitudes where a sensor is present."""
+    real, imag, _, _, valid = spectrogram
+    loud = frontend.loudness(jnp.sqrt(jnp.square(real) + jnp.square(imag)))
+    weight = jnp.broadcast_to(valid[:, :, None, None], loud.shape).astype(jnp.float32)
     count = jnp.maximum(jnp.sum(weight), 1.0)
     mean = jnp.sum(loud * weight) / count
     return mean, jnp.sqrt(jnp.sum(jnp.square(loud - mean) * weight) / count)
 
 
-# ------------------------------------------------------------------ planes and tokens
-
-
-def to_tokens(x: Array, plane: Plane, tokens: tuple[int, int]) -> Array:
-    """``[b t f k]`` to patches ``[b n p]`` of a lattice of ``tokens`` = (time, freq), time-major,
-    zero-padded at the end of both axes; values of a patch run (frequency, time, channel)."""
-    frames, bins = (n * p for n, p in zip(tokens, plane.patch))
-    x = jnp.pad(x, ((0, 0), (0, frames - x.shape[1]), (0, bins - x.shape[2]), (0, 0)))
-    return patchify(x, patch=plane.patch, order="time_major")
-
-
-def from_tokens(x: Array, plane: Plane, tokens: tuple[int, int]) -> Array:
-    """The inverse of :func:`to_tokens`, cut to the plane."""
-    out = unpatchify(x, grid=tokens, patch=plane.patch, order="time_major")
-    return out[:, : plane.frames, : plane.bins]
-
-
-def inside_tokens(found: Spectra, plane: Plane, tokens: tuple[int, int]) -> Array:
-    """``[b n]`` bool: patches with a frame of signal of a present sensor and a real bin."""
-    time = any_of(found.inside, plane.patch[0], tokens[0])
-    freq = np.arange(tokens[1]) < plane.tokens[1]
-    return (time[:, :, None] & freq[None, None]).reshape(-1, math.prod(tokens))
-
-
 def any_of(frames: Array, span: int, count: int) -> Array:
-    """``[b t]`` to ``[b count]``: whether any of ``span`` neighbouring frames holds signal."""
+    """``[b t]`` bool to ``[b count]``: whether any of ``span`` neighbouring frames is True."""
     padded = jnp.pad(frames, ((0, 0), (0, max(0, count * span - frames.shape[1]))))
     return padded[:, : count * span].reshape(-1, count, span).any(-1)
-
-
-def cell_weights(plane: Plane, tokens: tuple[int, int], weight: np.ndarray) -> np.ndarray:
-    """``[n p]`` float32: the weight of every number of every patch in an error. ``weight``
-    ``[frames bins]`` of the padded lattice (0 in padding)."""
-    frames, bins = weight.shape
-    full = np.repeat(weight[:, :, None], plane.channels, axis=2)
-    pt, pf = plane.patch
-    cells = full.reshape(frames // pt, pt, bins // pf, pf, -1).transpose(0, 2, 3, 1, 4)
-    return cells.reshape(math.prod(tokens), -1).astype(np.float32)
-
-
-def example(cfg: SpectraMethod) -> dict[str, Array]:
-    """Zeros ``[1 t f k]`` by sensor to initialise modules with."""
-    return {name: jnp.zeros((1, p.frames, p.bins, p.channels)) for name, p in cfg.planes.items()}
-
-
-def side_by_side(
-    cfg: SpectraMethod,
-    found: dict[str, Spectra],
-    masked: dict[str, Array],
-    reconstruction: dict[str, Array],
-) -> Reconstruction:
-    """All sensors on one frequency axis, for people to look at: the magnitude of the first channel
-    of each. ``masked`` ``[b t f]`` and ``reconstruction`` ``[b t f k]`` by sensor."""
-    names = list(cfg.planes)
-    first = {n: found[n].x[..., :1] for n in names}
-    shown = [jnp.where(masked[n][..., None], reconstruction[n][..., :1], first[n]) for n in names]
-    return Reconstruction(
-        jnp.concatenate([first[n] for n in names], axis=2),
-        jnp.concatenate([masked[n] for n in names], axis=2),
-        jnp.concatenate(shown, axis=2),
-    )

@@ -11,7 +11,7 @@ from jfreq import param_paths, recipes
 from jfreq.config import replace
 from jfreq.data.prepare.run import prepare
 from jfreq.data.shards.reader import Shards
-from jfreq.methods.common.raw_sensors import RawSensorMethod, pooled, sensors
+from jfreq.methods.common.raw_sensors import RawSensorMethod, pooled, standardised
 from jfreq.methods.stf_csl import STFCSL
 from jfreq.methods.stfnet import STFNet
 from jfreq.methods.supervised import Classify, Head
@@ -43,31 +43,35 @@ def batch():
 
 def test_data_levels_by_the_statistics_of_training_rows(batch):
     """A channel that was constant in training becomes 0; statistics come from the data's spec."""
-    acc, gyro = sensors(MOTION.signals, batch, how="data")
+    acc, gyro = standardised(MOTION.signals, batch, how="data")
     x = np.asarray(batch["acc"], np.float64)
     np.testing.assert_allclose(acc[..., 1], (x[..., 1] - 1) / 2, atol=1e-6)
     np.testing.assert_allclose(gyro, (np.asarray(batch["gyro"]) - 0.1) / 0.5, atol=1e-5)
     still = {**batch, "acc": batch["acc"].at[..., 2].set(-9.8)}
-    np.testing.assert_allclose(sensors(MOTION.signals, still, how="data")[0][..., 2], 0, atol=1e-6)
+    np.testing.assert_allclose(
+        standardised(MOTION.signals, still, how="data")[0][..., 2], 0, atol=1e-6
+    )
 
 
 def test_clip_levels_every_channel_by_its_own_samples(batch):
     batch = {**batch, "length": jnp.full(6, 40, jnp.int32)}
-    acc, _ = sensors(MOTION.signals, batch, how="clip")
+    acc, _ = standardised(MOTION.signals, batch, how="clip")
     np.testing.assert_allclose(acc[:, :40].mean(1), 0, atol=1e-5)
     np.testing.assert_allclose(acc[:, :40].std(1), 1, atol=1e-3)
     for gain in (1e-9, 1e6):
         other = {**batch, "acc": gain * batch["acc"]}
-        np.testing.assert_allclose(sensors(MOTION.signals, other, how="clip")[0], acc, atol=1e-3)
+        np.testing.assert_allclose(
+            standardised(MOTION.signals, other, how="clip")[0], acc, atol=1e-3
+        )
     still = {**batch, "acc": jnp.full((6, 64, 3), -9.8)}
-    assert np.abs(sensors(MOTION.signals, still, how="clip")[0]).max() < 0.05
+    assert np.abs(standardised(MOTION.signals, still, how="clip")[0]).max() < 0.05
 
 
 @pytest.mark.parametrize("how", ["data", "clip", "none"])
 def test_padding_is_zero_in_every_sensor_at_its_own_rate(how, batch):
     fast = DataSpec((MOTION.signals[0], SignalSpec("gyro", 100.0, 128, 3)))
     batch = {**batch, "gyro": jnp.ones((6, 128, 3)), "length": jnp.full(6, 20, jnp.int32)}
-    acc, gyro = sensors(fast.signals, batch, how=how)
+    acc, gyro = standardised(fast.signals, batch, how=how)
     assert not acc[:, 20:].any() and not gyro[:, 40:].any()
     assert how == "clip" or gyro[:, :40].any()
 
@@ -147,7 +151,7 @@ def test_late_fusion_is_the_mean_of_probabilities(batch):
 
 def test_late_fusion_wants_streams():
     cfg = Classify(backbone=STFCSL(encoder=SMALL["cnn"]), head=Head(fusion="late"))
-    with pytest.raises(InputError, match="'late' needs an encoder with several streams"):
+    with pytest.raises(InputError, match="'late' needs an encoder with several branches"):
         cfg.bind(MOTION)
     with pytest.raises(InputError, match="must not all be 0"):
         Head(fusion_weights=(0.0, 0.0))

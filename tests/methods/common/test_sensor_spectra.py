@@ -1,4 +1,6 @@
-"""Planes of several sensors: which rows and frames count, patches there and back."""
+"""Spectrograms of several sensors: which rows and frames count, patches there and back."""
+
+import dataclasses
 
 import jax.numpy as jnp
 import numpy as np
@@ -7,54 +9,46 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jfreq.frontends.sensor_stft import Spectrum
-from jfreq.methods.common.sensor_spectra import (
-    Plane,
-    SpectraMethod,
-    cell_weights,
-    from_tokens,
-    inside_tokens,
-    spectra,
-    to_tokens,
-)
+from jfreq.methods.common.sensor_spectra import SpectraMethod, SpectrogramSpec
 from jfreq.testing import ACC_MIC, fake_batch
-from jfreq.types import DataSpec, InputError, SignalSpec
+from jfreq.types import DataSpec, InputError, SignalSpec, TokenGrid
 
 
 def test_sensors_of_two_rates_have_the_same_frames():
     cfg = SpectraMethod().bind(ACC_MIC)
-    planes = cfg.planes
-    assert [p.frames for p in planes.values()] == [8, 8]
-    assert [p.bins for p in planes.values()] == [8, 32]
-    assert [p.tokens for p in planes.values()] == [(8, 8), (8, 16)]
-    found = spectra(cfg, fake_batch(ACC_MIC, 3))
-    assert found["acc"].x.shape == (3, 8, 8, 9) and found["mic"].x.shape == (3, 8, 32, 3)
+    specs = cfg.specs
+    assert [p.frames for p in specs.values()] == [8, 8]
+    assert [p.bins for p in specs.values()] == [8, 32]
+    assert [p.grid.shape for p in specs.values()] == [(8, 8), (8, 16)]
+    found = cfg.spectra(fake_batch(ACC_MIC, 3))
+    assert found["acc"].inputs.shape == (3, 8, 8, 9) and found["mic"].inputs.shape == (3, 8, 32, 3)
 
 
 def test_zero_and_nan_windows_are_absent():
     cfg = SpectraMethod().bind(ACC_MIC)
     batch = fake_batch(ACC_MIC, 4)
     batch["acc"] = batch["acc"].at[1].set(0.0).at[2, 5, 1].set(jnp.nan).at[3, 0, 0].set(jnp.inf)
-    found = spectra(cfg, batch)
+    found = cfg.spectra(batch)
     assert np.asarray(found["acc"].present).tolist() == [True, False, False, False]
     assert np.asarray(found["mic"].present).all()
-    for part in (found["acc"].real, found["acc"].x):
+    for part in (found["acc"].real, found["acc"].inputs):
         assert np.isfinite(part).all() and not np.asarray(part[1:]).any()
-    assert not np.asarray(found["acc"].inside[1:]).any()
-    assert not np.asarray(inside_tokens(found["acc"], cfg.planes["acc"], (8, 8))[1:]).any()
+    assert not np.asarray(found["acc"].valid[1:]).any()
+    assert not np.asarray(cfg.patches(found)[1]["acc"][1:]).any()
 
 
 def test_frames_beyond_the_signal_do_not_count():
     cfg = SpectraMethod().bind(ACC_MIC)
     batch = fake_batch(ACC_MIC, 3) | {"length": jnp.array([128, 64, 3])}
-    found = spectra(cfg, batch)
+    found = cfg.spectra(batch)
     for name in ("acc", "mic"):  # lengths are in samples of the first sensor
-        assert np.asarray(found[name].inside.sum(1)).tolist() == [8, 4, 1]
+        assert np.asarray(found[name].valid.sum(1)).tolist() == [8, 4, 1]
 
 
 def test_energy_is_parsevals():
     cfg = SpectraMethod(standardise="none", frontend=Spectrum(0.32, two_sided=True)).bind(ACC_MIC)
     batch = fake_batch(ACC_MIC, 2)
-    energy = spectra(cfg, batch)["acc"].energy
+    energy = cfg.spectra(batch)["acc"].energy
     np.testing.assert_allclose(energy, np.sum(np.square(batch["acc"]), axis=(1, 2)), rtol=1e-4)
 
 
@@ -84,43 +78,49 @@ def test_bad_settings_are_refused(changes, words):
     st.integers(1, 9), st.integers(1, 9), st.integers(1, 3), st.integers(1, 3), st.integers(0, 2)
 )
 def test_tokens_there_and_back(frames, bins, pt, pf, more):
-    plane = Plane(SignalSpec("x", 50, 128), frames, bins, 2, (pt, pf))
-    tokens = (plane.tokens[0] + more, plane.tokens[1] + more)
+    tokens = (-(-frames // pt) + more, -(-bins // pf) + more)
+    grid = TokenGrid(*tokens, order="time_major")
+    spec = SpectrogramSpec(SignalSpec("x", 50, 128), frames, bins, 2, (pt, pf), grid)
     x = np.random.default_rng(frames * 100 + bins).normal(size=(2, frames, bins, 2))
-    flat = to_tokens(jnp.asarray(x), plane, tokens)
-    assert flat.shape == (2, tokens[0] * tokens[1], plane.size)
-    np.testing.assert_array_equal(from_tokens(flat, plane, tokens), x.astype(np.float32))
+    flat = spec.patchify(jnp.asarray(x))
+    assert flat.shape == (2, tokens[0] * tokens[1], spec.patch_size)
+    np.testing.assert_array_equal(spec.unpatchify(flat), x.astype(np.float32))
+    assert spec.tokens == tuple(n - more for n in tokens)
+    assert spec.valid_tokens.sum() == spec.tokens[0] * spec.tokens[1]
+    number = jnp.arange(grid.size)[None]
+    cells = np.asarray(spec.unpatchify(jnp.repeat(number[..., None], spec.patch_size, axis=2)))
+    np.testing.assert_array_equal(spec.cells_of(number), cells[..., 0])
 
 
 def test_weights_lie_like_patches():
     cfg = SpectraMethod(patch_frames=2, patch_bins=(3,)).bind(ACC_MIC)
-    plane = cfg.planes["acc"]
-    tokens = (5, 4)
+    grid = TokenGrid(5, 4, order="time_major")
+    spec = dataclasses.replace(cfg.specs["acc"], grid=grid)
     rng = np.random.default_rng(0)
-    weight = rng.uniform(size=(10, 12)) * plane.real_cells(tokens)
-    found = cell_weights(plane, tokens, weight)
-    full = weight[None, : plane.frames, : plane.bins, None] * np.ones(plane.channels)
-    np.testing.assert_allclose(found, to_tokens(jnp.asarray(full), plane, tokens)[0], rtol=1e-6)
+    weight = rng.uniform(size=(10, 12)) * spec.valid_cells
+    full = weight[None, : spec.frames, : spec.bins, None] * np.ones(spec.channels)
+    patches = spec.patchify(jnp.asarray(full))[0]
+    np.testing.assert_allclose(spec.patch_weights(weight), patches, rtol=1e-6)
 
 
-def test_levels_are_those_of_the_present_windows():
+def test_log_moments_are_those_of_the_present_windows():
     cfg = SpectraMethod().bind(ACC_MIC)
     batch = fake_batch(ACC_MIC, 6)
-    loud = np.asarray(spectra(cfg, batch)["mic"].x)[..., 0]
-    found = cfg.calibrate(batch).levels
+    loud = np.asarray(cfg.spectra(batch)["mic"].inputs)[..., 0]
+    found = cfg.calibrate(batch).log_moments
     assert found is not None
-    levels = dict(zip(("acc", "mic"), found))
-    np.testing.assert_allclose(levels["mic"], (loud.mean(), loud.std()), rtol=1e-4)
+    moments = dict(zip(("acc", "mic"), found))
+    np.testing.assert_allclose(moments["mic"], (loud.mean(), loud.std()), rtol=1e-4)
     batch["mic"] = batch["mic"].at[:2].set(0.0)
-    found = cfg.calibrate(batch).levels
+    found = cfg.calibrate(batch).log_moments
     assert found is not None
     part = dict(zip(("acc", "mic"), found))
     np.testing.assert_allclose(part["mic"], (loud[2:].mean(), loud[2:].std()), rtol=1e-4)
     done = cfg.calibrate(batch)
-    level = np.asarray(spectra(done, batch)["mic"].x)[2:, ..., 0]
+    level = np.asarray(done.spectra(batch)["mic"].inputs)[2:, ..., 0]
     assert abs(level.mean()) < 1e-4 and abs(level.std() - 1) < 1e-4
     assert done.calibrate(fake_batch(ACC_MIC, 2, seed=5)) == done  # measured once
-    assert done.unbind().levels is None
+    assert done.unbind().log_moments is None
     batch["mic"] = 0 * batch["mic"]
-    found = cfg.calibrate(batch).levels
+    found = cfg.calibrate(batch).log_moments
     assert found is not None and found[1] == (0.0, 1.0)
