@@ -46,7 +46,7 @@ Metrics = dict[str, tuple[Any, Any]]
 
 
 class Loss(NamedTuple):
-    """What a batch says: to the parameters, to people, and to the target.
+    """The loss of a batch, its metrics, and what the batch tells the target.
 
     ``value`` is the scalar whose gradient is taken; ``metrics["loss"]`` the ``(sum, count)`` whose
     ratio it is, and gradient accumulation weighs by that count. ``aux`` reaches
@@ -85,7 +85,7 @@ class Streams:
 
 @checked
 class Method:
-    """Base of every paper; the concrete ones live in ``jfreq/methods/`` or in a user's own file.
+    """Base of every paper; the concrete ones are in ``jfreq/methods/`` or in a file of the user.
 
     A recipe may leave ``None`` in fields that depend on the data; ``bind`` fills them in, and only
     a bound method is trained, saved and exported.
@@ -99,8 +99,7 @@ class Method:
     headline: ClassVar[tuple[str, ...]] = ()
     """Metrics that the line of progress shows beside the loss."""
     collapse_thresholds: ClassVar[Mapping[str, float]] = {}
-    """Metrics, each with the value below which a teacher tells all clips the same; the loop
-    warns."""
+    """Metrics and the values below which a teacher says the same of all clips; the loop warns."""
     sequence: ClassVar[int] = 1
     """Consecutive rows of a recording that the loss wants side by side (``data.sequence``)."""
     inner: ClassVar[str | None] = None
@@ -245,13 +244,8 @@ class Method:
         """Fields of the experiment that trains a classifier on this method's encoder, as
         ``config.replace`` takes them; ``pretraining`` is what trained it."""
         del pretraining
-        return {
-            "method__head__spec_augment": (96, 24),
-            "optim__lr": 5e-4,
-            "optim__layer_decay": 0.75,
-            "steps": 400,
-            "batch": 16,
-        }
+        optim = {"optim__lr": 5e-4, "optim__layer_decay": 0.75}
+        return {"method__head__spec_augment": (96, 24), **optim, "steps": 400, "batch": 16}
 
     def portable(self) -> Self:
         """The same encoder without kernels that only one platform has."""
@@ -354,11 +348,16 @@ def window_spec(signals: Sequence[SignalSpec], rows: Any = 1) -> BatchSpec:
 
 
 def encoder_params(method: Method, params: PyTree) -> PyTree:
-    """Only the parameters that ``encode`` reads; heads of the pretext task fall away."""
+    """The part of ``params`` that ``encode`` reads: without decoders and the heads of the pretext
+    task, which a paper need not name.
+
+    ``encode`` is traced, not run. The inputs of the traced program are the parameters, in the order
+    of the tree's leaves, and then the batch; a parameter that no operation takes as an operand and
+    that is not returned as it is, is not read.
+    """
     flat = param_paths.flatten(params)
     program = jax.make_jaxpr(method.encode)(params, window_spec(method.signals)).jaxpr
-    read = {id(var) for eqn in program.eqns for var in eqn.invars}
+    read = {id(var) for operation in program.eqns for var in operation.invars}
     read |= {id(var) for var in program.outvars}
-    # Parameters are the first inputs, in the order of the tree's leaves.
-    kept = {name: flat[name] for name, var in zip(flat, program.invars) if id(var) in read}
-    return param_paths.unflatten(kept)
+    paths = [path for path, var in zip(flat, program.invars) if id(var) in read]
+    return param_paths.unflatten({path: flat[path] for path in paths})

@@ -355,18 +355,18 @@ def test_a_state_that_does_not_fit_says_what_is_new_and_what_is_missing(run, tmp
 def test_a_folder_is_written_by_one_process(run, tmp_path):
     experiment = run.setup.experiment
     with (
-        run_folder.claim(tmp_path / "run", experiment),
+        run_folder.lock_run_folder(tmp_path / "run", experiment),
         pytest.raises(InputError, match=rf"process {os.getpid()} on .* trains in it now"),
     ):
-        run_folder.claim(tmp_path / "run", experiment)
+        run_folder.lock_run_folder(tmp_path / "run", experiment)
     (tmp_path / "run" / ".lock").write_text("process 1 on elsewhere")  # of a dead process
-    run_folder.claim(tmp_path / "run", experiment).close()
+    run_folder.lock_run_folder(tmp_path / "run", experiment).close()
 
 
 def test_checkpoints_without_a_config_are_nobody_s(run, tmp_path):
     (tmp_path / "checkpoints" / "5").mkdir(parents=True)
     with pytest.raises(InputError, match=r"has checkpoints/ but no config.json"):
-        run_folder.claim(tmp_path, run.setup.experiment)
+        run_folder.lock_run_folder(tmp_path, run.setup.experiment)
     assert [p.name for p in tmp_path.iterdir()] == ["checkpoints"]
 
 

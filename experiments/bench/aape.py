@@ -250,7 +250,7 @@ def main(
     seen = cast(EAT, methods.bind(recipe("eat_tiny", rows, clones), spec).method)
     intro = (
         f"Batch of {rows} clips of {SECONDS:g} s ({seen.grid.size} patches, of which a clone sees "
-        f"{seen.kept}), float32, "
+        f"{seen.visible}), float32, "
         f"{rounds} rounds; the first table with {clones} clones of every clip."
     )
     print(common.save(

@@ -18,10 +18,10 @@ from jfreq.types import Array, Batch, DataSpec, Features, InputError, PyTree, Si
 
 def fitted(method: Method, data: DataSpec) -> Method:
     """``method`` for the rows of ``data``: of any length, at the rates of the data."""
-    return own_length(AnyLength(method.signals, method), data)
+    return with_own_length(AnyLength(method.signals, method), data)
 
 
-def own_length(method: Method, data: DataSpec) -> Method:
+def with_own_length(method: Method, data: DataSpec) -> Method:
     """``method`` for batches whose ``length`` counts samples of the data's first signal, where
     the method's own first signal has another rate."""
     ratio = method.signals[0].rate / data.signals[0].rate
@@ -39,12 +39,12 @@ class OwnLength(Wrapper):
     """Rate of the method's first signal over that of the batch's."""
 
     def encode(self, params: PyTree, batch: Batch) -> Features:
-        return self.whole.encode(params, self._own(batch))
+        return self.whole.encode(params, self._rescaled(batch))
 
     def with_spectrogram(self, batch: Batch) -> Batch:
-        return self.whole.with_spectrogram(self._own(batch))
+        return self.whole.with_spectrogram(self._rescaled(batch))
 
-    def _own(self, batch: Batch) -> Batch:
+    def _rescaled(self, batch: Batch) -> Batch:
         if "length" not in batch:
             return batch
         return {**batch, "length": jnp.ceil(batch["length"] * self.ratio).astype(jnp.int32)}
@@ -55,7 +55,7 @@ class AnyLength(Wrapper):
     """``whole`` with an ``encode`` that takes rows shorter or longer than its signals say.
 
     Shorter rows are padded to the window. Longer ones are read window by window, each giving
-    tokens that lie wholly inside it, so that the lattice goes on without a seam; the clip vector
+    tokens that lie wholly inside it, so that the grid goes on without a seam; the clip vector
     is the windows' mean, weighted by their valid tokens. Static shapes: runs under ``jit``.
     """
 

@@ -86,9 +86,9 @@ def extract_layers(
         return jnp.concatenate(parts, axis=-1)
 
     encode, params = jax.jit(views), jax.device_put(params)
-    found = _over(shards, rows, lambda inputs: encode(params, inputs), batch, progress)
-    parts = np.split(found.x, np.cumsum(widths)[:-1], axis=1)
-    return [found._replace(x=part) for part in parts]
+    joined = _over(shards, rows, lambda inputs: encode(params, inputs), batch, progress)
+    parts = np.split(joined.x, np.cumsum(widths)[:-1], axis=1)
+    return [joined._replace(x=part) for part in parts]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
@@ -138,17 +138,17 @@ def _over(
         done += len(x)
         if progress is not None:
             progress(done, len(mine))
-    found = distributed.gather_rows(
+    gathered = distributed.gather_rows(
         {"x": np.concatenate(xs), "label": np.concatenate(labels)}, len(rows)
     )
-    x = found["x"]
+    x = gathered["x"]
     bad = ~np.isfinite(x).all(1)
     if bad.any():
         raise InputError(
             f"features of row {rows[bad][0]} and {bad.sum() - 1} more are not finite; the "
             "parameters diverged or the row holds NaN"
         )
-    return Extracted(x, found["label"], shards.column("fold")[rows], rows)
+    return Extracted(x, gathered["label"], shards.column("fold")[rows], rows)
 
 
 def _batches(
@@ -194,6 +194,7 @@ def _moments(x: Array, weight: Array, axes: tuple[int, ...]) -> tuple[Array, Arr
 
 
 def _statistics(method: Method, inputs: Batch) -> Array:
+    """``[b size]``: mean and standard deviation over the frames that hold signal."""
     out = method.with_spectrogram(inputs)
     if "spectrogram" not in out:
         signals = [x for name, x in sorted(inputs.items()) if name != "length"]
@@ -201,15 +202,16 @@ def _statistics(method: Method, inputs: Batch) -> Array:
     return _frame_statistics(out["spectrogram"], out["valid_frames"])
 
 
-def _frame_statistics(spec: Array, inside: Array) -> Array:
-    """``[b t f c]`` -> ``[b 2fc]`` over the frames where ``inside [b t]``."""
-    weight = inside[:, :, None, None].astype(jnp.float32)
+def _frame_statistics(spec: Array, valid: Array) -> Array:
+    """``[b t f c]`` to ``[b 2fc]``, over the frames that are ``valid`` ``[b t]``."""
+    weight = valid[:, :, None, None].astype(jnp.float32)
     mean, std = _moments(spec, weight, axes=(1,))
     return jnp.concatenate([m.reshape(m.shape[0], -1) for m in (mean, std)], axis=-1)
 
 
 def _spectrum_statistics(x: Array) -> Array:
-    """``[b t c]`` -> mean and std over time of log power, in about 15 half-overlapping frames."""
+    """``[b t c]`` to mean and standard deviation over time of the log power, in about 15
+    half-overlapping frames."""
     n_fft = 2 ** max(2, int(np.log2(max(4, x.shape[1] // 8))))
     flat = jnp.moveaxis(scale.pcm_to_float(x), 1, -1)
     flat = jnp.pad(flat, ((0, 0), (0, 0), (0, max(0, n_fft - x.shape[1]))))

@@ -2,7 +2,7 @@
 2025, arXiv 2512.03637, whose first version called all of it AaPE).
 
 Of the paper only the outline is public: the patch embedding (:mod:`jfreq.nn.aape`), a predictor by
-cross-attention, a special token that predicts the clip, an average teacher, and contrast between
+cross-attention, a special token that predicts the clip, an EMA teacher, and contrast between
 the masked views of a clip and other clips. Forms and sizes here are our reading of it, on the
 framework of :mod:`jfreq.methods.eat`.
 """

@@ -20,7 +20,6 @@ import jax
 import jax.numpy as jnp
 
 from jfreq import losses, masks
-from jfreq.config import check
 from jfreq.frontends.fbank import Fbank
 from jfreq.method import Loss, Metrics, Rows, Streams, part_of
 from jfreq.methods.common.patches import PatchMethod, valid_tokens
@@ -60,7 +59,7 @@ class RandomProjection:
     codes: Count = 1024
     code_width: Size = 256
     seed: Seed = 0
-    """Draws both."""
+    """Of both."""
 
     def init(self, method: PatchMethod) -> PyTree:
         """``projection`` ``[p d]`` and ``codes`` ``[k d]``."""
@@ -83,10 +82,8 @@ class RandomProjection:
 
 @checked
 class TrainedTokenizer:
-    """Encoder and codebook of a :class:`BEATsTokenizer`, three of whose fields it repeats.
-
-    The run that trained them is a source of ``checkpoint.init_from``.
-    """
+    """Encoder and codebook of a :class:`BEATsTokenizer`, three of whose fields it repeats. The run
+    that trained them is a source of ``checkpoint.init_from``."""
 
     codes: Count = 1024
     code_width: Size = 256
@@ -121,10 +118,10 @@ def fresh_codebook(count: int, width: int) -> dict[str, Array]:
 
 @checked
 class _Patches(PatchMethod):
-    """What model and tokenizer share: touching patches, and a transformer that reads some."""
+    """What model and tokenizer share: patches that do not overlap, in the order of time."""
 
     collapse_thresholds: ClassVar[Mapping[str, float]] = {"perplexity": 2.0}
-    """Fewer codes in use than this tell nothing apart."""
+    """With fewer codes in use the tokenizer has collapsed."""
 
     order: Literal["freq_major", "time_major"] = "time_major"
     special_tokens: Whole = 0
@@ -141,8 +138,8 @@ class _Patches(PatchMethod):
 class BEATs(_Patches):
     """The codes of masked patches, predicted from the visible ones (section 3.3).
 
-    The encoder reads the visible patches alone. A small transformer reads their states, with zeros
-    at the masked places, and predicts the codes there; after training nobody needs it.
+    The encoder reads the visible patches alone. A small transformer, needed for training only,
+    reads their states, with zeros in place of masked patches, and predicts the codes of these.
     """
 
     headline: ClassVar[tuple[str, ...]] = ("accuracy", "perplexity")
@@ -155,12 +152,7 @@ class BEATs(_Patches):
     def __post_init__(self):
         super().__post_init__()
         if self.bound:
-            check(
-                1 <= self.masked < self.grid.size,
-                "method.mask_ratio",
-                f"{self.mask_ratio} of {self.grid.size} patches masks {self.masked}; one must be "
-                "visible and one masked: take longer clips or another ratio",
-            )
+            self.check_visible(self.mask_ratio, self.grid.size - self.masked)
 
     @property
     def trained_elsewhere(self) -> tuple[str, ...]:
@@ -205,9 +197,7 @@ class BEATs(_Patches):
     def reconstruct(self, params, batch: Batch, rngs: Streams) -> Reconstruction:
         """A mask alone: what is predicted are codes, not a spectrogram."""
         del params
-        spec = self.with_spectrogram(batch)["spectrogram"]
-        mask = self.sample_mask(rngs("mask"), spec.shape[0])
-        return Reconstruction(spec, self.masked_cells(mask), None)
+        return self.show_mask(batch, lambda rows: self.sample_mask(rngs("mask"), rows))
 
 
 # ------------------------------------------------------------------ the tokenizer
@@ -215,7 +205,7 @@ class BEATs(_Patches):
 
 @checked
 class BEATsTokenizer(_Patches):
-    """A codebook of what a trained encoder says of patches (section 3.2.2).
+    """A codebook distilled from a trained encoder (section 3.2.2).
 
     The tokenizer's own encoder reads a clip, every state becomes the nearest of a few codes, and
     an estimator predicts the states of the teacher from the codes alone. The run that trained the
@@ -237,8 +227,8 @@ class BEATsTokenizer(_Patches):
     commitment: NonNegative = 1.0
     """Weight of the mean squared error between vectors and codes, both of length 1."""
     restart_below: NonNegative = 0.01
-    """A code that is used less than this fraction of the average takes a vector of the batch
-    instead (ours); 0: never."""
+    """A code that is used less than this fraction of the average is replaced by a vector of the
+    batch (ours); 0: never."""
 
     @property
     def trained_elsewhere(self) -> tuple[str, ...]:
@@ -274,28 +264,22 @@ class BEATsTokenizer(_Patches):
         codes = target["codebook"]["codes"]
         truth = self.teacher_method.encode(target["teacher"], batch)
         counted = truth.valid & real_rows(batch, spec.shape[0])
+        inputs, estimate = (spec, truth.valid, codes), _Distilled.estimate
         vectors, ids, pred = apply(
-            self._net,
-            params,
-            spec,
-            truth.valid,
-            codes,
-            method=_Distilled.estimate,
-            train=True,
-            dropout=rngs("dropout"),
+            self._net, params, *inputs, method=estimate, train=True, dropout=rngs("dropout")
         )
         distance, count = losses.cosine_distance(pred, truth.tokens, valid=counted)
-        away = jnp.mean(jnp.square(vectors - jnp.take(codes, ids, axis=0)), axis=-1)
-        away = jnp.sum(away * counted, axis=-1)
+        error = jnp.mean(jnp.square(vectors - jnp.take(codes, ids, axis=0)), axis=-1)
+        commitment = jnp.sum(error * counted, axis=-1)
         terms = {
-            "loss": (distance + self.commitment * away, count),
+            "loss": (distance + self.commitment * commitment, count),
             "cosine": (count - distance, count),
-            "commitment": (away, count),
+            "commitment": (commitment, count),
         }
         vectors = jax.lax.stop_gradient(vectors)
         sums, counts = codebook.statistics(vectors, ids, self.codes, valid=counted)
-        some = codebook.sample_vectors(rngs("restart"), vectors, self.codes, valid=counted)
-        aux = {"sums": sums, "counts": counts, "vectors": Rows(some)}
+        sample = codebook.sample_vectors(rngs("restart"), vectors, self.codes, valid=counted)
+        aux = {"sums": sums, "counts": counts, "vectors": Rows(sample)}
         return loss_of(terms, counts, aux)
 
     def update_target(self, target: PyTree, params: PyTree, aux: PyTree, step: Any) -> PyTree:
@@ -355,7 +339,7 @@ class ToCode(nn.Module):
 
 
 class Predictor(nn.Module):
-    """A transformer over all tokens of a grid, which fixed sines tell apart, and a linear map."""
+    """A transformer over all tokens of a grid, with fixed sines as positions, and a linear map."""
 
     cfg: ViT
     out: int
@@ -387,8 +371,8 @@ class _Model(nn.Module):
         tokens = take_tokens(self.trunk.embed_under(spec, mask), mask.visible)
         inside = take_entries(valid, mask.visible)
         _, states, _ = self.trunk.encode(tokens, ids=mask.visible, valid=inside, train=train)
-        hidden = jnp.zeros((*mask.masked.shape, states.shape[-1]), states.dtype)
-        states = restore_tokens(jnp.concatenate([states, hidden], axis=1), mask.restore)
+        masked = jnp.zeros((*mask.masked.shape, states.shape[-1]), states.dtype)
+        states = restore_tokens(jnp.concatenate([states, masked], axis=1), mask.restore)
         return take_tokens(self.predictor(states, valid, train=train), mask.masked)
 
 
@@ -409,5 +393,5 @@ class _Distilled(Quantiser):
         teacher's states ``[b n out]`` as the estimator reads them off the codes."""
         vectors = self(spec, valid, train=train)
         ids = codebook.nearest(vectors, codes)
-        chosen = codebook.straight_through(vectors, jnp.take(codes, ids, axis=0))
-        return vectors, ids, self.estimator(chosen, valid, train=train)
+        quantised = codebook.straight_through(vectors, jnp.take(codes, ids, axis=0))
+        return vectors, ids, self.estimator(quantised, valid, train=train)

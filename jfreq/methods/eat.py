@@ -1,5 +1,5 @@
-"""EAT: a student that sees a fifth of a spectrogram, a teacher that sees it all (Chen et al. 2024,
-arXiv 2401.03497; the image branch of data2vec 2.0, Baevski et al. 2023, on spectrograms)."""
+"""EAT: a student that reads a fifth of a spectrogram, a teacher that reads all of it (Chen et al.
+2024, arXiv 2401.03497; the image branch of data2vec 2.0, Baevski et al. 2023, on spectrograms)."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ Terms: TypeAlias = dict[str, tuple[float, Array]]
 
 @checked
 class EAT(TeacherMethod, PatchMethod):
-    """Masked clones of every clip predict what an average teacher makes of all of it.
+    """Masked clones of every clip predict what an EMA teacher makes of the whole clip.
 
-    The defaults are EAT-base's: of 64 x 8 patches a clone sees 102.
+    The defaults are those of EAT-base: of 64 x 8 patches 102 are visible in a clone.
     """
 
     headline: ClassVar[tuple[str, ...]] = ("frame", "utterance", "rankme")
@@ -44,7 +44,7 @@ class EAT(TeacherMethod, PatchMethod):
     block: Count = 5
     """Side of the blocks of patches that stay visible."""
     adjust: NonNegative = 0.07
-    """More blocks are drawn than ``1 - mask_ratio`` asks for, by this share: they overlap."""
+    """More blocks are sampled than ``1 - mask_ratio`` asks for, by this fraction: they overlap."""
     decoder: ConvDecoder | CrossPredictor = ConvDecoder()
     frame_weight: NonNegative = 1.0
     utterance_weight: NonNegative = 192.0
@@ -62,15 +62,10 @@ class EAT(TeacherMethod, PatchMethod):
         )
         self.check_target_layers(self.encoder.depth)
         if self.bound:
-            check(
-                1 <= self.kept < self.grid.size,
-                "method.mask_ratio",
-                f"{self.mask_ratio} of {self.grid.size} patches leaves {self.kept} visible; one "
-                "must be visible and one masked: take longer clips or another ratio",
-            )
+            self.check_visible(self.mask_ratio, self.visible)
 
     @property
-    def kept(self) -> int:
+    def visible(self) -> int:
         """Visible tokens of a clone."""
         return int(self.grid.size * (1 - self.mask_ratio) + 1e-6)
 
@@ -111,11 +106,11 @@ class EAT(TeacherMethod, PatchMethod):
         values = {name: value for name, (_, value) in terms.items()}
         parts = [weight * value for weight, value in terms.values()]
         values["loss"] = jnp.sum(jnp.stack(parts), axis=0)
-        found = summarise(values, batch)
-        return found._replace(metrics=found.metrics | collapse_metrics(truth, pred))
+        loss = summarise(values, batch)
+        return loss._replace(metrics=loss.metrics | collapse_metrics(truth, pred))
 
     def more_terms(self, params: PyTree, special: Array, batch: Batch) -> Terms:
-        """Terms of a descendant; ``special`` ``[b r d]``: states of the first special token."""
+        """Terms of a subclass; ``special`` ``[b r d]``: states of the first special token."""
         del params, special, batch
         return {}
 
@@ -135,15 +130,13 @@ class EAT(TeacherMethod, PatchMethod):
     def sample_mask(self, key: Array, rows: int) -> Mask:
         """Masks of ``rows`` clones."""
         return masks.inverse_block(
-            key, rows, self.grid, self.kept, block=self.block, adjust=self.adjust
+            key, rows, self.grid, self.visible, block=self.block, adjust=self.adjust
         )
 
     def reconstruct(self, params, batch: Batch, rngs: Streams) -> Reconstruction:
         """A mask alone: what is predicted are states, not a spectrogram."""
         del params
-        spec = self.with_spectrogram(batch)["spectrogram"]
-        mask = self.sample_mask(rngs("mask"), spec.shape[0])
-        return Reconstruction(spec, self.masked_cells(mask), None)
+        return self.show_mask(batch, lambda rows: self.sample_mask(rngs("mask"), rows))
 
 
 class Net(nn.Module):

@@ -15,7 +15,7 @@ from jfreq.augment import scalogram as change
 from jfreq.config import check, replace
 from jfreq.frontends.scalogram import Scalogram
 from jfreq.method import Loss, Streams, decided, part_of, summarise
-from jfreq.methods.common.patches import frames_of, valid_tokens
+from jfreq.methods.common.patches import valid_tokens
 from jfreq.methods.common.raw_sensors import RawSensorMethod, pooled
 from jfreq.nn.apply import apply
 from jfreq.nn.cnn1d import Conv1d, one_length
@@ -210,11 +210,6 @@ class LTFC(RawSensorMethod):
             spec, valid = frontend(x, frames=self.frames, length=batch.get("length"))
         spec = jax.lax.optimization_barrier(jax.lax.stop_gradient(spec))
         return {**batch, "spectrogram": spec, "valid_frames": valid}
-
-    def valid_frames(self, batch: Batch) -> Array | None:
-        if self.frontend is None or "frequency" not in self.branches:
-            return None
-        return frames_of(self.frontend, batch, self.signals[0].name, self.frames)
 
     @property
     def spectrogram_fill(self) -> float:

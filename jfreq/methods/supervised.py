@@ -47,10 +47,10 @@ class Head:
     norm: bool = True
     """Layer norm before the linear map."""
     fusion: Literal["feature", "late"] = "feature"
-    """Of an encoder with several streams: one classifier over all of them, or one for each, each
-    trained on its own loss, their probabilities averaged."""
+    """For an encoder with several branches: one classifier over all of them, or one for each, each
+    trained on a loss of its own, and their probabilities averaged."""
     fusion_weights: tuple[NonNegative, ...] | None = None
-    """Shares of the streams' probabilities (``late``); None: equal."""
+    """Weights of the branches' probabilities (``late``); None: equal."""
     labels: tuple[str, ...] = ()
     """Names of the classes, in the order of the logits; empty: those of the data. Where names are
     given, data with other classes are refused."""
@@ -208,13 +208,13 @@ class Classify(Supervised, Wrapper):
         head = self.head.bind(spec)
         if head.fusion == "late":
             widths = backbone.branch_widths
-            check(len(widths) > 1, "head.fusion", "'late' needs an encoder with several streams")
+            check(len(widths) > 1, "head.fusion", "'late' needs an encoder with several branches")
             check(head.loss == "ce", "head.fusion", "'late' averages probabilities of one label")
-            shares = head.fusion_weights or widths
+            weights = head.fusion_weights or widths
             check(
-                len(shares) == len(widths),
+                len(weights) == len(widths),
                 "head.fusion_weights",
-                f"{len(shares)} shares for {len(widths)} streams",
+                f"{len(weights)} weights for {len(widths)} branches",
             )
         return replace(self, backbone=backbone, head=head, signals=backbone.signals)
 
@@ -226,21 +226,21 @@ class Classify(Supervised, Wrapper):
 
 
 def _loss(head: Head, logits: Array, labels: Array) -> Array:
-    """``[b]``."""
+    """``[b]``: the loss of each row."""
     if head.loss == "bce":
         return optax.sigmoid_binary_cross_entropy(logits, labels).mean(axis=-1)
     return optax.softmax_cross_entropy(logits, labels)
 
 
-def _fused(head: Head, each: list[Array]) -> Array:
-    """The logits themselves of one classifier; of several, the log of their mean probability."""
-    if len(each) == 1:
-        return each[0]
-    weights = np.asarray(head.fusion_weights or (1.0,) * len(each), np.float32)
+def _fused(head: Head, logits: list[Array]) -> Array:
+    """Of one classifier its logits; of several the logarithm of their mean probability."""
+    if len(logits) == 1:
+        return logits[0]
+    weights = np.asarray(head.fusion_weights or (1.0,) * len(logits), np.float32)
     with np.errstate(divide="ignore"):
-        shares = np.log(weights / weights.sum())
-    log_probs = jnp.stack([jax.nn.log_softmax(x) for x in each])
-    return jax.nn.logsumexp(log_probs + shares[:, None, None], axis=0)
+        log_weights = np.log(weights / weights.sum())
+    log_probs = jnp.stack([jax.nn.log_softmax(x) for x in logits])
+    return jax.nn.logsumexp(log_probs + log_weights[:, None, None], axis=0)
 
 
 def augmented(backbone: Method, head: Head, batch: Batch, rngs: Streams) -> tuple[Batch, Array]:

@@ -42,7 +42,7 @@ def over_micro_batches(gradients: GradientsOf, experiment: Experiment) -> Gradie
         return gradients
 
     def split(v: Array) -> Array:
-        # Micro-batch i takes runs i::parts of rows, so that every device keeps its own.
+        # Micro-batch i takes runs i::parts of rows, so that no row moves to another device.
         runs = v.reshape(-1, parts, length, *v.shape[1:]).swapaxes(0, 1)
         return runs.reshape(parts, -1, *v.shape[1:])
 
@@ -61,8 +61,8 @@ def over_micro_batches(gradients: GradientsOf, experiment: Experiment) -> Gradie
             return Gradients(grads, metrics, summed), by_row
 
         def add(sums: Gradients, part: tuple[Array, Batch]) -> tuple[Gradients, PyTree]:
-            found, by_row = weighted(*part)
-            return jax.tree.map(jnp.add, sums, found), by_row
+            summed, by_row = weighted(*part)
+            return jax.tree.map(jnp.add, sums, summed), by_row
 
         micro = {name: split(v) for name, v in batch.items()}
         first = {name: jax.ShapeDtypeStruct(v.shape[1:], v.dtype) for name, v in micro.items()}

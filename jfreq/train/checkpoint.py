@@ -91,16 +91,16 @@ class Checkpoints:
         """
         if self._last is None:
             return None
-        place = self._folder / str(self._last)
-        with _reading(place):
-            _check_fits(place.absolute() / "state", abstract, self._workdir)
-            found = self._manager.restore(
+        path = self._folder / str(self._last)
+        with _reading(path):
+            _check_fits(path.absolute() / "state", abstract, self._workdir)
+            restored = self._manager.restore(
                 self._last,
                 args=ocp.args.Composite(
                     state=ocp.args.StandardRestore(abstract._asdict()), meta=ocp.args.JsonRestore()
                 ),
             )
-        return State(**found["state"]), found["meta"]
+        return State(**restored["state"]), restored["meta"]
 
     def wait(self) -> None:
         """Until everything saved so far is on disk."""
@@ -137,16 +137,16 @@ def _open(folder: Path) -> int | None:
     return None
 
 
-def _set_aside(place: Path, damage: checksums.Damaged) -> str:
+def _set_aside(path: Path, damage: checksums.Damaged) -> str:
     """Renames a damaged checkpoint, which would block saving its step again."""
-    name, again = f"{DAMAGED}{place.name}", 0
-    while os.path.lexists(place.with_name(name)):
+    name, again = f"{DAMAGED}{path.name}", 0
+    while os.path.lexists(path.with_name(name)):
         again += 1
-        name = f"{DAMAGED}{place.name}.{again}"
-    place.rename(place.with_name(name))
+        name = f"{DAMAGED}{path.name}.{again}"
+    path.rename(path.with_name(name))
     log.warning(
         "checkpoint %s is damaged (%s); it is kept as %s, and the one before it is used",
-        place,
+        path,
         damage,
         name,
     )
@@ -154,18 +154,18 @@ def _set_aside(place: Path, damage: checksums.Damaged) -> str:
 
 
 @contextlib.contextmanager
-def _reading(place: Path) -> Iterator[None]:
+def _reading(path: Path) -> Iterator[None]:
     """Whatever goes wrong on the way from a checkpoint to memory, in one line."""
     try:
-        with disk_errors(place, doing="read", kept="nothing was changed"):
+        with disk_errors(path, doing="read", kept="nothing was changed"):
             yield
     except (InputError, checksums.Damaged):
         raise
     except MemoryError as error:
-        raise InputError(f"{place}: does not fit into memory; nothing was changed") from error
+        raise InputError(f"{path}: does not fit into memory; nothing was changed") from error
     except Exception as error:
         raise InputError(
-            f"{place}: cannot be restored ({_first_line(error)}); nothing was changed"
+            f"{path}: cannot be restored ({_first_line(error)}); nothing was changed"
         ) from error
 
 
@@ -174,25 +174,23 @@ def _check_fits(item: Path, abstract: State, workdir: Path) -> None:
     with ocp.PyTreeCheckpointer() as reader:
         there = _by_path(reader.metadata(item).item_metadata.tree)
     here = _by_path(abstract._asdict())
-    both = [name for name in here if name in there]
-    found = {
+    differences = {
         "missing there": [name for name in here if name not in there],
         "not known here": [name for name in there if name not in here],
         "of another shape": [
-            f"{name} {list(there[name][0])} {there[name][1]}, here {list(here[name][0])} "
-            f"{here[name][1]}"
-            for name in both
-            if there[name] != here[name]
+            f"{name} {list(there[name][0])} {there[name][1]}, here {list(shape)} {dtype}"
+            for name, (shape, dtype) in here.items()
+            if name in there and there[name] != (shape, dtype)
         ],
     }
-    said = [
+    parts = [
         f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
-        for what, names in found.items()
+        for what, names in differences.items()
         if names
     ]
-    if said:
+    if parts:
         raise InputError(
-            f"{item.parent}: does not fit: {'; '.join(said)}; the code has changed since it was "
+            f"{item.parent}: does not fit: {'; '.join(parts)}; the code has changed since it was "
             f"saved; train in another --workdir with --checkpoint.init-from {workdir}, which "
             "takes what fits"
         )
@@ -223,9 +221,9 @@ def load_run(path: str | Path, *, step: int | None = None, what: Part = "params"
     if not folder.is_dir():
         raise InputError(f"{workdir}: has no checkpoint yet; let `jfreq train` run longer")
     if step is not None:
-        found = sorted(finished(folder))
-        if step not in found:
-            raise InputError(f"{workdir}: has no checkpoint of step {step}, only of {found}")
+        steps = sorted(finished(folder))
+        if step not in steps:
+            raise InputError(f"{workdir}: has no checkpoint of step {step}, only of {steps}")
         try:
             return Trained(experiment, _load_step(folder, step, experiment, what))
         except checksums.Damaged as damage:
@@ -262,13 +260,13 @@ def finished(folder: Path) -> set[int]:
 
 def _load_step(folder: Path, step: int, experiment: Experiment, what: Part) -> PyTree:
     """This part of one checkpoint; ``Damaged`` where its files are not what was written."""
-    place = folder / str(step)
-    with _reading(place):
-        checksums.verify(place, step=step)
-        meta = read_json(place / "meta" / "metadata", "what a checkpoint says of itself")
+    path = folder / str(step)
+    with _reading(path):
+        checksums.verify(path, step=step)
+        meta = read_json(path / "meta" / "metadata", "what a checkpoint says of itself")
         if "config" in meta:
-            check_same(place, meta["config"], experiment)
-        return _restore(place / "state", what)
+            check_same(path, meta["config"], experiment)
+        return _restore(path / "state", what)
 
 
 def _restore(item: Path, what: Part) -> PyTree:

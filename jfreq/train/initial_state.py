@@ -16,7 +16,7 @@ from jfreq.train.state import State, Trained, init_state
 from jfreq.types import Array, PyTree
 
 Sources = Sequence[tuple[Source, Trained]]
-"""What a run starts from; the target stands in place of the parameters where a source asks so."""
+"""Each source with what was read of it: its target where it asks for that, else parameters."""
 
 
 def _silent(line: str) -> None:
@@ -31,7 +31,7 @@ def first_state(
     ``say`` is told what each gave. Raises ``InputError`` for a source that gives nothing.
     """
     key = _stream(setup, "init")
-    places = jax.tree.map(lambda leaf: leaf.sharding, setup.abstract)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, setup.abstract)
 
     def fresh(key, params=None):
         state = init_state(setup.method, setup.optimiser, key)
@@ -43,14 +43,14 @@ def first_state(
         )
 
     parts = {source.into for source, _ in sources}
-    state = jax.jit(fresh, out_shardings=places)(key)
+    state = jax.jit(fresh, out_shardings=shardings)(key)
     if "params" in parts:
         params, _ = _given(setup, sources, "params", distributed.to_host(state.params), say)
-        state = jax.jit(fresh, out_shardings=places)(key, params)
+        state = jax.jit(fresh, out_shardings=shardings)(key, params)
     taken: set[str] = set()
     if "target" in parts:
         target, taken = _given(setup, sources, "target", distributed.to_host(state.target), say)
-        state = state._replace(target=jax.jit(lambda t: t, out_shardings=places.target)(target))
+        state = state._replace(target=jax.jit(lambda t: t, out_shardings=shardings.target)(target))
     check_trained(setup.method, setup.abstract.target, taken)
     return state
 
@@ -69,21 +69,21 @@ def _given(
     """``tree``, arrays or shapes, with what the sources of this part give one after the other, and
     the paths that were taken as they are."""
     taken: set[str] = set()
-    for source, found in sources:
+    for source, trained in sources:
         if source.into == part:
-            values = _without_other_classes(source, found, setup.experiment)
+            values = _without_other_classes(source, trained, setup.experiment)
             tree, fit = transfer.fit_params(values, tree, source)
             taken.update(fit.taken)
-            say(transfer.told(source, fit))
+            say(transfer.describe(source, fit))
     return tree, taken
 
 
-def _without_other_classes(source: Source, found: Trained, experiment: Experiment) -> PyTree:
-    """What ``found`` gives; without its classifier where that tells other classes apart, even as
-    many: a logit of a cat is no start for one of a car. Paths that the source names decide."""
-    if source.read or source.write or found.experiment.method.labels == experiment.method.labels:
-        return found.params
-    return {name: part for name, part in found.params.items() if name != "head"}
+def _without_other_classes(source: Source, trained: Trained, experiment: Experiment) -> PyTree:
+    """The parameters of ``trained``, without the classifier if that has other classes, even as
+    many: the logit of a cat is no start for that of a car. A source that names paths gets them."""
+    if source.read or source.write or trained.experiment.method.labels == experiment.method.labels:
+        return trained.params
+    return {name: part for name, part in trained.params.items() if name != "head"}
 
 
 def check_trained(method: Method, target: PyTree, taken: Collection[str]) -> None:
@@ -123,5 +123,5 @@ def _stream(setup: StepPlan, name: str) -> Array:
 
 def run_key(setup: StepPlan) -> Array:
     """The key of a run, on every device of its mesh: what ``seed`` stands for."""
-    place = setup.key_spec.sharding
-    return jax.jit(lambda: _stream(setup, "loop"), out_shardings=place)()
+    sharding = setup.key_spec.sharding
+    return jax.jit(lambda: _stream(setup, "loop"), out_shardings=sharding)()

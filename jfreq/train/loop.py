@@ -27,7 +27,7 @@ from jfreq.monitoring.throughput import Meter, describe, summary
 from jfreq.train import checkpoint, run_folder
 from jfreq.train.initial_state import Sources, check_sources, check_start, first_state, run_key
 from jfreq.train.plan import RunPlan, plan_run
-from jfreq.train.state import Trained
+from jfreq.train.state import State, Trained
 from jfreq.train.step import compile_step
 from jfreq.types import Batch, PyTree
 
@@ -66,7 +66,7 @@ def _run(setup: RunPlan, workdir: Path, quiet: bool) -> Trained:
     if not checkpoint.exists(workdir):
         sources = load_sources(experiment)
         check_start(setup, sources)
-    with run_folder.claim(workdir, experiment):
+    with run_folder.lock_run_folder(workdir, experiment):
         saves = checkpoint.Checkpoints(workdir, keep=experiment.checkpoint.keep)
         return _loop(setup, workdir, saves, sources, quiet)
 
@@ -80,6 +80,42 @@ def load_sources(experiment: Experiment) -> Sources:
     return [(s, load_trained(s.path, s.what)) for s in experiment.checkpoint.init_from]
 
 
+def _start(
+    setup: RunPlan, workdir: Path, saves: checkpoint.Checkpoints, sources: Sources | None
+) -> tuple[State, int, list[str]]:
+    """The state that a run goes on or starts from, its step, and notes for people: from its last
+    checkpoint, else from ``sources`` (None: still to be read), else from the initialisers."""
+    experiment, notes = setup.experiment, []
+    restored = saves.restore_last(setup.abstract)
+    if restored is None:
+        sources = load_sources(experiment) if sources is None else sources
+        return first_state(setup, sources, notes.append), 0, notes
+    state, meta = restored
+    run_folder.check_same(workdir, meta["config"], experiment)
+    check(
+        meta["manifest"] == setup.pipeline.manifest_hash,
+        "data",
+        f"{workdir} was trained on other shards than {', '.join(experiment.data.path)} hold "
+        "now; give the same data, or another --workdir",
+    )
+    return state, int(meta["step"]), notes
+
+
+def _meta(setup: RunPlan, step: int) -> dict[str, Any]:
+    """What is saved beside the state of ``step``."""
+    versions = {
+        "jfreq": jfreq.__version__,
+        "jax": jax.__version__,
+        "python": platform.python_version(),
+    }
+    return {
+        "step": step,
+        "manifest": setup.pipeline.manifest_hash,
+        "config": to_dict(setup.experiment),
+        "versions": versions,
+    }
+
+
 def _loop(
     setup: RunPlan,
     workdir: Path,
@@ -89,23 +125,7 @@ def _loop(
 ) -> Trained:
     experiment, pipeline = setup.experiment, setup.pipeline
     chief = distributed.is_chief()
-
-    # ---- where to start: own checkpoint, then init_from, then scratch
-    found = saves.restore_last(setup.abstract)
-    notes: list[str] = []
-    if found is None:
-        sources = load_sources(experiment) if sources is None else sources
-        state, start = first_state(setup, sources, notes.append), 0
-    else:
-        state, meta = found
-        start = int(meta["step"])
-        run_folder.check_same(workdir, meta["config"], experiment)
-        check(
-            meta["manifest"] == pipeline.manifest_hash,
-            "data",
-            f"{workdir} was trained on other shards than {', '.join(experiment.data.path)} hold "
-            "now; give the same data, or another --workdir",
-        )
+    state, start, notes = _start(setup, workdir, saves, sources)
     progress = Progress(
         experiment.steps, start=start, title=experiment.name, quiet=quiet or not chief
     )
@@ -131,24 +151,8 @@ def _loop(
     params, mesh = setup.abstract.params, setup.mesh.shape
     if note := sharding.dropped(params, mesh, experiment.mesh.rules):
         progress.say(note)
-    writer = (
-        MetricsWriter(workdir, start_step=start, tensorboard=experiment.log.tensorboard)
-        if (chief)
-        else None
-    )
-
-    def meta_of(step: int) -> dict[str, Any]:
-        return {
-            "step": step,
-            "manifest": pipeline.manifest_hash,
-            "config": to_dict(experiment),
-            "versions": {
-                "jfreq": jfreq.__version__,
-                "jax": jax.__version__,
-                "python": platform.python_version(),
-            },
-        }
-
+    tensorboard = experiment.log.tensorboard
+    writer = MetricsWriter(workdir, start_step=start, tensorboard=tensorboard) if chief else None
     warned: set[str] = set()
 
     def flush_metrics(pending: tuple[int, PyTree] | None) -> None:
@@ -165,7 +169,7 @@ def _loop(
             for warning in below_threshold(setup.method, row, warned):
                 progress.say(f"step {step}: {warning}")
 
-    # ---- the loop. Do not change the order: save the state before the next batch is drawn,
+    # ---- the loop. Do not change the order: save the state before the next batch is read,
     # send off step t before the metrics of step t - 1 are read.
     feed = Feed(setup, start)
     pending = None
@@ -176,7 +180,7 @@ def _loop(
                 if step > start and (step % experiment.checkpoint.every == 0 or stop):
                     flush_metrics(pending)
                     pending = None
-                    saves.save(state, step, meta_of(step))
+                    saves.save(state, step, _meta(setup, step))
                 if stop:
                     saves.wait()
                     raise Stopped(step, stop)
@@ -186,7 +190,7 @@ def _loop(
                 flush_metrics(pending)
                 pending = (step + 1, metrics)
             flush_metrics(pending)
-            saves.save(state, experiment.steps, meta_of(experiment.steps))
+            saves.save(state, experiment.steps, _meta(setup, experiment.steps))
         saves.wait()
         return Trained(experiment, distributed.to_host(state.params))
     finally:
@@ -246,16 +250,16 @@ def stop_signals():
 
 
 def below_threshold(method: Method, row: dict[str, Any], warned: set[str]) -> Iterator[str]:
-    """A warning for every metric of ``row`` that is below its floor; again only once it was above
-    in between, which ``warned`` remembers."""
-    for name, floor in method.collapse_thresholds.items():
-        if row[name] >= floor:
+    """A warning for every metric of ``row`` that is below its threshold; the next one only after it
+    was above in between, which ``warned`` remembers."""
+    for name, threshold in method.collapse_thresholds.items():
+        if row[name] >= threshold:
             warned.discard(name)
         elif name not in warned:
             warned.add(name)
             yield (
-                f"warning: {name} is {row[name]:.3g}, below {floor:g}: the targets collapse; try a "
-                "lower learning rate or a slower teacher"
+                f"warning: {name} is {row[name]:.3g}, below {threshold:g}: the targets collapse; "
+                "try a lower learning rate or a slower teacher"
             )
 
 

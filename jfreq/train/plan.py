@@ -75,21 +75,19 @@ def check_batch(experiment: Experiment, mesh: jax.sharding.Mesh) -> None:
         f"{experiment.batch} rows in {experiment.accumulate} micro-batches do not divide over "
         f"{ways} devices (mesh data x fsdp); take a multiple of {ways * experiment.accumulate}",
     )
-    unit = experiment.accumulate * experiment.data.sequence
+    sequence, wanted = experiment.data.sequence, experiment.method.sequence
+    unit = experiment.accumulate * sequence
     check(
         experiment.batch % unit == 0,
         "data.sequence",
-        f"{experiment.batch} rows in "
-        f"{experiment.accumulate} micro-batches are not whole runs of "
-        f"{experiment.data.sequence}; take a batch that is a multiple of {unit}",
+        f"{experiment.batch} rows in {experiment.accumulate} micro-batches are not whole runs of "
+        f"{sequence}; take a batch that is a multiple of {unit}",
     )
-    given = experiment.data.sequence
-    wanted = experiment.method.sequence
     check(
-        wanted in (1, given),
+        wanted in (1, sequence),
         "data.sequence",
-        f"is {given}, but the method reads sub-sequences "
-        f"of {wanted} rows; set it to method.sequence",
+        f"is {sequence}, but the method reads sub-sequences of {wanted} rows; set it to "
+        "method.sequence",
     )
 
 
@@ -123,26 +121,26 @@ def plan_step(experiment: Experiment, batch_spec: BatchSpec, mesh: jax.sharding.
 def _check_loss(method: Method, state: State, batch: BatchSpec, rngs: Streams) -> None:
     """Raises ``InputError`` for what the loss refuses, or where it does not return a ``Loss`` of
     one number whose metrics are pairs of sum and count, ``loss`` among them."""
-    found = jax.eval_shape(method.loss, state.params, state.target, batch, rngs, 0)
+    loss = jax.eval_shape(method.loss, state.params, state.target, batch, rngs, 0)
     name = f"{type(method).__name__}.loss"
     check(
-        isinstance(found, Loss),
+        isinstance(loss, Loss),
         name,
-        "returns no Loss; return summarise({'loss': ...}, batch) "
-        "of jfreq.method, or a Loss(value, metrics, aux)",
+        "returns no Loss; return summarise({'loss': ...}, batch) of jfreq.method, or a Loss(value, "
+        "metrics, aux)",
     )
-    shape = getattr(found.value, "shape", None)
+    shape = getattr(loss.value, "shape", None)
     check(
         shape == (),
         name,
         f"the value of its Loss has the shape {shape}; it is one number, the mean over the batch",
     )
     check(
-        "loss" in found.metrics,
+        "loss" in loss.metrics,
         name,
         "the metrics of its Loss lack 'loss', a pair of sum and count",
     )
 
 
-def _placed(leaf: jax.ShapeDtypeStruct, place: NamedSharding) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
+def _placed(leaf: jax.ShapeDtypeStruct, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)

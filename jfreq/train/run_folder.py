@@ -16,29 +16,24 @@ from jfreq.types import InputError
 CONFIG, CHECKPOINTS, LOCK = "config.json", "checkpoints", ".lock"
 
 
-FREE_FIELDS = (
-    "steps",
-    "log",
-    "checkpoint",
-    "mesh",
-    "data.path",
-    "data.threads",
-    "data.backend",
-    "data.memory_mb",
-)
+FREE_FIELDS = ("steps", "log", "checkpoint", "mesh")
+FREE_DATA_FIELDS = ("data.path", "data.threads", "data.backend", "data.memory_mb")
 """What may change between two starts of one run. What the shards hold decides, not their path."""
 
 
-def claim(workdir: Path, experiment: Experiment) -> contextlib.ExitStack:
-    """Makes ``workdir`` this experiment's, and this process its only writer until the result is
-    closed; ``InputError`` if it is another's, or another process writes it."""
+def lock_run_folder(workdir: Path, experiment: Experiment) -> contextlib.ExitStack:
+    """Makes this process the only writer of ``workdir`` until the result is closed, and writes the
+    config of ``experiment`` there if there is none.
+
+    Raises ``InputError`` where the folder is another experiment's, or another process writes it.
+    """
     held = contextlib.ExitStack()
 
     def take() -> None:
-        _check_claim(workdir, experiment)
+        _check_run_folder(workdir, experiment)
         lock = Lock(workdir / LOCK, "trains in")
         held.callback(lock.close)
-        _check_claim(workdir, experiment)
+        _check_run_folder(workdir, experiment)
         if not os.path.lexists(workdir / CONFIG):
             write_json(workdir / CONFIG, to_dict(experiment))
 
@@ -46,7 +41,7 @@ def claim(workdir: Path, experiment: Experiment) -> contextlib.ExitStack:
     return held
 
 
-def _check_claim(workdir: Path, experiment: Experiment) -> None:
+def _check_run_folder(workdir: Path, experiment: Experiment) -> None:
     if workdir.exists() and not workdir.is_dir():
         raise InputError(f"{workdir}: is a file; --workdir wants a folder")
     if os.path.lexists(workdir / CONFIG):
@@ -58,24 +53,26 @@ def _check_claim(workdir: Path, experiment: Experiment) -> None:
         )
 
 
-def check_same(place: Path, before: Any, experiment: Experiment) -> None:
-    """``InputError`` where ``before``, a config that lies in ``place``, is another experiment."""
+def check_same(path: Path, before: Any, experiment: Experiment) -> None:
+    """``InputError`` where ``before``, a config read from ``path``, is another experiment."""
     before = to_dict(methods.experiment_from_dict(before))
     changed = [name for name in changes(before, to_dict(experiment)) if not _free(name)]
     if changed == ["method.signals"]:
         raise InputError(
-            f"{place} was trained on other shards than {', '.join(experiment.data.path)} "
+            f"{path} was trained on other shards than {', '.join(experiment.data.path)} "
             "hold now: their signals differ; give the same data, or another --workdir"
         )
     if changed:
         raise InputError(
-            f"{place}: holds another experiment, which differs in {', '.join(changed[:5])}; "
+            f"{path}: holds another experiment, which differs in {', '.join(changed[:5])}; "
             "choose another --workdir, or give the same settings to continue it"
         )
 
 
 def _free(name: str) -> bool:
-    return any(name == field or name.startswith(field + ".") for field in FREE_FIELDS)
+    return any(
+        name == field or name.startswith(field + ".") for field in FREE_FIELDS + FREE_DATA_FIELDS
+    )
 
 
 def read_config(workdir: Path) -> Experiment:

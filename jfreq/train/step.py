@@ -63,8 +63,8 @@ def make_step(setup: StepPlan) -> Callable[[State, Batch, Array], tuple[State, P
 
 def lower_step(setup: StepPlan) -> jax.stages.Lowered:
     """The step lowered for the devices of its mesh, state donated; call it with the mesh set."""
-    places = jax.tree.map(lambda leaf: leaf.sharding, setup.abstract)
-    out = places, sharding.replicated(setup.mesh)
+    state = jax.tree.map(lambda leaf: leaf.sharding, setup.abstract)
+    out = state, sharding.replicated(setup.mesh)
     step = jax.jit(make_step(setup), donate_argnums=0, out_shardings=out)
     return step.lower(setup.abstract, setup.batch_spec, setup.key_spec)
 
@@ -75,9 +75,9 @@ def compile_step(setup: StepPlan) -> tuple[jax.stages.Compiled, float]:
     began = time.perf_counter()
     step = lower_step(setup).compile()
     took = time.perf_counter() - began
-    found = step.memory_analysis()
-    if found is not None:
-        check_memory(sum(memory_of(found)))
+    memory = step.memory_analysis()
+    if memory is not None:
+        check_memory(sum(memory_of(memory)))
     return step, took
 
 
@@ -89,8 +89,8 @@ def memory_of(stats: Any) -> tuple[int, int]:
 
 
 def check_memory(need: int, limit: int | None = None) -> None:
-    """Raises ``InputError`` for a step of ``need`` bytes where a device has fewer than ``limit``;
-    None: what the device says of itself, among CPUs an equal share of the machine's memory."""
+    """Raises ``InputError`` for a step of ``need`` bytes where a device has fewer, ``limit``; None:
+    what the device reports, or for CPUs the machine's memory divided among them."""
     if limit is None:
         devices = jax.local_devices()
         limit = (devices[0].memory_stats() or {}).get("bytes_limit")

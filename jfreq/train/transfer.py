@@ -29,21 +29,21 @@ def fit_params(given: PyTree, template: PyTree, source: Source) -> tuple[PyTree,
     (AST, section 2.2). Raises ``InputError`` if there is nothing there, or nothing fits.
     """
     leaves = _below(given, source.read, f"{source.path} has", source.what)
-    places = _below(template, source.write, "this run has", source.into)
+    replaced = _below(template, source.write, "this run has", source.into)
     fit = Fit([], [], [])
 
     def pick(path: str, leaf: Any) -> Any:
         end = _relative(path, source.write)
-        if end not in places:
+        if end not in replaced:
             return leaf
-        found = next((leaves[p] for p in _tails(end) if p in leaves), None)
-        if found is not None and found.shape == leaf.shape:
+        value = next((leaves[p] for p in _tails(end) if p in leaves), None)
+        if value is not None and value.shape == leaf.shape:
             fit.taken.append(path)
-            return np.asarray(found, leaf.dtype)
+            return np.asarray(value, leaf.dtype)
         grid = path.endswith("positions/grid")
-        if found is not None and grid and found.shape[2:] == leaf.shape[2:]:
+        if value is not None and grid and value.shape[2:] == leaf.shape[2:]:
             fit.resized.append(path)
-            return np.asarray(resize_positions(np.asarray(found), leaf.shape[:2]), leaf.dtype)
+            return np.asarray(resize_positions(np.asarray(value), leaf.shape[:2]), leaf.dtype)
         fit.fresh.append(path)
         return leaf
 
@@ -58,15 +58,15 @@ def fit_params(given: PyTree, template: PyTree, source: Source) -> tuple[PyTree,
 def _below(tree: PyTree, root: str, owner: str, part: Part) -> dict[str, Any]:
     """Leaves by their path below ``root``."""
     leaves = param_paths.flatten(tree)
-    found = {_relative(path, root): leaf for path, leaf in leaves.items()}
-    found.pop("", None)
-    if not found:
+    below = {_relative(path, root): leaf for path, leaf in leaves.items()}
+    below.pop("", None)
+    if not below:
         known = dict.fromkeys(path.split("/")[0] for path in leaves)
         raise InputError(
             f"checkpoint.init_from: {owner} nothing below {root!r} in its {part}; "
             f"there is {', '.join(known) or 'nothing'}"
         )
-    return found
+    return below
 
 
 def _relative(path: str, root: str) -> str:
@@ -76,8 +76,8 @@ def _relative(path: str, root: str) -> str:
     return path.removeprefix(f"{root}/") if path.startswith(f"{root}/") else ""
 
 
-def told(source: Source, fit: Fit) -> str:
-    """What a source gave, in a line."""
+def describe(source: Source, fit: Fit) -> str:
+    """One line: what a source gave."""
     parts = [f"{len(fit.taken)} arrays taken", f"{len(fit.resized)} resized"]
     names = f" ({', '.join(fit.fresh[:3])}{', ...' if len(fit.fresh) > 3 else ''})"
     parts.append(f"{len(fit.fresh)} left fresh{names if fit.fresh else ''}")

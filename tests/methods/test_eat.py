@@ -71,8 +71,8 @@ def test_published_geometry():
     """10 s: 64 x 8 patches, of which a clone sees exactly 102; time-major, no learned positions."""
     cfg = EAT().bind(TEN_SECONDS)
     assert (cfg.frames, cfg.grid.time, cfg.grid.freq, cfg.grid.order) == (1024, 64, 8, "time_major")
-    assert (cfg.kept, cfg.grid.size - cfg.kept) == (102, 410)
-    assert replace(cfg, mask_ratio=0.75).kept == 128
+    assert (cfg.visible, cfg.grid.size - cfg.visible) == (102, 410)
+    assert replace(cfg, mask_ratio=0.75).visible == 128
     params = jax.eval_shape(lambda k: cfg.init(k), jax.random.key(0))
     assert not any("positions" in path for path in param_paths.flatten(params))
     # ViT-B without its learned positions, 1 x 256 patches, one special token.
@@ -86,7 +86,7 @@ def test_the_loss_is_the_released_sum():
     batch, rngs = clips(), Streams(jax.random.key(3))
     value, metrics, _ = loss(params, target, batch, rngs, 0)
     spec = method.with_spectrogram(batch)["spectrogram"]
-    mask = masks.inverse_block(rngs("mask"), 12, cfg.grid, cfg.kept, block=2, adjust=cfg.adjust)
+    mask = masks.inverse_block(rngs("mask"), 12, cfg.grid, cfg.visible, block=2, adjust=cfg.adjust)
     truth = jax.jit(cfg.teacher_targets)(target["trunk"], spec)
     special, pred = applied(cfg)(params, spec, mask, rngs("fill"))
     error = np.square(np.asarray(pred) - np.asarray(gather_per_clone(truth, mask.masked))) / 4.0
@@ -147,15 +147,15 @@ def test_clones_share_the_clip_and_nothing_else():
     """Three masks at once are three times one mask; values under a mask reach nobody."""
     cfg, method, params, _, _ = built("eat")
     spec = method.with_spectrogram(clips())["spectrogram"][:2]
-    mask = masks.inverse_block(jax.random.key(5), 6, cfg.grid, cfg.kept, block=2)
+    mask = masks.inverse_block(jax.random.key(5), 6, cfg.grid, cfg.visible, block=2)
     net, key = applied(cfg), jax.random.key(6)
     special, _ = net(params, spec, mask, key)
     for clone in range(3):
         one = Mask(*(x.reshape(2, 3, -1)[:, clone] for x in mask))
         alone, _ = net(params, spec, one, key)
         np.testing.assert_allclose(special.reshape(2, 3, -1)[:, clone], alone, atol=1e-5)
-    hidden = np.asarray(one.is_masked).reshape(2, cfg.grid.time, cfg.grid.freq)
-    cells = np.repeat(np.repeat(hidden, 16, axis=1), 32, axis=2)[..., None]
+    masked = np.asarray(one.is_masked).reshape(2, cfg.grid.time, cfg.grid.freq)
+    cells = np.repeat(np.repeat(masked, 16, axis=1), 32, axis=2)[..., None]
     poisoned = jnp.where(cells, 1e3, spec)
     np.testing.assert_array_equal(net(params, poisoned, one, key)[0], alone)
 
@@ -165,8 +165,8 @@ def test_masked_context_keeps_the_student_from_peeping(context, leaks):
     cfg = replace(CONFIGS["aasp"], aape__context=context).bind(CLIP)
     _, _, params, _, _ = built("aasp")
     spec = jnp.asarray(np.random.default_rng(0).normal(size=(1, 128, 128, 1)), jnp.float32)
-    mask = masks.inverse_block(jax.random.key(0), 2, cfg.grid, cfg.kept, block=2)
-    drawn = param_paths.map_paths(
+    mask = masks.inverse_block(jax.random.key(0), 2, cfg.grid, cfg.visible, block=2)
+    params = param_paths.map_paths(
         lambda path, x: jnp.full_like(x, 0.3) if path.endswith("fuse/linear/kernel") else x,
         params["trunk"],
     )
@@ -177,11 +177,11 @@ def test_masked_context_keeps_the_student_from_peeping(context, leaks):
     @jax.grad
     def pulled(spec):
         forward = functools.partial(encode_visible, spec=spec, mask=mask)
-        return net.apply({"params": drawn}, method=forward)[0][0, 0] @ pull
+        return net.apply({"params": params}, method=forward)[0][0, 0] @ pull
 
     grad = pulled(spec)
-    hidden = np.asarray(mask.is_masked)[0].reshape(cfg.grid.time, cfg.grid.freq)
-    cells = np.repeat(np.repeat(hidden, 16, axis=0), 32, axis=1)
+    masked = np.asarray(mask.is_masked)[0].reshape(cfg.grid.time, cfg.grid.freq)
+    cells = np.repeat(np.repeat(masked, 16, axis=0), 32, axis=1)
     energy = np.square(np.asarray(grad))[0, ..., 0]
     assert energy[~cells].sum() > 0
     assert (energy[cells].sum() > 0) == leaks
@@ -230,7 +230,7 @@ def test_features_and_mask_for_the_report(name):
     shown = jax.jit(method.reconstruct)(params, clips(), Streams(jax.random.key(0)))
     assert shown.reconstruction is None
     share = np.asarray(shown.masked).mean(axis=(1, 2))
-    np.testing.assert_allclose(share, 1 - cfg.kept / cfg.grid.size, atol=1e-6)
+    np.testing.assert_allclose(share, 1 - cfg.visible / cfg.grid.size, atol=1e-6)
 
 
 def learnt(cfg, spec=CLIP):

@@ -111,7 +111,7 @@ def finished(experiment, shards, folder):
     experiment = methods.bind(experiment, data.spec)
     method = experiment.method
     params = jax.jit(method.init)(jax.random.key(0))
-    run_folder.claim(folder, experiment)
+    run_folder.lock_run_folder(folder, experiment)
     saves = checkpoint.Checkpoints(folder)
     for step in (2, 4):
         meta = {"step": step, "manifest": data.manifest_hash}

@@ -30,7 +30,7 @@ def test_looking_at_a_folder_never_races_with_its_clean_up(tmp_path):
     """Saves in the background, old steps vanishing, and somebody who keeps looking."""
     tree = {"w": np.arange(4096, dtype=np.float32)}
     state = State(step=jnp.int32(0), params=tree, opt={"mu": np.zeros(2)}, target={})
-    run_folder.claim(tmp_path, Experiment("x", SSAST()))
+    run_folder.lock_run_folder(tmp_path, Experiment("x", SSAST()))
     saves = checkpoint.Checkpoints(tmp_path, keep=1)
     for step in range(1, 16):
         saves.save(state, step, {})

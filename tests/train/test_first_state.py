@@ -55,7 +55,7 @@ def runs(tmp_path_factory):
         "plain": ({"trunk": trunk()}, {}),
     }
     for name, (params, target) in held.items():
-        with run_folder.claim(folder / name, Experiment(name, SSAST())):
+        with run_folder.lock_run_folder(folder / name, Experiment(name, SSAST())):
             saves = checkpoint.Checkpoints(folder / name)
             saves.save(State(jnp.int32(5), params, {"mu": params}, target), 5, {})
             saves.wait()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Literal, NamedTuple, Self, TypeAlias
 
 import jax
@@ -29,6 +30,7 @@ from jfreq.types import (
     InputError,
     Mask,
     PyTree,
+    Reconstruction,
     SignalSpec,
     TokenGrid,
 )
@@ -81,7 +83,8 @@ class PatchMethod(Method):
     special_tokens: Whole = 2
     """Learned tokens beside the patches: 2 as AST's cls and dist, 0 for ConvNeXt."""
     registers: Whole = 0
-    """Learned tokens that all others see and nothing reads (Darcet et al. 2024); 0 for ConvNeXt."""
+    """Learned tokens that all others attend to and nothing reads (Darcet et al. 2024); 0 for
+    ConvNeXt."""
     embed: Literal["plain", "aape"] = "plain"
     """How patches become tokens: a linear map; or with it a branch that measures the modulations
     which patches fold, set up by ``aape``."""
@@ -111,15 +114,15 @@ class PatchMethod(Method):
         if self.signals and self.frontend is not None:
             self.frontend.check(self.signals[0])
         if self.bound:
-            found = self.geometry
+            geometry = self.geometry
             check(
-                min(found.grid.freq, found.grid.time) >= 1,
+                min(geometry.grid.shape) >= 1,
                 "method.patch",
-                f"{found.patch} does not fit into a spectrogram of {found.frames} frames x "
-                f"{found.frontend.bins} bins",
+                f"{geometry.patch} does not fit into a spectrogram of {geometry.frames} frames x "
+                f"{geometry.frontend.bins} bins",
             )
             if self.embed == "aape":
-                self.aape.check(found.frames, found.patch[0])
+                self.aape.check(geometry.frames, geometry.patch[0])
 
     @property
     def bound(self) -> bool:
@@ -139,7 +142,7 @@ class PatchMethod(Method):
 
     @property
     def grid(self) -> TokenGrid:
-        """The token lattice, placed on the signal."""
+        """The tokens, placed on the signal."""
         return self.geometry.grid
 
     @property
@@ -149,11 +152,11 @@ class PatchMethod(Method):
     @property
     def trunk(self) -> SpectrogramTrunk:
         """Embedding and encoder as a module."""
-        found = self.geometry
+        geometry = self.geometry
         return SpectrogramTrunk(
-            patch=found.patch,
-            stride=found.stride,
-            grid=found.grid,
+            patch=geometry.patch,
+            stride=geometry.stride,
+            grid=geometry.grid,
             special=self.special_tokens,
             encoder_cfg=self.encoder,
             alias_cfg=self.aape if self.embed == "aape" else None,
@@ -172,14 +175,14 @@ class PatchMethod(Method):
             patch = (16, 16) if audio else (2, max(1, frontend.bins // 8))
         frames = self.frames
         if frames is None:
-            real = 1 + (signal.samples - frontend.win_length) // frontend.hop_length
+            whole = 1 + (signal.samples - frontend.win_length) // frontend.hop_length
             block = FRAME_BLOCK if isinstance(frontend, Fbank) else patch[0]
-            if real < 1 or (block == patch[0] and real < block):
+            if whole < 1 or (block == patch[0] and whole < block):
                 raise InputError(
                     f"data: clips of {signal.samples} samples ({signal.seconds:.3g} s) of "
                     f"{signal.name!r} are shorter than one patch of {patch[0]} frames"
                 )
-            frames = -(-real // block) * block
+            frames = -(-whole // block) * block
         return replace(
             self,
             signals=(signal,),
@@ -202,11 +205,9 @@ class PatchMethod(Method):
         is there."""
         if "spectrogram" in batch:
             return batch
-        found = self.geometry
+        signal, frontend, frames, *_ = self.geometry
         with jax.named_scope("frontend"):
-            spec, valid = found.frontend(
-                batch[found.signal.name], frames=found.frames, length=batch.get("length")
-            )
+            spec, valid = frontend(batch[signal.name], frames=frames, length=batch.get("length"))
         # Without the barrier XLA:CPU fuses the transform into its readers and repeats it.
         spec = jax.lax.optimization_barrier(jax.lax.stop_gradient(spec))
         return {**batch, "spectrogram": spec, "valid_frames": valid}
@@ -250,13 +251,28 @@ class PatchMethod(Method):
             f"{self.stride} for patches of {self.patch}; set it when fine-tuning",
         )
 
+    def check_visible(self, mask_ratio: float, visible: int) -> None:
+        """Raises ``InputError`` unless one patch or more is visible and one is masked."""
+        check(
+            1 <= visible < self.grid.size,
+            "method.mask_ratio",
+            f"{mask_ratio} of {self.grid.size} patches leaves {visible} visible; one must be "
+            "visible and one masked: take longer clips or another ratio",
+        )
+
+    def show_mask(self, batch: Batch, sample: Callable[[int], Mask]) -> Reconstruction:
+        """The batch under the mask that ``sample`` gives for its number of rows, and nothing in its
+        place, for methods that predict no spectrogram."""
+        spec = self.with_spectrogram(batch)["spectrogram"]
+        return Reconstruction(spec, self.masked_cells(sample(spec.shape[0])), None)
+
     def masked_cells(self, mask: Mask) -> Array:
         """``[b t f]`` bool: what of the spectrogram lies in masked patches."""
-        found = self.geometry
-        cells = mask.is_masked.reshape(-1, *found.grid.shape)
+        geometry = self.geometry
+        cells = mask.is_masked.reshape(-1, *geometry.grid.shape)
         cells = cells.swapaxes(1, 2) if self.order == "freq_major" else cells
-        cells = jnp.repeat(jnp.repeat(cells, found.patch[0], axis=1), found.patch[1], axis=2)
-        past = found.frames - cells.shape[1], found.frontend.bins - cells.shape[2]
+        cells = jnp.repeat(jnp.repeat(cells, geometry.patch[0], axis=1), geometry.patch[1], axis=2)
+        past = geometry.frames - cells.shape[1], geometry.frontend.bins - cells.shape[2]
         return jnp.pad(cells, ((0, 0), (0, past[0]), (0, past[1])))
 
     # ------------------------------------------------------------------ what others ask
@@ -282,8 +298,6 @@ def valid_tokens(grid: TokenGrid, batch: Batch, rows: int) -> Array:
     centre = grid.first + grid.hop * jnp.arange(grid.time, dtype=jnp.float32)
     inside = centre[None] <= batch["length"][:, None].astype(jnp.float32)
     inside = inside | (jnp.arange(grid.time) == 0)[None]
-    return (
-        jnp.tile(inside, (1, grid.freq))
-        if grid.order == "freq_major"
-        else jnp.repeat(inside, grid.freq, axis=1)
-    )
+    if grid.order == "freq_major":
+        return jnp.tile(inside, (1, grid.freq))
+    return jnp.repeat(inside, grid.freq, axis=1)

@@ -1,4 +1,4 @@
-"""What students of masked clones and an average teacher share (data2vec 2.0, EAT)."""
+"""What methods with masked clones and an EMA teacher share (data2vec 2.0, EAT)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ SPREAD_TOKENS = 64
 
 @checked
 class TeacherMethod(Method):
-    """A student that is followed by a teacher: an average of ``teacher_part`` of its parameters.
+    """A student and its teacher, an exponential moving average (EMA) of ``teacher_part`` of the
+    student's parameters.
 
     The teacher keeps ``ema[0]`` of itself at the first update and ``ema[1]`` from update
     ``ema_steps`` on, with a straight line between them.
@@ -33,12 +34,12 @@ class TeacherMethod(Method):
         "pred_std": 0.01,
         "rankme": 4.0,
     }
-    """The first two stop a run of data2vec 2.0, the rank is ours, of 64 tokens."""
+    """The first two stop a run of data2vec 2.0; the rank of 64 tokens is ours."""
     teacher_part: ClassVar[str]
     """The part of the parameters that the teacher averages."""
 
     clones: Count = 16
-    """Masks of every clip; the teacher sees the clip once for all of them."""
+    """Masks of every clip; the teacher reads the clip once for all of them."""
     target_layers: Count | None = None
     """How many of the teacher's last blocks a target averages; None: all."""
     ema: tuple[Fraction, Fraction] = (0.9998, 0.99999)
@@ -60,7 +61,7 @@ class TeacherMethod(Method):
         return {self.teacher_part: jax.tree.map(lambda x: x.astype(jnp.float32), part)}
 
     def update_target(self, target: PyTree, params: PyTree, aux: PyTree, step: Any) -> PyTree:
-        """An average of the student over its updates."""
+        """The moving average of the student over its updates."""
         del aux
         done = jnp.minimum(jnp.asarray(step, jnp.float32) / self.ema_steps, 1.0)
         move = (1 - self.ema[0]) + (self.ema[0] - self.ema[1]) * done
@@ -81,8 +82,18 @@ def collapse_metrics(
     tokens: Array | None = None,
     predicted: Array | None = None,
 ) -> Metrics:
-    """How spread out targets ``[b n d]`` and predictions ``[r m d]`` are, over a few tokens: of the
-    first ``tokens`` ``[b]`` and ``predicted`` ``[r]`` of every row, None for all."""
+    """How spread out targets ``[b n d]`` and predictions ``[r m d]`` are, over a few tokens.
+
+    Args:
+        targets: What the teacher gives.
+        pred: What the student predicts.
+        tokens: ``[b]``: how many targets of a row count, from the first; None: all.
+        predicted: ``[r]``: the same of predictions.
+
+    Returns:
+        ``target_std`` and ``pred_std``, standard deviations over tokens, and ``rankme``, the
+        effective rank of the targets.
+    """
     some = collapse.some_vectors(targets, SPREAD_TOKENS, tokens)
     one = jnp.ones(())
     return {
