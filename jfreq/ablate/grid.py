@@ -66,7 +66,7 @@ def cells(ablation: Ablation) -> list[Cell]:
     for two combinations that are the same experiment.
     """
     check(bool(ablation.factors), f"{ablation.name}.factors", "name at least one factor")
-    base, found, seen = to_dict(ablation.base), [], {}
+    base, out, names_of = to_dict(ablation.base), [], {}
     for names in itertools.product(*ablation.factors.values()):
         levels = dict(zip(ablation.factors, names))
         if not ablation.keep(levels):
@@ -77,16 +77,16 @@ def cells(ablation: Ablation) -> list[Cell]:
                 experiment = ablation.factors[factor][level](experiment)
             except InputError as error:
                 raise InputError(f"{ablation.name}, {factor}={level}: {error}") from None
-        twin = seen.setdefault(json.dumps(to_dict(experiment), sort_keys=True), name)
+        twin = names_of.setdefault(json.dumps(to_dict(experiment), sort_keys=True), name)
         check(
             twin == name,
             ablation.name,
             f"{name!r} and {twin!r} are the same experiment; leave one out with keep",
         )
         changed = {field: new for field, (_, new) in changes(base, to_dict(experiment)).items()}
-        found.append(Cell(name, levels, changed, experiment))
-    check(bool(found), ablation.name, "keep leaves no combination")
-    return found
+        out.append(Cell(name, levels, changed, experiment))
+    check(bool(out), ablation.name, "keep leaves no combination")
+    return out
 
 
 class Replicate(NamedTuple):
@@ -106,8 +106,8 @@ def replicates(folds: Sequence[int], count: int | None = None) -> list[Replicate
 def key(ablation: Ablation, cell: Cell, replicate: Replicate, manifest: str) -> str:
     """Names everything that a score depends on: a result with the same key is the same result.
 
-    The data count by ``manifest``, the hash over their contents. Neither names and paths count nor
-    what only says how a run is watched, saved and spread over devices.
+    Of the data the hash over their contents counts, ``manifest``. Names, paths and what only says
+    how a run is logged, saved and split over devices do not count.
     """
     measured = replace(
         cell.experiment,
@@ -129,13 +129,13 @@ def load(path: str | Path) -> Ablation:
     file = file if file.endswith(".py") else f"{file}.py"
     source = local_path(file, "file")
     check(source.is_file(), file, "no such file; an ablation is a Python file that defines one")
-    found = {v.name: v for v in vars(run_file(source)).values() if isinstance(v, Ablation)}
-    if not name and len(found) == 1:
-        return next(iter(found.values()))
+    known = {v.name: v for v in vars(run_file(source)).values() if isinstance(v, Ablation)}
+    if not name and len(known) == 1:
+        return next(iter(known.values()))
     check(
-        name in found,
+        name in known,
         file,
-        f"defines {', '.join(found) or 'no Ablation'}; name one of them as "
-        f"FILE.py:NAME{close_match(name, found)}",
+        f"defines {', '.join(known) or 'no Ablation'}; name one of them as "
+        f"FILE.py:NAME{close_match(name, known)}",
     )
-    return found[name]
+    return known[name]

@@ -52,8 +52,8 @@ def run(
     check(
         len(shards.info.folds) >= 2,
         shards.info.name,
-        "an ablation leaves folds out of "
-        "pre-training; prepare the set with a fold column, or with --make-folds 5",
+        "an ablation leaves folds out of pre-training; prepare the set with a fold column, or with "
+        "--make-folds 5",
     )
     folds = probe_protocol.divide(shards, rows, asker=ABLATION)
     check_classes(shards.info, shards.column("label")[rows], folds)
@@ -70,7 +70,7 @@ def run(
     ]
     done = _known([workdir / FILE, *(local_path(path, "have") for path in have)])
     results: list[dict[str, Any]] = []
-    began, fresh, place = time.monotonic(), 0, _place()
+    began, fresh, machine = time.monotonic(), 0, _machine()
     for i, (cell, replicate) in enumerate(plan):
         key = grid.key(ablation, cell, replicate, shards.manifest_hash)
         row = done.get(key)
@@ -79,16 +79,16 @@ def run(
             fresh += 1
             left = (time.monotonic() - began) / fresh * (len(plan) - i - 1)
             note(_line(ablation, row, i + 1, len(plan), left))
-            new = summarise(ablation, shards.info.name, [*results, row], place)
+            new = summarise(ablation, shards.info.name, [*results, row], machine)
             write_json(workdir / FILE, new.to_dict())
         # Another grid may call the same experiment something else.
         results.append({**row, "name": cell.name, "levels": cell.levels, "changes": cell.changes})
-    found = summarise(ablation, shards.info.name, results, place)
-    write_json(workdir / FILE, found.to_dict())
-    return found
+    table = summarise(ablation, shards.info.name, results, machine)
+    write_json(workdir / FILE, table.to_dict())
+    return table
 
 
-def _place() -> dict[str, Any]:
+def _machine() -> dict[str, Any]:
     """The machine; every row has its own commit, because a grid may take days and machines."""
     return {name: value for name, value in provenance.facts().items() if name != "commit"}
 
@@ -145,24 +145,22 @@ def _train(
 
 def _known(files: Sequence[Path]) -> dict[str, dict[str, Any]]:
     """Finished results by key; a file that cannot be read is named."""
-    found: dict[str, dict[str, Any]] = {}
+    known: dict[str, dict[str, Any]] = {}
     for path in files:
         if not path.exists():
             check(path.name == FILE, str(path), "no such file of results")
             continue
         grid = read_json(path, "the result of an ablation")
         try:
-            found |= {row["key"]: row for row in grid["cells"] if row["status"] == "done"}
+            known |= {row["key"]: row for row in grid["cells"] if row["status"] == "done"}
         except (KeyError, TypeError) as error:
             raise InputError(f"{path}: is not the result of an ablation ({error!r})") from None
-    return found
+    return known
 
 
 def _line(ablation: Ablation, row: dict[str, Any], i: int, total: int, left: float) -> str:
-    said = (
-        f"{ablation.metric} {row['values'][ablation.metric]:.3f}"
-        if row["values"]
-        else (f"failed: {row['error']}")
-    )
+    result = f"failed: {row['error']}"
+    if row["values"]:
+        result = f"{ablation.metric} {row['values'][ablation.metric]:.3f}"
     eta = f"{left / 3600:.0f} h {left / 60 % 60:02.0f} min"
-    return f"{i}/{total}  {row['name']}, fold {row['fold']}: {said}  ETA {eta}"
+    return f"{i}/{total}  {row['name']}, fold {row['fold']}: {result}  ETA {eta}"

@@ -1,4 +1,4 @@
-"""What an ablation found: scores by cell, paired differences, and what they decide."""
+"""The results of an ablation: scores by cell, paired differences, and which are significant."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from jfreq.evaluate.metrics import interval_of
 from jfreq.monitoring.provenance import sentence
 
 FEWEST = 3
-"""Trainings below which nothing is said of a difference."""
+"""Trainings below which no difference is called significant."""
 Row = Mapping[str, Any]
 """One training: ``name levels seed fold status values`` and more."""
 
@@ -62,23 +62,12 @@ class Grid:
             f"{len(self.cells) - len(failed)} trainings, {minutes:.0f} minutes; {where}.",
             "## Levels, averaged over all else",
             _table(
-                ("factor", "a - b", "contexts", "n", "difference", "95 % interval", "says"),
-                (
-                    (
-                        d["factor"],
-                        f"{d['a']} - {d['b']}",
-                        d["contexts"],
-                        d["n"],
-                        f"{d['mean']:+.3f}",
-                        _bounds(d, "+"),
-                        verdict(d),
-                    )
-                    for d in self.differences
-                ),
+                ("factor", "a - b", "contexts", "n", "difference", "95 % CI", "significant"),
+                map(_difference_row, self.differences),
             ),
             "## Cells",
             _table(
-                ("cell", "n", "mean", "95 % interval", "minus the first"),
+                ("cell", "n", "mean", "95 % CI", "minus the first"),
                 (
                     (t["name"], t["n"], f"{t['mean']:.3f}", _bounds(t), self._gain(t["name"]))
                     for t in self.table
@@ -93,8 +82,8 @@ class Grid:
         return "\n\n".join(parts) + "\n"
 
     def _gain(self, cell: str) -> str:
-        found = next((d for d in self.against if d["a"] == cell), None)
-        return "-" if found is None else f"{found['mean']:+.3f} ({_bounds(found, '+')})"
+        gain = next((d for d in self.against if d["a"] == cell), None)
+        return "-" if gain is None else f"{gain['mean']:+.3f} ({_bounds(gain, '+')})"
 
 
 def summarise(
@@ -114,8 +103,8 @@ def summarise(
         machine=machine,
         cells=list(rows),
         table=[
-            {"name": name, **_estimate(metric, list(found.values()))}
-            for name, found in scores.items()
+            {"name": name, **_estimate(metric, list(by_run.values()))}
+            for name, by_run in scores.items()
         ],
         differences=_levels(metric, scores, levels, ablation.factors),
         against=_against(metric, scores),
@@ -123,26 +112,26 @@ def summarise(
 
 
 def verdict(difference: Mapping[str, Any]) -> str:
-    """What an interval says, and what it cannot exclude.
+    """Whether a difference is significant, and of which level; else what its interval leaves open.
 
-    Two trainings say nothing: scores are shares of a few clips, so two differences may be equal by
-    accident, and their interval has no width.
+    Two trainings are too few: scores are fractions of a few clips, so two differences may be equal
+    by accident, and their interval has no width.
     """
     low, high = difference["low"], difference["high"]
     if low is None or difference["n"] < FEWEST:
         return "too few trainings"
     if low > 0 or high < 0:
-        return f"{difference['a'] if low > 0 else difference['b']} is better"
-    return f"undecided; less than {max(-low, high):.3f} either way"
+        return f"yes: {difference['a'] if low > 0 else difference['b']} is better"
+    return f"no: less than {max(-low, high):.3f} either way"
 
 
 def _scores(rows: Iterable[Row], metric: str) -> dict[str, dict[tuple[int, int], float]]:
     """Cell -> (seed, fold) -> score, of what is done."""
-    found: dict[str, dict[tuple[int, int], float]] = defaultdict(dict)
+    scores: dict[str, dict[tuple[int, int], float]] = defaultdict(dict)
     for row in rows:
         if row["status"] == "done":
-            found[row["name"]][row["seed"], row["fold"]] = row["values"][metric]
-    return dict(found)
+            scores[row["name"]][row["seed"], row["fold"]] = row["values"][metric]
+    return dict(scores)
 
 
 def _levels(
@@ -163,15 +152,8 @@ def _levels(
             # A replicate counts only with all its contexts, else means would be of unlike things.
             whole = [float(np.mean(g)) for g in gains.values() if len(g) == len(pairs)]
             if whole:
-                out.append(
-                    {
-                        "factor": factor,
-                        "a": a,
-                        "b": b,
-                        "contexts": len(pairs),
-                        **_estimate(metric, whole, -1.0),
-                    }
-                )
+                row = {"factor": factor, "a": a, "b": b, "contexts": len(pairs)}
+                out.append(row | _estimate(metric, whole, -1.0))
     return out
 
 
@@ -190,13 +172,13 @@ def _against(metric: str, scores) -> list[dict[str, Any]]:
 
 def _estimate(metric: str, values: Sequence[float], lowest: float = 0.0) -> dict[str, Any]:
     mean, low, high = interval_of(metric, values, lowest)
-    known = math.isfinite(low)
-    return {
-        "n": len(values),
-        "mean": mean,
-        "low": low if known else None,
-        "high": high if known else None,
-    }
+    bounds = {"low": low, "high": high} if math.isfinite(low) else {"low": None, "high": None}
+    return {"n": len(values), "mean": mean, **bounds}
+
+
+def _difference_row(d: Mapping[str, Any]) -> tuple[Any, ...]:
+    names = d["factor"], f"{d['a']} - {d['b']}", d["contexts"], d["n"]
+    return (*names, f"{d['mean']:+.3f}", _bounds(d, "+"), verdict(d))
 
 
 def _bounds(d: Mapping[str, Any], sign: str = "") -> str:

@@ -53,7 +53,7 @@ class Input(NamedTuple):
 class Options(NamedTuple):
     """What the caller says about the recordings: ``rate`` Hz of arrays that state none,
     ``modalities`` channels of an array that holds several; ``strict`` refuses what else would be
-    skipped; ``say`` tells a person a line."""
+    skipped; ``say`` shows a person a line."""
 
     rate: float | None = None
     modalities: Channels | None = None
@@ -78,18 +78,18 @@ class Recordings:
     def __init__(self, paths: Sequence[str | Path], encoder: Encoder, options: Options):
         check(len(paths) > 0, "inputs", "no files to embed")
         self.skipped: list[tuple[str, str]] = []
-        self._told = 0
+        self._reported = 0
         self._encoder, self._options = encoder, options
         self.inputs = [self._open(local_path(path, "inputs")) for path in paths]
         self.jobs = [
             Job(i, row) for i, one in enumerate(self.inputs) for row in range(len(one.names))
         ]
         self.check_any(len(self.jobs))
-        self._tell()
+        self._report_skipped()
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Those of the classes that all labelled inputs share."""
+        """Names of the classes, the same in all labelled inputs."""
         return _class_names(self.inputs)
 
     def name(self, job: Job) -> str:
@@ -117,7 +117,7 @@ class Recordings:
         """Leaves a recording out that could not be read to its end."""
         name = self.name(job)
         self._skip(name, str(error).removeprefix(name).lstrip(":, "))
-        self._tell()
+        self._report_skipped()
 
     def check_any(self, count: int) -> None:
         """``InputError`` where nothing is left."""
@@ -142,10 +142,10 @@ class Recordings:
             raise InputError(f"{name}: {reason}")
         self.skipped.append((name, reason))
 
-    def _tell(self) -> None:
+    def _report_skipped(self) -> None:
         """Says what was skipped since it was last called."""
-        told, self._told = self._told, len(self.skipped)
-        for name, reason in self.skipped[told:]:
+        reported, self._reported = self._reported, len(self.skipped)
+        for name, reason in self.skipped[reported:]:
             self._say(f"skipped {name}: {reason}")
 
     def _say(self, line: str) -> None:
@@ -166,18 +166,20 @@ class Recordings:
 
     def _folder(self, path: Path) -> Input:
         """Sound files where the encoder reads sound and there are any, else arrays."""
-        found = listing(path)
-        files = sorted(found.files, key=lambda file: _natural(file.relative_to(path)))
-        sounds = [f for f in files if f.suffix.lower() in AUDIO] if _hears(self._encoder) else []
-        chosen = sounds or [f for f in files if f.suffix.lower() in ARRAYS]
-        if not chosen:
+        listed = listing(path)
+        files = sorted(listed.files, key=lambda file: _natural(file.relative_to(path)))
+        sounds = (
+            [f for f in files if f.suffix.lower() in AUDIO] if _reads_sound(self._encoder) else []
+        )
+        recordings = sounds or [f for f in files if f.suffix.lower() in ARRAYS]
+        if not recordings:
             raise InputError(_nothing(path, self._encoder, files))
         kinds = AUDIO if sounds else ARRAYS
         if other := [f for f in files if f.suffix.lower() not in kinds]:
             self._say(f"{path}: left out {_counted(other)}, which are not read{_hint(other)}")
-        for odd, reason in found.odd:
+        for odd, reason in listed.odd:
             self._skip(shown(odd), reason)
-        return self._sounds(path, chosen) if sounds else self._arrays(path, chosen)
+        return self._sounds(path, recordings) if sounds else self._arrays(path, recordings)
 
     def _sounds(self, path: Path, files: Sequence[Path]) -> Input:
         good, seconds = [], []
@@ -200,26 +202,26 @@ class Recordings:
                 file, encoder.signals, rate=options.rate, modalities=options.modalities
             )
 
-        places: list[tuple[Path, int]] = []
+        recordings: list[tuple[Path, int]] = []
         starts: list[float] = []
         for file in files:
             try:
-                found = read(file)
+                stretches = read(file)
             except InputError as error:
                 self._skip(shown(file), str(error).removeprefix(f"{file}: "))
                 continue
-            places += [(file, k) for k in range(len(found))]
-            starts += [part.seconds for part in found]
-            if len(found) > 1:
-                self._say(f"{shown(file)}: cut at its gaps into {len(found)} recordings")
+            recordings += [(file, k) for k in range(len(stretches))]
+            starts += [part.seconds for part in stretches]
+            if len(stretches) > 1:
+                self._say(f"{shown(file)}: cut at its gaps into {len(stretches)} recordings")
 
         def blocks(i: int) -> Iterator[Clip]:
-            file, k = places[i]
+            file, k = recordings[i]
             signals = read(file)[k].signals
             rates = {name: s.rate for name, s in signals.items() if s.rate is not None}
             yield encoder.clip({name: s.x for name, s in signals.items()}, rates, shown(file))
 
-        return Input(path, [shown(file) for file, _ in places], blocks, starts=starts)
+        return Input(path, [shown(file) for file, _ in recordings], blocks, starts=starts)
 
 
 def _natural(path: Path) -> tuple[Any, ...]:
@@ -232,10 +234,10 @@ def _natural(path: Path) -> tuple[Any, ...]:
 
 
 def _nothing(path: Path, encoder: Encoder, files: Sequence[Path]) -> str:
-    kinds = (AUDIO if _hears(encoder) else ()) + ARRAYS
+    kinds = (AUDIO if _reads_sound(encoder) else ()) + ARRAYS
     holds = f"only {_counted(files)}" if files else "no files at all"
     return (
-        f"{path}: holds {'no sound files' if _hears(encoder) else 'no recordings of sensors'} "
+        f"{path}: holds no {'sound files' if _reads_sound(encoder) else 'recordings of sensors'} "
         f"({', '.join(kinds)}) but {holds}, and is no set of shards (it has no {METADATA})"
         f"{_hint(files)}"
     )
@@ -272,11 +274,11 @@ def _open_shards(path: Path, encoder: Encoder) -> Input:
             str(path),
             f"no signal {wanted.name!r}; the shards have {', '.join(stored)}",
         )
-        found = stored[wanted.name].channels
+        channels = stored[wanted.name].channels
         check(
-            found == wanted.channels,
+            channels == wanted.channels,
             str(path),
-            f"{wanted.name} has {found} channels, the encoder reads {wanted.channels}",
+            f"{wanted.name} has {channels} channels, the encoder reads {wanted.channels}",
         )
     check(len(shards) > 0, str(path), "holds no rows")
     shards.verify()
@@ -284,21 +286,14 @@ def _open_shards(path: Path, encoder: Encoder) -> Input:
     first = shards.spec.signals[0].rate
 
     def blocks(row: int) -> Iterator[Clip]:
-        found = shards.read([row])
-        seconds = int(found["length"][0]) / first
-        clip = {name: found[name][0, : max(1, round(seconds * r))] for name, r in rates.items()}
+        batch = shards.read([row])
+        seconds = int(batch["length"][0]) / first
+        clip = {name: batch[name][0, : max(1, round(seconds * r))] for name, r in rates.items()}
         yield encoder.clip(clip, rates, f"row {row}")
 
     labels = shards.info.labels
-    return Input(
-        path,
-        _Repeated(str(path), len(shards)),
-        blocks,
-        (),
-        True,
-        _labels_of(shards) if labels else None,
-        labels,
-    )
+    label = _labels_of(shards) if labels else None
+    return Input(path, _Repeated(str(path), len(shards)), blocks, (), True, label, labels)
 
 
 def _labels_of(shards: Any) -> np.ndarray:
@@ -310,14 +305,14 @@ def _labels_of(shards: Any) -> np.ndarray:
 
 
 def _class_names(inputs: Sequence[Input]) -> tuple[str, ...]:
-    """Those that all labelled inputs share."""
+    """Names of the classes; ``InputError`` unless all labelled inputs have the same."""
     labelled = [(one, one.label.ndim) for one in inputs if one.label is not None]
     if not labelled:
         return ()
     first, dims = labelled[0]
-    for one, own in labelled[1:]:
+    for one, rank in labelled[1:]:
         check(
-            (one.labels, own) == (first.labels, dims),
+            (one.labels, rank) == (first.labels, dims),
             str(one.path),
             f"has other classes than {first.path}; embed them one by one",
         )
@@ -340,14 +335,14 @@ class _Repeated(Sequence[str]):
 # ------------------------------------------------------------------ sound files
 
 
-def _hears(encoder: Encoder) -> bool:
+def _reads_sound(encoder: Encoder) -> bool:
     """Whether sound files can be read: one signal, of one channel or of all that were kept."""
     first, *others = encoder.signals
     return not others and (first.channels == 1 or first.mix == "keep")
 
 
 def _check_sound(path: Path, encoder: Encoder) -> None:
-    if not _hears(encoder):
+    if not _reads_sound(encoder):
         names = ", ".join(f"{s.name} ({s.channels} channels)" for s in encoder.signals)
         raise InputError(
             f"{path}: the encoder reads {names}; only encoders of one sound embed sound files, "

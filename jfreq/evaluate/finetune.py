@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -65,23 +66,23 @@ def experiment_for(source: str | Path) -> Experiment:
     """
     if local_path(source, "run").exists():
         folder = trained_folder(source)
-        found, init_from = load_trained(folder).experiment, (Source(str(folder)),)
+        pretrained, init_from = load_trained(folder).experiment, (Source(str(folder)),)
     else:
         try:
-            found, init_from = recipes.load(str(source)), ()
+            pretrained, init_from = recipes.load(str(source)), ()
         except InputError as error:
             raise InputError(f"{source}: no such run or bundle, and {error}") from None
-    if not init_from and found.method.supervised:
-        return replace(found, data=replace(found.data, split=None, exclude_folds=()))
-    backbone = found.method.unbind().without_head
+    if not init_from and pretrained.method.supervised:
+        return replace(pretrained, data=replace(pretrained.data, split=None, exclude_folds=()))
+    backbone = pretrained.method.unbind().without_head
     plain = Experiment(
-        name=f"{found.name}_finetune",
+        name=f"{pretrained.name}_finetune",
         method=Classify(backbone=backbone, head=Head()),
         optim=Optim(warmup=50, weight_decay=0.01, clip=1.0),
         checkpoint=Checkpoint(every=200, init_from=init_from),
         log=Log(every=20),
     )
-    return replace(plain, **backbone.finetune_defaults(found))
+    return replace(plain, **backbone.finetune_defaults(pretrained))
 
 
 def finetune(
@@ -96,30 +97,30 @@ def finetune(
 
     ``folds``: names of the held-out folds (``1`` or ``fold 1``; ``test`` for the set's own split);
     all by default. ``train_split`` and ``test_split`` name two splits instead. With
-    ``data.label_fraction`` only that share of the training rows is read, the test rows stay.
+    ``data.label_fraction`` only that fraction of the training rows is read, the test rows stay.
     Without ``checkpoint.init_from`` training is from scratch. Writes ``workdir/results.json`` and,
     for each fold, a run with ``predictions.npz``.
 
     Raises ``InputError`` for data without labels or folds, a subject (else a recording) on both
-    sides, a class of the test rows that is not trained, a share that leaves a class without a
+    sides, a class of the test rows that is not trained, a fraction that leaves a class without a
     row, and a ``workdir`` that holds other fine-tuning.
     """
     from jfreq.train.loop import train
 
     workdir = local_path(workdir, "workdir")
     shards, rows, jobs, counts = _jobs(experiment, workdir, folds, train_split, test_split)
-    found = []
+    predictions = []
     for fold, cfg in jobs:
         folder = workdir / _name(fold)
         if not _is_done(folder, cfg, shards):
-            made = predict(train(cfg, folder), shards, rows[fold.test])
+            fresh = predict(train(cfg, folder), shards, rows[fold.test])
             if distributed.is_chief():
-                _keep(folder, made, cfg, shards)
-            found.append(made)
+                _keep(folder, fresh, cfg, shards)
+            predictions.append(fresh)
         else:
-            found.append(read_predictions(folder))
+            predictions.append(read_predictions(folder))
     plan = tuple(fold for fold, _ in jobs)
-    report = _report(experiment, shards, plan, found, float(np.mean(counts)))
+    report = _report(experiment, shards, plan, predictions, float(np.mean(counts)))
     if distributed.is_chief():
         report.save(workdir / "results.json")
     return report
@@ -136,36 +137,37 @@ def by_fraction(
     train_split: str | None = None,
     test_split: str | None = None,
 ) -> Report:
-    """:func:`finetune` with each share of the labels, ``draws`` times: mean and interval over
+    """:func:`finetune` with each fraction of the labels, ``draws`` times: mean and interval over
     trainings, each with a seed and a draw of its own.
 
-    Every training has a folder ``workdir/SHARE/DRAW`` and finished ones are kept. Raises
-    ``InputError`` as :func:`finetune`, for all shares before the first training.
+    Every training has a folder ``workdir/FRACTION/DRAW`` and finished ones are kept. Raises
+    ``InputError`` as :func:`finetune`, for all fractions before the first training.
     """
     workdir = local_path(workdir, "workdir")
     wanted = sorted(set(fractions))
     check(len(wanted) == len(fractions) > 0, "fractions", f"name each once, got {list(fractions)}")
-    plan = {share: [_drawn(experiment, share, i) for i in range(draws)] for share in wanted}
-    folders = {share: [workdir / f"{share:g}" / str(i) for i in range(draws)] for share in wanted}
-    for share in wanted:
-        for cfg, folder in zip(plan[share], folders[share]):
-            _jobs(cfg, folder, folds, train_split, test_split)
+    plan = [
+        [(_drawn(experiment, x, i), workdir / f"{x:g}" / str(i)) for i in range(draws)]
+        for x in wanted
+    ]
+    for cfg, folder in itertools.chain(*plan):
+        _jobs(cfg, folder, folds, train_split, test_split)
     reports = []
-    for share in wanted:
+    for trainings in plan:
         made = [
-            finetune(c, f, folds=folds, train_split=train_split, test_split=test_split)
-            for c, f in zip(plan[share], folders[share])
+            finetune(cfg, folder, folds=folds, train_split=train_split, test_split=test_split)
+            for cfg, folder in trainings
         ]
         reports.append(over_seeds(made) if draws > 1 else made[0])
     return joined(reports)
 
 
-def _drawn(experiment: Experiment, share: float, draw: int) -> Experiment:
+def _drawn(experiment: Experiment, fraction: float, draw: int) -> Experiment:
     data, seed = experiment.data, experiment.seed + draw
     return replace(
         experiment,
         seed=seed,
-        data=replace(data, label_fraction=share, label_seed=data.label_seed + draw),
+        data=replace(data, label_fraction=fraction, label_seed=data.label_seed + draw),
     )
 
 
@@ -215,7 +217,7 @@ def _for_fold(experiment: Experiment, fold: Fold) -> Experiment:
 
 
 def _training_rows(shards: Any, data: Data) -> int:
-    """How many rows training reads; draws them, so that a bad share is refused early."""
+    """How many rows training reads; draws them, so that a bad fraction is refused early."""
     rows = shards.rows(data.split, exclude_folds=data.exclude_folds)
     return len(sampled_rows(shards, rows, data, labelled=True))
 
@@ -253,12 +255,13 @@ def _is_done(folder: Path, experiment: Experiment, shards: Any) -> bool:
     return before == _identity(experiment, shards) and (folder / PREDICTIONS).is_file()
 
 
-def _keep(folder: Path, found: Predictions, experiment: Experiment, shards: Any) -> None:
+def _keep(folder: Path, predictions: Predictions, experiment: Experiment, shards: Any) -> None:
     """Writes the predictions, then the file that says that they are whole."""
     write_atomically(
-        folder / PREDICTIONS, lambda file: np.savez_compressed(file, **found._asdict())
+        folder / PREDICTIONS, lambda file: np.savez_compressed(file, **predictions._asdict())
     )
-    scores = {k: float(f(found.label, found.score)) for k, f in metrics_for(found.label).items()}
+    _, label, score = predictions
+    scores = {name: float(measure(label, score)) for name, measure in metrics_for(label).items()}
     write_json(folder / TEST, {"scores": scores, "experiment": _identity(experiment, shards)})
 
 
@@ -286,42 +289,42 @@ def _report(
     experiment: Experiment,
     shards: Any,
     plan: tuple[Fold, ...],
-    found: Sequence[Predictions],
+    predictions: Sequence[Predictions],
     rows: float,
 ) -> Report:
     data, several = experiment.data, len(plan) > 1
     notes = remarks(shards, shards.column("label")[labelled_rows(shards)], plan)
     start = _names(experiment.checkpoint.init_from)
     results = []
-    for metric, measure in metrics_for(found[0].label).items():
-        values = tuple(float(measure(p.label, p.score)) for p in found)
-        bounds = (
-            interval_of(metric, values)
-            if several
-            else single_split(metric, measure, found[0].label, [found[0].score])
+    for metric, measure in metrics_for(predictions[0].label).items():
+        values = tuple(float(measure(p.label, p.score)) for p in predictions)
+        if several:
+            estimate = interval_of(metric, values)
+        else:
+            only = predictions[0]
+            estimate = single_split(metric, measure, only.label, [only.score])
+        result = Result(
+            "fine-tuned" if start else "from scratch",
+            "all layers",
+            metric,
+            *estimate,
+            values,
+            sum(len(p.label) for p in predictions),
+            fraction=data.label_fraction,
+            rows=rows,
+            over="folds" if several else "test rows",
         )
-        results.append(
-            Result(
-                "fine-tuned" if start else "from scratch",
-                "all layers",
-                metric,
-                *bounds,
-                values,
-                sum(len(p.label) for p in found),
-                fraction=data.label_fraction,
-                rows=rows,
-                over="folds" if several else "test rows",
-            )
-        )
+        results.append(result)
+    interval = "mean over held-out folds, 95 % Student-t over folds"
+    if not several:
+        interval = f"tested on {plan[0].name}, 95 % over test rows (Wilson, bootstrap)"
     return Report(
         title="Fine-tuning",
         data=shards.info.name,
         folds=tuple(fold.name for fold in plan),
         results=tuple(results),
         settings={
-            "interval": "mean over held-out folds, 95 % Student-t over folds"
-            if several
-            else f"tested on {plan[0].name}, 95 % over test rows (Wilson, bootstrap)",
+            "interval": interval,
             "experiment": experiment.name,
             "init_from": start or None,
             "seed": experiment.seed,

@@ -1,4 +1,4 @@
-"""What is asked of frozen features: labelled rows, their divisions, and signals that fit."""
+"""Folds of labelled rows for probes and fine-tuning, and the check that signals fit."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Fold(NamedTuple):
     """Positions of one train/test division.
 
     ``reads``: the fields of ``Data`` with which a training reads its training rows; empty for one
-    that no training can be told of.
+    that is not expressible so.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Fold(NamedTuple):
 
 
 class Asker(NamedTuple):
-    """Who wants to divide a set: what it is called, and how its own options make up for folds."""
+    """Who wants to divide a set: what it is called, and which of its options make folds."""
 
     name: str
     leaves_subjects_out: bool = False
@@ -135,19 +135,19 @@ def _by_split(
         inside = (column == train) | (column == test)
         return (_fold(test, column == test, inside, split=train),)
     info = shards.info
-    own = [str(name) for name in np.unique(column) if name]
+    names = [str(name) for name in np.unique(column) if name]
     if named:
         lacking = next(name for name in splits if not (column == name).any())
         option = "train-split" if lacking == train else "test-split"
         raise InputError(
             f"{option}: no labelled rows of split {lacking!r} in {info.name}; it has "
-            f"{', '.join(own) or 'no splits'}"
+            f"{', '.join(names) or 'no splits'}"
         )
     known = np.unique(shards.column("fold")[rows])
     raise InputError(
         f"{info.name}: {asker.name} needs two folds or a train and a test split; it has folds "
         f"{[int(f) for f in known if f in info.folds] or 'none'} and splits "
-        f"{', '.join(own) or 'none'}; {_way_out(shards, rows, own, asker)}"
+        f"{', '.join(names) or 'none'}; {_way_out(shards, rows, names, asker)}"
     )
 
 
@@ -176,7 +176,7 @@ def _fold(name: str, test: np.ndarray, inside: np.ndarray, **reads: Any) -> Fold
 
 
 def _check_apart(shards: Any, rows: np.ndarray, folds: Sequence[Fold], asker: Asker) -> None:
-    """``InputError`` where what is learned of one person or recording would help in the test.
+    """``InputError`` where one person or recording is both trained on and tested on.
 
     Not where the user chose just that: folds of rows, and spans kept apart by a guard.
     """
@@ -240,8 +240,8 @@ def check_classes(info: Any, label: np.ndarray, folds: Sequence[Fold]) -> None:
 
 
 def remarks(shards: Any, label: np.ndarray, folds: Sequence[Fold]) -> tuple[str, ...]:
-    """Sentences that belong to every figure on these folds: what they keep apart, and which of
-    several labels cannot be scored."""
+    """Sentences to print with scores on these folds: what they keep apart, and which of several
+    labels cannot be scored."""
     said, info = [], shards.info
     made = info.fold_by if any("exclude_folds" in fold.reads for fold in folds) else ""
     if made == "recording" and len(set(shards.column("subject")) - {""}) > 1:
@@ -298,15 +298,14 @@ def check_signals(signals: Sequence[SignalSpec], shards: Any) -> None:
     """``InputError`` unless the shards hold every signal that the encoder reads, at its rate, with
     its channels in the same order and mixed in the same way."""
     for wanted in signals:
-        found = shards.spec.signal(wanted.name)
+        stored = shards.spec.signal(wanted.name)
         where, again = f"{shards.info.name}, {wanted.name}", "prepare the set again to match"
         for field in ("rate", "channels"):
-            a, b = getattr(found, field), getattr(wanted, field)
-            said = f"{field} is {a:g}, the encoder reads {b:g}"
-            check(a == b, where, f"{said}; {again} (--rate, --seconds, --modalities)")
-        said = f"was prepared with --mix {found.mix}, the encoder learned from --mix {wanted.mix}"
-        check(found.mix == wanted.mix, where, f"{said}; {again}")
-        there, here = ", ".join(found.names), ", ".join(wanted.names)
-        swapped = there != here and sorted(found.names) == sorted(wanted.names)
-        said = f"has the channels {there}, the encoder reads {here}"
-        check(not swapped, where, f"{said}; {again} (--modalities)")
+            a, b = getattr(stored, field), getattr(wanted, field)
+            problem = f"{field} is {a:g}, the encoder reads {b:g}"
+            check(a == b, where, f"{problem}; {again} (--rate, --seconds, --modalities)")
+        problem = f"was prepared with --mix {stored.mix}, the encoder learned from --mix "
+        check(stored.mix == wanted.mix, where, f"{problem}{wanted.mix}; {again}")
+        swapped = stored.names != wanted.names and sorted(stored.names) == sorted(wanted.names)
+        problem = f"has the channels {', '.join(stored.names)}, the encoder reads "
+        check(not swapped, where, f"{problem}{', '.join(wanted.names)}; {again} (--modalities)")

@@ -1,4 +1,4 @@
-"""Probes with few labels: a share of the training rows, drawn several times."""
+"""Probes with few labels: a fraction of the training rows, drawn several times."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from jfreq.evaluate.folds import Fold, Task
 from jfreq.ranges import Draws, check_value
 
 FRACTIONS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-"""The shares of labels that curves are usually drawn over."""
+"""The fractions of labels that curves usually show."""
 
 
-class Share(NamedTuple):
+class LabelSubset(NamedTuple):
     """``fraction`` of the training rows of every fold, drawn several times; test rows stay.
 
     ``draws``: for each draw the folds with the training positions that are left.
@@ -31,7 +31,7 @@ class Share(NamedTuple):
         return float(np.mean([len(fold.train) for folds in self.draws for fold in folds]))
 
 
-def shares(
+def label_subsets(
     task: Task,
     fractions: Sequence[float],
     *,
@@ -39,7 +39,7 @@ def shares(
     at_least_one: bool = False,
     names: Sequence[str] = (),
     where: str = "fractions",
-) -> tuple[Share, ...]:
+) -> tuple[LabelSubset, ...]:
     """The training rows of each fraction, ascending; draw ``i`` of all fractions is nested.
 
     All labels (1.0) are drawn once. ``InputError`` as
@@ -50,7 +50,7 @@ def shares(
     check(len(wanted) == len(fractions), "fractions", f"name each once, got {list(fractions)}")
 
     def drawn(fold: Fold, fraction: float, seed: int) -> Fold:
-        chosen = sample(
+        positions = sample(
             task.label[fold.train],
             fraction,
             seed,
@@ -58,15 +58,11 @@ def shares(
             names=names,
             where=f"{where}, {fold.name}",
         )
-        return fold._replace(train=fold.train[chosen])
+        return fold._replace(train=fold.train[positions])
 
-    return tuple(
-        Share(
-            fraction,
-            tuple(
-                tuple(drawn(fold, fraction, seed) for fold in task.folds)
-                for seed in range(1 if fraction == 1 else draws)
-            ),
-        )
-        for fraction in wanted
-    )
+    subsets = []
+    for fraction in wanted:
+        seeds = range(1 if fraction == 1 else draws)
+        folds = (tuple(drawn(fold, fraction, seed) for fold in task.folds) for seed in seeds)
+        subsets.append(LabelSubset(fraction, tuple(folds)))
+    return tuple(subsets)

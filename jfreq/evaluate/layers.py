@@ -63,16 +63,16 @@ def probe_layers(
         folds = tuple(f._replace(test=f.test[~unseen_rows(label, f)]) for f in folds)
     task = make_task(shards, rows, folds)
     method = fitted(cfg, shards.spec)
-    found = extract_layers(method, trained.params, shards, rows, batch=batch, progress=progress)
-    names = [CLIP, *(f"block {i + 1}" for i in range(len(found) - 1))]
+    layers = extract_layers(method, trained.params, shards, rows, batch=batch, progress=progress)
+    names = [CLIP, *(f"block {i + 1}" for i in range(len(layers) - 1))]
     results = [
         evaluate(name, "ridge", task, [layer.x], seeds=(seed,))[0]
-        for name, layer in zip(names, found)
+        for name, layer in zip(names, layers)
     ]
     single = task.label.ndim == 1
     return Layers(
         results=tuple(results),
-        confusion=_confusion(task, found[0].x, seed) if single else None,
+        confusion=_confusion(task, layers[0].x, seed) if single else None,
         labels=tuple(shards.info.labels),
         folds=tuple(fold.name for fold in folds),
         rows=len(rows),

@@ -1,4 +1,4 @@
-"""Scores of a probe and how sure they are: thin wrappers over scikit-learn and scipy."""
+"""Scores of a probe and their confidence intervals: thin wrappers over scikit-learn and scipy."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Interval(NamedTuple):
 
 
 def accuracy(label: np.ndarray, score: np.ndarray) -> float:
-    """Share of rows whose highest score is the label."""
+    """Fraction of rows whose highest score is the label."""
     from sklearn.metrics import accuracy_score
 
     return float(accuracy_score(label, score.argmax(1)))
@@ -41,8 +41,8 @@ def macro_f1(label: np.ndarray, score: np.ndarray) -> float:
     from sklearn.metrics import f1_score
 
     present = np.unique(label)
-    found = score.argmax(1)
-    score = f1_score(label, found, labels=present, average="macro", zero_division=0)  # type: ignore
+    predicted = score.argmax(1)
+    score = f1_score(label, predicted, labels=present, average="macro", zero_division=0)  # type: ignore
     return float(score)
 
 
@@ -103,30 +103,30 @@ def interval(values: Sequence[float] | np.ndarray) -> Interval:
     return Interval(mean, mean - half, mean + half)
 
 
-def bounded(found: Interval, low: float = 0.0, high: float = 1.0) -> Interval:
+def bounded(estimate: Interval, low: float = 0.0, high: float = 1.0) -> Interval:
     """An interval of what cannot leave ``low`` to ``high``, cut there; NaN bounds for one that
     would be cut on both sides: so few values say nothing."""
-    if found.low <= low and found.high >= high:
-        return Interval(found.mean, float("nan"), float("nan"))
-    return Interval(found.mean, max(found.low, low), min(found.high, high))
+    if estimate.low <= low and estimate.high >= high:
+        return Interval(estimate.mean, float("nan"), float("nan"))
+    return Interval(estimate.mean, max(estimate.low, low), min(estimate.high, high))
 
 
-SHARES = ("accuracy", "balanced_accuracy", "macro_f1", "mAP")
+ZERO_TO_ONE = ("accuracy", "balanced_accuracy", "macro_f1", "mAP")
 """Metrics from 0 to 1."""
 
 
 def interval_of(metric: str, values: Sequence[float] | np.ndarray, low: float = 0.0) -> Interval:
     """The interval of values of ``metric``, or with ``low`` -1 of differences, within its range."""
-    found = interval(values)
-    return bounded(found, low) if metric in SHARES else found
+    estimate = interval(values)
+    return bounded(estimate, low) if metric in ZERO_TO_ONE else estimate
 
 
 def wilson(hits: int, n: int) -> Interval:
-    """A share of ``n`` trials and its 95 % score interval (Wilson, 1927)."""
+    """The fraction ``hits / n`` and its 95 % score interval (Wilson, 1927)."""
     from scipy.stats import binomtest
 
     if not 0 <= hits <= n or n == 0:
-        raise InputError(f"a share needs 0 <= hits <= n and n > 0, got {hits} of {n}")
+        raise InputError(f"a fraction needs 0 <= hits <= n and n > 0, got {hits} of {n}")
     bounds = binomtest(hits, n).proportion_ci(0.95, method="wilson")
     return Interval(hits / n, float(bounds.low), float(bounds.high))
 

@@ -1,4 +1,4 @@
-"""Figures of results: scores over the share of labels, with bands; SVG or PNG."""
+"""Figures of results: scores over the fraction of labels, with bands; SVG or PNG."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ def save(
 
 
 class Line(NamedTuple):
-    """One curve: its name and the results along it, by ascending share of labels."""
+    """One curve: its name and the results along it, by ascending fraction of labels."""
 
     name: str
     points: list[Result]
 
 
 def curves(reports: Mapping[str, Report], path: str | Path, *, metric: str | None = None) -> Path:
-    """Scores over the share of labels, a panel for each probe, a line for each report (its name)
+    """Scores over the fraction of labels, a panel for each probe, a line for each report (its name)
     and kind of features, a band for each interval.
 
     ``metric``: by default the first of the reports. Differences of features are left out. Raises
@@ -62,13 +62,13 @@ def curves(reports: Mapping[str, Report], path: str | Path, *, metric: str | Non
             for r in report.results
             if r.metric == metric and r.fraction is not None and " - " not in r.features
         ]
-        check(bool(points), name, f"has no {metric} by share of labels; probe with --fractions")
+        check(bool(points), name, f"has no {metric} by fraction of labels; probe with --fractions")
         several = len({r.features for r in points}) > 1
         for kind, features in dict.fromkeys((r.kind, r.features) for r in points):
             label = name if not several else f"{name}, {features}" if len(reports) > 1 else features
-            found = [r for r in points if (r.kind, r.features) == (kind, features)]
-            found.sort(key=lambda r: r.fraction or 0)
-            panels.setdefault(kind, []).append(Line(label, found))
+            line = [r for r in points if (r.kind, r.features) == (kind, features)]
+            line.sort(key=lambda r: r.fraction or 0)
+            panels.setdefault(kind, []).append(Line(label, line))
     title = ", ".join(dict.fromkeys(report.data for report in reports.values()))
 
     names = list(dict.fromkeys(line.name for lines in panels.values() for line in lines))
@@ -122,10 +122,10 @@ def _line(axes: Any, line: Line, style: tuple[str, Any, str]) -> Any:
 
 
 def _dress(axes: Any, lines: list[Line]) -> None:
-    """A logarithmic axis of the shares that were used, in percent."""
-    shares = sorted({r.fraction for line in lines for r in line.points if r.fraction})
+    """A logarithmic axis of the fractions that were used, in percent."""
+    fractions = sorted({r.fraction for line in lines for r in line.points if r.fraction})
     axes.set_xscale("log")
-    axes.set_xticks(shares, [f"{100 * share:g}" for share in shares])
+    axes.set_xticks(fractions, [f"{100 * x:g}" for x in fractions])
     axes.minorticks_off()
     axes.set_xlabel("labels (% of the training rows)")
     axes.grid(axis="y", color="0.9", linewidth=0.6)

@@ -14,7 +14,7 @@ import jfreq
 from jfreq import config_json, ranges
 from jfreq.config import check, close_match, replace
 from jfreq.evaluate import metrics
-from jfreq.evaluate.any_length import fitted, own_length
+from jfreq.evaluate.any_length import fitted, with_own_length
 from jfreq.evaluate.features import (
     Extracted,
     Pool,
@@ -33,7 +33,7 @@ from jfreq.evaluate.folds import (
     remarks,
 )
 from jfreq.evaluate.knn import knn_scores
-from jfreq.evaluate.label_subsets import Share, shares
+from jfreq.evaluate.label_subsets import LabelSubset, label_subsets
 from jfreq.evaluate.metrics import Interval, bootstrap, interval_of, metrics_for, wilson
 from jfreq.evaluate.probe import (
     fit_logistic,
@@ -82,7 +82,7 @@ def probe(
     out; ``test`` for the set's own split); rows longer or shorter than the encoder's window are cut
     or padded. ``seeds`` also draw the inner validation splits.
 
-    ``fractions``: probe with these shares of the training rows, each drawn ``draws`` times in
+    ``fractions``: probe with these fractions of the training rows, each drawn ``draws`` times in
     proportion to the classes (:func:`jfreq.data.loading.label_subsets.sample`, which
     ``at_least_one`` is for); the test rows stay, and features are computed once. Only the drawn
     rows standardise and validate. With several folds the interval is over folds, of means over
@@ -93,7 +93,7 @@ def probe(
 
     Raises ``InputError`` for shards without labels, folds or the encoder's signals, for a subject
     (else a recording) on both sides, for a training fold with a single class or without a class
-    of the test rows, and for a share of labels that leaves a class empty.
+    of the test rows, and for a fraction of the labels that leaves a class empty.
     """
     for kind in kinds:
         check(kind in get_args(Kind), "kinds", f"{kind!r}{close_match(kind, get_args(Kind))}")
@@ -110,7 +110,7 @@ def probe(
         test_split=test_split,
     )
     task = make_task(shards, rows, folds)
-    parts = shares(
+    subsets = label_subsets(
         task,
         fractions,
         draws=draws,
@@ -131,9 +131,9 @@ def probe(
         cache=cache,
         progress=progress,
     ):
-        jobs = list(itertools.product(kinds, parts or (None,)))
-        for done, (kind, share) in enumerate(jobs):
-            results += evaluate(name, kind, task, features, seeds=seeds, share=share)
+        jobs = list(itertools.product(kinds, subsets or (None,)))
+        for done, (kind, subset) in enumerate(jobs):
+            results += evaluate(name, kind, task, features, seeds=seeds, subset=subset)
             if progress is not None and fractions:
                 progress(f"probes, {name}", done + 1, len(jobs))
     if with_baselines:
@@ -142,7 +142,7 @@ def probe(
         data=shards.info.name,
         folds=tuple(fold.name for fold in folds),
         results=tuple(results),
-        settings=_settings(trained, shards, task, pool, layer, seeds, parts),
+        settings=_settings(trained, shards, task, pool, layer, seeds, subsets),
     )
 
 
@@ -185,13 +185,13 @@ def _features(
         fresh = _initialiser(method)
         yield UNTRAINED, [encoded(UNTRAINED, fresh(seed)) for seed in seeds]
         # The front end of whole rows; without one the raw signals are described, bound or not.
-        own = jax.eval_shape(cfg.with_spectrogram, window_spec(cfg.signals))
-        whole = cfg.unbind().bind(shards.spec) if "spectrogram" in own else cfg
-        whole = own_length(whole, shards.spec)
-        found = spectrogram_statistics(
+        example = jax.eval_shape(cfg.with_spectrogram, window_spec(cfg.signals))
+        whole = cfg.unbind().bind(shards.spec) if "spectrogram" in example else cfg
+        whole = with_own_length(whole, shards.spec)
+        statistics = spectrogram_statistics(
             whole, shards, rows, batch=batch, progress=_named(progress, HAND_MADE)
         )
-        yield HAND_MADE, [found.x] * len(seeds)
+        yield HAND_MADE, [statistics.x] * len(seeds)
 
 
 def evaluate(
@@ -201,11 +201,11 @@ def evaluate(
     features: Sequence[np.ndarray],
     *,
     seeds: Sequence[int],
-    share: Share | None = None,
+    subset: LabelSubset | None = None,
 ) -> list[Result]:
-    """All metrics of one probe on one kind of features, trained on the rows of ``share`` or on
+    """All metrics of one probe on one kind of features, trained on the rows of ``subset`` or on
     all; ``features`` has ``[n d]`` per seed."""
-    draws = (task.folds,) if share is None else share.draws
+    draws = (task.folds,) if subset is None else subset.draws
     scores = [
         [
             [_scores(kind, task, x, fold, seed=seed) for fold in folds]
@@ -221,18 +221,17 @@ def evaluate(
         ).mean(1)
         per_fold = table.mean(0)
         if len(truth) > 1:
-            over, found = "folds", interval_of(metric, per_fold)
+            over, estimate = "folds", interval_of(metric, per_fold)
         elif len(draws) > 1:
-            over, found = "draws", interval_of(metric, table[:, 0])
+            over, estimate = "draws", interval_of(metric, table[:, 0])
         else:
             over = "test rows"
-            found = single_split(metric, measure, truth[0], [row[0] for row in scores[0]])
-        result = Result(
-            name, kind, metric, *found, tuple(map(float, per_fold)), sum(map(len, truth)), over=over
-        )
-        if share is not None:
+            estimate = single_split(metric, measure, truth[0], [row[0] for row in scores[0]])
+        values, n = tuple(map(float, per_fold)), sum(map(len, truth))
+        result = Result(name, kind, metric, *estimate, values, n, over=over)
+        if subset is not None:
             runs = tuple(tuple(map(float, column)) for column in table.T)
-            result = replace(result, fraction=share.fraction, rows=share.rows, runs=runs)
+            result = replace(result, fraction=subset.fraction, rows=subset.rows, runs=runs)
         results.append(result)
     return results
 
@@ -283,8 +282,9 @@ def _named(progress, name: str):
     return None if progress is None else lambda done, total: progress(name, done, total)
 
 
-def _settings(trained, shards, task, pool, layer, seeds, parts) -> dict[str, Any]:
+def _settings(trained, shards, task, pool, layer, seeds, subsets) -> dict[str, Any]:
     """What the table was made with, and what guessing would reach."""
+    draws = max((len(subset.draws) for subset in subsets), default=1)
     settings = {
         "experiment": trained.experiment.name,
         "method": type(trained.experiment.method).__name__,
@@ -297,7 +297,7 @@ def _settings(trained, shards, task, pool, layer, seeds, parts) -> dict[str, Any
         "seeds": list(seeds),
         "classes": task.classes,
         "rows": len(task.label),
-        "interval": _interval_over(len(task.folds), max((len(p.draws) for p in parts), default=1)),
+        "interval": _interval_over(len(task.folds), draws),
     }
     if notes := remarks(shards, task.label, task.folds):
         settings["notes"] = list(notes)

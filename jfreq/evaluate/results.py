@@ -1,4 +1,4 @@
-"""What probes and fine-tuning found: results, their JSON and tables, and several as one."""
+"""Results of probes and fine-tuning: their JSON and tables, and several of them as one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Result:
     """One metric of one probe on one set of features, mean over folds with a 95 % interval.
 
     ``folds`` holds the mean over seeds and draws for each fold; ``n`` the test rows in all.
-    ``over`` says what the interval is over: folds, draws, seeds or test rows. Where only a share
+    ``over`` says what the interval is over: folds, draws, seeds or test rows. Where only a fraction
     of the labels was used: ``fraction``, the training ``rows`` of a fold, and ``runs``, for each
     fold the value of every draw (or of every seed, see :func:`over_seeds`).
     """
@@ -45,13 +45,13 @@ class Result:
 
     @property
     def key(self) -> tuple[str, str, str, float | None]:
-        """What was measured: features, probe, metric and share of the labels."""
+        """What was measured: features, probe, metric and fraction of the labels."""
         return (self.features, self.kind, self.metric, self.fraction)
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """Everything a probe run found, and what it was run with."""
+    """All results of a run of probes, and what it was run with."""
 
     data: str
     folds: tuple[str, ...]
@@ -69,7 +69,7 @@ class Report:
         folds = self.folds if len(self.folds) <= WIDE else ()
         few = any(r.fraction is not None for r in self.results)
         mixed = len({r.over for r in self.results}) > 1
-        head = ["features", "probe", *["labels"] * few, "metric", "mean", "95 % interval"]
+        head = ["features", "probe", *["labels"] * few, "metric", "mean", "95 % CI"]
         head += [*["interval over"] * mixed, *folds]
         lines = [
             f"{self.title} on {self.data}: {self.settings['interval']}.",
@@ -113,8 +113,8 @@ def gains(results: Sequence[Result]) -> list[Result]:
     """Trained minus untrained, paired by fold, on a single split by draw of the labels: the
     interval that says what training brought. Nothing where there is a single pair."""
     plain = {r.key[1:]: r for r in results if r.features == UNTRAINED}
-    found = [difference(r, plain[r.key[1:]]) for r in results if r.features == TRAINED]
-    return [gain for gain in found if gain is not None]
+    pairs = [difference(r, plain[r.key[1:]]) for r in results if r.features == TRAINED]
+    return [gain for gain in pairs if gain is not None]
 
 
 def difference(a: Result, b: Result) -> Result | None:
@@ -192,7 +192,7 @@ def _over(group: Sequence[Result]) -> Result:
 
 def joined(reports: Sequence[Report]) -> Report:
     """Reports on the same data as one, for instance fine-tuning with 1, 10 and 100 % of the
-    labels; sorted by share. ``InputError`` for different data or folds, or a result twice."""
+    labels; sorted by fraction. ``InputError`` for different data or folds, or a result twice."""
     check(bool(reports), "reports", "there is none to join")
     first = reports[0]
     for other in reports[1:]:
@@ -232,19 +232,19 @@ def _finite(value: Any) -> Any:
 
 
 def _labels(r: Result) -> str:
-    """``10 % (32)``: the share and the training rows of a fold."""
+    """``10 % (32)``: the fraction and the training rows of a fold."""
     return "-" if r.fraction is None else f"{100 * r.fraction:g} % ({r.rows or 0:g})"
 
 
 def _span(r: Result) -> str:
-    """The interval; so few values that it would be all there is are none."""
+    """The interval, where there are enough values for one."""
     if np.isfinite(r.low) and np.isfinite(r.high):
         return f"{_number(r.low)} to {_number(r.high)}"
     return "n too small" if max([len(r.folds), *map(len, r.runs)]) > 1 else "-"
 
 
 def _lowest(r: Result) -> float:
-    """The lowest value that a share has, or a difference of shares."""
+    """The lowest value of a metric from 0 to 1, or of a difference of two."""
     return -1.0 if " - " in r.features else 0.0
 
 

@@ -7,22 +7,22 @@ import math
 from jfreq.evaluate.results import HAND_MADE, TRAINED, UNTRAINED, Report, Result, difference
 
 KINDS = ("logistic", "ridge", "knn")
-"""The probe that speaks is the first of these in the table: fixed before any score is seen."""
+"""The verdict is about the first of these in the table: fixed before any score is known."""
 
 
 def verdict(report: Report) -> tuple[str, ...]:
     """Two lines: how well the frozen encoder does, and how it compares with its untrained self
     and with hand-crafted statistics.
 
-    One probe and one metric speak, with all labels or the largest share of them. A difference
-    is called one only where its paired 95 % interval leaves out zero. Nothing for a table without
-    a frozen encoder, and no second line for one without baselines.
+    They are about one probe and one metric, with all labels or the largest fraction of them. A
+    difference is called one only where its paired 95 % interval leaves out zero. Nothing for a
+    table without a frozen encoder, and no second line for one without baselines.
     """
-    own = [r for r in report.results if r.features == TRAINED]
-    if not own:
+    trained = [r for r in report.results if r.features == TRAINED]
+    if not trained:
         return ()
-    kind = next(k for k in KINDS if any(r.kind == k for r in own))
-    mine = max((r for r in own if r.kind == kind), key=lambda r: r.fraction or 1.0)
+    kind = next(k for k in KINDS if any(r.kind == k for r in trained))
+    mine = max((r for r in trained if r.kind == kind), key=lambda r: r.fraction or 1.0)
     others = {r.features: r for r in report.results if r.key[1:] == mine.key[1:]}
     compared = [
         sentence(mine, others[name])
@@ -55,7 +55,7 @@ def _learned(mine: Result, untrained: Result) -> str:
 
 
 def _against_statistics(mine: Result, plain: Result) -> str:
-    """Against mean and deviation of the spectrogram."""
+    """Against mean and standard deviation of the spectrogram."""
     sign, amount = _compared(mine, plain)
     level = f"hand-crafted statistics of the spectrogram ({plain.mean:.3f})"
     if sign > 0:
@@ -75,10 +75,10 @@ def _compared(mine: Result, other: Result) -> tuple[int, str]:
     if gap.low == gap.high == 0:
         return 0, "the same score everywhere"
     if gap.low > 0:
-        return 1, f"{gap.mean:.3f} (95 % interval {gap.low:.3f} to {gap.high:.3f})"
+        return 1, f"{gap.mean:.3f} (95 % CI {gap.low:.3f} to {gap.high:.3f})"
     if gap.high < 0:
-        return -1, f"{-gap.mean:.3f} (95 % interval {-gap.high:.3f} to {-gap.low:.3f})"
-    return 0, f"{gap.mean:+.3f} (95 % interval {gap.low:+.3f} to {gap.high:+.3f})"
+        return -1, f"{-gap.mean:.3f} (95 % CI {-gap.high:.3f} to {-gap.low:.3f})"
+    return 0, f"{gap.mean:+.3f} (95 % CI {gap.low:+.3f} to {gap.high:+.3f})"
 
 
 def _named(result: Result) -> str:

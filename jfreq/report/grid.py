@@ -118,7 +118,7 @@ def _differences(grid: Mapping[str, Any]) -> Section | None:
     said = "; ".join(f"{name} {d['mean']:+.3f}" for name, d in zip(names, found))
     picture = figures.forest("differences", said, rows, xlabel="difference", zero=True)
     table = html.table(
-        ("a - b", "n", "difference", "says"),
+        ("a - b", "n", "difference", "significant"),
         ((name, str(d["n"]), estimate(d, "+"), verdict(d)) for name, d in zip(names, found)),
         caption="Paired differences with 95 % intervals",
     )

@@ -9,7 +9,7 @@ from jfreq.types import InputError
 
 BASE = Experiment("base", SSAST(), steps=3)
 FACTORS = {
-    "objective": {"joint": change(), "drawn": change(method__objective="generative")},
+    "objective": {"joint": change(), "generative": change(method__objective="generative")},
     "rate": {
         "slow": change(optim__lr=1e-5),
         "fast": lambda e: replace(e, optim__lr=e.optim.lr * 9),
@@ -23,7 +23,12 @@ def ablation(**fields):
 
 def test_cells_are_all_combinations_in_order():
     found = grid.cells(ablation())
-    assert [c.name for c in found] == ["joint, slow", "joint, fast", "drawn, slow", "drawn, fast"]
+    assert [c.name for c in found] == [
+        "joint, slow",
+        "joint, fast",
+        "generative, slow",
+        "generative, fast",
+    ]
     assert found[0].changes == {"optim.lr": 1e-5}
     assert found[3].changes == {
         "method.objective": "generative",
@@ -34,9 +39,9 @@ def test_cells_are_all_combinations_in_order():
 
 def test_keep_leaves_out():
     found = grid.cells(
-        ablation(keep=lambda levels: levels != {"objective": "drawn", "rate": "fast"})
+        ablation(keep=lambda levels: levels != {"objective": "generative", "rate": "fast"})
     )
-    assert "drawn, fast" not in [c.name for c in found]
+    assert "generative, fast" not in [c.name for c in found]
     assert len(found) == 3
     with pytest.raises(InputError, match="keep leaves no combination"):
         grid.cells(ablation(keep=lambda levels: False))

@@ -105,7 +105,7 @@ def test_the_command_writes_its_three_files(folds, tmp_path, capsys):
         "base = replace(recipes.load('ssast_nano'), method__encoder__depth=1,"
         " method__encoder__width=12, steps=1, batch=8)\n"
         "grid = Ablation('mine', 'which?', base, probe='ridge', factors={'objective': {"
-        "'joint': change(), 'drawn': change(method__objective='generative')}})\n"
+        "'joint': change(), 'generative': change(method__objective='generative')}})\n"
     )
     out = tmp_path / "results" / "mine"
     cli.main(
@@ -123,7 +123,7 @@ def test_the_command_writes_its_three_files(folds, tmp_path, capsys):
         ]
     )
     said = capsys.readouterr()
-    assert "| objective | joint - drawn | 1 | 1 |" in said.out
+    assert "| objective | joint - generative | 1 | 1 |" in said.out
     assert "2/2" in said.err
     assert out.with_suffix(".md").read_text() == said.out.rstrip("\n") + "\n"
     assert json.loads(out.with_suffix(".json").read_text())["name"] == "mine"

@@ -94,16 +94,16 @@ def test_one_training_has_no_interval(rows):
 
 
 @pytest.mark.parametrize(
-    ("n", "low", "high", "says"),
+    ("n", "low", "high", "significant"),
     [
-        (3, 0.01, 0.2, "x is better"),
-        (3, -0.2, -0.01, "y is better"),
-        (3, -0.03, 0.08, "undecided; less than 0.080 either way"),
+        (3, 0.01, 0.2, "yes: x is better"),
+        (3, -0.2, -0.01, "yes: y is better"),
+        (3, -0.03, 0.08, "no: less than 0.080 either way"),
         (2, 0.01, 0.01, "too few trainings"),
     ],
 )
-def test_verdicts(n, low, high, says):
-    assert verdict({"a": "x", "b": "y", "n": n, "low": low, "high": high}) == says
+def test_verdicts(n, low, high, significant):
+    assert verdict({"a": "x", "b": "y", "n": n, "low": low, "high": high}) == significant
 
 
 @pytest.mark.parametrize("kind", ["svg", "png"])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jfreq.encoder.encoder import Encoder, by_time
-from jfreq.evaluate.any_length import AnyLength, fitted, own_length
+from jfreq.evaluate.any_length import AnyLength, fitted, with_own_length
 from jfreq.method import Method
 from jfreq.methods.ssast import SSAST
 from jfreq.nn.vit import ViT
@@ -60,10 +60,10 @@ TOKEN_S = 0.1
 
 @checked
 class Powers(Method):
-    """A token of 0.1 s holds the mean square of each signal; without a lattice one token holds
+    """A token of 0.1 s holds the mean square of each signal; without a grid one token holds
     those of the whole window, as far as it is valid."""
 
-    lattice: bool = True
+    grid: bool = True
 
     def encode(self, params, batch):
         first = self.signals[0]
@@ -76,7 +76,7 @@ class Powers(Method):
         centre = hop / 2 + hop * jnp.arange(time)
         valid = (centre[None] <= batch["length"][:, None]) | (jnp.arange(time) == 0)[None]
         clip = (tokens * valid[..., None]).sum(1) / valid.sum(1)[:, None]
-        if self.lattice:
+        if self.grid:
             return Features(tokens, TokenGrid(time, first=hop / 2, hop=hop), clip, valid)
         return Features(clip[:, None], TokenGrid(1), clip, jnp.ones((len(clip), 1), bool))
 
@@ -121,7 +121,7 @@ def test_two_rates_in_closed_form(order, seconds):
 def test_without_a_lattice_windows_do_not_overlap():
     """One vector for each window: as many windows as fit, not one for each sample."""
     batch, expected = rows(1.5)
-    encode = AnyLength(BOTH, Powers(BOTH, lattice=False)).encode
+    encode = AnyLength(BOTH, Powers(BOTH, grid=False)).encode
     found = jax.jit(encode)({}, batch)
     assert found.grid == TokenGrid(3, first=250.0, hop=500.0)
     np.testing.assert_allclose(found.tokens, expected.reshape(3, 3, 5, 2).mean(2), rtol=1e-5)
@@ -138,7 +138,7 @@ def test_length_counts_samples_of_the_datas_first_signal():
     for row, count in enumerate((5, 3, 1)):
         np.testing.assert_allclose(found.clip[row, 0], expected[row, :count, 1].mean(), rtol=1e-5)
     same = Powers(BOTH)
-    assert own_length(same, DataSpec(BOTH)) is same
+    assert with_own_length(same, DataSpec(BOTH)) is same
 
 
 def test_rows_that_no_hop_can_cut():

@@ -114,7 +114,7 @@ def test_metrics_against_scikit_learn(runs, tones, tmp_path):
     np.testing.assert_array_equal(counts.sum(1), np.bincount(open_shards(tones).column("label")))
 
 
-def test_a_share_reads_the_rows_that_the_probe_would_draw(runs, tones, tmp_path):
+def test_a_fraction_reads_the_rows_that_the_probe_would_draw(runs, tones, tmp_path):
     cfg = experiment(tones, data__label_fraction=0.25, data__label_seed=2)
     report = finetune(cfg, tmp_path, folds=("3",))
     assert (report.results[0].fraction, report.results[0].rows) == (0.25, 18)

@@ -65,7 +65,7 @@ def part(shards, rows, make_shards):
 
 
 @pytest.mark.parametrize("kind", ["ridge", "logistic"])
-def test_a_share_is_a_set_with_fewer_rows(trained, few, make_shards, kind):
+def test_a_fraction_is_a_set_with_fewer_rows(trained, few, make_shards, kind):
     """Each draw scores what a plain probe scores on a set without the other training rows."""
     shards = few(**halves())
     report = probe(trained, shards, kinds=(kind,), with_baselines=False, fractions=(0.3,), draws=3)

@@ -80,7 +80,7 @@ def test_other_files_are_no_reports(tmp_path, text):
         Report.read(path)
 
 
-def test_shares_have_a_column():
+def test_fractions_have_a_column():
     found = report(result(TRAINED, [0.5], fraction=0.05), result(TRAINED, [0.7], fraction=1.0))
     lines = found.to_markdown().splitlines()
     assert lines[2].startswith("| features | probe | labels | metric |")
@@ -151,7 +151,7 @@ def test_trainings_that_do_not_belong_together(make, message):
         over_seeds(make(report(result(TRAINED, [0.5]))))
 
 
-def test_shares_of_several_reports_become_one():
+def test_fractions_of_several_reports_become_one():
     parts = [report(result("fine-tuned", [v], fraction=v), seed=4) for v in (1.0, 0.1, 0.5)]
     assert [r.fraction for r in joined(parts).results] == [0.1, 0.5, 1.0]
     with pytest.raises(InputError, match="is in two of them"):
@@ -175,7 +175,7 @@ def test_gains_are_paired_by_draw_on_a_single_split():
 
 # ------------------------------------------------------------------ figure
 
-SHARES = (0.01, 0.1, 1.0)
+FRACTIONS = (0.01, 0.1, 1.0)
 
 
 def fractions_report(features=(TRAINED, UNTRAINED), kinds=("ridge",)):
@@ -184,7 +184,7 @@ def fractions_report(features=(TRAINED, UNTRAINED), kinds=("ridge",)):
             result(f, [0.3 + 0.2 * i], fraction=x, kind=k)
             for f in features
             for k in kinds
-            for i, x in enumerate(SHARES)
+            for i, x in enumerate(FRACTIONS)
         )
     )
 
@@ -203,7 +203,7 @@ def test_curves_draw_what_the_report_says(tmp_path, monkeypatch):
         assert axes.get_xscale() == "log"
         assert [t.get_text() for t in axes.get_xticklabels()] == ["1", "10", "100"]
         trained, untrained = axes.lines
-        np.testing.assert_allclose(np.asarray(trained.get_xdata()), SHARES)
+        np.testing.assert_allclose(np.asarray(trained.get_xdata()), FRACTIONS)
         np.testing.assert_allclose(np.asarray(trained.get_ydata()), [0.3, 0.5, 0.7])
         assert trained.get_linestyle() != untrained.get_linestyle()
         assert trained.get_marker() != untrained.get_marker()
@@ -225,9 +225,9 @@ def test_curves_of_several_reports_are_one_file(tmp_path):
 
 
 def test_figures_that_cannot_be_drawn(tmp_path):
-    with pytest.raises(InputError, match=r"a has no accuracy by share|a: has no accuracy by share"):
+    with pytest.raises(InputError, match="a: has no accuracy by fraction"):
         plot.curves({"a": report(result(TRAINED, [0.5]))}, tmp_path / "c.svg")
-    with pytest.raises(InputError, match="no macro_f1 by share"):
+    with pytest.raises(InputError, match="no macro_f1 by fraction"):
         plot.curves({"a": fractions_report()}, tmp_path / "c.svg", metric="macro_f1")
     with pytest.raises(InputError, match=r"ends in \.svg or \.png"):
         plot.curves({"a": fractions_report()}, tmp_path / "c.pdf")

@@ -34,7 +34,7 @@ def test_better_than_untrained_and_worse_than_statistics():
         "A ridge probe of the frozen encoder reaches an accuracy of 0.700 on 4 classes; "
         "always guessing the most common class reaches 0.250."
     )
-    assert compared.startswith("Training helped: 0.200 (95 % interval ")
+    assert compared.startswith("Training helped: 0.200 (95 % CI ")
     assert "The hand-crafted statistics of the spectrogram (0.910) are better than this" in compared
 
 

@@ -41,12 +41,12 @@ def test_means_differences_failures_and_losses(grid, value, parse, capsys):
     assert [loss.count(f">{name}</text>") for name in ("cluster", "random", "time")] == [1, 1, 1]
 
 
-def test_an_undecided_difference_is_called_so(grid, value, parse):
+def test_a_difference_that_is_not_significant_is_called_so(grid, value, parse):
     value["differences"][0] |= {"mean": 0.01, "low": -0.02, "high": 0.04}
     value["differences"][1] |= {"mean": 0.01, "low": None, "high": None}
     (grid / "grid.json").write_text(json.dumps(value))
     text = text_of(grid, parse)
-    assert "+0.010 -0.020 to +0.040 undecided; less than 0.040 either way" in text
+    assert "+0.010 -0.020 to +0.040 no: less than 0.040 either way" in text
     assert "+0.010 too few trainings" in text
 
 

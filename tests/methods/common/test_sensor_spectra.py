@@ -87,7 +87,7 @@ def test_tokens_there_and_back(frames, bins, pt, pf, more):
     np.testing.assert_array_equal(spec.unpatchify(flat), x.astype(np.float32))
     assert spec.tokens == tuple(n - more for n in tokens)
     assert spec.valid_tokens.sum() == spec.tokens[0] * spec.tokens[1]
-    number = jnp.arange(grid.size)[None]
+    number = jnp.arange(grid.size, dtype=jnp.float32)[None]
     cells = np.asarray(spec.unpatchify(jnp.repeat(number[..., None], spec.patch_size, axis=2)))
     np.testing.assert_array_equal(spec.cells_of(number), cells[..., 0])
 
