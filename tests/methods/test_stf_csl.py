@@ -98,7 +98,9 @@ def test_settings_that_cannot_work_are_refused():
     with pytest.raises(InputError, match=r"STFCSL\.temperature"):
         STFCSL(temperature=0.0)
     bare = DataSpec((SignalSpec("acc", 50.0, 64, 3),))
-    with pytest.raises(InputError, match="do not say mean and deviation of 'acc'; use 'clip'"):
+    with pytest.raises(
+        InputError, match="do not say mean and standard deviation of 'acc'; use 'clip'"
+    ):
         STFCSL(encoder=SMALL).bind(bare)
     wide = DataSpec((SignalSpec("x", 50.0, 64, 4, mean=(0.0,) * 4, std=(1.0,) * 4),))
     with pytest.raises(InputError, match="'rotate' rotates triads"):
