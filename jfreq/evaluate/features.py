@@ -105,7 +105,7 @@ def spectrogram_statistics(
     batch: int = 32,
     progress: Callable[[int, int], None] | None = None,
 ) -> Extracted:
-    """The hand-made baseline: mean and standard deviation over time of the front end's
+    """The hand-crafted baseline: mean and standard deviation over time of the front end's
     spectrogram, per bin and channel, over the frames that hold signal.
 
     A method without a front end gets the same of a plain log power spectrogram.

@@ -1,4 +1,4 @@
-"""The probe protocol: one table of trained encoder, untrained encoder and hand-made features."""
+"""The probe protocol: one table of trained encoder, untrained encoder and hand-crafted features."""
 
 from __future__ import annotations
 
