@@ -1,4 +1,4 @@
-"""A quick look inside a frozen encoder: a ridge probe of every block, and what gets mixed up."""
+"""A quick look inside a frozen encoder: a ridge probe of every block, and a confusion matrix."""
 
 from __future__ import annotations
 
@@ -17,22 +17,25 @@ from jfreq.evaluate.results import Result
 from jfreq.train.state import Trained
 
 CLIP = "clip vector"
+"""``Result.features`` of the vector that the encoder gives for a whole row."""
 
 
 class Layers(NamedTuple):
-    """``results``: the main metric on the clip vector, then after each block.
-
-    ``confusion`` ``[k k]``: test rows of all folds by true (row) and predicted class, from the
-    clip vector; None for several labels per clip. ``folds`` names the folds tested on, ``rows``
-    of the ``labelled`` rows took part.
-    """
+    """What :func:`probe_layers` finds."""
 
     results: tuple[Result, ...]
+    """The main metric with the clip vector, then with the mean of the tokens after each block."""
     confusion: np.ndarray | None
+    """``[classes classes]``: test rows of all folds, counted by true class (row) and by the class
+    that the clip vector predicts (column). None where a row may have several labels."""
     labels: tuple[str, ...]
+    """Names of the classes, in the order of ``confusion``."""
     folds: tuple[str, ...]
+    """Names of the folds that were tested on."""
     rows: int
+    """How many labelled rows took part."""
     labelled: int
+    """How many there are."""
 
 
 def probe_layers(
@@ -45,22 +48,34 @@ def probe_layers(
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Layers:
-    """Ridge probes over the folds of the data, all blocks from one pass over at most ``limit``
-    labelled rows (drawn by ``seed``). ``only`` names the folds to test on.
+    """Ridge probes of the clip vector and of every block, over the folds of the data.
 
-    Raises ``InputError`` as :func:`jfreq.evaluate.probe_protocol.probe` does.
+    The encoder reads every row once. An encoder that keeps no states of its blocks is probed by
+    its clip vector alone.
+
+    Args:
+      trained: the encoder; its parameters stay as they are.
+      shards: rows with labels, of any length, with folds or a train and a test split.
+      limit: rows at most; where more have labels, so many are drawn.
+      only: names of the folds to test on; all where it is empty.
+      batch: rows that the encoder reads at a time.
+      seed: draws the rows, and those held out to choose the strength of the ridge penalty.
+      progress: called with the rows that are done and all rows.
+
+    Raises:
+      InputError: as :func:`jfreq.evaluate.probe_protocol.probe` does.
     """
     cfg = trained.experiment.method
     check_signals(cfg.signals, shards)
-    every = labelled_rows(shards)
-    rows = every
-    if len(every) > limit:
-        rows = np.sort(np.random.default_rng(seed).choice(every, limit, replace=False))
+    labelled = labelled_rows(shards)
+    rows = labelled
+    if len(labelled) > limit:
+        rows = np.sort(np.random.default_rng(seed).choice(labelled, limit, replace=False))
     folds = divide(shards, rows, only=only)
     if not shards.info.multi_label:
-        # A class of a few rows may be drawn for the test alone.
+        # All rows drawn of a rare class may be test rows; no probe could predict it then.
         label = shards.column("label")[rows]
-        folds = tuple(f._replace(test=f.test[~unseen_rows(label, f)]) for f in folds)
+        folds = tuple(fold._replace(test=fold.test[~unseen_rows(label, fold)]) for fold in folds)
     task = make_task(shards, rows, folds)
     method = fitted(cfg, shards.spec)
     layers = extract_layers(method, trained.params, shards, rows, batch=batch, progress=progress)
@@ -69,21 +84,23 @@ def probe_layers(
         evaluate(name, "ridge", task, [layer.x], seeds=(seed,))[0]
         for name, layer in zip(names, layers)
     ]
-    single = task.label.ndim == 1
+    one_label = task.label.ndim == 1
     return Layers(
         results=tuple(results),
-        confusion=_confusion(task, layers[0].x, seed) if single else None,
+        confusion=_confusion(task, layers[0].x, seed) if one_label else None,
         labels=tuple(shards.info.labels),
         folds=tuple(fold.name for fold in folds),
         rows=len(rows),
-        labelled=len(every),
+        labelled=len(labelled),
     )
 
 
 def _confusion(task: Task, x: np.ndarray, seed: int) -> np.ndarray:
+    """``[classes classes]`` int64, summed over folds, of ridge probes on ``x`` ``[rows d]``."""
     total = np.zeros((task.classes, task.classes), np.int64)
     for fold in task.folds:
         groups = (group[fold.train] for group in task.groups)
+        # Validation rows are held out by the first kind of group that has more than one.
         score, _ = probe_scores(
             x[fold.train],
             task.label[fold.train],

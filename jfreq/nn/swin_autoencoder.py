@@ -1,4 +1,9 @@
-"""FreqMAE's encoder and decoder of one sensor: patches, a window transformer, a linear map."""
+"""FreqMAE's encoder and decoder of one sensor, and the predictor of one sensor from the others.
+
+Kara et al., WWW 2024, after the authors' code; ``docs/freqmae.md`` says where we depart from it.
+The window transformer (:mod:`jfreq.nn.swin`) reads a plane of ``t`` by ``f`` patches, padded to
+:meth:`Swin.padded`, with ``p`` values in each. FOCAL uses the encoder too.
+"""
 
 from __future__ import annotations
 
@@ -12,26 +17,32 @@ from jfreq.nn.swin import Swin
 
 
 class NormedPatchEmbed(nn.Module):
-    """Linear map of every patch and a layer norm. FreqMAE and FOCAL keep both at their initial
-    values in pre-training, as MoCo v3 does; see ``optim.lr_mult`` of their recipes."""
+    """A linear map of every patch, then a layer norm.
+
+    FreqMAE and FOCAL keep both at their initial values in pre-training, as MoCo v3 does; see
+    ``optim.lr_mult`` of their recipes.
+    """
 
     width: int
+    """Size ``d`` of a token."""
 
     @nn.compact
     def __call__(self, patches: Float[Array, "b n p"]) -> Float[Array, "b n d"]:
+        """Patches of ``p`` values to tokens of ``d``."""
         x = torch_linear(self.width, patches, "linear")
         return nn.LayerNorm(epsilon=1e-5, name="norm")(x)
 
 
 class ModalityEncoder(nn.Module):
-    """Patches of a padded grid ``tokens`` = (time, freq) to a vector, and the states after the last
-    stage (FreqMAE, sheet section 1.b.5). ``valid``: static, False in padding; None attends to
-    padding as well."""
+    """The patches of one sensor to one vector, through a window transformer and a linear map."""
 
     swin: Swin
     tokens: tuple[int, int]
+    """Tokens of the padded plane along time and along frequency, ``(t, f)``."""
     out: int
+    """Size of the vector."""
     valid: np.ndarray | None = None
+    """``[t f]`` bool, static: False in padding, which is not attended to. None attends to it."""
 
     @nn.compact
     def __call__(
@@ -41,39 +52,62 @@ class ModalityEncoder(nn.Module):
         *,
         train: bool = False,
     ) -> tuple[Float[Array, "b out"], Float[Array, "b t2 f2 d2"]]:
-        """``masked`` tokens are replaced by the mask token: the encoder reads the whole grid."""
+        """The vector, and the states of the cells after the last stage.
+
+        Args:
+          patches: ``n`` is ``t * f``; time is the slower axis.
+          masked: True where the mask token stands in place of the patch. The encoder reads masked
+            tokens too, because its windows need the whole plane.
+          train: turns dropout on, which needs the ``dropout`` key.
+
+        Raises:
+          InputError: if ``tokens`` are not padded for ``swin``, or ``valid`` has another shape.
+        """
         x = NormedPatchEmbed(self.swin.width, name="patch_embed")(patches)
         x = x.reshape(x.shape[0], *self.tokens, x.shape[-1])
         if masked is not None:
-            token = self.param("mask_token", nn.initializers.zeros, (self.swin.width,))
-            x = jnp.where(masked[..., None], token[None, None, None], x)
-        last = self.swin.build("swin")(x, valid=self.valid, train=train)
-        return torch_linear(self.out, last.reshape(last.shape[0], -1), "out"), last
+            mask_token = self.param("mask_token", nn.initializers.zeros, (self.swin.width,))
+            x = jnp.where(masked[..., None], mask_token[None, None, None], x)
+        cells = self.swin.build("swin")(x, valid=self.valid, train=train)
+        return torch_linear(self.out, cells.reshape(cells.shape[0], -1), "out"), cells
 
 
 class SensorPredictor(nn.Module):
-    """A sensor's vector from the concatenated vectors of the others: Linear, GELU, Linear (FreqMAE,
-    sheet section 1.b.6)."""
+    """Predicts a sensor's vector from those of the others: a linear map, GELU, a linear map."""
 
     hidden: int
+    """Size between the two linear maps."""
     out: int
+    """Size of the vector that is predicted."""
 
     @nn.compact
     def __call__(self, others: Float[Array, "b d"]) -> Float[Array, "b out"]:
+        """The vectors of all other sensors, side by side on axis ``d``, to one vector."""
         x = nn.gelu(torch_linear(self.hidden, others, "hidden"), approximate=False)
         return torch_linear(self.out, x, "out")
 
 
 class ModalityDecoder(nn.Module):
-    """A vector back to every patch: ``[b d]`` to ``[b n p]`` (FreqMAE, sheet section 1.b.7)."""
+    """A sensor's vector back to all of its patches.
+
+    A linear map gives the cells of the last stage, which the transformer expands to the plane.
+    """
 
     swin: Swin
     tokens: tuple[int, int]
+    """Tokens of the padded plane along time and along frequency, ``(t, f)``."""
     size: int
+    """Values ``p`` of a patch."""
     valid: np.ndarray | None = None
+    """``[t f]`` bool, static: False in padding, which is not attended to. None attends to it."""
 
     @nn.compact
     def __call__(self, x: Float[Array, "b d"], *, train: bool = False) -> Float[Array, "b n p"]:
+        """Vectors to patches; ``n`` is ``t * f``, with time as the slower axis.
+
+        ``train`` turns dropout on, which needs the ``dropout`` key. Raises ``InputError`` as
+        :class:`ModalityEncoder` does.
+        """
         time, freq, width = self.swin.last(self.tokens)
         x = torch_linear(time * freq * width, x, "spread").reshape(-1, time, freq, width)
         out = self.swin.decoder(self.size, "swin")(x, valid=self.valid, train=train)

@@ -1,7 +1,8 @@
-"""Gathers of tokens, without collectives when the batch axis is sharded.
+"""Picks and reorders tokens without communication between devices that share a batch.
 
-``take_along_axis`` and ``argsort`` keep the batch axis a batch axis for XLA's partitioner;
-``x[rows, ids]``, ``.at[].set`` and ``lax.top_k`` do not.
+XLA's partitioner sees that ``take_along_axis`` and ``argsort`` treat every clip by itself, and
+computes them on the device that holds the clip. With ``x[rows, ids]``, ``.at[].set`` or
+``lax.top_k`` it does not see that, and lets devices exchange their clips.
 """
 
 from __future__ import annotations
@@ -11,9 +12,15 @@ from jaxtyping import Array, Bool, Int, Num
 
 
 def take_tokens(x: Num[Array, "b n d"], ids: Int[Array, "b k"]) -> Num[Array, "b k d"]:
-    """Row ``ids[b, i]`` of every clip: ``[b n d]``, ``[b k]`` to ``[b k d]``.
+    """The tokens ``x[b, ids[b, i]]`` of every clip ``b``.
 
-    Ids must lie in ``[0, n)``; others are clamped to the nearest end.
+    Args:
+      x: ``n`` tokens of each clip, ``[b n d]``.
+      ids: which of them to take, ``[b k]``, in ``[0, n)``. Others raise nothing, but are clamped
+        to the nearest end.
+
+    Returns:
+      ``[b k d]``, in the order of ``ids``.
 
     >>> take_tokens(jnp.arange(6).reshape(1, 3, 2), jnp.array([[2, 0]])).tolist()
     [[[4, 5], [0, 1]]]
@@ -22,9 +29,9 @@ def take_tokens(x: Num[Array, "b n d"], ids: Int[Array, "b k"]) -> Num[Array, "b
 
 
 def take_entries(x: Num[Array, "b n"] | Bool[Array, "b n"], ids: Int[Array, "b k"]) -> Array:
-    """Entry ``ids[b, i]`` of every row: ``[b n]``, ``[b k]`` to ``[b k]``.
+    """The entries ``x[b, ids[b, i]]``: :func:`take_tokens` for one number or flag per token.
 
-    Ids as in :func:`take_tokens`.
+    ``x`` is ``[b n]``, ``ids`` and the result are ``[b k]``.
 
     >>> take_entries(jnp.array([[5, 6, 7]]), jnp.array([[2, 0]])).tolist()
     [[7, 5]]
@@ -33,9 +40,10 @@ def take_entries(x: Num[Array, "b n"] | Bool[Array, "b n"], ids: Int[Array, "b k
 
 
 def restore_tokens(x: Num[Array, "b n d"], restore: Int[Array, "b n"]) -> Num[Array, "b n d"]:
-    """Shuffled tokens back in grid order: token ``i`` is ``x[:, restore[i]]``.
+    """Puts shuffled tokens ``[b n d]`` back in the order of the grid.
 
-    Undoes ``take_tokens(x, order)`` where ``restore`` is ``argsort(order)``.
+    Token ``i`` of the result is ``x[b, restore[b, i]]``. This undoes ``take_tokens(x, order)`` if
+    ``restore`` is ``argsort(order, axis=1)``.
 
     >>> order = jnp.array([[2, 0, 1]])
     >>> shuffled = take_tokens(jnp.array([[[5], [6], [7]]]), order)

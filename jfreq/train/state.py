@@ -1,4 +1,4 @@
-"""What training carries from step to step: arrays only."""
+"""What training carries from step to step, and what it ends in."""
 
 from __future__ import annotations
 
@@ -13,16 +13,25 @@ from jfreq.types import Array, PyTree
 
 
 class State(NamedTuple):
-    """``step`` int32 scalar: updates done; parameters, optimiser state, method's target."""
+    """What an update reads and returns: arrays only."""
 
     step: Array
+    """Updates done so far, an int32 scalar."""
     params: PyTree
+    """Parameters of the method, which the optimiser changes."""
     opt: PyTree
+    """State of the optimiser."""
     target: PyTree
+    """What the method keeps beside its parameters and no gradient reaches, such as the average of
+    past parameters; empty by default. See :meth:`jfreq.method.Method.init_target`."""
 
 
 def init_state(method: Method, optimiser: optax.GradientTransformation, key: Array) -> State:
-    """A fresh state; run it under ``jit`` with output shardings so that it is born sharded."""
+    """The state before the first update.
+
+    Under ``jit`` with ``out_shardings`` every device makes its own part, so that a model may be
+    larger than the memory of one. ``key`` draws the initial parameters.
+    """
     params = method.init(key)
     return State(
         step=jnp.zeros((), jnp.int32),
@@ -33,7 +42,9 @@ def init_state(method: Method, optimiser: optax.GradientTransformation, key: Arr
 
 
 class Trained(NamedTuple):
-    """A bound experiment and the parameters it led to."""
+    """An encoder to use: the experiment that was run, and parameters from it."""
 
     experiment: Experiment
+    """Its method is bound: every field that depends on the data is filled in."""
     params: PyTree
+    """Parameters of the method; its training target where that was asked for in their place."""

@@ -1,4 +1,4 @@
-"""NSynth: 305979 notes of 4 s, by 1006 instruments of eleven families."""
+"""Opens NSynth: 305979 notes of 4 s, played by 1006 instruments of eleven families."""
 
 from __future__ import annotations
 
@@ -15,41 +15,55 @@ from jfreq.data.sources.datasets.layout_roots import root_of
 from jfreq.types import InputError
 
 SIGNS = ("nsynth-*/examples.json", "audio/*_???-???-???.*")
+"""Patterns of paths by which a folder is known to hold NSynth: all of it, or one split alone."""
 FAMILIES = tuple(
     "bass brass flute guitar keyboard mallet organ reed string synth_lead vocal".split()
 )
+"""The classes, in the order of their numbers."""
 SPLITS = {"train": "train", "valid": "validation", "test": "test"}
+"""Names of the splits by the last part of the name of a folder, ``nsynth-valid``."""
 _LIST = "examples.json"
+"""The file beside ``audio`` that describes every note of a split."""
 
 
 def open_nsynth(path: Path, options: Options) -> Source:
-    """``nsynth-train/audio/bass_synthetic_033-022-050.wav`` and so on, each folder with its
-    ``examples.json``; also one of the folders alone.
+    """The notes of NSynth, or of one of its splits.
+
+    ``path`` holds the folders ``nsynth-train``, ``nsynth-valid`` and ``nsynth-test``, or is one of
+    them. Each has an ``examples.json`` and its notes in ``audio``, such as
+    ``audio/bass_synthetic_033-022-050.wav``.
 
     Engel et al., "Neural audio synthesis of musical notes with WaveNet autoencoders", ICML 2017.
     The class is the family of the instrument, the subject the instrument. The splits are
     ``train``, ``validation`` and ``test``; no instrument of the training set is in the others.
+
+    Raises ``InputError`` for a folder without this layout and for an unreadable
+    ``examples.json``. Notes that are listed and not on disk are in ``Source.missing``.
     """
     root = root_of(path, "nsynth", SIGNS)
     lists = sorted(root.glob(f"nsynth-*/{_LIST}")) or [root / _LIST]
-    places = [file.parent.relative_to(root).as_posix() for file in lists]
+    folders = [file.parent.relative_to(root).as_posix() for file in lists]
     listed = [clip for file in lists for clip in _clips(file, root)]
-    found = from_list(listed, sound_files(root, *places), parts=3, where=_LIST)
+    # Three parts of a path tell notes apart: the folder of the split, "audio" and the name.
+    found = from_list(listed, sound_files(root, *folders), parts=3, where=_LIST)
     return clip_source(root, "nsynth", found, options, order=FAMILIES)
 
 
 def _clips(file: Path, root: Path) -> Iterator[Clip]:
-    """The notes of one split; ``InputError`` for a file that is not the owners'."""
+    """The notes that one ``examples.json`` lists, by paths below ``root`` without a suffix.
+
+    Raises ``InputError`` where the file is not JSON or a note names no instrument.
+    """
     try:
         notes = json.loads(read_text(file))
     except (ValueError, RecursionError) as error:
         raise InputError(f"{file}: is not JSON ({error})") from error
     check(isinstance(notes, dict), str(file), "is not a table of notes")
     split = SPLITS.get(file.parent.name.rpartition("-")[2], "")
-    home = file.parent.relative_to(root) / "audio"
+    folder = file.parent.relative_to(root) / "audio"
     for name, note in notes.items():
-        said = note if isinstance(note, dict) else {}
-        family, player = said.get("instrument_family_str"), said.get("instrument_str")
-        if not (isinstance(family, str) and isinstance(player, str)):
+        fields = note if isinstance(note, dict) else {}
+        family, instrument = fields.get("instrument_family_str"), fields.get("instrument_str")
+        if not (isinstance(family, str) and isinstance(instrument, str)):
             raise InputError(f"{file}: {name}: names no instrument_family_str or instrument_str")
-        yield Clip((home / name).as_posix(), (family,), split=split, subject=player)
+        yield Clip((folder / name).as_posix(), (family,), split=split, subject=instrument)

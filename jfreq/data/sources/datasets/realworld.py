@@ -1,4 +1,4 @@
-"""RealWorld2016: phones at seven positions on the body, 15 subjects, 8 activities."""
+"""Opens RealWorld2016: phones at seven positions on the body, 15 subjects, 8 activities."""
 
 from __future__ import annotations
 
@@ -20,35 +20,42 @@ from jfreq.data.sources.folders import hidden, listing, natural
 from jfreq.data.sources.sensor_files import longest_stretch
 
 SIGNS = ("proband*/data",)
+"""Patterns of paths by which a folder is known to hold RealWorld2016."""
 RATE = 50.0
+"""Hz of the grid where the caller names no rate; the sensors sample at about that rate."""
 SENSORS = {"acc": "acc", "gyroscope": "gyro", "gyr": "gyro", "magneticfield": "mag", "mag": "mag"}
-"""By the first word of a file's name; GPS, light and sound are left out."""
+"""Modalities by the first word of a file's name; GPS, light and sound are left out."""
 _FILE = re.compile(
     r"(?P<sensor>[a-z]+)_(?P<activity>[a-z]+)(_\d+)?_(?P<position>[a-z]+)\.csv", re.I
 )
 _COLUMNS = ("attr_time", "attr_x", "attr_y", "attr_z")
+"""Milliseconds since 1970, then the three axes."""
 
 Chain = tuple[Path, tuple[str, ...]]
-"""A file on disk, and the way to a CSV through the archives in it."""
+"""Where a CSV is: a file on disk, then the member of each archive to open, the CSV last.
+
+A CSV that is not packed has no members.
+"""
 Streams = dict[str, list[Chain]]
+"""The CSVs of one row by modality; an activity recorded in several parts has several of each."""
 
 
 def open_realworld(path: Path, options: Options) -> Source:
-    """``proband1/data/acc_walking_csv.zip`` and so on, packed or unpacked.
+    """The recordings in ``proband1/data/acc_walking_csv.zip`` and so on, packed or unpacked.
 
-    Sztyler and Stuckenschmidt, "On-body localization of wearable devices", PerCom 2016: m/s^2,
-    rad/s and microtesla. A row is one position of one subject in one activity, with the sensors
-    that any position has; they are put on one grid by time (50 Hz, or the rate that is given). An
-    activity recorded in several parts is one row with breaks.
+    Sztyler and Stuckenschmidt, "On-body localization of wearable devices", PerCom 2016. The
+    modalities are ``acc`` in m/s^2, ``gyro`` in rad/s and ``mag`` in microtesla, ``[t 3]`` each, as
+    far as any recording has them. A row is one position of one subject in one activity. Its sensors
+    are interpolated to one grid of times, at 50 Hz or the rate that is given. An activity recorded
+    in several parts is one row with breaks.
+
+    A row that lacks a modality is in ``Source.missing``; with ``options.allow_missing`` it is kept
+    and the modality is NaN. Archives that cannot be opened are in ``Source.missing`` as well.
+
+    Raises ``InputError`` for a folder without this layout.
     """
-    found: dict[tuple[str, str, str], Streams] = defaultdict(lambda: defaultdict(list))
     missing: list[str] = []
-    for folder in find(path, "proband*/data", kind="realworld"):
-        for chain in _csvs(folder, missing):
-            name = _FILE.fullmatch(chain[1][-1].rpartition("/")[2] if chain[1] else chain[0].name)
-            if name and name["sensor"].lower() in SENSORS:
-                key = (folder.parent.name, name["activity"].lower(), name["position"].lower())
-                found[key][SENSORS[name["sensor"].lower()]].append(chain)
+    found = _find_streams(path, missing)
     sensors = [s for s in ("acc", "gyro", "mag") if any(s in streams for streams in found.values())]
     groups = {sensor: range(3 * i, 3 * i + 3) for i, sensor in enumerate(sensors)}
     entries = []
@@ -63,11 +70,12 @@ def open_realworld(path: Path, options: Options) -> Source:
         proband, activity, position = row.path.split("/")
         streams = found[proband, activity, position]
         present = [sensor in streams for sensor in sensors]
-        parts = [[_samples(c) for c in streams[sensor]] for sensor in sensors if sensor in streams]
-        begin = min(t.min() for chains in parts for t, _ in chains)
+        recorded = [[_samples(c) for c in streams[s]] for s in sensors if s in streams]
+        # Seconds since 1970 are large numbers: counted from the first sample they lose less.
+        begin = min(t.min() for parts in recorded for t, _ in parts)
         joined = [
-            (np.concatenate([t - begin for t, _ in chains]), np.concatenate([x for _, x in chains]))
-            for chains in parts
+            (np.concatenate([t - begin for t, _ in parts]), np.concatenate([x for _, x in parts]))
+            for parts in recorded
         ]
         grid = common_grid(joined, rate=options.rate or RATE)
         return split_channels(groups, side_by_side(grid, present), options.channels)
@@ -83,28 +91,43 @@ def open_realworld(path: Path, options: Options) -> Source:
     )
 
 
-def _csvs(folder: Path, damaged: list[str]) -> Iterator[Chain]:
-    """Every CSV in a folder, also in archives and in archives in archives.
+def _find_streams(path: Path, damaged: list[str]) -> dict[tuple[str, str, str], Streams]:
+    """The CSVs of every row by subject, activity and position; ``damaged`` as of :func:`_csvs`."""
+    found: dict[tuple[str, str, str], Streams] = defaultdict(lambda: defaultdict(list))
+    for folder in find(path, "proband*/data", kind="realworld"):
+        for chain in _csvs(folder, damaged):
+            name = chain[1][-1].rpartition("/")[2] if chain[1] else chain[0].name
+            match = _FILE.fullmatch(name)
+            if match and match["sensor"].lower() in SENSORS:
+                key = (folder.parent.name, match["activity"].lower(), match["position"].lower())
+                found[key][SENSORS[match["sensor"].lower()]].append(chain)
+    return found
 
-    An unpacked file hides its packed twin. Archives that cannot be opened go to ``damaged``.
+
+def _csvs(folder: Path, damaged: list[str]) -> Iterator[Chain]:
+    """Every CSV in a folder and in its archives, which may hold archives themselves.
+
+    Where a CSV lies there unpacked as well as packed, only the unpacked one is yielded. A line
+    about every archive that cannot be opened is appended to ``damaged``.
     """
-    inside_folder = listing(folder)
-    loose = inside_folder.matching("*.csv")
-    yield from ((file, ()) for file in loose)
-    unpacked = {file.name for file in loose}
-    for file in inside_folder.matching("*.zip"):
+    contents = listing(folder)
+    unpacked = contents.matching("*.csv")
+    yield from ((file, ()) for file in unpacked)
+    names = {file.name for file in unpacked}
+    for file in contents.matching("*.zip"):
         try:
             with zipfile.ZipFile(file) as archive:
-                inside = list(_members(archive))
+                packed = list(_members(archive))
         except UNREADABLE as error:
             damaged.append(f"{folder.parent.name}/data/{file.name}: {error}")
             continue
-        for steps in inside:
-            if steps[-1].rpartition("/")[2] not in unpacked:
-                yield file, steps
+        for members in packed:
+            if members[-1].rpartition("/")[2] not in names:
+                yield file, members
 
 
 def _members(archive: zipfile.ZipFile) -> Iterator[tuple[str, ...]]:
+    """The members to open one after the other, for every CSV in an archive."""
     for name in sorted(archive.namelist()):
         if any(map(hidden, name.split("/"))):
             continue
@@ -116,12 +139,12 @@ def _members(archive: zipfile.ZipFile) -> Iterator[tuple[str, ...]]:
 
 
 def _samples(chain: Chain) -> tuple[np.ndarray, np.ndarray]:
-    """Seconds ``[n]`` since 1970 and xyz ``[n 3]``."""
-    file, steps = chain
+    """Times ``[n]`` in seconds since 1970, float64, and the three axes ``[n 3]``, float32."""
+    file, members = chain
     data = file.read_bytes()
-    for step in steps:
+    for member in members:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            data = archive.read(step)
+            data = archive.read(member)
     lines = iter(data.decode("utf-8-sig").splitlines())
-    x = table(lines, _COLUMNS, where="/".join((file.name, *steps)))
+    x = table(lines, _COLUMNS, where="/".join((file.name, *members)))
     return x[:, 0] / 1000, x[:, 1:].astype(np.float32)
