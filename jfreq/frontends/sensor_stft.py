@@ -26,7 +26,7 @@ Part = Float[Array, "b t f c"]
 class Spectrum:
     """Complex spectra of intervals and the channels that a network reads of them.
 
-    FreqMAE as released (sheet, section 1.b.1): ``form`` ``magnitude_phase``, ``two_sided``,
+    FreqMAE as released (docs/freqmae.md): ``form`` ``magnitude_phase``, ``two_sided``,
     ``remove_mean``, not ``normalise``. FOCAL as released: ``real_imag``, ``two_sided``.
     """
 

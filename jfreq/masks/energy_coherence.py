@@ -1,6 +1,6 @@
 """Scores of tokens by energy and coherence, and masks sampled by these scores.
 
-This is "PhyMask-style": only the abstract of PhyMask is public (sheet, section 2.c). Spectra are
+This is "PhyMask-style": only the abstract of PhyMask is public (docs/phymask.md). Spectra are
 complex, ``real`` and ``imag`` ``[b t f c]`` float32; patches are ``(time, frequency)``, and the
 last patch of an axis may hang over the border. Scores are ``[b t f]`` over patches, or flat
 ``[b n]`` and then time-major. They are float32, carry no gradient, depend on one sample only and

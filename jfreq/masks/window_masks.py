@@ -1,5 +1,5 @@
 """Boolean masks ``[b t f]`` of tokens in whole windows, for encoders that see every token (FreqMAE,
-sheet section 1.b.7).
+docs/freqmae.md).
 
 A mask is a score per window and one argsort, so its count is exact, it is sampled independently for
 every row of the batch, and needs no collective on a sharded batch.

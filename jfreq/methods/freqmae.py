@@ -264,7 +264,7 @@ def as_released(cfg: FreqMAE) -> FreqMAE:
 
 def frequency_weights(bins: int, *, two_sided: bool) -> np.ndarray:
     """``[bins]``: 1 at 0 Hz, falling linearly to 0 at the highest frequency; two-sided rising
-    back to 1 at the last bin (sheet, section 1.b.8)."""
+    back to 1 at the last bin, as in the released code (docs/freqmae.md)."""
     if not two_sided:
         return 1 - np.arange(bins) / max(1, bins - 1)
     half = bins // 2
@@ -369,7 +369,7 @@ def _error_weights(cfg: FreqMAE, spec: SpectrogramSpec, masked: Array, frames: A
 def _error(
     cfg: FreqMAE, pred: Array, truth: Array, weight: Array, energy: Array, count: Array
 ) -> Array:
-    """``[b]``: the error of one reconstruction of a sensor (sheet, section 1.b.8).
+    """``[b]``: the error of one reconstruction of a sensor (docs/freqmae.md).
 
     ``pred``, ``truth`` and ``weight`` ``[b n p]``; ``energy`` ``[b]`` of the sample, ``count``
     ``[b]`` of its masked patches.

@@ -27,7 +27,7 @@ def pair_coherence(
     real: Cells, imag: Cells, *, taps: int = 11
 ) -> tuple[Float[Array, "b t2 f"], Bool[Array, "b t2"]]:
     """Coherence of every frame but the last with the next, 0 to 1, and whether neither is silent
-    (PhyMask sheet, section 2.c).
+    (docs/phymask.md).
 
     ``S`` also sums over channels. Raises ``InputError`` for ``taps`` that are even or below 3.
 

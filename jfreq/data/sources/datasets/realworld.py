@@ -31,12 +31,12 @@ _FILE = re.compile(
 _COLUMNS = ("attr_time", "attr_x", "attr_y", "attr_z")
 """Milliseconds since 1970, then the three axes."""
 
-Chain = tuple[Path, tuple[str, ...]]
+CsvLocation = tuple[Path, tuple[str, ...]]
 """Where a CSV is: a file on disk, then the member of each archive to open, the CSV last.
 
 A CSV that is not packed has no members.
 """
-Streams = dict[str, list[Chain]]
+Streams = dict[str, list[CsvLocation]]
 """The CSVs of one row by modality; an activity recorded in several parts has several of each."""
 
 
@@ -95,16 +95,16 @@ def _find_streams(path: Path, damaged: list[str]) -> dict[tuple[str, str, str], 
     """The CSVs of every row by subject, activity and position; ``damaged`` as of :func:`_csvs`."""
     found: dict[tuple[str, str, str], Streams] = defaultdict(lambda: defaultdict(list))
     for folder in find(path, "proband*/data", kind="realworld"):
-        for chain in _csvs(folder, damaged):
-            name = chain[1][-1].rpartition("/")[2] if chain[1] else chain[0].name
+        for location in _csvs(folder, damaged):
+            name = location[1][-1].rpartition("/")[2] if location[1] else location[0].name
             match = _FILE.fullmatch(name)
             if match and match["sensor"].lower() in SENSORS:
                 key = (folder.parent.name, match["activity"].lower(), match["position"].lower())
-                found[key][SENSORS[match["sensor"].lower()]].append(chain)
+                found[key][SENSORS[match["sensor"].lower()]].append(location)
     return found
 
 
-def _csvs(folder: Path, damaged: list[str]) -> Iterator[Chain]:
+def _csvs(folder: Path, damaged: list[str]) -> Iterator[CsvLocation]:
     """Every CSV in a folder and in its archives, which may hold archives themselves.
 
     Where a CSV lies there unpacked as well as packed, only the unpacked one is yielded. A line
@@ -138,9 +138,9 @@ def _members(archive: zipfile.ZipFile) -> Iterator[tuple[str, ...]]:
                 yield from ((name, *rest) for rest in _members(inner))
 
 
-def _samples(chain: Chain) -> tuple[np.ndarray, np.ndarray]:
+def _samples(location: CsvLocation) -> tuple[np.ndarray, np.ndarray]:
     """Times ``[n]`` in seconds since 1970, float64, and the three axes ``[n 3]``, float32."""
-    file, members = chain
+    file, members = location
     data = file.read_bytes()
     for member in members:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
