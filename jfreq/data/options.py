@@ -105,6 +105,8 @@ class Options:
             check_value(Hertz, rate, "rates", name)
         if self.clips is not None:
             local_path(self.clips, "clips")
+        if self.labels_file is not None:
+            local_path(self.labels_file, "labels")
         parse_modalities(self.modalities)
         _numbers(self.thin, "thin", sign="=")
 
@@ -127,7 +129,7 @@ class Options:
     def labels_file(self) -> Path | None:
         """The table that ``labels`` names in place of classes."""
         table = len(self.labels) == 1 and self.labels[0].endswith(".csv")
-        return local_path(self.labels[0], "labels") if table else None
+        return Path(self.labels[0]) if table else None
 
     def takes(self, path: str) -> bool:
         """Whether ``only`` keeps a row of this path."""

@@ -38,9 +38,9 @@ def folds(tmp_path_factory):
 def first(folds, tmp_path_factory):
     """A grid, what came out of it and was said, and its folder.
 
-    The second level cannot be trained: its mesh does not fit the devices.
+    The second level cannot be trained: eight rows are no whole runs of five.
     """
-    grid, said = ablation(two=change(mesh__tensor=3)), []
+    grid, said = ablation(two=change(data__sequence=5)), []
     folder = tmp_path_factory.mktemp("first") / "abl"
     return grid, run.run(grid, folds, folder, count=2, note=said.append), said, folder
 
@@ -54,7 +54,7 @@ def test_a_grid_runs_resumes_and_keeps_going(first, folds, tmp_path, monkeypatch
         ("two", 1, 1),
     ]
     assert [c["status"] for c in found.cells] == ["done", "failed", "done", "failed"]
-    assert "InputError: mesh: " in found.cells[1]["error"]
+    assert "InputError: data.sequence: " in found.cells[1]["error"]
     assert len(said) == 4
     assert "4/4  two, fold 1: failed" in said[-1]
     assert found.table[0]["n"] == 2

@@ -23,7 +23,8 @@ OF_EXPERIMENTS = {
 }  # fmt: skip
 OF_NAMES = {
     "data prepare": [("{}", "--out", "out"), ("set", "--source", "{}", "--out", "out"),
-                     ("synthetic:tones", "--out", "out", "--labels", "{}/a.csv")],
+                     ("synthetic:tones", "--out", "out", "--labels", "{}/a.csv"),
+                     ("synthetic:tones", "--out", "out", "--clips", "{}")],
     "ablate": [("{}/a.py", "--data", "data", "--workdir", "run")],
 }  # fmt: skip
 """Paths that are annotated as text, because they may be something else."""

@@ -276,7 +276,7 @@ def test_the_branch_goes_into_an_autoencoder_of_sensors():
     value, grads, clip = learnt(cfg, spec)
     assert np.isfinite(value) and np.isfinite(clip).all()
     assert np.abs(grads["trunk/patch_embed/alias_acc/fuse/linear/kernel"][16:]).max() > 0
-    with pytest.raises(InputError, match="patches of one frame fold nothing"):
+    with pytest.raises(InputError, match="patches of one frame alias nothing"):
         replace(cfg, patch_frames=1).bind(spec)
 
 
