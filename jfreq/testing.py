@@ -76,7 +76,8 @@ def fake_batch(spec: DataSpec, batch: int, *, seed: int = 0) -> Batch:
     )
     out["length"] = np.full(batch, spec.signals[0].samples, np.int32)
     out["_mask"] = np.ones(batch, np.float32)
-    return {k: jnp.asarray(v) for k, v in out.items()}
+    with jax.ensure_compile_time_eval():  # a batch that a test keeps holds no tracers
+        return {k: jnp.asarray(v) for k, v in out.items()}
 
 
 def assert_step_specs(experiment: Experiment, spec: DataSpec) -> None:
