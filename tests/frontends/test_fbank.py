@@ -136,7 +136,7 @@ def test_gradient_at_silence_is_finite(frontend):
     assert np.isfinite(grad).all()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.integers(0, 3000), st.integers(2, 500), st.integers(1, 300))
 def test_valid_frames_is_a_count_of_whole_windows(length, win_length, hop_length):
     found = int(num_frames(jnp.asarray([length]), win_length, hop_length)[0])
@@ -144,7 +144,7 @@ def test_valid_frames_is_a_count_of_whole_windows(length, win_length, hop_length
     assert found == whole
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.integers(1, 40), st.integers(1, 12), st.integers(1, 12))
 def test_clock(frames, width, step):
     """A token's centre on the signal, derived from the samples that its patch covers."""

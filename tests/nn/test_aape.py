@@ -117,7 +117,7 @@ def test_padding_chooses_no_kernels():
             assert np.allclose(first, second, atol=1e-6) == same
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.floats(-1e4, 1e4), st.floats(-1e4, 1e4), st.sampled_from([2, 4, 16]))
 def test_any_input_gives_kernels_within_bounds(a, b, patch):
     cfg = AaPE(kernels=5)

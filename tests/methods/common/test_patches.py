@@ -19,7 +19,7 @@ def bound(**changes):
     return PatchMethod(frontend=FRONT, **changes).bind(SIGNAL)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=12)
 @given(st.integers(1, 9), st.integers(1, 7), st.integers(1, 9), st.integers(1, 7), orders)
 def test_a_grid_has_as_many_tokens_as_steps_fit(frames, bins, along, across, order):
     """Patches and strides that are no squares, against a count by hand; time comes first."""
@@ -32,7 +32,7 @@ def test_a_grid_has_as_many_tokens_as_steps_fit(frames, bins, along, across, ord
     assert method.geometry.patch_size == frames * bins * 2
 
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=10)
 @given(st.integers(1, 9), st.integers(1, 7), orders, st.integers(0, 99))
 def test_masked_cells_are_those_of_masked_patches(frames, bins, order, seed):
     """Cell by cell, for patches that are no squares and leave a rest on both axes."""

@@ -73,7 +73,7 @@ def test_bad_settings_are_refused(changes, words):
         SpectraMethod(**changes).bind(ACC_MIC)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=12)
 @given(
     st.integers(1, 9), st.integers(1, 9), st.integers(1, 3), st.integers(1, 3), st.integers(0, 2)
 )
