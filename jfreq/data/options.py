@@ -107,8 +107,7 @@ class Options:
             local_path(self.clips, "clips")
         if self.labels_file is not None:
             local_path(self.labels_file, "labels")
-        parse_modalities(self.modalities)
-        _numbers(self.thin, "thin", sign="=")
+        _ = self.channels, self.fractions  # refused here already if they cannot be read
 
     @cached_property
     def channels(self) -> Channels | None:

@@ -31,12 +31,9 @@ def facts(versions: Iterable[str] = VERSIONS) -> dict[str, Any]:
 def sentence(facts: dict[str, Any]) -> str:
     """The facts as one line."""
     versions = ", ".join(f"{name} {text}" for name, text in facts.get("versions", {}).items())
+    forms = {"cpu": "{}", "device": "{}", "cores": "{} cores"}
     rest = ", ".join(
-        f"{text} {name}"
-        if name == "cores"
-        else str(text)
-        if name in ("cpu", "device")
-        else f"{name} {text}"
+        forms.get(name, f"{name} {{}}").format(text)
         for name, text in facts.items()
         if name != "versions"
     )

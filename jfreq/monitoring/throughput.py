@@ -68,7 +68,7 @@ def summary(row: dict[str, Any], headline: Sequence[str] = ()) -> str:
 def describe(setup: RunPlan, compiled, compile_s: float, start: int, meter: Meter) -> str:
     """Model, mesh, memory and arithmetic of a run, before its first step."""
     memory = compiled.memory_analysis()
-    used = "" if memory is None else (f", {sum(memory_of(memory)) / 2**20:.0f} MiB a device")
+    used = "" if memory is None else f", {sum(memory_of(memory)) / 2**20:.0f} MiB a device"
     axes = " x ".join(f"{axis} {size}" for axis, size in setup.mesh.shape.items())
     return (
         f"{setup.experiment.name}: {param_paths.count(setup.abstract.params):,} parameters, "

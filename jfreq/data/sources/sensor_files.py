@@ -382,5 +382,5 @@ def _at_rate(entries: Sequence[SensorFile], rate: float | None) -> str:
     return (
         f"; {rate or rates[0]:g} Hz by the times"
         if rate or len(rates) == 1
-        else (f"; {rates[0]:g} to {rates[-1]:g} Hz by the times")
+        else f"; {rates[0]:g} to {rates[-1]:g} Hz by the times"
     )
