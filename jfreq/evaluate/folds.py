@@ -28,8 +28,7 @@ class Task(NamedTuple):
 class Fold(NamedTuple):
     """Positions of one train/test division.
 
-    ``reads``: the fields of ``Data`` with which a training reads its training rows; empty for one
-    that is not expressible so.
+    ``reads``: the fields of ``Data`` that select its training rows; empty where no fields do.
     """
 
     name: str
