@@ -155,6 +155,12 @@ def brief(text: str, *, most: int = 120) -> str:
     return text if len(text) <= most else f"{text[:most]}..."
 
 
+def shortlist(names: Sequence[str], most: int) -> str:
+    """``a, b and 3 more``: the first ``most`` of a list that may be long."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
 def close_match(word: str, known: Iterable[str]) -> str:
     """`` (did you mean 'x'?)`` where something known is close, else an empty string."""
     match = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)

@@ -23,6 +23,7 @@ from jax.sharding import PartitionSpec as P
 
 from jfreq import param_paths
 from jfreq.config import TRANSFORMER_RULES, ShardingRules
+from jfreq.ranges import shortlist
 from jfreq.types import InputError, PyTree
 
 AXES = ("data", "fsdp", "tensor")
@@ -115,10 +116,7 @@ def dropped(params: PyTree, sizes: Mapping[str, int], rules: ShardingRules) -> s
     for path, leaf in param_paths.flatten(params).items():
         for reason in _refusals(path, leaf, sizes, rules):
             found.setdefault(reason, []).append(path)
-    parts = []
-    for reason, paths in found.items():
-        more = f" and {len(paths) - 2} more" if len(paths) > 2 else ""
-        parts.append(f"{reason} ({', '.join(paths[:2])}{more})")
+    parts = [f"{reason} ({shortlist(paths, 2)})" for reason, paths in found.items()]
     return f"not sharded as asked: {'; '.join(parts)}" if parts else ""
 
 

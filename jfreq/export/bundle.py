@@ -21,6 +21,7 @@ from jfreq.data.sources.folders import why_no_file
 from jfreq.export.bundle_checks import check_finite, check_weights, read_sealed, sealed
 from jfreq.files import draft_of, local_path, sha256_of, write_atomically
 from jfreq.method import Method, window_spec
+from jfreq.ranges import shortlist
 from jfreq.train.state import Trained
 from jfreq.types import Features, InputError, PyTree, SignalSpec
 
@@ -155,10 +156,8 @@ def trained_folder(path: str | Path) -> Path:
     if len(runs) == 1:
         return runs[0]
     names = [str(run.relative_to(path)) for run in runs]
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
     raise InputError(
-        f"{path}: holds several runs, {', '.join(names[:5])}{more}; choose one, for instance "
-        f"{runs[0]}"
+        f"{path}: holds several runs, {shortlist(names, 5)}; choose one, for instance {runs[0]}"
     )
 
 

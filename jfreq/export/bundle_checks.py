@@ -17,6 +17,7 @@ from jfreq.config import Experiment, Method
 from jfreq.config_json import to_dict
 from jfreq.files import parse_json, read_text
 from jfreq.method import encoder_params
+from jfreq.ranges import shortlist
 from jfreq.types import InputError
 
 SEAL = "seal"
@@ -69,9 +70,13 @@ def check_weights(experiment: Experiment, flat: Mapping[str, Any], where: Path) 
     """
     every, needed = _expected(experiment.method, where)
     if lacking := sorted(needed - flat.keys()):
-        raise InputError(f"{where}: lacks {_some(lacking)}, which the encoder of config.json reads")
+        raise InputError(
+            f"{where}: lacks {shortlist(lacking, 3)}, which the encoder of config.json reads"
+        )
     if unknown := sorted(flat.keys() - every.keys()):
-        raise InputError(f"{where}: holds {_some(unknown)}, which its config.json knows nothing of")
+        raise InputError(
+            f"{where}: holds {shortlist(unknown, 3)}, which its config.json knows nothing of"
+        )
     for name, found in flat.items():
         wanted = every[name]
         if (found.shape, found.dtype) != (wanted.shape, wanted.dtype):
@@ -87,8 +92,8 @@ def check_finite(flat: Mapping[str, Any], where: Path) -> None:
     bad = sorted(name for name, x in flat.items() if not np.isfinite(np.asarray(x)).all())
     if bad:
         raise InputError(
-            f"{where}: holds NaN or infinite numbers in {_some(bad)}; the training went wrong "
-            "there, take an earlier checkpoint or train again"
+            f"{where}: holds NaN or infinite numbers in {shortlist(bad, 3)}; the training went "
+            "wrong there, take an earlier checkpoint or train again"
         )
 
 
@@ -144,10 +149,6 @@ def _numbers(value: Any, path: str):
 
 def _layout(leaf: Any) -> str:
     return f"{np.dtype(leaf.dtype).name} {list(leaf.shape)}"
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _first_line(error: BaseException) -> str:

@@ -25,7 +25,7 @@ from jfreq.method import (
 from jfreq.nn.apply import apply
 from jfreq.nn.heads import NormLinear
 from jfreq.ops.scale import pcm_to_float
-from jfreq.ranges import Count, NonNegative, Probability, Whole, checked
+from jfreq.ranges import Count, NonNegative, Probability, Whole, checked, shortlist
 from jfreq.types import Array, Batch, DataSpec, Features, InputError, PyTree
 
 
@@ -83,7 +83,7 @@ class Head:
         check(
             self.labels in ((), spec.labels),
             "head.labels",
-            f"are {_shown(self.labels)}, the data have {_shown(spec.labels)}",
+            f"are {shortlist(self.labels, 5)}, the data have {shortlist(spec.labels, 5)}",
         )
         multi = spec.multi_label if self.multi_label is None else self.multi_label
         return replace(
@@ -96,12 +96,6 @@ class Head:
 
     def unbind(self) -> Self:
         return replace(self, labels=(), classes=None, multi_label=None, loss="auto")
-
-
-def _shown(labels: tuple[str, ...]) -> str:
-    """The first few names of a list that may be long."""
-    more = f" and {len(labels) - 5} more" if len(labels) > 5 else ""
-    return ", ".join(labels[:5]) + more
 
 
 class Supervised(Method):

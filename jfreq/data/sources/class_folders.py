@@ -18,6 +18,7 @@ from jfreq.data.sources.folders import (
     shown,
     splits_and_labels,
 )
+from jfreq.ranges import shortlist
 
 _SOUND = (*AUDIO, *OTHER_FORMATS)
 MOST = 5
@@ -61,8 +62,8 @@ def _from_folders(names: Sequence[str]) -> tuple[list[tuple[str, str, str]], lis
         return [(split, folder, "") for split, folder in found], list(notes)
     words = {PurePosixPath(name).stem for name in names}
     guessed = [
-        f"subjects from folders: {_some(sorted(folders, key=natural))}",
-        f"classes from the names of files: {_some(sorted(words, key=natural))}",
+        f"subjects from folders: {shortlist(sorted(folders, key=natural), MOST)}",
+        f"classes from the names of files: {shortlist(sorted(words, key=natural), MOST)}",
     ]
     return [
         (split, PurePosixPath(name).stem, folder) for (split, folder), name in zip(found, names)
@@ -91,7 +92,7 @@ def _left_out(found: Listing, names: Sequence[str]) -> Iterator[str]:
     if stray:
         yield f"{_files(stray.total())} beside the sound not read: {_counted(stray)}"
     if empty := [shown(name) for name in _empty_folders(found, names)]:
-        yield f"no sound in {'folder' if len(empty) == 1 else 'folders'} {_some(empty)}"
+        yield f"no sound in {'folder' if len(empty) == 1 else 'folders'} {shortlist(empty, MOST)}"
     for path, why in found.odd:
         if not _is_sound(path):
             yield f"{shown(path.relative_to(found.root))} {why}: left out"
@@ -112,9 +113,4 @@ def _files(count: int) -> str:
 
 def _counted(kinds: Mapping[str, int]) -> str:
     most = sorted(kinds.items(), key=lambda item: (-item[1], item[0]))
-    return _some([f"{kind} ({count})" for kind, count in most])
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - MOST} more" if len(names) > MOST else ""
-    return ", ".join(names[:MOST]) + more
+    return shortlist([f"{kind} ({count})" for kind, count in most], MOST)

@@ -28,7 +28,7 @@ from jfreq.data.sources.base import (
 )
 from jfreq.data.sources.complex_signals import real_modalities
 from jfreq.data.sources.folders import PERSON, are_people, listing, shown, splits_and_labels
-from jfreq.ranges import brief
+from jfreq.ranges import brief, shortlist
 from jfreq.types import InputError
 
 IMU = {"acc": (0, 1, 2), "gyro": (3, 4, 5)}
@@ -304,9 +304,9 @@ def _from_folders(listed: Sequence[SensorFile]) -> tuple[list[FromFolders], list
     notes = [note for note in notes if note.startswith("splits")]
     if people or (labelled and repeat):
         words = stems if not labelled and are_people(tops, names) else [""] * len(stems)
-        notes += [] if owned else [f"subjects from folders: {_some(tops)}"]
+        notes += [] if owned else [f"subjects from folders: {shortlist(sorted(tops), 6)}"]
         if any(words):
-            notes.append(f"labels from the names of files: {_some(set(words))}")
+            notes.append(f"labels from the names of files: {shortlist(sorted(set(words)), 6)}")
         return [
             FromFolders(split, word, top or stem)
             for (split, top), word, stem in zip(split_and_top, words, stems)
@@ -314,7 +314,8 @@ def _from_folders(listed: Sequence[SensorFile]) -> tuple[list[FromFolders], list
     classes = not labelled and len(tops) > 1
     if classes:
         hint = " (if these are people, call them p1, p2, ..., or write an index.csv)" * repeat
-        notes.append(f"no file has labels, so they are the names of folders: {_some(tops)}{hint}")
+        few = shortlist(sorted(tops), 6)
+        notes.append(f"no file has labels, so they are the names of folders: {few}{hint}")
     stems = ["" if _names_nobody(stem) else stem for stem in stems]
     notes += [] if owned or len(set(stems) - {""}) < 2 else ["subjects from the names of files"]
     subjects = _stem_subjects(names, [split for split, _ in split_and_top], stems, classes)
@@ -346,12 +347,6 @@ def _stem_subjects(
 def _names_nobody(stem: str) -> bool:
     """Whether a file is called after a sensor or as an app calls every recording."""
     return sensor_of(stem) is not None or parsed(stem).words in _NOBODY
-
-
-def _some(words: Iterable[str], most: int = 6) -> str:
-    names = sorted(words)
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
 
 
 def _said(listed: Sequence[SensorFile], rate: float | None) -> list[str]:
