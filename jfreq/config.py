@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from jfreq.files import local_path
 from jfreq.method import Method
 from jfreq.ranges import (
+    BelowOne,
     Count,
     Finite,
     Fraction,
@@ -24,7 +25,6 @@ from jfreq.ranges import (
     Range,
     Seconds,
     Seed,
-    Share,
     Whole,
     Workers,
     checked,
@@ -56,7 +56,7 @@ class Data:
     """Divide the rows into this many folds, in place of those that the shards have."""
     fold_by: Literal["subject", "recording", "row"] | None = None
     """What such a fold keeps whole; by default subjects where enough are known, else recordings."""
-    label_fraction: Share = 1.0
+    label_fraction: Fraction = 1.0
     """Below 1: read only this fraction of the labelled rows, in proportion to the classes."""
     label_seed: Seed = 0
     """Decides which rows; a smaller fraction by the same seed is part of a larger one."""
@@ -124,9 +124,9 @@ class Optim:
     options: tuple[tuple[str, Integer | Finite | bool | str | None], ...] = ()
     """Further arguments of the optimiser by name, for instance ``nesterov True``."""
     weight_decay: NonNegative = 0.0
-    b1: Fraction | None = None
+    b1: BelowOne | None = None
     """None here and below: the optimiser's own default."""
-    b2: Fraction | None = None
+    b2: BelowOne | None = None
     eps: Positive | None = None
     clip: Positive | None = None
     """Global gradient norm."""
@@ -136,7 +136,7 @@ class Optim:
     """Parameters with a schedule of their own."""
     lr_mult: tuple[tuple[Pattern, NonNegative], ...] = ()
     """First matching path pattern multiplies the learning rate; 0 freezes."""
-    layer_decay: Share = 1.0
+    layer_decay: Fraction = 1.0
     """Learning rate times this per block below the head (fine-tuning)."""
     mu_dtype: Literal["float32", "bfloat16"] = "float32"
 

@@ -117,14 +117,14 @@ def to_host(tree: PyTree) -> PyTree:
     return process_allgather(tree, tiled=True)
 
 
-def share(rows: np.ndarray) -> np.ndarray:
+def local_rows(rows: np.ndarray) -> np.ndarray:
     """This process's part ``[n]`` of ``rows``: every ``process_count``-th, at least one."""
     mine = rows[jax.process_index() :: jax.process_count()]
     return mine if len(mine) else rows[:1]
 
 
 def gather_rows(values: Mapping[str, np.ndarray], total: int) -> dict[str, np.ndarray]:
-    """Arrays over all ``total`` rows, in their order, from every process's :func:`share`."""
+    """Arrays over all ``total`` rows, in their order, from every process's :func:`local_rows`."""
     count = jax.process_count()
     if count == 1:
         return dict(values)

@@ -61,13 +61,13 @@ class OutOfRange(InputError):
 class Range:
     """Numbers from ``low`` to ``high``; ``without`` leaves out an end: ``low``, ``high``, ``both``.
 
-    ``says`` completes "must be ..." for people; None for the two ends.
+    ``wording`` completes "must be ..." in messages; None names the two ends.
     """
 
     low: float
     high: float
     without: Literal["", "low", "high", "both"] = ""
-    says: str | None = None
+    wording: str | None = None
 
     def refusal(self, value: Any) -> str | None:
         """What is wrong with ``value``; None for a number inside."""
@@ -80,10 +80,10 @@ class Range:
         below = number < self.high if self.without in ("high", "both") else number <= self.high
         if above and below:
             return None
-        if above and self.high > 1 and self.says is not None:
+        if above and self.high > 1 and self.wording is not None:
             return f"must be {self.high} or less, got {shown(value)}"
-        says = self.says or f"between {self.low} and {self.high}"
-        return f"must be {says}, got {shown(value)}"
+        wording = self.wording or f"between {self.low} and {self.high}"
+        return f"must be {wording}, got {shown(value)}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,35 +104,35 @@ class Compiles:
 _LARGE = 3.4e38
 """About the largest float32, which is what devices compute in."""
 _INT = 2**31 - 1
-_ANY_FLOAT = Range(-_LARGE, _LARGE, says="a number of single precision")
-_ANY_INT = Range(-(2**63), 2**63 - 1, says="a whole number of 64 bits")
+_ANY_FLOAT = Range(-_LARGE, _LARGE, wording="a number of single precision")
+_ANY_INT = Range(-(2**63), 2**63 - 1, wording="a whole number of 64 bits")
 
 Finite = Annotated[float, _ANY_FLOAT]
 """Any number but NaN and infinity."""
 Positive = Annotated[float, Range(0, _LARGE, "low", "positive")]
-NonNegative = Annotated[float, Range(0, _LARGE, says="0 or more")]
+NonNegative = Annotated[float, Range(0, _LARGE, wording="0 or more")]
 Hertz = Annotated[float, Range(0, 1e9, "low", "positive")]
 """A sampling rate or a frequency."""
 Seconds = Annotated[float, Range(0, 1e9, "low", "positive")]
 """A length of time that is not nothing."""
-Share = Annotated[float, Range(0, 1, "low", "above 0 and at most 1")]
-"""0 < x <= 1."""
-Probability = Annotated[float, Range(0, 1, says="between 0 and 1")]
+Fraction = Annotated[float, Range(0, 1, "low", "above 0 and at most 1")]
+"""0 < x <= 1: a part that is not nothing."""
+Probability = Annotated[float, Range(0, 1, wording="between 0 and 1")]
 """0 <= x <= 1."""
-Fraction = Annotated[float, Range(0, 1, "high", "0 or more and below 1")]
+BelowOne = Annotated[float, Range(0, 1, "high", "0 or more and below 1")]
 """0 <= x < 1: a dropout, a decay."""
 Between = Annotated[float, Range(0, 1, "both", "between 0 and 1, without the ends")]
 """0 < x < 1."""
-Integer = Annotated[int, Range(-_INT, _INT, says="a whole number of 32 bits")]
+Integer = Annotated[int, Range(-_INT, _INT, wording="a whole number of 32 bits")]
 """Any whole number."""
-Count = Annotated[int, Range(1, _INT, says="1 or more")]
-Size = Annotated[int, Range(1, 2**16, says="1 or more")]
+Count = Annotated[int, Range(1, _INT, wording="1 or more")]
+Size = Annotated[int, Range(1, 2**16, wording="1 or more")]
 """Of a network: widths, layers, heads, taps."""
-Whole = Annotated[int, Range(0, _INT, says="0 or more")]
+Whole = Annotated[int, Range(0, _INT, wording="0 or more")]
 Workers = Annotated[int, Range(1, 1024)]
 """Threads, processes or whatever else works side by side on one machine."""
-Draws = Annotated[int, Range(1, 10_000, says="1 or more")]
-"""How often something long is repeated."""
+Repeats = Annotated[int, Range(1, 10_000, wording="1 or more")]
+"""How often something long, such as a training, is repeated."""
 Seed = Annotated[int, Range(0, 2**32 - 1)]
 Pattern = Annotated[str, Compiles()]
 """A regular expression."""

@@ -148,11 +148,11 @@ def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
     return NamedSharding(mesh, P())
 
 
-def batch_share(mesh: jax.sharding.Mesh) -> tuple[int, int]:
-    """Which part of every global batch this process feeds, and into how many parts it is cut.
+def process_shard(mesh: jax.sharding.Mesh) -> tuple[int, int]:
+    """Which shard of every global batch this process feeds, and how many shards there are.
 
-    Processes that hold the same rows (``tensor`` crosses hosts) feed the same part. Raises
-    ``InputError`` for a mesh on which the parts overlap.
+    Processes that hold the same rows (``tensor`` crosses hosts) feed the same shard. Raises
+    ``InputError`` for a mesh on which the shards overlap.
     """
     ways = batch_ways(mesh)
     rows: dict[int, set[int]] = {}
@@ -161,7 +161,7 @@ def batch_share(mesh: jax.sharding.Mesh) -> tuple[int, int]:
     parts = sorted({tuple(sorted(part)) for part in rows.values()})
     if sum(map(len, parts)) != ways or len({len(part) for part in parts}) != 1:
         raise InputError(
-            "mesh: the rows of a batch cannot be shared evenly by the processes; make data x fsdp "
+            "mesh: the rows of a batch cannot be split evenly over the processes; make data x fsdp "
             "a multiple of their number, or 1"
         )
     return parts.index(tuple(sorted(rows[jax.process_index()]))), len(parts)
@@ -169,7 +169,7 @@ def batch_share(mesh: jax.sharding.Mesh) -> tuple[int, int]:
 
 def to_global(batch: Mapping[str, np.ndarray], mesh: jax.sharding.Mesh) -> dict[str, jax.Array]:
     """This process's rows as part of the global batch, on the devices."""
-    place, (_, parts) = batch_sharding(mesh), batch_share(mesh)
+    place, (_, parts) = batch_sharding(mesh), process_shard(mesh)
     return {
         k: jax.make_array_from_process_local_data(place, v, (len(v) * parts, *v.shape[1:]))
         for k, v in batch.items()

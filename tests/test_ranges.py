@@ -12,13 +12,13 @@ from jfreq.config_json import from_dict, to_dict
 from jfreq.methods import METHODS
 from jfreq.ranges import (
     Count,
+    Fraction,
     InputError,
     OutOfRange,
     Pattern,
     Positive,
     Probability,
     Seed,
-    Share,
     Workers,
     check_call,
     checked,
@@ -28,7 +28,7 @@ from jfreq.ranges import (
 @checked
 class Sizes:
     rate: Positive = 1.0
-    share: Share = 0.5
+    fraction: Fraction = 0.5
     shape: tuple[Count, Count] = (1, 1)
     many: tuple[Probability, ...] = ()
     rules: tuple[tuple[Pattern, Positive], ...] = ()
@@ -40,7 +40,7 @@ class Sizes:
 
 
 GOOD = [
-    {}, {"rate": 3}, {"share": 1}, {"shape": (2, 2**31 - 1)}, {"many": (0, 1, 0.5)},
+    {}, {"rate": 3}, {"fraction": 1}, {"shape": (2, 2**31 - 1)}, {"many": (0, 1, 0.5)},
     {"maybe": 1024}, {"seed": 2**32 - 1}, {"either": 2.0}, {"rules": ((".*", 1.0), ("a|b", 2))},
     {"plain": -1e30}, {"whole": -(2**63)},
 ]  # fmt: skip
@@ -53,7 +53,7 @@ BAD = [
     ({"rate": "2"}, "Sizes.rate: must be a number, got '2'"),
     ({"rate": None}, "Sizes.rate: must be a number, got None"),
     ({"rate": True}, "Sizes.rate: must be a number, got True"),
-    ({"share": 1.5}, "Sizes.share: must be above 0 and at most 1, got 1.5"),
+    ({"fraction": 1.5}, "Sizes.fraction: must be above 0 and at most 1, got 1.5"),
     ({"shape": (1, 0)}, "Sizes.shape: must be 1 or more, got 0"),
     ({"shape": (1, 2.0)}, "Sizes.shape: must be a whole number, got 2.0"),
     ({"shape": (1,)}, r"Sizes.shape: must be 2 values, got \(1,\)"),
@@ -86,7 +86,7 @@ def test_bad_values_are_named(values, message):
 @given(st.floats() | st.integers())
 def test_every_number_is_inside_or_refused(x):
     for hint, holds in [
-        (Positive, 0 < x <= 3.4e38), (Probability, 0 <= x <= 1), (Share, 0 < x <= 1),
+        (Positive, 0 < x <= 3.4e38), (Probability, 0 <= x <= 1), (Fraction, 0 < x <= 1),
     ]:  # fmt: skip
         try:
             ranges.check_value(hint, x, "", "x")
@@ -97,10 +97,10 @@ def test_every_number_is_inside_or_refused(x):
 
 
 def test_arguments_of_a_function():
-    def work(place: str, workers: Workers | None = None, *, share: Share = 1.0) -> int:
+    def work(place: str, workers: Workers | None = None, *, fraction: Fraction = 1.0) -> int:
         return 0
 
-    check_call(work, ("here",), {"share": 0.5, "workers": None})
+    check_call(work, ("here",), {"fraction": 0.5, "workers": None})
     with pytest.raises(OutOfRange, match=r"^workers: must be between 1 and 1024, got 0"):
         check_call(work, ("here", 0), {})
 

@@ -31,7 +31,7 @@ class View:
     """Of the clip: 10 for sound, 10.24 for sensors."""
     rate: Hertz | None = None
     """Of the clip in Hz: 16000 for sound, 50 for sensors."""
-    labels: Annotated[int, Range(0, 10_000_000, says="0 or more")] = 10
+    labels: Annotated[int, Range(0, 10_000_000, wording="0 or more")] = 10
     """Number of classes where no shards are given."""
 
 

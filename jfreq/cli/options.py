@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from tyro.conf import AvoidSubcommands, arg
 
 from jfreq.config import Experiment
-from jfreq.ranges import Count, Draws, Share, checked
+from jfreq.ranges import Count, Fraction, Repeats, checked
 
 Flat = Annotated[Experiment, arg(name=""), AvoidSubcommands]
 
@@ -44,8 +44,8 @@ class FinetuneOptions:
     """Split to train on, in place of folds and of "train"."""
     test_split: str | None = None
     """Split to test on, in place of folds and of "test"."""
-    fractions: tuple[Share, ...] = ()
+    fractions: tuple[Fraction, ...] = ()
     """Train on each of these fractions of the training rows' labels, for instance 0.01 0.1 1;
     writes fractions.json and the curve fractions.svg."""
-    draws: Draws = 3
+    draws: Repeats = 3
     """How often each fraction is sampled; every sample has a training with its own seed."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from tyro.conf import Positional
 
 from jfreq.cli.common import experiment_name, parse
-from jfreq.ranges import Count, Draws
+from jfreq.ranges import Count, Repeats
 
 
 def ablate(
@@ -21,7 +21,7 @@ def ablate(
     /,
     data: Path,
     workdir: Path,
-    trainings: Draws | None = None,
+    trainings: Repeats | None = None,
     have: tuple[Path, ...] = (),
     out: Path | None = None,
 ) -> None:

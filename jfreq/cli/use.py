@@ -11,14 +11,14 @@ from tyro.conf import Positional
 from jfreq.cli.common import bars, found_run, tell
 from jfreq.ranges import (
     Count,
-    Draws,
+    Fraction,
     Hertz,
     InputError,
     Integer,
     Positive,
     Probability,
+    Repeats,
     Seed,
-    Share,
 )
 
 
@@ -37,8 +37,8 @@ def probe(
     folds: tuple[str, ...] = (),
     train_split: str | None = None,
     test_split: str | None = None,
-    fractions: tuple[Share, ...] = (),
-    draws: Draws = 5,
+    fractions: tuple[Fraction, ...] = (),
+    draws: Repeats = 5,
     at_least_one: bool = False,
     out: Path | None = None,
 ) -> None:

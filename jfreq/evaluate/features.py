@@ -130,7 +130,7 @@ def _over(
     if batch < 1:
         raise InputError(f"batch: must be 1 or more, got {batch}")
     xs, labels, done = [], [], 0
-    mine = distributed.share(rows)
+    mine = distributed.local_rows(rows)
     for inputs, label, mask in _batches(shards, mine, batch):
         x = np.asarray(compute(inputs), np.float32)[mask]
         xs.append(x)

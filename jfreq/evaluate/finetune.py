@@ -26,7 +26,7 @@ from jfreq.export.bundle import load_trained, trained_folder
 from jfreq.files import local_path, read_json, write_atomically, write_json
 from jfreq.method import Method
 from jfreq.methods.supervised import Classify, Head
-from jfreq.ranges import Draws, Share, checked_call
+from jfreq.ranges import Fraction, Repeats, checked_call
 from jfreq.train.run_folder import CONFIG, read_config
 from jfreq.train.state import Trained
 from jfreq.types import Array, Batch, InputError
@@ -130,9 +130,9 @@ def finetune(
 def by_fraction(
     experiment: Experiment,
     workdir: Path,
-    fractions: Sequence[Share],
+    fractions: Sequence[Fraction],
     *,
-    draws: Draws = 3,
+    draws: Repeats = 3,
     folds: tuple[str, ...] = (),
     train_split: str | None = None,
     test_split: str | None = None,

@@ -10,7 +10,7 @@ import numpy as np
 from jfreq.config import check
 from jfreq.data.loading.label_subsets import sample
 from jfreq.evaluate.folds import Fold, Task
-from jfreq.ranges import Draws, check_value
+from jfreq.ranges import Repeats, check_value
 
 FRACTIONS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """The fractions of labels that curves usually show."""
@@ -45,7 +45,7 @@ def label_subsets(
     All labels (1.0) are drawn once. ``InputError`` as
     :func:`jfreq.data.loading.label_subsets.sample`, before any feature is computed.
     """
-    check_value(Draws, draws, "", "draws")
+    check_value(Repeats, draws, "", "draws")
     wanted = sorted(set(fractions))
     check(len(wanted) == len(fractions), "fractions", f"name each once, got {list(fractions)}")
 

@@ -44,7 +44,7 @@ from jfreq.evaluate.probe import (
 )
 from jfreq.evaluate.results import HAND_MADE, TRAINED, UNTRAINED, Report, Result, gains
 from jfreq.method import Method, window_spec
-from jfreq.ranges import Count, Draws, Integer, Seed, checked_call
+from jfreq.ranges import Count, Integer, Repeats, Seed, checked_call
 from jfreq.train.state import Trained
 
 Kind = Literal["logistic", "ridge", "knn"]
@@ -64,8 +64,8 @@ def probe(
     only: Sequence[str] = (),
     train_split: str | None = None,
     test_split: str | None = None,
-    fractions: Sequence[ranges.Share] = (),
-    draws: Draws = 5,
+    fractions: Sequence[ranges.Fraction] = (),
+    draws: Repeats = 5,
     at_least_one: bool = False,
     batch: Count = 32,
     cache: str | Path | None = None,

@@ -33,7 +33,7 @@ from jfreq.ops.gather import restore_tokens, take_entries, take_tokens
 from jfreq.ops.patch import embed_patches
 from jfreq.ops.posemb import sincos_tokens
 from jfreq.ops.scale import unit
-from jfreq.ranges import Between, Count, Fraction, NonNegative, Seed, Size, Whole, checked
+from jfreq.ranges import BelowOne, Between, Count, NonNegative, Seed, Size, Whole, checked
 from jfreq.types import Array, Batch, DataSpec, Mask, PyTree, Reconstruction, TokenGrid
 
 FBANK = Fbank(window="povey", remove_clip_mean=False, mean=-5.37779, std=6.55582)
@@ -222,7 +222,7 @@ class BEATsTokenizer(_Patches):
     estimator: ViT = dataclasses.replace(PUBLISHED, depth=3)
     codes: Count = 1024
     code_width: Size = 256
-    decay: Fraction = 0.99
+    decay: BelowOne = 0.99
     """A code keeps this fraction of itself at an update."""
     commitment: NonNegative = 1.0
     """Weight of the mean squared error between vectors and codes, both of length 1."""

@@ -23,7 +23,7 @@ from jfreq.nn.predictors import ConvDecoder
 from jfreq.nn.vit import Layers, ViT
 from jfreq.nn.waveform import ConvFeatures, ConvPositions
 from jfreq.ops.gather import take_entries, take_tokens
-from jfreq.ranges import Between, Count, Fraction, NonNegative, checked
+from jfreq.ranges import BelowOne, Between, Count, NonNegative, checked
 from jfreq.types import Array, Batch, DataSpec, Features, Mask, PyTree, TokenGrid
 
 
@@ -58,7 +58,7 @@ class Data2Vec(TeacherMethod):
     overlap."""
     clones: Count = 8
     target_layers: Count | None = 8
-    ema: tuple[Fraction, Fraction] = (0.999, 0.99999)
+    ema: tuple[BelowOne, BelowOne] = (0.999, 0.99999)
     ema_steps: Count = 75_000
 
     def __post_init__(self):

@@ -22,7 +22,16 @@ from jfreq.nn.cnn1d import Conv1d, one_length
 from jfreq.nn.cnn2d import Conv2d, MapNet, Projection, RowLevel
 from jfreq.nn.deepsense import DeepSense
 from jfreq.nn.stf import STF
-from jfreq.ranges import Count, Fraction, NonNegative, Positive, Probability, Share, Size, checked
+from jfreq.ranges import (
+    BelowOne,
+    Count,
+    Fraction,
+    NonNegative,
+    Positive,
+    Probability,
+    Size,
+    checked,
+)
 from jfreq.types import Array, Batch, DataSpec, Features, PyTree, TokenGrid
 
 BRANCHES = {"both": ("time", "frequency"), "time": ("time",), "frequency": ("frequency",)}
@@ -32,14 +41,14 @@ BRANCHES = {"both": ("time", "frequency"), "time": ("time",), "frequency": ("fre
 class MapViews:
     """How a view of a scalogram is sampled, anew for every clip."""
 
-    freq_mask: Fraction = 0.2
-    time_mask: Fraction = 0.3
+    freq_mask: BelowOne = 0.2
+    time_mask: BelowOne = 0.3
     """Widest masked band of each axis, as a fraction of it."""
     gain: tuple[Positive, Positive] = (0.5, 2.0)
     """Of the signal's amplitude."""
     shift: NonNegative = 2.0
     """Rows up or down."""
-    area: tuple[Share, Share] = (0.3, 0.7)
+    area: tuple[Fraction, Fraction] = (0.3, 0.7)
     """Fraction of the scalogram in a crop (``local`` ``crops``)."""
 
     def __post_init__(self):

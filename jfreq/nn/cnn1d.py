@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jfreq.ops.conv import receptive_field
-from jfreq.ranges import Count, Fraction, Size, checked
+from jfreq.ranges import BelowOne, Count, Size, checked
 from jfreq.types import InputError, SignalSpec, TokenGrid
 
 
@@ -22,7 +22,7 @@ class Conv1d:
     widths: tuple[Size, ...] = (32, 64, 96)
     kernels: tuple[Size, ...] = (24, 16, 8)
     strides: tuple[Count, ...] | None = None
-    dropout: Fraction = 0.1
+    dropout: BelowOne = 0.1
     pool: Literal["mean", "max"] = "max"
 
     def __post_init__(self):

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 
 from jfreq.nn.cnn1d import one_length
 from jfreq.ops import dft
-from jfreq.ranges import Count, Fraction, Size, checked
+from jfreq.ranges import BelowOne, Count, Size, checked
 from jfreq.types import InputError, SignalSpec, TokenGrid
 
 
@@ -34,7 +34,7 @@ class DeepSense:
     width: Size = 64
     hidden: Size = 120
     """Units of each GRU."""
-    dropout: Fraction = 0.2
+    dropout: BelowOne = 0.2
     """Rate of dropout of convolution channels; half of the GRUs' outputs, as
     released."""
     pool: ClassVar[Literal["mean"]] = "mean"

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from jfreq.ranges import Fraction, Size, Whole, checked
+from jfreq.ranges import BelowOne, Size, Whole, checked
 from jfreq.types import InputError
 
 
@@ -30,7 +30,7 @@ class DeepSenseSTFT:
     """Length of a convolution, in patches."""
     hidden: Size = 64
     """Units of each GRU; two layers, both directions."""
-    dropout: Fraction = 0.2
+    dropout: BelowOne = 0.2
     """Rate of dropout of convolution channels, and between the GRUs."""
 
     def __post_init__(self):

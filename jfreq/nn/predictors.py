@@ -18,7 +18,7 @@ from jfreq.nn.grouped_conv import ConvBlock
 from jfreq.nn.heads import torch_bias, torch_kernel, trunc_normal
 from jfreq.ops.gather import restore_tokens, take_tokens
 from jfreq.ops.posemb import sincos_tokens
-from jfreq.ranges import Fraction, NonNegative, Positive, Size, checked
+from jfreq.ranges import BelowOne, NonNegative, Positive, Size, checked
 from jfreq.sharding import constrain
 from jfreq.types import InputError, Mask, TokenGrid
 
@@ -33,7 +33,7 @@ class ConvDecoder:
     groups: Size = 16
     noise: NonNegative = 0.01
     """Standard deviation of the noise that stands for masked tokens."""
-    dropout: Fraction = 0.0
+    dropout: BelowOne = 0.0
     """In training, of the visible states."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the matrix products; norms and residual stream stay float32."""

@@ -19,7 +19,7 @@ from jfreq import sharding
 from jfreq.kernels import cpu
 from jfreq.nn.cnn1d import one_length
 from jfreq.ops import stf
-from jfreq.ranges import Count, Fraction, Positive, Size, checked
+from jfreq.ranges import BelowOne, Count, Positive, Size, checked
 from jfreq.types import InputError, SignalSpec, TokenGrid
 
 Pair = tuple[Array, Array]
@@ -64,7 +64,7 @@ class STF:
     it also weighs the taps by a periodic sinc squared), or exactly."""
     kernel: Size = 3
     """Taps of the convolution, spaced by the same frequency at every resolution."""
-    dropout: Fraction = 0.2
+    dropout: BelowOne = 0.2
     """Rate of dropout of whole channels, after every layer."""
     scaling: Literal["backward", "ortho"] = "backward"
     """``ortho`` gives the channels of all windows the same magnitude; with ``backward``, as

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 
 from jfreq.nn.heads import torch_kernel, torch_linear
 from jfreq.nn.window_attention import EPS, Pair, Plane, WindowBlock
-from jfreq.ranges import Count, Fraction, Positive, Size, Whole, checked
+from jfreq.ranges import BelowOne, Count, Positive, Size, Whole, checked
 from jfreq.sharding import constrain
 from jfreq.types import InputError
 
@@ -41,10 +41,10 @@ class Swin:
     wrap_mask: bool = True
     """Tokens from the two ends of a cyclic shift do not see each other; off in FreqMAE's code."""
     mlp_ratio: Positive = 4.0
-    dropout: Fraction = 0.2
+    dropout: BelowOne = 0.2
     """After the projection and in the MLP."""
-    attention_dropout: Fraction = 0.2
-    drop_path: Fraction = 0.1
+    attention_dropout: BelowOne = 0.2
+    drop_path: BelowOne = 0.1
     """Of the last block; it grows linearly from 0 at the first."""
 
     def __post_init__(self):

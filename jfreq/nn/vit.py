@@ -15,7 +15,7 @@ from jfreq.nn.attention import Kind, attention, check_kind
 from jfreq.nn.bias import ALiBi, RelativeBias
 from jfreq.nn.dropout import dropping
 from jfreq.nn.heads import trunc_normal
-from jfreq.ranges import Fraction, Positive, Size, checked
+from jfreq.ranges import BelowOne, Positive, Size, checked
 from jfreq.sharding import constrain
 from jfreq.types import InputError, TokenGrid
 
@@ -45,13 +45,13 @@ class ViT:
     section 4; BEATs)."""
     bias: RelativeBias | ALiBi | None = None
     """What the positions of two tokens add to their score; nothing for special tokens."""
-    dropout: Fraction = 0.0
+    dropout: BelowOne = 0.0
     """In training, of the tokens before the blocks, after the projection of attention and after
     both layers of the MLP (Dosovitskiy et al. 2021, appendix B.1)."""
-    attention_dropout: Fraction = 0.0
+    attention_dropout: BelowOne = 0.0
     """Of the weights of attention (Vaswani et al. 2017, as in data2vec 2.0); it keeps their
     n x m tables for the backward pass."""
-    drop_path: Fraction = 0.0
+    drop_path: BelowOne = 0.0
     """Chance that a clip skips a branch of the last block; it grows linearly from 0 at the first
     (stochastic depth, Huang et al. 2016, section 3; fine-tuning of EAT and DeiT)."""
     dtype: Literal["float32", "bfloat16"] = "float32"

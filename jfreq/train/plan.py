@@ -49,7 +49,7 @@ def plan_run(experiment: Experiment) -> RunPlan:
     check(bool(experiment.data.path), "data", "no shards given; pass --data FOLDER")
     mesh = sharding.make_mesh(experiment.mesh.sizes)
     check_batch(experiment, mesh)
-    index, count = sharding.batch_share(mesh)
+    index, count = sharding.process_shard(mesh)
     pipeline = open_pipeline(
         experiment.data,
         batch=experiment.batch,

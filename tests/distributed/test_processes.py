@@ -134,17 +134,17 @@ assert jax.process_count() == 2 and jax.device_count() == 4
 
 # rank-coded rows, any number of them, come back in order
 for total in (1, 2, 5, 8):
-    mine = distributed.share(np.arange(total))
+    mine = distributed.local_rows(np.arange(total))
     got = distributed.gather_rows({"x": 10.0 * mine, "y": mine}, total)
     np.testing.assert_array_equal(got["x"], 10.0 * np.arange(total))
     np.testing.assert_array_equal(got["y"], np.arange(total))
 
 # a batch fed in parts is the batch, also where the parts are the same
 rows = np.arange(8, dtype=np.int32)
-for sizes, share in (((4, 1, 1), (rank, 2)), ((1, 2, 2), (rank, 2)), ((1, 1, 4), (0, 1))):
+for sizes, shard in (((4, 1, 1), (rank, 2)), ((1, 2, 2), (rank, 2)), ((1, 1, 4), (0, 1))):
     mesh = sharding.make_mesh(sizes)
-    assert sharding.batch_share(mesh) == share, sharding.batch_share(mesh)
-    part = np.split(rows, share[1])[share[0]]
+    assert sharding.process_shard(mesh) == shard, sharding.process_shard(mesh)
+    part = np.split(rows, shard[1])[shard[0]]
     whole = sharding.to_global({"x": part}, mesh)["x"]
     assert whole.shape == (8,)
     np.testing.assert_array_equal(distributed.to_host(whole), rows)

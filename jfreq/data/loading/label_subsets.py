@@ -9,7 +9,7 @@ import numpy as np
 
 from jfreq.config import Data, check
 from jfreq.data.shards.reader import Shards
-from jfreq.ranges import Share, check_value
+from jfreq.ranges import Fraction, check_value
 from jfreq.types import InputError
 
 
@@ -41,7 +41,7 @@ def sample(
       InputError: where a class is left without a row, with the class and the smallest fraction
         that works.
     """
-    check_value(Share, fraction, "", where)
+    check_value(Fraction, fraction, "", where)
     rng = np.random.default_rng(seed)
     classes, sizes = np.zeros(1, np.int64), np.array([len(label)])
     if label.ndim == 1:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from jfreq.config import check, close_match
 from jfreq.data.sources.base import Row, Source
-from jfreq.ranges import Share, check_value
+from jfreq.ranges import Fraction, check_value
 from jfreq.types import InputError
 
 
@@ -38,7 +38,7 @@ def thinned(source: Source, fractions: Mapping[str, float]) -> Source:
                 f"thin: no class {name!r}{close_match(name, source.labels)}; there are: "
                 f"{', '.join(source.labels) or 'none'}"
             )
-        check_value(Share, fraction, "", f"thin: the fraction of {name!r}")
+        check_value(Fraction, fraction, "", f"thin: the fraction of {name!r}")
         number = source.labels.index(name)
         rows = [row for row in source.rows if row.label == (number,)]
         check(bool(rows), "thin", f"{source.name} has no row of class {name!r}")

@@ -50,7 +50,7 @@ class Family(NamedTuple):
     """What a fold sets in ``make``."""
 
 
-Rows = Annotated[int, Range(1, 1_000_000, says="1 or more")]
+Rows = Annotated[int, Range(1, 1_000_000, wording="1 or more")]
 Length = Annotated[float, Range(0, 3600, "low", "positive")]
 
 

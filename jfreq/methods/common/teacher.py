@@ -13,7 +13,7 @@ from jfreq.config import check
 from jfreq.method import Method, Metrics
 from jfreq.ops import collapse
 from jfreq.ops.gather import take_tokens
-from jfreq.ranges import Count, Fraction, checked
+from jfreq.ranges import BelowOne, Count, checked
 from jfreq.types import Array, PyTree
 
 SPREAD_TOKENS = 64
@@ -42,7 +42,7 @@ class TeacherMethod(Method):
     """Masks of every clip; the teacher reads the clip once for all of them."""
     target_layers: Count | None = None
     """How many of the teacher's last blocks a target averages; None: all."""
-    ema: tuple[Fraction, Fraction] = (0.9998, 0.99999)
+    ema: tuple[BelowOne, BelowOne] = (0.9998, 0.99999)
     """The fraction of itself that the teacher keeps at an update, at first and in the end."""
     ema_steps: Count = 100_000
     """Updates from the first to the last, in a straight line."""
