@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import fnmatch
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -23,7 +22,6 @@ from jfreq.ranges import (
     Workers,
     check_value,
     checked,
-    close_match,
 )
 
 _Folders = Literal["auto", "index", "folders", "sensors"]
@@ -95,10 +93,6 @@ class Options:
     """Decoding threads; by default one per core."""
     strict: bool = False
     """Refuse a set with an unreadable, empty, NaN or wrong-rate file instead of skipping it."""
-    _dropping: set[str] = dataclasses.field(
-        default_factory=set, init=False, compare=False, repr=False
-    )
-    """Patterns of ``drop_labels`` that have left out a class so far."""
 
     def __post_init__(self):
         for name, rate in self.hertz.items():
@@ -136,20 +130,7 @@ class Options:
 
     def drops(self, label: str) -> bool:
         """Whether ``drop_labels`` leaves the class out."""
-        hits = [pattern for pattern in self.drop_labels if fnmatch.fnmatch(label, pattern)]
-        self._dropping.update(hits)
-        return bool(hits)
-
-    def check_dropped(self, labels: Iterable[str]) -> None:
-        """``InputError`` for a pattern of ``drop_labels`` that no class matched; ``labels`` are
-        the classes that are left."""
-        for pattern in self.drop_labels:
-            if pattern not in self._dropping:
-                known = list(labels)
-                raise InputError(
-                    f"drop_labels: {pattern!r} matches no class{close_match(pattern, known)}; "
-                    f"there are: {', '.join(known) or 'none'}"
-                )
+        return any(fnmatch.fnmatch(label, pattern) for pattern in self.drop_labels)
 
 
 def parse_modalities(words: Sequence[str]) -> dict[str, tuple[int | str, ...]]:

@@ -84,6 +84,8 @@ class Source:
     """What the source lists and the disk does not have: ``name: reason``."""
     rest: tuple[Row, ...] = ()
     """Unlabelled stretches that were asked for; too short ones are left out later."""
+    dropped: frozenset[str] = frozenset()
+    """Classes that were left out because the caller asked for it."""
     rate: float | None = None
     """Hz of the shards where the caller names none; None for that of the recordings."""
     rates: Mapping[str, float] = dataclasses.field(default_factory=dict)
@@ -109,6 +111,18 @@ class Listed(NamedTuple):
     labels: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
     rest: tuple[Row, ...] = ()
+    dropped: frozenset[str] = frozenset()
+
+
+class Classes(NamedTuple):
+    """The classes of a source."""
+
+    labels: tuple[str, ...]
+    """In the order of their numbers."""
+    numbers: Mapping[str, int]
+    """By name, without those that are dropped."""
+    dropped: frozenset[str]
+    """Names that ``Options.drop_labels`` leaves out."""
 
 
 def audio_source(
@@ -151,18 +165,23 @@ def audio_source(
     )
 
 
-def label_numbers(
+def classes_of(
     named: Iterable[tuple[str, str]], options: Options, *, order: Sequence[str] = ()
-) -> tuple[tuple[str, ...], dict[str, int]]:
-    """Class names and their numbers from ``(where, name)``; an empty name is no label.
+) -> Classes:
+    """The classes that ``(where, name)`` of all labels make; an empty name is no label.
 
-    Names that the caller gives win; else those of the source, in ``order``, then by name, numbers
-    in numeric order. Raises ``InputError`` for a name that is not among those given.
+    Their order is that of ``options.labels`` where these are given; otherwise the names in
+    ``order`` come first and the rest follow in natural order.
+
+    Raises:
+      InputError: for a name that is not among ``options.labels``.
     """
     where_of: dict[str, str] = {}
     for where, name in named:
-        if name and name not in where_of and not options.drops(name):
-            where_of[name] = where
+        if name:
+            where_of.setdefault(name, where)
+    dropped = frozenset(filter(options.drops, where_of))
+    where_of = {name: where for name, where in where_of.items() if name not in dropped}
     rank = {name: i for i, name in enumerate(order)}
     sorted_names = sorted(where_of, key=lambda name: (rank.get(name, len(rank)), natural(name)))
     labels = given_labels(options) or tuple(sorted_names)
@@ -172,7 +191,8 @@ def label_numbers(
             f"{where_of[unknown]}: label {unknown!r} is not in the list of "
             f"labels{close_match(unknown, labels)}"
         )
-    return labels, {name: i for i, name in enumerate(labels)}
+    numbers = {name: i for i, name in enumerate(labels) if name not in dropped}
+    return Classes(labels, numbers, dropped)
 
 
 def split_channels(

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from jfreq.data.options import Options
 from jfreq.data.readers.sound import OTHER_FORMATS, convert
-from jfreq.data.sources.base import AUDIO, Listed, Row, Source, audio_source, label_numbers
+from jfreq.data.sources.base import AUDIO, Listed, Row, Source, audio_source, classes_of
 from jfreq.data.sources.folders import (
     Listing,
     are_people,
@@ -38,16 +38,21 @@ def from_folders(path: Path, options: Options) -> Source:
     files = sorted(p for p in (*found.files, *(odd for odd, _ in found.odd)) if _is_sound(p))
     names = [file.relative_to(path).as_posix() for file in files]
     per_file, notes = _from_folders(names)
-    listed = [(name, *said) for name, said in zip(names, per_file) if not options.drops(said[1])]
     # Classes are the folders that hold a file that may be read.
-    named = ((name, label) for name, _, label, _ in listed if _usable(name))
-    labels, known = label_numbers(named, options)
+    named = [
+        (name, label)
+        for name, (_, label, _) in zip(names, per_file)
+        if _usable(name) or options.drops(label)
+    ]
+    labels, numbers, dropped = classes_of(named, options)
     rows = tuple(
-        Row(name, (known[label],) if label in known else (), split=split, subject=subject)
-        for name, split, label, subject in listed
+        Row(name, (numbers[label],) if label in numbers else (), split=split, subject=subject)
+        for name, (split, label, subject) in zip(names, per_file)
+        if label not in dropped
     )
     notes = (*notes, *_left_out(found, names))
-    return audio_source(path.name, "folders", Listed(rows, labels), path, options, notes=notes)
+    listed = Listed(rows, labels, dropped=dropped)
+    return audio_source(path.name, "folders", listed, path, options, notes=notes)
 
 
 def _from_folders(names: Sequence[str]) -> tuple[list[tuple[str, str, str]], list[str]]:

@@ -18,12 +18,13 @@ from jfreq.data.sources.base import (
     ARRAYS,
     AUDIO,
     UNREADABLE,
+    Classes,
     Listed,
     Row,
     Source,
     audio_source,
+    classes_of,
     given_labels,
-    label_numbers,
 )
 from jfreq.data.sources.csv_lines import Line
 from jfreq.data.sources.folders import SPLITS, composed, split_name
@@ -71,10 +72,12 @@ def from_index(path: Path, options: Options) -> Source:
     entries = _timed(entries, headers if sound else None, root, options)
     entries = _distinct(entries, "labels" in table.columns, notes)
     entries = _usual_splits(entries, notes)
-    labels, numbers = _numbered(entries, options)
-    rows = tuple(_row(e, numbers) for e in entries if not _dropped(e, options))
+    entries = _named(entries, given_labels(options))
+    classes = _classes(entries, options)
+    rows = tuple(row for e in entries if (row := _row(e, classes.numbers)).label or not e.labels)
+    listed = Listed(rows, classes.labels, dropped=classes.dropped)
     make = audio_source if sound else array_source
-    source = make(root.name, "index", Listed(rows, labels), root, options)
+    source = make(root.name, "index", listed, root, options)
     rest: tuple[Row, ...] = ()
     if options.unlabelled:
 
@@ -304,15 +307,30 @@ def _usual_splits(entries: Sequence[Entry], notes: list[str]) -> list[Entry]:
 # ------------------------------------------------------------------ classes
 
 
-def _numbered(
-    entries: Sequence[Entry], options: Options
-) -> tuple[tuple[str, ...], Mapping[str, int]]:
-    """Class names in order, and the number of each: as given, by ``label_id``, or by name."""
+def _named(entries: Sequence[Entry], given: Sequence[str]) -> list[Entry]:
+    """Where no line has a label, the classes are named by ``label_id``.
+
+    An id counts the ``given`` labels from 0; where none are given, it is the name itself.
+    """
+    if any(e.labels for e in entries):
+        return list(entries)
+    for entry in entries:
+        check(
+            entry.id is None or not given or entry.id < len(given),
+            entry.line.where,
+            f"label_id {entry.id} is not one of the {len(given)} labels, which count from 0",
+        )
+    return [
+        e if e.id is None else e._replace(labels=(given[e.id] if given else str(e.id),))
+        for e in entries
+    ]
+
+
+def _classes(entries: Sequence[Entry], options: Options) -> Classes:
+    """Classes in the order of ``options.labels``, by ``label_id``, or by name."""
     ids = _ids(entries)
-    if not any(e.labels for e in entries):
-        return _from_ids(entries, given_labels(options))
     named = ((entry.line.where, name) for entry in entries for name in entry.labels)
-    return label_numbers(named, options, order=sorted(ids, key=lambda name: ids[name]))
+    return classes_of(named, options, order=sorted(ids, key=lambda name: ids[name]))
 
 
 def _ids(entries: Sequence[Entry]) -> dict[str, int]:
@@ -332,28 +350,7 @@ def _ids(entries: Sequence[Entry]) -> dict[str, int]:
     return ids
 
 
-def _from_ids(
-    entries: Sequence[Entry], given: tuple[str, ...]
-) -> tuple[tuple[str, ...], Mapping[str, int]]:
-    """Classes called by their numbers, or by the given names in this order."""
-    ids = sorted({e.id for e in entries if e.id is not None})
-    if not given:
-        return tuple(map(str, ids)), {str(number): i for i, number in enumerate(ids)}
-    for entry in entries:
-        check(
-            entry.id is None or entry.id < len(given),
-            entry.line.where,
-            f"label_id {entry.id} is not one of the {len(given)} labels, which count from 0",
-        )
-    return given, {str(i): i for i in range(len(given))}
-
-
-def _dropped(entry: Entry, options: Options) -> bool:
-    """Whether nothing is left of its labels."""
-    names = entry.labels or (() if entry.id is None else (str(entry.id),))
-    return bool(names) and all(map(options.drops, names))
-
-
 def _row(entry: Entry, numbers: Mapping[str, int]) -> Row:
-    names = entry.labels or (() if entry.id is None else (str(entry.id),))
-    return entry.row._replace(label=tuple(sorted(numbers[n] for n in names if n in numbers)))
+    """The row with the numbers of its classes, without those that are dropped."""
+    label = sorted(numbers[name] for name in entry.labels if name in numbers)
+    return entry.row._replace(label=tuple(label))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -41,10 +42,20 @@ def open_source(source: str, *, kind: str, options: Options) -> Source:
                 "and the sources synthetic:NAME and tfds:NAME"
             )
         opened = KINDS[kind](path, options)
-    options.check_dropped(opened.labels)
+    _check_dropped(opened, options)
     opened = _only(opened, options)
     check(len(opened.rows) > 0, "source", f"{shown(source)}: nothing to read{_why_empty(opened)}")
     return dataclasses.replace(opened, name=shown(opened.name))
+
+
+def _check_dropped(source: Source, options: Options) -> None:
+    """``InputError`` for a pattern of ``drop_labels`` that matches no class of the source."""
+    for pattern in options.drop_labels:
+        if not fnmatch.filter(source.dropped, pattern):
+            raise InputError(
+                f"drop_labels: {pattern!r} matches no class{close_match(pattern, source.labels)}; "
+                f"there are: {', '.join(source.labels) or 'none'}"
+            )
 
 
 def _why_empty(source: Source) -> str:

@@ -23,7 +23,7 @@ from jfreq.data.sources.base import (
     Row,
     Signal,
     Source,
-    label_numbers,
+    classes_of,
     split_channels,
 )
 from jfreq.data.sources.complex_signals import real_modalities
@@ -77,15 +77,17 @@ def from_sensors(path: Path, options: Options) -> Source:
         (row, label)
         for (name, recording), said in zip(listed, from_folders)
         for row, label in _rows(name, recording, said)
-        if not options.drops(label)
     ]
-    labels, known = label_numbers([(row.path, label) for row, label in stretches], options)
-    rows = tuple(row._replace(label=(known[label],) if label else ()) for row, label in stretches)
+    labels, numbers, dropped = classes_of([(row.path, label) for row, label in stretches], options)
+    rows = tuple(
+        row._replace(label=(numbers[label],) if label else ())
+        for row, label in stretches
+        if label not in dropped
+    )
     name = path.stem if path.is_file() else path.name
     notes = (*_said(listed, rate), *notes)
-    return array_source(
-        name, "sensors", Listed(rows, labels), root, options, measured=rate, notes=notes
-    )
+    source_rows = Listed(rows, labels, dropped=dropped)
+    return array_source(name, "sensors", source_rows, root, options, measured=rate, notes=notes)
 
 
 def array_source(

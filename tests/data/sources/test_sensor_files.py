@@ -42,6 +42,26 @@ def test_folders_are_classes_where_no_file_has_labels(tmp_path, capsys):
     )
 
 
+def test_files_keep_their_names_beside_the_note_about_folders(tmp_path, capsys):
+    """A name that says no person, as apps give it, is told from others by its folder."""
+    for label in ("walk", "run"):
+        csv(tmp_path / "in" / label / "anna.csv")
+        csv(tmp_path / "in" / label / "data.csv")
+    shards = made(tmp_path, rate=50)
+    said = capsys.readouterr().err
+    assert "no file has labels, so they are the names of folders: run, walk" in said
+    owners = {
+        (str(path), str(subject), shards.info.labels[label])
+        for path, subject, label in zip(*map(shards.column, ("path", "subject", "label")))
+    }
+    assert owners == {
+        ("run/anna.csv", "anna", "run"),
+        ("run/data.csv", "run/data", "run"),
+        ("walk/anna.csv", "anna", "walk"),
+        ("walk/data.csv", "walk/data", "walk"),
+    }
+
+
 def test_folders_are_people_where_files_have_labels(tmp_path, capsys):
     for person in ("anna", "ben"):
         for name in ("walk", "run"):

@@ -16,8 +16,8 @@ from jfreq.data.sources.base import (
     Row,
     Source,
     audio_source,
+    classes_of,
     given_labels,
-    label_numbers,
 )
 from jfreq.data.sources.folders import is_utf8, listing, shown
 from jfreq.ranges import brief
@@ -130,19 +130,18 @@ def clip_source(
         of labels, also where no clip has it.
       rest: unlabelled stretches that were asked for.
     """
-    named = ((clip.path, name) for clip in found.clips for name in clip.labels)
-    labels, known = label_numbers(named, options, order=vocabulary or order)
-    again = sorted({name for name in vocabulary if vocabulary.count(name) > 1})
-    check(not again, kind, f"its list of classes has {brief(', '.join(again))} twice")
-    if vocabulary and not given_labels(options):
-        labels = tuple(name for name in vocabulary if not options.drops(name))
-        known = {name: i for i, name in enumerate(labels)}
+    repeated = sorted({name for name in vocabulary if vocabulary.count(name) > 1})
+    check(not repeated, kind, f"its list of classes has {brief(', '.join(repeated))} twice")
+    named = [(clip.path, name) for clip in found.clips for name in clip.labels]
+    if not given_labels(options):
+        named += [(kind, name) for name in vocabulary]
+    labels, numbers, dropped = classes_of(named, options, order=vocabulary or order)
     rows = []
     for clip in found.clips:
-        label = tuple(sorted({known[name] for name in clip.labels if name in known}))
+        label = tuple(sorted({numbers[name] for name in clip.labels if name in numbers}))
         if label or not clip.labels:
             rows.append(Row(clip.path, label, clip.fold, clip.split, clip.subject))
-    listed = Listed(tuple(rows), labels, tuple(found.missing), tuple(rest))
+    listed = Listed(tuple(rows), labels, tuple(found.missing), tuple(rest), dropped)
     multi = bool(vocabulary)
     return audio_source(
         root.name, kind, listed, root, options, multi_label=multi, notes=found.notes

@@ -10,7 +10,7 @@ import numpy as np
 
 from jfreq.config import check
 from jfreq.data.options import Options
-from jfreq.data.sources.base import Listed, Row, Signal, label_numbers, split_channels, unrecorded
+from jfreq.data.sources.base import Listed, Row, Signal, classes_of, split_channels, unrecorded
 from jfreq.data.sources.folders import listing
 from jfreq.ranges import brief
 from jfreq.types import InputError
@@ -90,10 +90,11 @@ def labelled(
     missing: Iterable[str] = (),
 ) -> Listed:
     """Rows with the number of their class; those of no class where they were asked for."""
-    labels, known = label_numbers([(row.path, name) for row, name in entries], options, order=order)
-    rows = tuple(r._replace(label=(known[name],)) for r, name in entries if name in known)
+    named = [(row.path, name) for row, name in entries]
+    labels, numbers, dropped = classes_of(named, options, order=order)
+    rows = tuple(r._replace(label=(numbers[name],)) for r, name in entries if name in numbers)
     rest = tuple(r for r, name in entries if not name and options.unlabelled)
-    return Listed(rows, labels, tuple(missing), rest)
+    return Listed(rows, labels, tuple(missing), rest, dropped)
 
 
 def table(source: Any, names: Sequence[str], *, where: str, delimiter: str = ",") -> np.ndarray:
