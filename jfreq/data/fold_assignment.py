@@ -1,4 +1,4 @@
-"""Folds for sources and shards that come without, or in place of their own."""
+"""Folds for sources and shards that have none, or in place of the folds that they have."""
 
 from __future__ import annotations
 
@@ -14,78 +14,88 @@ from jfreq.data.shards.metadata import ShardsInfo
 from jfreq.data.shards.reader import Shards, open_shards
 from jfreq.data.sources.base import Row, Source
 from jfreq.data.sources.segments import name_of
-from jfreq.data.stratified_folds import Rows, make, numbered
-from jfreq.ranges import FoldBy
+from jfreq.data.stratified_folds import Rows, integer_codes, make_folds
+from jfreq.ranges import FoldBy, shortlist
 from jfreq.types import InputError
 
-USUAL = 5
-"""Folds that messages suggest."""
+SUGGESTED_FOLDS = 5
+"""Number of folds that messages suggest."""
 
 
-def divided(source: Source, options: Options) -> tuple[Source, str]:
-    """The source with the folds that ``options`` ask for, and what these keep whole.
+def with_requested_folds(source: Source, options: Options) -> tuple[Source, str]:
+    """The source with the folds that ``options`` ask for, and what these folds keep whole.
 
-    Without ``make_folds`` it is the source itself and an empty word; then ``InputError`` for
-    options that only say how folds are made.
+    Without ``options.make_folds`` this is the source as it is and an empty string.
+
+    Raises:
+      InputError: as :func:`with_folds`; for ``fold_by`` or ``replace_folds`` without
+        ``make_folds``.
     """
     k, by, replace = options.make_folds, options.fold_by, options.replace_folds
     if k is not None:
         return with_folds(source, k, by, seed=options.seed, replace=replace)
-    check(by is None, "fold-by", "says how folds are made; say how many with --make-folds")
-    if replace:
-        raise InputError(
-            "replace-folds: says that folds may go; say how many new ones with --make-folds"
-        )
+    check(by is None, "fold-by", "has no effect alone; add --make-folds with a number of folds")
+    check(
+        not replace, "replace-folds", "has no effect alone; add --make-folds with a number of folds"
+    )
     return source, ""
 
 
 def with_folds(
     source: Source, k: int, by: FoldBy | None = None, *, seed: int = 0, replace: bool = False
 ) -> tuple[Source, FoldBy]:
-    """The source with ``k`` folds, and what they keep together.
+    """The source with ``k`` folds, and what they keep whole.
 
-    Unlabelled stretches follow their recording; with ``row``, those of a recording that lies in
-    several folds are left out and named. Raises ``InputError`` as :func:`make`, and where the
-    source has folds of its own, unless ``replace`` says that they may go.
+    Unlabelled stretches are in the fold of their recording. Where ``by`` is ``row``, a recording
+    may lie in several folds; its unlabelled stretches are then left out and named in
+    ``Source.missing``.
+
+    Args:
+      by: what a fold keeps whole; None chooses as :func:`make_folds` does.
+      replace: the folds that the source has may be replaced.
+
+    Raises:
+      InputError: as :func:`make_folds`; for a source that has folds, without ``replace``.
     """
-    existing = sorted({row.fold for row in source.rows} - {-1})
+    existing = [str(fold) for fold in sorted({row.fold for row in source.rows} - {-1})]
     check(
         replace or not existing,
         "make-folds",
-        f"{source.name} has folds of its own ({_some(list(map(str, existing)))}), which published "
-        "figures may go by; leave --make-folds out to use them, or add --replace-folds",
+        f"{source.name} has folds of its own ({shortlist(existing, 6)}), on which published "
+        "figures may rest; leave --make-folds out to use them, or add --replace-folds",
     )
     rows = [row._replace(fold=-1) for row in source.rows]
-    listed = {_recording(row) for row in rows} if by == "row" else set()
-    tied = [row for row in source.rest if _recording(row) in listed]
-    every = [*rows, *(row for row in source.rest if _recording(row) not in listed)]
-    made = make(_rows_of(source, every), k, by, seed=seed, name=source.name, labels=source.labels)
-    folded = [row._replace(fold=int(fold)) for row, fold in zip(every, made.fold)]
-    followed, lost = _follow(folded[: len(rows)], tied)
-    missing = tuple(f"{name_of(row)}: its recording lies in several folds" for row in lost)
+    labelled = {row.recording for row in rows} if by == "row" else set()
+    followers = [row for row in source.rest if row.recording in labelled]
+    divided = [*rows, *(row for row in source.rest if row.recording not in labelled)]
+    folds = make_folds(
+        _rows_of(source, divided), k, by, seed=seed, name=source.name, labels=source.labels
+    )
+    folded = [row._replace(fold=int(fold)) for row, fold in zip(divided, folds.fold)]
+    followed, left_out = _follow(folded[: len(rows)], followers)
+    missing = tuple(f"{name_of(row)}: its recording lies in several folds" for row in left_out)
     splits = sorted({row.split for row in source.rows} - {""})
-    kept = (
-        (
-            f"its splits {', '.join(splits)} stay; `--folds test` or `--train-split` and "
-            "`--test-split` test by them",
-        )
-        if splits
-        else ()
+    splits_note = (
+        f"its splits {', '.join(splits)} stay; `--folds test` or `--train-split` and "
+        "`--test-split` test by them"
     )
     return dataclasses.replace(
         source,
         rows=tuple(folded[: len(rows)]),
         rest=(*folded[len(rows) :], *followed),
         missing=(*source.missing, *missing),
-        notes=(*source.notes, *made.notes, *kept),
-    ), made.by
+        notes=(*source.notes, *folds.notes, *([splits_note] if splits else [])),
+    ), folds.by
 
 
 def refolded(shards: Shards, k: int, by: FoldBy | None = None) -> tuple[Shards, tuple[str, ...]]:
-    """The shards with ``k`` folds made here instead of their own, and sentences about them.
+    """The shards with ``k`` new folds instead of their own, and sentences about these folds.
 
-    Every row has one, labelled or not, so that training and testing agree about them; nothing on
-    disk changes. Raises ``InputError`` as :func:`make`.
+    Every row has a fold, labelled or not, so that training and testing agree about it. Nothing on
+    disk changes.
+
+    Raises:
+      InputError: as :func:`make_folds`.
     """
     recording = recordings(shards)
     rows = Rows(
@@ -96,22 +106,23 @@ def refolded(shards: Shards, k: int, by: FoldBy | None = None) -> tuple[Shards, 
             -1
         ),
     )
-    made = make(rows, k, by, name=shards.info.name, labels=shards.info.labels)
-    return shards.with_folds(made.fold, made.by), made.notes
+    folds = make_folds(rows, k, by, name=shards.info.name, labels=shards.info.labels)
+    return shards.with_folds(folds.fold, folds.by), folds.notes
 
 
 def recordings(shards: Shards) -> np.ndarray:
-    """``[rows]`` int: rows of one recording share a number.
+    """``[rows]`` int: rows of one recording have the same number.
 
     A recording is a file, or one item of a file of many. In a file of sensors, every subject is a
-    recording of its own; in sound, one microphone records all of them. Files of different
-    folders of shards are different ones, unless the folders hold the same.
+    recording of its own; in sound, one microphone records all of them. Where the shards lie in
+    several folders, files of different folders are different recordings, unless the folders hold
+    the same shards.
     """
     sound = any(s.name == "audio" for s in shards.info.signals)
     hashes = shards.manifests
     part = np.searchsorted(sorted(set(hashes)), hashes)[shards.part_of(np.arange(len(shards)))]
     names = [shards.column("path")] + [shards.column("subject")] * (not sound)
-    keys = np.stack([part, *map(numbered, names), shards.column("item")])
+    keys = np.stack([part, *map(integer_codes, names), shards.column("item")])
     return np.unique(keys, axis=1, return_inverse=True)[1].reshape(-1)
 
 
@@ -119,26 +130,28 @@ def open_data(cfg: Data) -> Shards:
     """The shards of ``cfg.path``, with the folds that ``cfg.make_folds`` asks for."""
     if cfg.fold_by is not None and cfg.make_folds is None:
         raise InputError(
-            "data.fold_by: says how folds are made; say how many with --data.make-folds"
+            "data.fold_by: has no effect alone; add --data.make-folds with a number of folds"
         )
     shards = open_shards(cfg.path)
     return shards if cfg.make_folds is None else refolded(shards, cfg.make_folds, cfg.fold_by)[0]
 
 
-def usual(subjects: int, recordings: int = USUAL) -> int:
-    """How many folds to suggest for so many subjects or, with fewer than two, recordings."""
-    return max(2, min(USUAL, subjects if subjects > 1 else recordings))
+def suggested_folds(subjects: int, recordings: int = SUGGESTED_FOLDS) -> int:
+    """Number of folds to suggest for so many subjects or, with fewer than two, recordings."""
+    return max(2, min(SUGGESTED_FOLDS, subjects if subjects > 1 else recordings))
 
 
-def undivided(info: ShardsInfo, subject: Iterable[str]) -> str:
-    """A sentence for a labelled set that has neither folds nor splits, with the ``subject`` of
-    every row; empty for all others."""
+def advice_without_folds(info: ShardsInfo, subject: Iterable[str]) -> str:
+    """A sentence about a labelled set that has neither folds nor splits; empty for other sets.
+
+    ``subject`` is that of every row.
+    """
     if not info.labels or len(info.folds) > 1 or len(info.splits) > 1:
         return ""
+    folds = suggested_folds(len(set(subject) - {""}))
     return (
         f"{info.name} has labels, but neither folds nor splits: probing will need folds; add "
-        f"`--make-folds {usual(len(set(subject) - {''}))}` to `jfreq data prepare`, or later to "
-        "`jfreq probe` and `finetune`"
+        f"`--make-folds {folds}` to `jfreq data prepare`, or later to `jfreq probe` and `finetune`"
     )
 
 
@@ -169,23 +182,13 @@ def _ranks(names: list[tuple]) -> np.ndarray:
     return np.array([rank[name] for name in names], np.int64)
 
 
-def _recording(row: Row) -> tuple[str, int | None]:
-    return row.path, row.item
-
-
 def _follow(rows: list[Row], rest: list[Row]) -> tuple[list[Row], list[Row]]:
-    """Unlabelled stretches with the fold of their recording, and those whose recording has
-    several."""
+    """Unlabelled stretches in the fold of their recording, and those of recordings in several."""
     folds = defaultdict(set)
     for row in rows:
-        folds[_recording(row)].add(row.fold)
-    kept, lost = [], []
+        folds[row.recording].add(row.fold)
+    kept, left_out = [], []
     for row in rest:
-        fold, *others = folds[_recording(row)]
-        (lost if others else kept).append(row._replace(fold=fold))
-    return kept, lost
-
-
-def _some(names: list[str], most: int = 6) -> str:
-    """The first few names."""
-    return ", ".join(names[:most]) + ", ..." * (len(names) > most)
+        fold, *others = folds[row.recording]
+        (left_out if others else kept).append(row._replace(fold=fold))
+    return kept, left_out

@@ -15,9 +15,9 @@ from jfreq.config import check
 from jfreq.ranges import FoldBy
 from jfreq.types import InputError
 
-MANY = 5000
-"""So many groups of one class each are stratified as they are, without regard to their sizes:
-their sizes even out, and the search that looks at them would take minutes."""
+_MANY_GROUPS = 5000
+"""More groups than this, of one class each, are stratified without regard to their sizes: the
+sizes even out, and scikit-learn would need minutes to balance them."""
 
 
 class Rows(NamedTuple):
@@ -39,14 +39,14 @@ class Rows(NamedTuple):
         return has if has.any() else ~has
 
     def groups(self, by: FoldBy) -> np.ndarray:
-        """``[n]`` int: rows with the same number stay together.
+        """``[n]`` int: rows with the same number are kept together.
 
-        Whole subjects are whole recordings too: a recording of several subjects ties them
-        together, and rows that name no subject go by their recording.
+        By subject, recordings are kept whole too: subjects of one recording are kept together,
+        and so are the rows of a recording that name no subject.
         """
         if by == "row":
-            return numbered(self.row)
-        recording = numbered(self.recording)
+            return integer_codes(self.row)
+        recording = integer_codes(self.recording)
         if by == "recording":
             return recording
         from scipy.sparse import coo_array
@@ -54,21 +54,21 @@ class Rows(NamedTuple):
 
         named = self.subject != ""
         first = int(recording.max()) + 1
-        subject = first + numbered(self.subject[named])
+        subject = first + integer_codes(self.subject[named])
         size = int(subject.max(initial=first)) + 1
         ties = coo_array((np.ones(len(subject)), (recording[named], subject)), shape=(size, size))
         return connected_components(ties, directed=False)[1][recording]
 
 
-class Made(NamedTuple):
-    """Folds ``[n]`` from 0 on, what was kept together, and sentences about them."""
+class Folds(NamedTuple):
+    """The fold of every row ``[n]`` int32 from 0, what is kept whole, and sentences about it."""
 
     fold: np.ndarray
     by: FoldBy
     notes: tuple[str, ...]
 
 
-def make(
+def make_folds(
     rows: Rows,
     k: int,
     by: FoldBy | None = None,
@@ -76,14 +76,19 @@ def make(
     seed: int = 0,
     name: str,
     labels: tuple[str, ...] = (),
-) -> Made:
+) -> Folds:
     """``k`` folds that keep subjects, recordings or rows whole, with classes in proportion.
 
-    Without ``by``: subjects where at least ``k`` of them are known, else recordings. Every fold
-    holds labelled rows where the set has any.
+    Where the set has labelled rows, every fold holds some.
 
-    Raises ``InputError`` for fewer than two folds, and for fewer subjects, recordings or rows
-    than folds.
+    Args:
+      by: what is kept whole; None for subjects where at least ``k`` of them are known, else
+        recordings.
+      name: of the set, for messages.
+      labels: names of the classes, for messages.
+
+    Raises:
+      InputError: for fewer than two folds, and for fewer subjects, recordings or rows than folds.
     """
     check(k >= 2, "make-folds", f"needs 2 folds or more, got {k}")
     if by is not None and by not in get_args(FoldBy):
@@ -93,20 +98,20 @@ def make(
     _check_enough(k, kept_whole, known, name, guessed=by is None)
     group = rows.groups(kept_whole)
     fold = _assigned(rows.label, rows.labelled, group, k, seed)
-    return Made(
-        fold, kept_whole, _notes(rows, fold, k, kept_whole, known, labels, guessed=by is None)
-    )
+    notes = _notes(rows, fold, k, kept_whole, known, labels, guessed=by is None)
+    return Folds(fold, kept_whole, notes)
 
 
 def _count(rows: Rows, by: FoldBy) -> int:
-    """How many groups with labels there are; by subject only those that name one."""
-    those = rows.labelled & (rows.subject != "") if by == "subject" else rows.labelled
-    return len(np.unique(rows.groups(by)[those]))
+    """Number of groups with labels; by subject, only of rows that name one."""
+    counted = rows.labelled & (rows.subject != "") if by == "subject" else rows.labelled
+    return len(np.unique(rows.groups(by)[counted]))
 
 
 def _check_enough(
     k: int, by: FoldBy, known: dict[FoldBy, int], name: str, *, guessed: bool
 ) -> None:
+    """``InputError`` with advice where fewer than ``k`` groups are ``known``."""
     if by == "subject" and not known["subject"]:
         raise InputError(
             f"fold-by: no row of {name} names its subject; use --fold-by recording (there are "
@@ -121,12 +126,12 @@ def _check_enough(
     ways = [f"--make-folds {known[by]}"] if known[by] >= 2 else []
     ways += [f"--fold-by {other} (there are {known[other]})" for other in others]
     advice = f"use {' or '.join(ways)}" if ways else "it cannot be divided, add recordings"
-    there = _counted(known[by], by)
+    available = _counted(known[by], by)
     if guessed and by == "recording":
-        there = f"{_counted(known['subject'], 'subject')} and {there}"
+        available = f"{_counted(known['subject'], 'subject')} and {available}"
     raise InputError(
-        f"make-folds: {k} folds of {_whole(by)} need {k} of them, {name} has {there} to test on; "
-        f"{advice}"
+        f"make-folds: {k} folds of {_whole(by)} need {k} of them, {name} has {available} to test "
+        f"on; {advice}"
     )
 
 
@@ -136,9 +141,9 @@ def _assigned(
     """The fold of every row ``[n]`` int32."""
     inside = np.flatnonzero(labelled)
     inside = inside[np.argsort(group[inside], kind="stable")]
-    names, mine = np.unique(group[inside], return_inverse=True)
+    groups, codes = np.unique(group[inside], return_inverse=True)
     of_group = np.full(int(group.max()) + 1, -1)
-    of_group[names] = _stratified(label[inside], mine, k, seed)
+    of_group[groups] = _stratified(label[inside], codes, k, seed)
     sizes = np.bincount(group)
     filled = np.bincount(of_group[group[inside]], minlength=k)
     # Groups without any label: the largest first, each into the smallest fold.
@@ -160,8 +165,8 @@ def _stratified(label: np.ndarray, group: np.ndarray, k: int, seed: int) -> np.n
         options = {"n_splits": k, "shuffle": True, "random_state": seed}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a class with fewer rows than folds
-            alike = pure and (len(first) > MANY or sizes.min() == sizes.max())
-            if alike and np.bincount(label[first] + 1).max() >= k:
+            by_group = pure and (len(first) > _MANY_GROUPS or sizes.min() == sizes.max())
+            if by_group and np.bincount(label[first] + 1).max() >= k:
                 parts = StratifiedKFold(**options).split(first, label[first])
                 return _numbers(parts, len(first))
             parts = StratifiedGroupKFold(**options).split(zeros, label, group)
@@ -181,7 +186,8 @@ def _numbers(parts, n: int) -> np.ndarray:
     return fold
 
 
-def numbered(names: np.ndarray) -> np.ndarray:
+def integer_codes(names: np.ndarray) -> np.ndarray:
+    """``[n]`` int: the rank of every name among all different ones."""
     return np.unique(names, return_inverse=True)[1]
 
 
@@ -196,13 +202,13 @@ def _notes(
     guessed: bool,
 ) -> tuple[str, ...]:
     """What was made, what was guessed, and what it means for a test."""
-    said = f"folds: {k} of {_whole(by)} ({_counted(known[by], by)})"
+    summary = f"folds: {k} of {_whole(by)} ({_counted(known[by], by)})"
     if guessed and by == "recording":
         few = f"only {_counted(known['subject'], 'subject')} known, who may lie in several folds"
-        said += f"; {few if known['subject'] else 'no subjects are known'}"
-    notes = [said]
+        summary += f"; {few if known['subject'] else 'no subjects are known'}"
+    notes = [summary]
     if by == "subject" and (unnamed := int((rows.subject == "").sum())):
-        notes.append(f"{unnamed} rows name no subject: they go by their recording")
+        notes.append(f"{unnamed} rows name no subject: they are kept together by recording")
     if by == "row" and known["row"] > known["recording"]:
         notes.append(
             "rows of one recording lie in different folds, so that a test is easier than "
@@ -210,11 +216,11 @@ def _notes(
         )
     if rows.label.ndim == 1:
         for c in np.unique(rows.label[rows.label >= 0]):
-            lies = np.unique(fold[rows.label == c])
-            if len(lies) == 1:
+            folds = np.unique(fold[rows.label == c])
+            if len(folds) == 1:
                 name = repr(labels[c]) if c < len(labels) else str(c)
                 notes.append(
-                    f"class {name} lies in fold {lies[0]} alone, so that this fold cannot be "
+                    f"class {name} lies in fold {folds[0]} alone, so that this fold cannot be "
                     "tested; leave the class out (--drop-labels when preparing)"
                 )
     return tuple(notes)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jfreq.config import check
-from jfreq.data.fold_assignment import USUAL, recordings, usual
+from jfreq.data.fold_assignment import SUGGESTED_FOLDS, recordings, suggested_folds
 from jfreq.types import InputError, SignalSpec
 
 
@@ -155,18 +155,22 @@ def _way_out(shards: Any, rows: np.ndarray, splits: Sequence[str], asker: Asker)
     subjects = len(set(shards.column("subject")[rows]) - {""})
     groups = len(np.unique(recordings(shards)[rows]))
     if not asker.makes_folds:
-        return f"prepare it with --make-folds {usual(subjects, groups)}"
+        return f"prepare it with --make-folds {suggested_folds(subjects, groups)}"
     ways = []
     if len(splits) > 1:
         ways.append("name two of its splits with --train-split and --test-split")
     if subjects > 1:
         if asker.leaves_subjects_out:
             ways.append(f"test on each of its {subjects} subjects with --leave-one-subject-out")
-        ways.append(f"make folds of whole subjects with --make-folds {usual(subjects)}")
+        ways.append(f"make folds of whole subjects with --make-folds {suggested_folds(subjects)}")
     elif groups > 1:
-        ways.append(f"make folds of whole recordings with --make-folds {usual(0, groups)}")
+        ways.append(
+            f"make folds of whole recordings with --make-folds {suggested_folds(0, groups)}"
+        )
     if not ways:
-        return f"it holds one recording: prepare it with --make-folds {USUAL} --fold-by row"
+        return (
+            f"it holds one recording: prepare it with --make-folds {SUGGESTED_FOLDS} --fold-by row"
+        )
     return ", or ".join(ways)
 
 
@@ -192,7 +196,7 @@ def _check_apart(shards: Any, rows: np.ndarray, folds: Sequence[Fold], asker: As
         kind, column = ("subject", "subject") if first < 0 else ("recording", "path")
         name = str(shards.column(column)[rows[np.flatnonzero(party == first)[0]]])
         count = len(np.unique(party[party < 0] if kind == "subject" else party))
-        ways = [f"--make-folds {usual(count, count)}"] if asker.makes_folds else []
+        ways = [f"--make-folds {suggested_folds(count, count)}"] if asker.makes_folds else []
         ways += ["--leave-one-subject-out"] * (kind == "subject" and asker.leaves_subjects_out)
         advice = f"divide it anew with {' or '.join(ways)}" if ways else "mend the folds"
         several = f", one of {both.size} such," if both.size > 1 else ""
@@ -282,7 +286,7 @@ def _never_seen(info: Any, label: np.ndarray, fold: Fold, unseen: np.ndarray, as
         return (
             f"none of its classes ({some}) occurs in its training rows, so nothing can be "
             "measured; divide the set so that every class is on both sides (--make-folds "
-            f"{USUAL} --fold-by recording)"
+            f"{SUGGESTED_FOLDS} --fold-by recording)"
         )
     count = int(np.isin(label[fold.test], unseen).sum())
     what = f"class {some} never occurs" if len(unseen) == 1 else f"classes {some} never occur"

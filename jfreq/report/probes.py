@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from jfreq.data.fold_assignment import refolded, undivided, usual
+from jfreq.data.fold_assignment import advice_without_folds, refolded, suggested_folds
 from jfreq.evaluate.layers import Layers, probe_layers
 from jfreq.evaluate.results import HAND_MADE, TRAINED, UNTRAINED
 from jfreq.report import figures, html
@@ -150,10 +150,10 @@ def blocks(
 def _with_folds(shards: Any) -> tuple[Any, str]:
     """The shards with folds made for this probe, and words for it, where they have no division."""
     subject = shards.column("subject")
-    if not undivided(shards.info, subject):
+    if not advice_without_folds(shards.info, subject):
         return shards, ""
     try:
-        found, _ = refolded(shards, usual(len(set(subject) - {""})))
+        found, _ = refolded(shards, suggested_folds(len(set(subject) - {""})))
     except InputError:
         return shards, ""
     return found, f", which were made for this probe of whole {found.info.fold_by}s"

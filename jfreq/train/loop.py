@@ -18,7 +18,7 @@ import jfreq
 from jfreq import distributed, sharding
 from jfreq.config import Experiment, check
 from jfreq.config_json import to_dict
-from jfreq.data.fold_assignment import undivided
+from jfreq.data.fold_assignment import advice_without_folds
 from jfreq.files import local_path, write_json
 from jfreq.method import Method
 from jfreq.monitoring.metrics_writer import MetricsWriter
@@ -131,7 +131,7 @@ def _loop(
     )
     for note in notes:
         progress.say(note)
-    if note := undivided(pipeline.shards.info, pipeline.shards.column("subject")):
+    if note := advice_without_folds(pipeline.shards.info, pipeline.shards.column("subject")):
         progress.say(note)
     if start >= experiment.steps:
         progress.say(f"{workdir}: already at step {start} of {experiment.steps}")

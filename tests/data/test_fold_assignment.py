@@ -14,7 +14,7 @@ from jfreq.data.loading.pipeline import open_pipeline
 from jfreq.data.prepare.run import prepare
 from jfreq.data.shards.reader import open_shards
 from jfreq.data.sources.base import Row, Source
-from jfreq.data.stratified_folds import Rows, make
+from jfreq.data.stratified_folds import Rows, make_folds
 from jfreq.types import InputError
 
 BY = ("subject", "recording", "row")
@@ -42,7 +42,7 @@ def sets(draw):
 def test_folds_are_a_partition_that_keeps_its_promise(case, seed):
     rows, k, by = case
     try:
-        made = make(rows, k, by, seed=seed, name="set")
+        made = make_folds(rows, k, by, seed=seed, name="set")
     except InputError:
         keys = {"subject": rows.subject, "recording": rows.recording, "row": rows.row}[by]
         groups = rows.groups(by)
@@ -59,7 +59,7 @@ def test_folds_are_a_partition_that_keeps_its_promise(case, seed):
             assert len(set(made.fold[rows.subject == s])) == 1
     order = np.random.default_rng(seed).permutation(len(rows.label))
     moved = Rows(*(column[order] for column in rows))
-    again = make(moved, k, by, seed=seed, name="set")
+    again = make_folds(moved, k, by, seed=seed, name="set")
     np.testing.assert_array_equal(again.fold, made.fold[order], "order of rows does not matter")
 
 
@@ -73,7 +73,7 @@ def test_folds_balance(by, multi, rng):
     rows = rows_of(label, [f"p{p}" for p in person], np.arange(1200) // 5)
     if multi:
         rows = rows._replace(label=np.eye(4)[label])
-    made = make(rows, 5, by, name="set")
+    made = make_folds(rows, 5, by, name="set")
     sizes = np.bincount(made.fold, minlength=5)
     assert sizes.max() - sizes.min() <= (30 if by == "subject" else 15)
     if not multi:
@@ -84,7 +84,7 @@ def test_folds_balance(by, multi, rng):
 
 def test_classes_that_no_two_subjects_share_still_fill_every_fold():
     rows = rows_of(np.repeat(np.arange(6), 4), [f"s{i // 4}" for i in range(24)], np.arange(24))
-    made = make(rows, 6, "subject", name="set", labels=tuple("uvwxyz"))
+    made = make_folds(rows, 6, "subject", name="set", labels=tuple("uvwxyz"))
     assert sorted(np.bincount(made.fold)) == [4] * 6
     assert sum("lies in fold" in note for note in made.notes) == 6
     assert "class 'u' lies in fold" in made.notes[1]
@@ -93,14 +93,14 @@ def test_classes_that_no_two_subjects_share_still_fill_every_fold():
 def test_the_seed_decides_and_subjects_come_before_recordings():
     label, person = np.arange(60) % 3, [f"s{i // 6}" for i in range(60)]
     rows = rows_of(label, person, np.arange(60))
-    a, b, c = (make(rows, 5, seed=s, name="set") for s in (0, 0, 1))
+    a, b, c = (make_folds(rows, 5, seed=s, name="set") for s in (0, 0, 1))
     np.testing.assert_array_equal(a.fold, b.fold)
     assert (a.fold != c.fold).any()
     assert a.by == "subject" and a.notes == ("folds: 5 of whole subjects (10 subjects)",)
-    many = make(rows, 20, name="set")
+    many = make_folds(rows, 20, name="set")
     assert many.by == "recording"
     assert "only 10 subjects known, who may lie in several folds" in many.notes[0]
-    bare = make(rows._replace(subject=np.full(60, "")), 5, name="set")
+    bare = make_folds(rows._replace(subject=np.full(60, "")), 5, name="set")
     assert bare.notes == ("folds: 5 of whole recordings (60 recordings); no subjects are known",)
 
 
@@ -119,13 +119,13 @@ def test_the_seed_decides_and_subjects_come_before_recordings():
 def test_too_few_are_refused_with_the_numbers_and_what_to_do(k, by, message):
     rows = rows_of(np.arange(24) % 2, [f"s{i // 8}" for i in range(24)], np.arange(24) // 2)
     with pytest.raises(InputError, match=message):
-        make(rows, k, by, name="set")
+        make_folds(rows, k, by, name="set")
 
 
 def test_subjects_that_nobody_names():
     rows = rows_of([0, 1] * 4, [""] * 8, np.arange(8))
     with pytest.raises(InputError, match=r"no row of set names its subject; use --fold-by recor"):
-        make(rows, 2, "subject", name="set")
+        make_folds(rows, 2, "subject", name="set")
 
 
 # ------------------------------------------------------------------ sources

@@ -22,7 +22,7 @@ import numpy as np
 
 from jfreq.config import check
 from jfreq.config_json import fingerprint
-from jfreq.data.fold_assignment import divided, undivided
+from jfreq.data.fold_assignment import advice_without_folds, with_requested_folds
 from jfreq.data.options import Options
 from jfreq.data.prepare import journal, messages, summary
 from jfreq.data.prepare.choose_windows import cutter_for
@@ -93,7 +93,7 @@ def prepare(
             with Progress(rows, title="preparing", lines=10, quiet=not progress) as bar:
                 done = _run(write, pieces, workers, bar.advance)
             info = _finish(out, folder, info, opened, done, say, cutter.allow_missing)
-    if note := undivided(info, (row.subject for row in opened.rows)):
+    if note := advice_without_folds(info, (row.subject for row in opened.rows)):
         say([note])
     return info
 
@@ -106,7 +106,7 @@ def _decided(source: str, options: Options, say: Say) -> tuple[Source, Cutter, s
     """The source as it is read, how its rows are cut, and what the folds made keep whole."""
     opened = thinned(open_source(source, kind=options.kind, options=options), options.fractions)
     read_as = summary.read_as(opened)
-    opened, kept_whole = divided(opened, options)
+    opened, kept_whole = with_requested_folds(opened, options)
     say((read_as, *opened.notes))
     if options.strict and opened.missing:
         raise InputError(f"{opened.missing[0]}; mend or remove it, or prepare without strict")

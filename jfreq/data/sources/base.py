@@ -47,7 +47,12 @@ class Row(NamedTuple):
     item: int | None = None
     """Index into the first axis of a file that holds many recordings."""
     rate: float | None = None
-    """What an index states; must agree with the file."""
+    """Hz that an index states; it must agree with the file."""
+
+    @property
+    def recording(self) -> tuple[str, int | None]:
+        """What the rows of one recording have in common: the path and the item."""
+        return self.path, self.item
 
 
 class Signal(NamedTuple):

@@ -29,7 +29,7 @@ from jfreq.data.sources.base import (
 from jfreq.data.sources.csv_lines import Line
 from jfreq.data.sources.folders import SPLITS, composed, split_name
 from jfreq.data.sources.index_table import Table, read_table, several_labels
-from jfreq.data.sources.segments import unnamed
+from jfreq.data.sources.segments import unlabelled_stretches
 from jfreq.data.sources.sensor_files import array_source
 from jfreq.types import InputError
 
@@ -85,7 +85,7 @@ def from_index(path: Path, options: Options) -> Source:
             frames = headers.of(row.path).frames if sound else 0
             return frames or len(next(iter(source.read(row).values())).x)
 
-        rest = unnamed([entry.row for entry in entries], length)
+        rest = unlabelled_stretches([entry.row for entry in entries], length)
     return dataclasses.replace(
         source,
         multi_label="labels" in table.columns,

@@ -1,4 +1,4 @@
-"""Stretches of recordings: what no row names, and a guard between folds and splits."""
+"""Stretches of recordings: those that no row covers, and a guard between folds and splits."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from jfreq.data.sources.base import UNREADABLE, Row, Source
 from jfreq.data.sources.folders import shown
 
 
-def unnamed(rows: Iterable[Row], length: Callable[[Row], int]) -> tuple[Row, ...]:
-    """The stretches of the listed recordings that no row names, as rows without a label.
+def unlabelled_stretches(rows: Iterable[Row], length: Callable[[Row], int]) -> tuple[Row, ...]:
+    """The stretches of the listed recordings that no row covers, as rows without a label.
 
-    They have the fold, split and subject of their recording; a recording whose rows do not agree
-    in these gives none. ``length`` counts the samples of a recording; one that cannot be read
-    gives none either.
+    They have the fold, split and subject of their recording. Recordings whose rows differ in
+    these, and recordings that cannot be read, give no stretches. ``length`` counts the samples of
+    a recording.
     """
     return tuple(row for rows in _recordings(rows).values() for row in _rest(rows, length))
 
@@ -40,13 +40,16 @@ def _rest(rows: Sequence[Row], length: Callable[[Row], int]) -> Iterator[Row]:
 def guarded(
     source: Source, seconds: float, *, rate: float | None = None
 ) -> tuple[list[Row], list[str]]:
-    """Rows kept ``seconds`` away from rows of the same recording in other folds or splits.
+    """Rows at least ``seconds`` away from rows of the same recording in other folds or splits.
 
-    Of two such rows that come closer, the one that starts later loses its start; if nothing is
-    left of it, it is left out. ``rate`` is for recordings that do not state theirs.
+    Of two rows that are closer, the one that starts later is cut at its start. A row of which
+    nothing is left is left out.
+
+    Args:
+      rate: Hz of recordings that do not state their rate.
 
     Returns:
-      The rows in their order, and what was left out by name.
+      The rows in their order, and a line for each one that was left out.
     """
     moved: dict[Row, Row | None] = {}
     for rows in _recordings(source.rows).values():
@@ -68,8 +71,8 @@ def _moved(rows: Sequence[Row], margin: float) -> dict[Row, Row | None]:
         others = [end for side, end in ends.items() if side != (row.fold, row.split)]
         first = max(others) + margin if others else 0.0
         if row.start < first:
-            left = first < (math.inf if row.end is None else row.end)
-            out[row] = row._replace(start=math.ceil(first - 1e-6)) if left else None
+            remains = first < (math.inf if row.end is None else row.end)
+            out[row] = row._replace(start=math.ceil(first - 1e-6)) if remains else None
         if out.get(row, row) is not None:
             side = (row.fold, row.split)
             end = math.inf if row.end is None else float(row.end)
@@ -78,7 +81,7 @@ def _moved(rows: Sequence[Row], margin: float) -> dict[Row, Row | None]:
 
 
 def _rate(source: Source, row: Row, default: float | None) -> float:
-    """Hz that the row's samples count in; 0 where nobody says, and the row is refused later."""
+    """Hz of the row's samples; 0 where nothing states it, so that the row is refused later."""
     if row.rate is not None:
         return row.rate
     try:
@@ -90,12 +93,12 @@ def _rate(source: Source, row: Row, default: float | None) -> float:
 def _recordings(rows: Iterable[Row]) -> dict[tuple[str, int | None], list[Row]]:
     out = defaultdict(list)
     for row in rows:
-        out[row.path, row.item].append(row)
+        out[row.recording].append(row)
     return out
 
 
 def name_of(row: Row) -> str:
-    """The row as a person would find it."""
+    """Path, item and samples of a row, for messages."""
     item = "" if row.item is None else f"[{row.item}]"
     span = "" if row.end is None else f" samples {row.start}..{row.end}"
     return f"{shown(row.path)}{item}{span}"

@@ -1,4 +1,4 @@
-"""A rarer class: a fraction of its recordings."""
+"""Fewer recordings of a class, to make it rare."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from jfreq.types import InputError
 def thinned(source: Source, fractions: Mapping[str, float]) -> Source:
     """Keeps ``fractions[label]`` of the recordings of a class, evenly spread over their order.
 
-    A recording is a path, or one item of a file of many; of those that hold other classes too,
-    only the rows of this class go. In every fold, and split, the fraction is rounded to the nearest
-    number of recordings and at least one stays. Nothing is random: the same source always loses
-    the same rows.
+    A recording is a path, or one item of a file of many. Of a recording that holds other classes
+    too, only the rows of this class go. In every fold and split, the fraction is rounded to the
+    nearest number of recordings, and at least one stays. Nothing is random: the same source always
+    loses the same rows.
 
     Raises:
       InputError: for a class that is not there, a fraction outside of (0, 1], multi-label sets.
@@ -29,9 +29,9 @@ def thinned(source: Source, fractions: Mapping[str, float]) -> Source:
     check(
         not source.multi_label,
         "thin",
-        f"rows of {source.name} have several labels; this is for sets with one label a row",
+        f"needs a set with one label a row; rows of {source.name} have several labels",
     )
-    gone: set[Row] = set()
+    surplus: set[Row] = set()
     for name, fraction in fractions.items():
         if name not in source.labels:
             raise InputError(
@@ -42,16 +42,17 @@ def thinned(source: Source, fractions: Mapping[str, float]) -> Source:
         number = source.labels.index(name)
         rows = [row for row in source.rows if row.label == (number,)]
         check(bool(rows), "thin", f"{source.name} has no row of class {name!r}")
-        gone |= _surplus(rows, fraction)
-    return dataclasses.replace(source, rows=tuple(r for r in source.rows if r not in gone))
+        surplus |= _surplus(rows, fraction)
+    return dataclasses.replace(source, rows=tuple(r for r in source.rows if r not in surplus))
 
 
 def _surplus(rows: list[Row], fraction: float) -> set[Row]:
-    by_place = defaultdict(lambda: defaultdict(list))
+    """Rows of the recordings that go, from every fold and split."""
+    by_side = defaultdict(lambda: defaultdict(list))
     for row in rows:
-        by_place[row.fold, row.split][row.path, row.item].append(row)
+        by_side[row.fold, row.split][row.recording].append(row)
     out = set()
-    for recordings in by_place.values():
+    for recordings in by_side.values():
         groups = list(recordings.values())
         keep = max(1, math.floor(fraction * len(groups) + 0.5))
         kept = {i * len(groups) // keep for i in range(keep)}

@@ -130,6 +130,16 @@ def test_several_labels(opened):
         opened('path,labels\na.wav,"dog,cat"\nb.wav,dog\n', drop_labels=("dgo",))
 
 
+def test_classes_by_number_are_dropped_by_their_names(opened):
+    text = "path,label_id\na.wav,0\nb.wav,10\nsub/c.wav,2\n"
+    source = opened(text, drop_labels=("2",))
+    assert source.labels == ("0", "10") and source.dropped == {"2"}
+    assert [r.label for r in source.rows] == [(0,), (1,)]
+    source = opened(text.replace("10", "1"), labels=("dog", "cat", "ape"), drop_labels=("c*",))
+    assert source.labels == ("dog", "cat", "ape") and source.dropped == {"cat"}
+    assert [(r.path, r.label) for r in source.rows] == [("a.wav", (0,)), ("sub/c.wav", (2,))]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

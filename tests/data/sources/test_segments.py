@@ -10,7 +10,7 @@ from jfreq.data.prepare.run import prepare
 from jfreq.data.shards.describe import describe
 from jfreq.data.shards.reader import open_shards
 from jfreq.data.sources.base import Row, Source
-from jfreq.data.sources.segments import guarded, unnamed
+from jfreq.data.sources.segments import guarded, unlabelled_stretches
 from jfreq.types import InputError
 
 spans = st.lists(st.tuples(st.integers(0, 60), st.integers(1, 40)), min_size=1, max_size=8)
@@ -23,7 +23,7 @@ def rows_of(found, **more):
 @given(spans)
 def test_named_and_unnamed_make_up_the_recording(found):
     rows = rows_of(found, subject="s", fold=2)
-    rest = unnamed(rows, lambda row: 100)
+    rest = unlabelled_stretches(rows, lambda row: 100)
     count = np.zeros(100, int)
     for r in rest:
         count[r.start : r.end] += 1
@@ -38,8 +38,15 @@ def test_a_recording_in_two_folds_or_of_two_subjects_gives_no_rest():
     for field, values in (("fold", (0, 1)), ("split", ("train", "test")), ("subject", ("a", "b"))):
         rows = [Row("r", start=10 * i, end=10 * i + 5) for i in range(2)]
         rows = [r._replace(**{field: v}) for r, v in zip(rows, values)]
-        assert unnamed(rows, lambda row: 100) == ()
-    assert len(unnamed([Row("r", end=5), Row("r", start=9, end=20, label=(1,))], lambda _: 99)) == 2
+        assert unlabelled_stretches(rows, lambda row: 100) == ()
+    assert (
+        len(
+            unlabelled_stretches(
+                [Row("r", end=5), Row("r", start=9, end=20, label=(1,))], lambda _: 99
+            )
+        )
+        == 2
+    )
 
 
 def source(rows):
