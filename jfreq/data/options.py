@@ -1,4 +1,4 @@
-"""What a user may say about a set of shards that is made of recordings."""
+"""Options of making shards from recordings, with their checks."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from jfreq.ranges import (
     checked,
 )
 
-_Folders = Literal["auto", "index", "folders", "sensors"]
+_General = Literal["auto", "index", "folders", "sensors"]
 _Sounds = Literal["audioset", "esc50", "esc10", "urbansound8k", "fsd50k", "gtzan", "nsynth"]
 _Speech = Literal["speech_commands", "librispeech", "ravdess", "cremad", "emodb"]
 _Motion = Literal["hhar", "ucihar", "motionsense", "pamap2", "realworld"]
-Kind = Literal[_Folders, _Sounds, _Speech, _Motion, "cwru", "csi", "mod", "acids"]
+Kind = Literal[_General, _Sounds, _Speech, _Motion, "cwru", "csi", "mod", "acids"]
 """Layouts of a source; ``jfreq.data.sources.kinds.KINDS`` opens them."""
 ComplexAs = Literal["amplitude", "phase_difference", "real_imag"]
 Channels = Mapping[str, Sequence[int | str]]
@@ -42,8 +42,8 @@ class Options:
     kind: Kind = "auto"
     """Layout of the source, see docs/data.md; auto recognises it."""
     rate: Hertz | None = None
-    """Rate of the shards in Hz; audio: 16000, sensors: as recorded. A source that states no rate
-    is taken to have this one."""
+    """Rate of the shards in Hz; by default 16000 for audio and as recorded for sensors. Recordings
+    that state no rate are taken to have this one."""
     rates: tuple[str, ...] = ()
     """Rates of single modalities, for instance audio:8000 seismic:100."""
     seconds: Seconds | None = None
@@ -51,19 +51,22 @@ class Options:
     hop_seconds: Seconds | None = None
     """Step between windows of long recordings; by default no overlap."""
     mix: Mix | None = None
-    """Sound of several channels: the first (the default, but for acids), their mean, or all."""
+    """Sound of several channels: keep the first (the default, except for acids), their mean, or
+    all."""
     dtype: Literal["auto", "int16", "float32"] = "auto"
-    """Of sound in the shards; auto is float32 where a file is stored as floating point."""
+    """Type of sound in the shards; auto is int16, or float32 where a file is stored as floating
+    point."""
     modalities: tuple[str, ...] = ()
-    """Names for channels, for instance acc:0-2 gyro:gx,gy,gz (numbers or columns)."""
+    """Modalities by their channels, as numbers or names: acc:0-2 gyro:gx,gy,gz."""
     complex_as: tuple[ComplexAs, ...] = ("amplitude",)
-    """Complex recordings: the real modalities to make."""
+    """Real modalities to make of complex recordings."""
     only: tuple[str, ...] = ()
-    """Patterns of the paths to read, for instance '*/waist'."""
+    """Patterns of the paths to read, for instance '*/waist'; by default all."""
     thin: tuple[str, ...] = ()
     """Classes to make rare, with the fraction of their recordings to keep: fall=0.1."""
     unlabelled: bool = False
-    """Also take what no label names: index.csv, speech_commands, pamap2, hhar, mod, acids."""
+    """Also take stretches without a label (index.csv, speech_commands, pamap2, hhar, mod,
+    acids)."""
     allow_missing: bool = False
     """Keep recordings that lack a modality, with zeros in its place; missing.txt names them."""
     fill_seconds: NonNegative = 0.1
@@ -72,23 +75,23 @@ class Options:
     guard_seconds: NonNegative | None = None
     """Least distance in a recording between rows of different folds or splits."""
     make_folds: Count | None = None
-    """Divide the set into this many folds, with classes in proportion."""
+    """Number of folds to divide the set into, with classes in proportion."""
     fold_by: FoldBy | None = None
-    """What a fold keeps whole; by default subjects where enough are known, else recordings. A row
-    may be a part of a recording."""
+    """What a fold keeps whole; by default subjects where enough are known, else recordings. With
+    row, parts of a recording may lie in different folds."""
     replace_folds: bool = False
-    """Make folds although the source has its own."""
+    """Make folds even where the source has its own."""
     labels: tuple[str, ...] = ()
-    """Class names in order, or AudioSet's class_labels_indices.csv, where it does not lie beside
-    the list."""
+    """Class names in order; for AudioSet the file class_labels_indices.csv, where it does not lie
+    beside the list of segments."""
     drop_labels: tuple[str, ...] = ()
-    """Patterns of classes to leave out."""
+    """Patterns of the classes to leave out, for instance '*_to_*'."""
     clips: Path | None = None
-    """AudioSet: folder of the clips, where they do not lie beside the list."""
+    """Folder of AudioSet's clips, where they do not lie beside the list of segments."""
     n: Count | None = None
-    """Synthetic: number of rows; by default 24 per class."""
+    """Number of synthetic recordings; by default 24 per class."""
     seed: Seed = 0
-    """Of synthetic recordings and of the folds that are made."""
+    """Seed of synthetic recordings and of new folds."""
     workers: Workers | None = None
     """Decoding threads; by default one per core."""
     strict: bool = False
@@ -105,36 +108,40 @@ class Options:
 
     @cached_property
     def channels(self) -> Channels | None:
-        """``modalities`` by name; None where none is named."""
+        """The channels of each of ``modalities``; None where there are none."""
         return parse_modalities(self.modalities) or None
 
     @cached_property
     def hertz(self) -> dict[str, float]:
-        """``rates`` by modality."""
-        return _numbers(self.rates, "rates", sign=":")
+        """Hz of each modality in ``rates``."""
+        return _numbers(self.rates, "rates", ":", "audio:8000")
 
     @cached_property
     def fractions(self) -> dict[str, float]:
-        """``thin`` by class."""
-        return _numbers(self.thin, "thin", sign="=")
+        """The fraction of each class in ``thin``."""
+        return _numbers(self.thin, "thin", "=", "fall=0.1")
 
     @property
     def labels_file(self) -> Path | None:
-        """The table that ``labels`` names in place of classes."""
+        """The file that ``labels`` names in place of classes; None where it names classes."""
         table = len(self.labels) == 1 and self.labels[0].endswith(".csv")
         return Path(self.labels[0]) if table else None
 
-    def takes(self, path: str) -> bool:
-        """Whether ``only`` keeps a row of this path."""
+    def keeps(self, path: str) -> bool:
+        """Whether rows of this path are read: it matches ``only``, or there are no patterns."""
         return not self.only or any(fnmatch.fnmatch(path, pattern) for pattern in self.only)
 
     def drops(self, label: str) -> bool:
-        """Whether ``drop_labels`` leaves the class out."""
+        """Whether ``drop_labels`` leaves out the class of this name."""
         return any(fnmatch.fnmatch(label, pattern) for pattern in self.drop_labels)
 
 
 def parse_modalities(words: Sequence[str]) -> dict[str, tuple[int | str, ...]]:
-    """``("acc:0-2", "gyro:3-5,7", "mag:mx,my,mz")`` to the channels of each modality."""
+    """The channels of each modality in words such as ``acc:0-2``, ``gyro:3-5,7`` or ``mag:mx,my``.
+
+    Raises:
+      InputError: for a word of another form, and for one that names no channel.
+    """
     out = {}
     for word in words:
         name, colon, spans = word.partition(":")
@@ -146,7 +153,9 @@ def parse_modalities(words: Sequence[str]) -> dict[str, tuple[int | str, ...]]:
             )
         out[name] = tuple(channel for part in parts for channel in _channels(part))
         if not out[name]:
-            raise InputError(f"modalities: {word!r} names no channel")
+            raise InputError(
+                f"modalities: {word!r} names no channel; write FIRST-LAST, as in acc:0-2"
+            )
     return out
 
 
@@ -157,12 +166,12 @@ def _channels(part: str) -> Sequence[int | str]:
         return (part,)
     first, last = int(numbers[1]), int(numbers[2] or numbers[1])
     if last - first >= 100_000:
-        raise InputError(f"modalities: {part!r} are too many channels")
+        raise InputError(f"modalities: {part!r} names too many channels; 100000 are the most")
     return range(first, last + 1)
 
 
-def _numbers(words: Sequence[str], field: str, *, sign: str) -> dict[str, float]:
-    """``("audio:8000", "seismic:100")`` with ``sign`` ``:`` to the number of each name."""
+def _numbers(words: Sequence[str], field: str, sign: str, example: str) -> dict[str, float]:
+    """The number of each name in words such as ``audio:8000``; ``sign`` stands between them."""
     out = {}
     for word in words:
         name, _, text = word.rpartition(sign)
@@ -171,5 +180,5 @@ def _numbers(words: Sequence[str], field: str, *, sign: str) -> dict[str, float]
         except ValueError:
             name = ""
         if not name:
-            raise InputError(f"{field}: {word!r} is not NAME{sign}NUMBER")
+            raise InputError(f"{field}: {word!r} is not NAME{sign}NUMBER, for instance {example}")
     return out

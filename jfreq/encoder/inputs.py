@@ -177,7 +177,7 @@ class Recordings:
         kinds = AUDIO if sounds else ARRAYS
         if other := [f for f in files if f.suffix.lower() not in kinds]:
             self._say(f"{path}: left out {_counted(other)}, which are not read{_hint(other)}")
-        for odd, reason in listed.odd:
+        for odd, reason in listed.unreadable:
             self._skip(shown(odd), reason)
         return self._sounds(path, recordings) if sounds else self._arrays(path, recordings)
 

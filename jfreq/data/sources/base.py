@@ -1,4 +1,4 @@
-"""What a source is: light rows, and how to read one of them."""
+"""Sources of recordings: rows that are cheap to list, and a function that reads one of them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from jfreq.data.options import Channels, Options
 from jfreq.data.readers import sound
 from jfreq.data.sources.csv_lines import lines_of
 from jfreq.data.sources.folders import natural
-from jfreq.ranges import Mix
+from jfreq.ranges import Mix, brief
 from jfreq.types import InputError
 
 AUDIO = sound.READABLE
@@ -31,7 +31,7 @@ UNREADABLE = (
     zipfile.BadZipFile,
     zlib.error,
 )
-"""What reading a damaged file raises, by way of soundfile, numpy, zipfile and ours."""
+"""What reading a damaged file raises: soundfile, numpy, zipfile and jfreq itself."""
 
 
 class Row(NamedTuple):
@@ -56,25 +56,26 @@ class Row(NamedTuple):
 
 
 class Signal(NamedTuple):
-    """``x`` ``[t c]`` int16 PCM or floating point, at ``rate`` Hz; None where nobody says.
+    """``x`` ``[t c]`` int16 PCM or floating point, at ``rate`` Hz; None where nothing states it.
 
-    NaN is a missing sample; a signal that is NaN throughout was not recorded. No window lies
-    across a sample number of ``breaks``: recording stopped before it and went on later.
+    NaN is a missing sample; a signal that is NaN throughout was not recorded. ``breaks`` are
+    sample numbers before which recording stopped and went on later; no window lies across one.
     """
 
     x: np.ndarray
     rate: float | None
     breaks: tuple[int, ...] = ()
     names: tuple[str, ...] = ()
-    """Of the channels; empty where the file does not name them."""
+    """Names of the channels; empty where the file states none."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Rows and how to read one.
+    """Rows and how to read them.
 
-    ``read(row)`` returns the row's signals by modality or raises; ``seconds(row)`` looks at the
-    header only (None where it cannot tell); both are called from several threads.
+    ``read(row)`` returns the signals of a row by modality, or raises one of ``UNREADABLE``.
+    ``seconds(row)`` is the row's length by the header of its file, None where that does not say.
+    Both are called from several threads.
     """
 
     name: str
@@ -92,17 +93,17 @@ class Source:
     dropped: frozenset[str] = frozenset()
     """Classes that were left out because the caller asked for it."""
     rate: float | None = None
-    """Hz of the shards where the caller names none; None for that of the recordings."""
+    """Hz of the shards where the caller states no rate; None for the rate of the recordings."""
     rates: Mapping[str, float] = dataclasses.field(default_factory=dict)
     """The same for single modalities."""
     mix: Mix = "first"
-    """What becomes of the channels of ``audio`` where the caller does not say."""
+    """What becomes of the channels of ``audio`` where the caller does not choose."""
     notes: tuple[str, ...] = ()
     """Lines for the user: what was recognised or guessed, and what was left out."""
     floating: bool = False
-    """Its ``audio`` is in units of its own, not in full scale."""
+    """``audio`` is in a physical unit, not relative to full scale."""
     survey: Callable[[Iterable[str]], sound.Survey] | None = None
-    """Looks at the headers of sound files by path, where it has such."""
+    """Summary of the headers of sound files, by their paths; None for sources of other files."""
 
     @property
     def description(self) -> str:
@@ -110,7 +111,7 @@ class Source:
 
 
 class Listed(NamedTuple):
-    """What a source lists, under the names of :class:`Source`."""
+    """What a source lists; the fields are those of :class:`Source`."""
 
     rows: tuple[Row, ...]
     labels: tuple[str, ...] = ()
@@ -140,12 +141,12 @@ def audio_source(
     multi_label: bool = False,
     notes: Iterable[str] = (),
 ) -> Source:
-    """A source of sound files below ``root``."""
+    """A source whose rows are sound files, by their paths below ``root``."""
     headers = sound.Headers(root)
 
     def read(row: Row) -> dict[str, Signal]:
-        known = headers.of(row.path)
-        x, rate = sound.read(root / row.path, row.start, row.end, known=known)
+        header = headers.of(row.path)
+        x, rate = sound.read(root / row.path, row.start, row.end, known=header)
         return split_channels({"audio": None}, Signal(x, float(rate)), options.channels)
 
     def seconds(row: Row) -> float | None:
@@ -207,17 +208,25 @@ def split_channels(
     *,
     allow_missing: bool = False,
 ) -> dict[str, Signal]:
-    """The channels of one array as modalities, ``default`` where none are named.
+    """The channels of one array as modalities.
 
-    With ``allow_missing`` a modality of which the array has no channel is NaN throughout.
+    Args:
+      default: modalities where the caller names none; None stands for all channels.
+      modalities: as the caller names them.
+      allow_missing: a modality of which the array has no channel is NaN throughout.
+
+    Raises:
+      InputError: for a channel that the array does not have.
     """
     out, width = {}, signal.x.shape[1]
-    for name, asked in (modalities or default).items():
-        channels = None if asked is None else _numbers(name, asked, signal.names)
+    for name, wanted in (modalities or default).items():
+        channels = None if wanted is None else _numbers(name, wanted, signal.names)
         if allow_missing and channels is not None and min(channels) >= width:
             x = unrecorded(len(signal.x), len(channels))
         elif channels is not None and max(channels) >= width:
-            raise InputError(f"has {width} channels, modality {name!r} asks for {list(channels)}")
+            raise InputError(
+                f"has {width} channels, modality {name!r} asks for {brief(str(list(channels)))}"
+            )
         else:
             x = signal.x if channels is None else signal.x[:, list(channels)]
         names = signal.names
@@ -228,15 +237,15 @@ def split_channels(
 
 
 def _numbers(modality: str, channels: Sequence[int | str], names: Sequence[str]) -> list[int]:
-    """The numbers of channels of which some are given by name."""
+    """The numbers of channels that are given by number or by name."""
     known = {name.casefold(): i for i, name in enumerate(names)}
     out = []
     for channel in channels:
         if isinstance(channel, str) and channel.casefold() not in known:
-            there = f"there are: {', '.join(names)}" if names else "the file names no channels"
+            available = f"it has: {', '.join(names)}" if names else "the file names no channels"
             raise InputError(
                 f"has no channel {channel!r} for modality "
-                f"{modality!r}{close_match(channel, names)}; {there}"
+                f"{modality!r}{close_match(channel, names)}; {available}"
             )
         out.append(known[channel.casefold()] if isinstance(channel, str) else channel)
     return out
@@ -245,31 +254,36 @@ def _numbers(modality: str, channels: Sequence[int | str], names: Sequence[str])
 def ordered(modality: str, signal: Signal, names: Sequence[str], owner: str) -> Signal:
     """The channels in the order of ``names``, matched by name without regard to case.
 
-    Nothing happens where neither side has names. ``owner`` is whose names they are. Raises
-    ``InputError`` where the names differ, or only one side has any.
+    A signal without names is returned as it is where ``names`` are empty too.
+
+    Args:
+      owner: what ``names`` belong to, for messages.
+
+    Raises:
+      InputError: where the names differ, or only one side has any.
     """
     names_here, wanted = ([name.casefold() for name in side] for side in (signal.names, names))
     if names_here == wanted:
         return signal
     if sorted(names_here) != sorted(wanted):
-        said = (
+        stated = (
             f"has the channels {', '.join(signal.names)}"
             if names_here
             else "does not name its channels"
         )
-        theirs = f"has {', '.join(names)}" if wanted else "does not name its channels"
-        raise InputError(f"{modality} {said}, {owner} {theirs}")
+        expected = f"has {', '.join(names)}" if wanted else "does not name its channels"
+        raise InputError(f"{modality} {stated}, {owner} {expected}")
     order = [names_here.index(name) for name in wanted]
     return signal._replace(x=signal.x[:, order], names=tuple(names))
 
 
 def unrecorded(samples: int, channels: int) -> np.ndarray:
-    """What stands for a modality that a recording lacks: NaN ``[t c]`` float32."""
+    """NaN ``[t c]`` float32, in place of a modality that a recording lacks."""
     return np.full((samples, channels), np.nan, np.float32)
 
 
 def given_labels(options: Options) -> tuple[str, ...]:
-    """The class names that the caller gives, in order; empty where none."""
+    """The class names that the caller gives, in order; empty where there are none."""
     if options.labels_file is None:
         return options.labels
     return tuple(
@@ -278,6 +292,6 @@ def given_labels(options: Options) -> tuple[str, ...]:
 
 
 def one_line(error: BaseException) -> str:
-    """What an error says, without the quotes that ``KeyError`` puts around it."""
+    """The first line of an error's message, without the quotes that ``KeyError`` adds."""
     text: Any = error.args[0] if isinstance(error, KeyError) and error.args else error
     return (str(text) or type(error).__name__).splitlines()[0]

@@ -18,19 +18,24 @@ WAYS = get_args(ComplexAs)
 def real_modalities(
     signal: Signal, ways: Sequence[str], modalities: Channels | None = None
 ) -> dict[str, Signal]:
-    """A complex signal ``[t a k]``, ``a`` antennas of ``k`` subcarriers, as real modalities.
-
-    Each of ``ways`` is a modality of its own name, channels antenna by antenna:
-
-    - ``amplitude`` ``[t a*k]``: the modulus;
-    - ``phase_difference`` ``[t (a-1)*k]``: the phase of an antenna against the one before it, in
-      radians. What the antennas share, the oscillators' offset above all, drops out. Unwrapped
-      along time, as the signal is read along time: a jump of 2 pi would be a click in its spectrum;
-    - ``real_imag`` ``[t 2*a*k]``: all real parts, then all imaginary parts, as stored.
-
-    ``modalities`` renames and picks channels of all of them side by side.
+    """Real modalities of a complex signal ``[t a k]`` of ``a`` antennas and ``k`` subcarriers.
 
     A sample that is NaN on any antenna is NaN on all of them.
+
+    Args:
+      signal: complex64 ``[t a k]``.
+      ways: modalities to make, each called by its way; their channels are in order of antennas:
+
+        - ``amplitude`` ``[t a*k]``: the modulus.
+        - ``phase_difference`` ``[t (a-1)*k]``: the phase of every antenna relative to the one
+          before it, in radians. What is common to the antennas, above all the offset of the
+          oscillators, cancels. It is unwrapped along time, because a jump of 2 pi would be a
+          click in its spectrum.
+        - ``real_imag`` ``[t 2*a*k]``: all real parts, then all imaginary parts.
+      modalities: channels of all of these side by side, under other names.
+
+    Returns:
+      Signals ``[t c]`` float32 by modality.
 
     Raises:
       InputError: for an unknown way, or a phase difference with a single antenna.
@@ -45,7 +50,7 @@ def real_modalities(
 
 
 def _spread(x: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Rows ``x`` where ``known``, NaN elsewhere."""
+    """``x`` at the samples that are ``known``, NaN at the others."""
     if known.all():
         return x
     out = np.full((len(known), *x.shape[1:]), np.nan, np.float32)
@@ -54,12 +59,13 @@ def _spread(x: np.ndarray, known: np.ndarray) -> np.ndarray:
 
 
 def check_ways(ways: Sequence[str]) -> None:
-    """``InputError`` for none, or an unknown one."""
-    check(bool(ways), "complex_as", f"name one or more of {', '.join(WAYS)}")
+    """``InputError`` where ``ways`` are empty or one of them is unknown."""
+    check(bool(ways), "complex_as", f"is empty; name one or more of {', '.join(WAYS)}")
     for way in ways:
         if way not in WAYS:
             raise InputError(
-                f"complex_as: no way {way!r}{close_match(way, WAYS)}; there are: {', '.join(WAYS)}"
+                f"complex_as: there is no {way!r}{close_match(way, WAYS)}; name one or more of "
+                f"{', '.join(WAYS)}"
             )
 
 
@@ -69,6 +75,6 @@ def _real(x: np.ndarray, way: str) -> np.ndarray:
     if way == "real_imag":
         return np.concatenate([np.real(x), np.imag(x)], 1).astype(np.float32)
     if x.shape[1] < 2:
-        raise InputError("a phase difference needs two antennas or channels, it has one")
+        raise InputError("phase_difference needs two antennas or channels, the recording has one")
     difference = np.angle(x[:, 1:] * np.conj(x[:, :-1]))
     return np.unwrap(difference, axis=0).astype(np.float32)

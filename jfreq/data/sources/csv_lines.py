@@ -1,4 +1,4 @@
-"""Lines of CSV files that people write: indexes and the lists of published sets."""
+"""Lines of CSV files: indexes that people write, and the lists of published sets."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from jfreq.config import check, close_match
 from jfreq.ranges import brief
 from jfreq.types import InputError
 
-_NOTHING = ("", "nan", "na", "n/a", "none", "null")
+_EMPTY = ("", "nan", "na", "n/a", "none", "null")
 _LARGEST = 2**62
 
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """One line: its cells by column, without surrounding blanks."""
+    """One line: the text of its cells by column, without surrounding blanks."""
 
     file: Path
     number: int
@@ -30,12 +30,17 @@ class Line:
         return f"{self.file}:{self.number}"
 
     def text(self, column: str) -> str:
+        """The text of a cell; empty where the line has no such column."""
         return self.cells.get(column, "")
 
     def real(self, column: str) -> float | None:
-        """A number, also with a decimal comma; None for an empty cell."""
+        """A number, also with a decimal comma; None for an empty cell.
+
+        Raises:
+          InputError: for text that is not a finite number.
+        """
         text = self.text(column)
-        if text.lower() in _NOTHING:
+        if text.lower() in _EMPTY:
             return None
         comma = text.count(",") == 1 and "." not in text
         try:
@@ -47,18 +52,22 @@ class Line:
         return value
 
     def whole(self, column: str, *, least: int = 0, most: int = _LARGEST) -> int | None:
-        """A whole number, also written as 1.0; None for an empty cell."""
+        """A whole number, also written as 1.0; None for an empty cell.
+
+        Raises:
+          InputError: for other text, and for a number outside of ``least`` to ``most``.
+        """
         value = self.real(column)
         if value is None:
             return None
         where, text = f"{self.where} {column}", self.text(column)
         check(value.is_integer(), where, f"expected a whole number, got {text!r}")
         check(value >= least, where, f"must be {least} or more, got {text}")
-        check(value <= most, where, f"{text} is too large")
+        check(value <= most, where, f"{text} is too large, the largest is {most}")
         return int(text) if text.lstrip("+-").isdecimal() else int(value)
 
     def number_of(self, column: str) -> int:
-        """A whole number from 0 on; ``InputError`` for anything else, and for an empty cell."""
+        """A whole number, 0 or more; ``InputError`` for anything else and for an empty cell."""
         value = self.whole(column, most=2**31 - 1)
         if value is None:
             raise InputError(f"{self.where} {column}: expected a whole number, the cell is empty")
@@ -66,12 +75,16 @@ class Line:
 
 
 def read_text(path: Path) -> str:
-    """A text file, with or without a byte order mark; ``InputError`` where it is none."""
+    """The text of a UTF-8 file, without its byte order mark.
+
+    Raises:
+      InputError: for a file that is missing, cannot be opened, or is not UTF-8.
+    """
     check(path.is_file(), "source", f"{path} does not exist")
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: is not a UTF-8 text file") from error
+        raise InputError(f"{path}: is not UTF-8 text; save it as UTF-8") from error
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
 
@@ -79,10 +92,11 @@ def read_text(path: Path) -> str:
 def records(
     path: Path, *, delimiter: str = ",", strict: bool = False
 ) -> Iterator[tuple[int, list[str]]]:
-    """Number and cells, without surrounding blanks, of every line that is not blank.
+    """The number of every line that is not blank, and its cells without surrounding blanks.
 
-    Raises ``InputError`` for what the ``csv`` module refuses; with ``strict`` that includes a
-    quote that is not closed.
+    Raises:
+      InputError: for what the ``csv`` module refuses; with ``strict`` that includes a quote that
+        is not closed.
     """
     file = io.StringIO(read_text(path), newline="")
     reader = csv.reader(file, delimiter=delimiter, skipinitialspace=True, strict=strict)
@@ -96,9 +110,13 @@ def records(
 
 
 def lines_of(file: Path, columns: Sequence[str], *, header: bool = True) -> Iterator[Line]:
-    """The lines of a CSV with these columns; ``InputError`` for a missing one or a short line.
+    """The lines of a CSV that has these columns.
 
-    Without a ``header`` the columns stand in the order in which they are named.
+    Args:
+      header: the first line names the columns; without it they stand in the order of ``columns``.
+
+    Raises:
+      InputError: for a column that is missing, and for a line of too few fields.
     """
     rows = records(file)
     head = next(rows, (1, []))[1] if header else list(columns)

@@ -1,4 +1,4 @@
-"""What a path that somebody names as a source is, or what to do where it is nothing."""
+"""The kind of a source, by what lies at its path; advice where nothing fits."""
 
 from __future__ import annotations
 
@@ -17,40 +17,46 @@ from jfreq.types import InputError
 
 
 def kind_of(path: Path) -> str:
-    """The kind of a folder or file; ``InputError`` with advice where none fits."""
+    """The kind of a folder or file, a name of ``KINDS``.
+
+    Raises:
+      InputError: with advice, where no kind fits.
+    """
     return _kind_of_folder(path) if path.is_dir() else _kind_of_file(path)
 
 
 def _kind_of_folder(path: Path) -> str:
     if (path / METADATA).is_file():
         raise InputError(
-            f"source: {shown(path)} is a finished set of shards; give it to --data as it is"
+            f"source: {shown(path)} is a finished set of shards; use it as it is, with --data"
         )
     if index_in(path) is not None:
         return "index"
-    if (owner := datasets.recognise(path)) is not None:
-        return owner
-    found = listing(path)
-    suffixes = {file.suffix.lower() for file in found.files}
+    if (dataset := datasets.recognise(path)) is not None:
+        return dataset
+    contents = listing(path)
+    suffixes = {file.suffix.lower() for file in contents.files}
     if suffixes & set(AUDIO):
         return "folders"
     if suffixes & set(ARRAYS):
         return "sensors"
     refuse_pickles(path)
-    raise InputError(f"source: {shown(path)} {_nothing_to_read(found)}")
+    raise InputError(f"source: {shown(path)} {_nothing_to_read(contents)}")
 
 
-def _nothing_to_read(found: Listing) -> str:
-    if not found.files:
-        odd = f", only {shown(found.odd[0][0].name)}, which {found.odd[0][1]}" if found.odd else ""
-        return f"holds no files{odd} (hidden ones are not looked at)"
-    other = [file for file in found.files if file.suffix.lower() in OTHER_FORMATS]
-    if other:
+def _nothing_to_read(contents: Listing) -> str:
+    """What a folder holds instead of recordings, and what to do."""
+    if not contents.files:
+        path, why = next(iter(contents.unreadable), (None, ""))
+        beside = f", only {shown(path.name)}, which {why}" if path else ""
+        return f"holds no files{beside} (hidden files are not read)"
+    unsupported = [file for file in contents.files if file.suffix.lower() in OTHER_FORMATS]
+    if unsupported:
         return (
-            f"holds {len(other)} files of sound in formats that cannot be read; "
-            f"{convert(other[0], 'them')}"
+            f"holds {len(unsupported)} files of sound in formats that cannot be read; "
+            f"{convert(unsupported[0], 'them')}"
         )
-    kinds = Counter(file.suffix.lower() or "no suffix" for file in found.files).most_common(4)
+    kinds = Counter(file.suffix.lower() or "no suffix" for file in contents.files).most_common(4)
     return (
         f"holds no index.csv, no sound ({' '.join(AUDIO)}) and no arrays ({' '.join(ARRAYS)}), "
         f"only {', '.join(f'{kind} ({n})' for kind, n in kinds)}; docs/data.md shows what can "
@@ -63,8 +69,8 @@ def _kind_of_file(path: Path) -> str:
         raise InputError(f"source: {shown(path)} {why}")
     suffix = path.suffix.lower()
     if suffix in TABLES:
-        if (owner := datasets.recognise_table(path)) is not None:
-            return owner
+        if (dataset := datasets.recognise_table(path)) is not None:
+            return dataset
         return "index" if names_paths(path) else "sensors"
     if suffix in AUDIO:
         return "folders"
@@ -72,13 +78,14 @@ def _kind_of_file(path: Path) -> str:
         return "sensors"
     if suffix == ".mat":
         raise InputError(
-            f"kind: {shown(path)} may hold anything; name its layout, for instance cwru or csi"
+            f"kind: {shown(path)} is a MATLAB file, which may hold anything; name its layout with "
+            "--kind, for instance cwru or csi"
         )
     if suffix in OTHER_FORMATS:
         raise InputError(
             f"source: {shown(path)} is of a format that cannot be read; {convert(path)}"
         )
     raise InputError(
-        f"source: {shown(path)} is no file that can be read; name a folder, an index.csv, a sound "
-        f"file ({' '.join(AUDIO)}) or arrays ({' '.join(ARRAYS)})"
+        f"source: {shown(path)} is not a file that can be read; name a folder, an index.csv, a "
+        f"sound file ({' '.join(AUDIO)}) or arrays ({' '.join(ARRAYS)})"
     )

@@ -1,7 +1,7 @@
-"""What lies in a folder: one walk for every kind of source, and what folder names mean.
+"""The files of a folder, listed alike for every kind of source, and what names of folders mean.
 
-Hidden files and folders and those that other systems leave behind (``__MACOSX``) are never looked
-at. Links are followed; every folder is entered once, so that loops of links end.
+Hidden files and folders, and folders that operating systems add (``__MACOSX``), are left out.
+Links are followed; every folder is entered once, so that loops of links end.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from pathlib import Path, PurePath, PurePosixPath
 from jfreq.config import check
 from jfreq.types import InputError
 
-LEFT_BEHIND = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information")
-"""Folders that operating systems make beside a person's own."""
+_SYSTEM_FOLDERS = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information")
+"""Folders that operating systems and file servers add."""
 METADATA, COLUMNS, PARTS = "metadata.json", "rows.npz", ".parts"
-"""What a set of shards holds: the first two when it is finished, the last until then."""
+"""Files of a finished set of shards, and the folder of one that is being written."""
 SPLITS = {
     "train": ("train", "training"),
     "validation": ("val", "valid", "validation", "dev"),
@@ -34,8 +34,8 @@ PERSON = re.compile(
     r"(p|s|u|v|id|sub|subj|subject|user|person|participant|proband|patient|volunteer)[ _-]?\d+",
     re.I,
 )
-"""How folders of people are called."""
-_KINDS = (
+"""Names of folders that hold the recordings of one person."""
+_NOT_FILES = (
     (stat.S_ISFIFO, "is a pipe, not a file"),
     (stat.S_ISSOCK, "is a socket, not a file"),
     (stat.S_ISCHR, "is a device, not a file"),
@@ -51,19 +51,19 @@ class Listing:
     root: Path
     files: tuple[Path, ...]
     folders: tuple[Path, ...]
-    odd: tuple[tuple[Path, str], ...]
+    unreadable: tuple[tuple[Path, str], ...]
     """What cannot be read or entered, with the reason: pipes, links to nothing, loops."""
 
     def matching(self, pattern: str) -> list[Path]:
-        """Files and folders whose last names match, as ``rglob`` does: ``proband*/data``."""
+        """Files and folders at any depth that match a pattern such as ``proband*/data``."""
         *above, last = pattern.split("/")
-        fits = re.compile(fnmatch.translate(last)).match
-        found = (p for p in (*self.files, *self.folders) if fits(p.name))
-        return sorted(p for p in found if not above or p.match(pattern))
+        matches = re.compile(fnmatch.translate(last)).match
+        paths = (p for p in (*self.files, *self.folders) if matches(p.name))
+        return sorted(p for p in paths if not above or p.match(pattern))
 
 
 def listing(root: Path) -> Listing:
-    """Walks ``root``; ``InputError`` where it is no folder or cannot be opened."""
+    """Everything below ``root``; ``InputError`` where it is no folder or cannot be opened."""
     check(root.is_dir(), "source", f"{root} is not a folder; name the unpacked archive")
     try:
         os.scandir(root).close()
@@ -71,17 +71,17 @@ def listing(root: Path) -> Listing:
         raise InputError(f"source: {root} cannot be opened ({error.strerror})") from error
     walk = _Walk(root)
     return Listing(
-        root, tuple(sorted(walk.files)), tuple(sorted(walk.folders)), tuple(sorted(walk.odd))
+        root, tuple(sorted(walk.files)), tuple(sorted(walk.folders)), tuple(sorted(walk.unreadable))
     )
 
 
 class _Walk:
-    """One walk: folders as they lie first, then where links lead, unless it was seen."""
+    """Lists the folders in ``root`` first, then those that links lead to, each folder once."""
 
     def __init__(self, root: Path):
         self.files: list[Path] = []
         self.folders: list[Path] = []
-        self.odd: list[tuple[Path, str]] = []
+        self.unreadable: list[tuple[Path, str]] = []
         self._real = os.path.realpath(root)
         self._seen: dict[tuple[int, int], Path] = {}
         self._links: list[Path] = []
@@ -94,9 +94,9 @@ class _Walk:
     def _follow(self, link: Path) -> None:
         real = os.path.realpath(link)
         if os.path.commonpath([real, self._real]) == real:
-            self.odd.append((link, "is a link to a folder above it"))
-        elif (there := self._seen.get(_identity(link))) is not None:
-            self.odd.append((link, f"is a link to {shown(there)}, which is read already"))
+            self.unreadable.append((link, "is a link to a folder above it"))
+        elif (seen := self._seen.get(_identity(link))) is not None:
+            self.unreadable.append((link, f"is a link to {shown(seen)}, which is read already"))
         else:
             self.folders.append(link)
             self._enter(link)
@@ -109,7 +109,7 @@ class _Walk:
                 self._seen[_identity(folder)] = folder
                 entries = list(os.scandir(folder))
             except OSError as error:
-                self.odd.append((folder, f"cannot be opened ({error.strerror})"))
+                self.unreadable.append((folder, f"cannot be opened ({error.strerror})"))
                 continue
             for entry in entries:
                 if not hidden(entry.name):
@@ -128,29 +128,29 @@ class _Walk:
             if entry.is_file():
                 self.files.append(path)
                 return
-        self.odd.append((path, why_no_file(path) or "cannot be read"))
+        self.unreadable.append((path, why_no_file(path) or "cannot be read"))
 
 
 def _identity(folder: Path) -> tuple[int, int]:
-    found = os.stat(folder)
-    return found.st_dev, found.st_ino
+    status = os.stat(folder)
+    return status.st_dev, status.st_ino
 
 
 def holds_shards(folder: Path) -> bool:
-    """Whether `jfreq data prepare` writes here, finished or not: no recordings lie in it."""
+    """Whether `jfreq data prepare` has written here, finished or not, so no recordings are here."""
     finished = (folder / METADATA).is_file() and (folder / COLUMNS).is_file()
     return finished or (folder / PARTS).is_dir()
 
 
 def hidden(name: str) -> bool:
-    """Whether a file or folder of this name is never looked at."""
-    return name.startswith(".") or name in LEFT_BEHIND
+    """Whether files and folders of this name are left out."""
+    return name.startswith(".") or name in _SYSTEM_FOLDERS
 
 
 def why_no_file(path: Path) -> str:
-    """What keeps ``path`` from being opened as a file, empty where nothing does.
+    """Why ``path`` is not a file that can be opened; empty where it is one.
 
-    Only looks: opening a pipe would wait for its other end for ever.
+    Nothing is opened, because opening a pipe waits for its other end.
     """
     try:
         mode = os.stat(path).st_mode
@@ -163,11 +163,11 @@ def why_no_file(path: Path) -> str:
         return "has a name that no file can have"
     if stat.S_ISREG(mode):
         return ""
-    return next((why for test, why in _KINDS if test(mode)), "is no regular file")
+    return next((why for test, why in _NOT_FILES if test(mode)), "is not a regular file")
 
 
 def is_utf8(text: str) -> bool:
-    """Whether a name can be written down; the disk may hold others."""
+    """Whether a name is valid UTF-8; names on disk may be other bytes."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -176,13 +176,13 @@ def is_utf8(text: str) -> bool:
 
 
 def shown(path: PurePath | str) -> str:
-    """A name for people, with ``\\xe9`` for every byte that is not UTF-8."""
+    """A path as printable text, with ``\\xe9`` for every byte that is not UTF-8."""
     raw = os.fsencode(path) if not is_utf8(str(path)) else str(path).encode()
     return raw.decode(errors="backslashreplace")
 
 
 def composed(name: str) -> str:
-    """The one spelling (NFC) of a name: Macs write letters and their accents apart."""
+    """A name in Unicode form NFC; macOS stores letters and their accents apart (NFD)."""
     return unicodedata.normalize("NFC", name)
 
 
@@ -190,39 +190,39 @@ def composed(name: str) -> str:
 
 
 def split_name(text: str) -> str:
-    """``train``, ``validation`` or ``test`` for any of their usual names, else the text itself."""
+    """``train``, ``validation`` or ``test`` for their usual names, other text as it is."""
     return _SPLIT_OF.get(text.strip().lower(), text.strip())
 
 
 def splits_and_labels(paths: Sequence[str]) -> tuple[list[tuple[str, str]], tuple[str, ...]]:
-    """Split and class of every file, from its folders; an empty string for none.
+    """Split and class of every file by its folders; an empty string for none.
 
     The class is the first folder: ``dog/1.wav``. Folders of splits may lie above the classes
     (``train/dog/1.wav``) or below them (``dog/train/1.wav``). A folder that holds all others is
-    stepped over.
+    ignored.
 
     Args:
       paths: of files, relative to the source, with ``/``.
 
     Returns:
-      ``(split, label)`` for every path, and sentences that say what was guessed.
+      ``(split, label)`` for every path, and notes that say what was guessed.
     """
     folders = [PurePosixPath(path).parts[:-1] for path in paths]
-    inside, notes = _stepped_into(folders)
-    folders = [parts[len(inside) :] for parts in folders]
+    common, notes = _common_parents(folders)
+    folders = [parts[len(common) :] for parts in folders]
     tops = {parts[0] for parts in folders if parts}
     splits = {name for name in tops if _is_split(name)}
     below = {parts[1] for parts in folders if len(parts) > 1}
     if splits and (splits == tops or (len(splits) > 1 and _all_hold_folders(folders, splits))):
         named = [_split_first(parts, splits) for parts in folders]
-        notes += _said_splits(splits, [label for _, label in named])
+        notes += _splits_note(splits, [label for _, label in named])
         notes += [
             f"the folder {name!r} beside them is read as a class without a split"
             for name in sorted(tops - splits)
         ]
     elif len(below) > 1 and all(len(p) > 1 and _is_split(p[1]) for p in folders):
         named = [(split_name(parts[1]), parts[0]) for parts in folders]
-        notes += _said_splits(below, [label for _, label in named])
+        notes += _splits_note(below, [label for _, label in named])
     else:
         named = [("", parts[0] if parts else "") for parts in folders]
     return [(split, composed(label)) for split, label in named], tuple(notes)
@@ -231,22 +231,22 @@ def splits_and_labels(paths: Sequence[str]) -> tuple[list[tuple[str, str]], tupl
 def are_people(folders: Iterable[str], paths: Sequence[str]) -> bool:
     """Whether the folders of ``paths`` are people who did the same things.
 
-    They are called ``p1``, ``user_2`` ..., and names of files come again: ``p1/walk.wav``,
-    ``p2/walk.wav``. Names that are numbers say nothing of the kind.
+    Folders of people are called ``p1``, ``user_2`` and the like, and names of files repeat in
+    them: ``p1/walk.wav``, ``p2/walk.wav``. Names of files that are numbers name no activity.
     """
-    named = set(folders)
+    people = set(folders)
     stems = [PurePosixPath(path).stem for path in paths]
     return (
-        len(named) > 1
-        and all(PERSON.fullmatch(folder) for folder in named)
+        len(people) > 1
+        and all(PERSON.fullmatch(folder) for folder in people)
         and len(set(stems)) < len(stems)
         and not any(re.fullmatch(r"[\d\s._-]+", stem) for stem in stems)
     )
 
 
-def _stepped_into(folders: Sequence[tuple[str, ...]]) -> tuple[tuple[str, ...], list[str]]:
+def _common_parents(folders: Sequence[tuple[str, ...]]) -> tuple[tuple[str, ...], list[str]]:
     """The folders that hold all others, and a note where there are any."""
-    inside: tuple[str, ...] = ()
+    common: tuple[str, ...] = ()
     rest = list(folders)
     while rest and all(len(parts) > 1 for parts in rest) and len({p[0] for p in rest}) == 1:
         below = {parts[1] for parts in rest}
@@ -254,10 +254,10 @@ def _stepped_into(folders: Sequence[tuple[str, ...]]) -> tuple[tuple[str, ...], 
             break
         if all(map(_is_split, below)) and all(len(p) == 2 for p in rest):
             break
-        inside += rest[0][:1]
+        common += rest[0][:1]
         rest = [parts[1:] for parts in rest]
-    name = "/".join(inside)
-    return inside, [f"classes are the folders in {name!r}, which holds them all"] if inside else []
+    name = "/".join(common)
+    return common, [f"classes are the folders in {name!r}, which holds them all"] if common else []
 
 
 def _is_split(name: str) -> bool:
@@ -274,17 +274,17 @@ def _split_first(parts: tuple[str, ...], splits: set[str]) -> tuple[str, str]:
     return split_name(parts[0]), parts[1] if len(parts) > 1 else ""
 
 
-def _said_splits(names: Iterable[str], labels: Iterable[str]) -> list[str]:
-    found = ", ".join(
+def _splits_note(names: Iterable[str], labels: Iterable[str]) -> list[str]:
+    splits = ", ".join(
         name if name == split_name(name) else f"{name} as {split_name(name)}"
         for name in sorted(names)
     )
     where = "classes are the folders in them" if any(labels) else "they hold no folders of classes"
-    return [f"splits from folders: {found}; {where}"]
+    return [f"splits from folders: {splits}; {where}"]
 
 
 def natural(name: str) -> tuple:
-    """Sorts names as people count: numbers first, then ``class2`` before ``class10``."""
+    """Key of natural order: numbers first, then ``class2`` before ``class10``."""
     try:
         value = float(name)
     except ValueError:

@@ -34,16 +34,16 @@ from jfreq.data.sources.sensor_files import array_source
 from jfreq.types import InputError
 
 NAME = "index.csv"
-SHORTEST = 0.01
-"""Seconds of sound. Shorter spans are seconds that were written where samples are counted."""
-BEYOND = 0.1
-"""Seconds that ``end_seconds`` may lie behind the end of a recording: times are rounded."""
-_SUSPECT = 1920
-"""Samples from which on a span is longer than that at any usual rate."""
+_SHORTEST = 0.01
+"""Seconds. A shorter span of sound is taken for seconds in a column that counts samples."""
+_BEYOND = 0.1
+"""Seconds that ``end_seconds`` may lie after the end of a recording, because times are rounded."""
+_SURELY_LONG = 1920
+"""Samples; spans of so many are longer than ``_SHORTEST`` at any usual rate."""
 
 
 class Entry(NamedTuple):
-    """What one line says; ``labels`` by name, or ``id`` alone."""
+    """A line of the index: its row, the names of its classes, and its ``label_id``."""
 
     line: Line
     row: Row
@@ -52,7 +52,7 @@ class Entry(NamedTuple):
 
 
 def index_in(folder: Path) -> Path | None:
-    """The ``index.csv`` of a folder, in upper or lower case."""
+    """The ``index.csv`` of a folder, in upper or lower case; None where there is none."""
     if (folder / NAME).is_file():
         return folder / NAME
     files = [p for p in folder.iterdir() if p.name.lower() == NAME and p.is_file()]
@@ -60,7 +60,16 @@ def index_in(folder: Path) -> Path | None:
 
 
 def from_index(path: Path, options: Options) -> Source:
-    """A folder with ``index.csv``: column ``path``, and any of those that docs/data.md lists."""
+    """The recordings that an ``index.csv`` or another table lists.
+
+    The table has a column ``path``, and any of the columns that docs/data.md lists.
+
+    Args:
+      path: the table, or the folder that holds an ``index.csv``.
+
+    Raises:
+      InputError: with file and line, for a table that cannot be read or contradicts itself.
+    """
     index = index_in(path) if path.is_dir() else path
     if index is None:
         raise InputError(f"source: {path} has no {NAME}")
@@ -128,17 +137,17 @@ def _entry(line: Line, names: tuple[str, ...]) -> Entry:
 
 
 def _located(entries: Sequence[Entry], root: Path, notes: list[str]) -> list[Entry]:
-    """Paths as they are spelt on disk."""
+    """Paths as they are spelt on disk; ``notes`` say where backslashes were replaced."""
     find = functools.lru_cache(maxsize=None)(functools.partial(_on_disk, root))
     out = [e._replace(row=e.row._replace(path=find(e.row.path))) for e in entries]
-    turned = sum("\\" in a.row.path and "\\" not in b.row.path for a, b in zip(entries, out))
-    if turned:
-        notes.append(f"in {turned} paths \\ is read as /")
+    backslashes = sum("\\" in a.row.path and "\\" not in b.row.path for a, b in zip(entries, out))
+    if backslashes:
+        notes.append(f"in {backslashes} paths \\ is read as /")
     return out
 
 
 def _on_disk(root: Path, path: str) -> str:
-    """The spelling under which the file exists: accents apart or not, slashes either way."""
+    """The spelling under which the file exists: in NFC or NFD, with slashes or backslashes."""
     for slashed in dict.fromkeys((path, path.replace("\\", "/"))):
         for form in (slashed, *(unicodedata.normalize(f, slashed) for f in ("NFC", "NFD"))):
             if "\0" not in form and (root / form).exists():
@@ -179,7 +188,7 @@ def _kind(path: str) -> str:
 def _timed(
     entries: Sequence[Entry], headers: Headers | None, root: Path, options: Options
 ) -> list[Entry]:
-    """Seconds as samples of each file's own rate; spans that make no sense are refused."""
+    """Entries with spans in samples, by the rate of each file; ``InputError`` for a bad span."""
 
     @functools.cache
     def array_rate(path: str) -> float | None:
@@ -189,10 +198,10 @@ def _timed(
     def rate_of(entry: Entry) -> float | None:
         row = entry.row
         try:
-            stated = headers.of(row.path).rate if headers else row.rate or array_rate(row.path)
+            rate = headers.of(row.path).rate if headers else row.rate or array_rate(row.path)
         except UNREADABLE:
             return None
-        rate = stated or options.rate
+        rate = rate or options.rate
         if rate is None:
             raise InputError(
                 f"{entry.line.where}: nothing states the rate of {row.path}, so its seconds cannot "
@@ -209,7 +218,7 @@ def _timed(
 def _in_samples(
     entry: Entry, rate_of: Callable[[Entry], float | None], headers: Headers | None
 ) -> Entry:
-    """``start_seconds`` and ``end_seconds`` in samples; as it is where the file cannot be read."""
+    """``start_seconds`` and ``end_seconds`` in samples; nothing where the file cannot be read."""
     line, row = entry.line, entry.row
     begin, end = line.real("start_seconds"), line.real("end_seconds")
     for name, time in (("start_seconds", begin), ("end_seconds", end)):
@@ -219,14 +228,14 @@ def _in_samples(
             f"{line.where}: ends at {end} s, which is not after its start at {begin or 0} s"
         )
     twice = (begin is not None and row.start) or (end is not None and row.end is not None)
-    check(not twice, line.where, "says its span twice, in samples and in seconds")
+    check(not twice, line.where, "states its span in samples and in seconds; keep one of the two")
     if (begin, end) == (None, None) or (rate := rate_of(entry)) is None:
         return entry
     start = row.start if begin is None else round(begin * rate)
     stop = row.end if end is None else round(end * rate)
     if stop is not None and headers is not None:
         frames = headers.of(row.path).frames
-        stop = frames if 0 < stop - frames <= BEYOND * rate else stop
+        stop = frames if 0 < stop - frames <= _BEYOND * rate else stop
     return entry._replace(row=row._replace(start=start, end=stop))
 
 
@@ -236,15 +245,15 @@ def _check_span(entry: Entry, headers: Headers | None) -> None:
         return
     check(end > start, where, f"ends at {end}, which is not after its start at {start}")
     least = 2.0
-    if headers is not None and end - start < _SUSPECT:
+    if headers is not None and end - start < _SURELY_LONG:
         with contextlib.suppress(InputError):
-            least = max(least, SHORTEST * headers.of(entry.row.path).rate)
-    count = "1 sample" if end - start == 1 else f"{end - start} samples"
-    if not end - start >= least:
-        raise InputError(
-            f"{where}: is {count} long: start and end count samples; for seconds use the columns "
-            "start_seconds and end_seconds"
-        )
+            least = max(least, _SHORTEST * headers.of(entry.row.path).rate)
+    check(
+        end - start >= least,
+        where,
+        f"samples {start}..{end} are too few; start and end count samples, for seconds use the "
+        "columns start_seconds and end_seconds",
+    )
 
 
 # ------------------------------------------------------------------ lines that say the same
@@ -253,10 +262,11 @@ def _check_span(entry: Entry, headers: Headers | None) -> None:
 def _distinct(entries: Sequence[Entry], several: bool, notes: list[str]) -> list[Entry]:
     """One entry per span of a recording; ``InputError`` where two lines contradict each other.
 
-    Lines that differ in nothing count once; with ``several``, labels of lines are put together.
+    Lines that repeat another one are left out. With ``several``, a recording may have several
+    labels, and those of all its lines are put together.
     """
     distinct: dict[tuple, Entry] = {}
-    doubles = merged = 0
+    repeated = merged = 0
     for entry in entries:
         row = entry.row
         span = (row.path, row.item, row.start, row.end)
@@ -277,23 +287,24 @@ def _distinct(entries: Sequence[Entry], several: bool, notes: list[str]) -> list
         a, b = (e.labels or (e.id,) for e in (first, entry))
         if a != b:
             raise InputError(
-                f"{entry.line.where}: {row.path} is {_said(b)} here and {_said(a)} in line "
+                f"{entry.line.where}: {row.path} is {_quoted(b)} here and {_quoted(a)} in line "
                 f"{first.line.number}; for several labels use a column labels"
             )
-        doubles += 1
-    if doubles:
-        notes.append(f"{doubles} {'line repeats' if doubles == 1 else 'lines repeat'} another one")
+        repeated += 1
+    if repeated:
+        lines = "line repeats" if repeated == 1 else "lines repeat"
+        notes.append(f"{repeated} {lines} another one")
     if merged:
         notes.append(f"labels of {merged} more lines about the same recording were put together")
     return list(distinct.values())
 
 
-def _said(labels: Sequence[object]) -> str:
+def _quoted(labels: Sequence[object]) -> str:
     return "without a label" if labels in ((None,), ()) else ", ".join(map(repr, labels))
 
 
 def _usual_splits(entries: Sequence[Entry], notes: list[str]) -> list[Entry]:
-    """Splits as ``train``, ``validation`` and ``test`` where all have a usual name of these."""
+    """Splits as ``train``, ``validation`` and ``test``, where all names are usual for these."""
     names = {e.row.split for e in entries} - {""}
     usual = {name: split_name(name) for name in names}
     if not set(usual.values()) <= set(SPLITS) or len(set(usual.values())) < len(names):
@@ -344,8 +355,8 @@ def _ids(entries: Sequence[Entry]) -> dict[str, int]:
         known = ids.setdefault(name, number), names.setdefault(number, name)
         if known != (number, name):
             raise InputError(
-                f"{entry.line.where}: label {name!r} has the label_id {number}, an earlier line "
-                f"says {known[1]!r} has {known[0]}"
+                f"{entry.line.where}: label {name!r} has the label_id {number}, but {known[1]!r} "
+                f"has {known[0]} in an earlier line"
             )
     return ids
 

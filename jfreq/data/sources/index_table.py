@@ -1,4 +1,4 @@
-"""The table of an index: separator, columns under their usual names, cells as text and numbers."""
+"""The table of an index: its separator, and its columns under any of their usual names."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
         "row": "",
     }.items()
 }
-"""Columns of an index, and other names that they are known by."""
-EITHER = ("target", "y")
+"""Columns of an index, and other names for them."""
+_NUMBER_OR_NAME = ("target", "y")
 """Names of a column of numbers (``label_id``) or, where it holds text, of names (``label``)."""
 _KNOWN = {name: column for column, names in SYNONYMS.items() for name in (column, *names)}
 _SEPARATORS = ",;\t|"
@@ -42,7 +42,7 @@ _CLOSE = 0.8
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """All lines of an index, which columns it has, and what there is to say about them."""
+    """The lines of an index, its columns by the names of ``SYNONYMS``, and notes about them."""
 
     lines: tuple[Line, ...]
     columns: frozenset[str]
@@ -50,19 +50,24 @@ class Table:
 
 
 def read_table(path: Path) -> Table:
-    """Reads an index; ``InputError`` names file and line."""
+    """Reads an index.
+
+    Raises:
+      InputError: with file and line, for columns that are missing, unclear or unknown, and for
+        lines of too many cells.
+    """
     separator = _separator(read_text(path).partition("\n")[0])
-    every = list(records(path, delimiter=separator, strict=True))
-    check(bool(every), str(path), "is empty")
-    (_, header), *body = every
+    rows = list(records(path, delimiter=separator, strict=True))
+    check(bool(rows), str(path), "is empty")
+    (_, header), *body = rows
     positions, notes = _columns(header, str(path))
     for number, cells in body:
         if len(cells) > len(header) and any(cells[len(header) :]):
             raise InputError(
                 f"{path}:{number}: has {len(cells)} cells, the first line names {len(header)} "
-                f"columns; put what holds a {separator!r} into quotes"
+                f"columns; put cells that hold {separator!r} into quotes"
             )
-    _settle_targets(positions, header, [cells for _, cells in body])
+    _name_targets(positions, header, [cells for _, cells in body])
     notes += [
         f"{path.name}: column {header[i]!r} is read as {column!r}"
         for column, i in positions.items()
@@ -85,7 +90,7 @@ def names_paths(path: Path) -> bool:
 
 
 def several_labels(lines: Sequence[Line]) -> tuple[list[tuple[str, ...]], str]:
-    """The names in every cell of ``labels``, and what separates them in this index."""
+    """The names in every cell of ``labels``, and the separator between them in this index."""
     cells = [line.text("labels") for line in lines]
     separator = next((s for s in ";|" if any(s in cell for cell in cells)), ",")
     names = [tuple(n.strip() for n in cell.split(separator) if n.strip()) for cell in cells]
@@ -93,7 +98,7 @@ def several_labels(lines: Sequence[Line]) -> tuple[list[tuple[str, ...]], str]:
 
 
 def _separator(first: str) -> str:
-    """The one that finds most known columns in the first line."""
+    """The separator by which the first line names most known columns."""
 
     def known(separator: str) -> tuple[int, int]:
         cells = next(csv.reader([first], delimiter=separator), [])
@@ -107,7 +112,7 @@ def _plain(name: str) -> str:
 
 
 def _columns(header: Sequence[str], where: str) -> tuple[dict[str, int], list[str]]:
-    """Where each known column stands, and what there is to say about the others."""
+    """The position of each known column, and notes about the others."""
     plain = [_plain(name) for name in header]
     positions = _exact(plain, where)
     for i, name in enumerate(plain):
@@ -138,11 +143,12 @@ def _columns(header: Sequence[str], where: str) -> tuple[dict[str, int], list[st
         )
     names = ", ".join(repr(header[i]) for i in unread)
     what = "column" if len(unread) == 1 else "columns"
-    return positions, [f"{Path(where).name}: {what} {names} not read"] if unread else []
+    note = f"{Path(where).name}: {what} {names} not read"
+    return positions, [note] if unread else []
 
 
 def _exact(plain: Sequence[str], where: str) -> dict[str, int]:
-    """Columns that have the very name."""
+    """Positions of the columns that have a name of ``SYNONYMS`` itself."""
     positions: dict[str, int] = {}
     for i, name in enumerate(plain):
         if name in SYNONYMS:
@@ -157,12 +163,12 @@ def _synonym(name: str, plain: Sequence[str]) -> str | None:
     return None if name == column or (name == "offset" and "onset" not in plain) else column
 
 
-def _settle_targets(
+def _name_targets(
     positions: dict[str, int], header: Sequence[str], records: Sequence[Sequence[str]]
 ) -> None:
-    """A column ``target`` of text is one of names."""
+    """Reads a column ``target`` that holds text as ``label`` instead of ``label_id``."""
     i = positions.get("label_id")
-    if i is None or "label" in positions or _plain(header[i]) not in EITHER:
+    if i is None or "label" in positions or _plain(header[i]) not in _NUMBER_OR_NAME:
         return
     cells = [cells[i] for cells in records if i < len(cells)]
     if not all(cell.removesuffix(".0").isdecimal() for cell in cells if cell):

@@ -71,7 +71,7 @@ def _only(source: Source, options: Options) -> Source:
         return source
 
     def kept(rows: tuple[Row, ...]) -> tuple[Row, ...]:
-        return tuple(r for r in rows if options.takes(r.path))
+        return tuple(r for r in rows if options.keeps(r.path))
 
     rows = kept(source.rows)
     patterns = " or ".join(options.only)

@@ -64,7 +64,7 @@ def from_sensors(path: Path, options: Options) -> Source:
         [path] if path.is_file() else [f for f in listing(path).files if f.suffix.lower() in ARRAYS]
     )
     root = path.parent if path.is_file() else path
-    files = [f for f in files if options.takes(f.relative_to(root).as_posix())] or files
+    files = [f for f in files if options.keeps(f.relative_to(root).as_posix())] or files
     _check_one_sensor(files, root)
     listed = [SensorFile(f.relative_to(root).as_posix(), _listed(f, options.rate)) for f in files]
     rate = options.rate or common_rate([f.measured for _, f in listed if f and f.measured])

@@ -70,7 +70,7 @@ def test_what_is_left_out_is_counted_and_named(wav, tmp_path):
     assert source.notes == (
         "3 files of a format that cannot be read (aac, m4a): convert them, for instance "
         "`ffmpeg -i 0.m4a 0.wav`",
-        "3 files beside the sound not read: .jpg (2), .txt (1)",
+        "files other than sound are left out: .jpg (2), .txt (1)",
         "no sound in folder bird",
         "cat/back is a link to a folder above it: left out",
     )
@@ -105,7 +105,7 @@ def test_files_that_cannot_be_read_are_skipped_one_by_one(wav, tmp_path, capsys)
     ("files", "message"),
     [
         ((), "holds no files"),
-        ((".a.wav",), "holds no files .hidden ones are not looked at"),
+        ((".a.wav",), "holds no files .hidden files are not read"),
         (("dog/a.m4a",), r"holds 1 file.* formats that cannot be read; convert .*ffmpeg -i a.m4a"),
         (("a.txt", "b.txt", "c"), r"holds no index.csv, no sound .*, only .txt \(2\), no suffix"),
         (("metadata.json",), "is a finished set of shards"),
@@ -125,7 +125,7 @@ def test_files_that_are_no_source(tmp_path):
     (tmp_path / "a.mp4").write_bytes(b"x")
     for name, message in (
         ("pipe.csv", "is a pipe, not a file"),
-        ("a.pdf", "is no file that can be read; name a folder"),
+        ("a.pdf", "is not a file that can be read; name a folder"),
         ("a.mp4", "is of a format that cannot be read; convert it"),
     ):
         with pytest.raises(InputError, match=message):

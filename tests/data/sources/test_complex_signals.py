@@ -48,7 +48,7 @@ def test_one_antenna_and_unknown_ways(rng):
     x = csi(rng)[0]
     with pytest.raises(InputError, match="needs two antennas"):
         real_modalities(Signal(x[:, :1], 20.0), ("phase_difference",))
-    with pytest.raises(InputError, match=r"no way 'amplitud' \(did you mean 'amplitude'\?\)"):
+    with pytest.raises(InputError, match=r"there is no 'amplitud' \(did you mean 'amplitude'\?\)"):
         real_modalities(Signal(x, 20.0), ("amplitud",))
     with pytest.raises(InputError, match="name one or more"):
         real_modalities(Signal(x, 20.0), ())

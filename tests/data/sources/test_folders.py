@@ -45,7 +45,7 @@ def test_links_are_followed_once_and_loops_end(tmp_path):
     (root / "self.wav").symlink_to("self.wav")
     found = listing(root)
     assert names(found.files, root) == ["no/2.wav", "no/4.wav", "yes/1.wav"]
-    reasons = {path.relative_to(root).as_posix(): why for path, why in found.odd}
+    reasons = {path.relative_to(root).as_posix(): why for path, why in found.unreadable}
     assert reasons.pop("again").endswith("set/no, which is read already")
     assert reasons == {
         "no/up": "is a link to a folder above it",
@@ -71,7 +71,7 @@ def test_what_is_no_file_is_named_and_never_opened(tmp_path):
         server.bind(str(tmp_path / "s.wav"))
         found = listing(tmp_path)
     assert names(found.files, tmp_path) == ["a.wav"]
-    assert {path.name: why for path, why in found.odd} == {
+    assert {path.name: why for path, why in found.unreadable} == {
         "pipe.wav": "is a pipe, not a file",
         "s.wav": "is a socket, not a file",
     }

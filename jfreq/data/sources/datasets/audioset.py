@@ -1,4 +1,4 @@
-"""AudioSet: clips of 10 s from YouTube, several of 527 classes each, as downloaders name them."""
+"""AudioSet: clips of 10 s from YouTube, each with several of 527 classes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from jfreq.data.sources.base import Source
 from jfreq.data.sources.csv_lines import Line, lines_of, records
 from jfreq.data.sources.datasets.clips import (
     Clip,
-    Found,
+    Clips,
     SoundFiles,
     clip_source,
     left_out,
@@ -49,7 +49,7 @@ Videos = dict[str, list[tuple[float | None, str]]]
 
 
 class Segment(NamedTuple):
-    """A line of the owners' list; ``start`` in seconds."""
+    """A line of a list of segments; ``start`` in seconds, ``mids`` are codes of classes."""
 
     where: str
     ytid: str
@@ -70,17 +70,16 @@ def open_audioset(path: Path, options: Options) -> Source:
     table = list(lines_of(words, ("index", "mid", "display_name")))
     table.sort(key=lambda line: line.number_of("index"))
     names = {line.text("mid"): line.text("display_name") for line in table}
-    there = _clips(path, options)
-    by_video = _by_video(there.files)
-    taken = [_taken(file, by_video, names, words) for file in lists]
-    found = _together(taken, there)
+    sounds = _sounds(path, options)
+    by_video = _by_video(sounds.files)
+    clips = _merged([_clips_of_list(file, by_video, names, words) for file in lists], sounds)
     vocabulary = tuple(names.values())
-    source = clip_source(there.root, "audioset", found, options, vocabulary=vocabulary)
+    source = clip_source(sounds.root, "audioset", clips, options, vocabulary=vocabulary)
     return dataclasses.replace(source, name=path.stem if path.is_file() else path.name)
 
 
-class Taken(NamedTuple):
-    """Of one list: clips that are on disk, copies of them, and what is not there."""
+class ClipsOfList(NamedTuple):
+    """The clips of one list that are on disk, paths of copies, and lines about missing clips."""
 
     name: str
     clips: list[Clip]
@@ -88,60 +87,63 @@ class Taken(NamedTuple):
     missing: list[str]
 
 
-def _taken(file: Path, by_video: Videos, names: Mapping[str, str], words: Path) -> Taken:
-    taken = Taken(file.name, [], [], [])
+def _clips_of_list(
+    file: Path, by_video: Videos, names: Mapping[str, str], words: Path
+) -> ClipsOfList:
+    """The clips of a list of segments; ``names`` of classes by code, as the file ``words`` says."""
+    listed = ClipsOfList(file.name, [], [], [])
     split = file.stem.removesuffix("_segments")
     for segment in _segments(file):
         unknown = next((mid for mid in segment.mids if mid not in names), None)
         if unknown is not None:
             raise InputError(f"{segment.where}: label {brief(unknown)!r} is not in {words}")
-        there = _cut_there(by_video.get(segment.ytid, []), segment.start)
-        if there:
+        files = _starting_at(segment.start, by_video.get(segment.ytid, []))
+        if files:
             labels = tuple(names[mid] for mid in segment.mids)
-            taken.clips.append(Clip(there[0], labels, split=split, subject=segment.ytid))
-            taken.copies.extend(there[1:])
+            listed.clips.append(Clip(files[0], labels, split=split, subject=segment.ytid))
+            listed.copies.extend(files[1:])
         else:
-            taken.missing.append(f"{segment.ytid}: listed, but not on disk")
-    return taken
+            listed.missing.append(f"{segment.ytid}: listed, but not on disk")
+    return listed
 
 
-def _together(lists: Sequence[Taken], there: SoundFiles) -> Found:
-    """All lists as one set; of a clip that two of them name, the first says all.
+def _merged(lists: Sequence[ClipsOfList], sounds: SoundFiles) -> Clips:
+    """All lists as one set; a clip of several lists is as the first of them says.
 
-    A list of which no clip is on disk, because only the others were downloaded, is one line.
+    A list of which no clip is on disk, because only the others were downloaded, is one note.
     """
     clips: dict[str, Clip] = {}
-    missing, notes = [], [*there.notes]
-    for taken in lists:
-        if not taken.clips and any(other.clips for other in lists):
-            notes.append(f"none of the {len(taken.missing)} clips of {taken.name} is on disk")
+    missing, notes = [], [*sounds.notes]
+    for listed in lists:
+        if not listed.clips and any(other.clips for other in lists):
+            notes.append(f"none of the {len(listed.missing)} clips of {listed.name} is on disk")
             continue
-        again = [clip.path for clip in taken.clips if clip.path in clips]
-        missing += taken.missing
-        missing += [f"{path}: is in {taken.name} and in another list" for path in again]
-        clips = {**{clip.path: clip for clip in taken.clips}, **clips}
-    copies = {path for taken in lists for path in taken.copies} - clips.keys()
-    rest = [path for path in there.files if path not in clips and path not in copies]
+        repeated = [clip.path for clip in listed.clips if clip.path in clips]
+        missing += listed.missing
+        missing += [f"{path}: is in {listed.name} and in another list" for path in repeated]
+        clips = {**{clip.path: clip for clip in listed.clips}, **clips}
+    copies = {path for listed in lists for path in listed.copies} - clips.keys()
+    rest = [path for path in sounds.files if path not in clips and path not in copies]
     where = lists[0].name if len(lists) == 1 else "any list of segments"
     notes += left_out(sorted(copies), "copies of clips that are read")
     notes += left_out(rest, f"files that are not in {where}")
-    return Found(list(clips.values()), missing, notes)
+    return Clips(list(clips.values()), missing, notes)
 
 
 def _lists(folder: Path) -> list[Path]:
-    """The lists of segments in a folder and a little below, but not lists of parts of them."""
+    """The lists of segments in a folder and down to ``DEPTH`` below, without lists of parts."""
     patterns = ["*/" * depth + "*.csv" for depth in range(DEPTH + 1)]
     files = [file for pattern in patterns for file in sorted(folder.glob(pattern))]
-    found: dict[str, Path] = {}
+    lists: dict[str, Path] = {}
     for file in files:
         if file.is_file() and "_part" not in file.stem and is_list(file):
-            found.setdefault(file.name, file)
-    if not found:
+            lists.setdefault(file.name, file)
+    if not lists:
         raise InputError(
             f"source: {folder} has no list of segments in it, such as balanced_train_segments.csv; "
-            "AudioSet's page has them"
+            "download them from AudioSet's page"
         )
-    return list(found.values())
+    return list(lists.values())
 
 
 def is_list(file: Path) -> bool:
@@ -157,21 +159,21 @@ def _beside(file: Path, folder: Path) -> Path:
         if (place / LABELS).is_file():
             return place / LABELS
     below = (f for d in range(DEPTH + 1) for f in folder.glob("*/" * d + LABELS))
-    found = next(below, None) if folder.is_dir() else None
-    if found is None:
+    table = next(below, None) if folder.is_dir() else None
+    if table is None:
         raise InputError(f"labels: {file.parent} has no {LABELS}; name it with --labels FILE")
-    return found
+    return table
 
 
-def _clips(path: Path, options: Options) -> SoundFiles:
-    """The clips that are named, else those in the folder of the list or above it."""
+def _sounds(path: Path, options: Options) -> SoundFiles:
+    """The files in ``options.clips``, else those in the folder of the list or above it."""
     if options.clips is not None:
         folder = local_path(options.clips, "clips")
         check(folder.is_dir(), "clips", f"{folder} is not a folder")
         return sound_files(folder)
     for root in [path] if path.is_dir() else [path.parent, path.parent.parent]:
-        if (there := sound_files(root)).files:
-            return there
+        if (sounds := sound_files(root)).files:
+            return sounds
     raise InputError(
         f"clips: there is no sound in or beside {path.parent}; name the folder that "
         "holds the clips with --clips DIR"
@@ -179,7 +181,7 @@ def _clips(path: Path, options: Options) -> SoundFiles:
 
 
 def _segments(file: Path) -> Iterator[Segment]:
-    """Every line of a list that is no comment; ``InputError`` for one that is damaged."""
+    """The segments of a list; ``InputError`` for a line that is damaged."""
     columns = ("ytid", "start_seconds", "end_seconds", "mids")
     for number, cells in records(file):
         if cells[0].startswith("#") or cells[0] == "YTID":
@@ -193,7 +195,10 @@ def _segments(file: Path) -> Iterator[Segment]:
 
 
 def _by_video(files: Sequence[str]) -> Videos:
-    """Every file by each id that its name may be read as: all of it, too, with and without a Y."""
+    """Files by the ids of videos that their names may stand for.
+
+    A name that matches no pattern may be an id as a whole, with or without a Y before it.
+    """
     videos: Videos = defaultdict(list)
     for file in files:
         stem = Path(file).stem
@@ -204,8 +209,8 @@ def _by_video(files: Sequence[str]) -> Videos:
     return videos
 
 
-def _cut_there(files: list[tuple[float | None, str]], start: float) -> list[str]:
-    """The clips of a video that start there, as far as names tell: in seconds or milliseconds."""
+def _starting_at(start: float, files: list[tuple[float | None, str]]) -> list[str]:
+    """The clips of a video whose names state this start, in seconds or milliseconds, or none."""
     return [
         file
         for stated, file in files

@@ -27,10 +27,10 @@ def open_cremad(path: Path, options: Options) -> Source:
 
     Cao et al., "CREMA-D: Crowd-sourced emotional multimodal actors dataset", IEEE Transactions on
     Affective Computing 2014. The parts of a name are actor, sentence, emotion (what the actor was
-    told to show) and its level. The subject is the actor. ``1076_MTI_SAD_XX`` is silent.
+    told to show) and its intensity. The subject is the actor. ``1076_MTI_SAD_XX`` is silent.
     """
-    found = from_names(sound_files(path), _parse)
-    return clip_source(path, "cremad", found, options, order=tuple(EMOTIONS.values()))
+    clips = from_names(sound_files(path), _parse)
+    return clip_source(path, "cremad", clips, options, order=tuple(EMOTIONS.values()))
 
 
 def _parse(file: str) -> Clip:
@@ -40,5 +40,5 @@ def _parse(file: str) -> Clip:
     emotion = EMOTIONS.get(match["emotion"])
     if emotion is None:
         known = ", ".join(EMOTIONS)
-        raise InputError(f"the third part of its name is {match['emotion']}, none of {known}")
+        raise InputError(f"the third part of its name is {match['emotion']}, not one of {known}")
     return Clip(file, (emotion,), subject=match["actor"])

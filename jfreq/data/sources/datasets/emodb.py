@@ -32,8 +32,8 @@ def open_emodb(path: Path, options: Options) -> Source:
     name are speaker, sentence, emotion by its German letter, and version. The subject is the
     speaker.
     """
-    found = from_names(sound_files(path), _parse)
-    return clip_source(path, "emodb", found, options, order=tuple(EMOTIONS.values()))
+    clips = from_names(sound_files(path), _parse)
+    return clip_source(path, "emodb", clips, options, order=tuple(EMOTIONS.values()))
 
 
 def _parse(file: str) -> Clip:

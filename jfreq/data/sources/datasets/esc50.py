@@ -38,11 +38,11 @@ def open_esc50(path: Path, options: Options, *, kind: str = "esc50") -> Source:
         listed.append(Clip(line.text("filename"), (name,), fold, subject=line.text("src_file")))
         if line.text("esc10").lower() == "true":
             in_ten.add(name)
-    found = from_list(listed, sound_files(root), parts=1, where=table.name)
+    clips = from_list(listed, sound_files(root), parts=1, where=table.name)
     if kind == "esc10":
-        ten = [clip for clip in found.clips if clip.labels[0] in in_ten]
-        found = found._replace(clips=ten)
-    return clip_source(root, kind, found, options, order=names)
+        ten = [clip for clip in clips.clips if clip.labels[0] in in_ten]
+        clips = clips._replace(clips=ten)
+    return clip_source(root, kind, clips, options, order=names)
 
 
 def open_esc10(path: Path, options: Options) -> Source:

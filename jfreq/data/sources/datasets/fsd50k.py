@@ -1,4 +1,4 @@
-"""FSD50K: 51197 clips from Freesound, several of 200 classes of AudioSet's each."""
+"""FSD50K: 51197 clips from Freesound, each with several of 200 classes of AudioSet."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def open_fsd50k(path: Path, options: Options) -> Source:
     words = lines_of(root / TRUTH / "vocabulary.csv", ("index", "name", "mid"), header=False)
     names = tuple(word.text("name") for word in words)
     listed = [clip for part in _FOLDERS for clip in _clips(root, part, set(names))]
-    found = from_list(listed, sound_files(root, *_FOLDERS.values()), parts=2, where=TRUTH)
-    return clip_source(root, "fsd50k", found, options, vocabulary=names)
+    clips = from_list(listed, sound_files(root, *_FOLDERS.values()), parts=2, where=TRUTH)
+    return clip_source(root, "fsd50k", clips, options, vocabulary=names)
 
 
 def _clips(root: Path, part: str, names: Set[str]) -> Iterator[Clip]:

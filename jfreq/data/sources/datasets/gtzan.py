@@ -33,12 +33,12 @@ def open_gtzan(path: Path, options: Options) -> Source:
     (2015; ``train_filtered.txt``, ``valid_filtered.txt``, ``test_filtered.txt``) lie in the folder,
     they give the splits, and what they leave out, such as repetitions, is left out.
     """
-    listed, there = list(_listed(path)), sound_files(path)
+    listed, sounds = list(_listed(path)), sound_files(path)
     if listed:
-        found = from_list(listed, there, parts=1, where="the filtered lists")
+        clips = from_list(listed, sounds, parts=1, where="the filtered lists")
     else:
-        found = from_names(there, _parse)
-    return clip_source(path, "gtzan", found, options, order=GENRES)
+        clips = from_names(sounds, _parse)
+    return clip_source(path, "gtzan", clips, options, order=GENRES)
 
 
 def _parse(file: str) -> Clip:
@@ -49,15 +49,15 @@ def _parse(file: str) -> Clip:
 
 
 def _listed(path: Path) -> Iterator[Clip]:
-    """The clips of the filtered lists, nothing where there are none."""
+    """The clips of the filtered lists; nothing where there are no such lists."""
     patterns = ["*/" * depth + "*_filtered.txt" for depth in range(DEPTH + 1)]
     files = [file for pattern in patterns for file in sorted(path.glob(pattern))]
-    there = {file.name: file for file in files if file.name in LISTS}
-    for name, split in LISTS.items() if there else ():
-        check(name in there, "source", f"{path} has {next(iter(there), '')}, but no {name}")
-        for i, line in enumerate(read_text(there[name]).splitlines(), start=1):
+    lists = {file.name: file for file in files if file.name in LISTS}
+    for name, split in LISTS.items() if lists else ():
+        check(name in lists, "source", f"{path} has {next(iter(lists), '')}, but no {name}")
+        for i, line in enumerate(read_text(lists[name]).splitlines(), start=1):
             if file := line.strip():
                 try:
                     yield _parse(file)._replace(split=split)
                 except InputError as error:
-                    raise InputError(f"{there[name]}:{i}: {file} {error}") from error
+                    raise InputError(f"{lists[name]}:{i}: {file} {error}") from error

@@ -1,4 +1,4 @@
-"""LibriSpeech: read English speech, by 2484 speakers; here without labels."""
+"""LibriSpeech: read English speech by 2484 speakers, without labels."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _NAME = re.compile(r"(?P<speaker>\d+)[-_](?P<chapter>\d+)[-_][\d_]+")
 
 
 def open_librispeech(path: Path, options: Options) -> Source:
-    """``LibriSpeech/train-clean-100/19/198/19-198-0000.flac`` and so on; also one of its subsets.
+    """``LibriSpeech/train-clean-100/19/198/19-198-0000.flac`` and so on, or one of the subsets.
 
     Panayotov et al., "LibriSpeech: An ASR corpus based on public domain audio books", ICASSP 2015;
     LibriTTS has the same layout. The split is the subset (``train-clean-100``, ``dev-other``), the
-    subject is the speaker. Utterances have no label; their words are not read.
+    subject is the speaker. Utterances have no label; the words of the transcripts are not read.
     """
     root = root_of(path, "librispeech", SIGNS)
 
@@ -37,15 +37,18 @@ def open_librispeech(path: Path, options: Options) -> Source:
         subset = above[-3] if len(above) > 2 else root.name
         return Clip(file, split=subset, subject=match["speaker"])
 
-    found = from_names(sound_files(root), parse)
-    there = {Path(clip.path).stem for clip in found.clips}
-    lost = sorted(set(_transcribed(root)) - there)
-    missing = [*found.missing, *(f"{name}: has words, but is not on disk" for name in lost)]
-    return clip_source(root, "librispeech", found._replace(missing=missing), options)
+    clips = from_names(sound_files(root), parse)
+    stems = {Path(clip.path).stem for clip in clips.clips}
+    absent = sorted(set(_transcribed(root)) - stems)
+    missing = [
+        *clips.missing,
+        *(f"{name}: transcribed, but not on disk" for name in absent),
+    ]
+    return clip_source(root, "librispeech", clips._replace(missing=missing), options)
 
 
 def _transcribed(root: Path) -> list[str]:
-    """The names of the utterances that have words."""
+    """The names of the utterances that have a transcript."""
     files = [file for sub in ("", "*/") for file in root.glob(f"{sub}*/*/[0-9]*.trans.txt")]
     texts = [f.read_text(encoding="utf-8", errors="replace") for f in files if f.is_file()]
     return [line.split()[0] for text in texts for line in text.splitlines() if line.strip()]

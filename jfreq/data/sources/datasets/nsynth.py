@@ -45,8 +45,8 @@ def open_nsynth(path: Path, options: Options) -> Source:
     folders = [file.parent.relative_to(root).as_posix() for file in lists]
     listed = [clip for file in lists for clip in _clips(file, root)]
     # Three parts of a path tell notes apart: the folder of the split, "audio" and the name.
-    found = from_list(listed, sound_files(root, *folders), parts=3, where=_LIST)
-    return clip_source(root, "nsynth", found, options, order=FAMILIES)
+    clips = from_list(listed, sound_files(root, *folders), parts=3, where=_LIST)
+    return clip_source(root, "nsynth", clips, options, order=FAMILIES)
 
 
 def _clips(file: Path, root: Path) -> Iterator[Clip]:

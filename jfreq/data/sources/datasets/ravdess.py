@@ -32,8 +32,8 @@ def open_ravdess(path: Path, options: Options) -> Source:
     intensity, sentence, repetition and actor, so ``--only '*/03-01-*'`` is the speech. The subject
     is the actor. The copy of the whole set that some downloads hold is read once.
     """
-    found = from_names(sound_files(path), _parse)
-    return clip_source(path, "ravdess", found, options, order=tuple(EMOTIONS.values()))
+    clips = from_names(sound_files(path), _parse)
+    return clip_source(path, "ravdess", clips, options, order=tuple(EMOTIONS.values()))
 
 
 def _parse(file: str) -> Clip:

@@ -1,4 +1,4 @@
-"""Speech Commands, versions 1 and 2: single words of a second, by thousands of speakers."""
+"""Speech Commands, versions 1 and 2: single words of one second by thousands of speakers."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def open_speech_commands(path: Path, options: Options) -> Source:
     """
     root = root_of(path, "speech_commands", SIGNS)
     words = root / "audio" if (root / "audio").is_dir() else root
-    there = sound_files(words)
-    noise = [file for file in there.files if file.startswith(f"{NOISE}/")]
-    spoken = [file for file in there.files if not file.startswith(f"{NOISE}/")]
+    sounds = sound_files(words)
+    noise = [file for file in sounds.files if file.startswith(f"{NOISE}/")]
+    spoken = [file for file in sounds.files if not file.startswith(f"{NOISE}/")]
     splits = _splits(root)
 
     def parse(file: str) -> Clip:
@@ -48,16 +48,16 @@ def open_speech_commands(path: Path, options: Options) -> Source:
         speaker = match["speaker"] if match else ""
         return Clip(file, (word,), split=_split(splits, file), subject=speaker)
 
-    found = from_names(there._replace(files=spoken), parse, parts=2)
-    lost = sorted(set(splits or ()) - {_stem(clip.path) for clip in found.clips})
-    missing = [*found.missing, *(f"{file}: listed, but not on disk" for file in lost)]
+    clips = from_names(sounds._replace(files=spoken), parse, parts=2)
+    absent = sorted(set(splits or ()) - {_stem(clip.path) for clip in clips.clips})
+    missing = [*clips.missing, *(f"{file}: listed, but not on disk" for file in absent)]
     if options.unlabelled:
         rest = [Row(file, split="train") for file in noise]
     else:
         rest = []
-        found.notes.extend(left_out(noise, "files of background noise", _ADVICE))
-    found = found._replace(missing=missing)
-    source = clip_source(words, "speech_commands", found, options, rest=rest)
+        clips.notes.extend(left_out(noise, "files of background noise", _ADVICE))
+    clips = clips._replace(missing=missing)
+    source = clip_source(words, "speech_commands", clips, options, rest=rest)
     return dataclasses.replace(source, name=root.name)
 
 
@@ -66,24 +66,24 @@ def _split(splits: dict[str, str] | None, file: str) -> str:
 
 
 def _stem(file: str) -> str:
-    """Without the suffix, because people convert what they download."""
+    """A path without its suffix, which differs where people convert what they download."""
     return os.path.splitext(file)[0]
 
 
 def _splits(root: Path) -> dict[str, str] | None:
     """The split of every listed file, without suffixes; None for the owners' separate test set."""
-    there = [name for name in LISTS if (root / name).is_file()]
-    if not there and (root / "_unknown_").is_dir():
+    lists = [name for name in LISTS if (root / name).is_file()]
+    if not lists and (root / "_unknown_").is_dir():
         return None
     splits: dict[str, str] = {}
     for name, split in LISTS.items():
-        if name not in there:
+        if name not in lists:
             raise InputError(
-                f"source: {root} has no {name}, which says what {split} data are; unpack the "
-                "archive again, or take every folder for a class with --kind folders"
+                f"source: {root} has no {name}, which names the {split} data; unpack the "
+                "archive again, or read every folder as a class with --kind folders"
             )
         for i, line in enumerate(read_text(root / name).splitlines(), start=1):
             file = _stem(line.strip())
-            said = splits.setdefault(file, split) if file else split
-            check(said == split, f"{root / name}:{i}", f"{file} is in the other list too")
+            first = splits.setdefault(file, split) if file else split
+            check(first == split, f"{root / name}:{i}", f"{file} is in the other list too")
     return splits

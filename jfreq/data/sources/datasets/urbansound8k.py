@@ -37,5 +37,5 @@ def open_urbansound8k(path: Path, options: Options) -> Source:
         fold = line.number_of("fold")
         name = f"fold{fold}/{line.text('slice_file_name')}"
         listed.append(Clip(name, (line.text("class"),), fold, subject=line.text("fsID")))
-    found = from_list(listed, sound_files(root), parts=2, where=table.name)
-    return clip_source(root, "urbansound8k", found, options, order=names)
+    clips = from_list(listed, sound_files(root), parts=2, where=table.name)
+    return clip_source(root, "urbansound8k", clips, options, order=names)

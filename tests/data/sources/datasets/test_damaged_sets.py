@@ -31,7 +31,8 @@ def damage(home, which, how, where, what):
         file.unlink()
     elif how == "rename":
         target = file.with_name(("other.wav", "caf\udce9.wav", f"Y{file.name}")[what % 3])
-        file.rename(target)
+        if not target.is_dir():
+            file.rename(target)
     elif how == "cut":
         file.write_bytes(raw[:at])
     elif how == "flip" and at < len(raw):

@@ -108,7 +108,10 @@ def test_cwru_without_a_known_rate_or_name(tmp_path):
     bearing(tmp_path / "odd/mine.mat", 1, 24000, 700, 12000)
     with pytest.raises(InputError, match="nothing to read"):
         made(tmp_path / "odd", tmp_path / "o", kind="cwru")
-    with pytest.raises(InputError, match=r"kind: .*IR014_2.mat may hold anything; name its layout"):
+    with pytest.raises(
+        InputError,
+        match=r"kind: .*IR014_2.mat is a MATLAB file, which may hold anything; name its layout",
+    ):
         made(tmp_path / "in/IR014_2.mat", tmp_path / "o")
 
 
