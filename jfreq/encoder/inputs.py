@@ -353,8 +353,8 @@ def _check_sound(path: Path, encoder: Encoder) -> None:
 def _sound_seconds(path: Path) -> float:
     """What the header says; ``InputError`` without the path for one that cannot be used."""
     found = sound.header(path)
-    if found.lost or found.frames == 0:
-        raise InputError(found.lost or "holds no samples")
+    if found.truncation or found.frames == 0:
+        raise InputError(found.truncation or "holds no samples")
     return found.frames / found.rate
 
 

@@ -1,8 +1,9 @@
-"""Arrays in ``.npz`` and ``.npy``, read without trust: nothing is unpickled, sizes come first."""
+"""Arrays in ``.npz`` and ``.npy``; nothing is unpickled, and sizes are checked before reading."""
 
 from __future__ import annotations
 
 import contextlib
+import math
 import tokenize
 import zipfile
 import zlib
@@ -12,6 +13,8 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
+from jfreq.data.sources.base import one_line
+from jfreq.ranges import brief
 from jfreq.types import InputError
 
 _MAGIC = b"\x93NUMPY"
@@ -27,7 +30,7 @@ _UNREADABLE = (
     zipfile.BadZipFile,
     zlib.error,
 )
-"""What numpy and zipfile raise for headers that somebody or something has spoilt."""
+"""What numpy and zipfile raise for damaged headers."""
 
 
 class Member(NamedTuple):
@@ -37,22 +40,19 @@ class Member(NamedTuple):
     shape: tuple[int, ...]
     dtype: np.dtype
     stored: int
-    """Bytes behind the header, which should be as many as it declares."""
+    """Bytes after the header; a whole file has as many as the header declares."""
 
     @property
     def bytes(self) -> int:
-        count = self.dtype.itemsize
-        for size in self.shape:
-            count *= size
-        return count
+        """Bytes that the header declares."""
+        return math.prod((self.dtype.itemsize, *self.shape))
 
 
 class Archive(Mapping[str, Member]):
-    """The arrays of a file by name, declared at once and read when they are asked for.
+    """The arrays of a file by name; headers are read at once, samples by :meth:`read`.
 
     Raises:
-      InputError: for what is no archive of arrays; :meth:`read` for objects, headers that declare
-        more than is stored, and arrays that do not fit into memory.
+      InputError: for a file that is not an archive of arrays.
     """
 
     def __init__(self, path: Path):
@@ -74,7 +74,12 @@ class Archive(Mapping[str, Member]):
         return len(self._members)
 
     def read(self, name: str) -> np.ndarray:
-        """The array of that name."""
+        """The array of that name.
+
+        Raises:
+          InputError: for an array of objects, a damaged one, one whose header declares another size
+            than is stored, and one that does not fit into memory.
+        """
         member = self[name]
         if member.dtype.hasobject:
             raise InputError(
@@ -115,7 +120,7 @@ class Archive(Mapping[str, Member]):
         try:
             archive = zipfile.ZipFile(self.path)
         except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-            raise InputError(f"is no .npz archive, or cut short ({error})") from None
+            raise InputError(f"is not a whole .npz archive ({error})") from None
         out: dict[str, Member] = {}
         with archive:
             for info in archive.infolist():
@@ -129,7 +134,7 @@ class Archive(Mapping[str, Member]):
                 with archive.open(info) as file:
                     out[name] = _declared(name, file, info.file_size)
         if not out:
-            raise InputError("is an archive without arrays (.npy)")
+            raise InputError("is an archive that holds no arrays (.npy)")
         return out
 
 
@@ -142,13 +147,14 @@ def _declared(name: str, file: IO[bytes], size: int) -> Member:
             (2, 0): np.lib.format.read_array_header_2_0,
         }.get(version)
         if read is None:
-            raise InputError(f"{name}: format {version} of .npy is not known")
+            raise InputError(f"{name}: version {version} of the .npy format is not known")
         shape, _, dtype = read(file, max_header_size=_LONGEST_HEADER)
     except InputError:
         raise
     except _UNREADABLE as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{name}: has no readable .npy header ({reason[:120]})") from None
+        raise InputError(
+            f"{name}: has no readable .npy header ({brief(one_line(error))})"
+        ) from None
     return Member(name, shape, dtype, size - file.tell())
 
 
@@ -156,9 +162,9 @@ def _check_memory(member: Member) -> None:
     """``InputError`` where an array and its float32 copy need more than the machine's memory."""
     import psutil
 
-    most = psutil.virtual_memory().total
-    if member.bytes > most // 2:
+    total = psutil.virtual_memory().total
+    if member.bytes > total // 2:
         raise InputError(
             f"{member.name}: {member.bytes / 2**30:.1f} GB do not fit into this machine's memory "
-            f"of {most / 2**30:.1f} GB; store it in parts"
+            f"of {total / 2**30:.1f} GB; store it in parts"
         )

@@ -1,4 +1,4 @@
-"""Times of samples: their unit, their rate, and the regular grid that they come onto."""
+"""Times of samples: their unit, their rate, and the regular grid that samples are put on."""
 
 from __future__ import annotations
 
@@ -13,54 +13,60 @@ from jfreq.types import InputError
 NEAR = 0.05
 """A requested rate may differ from the measured one by this fraction; more contradicts it."""
 _SAME = 1e-3
-"""Samples are taken as they are where their rate is this near to the one they are stored at."""
+"""Samples are not interpolated where the measured rate differs from the grid's by less than this
+fraction."""
 _JITTER = 0.25
-"""Of a step: samples further than this from the regular grid are interpolated."""
+"""Samples further than this fraction of a step from the regular grid are interpolated."""
 _BLOCK = 64
+"""Steps whose mean is compared with the mean of all."""
 _STEADY, _UNEVEN = 0.7, 0.25
-"""Fraction of the time that steps of about the median must fill; how far mean and median may
-differ, relative to the mean."""
+"""Fraction of the time that steps of about the median must fill; largest difference of mean and
+median, relative to the mean."""
 _DRIFT = 0.02
-"""The mean step of any 64 may differ from the mean of all by this fraction."""
+"""Largest difference of the mean step of a block from the mean of all, as a fraction."""
 _REPEAT = 0.2
-"""Fraction of samples with the time of the one before; with more, times say little."""
+"""Largest fraction of samples that have the time of the sample before."""
 _LEAST = 100
 """Samples between two steps back in time, on average; with fewer, the lines are out of order."""
 _EPOCHS = ((1e9, 1e10, 1.0), (1e12, 1e13, 1e-3), (1e15, 1e16, 1e-6), (1e18, 1e19, 1e-9))
-"""Since 1970: what counts seconds, ms, us and ns lies between these, for any date of a sensor."""
+"""Ranges of times since 1970 in s, ms, us and ns, for any date of a recording, with the unit in
+seconds."""
 _ENOUGH = 100_000
-"""Times that the unit is told from."""
+"""Times by which the unit is determined."""
 _STEPS = ((2.0, 500.0, 1e-3), (2e3, 5e5, 1e-6), (2e6, 5e8, 1e-9))
-"""Steps that can only be ms, us or ns, where rates lie between 2 and 500 Hz."""
+"""Ranges of steps in ms, us and ns for rates between 2 and 500 Hz, with the unit in seconds."""
 
 
 class Clock(NamedTuple):
-    """How samples with times lie on a regular grid of ``rate`` Hz.
+    """How ``t`` samples with times are put on a regular grid of ``g`` points at ``rate`` Hz.
 
-    ``nearest`` ``[g]`` is the sample next to each point of the grid. Where ``times`` is None,
-    samples are taken as they are, and ``missing`` ``[g]`` marks points without one; else they are
-    interpolated at ``times`` ``[g]``. Recording stopped before every point of ``breaks``.
+    Where ``times`` is None, samples are not interpolated, and ``missing`` marks points of the grid
+    without a sample.
     """
 
     rate: float
     nearest: np.ndarray
+    """``[g]`` int: the sample nearest to every point of the grid."""
     missing: np.ndarray | None
+    """``[g]`` bool."""
     times: np.ndarray | None
+    """``[g]`` seconds at which samples are interpolated."""
     seconds: np.ndarray
-    """Seconds ``[t]`` of the samples."""
+    """``[t]`` seconds of the samples."""
     breaks: tuple[int, ...] = ()
+    """Points of the grid before which recording stopped."""
     notes: tuple[str, ...] = ()
 
     @property
-    def moved(self) -> bool:
-        """Whether points of the grid are anything but the samples one by one."""
+    def regridded(self) -> bool:
+        """Whether points of the grid are something else than the samples one by one."""
         return self.missing is not None or self.times is not None
 
     def on_grid(self, x: np.ndarray) -> np.ndarray:
-        """Samples ``[t c]`` float32 on the grid ``[g c]``; NaN where one is missing."""
+        """Samples ``[t c]`` float32 put on the grid ``[g c]``; NaN where one is missing."""
         if self.times is None:
-            plain = len(self.nearest) == len(x) and self.missing is None
-            out = x if plain and self.nearest[0] == 0 else x[self.nearest]
+            whole = len(self.nearest) == len(x) and self.missing is None
+            out = x if whole and self.nearest[0] == 0 else x[self.nearest]
             if self.missing is not None:
                 out[self.missing] = np.nan
             return out
@@ -68,7 +74,7 @@ class Clock(NamedTuple):
         return np.concatenate([self._stretch(x, a, b) for a, b in itertools.pairwise(edges)])
 
     def _stretch(self, x: np.ndarray, a: int, b: int) -> np.ndarray:
-        """Interpolated linearly between the samples of one stretch."""
+        """Points ``a`` to ``b`` of the grid, interpolated linearly between samples ``x``."""
         assert self.times is not None
         lines = slice(int(self.nearest[a]), int(self.nearest[b - 1]) + 1)
         t, part, at = self.seconds[lines], x[lines], self.times[a:b]
@@ -89,14 +95,15 @@ def seconds_of(raw: np.ndarray, unit: float | None, column: str) -> np.ndarray |
 
     Args:
       raw: numbers (integers or floats, NaN for none) or datetime64.
-      unit: seconds of the unit that the column's name states; None where it states none, and the
-        size of the values and their steps tells.
+      unit: of the times in seconds, as the column's name states it; None to determine it by the
+        size of the times and of their steps.
+      column: its name, for messages.
 
     Returns:
-      None where nothing tells the unit because the column counts samples, 0 1 2 3.
+      None where the column counts samples, 0 1 2 3, or holds no numbers.
 
     Raises:
-      InputError: where the unit cannot be told.
+      InputError: where the unit cannot be determined.
     """
     if raw.dtype.kind == "M":
         t = raw.astype("datetime64[ns]")
@@ -107,21 +114,21 @@ def seconds_of(raw: np.ndarray, unit: float | None, column: str) -> np.ndarray |
     if not known.any():
         return None
     first = raw[known][0]
-    moved = np.asarray(raw - first, np.float64)
+    elapsed = np.asarray(raw - first, np.float64)
     if unit is None:
-        unit = _unit(float(first), moved[known][:_ENOUGH], column)
-    return None if unit is None else moved if unit == 1 else moved * unit
+        unit = _unit(float(first), elapsed[known][:_ENOUGH], column)
+    return None if unit is None else elapsed if unit == 1 else elapsed * unit
 
 
-def _unit(first: float, moved: np.ndarray, column: str) -> float | None:
-    """Seconds of the unit that sizes and steps tell; None for a count."""
-    steps = np.diff(moved)
+def _unit(first: float, elapsed: np.ndarray, column: str) -> float | None:
+    """The unit in seconds of times that begin at ``first``; None for a count of samples."""
+    steps = np.diff(elapsed)
     steps = steps[steps > 0]
     step = float(np.median(steps)) if len(steps) else 0.0
     if step == 0:
-        raise InputError(f"the times in {column!r} are all alike")
+        raise InputError(f"the times in {column!r} are all equal, so they tell no rate")
     epoch = next((unit for low, high, unit in _EPOCHS if low <= first < high), None)
-    whole = not np.mod(moved, 1).any()
+    whole = not np.mod(elapsed, 1).any()
     if whole and step == 1 and epoch is None:
         return None
     if step < 1 and not whole:
@@ -132,8 +139,8 @@ def _unit(first: float, moved: np.ndarray, column: str) -> float | None:
     unit = by_step or epoch
     if unit is None:
         raise InputError(
-            f"column {column!r} steps by {step:g} and names no unit; call it for instance "
-            "'time (ms)' or 'time (s)'"
+            f"column {column!r} steps by {step:g} and names no unit; rename it with its unit, for "
+            "instance 'time (ms)' or 'time (s)'"
         )
     return unit
 
@@ -141,15 +148,16 @@ def _unit(first: float, moved: np.ndarray, column: str) -> float | None:
 def clock_of(t: np.ndarray, *, rate: float | None = None, first_line: int = 1) -> Clock:
     """The grid of samples at ``t`` ``[t]`` seconds.
 
-    A step back in time, and a gap of more than 2 s (10 steps where that is longer), are breaks;
-    in shorter gaps samples are missing. Samples whose steps vary are interpolated.
+    Steps back in time, and gaps of more than 2 s (10 steps where that is longer), are breaks; in
+    shorter gaps samples are missing. Samples whose steps vary are interpolated.
 
     Args:
-      rate: of the grid, within 5 % of the measured one; by default the measured one, rounded.
-      first_line: of the file, where the first sample stands; for messages.
+      t: seconds ``[t]`` float64; samples without a time (NaN) are left out.
+      rate: Hz of the grid, within 5 % of the measured rate; by default that rate, rounded.
+      first_line: line of the file with the first sample, for messages.
 
     Raises:
-      InputError: for times that are out of order, too few, all alike, or of another rate.
+      InputError: for times that are out of order, too few, all equal, or of another rate.
     """
     lines = np.flatnonzero(np.isfinite(t))
     seconds, notes = t, []
@@ -157,7 +165,9 @@ def clock_of(t: np.ndarray, *, rate: float | None = None, first_line: int = 1) -
         notes.append(f"{len(t) - len(lines)} lines without a time are left out")
     t = t[lines]
     if len(t) < 3:
-        raise InputError(f"{len(t)} samples with a time are too few to tell the rate; give a rate")
+        raise InputError(
+            f"{len(t)} samples with a time are too few to measure the rate; at least 3 are needed"
+        )
     dt = np.diff(t)
     step = float((t[-1] - t[0]) / len(dt))
     if step > 0 and np.abs(dt - step).max() <= _DRIFT * step:
@@ -170,23 +180,23 @@ def clock_of(t: np.ndarray, *, rate: float | None = None, first_line: int = 1) -
     grid = rate or _rounded(measured, 5e-4)
     notes += _stop_notes(dt, stops, lines, first_line)
     if regular and abs(grid * step - 1) <= _SAME:
-        return _as_they_are(seconds, lines, dt, step, stops, grid, notes)
+        return _not_interpolated(seconds, lines, dt, step, stops, grid, notes)
     return _interpolated(seconds, lines, t, dt, stops, grid, notes)
 
 
 def _uneven(
     t: np.ndarray, dt: np.ndarray, lines: np.ndarray, first_line: int
 ) -> tuple[np.ndarray, float, bool]:
-    """Where recording stopped, seconds from sample to sample, and whether these are steady."""
+    """Where recording stopped, the mean step in seconds, and whether steps are regular."""
     back = np.flatnonzero(dt < 0)
     _check_order(t, back, lines, first_line)
     if not (dt > 0).any():
-        raise InputError("its times are all alike")
+        raise InputError("its times are all equal, so they tell no rate")
     repeat = float((dt == 0).mean())
     if repeat > _REPEAT:
         raise InputError(
-            f"{repeat:.0%} of the times repeat the one before; they are too coarse to place "
-            "samples by"
+            f"{repeat:.0%} of the times repeat the one before, so they are too coarse to place "
+            "samples; record finer times, or remove the column and give --rate"
         )
     median = float(np.median(dt[dt > 0]))
     gap = max(LONGEST_GAP, 10 * median)
@@ -204,25 +214,27 @@ def _check_order(t: np.ndarray, back: np.ndarray, lines: np.ndarray, first_line:
 
 
 def _step(dt: np.ndarray, median: float, stops: np.ndarray) -> tuple[float, bool]:
-    """Mean seconds from sample to sample where none is missing, and whether it is steady."""
+    """Mean step in seconds where no sample is missing, and whether steps are regular."""
     within = np.delete(dt, stops - 1)
     near = within[within < 1.5 * median]
     step = float(near.mean())
     if near.sum() >= _STEADY * within.sum() and _regular(within, step):
         return step, True
-    mean = float(within.mean())  # of bursts, the median says nothing
-    off = abs(median / mean - 1)  # small: nothing is missing, and the mean is the surer of the two
-    return (median if _DRIFT < off < _UNEVEN else mean), False
+    # Samples that come in bursts have a median step far from the mean, which is then the better
+    # one. Where both agree, no sample is missing, and the mean has the smaller error.
+    mean = float(within.mean())
+    difference = abs(median / mean - 1)
+    return (median if _DRIFT < difference < _UNEVEN else mean), False
 
 
 def _regular(steps: np.ndarray, step: float) -> bool:
     """Whether steps are multiples of ``step``: a steady clock, of which samples may be missing."""
-    ahead = steps[steps > 0]
-    tick = float(ahead.min()) if len(ahead) else 0.0
-    tick = tick if _multiples(ahead, tick) else 0.0
+    positive = steps[steps > 0]
+    tick = float(positive.min()) if len(positive) else 0.0
+    tick = tick if _are_multiples(positive, tick) else 0.0
     counts = np.maximum(np.rint(steps / step), 1)
-    off = np.abs(steps - counts * step)
-    if (off > max(_JITTER * step, tick)).any():
+    error = np.abs(steps - counts * step)
+    if (error > max(_JITTER * step, tick)).any():
         return False
     single = steps[counts == 1]
     whole = len(single) // _BLOCK * _BLOCK
@@ -230,15 +242,15 @@ def _regular(steps: np.ndarray, step: float) -> bool:
     return bool((np.abs(blocks - step) <= max(_DRIFT * step, 1.5 * tick / _BLOCK)).all())
 
 
-def _multiples(steps: np.ndarray, tick: float) -> bool:
-    """Whether all steps are whole numbers of ticks: times that were rounded."""
+def _are_multiples(steps: np.ndarray, tick: float) -> bool:
+    """Whether all steps are whole numbers of ticks, as those of rounded times are."""
     if tick == 0:
         return False
     counts = steps[:10_000] / tick
     return bool((np.abs(counts - np.rint(counts)) < 0.01 * counts.max(initial=1)).all())
 
 
-def _as_they_are(
+def _not_interpolated(
     seconds: np.ndarray,
     lines: np.ndarray,
     dt: np.ndarray,
@@ -247,7 +259,7 @@ def _as_they_are(
     rate: float,
     notes: list[str],
 ) -> Clock:
-    """Every sample as it is; points of the grid without a sample are marked as missing."""
+    """A grid whose points are samples, or are missing."""
     if dt.max(initial=0.0) < 1.5 * step and not len(stops):
         return Clock(rate, lines, None, None, seconds, (), tuple(notes))
     counts = np.maximum(np.rint(dt / step), 1).astype(np.int64)
@@ -275,7 +287,7 @@ def _interpolated(
     rate: float,
     notes: list[str],
 ) -> Clock:
-    """Points ``1 / rate`` apart in every stretch of two samples or more."""
+    """A grid of points ``1 / rate`` apart in every stretch of two samples or more."""
     times, nearest, breaks, total = [], [], [], 0
     for a, b in itertools.pairwise((0, *stops.tolist(), len(t))):
         if b - a < 2 or t[b - 1] <= t[a]:
@@ -314,7 +326,7 @@ def _stop_notes(dt: np.ndarray, stops: np.ndarray, lines: np.ndarray, first_line
 
 
 def _rounded(rate: float, tolerance: float) -> float:
-    """With as few digits as the tolerance allows."""
+    """The rate with as few digits as the relative tolerance allows."""
     for digits in range(1, 7):
         short = float(f"{rate:.{digits}g}")
         if abs(short - rate) <= tolerance * rate:
@@ -323,8 +335,8 @@ def _rounded(rate: float, tolerance: float) -> float:
 
 
 def common_rate(rates: list[float]) -> float | None:
-    """One rate for files whose measured rates lie within 5 % of each other; None else."""
+    """One rate for files whose measured rates differ by at most 5 %; None for other files."""
     if not rates or max(rates) > (1 + NEAR) * min(rates):
         return None
-    alike = max(rates) <= (1 + _SAME) * min(rates)
-    return _rounded(float(np.median(rates)), 5e-4 if alike else 0.01)
+    equal = max(rates) <= (1 + _SAME) * min(rates)
+    return _rounded(float(np.median(rates)), 5e-4 if equal else 0.01)

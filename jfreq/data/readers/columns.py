@@ -1,7 +1,7 @@
-"""What a column of a sensor table is, by its name: time, label, subject, index, or a channel.
+"""The role of a column of a sensor table by its name: time, label, subject, index, or none.
 
-Names are compared without regard to case, quotes, underscores and blanks; a unit may stand in
-brackets or as the last word. The tables below are all that is known.
+Names are compared without regard to case, quotes, underscores and blanks. A unit may be in
+brackets, or the first or last word. A column without a role is a channel.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ TIME = frozenset(
     "sensor timestamp, system time, creation time, arrival time, event time, utc time, "
     "local time, utc timestamp, local timestamp, zeit, temps, tiempo, tempo".split(", ")
 )
-"""Without the unit; with an empty name, the unit alone: ``seconds``, ``ms``."""
+"""Names of times without their unit; the empty one is for a unit alone, ``seconds`` or ``ms``."""
 UNITS = {
     name: seconds
     for seconds, names in (
@@ -31,12 +31,12 @@ UNITS = {
     )
     for name in names.split()
 }
-"""Seconds of each unit of time."""
+"""Units of time in seconds."""
 LABEL = tuple(
     "label, labels, activity, activity label, activity name, class, class label, target, gt, "
     "ground truth, annotation, y, label id, activity id, class id".split(", ")
 )
-"""The first that a table has is its label; ``y`` only where no axis x or z is beside it."""
+"""The first name that a table has is its label; ``y`` only where there are no axes x or z."""
 SUBJECT = tuple(
     "subject, subject id, user, user id, participant, participant id, person, person id, "
     "volunteer, volunteer id".split(", ")
@@ -45,7 +45,7 @@ INDEX = frozenset(
     "index, idx, unnamed: 0, unnamed, sample, sample number, sample index, row, row number, line, "
     "counter, n".split(", ")
 )
-"""Left out where they count up; a first column without a name, as pandas writes, as well."""
+"""Names of columns that count lines, which are left out. pandas writes them without a name."""
 SENSORS = {
     "acc": "a, acc, accel, accelerometer, acceleration, linear acceleration, total acc, "
     "user acceleration, accelerometer acceleration, g f, gf, g force, gforce".split(", "),
@@ -53,7 +53,7 @@ SENSORS = {
     "gyroscope rotation, rot".split(", "),
     "mag": "m, mag, magn, magnetometer, magnetic field, b".split(", "),
 }
-"""Stems of axes, ``acc_x`` or ``ax``: the modality that they are."""
+"""Stems of axes, as of ``acc_x`` or ``ax``, by modality."""
 
 _BRACKETS = re.compile(r"\s*[(\[{]([^()\[\]{}]*)[)\]}]\s*")
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
@@ -62,7 +62,7 @@ _AXIS_FIRST = re.compile(r"(?P<axis>[xyz])[\s._-]+(?P<stem>.+)$", re.I)
 
 
 class Name(NamedTuple):
-    """A column's name taken apart: ``words`` in lower case, and a unit of time in seconds."""
+    """The words of a column's name in lower case, and its unit of time in seconds."""
 
     words: str
     unit: float | None
@@ -78,18 +78,13 @@ class Axis(NamedTuple):
 def parsed(column: str) -> Name:
     """The words of a column's name and the unit of time that it names."""
     text = column.strip().strip("\"'").strip()
-    bracketed = [unit.strip().casefold() for unit in _BRACKETS.findall(text)]
+    # Micro may be written as one of two characters.
+    brackets = [name.strip().casefold() for name in _BRACKETS.findall(text)]
+    bracketed = [name.replace("µ", "u").replace("μ", "u") for name in brackets]
     words = _words(_BRACKETS.sub(" ", text))
-    unit = next(
-        (
-            UNITS[u.replace("µ", "u").replace("μ", "u")]
-            for u in bracketed
-            if u.replace("µ", "u").replace("μ", "u") in UNITS
-        ),
-        None,
-    )
+    unit = next((UNITS[name] for name in bracketed if name in UNITS), None)
     parts = words.split()
-    if unit is None and parts and parts[-1] in UNITS and (parts[-1] not in ("s",) or parts[1:]):
+    if unit is None and parts and parts[-1] in UNITS and (parts[-1] != "s" or parts[1:]):
         unit, parts = UNITS[parts[-1]], parts[:-1]
         parts = parts[:-1] if parts and parts[-1] == "in" else parts
     elif unit is None and parts and parts[0] in UNITS and parts[1:]:
@@ -98,7 +93,7 @@ def parsed(column: str) -> Name:
 
 
 def role_of(column: str) -> Role | None:
-    """What the name alone says; None for a channel. Whether it holds is for the values to say."""
+    """The role of a column by its name alone; None for a channel. Its values may contradict it."""
     name = parsed(column)
     whole = _words(_BRACKETS.sub(" ", column.strip().strip("\"'")))
     if whole in LABEL:
@@ -114,23 +109,20 @@ def role_of(column: str) -> Role | None:
 
 
 def axis_of(column: str) -> Axis | None:
-    """Stem and axis of a column, None where it is no axis."""
+    """Stem and axis of a column; None where its name is not that of an axis."""
     text = _BRACKETS.sub(" ", column.strip().strip("\"'")).strip()
-    found = _AXIS_FIRST.match(text) or _AXIS_LAST.match(text)
-    if found is None:
-        return None
-    stem = _words(found["stem"])
-    return Axis(stem, found["axis"].lower())
+    match = _AXIS_FIRST.match(text) or _AXIS_LAST.match(text)
+    return None if match is None else Axis(_words(match["stem"]), match["axis"].lower())
 
 
 def sensor_of(words: str) -> str | None:
-    """The modality that a file's name says, ``Accelerometer``: ``acc``; None where it says none."""
+    """The modality of a name, ``acc`` for ``Accelerometer``; None where it is not a sensor's."""
     name = parsed(words).words
     return next((m for m, stems in SENSORS.items() if len(name) > 1 and name in stems), None)
 
 
 def by_axes(columns: Sequence[str]) -> list[str]:
-    """The columns with the axes of every stem in the order x, y, z, in the places they have."""
+    """The columns with the axes of every stem in the order x, y, z; other columns stay in place."""
     groups: dict[str, list[int]] = {}
     for i, column in enumerate(columns):
         if (axis := axis_of(column)) is not None:
@@ -146,10 +138,10 @@ def by_axes(columns: Sequence[str]) -> list[str]:
 
 
 def modalities_of(columns: Sequence[str]) -> dict[str, list[int]] | None:
-    """Places of the channels of each sensor, where all of them are x, y, z of known sensors.
+    """Positions of the channels x, y, z of each sensor.
 
-    None where that is not beyond doubt: fewer than two sensors, another channel beside them, or
-    two stems of one sensor.
+    None where the columns are anything but the three axes of two or more known sensors, or where
+    one sensor has two stems.
     """
     known = {stem: sensor for sensor, stems in SENSORS.items() for stem in stems}
     places: dict[str, dict[str, int]] = {}
@@ -169,6 +161,6 @@ def modalities_of(columns: Sequence[str]) -> dict[str, list[int]] | None:
 
 
 def _words(text: str) -> str:
-    """Lower case, words apart by single blanks; ``userId`` is two words."""
+    """Words in lower case with single blanks between them; ``userId`` is two words."""
     apart = _CAMEL.sub(" ", text)
     return " ".join(re.split(r"[\s_.\-]+", apart.casefold().strip(" _.-\"'")))

@@ -1,6 +1,6 @@
-"""One file of sensors, a table or an archive of arrays, as signals, labels and subjects.
+"""Reads a file of sensors, a table or an archive of arrays, as signals, labels and subjects.
 
-``prepare`` and ``embed`` read through this module alone, so both see the same channels.
+``prepare`` and ``embed`` both read through this module, so they see the same channels.
 """
 
 from __future__ import annotations
@@ -15,39 +15,41 @@ from jfreq.data.readers.archives import Archive
 from jfreq.data.readers.clock import Clock, clock_of, seconds_of
 from jfreq.data.readers.columns import LABEL, parsed, role_of
 from jfreq.data.readers.table_layout import Layout
-from jfreq.data.readers.tables import TABLES, Marks, read_table
+from jfreq.data.readers.tables import TABLES, Categorical, read_table
 from jfreq.data.sources.base import Signal
 from jfreq.ranges import brief
 from jfreq.types import InputError
 
 RATE = "rate"
-"""Array with the Hz of all modalities; ``NAME_rate`` that of one."""
+"""Name of the array with the Hz of all modalities; ``NAME_rate`` holds that of one."""
 RATES = ("sr", RATE, "fs", "sample_rate", "sampling_rate")
 NAMES = ("channel_names", "columns", "channels")
-"""Arrays of words that name the channels of ``x``."""
+"""Names of an array of words that are the names of the channels."""
 _NUMBERS = "fiubc"
-_HASTY = 20
-"""Labels that change this often, and on average after fewer than two samples, are no labels."""
+"""Kinds of dtypes that are numbers."""
+_MOST_CHANGES = 20
+"""Labels that change so often, and after fewer than two samples on average, are refused."""
 
 
 class Recording(NamedTuple):
     """What a file holds."""
 
     signals: dict[str, Signal]
-    """By modality; under an empty name the one array of all channels. Without ``values`` empty."""
-    label: Marks | None = None
-    """A word for every sample, for every window, or one for all."""
-    subject: Marks | None = None
+    """By modality; a single array of all channels has an empty name. Empty without samples."""
+    label: Categorical | None = None
+    """One for every sample, for every window, or one for all."""
+    subject: Categorical | None = None
+    """As ``label``."""
     windows: int | None = None
-    """Of arrays ``[n t c]``."""
+    """Number of windows in arrays ``[n t c]``; None for arrays ``[t c]``."""
     measured: float | None = None
-    """Hz that the times of the samples say, before any is asked for."""
-    said: str = ""
-    """What became of columns or arrays, the same for files of the same layout."""
+    """Hz by the times of the samples, rounded or as the caller asked; None without times."""
+    layout: str = ""
+    """What the columns or arrays are read as, for a note; equal for files of the same layout."""
     remarks: tuple[str, ...] = ()
-    """What is particular to this file."""
-    moved: bool = False
-    """Samples are not where the file's lines are: missing ones were put in, or interpolated."""
+    """Notes about this file, such as missing samples."""
+    regridded: bool = False
+    """Samples are not the lines of the file: some are missing, or all are interpolated."""
 
 
 def read_recording(
@@ -56,12 +58,12 @@ def read_recording(
     """Reads one file of sensors.
 
     Args:
-      rate: Hz that samples with times are put on, within 5 % of the measured rate.
-      values: read the samples too; without them only labels, subjects and times.
-      wanted: modalities that are looked for first, by the names of arrays.
+      rate: Hz of the grid for samples with times, within 5 % of the measured rate.
+      values: read the samples too, not only labels, subjects and times.
+      wanted: names of arrays that are the modalities, where the file has any of them.
 
     Raises:
-      InputError: saying what is wrong with the file.
+      InputError: for a file that is damaged, or of no layout that docs/data.md describes.
     """
     if path.suffix.lower() in TABLES:
         return _from_table(path, rate, values)
@@ -77,34 +79,34 @@ def _from_table(path: Path, rate: float | None, values: bool) -> Recording:
     _check_steady(label, None)
     if table.seconds is None:
         signals = {} if table.x is None else {"": Signal(table.x, None, names=layout.names)}
-        return Recording(signals, label, subject, said=_said(layout, ""), remarks=())
+        return Recording(signals, label, subject, layout=_layout_of_table(layout, ""))
     column = layout.columns[layout.uses.index("time")]
     clock = _clock(table.seconds, rate, f"column {column!r}", layout.skip + 1)
     signals = {}
     if table.x is not None:
         x = clock.on_grid(table.x)
         signals = {"": Signal(x, clock.rate, clock.breaks, layout.names)}
-    label, subject = (m and m._replace(codes=m.codes[clock.nearest]) for m in (label, subject))
+    label, subject = (c and c._replace(codes=c.codes[clock.nearest]) for c in (label, subject))
     return Recording(
         signals,
         label,
         subject,
         measured=clock.rate,
-        said=_said(layout, f"time from {column!r}"),
+        layout=_layout_of_table(layout, f"time from {column!r}"),
         remarks=clock.notes,
-        moved=clock.moved,
+        regridded=clock.regridded,
     )
 
 
-def _check_steady(label: Marks | None, windows: int | None) -> None:
-    """``InputError`` for a label that changes nearly with every sample."""
+def _check_steady(label: Categorical | None, windows: int | None) -> None:
+    """``InputError`` for a label that changes with nearly every sample."""
     if label is None or windows is not None:
         return
     changes = int(np.count_nonzero(np.diff(label.codes)))
-    if changes >= _HASTY and len(label.codes) < 2 * changes:
+    if changes >= _MOST_CHANGES and len(label.codes) < 2 * changes:
         raise InputError(
-            f"its label changes {changes} times in {len(label.codes)} samples, so it names no "
-            "activities; windows are saved as [n, time, channels] with a label each"
+            f"its label changes {changes} times in {len(label.codes)} samples, so it is no label "
+            "of stretches; save windows with a label each as [n, time, channels]"
         )
 
 
@@ -115,12 +117,13 @@ def _clock(seconds: np.ndarray, rate: float | None, owner: str, first_line: int)
         raise InputError(f"{owner}: {error}") from None
 
 
-def _said(layout: Layout, time: str) -> str:
+def _layout_of_table(layout: Layout, time: str) -> str:
+    """A note about what the columns are read as."""
     parts = [time] if time else []
     names = ", ".join(layout.names) or f"{len(layout.channels)}, which have no names"
     parts.append(f"channels {names}")
     for use in ("label", "subject"):
-        if (at := layout.place(use)) is not None:
+        if (at := layout.column_of(use)) is not None:
             parts.append(f"{use} from {layout.columns[at]!r}")
     return "; ".join([*parts, *layout.notes])
 
@@ -129,7 +132,7 @@ def _said(layout: Layout, time: str) -> str:
 
 
 class _Roles(NamedTuple):
-    """Which array of an archive is what, by name; None for what is not there."""
+    """The names of the arrays of each role in an archive; None for what it does not have."""
 
     signals: dict[str, str]
     """The array of each modality."""
@@ -146,14 +149,14 @@ def _from_archive(
     roles = _roles(archive, wanted)
     windows = _windows(archive, roles)
     first = archive[next(iter(roles.signals.values()))]
-    clock = _own_clock(archive, roles, rate, windows)
+    clock = _clock_of_array(archive, roles, rate, windows)
     length = first.shape[0]
-    label = _words(archive, roles.label, windows, length)
-    subject = _words(archive, roles.subject, windows, length)
+    label = _categorical(archive, roles.label, windows, length)
+    subject = _categorical(archive, roles.subject, windows, length)
     if clock is not None:
         label, subject = (
-            m._replace(codes=m.codes[clock.nearest]) if m and len(m.codes) > 1 else m
-            for m in (label, subject)
+            c._replace(codes=c.codes[clock.nearest]) if c and len(c.codes) > 1 else c
+            for c in (label, subject)
         )
     signals = {}
     if values:
@@ -165,13 +168,14 @@ def _from_archive(
         subject,
         windows,
         clock.rate if clock else None,
-        _said_arrays(archive, roles),
+        _layout_of_arrays(archive, roles),
         clock.notes if clock else (),
-        clock is not None and clock.moved,
+        clock is not None and clock.regridded,
     )
 
 
-def _said_arrays(archive: Archive, roles: _Roles) -> str:
+def _layout_of_arrays(archive: Archive, roles: _Roles) -> str:
+    """A note about what the arrays are read as."""
     parts = [f"signals from {', '.join(roles.signals.values())}"]
     whole = [n for m, n in roles.signals.items() if m and archive[n].dtype.kind == "i"]
     parts += [f"whole numbers of {', '.join(whole)} as PCM, full scale 1"] if whole else []
@@ -185,14 +189,15 @@ def _said_arrays(archive: Archive, roles: _Roles) -> str:
 
 
 def _roles(archive: Archive, wanted: Sequence[str]) -> _Roles:
-    """By name alone, without regard to case."""
+    """Roles by name alone, without regard to case; ``InputError`` where no array is a signal."""
     lower = {name.lower(): name for name in reversed(list(archive))} | {n: n for n in archive}
 
     def first(names: Sequence[str]) -> str | None:
         return next((lower[n] for n in names if n in lower), None)
 
+    rank = {words: i for i, words in enumerate(LABEL)}
     by_role = {role: [n for n in archive if role_of(n) == role] for role in ("label", "subject")}
-    label = min(by_role["label"], key=lambda n: _place(parsed(n).words), default=None)
+    label = min(by_role["label"], key=lambda n: rank.get(parsed(n).words, len(LABEL)), default=None)
     subject = next(iter(by_role["subject"]), None)
     taken = {label, subject, first(("scale",)), first(NAMES), *map(first, [(r,) for r in RATES])}
     numeric = [
@@ -206,25 +211,21 @@ def _roles(archive: Archive, wanted: Sequence[str]) -> _Roles:
         signals = {"": x}
     signals = signals or _modalities(archive, numeric, time)
     if not signals:
-        raise InputError(f"no array 'x'; it has: {brief(', '.join(archive))}")
+        raise InputError(f"has no array 'x' of samples; it has: {brief(', '.join(archive))}")
     return _Roles(signals, label, subject, time, first(RATES), first(NAMES))
 
 
-def _place(words: str) -> int:
-    return LABEL.index(words) if words in LABEL else len(LABEL)
-
-
 def _modalities(archive: Archive, numeric: Sequence[str], time: str | None) -> dict[str, str]:
-    """Arrays by their own names; a single one without a rate of its own is simply the signal."""
+    """Arrays as modalities of the same names; a single one without a rate has an empty name."""
     rated = {n for n in numeric if f"{n}_{RATE}" in archive}
-    found = [n for n in numeric if n != time and (len(archive[n].shape) >= 2 or n in rated)]
-    if len(found) == 1 and not rated:
-        return {"": found[0]}
-    return {name: name for name in found}
+    names = [n for n in numeric if n != time and (len(archive[n].shape) >= 2 or n in rated)]
+    if len(names) == 1 and not rated:
+        return {"": names[0]}
+    return {name: name for name in names}
 
 
 def _windows(archive: Archive, roles: _Roles) -> int | None:
-    """How many recordings the arrays hold, where they are ``[n t c]``."""
+    """The number of windows where arrays are ``[n t c]``, else None; ``InputError`` for others."""
     dims = {name: len(archive[name].shape) for name in roles.signals.values()}
     for name, dim in dims.items():
         shape = archive[name].shape
@@ -235,14 +236,17 @@ def _windows(archive: Archive, roles: _Roles) -> int | None:
     counts = {archive[name].shape[0] for name, dim in dims.items() if dim == 3}
     if len(counts) > 1 or (counts and set(dims.values()) != {3}):
         shapes = ", ".join(f"{name} {archive[name].shape}" for name in dims)
-        raise InputError(f"its arrays do not go together: {shapes}")
+        raise InputError(
+            "its arrays must all be [time, channels], or all [n, time, channels] with the same n; "
+            f"they are {shapes}"
+        )
     return counts.pop() if counts else None
 
 
-def _own_clock(
+def _clock_of_array(
     archive: Archive, roles: _Roles, rate: float | None, windows: int | None
 ) -> Clock | None:
-    """Of an array of times beside a single array of samples."""
+    """The clock by an array of times, which belongs to a single array of samples."""
     if roles.time is None or windows is not None or len(roles.signals) > 1:
         return None
     name = next(iter(roles.signals.values()))
@@ -257,13 +261,13 @@ def _own_clock(
 def _signal(
     archive: Archive, modality: str, name: str, roles: _Roles, clock: Clock | None
 ) -> Signal:
-    """Float32 ``[t c]`` or ``[n t c]``; complex64 ``[t c 1]`` or ``[n t c 1]``."""
+    """Samples float32 ``[t c]`` or ``[n t c]``; complex64 ``[t c 1]`` or ``[n t c 1]``."""
     raw = archive.read(name)
     if raw.dtype.kind not in _NUMBERS:
         raise InputError(f"{name}: holds {raw.dtype}, not numbers")
     raw = raw[:, None] if raw.ndim == 1 else raw
-    dense = np.iscomplexobj(raw)
-    if not dense and raw.shape[-1] > raw.shape[-2]:
+    is_complex = np.iscomplexobj(raw)
+    if not is_complex and raw.shape[-1] > raw.shape[-2]:
         how = f"{name}.T" if raw.ndim == 2 else f"np.swapaxes({name}, 1, 2)"
         raise InputError(
             f"{name}: shape {raw.shape} means {raw.shape[-1]} channels of {raw.shape[-2]} samples; "
@@ -275,11 +279,11 @@ def _signal(
     elif not modality and "scale" in archive:
         x = x * _scale(archive.read("scale"), x.shape[-1])
     rate = _rate(archive, modality, roles)
-    if clock is not None and not dense:
+    if clock is not None and not is_complex:
         x, rate = clock.on_grid(x), clock.rate
-    names = _names(archive, roles, x.shape[-1]) if not modality and not dense else ()
+    names = _names(archive, roles, x.shape[-1]) if not modality and not is_complex else ()
     breaks = clock.breaks if clock is not None else ()
-    return Signal(x[..., None] if dense else x, rate, breaks, names)
+    return Signal(x[..., None] if is_complex else x, rate, breaks, names)
 
 
 def _single(raw: np.ndarray, name: str) -> np.ndarray:
@@ -291,7 +295,7 @@ def _single(raw: np.ndarray, name: str) -> np.ndarray:
 
 
 def _full_scale(dtype: np.dtype, name: str) -> np.float32:
-    """What integers of a modality are divided by: they are PCM, as sound is."""
+    """The full scale of integers, which are PCM as those of sound; ``InputError`` for unsigned."""
     if dtype.kind == "u":
         raise InputError(
             f"{name}: holds {dtype}; signed integers are read as PCM, save others as float32"
@@ -300,8 +304,8 @@ def _full_scale(dtype: np.dtype, name: str) -> np.float32:
 
 
 def _scale(raw: np.ndarray, channels: int) -> np.ndarray:
-    plain = raw.dtype.kind in "fiu" and raw.shape in ((), (1,), (channels,), (1, channels))
-    if not plain or not np.isfinite(raw).all():
+    valid = raw.dtype.kind in "fiu" and raw.shape in ((), (1,), (channels,), (1, channels))
+    if not valid or not np.isfinite(raw).all():
         raise InputError(
             f"scale: expected a number, or one for each of {channels} channels, got {raw.dtype} of "
             f"shape {raw.shape}"
@@ -310,33 +314,34 @@ def _scale(raw: np.ndarray, channels: int) -> np.ndarray:
 
 
 def _rate(archive: Archive, modality: str, roles: _Roles) -> float | None:
-    own = f"{modality}_{RATE}"
-    name = own if modality and own in archive else roles.rate
+    specific = f"{modality}_{RATE}"
+    name = specific if modality and specific in archive else roles.rate
     return None if name is None else hertz(archive.read(name), name)
 
 
 def hertz(value: Any, where: str) -> float:
     """A rate in Hz; ``InputError`` for anything but one positive number."""
     array = np.asarray(value)
-    plain = array.size == 1 and array.dtype.kind in "fiu"
-    found = float(array.reshape(-1)[0]) if plain else 0.0
-    if not (np.isfinite(found) and found > 0):
-        shown = array.reshape(-1)[0] if array.size == 1 else f"an array of shape {array.shape}"
-        raise InputError(f"{where}: the rate must be a positive number of Hz, got {shown}")
-    return found
+    rate = float(array.item()) if array.size == 1 and array.dtype.kind in "fiu" else 0.0
+    if not (np.isfinite(rate) and rate > 0):
+        got = array.reshape(-1)[0] if array.size == 1 else f"an array of shape {array.shape}"
+        raise InputError(f"{where}: the rate must be a positive number of Hz, got {got}")
+    return rate
 
 
 def _names(archive: Archive, roles: _Roles, channels: int) -> tuple[str, ...]:
     if roles.names is None or archive[roles.names].dtype.kind not in "US":
         return ()
-    marks = np.atleast_1d(archive.read(roles.names)).reshape(-1)
-    if len(marks) != channels:
-        raise InputError(f"{roles.names} has {len(marks)} names for {channels} channels")
-    return tuple(_texts(marks, roles.names))
+    names = archive.read(roles.names).reshape(-1)
+    if len(names) != channels:
+        raise InputError(f"{roles.names} has {len(names)} names for {channels} channels")
+    return tuple(_texts(names, roles.names))
 
 
-def _words(archive: Archive, name: str | None, windows: int | None, samples: int) -> Marks | None:
-    """One word for the file, or one for every window or sample."""
+def _categorical(
+    archive: Archive, name: str | None, windows: int | None, samples: int
+) -> Categorical | None:
+    """The words of an array: one for the file, or one for every window or sample."""
     if name is None:
         return None
     raw = archive.read(name)
@@ -352,11 +357,11 @@ def _words(archive: Archive, name: str | None, windows: int | None, samples: int
     if len(flat) not in (1, wanted):
         raise InputError(f"{name} has {len(flat)} values for {wanted} {what}")
     values, codes = np.unique(flat, return_inverse=True)
-    return Marks(codes.astype(np.int32), tuple(_texts(values, name)))
+    return Categorical(codes.astype(np.int32), tuple(_texts(values, name)))
 
 
 def _texts(values: np.ndarray, name: str) -> list[str]:
-    """Words as they are, whole numbers without a point; NaN is none."""
+    """Words as they are, and whole numbers without a decimal point; NaN is an empty word."""
     if values.dtype.kind == "S":
         try:
             return [value.decode().strip() for value in values.tolist()]

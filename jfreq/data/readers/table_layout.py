@@ -1,7 +1,7 @@
-"""How a sensor table is written, and what its columns are, from its first part.
+"""The layout of a sensor table, by its first part: how it is written, and what its columns are.
 
-Encoding, separator, decimal sign and header by what the lines have in common; the use of a column
-by its name and by what it holds.
+Encoding, separator, decimal sign and header are recognised by what the lines have in common, the
+use of a column by its name and its values.
 """
 
 from __future__ import annotations
@@ -20,17 +20,18 @@ from jfreq.data.readers.columns import LABEL, SUBJECT, Role, axis_of, by_axes, p
 from jfreq.types import InputError
 
 NULLS = ("", "NA", "N/A", "#N/A", "NaN", "nan", "NAN", "null", "NULL", "Null", "None", "none")
-"""What stands for a missing sample, also with a blank before it."""
+"""Words for a missing sample, also with a blank before them."""
 COMMENTS = ("#", "%", "//")
 _HEAD = 1 << 20
-"""Bytes that are looked at to see how a file is written; no line may be longer."""
-SAMPLE = 1000
-"""Lines that are looked at to see what a column holds."""
+"""Bytes by which the layout is recognised; no line may be longer."""
+SAMPLE_LINES = 1000
+"""Lines by which the use of a column is recognised."""
 _MOST_LABELS = 100
+"""Different values in a column ``y`` that is a label."""
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?(inf|infinity)", re.I | re.ASCII)
 
 Use = Role | Literal["channel", "empty", "text", "spare"]
-"""``spare``: of a role that another column has already."""
+"""``spare`` is a column of a role that another column has already."""
 
 
 class Layout(NamedTuple):
@@ -46,41 +47,47 @@ class Layout(NamedTuple):
     """Names as they are written; numbers from 1 where there is no header."""
     uses: tuple[Use, ...]
     channels: tuple[int, ...]
-    """Columns of the signal, axes in the order x, y, z."""
+    """Columns of the signal; the axes of a sensor are in the order x, y, z."""
     times: Literal["", "whole", "number", "date"]
-    """How times are written."""
+    """How times are written; empty without times."""
     notes: tuple[str, ...] = ()
 
-    def place(self, use: Use) -> int | None:
-        """The column of a use; None where there is none."""
+    def column_of(self, use: Use) -> int | None:
+        """The first column of a use; None where there is none."""
         return self.uses.index(use) if use in self.uses else None
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the channels; empty without a header."""
+        """Names of the channels; empty without a header."""
         return tuple(self.columns[i] for i in self.channels) if self.header else ()
 
 
 # ------------------------------------------------------------------ how a file is written
 
 
-def look_at(path: Path) -> Layout:
-    """How a table is written and what its columns are, from its first part."""
+def detect_layout(path: Path) -> Layout:
+    """The layout of a table, by its first part.
+
+    Raises:
+      InputError: for a file that is not a table of samples.
+    """
     with path.open("rb") as file:
         raw = file.read(_HEAD)
         more = bool(file.read(1))
     encoding, notes = _encoding(raw)
     text = codecs.getincrementaldecoder(encoding)("replace").decode(raw)
     if "\0" in text:
-        raise InputError("is no text: it holds NUL bytes")
+        raise InputError("is not text: it holds NUL bytes")
     lines = re.split(r"\r\n|\n|\r", text)
     if more:
         lines.pop()
         if not lines:
-            raise InputError(f"line 1 is longer than {_HEAD >> 20} MB: no table of samples")
+            raise InputError(
+                f"line 1 is longer than {_HEAD >> 20} MB, so this is not a table of samples"
+            )
     skip = _preamble(lines)
-    separator = _said_separator(lines[:skip]) or _separator(lines[skip : skip + 50])
-    rows = fields([line for line in lines[skip:] if line.strip()][:SAMPLE], separator)
+    separator = _declared_separator(lines[:skip]) or _separator(lines[skip : skip + 50])
+    rows = fields([line for line in lines[skip:] if line.strip()][:SAMPLE_LINES], separator)
     if not rows:
         raise InputError("is empty" if not skip else "holds nothing but blank lines and comments")
     decimal = _decimal(rows, separator)
@@ -98,7 +105,7 @@ def look_at(path: Path) -> Layout:
     channels = [i for i, use in enumerate(uses) if use == "channel"]
     _check_channels(columns, uses, channels, header, bool(body))
     channels, order = _in_order(columns, channels) if header else (channels, [])
-    times = _written(cells[uses.index("time")], decimal) if "time" in uses else ""
+    times = _time_format(cells[uses.index("time")], decimal) if "time" in uses else ""
     return Layout(
         encoding,
         separator,
@@ -114,7 +121,11 @@ def look_at(path: Path) -> Layout:
 
 
 def _encoding(raw: bytes) -> tuple[str, list[str]]:
-    """By the byte order mark, by the NULs of UTF-16, else UTF-8 where it is valid, else cp1252."""
+    """The encoding, and a note where it is guessed.
+
+    A byte order mark or the NULs of UTF-16 decide; else it is UTF-8 where that is valid, else
+    cp1252.
+    """
     if not raw:
         raise InputError("is empty")
     if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
@@ -132,7 +143,7 @@ def _encoding(raw: bytes) -> tuple[str, list[str]]:
 
 
 def _western(raw: bytes) -> str:
-    """cp1252, or latin-1 where bytes occur that cp1252 does not know."""
+    """cp1252, or latin-1 where there are bytes that cp1252 does not define."""
     try:
         raw.decode("cp1252")
     except UnicodeDecodeError:
@@ -141,7 +152,7 @@ def _western(raw: bytes) -> str:
 
 
 def _preamble(lines: Sequence[str]) -> int:
-    """Blank lines, comments and a line ``sep=;`` at the start."""
+    """Number of blank lines, comments and lines such as ``sep=;`` at the start."""
     for i, line in enumerate(lines):
         text = line.strip().strip("\ufeff")
         if text and not text.startswith(COMMENTS) and not text.lower().startswith("sep="):
@@ -149,10 +160,10 @@ def _preamble(lines: Sequence[str]) -> int:
     return len(lines)
 
 
-def _said_separator(lines: Sequence[str]) -> str | None:
-    """What spreadsheets write as ``sep=;``."""
-    said = [line.strip().strip("\ufeff")[4:] for line in lines if line.lower().startswith("sep=")]
-    return (said[-1] or "\t")[0] if said else None
+def _declared_separator(lines: Sequence[str]) -> str | None:
+    """The separator that spreadsheets declare in a line ``sep=;``; None without such a line."""
+    texts = [line.strip().strip("\ufeff")[4:] for line in lines if line.lower().startswith("sep=")]
+    return (texts[-1] or "\t")[0] if texts else None
 
 
 def _separator(lines: Sequence[str]) -> str:
@@ -167,15 +178,15 @@ def _separator(lines: Sequence[str]) -> str:
 
 
 def fields(lines: Sequence[str], separator: str) -> list[list[str]]:
-    """Fields of single lines: a quote that is not closed ends with its line."""
+    """The fields of every line; a quote that is not closed ends with its line."""
     try:
         return [row for line in lines for row in csv.reader([line], delimiter=separator)]
     except csv.Error as error:
-        raise InputError(f"is no table ({error})") from None
+        raise InputError(f"is not a table ({error})") from None
 
 
 def _decimal(rows: Sequence[Sequence[str]], separator: str) -> str:
-    """The comma where numbers are written with it and none with a point."""
+    """The decimal sign: a comma where numbers have one and none has a point, else a point."""
     cells = [cell.strip() for row in rows for cell in row]
     commas = sum(bool(re.fullmatch(r"[+-]?\d*,\d+([eE][+-]?\d+)?", c, re.ASCII)) for c in cells)
     points = sum(bool(re.fullmatch(r"[+-]?\d*\.\d+([eE][+-]?\d+)?", c, re.ASCII)) for c in cells)
@@ -183,6 +194,7 @@ def _decimal(rows: Sequence[Sequence[str]], separator: str) -> str:
 
 
 def is_number(cell: str, decimal: str) -> bool:
+    """Whether a cell is a number with this decimal sign."""
     return _NUMBER.fullmatch(cell.replace(",", ".") if decimal == "," else cell) is not None
 
 
@@ -202,7 +214,7 @@ def _has_header(rows: Sequence[Sequence[str]], decimal: str) -> bool:
 
 
 def _width(first: Sequence[str], body: Sequence[Sequence[str]]) -> int:
-    """Fields of a line; one more than names where every line ends with a separator."""
+    """Number of fields in a line; one more than names where every line ends with a separator."""
     trailing = bool(body) and all(len(r) == len(first) + 1 and not r[-1].strip() for r in body)
     return len(first) + trailing
 
@@ -213,7 +225,7 @@ def _width(first: Sequence[str], body: Sequence[Sequence[str]]) -> int:
 def _uses(
     columns: Sequence[str], cells: Sequence[Sequence[str]], decimal: str, header: bool
 ) -> tuple[list[Use], list[str]]:
-    """The use of every column, by its name and by what it holds; and what was left out."""
+    """The use of every column by its name and its values, and notes about those left out."""
     kinds = [_kind(column, decimal) for column in cells]
     uses: list[Use] = []
     for i, (name, kind) in enumerate(zip(columns, kinds)):
@@ -221,16 +233,16 @@ def _uses(
         uses.append(_use(i, name, role, kind, cells[i], columns))
     notes = []
     for role, names in (("time", ()), ("label", LABEL), ("subject", SUBJECT)):
-        found = [i for i, use in enumerate(uses) if use == role]
-        best = min(found, key=lambda i: _rank(columns[i], kinds[i], names), default=None)
-        for i in found:
+        same_role = [i for i, use in enumerate(uses) if use == role]
+        best = min(same_role, key=lambda i: _rank(columns[i], kinds[i], names), default=None)
+        for i in same_role:
             if i != best:
                 uses[i] = "spare"
     for i, use in enumerate(uses):
         if use == "text" and header and role_of(columns[i]) == "time":
             notes.append(f"the times in {columns[i]!r} are in no known format ({cells[i][0]!r})")
     for use, why in (("index", "counts lines"), ("text", "text"), ("spare", "not needed")):
-        named = [_shown(columns, i) for i, u in enumerate(uses) if u == use]
+        named = [_column_name(columns, i) for i, u in enumerate(uses) if u == use]
         if named:
             notes.append(f"left out: {', '.join(named)} ({why})")
     if not header and "text" in uses:
@@ -242,7 +254,7 @@ def _uses(
     return uses, notes
 
 
-def _written(cells: Sequence[str], decimal: str) -> Literal["whole", "number", "date"]:
+def _time_format(cells: Sequence[str], decimal: str) -> Literal["whole", "number", "date"]:
     """How a column of times is written."""
     if _kind(cells, decimal) != "number":
         return "date"
@@ -250,12 +262,12 @@ def _written(cells: Sequence[str], decimal: str) -> Literal["whole", "number", "
     return "whole" if all(re.fullmatch(r"[+-]?\d{1,18}", v, re.ASCII) for v in known) else "number"
 
 
-def _shown(columns: Sequence[str], i: int) -> str:
+def _column_name(columns: Sequence[str], i: int) -> str:
     return repr(columns[i]) if columns[i] else f"column {i + 1}, which has no name"
 
 
 def _kind(cells: Sequence[str], decimal: str) -> str:
-    """``empty``, ``text`` where no cell is a number, else ``number``."""
+    """``empty`` without values, ``text`` where no value is a number, else ``number``."""
     known = [cell for cell in cells if cell not in NULLS]
     if not known:
         return "empty"
@@ -265,7 +277,7 @@ def _kind(cells: Sequence[str], decimal: str) -> str:
 def _use(
     i: int, name: str, role: Role | None, kind: str, cells: Sequence[str], columns: Sequence[str]
 ) -> Use:
-    """What one column is for."""
+    """The use of one column."""
     if role == "label" and parsed(name).words == "y" and not _is_target(cells, columns):
         role = None
     if role == "index" and kind != "empty":
@@ -273,8 +285,8 @@ def _use(
             return "index"
         if not name:
             raise InputError(
-                f"column {i + 1} has no name and is no count of lines; name it, for instance time "
-                "or label"
+                f"column {i + 1} has no name and does not count lines; name it in the first line, "
+                "for instance time or label"
             )
         role = None
     if role == "time" and kind == "number" and parsed(name).words in ("t", "ts", "n"):
@@ -291,13 +303,14 @@ def _use(
 
 
 def _is_target(cells: Sequence[str], columns: Sequence[str]) -> bool:
-    """Whether a column ``y`` is a label: no axis x or z beside it, and few whole values."""
+    """Whether a column ``y`` is a label: without axes x or z, and with few whole values."""
     axes = [axis for c in columns if (axis := axis_of(c)) is not None and not axis.stem]
     whole = all(re.fullmatch(r"[+-]?\d+(\.0*)?|", c) or not is_number(c, ".") for c in cells)
     return whole and len(set(cells)) <= _MOST_LABELS and {a.axis for a in axes} == {"y"}
 
 
 def _counts_up(cells: Sequence[str]) -> bool:
+    """Whether a column holds whole numbers that never decrease."""
     known = [cell for cell in cells if cell]
     if not all(re.fullmatch(r"\d{1,15}(\.0*)?", cell, re.ASCII) for cell in known):
         return False
@@ -306,12 +319,13 @@ def _counts_up(cells: Sequence[str]) -> bool:
 
 
 def _rises(cells: Sequence[str]) -> bool:
+    """Whether nine of ten numbers of a column are not below the one before."""
     values = [float(c.replace(",", ".")) for c in cells if is_number(c, ",")]
     return len(values) > 1 and bool((np.diff(values) >= 0).mean() > 0.9)
 
 
 def _rank(column: str, kind: str, names: Sequence[str]) -> tuple[int, int]:
-    """Of several columns of one role the least counts: numbers with a unit, then the others."""
+    """Order of columns of one role: by ``names``, else numbers first and units before none."""
     if names:
         words = parsed(column).words
         return (names.index(words) if words in names else len(names), 0)
@@ -321,6 +335,7 @@ def _rank(column: str, kind: str, names: Sequence[str]) -> tuple[int, int]:
 def _check_channels(
     columns: Sequence[str], uses: Sequence[Use], channels: Sequence[int], header: bool, body: bool
 ) -> None:
+    """``InputError`` for a table without samples, and for channels of the same name."""
     if header and not body:
         raise InputError("has a header and no samples")
     if not channels:
@@ -329,11 +344,11 @@ def _check_channels(
     counts = Counter(columns[i].casefold() for i in channels)
     twice = next((columns[i] for i in channels if counts[columns[i].casefold()] > 1), None)
     if header and twice is not None:
-        raise InputError(f"two columns are called {twice!r}; name them apart")
+        raise InputError(f"two columns are called {twice!r}; give them different names")
 
 
 def _in_order(columns: Sequence[str], channels: list[int]) -> tuple[list[int], list[str]]:
-    """The axes of a sensor as x, y, z."""
+    """Channels with the axes of every sensor in the order x, y, z, and a note about a change."""
     names = [columns[i] for i in channels]
     wanted = by_axes(names)
     if wanted == names:
@@ -343,7 +358,7 @@ def _in_order(columns: Sequence[str], channels: list[int]) -> tuple[list[int], l
 
 
 def date_type(cells: Sequence[str]) -> Any:
-    """pyarrow's type of dates, or text for times of a day; None for what cannot be read."""
+    """Type of pyarrow for dates, or strings for times of a day; None for unknown formats."""
     import pyarrow as pa
 
     words = pa.array([cell for cell in cells if cell not in NULLS], pa.string())
@@ -357,7 +372,7 @@ def date_type(cells: Sequence[str]) -> Any:
 
 
 def moments(column: Any) -> Any:
-    """Dates as they are; times of a day, ``12:00:01.250``, on one day."""
+    """Dates as timestamps; times of a day, such as ``12:00:01.250``, are put on one day."""
     import pyarrow as pa
     from pyarrow import compute
 

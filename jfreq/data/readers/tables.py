@@ -1,8 +1,8 @@
-"""Sensor tables, ``.csv`` and ``.tsv``: parsed by pyarrow, columns recognised by name.
+"""Sensor tables, ``.csv`` and ``.tsv``: columns are recognised by name and parsed by pyarrow.
 
 :mod:`jfreq.data.readers.table_layout` looks at the first part of a file; then pyarrow reads the
-columns that are needed, numbers as float32. Python looks at single lines only where pyarrow has
-refused the file, to say which line is wrong.
+columns that are needed, channels as float32. Python parses single lines only where pyarrow has
+refused a file, to say which line is wrong.
 """
 
 from __future__ import annotations
@@ -20,55 +20,60 @@ from jfreq.data.readers.columns import parsed
 from jfreq.data.readers.table_layout import (
     COMMENTS,
     NULLS,
-    SAMPLE,
+    SAMPLE_LINES,
     Layout,
     date_type,
+    detect_layout,
     fields,
     is_number,
-    look_at,
     moments,
 )
+from jfreq.data.sources.base import one_line
+from jfreq.ranges import brief
 from jfreq.types import InputError
 
 TABLES = (".csv", ".tsv")
 _ARROW_NULLS = [blank + word for word in NULLS for blank in ("", " ")]
 
 
-class Marks(NamedTuple):
-    """A word for every sample: ``names[codes[t]]``, an empty word for none."""
+class Categorical(NamedTuple):
+    """A word ``names[codes[t]]`` for every sample, an empty one for none."""
 
     codes: np.ndarray
     names: tuple[str, ...]
 
 
 class Table(NamedTuple):
-    """What a file holds, a line for every sample."""
+    """What a file holds, with a line for every sample."""
 
     layout: Layout
     x: np.ndarray | None
     """``[t c]`` float32, NaN where a cell is empty; None where only the other columns were read."""
     seconds: np.ndarray | None
-    """``[t]`` float64 since the first sample; None where no column tells."""
-    label: Marks | None
-    subject: Marks | None
+    """``[t]`` float64 since the first sample; None where no column states times."""
+    label: Categorical | None
+    subject: Categorical | None
 
 
 def read_table(path: Path, *, values: bool = True) -> Table:
-    """Reads a table; without ``values`` only times, labels and subjects.
+    """Reads a table of sensor samples.
+
+    Args:
+      values: read the samples too, not only times, labels and subjects.
 
     Raises:
-      InputError: with line and column, for anything that is not a table of numbers.
+      InputError: for a file that is not a table of numbers, where possible with line and column.
     """
-    layout = look_at(path)
-    wanted = [i for use in ("time", "label", "subject") if (i := layout.place(use)) is not None]
+    layout = detect_layout(path)
+    wanted = [i for use in ("time", "label", "subject") if (i := layout.column_of(use)) is not None]
     if not values and not wanted:
         return Table(layout, None, None, None, None)
-    layout, found = _parsed(path, layout, [*wanted, *(layout.channels if values else ())])
-    if found.num_rows == 0:
+    layout, columns = _parsed(path, layout, [*wanted, *(layout.channels if values else ())])
+    if columns.num_rows == 0:
         raise InputError("has a header and no samples" if layout.header else "holds no samples")
-    x = _matrix(path, layout, found) if values else None
-    seconds, layout = _times(layout, found)
-    label, subject = (_marks(layout, use, found) for use in ("label", "subject"))
+    x = _matrix(path, layout, columns) if values else None
+    seconds, layout = _times(layout, columns)
+    label, subject = (_categorical(layout, use, columns) for use in ("label", "subject"))
     return Table(layout, x, seconds, label, subject)
 
 
@@ -76,36 +81,41 @@ def read_table(path: Path, *, values: bool = True) -> Table:
 
 
 def _parsed(path: Path, layout: Layout, wanted: Sequence[int]) -> tuple[Layout, Any]:
-    """The wanted columns as an Arrow table, called by their numbers."""
+    """The wanted columns as an Arrow table, named by their numbers, and how they were read."""
     import pyarrow as pa
 
     broken: list[Any] = []
     try:
         try:
-            found = _arrow(path, layout, wanted, broken, [""])
-        except pa.ArrowInvalid:  # words for missing samples cost a fifth of the time
+            columns = _arrow(path, layout, wanted, broken, [""])
+        except pa.ArrowInvalid:  # words for missing samples make reading a fifth slower
             broken.clear()
-            found = _arrow(path, layout, wanted, broken, _ARROW_NULLS)
+            columns = _arrow(path, layout, wanted, broken, _ARROW_NULLS)
     except (pa.ArrowException, UnicodeError) as error:
         if "UTF8" in str(error) and layout.encoding == "utf-8":
             note = "is not UTF-8, read as Western European (cp1252)"
             again = layout._replace(encoding="latin-1", notes=(*layout.notes, note))
             return _parsed(path, again, wanted)
         _explain(path, layout)
-        raise InputError(f"cannot be read as a table ({_first_line(error)})") from None
+        raise InputError(f"cannot be read as a table ({_reason(error)})") from None
     if broken:
         _explain(path, layout)
         raise InputError(
             f"a line has {broken[0].actual_columns} fields instead of "
             f"{broken[0].expected_columns}: {broken[0].text[:80]!r}"
         )
-    return layout, found
+    return layout, columns
 
 
 def _arrow(
     path: Path, layout: Layout, wanted: Sequence[int], broken: list[Any], nulls: list[str]
 ) -> Any:
-    """Lines with another number of fields go to ``broken``; ``nulls`` are missing samples."""
+    """The wanted columns as an Arrow table.
+
+    Args:
+      broken: lines with another number of fields are appended to it.
+      nulls: what stands for a missing sample.
+    """
     import pyarrow as pa
     from pyarrow import csv as arrow
 
@@ -150,36 +160,35 @@ def _type(path: Path, layout: Layout, column: int) -> Any:
         return pa.dictionary(pa.int32(), pa.string())
     if layout.times != "date":
         return pa.int64() if layout.times == "whole" else pa.float64()
-    lines = itertools.islice(_lines(path, layout), SAMPLE)
+    lines = itertools.islice(_lines(path, layout), SAMPLE_LINES)
     return date_type([row[column].strip() for _, row in lines if len(row) > column])
 
 
-def _matrix(path: Path, layout: Layout, found: Any) -> np.ndarray:
+def _matrix(path: Path, layout: Layout, table: Any) -> np.ndarray:
     """The channels side by side ``[t c]`` float32."""
-    x = np.empty((found.num_rows, len(layout.channels)), np.float32)
-    endless = []
+    x = np.empty((table.num_rows, len(layout.channels)), np.float32)
     for j, i in enumerate(layout.channels):
-        x[:, j] = found.column(str(i)).to_numpy()
-        if np.isinf(x[:, j]).any():
-            endless.append(i)
-    if endless:
-        _explain(path, layout, finite=endless)
+        x[:, j] = table.column(str(i)).to_numpy()
+    infinite = [i for j, i in enumerate(layout.channels) if np.isinf(x[:, j]).any()]
+    if infinite:
+        _explain(path, layout, finite=infinite)
     while len(x) and np.isnan(x[-1]).all() and len(layout.columns) == 1:
         x = x[:-1]  # blank lines at the end of a single column
     return x
 
 
-def _times(layout: Layout, found: Any) -> tuple[np.ndarray | None, Layout]:
+def _times(layout: Layout, table: Any) -> tuple[np.ndarray | None, Layout]:
+    """Seconds ``[t]`` since the first sample, and the layout with a note where there are none."""
     import pyarrow as pa
 
-    at = layout.place("time")
+    at = layout.column_of("time")
     if at is None:
         return None, layout
-    column = found.column(str(at))
+    column = table.column(str(at))
     try:
         raw = (moments(column) if layout.times == "date" else column).to_numpy()
     except pa.ArrowInvalid as error:
-        raise InputError(f"column {layout.columns[at]!r}: {_first_line(error)}") from None
+        raise InputError(f"column {layout.columns[at]!r}: {_reason(error)}") from None
     seconds = seconds_of(raw, parsed(layout.columns[at]).unit, layout.columns[at])
     if seconds is None:
         note = f"{layout.columns[at]!r} counts samples and tells no rate"
@@ -187,24 +196,26 @@ def _times(layout: Layout, found: Any) -> tuple[np.ndarray | None, Layout]:
     return seconds, layout
 
 
-def _marks(layout: Layout, use: Literal["label", "subject"], found: Any) -> Marks | None:
+def _categorical(
+    layout: Layout, use: Literal["label", "subject"], table: Any
+) -> Categorical | None:
     """The words of a column; whole numbers without ``.0``."""
-    at = layout.place(use)
+    at = layout.column_of(use)
     if at is None:
         return None
-    column = found.column(str(at)).unify_dictionaries().combine_chunks()
+    column = table.column(str(at)).unify_dictionaries().combine_chunks()
     codes = column.indices.fill_null(-1).to_numpy()
     names = [_word(name) for name in column.dictionary.to_pylist()]
     fraction = next((name for name in names if re.fullmatch(r"-?\d*\.\d+", name)), None)
     if parsed(layout.columns[at]).words == "y" and fraction is not None:
         raise InputError(
             f"column {layout.columns[at]!r} begins with few whole numbers, as labels do, and then "
-            f"holds {fraction}; call it 'label' or by the name of a channel"
+            f"holds {fraction}; rename it to 'label' or to the name of a channel"
         )
     merged = sorted({*names, ""})
     number = {name: i for i, name in enumerate(merged)}
-    table = np.array([*(number[n] for n in names), number[""]], np.int32)
-    return Marks(table[codes], tuple(merged))
+    new_codes = np.array([*(number[n] for n in names), number[""]], np.int32)
+    return Categorical(new_codes[codes], tuple(merged))
 
 
 def _word(text: str) -> str:
@@ -229,9 +240,11 @@ def _lines(path: Path, layout: Layout) -> Iterator[tuple[int, list[str]]]:
 
 
 def _explain(path: Path, layout: Layout, *, finite: Sequence[int] = ()) -> None:
-    """Raises ``InputError`` for the first line that cannot be read, if one is found.
+    """Raises ``InputError`` for the first line that cannot be read, if there is one.
 
-    ``finite``: columns in which a number that float32 cannot hold is looked for.
+    Args:
+      finite: columns that hold a number which is too large for float32; by default all columns
+        are checked.
     """
     width = len(layout.columns)
     for number, row in _lines(path, layout):
@@ -242,7 +255,7 @@ def _explain(path: Path, layout: Layout, *, finite: Sequence[int] = ()) -> None:
             where = f"line {number}, column {layout.columns[i]!r}"
             use = layout.uses[i]
             if use == "empty" and cell not in NULLS:
-                raise InputError(f"{where}: {cell[:40]!r} stands in a column that is empty before")
+                raise InputError(f"{where}: {cell[:40]!r} is in a column that is empty above")
             numeric = use == "channel" or (use == "time" and layout.times != "date")
             if not numeric or cell in NULLS:
                 continue
@@ -258,5 +271,5 @@ def _comma_hint(cell: str) -> str:
     return " (a decimal comma among decimal points?)" if comma else ""
 
 
-def _first_line(error: BaseException) -> str:
-    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+def _reason(error: BaseException) -> str:
+    return brief(one_line(error), most=200)

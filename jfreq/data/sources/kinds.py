@@ -1,4 +1,4 @@
-"""The layouts that can be made into shards."""
+"""Kinds of sources by name, and opening one."""
 
 from __future__ import annotations
 
@@ -24,7 +24,16 @@ from jfreq.types import InputError
 
 
 def open_source(source: str, *, kind: str, options: Options) -> Source:
-    """Finds out what ``source`` is (``kind="auto"``) and lists it; ``InputError`` with advice."""
+    """Lists the recordings of a source.
+
+    Args:
+      source: a folder or file, ``synthetic:NAME`` or ``tfds:NAME``.
+      kind: the layout of a folder or file, a name of ``KINDS``; ``auto`` recognises it.
+
+    Raises:
+      InputError: with advice, for a source that is not there or of no known layout, and for one
+        of which nothing is left to read.
+    """
     scheme, _, rest = source.partition(":")
     if scheme in ("synthetic", "tfds") and rest:
         opened = (
@@ -59,14 +68,14 @@ def _check_dropped(source: Source, options: Options) -> None:
 
 
 def _why_empty(source: Source) -> str:
-    lost = source.missing
-    if all(line.endswith("not on disk") for line in lost):
-        return f"; none of its {len(lost)} clips is on disk" if lost else ""
-    return f"; {len(lost)} left out, the first: {lost[0]}"
+    missing = source.missing
+    if all(line.endswith("not on disk") for line in missing):
+        return f"; none of its {len(missing)} clips is on disk" if missing else ""
+    return f"; {len(missing)} left out, the first: {missing[0]}"
 
 
 def _only(source: Source, options: Options) -> Source:
-    """The rows whose path matches one of the patterns, all where there is none."""
+    """The rows whose paths match ``options.only``; ``InputError`` where none does."""
     if not options.only:
         return source
 
@@ -75,16 +84,17 @@ def _only(source: Source, options: Options) -> Source:
 
     rows = kept(source.rows)
     patterns = " or ".join(options.only)
-    if not (rows or not source.rows):
-        raise InputError(
-            f"only: no row's path matches {patterns}; they look like "
-            f"{source.rows[0].path if source.rows else ''}"
-        )
+    if source.rows and not rows:
+        raise InputError(f"only: no path matches {patterns}; paths look like {source.rows[0].path}")
     return dataclasses.replace(source, rows=rows, rest=kept(source.rest))
 
 
 def from_synthetic(name: str, options: Options) -> Source:
-    """``synthetic:NAME``, of a family of :mod:`jfreq.data.sources.synthetic`."""
+    """Recordings of a family of :mod:`jfreq.data.sources.synthetic`.
+
+    Raises:
+      InputError: for an unknown family, and for too many or too long recordings.
+    """
     family = synthetic.family(name)
     seconds = family.seconds if options.seconds is None else options.seconds
     n = options.n or 24 * len(family.labels)

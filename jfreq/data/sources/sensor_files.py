@@ -1,4 +1,4 @@
-"""Sensor recordings in files of their own: tables, and archives of arrays."""
+"""Sources of sensor recordings in tables and archives of arrays."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from jfreq.data.options import Options
 from jfreq.data.readers.clock import common_rate
 from jfreq.data.readers.columns import modalities_of, parsed, sensor_of
 from jfreq.data.readers.recordings import Recording, read_recording
-from jfreq.data.readers.tables import Marks
+from jfreq.data.readers.tables import Categorical
 from jfreq.data.sources.base import (
     ARRAYS,
     UNREADABLE,
@@ -32,21 +32,22 @@ from jfreq.ranges import brief, shortlist
 from jfreq.types import InputError
 
 IMU = {"acc": (0, 1, 2), "gyro": (3, 4, 5)}
-_NOBODY = {"raw data", "data", "recording", "sensor", "sensors", "signal", "samples"}
-"""Names of files that apps give to every recording, beside those of sensors."""
-_MOST = 8
-"""Files of which particulars are listed one by one."""
+_NOT_SUBJECTS = {"raw data", "data", "recording", "sensor", "sensors", "signal", "samples"}
+"""Names that apps give to the files of every recording, beside names of sensors."""
+_MOST_NOTES = 8
+"""Files whose remarks are printed one by one."""
 
 
 class SensorFile(NamedTuple):
-    """A file and what is known of it without its samples; None for one that cannot be read."""
+    """A file by its path below the source, and its recording without samples."""
 
     name: str
     recording: Recording | None
+    """None where the file cannot be read."""
 
 
-class FromFolders(NamedTuple):
-    """What the folders of a file say."""
+class FolderInfo(NamedTuple):
+    """What the folders of a file state; an empty string for what they do not."""
 
     split: str
     label: str
@@ -56,9 +57,12 @@ class FromFolders(NamedTuple):
 def from_sensors(path: Path, options: Options) -> Source:
     """Recordings as tables (``.csv``, ``.tsv``) or arrays (``.npz``, ``.npy``).
 
-    A label may be one word per file or one per sample; then every stretch of one label is a row
-    of its own, and a window never mixes labels. Where no file has labels, they are the names of
-    the folders.
+    A label may be one word per file or one per sample. With one per sample, every stretch of one
+    label is a row of its own, so that no window mixes labels. Where no file has labels, they are
+    the names of the folders.
+
+    Raises:
+      InputError: for files of several sensors of one recording, which cannot be joined.
     """
     files = (
         [path] if path.is_file() else [f for f in listing(path).files if f.suffix.lower() in ARRAYS]
@@ -72,11 +76,9 @@ def from_sensors(path: Path, options: Options) -> Source:
         SensorFile(name, _listed(root / name, rate) if rate and _differs(old, rate) else old)
         for name, old in listed
     ]
-    from_folders, notes = _from_folders(listed)
+    folder_info, notes = _from_folders(listed)
     stretches = [
-        (row, label)
-        for (name, recording), said in zip(listed, from_folders)
-        for row, label in _rows(name, recording, said)
+        pair for file, info in zip(listed, folder_info) for pair in _labelled_rows(file, info)
     ]
     labels, numbers, dropped = classes_of([(row.path, label) for row, label in stretches], options)
     rows = tuple(
@@ -85,7 +87,7 @@ def from_sensors(path: Path, options: Options) -> Source:
         if label not in dropped
     )
     name = path.stem if path.is_file() else path.name
-    notes = (*_said(listed, rate), *notes)
+    notes = (*_layout_notes(listed, rate), *notes)
     source_rows = Listed(rows, labels, dropped=dropped)
     return array_source(name, "sensors", source_rows, root, options, measured=rate, notes=notes)
 
@@ -103,11 +105,14 @@ def array_source(
     measured: float | None = None,
     notes: Iterable[str] = (),
 ) -> Source:
-    """Rows of files of sensors; six channels without names are acc xyz and gyro xyz by custom.
+    """A source whose rows are in files of sensors below ``root``.
 
-    ``load`` gives a whole file, ``[t c]`` or ``[n t c]``, by default any that
-    :func:`jfreq.data.readers.recordings.read_recording` knows; ``groups`` are its modalities.
-    ``measured``: Hz of the grid for samples with times.
+    Args:
+      load: reads a whole file, ``[t c]`` or ``[n t c]``; by default
+        :func:`jfreq.data.readers.recordings.read_recording` does.
+      groups: the channels of each modality; by default as :func:`default_groups` finds them.
+      rate: Hz of the shards where the caller states no rate.
+      measured: Hz of the grid for samples with times, where the caller states no rate.
     """
 
     @functools.lru_cache(maxsize=4)
@@ -117,29 +122,21 @@ def array_source(
         try:
             return read_recording(path, rate=grid)
         except InputError as error:
-            raise InputError(f"{error}{_way_out(error, options.rate)}") from None
+            raise InputError(f"{error}{_rate_advice(error, options.rate)}") from None
 
     def read(row: Row) -> dict[str, Signal]:
         path = root / row.path
         if not path.is_file():
             raise InputError("is not on disk")
         recording = whole(path, row.rate or options.rate or measured)
-        if kind == "index" and recording.moved and (row.start or row.end is not None):
+        if kind == "index" and recording.regridded and (row.start or row.end is not None):
             raise InputError(
-                "start and end count its lines, but samples are missing or uneven in time; cut the "
-                "file itself"
+                "start and end count its lines, but its samples are missing or uneven in time; cut "
+                "the file itself"
             )
-        signals = {name: _item(s, row) for name, s in recording.signals.items()}
-        signals = _cut(signals, row)
+        signals = _cut({name: _item(s, row) for name, s in recording.signals.items()}, row)
         signals = {name: s._replace(rate=s.rate or row.rate) for name, s in signals.items()}
-        if "" not in signals:
-            return _picked(signals, options)
-        signal = signals[""]
-        if np.iscomplexobj(signal.x):
-            return real_modalities(signal, options.complex_as, options.channels)
-        modalities = groups or default_groups(signal)
-        missing = options.allow_missing
-        return split_channels(modalities, signal, options.channels, allow_missing=missing)
+        return _modalities(signals, groups, options)
 
     return Source(
         name=name,
@@ -154,15 +151,36 @@ def array_source(
     )
 
 
+def _modalities(
+    signals: dict[str, Signal], groups: Mapping[str, Sequence[int]] | None, options: Options
+) -> dict[str, Signal]:
+    """The modalities of a row, from arrays of their own or from channels of a single array."""
+    if "" not in signals:
+        return _selected(signals, options)
+    signal = signals[""]
+    if np.iscomplexobj(signal.x):
+        return real_modalities(signal, options.complex_as, options.channels)
+    return split_channels(
+        groups or default_groups(signal),
+        signal,
+        options.channels,
+        allow_missing=options.allow_missing,
+    )
+
+
 def default_groups(signal: Signal) -> Mapping[str, Sequence[int] | None]:
-    """The modalities of one array: sensors by the names of their axes, six unnamed channels."""
+    """The channels of the modalities of one array; None for all channels.
+
+    Sensors are recognised by the names of their axes. Six channels without names are ``acc`` and
+    ``gyro``, three axes each, by convention.
+    """
     if signal.names:
         return modalities_of(signal.names) or {"signal": None}
     return IMU if signal.x.shape[1] == 6 else {"signal": None}
 
 
-def _way_out(error: InputError, rate: float | None) -> str:
-    """What to do where times contradict ``--rate``."""
+def _rate_advice(error: InputError, rate: float | None) -> str:
+    """Advice where the times of a file contradict ``--rate``; empty for other errors."""
     if rate is None or f"not {rate:g} Hz" not in str(error):
         return ""
     return (
@@ -171,8 +189,8 @@ def _way_out(error: InputError, rate: float | None) -> str:
     )
 
 
-def _picked(signals: dict[str, Signal], options: Options) -> dict[str, Signal]:
-    """Modalities that come as arrays of their own; ``--modalities`` picks some, and channels."""
+def _selected(signals: dict[str, Signal], options: Options) -> dict[str, Signal]:
+    """Of modalities in arrays of their own, those and the channels that the caller names."""
     if not options.channels:
         return signals
     out = {}
@@ -186,7 +204,7 @@ def _picked(signals: dict[str, Signal], options: Options) -> dict[str, Signal]:
 def longest_stretch(
     read: Callable[[Row], Mapping[str, Signal]], options: Options, row: Row
 ) -> float | None:
-    """Seconds of the longest stretch without a break; None where it or the rate is unknown."""
+    """Seconds of the longest stretch without a break; None where they or the rate are unknown."""
     try:
         signal = next(iter(read(row).values()))
     except UNREADABLE:
@@ -201,7 +219,7 @@ def _item(signal: Signal, row: Row) -> Signal:
     x, dims = signal.x, 2 + np.iscomplexobj(signal.x)
     if row.item is not None:
         if x.ndim != dims + 1:
-            raise InputError(f"row {row.item} of an array of shape {x.shape}, which holds one")
+            raise InputError(f"has one recording of shape {x.shape}, and no row {row.item}")
         if not 0 <= row.item < len(x):
             raise InputError(f"row {row.item} lies outside its {len(x)} recordings")
         x = x[row.item]
@@ -216,7 +234,7 @@ def _cut(signals: Mapping[str, Signal], row: Row) -> dict[str, Signal]:
     size = len(first.x)
     end = size if row.end is None else row.end
     if not 0 <= row.start < end <= size:
-        raise InputError(f"samples {row.start}..{end} lie outside its {size}")
+        raise InputError(f"samples {row.start}..{end} lie outside its {size} samples")
     out = {}
     for name, s in signals.items():
         ratio = (s.rate or 1.0) / (first.rate or 1.0)
@@ -230,7 +248,7 @@ def _cut(signals: Mapping[str, Signal], row: Row) -> dict[str, Signal]:
 
 
 def _listed(path: Path, rate: float | None) -> Recording | None:
-    """A file without its samples; None where reading it will say what is wrong with it."""
+    """A file without its samples; None for one that cannot be read, which is reported later."""
     try:
         return read_recording(path, rate=rate, values=False)
     except UNREADABLE:
@@ -238,7 +256,7 @@ def _listed(path: Path, rate: float | None) -> Recording | None:
 
 
 def _check_one_sensor(files: Sequence[Path], root: Path) -> None:
-    """A row is one file, so sensors of one recording in a file each would become one modality."""
+    """``InputError`` for sensors of one recording in a file each, because a row is one file."""
     sensors: dict[Path, dict[str, Path]] = defaultdict(dict)
     for file in files:
         if (sensor := sensor_of(file.stem)) is not None:
@@ -255,42 +273,44 @@ def _check_one_sensor(files: Sequence[Path], root: Path) -> None:
 
 
 def _differs(recording: Recording | None, rate: float) -> bool:
-    """Whether the file's times say another rate than that of the set."""
+    """Whether the rate by the file's times is another than that of the set."""
     return recording is not None and recording.measured not in (None, rate)
 
 
-def _rows(name: str, recording: Recording | None, said: FromFolders) -> list[tuple[Row, str]]:
+def _labelled_rows(file: SensorFile, info: FolderInfo) -> list[tuple[Row, str]]:
     """Rows of a file with their labels: its windows, or its stretches of one label and subject."""
-    row = Row(name, split=said.split, subject=said.subject)
+    row, recording = Row(file.name, split=info.split, subject=info.subject), file.recording
     if recording is None:
         return [(row, "")]
     label, subject = recording.label, recording.subject
 
-    def at(marks: Marks | None, i: int, default: str) -> str:
-        return default if marks is None else marks.names[marks.codes[min(i, len(marks.codes) - 1)]]
+    def word(column: Categorical | None, i: int, default: str) -> str:
+        return (
+            default if column is None else column.names[column.codes[min(i, len(column.codes) - 1)]]
+        )
 
-    def made(i: int, **more: int | None) -> tuple[Row, str]:
-        owner = at(subject, i, said.subject)
-        return row._replace(subject=owner, **more), at(label, i, said.label)
+    def row_at(i: int, **position: int | None) -> tuple[Row, str]:
+        row_subject = word(subject, i, info.subject)
+        return row._replace(subject=row_subject, **position), word(label, i, info.label)
 
     if recording.windows is not None:
-        return [made(i, item=i) for i in range(recording.windows)]
-    cuts = _cuts([m.codes for m in (label, subject) if m is not None and len(m.codes) > 1])
-    if not cuts:
-        return [made(0)]
-    return [made(a, start=a, end=b) for a, b in itertools.pairwise(cuts)]
+        return [row_at(i, item=i) for i in range(recording.windows)]
+    edges = _stretch_edges([c.codes for c in (label, subject) if c and len(c.codes) > 1])
+    if not edges:
+        return [row_at(0)]
+    return [row_at(a, start=a, end=b) for a, b in itertools.pairwise(edges)]
 
 
-def _cuts(marks: Sequence[np.ndarray]) -> list[int]:
-    """Where any of the marks ``[t]`` changes, with both ends; empty where none is given."""
-    if not marks:
+def _stretch_edges(columns: Sequence[np.ndarray]) -> list[int]:
+    """Where any of the codes ``[t]`` changes, with both ends; empty for no columns."""
+    if not columns:
         return []
-    changes = np.logical_or.reduce([codes[1:] != codes[:-1] for codes in marks])
-    return [0, *(np.flatnonzero(changes) + 1).tolist(), len(marks[0])]
+    changes = np.logical_or.reduce([codes[1:] != codes[:-1] for codes in columns])
+    return [0, *(np.flatnonzero(changes) + 1).tolist(), len(columns[0])]
 
 
-def _from_folders(listed: Sequence[SensorFile]) -> tuple[list[FromFolders], list[str]]:
-    """Split, label and subject of every file from its folders, and sentences about them.
+def _from_folders(listed: Sequence[SensorFile]) -> tuple[list[FolderInfo], list[str]]:
+    """Split, label and subject of every file from its folders, and notes about them.
 
     Where files have labels of their own, folders are people, if names of files repeat in them;
     where none has, folders are classes, unless they are called like people (``p1``, ``user_2``).
@@ -302,15 +322,16 @@ def _from_folders(listed: Sequence[SensorFile]) -> tuple[list[FromFolders], list
     repeat = len(tops) > 1 and len(set(stems)) < len(stems)
     people = bool(tops) and all(PERSON.fullmatch(top) for top in tops)
     labelled = any(entry.recording and entry.recording.label for entry in listed)
-    owned = all(entry.recording is None or entry.recording.subject for entry in listed)
+    subjects_stated = all(entry.recording is None or entry.recording.subject for entry in listed)
     notes = [note for note in notes if note.startswith("splits")]
     if people or (labelled and repeat):
         words = stems if not labelled and are_people(tops, names) else [""] * len(stems)
-        notes += [] if owned else [f"subjects from folders: {shortlist(sorted(tops), 6)}"]
+        if not subjects_stated:
+            notes.append(f"subjects from folders: {shortlist(sorted(tops), 6)}")
         if any(words):
             notes.append(f"labels from the names of files: {shortlist(sorted(set(words)), 6)}")
         return [
-            FromFolders(split, word, top or stem)
+            FolderInfo(split, word, top or stem)
             for (split, top), word, stem in zip(split_and_top, words, stems)
         ], notes
     classes = not labelled and len(tops) > 1
@@ -318,11 +339,12 @@ def _from_folders(listed: Sequence[SensorFile]) -> tuple[list[FromFolders], list
         hint = " (if these are people, call them p1, p2, ..., or write an index.csv)" * repeat
         few = shortlist(sorted(tops), 6)
         notes.append(f"no file has labels, so they are the names of folders: {few}{hint}")
-    stems = ["" if _names_nobody(stem) else stem for stem in stems]
-    notes += [] if owned or len(set(stems) - {""}) < 2 else ["subjects from the names of files"]
+    stems = ["" if _names_no_subject(stem) else stem for stem in stems]
+    if not subjects_stated and len(set(stems) - {""}) > 1:
+        notes.append("subjects from the names of files")
     subjects = _stem_subjects(names, [split for split, _ in split_and_top], stems, classes)
     return [
-        FromFolders(split, top if classes else "", subject)
+        FolderInfo(split, top if classes else "", subject)
         for (split, top), subject in zip(split_and_top, subjects)
     ], notes
 
@@ -330,54 +352,52 @@ def _from_folders(listed: Sequence[SensorFile]) -> tuple[list[FromFolders], list
 def _stem_subjects(
     names: Sequence[str], splits: Sequence[str], stems: Sequence[str], classes: bool
 ) -> list[str]:
-    """The stem of a file; its path where files of other folders have the same stem.
+    """The stem of every file; its path where files of other folders have the same stem.
 
-    In folders of classes one stem is one subject, so that no split has it on both sides.
+    In folders of classes, files of one stem are one subject, unless they are in several splits.
     """
     count = Counter(stems)
-    sides: dict[str, set[str]] = defaultdict(set)
+    splits_of: dict[str, set[str]] = defaultdict(set)
     for stem, split in zip(stems, splits):
-        sides[stem].add(split)
+        splits_of[stem].add(split)
     return [
         stem
-        if stem and (count[stem] == 1 or (classes and len(sides[stem]) == 1))
+        if stem and (count[stem] == 1 or (classes and len(splits_of[stem]) == 1))
         else str(PurePosixPath(name).with_suffix(""))
         for name, stem in zip(names, stems)
     ]
 
 
-def _names_nobody(stem: str) -> bool:
-    """Whether a file is called after a sensor or as an app calls every recording."""
-    return sensor_of(stem) is not None or parsed(stem).words in _NOBODY
+def _names_no_subject(stem: str) -> bool:
+    """Whether a file is called after a sensor, or as apps call every recording."""
+    return sensor_of(stem) is not None or parsed(stem).words in _NOT_SUBJECTS
 
 
-def _said(listed: Sequence[SensorFile], rate: float | None) -> list[str]:
-    """A line for every layout, and one for each of the first files that has particulars."""
+def _layout_notes(listed: Sequence[SensorFile], rate: float | None) -> list[str]:
+    """A line for every layout, and one for each of the first files that have remarks."""
     layouts: dict[str, list[SensorFile]] = defaultdict(list)
     for entry in listed:
         if entry.recording is not None:
-            layouts[entry.recording.said].append(entry)
+            layouts[entry.recording.layout].append(entry)
     lines = []
-    for said, entries in layouts.items():
+    for layout, entries in layouts.items():
         more = f" (and {len(entries) - 1} more)" if len(entries) > 1 else ""
-        lines.append(f"{entries[0].name}{more}: {said}{_at_rate(entries, rate)}")
-    odd = [
-        (e.name, e.recording.remarks)
+        lines.append(f"{entries[0].name}{more}: {layout}{_rate_note(entries, rate)}")
+    remarks = [
+        f"{e.name}: {'; '.join(e.recording.remarks)}"
         for e in listed
         if e.recording is not None and e.recording.remarks
     ]
-    lines += [f"{name}: {'; '.join(remarks)}" for name, remarks in odd[:_MOST]]
-    if len(odd) > _MOST:
-        lines.append(f"and {len(odd) - _MOST} more files with missing or uneven times")
+    lines += remarks[:_MOST_NOTES]
+    if len(remarks) > _MOST_NOTES:
+        lines.append(f"and {len(remarks) - _MOST_NOTES} more files with missing or uneven times")
     return lines
 
 
-def _at_rate(entries: Sequence[SensorFile], rate: float | None) -> str:
+def _rate_note(entries: Sequence[SensorFile], rate: float | None) -> str:
     rates = sorted({e.recording.measured for e in entries if e.recording and e.recording.measured})
     if not rates:
         return ""
-    return (
-        f"; {rate or rates[0]:g} Hz by the times"
-        if rate or len(rates) == 1
-        else f"; {rates[0]:g} to {rates[-1]:g} Hz by the times"
-    )
+    if rate or len(rates) == 1:
+        return f"; {rate or rates[0]:g} Hz by the times"
+    return f"; {rates[0]:g} to {rates[-1]:g} Hz by the times"

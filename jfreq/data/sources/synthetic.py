@@ -1,7 +1,6 @@
-"""Labelled recordings from physics, deterministic by seed: the embedded default data.
+"""Synthetic labelled recordings by simple physical models, a pure function of a seed.
 
-Everything is made from a seed with numpy, nothing is downloaded. Any figure computed from these
-recordings must be called synthetic.
+Nothing is downloaded. Any figure computed from these recordings must be called synthetic.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ VIBRATION_RATE = 6400.0
 MOTION_RATE = 50.0
 FOLDS = 5
 LOADS = (0.3, 1.0)
-"""Of a machine, as a fraction of its full load."""
+"""Lowest and highest load of a machine, as fractions of its full load."""
 MACHINES = ("healthy", "imbalance", "inner_race", "outer_race")
 TONES = ("am_12", "am_20", "am_32", "fm_12", "fm_20", "fm_32")
 MOTIONS = ("standing", "walking", "running", "climbing", "cycling")
@@ -28,7 +27,7 @@ BPFO, BPFI = 3.585, 5.415
 
 
 class Clip(NamedTuple):
-    """One recording: per modality ``([t c], rate in Hz)``, its class, and what made it."""
+    """One recording: ``([t c], rate in Hz)`` by modality, its class, and parameters."""
 
     signals: dict[str, tuple[np.ndarray, float]]
     label: int
@@ -45,9 +44,9 @@ class Family(NamedTuple):
     seconds: float
     make: Callable[..., tuple[dict[str, tuple[np.ndarray, float]], dict[str, float]]]
     stream: int
-    """Names the random numbers: never changed, or the recordings change."""
+    """Number of the random stream; another one would change the recordings."""
     of_fold: Callable[[int], dict[str, Any]] = lambda fold: {}
-    """What a fold sets in ``make``."""
+    """Arguments of ``make`` for a fold."""
 
 
 Rows = Annotated[int, Range(1, 1_000_000, wording="1 or more")]
@@ -63,8 +62,11 @@ def make(name: str, *, n: Rows, seconds: Length | None = None, seed: Seed = 0) -
 def clip(name: str, index: int, *, seconds: float | None = None, seed: int = 0) -> Clip:
     """Recording ``index`` of a family, a pure function of ``(name, index, seconds, seed)``.
 
-    A subject (a machine, a recorder, a person) keeps its own constants in all of its recordings,
+    A subject (a machine, a recorder, a person) has the same constants in all of its recordings,
     and a fold holds whole subjects.
+
+    Raises:
+      InputError: for an unknown family, or a length out of range.
     """
     kind = family(name)
     seconds = kind.seconds if seconds is None else seconds
@@ -87,7 +89,7 @@ def place(name: str, index: int) -> tuple[int, int, int]:
 
 
 def family(name: str) -> Family:
-    """The family called ``name``, or ``InputError``."""
+    """The family called ``name``; ``InputError`` where there is none."""
     check(
         name in FAMILIES,
         "synthetic",
@@ -97,7 +99,7 @@ def family(name: str) -> Family:
 
 
 def load_band(fold: int) -> tuple[float, float]:
-    """The fifth of the loads that a fold of ``machines_load`` runs at, from light to heavy."""
+    """Lowest and highest load in a fold of ``machines_load``; folds are in order of load."""
     low, high = LOADS
     width = (high - low) / FOLDS
     return low + fold * width, low + (fold + 1) * width
@@ -108,10 +110,10 @@ def _machine(
 ):
     """A shaft on a bearing: sound (``audio``) and acceleration (``vibration``, two axes, in g).
 
-    Speed drifts linearly and wobbles, load (uniform over ``loads``) scales everything; a
-    race fault strikes once per ball pass, each blow rings the machine's resonances, inner-race
-    blows fade in and out of the load zone once per revolution (Randall and Antoni, MSSP 25, 2011,
-    sections 2 and 3).
+    The speed drifts linearly and wobbles. The load, uniform over ``loads``, scales all amplitudes.
+    A fault of a race strikes once per ball pass, and every impact excites the machine's resonances.
+    The impacts of an inner race fade in and out of the load zone once per revolution (Randall and
+    Antoni, MSSP 25, 2011, sections 2 and 3).
     """
     resonance = {"audio": person.uniform(2800, 5200), "vibration": person.uniform(1500, 2600)}
     damping, tilt = person.uniform(0.03, 0.08), person.uniform(0.5, 1.0)
@@ -119,7 +121,7 @@ def _machine(
     load, severity = rng.uniform(*loads), rng.uniform(0.6, 1.4)
     phase0, wobble = rng.uniform(0, 1), rng.uniform(0.0, 0.01)
     order = {"inner_race": BPFI, "outer_race": BPFO}.get(label, 0.0)
-    blows = _blows(order, shaft, drift, seconds, rng) if order else np.zeros(0)
+    impacts = _impacts(order, shaft, drift, seconds, rng) if order else np.zeros(0)
 
     def sense(rate: float, ring: float, gain: float, noise: float) -> np.ndarray:
         t = np.arange(round(seconds * rate)) / rate
@@ -129,11 +131,11 @@ def _machine(
         harmonics[0] *= 4.0 * severity if label == "imbalance" else 1.0
         x = sum(a * np.cos(2 * np.pi * k * turns) for k, a in enumerate(harmonics, 1))
         x = 0.08 * load * x + noise * rng.standard_normal(len(t))
-        if len(blows):
-            strength = severity * (0.5 + 0.5 * load) * (1 + 0.1 * rng.standard_normal(len(blows)))
+        if len(impacts):
+            strength = severity * (0.5 + 0.5 * load) * (1 + 0.1 * rng.standard_normal(len(impacts)))
             if label == "inner_race":
-                strength = strength * (1 + 0.9 * np.cos(2 * np.pi * np.interp(blows, t, turns)))
-            x = x + gain * _ring(blows, strength, len(t), rate, ring, damping)
+                strength = strength * (1 + 0.9 * np.cos(2 * np.pi * np.interp(impacts, t, turns)))
+            x = x + gain * _ring(impacts, strength, len(t), rate, ring, damping)
         return x
 
     audio = sense(AUDIO_RATE, resonance["audio"], 0.35, 0.08)
@@ -146,8 +148,8 @@ def _machine(
     return signals, {"shaft_hz": shaft, "fault_order": order, "load": load, "drift": drift}
 
 
-def _blows(order: float, shaft: float, drift: float, seconds: float, rng: Any) -> np.ndarray:
-    """Times of the ball passes, with one per cent of slip between blows."""
+def _impacts(order: float, shaft: float, drift: float, seconds: float, rng: Any) -> np.ndarray:
+    """Seconds ``[n]`` of the ball passes, whose intervals vary by one per cent from slip."""
     count = int(order * shaft * (1 + abs(drift)) * seconds) + 1
     passes = rng.uniform(0, 1) + np.cumsum(1 + 0.01 * rng.standard_normal(count))
     grid = np.linspace(0, seconds, 4096)
@@ -159,7 +161,7 @@ def _blows(order: float, shaft: float, drift: float, seconds: float, rng: Any) -
 def _ring(
     times: np.ndarray, strength: np.ndarray, size: int, rate: float, ring: float, damping: float
 ) -> np.ndarray:
-    """Blows at fractional sample times through a damped resonance at ``ring`` Hz."""
+    """Impacts at fractional sample times through a damped resonance at ``ring`` Hz."""
     train = np.zeros(size + 1)
     at = np.minimum(times * rate, size - 1)
     low = at.astype(int)
@@ -172,10 +174,11 @@ def _ring(
 
 
 def _tone(label: str, seconds: float, *, person: Any, rng: Any):
-    """A tone in noise whose class is only the kind and rate of a fast modulation.
+    """A tone in noise whose class is the kind and rate of a fast modulation, and nothing else.
 
-    12 to 32 Hz lies above the Nyquist rate of a 160 ms patch (3.1 Hz) and below that of a 10 ms
-    frame hop, so patch averages do not show it. Carrier, amplitude, phase and depth carry no label.
+    Rates of 12 to 32 Hz lie above the Nyquist frequency of patches of 160 ms (3.1 Hz) and below
+    that of frames 10 ms apart, so averages over patches do not show the modulation. Carrier,
+    amplitude, phase and depth do not depend on the class.
     """
     kind, speed = label.split("_")
     rate_hz = float(speed) * rng.uniform(0.97, 1.03)
@@ -200,8 +203,9 @@ def _envelope(kind: str, depth: float, wave: np.ndarray) -> np.ndarray | float:
 def _harmonic_tone(label: str, seconds: float, *, person: Any, rng: Any):
     """The modulations of :func:`_tone` on all harmonics of a tone in louder noise.
 
-    They show in every band of the spectrum. Fundamental, amplitude, depth, signal-to-noise ratio
-    and the phases of the harmonics carry no label; a vibrato is up to 5 % wide.
+    The modulations show in every band of the spectrum. Fundamental, amplitude, depth,
+    signal-to-noise ratio and the phases of the harmonics do not depend on the class. The frequency
+    modulation is at most 5 % of the fundamental.
     """
     kind, speed = label.split("_")
     rate_hz = float(speed) * rng.uniform(0.97, 1.03)
@@ -230,8 +234,8 @@ def _coloured(white: np.ndarray, pole: float) -> np.ndarray:
 def _motion(label: str, seconds: float, *, person: Any, rng: Any):
     """A phone on a moving body: ``acc`` in g with gravity, ``gyro`` in rad/s, both xyz.
 
-    Harmonics of the cadence with a subject's own phases and amplitudes, rotated by how the phone
-    is carried; the limb swings at half the cadence, which the gyroscope sees.
+    Both are harmonics of the cadence with phases and amplitudes of the subject, rotated by how the
+    phone is carried. The gyroscope measures the swing of a limb, at half the cadence.
     """
     pace, bounce = person.uniform(0.9, 1.1), person.uniform(0.8, 1.2)
     phases, weights = person.uniform(0, 1, (2, 3, 3)), person.uniform(0.3, 1.0, (2, 3, 3))
@@ -273,7 +277,7 @@ def _rotation(vector: np.ndarray) -> np.ndarray:
 
 
 def _pcm(x: np.ndarray) -> np.ndarray:
-    """``[t]`` in full scale to int16 ``[t 1]``."""
+    """Samples ``[t]`` relative to full scale as int16 PCM ``[t 1]``."""
     return np.clip(np.rint(x * 32768), -32768, 32767).astype(np.int16)[:, None]
 
 
@@ -286,5 +290,5 @@ FAMILIES = {
         MACHINES, 20, 2.0, _machine, 0, lambda fold: {"loads": load_band(fold)}
     ),
 }
-"""``machines_load`` has the stream of ``machines``: recording i of both differs in its load only,
-so what a load never seen costs is the difference between the two."""
+"""``machines_load`` has the random stream of ``machines``, so that recordings of the same number
+differ in their load alone, and the two show the cost of testing at loads outside of training."""

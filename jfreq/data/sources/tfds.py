@@ -11,18 +11,25 @@ import numpy as np
 
 from jfreq.config import check
 from jfreq.data.options import Options
-from jfreq.data.sources.base import Row, Signal, Source, split_channels
+from jfreq.data.sources.base import Row, Signal, Source, one_line, split_channels
 from jfreq.ranges import brief
 from jfreq.types import InputError
 
 _CHUNK = 64
+"""Examples that are read at once."""
 
 
 def open_tfds(name: str, options: Options) -> Source:
-    """``tfds:NAME`` or ``tfds:FOLDER``: every split of an audio set, labelled by its one class.
+    """All splits of an audio set of TFDS, labelled by its one feature of classes.
 
-    A set that is not on disk yet is downloaded by TFDS. Sets in ArrayRecord are read without
+    A set that is not on disk is downloaded by TFDS. Sets in ArrayRecord are read without
     TensorFlow, all others with it.
+
+    Args:
+      name: of the set, or a folder that holds it.
+
+    Raises:
+      InputError: for a set that TFDS cannot open, or that has no audio or no sampling rate.
     """
     builder = _builder(name)
     features: dict[str, Any] = dict(builder.info.features.items())
@@ -31,7 +38,7 @@ def open_tfds(name: str, options: Options) -> Source:
     label = _key(features, "ClassLabel", name)
     labels = tuple(features[label].names) if label else ()
     rate = float(getattr(features[key], "sample_rate", None) or options.rate or 0)
-    check(rate > 0, f"tfds:{name}", "does not state its sampling rate; give a rate")
+    check(rate > 0, f"tfds:{name}", "does not state its sampling rate; give it with --rate")
     chunk = functools.lru_cache(maxsize=8)(functools.partial(_examples, builder))
 
     def example(row: Row) -> Any:
@@ -69,13 +76,14 @@ def _builder(name: str) -> Any:
         builder = tfds.builder(name)
         builder.download_and_prepare()
     except Exception as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise InputError(f"tfds:{name}: TensorFlow Datasets cannot open it ({reason})") from error
+        raise InputError(
+            f"tfds:{name}: TensorFlow Datasets cannot open it ({one_line(error)})"
+        ) from error
     return builder
 
 
 def _examples(builder: Any, split: str, chunk: int) -> list[Any]:
-    """Examples ``[64 chunk, 64 (chunk + 1))`` of a split, in the order they are stored in."""
+    """Examples ``[64 chunk, 64 (chunk + 1))`` of a split, in the order in which they are stored."""
     import tensorflow_datasets as tfds
 
     stop = min((chunk + 1) * _CHUNK, builder.info.splits[split].num_examples)
@@ -90,19 +98,20 @@ def _examples(builder: Any, split: str, chunk: int) -> list[Any]:
 
 
 def _key(features: dict[str, Any], kind: str, name: str) -> str | None:
-    """The one feature of a kind; ``InputError`` where there are several."""
-    found = [key for key, feature in features.items() if type(feature).__name__ == kind]
+    """The one feature of a type, None for none; ``InputError`` where there are several."""
+    keys = [key for key, feature in features.items() if type(feature).__name__ == kind]
     if kind == "Tensor":
-        found = [key for key in found if key in ("audio", "speech", "signal")]
-    if kind == "ClassLabel" and "label" in found:
+        keys = [key for key in keys if key in ("audio", "speech", "signal")]
+    if kind == "ClassLabel" and "label" in keys:
         return "label"
-    if len(found) > 1:
-        raise InputError(f"tfds:{name}: has several features of kind {kind}: {', '.join(found)}")
-    return found[0] if found else None
+    if len(keys) > 1:
+        raise InputError(
+            f"tfds:{name}: has several features of type {kind} ({', '.join(keys)}); only sets with "
+            "one are read"
+        )
+    return keys[0] if keys else None
 
 
 def _full_scale(x: np.ndarray) -> np.ndarray:
-    """Integers to full scale 1: TFDS keeps 16-bit PCM in int64."""
-    return (
-        x.astype(np.float32) / 32768 if np.issubdtype(x.dtype, np.integer) else x.astype(np.float32)
-    )
+    """float32 relative to full scale; integers are 16-bit PCM, which TFDS stores as int64."""
+    return x.astype(np.float32) / (32768 if np.issubdtype(x.dtype, np.integer) else 1)

@@ -5,7 +5,7 @@ import pytest
 
 from jfreq.data.readers.columns import by_axes, modalities_of, role_of
 from jfreq.data.readers.recordings import read_recording
-from jfreq.data.readers.table_layout import look_at
+from jfreq.data.readers.table_layout import detect_layout
 from jfreq.types import InputError
 
 N = 300
@@ -65,7 +65,7 @@ def test_what_apps_write(read, app):
     signal = found.signals[""]
     assert signal.rate == 50.0 and signal.breaks == () and found.measured == 50.0
     np.testing.assert_array_equal(signal.x[:, :3], XYZ)
-    assert "time from" in found.said and len(signal.names) == signal.x.shape[1]
+    assert "time from" in found.layout and len(signal.names) == signal.x.shape[1]
     assert signal.x.shape[1] == (4 if app == "Physics Toolbox" else 3)
 
 
@@ -126,7 +126,7 @@ def test_labels_subjects_and_what_is_left_out(read):
     marks = [found.label.names[code] for code in found.label.codes[[0, 120, 170, 299]]]
     assert marks == ["walk", "", "", "1"]
     assert found.subject.names == ("", "7")
-    assert found.said == (
+    assert found.layout == (
         "channels x, y, z; label from 'label'; subject from 'User ID'; left out: column 1, which "
         "has no name (counts lines); left out: 'note' (text)"
     )
@@ -140,10 +140,10 @@ def test_missing_samples_and_gaps_in_time(read):
     x = found.signals[""].x
     assert np.flatnonzero(np.isnan(x[:, 0])).tolist() == [100, 101, 250]
     np.testing.assert_array_equal(x[keep], XYZ[keep])
-    assert found.remarks == ("3 of 300 samples are missing",) and found.moved
+    assert found.remarks == ("3 of 300 samples are missing",) and found.regridded
     label = ["a" if k < 150 else "b" for k in I]
     jump = read(text("time,x,y,z,label", S + 100 * (I >= 200), X, Y, Z, label))
-    assert jump.signals[""].breaks == (200,) and not jump.moved
+    assert jump.signals[""].breaks == (200,) and not jump.regridded
     assert jump.remarks == ("the time jumps by 100 s at line 202, cut there",)
     again = read(text("time,x,y,z", np.r_[S[:150], S[:150]], X, Y, Z))
     assert again.signals[""].breaks == (150,)
@@ -205,7 +205,7 @@ def test_how_a_file_is_written(tmp_path):
         (b"0,1\n2,3\n", ",", ".", False),
     ):
         path.write_bytes(raw)
-        found = look_at(path)
+        found = detect_layout(path)
         assert (found.separator, found.decimal, found.header) == (separator, decimal, header), raw
 
 
@@ -215,5 +215,5 @@ def test_a_long_file_with_a_late_surprise_is_read_in_linear_time(read):
     lines = "".join(f"{k % 7}.5,{k},{'ab'[k // 50 % 2]}\n" for k in range(n))
     found = read(("u,v,label\n" + lines + "1,2,caf").encode() + b"\xe9\n")
     assert found.label.names == ("", "a", "b", "café")
-    assert "cp1252" in found.said
+    assert "cp1252" in found.layout
     np.testing.assert_array_equal(found.signals[""].x[:n, 1], np.arange(n, dtype=np.float32))

@@ -161,7 +161,7 @@ def test_sensor_files_that_disagree_are_skipped_by_name(tmp_path, rng):
         "c_width.npz: signal has 2 channels, the set has 3",
         "d_zero.npz: sr: the rate must be a positive number of Hz, got 0",
         "e_nan.npz: signal: channel 1 is missing throughout (NaN or infinity)",
-        "f_names.npz: no array 'x'; it has: u, v, sr",
+        "f_names.npz: has no array 'x' of samples; it has: u, v, sr",
         "g_empty.npz",
         "h_object.npz",
         "i_cut.npz",

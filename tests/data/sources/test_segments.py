@@ -153,5 +153,5 @@ def test_only_some_paths(tmp_path, rng, write_index):
     out = tmp_path / "out"
     prepare(str(tmp_path / "in"), out, kind="sensors", only=("*waist*",), progress=False)
     assert open_shards(out).column("path").tolist() == ["a_waist.npz", "b_waist.npz"]
-    with pytest.raises(InputError, match=r"only: no row's path matches \*chest\*; they look like"):
+    with pytest.raises(InputError, match=r"only: no path matches \*chest\*; paths look like"):
         prepare(str(tmp_path / "in"), out, kind="sensors", only=("*chest*",), progress=False)

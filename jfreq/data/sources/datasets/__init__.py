@@ -1,4 +1,4 @@
-"""Data sets in the layouts in which their owners publish them; one file each."""
+"""Published data sets in the layouts of their authors; one file each."""
 
 from __future__ import annotations
 
@@ -60,22 +60,26 @@ _RECOGNISED = (
     *(gtzan, nsynth, hhar, ucihar, motionsense, pamap2, realworld, mod, acids),
 )
 _SIGNS = {module.__name__.rpartition(".")[2]: module.SIGNS for module in _RECOGNISED}
-"""What only this layout has in its top folder, or in one below it. MATLAB files say nothing."""
+"""Patterns of paths that only this layout has. Folders of MATLAB files are not recognised."""
 _TABLES = {"esc50.csv": "esc50", "UrbanSound8K.csv": "urbansound8k"}
-"""Tables that people name in place of the folder of the set."""
+"""Kinds by the name of a table that stands for the whole set."""
 
 
 def recognise_table(file: Path) -> str | None:
-    """The kind of the set that a table belongs to."""
+    """The kind of the set that a table belongs to; None for other tables."""
     return "audioset" if audioset.is_list(file) else _TABLES.get(file.name)
 
 
 def recognise(folder: Path) -> str | None:
-    """The kind of a folder that has an owner's layout; ``InputError`` where it holds several."""
-    found = find_roots(folder, _SIGNS)
-    if len(found) > 1:
-        where = " and ".join(f"{kind} in {there[0]}" for kind, there in found.items())
+    """The kind of the published set in a folder; None for other folders.
+
+    Raises:
+      InputError: for a folder that holds several sets.
+    """
+    roots = find_roots(folder, _SIGNS)
+    if len(roots) > 1:
+        where = " and ".join(f"{kind} in {folders[0]}" for kind, folders in roots.items())
         raise InputError(
             f"source: {folder} holds several data sets, {where}; name the folder of one of them"
         )
-    return next(iter(found), None)
+    return next(iter(roots), None)

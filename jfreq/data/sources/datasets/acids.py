@@ -1,4 +1,4 @@
-"""ACIDS: microphones and geophones of the Army Research Laboratory, vehicles that pass."""
+"""ACIDS: passing vehicles, by microphones and geophones of the Army Research Laboratory."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import itertools
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,10 +21,10 @@ from jfreq.types import InputError
 
 SIGNS = ("Acoustics/*.mat",)
 RATE = 1025.641
-"""Hz; the owners' code takes it to be 1024."""
+"""Hz; the code of the authors takes 1024."""
 BACKGROUND = "background"
 LIMITS = (-10.0, -3.0)
-"""dB: what is softer than the first is background, louder than the second the vehicle."""
+"""dB; a second below the first is background, one above the second is the vehicle."""
 _CHANNELS = {"audio": 3, "seismic": 2}
 _FOLDERS = {"audio": "Acoustics", "seismic": "Seismic"}
 _ARRAY = "Output_data"
@@ -32,49 +33,39 @@ _FULL_SCALE = 32768.0
 
 
 def open_acids(path: Path, options: Options) -> Source:
-    """``Acoustics/Gv1a1002.mat`` and ``Seismic/Gv1sa1002.mat`` and so on: ``Output_data`` of
-    three microphones and two geophones, in counts of 16 bits.
+    """Reads ``Acoustics/Gv1a1002.mat``, ``Seismic/Gv1sa1002.mat`` and so on.
+
+    Their array ``Output_data`` holds three microphones or two geophones, in counts of 16 bits.
 
     The class is the type of the vehicle, or ``background``, second by second: by the energy of
     the first microphone, relative to that of the loudest second of the file whose loudest second
-    is the softest (Liu et al., "FOCAL", NeurIPS 2023). What lies between the limits has no label.
-    Where a table without a header lies beside (file, type, speed, terrain, distance), it names
-    the type, and paths are like ``desert/25m/15/Gv1a1002``. One drive past two stations is one
-    subject.
+    is the softest (Liu et al., "FOCAL", NeurIPS 2023). Seconds between the two ``LIMITS`` have no
+    label. Where a table without a header lies beside the folders (file, type, speed, terrain,
+    distance), it names the type, and paths are like ``desert/25m/15/Gv1a1002``. One drive past two
+    stations is one subject.
+
+    Recordings that lack a modality, and files that cannot be read, are in ``Source.missing``.
+
+    Raises:
+      InputError: for a folder without this layout.
     """
-    root = find(path, _FOLDERS["audio"], kind="acids")[0].parent
-    about = _table(root)
-    files: dict[str, dict[str, Path]] = {}
-    loudness: dict[str, tuple[str, np.ndarray]] = {}
-    missing = []
-    for file in find(root / _FOLDERS["audio"], "*.mat", kind="acids"):
-        found = {"audio": file, **_seismic(root, file.stem)}
-        try:
-            if reason := lacking(tuple(found), tuple(_CHANNELS), options):
-                raise InputError(reason)
-            vehicle, prefix = about.get(file.name) or (_vehicle(file.stem), "")
-            energy = _energy(_load(file))
-        except UNREADABLE as error:
-            missing.append(f"{file.relative_to(root).as_posix()}: {error}")
-            continue
-        files[prefix + file.stem] = found
-        loudness[prefix + file.stem] = vehicle, energy
-    softest = min((energy.max() for _, energy in loudness.values()), default=1.0)
+    drives, missing = _drives(find(path, _FOLDERS["audio"], kind="acids")[0].parent, options)
+    softest = min((drive.energy.max() for drive in drives.values()), default=1.0)
     entries = [
-        (Row(name, subject=_drive(files[name]["audio"].stem), start=a, end=b), label)
-        for name, (vehicle, energy) in loudness.items()
-        for a, b, label in _spans(energy / softest, vehicle)
+        (Row(name, subject=_subject(drive.files["audio"].stem), start=a, end=b), label)
+        for name, drive in drives.items()
+        for a, b, label in _stretches(drive.energy / softest, drive.vehicle)
     ]
     listed = labelled(entries, options, order=(BACKGROUND,), missing=missing)
     load = functools.lru_cache(maxsize=8)(_load)
 
     def read(row: Row) -> dict[str, Signal]:
-        found = {}
-        for kind, file in files[row.path].items():
+        recorded = {}
+        for modality, file in drives[row.path].files.items():
             whole = load(file)
-            scale = np.float32(_FULL_SCALE if kind == "audio" else 1)
-            found[kind] = whole._replace(x=whole.x[row.start : row.end] / scale)
-        return sensors_of(found, {kind: (RATE, n) for kind, n in _CHANNELS.items()}, options)
+            scale = np.float32(_FULL_SCALE if modality == "audio" else 1)
+            recorded[modality] = whole._replace(x=whole.x[row.start : row.end] / scale)
+        return sensors_of(recorded, {name: (RATE, n) for name, n in _CHANNELS.items()}, options)
 
     def seconds(row: Row) -> float | None:
         return ((row.end or 0) - row.start) / RATE
@@ -90,12 +81,36 @@ def open_acids(path: Path, options: Options) -> Source:
     )
 
 
+class _Drive(NamedTuple):
+    """A drive past one station: files by modality, type of vehicle, energy ``[seconds]``."""
+
+    files: dict[str, Path]
+    vehicle: str
+    energy: np.ndarray
+
+
+def _drives(root: Path, options: Options) -> tuple[dict[str, _Drive], list[str]]:
+    """The drives by the paths of their rows, and lines about those that are left out."""
+    about = _table(root)
+    drives: dict[str, _Drive] = {}
+    missing = []
+    for file in find(root / _FOLDERS["audio"], "*.mat", kind="acids"):
+        files = {"audio": file, **_seismic(root, file.stem)}
+        try:
+            if reason := lacking(tuple(files), tuple(_CHANNELS), options):
+                raise InputError(reason)
+            vehicle, prefix = about.get(file.name) or (_vehicle(file.stem), "")
+            drives[prefix + file.stem] = _Drive(files, vehicle, _energy(_load(file)))
+        except UNREADABLE as error:
+            missing.append(f"{file.relative_to(root).as_posix()}: {error}")
+    return drives, missing
+
+
 def _load(file: Path) -> Signal:
     """Samples ``[t c]`` float32 in counts; the file has channels first."""
-    found = load_mat(file, _ARRAY.__eq__)
-    if _ARRAY not in found or found[_ARRAY].ndim != 2:
+    x = load_mat(file, _ARRAY.__eq__).get(_ARRAY)
+    if x is None or x.ndim != 2:
         raise InputError(f"has no array {_ARRAY} [channels, samples]")
-    x = found[_ARRAY]
     x = x.T if x.shape[0] < x.shape[1] else x
     return Signal(x.astype(np.float32), RATE)
 
@@ -113,28 +128,29 @@ def _table(root: Path) -> dict[str, tuple[str, str]]:
 
 
 def _seismic(root: Path, stem: str) -> dict[str, Path]:
-    """The geophones' file, called as the microphones' or with an s before the site's letter."""
+    """The file of the geophones, called as that of the microphones or with an s: ``Gv1sa1002``."""
     folder = root / _FOLDERS["seismic"]
     files = (folder / f"{name}.mat" for name in (f"{stem[:3]}s{stem[3:]}", stem))
-    found = next((file for file in files if file.is_file()), None)
-    return {"seismic": found} if found else {}
+    file = next((file for file in files if file.is_file()), None)
+    return {"seismic": file} if file else {}
 
 
 def _vehicle(stem: str) -> str:
+    """The type of vehicle by the name of a file."""
     name = _STEM.fullmatch(stem)
     if name is None:
-        raise InputError("neither a table nor its name (Gv1a1002) says which vehicle it is")
+        raise InputError("neither a table nor its name (such as Gv1a1002) states the vehicle")
     return f"type_{name['vehicle']}"
 
 
-def _drive(stem: str) -> str:
-    """``v1a002`` for ``Gv1a1002`` and ``Gv1a2002``: one drive, heard at two stations."""
+def _subject(stem: str) -> str:
+    """``v1a002`` for ``Gv1a1002`` and ``Gv1a2002``: one drive, recorded at two stations."""
     name = _STEM.fullmatch(stem)
     return f"v{name['vehicle']}{name['site']}{name['run']}".lower() if name else stem
 
 
 def _energy(sound: Signal) -> np.ndarray:
-    """Of every whole second of the first microphone ``[n]``."""
+    """Energy ``[n]`` of every whole second of the first microphone."""
     size = round(RATE)
     count = len(sound.x) // size
     energy = np.square(sound.x[: count * size, 0].astype(np.float64)).reshape(count, size).sum(1)
@@ -143,8 +159,8 @@ def _energy(sound: Signal) -> np.ndarray:
     return energy
 
 
-def _spans(energy: np.ndarray, vehicle: str) -> Iterator[tuple[int, int, str]]:
-    """Runs of seconds ``[n]`` of one class as samples from, to, and the class, "" for none."""
+def _stretches(energy: np.ndarray, vehicle: str) -> Iterator[tuple[int, int, str]]:
+    """Start and end in samples and class of every run of seconds of one class, "" for none."""
     low, high = (10 ** (limit / 10) for limit in LIMITS)
     names = [BACKGROUND if e < low else vehicle if e > high else "" for e in energy]
     size, at = round(RATE), 0

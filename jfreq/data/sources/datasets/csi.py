@@ -1,4 +1,4 @@
-"""WiFi channel state information as the Intel 5300 tools give it: complex ``.mat`` files."""
+"""WiFi channel state information (CSI) in complex ``.mat`` files, as Intel 5300 tools write."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _ACTIVITIES = (
     "lying sitting running walking pick_up wave_hand jump squat sit_down stand_up fall_down".split()
 )
 ACTIVITIES = {str(i): name for i, name in enumerate(_ACTIVITIES, start=1)}
-"""Of qiang5love1314/CSI-dataset-for-human-activity-recognition, whose files are called
-``PERSON_ACTIVITY N.mat``."""
+"""Activities by number in qiang5love1314/CSI-dataset-for-human-activity-recognition, whose files
+are called ``PERSON_ACTIVITY N.mat``."""
 _NAMED = re.compile(r"(?P<person>.+)_(?P<activity>\d+) \d+")
 _SUBCARRIERS = 30
 
@@ -28,11 +28,14 @@ _SUBCARRIERS = 30
 def open_csi(path: Path, options: Options) -> Source:
     """Any tree of ``.mat`` files with one complex array ``[antennas, subcarriers, packets]``.
 
-    Packets come first and antennas last in other sets; that is seen by the card's 30 subcarriers
-    in the middle and at most 3 antennas at the end. A fourth axis holds recordings. Names like
-    ``PERSON_ACTIVITY N.mat`` give subject and label, else the label is the file's folder.
-    ``options.complex_as`` says how complex becomes real. Packets per second: as stated in the
-    file, else the rate that is given.
+    Arrays ``[packets, subcarriers, antennas]`` are recognised by the card's 30 subcarriers in the
+    middle and at most 3 antennas at the end. A fourth axis holds recordings. A name such as
+    ``PERSON_ACTIVITY N.mat`` states subject and label; for other files the label is the folder.
+    ``options.complex_as`` says which real modalities are made. The rate is the one that the file
+    states, else ``options.rate``.
+
+    Raises:
+      InputError: for a folder without ``.mat`` files.
     """
     check_ways(options.complex_as)
     entries = []
@@ -65,12 +68,12 @@ def _recordings(path: Path) -> int | None:
 def _load(path: Path) -> Signal:
     """Complex64 ``[t a k]``, or ``[n t a k]``: packets, antennas, subcarriers."""
     wanted = {name for name, shape in variables(path) if len(shape) in (3, 4)}
-    found = {k: x for k, x in load_mat(path, wanted.__contains__).items() if np.iscomplexobj(x)}
-    if len(found) != 1:
+    arrays = [x for x in load_mat(path, wanted.__contains__).values() if np.iscomplexobj(x)]
+    if len(arrays) != 1:
         raise InputError(
-            f"expected one complex array [antennas, subcarriers, packets], found {len(found)}"
+            f"expected one complex array [antennas, subcarriers, packets], found {len(arrays)}"
         )
-    x = next(iter(found.values())).astype(np.complex64)
+    x = arrays[0].astype(np.complex64)
     packets_first = x.shape[1] == _SUBCARRIERS and x.shape[2] <= 3 < x.shape[0]
     x = np.swapaxes(x, 1, 2) if packets_first else np.moveaxis(x, 2, 0)
     return Signal(x if x.ndim == 3 else np.moveaxis(x, 3, 0), stated_rate(path))

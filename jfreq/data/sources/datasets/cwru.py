@@ -1,4 +1,4 @@
-"""Case Western Reserve University: ball bearings with seeded faults, ``.mat`` files."""
+"""Case Western Reserve University (CWRU): ball bearings with seeded faults."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _K = re.compile(r"(12|48)k", re.I)
 
 
 class About(NamedTuple):
-    """What a file holds; ``rate`` in Hz, ``load`` in horsepower."""
+    """Class, load in horsepower and rate in Hz of a file; None for an unknown rate."""
 
     label: str
     load: int
@@ -38,7 +38,10 @@ class About(NamedTuple):
 
 
 def _numbered() -> dict[int, About]:
-    """The owners' file numbers, in order of load; 0 for a file that does not exist."""
+    """The files of the authors by their numbers.
+
+    In the tables, numbers are in order of load, and 0 is for a file that does not exist.
+    """
     tables = {
         12_000.0: {
             "inner_007": "105-108 278-281", "inner_014": "169-172 274-277",
@@ -72,25 +75,29 @@ NUMBERED = _numbered()
 
 
 def open_cwru(path: Path, options: Options) -> Source:
-    """``97.mat`` and so on by number, or ``IR007_0.mat``, ``Normal_1.mat`` by name.
+    """Files by number, ``97.mat``, or by name, ``IR007_0.mat`` and ``Normal_1.mat``.
 
-    The classes are ``normal`` and fault with width in mils, ``inner_007``. ``fold`` is the load
-    (0 to 3 horsepower), so folds test other loads; the same bearing runs at all of them. The
-    accelerometers that every file has are a modality each, in g. The rate is what a folder's
-    name says (12k, 48k), else the owners' table, by the number of the file or of its variables
-    (``X105_DE_time``); a file whose variables say another rate than its folder is skipped. Sets
-    of both rates are brought to the lower one. The normal files last 10 s at 48 kHz, as the
-    faulty ones do.
+    The classes are ``normal`` and the faults with their width in mils, such as ``inner_007``. The
+    fold is the load (0 to 3 horsepower), so folds test other loads, at which the same bearings
+    run. Every accelerometer that all files have is a modality, in g.
+
+    The rate is the one that the name of a folder or file states (12k, 48k), else that of the
+    authors' table by the number of the file or of its variables (``X105_DE_time``). Where folder
+    and variables contradict each other, the file is in ``Source.missing``. Sets of both rates are
+    resampled to the lower one. The normal files are at 48 kHz and last 10 s, as the others do.
+
+    Raises:
+      InputError: for a folder without ``.mat`` files.
     """
     entries, missing, positions = [], [], set(POSITIONS)
     for file in find(path, "*.mat", kind="cwru"):
         name = file.relative_to(path).as_posix()
         try:
-            about, have = _at_its_rate(_about(file, name), file), _positions(file)
+            about, recorded = _with_rate(_about(file, name), file), _positions(file)
         except UNREADABLE as error:
             missing.append(f"{name}: {error}")
             continue
-        positions &= have
+        positions &= recorded
         entries.append((Row(name, fold=about.load, rate=about.rate), about.label))
     columns = [position for position in POSITIONS if position in positions]
     listed = labelled(entries, options, order=("normal",), missing=missing)
@@ -99,10 +106,9 @@ def open_cwru(path: Path, options: Options) -> Source:
     rate = min(rates) if rates and len(rates) == len(listed.rows) else None
 
     def load(file: Path) -> Signal:
-        found = _channels(file)
-        return Signal(
-            np.stack([found[position] for position in columns], 1).astype(np.float32), None
-        )
+        channels = _channels(file)
+        x = np.stack([channels[position] for position in columns], 1)
+        return Signal(x.astype(np.float32), None)
 
     return array_source(
         path.name, "cwru", listed, path, options, load=load, groups=groups, rate=rate
@@ -110,8 +116,9 @@ def open_cwru(path: Path, options: Options) -> Source:
 
 
 def _about(file: Path, name: str) -> About:
-    said = _K.search(name)
-    rate = 1000.0 * float(said[1]) if said else None
+    """Class, load and rate of a file by its path, and by the authors' table."""
+    kilohertz = _K.search(name)
+    rate = 1000.0 * float(kilohertz[1]) if kilohertz else None
     number = re.search(r"(\d+)$", file.stem)
     listed = NUMBERED.get(int(number[1])) if number else None
     fault, normal = _NAME.search(file.stem), _NORMAL.search(file.stem)
@@ -121,14 +128,15 @@ def _about(file: Path, name: str) -> About:
     if normal:
         return About("normal", int(normal["load"]), 48_000.0)
     if listed is None:
-        raise InputError("neither its number nor its name is one of CWRU's")
+        raise InputError("neither its number nor its name is that of a file of CWRU")
     return listed._replace(rate=listed.rate if listed.label == "normal" else rate or listed.rate)
 
 
-def _at_its_rate(about: About, file: Path) -> About:
-    """With the rate of the owners' file whose number is in the names of the variables.
+def _with_rate(about: About, file: Path) -> About:
+    """``about`` with the rate of the file whose number is in the names of the variables.
 
-    Raises ``InputError`` where that is another rate than the one that folder or name say.
+    Raises:
+      InputError: where folder or name state another rate.
     """
     numbers = {int(match[1]) for name, _ in variables(file) if (match := _TIME.fullmatch(name))}
     rates = {n: NUMBERED[n].rate for n in sorted(numbers) if n in NUMBERED}
@@ -136,10 +144,10 @@ def _at_its_rate(about: About, file: Path) -> About:
         return about
     number, rate = next(iter(rates.items()))
     if about.rate is not None or len(set(rates.values())) > 1:
-        said = f"{about.rate:g} Hz by its folder or name" if about.rate else "of no stated rate"
+        stated = f"{about.rate:g} Hz by its folder or name" if about.rate else "of no stated rate"
         raise InputError(
-            f"is {said}, but its variables are those of file {number}, which is at {rate:g} Hz; "
-            "mend the folder's name or leave the file out"
+            f"is {stated}, but its variables are those of file {number}, which is at {rate:g} Hz; "
+            "correct the folder's name or remove the file"
         )
     return about._replace(rate=rate)
 
@@ -149,12 +157,12 @@ def _positions(file: Path) -> set[str]:
 
 
 def _channels(file: Path) -> dict[str, np.ndarray]:
-    """Samples ``[t]`` by position; ``99.mat`` also holds file 98, so the file's own number wins."""
-    found = load_mat(file, lambda name: _TIME.fullmatch(name) is not None)
-    number = re.search(r"(\d+)$", file.stem)
-    number_here = int(number[1]) if number else -1
+    """Samples ``[t]`` by position; ``99.mat`` also holds file 98, so the number of the file decides."""
+    arrays = load_mat(file, lambda name: _TIME.fullmatch(name) is not None)
+    match = re.search(r"(\d+)$", file.stem)
+    number = int(match[1]) if match else -1
     out: dict[str, np.ndarray] = {}
-    for name in sorted(found, key=lambda n: int(n[1 : n.index("_")]) == number_here):
-        out[name.split("_")[1]] = found[name].ravel()
+    for name in sorted(arrays, key=lambda n: int(n[1 : n.index("_")]) == number):
+        out[name.split("_")[1]] = arrays[name].ravel()
     size = min(len(x) for x in out.values())
     return {position: x[:size] for position, x in out.items()}

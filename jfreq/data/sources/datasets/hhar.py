@@ -1,4 +1,4 @@
-"""HHAR: phones and watches of many makes, each at its own rate, 9 users."""
+"""HHAR: phones and watches of many makes, which sample at different rates, with 9 users."""
 
 from __future__ import annotations
 
@@ -43,37 +43,24 @@ Stream = tuple[np.ndarray, np.ndarray]
 
 
 def open_hhar(path: Path, options: Options) -> Source:
-    """``Phones_accelerometer.csv``, ``Phones_gyroscope.csv`` and the same of ``Watch``.
+    """Reads ``Phones_accelerometer.csv``, ``Phones_gyroscope.csv`` and the same of ``Watch``.
 
-    Stisen et al., "Smart devices are different", SenSys 2015: m/s^2 and rad/s. Both sensors of a
-    device are paired by user, device and activity and put on one grid by the time at which the
-    device took the sample (100 Hz, or the rate that is given). The files are read into memory
-    once, about a gigabyte for all four.
+    Stisen et al., "Smart devices are different", SenSys 2015. The modalities are ``acc`` in m/s^2
+    and ``gyro`` in rad/s. Both sensors of a device are paired by user, device and activity, and
+    put on one grid (100 Hz, or ``options.rate``) by the times at which the device took the
+    samples. The files are read into memory once, about a gigabyte for all four.
+
+    Raises:
+      InputError: for a folder without this layout, and for a damaged file.
     """
-    pairs: dict[Key, tuple[Stream | None, Stream | None]] = {}
-    missing = []
-    for acc_file in find(path, "*_accelerometer.csv", kind="hhar"):
-        which = acc_file.name.partition("_")[0].lower()
-        gyro_file = acc_file.with_name(acc_file.name.replace("accelerometer", "gyroscope"))
-        if not gyro_file.is_file():
-            raise InputError(
-                f"{gyro_file}: is missing; acceleration and rotation are read together"
-            )
-        acc, gyro = _read(acc_file, which), _read(gyro_file, which)
-        if options.allow_missing:
-            pairs |= {key: (acc.get(key), gyro.get(key)) for key in acc.keys() | gyro}
-            continue
-        pairs |= {key: (acc[key], gyro[key]) for key in acc if key in gyro}
-        missing += [
-            f"{'/'.join(key)}: has only one of the two sensors" for key in acc.keys() ^ gyro
-        ]
+    pairs, missing = _pairs(path, options)
 
     def read(row: Row) -> dict[str, Signal]:
-        both = pairs[_key(row.path)]
-        streams = [stream for stream in both if stream is not None]
+        pair = pairs[_key(row.path)]
+        streams = [stream for stream in pair if stream is not None]
         begin = min(int(t.min()) for t, _ in streams)
         grid = common_grid([((t - begin) * 1e-9, x) for t, x in streams], rate=options.rate or RATE)
-        whole = side_by_side(grid, [stream is not None for stream in both])
+        whole = side_by_side(grid, [stream is not None for stream in pair])
         return split_channels(IMU, whole, options.channels)
 
     entries = [
@@ -90,12 +77,34 @@ def open_hhar(path: Path, options: Options) -> Source:
     )
 
 
+def _pairs(
+    path: Path, options: Options
+) -> tuple[dict[Key, tuple[Stream | None, Stream | None]], list[str]]:
+    """Acceleration and rotation of every recording, and lines about those that lack one."""
+    pairs: dict[Key, tuple[Stream | None, Stream | None]] = {}
+    missing = []
+    for acc_file in find(path, "*_accelerometer.csv", kind="hhar"):
+        device_type = acc_file.name.partition("_")[0].lower()
+        gyro_file = acc_file.with_name(acc_file.name.replace("accelerometer", "gyroscope"))
+        if not gyro_file.is_file():
+            raise InputError(
+                f"{gyro_file}: is missing; acceleration and rotation are read together"
+            )
+        acc, gyro = _read(acc_file, device_type), _read(gyro_file, device_type)
+        for key in acc.keys() | gyro:
+            if options.allow_missing or (key in acc and key in gyro):
+                pairs[key] = acc.get(key), gyro.get(key)
+            else:
+                missing.append(f"{'/'.join(key)}: has only one of the two sensors")
+    return pairs, missing
+
+
 def _key(path: str) -> Key:
-    which, user, device, activity = path.split("/")
-    return which, user, device, activity
+    device_type, user, device, activity = path.split("/")
+    return device_type, user, device, activity
 
 
-def _read(path: Path, which: str) -> dict[Key, Stream]:
+def _read(path: Path, device_type: str) -> dict[Key, Stream]:
     """The samples of every user, device and activity of one file, in file order."""
     parts: dict[Key, list[Stream]] = defaultdict(list)
     check(path.is_file(), str(path), "is not a file")
@@ -114,8 +123,10 @@ def _read(path: Path, which: str) -> dict[Key, Stream]:
             for run in np.split(block, cuts):
                 user, device, activity = (run[0][name].decode() for name in _KEY)
                 xyz = np.stack([run[axis] for axis in "xyz"], 1)
-                # Copied, or the names of a whole block would stay in memory with its times.
-                parts[which, user, device, activity].append((run["Creation_Time"].copy(), xyz))
+                # A copy, because a view of the times would keep the whole block in memory.
+                parts[device_type, user, device, activity].append(
+                    (run["Creation_Time"].copy(), xyz)
+                )
     return {
         key: (np.concatenate([t for t, _ in runs]), np.concatenate([x for _, x in runs]))
         for key, runs in parts.items()

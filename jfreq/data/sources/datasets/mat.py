@@ -1,4 +1,4 @@
-"""MATLAB files: version 5 to 7 by scipy, 7.3 by h5py where it is installed."""
+"""Reads MATLAB files: versions 5 to 7 by scipy, 7.3 by h5py where it is installed."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from pathlib import Path
 
 import numpy as np
 
+from jfreq.data.sources.base import one_line
 from jfreq.types import InputError
 
 _RATES = ("fs", "Fs", "sr", "rate")
 
 
 def load_mat(path: Path, wanted: Callable[[str], bool]) -> dict[str, np.ndarray]:
-    """The numeric variables whose name is ``wanted``, in MATLAB's shape and axis order.
+    """The numeric variables whose names are ``wanted``, in MATLAB's shape and order of axes.
 
     Raises:
-      InputError: for a file that is none of MATLAB's, or of version 7.3 without h5py.
+      InputError: for a file that is not a MATLAB file, or of version 7.3 without h5py.
     """
     import scipy.io
 
@@ -25,12 +26,12 @@ def load_mat(path: Path, wanted: Callable[[str], bool]) -> dict[str, np.ndarray]
     if _is_hdf5(path):
         return _load_hdf5(path, names)
     with _readable():
-        found = scipy.io.loadmat(path, variable_names=names)
-    return {name: np.asarray(found[name]) for name in names}
+        arrays = scipy.io.loadmat(path, variable_names=names)
+    return {name: np.asarray(arrays[name]) for name in names}
 
 
 def variables(path: Path) -> list[tuple[str, tuple[int, ...]]]:
-    """Names and shapes of what a file holds, without reading it."""
+    """Names and shapes of the variables of a file, without reading them; errors as above."""
     import scipy.io
 
     if _is_hdf5(path):
@@ -42,23 +43,23 @@ def variables(path: Path) -> list[tuple[str, tuple[int, ...]]]:
 
 @contextlib.contextmanager
 def _readable() -> Iterator[None]:
-    """scipy's many ways to say that a file is damaged or none of MATLAB's, as one."""
+    """Turns the many errors of scipy about damaged files into ``InputError``."""
     try:
         yield
     except FileNotFoundError:
         raise
     except Exception as error:
-        raise InputError(f"not a MATLAB file ({str(error) or type(error).__name__})") from error
+        raise InputError(f"is not a MATLAB file ({one_line(error)})") from error
 
 
 def stated_rate(path: Path) -> float | None:
-    """A scalar variable that says the sampling rate in Hz."""
+    """The sampling rate in Hz that a scalar variable states; None without such a variable."""
     small = [name for name, shape in variables(path) if name in _RATES and np.prod(shape) == 1]
     return float(load_mat(path, small[:1].__contains__)[small[0]].item()) if small else None
 
 
 def _is_hdf5(path: Path) -> bool:
-    """Version 7.3 is HDF5 behind 512 bytes of MATLAB's own header."""
+    """Whether a file is of version 7.3, which is HDF5 after a header of 512 bytes."""
     with path.open("rb") as file:
         head = file.read(520)
     return b"\x89HDF\r\n\x1a\n" in (head[:8], head[512:520])
@@ -75,7 +76,7 @@ def _hdf5(path: Path):
 
 
 def _load_hdf5(path: Path, names: list[str]) -> dict[str, np.ndarray]:
-    """HDF5 keeps MATLAB's arrays transposed, and complex numbers as pairs."""
+    """Variables of version 7.3, which stores arrays transposed and complex numbers as pairs."""
     out = {}
     with _hdf5(path) as file:
         for name in names:

@@ -1,4 +1,4 @@
-"""MOD: microphone and geophone of Raspberry Shakes beside a road, vehicles that pass."""
+"""MOD: passing vehicles, by the microphone and geophone of Raspberry Shakes beside a road."""
 
 from __future__ import annotations
 
@@ -16,31 +16,28 @@ from jfreq.types import InputError
 SIGNS = ("rs[0-9]*/ehz.csv", "rs[0-9]*/aud*.csv")
 RATES = {"audio": 16_000.0, "seismic": 100.0}
 AUDIO_RATE = 8000.0
-"""Of the shards, as in FOCAL and FreqMAE; the geophone keeps its own."""
+"""Hz of sound in the shards, as in FOCAL and FreqMAE; the geophone keeps its rate."""
 VEHICLES = tuple(
     "Polaris Warhog Silverado motor tesla mustang walk bicycle forester pickup scooter".split()
 )
-"""In the owners' order; the last four were recorded for pre-training."""
+"""In the order of the authors; the last four were recorded for pre-training."""
 FILES = {"aud16000.csv": "audio", "aud.csv": "audio", "ehz.csv": "seismic"}
 _FULL_SCALE = 32768.0
 
 
 def open_mod(path: Path, options: Options) -> Source:
-    """``Polaris0150pm/rs1/aud16000.csv`` and ``ehz.csv`` and so on, without headers.
+    """Reads ``Polaris0150pm/rs1/aud16000.csv``, ``ehz.csv`` and so on, which have no headers.
 
-    Liu et al., "FOCAL", NeurIPS 2023: the microphone in counts of 16 bits (16 kHz, the first
-    column before a comma), the geophone in counts (100 Hz, the first column before a space). The
-    class is the vehicle in the folder's name. A row is one node of one recording; the nodes hear
-    the same drive, so a recording is a subject, and no split puts it on both sides. The owners
-    split single windows at random instead.
+    Liu et al., "FOCAL", NeurIPS 2023. The microphone is in counts of 16 bits at 16 kHz, in the
+    first column before a comma; the geophone in counts at 100 Hz, in the first column before a
+    space. The class is the vehicle in the folder's name. A row is one node of one recording. All
+    nodes record the same drive, so a recording is a subject, and no split has it on both sides;
+    the authors split single windows at random instead.
+
+    Raises:
+      InputError: for a folder without this layout.
     """
-    nodes: dict[str, dict[str, Path]] = {}
-    for file in find(path, "*.csv", kind="mod"):
-        if file.name in FILES:
-            # aud16000.csv comes first and stays where both are there.
-            name = file.parent.relative_to(path).as_posix()
-            nodes.setdefault(name, {}).setdefault(FILES[file.name], file)
-    check(bool(nodes), "source", f"{path} has none of {', '.join(FILES)} in it, as mod has")
+    nodes = _nodes(path)
     entries, missing = [], []
     for name, files in nodes.items():
         recording = (path / name).parent.name
@@ -56,30 +53,44 @@ def open_mod(path: Path, options: Options) -> Source:
     load = functools.lru_cache(maxsize=8)(_first_column)
 
     def read(row: Row) -> dict[str, Signal]:
-        found = {
+        recorded = {
             name: Signal(load(file) / np.float32(_FULL_SCALE if name == "audio" else 1), rate)
             for name, rate in RATES.items()
             if (file := nodes[row.path].get(name)) is not None
         }
-        return sensors_of(found, {name: (rate, 1) for name, rate in RATES.items()}, options)
-
-    def seconds(row: Row) -> float | None:
-        name, file = max(nodes[row.path].items())  # the geophone's file is the small one
-        try:
-            with file.open("rb") as lines:
-                return sum(1 for _ in lines) / RATES[name]
-        except OSError:
-            return None
+        return sensors_of(recorded, {name: (rate, 1) for name, rate in RATES.items()}, options)
 
     return Source(
         name=path.name,
         kind="mod",
         **listed._asdict(),
         read=read,
-        seconds=seconds,
+        seconds=lambda row: _seconds(nodes[row.path]),
         audio=False,
         rates={"audio": AUDIO_RATE},
     )
+
+
+def _nodes(path: Path) -> dict[str, dict[str, Path]]:
+    """The files of every node by modality; ``InputError`` where there are none."""
+    nodes: dict[str, dict[str, Path]] = {}
+    for file in find(path, "*.csv", kind="mod"):
+        if file.name in FILES:
+            # aud.csv comes after aud16000.csv, which is read where there are both.
+            name = file.parent.relative_to(path).as_posix()
+            nodes.setdefault(name, {}).setdefault(FILES[file.name], file)
+    check(bool(nodes), "source", f"{path} has none of {', '.join(FILES)} in it, as mod has")
+    return nodes
+
+
+def _seconds(files: dict[str, Path]) -> float | None:
+    """Length of a recording by the number of lines; None for a file that cannot be read."""
+    name, file = max(files.items())  # the file of the geophone is much smaller
+    try:
+        with file.open("rb") as lines:
+            return sum(1 for _ in lines) / RATES[name]
+    except OSError:
+        return None
 
 
 def _first_column(file: Path) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""MotionSense: an iPhone in the front pocket, 24 subjects, 15 trials."""
+"""MotionSense: an iPhone in the front pocket of 24 subjects, in 15 trials."""
 
 from __future__ import annotations
 
@@ -28,28 +28,31 @@ _NAMES = tuple(
 
 
 def open_motionsense(path: Path, options: Options) -> Source:
-    """``dws_1/sub_1.csv`` and so on; acceleration in g, with gravity, and rotation in rad/s.
+    """Reads ``dws_1/sub_1.csv`` and so on.
 
-    Malekzadeh et al., "Mobile sensor data anonymization", IoTDI 2019. A trial is a session: its
-    number is in the path.
+    Malekzadeh et al., "Mobile sensor data anonymization", IoTDI 2019. The modalities are ``acc``
+    in g, with gravity, and ``gyro`` in rad/s. The number of the trial is in the path.
+
+    Raises:
+      InputError: for a folder without this layout.
     """
     entries, missing = [], []
-    # B_ and C_ repeat accelerometer and gyroscope alone, by other clocks.
-    homes = listing(path).matching("A_DeviceMotion_data")
-    home = max(homes, key=lambda p: len(p.parts), default=path)
-    for file in sorted(find(home, "sub_*.csv", kind="motionsense"), key=_place):
+    # The folders B_ and C_ repeat accelerometer and gyroscope with other clocks.
+    folders = listing(path).matching("A_DeviceMotion_data")
+    folder = max(folders, key=lambda p: len(p.parts), default=path)
+    for file in sorted(find(folder, "sub_*.csv", kind="motionsense"), key=_order):
         code = file.parent.name.partition("_")[0]
         name = file.relative_to(path).as_posix()
         if code in ACTIVITIES:
             entries.append((Row(name, subject=file.stem), ACTIVITIES[code]))
         else:
             known = ", ".join(f"{code}_N" for code in ACTIVITIES)
-            missing.append(f"{name}: its folder is called none of {known}")
+            missing.append(f"{name}: its folder is not one of {known}")
     listed = labelled(entries, options, order=tuple(ACTIVITIES.values()), missing=missing)
     return array_source(path.name, "motionsense", listed, path, options, load=_load)
 
 
-def _place(file: Path) -> tuple:
+def _order(file: Path) -> tuple:
     return file.parent.name, natural(file.stem.rpartition("_")[2])
 
 

@@ -1,4 +1,4 @@
-"""Opens NSynth: 305979 notes of 4 s, played by 1006 instruments of eleven families."""
+"""NSynth: 305979 notes of 4 s, played by 1006 instruments of eleven families."""
 
 from __future__ import annotations
 
@@ -37,8 +37,10 @@ def open_nsynth(path: Path, options: Options) -> Source:
     The class is the family of the instrument, the subject the instrument. The splits are
     ``train``, ``validation`` and ``test``; no instrument of the training set is in the others.
 
-    Raises ``InputError`` for a folder without this layout and for an unreadable
-    ``examples.json``. Notes that are listed and not on disk are in ``Source.missing``.
+    Notes that are listed and not on disk are in ``Source.missing``.
+
+    Raises:
+      InputError: for a folder without this layout, and for an unreadable ``examples.json``.
     """
     root = root_of(path, "nsynth", SIGNS)
     lists = sorted(root.glob(f"nsynth-*/{_LIST}")) or [root / _LIST]
@@ -52,7 +54,8 @@ def open_nsynth(path: Path, options: Options) -> Source:
 def _clips(file: Path, root: Path) -> Iterator[Clip]:
     """The notes that one ``examples.json`` lists, by paths below ``root`` without a suffix.
 
-    Raises ``InputError`` where the file is not JSON or a note names no instrument.
+    Raises:
+      InputError: for a file that is not JSON, and for a note without an instrument.
     """
     try:
         notes = json.loads(read_text(file))

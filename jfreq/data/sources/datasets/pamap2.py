@@ -1,4 +1,4 @@
-"""PAMAP2: three inertial sensors at 100 Hz, 9 subjects, 18 activities."""
+"""PAMAP2: three inertial sensors at 100 Hz on 9 subjects in 18 activities."""
 
 from __future__ import annotations
 
@@ -22,23 +22,28 @@ _NAMED = (
     "17 ironing 18 folding_laundry 19 house_cleaning 20 playing_soccer 24 rope_jumping"
 ).split()
 ACTIVITIES = dict(zip(map(int, _NAMED[::2]), _NAMED[1::2]))
-"""0 is the time between activities: without a label."""
+"""Activities by code; 0, the time between activities, has no label."""
 GROUPS = {"acc": range(9), "gyro": range(9, 18), "mag": range(18, 27)}
-"""Each for hand, chest and ankle, xyz."""
+"""Channels of each modality: x, y and z at hand, chest and ankle."""
 _WIDTH = 54
 _IMUS = (3, 20, 37)
+"""First columns of hand, chest and ankle."""
 _PARTS = (1, 7, 10)
-"""Columns of one sensor: temperature, acceleration to 16 g, to 6 g, gyroscope, magnetometer,
-orientation, which the owners call invalid. The 6 g sensor saturates and is left out."""
+"""Acceleration to 16 g, gyroscope and magnetometer among the columns of one sensor. Temperature
+is left out, acceleration to 6 g, which saturates, and orientation, which the authors call
+invalid."""
 _COLUMNS = [imu + part + axis for part in _PARTS for imu in _IMUS for axis in range(3)]
 
 
 def open_pamap2(path: Path, options: Options) -> Source:
-    """``Protocol/subject101.dat`` and so on: m/s^2, rad/s and microtesla.
+    """Reads ``Protocol/subject101.dat`` and so on, and those in ``Optional`` where it is there.
 
     Reiss and Stricker, "Introducing a new dataset for physical activity monitoring", ISWC 2012.
-    ``Optional`` is read where it is there. Stretches of one activity are rows; what the radio
-    lost is NaN.
+    The modalities are ``acc`` in m/s^2, ``gyro`` in rad/s and ``mag`` in microtesla. Stretches of
+    one activity are rows. Samples that were lost by radio are NaN.
+
+    Raises:
+      InputError: for a folder without this layout.
     """
     entries, missing = [], []
     for file in find(path, "subject1*.dat", kind="pamap2"):
@@ -57,12 +62,12 @@ def open_pamap2(path: Path, options: Options) -> Source:
 
 
 def _codes(file: Path) -> np.ndarray:
-    """The activity of every sample ``[t]``; ``InputError`` for a code that PAMAP2 does not have."""
+    """The code of the activity ``[t]`` int of every sample; ``InputError`` for an unknown code."""
     check(file.stat().st_size > 0, file.name, "is empty")
     codes = numbers(file, where=file.name, usecols=1)[:, 0].astype(int)
     check(len(codes) > 0, file.name, "has no samples")
     unknown = set(codes.tolist()) - {0, *ACTIVITIES}
-    check(not unknown, file.name, f"activity {min(unknown, default=0)} is not PAMAP2's")
+    check(not unknown, file.name, f"activity {min(unknown, default=0)} is not one of PAMAP2")
     return codes
 
 

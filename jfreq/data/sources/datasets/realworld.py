@@ -1,4 +1,4 @@
-"""Opens RealWorld2016: phones at seven positions on the body, 15 subjects, 8 activities."""
+"""RealWorld2016: phones at seven positions on the body of 15 subjects, in 8 activities."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import io
 import re
 import zipfile
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -52,33 +52,29 @@ def open_realworld(path: Path, options: Options) -> Source:
     A row that lacks a modality is in ``Source.missing``; with ``options.allow_missing`` it is kept
     and the modality is NaN. Archives that cannot be opened are in ``Source.missing`` as well.
 
-    Raises ``InputError`` for a folder without this layout.
+    Raises:
+      InputError: for a folder without this layout.
     """
     missing: list[str] = []
-    found = _find_streams(path, missing)
-    sensors = [s for s in ("acc", "gyro", "mag") if any(s in streams for streams in found.values())]
+    rows = _find_streams(path, missing)
+    sensors = [s for s in ("acc", "gyro", "mag") if any(s in streams for streams in rows.values())]
     groups = {sensor: range(3 * i, 3 * i + 3) for i, sensor in enumerate(sensors)}
     entries = []
-    for key in sorted(found, key=lambda k: (natural(k[0].removeprefix("proband")), k)):
-        lost = [s for s in sensors if s not in found[key]]
-        if lost and not options.allow_missing:
-            missing.append(f"{'/'.join(key)}: has no {' and no '.join(lost)}")
+    for key in sorted(rows, key=lambda k: (natural(k[0].removeprefix("proband")), k)):
+        absent = [s for s in sensors if s not in rows[key]]
+        if absent and not options.allow_missing:
+            missing.append(f"{'/'.join(key)}: has no {' and no '.join(absent)}")
         else:
             entries.append((Row("/".join(key), subject=key[0]), key[1]))
 
     def read(row: Row) -> dict[str, Signal]:
         proband, activity, position = row.path.split("/")
-        streams = found[proband, activity, position]
-        present = [sensor in streams for sensor in sensors]
-        recorded = [[_samples(c) for c in streams[s]] for s in sensors if s in streams]
-        # Seconds since 1970 are large numbers: counted from the first sample they lose less.
-        begin = min(t.min() for parts in recorded for t, _ in parts)
-        joined = [
-            (np.concatenate([t - begin for t, _ in parts]), np.concatenate([x for _, x in parts]))
-            for parts in recorded
-        ]
-        grid = common_grid(joined, rate=options.rate or RATE)
-        return split_channels(groups, side_by_side(grid, present), options.channels)
+        streams = rows[proband, activity, position]
+        grid = common_grid(
+            _joined([streams[s] for s in sensors if s in streams]), rate=options.rate or RATE
+        )
+        whole = side_by_side(grid, [sensor in streams for sensor in sensors])
+        return split_channels(groups, whole, options.channels)
 
     listed = labelled(entries, options, missing=missing)
     return Source(
@@ -93,15 +89,15 @@ def open_realworld(path: Path, options: Options) -> Source:
 
 def _find_streams(path: Path, damaged: list[str]) -> dict[tuple[str, str, str], Streams]:
     """The CSVs of every row by subject, activity and position; ``damaged`` as of :func:`_csvs`."""
-    found: dict[tuple[str, str, str], Streams] = defaultdict(lambda: defaultdict(list))
+    rows: dict[tuple[str, str, str], Streams] = defaultdict(lambda: defaultdict(list))
     for folder in find(path, "proband*/data", kind="realworld"):
         for location in _csvs(folder, damaged):
             name = location[1][-1].rpartition("/")[2] if location[1] else location[0].name
             match = _FILE.fullmatch(name)
             if match and match["sensor"].lower() in SENSORS:
                 key = (folder.parent.name, match["activity"].lower(), match["position"].lower())
-                found[key][SENSORS[match["sensor"].lower()]].append(location)
-    return found
+                rows[key][SENSORS[match["sensor"].lower()]].append(location)
+    return rows
 
 
 def _csvs(folder: Path, damaged: list[str]) -> Iterator[CsvLocation]:
@@ -136,6 +132,17 @@ def _members(archive: zipfile.ZipFile) -> Iterator[tuple[str, ...]]:
         elif name.endswith(".zip"):
             with zipfile.ZipFile(io.BytesIO(archive.read(name))) as inner:
                 yield from ((name, *rest) for rest in _members(inner))
+
+
+def _joined(streams: Sequence[Sequence[CsvLocation]]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Times ``[n]`` in seconds and axes ``[n 3]`` of every sensor, its parts one after another."""
+    recorded = [[_samples(location) for location in parts] for parts in streams]
+    # Seconds since 1970 are large; counted from the first sample they are more precise.
+    begin = min(t.min() for parts in recorded for t, _ in parts)
+    return [
+        (np.concatenate([t - begin for t, _ in parts]), np.concatenate([x for _, x in parts]))
+        for parts in recorded
+    ]
 
 
 def _samples(location: CsvLocation) -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""UCI HAR: smartphone on the waist, windows of 128 samples, official split by subject."""
+"""UCI HAR: a smartphone on the waist, windows of 128 samples, an official split by subject."""
 
 from __future__ import annotations
 
@@ -20,11 +20,14 @@ _CHANNELS = tuple(f"{name}_{axis}" for name in ("total_acc", "body_gyro") for ax
 
 
 def open_ucihar(path: Path, options: Options) -> Source:
-    """``train`` and ``test`` with ``Inertial Signals``; acceleration in g, with gravity, and
-    angular velocity in rad/s.
+    """Folders ``train`` and ``test`` with ``Inertial Signals``.
 
     Anguita et al., "A public domain dataset for human activity recognition using smartphones",
-    ESANN 2013. Windows overlap by half; a subject is in one split only.
+    ESANN 2013. The modalities are ``acc`` in g, with gravity, and ``gyro`` in rad/s. Windows
+    overlap by half. A subject is in one split only.
+
+    Raises:
+      InputError: for a folder without this layout, and for lists that do not agree.
     """
     root = find(path, "activity_labels.txt", kind="ucihar")[0].parent
     names = _names(root / "activity_labels.txt")
@@ -67,7 +70,7 @@ def _load(path: Path) -> Signal:
     files = [path.with_name(path.name.replace(_FIRST, channel)) for channel in _CHANNELS]
     for file in files:
         check(file.is_file(), str(file), "is missing")
-    found = [numbers(file, where=str(file), dtype=np.float32, ndmin=2) for file in files]
-    same = len({x.shape for x in found}) == 1
+    channels = [numbers(file, where=str(file), dtype=np.float32, ndmin=2) for file in files]
+    same = len({x.shape for x in channels}) == 1
     check(same, str(path.parent), "its files differ in length")
-    return Signal(np.stack(found, -1), RATE)
+    return Signal(np.stack(channels, -1), RATE)

@@ -62,8 +62,8 @@ def test_cwru_by_number_in_both_rates(tmp_path):
         assert frequency(x, 12000) == pytest.approx(hz[path.split("/")[1][:-4]], abs=1.0)
         np.testing.assert_allclose(shards[i]["fan_end"][100:-100, 0], 2 * x[100:-100], atol=1e-3)
     skipped = (tmp_path / "out/skipped.txt").read_text()
-    assert "12k Drive End/130.mat: not a MATLAB file" in skipped
-    assert "notes.mat: neither its number nor its name is one of CWRU's" in skipped
+    assert "12k Drive End/130.mat: is not a MATLAB file" in skipped
+    assert "notes.mat: neither its number nor its name is that of a file of CWRU" in skipped
     for split in divide(shards, np.arange(len(shards))):
         path = shards.column("path")
         assert not set(path[split.train]) & set(path[split.test])

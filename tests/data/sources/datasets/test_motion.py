@@ -234,7 +234,7 @@ def test_pamap2(tmp_path, rng):
 
 def test_pamap2_refuses_other_activities(tmp_path, rng):
     pamap_file(tmp_path / "in/Protocol/subject105.dat", [(8, 100)], rng)
-    with pytest.raises(InputError, match=r"subject105.dat: activity 8 is not PAMAP2's"):
+    with pytest.raises(InputError, match=r"subject105.dat: activity 8 is not one of PAMAP2"):
         made(tmp_path / "in", tmp_path / "out")
 
 
@@ -342,7 +342,7 @@ def test_one_damaged_file_does_not_stop_a_set(tmp_path, rng):
     shards = made(tmp_path / "p", tmp_path / "p_out", seconds=1.0)
     assert len(shards) == 3 and shards.info.skipped == 2
     skipped = (tmp_path / "p_out/skipped.txt").read_text()
-    assert "subject105.dat: activity 8 is not PAMAP2's" in skipped
+    assert "subject105.dat: activity 8 is not one of PAMAP2" in skipped
     assert "subject106.dat: is empty" in skipped
     write(tmp_path / "m/A_DeviceMotion_data/hop_1/sub_1.csv", ["x"], [[1]])
     with pytest.raises(InputError, match=r"1 left out, the first: .*/sub_1.csv: its folder is"):
