@@ -71,20 +71,7 @@ def detect_layout(path: Path) -> Layout:
     Raises:
       InputError: for a file that is not a table of samples.
     """
-    with path.open("rb") as file:
-        raw = file.read(_HEAD)
-        more = bool(file.read(1))
-    encoding, notes = _encoding(raw)
-    text = codecs.getincrementaldecoder(encoding)("replace").decode(raw)
-    if "\0" in text:
-        raise InputError("is not text: it holds NUL bytes")
-    lines = re.split(r"\r\n|\n|\r", text)
-    if more:
-        lines.pop()
-        if not lines:
-            raise InputError(
-                f"line 1 is longer than {_HEAD >> 20} MB, so this is not a table of samples"
-            )
+    lines, encoding, notes = _first_lines(path)
     skip = _preamble(lines)
     separator = _declared_separator(lines[:skip]) or _separator(lines[skip : skip + 50])
     rows = fields([line for line in lines[skip:] if line.strip()][:SAMPLE_LINES], separator)
@@ -118,6 +105,25 @@ def detect_layout(path: Path) -> Layout:
         times,
         (*notes, *more_notes, *order),
     )
+
+
+def _first_lines(path: Path) -> tuple[list[str], str, list[str]]:
+    """The whole lines in the first part of a file, its encoding, and a note about a guess."""
+    with path.open("rb") as file:
+        raw = file.read(_HEAD)
+        more = bool(file.read(1))
+    encoding, notes = _encoding(raw)
+    text = codecs.getincrementaldecoder(encoding)("replace").decode(raw)
+    if "\0" in text:
+        raise InputError("is not text: it holds NUL bytes")
+    lines = re.split(r"\r\n|\n|\r", text)
+    if more:
+        lines.pop()
+        if not lines:
+            raise InputError(
+                f"line 1 is longer than {_HEAD >> 20} MB, so this is not a table of samples"
+            )
+    return lines, encoding, notes
 
 
 def _encoding(raw: bytes) -> tuple[str, list[str]]:

@@ -50,10 +50,11 @@ def open_tfds(name: str, options: Options) -> Source:
         x = x[:, None] if x.ndim == 1 else x
         return split_channels({"audio": None}, Signal(_full_scale(x), rate), options.channels)
 
-    rows = []
-    for split in builder.info.splits:
-        for i in range(builder.info.splits[split].num_examples):
-            rows.append(Row(f"{builder.info.name}/{split}/{i}", (), split=split, item=i))
+    rows = [
+        Row(f"{builder.info.name}/{split}/{i}", split=split, item=i)
+        for split, info in builder.info.splits.items()
+        for i in range(info.num_examples)
+    ]
     if label:
         rows = [row._replace(label=(int(example(row)[label]),)) for row in rows]
     return Source(

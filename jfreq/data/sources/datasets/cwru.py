@@ -157,7 +157,7 @@ def _positions(file: Path) -> set[str]:
 
 
 def _channels(file: Path) -> dict[str, np.ndarray]:
-    """Samples ``[t]`` by position; ``99.mat`` also holds file 98, so the number of the file decides."""
+    """Samples ``[t]`` by position; ``99.mat`` also holds file 98, and the file's number decides."""
     arrays = load_mat(file, lambda name: _TIME.fullmatch(name) is not None)
     match = re.search(r"(\d+)$", file.stem)
     number = int(match[1]) if match else -1
