@@ -295,13 +295,13 @@ def _labelled_rows(file: SensorFile, info: FolderInfo) -> list[tuple[Row, str]]:
 
     if recording.windows is not None:
         return [row_at(i, item=i) for i in range(recording.windows)]
-    edges = _stretch_edges([c.codes for c in (label, subject) if c and len(c.codes) > 1])
+    edges = stretch_edges([c.codes for c in (label, subject) if c and len(c.codes) > 1])
     if not edges:
         return [row_at(0)]
     return [row_at(a, start=a, end=b) for a, b in itertools.pairwise(edges)]
 
 
-def _stretch_edges(columns: Sequence[np.ndarray]) -> list[int]:
+def stretch_edges(columns: Sequence[np.ndarray]) -> list[int]:
     """Where any of the codes ``[t]`` changes, with both ends; empty for no columns."""
     if not columns:
         return []

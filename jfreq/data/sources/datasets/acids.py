@@ -67,15 +67,12 @@ def open_acids(path: Path, options: Options) -> Source:
             recorded[modality] = whole._replace(x=whole.x[row.start : row.end] / scale)
         return sensors_of(recorded, {name: (RATE, n) for name, n in _CHANNELS.items()}, options)
 
-    def seconds(row: Row) -> float | None:
-        return ((row.end or 0) - row.start) / RATE
-
     return Source(
         name=path.name,
         kind="acids",
         **listed._asdict(),
         read=read,
-        seconds=seconds,
+        seconds=lambda row: ((row.end or 0) - row.start) / RATE,
         audio=False,
         mix="keep",
     )

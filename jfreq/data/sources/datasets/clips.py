@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from jfreq.config import check
@@ -109,6 +110,14 @@ def from_names(sounds: SoundFiles, parse: Callable[[str], Clip], *, parts: int =
         except InputError as error:
             missing.append(f"{path}: {error}")
     return Clips(clips, missing, notes)
+
+
+def match_name(pattern: re.Pattern[str], file: str, example: str) -> re.Match[str]:
+    """The parts of a file's name without suffix; ``InputError`` for a name of another form."""
+    match = pattern.fullmatch(PurePosixPath(file).stem)
+    if match is None:
+        raise InputError(f"is not called like {example}")
+    return match
 
 
 def left_out(paths: Sequence[str], what: str, advice: str = "") -> list[str]:

@@ -63,12 +63,9 @@ def sensors_of(
         name: recorded.get(name, Signal(unrecorded(max(1, round(seconds * rate)), channels), rate))
         for name, (rate, channels) in shapes.items()
     }
-    if not options.channels:
-        return out
-    return {
-        name: split_channels({}, out[name], {name: channels})[name]
-        for name, channels in options.channels.items()
-    }
+    for name, channels in (options.channels or {}).items():
+        out |= split_channels({}, out[name], {name: channels})
+    return {name: out[name] for name in options.channels or out}
 
 
 def lacking(recorded: Sequence[str], names: Sequence[str], options: Options) -> str:

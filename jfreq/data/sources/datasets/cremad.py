@@ -7,7 +7,13 @@ from pathlib import Path
 
 from jfreq.data.options import Options
 from jfreq.data.sources.base import Source
-from jfreq.data.sources.datasets.clips import Clip, clip_source, from_names, sound_files
+from jfreq.data.sources.datasets.clips import (
+    Clip,
+    clip_source,
+    from_names,
+    match_name,
+    sound_files,
+)
 from jfreq.types import InputError
 
 EMOTIONS = {
@@ -34,9 +40,7 @@ def open_cremad(path: Path, options: Options) -> Source:
 
 
 def _parse(file: str) -> Clip:
-    match = _NAME.fullmatch(Path(file).stem)
-    if match is None:
-        raise InputError("is not called like 1001_DFA_ANG_XX.wav")
+    match = match_name(_NAME, file, "1001_DFA_ANG_XX.wav")
     emotion = EMOTIONS.get(match["emotion"])
     if emotion is None:
         known = ", ".join(EMOTIONS)

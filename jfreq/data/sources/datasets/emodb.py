@@ -7,8 +7,13 @@ from pathlib import Path
 
 from jfreq.data.options import Options
 from jfreq.data.sources.base import Source
-from jfreq.data.sources.datasets.clips import Clip, clip_source, from_names, sound_files
-from jfreq.types import InputError
+from jfreq.data.sources.datasets.clips import (
+    Clip,
+    clip_source,
+    from_names,
+    match_name,
+    sound_files,
+)
 
 EMOTIONS = {
     "N": "neutral",
@@ -37,7 +42,5 @@ def open_emodb(path: Path, options: Options) -> Source:
 
 
 def _parse(file: str) -> Clip:
-    match = _NAME.fullmatch(Path(file).stem)
-    if match is None:
-        raise InputError("is not called like 03a01Fa.wav")
+    match = match_name(_NAME, file, "03a01Fa.wav")
     return Clip(file, (EMOTIONS[match["emotion"]],), subject=match["speaker"])

@@ -67,14 +67,8 @@ def open_hhar(path: Path, options: Options) -> Source:
         (Row("/".join(key), subject=key[1]), key[3].replace(NONE, "")) for key in sorted(pairs)
     ]
     listed = labelled(entries, options, order=ACTIVITIES, missing=sorted(missing))
-    return Source(
-        name=path.name,
-        kind="hhar",
-        **listed._asdict(),
-        read=read,
-        seconds=partial(longest_stretch, read, options),
-        audio=False,
-    )
+    seconds = partial(longest_stretch, read, options)
+    return Source(path.name, "hhar", read=read, seconds=seconds, audio=False, **listed._asdict())
 
 
 def _pairs(

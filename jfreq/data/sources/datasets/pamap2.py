@@ -11,7 +11,7 @@ from jfreq.config import check
 from jfreq.data.options import Options
 from jfreq.data.sources.base import Row, Signal, Source
 from jfreq.data.sources.datasets.common import find, labelled, numbers
-from jfreq.data.sources.sensor_files import array_source
+from jfreq.data.sources.sensor_files import array_source, stretch_edges
 from jfreq.types import InputError
 
 SIGNS = ("Protocol/subject1*.dat",)
@@ -53,8 +53,7 @@ def open_pamap2(path: Path, options: Options) -> Source:
         except InputError as error:
             missing.append(f"{name}: {error}")
             continue
-        cuts = [0, *(np.flatnonzero(np.diff(codes)) + 1).tolist(), len(codes)]
-        for start, end in itertools.pairwise(cuts):
+        for start, end in itertools.pairwise(stretch_edges([codes])):
             row = Row(name, subject=file.stem, start=start, end=end, rate=RATE)
             entries.append((row, ACTIVITIES.get(int(codes[start]), "")))
     listed = labelled(entries, options, order=tuple(ACTIVITIES.values()), missing=missing)

@@ -7,7 +7,13 @@ from pathlib import Path
 
 from jfreq.data.options import Options
 from jfreq.data.sources.base import Source
-from jfreq.data.sources.datasets.clips import Clip, clip_source, from_names, sound_files
+from jfreq.data.sources.datasets.clips import (
+    Clip,
+    clip_source,
+    from_names,
+    match_name,
+    sound_files,
+)
 from jfreq.types import InputError
 
 EMOTIONS = {
@@ -37,9 +43,7 @@ def open_ravdess(path: Path, options: Options) -> Source:
 
 
 def _parse(file: str) -> Clip:
-    match = _NAME.fullmatch(Path(file).stem)
-    if match is None:
-        raise InputError("is not called like 03-01-06-01-02-01-12.wav")
+    match = match_name(_NAME, file, "03-01-06-01-02-01-12.wav")
     emotion = EMOTIONS.get(match["emotion"])
     if emotion is None:
         raise InputError(f"the third part of its name is {match['emotion']}, not 01 to 08")

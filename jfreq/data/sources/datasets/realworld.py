@@ -77,13 +77,9 @@ def open_realworld(path: Path, options: Options) -> Source:
         return split_channels(groups, whole, options.channels)
 
     listed = labelled(entries, options, missing=missing)
+    seconds = partial(longest_stretch, read, options)
     return Source(
-        name=path.name,
-        kind="realworld",
-        **listed._asdict(),
-        read=read,
-        seconds=partial(longest_stretch, read, options),
-        audio=False,
+        path.name, "realworld", read=read, seconds=seconds, audio=False, **listed._asdict()
     )
 
 

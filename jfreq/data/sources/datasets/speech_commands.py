@@ -46,7 +46,8 @@ def open_speech_commands(path: Path, options: Options) -> Source:
         if not word or "/" in word or not (match or word == "_silence_"):
             raise InputError("is not called WORD/SPEAKER_nohash_NUMBER.wav")
         speaker = match["speaker"] if match else ""
-        return Clip(file, (word,), split=_split(splits, file), subject=speaker)
+        split = "test" if splits is None else splits.get(_stem(file), "train")
+        return Clip(file, (word,), split=split, subject=speaker)
 
     clips = from_names(sounds._replace(files=spoken), parse, parts=2)
     absent = sorted(set(splits or ()) - {_stem(clip.path) for clip in clips.clips})
@@ -59,10 +60,6 @@ def open_speech_commands(path: Path, options: Options) -> Source:
     clips = clips._replace(missing=missing)
     source = clip_source(words, "speech_commands", clips, options, rest=rest)
     return dataclasses.replace(source, name=root.name)
-
-
-def _split(splits: dict[str, str] | None, file: str) -> str:
-    return "test" if splits is None else splits.get(_stem(file), "train")
 
 
 def _stem(file: str) -> str:
