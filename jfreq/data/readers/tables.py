@@ -42,6 +42,10 @@ class Categorical(NamedTuple):
     codes: np.ndarray
     names: tuple[str, ...]
 
+    def word_at(self, i: int) -> str:
+        """The word of sample ``i``; a single word is that of all samples."""
+        return self.names[self.codes[min(i, len(self.codes) - 1)]]
+
 
 class Table(NamedTuple):
     """What a file holds, with a line for every sample."""

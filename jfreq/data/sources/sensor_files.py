@@ -15,7 +15,6 @@ from jfreq.data.options import Options
 from jfreq.data.readers.clock import common_rate
 from jfreq.data.readers.columns import modalities_of, parsed, sensor_of
 from jfreq.data.readers.recordings import Recording, read_recording
-from jfreq.data.readers.tables import Categorical
 from jfreq.data.sources.base import (
     ARRAYS,
     UNREADABLE,
@@ -284,14 +283,10 @@ def _labelled_rows(file: SensorFile, info: FolderInfo) -> list[tuple[Row, str]]:
         return [(row, "")]
     label, subject = recording.label, recording.subject
 
-    def word(column: Categorical | None, i: int, default: str) -> str:
-        return (
-            default if column is None else column.names[column.codes[min(i, len(column.codes) - 1)]]
-        )
-
     def row_at(i: int, **position: int | None) -> tuple[Row, str]:
-        row_subject = word(subject, i, info.subject)
-        return row._replace(subject=row_subject, **position), word(label, i, info.label)
+        row_subject = subject.word_at(i) if subject else info.subject
+        row_label = label.word_at(i) if label else info.label
+        return row._replace(subject=row_subject, **position), row_label
 
     if recording.windows is not None:
         return [row_at(i, item=i) for i in range(recording.windows)]
