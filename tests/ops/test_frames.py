@@ -2,7 +2,6 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import librosa
 import numpy as np
 import pytest
 import scipy.signal
@@ -59,10 +58,10 @@ def test_frame_sums_are_sums_of_frames(sizes):
     np.testing.assert_array_equal(out, np.asarray(cut).sum(-1))
 
 
-def test_frame_matches_librosa_without_gather():
+def test_frame_matches_numpy_without_gather():
     x = np.random.default_rng(0).normal(size=(3, 2, 4000)).astype(np.float32)
     cut = jax.jit(lambda x: frames.frame(x, frame_length=400, hop_length=160))
-    expected = librosa.util.frame(x, frame_length=400, hop_length=160).swapaxes(-1, -2)
+    expected = np.lib.stride_tricks.sliding_window_view(x, 400, axis=-1)[..., ::160, :]
     np.testing.assert_array_equal(cut(x), expected)
     text = cut.lower(x).compile().as_text() or " gather("
     assert " gather(" not in text
