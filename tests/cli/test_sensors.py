@@ -1,13 +1,11 @@
 """The whole chain of commands for methods of several sensors, on real motion."""
 
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 
+from jfreq import cli
 from jfreq.data.shards.reader import open_shards
 from jfreq.encoder.encoder import load_encoder
 from jfreq.export import stablehlo
@@ -35,35 +33,22 @@ def motion(real_data, tmp_path_factory):
     return out
 
 
-MAIN = "import json, sys; from jfreq import cli; [cli.main(x) for x in json.loads(sys.argv[1])]"
-
-
-def commands(*lines) -> str:
-    """Standard output of command lines in a process of its own, which has one device: what these
-    networks cost to compile is in their parts for several."""
-    words = json.dumps([[str(word) for word in line] for line in lines])
-    done = subprocess.run(
-        [sys.executable, "-c", MAIN, words], capture_output=True, text=True, timeout=600,
-        env={**os.environ, "JAX_PLATFORMS": "cpu"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
-
-
 @pytest.mark.slow
-def test_train_probe_export_embed(motion, real_data, tmp_path):
+def test_train_probe_export_embed(motion, real_data, tmp_path, capsys):
     run, enc, out = (tmp_path / part for part in ("run", "enc", "out.npz"))
     options = [word for field, value in {**TINY, "trunk.mask-ratio": 0.8}.items()
                for word in (f"--method.{field}", value)]  # fmt: skip
     # Every row of the shards, and a recording of many windows as its owners store it.
     whole = real_data / "hapt" / "recordings" / "exp01_user01.npz"
-    table = commands(
+    for line in (
         ["train", "phymask_hapt", "--data", motion, "--workdir", run, "--steps", 2, "--batch", 8,
          "--data.split", "None", "--log.every", 1, "--log.no-tensorboard", *options],
         ["probe", run, "--data", motion, "--kinds", "knn", "--no-baselines", "--folds", "test"],
         ["export", run, "--out", enc, "--format", "bundle", "stablehlo"],
         ["embed", enc, motion, whole, "--out", out],
-    )  # fmt: skip
+    ):  # fmt: skip
+        cli.main([str(word) for word in line])
+    table = capsys.readouterr().out
     assert "| trained | knn | balanced_accuracy |" in table
     config = json.loads((run / "config.json").read_text())["method"]
     assert config["trunk"]["encoder"]["width"] == 16
