@@ -55,7 +55,7 @@ def probe(shards: Path, runs: Path) -> dict[tuple[str, str, str, str], list[floa
 def table(scores: dict, metric: str = "accuracy") -> list[str]:
     """Markdown rows: mean and 95 % interval over folds, and paired gains."""
     from jfreq.evaluate.metrics import interval
-    from jfreq.evaluate.results import HAND_MADE, TRAINED, UNTRAINED
+    from jfreq.evaluate.results import HAND_CRAFTED, TRAINED, UNTRAINED
 
     lines = [
         "| pool | probe | trained | untrained | log-mel mean+std | trained - untrained | "
@@ -69,7 +69,7 @@ def table(scores: dict, metric: str = "accuracy") -> list[str]:
 
     for pool in POOLS:
         for kind in ("logistic", "ridge", "knn"):
-            rows = [scores[pool, name, kind, metric] for name in (TRAINED, UNTRAINED, HAND_MADE)]
+            rows = [scores[pool, name, kind, metric] for name in (TRAINED, UNTRAINED, HAND_CRAFTED)]
             gains = [[a - b for a, b in zip(rows[0], other)] for other in rows[1:]]
             lines.append("| " + " | ".join([pool, kind, *map(cell, [*rows, *gains])]) + " |")
     return lines

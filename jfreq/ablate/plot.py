@@ -1,4 +1,4 @@
-"""A forest plot of an ablation: cells by mean, levels by paired difference."""
+"""A forest plot of an ablation: the mean of every cell, and paired differences of levels."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ def plot(grid: Grid, path: str | Path) -> Path:
     cells = sorted(grid.table, key=lambda t: t["mean"])
     heights = [max(1, len(cells)), max(1, len(grid.differences))]
 
-    def draw(figure: Any) -> None:
-        left, right = figure.subplots(2, 1, gridspec_kw={"height_ratios": heights})
-        _forest(left, cells, [t["name"] for t in cells], f"{grid.metric}, mean and 95 % interval")
+    def plot_panels(figure: Any) -> None:
+        top, bottom = figure.subplots(2, 1, gridspec_kw={"height_ratios": heights})
+        _forest(top, cells, [t["name"] for t in cells], f"{grid.metric}, mean and 95 % interval")
         names = [f"{d['factor']}: {d['a']} - {d['b']}" for d in grid.differences]
-        _forest(right, grid.differences, names, f"difference in {grid.metric}, paired by fold")
-        right.axvline(0, color="0.6", linewidth=0.8, zorder=0)
+        _forest(bottom, grid.differences, names, f"difference in {grid.metric}, paired by fold")
+        bottom.axvline(0, color="0.6", linewidth=0.8, zorder=0)
         figure.suptitle(f"{grid.name} on {grid.data}", fontsize=10)
 
-    return save(path, grid.name, (8, 1.6 + 0.2 * sum(heights)), draw)
+    return save(path, grid.name, (8, 1.6 + 0.2 * sum(heights)), plot_panels)
 
 
 def _forest(axes: Any, rows: Sequence[Mapping[str, Any]], names: Sequence[str], title: str) -> None:

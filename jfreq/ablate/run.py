@@ -55,7 +55,7 @@ def run(
         "an ablation leaves folds out of pre-training; prepare the set with a fold column, or with "
         "--make-folds 5",
     )
-    folds = probe_protocol.divide(shards, rows, asker=ABLATION)
+    folds = probe_protocol.divide(shards, rows, purpose=ABLATION)
     check_classes(shards.info, shards.column("label")[rows], folds)
     for cell in cells:
         try:

@@ -111,7 +111,7 @@ def summarise(
     )
 
 
-def verdict(difference: Mapping[str, Any]) -> str:
+def significance(difference: Mapping[str, Any]) -> str:
     """Whether a difference is significant, and of which level; else what its interval leaves open.
 
     Two trainings are too few: scores are fractions of a few clips, so two differences may be equal
@@ -178,7 +178,7 @@ def _estimate(metric: str, values: Sequence[float], lowest: float = 0.0) -> dict
 
 def _difference_row(d: Mapping[str, Any]) -> tuple[Any, ...]:
     names = d["factor"], f"{d['a']} - {d['b']}", d["contexts"], d["n"]
-    return (*names, f"{d['mean']:+.3f}", _bounds(d, "+"), verdict(d))
+    return (*names, f"{d['mean']:+.3f}", _bounds(d, "+"), significance(d))
 
 
 def _bounds(d: Mapping[str, Any], sign: str = "") -> str:

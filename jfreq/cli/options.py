@@ -47,5 +47,5 @@ class FinetuneOptions:
     fractions: tuple[Fraction, ...] = ()
     """Train on each of these fractions of the training rows' labels, for instance 0.01 0.1 1;
     writes fractions.json and the curve fractions.svg."""
-    draws: Repeats = 3
+    repeats: Repeats = 3
     """How often each fraction is sampled; every sample has a training with its own seed."""

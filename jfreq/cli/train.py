@@ -61,7 +61,9 @@ def finetune(argv: Sequence[str]) -> None:
     if not args.fractions:
         report = tuning.finetune(experiment, workdir, **rows)
     else:
-        report = tuning.by_fraction(experiment, workdir, args.fractions, draws=args.draws, **rows)
+        report = tuning.by_fraction(
+            experiment, workdir, args.fractions, repeats=args.repeats, **rows
+        )
     if not distributed.is_chief():
         return
     print(report.to_markdown())

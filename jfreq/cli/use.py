@@ -38,7 +38,7 @@ def probe(
     train_split: str | None = None,
     test_split: str | None = None,
     fractions: tuple[Fraction, ...] = (),
-    draws: Repeats = 5,
+    repeats: Repeats = 5,
     at_least_one: bool = False,
     out: Path | None = None,
 ) -> None:
@@ -64,7 +64,7 @@ def probe(
         train_split: split whose labels train the probe, in place of folds and of "train".
         test_split: split to test on, in place of folds and of "test".
         fractions: fractions of the training rows' labels to probe with, for instance 0.01 0.1 1.
-        draws: how often each fraction is sampled.
+        repeats: how often each fraction is sampled.
         at_least_one: keep a row of every class, however small the fraction; else it is refused.
         out: folder of the results; by default that of the run.
     """
@@ -100,7 +100,7 @@ def probe(
         train_split=train_split,
         test_split=test_split,
         fractions=fractions,
-        draws=draws,
+        repeats=repeats,
         at_least_one=at_least_one,
         progress=bars(),
     )

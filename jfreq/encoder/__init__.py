@@ -1,1 +1,1 @@
-"""A trained encoder in use: signals, files, folders and shards into embeddings and classes."""
+"""A trained encoder in use: it turns signals, files and shards into embeddings and classes."""

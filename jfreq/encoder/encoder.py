@@ -1,4 +1,4 @@
-"""Frozen embeddings of signals of any length and rate: numpy and jax, nothing of the trainer."""
+"""Embeds signals of any length and rate with a frozen encoder."""
 
 from __future__ import annotations
 
@@ -10,24 +10,30 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jfreq.encoder.signals import as_signal, equal_durations
-from jfreq.encoder.windowing import Clip, Piece, cut, cut_window, grid_of_window
+from jfreq.encoder.resampling import as_signal, equal_durations
+from jfreq.encoder.windowing import (
+    Clip,
+    InputWindow,
+    choose_windowing,
+    cut_windows,
+    grid_of_window,
+)
 from jfreq.export.bundle import encoder_shapes, load_trained
 from jfreq.method import Method
 from jfreq.ranges import brief
 from jfreq.types import Array, Batch, Embedding, Features, InputError, PyTree, SignalSpec, TokenGrid
 
 
-class Part(NamedTuple):
-    """What one window gave, or why the recording could not be read on.
+class WindowOutput(NamedTuple):
+    """What the encoder returns for one window of a recording.
 
-    ``frames`` ``[t frame_size]`` are those that it adds to the recording, of which ``weight``
-    are valid; ``clip`` ``[clip_size]`` and ``logits`` ``[classes]`` are of the whole window.
-    ``start`` and ``end`` in seconds of the recording are what the frames stand for; ``last``
-    ends the recording.
+    ``frames`` ``[t frame_size]`` continue those of the window before; ``weight`` of them are valid.
+    ``clip`` ``[clip_size]`` and ``logits`` ``[classes]`` describe the whole window. The frames
+    reach from ``start`` to ``end``, in seconds of the recording. ``last`` marks its last window.
     """
 
     recording: int
+    """Index of the recording."""
     clip: np.ndarray
     frames: np.ndarray
     logits: np.ndarray | None
@@ -37,46 +43,46 @@ class Part(NamedTuple):
     last: bool
 
 
-class Failed(NamedTuple):
+class FailedRecording(NamedTuple):
     """A recording that could not be read to its end."""
 
     recording: int
     error: InputError
 
 
-class Whole:
-    """One recording, added up while its windows come: their means weighted by valid frames.
+class RecordingMean:
+    """The mean over the windows of a recording, weighted by their valid frames.
 
-    Windows without any signal weigh nothing; a single window is taken as it is.
+    Windows are added one by one. The outputs of a single window are returned bit for bit.
     """
 
     def __init__(self):
         self._weight, self._clip, self._logits = 0, np.zeros(()), np.zeros(())
-        self._only: Part | None = None
+        self._latest: WindowOutput | None = None
         self._count = 0
         self.end = 0.0
 
-    def add(self, part: Part) -> None:
-        self._only = part
+    def add(self, window: WindowOutput) -> None:
+        self._latest = window
         self._count += 1
-        self._weight += part.weight
-        self._clip = self._clip + part.weight * part.clip.astype(np.float64)
-        if part.logits is not None:
-            self._logits = self._logits + part.weight * part.logits.astype(np.float64)
-        self.end = part.end
+        self._weight += window.weight
+        self._clip = self._clip + window.weight * window.clip.astype(np.float64)
+        if window.logits is not None:
+            self._logits = self._logits + window.weight * window.logits.astype(np.float64)
+        self.end = window.end
 
     @property
     def clip(self) -> np.ndarray:
         """``[clip_size]`` float32."""
-        assert self._only is not None
-        return self._only.clip if self._count == 1 else self._mean(self._clip)
+        assert self._latest is not None
+        return self._latest.clip if self._count == 1 else self._mean(self._clip)
 
     @property
     def logits(self) -> np.ndarray | None:
-        """``[classes]`` float32 of a supervised encoder."""
-        assert self._only is not None
-        if self._only.logits is None or self._count == 1:
-            return self._only.logits
+        """``[classes]`` float32; None for an encoder that was trained without labels."""
+        assert self._latest is not None
+        if self._latest.logits is None or self._count == 1:
+            return self._latest.logits
         return self._mean(self._logits)
 
     def _mean(self, total: np.ndarray) -> np.ndarray:
@@ -84,7 +90,11 @@ class Whole:
 
 
 def load_encoder(path: str | Path) -> Encoder:
-    """An :class:`Encoder` from a bundle or run folder; ``InputError`` where it is neither."""
+    """Loads an :class:`Encoder` from a bundle or a run folder.
+
+    Raises:
+      InputError: as :func:`jfreq.export.bundle.load_trained`.
+    """
     experiment, params = load_trained(path)
     cfg = experiment.method
     return Encoder(
@@ -101,12 +111,13 @@ def load_encoder(path: str | Path) -> Encoder:
 class Encoder:
     """A frozen encoder: ``encoder(wave, rate) -> Embedding``.
 
-    ``sample_rate`` (Hz, first modality), ``clip_size``, ``frame_size``, ``hop_ms`` and
-    ``signals`` describe it. A recording is embedded the same alone or in company. With ``gaps``
-    samples may be NaN: a modality that is NaN somewhere in a window, or all zero, is absent there.
+    ``sample_rate`` (Hz, first modality), ``clip_size``, ``frame_size``, ``hop_ms`` and ``signals``
+    describe it. The embedding of a recording does not depend on the others in its batch. With
+    ``gaps`` samples may be NaN: a modality that is NaN somewhere in a window, or zero throughout,
+    is absent there.
 
-    One that was trained with labels also names its classes, ``labels``, and has :meth:`predict`;
-    with ``multi_label`` a recording may have several of them.
+    An encoder that was trained with labels names its classes in ``labels`` and has
+    :meth:`predict`; with ``multi_label`` a recording may have several of them.
     """
 
     def __init__(
@@ -132,7 +143,7 @@ class Encoder:
         self.clip_size: int = shapes.clip.shape[-1]
         self.frame_size: int = shapes.tokens.shape[-1]
         self.hop_ms = 1000.0 * self.grid.hop / rate
-        self._window = cut_window(self.grid, self.signals)
+        self._windowing = choose_windowing(self.grid, self.signals)
         self._params = jax.device_put(params)
         self._encode = jax.jit(lambda params, batch: encode_frames(method, params, batch))
 
@@ -143,20 +154,24 @@ class Encoder:
         *,
         batch: int = 8,
     ) -> Embedding:
-        """Embeds one recording or a list of them, of any length from one sample up.
+        """Embeds one recording or a list of recordings, each of at least one sample.
 
-        ``wave``: ``[t]`` or ``[t c]``, ``[b t c]``, or a list of ``[t]``/``[t c]`` of different
-        lengths; float in [-1, 1] or signed integer PCM. For several modalities a dict of such
-        arrays, or a list of dicts. ``rate`` in Hz (the model's own where None), by modality
-        where they differ. ``batch`` windows are computed at once, in one compiled shape.
+        Args:
+          wave: ``[t]`` or ``[t c]``, ``[b t c]``, or a list of ``[t]`` or ``[t c]`` of different
+            lengths; float in [-1, 1] or signed integer PCM. For several modalities a dict of such
+            arrays, or a list of dicts.
+          rate: Hz of ``wave``, by modality where they differ; None where it is that of the model.
+          batch: windows that are computed at once, in one compiled shape.
 
-        Returns ``clip`` ``[b clip_size]``, ``frames`` ``[b t frame_size]`` (zero beyond
-        ``valid``), ``valid`` ``[b]`` int64 and ``times_ms`` ``[t]`` float64. The clip vector is
-        the method's own; over several windows it is their mean weighted by valid frames, in which
-        an absent modality counts as the zeros that the method gives. ``logits`` ``[b classes]``
-        are averaged in the same way; None of an encoder that was trained without labels.
+        Returns:
+          ``clip`` ``[b clip_size]`` and ``frames`` ``[b t frame_size]`` (zero beyond ``valid``),
+          both float32, ``valid`` ``[b]`` int64, ``times_ms`` ``[t]`` float64, and ``logits``
+          ``[b classes]`` float32, or None for an encoder that was trained without labels. The clip
+          vector and the logits of several windows are means weighted by valid frames; an absent
+          modality counts in them as the zeros that the method returns for it.
 
-        Raises ``InputError`` for empty, non-finite or wrongly shaped signals.
+        Raises:
+          InputError: for signals that are empty, not finite, or of another shape or name.
         """
         items = enumerate(_listed(wave))
         return self.encode([self.clip(item, rate, f"recording {i}") for i, item in items], batch)
@@ -168,140 +183,136 @@ class Encoder:
         *,
         batch: int = 8,
     ) -> np.ndarray:
-        """Probabilities ``[b classes]`` of the classes ``labels``, of what a call takes.
+        """Probabilities of the classes; takes the arguments of a call.
 
-        The softmax of the logits, or their sigmoid where the classes were trained one by one;
-        over several windows of the logits' mean, weighted by valid frames. ``InputError`` for an
-        encoder that was trained without labels.
+        Returns:
+          ``[b classes]`` float32, in the order of ``labels``: the softmax of the logits, or their
+          sigmoid where the classes were trained independently of each other.
+
+        Raises:
+          InputError: as a call, and for an encoder that was trained without labels.
         """
         self.check_classes()
         return self.probabilities(self(wave, rate, batch=batch).logits)
 
     def check_classes(self, where: str = "encoder") -> None:
-        """``InputError`` unless the encoder tells classes apart."""
+        """Raises ``InputError`` for an encoder without classes."""
         if not self.labels:
             raise InputError(
-                f"{where}: was trained without labels and tells no classes apart; fine-tune it "
+                f"{where}: was trained without labels and has no classes to predict; fine-tune it "
                 "first (`jfreq finetune RUN --data SHARDS --workdir RUN2`)"
             )
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
-        """``[... classes]`` float32 of logits of the same shape."""
+        """Float32 probabilities of logits ``[... classes]``, in the same shape."""
+        from scipy.special import expit, softmax
+
         z = logits.astype(np.float64)
-        if self._scores == "sigmoid":
-            return (0.5 * (1 + np.tanh(0.5 * z))).astype(np.float32)
-        e = np.exp(z - z.max(axis=-1, keepdims=True))
-        return (e / e.sum(axis=-1, keepdims=True)).astype(np.float32)
+        return (expit(z) if self._scores == "sigmoid" else softmax(z, axis=-1)).astype(np.float32)
 
     def encode(self, clips: Sequence[Clip], batch: int = 8) -> Embedding:
-        """As a call, of recordings that :meth:`clip` returned."""
+        """Embeds recordings that :meth:`clip` returned, as a call does."""
         if not clips:
             raise InputError("nothing to embed: the list of recordings is empty")
-        whole = [Whole() for _ in clips]
+        means = [RecordingMean() for _ in clips]
         frames: list[list[np.ndarray]] = [[] for _ in clips]
-        for part in self.parts(([clip] for clip in clips), batch):
-            if isinstance(part, Failed):
-                raise part.error
-            whole[part.recording].add(part)
-            frames[part.recording].append(part.frames)
-        return self._stack(whole, [np.concatenate(parts) for parts in frames])
+        for window in self.windows(([clip] for clip in clips), batch):
+            if isinstance(window, FailedRecording):
+                raise window.error
+            means[window.recording].add(window)
+            frames[window.recording].append(window.frames)
+        return self._stack(means, [np.concatenate(parts) for parts in frames])
 
-    def parts(
+    def windows(
         self, recordings: Iterable[Iterable[Clip]], batch: int = 8
-    ) -> Iterator[Part | Failed]:
-        """What each window of each recording gives, in order, while the samples come.
+    ) -> Iterator[WindowOutput | FailedRecording]:
+        """The outputs of all windows, in order, while the samples are read.
 
-        A recording is an iterable of blocks that follow each other (several modalities: a single
-        block). One that raises ``InputError`` ends with :class:`Failed`. ``batch`` windows are
-        computed at once, those of several recordings together; two batches are held at a time.
+        Args:
+          recordings: each an iterable of blocks that follow each other; several modalities come
+            as a single block.
+          batch: windows that are computed at once, also of different recordings. Two batches are
+            in memory at a time.
+
+        Yields:
+          An output for each window. A recording whose blocks raise ``InputError`` ends with a
+          :class:`FailedRecording`.
         """
         if batch < 1:
             raise InputError(f"batch: must be 1 or more, got {batch}")
-        running: Iterator[Part | Failed] = iter(())
-        told: list[tuple[int, Piece | InputError]] = []
-        rows, used = self._rows(batch), 0
+        running: Iterator[WindowOutput | FailedRecording] = iter(())
+        queue: list[tuple[int, InputWindow | InputError]] = []
+        rows, used = self._empty_batch(batch), 0
         first = True
-        for entry in self._pieces(recordings):
-            told.append((entry[0], self._put(rows, used, entry[1])))
-            used += isinstance(entry[1], Piece)
+        for recording, window in self._cut(recordings):
+            if isinstance(window, InputWindow):
+                window = _put(rows, used, window)
+                used += 1
+            queue.append((recording, window))
             if used == batch:
-                started = self._start(rows, told)
+                # The device computes this batch while the outputs of the one before are read.
+                started = self._read(self._encode(self._params, rows), queue)
                 yield from running
                 running, first = started, False
-                told, (rows, used) = [], (self._rows(batch), 0)
+                queue, rows, used = [], self._empty_batch(batch), 0
         if first and used == 1:
             rows = {name: x[:1] for name, x in rows.items()}
-        started = self._start(rows, told) if used else self._read((), told)
+        started = self._read(self._encode(self._params, rows) if used else None, queue)
         yield from running
         yield from started
 
-    def _pieces(
+    def _cut(
         self, recordings: Iterable[Iterable[Clip]]
-    ) -> Iterator[tuple[int, Piece | InputError]]:
+    ) -> Iterator[tuple[int, InputWindow | InputError]]:
         for i, blocks in enumerate(recordings):
             try:
-                for piece in cut(blocks, self.signals, self.grid, self._window):
-                    yield i, piece
+                for window in cut_windows(blocks, self.signals, self.grid, self._windowing):
+                    yield i, window
             except InputError as error:
                 yield i, error
 
-    def _rows(self, size: int) -> dict[str, np.ndarray]:
-        """A batch without any signal."""
+    def _empty_batch(self, size: int) -> dict[str, np.ndarray]:
         rows = {s.name: np.zeros((size, s.samples, s.channels), np.float32) for s in self.signals}
         return rows | {"length": np.full(size, self.signals[0].samples, np.int32)}
 
-    def _put(
-        self, rows: dict[str, np.ndarray], row: int, piece: Piece | InputError
-    ) -> Piece | InputError:
-        """Copies the samples of a window into the batch; the rest of what is known of it."""
-        if isinstance(piece, InputError):
-            return piece
-        for name, x in piece.signals.items():
-            rows[name][row, : len(x)] = x
-        rows["length"][row] = piece.length
-        return piece._replace(signals={})
-
-    def _start(
-        self, rows: dict[str, np.ndarray], told: list[tuple[int, Piece | InputError]]
-    ) -> Iterator[Part | Failed]:
-        """Sends a batch off; what comes back is waited for when it is read."""
-        return self._read(self._encode(self._params, rows), told)
-
     def _read(
-        self, outputs: Any, told: list[tuple[int, Piece | InputError]]
-    ) -> Iterator[Part | Failed]:
+        self, outputs: Any, queue: list[tuple[int, InputWindow | InputError]]
+    ) -> Iterator[WindowOutput | FailedRecording]:
+        """Waits for the outputs of a batch (None: there is none) when it is iterated over."""
         values = iter(())
-        if outputs:
+        if outputs is not None:
             clip, frames, valid, logits = jax.device_get(outputs)
             values = zip(clip, frames, valid, [None] * len(clip) if logits is None else logits)
         rate = self.signals[0].rate
-        for recording, piece in told:
-            if isinstance(piece, InputError):
-                yield Failed(recording, piece)
+        for recording, window in queue:
+            if isinstance(window, InputError):
+                yield FailedRecording(recording, window)
                 continue
             clip, frames, valid, logits = next(values)
-            kept = int(valid) if piece.last or self._window is None else self._window.tokens
-            yield Part(
+            valid = int(valid)
+            windowing = None if window.last else self._windowing
+            count = valid if windowing is None else windowing.tokens
+            yield WindowOutput(
                 recording,
                 clip,
-                frames[:kept],
+                frames[:count],
                 logits,
-                min(kept, int(valid)),
-                piece.start / rate,
-                piece.end / rate,
-                piece.last,
+                min(count, valid),
+                window.start / rate,
+                window.end / rate,
+                window.last,
             )
 
-    def _stack(self, whole: Sequence[Whole], frames: Sequence[np.ndarray]) -> Embedding:
+    def _stack(self, means: Sequence[RecordingMean], frames: Sequence[np.ndarray]) -> Embedding:
         """Recordings of different lengths as one embedding, padded with zeros."""
-        valid = np.array([len(part) for part in frames], np.int64)
+        valid = np.array([len(x) for x in frames], np.int64)
         length = max(1, int(valid.max()))
-        padded = np.zeros((len(whole), length, self.frame_size), np.float32)
-        for row, part in zip(padded, frames):
-            row[: len(part)] = part
-        logits = [one.logits for one in whole if one.logits is not None]
+        padded = np.zeros((len(means), length, self.frame_size), np.float32)
+        for row, x in zip(padded, frames):
+            row[: len(x)] = x
+        logits = [mean.logits for mean in means if mean.logits is not None]
         return Embedding(
-            np.stack([one.clip for one in whole]).astype(np.float32),
+            np.stack([mean.clip for mean in means]).astype(np.float32),
             padded,
             valid,
             self.times_ms(length),
@@ -309,23 +320,35 @@ class Encoder:
         )
 
     def times_ms(self, count: int) -> np.ndarray:
-        """Centres of the first ``count`` frames of a recording, float64."""
-        # From the index, never by adding up a rounded hop: no drift however long it gets.
+        """Centres of the first ``count`` frames of a recording in milliseconds, ``[count]`` float64."""
+        # A product and not a running sum of rounded hops, which would drift.
         centres = self.grid.first + np.arange(count) * np.float64(self.grid.hop)
         return centres * 1000.0 / self.signals[0].rate
 
     def clip(
         self, item: Any, rate: float | Mapping[str, float] | None = None, where: str = "recording"
     ) -> Clip:
-        """One recording checked, scaled and resampled; ``InputError`` names ``where``."""
+        """Checks, scales and resamples one recording.
+
+        Args:
+          item: ``[t]`` or ``[t c]``, or a dict of such arrays by modality.
+          rate: Hz of ``item``, as in a call.
+          where: begins the messages.
+
+        Raises:
+          InputError: as a call.
+        """
         names = [spec.name for spec in self.signals]
         if not isinstance(item, Mapping):
             if len(names) > 1:
-                raise InputError(f"{where}: give a dict of the signals {', '.join(names)}")
+                raise InputError(
+                    f"{where}: the encoder reads several signals; give a dict with the arrays "
+                    f"{', '.join(names)}"
+                )
             item = {names[0]: item}
         if set(item) != set(names):
             raise InputError(
-                f"{where}: has signals {brief(', '.join(item))}; wanted {', '.join(names)}"
+                f"{where}: has the signals {brief(', '.join(item))}; expected {', '.join(names)}"
             )
         rates = rate if isinstance(rate, Mapping) else dict.fromkeys(names, rate)
         clip = {}
@@ -337,16 +360,29 @@ class Encoder:
         return equal_durations(clip, self.signals, slack=self.grid.hop, where=where)
 
 
+def _put(rows: dict[str, np.ndarray], row: int, window: InputWindow) -> InputWindow:
+    """Copies the samples of a window into the batch and returns the window without them."""
+    for name, x in window.signals.items():
+        rows[name][row, : len(x)] = x
+    rows["length"][row] = window.length
+    return window._replace(signals={})
+
+
 def encode_frames(
     method: Method, params: PyTree, batch: Batch
 ) -> tuple[Array, Array, Array, Array | None]:
-    """:func:`pool_frames` of the encoded batch, and its logits where there are any."""
+    """Encodes a batch: :func:`pool_frames`, and logits ``[b classes]`` where there are any."""
     features = method.encode(params, batch)
     return *pool_frames(features), features.logits
 
 
 def pool_frames(features: Features) -> tuple[Array, Array, Array]:
-    """``(clip [b d], frames [b t d], valid [b])``: tokens averaged over the frequency rows."""
+    """Averages valid tokens over frequency.
+
+    Returns:
+      ``clip`` ``[b d]`` and ``frames`` ``[b t d]`` float32, and ``valid`` ``[b]`` int32, the count
+      of valid frames.
+    """
     tokens = by_time(features.tokens, features.grid)
     valid = by_time(features.valid, features.grid)
     weight = valid[..., None].astype(tokens.dtype)
@@ -365,7 +401,7 @@ def by_time(x: Array, grid: TokenGrid) -> Array:
 
 
 def _listed(wave: Any) -> list[Any]:
-    """One recording or several, always as a list."""
+    """The recordings of ``wave`` as a list, also where it is a single one."""
     if isinstance(wave, Mapping):
         return [wave]
     if isinstance(wave, list | tuple):

@@ -1,4 +1,4 @@
-"""An ``.npz`` whose arrays grow row by row on disk, because nobody knows yet how many come."""
+"""An ``.npz`` whose arrays grow row by row on disk, as their lengths are not known beforehand."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ import numpy as np
 from jfreq.files import disk_errors
 from jfreq.types import InputError
 
-ZEROS = 1 << 20
-"""Bytes of padding that are written at once."""
+CHUNK = 1 << 20
+"""Bytes that are copied at once."""
 
 
 class Column:
-    """Rows ``[... width]`` float32 in a nameless file beside ``out``: gone with the process."""
+    """Rows ``[n width]`` float32 in a temporary file beside ``out``, which ends with the process."""
 
     def __init__(self, out: Path, width: int):
         self.width, self.rows = width, 0
-        self._home = out.parent
-        with disk_errors(self._home):
-            self._file = tempfile.TemporaryFile(dir=self._home)  # noqa: SIM115
+        self._folder = out.parent
+        with disk_errors(self._folder):
+            self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115
 
     def append(self, x: np.ndarray) -> None:
         """Adds rows ``[n width]`` or one row ``[width]``."""
         x = np.ascontiguousarray(x, np.float32).reshape(-1, self.width)
-        with disk_errors(self._home):
+        with disk_errors(self._folder):
             self._file.write(x.tobytes())
         self.rows += len(x)
 
     def cut(self, rows: int) -> None:
-        """Forgets all but the first ``rows``."""
+        """Drops all but the first ``rows``."""
         self._file.seek(rows * self.width * 4)
         self._file.truncate()
         self.rows = rows
 
     def copy(self, file: Any, lengths: Sequence[int], longest: int) -> None:
-        """Writes groups of ``lengths`` rows, each filled up with zeros to ``longest``."""
+        """Writes groups of ``lengths`` rows, each padded with zeros to ``longest``."""
         self._file.seek(0)
         for length in lengths:
             _copy(self._file, file, length * self.width * 4)
@@ -51,8 +51,8 @@ class Column:
         self._file.close()
 
 
-class Grown:
-    """An array made of a :class:`Column`: ``[n width]``, or with ``lengths`` of ``n`` groups
+class ColumnArray:
+    """A :class:`Column` as an array ``[n width]``, or with the ``lengths`` of ``n`` groups as
     ``[n longest width]``."""
 
     def __init__(self, column: Column, lengths: Sequence[int] | None = None):
@@ -68,36 +68,35 @@ class Grown:
         self._column.copy(file, self._lengths, self._longest)
 
 
-def write_npz(file: BinaryIO, arrays: Mapping[str, np.ndarray | Grown]) -> None:
-    """As ``np.savez``, also of arrays that never lie in memory."""
+def write_npz(file: BinaryIO, arrays: Mapping[str, np.ndarray | ColumnArray]) -> None:
+    """As ``np.savez``, also for arrays that do not fit into memory."""
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
         for name, array in arrays.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                if isinstance(array, Grown):
+                if isinstance(array, ColumnArray):
                     array.write(member)
                 else:
                     np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
 
 
-def check_room(out: Path, size: float, advice: str) -> None:
-    """``InputError`` where the disk of ``out`` has no room for ``size`` bytes."""
-    home = next(folder for folder in out.absolute().parents if folder.exists())
-    free = shutil.disk_usage(home).free
+def check_disk_space(out: Path, size: float, advice: str) -> None:
+    """Raises ``InputError`` where the disk of ``out`` has fewer than ``size`` bytes free."""
+    folder = next(folder for folder in out.absolute().parents if folder.exists())
+    free = shutil.disk_usage(folder).free
     if size > free:
         raise InputError(
-            f"{out}: needs about {size / 2**30:.1f} GB, {free / 2**30:.1f} GB are free; {advice}"
+            f"{out}: needs about {size / 2**30:.1f} GiB, but {free / 2**30:.1f} GiB are free; "
+            f"{advice}"
         )
 
 
 def _copy(source: Any, file: Any, size: int) -> None:
     while size > 0:
-        blob = source.read(min(size, ZEROS))
+        blob = source.read(min(size, CHUNK))
         file.write(blob)
         size -= len(blob)
 
 
 def _zeros(file: Any, size: int) -> None:
-    blank = bytes(min(size, ZEROS))
-    while size > 0:
-        file.write(blank[: min(size, ZEROS)])
-        size -= ZEROS
+    for start in range(0, size, CHUNK):
+        file.write(bytes(min(size - start, CHUNK)))

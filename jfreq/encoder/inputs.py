@@ -1,5 +1,5 @@
-"""What the paths of ``jfreq embed`` and ``jfreq predict`` hold: sound files, recordings of sensors,
-folders of them, and shards; opened by their headers, read one after the other."""
+"""The inputs of ``jfreq embed`` and ``jfreq predict``: sound files, recordings of sensors, folders of
+them, and shards. Headers are read first, then one recording after the other."""
 
 from __future__ import annotations
 
@@ -19,46 +19,49 @@ from jfreq.data.readers import sound
 from jfreq.data.sources.base import ARRAYS, AUDIO, UNREADABLE, one_line
 from jfreq.data.sources.folders import METADATA, listing, shown, why_no_file
 from jfreq.encoder.encoder import Encoder
+from jfreq.encoder.resampling import resampled
 from jfreq.encoder.sensor_files import read_sensors
-from jfreq.encoder.signals import resampled
 from jfreq.encoder.windowing import Clip
 from jfreq.files import local_path
 from jfreq.types import InputError, SignalSpec
 
 BROKEN = (*UNREADABLE, MemoryError, OverflowError, TypeError)
-"""What reading a damaged recording raises."""
+"""The exceptions that reading a damaged recording raises."""
 MANY_WINDOWS = 64
-"""From so many windows on, more are computed at once."""
+"""From this many windows on, larger batches are computed."""
 
 
 class Input(NamedTuple):
-    """What a path holds: recordings ``names``, the ``i``-th of them by ``blocks(i)``, blocks of
-    samples that follow each other.
-
-    Of shards (``shards``) the rows, with ``label`` ``[rows]`` int32 or ``[rows k]`` float32 and
-    its names ``labels``, both empty where there are none. ``seconds``: as far as headers tell.
-    """
+    """The recordings that a path holds."""
 
     path: Path
     names: Sequence[str]
+    """The names of the recordings."""
     blocks: Callable[[int], Iterator[Clip]]
+    """Reads the ``i``-th recording in blocks that follow each other."""
     seconds: Sequence[float] = ()
+    """Their lengths, where headers state them."""
     shards: bool = False
+    """Whether the recordings are the rows of shards."""
     label: np.ndarray | None = None
+    """``[rows]`` int32 or ``[rows k]`` float32, of labelled shards."""
     labels: tuple[str, ...] = ()
+    """The names of the classes."""
     starts: Sequence[float] = ()
-    """Seconds of recorded samples before each, where a file was cut at its gaps."""
+    """Seconds of samples before each recording, where a file was cut at its gaps."""
 
 
 class Options(NamedTuple):
-    """What the caller says about the recordings: ``rate`` Hz of arrays that state none,
-    ``modalities`` channels of an array that holds several; ``strict`` refuses what else would be
-    skipped; ``say`` shows a person a line."""
+    """What the caller says about the recordings."""
 
     rate: float | None = None
+    """Hz of arrays that state none."""
     modalities: Channels | None = None
+    """Which channels of an array that holds several belong to which modality."""
     strict: bool = False
+    """Raise for a recording that would otherwise be skipped."""
     say: Callable[[str], None] | None = None
+    """Called with lines for a person."""
 
 
 class Job(NamedTuple):
@@ -69,43 +72,50 @@ class Job(NamedTuple):
 
 
 class Recordings:
-    """All recordings of some paths, and those that cannot be used, with the reason.
+    """All recordings of several paths; ``skipped`` names those that cannot be used, with the reason.
 
-    Headers are looked at first. Raises ``InputError`` for a path that is not there or holds
-    nothing that the encoder could read, and for the first bad recording with ``strict``.
+    Making one reads all headers. It raises ``InputError`` for a path that is not there or holds
+    nothing that the encoder can read, and with ``strict`` for the first bad recording.
     """
 
     def __init__(self, paths: Sequence[str | Path], encoder: Encoder, options: Options):
-        check(len(paths) > 0, "inputs", "no files to embed")
+        check(len(paths) > 0, "inputs", "there are no recordings to embed; name at least one")
         self.skipped: list[tuple[str, str]] = []
         self._reported = 0
         self._encoder, self._options = encoder, options
         self.inputs = [self._open(local_path(path, "inputs")) for path in paths]
         self.jobs = [
-            Job(i, row) for i, one in enumerate(self.inputs) for row in range(len(one.names))
+            Job(i, row) for i, source in enumerate(self.inputs) for row in range(len(source.names))
         ]
         self.check_any(len(self.jobs))
         self._report_skipped()
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of the classes, the same in all labelled inputs."""
-        return _class_names(self.inputs)
+        """The names of the classes; raises ``InputError`` where labelled inputs differ in them."""
+        labelled = [(s, s.label.ndim) for s in self.inputs if s.label is not None]
+        for source, rank in labelled:
+            first, first_rank = labelled[0]
+            check(
+                (source.labels, rank) == (first.labels, first_rank),
+                str(source.path),
+                f"has other classes than {first.path}; embed them one by one",
+            )
+        return labelled[0][0].labels if labelled else ()
 
     def name(self, job: Job) -> str:
         return self.inputs[job.source].names[job.row]
 
     def start(self, job: Job) -> float:
-        """Seconds of recorded samples that lie before it in its file."""
+        """Seconds of samples that lie before the recording in its file."""
         starts = self.inputs[job.source].starts
         return starts[job.row] if starts else 0.0
 
     def blocks(self) -> Iterator[Iterator[Clip]]:
-        """Every recording, in order."""
-        for job in self.jobs:
-            yield self._guarded(job)
+        """Every recording, in order; one that cannot be read raises ``InputError``."""
+        return map(self._read, self.jobs)
 
-    def _guarded(self, job: Job) -> Iterator[Clip]:
+    def _read(self, job: Job) -> Iterator[Clip]:
         try:
             yield from self.inputs[job.source].blocks(job.row)
         except InputError:
@@ -114,28 +124,28 @@ class Recordings:
             raise InputError(f"cannot be read ({one_line(error)})") from None
 
     def failed(self, job: Job, error: InputError) -> None:
-        """Leaves a recording out that could not be read to its end."""
+        """Skips a recording that could not be read to its end."""
         name = self.name(job)
         self._skip(name, str(error).removeprefix(name).lstrip(":, "))
         self._report_skipped()
 
     def check_any(self, count: int) -> None:
-        """``InputError`` where nothing is left."""
+        """Raises ``InputError`` where ``count`` recordings are none."""
         if count or not self.skipped:
             return
         first, reason = self.skipped[0]
-        many = f"none of {len(self.skipped)} recordings can be used; the first: "
-        raise InputError(f"{many if len(self.skipped) > 1 else ''}{first}: {reason}")
+        summary = f"none of {len(self.skipped)} recordings can be used; the first: "
+        raise InputError(f"{summary if len(self.skipped) > 1 else ''}{first}: {reason}")
 
     def batch(self) -> int:
-        """Windows to compute at once."""
+        """How many windows to compute at once."""
         window = self._encoder.signals[0].seconds
-        known = sum(sum(one.seconds) / window for one in self.inputs)
-        return 8 if max(known, len(self.jobs)) < MANY_WINDOWS else 32
+        windows = sum(sum(source.seconds) / window for source in self.inputs)
+        return 8 if max(windows, len(self.jobs)) < MANY_WINDOWS else 32
 
     def longest(self) -> float:
-        """Seconds of the longest recording, as far as headers tell."""
-        return max((s for one in self.inputs for s in one.seconds), default=0.0)
+        """Seconds of the longest recording whose header states its length."""
+        return max((s for source in self.inputs for s in source.seconds), default=0.0)
 
     def _skip(self, name: str, reason: str) -> None:
         if self._options.strict:
@@ -143,7 +153,7 @@ class Recordings:
         self.skipped.append((name, reason))
 
     def _report_skipped(self) -> None:
-        """Says what was skipped since it was last called."""
+        """Reports what was skipped since the last call."""
         reported, self._reported = self._reported, len(self.skipped)
         for name, reason in self.skipped[reported:]:
             self._say(f"skipped {name}: {reason}")
@@ -176,7 +186,7 @@ class Recordings:
             raise InputError(_nothing(path, self._encoder, files))
         kinds = AUDIO if sounds else ARRAYS
         if other := [f for f in files if f.suffix.lower() not in kinds]:
-            self._say(f"{path}: left out {_counted(other)}, which are not read{_hint(other)}")
+            self._say(f"{path}: skipped {_counted(other)}, which cannot be read{_hint(other)}")
         for odd, reason in listed.unreadable:
             self._skip(shown(odd), reason)
         return self._sounds(path, recordings) if sounds else self._arrays(path, recordings)
@@ -193,7 +203,7 @@ class Recordings:
         return Input(path, names, lambda i: _sound_blocks(good[i], self._encoder), seconds)
 
     def _arrays(self, path: Path, files: Sequence[Path]) -> Input:
-        """Recordings of sensors; each stretch between two gaps of a file is one."""
+        """Recordings of sensors; each stretch between two gaps of a file is a recording."""
         encoder, options = self._encoder, self._options
 
         @functools.lru_cache(maxsize=1)
@@ -225,7 +235,7 @@ class Recordings:
 
 
 def _natural(path: Path) -> tuple[Any, ...]:
-    """Order of people: ``2.wav`` before ``10.wav``, folder by folder."""
+    """A key that sorts ``2.wav`` before ``10.wav``, folder by folder."""
     parts = (re.split(r"([0-9]+)", part) for part in path.parts)
     return tuple(
         tuple((0, int(word), "") if i % 2 else (1, 0, word) for i, word in enumerate(words))
@@ -238,13 +248,13 @@ def _nothing(path: Path, encoder: Encoder, files: Sequence[Path]) -> str:
     holds = f"only {_counted(files)}" if files else "no files at all"
     return (
         f"{path}: holds no {'sound files' if _reads_sound(encoder) else 'recordings of sensors'} "
-        f"({', '.join(kinds)}) but {holds}, and is no set of shards (it has no {METADATA})"
+        f"({', '.join(kinds)}) but {holds}, and is not a set of shards (it has no {METADATA})"
         f"{_hint(files)}"
     )
 
 
 def _hint(files: Sequence[Path]) -> str:
-    """How to make sound of the first file that is of a format nobody reads here."""
+    """How to convert the first sound file of a format that cannot be read."""
     other = [f for f in files if f.suffix.lower() in sound.OTHER_FORMATS]
     return f"; {sound.convert(other[0])}" if other else ""
 
@@ -259,7 +269,7 @@ def _counted(files: Sequence[Path]) -> str:
 
 
 def _is_shards(path: Path) -> bool:
-    """Whether ``jfreq data prepare`` writes here, finished or not."""
+    """Whether the folder is one of ``jfreq data prepare``, finished or not."""
     return (path / METADATA).exists() or any(path.glob("[0-9]*.array_record"))
 
 
@@ -272,15 +282,16 @@ def _open_shards(path: Path, encoder: Encoder) -> Input:
         check(
             wanted.name in stored,
             str(path),
-            f"no signal {wanted.name!r}; the shards have {', '.join(stored)}",
+            f"lacks the signal {wanted.name!r} that the encoder reads; the shards have "
+            f"{', '.join(stored)}",
         )
         channels = stored[wanted.name].channels
         check(
             channels == wanted.channels,
             str(path),
-            f"{wanted.name} has {channels} channels, the encoder reads {wanted.channels}",
+            f"{wanted.name} has {channels} channels, but the encoder reads {wanted.channels}",
         )
-    check(len(shards) > 0, str(path), "holds no rows")
+    check(len(shards) > 0, str(path), "holds no rows; prepare the set again")
     shards.verify()
     rates = {s.name: stored[s.name].rate for s in encoder.signals}
     first = shards.spec.signals[0].rate
@@ -293,7 +304,8 @@ def _open_shards(path: Path, encoder: Encoder) -> Input:
 
     labels = shards.info.labels
     label = _labels_of(shards) if labels else None
-    return Input(path, _Repeated(str(path), len(shards)), blocks, (), True, label, labels)
+    names = [str(path)] * len(shards)
+    return Input(path, names, blocks, shards=True, label=label, labels=labels)
 
 
 def _labels_of(shards: Any) -> np.ndarray:
@@ -304,39 +316,11 @@ def _labels_of(shards: Any) -> np.ndarray:
     return np.concatenate([shards.read(part)["label"] for part in np.split(rows, rows[::512][1:])])
 
 
-def _class_names(inputs: Sequence[Input]) -> tuple[str, ...]:
-    """Names of the classes; ``InputError`` unless all labelled inputs have the same."""
-    labelled = [(one, one.label.ndim) for one in inputs if one.label is not None]
-    if not labelled:
-        return ()
-    first, dims = labelled[0]
-    for one, rank in labelled[1:]:
-        check(
-            (one.labels, rank) == (first.labels, dims),
-            str(one.path),
-            f"has other classes than {first.path}; embed them one by one",
-        )
-    return first.labels
-
-
-class _Repeated(Sequence[str]):
-    """One name for each of ``count`` rows."""
-
-    def __init__(self, name: str, count: int):
-        self._name, self._count = name, count
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __getitem__(self, index: Any) -> Any:
-        return self._name
-
-
 # ------------------------------------------------------------------ sound files
 
 
 def _reads_sound(encoder: Encoder) -> bool:
-    """Whether sound files can be read: one signal, of one channel or of all that were kept."""
+    """Whether the encoder reads sound files: one signal, mixed to one channel or kept whole."""
     first, *others = encoder.signals
     return not others and (first.channels == 1 or first.mix == "keep")
 
@@ -345,33 +329,33 @@ def _check_sound(path: Path, encoder: Encoder) -> None:
     if not _reads_sound(encoder):
         names = ", ".join(f"{s.name} ({s.channels} channels)" for s in encoder.signals)
         raise InputError(
-            f"{path}: the encoder reads {names}; only encoders of one sound embed sound files, "
-            "give an .npz with an array for each, or shards"
+            f"{path}: is a sound file, but the encoder reads {names}; give an .npz with an array "
+            "for each signal, or shards"
         )
 
 
 def _sound_seconds(path: Path) -> float:
-    """What the header says; ``InputError`` without the path for one that cannot be used."""
-    found = sound.header(path)
-    if found.truncation or found.frames == 0:
-        raise InputError(found.truncation or "holds no samples")
-    return found.frames / found.rate
+    """The length in the header; raises ``InputError`` without the path where it cannot be used."""
+    header = sound.header(path)
+    if header.truncation or header.frames == 0:
+        raise InputError(header.truncation or "holds no samples")
+    return header.frames / header.rate
 
 
 def _sound_blocks(path: Path, encoder: Encoder) -> Iterator[Clip]:
     """A sound file block by block, mixed as the training data were, at the rate of the encoder."""
-    spec, found = encoder.signals[0], sound.header(path)
-    # What physical units rest on is set aside, or it would ring at both ends of the recording.
-    rests = found.floating and found.rate != spec.rate
-    level = sound.channel_means(path, spec.mix) if rests else np.float32(0)
-    if not np.isfinite(level).all():
+    spec, header = encoder.signals[0], sound.header(path)
+    # The offset of physical units is subtracted, or it would ring at both ends of the recording.
+    has_offset = header.floating and header.rate != spec.rate
+    mean = sound.channel_means(path, spec.mix) if has_offset else np.float32(0)
+    if not np.isfinite(mean).all():
         raise InputError("holds NaN or infinite samples")
-    fitting = (_fitting(x, spec) - level for x in sound.blocks(path, spec.mix))
-    for x in resampled(fitting, found.rate, spec, shown(path)):
-        yield {spec.name: x + level}
+    centred = (_checked(x, spec) - mean for x in sound.blocks(path, spec.mix))
+    for x in resampled(centred, header.rate, spec, shown(path)):
+        yield {spec.name: x + mean}
 
 
-def _fitting(x: np.ndarray, spec: SignalSpec) -> np.ndarray:
+def _checked(x: np.ndarray, spec: SignalSpec) -> np.ndarray:
     if x.shape[1] != spec.channels:
-        raise InputError(f"has {x.shape[1]} channels where the model reads {spec.channels}")
+        raise InputError(f"has {x.shape[1]} channels, but the model reads {spec.channels}")
     return x

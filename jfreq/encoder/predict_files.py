@@ -1,4 +1,4 @@
-"""Files into classes: what an encoder that was trained with labels says about recordings."""
+"""Predicts the classes of recordings with an encoder that was trained with labels."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 from jfreq.config import check
 from jfreq.data.options import Channels
 from jfreq.encoder.embed_files import Written, done, run, writable
-from jfreq.encoder.encoder import Encoder, Part, Whole
+from jfreq.encoder.encoder import Encoder, RecordingMean, WindowOutput
 from jfreq.encoder.inputs import Job, Options, Recordings
 from jfreq.files import disk_errors, local_path, write_atomically
 
@@ -22,14 +22,17 @@ HEADER = ("path", "start_s", "end_s", "label", "score")
 
 
 class Choice(NamedTuple):
-    """Which classes a table names: the ``top`` best; None: the best one, or where a recording may
-    have several every one from ``threshold`` up and at least the best."""
+    """Which classes a table names.
+
+    These are the ``top`` best. Where ``top`` is None it is the best one, or, where a recording may
+    have several classes, all from the probability ``threshold`` up and at least the best.
+    """
 
     top: int | None = None
     threshold: float = 0.5
 
     def of(self, scores: np.ndarray, multi_label: bool) -> np.ndarray:
-        """Numbers of the classes to name, the best first, of ``scores`` ``[k]``."""
+        """Indices of the classes to name, the best first, from ``scores`` ``[k]``."""
         order = np.argsort(-scores, kind="stable")
         if self.top is not None:
             return order[: self.top]
@@ -53,25 +56,37 @@ def predict_files(
     progress: Callable[[int, int], None] | None = None,
     say: Callable[[str], None] | None = None,
 ) -> Written:
-    """Writes a CSV with a line for each recording and class: ``path,start_s,end_s,label,score``,
-    to standard output where ``out`` is None; with ``windows`` a line for each window of it.
+    """Writes a CSV with the columns ``path,start_s,end_s,label,score``.
 
-    ``score`` is the probability of :meth:`Encoder.predict`. Paths and what is skipped are as in
-    :func:`jfreq.encoder.embed_files.embed_files`; rows of shards add a column ``id`` behind
-    ``path``.
+    It has a line for each recording and each class that is named. ``score`` is the probability of
+    :meth:`Encoder.predict`. Rows of shards add a column ``id`` behind ``path``.
 
-    Raises ``InputError`` as it does, and for an encoder that was trained without labels.
+    Args:
+      encoder: an encoder that was trained with labels.
+      paths: the recordings, as for :func:`jfreq.encoder.embed_files.embed_files`, where also
+        ``rate``, ``modalities``, ``strict``, ``progress`` and ``say`` are described.
+      out: the file, which ends in ``.csv``; None for standard output.
+      windows: a line for each window of a recording instead of one for the whole recording.
+      choice: the classes that are named.
+
+    Raises:
+      InputError: as :func:`jfreq.encoder.embed_files.embed_files`, and for an encoder that was
+        trained without labels.
     """
     encoder.check_classes()
     top = choice.top
     check(top is None or top >= 1, "top", f"must be 1 or more, got {top}")
-    check(0 <= choice.threshold <= 1, "threshold", f"is a probability, got {choice.threshold}")
+    check(
+        0 <= choice.threshold <= 1,
+        "threshold",
+        f"must be a probability between 0 and 1, got {choice.threshold}",
+    )
     target = None if out is None else writable(local_path(out, "out"), ".csv")
-    found = Recordings(paths, encoder, Options(rate, modalities, strict, say))
-    table = _Table(encoder, found, windows, choice)
+    recordings = Recordings(paths, encoder, Options(rate, modalities, strict, say))
+    table = _Table(encoder, recordings, windows, choice)
     if target is None:
         table.write(sys.stdout, progress)
-        return Written(None, table.recordings, len(found.skipped), None)
+        return Written(None, table.count, len(recordings.skipped), None)
 
     def write(file: Any) -> None:
         text = io.TextIOWrapper(file, "utf-8", newline="")
@@ -80,45 +95,45 @@ def predict_files(
 
     with disk_errors(target.parent):
         write_atomically(target, write)
-    return done(target, table.recordings, found)
+    return done(target, table.count, recordings)
 
 
 class _Table:
-    """Lines of the table while recordings come; those of one only once it was read to its end."""
+    """Writes the lines of a recording as soon as it has been read to its end."""
 
-    def __init__(self, encoder: Encoder, found: Recordings, windows: bool, choice: Choice):
-        self._encoder, self._found = encoder, found
+    def __init__(self, encoder: Encoder, recordings: Recordings, windows: bool, choice: Choice):
+        self._encoder, self._recordings = encoder, recordings
         self._windows, self._choice = windows, choice
-        self._ids = any(one.shards for one in found.inputs)
-        self._parts: list[tuple[float, float, np.ndarray]] = []
-        self.recordings = 0
+        self._ids = any(source.shards for source in recordings.inputs)
+        self._outputs: list[tuple[float, float, np.ndarray]] = []
+        self.count = 0
 
     def write(self, file: TextIO, progress: Callable[[int, int], None] | None) -> None:
         writer = csv.writer(file, lineterminator="\n")
         first, *rest = HEADER
 
-        def finish(job: Job, whole: Whole) -> None:
-            if self.recordings == 0:
+        def finish(job: Job, mean: RecordingMean) -> None:
+            if self.count == 0:
                 writer.writerow((first, *["id"] * self._ids, *rest))
-            writer.writerows(self._lines(job, whole))
-            self._parts.clear()
-            self.recordings += 1
+            writer.writerows(self._lines(job, mean))
+            self._outputs.clear()
+            self.count += 1
 
-        run(self._encoder, self._found, self._add, finish, self._parts.clear, progress)
-        self._found.check_any(self.recordings)
+        run(self._encoder, self._recordings, self._add, finish, self._outputs.clear, progress)
+        self._recordings.check_any(self.count)
         file.flush()
 
-    def _add(self, part: Part) -> None:
+    def _add(self, window: WindowOutput) -> None:
         if self._windows:
-            assert part.logits is not None
-            self._parts.append((part.start, part.end, part.logits))
+            assert window.logits is not None
+            self._outputs.append((window.start, window.end, window.logits))
 
-    def _lines(self, job: Job, whole: Whole) -> Iterator[tuple[Any, ...]]:
-        name = self._found.name(job)
-        row = [job.row if self._found.inputs[job.source].shards else ""] * self._ids
-        assert whole.logits is not None
-        first = self._found.start(job)
-        for start, end, logits in self._parts or [(0.0, whole.end, whole.logits)]:
+    def _lines(self, job: Job, mean: RecordingMean) -> Iterator[tuple[Any, ...]]:
+        name = self._recordings.name(job)
+        row = [job.row if self._recordings.inputs[job.source].shards else ""] * self._ids
+        assert mean.logits is not None
+        first = self._recordings.start(job)
+        for start, end, logits in self._outputs or [(0.0, mean.end, mean.logits)]:
             scores = self._encoder.probabilities(logits)
             for k in self._choice.of(scores, self._encoder.multi_label):
                 label, score = self._encoder.labels[k], f"{scores[k]:.6g}"

@@ -1,6 +1,6 @@
-"""Cuts a recording of any length, block by block, into windows of the length of the model.
+"""Cuts a recording of any length, block by block, into windows of the length that a model reads.
 
-All samples are counted in the first modality unless said otherwise.
+Samples are counted in the first modality unless said otherwise.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ NaN is a missing sample.
 """
 
 
-class Window(NamedTuple):
+class Windowing(NamedTuple):
     """How recordings longer than the model's window are cut."""
 
     tokens: int
-    """Every window but the last contributes its first ``tokens`` times of the token grid."""
+    """Every window but the last gives the first ``tokens`` time steps of its token grid."""
     steps: tuple[int, ...]
     """Samples from one window to the next, for each modality: exactly ``tokens`` hops."""
     length: int
-    """Valid samples of every window but the last. Where the first ``tokens`` allow it, they end
-    before the centre of the token after those, which then counts in the next window only."""
+    """Valid samples of every window but the last. Where possible they end before the centre of the
+    token after the first ``tokens``, so that this token is valid in the next window only."""
 
 
-class Piece(NamedTuple):
+class InputWindow(NamedTuple):
     """One window of a recording."""
 
     signals: Clip
@@ -48,10 +48,13 @@ class Piece(NamedTuple):
     """Whether no other window of the recording follows."""
 
 
-def cut(
-    blocks: Iterable[Clip], signals: Sequence[SignalSpec], grid: TokenGrid, window: Window | None
-) -> Iterator[Piece]:
-    """The windows of one recording; the last one holds the last token centred inside it.
+def cut_windows(
+    blocks: Iterable[Clip],
+    signals: Sequence[SignalSpec],
+    grid: TokenGrid,
+    windowing: Windowing | None,
+) -> Iterator[InputWindow]:
+    """The windows of one recording, until one holds the last token that is centred inside it.
 
     No more is kept in memory than one window and the block that completes it.
 
@@ -59,33 +62,35 @@ def cut(
       blocks: parts of the recording in the order of time; several modalities come as one block.
       signals: the modalities and the window of the model.
       grid: the tokens of one window.
-      window: from :func:`cut_window`; None if the recording must not be longer than one window.
+      windowing: from :func:`choose_windowing`; None where long recordings cannot be cut.
 
     Raises:
-      InputError: for a recording without samples, or longer than a window that cannot be cut.
+      InputError: for a recording without samples, or one that is longer than a window and cannot
+        be cut.
     """
     first = signals[0]
-    _, steps, length = window or Window(1, (0,) * len(signals), first.samples)
-    # With so many samples held, another window surely follows the one that starts here.
+    _, steps, length = windowing or Windowing(1, (0,) * len(signals), first.samples)
+    # With so many samples in the buffer another window surely follows the one that starts here.
     enough = max(first.samples + 1, steps[0] + math.ceil(grid.first))
     source, ended, start = iter(blocks), False, 0
-    held = {s.name: np.zeros((0, s.channels), np.float32) for s in signals}
+    buffer = {s.name: np.zeros((0, s.channels), np.float32) for s in signals}
     while True:
-        while not ended and len(held[first.name]) < enough:
+        while not ended and len(buffer[first.name]) < enough:
             block = next(source, None)
             ended = block is None
-            held = held if block is None else _joined(held, block)
-        left = len(held[first.name])
+            buffer = buffer if block is None else _joined(buffer, block)
+        left = len(buffer[first.name])
         if start == left == 0:
             raise InputError("holds no samples")
         last = ended and (left <= first.samples or left - steps[0] < grid.first)
-        if window is None and not last:
+        if windowing is None and not last:
             raise InputError(
-                f"recordings over {first.seconds:g} s cannot be cut: no whole number of token "
-                f"hops ({grid.hop:g} samples) is a whole number of samples"
+                f"recordings longer than {first.seconds:g} s cannot be cut into windows, because no "
+                f"whole number of token hops ({grid.hop:g} samples) is a whole number of samples; "
+                "give shorter recordings"
             )
-        yield Piece(
-            {s.name: held[s.name][: s.samples] for s in signals},
+        yield InputWindow(
+            {s.name: buffer[s.name][: s.samples] for s in signals},
             min(first.samples, left) if last else length,
             start,
             start + (left if last else steps[0]),
@@ -93,22 +98,29 @@ def cut(
         )
         if last:
             return
-        held = {s.name: held[s.name][step:] for s, step in zip(signals, steps)}
+        buffer = {s.name: buffer[s.name][step:] for s, step in zip(signals, steps)}
         start += steps[0]
 
 
-def _joined(held: Clip, block: Clip) -> Clip:
+def _joined(buffer: Clip, block: Clip) -> Clip:
     """The samples of both, one after the other."""
-    if not len(next(iter(held.values()))):
+    if not len(next(iter(buffer.values()))):
         return block
-    return {name: np.concatenate([x, block[name]]) for name, x in held.items()}
+    return {name: np.concatenate([x, block[name]]) for name, x in buffer.items()}
 
 
-def cut_window(grid: TokenGrid, signals: Sequence[SignalSpec]) -> Window | None:
-    """How to cut long recordings, with the longest step from one window to the next.
+def choose_windowing(grid: TokenGrid, signals: Sequence[SignalSpec]) -> Windowing | None:
+    """How to cut long recordings, with the longest possible step from one window to the next.
 
     A step is a whole number of hops and, in every modality, a whole number of samples. Tokens that
-    reach beyond the window are left to the next one. None where no step fits.
+    reach beyond the window are left to the next one.
+
+    Args:
+      grid: the tokens of one window, see :func:`grid_of_window`.
+      signals: the modalities and the window of the model.
+
+    Returns:
+      The windowing; None where no step fits.
     """
     first = signals[0]
     inside = math.floor((first.samples - grid.first - _reach(grid)) / grid.hop) + 1
@@ -119,20 +131,20 @@ def cut_window(grid: TokenGrid, signals: Sequence[SignalSpec]) -> Window | None:
     for count in range(most, 0, -1):
         steps = [count * hop_seconds * Fraction(spec.rate) for spec in signals]
         if all(step.denominator == 1 for step in steps):
-            # The token after the last that counts is not valid if its centre lies beyond
-            # ``length``; all samples of the last must be valid, even where they reach further.
+            # The token after the first ``count`` is not valid if its centre lies beyond ``length``;
+            # all samples of the tokens before it must be valid, even where they reach further.
             before_next = math.ceil(count * grid.hop + grid.first) - 1
             end_of_last = math.ceil((count - 1) * grid.hop + grid.first + _reach(grid))
             length = min(first.samples, max(before_next, end_of_last))
-            return Window(count, tuple(int(step) for step in steps), length)
+            return Windowing(count, tuple(int(step) for step in steps), length)
     return None
 
 
 def grid_of_window(grid: TokenGrid, signal: SignalSpec) -> TokenGrid:
-    """The grid, except that a single token of a method without a time axis spans the window.
+    """The grid of a window, also for a method without a time axis.
 
-    Such a method leaves ``time`` and ``hop`` of its grid at 1. The token is centred in the window
-    of ``signal``, and its hop is the window.
+    Such a method leaves ``time`` and ``hop`` of its grid at 1. Its single token is then centred in
+    the window of ``signal`` and as long as the window.
     """
     if grid.time > 1 or grid.hop > 1:
         return grid
@@ -142,7 +154,7 @@ def grid_of_window(grid: TokenGrid, signal: SignalSpec) -> TokenGrid:
 def _reach(grid: TokenGrid) -> float:
     """Samples from the centre of a token to its end.
 
-    Where tokens begin with the signal, that is how far the centre of the first lies in it. Where
-    the first is centred on the first sample, its length is not known, and half a hop is taken.
+    Where the first token begins with the signal, these are as many as lie before its centre. Where
+    it is centred on the first sample, its length is unknown, and half a hop is assumed.
     """
     return max(grid.first, grid.hop / 2)

@@ -1,1 +1,1 @@
-"""How good frozen features are: kNN, ridge and logistic probes with baselines and intervals."""
+"""Evaluates encoders: kNN, ridge and logistic probes, fine-tuning, baselines and intervals."""

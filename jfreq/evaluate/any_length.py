@@ -1,4 +1,4 @@
-"""Rows of other sets through an encoder of one window: cut, encode, put together again."""
+"""Encodes rows of any length with an encoder that reads one window."""
 
 from __future__ import annotations
 
@@ -10,33 +10,35 @@ import jax
 import jax.numpy as jnp
 
 from jfreq.encoder.encoder import by_time
-from jfreq.encoder.windowing import Window, cut_window, grid_of_window
+from jfreq.encoder.windowing import Windowing, choose_windowing, grid_of_window
 from jfreq.method import Method, Wrapper
 from jfreq.ranges import Positive, checked
 from jfreq.types import Array, Batch, DataSpec, Features, InputError, PyTree, SignalSpec, TokenGrid
 
 
-def fitted(method: Method, data: DataSpec) -> Method:
-    """``method`` for the rows of ``data``: of any length, at the rates of the data."""
-    return with_own_length(AnyLength(method.signals, method), data)
+def for_any_length(method: Method, data: DataSpec) -> Method:
+    """``method`` for rows of ``data``, which may be of any length."""
+    return with_rescaled_length(AnyLength(method.signals, method), data)
 
 
-def with_own_length(method: Method, data: DataSpec) -> Method:
-    """``method`` for batches whose ``length`` counts samples of the data's first signal, where
-    the method's own first signal has another rate."""
+def with_rescaled_length(method: Method, data: DataSpec) -> Method:
+    """``method`` for batches whose ``length`` counts samples of the first signal of ``data``.
+
+    The first signal of ``method`` may be another one, at another rate.
+    """
     ratio = method.signals[0].rate / data.signals[0].rate
-    return method if ratio == 1 else OwnLength(method.signals, method, ratio)
+    return method if ratio == 1 else RescaledLength(method.signals, method, ratio)
 
 
 @checked
-class OwnLength(Wrapper):
-    """``whole``, for batches whose ``length`` counts samples of another rate."""
+class RescaledLength(Wrapper):
+    """The method ``whole``, for batches whose ``length`` counts samples at another rate."""
 
     inner: ClassVar[str] = "whole"
 
     whole: Method = Method()
     ratio: Positive = 1.0
-    """Rate of the method's first signal over that of the batch's."""
+    """The rate of the first signal of the method over that of ``length``."""
 
     def encode(self, params: PyTree, batch: Batch) -> Features:
         return self.whole.encode(params, self._rescaled(batch))
@@ -52,11 +54,11 @@ class OwnLength(Wrapper):
 
 @checked
 class AnyLength(Wrapper):
-    """``whole`` with an ``encode`` that takes rows shorter or longer than its signals say.
+    """The method ``whole`` with an ``encode`` for rows shorter or longer than its window.
 
-    Shorter rows are padded to the window. Longer ones are read window by window, each giving
-    tokens that lie wholly inside it, so that the grid goes on without a seam; the clip vector
-    is the windows' mean, weighted by their valid tokens. Static shapes: runs under ``jit``.
+    Shorter rows are padded. Longer rows are encoded window by window, each of which gives the
+    tokens that lie wholly inside it, so that the token grid has no seams; the clip vector is the
+    mean over windows, weighted by their valid tokens. Shapes are static, so it runs under ``jit``.
     """
 
     inner: ClassVar[str] = "whole"
@@ -73,17 +75,17 @@ class AnyLength(Wrapper):
             return method.encode(params, _padded(batch, signals))
         shapes = jax.eval_shape(method.encode, params, _padded(batch, signals))
         grid = grid_of_window(shapes.grid, first)
-        window = cut_window(grid, signals)
-        if window is None:
+        windowing = choose_windowing(grid, signals)
+        if windowing is None:
             raise InputError(
                 f"rows of {present / first.rate:g} s cannot be cut into windows of "
-                f"{first.seconds:g} s, no whole number of token hops is a whole number of samples "
-                f"of {', '.join(s.name for s in signals)}; prepare the set again with --seconds "
+                f"{first.seconds:g} s, because no whole number of token hops is a whole number of "
+                f"samples of {', '.join(s.name for s in signals)}; prepare the set with --seconds "
                 f"{first.seconds:g}"
             )
         total = math.floor((present - grid.first) / grid.hop) + 1
-        number = -(-total // window.tokens)
-        return _encode_windows(method, params, batch, signals, window, number, grid)
+        count = -(-total // windowing.tokens)
+        return _encode_windows(method, params, batch, signals, windowing, count, grid)
 
 
 def _encode_windows(
@@ -91,13 +93,15 @@ def _encode_windows(
     params: PyTree,
     batch: Batch,
     signals: Sequence[SignalSpec],
-    window: Window,
-    number: int,
+    windowing: Windowing,
+    count: int,
     grid: TokenGrid,
 ) -> Features:
-    parts = [_slices(batch, signals, [j * step for step in window.steps]) for j in range(number)]
+    """Encodes ``count`` windows of every row as one batch ``[b*w ...]`` and joins their tokens."""
+    steps, tokens = windowing.steps, windowing.tokens
+    parts = [_slices(batch, signals, [j * step for step in steps]) for j in range(count)]
     for j, part in enumerate(parts):
-        part["length"] = jnp.clip(batch["length"] - j * window.steps[0], 1, window.length)
+        part["length"] = jnp.clip(batch["length"] - j * steps[0], 1, windowing.length)
     # Windows of a row lie side by side, so that a sharded batch stays where it is.
     flat = {k: _side_by_side([part[k] for part in parts]) for k in parts[0]}
     features = method.encode(params, flat)
@@ -105,10 +109,10 @@ def _encode_windows(
 
     def join(x: Array) -> Array:
         """``[b*w n ...]`` to ``[b w*tokens freq ...]``, the tokens that each window gives."""
-        x = by_time(x, grid)[:, : window.tokens]
-        return x.reshape(rows, number * window.tokens, *x.shape[2:])
+        x = by_time(x, grid)[:, :tokens]
+        return x.reshape(rows, count * tokens, *x.shape[2:])
 
-    whole = TokenGrid(number * window.tokens, grid.freq, grid.order, grid.first, grid.hop)
+    whole = TokenGrid(count * tokens, grid.freq, grid.order, grid.first, grid.hop)
 
     def flatten(x: Array) -> Array:
         x = jnp.swapaxes(x, 1, 2) if grid.order == "freq_major" else x
@@ -118,9 +122,9 @@ def _encode_windows(
     inside = centre[None] <= batch["length"][:, None].astype(jnp.float32)
     inside = inside | (jnp.arange(whole.time) == 0)[None]
     valid = join(features.valid) & inside[..., None]
-    weight = valid.reshape(rows, number, -1).sum(-1).astype(jnp.float32)
+    weight = valid.reshape(rows, count, -1).sum(-1).astype(jnp.float32)
     weight = weight / jnp.maximum(weight.sum(1, keepdims=True), 1)
-    clip = (features.clip.reshape(rows, number, -1) * weight[..., None]).sum(1)
+    clip = (features.clip.reshape(rows, count, -1) * weight[..., None]).sum(1)
     layers = features.layers
     if layers is not None:
         layers = jax.vmap(lambda x: flatten(join(x)))(layers)

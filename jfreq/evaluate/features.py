@@ -1,4 +1,4 @@
-"""Frozen features of whole sets of shards, from an encoder or from the plain spectrogram."""
+"""Frozen features of the rows of shards, from an encoder or from the spectrogram."""
 
 from __future__ import annotations
 
@@ -23,19 +23,23 @@ from jfreq.ops import dft, frames, scale
 from jfreq.types import Array, Batch, Features, InputError, PyTree
 
 Pool = Literal["clip", "mean", "freq", "mean_std"]
-"""``clip`` the method's own vector; ``mean`` over valid tokens; ``freq`` the mean over time of
-each frequency row, side by side; ``mean_std`` mean and standard deviation over valid tokens."""
+"""How tokens become one vector: ``clip`` the clip vector of the method; ``mean`` over valid tokens;
+``freq`` the mean over time of each frequency row, side by side; ``mean_std`` mean and standard
+deviation over valid tokens."""
 NOT_SIGNALS = ("label", "id", "_mask")
 
 
 class Extracted(NamedTuple):
-    """Features ``x [n d]`` float32, ``label`` ``[n]`` int32 or ``[n k]`` float32, ``fold [n]``
-    and the row numbers ``id [n]``."""
+    """Features of rows."""
 
     x: np.ndarray
+    """``[n d]`` float32."""
     label: np.ndarray
+    """``[n]`` int32, or ``[n k]`` float32."""
     fold: np.ndarray
+    """``[n]``."""
     id: np.ndarray
+    """``[n]`` row numbers."""
 
 
 def extract(
@@ -49,14 +53,28 @@ def extract(
     layer: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Extracted:
-    """Encodes ``rows`` of a :class:`jfreq.data.shards.reader.Shards`, compiled once.
+    """Encodes rows of shards with a program that is compiled once.
 
-    ``layer`` takes the tokens after that block (-1 the last) in place of the encoder's output;
-    its clip vector is the mean over valid tokens. ``progress(done, total)`` in rows.
-    Raises ``InputError`` for no rows, an unknown pool, a missing layer and non-finite features.
+    Args:
+      method: a method whose ``encode`` takes the rows.
+      params: its parameters.
+      shards: a :class:`jfreq.data.shards.reader.Shards`.
+      rows: row numbers ``[n]``.
+      batch: rows that are encoded at a time.
+      pool: how the tokens of a row become one vector.
+      layer: the block (-1 is the last) whose tokens replace the output of the encoder; ``clip``
+        is then their mean.
+      progress: called with the number of rows that are done and that there are.
+
+    Raises:
+      InputError: for no rows, an unknown pool, a layer that the encoder does not return, and
+        features that are not finite.
     """
     if pool not in get_args(Pool):
-        raise InputError(f"pool: unknown {pool!r}{close_match(pool, get_args(Pool))}")
+        raise InputError(
+            f"pool: unknown {pool!r}{close_match(pool, get_args(Pool))}; choose one of "
+            f"{', '.join(get_args(Pool))}"
+        )
     params = jax.device_put(params)
     return _over(
         shards, rows, lambda inputs: _vectors(method, pool, layer, params, inputs), batch, progress
@@ -72,9 +90,14 @@ def extract_layers(
     batch: int = 32,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Extracted]:
-    """The clip vector, then the mean over valid tokens after each block, in one pass.
+    """Features of all depths, with one pass of the encoder; arguments as :func:`extract`.
 
-    Only the clip vector from an encoder that keeps no layers. Errors as :func:`extract`.
+    Returns:
+      The clip vector, then the mean over valid tokens after each block. An encoder that returns no
+      layers gives the clip vector only.
+
+    Raises:
+      InputError: as :func:`extract`.
     """
     widths: list[int] = []
 
@@ -93,7 +116,7 @@ def extract_layers(
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _vectors(method: Method, pool: Pool, layer: int | None, params: PyTree, inputs: Batch) -> Array:
-    """``[b size]``; one program for all parameters of equal methods."""
+    """``[b d]``; equal methods share one program, whatever their parameters."""
     return pooled(method.encode(params, inputs), pool, layer)
 
 
@@ -105,10 +128,10 @@ def spectrogram_statistics(
     batch: int = 32,
     progress: Callable[[int, int], None] | None = None,
 ) -> Extracted:
-    """The hand-crafted baseline: mean and standard deviation over time of the front end's
-    spectrogram, per bin and channel, over the frames that hold signal.
+    """The hand-crafted baseline: mean and standard deviation of the spectrogram over time.
 
-    A method without a front end gets the same of a plain log power spectrogram.
+    They are taken for each bin and channel, over valid frames. For a method without a front end
+    the spectrogram is a log power spectrogram. Arguments and errors are those of :func:`extract`.
     """
     return _over(shards, rows, jax.jit(lambda inputs: _statistics(method, inputs)), batch, progress)
 
@@ -120,24 +143,24 @@ def _over(
     batch: int,
     progress: Callable[[int, int], None] | None,
 ) -> Extracted:
-    """Runs ``compute`` over the rows in order and drops what only filled up the last batch.
+    """Runs ``compute`` over the rows in order and drops the padding of the last batch.
 
-    Several processes share the rows; each gets all results.
+    Several processes divide the rows among them; each returns all results.
     """
     rows = np.asarray(rows, np.int64)
     if rows.size == 0:
-        raise InputError("no rows to extract features from; check the split and folds asked for")
+        raise InputError("there are no rows to encode; check the split and the folds")
     if batch < 1:
         raise InputError(f"batch: must be 1 or more, got {batch}")
     xs, labels, done = [], [], 0
-    mine = distributed.local_rows(rows)
-    for inputs, label, mask in _batches(shards, mine, batch):
+    local = distributed.local_rows(rows)
+    for inputs, label, mask in _batches(shards, local, batch):
         x = np.asarray(compute(inputs), np.float32)[mask]
         xs.append(x)
         labels.append(label[mask])
         done += len(x)
         if progress is not None:
-            progress(done, len(mine))
+            progress(done, len(local))
     gathered = distributed.gather_rows(
         {"x": np.concatenate(xs), "label": np.concatenate(labels)}, len(rows)
     )
@@ -145,8 +168,8 @@ def _over(
     bad = ~np.isfinite(x).all(1)
     if bad.any():
         raise InputError(
-            f"features of row {rows[bad][0]} and {bad.sum() - 1} more are not finite; the "
-            "parameters diverged or the row holds NaN"
+            f"the features of row {rows[bad][0]} and {bad.sum() - 1} more are not finite; look "
+            "for NaN in these rows, or take an earlier checkpoint if training diverged"
         )
     return Extracted(x, gathered["label"], shards.column("fold")[rows], rows)
 
@@ -154,7 +177,7 @@ def _over(
 def _batches(
     shards: Any, rows: np.ndarray, batch: int
 ) -> Iterator[tuple[Batch, np.ndarray, np.ndarray]]:
-    """``(what the encoder reads, label, rows that count)``."""
+    """``(inputs, label [b ...], mask [b])``; the mask is False for padding."""
     from jfreq.data.loading.pipeline import eval_batches
 
     for item in eval_batches(shards, rows, batch=batch):
@@ -165,13 +188,17 @@ def _batches(
 
 
 def pooled(features: Features, pool: Pool, layer: int | None = None) -> Array:
-    """``[b size]`` from what an encoder returned."""
+    """Pools the features of a batch into one vector ``[b d]`` for each row.
+
+    Raises:
+      InputError: where the encoder does not return ``layer``.
+    """
     tokens = features.tokens
     if layer is not None:
         layers = features.layers
         if layers is None or not -len(layers) <= layer < len(layers):
             known = "none" if layers is None else f"0 to {len(layers) - 1}"
-            raise InputError(f"layer: no state after block {layer}; the encoder gives {known}")
+            raise InputError(f"layer: the encoder returns no block {layer}; it returns {known}")
         tokens = layers[layer]
         pool = "mean" if pool == "clip" else pool
     if pool == "clip":
@@ -194,7 +221,7 @@ def _moments(x: Array, weight: Array, axes: tuple[int, ...]) -> tuple[Array, Arr
 
 
 def _statistics(method: Method, inputs: Batch) -> Array:
-    """``[b size]``: mean and standard deviation over the frames that hold signal."""
+    """``[b d]``: mean and standard deviation over valid frames."""
     out = method.with_spectrogram(inputs)
     if "spectrogram" not in out:
         signals = [x for name, x in sorted(inputs.items()) if name != "length"]
@@ -210,8 +237,7 @@ def _frame_statistics(spec: Array, valid: Array) -> Array:
 
 
 def _spectrum_statistics(x: Array) -> Array:
-    """``[b t c]`` to mean and standard deviation over time of the log power, in about 15
-    half-overlapping frames."""
+    """``[b t c]`` to the statistics of log power spectra of about 15 half-overlapping frames."""
     n_fft = 2 ** max(2, int(np.log2(max(4, x.shape[1] // 8))))
     flat = jnp.moveaxis(scale.pcm_to_float(x), 1, -1)
     flat = jnp.pad(flat, ((0, 0), (0, 0), (0, max(0, n_fft - x.shape[1]))))
@@ -233,10 +259,14 @@ def params_hash(params: PyTree) -> str:
 
 
 def cached(folder: str | Path, key: Any, compute: Callable[[], Extracted]) -> Extracted:
-    """``compute()``, kept in ``folder`` as ``.npz`` under a hash of ``key`` (JSON values).
+    """``compute()``, or the result of an earlier call with the same ``key``.
 
-    ``key`` must name everything the features depend on; see :func:`feature_key`. A damaged file
-    is computed again. Several processes compute together and keep nothing.
+    A damaged file is computed again. Several processes compute together and store nothing.
+
+    Args:
+      folder: where results lie as ``.npz``.
+      key: JSON values that name everything the features depend on, see :func:`feature_key`.
+      compute: called where there is no stored result.
     """
     if jax.process_count() > 1:
         return compute()
@@ -247,7 +277,7 @@ def cached(folder: str | Path, key: Any, compute: Callable[[], Extracted]) -> Ex
             with np.load(path, allow_pickle=False) as file:
                 return Extracted(**{field: file[field] for field in Extracted._fields})
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-            pass  # computed again and written over
+            pass  # Computed again and replaced.
     features = compute()
     write_atomically(path, lambda file: np.savez(file, **features._asdict()))
     return features
@@ -256,7 +286,7 @@ def cached(folder: str | Path, key: Any, compute: Callable[[], Extracted]) -> Ex
 def feature_key(
     config: Any, params: PyTree, shards: Any, rows: np.ndarray, **options: Any
 ) -> dict[str, Any]:
-    """What features depend on: method config, parameters, data, rows and options."""
+    """The key of :func:`cached`: all that features depend on, parameters and rows as hashes."""
     rows = np.asarray(rows, np.int64)
     return {
         "config": config,

@@ -1,4 +1,4 @@
-"""Fine-tuning: an encoder under a classifier, trained through, one run a fold."""
+"""Fine-tuning: an encoder and a classifier trained together, one run for each fold."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from jfreq.train.state import Trained
 from jfreq.types import Array, Batch, InputError
 
 TEST, PREDICTIONS = "test.json", "predictions.npz"
-FREE = (
+MAY_DIFFER = (
     "log",
     "mesh",
     "checkpoint.every",
@@ -42,27 +42,33 @@ FREE = (
     "data.memory_mb",
     "data.path",
 )
-"""Fields that may differ between a finished fold and the call that asks for it."""
+"""Fields that may differ between a finished fold and the call that would use it again."""
 
 
 class Predictions(NamedTuple):
-    """Test rows of one fold: their numbers ``id [n]``, ``label`` ``[n]`` or ``[n k]``, and the
-    classifier's ``score [n k]`` float32 (logits)."""
+    """What the classifier returns for the test rows of one fold."""
 
     id: np.ndarray
+    """``[n]`` row numbers."""
     label: np.ndarray
+    """``[n]``, or ``[n k]`` where a row may have several labels."""
     score: np.ndarray
+    """``[n k]`` float32 logits."""
 
 
 def experiment_for(source: str | Path) -> Experiment:
-    """The fine-tuning experiment of a run or bundle, its encoder open to new data; of the name of
-    an experiment the same from scratch, for comparison.
+    """The fine-tuning experiment of an encoder, not yet bound to data.
 
-    Transformers over spectrograms get SSAST's recipe (section 3.3): all layers trained, slower
-    towards the input, SpecAugment; patches overlap when ``--method.backbone.stride`` is set,
-    positions are then resized. Encoders of sensors are trained all alike. A supervised
-    experiment is trained by its own recipe. ``InputError`` for what is neither a folder nor an
-    experiment.
+    Transformers over spectrograms use the recipe of SSAST (section 3.3): all layers are trained,
+    more slowly towards the input, with SpecAugment; patches overlap when
+    ``--method.backbone.stride`` is set, and positions are then resized. Encoders of sensors are
+    trained at one rate. A supervised experiment keeps its own recipe.
+
+    Args:
+      source: a run or a bundle, or the name of an experiment, which is then trained from scratch.
+
+    Raises:
+      InputError: for anything else.
     """
     if local_path(source, "run").exists():
         folder = trained_folder(source)
@@ -93,17 +99,23 @@ def finetune(
     train_split: str | None = None,
     test_split: str | None = None,
 ) -> Report:
-    """Trains on the other folds and tests on each held-out one; finished folds are kept.
+    """Tests on each held-out fold after training on the others; finished folds are not repeated.
 
-    ``folds``: names of the held-out folds (``1`` or ``fold 1``; ``test`` for the set's own split);
-    all by default. ``train_split`` and ``test_split`` name two splits instead. With
-    ``data.label_fraction`` only that fraction of the training rows is read, the test rows stay.
-    Without ``checkpoint.init_from`` training is from scratch. Writes ``workdir/results.json`` and,
-    for each fold, a run with ``predictions.npz``.
+    Writes ``results.json`` and, for each fold, a run folder with ``predictions.npz``.
 
-    Raises ``InputError`` for data without labels or folds, a subject (else a recording) on both
-    sides, a class of the test rows that is not trained, a fraction that leaves a class without a
-    row, and a ``workdir`` that holds other fine-tuning.
+    Args:
+      experiment: from :func:`experiment_for`. With ``data.label_fraction`` only that fraction of
+        the training rows is read; without ``checkpoint.init_from`` training is from scratch.
+      workdir: the folder to write to.
+      folds: names of the held-out folds (``1`` or ``fold 1``; ``test`` for the test split); all
+        where it is empty.
+      train_split: split to train on, in place of folds and of ``train``.
+      test_split: split to test on, in place of folds and of ``test``.
+
+    Raises:
+      InputError: for data without labels or folds, a subject (else a recording) among both
+        training and test rows, a class of the test rows that is not trained, a fraction that
+        leaves a class without a row, and a ``workdir`` that holds other fine-tuning.
     """
     from jfreq.train.loop import train
 
@@ -111,16 +123,16 @@ def finetune(
     shards, rows, jobs, counts = _jobs(experiment, workdir, folds, train_split, test_split)
     predictions = []
     for fold, cfg in jobs:
-        folder = workdir / _name(fold)
+        folder = workdir / _folder_name(fold)
         if not _is_done(folder, cfg, shards):
             fresh = predict(train(cfg, folder), shards, rows[fold.test])
             if distributed.is_chief():
-                _keep(folder, fresh, cfg, shards)
+                _store(folder, fresh, cfg, shards)
             predictions.append(fresh)
         else:
             predictions.append(read_predictions(folder))
-    plan = tuple(fold for fold, _ in jobs)
-    report = _report(experiment, shards, plan, predictions, float(np.mean(counts)))
+    held_out = tuple(fold for fold, _ in jobs)
+    report = _report(experiment, shards, held_out, predictions, float(np.mean(counts)))
     if distributed.is_chief():
         report.save(workdir / "results.json")
     return report
@@ -132,42 +144,50 @@ def by_fraction(
     workdir: Path,
     fractions: Sequence[Fraction],
     *,
-    draws: Repeats = 3,
+    repeats: Repeats = 3,
     folds: tuple[str, ...] = (),
     train_split: str | None = None,
     test_split: str | None = None,
 ) -> Report:
-    """:func:`finetune` with each fraction of the labels, ``draws`` times: mean and interval over
-    trainings, each with a seed and a draw of its own.
+    """Fine-tunes with several fractions of the labels; other arguments as :func:`finetune`.
 
-    Every training has a folder ``workdir/FRACTION/DRAW`` and finished ones are kept. Raises
-    ``InputError`` as :func:`finetune`, for all fractions before the first training.
+    Args:
+      fractions: of the training rows.
+      repeats: trainings with each fraction. Each has its own seed and its own sample of labels, and
+        its folder ``workdir/FRACTION/REPEAT``; finished ones are not repeated.
+
+    Returns:
+      For each fraction the mean and the interval over trainings.
+
+    Raises:
+      InputError: as :func:`finetune`, for all fractions before the first training.
     """
     workdir = local_path(workdir, "workdir")
     wanted = sorted(set(fractions))
     check(len(wanted) == len(fractions) > 0, "fractions", f"name each once, got {list(fractions)}")
     plan = [
-        [(_drawn(experiment, x, i), workdir / f"{x:g}" / str(i)) for i in range(draws)]
+        [(_repeat(experiment, x, i), workdir / f"{x:g}" / str(i)) for i in range(repeats)]
         for x in wanted
     ]
     for cfg, folder in itertools.chain(*plan):
         _jobs(cfg, folder, folds, train_split, test_split)
     reports = []
     for trainings in plan:
-        made = [
+        repeated = [
             finetune(cfg, folder, folds=folds, train_split=train_split, test_split=test_split)
             for cfg, folder in trainings
         ]
-        reports.append(over_seeds(made) if draws > 1 else made[0])
+        reports.append(over_seeds(repeated) if repeats > 1 else repeated[0])
     return joined(reports)
 
 
-def _drawn(experiment: Experiment, fraction: float, draw: int) -> Experiment:
-    data, seed = experiment.data, experiment.seed + draw
+def _repeat(experiment: Experiment, fraction: float, index: int) -> Experiment:
+    """The experiment with its own seed and its own sample of the labels."""
+    data = experiment.data
     return replace(
         experiment,
-        seed=seed,
-        data=replace(data, label_fraction=fraction, label_seed=data.label_seed + draw),
+        seed=experiment.seed + index,
+        data=replace(data, label_fraction=fraction, label_seed=data.label_seed + index),
     )
 
 
@@ -177,37 +197,49 @@ def _jobs(
     folds: tuple[str, ...],
     train_split: str | None,
     test_split: str | None,
-):
-    """Shards, labelled rows, the experiment of every fold, and the rows that each trains on."""
+) -> tuple[Any, np.ndarray, list[tuple[Fold, Experiment]], list[int]]:
+    """Shards, labelled rows, folds with their experiments, and how many rows each trains on."""
     check(
         not (workdir / CONFIG).exists(),
         "workdir",
-        f"{workdir} is a run of its own; choose another folder for the fine-tuning",
+        f"{workdir} holds a single run; choose another folder for the fine-tuning",
     )
     shards = open_data(experiment.data)
     rows = labelled_rows(shards)
     plan = divide(
-        shards, rows, only=folds, train_split=train_split, test_split=test_split, asker=FINE_TUNING
+        shards,
+        rows,
+        only=folds,
+        train_split=train_split,
+        test_split=test_split,
+        purpose=FINE_TUNING,
     )
     check_classes(shards.info, shards.column("label")[rows], plan)
     jobs = [(fold, _for_fold(experiment, fold)) for fold in plan]
     counts = []
     for fold, cfg in jobs:
-        _check_folder(workdir / _name(fold), cfg)
+        _check_folder(workdir / _folder_name(fold), cfg)
         counts.append(_training_rows(shards, cfg.data))
     return shards, rows, jobs, counts
 
 
 def read_predictions(folder: str | Path) -> Predictions:
-    """What fine-tuning left in the folder of a fold; ``InputError`` where there is nothing."""
+    """The predictions that :func:`finetune` wrote for a fold.
+
+    Args:
+      folder: the folder of the fold.
+
+    Raises:
+      InputError: where there are none.
+    """
     path = local_path(folder, "folder") / PREDICTIONS
-    check(path.is_file(), str(path), "no such file; `jfreq finetune` writes it for each fold")
+    check(path.is_file(), str(path), "no such file; `jfreq finetune` writes one for each fold")
     with np.load(path, allow_pickle=False) as file:
         return Predictions(**{name: file[name] for name in Predictions._fields})
 
 
-def _name(fold: Fold) -> str:
-    """Of the folder: ``fold1``, or the name of a split without what folders cannot have."""
+def _folder_name(fold: Fold) -> str:
+    """``fold1``, or the name of a split in letters that file systems allow."""
     return re.sub(r"[^\w.-]+", "_", fold.name.replace(" ", ""))
 
 
@@ -217,20 +249,22 @@ def _for_fold(experiment: Experiment, fold: Fold) -> Experiment:
 
 
 def _training_rows(shards: Any, data: Data) -> int:
-    """How many rows training reads; draws them, so that a bad fraction is refused early."""
+    """How many rows training reads; raises ``InputError`` where they cannot be sampled."""
     rows = shards.rows(data.split, exclude_folds=data.exclude_folds)
     return len(sampled_rows(shards, rows, data, labelled=True))
 
 
 def _identity(experiment: Experiment, shards: Any) -> dict[str, Any]:
-    """What a fold's predictions depend on: fields, and what the shards hold."""
-    fields = {k: v for k, v in flat(to_dict(experiment)).items() if not k.startswith(FREE)}
+    """What the predictions of a fold depend on: the fields, and the contents of the shards."""
+    fields = {k: v for k, v in flat(to_dict(experiment)).items() if not k.startswith(MAY_DIFFER)}
     return {**fields, "manifest": shards.manifest_hash}
 
 
 def _check_folder(folder: Path, experiment: Experiment) -> None:
-    """``InputError`` where the run in ``folder`` started from something else: training itself
-    does not look at this again."""
+    """Raises ``InputError`` where the run in ``folder`` started from another encoder.
+
+    Training that continues a run does not check this.
+    """
     if (folder / CONFIG).is_file():
         before, now = read_config(folder).checkpoint.init_from, experiment.checkpoint.init_from
         check(
@@ -242,12 +276,12 @@ def _check_folder(folder: Path, experiment: Experiment) -> None:
 
 
 def _names(sources: Sequence[Source]) -> str:
-    """Of the runs and bundles; empty for none."""
+    """The paths of runs and bundles, separated by commas."""
     return ", ".join(source.path for source in sources)
 
 
 def _is_done(folder: Path, experiment: Experiment, shards: Any) -> bool:
-    """Whether the folder holds the predictions of just this experiment."""
+    """Whether the folder holds the predictions of this experiment."""
     try:
         before = read_json(folder / TEST, "the note of a finished fold")["experiment"]
     except (InputError, KeyError):
@@ -255,8 +289,8 @@ def _is_done(folder: Path, experiment: Experiment, shards: Any) -> bool:
     return before == _identity(experiment, shards) and (folder / PREDICTIONS).is_file()
 
 
-def _keep(folder: Path, predictions: Predictions, experiment: Experiment, shards: Any) -> None:
-    """Writes the predictions, then the file that says that they are whole."""
+def _store(folder: Path, predictions: Predictions, experiment: Experiment, shards: Any) -> None:
+    """Writes the predictions, then the file that says that they are complete."""
     write_atomically(
         folder / PREDICTIONS, lambda file: np.savez_compressed(file, **predictions._asdict())
     )
@@ -267,12 +301,12 @@ def _keep(folder: Path, predictions: Predictions, experiment: Experiment, shards
 
 @functools.partial(jax.jit, static_argnums=0)
 def _logits(method: Method, params: Any, batch: Batch) -> Array | None:
-    """One program for all folds, whose methods are equal."""
+    """``[b classes]``; the folds, whose methods are equal, share one program."""
     return method.encode(params, batch).logits
 
 
 def predict(trained: Trained, shards: Any, rows: np.ndarray) -> Predictions:
-    """The classifier of ``trained`` on ``rows`` of labelled shards."""
+    """Predictions for ``rows`` ``[n]`` of labelled shards."""
     from jfreq.data.loading.pipeline import eval_batches
 
     method = trained.experiment.method
@@ -288,12 +322,12 @@ def predict(trained: Trained, shards: Any, rows: np.ndarray) -> Predictions:
 def _report(
     experiment: Experiment,
     shards: Any,
-    plan: tuple[Fold, ...],
+    folds: tuple[Fold, ...],
     predictions: Sequence[Predictions],
     rows: float,
 ) -> Report:
-    data, several = experiment.data, len(plan) > 1
-    notes = remarks(shards, shards.column("label")[labelled_rows(shards)], plan)
+    data, several = experiment.data, len(folds) > 1
+    notes = remarks(shards, shards.column("label")[labelled_rows(shards)], folds)
     start = _names(experiment.checkpoint.init_from)
     results = []
     for metric, measure in metrics_for(predictions[0].label).items():
@@ -317,11 +351,11 @@ def _report(
         results.append(result)
     interval = "mean over held-out folds, 95 % Student-t over folds"
     if not several:
-        interval = f"tested on {plan[0].name}, 95 % over test rows (Wilson, bootstrap)"
+        interval = f"tested on {folds[0].name}, 95 % over test rows (Wilson, bootstrap)"
     return Report(
         title="Fine-tuning",
         data=shards.info.name,
-        folds=tuple(fold.name for fold in plan),
+        folds=tuple(fold.name for fold in folds),
         results=tuple(results),
         settings={
             "interval": interval,

@@ -1,4 +1,4 @@
-"""Folds of labelled rows for probes and fine-tuning, and the check that signals fit."""
+"""Folds of labelled rows for probes, fine-tuning and ablations, and checks of shards."""
 
 from __future__ import annotations
 
@@ -13,46 +13,50 @@ from jfreq.types import InputError, SignalSpec
 
 
 class Task(NamedTuple):
-    """Labels of one set: ``label`` ``[n]`` or ``[n k]``, and its divisions.
-
-    ``groups``: what belongs together when validation rows are held out, ``[n]`` each, the most
-    wanted first (subjects, then folds).
-    """
+    """The labels of ``n`` rows, and the folds to test on."""
 
     label: np.ndarray
+    """``[n]``, or ``[n k]`` where a row may have several."""
     classes: int
     groups: tuple[np.ndarray, ...]
+    """Numberings ``[n]`` of rows that must stay together when validation rows are held out; the
+    first that has several groups is used (subjects, then folds)."""
     folds: tuple[Fold, ...]
+
+    def validation_group(self, fold: Fold) -> np.ndarray | None:
+        """``[training rows]`` the first of ``groups`` with more than one in the training rows."""
+        groups = (group[fold.train] for group in self.groups)
+        return next((group for group in groups if len(np.unique(group)) > 1), None)
 
 
 class Fold(NamedTuple):
-    """Positions of one train/test division.
-
-    ``reads``: the fields of ``Data`` that select its training rows; empty where no fields do.
-    """
+    """One division into training and test rows."""
 
     name: str
     train: np.ndarray
+    """Positions of the training rows."""
     test: np.ndarray
+    """Positions of the test rows."""
     reads: Mapping[str, Any] = {}
+    """The fields of ``Data`` that select the training rows; empty where no fields do."""
 
 
-class Asker(NamedTuple):
-    """Who wants to divide a set: what it is called, and which of its options make folds."""
+class Purpose(NamedTuple):
+    """What folds are for: its name in messages, and which options the command has to make folds."""
 
     name: str
-    leaves_subjects_out: bool = False
-    makes_folds: bool = True
+    offers_leave_one_subject_out: bool = False
+    offers_make_folds: bool = True
 
 
-PROBE = Asker("a probe", leaves_subjects_out=True)
-FINE_TUNING = Asker("fine-tuning")
-ABLATION = Asker("an ablation", makes_folds=False)
+PROBE = Purpose("a probe", offers_leave_one_subject_out=True)
+FINE_TUNING = Purpose("fine-tuning")
+ABLATION = Purpose("an ablation", offers_make_folds=False)
 
 
 def labelled_rows(shards: Any) -> np.ndarray:
-    """Rows that carry a label; ``InputError`` where there are none."""
-    info, every = shards.info, np.arange(len(shards))
+    """Numbers ``[n]`` of the rows that have a label; raises ``InputError`` where there are none."""
+    info = shards.info
     why = getattr(shards, "why_unlabelled", "")
     check(not why, info.name, f"the sets have no labels together: {why}")
     check(
@@ -60,8 +64,10 @@ def labelled_rows(shards: Any) -> np.ndarray:
         info.name,
         "has no labels; prepare it with labels, for instance `--labels` or a folder for each class",
     )
-    rows = every if info.multi_label else np.flatnonzero(shards.column("label") >= 0)
-    check(len(rows) > 0, info.name, "no row carries a label")
+    if info.multi_label:
+        return np.arange(len(shards))
+    rows = np.flatnonzero(shards.column("label") >= 0)
+    check(len(rows) > 0, info.name, "no row carries a label; prepare it with labels")
     return rows
 
 
@@ -73,50 +79,60 @@ def divide(
     only: Sequence[str] = (),
     train_split: str | None = None,
     test_split: str | None = None,
-    asker: Asker = PROBE,
+    purpose: Purpose = PROBE,
 ) -> tuple[Fold, ...]:
-    """Train/test positions within ``rows``: by subject, by fold, or by split, as the shards say.
+    """Divides rows into training and test rows, by the folds of the shards or else their splits.
 
-    ``only`` names the folds to test on (``1`` or ``fold 1``); all by default. ``test`` alone is
-    the set's own split, also where the set has folds; ``train_split`` and ``test_split`` name two
-    other splits.
+    Args:
+      shards: the rows, with their subjects, folds and splits.
+      rows: row numbers ``[n]``.
+      leave_one_subject_out: one fold for each subject instead.
+      only: names of the folds to test on (``1`` or ``fold 1``); all where it is empty. ``test``
+        alone is the test split, also where the set has folds.
+      train_split: split to train on, in place of folds and of ``train``.
+      test_split: split to test on, in place of folds and of ``test``.
+      purpose: what the folds are for.
 
-    Raises ``InputError`` for folds and splits that are not there, and for a subject, or where
-    there are none a recording, that is on both sides.
+    Returns:
+      The folds, with positions in ``rows``.
+
+    Raises:
+      InputError: for folds and splits that are not there, and for a subject (where there are none,
+        a recording) that is among both the training and the test rows.
     """
     named = train_split is not None or test_split is not None
     check(
         not (named and leave_one_subject_out),
         "train-split",
-        "is no use with --leave-one-subject-out; give one of them",
+        "cannot be combined with --leave-one-subject-out; give one of them",
     )
     splits = (train_split or "train", test_split or "test")
     if leave_one_subject_out:
         folds = _by_subject(shards, rows)
     else:
         folds = () if named or tuple(only) == ("test",) else _by_fold(shards, rows)
-        folds = folds or _by_split(shards, rows, splits, named, asker)
+        folds = folds or _by_split(shards, rows, splits, named, purpose)
     known = [fold.name for fold in folds]
     wanted = {name if name in known or not name.isdigit() else f"fold {name}" for name in only}
     check(
         wanted <= set(known),
         "folds",
-        f"no {', '.join(sorted(wanted - set(known)))}; the data have {', '.join(known)}",
+        f"there is no {', '.join(sorted(wanted - set(known)))}; the data have {', '.join(known)}",
     )
     folds = tuple(fold for fold in folds if not wanted or fold.name in wanted)
-    _check_apart(shards, rows, folds, asker)
+    _check_disjoint(shards, rows, folds, purpose)
     return folds
 
 
 def _by_subject(shards: Any, rows: np.ndarray) -> tuple[Fold, ...]:
     subject = shards.column("subject")[rows]
     names = sorted(set(subject) - {""})
-    check(len(names) >= 2, shards.info.name, "leave-one-subject-out needs two subjects or more")
+    check(len(names) >= 2, shards.info.name, "leave-one-subject-out needs at least two subjects")
     return tuple(_fold(str(s), subject == s, subject != "") for s in names)
 
 
 def _by_fold(shards: Any, rows: np.ndarray) -> tuple[Fold, ...]:
-    """Nothing where there are fewer than two."""
+    """The folds of the shards; none where there are fewer than two."""
     fold = shards.column("fold")[rows]
     known = [int(f) for f in np.unique(fold) if f in shards.info.folds]
     if len(known) < 2:
@@ -126,10 +142,11 @@ def _by_fold(shards: Any, rows: np.ndarray) -> tuple[Fold, ...]:
 
 
 def _by_split(
-    shards: Any, rows: np.ndarray, splits: tuple[str, str], named: bool, asker: Asker
+    shards: Any, rows: np.ndarray, splits: tuple[str, str], named: bool, purpose: Purpose
 ) -> tuple[Fold, ...]:
+    """The single fold of a train and a test split; raises ``InputError`` where one is missing."""
     column, (train, test) = shards.column("split")[rows], splits
-    check(train != test, "test-split", f"{test!r} is the split to train on as well")
+    check(train != test, "test-split", f"{test!r} is also the split to train on")
     if (column == train).any() and (column == test).any():
         inside = (column == train) | (column == test)
         return (_fold(test, column == test, inside, split=train),)
@@ -144,23 +161,23 @@ def _by_split(
         )
     known = np.unique(shards.column("fold")[rows])
     raise InputError(
-        f"{info.name}: {asker.name} needs two folds or a train and a test split; it has folds "
+        f"{info.name}: {purpose.name} needs two folds or a train and a test split; it has folds "
         f"{[int(f) for f in known if f in info.folds] or 'none'} and splits "
-        f"{', '.join(names) or 'none'}; {_way_out(shards, rows, names, asker)}"
+        f"{', '.join(names) or 'none'}; {_advice(shards, rows, names, purpose)}"
     )
 
 
-def _way_out(shards: Any, rows: np.ndarray, splits: Sequence[str], asker: Asker) -> str:
-    """The options that help, as far as the set has what they need."""
+def _advice(shards: Any, rows: np.ndarray, splits: Sequence[str], purpose: Purpose) -> str:
+    """The options that would help and for which the set has what they need."""
     subjects = len(set(shards.column("subject")[rows]) - {""})
     groups = len(np.unique(recordings(shards)[rows]))
-    if not asker.makes_folds:
+    if not purpose.offers_make_folds:
         return f"prepare it with --make-folds {suggested_folds(subjects, groups)}"
     ways = []
     if len(splits) > 1:
         ways.append("name two of its splits with --train-split and --test-split")
     if subjects > 1:
-        if asker.leaves_subjects_out:
+        if purpose.offers_leave_one_subject_out:
             ways.append(f"test on each of its {subjects} subjects with --leave-one-subject-out")
         ways.append(f"make folds of whole subjects with --make-folds {suggested_folds(subjects)}")
     elif groups > 1:
@@ -178,37 +195,39 @@ def _fold(name: str, test: np.ndarray, inside: np.ndarray, **reads: Any) -> Fold
     return Fold(name, np.flatnonzero(inside & ~test), np.flatnonzero(test), reads)
 
 
-def _check_apart(shards: Any, rows: np.ndarray, folds: Sequence[Fold], asker: Asker) -> None:
-    """``InputError`` where one person or recording is both trained on and tested on.
+def _check_disjoint(shards: Any, rows: np.ndarray, folds: Sequence[Fold], purpose: Purpose) -> None:
+    """Raises ``InputError`` where a subject or recording is in both training and test rows.
 
-    Not where the user chose just that: folds of rows, and spans kept apart by a guard.
+    It does not where the user chose just that: with folds of rows, and with a guard between them.
     """
     info = shards.info
     for fold in folds:
         made = info.fold_by if "exclude_folds" in fold.reads else ""
         if made == "row" or info.guard_seconds > 0:
             continue
-        party = _parties(shards, made != "recording")[rows]
-        both = np.intersect1d(party[fold.train], party[fold.test])
+        group = _groups(shards, made != "recording")[rows]
+        both = np.intersect1d(group[fold.train], group[fold.test])
         if not both.size:
             continue
         first = both[both < 0].max(initial=both[0])
         kind, column = ("subject", "subject") if first < 0 else ("recording", "path")
-        name = str(shards.column(column)[rows[np.flatnonzero(party == first)[0]]])
-        count = len(np.unique(party[party < 0] if kind == "subject" else party))
-        ways = [f"--make-folds {suggested_folds(count, count)}"] if asker.makes_folds else []
-        ways += ["--leave-one-subject-out"] * (kind == "subject" and asker.leaves_subjects_out)
-        advice = f"divide it anew with {' or '.join(ways)}" if ways else "mend the folds"
+        name = str(shards.column(column)[rows[np.flatnonzero(group == first)[0]]])
+        count = len(np.unique(group[group < 0] if kind == "subject" else group))
+        ways = (
+            [f"--make-folds {suggested_folds(count, count)}"] if purpose.offers_make_folds else []
+        )
+        if kind == "subject" and purpose.offers_leave_one_subject_out:
+            ways.append("--leave-one-subject-out")
+        advice = f"divide it anew with {' or '.join(ways)}" if ways else "correct its folds"
         several = f", one of {both.size} such," if both.size > 1 else ""
         raise InputError(
-            f"{info.name}, {fold.name}: {kind} {name!r}{several} is on both sides, so "
-            f"the test would be of what was trained on; {advice}"
+            f"{info.name}, {fold.name}: {kind} {name!r}{several} is in both training and test "
+            f"rows, so the test would be of what was trained on; {advice}"
         )
 
 
-def _parties(shards: Any, by_subject: bool) -> np.ndarray:
-    """``[rows]`` int: rows of one subject share a number below 0, others of one recording one from
-    0 on."""
+def _groups(shards: Any, by_subject: bool) -> np.ndarray:
+    """``[rows]`` int: a number below 0 for each subject; from 0 on for each recording without one."""
     recording, subject = recordings(shards), shards.column("subject")
     if not by_subject:
         return recording
@@ -216,7 +235,7 @@ def _parties(shards: Any, by_subject: bool) -> np.ndarray:
 
 
 def make_task(shards: Any, rows: np.ndarray, folds: tuple[Fold, ...]) -> Task:
-    """Labels and groups of the rows, checked fold by fold."""
+    """The labels and groups of ``rows``; raises ``InputError`` as :func:`check_classes`."""
     label = shards.column("label")[rows]
     check_classes(shards.info, label, folds)
     groups = tuple(shards.column(name)[rows] for name in ("subject", "fold"))
@@ -224,8 +243,17 @@ def make_task(shards: Any, rows: np.ndarray, folds: tuple[Fold, ...]) -> Task:
 
 
 def check_classes(info: Any, label: np.ndarray, folds: Sequence[Fold]) -> None:
-    """``InputError`` for a fold whose training rows hold a single class, or whose test rows hold
-    a class that training never sees: no probe could score there, and nothing would say why."""
+    """Checks that a probe can be trained and scored on every fold.
+
+    Args:
+      info: the metadata of the set.
+      label: ``[n]`` or ``[n k]``.
+      folds: with positions in ``label``.
+
+    Raises:
+      InputError: for a fold whose training rows hold a single class or lack the class of a test
+        row; where a row may have several labels, only if they lack all classes of the test rows.
+    """
     for fold in folds:
         where, train = f"{info.name}, {fold.name}", label[fold.train]
         several = len(np.unique(train)) > 1 if label.ndim == 1 else train.any()
@@ -234,44 +262,49 @@ def check_classes(info: Any, label: np.ndarray, folds: Sequence[Fold]) -> None:
             where,
             "its training rows hold a single class; give the classes to several folds",
         )
-        known, asked = _classes(train), _classes(label[fold.test])
-        unseen = np.setdiff1d(asked, known)
-        if label.ndim == 2 and len(unseen) < len(asked):
+        tested = _classes(label[fold.test])
+        unseen = np.setdiff1d(tested, _classes(train))
+        if label.ndim == 2 and len(unseen) < len(tested):
             continue
         if len(unseen):
-            raise InputError(f"{where}: {_never_seen(info, label, fold, unseen, len(asked))}")
+            raise InputError(f"{where}: {_unseen(info, label, fold, unseen, len(tested))}")
 
 
 def remarks(shards: Any, label: np.ndarray, folds: Sequence[Fold]) -> tuple[str, ...]:
-    """Sentences to print with scores on these folds: what they keep apart, and which of several
-    labels cannot be scored."""
-    said, info = [], shards.info
+    """Notes to print with scores on these folds.
+
+    They say what the folds do not keep apart, and how many of several labels cannot be scored.
+    """
+    notes, info = [], shards.info
     made = info.fold_by if any("exclude_folds" in fold.reads for fold in folds) else ""
     if made == "recording" and len(set(shards.column("subject")) - {""}) > 1:
-        said.append("folds keep recordings whole, one subject may be in several")
+        notes.append("folds keep recordings whole, one subject may be in several")
     if made == "row":
-        said.append("folds are of rows, one recording may be in several")
+        notes.append("folds are of rows, one recording may be in several")
     if info.guard_seconds > 0:
-        said.append(f"rows of one recording may be on both sides, {info.guard_seconds:g} s apart")
+        notes.append(
+            "training and test rows may be of one recording, at least "
+            f"{info.guard_seconds:g} s apart"
+        )
     if label.ndim == 1:
-        return tuple(said)
+        return tuple(notes)
     for fold in folds:
         train, test = (label[side].any(0) for side in (fold.train, fold.test))
         if none := int((~test).sum()):
-            said.append(
+            notes.append(
                 f"{fold.name}: without a positive test row, {none} of {label.shape[1]} "
                 "classes are left out of mAP and d'"
             )
         if new := int((test & ~train).sum()):
-            said.append(
+            notes.append(
                 f"{fold.name}: without a positive training row, {new} of "
                 f"{label.shape[1]} classes are scored at chance"
             )
-    return tuple(said)
+    return tuple(notes)
 
 
 def unseen_rows(label: np.ndarray, fold: Fold) -> np.ndarray:
-    """``[test rows]`` bool: those whose one class never occurs in the training rows."""
+    """``[test rows]`` bool: True where the class of a row never occurs in the training rows."""
     return ~np.isin(label[fold.test], np.unique(label[fold.train]))
 
 
@@ -279,17 +312,18 @@ def _classes(label: np.ndarray) -> np.ndarray:
     return np.unique(label) if label.ndim == 1 else np.flatnonzero(label.any(0))
 
 
-def _never_seen(info: Any, label: np.ndarray, fold: Fold, unseen: np.ndarray, asked: int) -> str:
+def _unseen(info: Any, label: np.ndarray, fold: Fold, unseen: np.ndarray, tested: int) -> str:
+    """The message about classes that are tested but never trained."""
     names = [repr(info.labels[c]) for c in unseen]
-    some = ", ".join(names[:6]) + ", ..." * (len(names) > 6)
-    if len(unseen) == asked:
+    listed = ", ".join(names[:6]) + ", ..." * (len(names) > 6)
+    if len(unseen) == tested:
         return (
-            f"none of its classes ({some}) occurs in its training rows, so nothing can be "
-            "measured; divide the set so that every class is on both sides (--make-folds "
+            f"none of its classes ({listed}) occurs in its training rows, so nothing can be "
+            "measured; divide the set so that every class is in both (--make-folds "
             f"{SUGGESTED_FOLDS} --fold-by recording)"
         )
     count = int(np.isin(label[fold.test], unseen).sum())
-    what = f"class {some} never occurs" if len(unseen) == 1 else f"classes {some} never occur"
+    what = f"class {listed} never occurs" if len(unseen) == 1 else f"classes {listed} never occur"
     return (
         f"{what} in its training rows, so that {count} of its {len(fold.test)} test rows can only "
         f"be wrong; prepare the set without (--drop-labels {' '.join(names[:6])}), or divide it in "
@@ -298,17 +332,21 @@ def _never_seen(info: Any, label: np.ndarray, fold: Fold, unseen: np.ndarray, as
 
 
 def check_signals(signals: Sequence[SignalSpec], shards: Any) -> None:
-    """``InputError`` unless the shards hold every signal that the encoder reads, at its rate, with
-    its channels in the same order and mixed in the same way."""
+    """Checks that shards hold every signal that an encoder reads.
+
+    Raises:
+      InputError: for a missing signal, another rate or count of channels, channels in another
+        order, and sound that was mixed in another way.
+    """
     for wanted in signals:
         stored = shards.spec.signal(wanted.name)
         where, again = f"{shards.info.name}, {wanted.name}", "prepare the set again to match"
         for field in ("rate", "channels"):
             a, b = getattr(stored, field), getattr(wanted, field)
-            problem = f"{field} is {a:g}, the encoder reads {b:g}"
+            problem = f"{field} is {a:g}, but the encoder reads {b:g}"
             check(a == b, where, f"{problem}; {again} (--rate, --seconds, --modalities)")
-        problem = f"was prepared with --mix {stored.mix}, the encoder learned from --mix "
+        problem = f"was prepared with --mix {stored.mix}, but the encoder was trained on --mix "
         check(stored.mix == wanted.mix, where, f"{problem}{wanted.mix}; {again}")
         swapped = stored.names != wanted.names and sorted(stored.names) == sorted(wanted.names)
-        problem = f"has the channels {', '.join(stored.names)}, the encoder reads "
+        problem = f"has the channels {', '.join(stored.names)}, but the encoder reads "
         check(not swapped, where, f"{problem}{', '.join(wanted.names)}; {again} (--modalities)")

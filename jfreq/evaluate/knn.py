@@ -1,4 +1,4 @@
-"""Exact weighted k-nearest-neighbour classification (X-ARES: cosine, k = 10, T = 0.07)."""
+"""Exact weighted k-nearest-neighbour classification."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from jfreq.types import InputError
 
 
 def one_hot(label: np.ndarray, classes: int) -> np.ndarray:
-    """``[n]`` classes as ``[n k]`` float64; multi-hot rows pass through."""
+    """Labels as ``[n classes]`` float64, whether they are classes ``[n]`` or multi-hot already."""
     return label.astype(np.float64) if label.ndim == 2 else np.eye(classes)[label]
 
 
@@ -21,19 +21,36 @@ def knn_scores(
     k: int = 10,
     temperature: float = 0.07,
 ) -> np.ndarray:
-    """Class scores ``[q classes]``: the labels of the ``k`` most similar rows, weighted by
-    softmax(cosine / temperature).
+    """Scores rows by the labels of their most similar training rows.
 
-    ``train`` ``[n d]``, ``label`` ``[n]`` int or ``[n classes]`` multi-hot, ``query`` ``[q d]``.
-    Fewer than ``k`` training rows are all used. A zero vector is equally far from everything.
+    A zero vector is equally far from all rows.
+
+    Args:
+      train: features ``[n d]`` of the training rows.
+      label: their classes ``[n]`` int, or multi-hot ``[n classes]``.
+      query: features ``[q d]`` of the rows to score.
+      classes: how many classes there are.
+      k: neighbours of a row; all training rows where there are fewer.
+      temperature: neighbours are weighted by softmax(cosine similarity / temperature).
+
+    Returns:
+      ``[q classes]`` float64, the weighted mean of the labels.
+
+    Raises:
+      InputError: for no training rows, or a ``k`` or ``temperature`` that is not positive.
+
+    Reference:
+      X-ARES, which uses cosine similarity, k = 10 and T = 0.07.
     """
     from scipy.special import softmax
     from sklearn.neighbors import KNeighborsRegressor
 
     if len(train) == 0:
-        raise InputError("kNN needs at least one training row")
+        raise InputError("kNN: there are no training rows; check the split and the folds")
     if k < 1 or temperature <= 0:
-        raise InputError(f"kNN: k must be 1 or more and temperature positive: {k}, {temperature}")
+        raise InputError(
+            f"kNN: k must be 1 or more, got {k}; temperature positive, got {temperature}"
+        )
 
     def weights(distance: np.ndarray) -> np.ndarray:
         return softmax(-distance / temperature, axis=1)

@@ -1,4 +1,4 @@
-"""Probes with few labels: a fraction of the training rows, drawn several times."""
+"""Probes with few labels: a fraction of the training rows, sampled several times."""
 
 from __future__ import annotations
 
@@ -17,39 +17,50 @@ FRACTIONS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 
 class LabelSubset(NamedTuple):
-    """``fraction`` of the training rows of every fold, drawn several times; test rows stay.
-
-    ``draws``: for each draw the folds with the training positions that are left.
-    """
+    """Several samples of a fraction of the training rows; the test rows are not sampled."""
 
     fraction: float
-    draws: tuple[tuple[Fold, ...], ...]
+    repeats: tuple[tuple[Fold, ...], ...]
+    """For each repeat the folds with the sampled training rows."""
 
     @property
     def rows(self) -> float:
-        """Training rows of a fold, on average."""
-        return float(np.mean([len(fold.train) for folds in self.draws for fold in folds]))
+        """The mean number of training rows of a fold."""
+        return float(np.mean([len(fold.train) for folds in self.repeats for fold in folds]))
 
 
 def label_subsets(
     task: Task,
     fractions: Sequence[float],
     *,
-    draws: int = 5,
+    repeats: int = 5,
     at_least_one: bool = False,
     names: Sequence[str] = (),
     where: str = "fractions",
 ) -> tuple[LabelSubset, ...]:
-    """The training rows of each fraction, ascending; draw ``i`` of all fractions is nested.
+    """Samples fractions of the training rows.
 
-    All labels (1.0) are drawn once. ``InputError`` as
-    :func:`jfreq.data.loading.label_subsets.sample`, before any feature is computed.
+    Repeat ``i`` of a fraction is a subset of repeat ``i`` of every larger one.
+
+    Args:
+      task: the labels and folds.
+      fractions: of the training rows of every fold.
+      repeats: how often each fraction is sampled; 1.0 is all rows and needs no repeats.
+      at_least_one: a class that is left without a row keeps one.
+      names: of the classes, for messages.
+      where: begins the messages.
+
+    Returns:
+      The subsets in ascending order of their fractions.
+
+    Raises:
+      InputError: as :func:`jfreq.data.loading.label_subsets.sample`.
     """
-    check_value(Repeats, draws, "", "draws")
+    check_value(Repeats, repeats, "", "repeats")
     wanted = sorted(set(fractions))
     check(len(wanted) == len(fractions), "fractions", f"name each once, got {list(fractions)}")
 
-    def drawn(fold: Fold, fraction: float, seed: int) -> Fold:
+    def sampled(fold: Fold, fraction: float, seed: int) -> Fold:
         positions = sample(
             task.label[fold.train],
             fraction,
@@ -62,7 +73,7 @@ def label_subsets(
 
     subsets = []
     for fraction in wanted:
-        seeds = range(1 if fraction == 1 else draws)
-        folds = (tuple(drawn(fold, fraction, seed) for fold in task.folds) for seed in seeds)
+        seeds = range(1 if fraction == 1 else repeats)
+        folds = (tuple(sampled(fold, fraction, seed) for fold in task.folds) for seed in seeds)
         subsets.append(LabelSubset(fraction, tuple(folds)))
     return tuple(subsets)

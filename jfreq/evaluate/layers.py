@@ -1,4 +1,4 @@
-"""A quick look inside a frozen encoder: a ridge probe of every block, and a confusion matrix."""
+"""Ridge probes of every block of a frozen encoder, and a confusion matrix."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jfreq.evaluate.any_length import fitted
+from jfreq.evaluate.any_length import for_any_length
 from jfreq.evaluate.features import extract_layers
 from jfreq.evaluate.folds import Task, check_signals, divide, labelled_rows, make_task, unseen_rows
 from jfreq.evaluate.metrics import confusion
-from jfreq.evaluate.probe import fit_ridge, probe_scores
-from jfreq.evaluate.probe_protocol import evaluate
+from jfreq.evaluate.probe_protocol import evaluate, fold_scores
 from jfreq.evaluate.results import Result
 from jfreq.train.state import Trained
 
@@ -21,7 +20,7 @@ CLIP = "clip vector"
 
 
 class Layers(NamedTuple):
-    """What :func:`probe_layers` finds."""
+    """The results of :func:`probe_layers`."""
 
     results: tuple[Result, ...]
     """The main metric with the clip vector, then with the mean of the tokens after each block."""
@@ -33,9 +32,9 @@ class Layers(NamedTuple):
     folds: tuple[str, ...]
     """Names of the folds that were tested on."""
     rows: int
-    """How many labelled rows took part."""
+    """How many labelled rows were probed."""
     labelled: int
-    """How many there are."""
+    """How many labelled rows there are."""
 
 
 def probe_layers(
@@ -56,11 +55,11 @@ def probe_layers(
     Args:
       trained: the encoder; its parameters stay as they are.
       shards: rows with labels, of any length, with folds or a train and a test split.
-      limit: rows at most; where more have labels, so many are drawn.
+      limit: the most rows to probe; where more have labels, this many are sampled.
       only: names of the folds to test on; all where it is empty.
       batch: rows that the encoder reads at a time.
-      seed: draws the rows, and those held out to choose the strength of the ridge penalty.
-      progress: called with the rows that are done and all rows.
+      seed: of the sample of rows, and of the rows held out to choose the ridge penalty.
+      progress: called with the number of rows that are done and that there are.
 
     Raises:
       InputError: as :func:`jfreq.evaluate.probe_protocol.probe` does.
@@ -73,11 +72,11 @@ def probe_layers(
         rows = np.sort(np.random.default_rng(seed).choice(labelled, limit, replace=False))
     folds = divide(shards, rows, only=only)
     if not shards.info.multi_label:
-        # All rows drawn of a rare class may be test rows; no probe could predict it then.
+        # All sampled rows of a rare class may be test rows; no probe could predict it then.
         label = shards.column("label")[rows]
         folds = tuple(fold._replace(test=fold.test[~unseen_rows(label, fold)]) for fold in folds)
     task = make_task(shards, rows, folds)
-    method = fitted(cfg, shards.spec)
+    method = for_any_length(cfg, shards.spec)
     layers = extract_layers(method, trained.params, shards, rows, batch=batch, progress=progress)
     names = [CLIP, *(f"block {i + 1}" for i in range(len(layers) - 1))]
     results = [
@@ -99,16 +98,5 @@ def _confusion(task: Task, x: np.ndarray, seed: int) -> np.ndarray:
     """``[classes classes]`` int64, summed over folds, of ridge probes on ``x`` ``[rows d]``."""
     total = np.zeros((task.classes, task.classes), np.int64)
     for fold in task.folds:
-        groups = (group[fold.train] for group in task.groups)
-        # Validation rows are held out by the first kind of group that has more than one.
-        score, _ = probe_scores(
-            x[fold.train],
-            task.label[fold.train],
-            x[fold.test],
-            classes=task.classes,
-            fit=fit_ridge,
-            group=next((g for g in groups if len(np.unique(g)) > 1), None),
-            seed=seed,
-        )
-        total += confusion(task.label[fold.test], score)
+        total += confusion(task.label[fold.test], fold_scores("ridge", task, x, fold, seed=seed))
     return total

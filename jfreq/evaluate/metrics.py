@@ -1,4 +1,4 @@
-"""Scores of a probe and their confidence intervals: thin wrappers over scikit-learn and scipy."""
+"""Metrics and their confidence intervals, computed by scikit-learn and scipy."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Interval(NamedTuple):
 
 
 def accuracy(label: np.ndarray, score: np.ndarray) -> float:
-    """Fraction of rows whose highest score is the label."""
+    """The fraction of rows whose highest score is that of their class."""
     from sklearn.metrics import accuracy_score
 
     return float(accuracy_score(label, score.argmax(1)))
@@ -37,7 +37,7 @@ def balanced_accuracy(label: np.ndarray, score: np.ndarray) -> float:
 
 
 def macro_f1(label: np.ndarray, score: np.ndarray) -> float:
-    """Mean F1 over the classes that occur in ``label``; a class never predicted scores 0."""
+    """Mean F1 over the classes that occur in ``label``; 0 for a class that is never predicted."""
     from sklearn.metrics import f1_score
 
     present = np.unique(label)
@@ -47,23 +47,34 @@ def macro_f1(label: np.ndarray, score: np.ndarray) -> float:
 
 
 def mean_average_precision(label: np.ndarray, score: np.ndarray) -> float:
-    """Unweighted mean of average precision over the classes that have a positive."""
+    """Unweighted mean of average precision over the classes that have a positive row.
+
+    Raises:
+      InputError: where no class has one.
+    """
     from sklearn.metrics import average_precision_score
 
     present = label.any(0)
     if not present.any():
-        raise InputError("mAP needs at least one positive label in the test rows")
+        raise InputError("mAP: no test row has a positive label; check the split and the folds")
     return float(average_precision_score(label[:, present], score[:, present], average="macro"))
 
 
 def d_prime(label: np.ndarray, score: np.ndarray) -> float:
-    """sqrt(2) Phi^-1(mean AUC), over the classes that have positives and negatives (AST)."""
+    """d' = sqrt(2) Phi^-1(mean AUC), over the classes that have positive and negative rows.
+
+    Raises:
+      InputError: where no class has both.
+
+    Reference:
+      AST (Gong et al., 2021).
+    """
     from scipy.stats import norm
     from sklearn.metrics import roc_auc_score
 
     mixed = label.any(0) & ~label.all(0)
     if not mixed.any():
-        raise InputError("d' needs a class with both positive and negative test rows")
+        raise InputError("d': no class has both positive and negative test rows; check the folds")
     auc = roc_auc_score(label[:, mixed], score[:, mixed], average="macro")
     return float(np.sqrt(2) * norm.ppf(auc))
 
@@ -77,20 +88,27 @@ MULTI_LABEL: dict[str, Metric] = {"mAP": mean_average_precision, "d_prime": d_pr
 
 
 def metrics_for(label: np.ndarray) -> dict[str, Metric]:
-    """The metrics of single-label ``[n]`` or multi-label ``[n k]`` rows, the main one first."""
+    """The metrics for labels ``[n]`` or multi-hot ``[n k]``, by name, the main one first."""
     return SINGLE_LABEL if label.ndim == 1 else MULTI_LABEL
 
 
 def confusion(label: np.ndarray, score: np.ndarray) -> np.ndarray:
-    """Rows ``[k k]`` int64 by true (row) and predicted class (column), of ``label`` ``[n]`` and
-    ``score`` ``[n k]``; ``counts[i, j]`` says how often class i was taken for j."""
+    """The confusion matrix of ``label`` ``[n]`` and ``score`` ``[n k]``.
+
+    Returns:
+      ``[k k]`` int64: how many rows of class i (row) are predicted as class j (column).
+    """
     from sklearn.metrics import confusion_matrix
 
     return confusion_matrix(label, score.argmax(1), labels=np.arange(score.shape[1]))
 
 
 def interval(values: Sequence[float] | np.ndarray) -> Interval:
-    """Mean over folds or seeds and its 95 % Student-t interval; NaN bounds for one value."""
+    """The mean of values and its 95 % Student-t interval; its bounds are NaN for a single value.
+
+    Raises:
+      InputError: for no values.
+    """
     from scipy.stats import t
 
     values = np.asarray(values, np.float64)
@@ -104,25 +122,34 @@ def interval(values: Sequence[float] | np.ndarray) -> Interval:
 
 
 def bounded(estimate: Interval, low: float = 0.0, high: float = 1.0) -> Interval:
-    """An interval of what cannot leave ``low`` to ``high``, cut there; NaN bounds for one that
-    would be cut on both sides: so few values say nothing."""
+    """Cuts an interval at the range of its metric.
+
+    Its bounds are NaN where it would be cut at both ends, because it then excludes nothing.
+    """
     if estimate.low <= low and estimate.high >= high:
         return Interval(estimate.mean, float("nan"), float("nan"))
     return Interval(estimate.mean, max(estimate.low, low), min(estimate.high, high))
 
 
 ZERO_TO_ONE = ("accuracy", "balanced_accuracy", "macro_f1", "mAP")
-"""Metrics from 0 to 1."""
+"""Metrics that range from 0 to 1."""
 
 
 def interval_of(metric: str, values: Sequence[float] | np.ndarray, low: float = 0.0) -> Interval:
-    """The interval of values of ``metric``, or with ``low`` -1 of differences, within its range."""
+    """The interval of values of ``metric`` within its range; ``low`` is -1 for differences."""
     estimate = interval(values)
     return bounded(estimate, low) if metric in ZERO_TO_ONE else estimate
 
 
 def wilson(hits: int, n: int) -> Interval:
-    """The fraction ``hits / n`` and its 95 % score interval (Wilson, 1927)."""
+    """The fraction ``hits / n`` and its 95 % score interval.
+
+    Raises:
+      InputError: unless ``0 <= hits <= n`` and ``n > 0``.
+
+    Reference:
+      Wilson, Probable inference, the law of succession, and statistical inference, 1927.
+    """
     from scipy.stats import binomtest
 
     if not 0 <= hits <= n or n == 0:
@@ -132,15 +159,15 @@ def wilson(hits: int, n: int) -> Interval:
 
 
 def bootstrap(
-    metric: Metric, label: np.ndarray, score: np.ndarray, *, draws: int = 200, seed: int = 0
+    metric: Metric, label: np.ndarray, score: np.ndarray, *, resamples: int = 200, seed: int = 0
 ) -> Interval:
     """A metric on one test set and its 95 % percentile interval over resampled rows.
 
-    Draws on which the metric is undefined (no positives) are left out.
+    Resamples on which the metric is undefined (without positive rows) are left out.
     """
     rng = np.random.default_rng(seed)
     values = []
-    for _ in range(draws):
+    for _ in range(resamples):
         rows = rng.integers(len(label), size=len(label))
         try:
             values.append(metric(label[rows], score[rows]))

@@ -1,4 +1,4 @@
-"""Figures of results: scores over the fraction of labels, with bands; SVG or PNG."""
+"""Figures of results as SVG or PNG: scores over the fraction of labels, with intervals."""
 
 from __future__ import annotations
 
@@ -14,25 +14,32 @@ STYLES = (
     ("#000000", "-", "o"), ("#d55e00", "--", "s"), ("#0072b2", "-.", "^"), ("#999999", ":", "D"),
     ("#009e73", (0, (5, 1)), "v"), ("#cc79a7", (0, (1, 1)), "P"), ("#56b4e9", (0, (7, 2)), "X"),
 )  # fmt: skip
-"""Colour (Okabe and Ito's palette), dashes and marker: each alone tells the lines apart."""
+"""Colour (the palette of Okabe and Ito), dashes and marker; each alone identifies a line."""
 
 
 def save(
-    path: str | Path, name: str, size: tuple[float, float], draw: Callable[[Any], None]
+    path: str | Path, name: str, size: tuple[float, float], plot: Callable[[Any], None]
 ) -> Path:
-    """Writes ``draw(figure)`` as SVG or PNG by the ending of ``path``; the same bytes each time.
+    """Writes a figure; the same figure is always the same bytes.
 
-    ``size`` in inches. ``InputError`` for another ending.
+    Args:
+      path: ends in ``.svg`` or ``.png``.
+      name: makes the ids in the SVG.
+      size: width and height in inches.
+      plot: plots into a matplotlib ``Figure``.
+
+    Raises:
+      InputError: for another ending.
     """
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
     path = local_path(path, "path")
     kind = path.suffix.lstrip(".")
-    check(kind in ("svg", "png"), str(path), "a figure ends in .svg or .png")
+    check(kind in ("svg", "png"), str(path), "the name of a figure ends in .svg or .png")
     with mpl.rc_context({"font.size": 8, "svg.fonttype": "none", "svg.hashsalt": name}):
         figure = Figure(figsize=size, layout="constrained")
-        draw(figure)
+        plot(figure)
         metadata: dict[str, Any] = {"Date": None} if kind == "svg" else {}
         return write_atomically(
             path, lambda file: figure.savefig(file, format=kind, metadata=metadata, dpi=150)
@@ -40,20 +47,27 @@ def save(
 
 
 class Line(NamedTuple):
-    """One curve: its name and the results along it, by ascending fraction of labels."""
+    """One curve: its name and its results in ascending order of the fraction of labels."""
 
     name: str
     points: list[Result]
 
 
 def curves(reports: Mapping[str, Report], path: str | Path, *, metric: str | None = None) -> Path:
-    """Scores over the fraction of labels, a panel for each probe, a line for each report (its name)
-    and kind of features, a band for each interval.
+    """Plots scores over the fraction of labels.
 
-    ``metric``: by default the first of the reports. Differences of features are left out. Raises
-    ``InputError`` for reports without fractions or the metric.
+    There is a panel for each probe and a line for each report and kind of features, with its
+    interval. Differences of features are left out.
+
+    Args:
+      reports: by the name that the legend shows.
+      path: ends in ``.svg`` or ``.png``.
+      metric: by default the first metric of the first report.
+
+    Raises:
+      InputError: for reports without fractions or without the metric.
     """
-    check(bool(reports), "reports", "name at least one")
+    check(bool(reports), "reports", "give at least one")
     metric = metric or next(iter(reports.values())).results[0].metric
     panels: dict[str, list[Line]] = {}
     for name, report in reports.items():
@@ -62,7 +76,9 @@ def curves(reports: Mapping[str, Report], path: str | Path, *, metric: str | Non
             for r in report.results
             if r.metric == metric and r.fraction is not None and " - " not in r.features
         ]
-        check(bool(points), name, f"has no {metric} by fraction of labels; probe with --fractions")
+        check(
+            bool(points), name, f"has no {metric} by fraction of labels; probe it with --fractions"
+        )
         several = len({r.features for r in points}) > 1
         for kind, features in dict.fromkeys((r.kind, r.features) for r in points):
             label = name if not several else f"{name}, {features}" if len(reports) > 1 else features
@@ -70,19 +86,18 @@ def curves(reports: Mapping[str, Report], path: str | Path, *, metric: str | Non
             line.sort(key=lambda r: r.fraction or 0)
             panels.setdefault(kind, []).append(Line(label, line))
     title = ", ".join(dict.fromkeys(report.data for report in reports.values()))
-
     names = list(dict.fromkeys(line.name for lines in panels.values() for line in lines))
     styles = {name: STYLES[i % len(STYLES)] for i, name in enumerate(names)}
 
-    def draw(figure: Any) -> None:
+    def plot(figure: Any) -> None:
         handles: dict[str, Any] = {}
-        every = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-        for axes, (kind, lines) in zip(every, panels.items()):
+        panel_axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+        for axes, (kind, lines) in zip(panel_axes, panels.items()):
             for line in lines:
                 handles[line.name] = _line(axes, line, styles[line.name])
-            _dress(axes, lines)
+            _style_axes(axes, lines)
             axes.set_title(kind, fontsize=8)
-        every[0].set_ylabel(metric.replace("_", " "))
+        panel_axes[0].set_ylabel(metric.replace("_", " "))
         figure.suptitle(title, fontsize=10)
         figure.legend(
             handles.values(),
@@ -94,11 +109,11 @@ def curves(reports: Mapping[str, Report], path: str | Path, *, metric: str | Non
         )
 
     height = 2.9 + 0.17 * -(-len(names) // len(panels))
-    return save(path, title, (1.2 + 2.6 * len(panels), height), draw)
+    return save(path, title, (1.2 + 2.6 * len(panels), height), plot)
 
 
 def _line(axes: Any, line: Line, style: tuple[str, Any, str]) -> Any:
-    """Draws means and band; returns what a legend shows."""
+    """Plots the means and the interval of a line; returns the handle for the legend."""
     colour, dashes, marker = style
     x = [r.fraction for r in line.points]
     axes.fill_between(
@@ -121,8 +136,8 @@ def _line(axes: Any, line: Line, style: tuple[str, Any, str]) -> Any:
     return handle
 
 
-def _dress(axes: Any, lines: list[Line]) -> None:
-    """A logarithmic axis of the fractions that were used, in percent."""
+def _style_axes(axes: Any, lines: list[Line]) -> None:
+    """Sets a logarithmic axis with the fractions in percent."""
     fractions = sorted({r.fraction for line in lines for r in line.points if r.fraction})
     axes.set_xscale("log")
     axes.set_xticks(fractions, [f"{100 * x:g}" for x in fractions])

@@ -1,7 +1,7 @@
 """Linear probes on frozen features: ridge in closed form, logistic regression by L-BFGS.
 
-Float64 on the host. The strength of regularisation is chosen on validation rows taken from the
-training rows; the test rows take part in nothing.
+They run in float64 on the host. The regularisation is chosen on validation rows held out from the
+training rows; the test rows are used for nothing but the scores.
 """
 
 from __future__ import annotations
@@ -16,18 +16,19 @@ from jfreq.evaluate.metrics import metrics_for
 from jfreq.types import InputError
 
 STRENGTHS = tuple(float(c) for c in np.logspace(-4, 2, 7))
-"""Values of C tried, most regularised first; ridge uses l2 = 1 / C."""
+"""The values of C that are tried, the most regularised first; ridge uses l2 = 1 / C."""
 INNER_SPLITS = 3
-FEW, PLAIN = 4, 1.0
-"""With fewer training rows a class, validation says nothing (their classes are hardly in what was
-fitted, and the most regularised fit wins by ties): the strength is ``PLAIN``."""
-SMALL = 2**28
-"""Multiplications of one pass below which BLAS gets one thread: waking several for such small
-products made a fit 40 times slower on a busy machine."""
+MIN_ROWS_PER_CLASS, DEFAULT_STRENGTH = 4, 1.0
+"""With fewer training rows a class, validation says nothing: the fitted rows hardly contain the
+classes of the validation rows, and ties would select the most regularised fit. The default strength
+is then used."""
+SINGLE_THREAD_BELOW = 2**28
+"""With fewer multiplications in one pass, BLAS uses a single thread: several threads made such small
+fits 40 times slower on a busy machine."""
 
 
 class Linear(NamedTuple):
-    """``score = x @ weight + bias``: ``weight [d k]``, ``bias [k]``."""
+    """A linear classifier: ``weight [d k]``, ``bias [k]``; called with ``x [n d]``."""
 
     weight: np.ndarray
     bias: np.ndarray
@@ -37,13 +38,18 @@ class Linear(NamedTuple):
 
 
 Fit = Callable[[np.ndarray, np.ndarray, Sequence[float]], list[Linear]]
-"""``(x [n d], target [n k], strengths) -> one Linear for each strength``."""
+"""``(x [n d], target [n k], strengths)`` to one :class:`Linear` for each strength."""
 
 
 def standardised(rows: np.ndarray, *others: np.ndarray) -> list[np.ndarray]:
-    """``rows`` with zero mean and unit variance in float64, and the others by the same numbers.
+    """Standardises features ``[n d]``; constant columns keep their scale.
 
-    Constant columns keep their scale.
+    Args:
+      rows: those that give the mean and the standard deviation.
+      others: standardised by the same numbers.
+
+    Returns:
+      All of them in float64.
     """
     from sklearn.preprocessing import StandardScaler
 
@@ -52,15 +58,13 @@ def standardised(rows: np.ndarray, *others: np.ndarray) -> list[np.ndarray]:
 
 
 def fit_ridge(x: np.ndarray, target: np.ndarray, strengths: Sequence[float]) -> list[Linear]:
-    """Least squares with l2 = 1 / strength and a free bias, from one eigen-decomposition.
+    """Ridge regression: min |target - x w - b|^2 + l2 |w|^2 with l2 = 1 / strength.
 
-    Seven strengths take a fifth of the time of seven scikit-learn fits (2000 rows of 768, 50
-    classes).
-
-    min |target - x w - b|^2 + l2 |w|^2, solved in whichever of [d d] and [n n] is smaller.
+    One eigen-decomposition, of ``[d d]`` or ``[n n]``, serves all strengths: seven of them take a
+    fifth of the time of seven scikit-learn fits (2000 rows of 768 features, 50 classes).
     """
-    mean, level = x.mean(0), target.mean(0)
-    a, y = x - mean, target - level
+    mean, target_mean = x.mean(0), target.mean(0)
+    a, y = x - mean, target - target_mean
     wide = a.shape[1] > a.shape[0]
     values, vectors = np.linalg.eigh(a @ a.T if wide else a.T @ a)
     values = np.maximum(values, 0)
@@ -69,14 +73,14 @@ def fit_ridge(x: np.ndarray, target: np.ndarray, strengths: Sequence[float]) -> 
     fits = []
     for strength in strengths:
         weight = back @ (projected / (values + 1.0 / strength)[:, None])
-        fits.append(Linear(weight, level - mean @ weight))
+        fits.append(Linear(weight, target_mean - mean @ weight))
     return fits
 
 
 def fit_logistic(x: np.ndarray, target: np.ndarray, strengths: Sequence[float]) -> list[Linear]:
-    """Softmax cross-entropy on one-hot ``target``: C sum(loss) + |w|^2 / 2, free bias.
+    """Softmax regression on one-hot targets: min C sum(cross-entropy) + |w|^2 / 2.
 
-    scikit-learn's convention for C; each strength starts from the solution before.
+    C is the strength, as in scikit-learn. Each fit starts from the solution of the one before.
     """
     return _fit_lbfgs(x, target, strengths, _softmax_loss)
 
@@ -84,16 +88,16 @@ def fit_logistic(x: np.ndarray, target: np.ndarray, strengths: Sequence[float]) 
 def fit_logistic_multi(
     x: np.ndarray, target: np.ndarray, strengths: Sequence[float]
 ) -> list[Linear]:
-    """The same with one binary cross-entropy per column of multi-hot ``target``.
+    """As :func:`fit_logistic` with a binary cross-entropy for each column of multi-hot targets.
 
-    All columns are one problem: on 12000 rows of 768 and 40 columns, a scikit-learn fit for each
-    takes more than three times as long.
+    All columns are one problem: a scikit-learn fit for each takes more than three times as long
+    (12000 rows of 768 features, 40 columns).
     """
     return _fit_lbfgs(x, target, strengths, _sigmoid_loss)
 
 
 def _softmax_loss(logits: np.ndarray, target: np.ndarray) -> tuple[float, np.ndarray]:
-    """Summed loss and its gradient to the logits."""
+    """The summed loss, and its gradient with respect to the logits."""
     from scipy.special import log_softmax
 
     log_p = log_softmax(logits, axis=1)
@@ -101,7 +105,7 @@ def _softmax_loss(logits: np.ndarray, target: np.ndarray) -> tuple[float, np.nda
 
 
 def _sigmoid_loss(logits: np.ndarray, target: np.ndarray) -> tuple[float, np.ndarray]:
-    """Summed loss and its gradient to the logits."""
+    """The summed loss, and its gradient with respect to the logits."""
     from scipy.special import expit
 
     return float(np.sum(np.logaddexp(0, logits) - target * logits)), expit(logits) - target
@@ -119,13 +123,13 @@ def _fit_lbfgs(x, target, strengths, loss) -> list[Linear]:
         slope = np.concatenate(
             [(strength * (x.T @ gradient) + weight).ravel(), strength * gradient.sum(0)]
         )
-        # Divided by the size of the data term: the stopping rule means the same for every C.
+        # Divided by the size of the data term, so that the stopping rule is the same for every C.
         scale = 1.0 / (strength * len(x))
         return scale * (strength * value + 0.5 * float(np.sum(weight**2))), scale * slope
 
     options = {"maxiter": 500, "gtol": 1e-6, "ftol": 1e-12, "maxcor": 20}
     flat, fits = np.zeros((d + 1) * k), []
-    with threadpool_limits(1 if x.size * k < SMALL else None, user_api="blas"):
+    with threadpool_limits(1 if x.size * k < SINGLE_THREAD_BELOW else None, user_api="blas"):
         for strength in strengths:
             flat = minimize(
                 objective, flat, (strength,), jac=True, method="L-BFGS-B", options=options
@@ -137,10 +141,21 @@ def _fit_lbfgs(x, target, strengths, loss) -> list[Linear]:
 def inner_splits(
     label: np.ndarray, group: np.ndarray | None, *, seed: int = 0
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """``(fit, validate)`` positions inside the training rows.
+    """Divides the training rows for validation.
 
-    Whole groups (subjects, else folds) where there are at least two, so that validation rows
-    are as new as test rows; else stratified by class.
+    Whole groups are held out where there are at least two, so that the probe knows validation rows
+    as little as test rows; otherwise rows, stratified by class.
+
+    Args:
+      label: of the training rows, ``[n]`` or ``[n k]``.
+      group: which rows stay together, ``[n]`` (subjects, else folds).
+      seed: of the division.
+
+    Returns:
+      Pairs of positions: rows to fit on, and rows to validate on.
+
+    Raises:
+      InputError: for fewer than two rows.
     """
     from sklearn.model_selection import GroupKFold, KFold, StratifiedKFold
 
@@ -156,7 +171,9 @@ def inner_splits(
         splitter = StratifiedKFold(count, shuffle=True, random_state=seed)
         return list(splitter.split(positions, label))
     if n < 2:
-        raise InputError("the training rows are too few to hold out a validation part")
+        raise InputError(
+            "a fold has a single training row, and none can be held out for validation"
+        )
     return list(KFold(min(INNER_SPLITS, n), shuffle=True, random_state=seed).split(positions))
 
 
@@ -170,22 +187,34 @@ def choose_strength(
     strengths: Sequence[float] = STRENGTHS,
     seed: int = 0,
 ) -> float:
-    """The strength with the best mean validation metric; the most regularised one of equals.
-    ``PLAIN`` for fewer than ``FEW`` rows a class on average.
+    """Chooses the strength of regularisation by validation.
 
-    Features are standardised by the fitting rows of each inner split. Validation parts with
-    nothing to score (no positives) are left out.
+    Features are standardised by the fitted rows of each split. Validation rows without a positive
+    label cannot be scored and are left out.
+
+    Args:
+      x: features of the training rows, ``[n d]``.
+      label: ``[n]``, or multi-hot ``[n k]``.
+      group: which rows stay together, see :func:`inner_splits`.
+      classes: how many classes there are.
+      fit: the kind of probe.
+      strengths: the candidates.
+      seed: of the inner splits.
+
+    Returns:
+      The strength with the best mean validation metric, the most regularised one of equals;
+      ``DEFAULT_STRENGTH`` for fewer than ``MIN_ROWS_PER_CLASS`` rows a class on average.
     """
-    if label.ndim == 1 and len(label) < FEW * len(np.unique(label)):
-        return PLAIN
+    if label.ndim == 1 and len(label) < MIN_ROWS_PER_CLASS * len(np.unique(label)):
+        return DEFAULT_STRENGTH
     metric = next(iter(metrics_for(label).values()))
     totals, strengths = np.zeros(len(strengths)), sorted(strengths)
-    for rows, held in inner_splits(label, group, seed=seed):
-        if label.ndim == 2 and not label[held].any():
+    for rows, held_out in inner_splits(label, group, seed=seed):
+        if label.ndim == 2 and not label[held_out].any():
             continue
-        fitting, validation = standardised(x[rows], x[held])
-        fits = fit(fitting, one_hot(label[rows], classes), strengths)
-        totals += [metric(label[held], linear(validation)) for linear in fits]
+        fitted, validation = standardised(x[rows], x[held_out])
+        fits = fit(fitted, one_hot(label[rows], classes), strengths)
+        totals += [metric(label[held_out], linear(validation)) for linear in fits]
     return strengths[int(np.argmax(totals))]
 
 
@@ -200,7 +229,17 @@ def probe_scores(
     strengths: Sequence[float] = STRENGTHS,
     seed: int = 0,
 ) -> tuple[np.ndarray, float]:
-    """Scores ``[q classes]`` of a probe fitted on the training rows, and the strength chosen."""
+    """Fits a probe and scores rows.
+
+    Args:
+      train: features of the training rows, ``[n d]``.
+      label: their labels, ``[n]`` or multi-hot ``[n k]``.
+      query: features of the rows to score, ``[q d]``.
+      classes, fit, group, strengths, seed: as :func:`choose_strength`.
+
+    Returns:
+      Scores ``[q classes]`` float64, and the strength.
+    """
     strength = choose_strength(
         train, label, group, classes=classes, fit=fit, strengths=strengths, seed=seed
     )

@@ -1,7 +1,8 @@
-"""The probe protocol: one table of trained encoder, untrained encoder and hand-crafted features."""
+"""The probe protocol: trained encoder, untrained encoder and hand-crafted features in one table."""
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -14,9 +15,8 @@ import jfreq
 from jfreq import config_json, ranges
 from jfreq.config import check, close_match, replace
 from jfreq.evaluate import metrics
-from jfreq.evaluate.any_length import fitted, with_own_length
+from jfreq.evaluate.any_length import for_any_length, with_rescaled_length
 from jfreq.evaluate.features import (
-    Extracted,
     Pool,
     cached,
     extract,
@@ -42,8 +42,8 @@ from jfreq.evaluate.probe import (
     probe_scores,
     standardised,
 )
-from jfreq.evaluate.results import HAND_MADE, TRAINED, UNTRAINED, Report, Result, gains
-from jfreq.method import Method, window_spec
+from jfreq.evaluate.results import HAND_CRAFTED, TRAINED, UNTRAINED, Report, Result, gains
+from jfreq.method import window_spec
 from jfreq.ranges import Count, Integer, Repeats, Seed, checked_call
 from jfreq.train.state import Trained
 
@@ -65,7 +65,7 @@ def probe(
     train_split: str | None = None,
     test_split: str | None = None,
     fractions: Sequence[ranges.Fraction] = (),
-    draws: Repeats = 5,
+    repeats: Repeats = 5,
     at_least_one: bool = False,
     batch: Count = 32,
     cache: str | Path | None = None,
@@ -73,31 +73,50 @@ def probe(
 ) -> Report:
     """Linear and nearest-neighbour probes of a frozen encoder on labelled shards.
 
-    Folds come from the shards: k-fold where they have folds, else the ``train`` and ``test``
-    splits, or those named by ``train_split`` and ``test_split``, or (``leave_one_subject_out``) one
-    fold for each subject; :func:`jfreq.data.fold_assignment.refolded` makes others. Features are
-    standardised by the training rows; C and l2 are chosen inside them. In the same table, if
-    ``with_baselines``: the encoder as initialised from each of ``seeds``, and mean and standard
-    deviation of the spectrogram. ``only`` names the folds to test on (those that pre-training left
-    out; ``test`` for the set's own split); rows longer or shorter than the encoder's window are cut
-    or padded. ``seeds`` also draw the inner validation splits.
+    Folds are those of the shards, else their ``train`` and ``test`` splits;
+    :func:`jfreq.data.fold_assignment.refolded` makes others. Rows longer or shorter than the window
+    of the encoder are cut or padded. Features are standardised by the training rows, in which also
+    C and l2 are chosen.
 
-    ``fractions``: probe with these fractions of the training rows, each drawn ``draws`` times in
-    proportion to the classes (:func:`jfreq.data.loading.label_subsets.sample`, which
-    ``at_least_one`` is for); the test rows stay, and features are computed once. Only the drawn
-    rows standardise and validate. With several folds the interval is over folds, of means over
-    draws; on a single split it is over draws.
+    With ``fractions`` every probe is fitted on samples of the training rows; the test rows are not
+    sampled, and features are computed once. Over several folds the interval is over folds, of means
+    over repeats; on a single split it is over repeats.
 
-    ``cache`` is a folder that keeps features. ``progress(what, done, total)`` in rows, then in
-    probes.
+    Args:
+      trained: the encoder; its parameters stay as they are.
+      shards: rows with labels.
+      kinds: the probes.
+      pool: how the tokens of a row become one vector.
+      layer: the block (-1 is the last) whose tokens are probed instead of the output.
+      seeds: of the untrained encoder and of the inner validation splits.
+      with_baselines: also probe the encoder as initialised from each of ``seeds``, and mean and
+        standard deviation of the spectrogram.
+      leave_one_subject_out: one fold for each subject.
+      only: names of the folds to test on, for instance those that pre-training left out; ``test``
+        is the test split.
+      train_split: split to train on, in place of folds and of ``train``.
+      test_split: split to test on, in place of folds and of ``test``.
+      fractions: of the training rows, sampled in proportion to the classes.
+      repeats: how often each fraction is sampled.
+      at_least_one: a class that a fraction leaves without a row keeps one.
+      batch: rows that are encoded at a time.
+      cache: a folder that stores features for later calls.
+      progress: called with what is done, how much of it, and how much there is: rows that are
+        encoded, then probes.
 
-    Raises ``InputError`` for shards without labels, folds or the encoder's signals, for a subject
-    (else a recording) on both sides, for a training fold with a single class or without a class
-    of the test rows, and for a fraction of the labels that leaves a class empty.
+    Raises:
+      InputError: for shards without labels, without folds or without the signals of the encoder; a
+        subject (else a recording) among both training and test rows; a training fold with a single
+        class or without a class of the test rows; a fraction that leaves a class without a row.
     """
     for kind in kinds:
-        check(kind in get_args(Kind), "kinds", f"{kind!r}{close_match(kind, get_args(Kind))}")
-    check(bool(kinds) and bool(seeds), "kinds, seeds", "name at least one of each")
+        check(
+            kind in get_args(Kind),
+            "kinds",
+            f"unknown {kind!r}{close_match(kind, get_args(Kind))}; choose from "
+            f"{', '.join(get_args(Kind))}",
+        )
+    check(bool(kinds) and bool(seeds), "kinds, seeds", "give at least one of each")
     cfg = trained.experiment.method
     check_signals(cfg.signals, shards)
     rows = labelled_rows(shards)
@@ -113,7 +132,7 @@ def probe(
     subsets = label_subsets(
         task,
         fractions,
-        draws=draws,
+        repeats=repeats,
         at_least_one=at_least_one,
         names=shards.info.labels,
         where=shards.info.name,
@@ -159,39 +178,39 @@ def _features(
     cache: str | Path | None,
     progress: Callable[[str, int, int], None] | None,
 ) -> Iterator[tuple[str, list[np.ndarray]]]:
-    """Each kind of features by name: ``[n d]`` for each of ``seeds``."""
+    """Yields the name of each kind of features and, for each seed, the features ``[n d]``."""
     cfg = trained.experiment.method
-    method = fitted(cfg, shards.spec)
+    method = for_any_length(cfg, shards.spec)
 
     def encoded(name: str, params: Any) -> np.ndarray:
+        compute = functools.partial(
+            extract,
+            method,
+            params,
+            shards,
+            rows,
+            batch=batch,
+            pool=pool,
+            layer=layer,
+            progress=_named(progress, name),
+        )
+        if cache is None:
+            return compute().x
         key = feature_key(config_json.to_dict(cfg), params, shards, rows, pool=pool, layer=layer)
-        return _kept(
-            cache,
-            key,
-            lambda: extract(
-                method,
-                params,
-                shards,
-                rows,
-                batch=batch,
-                pool=pool,
-                layer=layer,
-                progress=_named(progress, name),
-            ),
-        ).x
+        return cached(cache, key, compute).x
 
     yield TRAINED, [encoded(TRAINED, trained.params)] * len(seeds)
     if with_baselines:
-        fresh = _initialiser(method)
-        yield UNTRAINED, [encoded(UNTRAINED, fresh(seed)) for seed in seeds]
-        # The front end of whole rows; without one the raw signals are described, bound or not.
+        init = jax.jit(method.init)
+        yield UNTRAINED, [encoded(UNTRAINED, init(jax.random.key(seed))) for seed in seeds]
+        # A front end is bound to whole rows; without one the raw signals are described.
         example = jax.eval_shape(cfg.with_spectrogram, window_spec(cfg.signals))
         whole = cfg.unbind().bind(shards.spec) if "spectrogram" in example else cfg
-        whole = with_own_length(whole, shards.spec)
+        whole = with_rescaled_length(whole, shards.spec)
         statistics = spectrogram_statistics(
-            whole, shards, rows, batch=batch, progress=_named(progress, HAND_MADE)
+            whole, shards, rows, batch=batch, progress=_named(progress, HAND_CRAFTED)
         )
-        yield HAND_MADE, [statistics.x] * len(seeds)
+        yield HAND_CRAFTED, [statistics.x] * len(seeds)
 
 
 def evaluate(
@@ -203,12 +222,20 @@ def evaluate(
     seeds: Sequence[int],
     subset: LabelSubset | None = None,
 ) -> list[Result]:
-    """All metrics of one probe on one kind of features, trained on the rows of ``subset`` or on
-    all; ``features`` has ``[n d]`` per seed."""
-    draws = (task.folds,) if subset is None else subset.draws
+    """All metrics of one probe on one kind of features.
+
+    Args:
+      name: of the features.
+      kind: of the probe.
+      task: labels and folds.
+      features: ``[n d]`` for each seed.
+      seeds: of the inner validation splits.
+      subset: samples of the training rows; None for all of them.
+    """
+    repeats = (task.folds,) if subset is None else subset.repeats
     scores = [
         [
-            [_scores(kind, task, x, fold, seed=seed) for fold in folds]
+            [fold_scores(kind, task, x, fold, seed=seed) for fold in folds]
             for x, seed in zip(features, seeds)
         ]
         for folds in draws
@@ -222,8 +249,8 @@ def evaluate(
         per_fold = table.mean(0)
         if len(truth) > 1:
             over, estimate = "folds", interval_of(metric, per_fold)
-        elif len(draws) > 1:
-            over, estimate = "draws", interval_of(metric, table[:, 0])
+        elif len(repeats) > 1:
+            over, estimate = "repeats", interval_of(metric, table[:, 0])
         else:
             over = "test rows"
             estimate = single_split(metric, measure, truth[0], [row[0] for row in scores[0]])
@@ -236,21 +263,31 @@ def evaluate(
     return results
 
 
-def _scores(kind: Kind, task: Task, x: np.ndarray, fold: Fold, *, seed: int) -> np.ndarray:
-    """Class scores ``[test rows, classes]``; nothing of the test rows but ``x`` is looked at."""
+def fold_scores(kind: Kind, task: Task, x: np.ndarray, fold: Fold, *, seed: int) -> np.ndarray:
+    """Fits a probe on the training rows of a fold and scores its test rows.
+
+    Args:
+      kind: of the probe.
+      task: labels and groups; the labels of the test rows are not read.
+      x: features of all rows, ``[n d]``.
+      fold: the training and test rows.
+      seed: of the inner validation splits.
+
+    Returns:
+      Class scores ``[test rows, classes]``.
+    """
     train, label, query = x[fold.train], task.label[fold.train], x[fold.test]
     if kind == "knn":
         rows, queries = standardised(train, query)
         return knn_scores(rows, label, queries, classes=task.classes)
     logistic = fit_logistic_multi if label.ndim == 2 else fit_logistic
-    groups = [group[fold.train] for group in task.groups]
     return probe_scores(
         train,
         label,
         query,
         classes=task.classes,
         fit=fit_ridge if kind == "ridge" else logistic,
-        group=next((g for g in groups if len(np.unique(g)) > 1), None),
+        group=task.validation_group(fold),
         seed=seed,
     )[0]
 
@@ -258,7 +295,14 @@ def _scores(kind: Kind, task: Task, x: np.ndarray, fold: Fold, *, seed: int) -> 
 def single_split(
     name: str, measure: metrics.Metric, label: np.ndarray, scores: Sequence[np.ndarray]
 ) -> Interval:
-    """Mean over seeds; the interval is over test rows (Wilson for accuracy, else bootstrap)."""
+    """The mean over seeds of a metric on one test set, and its interval over test rows.
+
+    Args:
+      name: of the metric. The interval is that of Wilson for accuracy, else by bootstrap.
+      measure: the metric.
+      label: ``[n]`` or ``[n k]``.
+      scores: ``[n k]`` for each seed.
+    """
     values = []
     for score in scores:
         if name == "accuracy":
@@ -268,23 +312,15 @@ def single_split(
     return Interval(*(float(np.mean(column)) for column in zip(*values)))
 
 
-def _initialiser(method: Method) -> Callable[[int], Any]:
-    """``seed -> params`` as ``init`` draws them, compiled once."""
-    init = jax.jit(method.init)
-    return lambda seed: init(jax.random.key(seed))
-
-
-def _kept(cache: str | Path | None, key: Any, compute: Callable[[], Extracted]) -> Extracted:
-    return compute() if cache is None else cached(cache, key, compute)
-
-
-def _named(progress, name: str):
+def _named(
+    progress: Callable[[str, int, int], None] | None, name: str
+) -> Callable[[int, int], None] | None:
     return None if progress is None else lambda done, total: progress(name, done, total)
 
 
 def _settings(trained, shards, task, pool, layer, seeds, subsets) -> dict[str, Any]:
-    """What the table was made with, and what guessing would reach."""
-    draws = max((len(subset.draws) for subset in subsets), default=1)
+    """The settings of the table, its notes, and the score of always guessing the largest class."""
+    repeats = max((len(subset.repeats) for subset in subsets), default=1)
     settings = {
         "experiment": trained.experiment.name,
         "method": type(trained.experiment.method).__name__,
@@ -297,7 +333,7 @@ def _settings(trained, shards, task, pool, layer, seeds, subsets) -> dict[str, A
         "seeds": list(seeds),
         "classes": task.classes,
         "rows": len(task.label),
-        "interval": _interval_over(len(task.folds), draws),
+        "interval": _interval_over(len(task.folds), repeats),
     }
     if notes := remarks(shards, task.label, task.folds):
         settings["notes"] = list(notes)
@@ -306,12 +342,14 @@ def _settings(trained, shards, task, pool, layer, seeds, subsets) -> dict[str, A
     return settings
 
 
-def _interval_over(folds: int, draws: int) -> str:
-    """What the intervals of a table are over, in words."""
+def _interval_over(folds: int, repeats: int) -> str:
+    """What the intervals of a table are over."""
     if folds > 1:
-        of = f", of means over {draws} draws of the labels" if draws > 1 else ""
-        return f"{folds} folds, 95 % Student-t over folds{of}"
+        means = f", of means over {repeats} samples of the labels" if repeats > 1 else ""
+        return f"{folds} folds, 95 % Student-t over folds{means}"
     rows = "95 % over test rows (Wilson, bootstrap)"
-    if draws > 1:
-        return f"one split, 95 % Student-t over {draws} draws of the labels; a single draw: {rows}"
+    if repeats > 1:
+        return (
+            f"one split, 95 % Student-t over {repeats} samples of the labels; for all labels {rows}"
+        )
     return f"one split, {rows}"

@@ -1,4 +1,4 @@
-"""Results of probes and fine-tuning: their JSON and tables, and several of them as one."""
+"""Results of probes and fine-tuning: JSON, tables, differences, and several reports as one."""
 
 from __future__ import annotations
 
@@ -15,20 +15,14 @@ from jfreq.evaluate.metrics import interval_of
 from jfreq.files import local_path, read_json, write_atomically
 from jfreq.types import InputError
 
-TRAINED, UNTRAINED, HAND_MADE = "trained", "untrained", "spectrogram mean+std"
-WIDE = 10
-"""Folds that a printed table has columns for; JSON has them all."""
+TRAINED, UNTRAINED, HAND_CRAFTED = "trained", "untrained", "spectrogram mean+std"
+MAX_FOLD_COLUMNS = 10
+"""A printed table has a column for each fold up to this many; JSON has all folds."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """One metric of one probe on one set of features, mean over folds with a 95 % interval.
-
-    ``folds`` holds the mean over seeds and draws for each fold; ``n`` the test rows in all.
-    ``over`` says what the interval is over: folds, draws, seeds or test rows. Where only a fraction
-    of the labels was used: ``fraction``, the training ``rows`` of a fold, and ``runs``, for each
-    fold the value of every draw (or of every seed, see :func:`over_seeds`).
-    """
+    """One metric of one probe on one kind of features: the mean over folds and its 95 % interval."""
 
     features: str
     kind: str
@@ -37,11 +31,17 @@ class Result:
     low: float
     high: float
     folds: tuple[float, ...]
+    """For each fold the mean over seeds and repeats."""
     n: int
+    """The number of test rows of all folds."""
     fraction: float | None = None
+    """The fraction of the labels, where not all were used."""
     rows: float | None = None
+    """The mean number of training rows of a fold, given with ``fraction``."""
     runs: tuple[tuple[float, ...], ...] = ()
+    """For each fold the value of every repeat, or of every seed (see :func:`over_seeds`)."""
     over: str = "folds"
+    """What the interval is over: folds, repeats, seeds or test rows."""
 
     @property
     def key(self) -> tuple[str, str, str, float | None]:
@@ -51,7 +51,7 @@ class Result:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """All results of a run of probes, and what it was run with."""
+    """A table of results, and the settings that made them."""
 
     data: str
     folds: tuple[str, ...]
@@ -60,13 +60,12 @@ class Report:
     title: str = "Probe"
 
     def to_json(self) -> str:
-        """Strict JSON; an unknown bound is null."""
+        """Strict JSON, in which NaN is null."""
         return json.dumps(_finite(dataclasses.asdict(self)), indent=2, allow_nan=False) + "\n"
 
     def to_markdown(self) -> str:
-        """One table: a row for each features, probe and metric; a column for each fold where
-        they fit on a page."""
-        folds = self.folds if len(self.folds) <= WIDE else ()
+        """A table with a row for each result, and a column for each fold where they fit."""
+        folds = self.folds if len(self.folds) <= MAX_FOLD_COLUMNS else ()
         few = any(r.fraction is not None for r in self.results)
         mixed = len({r.over for r in self.results}) > 1
         head = ["features", "probe", *["labels"] * few, "metric", "mean", "95 % CI"]
@@ -85,7 +84,7 @@ class Report:
                 *[_labels(r)] * few,
                 r.metric,
                 _number(r.mean),
-                _span(r),
+                _bounds(r),
                 *[r.over] * mixed,
                 *map(_number, r.folds[: len(folds)]),
             ]
@@ -93,33 +92,45 @@ class Report:
         return "\n".join(lines) + "\n"
 
     def save(self, path: str | Path) -> Path:
-        """Writes :meth:`to_json` to ``path`` (``results.json`` of a run), all or nothing."""
+        """Writes :meth:`to_json` atomically to ``path``, which it returns."""
         return write_atomically(path, lambda file: file.write(self.to_json().encode()))
 
     @classmethod
     def read(cls, path: str | Path) -> Report:
-        """What :meth:`save` wrote; ``InputError`` for a file that is missing or something else."""
+        """Reads what :meth:`save` wrote.
+
+        Raises:
+          InputError: for a file that is missing or holds anything else.
+        """
         path = local_path(path, "path")
-        check(path.is_file(), str(path), "no such file; `jfreq probe` and `finetune` write them")
+        check(
+            path.is_file(),
+            str(path),
+            "no such file; `jfreq probe` and `jfreq finetune` write such files",
+        )
         value = read_json(path, "a table of results")
         try:
             results = tuple(_result(row) for row in value.pop("results"))
             return cls(results=results, folds=tuple(value.pop("folds")), **value)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise InputError(f"{path}: is not a table of results ({error})") from None
+            raise InputError(
+                f"{path}: is not a table of results ({error}); make it again with `jfreq probe`"
+            ) from None
 
 
 def gains(results: Sequence[Result]) -> list[Result]:
-    """Trained minus untrained, paired by fold, on a single split by draw of the labels: the
-    interval that says what training brought. Nothing where there is a single pair."""
-    plain = {r.key[1:]: r for r in results if r.features == UNTRAINED}
-    pairs = [difference(r, plain[r.key[1:]]) for r in results if r.features == TRAINED]
+    """The differences between the trained and the untrained encoder, see :func:`difference`."""
+    untrained = {r.key[1:]: r for r in results if r.features == UNTRAINED}
+    pairs = [difference(r, untrained[r.key[1:]]) for r in results if r.features == TRAINED]
     return [gain for gain in pairs if gain is not None]
 
 
 def difference(a: Result, b: Result) -> Result | None:
-    """``a - b`` of one metric of one probe, paired by fold, on a single split by draw of the
-    labels; ``None`` where there is a single pair, which has no interval."""
+    """``a - b`` of one metric, paired by fold or, on a single split, by repeat.
+
+    Returns:
+      The mean difference and its interval; None for a single pair, which has no interval.
+    """
     runs = [np.subtract(x, y) for x, y in zip(a.runs, b.runs)]
     folds = np.subtract(a.folds, b.folds)
     units = folds if len(folds) > 1 else np.ravel(runs)
@@ -138,24 +149,34 @@ def difference(a: Result, b: Result) -> Result | None:
 
 
 def over_seeds(reports: Sequence[Report]) -> Report:
-    """Several trainings of one experiment, each with its own seed (or its own draw of labels), as
-    one table: mean and Student-t interval over the trainings, ``runs`` their values by fold.
+    """Joins the reports of several trainings of one experiment.
 
-    Baselines that are the same in all reports keep their own interval. Raises ``InputError`` for
-    fewer than two reports, the same seed twice, and reports of different experiments, data,
-    folds or measurements.
+    Args:
+      reports: they differ in nothing but the seed or the sample of labels.
+
+    Returns:
+      A report with means and Student-t intervals over the trainings, whose values by fold are in
+      ``runs``. A baseline that is the same in all reports keeps its interval.
+
+    Raises:
+      InputError: for fewer than two reports, the same seed twice, and reports of different
+        experiments, data, folds or measurements.
     """
-    check(len(reports) >= 2, "seeds", f"an interval over trainings needs two, got {len(reports)}")
+    check(
+        len(reports) >= 2,
+        "seeds",
+        f"an interval over trainings needs two or more, got {len(reports)}",
+    )
     first, count = reports[0], len(reports)
     for other in reports[1:]:
         for what, a, b in _compared(first, other):
             check(a == b, "seeds", f"the reports differ in {what}: {a} and {b}")
     seeds = [(r.settings.get("seed"), r.settings.get("label_seed", 0)) for r in reports]
-    check(None not in next(zip(*seeds)), "seeds", "a report does not say its seed; make it again")
+    check(None not in next(zip(*seeds)), "seeds", "a report does not state its seed; make it again")
     check(
         len(set(seeds)) == count,
         "seeds",
-        f"every training needs a seed of its own, got {[seed for seed, _ in seeds]}",
+        f"every training needs its own seed, got {[seed for seed, _ in seeds]}",
     )
     results = [_over(group) for group in zip(*(r.results for r in reports))]
     words = f"{count} trainings, 95 % Student-t over trainings"
@@ -165,17 +186,17 @@ def over_seeds(reports: Sequence[Report]) -> Report:
 
 
 def _compared(a: Report, b: Report) -> list[tuple[str, Any, Any]]:
-    """What has to be equal, as ``(name, value, value)``."""
+    """What must be equal in two reports, as ``(name, value of a, value of b)``."""
     pairs = [(name, getattr(a, name), getattr(b, name)) for name in ("title", "data", "folds")]
-    named = ("manifest", "fold_by", "experiment", "method", "pool", "layer", "steps")
-    pairs += [(name, a.settings.get(name), b.settings.get(name)) for name in named]
+    settings = ("manifest", "fold_by", "experiment", "method", "pool", "layer", "steps")
+    pairs += [(name, a.settings.get(name), b.settings.get(name)) for name in settings]
     return [*pairs, ("results", [r.key for r in a.results], [r.key for r in b.results])]
 
 
 def _over(group: Sequence[Result]) -> Result:
     """One result of several trainings."""
     first, values = group[0], [r.mean for r in group]
-    if first.features in (UNTRAINED, HAND_MADE) and len({r.folds for r in group}) == 1:
+    if first.features in (UNTRAINED, HAND_CRAFTED) and len({r.folds for r in group}) == 1:
         return first
     folds = np.array([r.folds for r in group])
     mean, low, high = interval_of(first.metric, values, low=_lowest(first))
@@ -191,9 +212,15 @@ def _over(group: Sequence[Result]) -> Result:
 
 
 def joined(reports: Sequence[Report]) -> Report:
-    """Reports on the same data as one, for instance fine-tuning with 1, 10 and 100 % of the
-    labels; sorted by fraction. ``InputError`` for different data or folds, or a result twice."""
-    check(bool(reports), "reports", "there is none to join")
+    """Joins reports on the same data, for instance of fine-tuning with 1, 10 and 100 % of the labels.
+
+    Returns:
+      A report with all results, sorted by fraction.
+
+    Raises:
+      InputError: for different data or folds, and a result that is in two reports.
+    """
+    check(bool(reports), "reports", "there is none to join; give at least one")
     first = reports[0]
     for other in reports[1:]:
         for what, a, b in _compared(first, other)[1:4]:
@@ -203,7 +230,11 @@ def joined(reports: Sequence[Report]) -> Report:
     )
     keys = [r.key for r in results]
     twice = next((key for key in keys if keys.count(key) > 1), None)
-    check(twice is None, "reports", f"{twice} is in two of them; put over_seeds before")
+    check(
+        twice is None,
+        "reports",
+        f"{twice} is in two of them; join repeated trainings by over_seeds first",
+    )
     return dataclasses.replace(first, results=tuple(results))
 
 
@@ -223,7 +254,7 @@ def _table(values: Any) -> tuple[tuple[float, ...], ...]:
 
 
 def _finite(value: Any) -> Any:
-    """NaN and infinity as None, all the way down."""
+    """``value`` with NaN and infinity as None, at any depth."""
     if isinstance(value, dict):
         return {k: _finite(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
@@ -232,11 +263,11 @@ def _finite(value: Any) -> Any:
 
 
 def _labels(r: Result) -> str:
-    """``10 % (32)``: the fraction and the training rows of a fold."""
+    """The fraction and the training rows of a fold, for instance ``10 % (32)``."""
     return "-" if r.fraction is None else f"{100 * r.fraction:g} % ({r.rows or 0:g})"
 
 
-def _span(r: Result) -> str:
+def _bounds(r: Result) -> str:
     """The interval, where there are enough values for one."""
     if np.isfinite(r.low) and np.isfinite(r.high):
         return f"{_number(r.low)} to {_number(r.high)}"

@@ -1,1 +1,1 @@
-"""Trained encoders outside the training loop: the bundle, the runtime, and adapters on them."""
+"""A trained encoder as files: the bundle, and the StableHLO program beside it."""

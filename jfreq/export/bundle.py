@@ -1,6 +1,6 @@
 """The bundle: a folder with a trained encoder, ``config.json`` + ``model.safetensors`` + a card.
 
-The only archival form. Plain JSON and safetensors, nothing is ever pickled.
+The form to archive. It is plain JSON and safetensors; nothing is ever pickled.
 """
 
 from __future__ import annotations
@@ -18,7 +18,13 @@ import jfreq
 from jfreq import config_json, param_paths
 from jfreq.config import Experiment, Part
 from jfreq.data.sources.folders import why_no_file
-from jfreq.export.bundle_checks import check_finite, check_weights, read_sealed, sealed
+from jfreq.export.bundle_checks import (
+    check_finite,
+    check_weights,
+    first_line,
+    read_sealed,
+    sealed,
+)
 from jfreq.files import draft_of, local_path, sha256_of, write_atomically
 from jfreq.method import Method, window_spec
 from jfreq.ranges import shortlist
@@ -26,12 +32,12 @@ from jfreq.train.state import Trained
 from jfreq.types import Features, InputError, PyTree, SignalSpec
 
 FORMAT = 1
-"""Raised when an older jfreq could no longer read what this one writes."""
+"""To be increased when an older jfreq can no longer read what this one writes."""
 CHECKPOINTS = "checkpoints"
-"""Folder of a run that is no bundle's."""
+"""A folder that every run has and no bundle has."""
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 MEMBERS = (CONFIG, WEIGHTS, CARD, "encoder.stablehlo", "stablehlo.json")
-"""All that a bundle's folder ever holds."""
+"""The files that the folder of a bundle may hold."""
 
 
 def save_bundle(
@@ -43,11 +49,22 @@ def save_bundle(
     files: Mapping[str, bytes] | None = None,
     card: str = "",
 ) -> Path:
-    """Writes ``path`` as one bundle folder; readers see all of it or nothing.
+    """Writes a bundle folder; readers see all of it or nothing.
 
-    ``params``: nested dicts of arrays, stored bit for bit. ``files`` by name lie beside them, and
-    ``card`` ends the model card. An older bundle at ``path`` is replaced; ``InputError`` where
-    ``path`` holds anything else.
+    Args:
+      path: the folder. A bundle that is already there is replaced.
+      experiment: what trained the encoder, bound to its data.
+      params: nested dicts of arrays, stored bit for bit.
+      note: a sentence for the model card.
+      files: more files of the folder, by name.
+      card: Markdown that ends the model card.
+
+    Returns:
+      The folder, as an absolute path.
+
+    Raises:
+      InputError: where ``path`` holds anything but a bundle, or ``params`` anything but arrays in
+        nested dicts whose names are free of ``/``.
     """
     path = local_path(path, "out")
     check_free(path)
@@ -67,7 +84,7 @@ def save_bundle(
 
 
 def _swap(draft: Path, path: Path, old: Path) -> None:
-    """Puts ``draft`` in the place of ``path``; what was there stays where that fails."""
+    """Puts ``draft`` in the place of ``path``, and what was there back if that fails."""
     if path.exists():
         path.rename(old)
     try:
@@ -79,11 +96,14 @@ def _swap(draft: Path, path: Path, old: Path) -> None:
 
 
 def load_bundle(path: str | Path) -> Trained:
-    """The inverse of :func:`save_bundle`; arrays come back as numpy.
+    """Reads what :func:`save_bundle` wrote; nothing is compiled.
 
-    Raises ``InputError`` for a missing folder or file, a folder that is no bundle, a newer
-    format, files that are truncated or altered, weights that do not fit the settings, and weights
-    that are not finite. Nothing is compiled for that.
+    Returns:
+      The experiment and its parameters as numpy arrays.
+
+    Raises:
+      InputError: for a missing folder or file, a folder that is not a bundle, a newer format, files
+        that are truncated or altered, and weights that do not fit the settings or are not finite.
     """
     path = local_path(path, "encoder")
     header = _open(path)
@@ -102,51 +122,61 @@ def load_bundle(path: str | Path) -> Trained:
 
 
 def read_weights(path: str | Path) -> dict[str, Any]:
-    """Only the parameters of a bundle, by path, whatever they belong to; their file is checked."""
+    """The parameters of a bundle by path. Checksums are verified, the fit to the settings is not."""
     path = local_path(path, "encoder")
     return _read_flat(path / WEIGHTS, _open(path)["sha256"])
 
 
 def _open(path: Path) -> dict[str, Any]:
     """The header of a bundle, checked."""
+    advice = "give the folder of a run, or one that `jfreq export` wrote"
     if not path.is_dir():
-        raise InputError(
-            f"{path}: {_not_a_folder(path)}; give the folder of a run, or one that "
-            "`jfreq export` wrote"
-        )
+        what = "is a file, not a folder" if path.exists() else "no such folder"
+        raise InputError(f"{path}: {what}; {advice}")
     if why := why_no_file(path / CONFIG):
         why = f"it has no {CONFIG}" if why == "is not on disk" else f"{CONFIG} {why}"
-        raise InputError(f"{path}: not a bundle, {why}")
+        raise InputError(f"{path}: is not a bundle, {why}; {advice}")
     header = read_sealed(path / CONFIG, "the config of a bundle", FORMAT)
     if not isinstance(header.get("sha256"), str) or "experiment" not in header:
         raise InputError(
-            f"{path / CONFIG}: is not the config of a bundle (sha256 or experiment missing)"
+            f"{path / CONFIG}: is not the config of a bundle (sha256 or experiment is missing); "
+            "export the encoder again"
         )
     return header
 
 
 def load_trained(path: str | Path, what: Part = "params") -> Trained:
-    """A bundle folder or the run folder of ``jfreq train`` (its newest checkpoint); of the folder
-    of ``jfreq finetune`` its run, where it holds a single one.
+    """Loads a bundle, or the newest checkpoint of a run.
 
-    With ``what`` "target" the training target stands in place of the parameters; a bundle has none.
+    Args:
+      path: a bundle, the run folder of ``jfreq train``, or a folder of ``jfreq finetune`` that
+        holds a single run.
+      what: "target" returns the training target (an EMA teacher) in place of the parameters.
+
+    Returns:
+      The experiment and its parameters as numpy arrays.
+
+    Raises:
+      InputError: as :func:`load_bundle` and :func:`trained_folder`, for parameters that are not
+        finite, and for the target of a bundle, which holds parameters only.
     """
     path = trained_folder(path)
     if (path / CHECKPOINTS).is_dir():
         from jfreq.train.checkpoint import load_run
 
-        found = load_run(path, what=what)
-        check_finite(param_paths.flatten(found.params), path / CHECKPOINTS)
-        return found
+        trained = load_run(path, what=what)
+        check_finite(param_paths.flatten(trained.params), path / CHECKPOINTS)
+        return trained
     if what != "params" and is_bundle(path):
-        raise InputError(f"{path}: a bundle holds parameters only; give the run for its {what}")
+        raise InputError(f"{path}: a bundle has no {what}; give the folder of its run instead")
     return load_bundle(path)
 
 
 def trained_folder(path: str | Path) -> Path:
     """``path``, or the only run in it, at most three folders down (``fold1``, ``0.1/0/fold1``).
 
-    ``InputError`` names the runs where there are several.
+    Raises:
+      InputError: where there are several runs; it names them.
     """
     path = local_path(path, "encoder")
     if not path.is_dir() or (path / CONFIG).exists() or (path / CHECKPOINTS).exists():
@@ -167,7 +197,7 @@ def is_bundle(path: str | Path) -> bool:
 
 
 def check_free(path: Path) -> None:
-    """``InputError`` where ``path`` holds anything but a bundle: it would be lost."""
+    """Raises ``InputError`` where ``path`` holds anything but a bundle, which would be lost."""
     occupied = path.exists() and not (path.is_dir() and not any(path.iterdir()))
     if occupied and not is_bundle(path):
         raise InputError(f"{path}: exists and is not a bundle; choose another folder")
@@ -187,7 +217,7 @@ def _write_files(
     # safetensors stores the buffer as it lies in memory: make it C-contiguous first.
     flat = {name: np.array(leaf, order="C") for name, leaf in param_paths.flatten(params).items()}
     if jax.tree.structure(param_paths.unflatten(flat)) != jax.tree.structure(params):
-        raise InputError("params: only nested dicts of arrays, with names without /, are stored")
+        raise InputError("params: must be nested dicts of arrays, with names that contain no /")
     weights = save(flat, metadata={"jfreq": jfreq.__version__})
     text = sealed(
         {
@@ -205,33 +235,27 @@ def _write_files(
 
 
 def _read_flat(path: Path, sha256: str) -> dict[str, Any]:
-    """Arrays by path; read only once the file is known to be the one that was written."""
+    """Arrays by path, once the checksum of the file is verified."""
     from safetensors.numpy import load_file
 
     if why := why_no_file(path):
-        why = "missing" if why == "is not on disk" else why
+        why = "is missing" if why == "is not on disk" else why
         raise InputError(f"{path}: {why}; the bundle is incomplete, export it again")
     advice = "copy or export it again"
     try:
         if sha256_of(path) != sha256:
             raise InputError(
-                f"{path}: truncated or altered, it does not match {CONFIG} (its checksum differs); "
-                f"{advice}"
+                f"{path}: is truncated or altered (its checksum differs from {CONFIG}); {advice}"
             )
         return load_file(path)
     except InputError:
         raise
     except Exception as error:  # safetensors' own, and what numpy makes of odd dtypes
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{path}: cannot be read ({reason}); {advice}") from None
-
-
-def _not_a_folder(path: Path) -> str:
-    return "is a file, not a bundle folder" if path.exists() else "no such folder"
+        raise InputError(f"{path}: cannot be read ({first_line(error)}); {advice}") from None
 
 
 def encoder_shapes(method: Method, signals: Sequence[SignalSpec], params: PyTree) -> Features:
-    """What ``encode`` returns for one window, as shapes; nothing is computed."""
+    """The shapes of what ``encode`` returns for one window; nothing is computed."""
     return jax.eval_shape(method.encode, params, window_spec(signals))
 
 
@@ -280,7 +304,7 @@ embedding = encoder(wave, rate)  # .clip [b d], .frames [b t d], .valid [b], .ti
 
 
 def _channels(signal: SignalSpec) -> str:
-    """How many, and for sound what became of those of a recording."""
+    """The count of channels, and for sound which channels of a recording they are."""
     if signal.name != "audio":
         return f"{signal.channels}"
     what = {"first": "the first", "mean": "the mean of all", "keep": "all"}[signal.mix]
@@ -288,7 +312,7 @@ def _channels(signal: SignalSpec) -> str:
 
 
 def _class_row(labels: Sequence[str], most: int = 20) -> str:
-    """A row of the card's table; nothing without classes."""
+    """The row of the card that names the classes; empty without classes."""
     if not labels:
         return ""
     names = ", ".join(label.replace("|", "\\|") for label in labels[:most])

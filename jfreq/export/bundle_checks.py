@@ -1,4 +1,4 @@
-"""Whether a bundle is what it was: seals on its JSON, and weights that fit its settings."""
+"""Checks of a bundle: the checksums of its JSON, and weights that fit its settings."""
 
 from __future__ import annotations
 
@@ -21,34 +21,44 @@ from jfreq.ranges import shortlist
 from jfreq.types import InputError
 
 SEAL = "seal"
-LARGEST = 64 << 20
-"""Bytes of JSON that are read at most."""
-MOST, MOST_SAMPLES = 1 << 20, 1 << 24
-"""No size in the settings of an encoder lies above these: in general, and in its signals."""
+MAX_JSON_BYTES = 64 << 20
+"""Larger files of JSON are not read."""
+MAX_SIZE, MAX_SAMPLES = 1 << 20, 1 << 24
+"""The largest number that the settings of an encoder may hold: in general, and in its signals."""
 
 
 def sealed(value: Mapping[str, Any]) -> str:
-    """JSON of ``value`` with a sha256 over everything in it."""
+    """The JSON of ``value``, with a sha256 over everything in it."""
     return json.dumps({**value, SEAL: _digest(value)}, indent=2) + "\n"
 
 
 def read_sealed(path: Path, what: str, newest: int) -> dict[str, Any]:
-    """What :func:`sealed` wrote: ``what``, for the message.
+    """Reads and verifies a file of :func:`sealed`.
 
-    Raises ``InputError`` naming the file where it is missing, unreadable, of a format above
-    ``newest``, or not as it was written.
+    Args:
+      path: the file.
+      what: names its content in messages.
+      newest: the format that this version reads.
+
+    Returns:
+      The value, without the checksum.
+
+    Raises:
+      InputError: naming the file, where it is missing, unreadable, of another format than
+        ``newest``, or changed after it was written.
     """
     advice = "export the bundle again"
     size = path.stat().st_size if path.is_file() else 0
-    if size > LARGEST:
-        raise InputError(f"{path}: is not {what}, it has {size / 2**20:.0f} MB; {advice}")
+    if size > MAX_JSON_BYTES:
+        raise InputError(f"{path}: is too large for {what} ({size / 2**20:.0f} MiB); {advice}")
     value = parse_json(read_text(path, what, advice=advice), path, what, advice=advice)
     version = value.get("format")
     if not isinstance(version, int) or isinstance(version, bool):
         raise InputError(f"{path}: is not {what} (it states no format); {advice}")
     if version > newest:
         raise InputError(
-            f"{path}: format {version} is newer than this jfreq reads ({newest}); upgrade jfreq"
+            f"{path}: has format {version}, but this jfreq reads format {newest} at most; "
+            "upgrade jfreq"
         )
     if version != newest or value.pop(SEAL, None) != _digest(value):
         raise InputError(
@@ -63,42 +73,50 @@ def _digest(value: Mapping[str, Any]) -> str:
 
 
 def check_weights(experiment: Experiment, flat: Mapping[str, Any], where: Path) -> None:
-    """``InputError`` naming ``where`` unless ``flat`` holds every parameter by path that the
-    encoder reads, in its shape and dtype, nothing unknown, and only finite numbers.
+    """Checks that the weights of a bundle fit its settings; nothing is compiled.
 
-    Nothing is compiled and no array is made. Parameters of the pretext task may be there too.
+    Args:
+      experiment: the settings of the bundle.
+      flat: the weights, by path of the parameter. Those of the pretext task may be among them.
+      where: the file of the weights, for messages.
+
+    Raises:
+      InputError: for a missing or unknown parameter, another shape or dtype, and numbers that are
+        not finite.
     """
-    every, needed = _expected(experiment.method, where)
+    known, needed = _expected(experiment.method, where)
     if lacking := sorted(needed - flat.keys()):
         raise InputError(
-            f"{where}: lacks {shortlist(lacking, 3)}, which the encoder of config.json reads"
+            f"{where}: lacks {shortlist(lacking, 3)}, which the encoder of config.json needs; "
+            "export the bundle again"
         )
-    if unknown := sorted(flat.keys() - every.keys()):
+    if unknown := sorted(flat.keys() - known.keys()):
         raise InputError(
-            f"{where}: holds {shortlist(unknown, 3)}, which its config.json knows nothing of"
+            f"{where}: holds {shortlist(unknown, 3)}, which the encoder of config.json does not "
+            "have; export the bundle again"
         )
-    for name, found in flat.items():
-        wanted = every[name]
-        if (found.shape, found.dtype) != (wanted.shape, wanted.dtype):
+    for name, leaf in flat.items():
+        wanted = known[name]
+        if (leaf.shape, leaf.dtype) != (wanted.shape, wanted.dtype):
             raise InputError(
-                f"{where}: {name} is {_layout(found)} where its config.json wants "
+                f"{where}: {name} is {_layout(leaf)}, but config.json asks for "
                 f"{_layout(wanted)}; export the bundle again"
             )
     check_finite(flat, where)
 
 
 def check_finite(flat: Mapping[str, Any], where: Path) -> None:
-    """``InputError`` where a weight is NaN or infinite."""
+    """Raises ``InputError`` where a weight is NaN or infinite."""
     bad = sorted(name for name, x in flat.items() if not np.isfinite(np.asarray(x)).all())
     if bad:
         raise InputError(
-            f"{where}: holds NaN or infinite numbers in {shortlist(bad, 3)}; the training went "
-            "wrong there, take an earlier checkpoint or train again"
+            f"{where}: holds NaN or infinite numbers in {shortlist(bad, 3)}; the training "
+            "diverged, take an earlier checkpoint or train again"
         )
 
 
 def _expected(cfg: Method, where: Path) -> tuple[dict[str, Any], set[str]]:
-    """Shapes of all parameters by path, and those that ``encode`` reads."""
+    """Shapes of all parameters by path, and the paths that ``encode`` reads."""
     config = where.parent / "config.json"
     _check_settings(cfg, config)
     try:
@@ -107,8 +125,8 @@ def _expected(cfg: Method, where: Path) -> tuple[dict[str, Any], set[str]]:
         raise InputError(f"{config}: {error}; export the bundle again") from None
     except Exception as error:
         raise InputError(
-            f"{config}: its settings make no encoder ({_first_line(error)}); export the bundle "
-            "again"
+            f"{config}: no encoder can be built from its settings ({first_line(error)}); export "
+            "the bundle again"
         ) from error
 
 
@@ -120,7 +138,7 @@ def _parameters(cfg: Method) -> tuple[dict[str, Any], set[str]]:
 
 
 def _check_settings(cfg: Method, config: Path) -> None:
-    """``InputError`` for settings that no export writes: they would take all memory, or fail."""
+    """Raises ``InputError`` for settings that no export writes, before they take all memory."""
     if not cfg.signals:
         raise InputError(f"{config}: names no signals; export the bundle again")
     if cfg.encoder_method.signals != cfg.signals:
@@ -129,14 +147,15 @@ def _check_settings(cfg: Method, config: Path) -> None:
             "again"
         )
     for name, value in _numbers(to_dict(cfg), "method"):
-        if abs(value) > (MOST_SAMPLES if ".signals[" in name else MOST):
+        if abs(value) > (MAX_SAMPLES if ".signals[" in name else MAX_SIZE):
             raise InputError(
-                f"{config}: {name} is {value:g}, no encoder is that large; export the bundle again"
+                f"{config}: {name} is {value:g}, which is too large for an encoder; export the "
+                "bundle again"
             )
 
 
 def _numbers(value: Any, path: str):
-    """Whole numbers of JSON values with their paths."""
+    """The whole numbers among JSON values, each with its path."""
     if isinstance(value, dict):
         for name, inner in value.items():
             yield from _numbers(inner, f"{path}.{name}")
@@ -151,6 +170,7 @@ def _layout(leaf: Any) -> str:
     return f"{np.dtype(leaf.dtype).name} {list(leaf.shape)}"
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What an error says, in at most 200 characters; its class where it says nothing."""
     lines = str(error).strip().splitlines()
     return lines[0][:200] if lines else type(error).__name__

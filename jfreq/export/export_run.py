@@ -1,4 +1,4 @@
-"""A run's frozen encoder in the formats asked for: the bundle, and what lies beside it."""
+"""Exports the encoder of a run: the bundle, and other formats beside it."""
 
 from __future__ import annotations
 
@@ -14,24 +14,35 @@ from jfreq.method import encoder_params
 from jfreq.types import InputError
 
 EXTRAS: dict[str, Callable[[Adapter], Extra]] = {"stablehlo": stablehlo.extra}
-"""Formats beside the bundle, by name."""
+"""By name the formats that lie beside the bundle."""
 
 
 def export_run(
     run: str | Path, out: str | Path, *, note: str = "", formats: Sequence[str] = ("bundle",)
 ) -> Path:
-    """Writes the frozen encoder of a run folder (or another bundle) as the bundle ``out``.
+    """Writes the frozen encoder of a run as a bundle.
 
-    Parameters that ``encode`` never reads (decoders, prediction heads) are left out. The bundle
-    is always written; ``formats`` beyond it lie in the same folder. Raises ``InputError`` for an
-    unknown format, a folder that holds something else, and a format that disagrees with the
-    encoder.
+    Parameters that ``encode`` never reads (decoders, prediction heads) are left out.
+
+    Args:
+      run: a run folder, or another bundle.
+      out: the folder of the bundle.
+      note: a sentence for the model card.
+      formats: what the folder holds: ``bundle``, which is always written, and ``stablehlo``.
+
+    Returns:
+      The folder of the bundle.
+
+    Raises:
+      InputError: for an unknown format, a folder that holds something else, and a program whose
+        outputs differ from those of the encoder.
     """
     known = ("bundle", *EXTRAS)
     for name in formats:
         if name not in known:
             raise InputError(
-                f"format: no {name!r}{close_match(name, known)}; known: {', '.join(known)}"
+                f"format: unknown {name!r}{close_match(name, known)}; the formats are "
+                f"{', '.join(known)}"
             )
     check_free(local_path(out, "out"))
     experiment, params = load_trained(run)

@@ -1,4 +1,4 @@
-"""A frozen encoder as one pure function of arrays: what formats beside the bundle are made of."""
+"""A frozen encoder as one pure function of arrays, from which other formats are made."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from jfreq.types import Array, Batch, InputError, PyTree, SignalSpec
 Flat = dict[str, Any]
 """Parameters by path, as they lie in ``model.safetensors``."""
 TOLERANCE = 1e-4
-"""Largest absolute difference to the JAX encoder that a written format may show."""
+"""Largest absolute difference that a written format may have from the JAX encoder."""
 
 
 class Adapter(NamedTuple):
@@ -46,7 +46,7 @@ class Extra(NamedTuple):
 
 
 def adapt(experiment: Experiment, params: PyTree) -> Adapter:
-    """The adapter of a bound experiment and its encoder's parameters."""
+    """The adapter of a bound experiment and the parameters of its encoder."""
     method = experiment.method.portable()
 
     def encode(flat: Flat, window: Batch) -> dict[str, Array]:
@@ -60,12 +60,12 @@ def adapt(experiment: Experiment, params: PyTree) -> Adapter:
 
 
 def one_device() -> contextlib.AbstractContextManager[Any]:
-    """Traces for a single device, whatever this machine has."""
+    """A context that traces for a single device, whatever this machine has."""
     return jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((1,), ("device",)))
 
 
 def noise(signals: tuple[SignalSpec, ...], rows: int, *, seed: int = 0) -> dict[str, np.ndarray]:
-    """A window of noise; the first row is full, the others end at random."""
+    """A batch of noise; the first row is full, the others end at a random sample."""
     rng = np.random.default_rng(seed)
     window: dict[str, np.ndarray] = {}
     length = rng.integers(1, signals[0].samples + 1, rows).astype(np.int32)
@@ -80,33 +80,45 @@ def noise(signals: tuple[SignalSpec, ...], rows: int, *, seed: int = 0) -> dict[
 def compare(
     adapter: Adapter, call: Callable[..., dict[str, Any]], *, rows: tuple[int, ...]
 ) -> float:
-    """Largest absolute difference between ``call`` and the JAX encoder, on noise.
+    """Compares a written program with the JAX encoder, on noise.
 
-    ``rows``: the batch sizes to try. Raises ``InputError`` above ``TOLERANCE``, for NaN and for
-    outputs of another name, shape or count of valid frames.
+    Args:
+      adapter: the encoder.
+      call: the program, called as ``adapter.encode`` is.
+      rows: the batch sizes to try.
+
+    Returns:
+      The largest absolute difference.
+
+    Raises:
+      InputError: where it is above ``TOLERANCE`` or NaN, and for outputs of another name, shape or
+        count of valid frames.
     """
     encode, worst = jax.jit(adapter.encode), 0.0
-    for number in rows:
-        window = noise(adapter.signals, number)
+    for batch in rows:
+        window = noise(adapter.signals, batch)
         with one_device():
             wanted = jax.device_get(encode(adapter.params, window))
-        found = jax.device_get(call(adapter.params, window))
+        outputs = jax.device_get(call(adapter.params, window))
         for name, value in wanted.items():
-            other = found.get(name, np.zeros(0))
-            if other.shape != value.shape or found.keys() != wanted.keys():
-                raise InputError(f"export: the written program does not return {name!r} as encoded")
+            other = outputs.get(name, np.zeros(0))
+            if other.shape != value.shape or outputs.keys() != wanted.keys():
+                raise InputError(
+                    f"export: the written program does not return {name!r} as the JAX encoder "
+                    "does; nothing was written"
+                )
             error = float(np.abs(other.astype(np.float64) - value).max())
             if not error <= (0 if name == "valid" else TOLERANCE):
                 raise InputError(
-                    f"export: {name!r} of the written program is {error:.3g} off the JAX encoder "
-                    f"at batch {number} (limit {TOLERANCE:g}); nothing was written"
+                    f"export: {name!r} of the written program differs by {error:.3g} from the JAX "
+                    f"encoder at batch {batch} (limit {TOLERANCE:g}); nothing was written"
                 )
             worst = max(worst, error)
     return worst
 
 
 def shapes(adapter: Adapter, rows: Any) -> tuple[PyTree, PyTree]:
-    """``(params, window)`` as shapes; ``rows`` may be a symbolic dimension."""
+    """The shapes of ``(params, window)``; ``rows`` may be a symbolic dimension."""
     params = {
         name: jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype)
         for name, leaf in adapter.params.items()

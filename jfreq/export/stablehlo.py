@@ -1,8 +1,8 @@
-"""StableHLO beside a bundle: one program for CPU, CUDA and TPU, any batch, weights as arguments.
+"""StableHLO beside a bundle: one program for CPU, CUDA and TPU and for any batch size.
 
 ``encoder.stablehlo`` is what ``jax.export`` serialises; it runs with jax, numpy, safetensors and
-flatbuffers alone (``docs/export.md`` has the four lines). The weights stay in
-``model.safetensors``. The bundle is the archive: jax promises to read a program for six months.
+flatbuffers alone (``docs/export.md`` has the four lines). The weights are arguments and stay in
+``model.safetensors``. Archive the bundle: jax promises to read a program for six months only.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from jax import export
 import jfreq
 from jfreq.config_json import from_dict, to_dict
 from jfreq.export.bundle import WEIGHTS, read_weights
-from jfreq.export.bundle_checks import read_sealed, sealed
+from jfreq.export.bundle_checks import first_line, read_sealed, sealed
 from jfreq.export.portable import Adapter, Extra, compare, one_device, shapes
 from jfreq.files import local_path
 from jfreq.types import InputError, SignalSpec
@@ -28,9 +28,9 @@ from jfreq.types import InputError, SignalSpec
 PROGRAM, MANIFEST = "encoder.stablehlo", "stablehlo.json"
 PLATFORMS = ("cpu", "cuda", "tpu")
 FORMAT = 1
-"""Raised when an older jfreq could no longer read what this one writes."""
+"""To be increased when an older jfreq can no longer read what this one writes."""
 CHECKED = (1, 3)
-"""Batch sizes at which every written program is compared with the JAX encoder."""
+"""The batch sizes at which a written program is compared with the JAX encoder."""
 EXPIRY = (
     "A program can be read for at least six months after the release of the jax that wrote it, and "
     "by jax up to three weeks older; after that, export it again from the bundle"
@@ -40,8 +40,10 @@ EXPIRY = (
 def extra(adapter: Adapter) -> Extra:
     """The program, its manifest and its section of the model card.
 
-    The serialised bytes are read back and compared with the JAX encoder first; ``InputError``
-    where they differ, or where flatbuffers is missing.
+    The serialised program is read back and compared with the JAX encoder.
+
+    Raises:
+      InputError: where the two differ, or where the package flatbuffers is missing.
     """
     blob = serialise(adapter)
     error = compare(adapter, jax.jit(deserialise(blob, PROGRAM).call), rows=CHECKED)
@@ -63,7 +65,7 @@ def extra(adapter: Adapter) -> Extra:
 
 
 def serialise(adapter: Adapter) -> bytes:
-    """The program with a symbolic batch dimension, for all ``PLATFORMS``."""
+    """The program as bytes, with a symbolic batch dimension, for all ``PLATFORMS``."""
     _need_flatbuffers()
     (rows,) = export.symbolic_shape("b")
     with one_device():
@@ -74,23 +76,22 @@ def serialise(adapter: Adapter) -> bytes:
 
 
 def deserialise(blob: bytes, where: str | Path) -> export.Exported:
-    """The inverse of :func:`serialise`; ``InputError`` where this jax cannot read it."""
+    """The inverse of :func:`serialise`; raises ``InputError`` where this jax cannot read it."""
     _need_flatbuffers()
     try:
         return export.deserialize(bytearray(blob))
     except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"{where}: jax {jax.__version__} cannot read this program ({reason}); export it again "
-            "from the bundle"
+            f"{where}: jax {jax.__version__} cannot read this program ({first_line(error)}); "
+            "export it again from the bundle"
         ) from None
 
 
 class Program:
-    """``program(window) -> outputs`` as numpy; the layouts are those of :class:`Adapter`.
+    """An exported encoder: ``program(window) -> outputs``, laid out as in :class:`Adapter`.
 
-    ``signals``, ``labels`` (of its logits) and ``platforms`` describe it, ``params`` are the
-    weights by path. A new batch size is compiled when it first comes.
+    ``signals``, ``labels`` (of its logits) and ``platforms`` describe it; ``params`` are the
+    weights by path. Every batch size is compiled when it is first used.
     """
 
     def __init__(
@@ -107,9 +108,18 @@ class Program:
         self._call = jax.jit(exported.call)
 
     def __call__(self, window: Mapping[str, Any] | Any) -> dict[str, np.ndarray]:
-        """``window``: arrays by name, or the array of a single signal; ``length`` may be left out.
+        """Encodes a batch of windows.
 
-        Raises ``InputError`` for other signals, windows, channels or dtypes.
+        Args:
+          window: for each signal ``[b t c]`` float32 by its name, and ``length`` ``[b]`` integers,
+            the valid samples of the first signal (all of them if left out). A single signal may be
+            given as its array.
+
+        Returns:
+          The outputs of :class:`Adapter` as numpy arrays.
+
+        Raises:
+          InputError: for other signals, lengths of the window, channels or dtypes.
         """
         if not isinstance(window, Mapping):
             window = {self.signals[0].name: window}
@@ -119,22 +129,23 @@ class Program:
         unknown = set(window) - set(batch) - {"length"}
         if unknown:
             raise InputError(
-                f"window: has {', '.join(sorted(unknown))}, which the program does not read; it "
-                f"wants {', '.join(batch)} and length"
+                f"window: has {', '.join(sorted(unknown))}, which the program does not read; give "
+                f"{', '.join(batch)} and, if rows are shorter, length"
             )
         length = np.asarray(window.get("length", np.full(rows, self.signals[0].samples)))
         if length.shape != (rows,) or length.dtype.kind not in "iu":
             raise InputError(
-                f"length: wanted {rows} integers, got {length.dtype} of shape {length.shape}"
+                f"length: expected {rows} integers, got {length.dtype} of shape {length.shape}"
             )
         return jax.device_get(self._call(self.params, {**batch, "length": length.astype(np.int32)}))
 
 
 def load(path: str | Path) -> Program:
-    """The program of a folder that ``jfreq export --format stablehlo`` wrote.
+    """Loads the program of a folder that ``jfreq export --format stablehlo`` wrote.
 
-    Raises ``InputError`` for a folder without one, altered files, a newer format, a program this
-    jax cannot read and a platform it was not written for.
+    Raises:
+      InputError: for a folder without a program, altered files, a newer format, a program that this
+        jax cannot read, and a platform that it was not written for.
     """
     path = local_path(path, "program")
     for name in (MANIFEST, PROGRAM):
@@ -147,14 +158,15 @@ def load(path: str | Path) -> Program:
     blob = (path / PROGRAM).read_bytes()
     if hashlib.sha256(blob).hexdigest() != manifest["sha256"]:
         raise InputError(
-            f"{path / PROGRAM}: does not match {MANIFEST} (checksum differs); export it again"
+            f"{path / PROGRAM}: is truncated or altered (its checksum differs from {MANIFEST}); "
+            "export it again"
         )
     exported = deserialise(blob, path / PROGRAM)
     here = export.default_export_platform()
     if here not in exported.platforms:
         raise InputError(
-            f"{path}: written for {', '.join(exported.platforms)}, jax runs on {here} here; set "
-            "JAX_PLATFORMS"
+            f"{path}: was written for {', '.join(exported.platforms)}, but jax runs on {here} "
+            "here; set JAX_PLATFORMS to one of these"
         )
     where = f"{path / MANIFEST}: signal"
     signals = tuple(from_dict(SignalSpec, signal, path=where) for signal in manifest["signals"])
@@ -174,7 +186,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
 
 
 def _check_arguments(exported: export.Exported, weights: Mapping[str, Any], path: Path) -> None:
-    """``InputError`` unless the weights beside the program are those that it was made for."""
+    """Raises ``InputError`` unless the program reads weights such as those that lie beside it."""
     (wanted, _), _ = jax.tree.unflatten(exported.in_tree, exported.in_avals)
     layout = {name: (x.shape, np.dtype(x.dtype)) for name, x in wanted.items()}
     if layout != {name: (x.shape, x.dtype) for name, x in weights.items()}:
@@ -186,12 +198,12 @@ def _check_arguments(exported: export.Exported, weights: Mapping[str, Any], path
 def _checked(window: Mapping[str, Any], signal: SignalSpec, rows: int) -> np.ndarray:
     wanted = f"[b, {signal.samples}, {signal.channels}] float32"
     if signal.name not in window:
-        raise InputError(f"window: no signal {signal.name!r}; give {signal.name} {wanted}")
+        raise InputError(f"window: lacks the signal {signal.name!r}; give it as {wanted}")
     x = np.asarray(window[signal.name])
     if x.dtype != np.float32 or x.shape != (rows, signal.samples, signal.channels) or not rows:
         raise InputError(
-            f"{signal.name}: wanted {wanted}, got {list(x.shape)} {x.dtype}; the program reads "
-            "windows of one length, longer or shorter recordings go through jfreq.load_encoder"
+            f"{signal.name}: expected {wanted}, got {list(x.shape)} {x.dtype}; the program reads "
+            "windows of one length, use jfreq.load_encoder for recordings of other lengths"
         )
     return x
 
@@ -248,7 +260,7 @@ Largest difference to the JAX encoder when it was written, on noise at batch {ba
 
 
 def _example(manifest: dict[str, Any], rows: int = 2) -> str:
-    """The inputs of two windows, a line of Python each."""
+    """The inputs of two windows, one line of Python for each."""
     lines = []
     for name, entry in manifest["inputs"].items():
         shape = (rows, *entry["shape"][1:])
@@ -261,7 +273,7 @@ def _example(manifest: dict[str, Any], rows: int = 2) -> str:
 
 
 def _classes(manifest: dict[str, Any]) -> str:
-    """What turns logits into names and probabilities; nothing without labels."""
+    """The lines that turn logits into names and probabilities; empty without labels."""
     if not manifest["labels"]:
         return ""
     function = f"jax.nn.{manifest['scores']}"

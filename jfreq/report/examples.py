@@ -41,7 +41,7 @@ class Example(NamedTuple):
     explained: float | None
 
 
-class Looked(NamedTuple):
+class ExampleSet(NamedTuple):
     """Examples, and how often each cell ``[t f]`` was masked in ``masks`` masks (None without a
     mask). ``sensors``: names and bins of those that lie one above the other in these planes; none
     where a plane is one spectrogram."""
@@ -52,9 +52,9 @@ class Looked(NamedTuple):
     sensors: tuple[tuple[str, int], ...] = ()
 
 
-def look(
+def collect_examples(
     trained: Trained, shards: Any, *, unseen: Sequence[int] = (), count: int = 4, seed: int = 0
-) -> Looked:
+) -> ExampleSet:
     """Examples from ``shards``, of different classes where there are labels, and of the folds
     ``unseen`` in training if there are any.
 
@@ -82,7 +82,7 @@ def look(
         examples.append(Example(title, wav, seconds, series, *_planes(found, i)))
     masks = MASKS * len(titles) if fraction is not None else 0
     stacked = () if found is None else sensors(cfg)
-    return Looked(examples, fraction, masks, stacked)
+    return ExampleSet(examples, fraction, masks, stacked)
 
 
 def frame_seconds(cfg: Method) -> float | None:

@@ -24,7 +24,7 @@ SHADES = 63
 """Shades of a spectrogram; with one more for what is masked a pixel takes 6 bits."""
 
 
-def stand_in(role: str) -> str:
+def placeholder(role: str) -> str:
     """The colour that :func:`svg` turns into the CSS variable ``--role``."""
     return f"#10fe{ROLES.index(role):02x}"
 
@@ -76,7 +76,7 @@ def svg(name: str, alt: str, plot: Callable[[Any], None], size: tuple[float, flo
 
 
 def _style(name: str) -> Any:
-    ink, muted, line = map(stand_in, ("ink", "muted", "line"))
+    ink, muted, line = map(placeholder, ("ink", "muted", "line"))
     return {
         "svg.fonttype": "none",
         "svg.hashsalt": name,
@@ -122,9 +122,9 @@ def curves(
     def plot(figure: Any) -> None:
         axes = figure.subplots()
         for s in series:
-            x, y = thin(s.x, s.y)
+            x, y = downsample(s.x, s.y)
             dot = {"marker": "o", "markersize": 3} if len(x) == 1 else {}
-            axes.plot(x, y, color=stand_in(s.role), linewidth=s.width, label=s.label, **dot)
+            axes.plot(x, y, color=placeholder(s.role), linewidth=s.width, label=s.label, **dot)
         axes.grid(axis="y")
         axes.set_axisbelow(True)
         axes.spines["left"].set_visible(False)
@@ -143,7 +143,7 @@ def bands(name: str, alt: str, lines: Sequence[Band], *, ylabel: str) -> str:
     def plot(figure: Any) -> None:
         axes = figure.subplots()
         for line in lines:
-            colour = stand_in(line.role)
+            colour = placeholder(line.role)
             mean, low, high = (np.array(x, np.float64) for x in line[2:5])
             axes.fill_between(line.fractions, low, high, color=colour, alpha=0.15, linewidth=0)
             axes.plot(
@@ -169,7 +169,7 @@ def bands(name: str, alt: str, lines: Sequence[Band], *, ylabel: str) -> str:
     return svg(name, alt, plot, (4.4, 2.7 + 0.14 * len(lines)))
 
 
-def thin(x: Sequence[float], y: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+def downsample(x: Sequence[float], y: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
     """At most ``POINTS`` points, each the mean of neighbours."""
     both = np.array([x, y], np.float64)
     count = -(-both.shape[1] // POINTS)
@@ -187,7 +187,7 @@ def forest(
     def plot(figure: Any) -> None:
         axes = figure.subplots()
         for y, row in enumerate(rows):
-            colour = stand_in(row.role)
+            colour = placeholder(row.role)
             if row.low is not None and row.high is not None:
                 axes.plot([row.low, row.high], [y, y], color=colour, linewidth=1.6)
             axes.plot(row.mean, y, "o", color=colour, markersize=4.5)
@@ -206,7 +206,7 @@ def forest(
         axes.set_axisbelow(True)
         axes.set_xlabel(xlabel)
         if zero:
-            axes.axvline(0, color=stand_in("muted"), linewidth=0.9, linestyle=(0, (3, 2)))
+            axes.axvline(0, color=placeholder("muted"), linewidth=0.9, linestyle=(0, (3, 2)))
 
     return svg(name, alt, plot, (4.4, 0.7 + 0.36 * len(rows)))
 
@@ -221,7 +221,7 @@ def confusion(name: str, alt: str, counts: np.ndarray, labels: Sequence[str]) ->
 
         axes = figure.subplots()
         for i, j in np.argwhere(counts > 0):
-            box = Rectangle((j - 0.5, i - 0.5), 1, 1, color=stand_in("shade"), linewidth=0)
+            box = Rectangle((j - 0.5, i - 0.5), 1, 1, color=placeholder("shade"), linewidth=0)
             box.set_alpha(round(0.12 + 0.88 * float(fraction[i, j]), 2))
             axes.add_patch(box)
             if k <= NUMBERED:
@@ -274,7 +274,7 @@ def marginals(
             vmax=limits[1],
             interpolation="nearest",
         )
-        colour = stand_in("c1")
+        colour = placeholder("c1")
         top.stairs(fraction.mean(1), np.linspace(0, right, frames + 1), color=colour, baseline=None)
         side.stairs(
             fraction.mean(0),
@@ -284,11 +284,11 @@ def marginals(
             baseline=None,
         )
         for axes, line in ((top, top.axhline), (side, side.axvline)):
-            line(mean, color=stand_in("muted"), linewidth=0.8, linestyle=(0, (3, 2)))
+            line(mean, color=placeholder("muted"), linewidth=0.8, linestyle=(0, (3, 2)))
             axes.grid(axis="y" if axes is top else "x")
         for border in borders:
             for axes in (middle, side):
-                axes.axhline(border, color=stand_in("ink"), linewidth=0.8)
+                axes.axhline(border, color=placeholder("ink"), linewidth=0.8)
         top.set_ylim(*limits)
         side.set_xlim(*limits)
         middle.set_xlabel("frame" if seconds is None else "time (s)")

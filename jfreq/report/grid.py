@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jfreq.ablate.table import verdict
+from jfreq.ablate.table import significance
 from jfreq.files import read_json
 from jfreq.monitoring.metrics_writer import read_metrics
 from jfreq.monitoring.provenance import sentence
@@ -119,7 +119,7 @@ def _differences(grid: Mapping[str, Any]) -> Section | None:
     picture = figures.forest("differences", said, rows, xlabel="difference", zero=True)
     table = html.table(
         ("a - b", "n", "difference", "significant"),
-        ((name, str(d["n"]), estimate(d, "+"), verdict(d)) for name, d in zip(names, found)),
+        ((name, str(d["n"]), estimate(d, "+"), significance(d)) for name, d in zip(names, found)),
         caption="Paired differences with 95 % intervals",
     )
     text = (
@@ -131,7 +131,7 @@ def _differences(grid: Mapping[str, Any]) -> Section | None:
 
 
 def _role(d: Mapping[str, Any]) -> str:
-    return "c1" if verdict(d).endswith("is better") else "c8"
+    return "c1" if significance(d).endswith("is better") else "c8"
 
 
 def _failed(failed: Sequence[Mapping[str, Any]]) -> Section | None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from jfreq.data.fold_assignment import advice_without_folds, refolded, suggested_folds
 from jfreq.evaluate.layers import Layers, probe_layers
-from jfreq.evaluate.results import HAND_MADE, TRAINED, UNTRAINED
+from jfreq.evaluate.results import HAND_CRAFTED, TRAINED, UNTRAINED
 from jfreq.report import figures, html
 from jfreq.report.collect import Run, is_known
 from jfreq.report.html import Cell, Section
@@ -20,7 +20,7 @@ from jfreq.types import InputError
 MANY_CLASSES = 50
 """More do not fit a confusion matrix on a page."""
 Progress = Callable[[str, int, int], None]
-FEATURES = {TRAINED: "c1", UNTRAINED: "c2", HAND_MADE: "c8"}
+FEATURES = {TRAINED: "c1", UNTRAINED: "c2", HAND_CRAFTED: "c8"}
 
 
 def probe(run: Run) -> Section | None:

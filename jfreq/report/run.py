@@ -12,7 +12,7 @@ from jfreq.config import Experiment
 from jfreq.config_json import flat, to_dict
 from jfreq.report import figures, html
 from jfreq.report.collect import Run, read_run, state
-from jfreq.report.examples import Example, Looked, frame_seconds, look
+from jfreq.report.examples import Example, ExampleSet, frame_seconds
 from jfreq.report.html import Section
 from jfreq.report.probes import Progress, blocks, few_labels, probe
 from jfreq.report.training import training
@@ -39,7 +39,7 @@ def run_page(
     trained = None if shards is None or not run.saved else _trained(folder, notices)
     if trained is not None:
         unseen = _unseen(run, shards)
-        looked = look(trained, shards, unseen=unseen)
+        looked = collect_examples(trained, shards, unseen=unseen)
         sections += [
             _examples(looked, bool(unseen)),
             _masks(looked, frame_seconds(trained.experiment.method)),
@@ -110,7 +110,7 @@ def _lead(run: Run) -> str:
 # ------------------------------------------------------------------ examples and masks
 
 
-def _examples(looked: Looked, unseen: bool) -> Section:
+def _examples(looked: ExampleSet, unseen: bool) -> Section:
     masked = any(e.masked is not None for e in looked.examples)
     reconstructed = any(e.reconstruction is not None for e in looked.examples)
     text = "Time runs to the right."
@@ -129,7 +129,7 @@ def _examples(looked: Looked, unseen: bool) -> Section:
     return Section("Examples", html.paragraph(text) + "".join(cards))
 
 
-def _stacked(looked: Looked) -> str:
+def _stacked(looked: ExampleSet) -> str:
     """Which bins are whose, where the planes of several sensors are one picture."""
     if not looked.sensors:
         return ""
@@ -196,7 +196,7 @@ def _series(alt: str, values: np.ndarray, rate: float) -> str:
     return figures.curves(said, said, lines, xlabel="seconds")
 
 
-def _masks(looked: Looked, hop: float | None) -> Section | None:
+def _masks(looked: ExampleSet, hop: float | None) -> Section | None:
     fraction = looked.fraction
     if fraction is None:
         return None

@@ -6,7 +6,7 @@ from scipy import stats
 
 from jfreq.ablate import Ablation, change
 from jfreq.ablate.plot import plot
-from jfreq.ablate.table import summarise, verdict
+from jfreq.ablate.table import significance, summarise
 from jfreq.config import Experiment
 from jfreq.methods.ssast import SSAST
 
@@ -89,7 +89,7 @@ def test_the_commits_that_trained_are_named_once(rows):
 def test_one_training_has_no_interval(rows):
     grid = summarise(ABLATION, "data", rows[:4], {})
     assert grid.table[0]["low"] is None
-    assert verdict(grid.differences[0]) == "too few trainings"
+    assert significance(grid.differences[0]) == "too few trainings"
     assert "| - |" in grid.to_markdown()
 
 
@@ -103,7 +103,7 @@ def test_one_training_has_no_interval(rows):
     ],
 )
 def test_verdicts(n, low, high, significant):
-    assert verdict({"a": "x", "b": "y", "n": n, "low": low, "high": high}) == significant
+    assert significance({"a": "x", "b": "y", "n": n, "low": low, "high": high}) == significant
 
 
 @pytest.mark.parametrize("kind", ["svg", "png"])

@@ -34,7 +34,7 @@ def test_files_that_cannot_be_embedded(bundle, refused, sound, zero_rate, tmp_pa
             line = refused("embed", bundle, *words, "--out", out)
             assert line.startswith(f"{path}: {reason}")
             assert not out.exists()
-    assert "wanted the name of a file that ends in .npz" in refused(
+    assert "must be the name of a file that ends in .npz" in refused(
         "embed", bundle, good, "--out", tmp_path
     )
     line = refused("embed", bundle, good, "--out", good / "below.npz")

@@ -14,7 +14,7 @@ from jfreq.data.prepare.run import prepare
 from jfreq.data.shards.reader import open_shards
 from jfreq.encoder.embed_files import embed_files
 from jfreq.encoder.encoder import Encoder
-from jfreq.encoder.signals import as_signal
+from jfreq.encoder.resampling import as_signal
 from jfreq.evaluate.features import extract
 from jfreq.methods.mae import MAE
 from jfreq.nn.vit import ViT
@@ -236,21 +236,24 @@ GOOD = {**recording(2.0), "acc_rate": 50, "mic_rate": 200}
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"mic": None}, "no array 'mic'; it has acc, the encoder reads acc"),
+        ({"mic": None}, "lacks the array 'mic'; it has acc, the encoder reads acc"),
         (
             {"mic_rate": None},
-            "no rate of 'mic'; add mic_rate, rate or a column of times, or give --rate",
+            "states no rate of 'mic'; add mic_rate, rate or a column of times, or give --rate",
         ),
         ({"mic_rate": 0}, "mic_rate: the rate must be a positive number of Hz, got 0"),
         ({"mic_rate": "fast"}, "mic_rate: the rate must be a positive number of Hz, got fast"),
         ({"mic_rate": np.ones(2)}, r"got an array of shape \(2,\)"),
-        ({"mic_rate": 100}, "mic lasts 4.000 s and acc 2.000 s; cut them to the same time"),
-        ({"acc": np.ones((100, 2))}, "acc: 2 channels where the model reads 3"),
+        ({"mic_rate": 100}, "mic lasts 4.000 s and acc 2.000 s; cut them to the same duration"),
+        ({"acc": np.ones((100, 2))}, "acc: has 2 channels, but the model reads 3"),
         ({"acc": np.ones((0, 3))}, "acc: is empty"),
         ({"acc": np.full((100, 3), np.inf)}, "acc: holds NaN or infinite samples"),
         ({"acc": np.full((100, 3), "a")}, "acc: holds <U1, not numbers"),
         ({"acc": np.array([None])}, "acc: holds Python objects, which are never unpickled"),
-        ({"acc": None, "mic": None, "x": np.ones((9, 4))}, "4 channels, which of them are mic"),
+        (
+            {"acc": None, "mic": None, "x": np.ones((9, 4))},
+            "4 channels and does not say which of them are mic",
+        ),
     ],
 )
 def test_arrays_that_do_not_fit(encoder, tmp_path, change, message):
@@ -286,9 +289,11 @@ def test_files_that_do_not_fit(encoder, imu, tmp_path):
     soundfile.write(tmp_path / "a.wav", np.ones(100) * 0.1, 200)
     refused(
         tmp_path / "a.wav",
-        r"reads acc \(3 channels\), mic \(1 channels\); only encoders of one sound",
+        r"reads acc \(3 channels\), mic \(1 channels\); give an \.npz",
     )
     (tmp_path / "empty").mkdir()
     refused(tmp_path / "empty", "holds no recordings of sensors .* but no files at all")
     prepare("synthetic:tones", tmp_path / "tones", n=2, seconds=0.5, workers=1, progress=False)
-    refused(tmp_path / "tones", "no signal 'acc'; the shards have audio")
+    refused(
+        tmp_path / "tones", "lacks the signal 'acc' that the encoder reads; the shards have audio"
+    )

@@ -10,8 +10,8 @@ import pytest
 import soxr
 
 from jfreq import methods, recipes
-from jfreq.encoder.encoder import Encoder, Failed, load_encoder
-from jfreq.encoder.windowing import cut, cut_window
+from jfreq.encoder.encoder import Encoder, FailedRecording, load_encoder
+from jfreq.encoder.windowing import choose_windowing, cut_windows
 from jfreq.export.bundle import save_bundle
 from jfreq.method import Method
 from jfreq.ranges import checked
@@ -194,7 +194,7 @@ def test_accepted_shapes_and_types(encoder):
         ([], None, "empty"),
         (np.array([0.0, np.nan]), None, "NaN"),
         (np.array([0.0, 1e300]), None, "NaN or infinite"),
-        (np.zeros((10, 2)), None, "2 channels where the model reads 1"),
+        (np.zeros((10, 2)), None, "has 2 channels, but the model reads 1"),
         (np.zeros((2, 50_000)), None, "several recordings go in a list"),
         (np.zeros(10, np.uint8), None, "uint8"),
         (np.zeros(10, bool), None, "bool"),
@@ -203,7 +203,7 @@ def test_accepted_shapes_and_types(encoder):
         (np.zeros(10), 0, "positive"),
         (np.zeros(10), -16000, "positive"),
         (np.zeros(10), float("nan"), "positive"),
-        ({"acc": np.zeros(10)}, None, "wanted audio"),
+        ({"acc": np.zeros(10)}, None, "expected audio"),
     ],
 )
 def test_bad_signals(encoder, wave, rate, message):
@@ -245,25 +245,25 @@ def test_several_modalities_stay_together():
     assert resampled.frames.shape == out.frames.shape
     with pytest.raises(InputError, match="gyro lasts"):
         encoder({"acc": acc, "gyro": gyro[:1000]})
-    with pytest.raises(InputError, match="dict of the signals acc, gyro"):
+    with pytest.raises(InputError, match="dict with the arrays acc, gyro"):
         encoder(acc)
 
 
 def test_window_is_whole_hops_and_whole_samples():
     audio = [SignalSpec("audio", 16000.0, 160_000)]
-    assert cut_window(TokenGrid(64, 8, first=1400.0, hop=2560.0), audio) == (
+    assert choose_windowing(TokenGrid(64, 8, first=1400.0, hop=2560.0), audio) == (
         62,
         (62 * 2560,),
         160_000,
     )
 
     # A hop of 2 1/3 samples: only multiples of three tokens.
-    uneven = cut_window(TokenGrid(50, first=2.0, hop=7 / 3), [SignalSpec("x", 10.0, 100)])
+    uneven = choose_windowing(TokenGrid(50, first=2.0, hop=7 / 3), [SignalSpec("x", 10.0, 100)])
     assert uneven == (42, (98,), 100)
     # Frames centred on the signal, as of a padded STFT.
-    centred = cut_window(TokenGrid(101, first=0.0, hop=160.0), [SignalSpec("x", 16e3, 16000)])
+    centred = choose_windowing(TokenGrid(101, first=0.0, hop=160.0), [SignalSpec("x", 16e3, 16000)])
     assert centred == (100, (16000,), 15999)
-    assert cut_window(TokenGrid(2, first=2.0, hop=7 / 3), [SignalSpec("x", 10.0, 5)]) is None
+    assert choose_windowing(TokenGrid(2, first=2.0, hop=7 / 3), [SignalSpec("x", 10.0, 5)]) is None
 
 
 def test_no_whole_step_is_refused_only_for_long_recordings():
@@ -387,9 +387,9 @@ def parted(clip, sizes):
 def test_blocks_give_the_windows_of_the_whole(encoder, length):
     x = {"audio": noise(np.random.default_rng(length), length)[:, None]}
     grid, window = encoder.grid, encoder._window
-    whole = list(cut([x], (AUDIO,), grid, window))
+    whole = list(cut_windows([x], (AUDIO,), grid, window))
     for sizes in ((1000,), (1, 15_000, 3), (99_999,)):
-        blocks = list(cut(parted(x, sizes), (AUDIO,), grid, window))
+        blocks = list(cut_windows(parted(x, sizes), (AUDIO,), grid, window))
         assert len(blocks) == len(whole)
         for a, b in zip(blocks, whole):
             assert a[1:] == b[1:]
@@ -406,8 +406,8 @@ def test_a_recording_that_breaks_off_leaves_the_others(encoder):
     def empty():
         yield {"audio": x["audio"][:0]}
 
-    parts = list(encoder.parts([[x], broken(), empty(), [x]], batch=2))
-    failed = [p for p in parts if isinstance(p, Failed)]
+    parts = list(encoder.windows([[x], broken(), empty(), [x]], batch=2))
+    failed = [p for p in parts if isinstance(p, FailedRecording)]
     assert [(p.recording, str(p.error)) for p in failed] == [
         (1, "the disk is gone"),
         (2, "holds no samples"),

@@ -12,7 +12,7 @@ import soxr
 from jfreq.encoder import inputs
 from jfreq.encoder.embed_files import embed_files
 from jfreq.encoder.encoder import Encoder
-from jfreq.encoder.growing_npz import Column, Grown, check_room, write_npz
+from jfreq.encoder.growing_npz import Column, ColumnArray, check_disk_space, write_npz
 from jfreq.method import Method
 from jfreq.types import Features, InputError, SignalSpec, TokenGrid
 
@@ -97,7 +97,7 @@ def test_a_folder_is_walked_in_the_order_of_people(encoder, tmp_path):
     said = []
     out = embed_files(encoder, [home], tmp_path / "e.npz", say=said.append)
     assert read(out.path)["paths"].tolist() == [str(home / name) for name in names]
-    assert said[0] == f"{home}: left out 1 .csv, 1 .txt, which are not read"
+    assert said[0] == f"{home}: skipped 1 .csv, 1 .txt, which cannot be read"
     assert out.recordings == 5 and out.skipped == 2
     listed = out.skipped_list.read_text()
     assert "pipe.wav: is a pipe" in listed and "loop: is a link to a folder above" in listed
@@ -179,14 +179,14 @@ def test_nothing_to_embed(encoder, tmp_path):
     home.mkdir()
     assert f"{home}: holds no sound files" in refused(home) and "no files at all" in refused(home)
     (home / "a.m4a").write_text("x")
-    assert "but only 1 .m4a, and is no set of shards" in refused(home)
+    assert "but only 1 .m4a, and is not a set of shards" in refused(home)
     assert "convert it, for instance `ffmpeg -i a.m4a a.wav`" in refused(home)
     damaged(home)
     assert "none of 6 recordings can be used; the first: " in refused(home)
     assert "no such file" in refused(home / "none.wav")
     os.mkfifo(tmp_path / "pipe.wav")
     assert "is a pipe" in refused(tmp_path / "pipe.wav")
-    assert "no files to embed" in refused()
+    assert "no recordings to embed" in refused()
     sound(home / "good.wav")
     assert "ends in .npz" in refused(home, out="set")
     (home / "000000.array_record").write_text("")
@@ -224,7 +224,7 @@ def test_frames_that_no_disk_holds_are_refused_early(encoder, tmp_path, monkeypa
     monkeypatch.setattr(inputs.Recordings, "longest", lambda self: 1e15)
     with pytest.raises(InputError, match=r"e.npz: needs about .* are free; .*--no-frames"):
         embed_files(encoder, [tmp_path / "a.wav"], tmp_path / "e.npz")
-    check_room(tmp_path / "e.npz", 10, "")
+    check_disk_space(tmp_path / "e.npz", 10, "")
 
 
 def test_an_archive_grows_as_numpy_would_write_it(tmp_path):
@@ -239,8 +239,8 @@ def test_an_archive_grows_as_numpy_would_write_it(tmp_path):
         write_npz(
             file,
             {
-                "ragged": Grown(column, [2, 0, 5]),
-                "flat": Grown(column),
+                "ragged": ColumnArray(column, [2, 0, 5]),
+                "flat": ColumnArray(column),
                 "text": np.array(["a", "bc"]),
             },
         )

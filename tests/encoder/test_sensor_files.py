@@ -48,7 +48,7 @@ def test_what_an_encoder_refuses(tmp_path):
     refused(other, "has no channel 'az' for modality 'signal'")
     bare = tmp_path / "bare.npz"
     np.savez(bare, x=X, sr=50)
-    refused(bare, "does not name its channels, and the encoder reads signal:ax,ay,az; give --modal")
+    refused(bare, "does not name its channels, but the encoder reads signal:ax,ay,az; give --modal")
     (part,) = read_sensors(bare, NAMED, modalities={"signal": (0, 1, 2)})
     np.testing.assert_array_equal(part.signals["signal"].x, X)
     long = (SignalSpec("signal", 50.0, 3 * N, 3, names=("ax", "ay", "az")),)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jfreq.encoder.encoder import Encoder, by_time
-from jfreq.evaluate.any_length import AnyLength, fitted, with_own_length
+from jfreq.evaluate.any_length import AnyLength, for_any_length, with_rescaled_length
 from jfreq.method import Method
 from jfreq.methods.ssast import SSAST
 from jfreq.nn.vit import ViT
@@ -132,13 +132,13 @@ def test_length_counts_samples_of_the_datas_first_signal():
     """An encoder of the slow signal reads rows whose length is given in fast samples."""
     batch, expected = rows(0.5)
     batch["length"] = jnp.array([500, 300, 100])
-    method = fitted(Powers((SLOW,)), DataSpec(BOTH))
+    method = for_any_length(Powers((SLOW,)), DataSpec(BOTH))
     found = jax.jit(method.encode)({}, batch)
     np.testing.assert_array_equal(found.valid.sum(1), [5, 3, 1])
     for row, count in enumerate((5, 3, 1)):
         np.testing.assert_allclose(found.clip[row, 0], expected[row, :count, 1].mean(), rtol=1e-5)
     same = Powers(BOTH)
-    assert with_own_length(same, DataSpec(BOTH)) is same
+    assert with_rescaled_length(same, DataSpec(BOTH)) is same
 
 
 def test_rows_that_no_hop_can_cut():

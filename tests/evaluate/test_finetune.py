@@ -147,11 +147,11 @@ def test_a_single_split_has_an_interval_over_rows(runs, tones, tmp_path, monkeyp
 
 def test_shares_make_a_curve_with_intervals_over_trainings(runs, tones, tmp_path):
     cfg = experiment(tones, seed=5)
-    found = by_fraction(cfg, tmp_path, (1.0, 0.2), draws=2, folds=("1",))
+    found = by_fraction(cfg, tmp_path, (1.0, 0.2), repeats=2, folds=("1",))
     assert [r.fraction for r in found.results if r.metric == "macro_f1"] == [0.2, 1.0]
     assert {(len(r.runs[0]), r.over) for r in found.results} == {(2, "seeds")}
-    drawn = [(m.seed, m.data.label_seed, m.data.label_fraction) for m in runs]
-    assert drawn == [(5, 0, 0.2), (6, 1, 0.2), (5, 0, 1.0), (6, 1, 1.0)]
+    sampled = [(m.seed, m.data.label_seed, m.data.label_fraction) for m in runs]
+    assert sampled == [(5, 0, 0.2), (6, 1, 0.2), (5, 0, 1.0), (6, 1, 1.0)]
     by_hand = joined(
         [
             over_seeds([Report.read(tmp_path / share / str(i) / "results.json") for i in range(2)])
@@ -159,15 +159,15 @@ def test_shares_make_a_curve_with_intervals_over_trainings(runs, tones, tmp_path
         ]
     )
     assert by_hand == found
-    by_fraction(cfg, tmp_path, (0.2, 1.0), draws=3, folds=("1",))
-    assert len(runs) == 6, "finished trainings are kept, a draw more is added"
+    by_fraction(cfg, tmp_path, (0.2, 1.0), repeats=3, folds=("1",))
+    assert len(runs) == 6, "finished trainings are kept, a repeat more is added"
 
 
 def test_every_share_is_checked_before_any_training(runs, tones, tmp_path):
     with pytest.raises(InputError, match=r"0\.01 of \d+ rows leaves class"):
         by_fraction(experiment(tones), tmp_path, (1.0, 0.01), folds=("1",))
-    with pytest.raises(InputError, match="draws"):
-        by_fraction(experiment(tones), tmp_path, (1.0,), draws=0)
+    with pytest.raises(InputError, match="repeats"):
+        by_fraction(experiment(tones), tmp_path, (1.0,), repeats=0)
     with pytest.raises(InputError, match="no fold 9"):
         by_fraction(experiment(tones), tmp_path, (1.0,), folds=("9",))
     for shares in ((0.5, 0.5), ()):
@@ -234,7 +234,12 @@ def test_splits_of_two_sets(runs, halves, tmp_path):
     np.testing.assert_array_equal(found.label, np.arange(45) % CLASSES)
     assert report.folds == ("held_out",) and report.results[0].n == 45
     by_fraction(
-        cfg, tmp_path / "few", (0.5,), draws=1, train_split="balanced_train", test_split="held_out"
+        cfg,
+        tmp_path / "few",
+        (0.5,),
+        repeats=1,
+        train_split="balanced_train",
+        test_split="held_out",
     )
     assert runs[1].data.label_fraction == 0.5
 

@@ -69,9 +69,12 @@ def test_folds_and_splits_by_name(make):
             {"test_split": "eval"},
             r"test-split: no labelled rows of split 'eval' .*; it has test, t",
         ),
-        ({"test_split": "train"}, "test-split: 'train' is the split to train on as well"),
-        ({"test_split": "test", "leave_one_subject_out": True}, "train-split: is no use with"),
-        ({"only": ("9",)}, "folds: no fold 9; the data have test"),
+        ({"test_split": "train"}, "test-split: 'train' is also the split to train on"),
+        (
+            {"test_split": "test", "leave_one_subject_out": True},
+            "train-split: cannot be combined with",
+        ),
+        ({"only": ("9",)}, "folds: there is no fold 9; the data have test"),
     ],
 )
 def test_splits_that_are_not_there(make, options, message):
@@ -83,7 +86,7 @@ def test_what_is_missing_and_the_option_that_helps(make):
     people, bare = make(subject=PEOPLE), make()
     alone = make(path=np.full(N, "one.wav"))
     three = make(split=np.array(["a", "b", "c"])[np.arange(N) // 8])
-    for shards, asker, words in (
+    for shards, purpose, words in (
         (
             people,
             None,
@@ -109,23 +112,25 @@ def test_what_is_missing_and_the_option_that_helps(make):
         (people, ABLATION, "an ablation needs .*; prepare it with --make-folds 5"),
     ):
         with pytest.raises(InputError, match=words) as error:
-            of(shards, **({"asker": asker} if asker else {}))
-        assert asker is None or "probe" not in str(error.value)
+            of(shards, **({"purpose": purpose} if purpose else {}))
+        assert purpose is None or "probe" not in str(error.value)
 
 
 def test_a_subject_or_recording_on_both_sides_is_refused_by_name(make):
     both = make(subject=PEOPLE, split=HALVES, fold=np.arange(N) % 2)
     with pytest.raises(
         InputError,
-        match=r"fold 0: subject 's0', one of 6 such, is on both sides.*"
+        match=r"fold 0: subject 's0', one of 6 such, is in both training and test rows.*"
         "--make-folds 5 or --leave-one-subject-out",
     ):
         of(both)
     assert len(of(both, only=("test",))) == 1, "the split keeps them apart"
     paths = np.array([f"{i // 6}.wav" for i in range(N)])
     split = np.where(np.arange(N) < 9, "train", "test")
-    with pytest.raises(InputError, match=r"test: recording '1.wav' is on both sides"):
-        of(make(path=paths, split=split), asker=FINE_TUNING)
+    with pytest.raises(
+        InputError, match=r"test: recording '1.wav' is in both training and test rows"
+    ):
+        of(make(path=paths, split=split), purpose=FINE_TUNING)
     items = np.arange(N) % 6
     assert of(make(path=paths, item=items, split=split)), "items of a file are recordings"
     named = make(path=paths, subject=np.where(np.arange(N) < 9, "ann", "bob"), split=split)

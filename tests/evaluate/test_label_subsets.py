@@ -1,4 +1,4 @@
-"""Probes with few labels: against plain probes of sets that hold only the drawn rows."""
+"""Probes with few labels: against plain probes of sets that hold only the sampled rows."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +9,7 @@ from jfreq.config import Experiment
 from jfreq.data.loading.label_subsets import sample
 from jfreq.evaluate.metrics import interval_of, wilson
 from jfreq.evaluate.probe_protocol import probe
-from jfreq.evaluate.results import HAND_MADE, TRAINED, UNTRAINED
+from jfreq.evaluate.results import HAND_CRAFTED, TRAINED, UNTRAINED
 from jfreq.method import Method
 from jfreq.train.state import Trained
 from jfreq.types import Features, InputError, SignalSpec, TokenGrid
@@ -66,9 +66,11 @@ def part(shards, rows, make_shards):
 
 @pytest.mark.parametrize("kind", ["ridge", "logistic"])
 def test_a_fraction_is_a_set_with_fewer_rows(trained, few, make_shards, kind):
-    """Each draw scores what a plain probe scores on a set without the other training rows."""
+    """Each repeat scores what a plain probe scores on a set without the other training rows."""
     shards = few(**halves())
-    report = probe(trained, shards, kinds=(kind,), with_baselines=False, fractions=(0.3,), draws=3)
+    report = probe(
+        trained, shards, kinds=(kind,), with_baselines=False, fractions=(0.3,), repeats=3
+    )
     train = np.flatnonzero(shards.column("split") == "train")
     test = np.flatnonzero(shards.column("split") == "test")
     for i in range(3):
@@ -78,7 +80,7 @@ def test_a_fraction_is_a_set_with_fewer_rows(trained, few, make_shards, kind):
             assert by_key(report)[TRAINED, kind, r.metric, 0.3].runs[0][i] == r.mean
     for r in report.results:
         assert (r.mean, r.low, r.high) == pytest.approx(interval_of(r.metric, r.runs[0]))
-        assert (r.over, r.n, r.rows) == ("draws", 100, 30)
+        assert (r.over, r.n, r.rows) == ("repeats", 100, 30)
 
 
 def test_nearest_neighbour_against_scikit_learn(trained, few):
@@ -90,7 +92,7 @@ def test_nearest_neighbour_against_scikit_learn(trained, few):
         kinds=("knn",),
         with_baselines=False,
         fractions=(0.001,),
-        draws=2,
+        repeats=2,
         at_least_one=True,
     )
     x = shards._x.mean(1)
@@ -117,16 +119,16 @@ def test_all_labels_are_the_plain_probe(trained, few):
         assert same.folds == pytest.approx(r.folds)
         assert same.rows == 150
     assert [r.fraction for r in curve.results[:6]] == [0.1] * 3 + [1.0] * 3
-    assert "of means over 5 draws" in curve.to_markdown()
+    assert "of means over 5 samples of the labels" in curve.to_markdown()
 
 
 def test_folds_are_what_the_interval_is_over(trained, few):
     shards = few(fold=np.arange(200) % 4)
-    report = probe(trained, shards, kinds=("ridge",), fractions=(0.1, 1.0), draws=4)
+    report = probe(trained, shards, kinds=("ridge",), fractions=(0.1, 1.0), repeats=4)
     found = by_key(report)
-    for fraction, draws in ((0.1, 4), (1.0, 1)):
+    for fraction, repeats in ((0.1, 4), (1.0, 1)):
         r = found[TRAINED, "ridge", "macro_f1", fraction]
-        assert np.shape(r.runs) == (4, draws)
+        assert np.shape(r.runs) == (4, repeats)
         assert (r.mean, r.low, r.high) == pytest.approx(
             interval_of(r.metric, np.mean(r.runs, axis=1))
         )
@@ -148,9 +150,9 @@ def test_more_labels_help_and_only_what_was_learnt_shows(trained, few):
     assert few_ < some < all_ + 0.05
     assert few_ + 0.05 < all_
     assert abs(found[UNTRAINED, "ridge", "balanced_accuracy", 1.0].mean - 1 / CLASSES) < 0.1
-    assert (HAND_MADE, "ridge", "accuracy", 0.2) in found
+    assert (HAND_CRAFTED, "ridge", "accuracy", 0.2) in found
     assert found[f"{TRAINED} - {UNTRAINED}", "ridge", "balanced_accuracy", 0.2].low > 0
-    # A single draw on a single split: over test rows, and no pair to take a difference of.
+    # A single sample on a single split: over test rows, and no pair to take a difference of.
     whole = found[TRAINED, "ridge", "accuracy", 1.0]
     assert whole.over == "test rows"
     assert (whole.low, whole.high) == pytest.approx(wilson(round(500 * whole.mean), 500)[1:])
@@ -198,7 +200,7 @@ def test_several_labels_a_clip(trained, few, make_shards):
         ({"fractions": (0.01,)}, r"fake, test: 0\.01 of 100 rows leaves class '[bcd]'"),
         ({"fractions": (0.5, 2.0)}, "must be above 0 and at most 1, got 2"),
         ({"fractions": (0.5, 0.5)}, "fractions: name each once"),
-        ({"fractions": (0.5,), "draws": 0}, "draws: must be 1 or more"),
+        ({"fractions": (0.5,), "repeats": 0}, "repeats: must be 1 or more"),
     ],
 )
 def test_refused_before_any_row_is_read(trained, few, options, message):

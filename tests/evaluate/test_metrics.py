@@ -97,7 +97,7 @@ def test_bootstrap_agrees_with_wilson_and_is_repeatable():
     hits = int((score.argmax(1) == label).sum())
     np.testing.assert_allclose(found, metrics.wilson(hits, 400), atol=0.015)
     assert found == metrics.bootstrap(metrics.accuracy, label, score)
-    # Some draws of a rare class hold no positive: they are left out, not counted as anything.
+    # Some resamples of a rare class hold no positive: they are left out, not counted as anything.
     rare = np.zeros((5, 1), bool)
     rare[0] = True
     assert np.isfinite(

@@ -6,8 +6,8 @@ from sklearn.linear_model import LogisticRegression, Ridge
 
 from jfreq.evaluate.knn import one_hot
 from jfreq.evaluate.probe import (
-    FEW,
-    PLAIN,
+    DEFAULT_STRENGTH,
+    MIN_ROWS_PER_CLASS,
     choose_strength,
     fit_logistic,
     fit_logistic_multi,
@@ -114,10 +114,10 @@ def test_one_row_a_class_is_enough_to_learn_from(fit):
     _, first = np.unique(label, return_index=True)
     first = np.append(first, np.flatnonzero(label == 0)[1])  # a class with one row more
     scores, strength = probe_scores(x[first], label[first], x, classes=4, fit=fit)
-    assert strength == PLAIN
+    assert strength == DEFAULT_STRENGTH
     assert (scores.argmax(1) == label).mean() > 0.9
     given = {"classes": 2, "fit": fit, "strengths": (0.1,)}
-    for count, expected in ((FEW - 1, PLAIN), (FEW, 0.1)):
+    for count, expected in ((MIN_ROWS_PER_CLASS - 1, DEFAULT_STRENGTH), (MIN_ROWS_PER_CLASS, 0.1)):
         rows = np.concatenate([np.flatnonzero(label == k)[:count] for k in (0, 1)])
         assert choose_strength(x[rows], label[rows], None, **given) == expected
 

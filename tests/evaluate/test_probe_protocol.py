@@ -12,12 +12,12 @@ from jfreq.config import Experiment, replace
 from jfreq.data.prepare.run import prepare
 from jfreq.data.shards.reader import open_shards
 from jfreq.evaluate import probe_protocol
-from jfreq.evaluate.any_length import fitted
+from jfreq.evaluate.any_length import for_any_length
 from jfreq.evaluate.features import extract
 from jfreq.evaluate.folds import check_signals, divide
 from jfreq.evaluate.metrics import bounded, interval
 from jfreq.evaluate.probe_protocol import probe
-from jfreq.evaluate.results import HAND_MADE, TRAINED, UNTRAINED
+from jfreq.evaluate.results import HAND_CRAFTED, TRAINED, UNTRAINED
 from jfreq.method import Method
 from jfreq.train.state import Trained
 from jfreq.types import Features, InputError, SignalSpec, TokenGrid
@@ -75,7 +75,7 @@ def test_table_has_all_systems_and_training_shows(trained, make_shards, tmp_path
         progress=lambda *state: seen.append(state),
     )
     rows = by_name(report)
-    assert {key[0] for key in rows} == {TRAINED, UNTRAINED, HAND_MADE, "trained - untrained"}
+    assert {key[0] for key in rows} == {TRAINED, UNTRAINED, HAND_CRAFTED, "trained - untrained"}
     for kind in ("logistic", "ridge", "knn"):
         good, bare = (rows[name, kind, "accuracy"] for name in (TRAINED, UNTRAINED))
         assert good.mean > 0.85
@@ -87,7 +87,7 @@ def test_table_has_all_systems_and_training_shows(trained, make_shards, tmp_path
         assert gain.folds == pytest.approx(np.subtract(good.folds, bare.folds))
         assert gain.low > 0
     assert report.folds == ("fold 1", "fold 2", "fold 3", "fold 4")
-    assert {name for name, *_ in seen} == {TRAINED, UNTRAINED, HAND_MADE}
+    assert {name for name, *_ in seen} == {TRAINED, UNTRAINED, HAND_CRAFTED}
     assert seen[-1][1:] == (120, 120)
     assert len(list((tmp_path / "cache").iterdir())) == 3
 
@@ -152,7 +152,7 @@ def test_real_shards_and_a_real_method(tmp_path):
         Trained(experiment, params), shards, kinds=("ridge", "knn"), pool="mean_std", batch=50
     )
     rows = by_name(report)
-    assert rows[HAND_MADE, "ridge", "accuracy"].mean > 0.5
+    assert rows[HAND_CRAFTED, "ridge", "accuracy"].mean > 0.5
     assert report.settings["rows"] == len(shards)
     gain = rows["trained - untrained", "ridge", "accuracy"]
     assert gain.mean == pytest.approx(
@@ -169,7 +169,7 @@ def test_transfer_to_rows_of_another_length(trained, make_shards, samples):
     other = make_shards(rows, data._label, labels=data.info.labels, fold=data.column("fold"))
     report = probe(trained, other, kinds=("ridge",))
     assert by_name(report)[TRAINED, "ridge", "accuracy"].mean > 0.85
-    method = fitted(trained.experiment.method, other.spec)
+    method = for_any_length(trained.experiment.method, other.spec)
     found = extract(method, trained.params, other, np.arange(7)).x
     whole = np.pad(rows, ((0, 0), (0, -samples % 16), (0, 0))).reshape(len(rows), -1, 16, 6).mean(2)
     expected = whole[:7, : max(1, (samples + 8) // 16), :CLASSES].mean(1)
@@ -238,7 +238,7 @@ def all_minus_one(make_shards):
         (one_class_in_training, {}, "fold 2: its training rows hold a single class"),
         (lambda m: sets(m, fold=np.ones(120, int)), {}, "two folds or a train and a test split"),
         (lambda m: sets(m, split=np.full(120, "train")), {}, "two folds or a train"),
-        (sets, {"leave_one_subject_out": True}, "two subjects"),
+        (sets, {"leave_one_subject_out": True}, "at least two subjects"),
         (sets, {"kinds": ("logistics",)}, "did you mean 'logistic'"),
         (sets, {"kinds": ()}, "at least one"),
         (sets, {"seeds": ()}, "at least one"),
@@ -253,7 +253,7 @@ def test_refusals(trained, make_shards, make, options, message):
     ("signal", "message"),
     [
         (SignalSpec("y", 100.0, 16, 6), "no signal 'y'"),
-        (SignalSpec("x", 50.0, 16, 6), "rate is 100, the encoder reads 50"),
+        (SignalSpec("x", 50.0, 16, 6), "rate is 100, but the encoder reads 50"),
         (SignalSpec("x", 100.0, 16, 1), "channels is 6"),
         (SignalSpec("x", 100.0, 16, 6, mix="mean"), "prepared with --mix first, .* --mix mean"),
     ],
@@ -270,5 +270,7 @@ def test_channels_in_another_order_are_refused(make_shards):
     shards.info = replace(shards.info, signals=(there,))
     check_signals((SignalSpec("x", 100.0, 16, 6, names=tuple("zyxabc")),), shards)
     check_signals((SignalSpec("x", 100.0, 16, 6, names=tuple("uvwabc")),), shards)
-    with pytest.raises(InputError, match=r"has the channels z, y, x.* reads x, y, z"):
+    with pytest.raises(
+        InputError, match=r"has the channels z, y, x.*, but the encoder reads x, y, z"
+    ):
         check_signals((SignalSpec("x", 100.0, 16, 6, names=tuple("xyzabc")),), shards)

@@ -9,7 +9,7 @@ from scipy import stats
 
 from jfreq.evaluate import plot
 from jfreq.evaluate.results import (
-    HAND_MADE,
+    HAND_CRAFTED,
     TRAINED,
     UNTRAINED,
     Report,
@@ -121,7 +121,7 @@ def test_folds_are_averaged_before_seeds():
 
 
 def test_what_no_seed_changes_keeps_its_own_interval():
-    same = result(HAND_MADE, [0.4])
+    same = result(HAND_CRAFTED, [0.4])
     fresh = [result(UNTRAINED, [v]) for v in (0.1, 0.2)]
     found = over_seeds([report(same, fresh[s], seed=s) for s in range(2)])
     assert found.results[0] == same
@@ -138,7 +138,7 @@ def test_several_draws_of_one_seed_are_trainings_too():
     ("make", "message"),
     [
         (lambda a: [a], "needs two, got 1"),
-        (lambda a: [a, a], r"a seed of its own, got \[0, 0\]"),
+        (lambda a: [a, a], r"its own seed, got \[0, 0\]"),
         (lambda a: [a, report(*a.results, seed=1, data="other")], "differ in data: set and other"),
         (lambda a: [a, report(*a.results, seed=1, manifest="n")], "differ in manifest: m and n"),
         (lambda a: [a, report(*a.results, seed=1, folds=("x",))], "differ in folds"),
@@ -191,13 +191,13 @@ def fractions_report(features=(TRAINED, UNTRAINED), kinds=("ridge",)):
 
 def test_curves_draw_what_the_report_says(tmp_path, monkeypatch):
     """Points, bands, dashes and ticks, read back from the axes."""
-    drawn = []
-    monkeypatch.setattr(plot, "save", lambda path, name, size, draw: drawn.append(draw))
+    plots = []
+    monkeypatch.setattr(plot, "save", lambda path, name, size, plot: plots.append(plot))
     plot.curves({"a": fractions_report(kinds=("ridge", "knn"))}, tmp_path / "x.svg")
     from matplotlib.figure import Figure
 
     figure = Figure()
-    drawn[0](figure)
+    plots[0](figure)
     assert [axes.get_title() for axes in figure.axes] == ["ridge", "knn"]
     for axes in figure.axes:
         assert axes.get_xscale() == "log"

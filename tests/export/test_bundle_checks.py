@@ -341,7 +341,7 @@ def test_every_command_says_the_same_line(whole, tmp_path, shards, capsys):
         assert stop.value.code == 2, err
         assert err.splitlines()[-1] == (
             f"jfreq: error: {folder / WEIGHTS}: holds NaN or infinite numbers in {KERNEL}; the "
-            "training went wrong there, take an earlier checkpoint or train again"
+            "training diverged, take an earlier checkpoint or train again"
         )
     assert [p.name for p in tmp_path.iterdir()] == ["enc"]
 

@@ -233,15 +233,15 @@ WINDOW = np.zeros((2, 16000, 1), np.float32)
 @pytest.mark.parametrize(
     ("window", "message"),
     [
-        (WINDOW[:, :8000], r"audio: wanted \[b, 16000, 1\] float32, got \[2, 8000, 1\]"),
+        (WINDOW[:, :8000], r"audio: expected \[b, 16000, 1\] float32, got \[2, 8000, 1\]"),
         (WINDOW[0], "load_encoder"),
         (WINDOW[:0], r"got \[0, 16000, 1\]"),
         (np.repeat(WINDOW, 2, 2), r"got \[2, 16000, 2\]"),
         (WINDOW.astype(np.int16), "int16"),
-        ({"sound": WINDOW}, "no signal 'audio'"),
+        ({"sound": WINDOW}, "lacks the signal 'audio'"),
         ({"audio": WINDOW, "label": np.zeros(2)}, "label, which the program does not read"),
-        ({"audio": WINDOW, "length": np.zeros(3, np.int32)}, "length: wanted 2 integers"),
-        ({"audio": WINDOW, "length": np.zeros(2)}, "length: wanted 2 integers, got float64"),
+        ({"audio": WINDOW, "length": np.zeros(3, np.int32)}, "length: expected 2 integers"),
+        ({"audio": WINDOW, "length": np.zeros(2)}, "length: expected 2 integers, got float64"),
     ],
 )
 def test_wrong_windows(program, window, message):
@@ -321,14 +321,14 @@ def test_broken_folders(copy, harm, message):
 
 def test_other_platforms_are_refused(copy, monkeypatch):
     monkeypatch.setattr(export, "default_export_platform", lambda: "rocm")
-    with pytest.raises(InputError, match="written for cpu, cuda, tpu, jax runs on rocm"):
+    with pytest.raises(InputError, match="written for cpu, cuda, tpu, but jax runs on rocm"):
         stablehlo.load(copy)
 
 
 def test_a_program_that_differs_is_not_written(audio, tmp_path, monkeypatch):
     """The check reads the serialised bytes back: a wrong program never reaches the disk."""
     monkeypatch.setattr(stablehlo, "serialise", skewed)
-    with pytest.raises(InputError, match=r"'frames' of the written program is 0\.00"):
+    with pytest.raises(InputError, match=r"'frames' of the written program differs by 0\.00"):
         export_run(audio, tmp_path / "enc", formats=("stablehlo",))
     assert not list(tmp_path.iterdir())
 
@@ -345,8 +345,14 @@ def skewed(adapter):
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
-        (lambda out: out | {"valid": out["valid"] + 1}, "'valid' of the written program is 1 off"),
-        (lambda out: out | {"clip": out["clip"] * np.nan}, "'clip' of the written program is nan"),
+        (
+            lambda out: out | {"valid": out["valid"] + 1},
+            "'valid' of the written program differs by 1",
+        ),
+        (
+            lambda out: out | {"clip": out["clip"] * np.nan},
+            "'clip' of the written program differs by nan",
+        ),
         (lambda out: {k: v for k, v in out.items() if k != "clip"}, "not return 'clip'"),
         (lambda out: out | {"clip": out["clip"][:, :-1]}, "not return 'clip'"),
     ],
@@ -396,5 +402,5 @@ def test_command_line(audio, tmp_path, capsys):
     cli.main(["export", str(audio), "--out", str(out)])
     # The old program is gone with the bundle it belonged to.
     assert {p.name for p in out.iterdir()} == names
-    with pytest.raises(InputError, match=r"no 'stablehl' \(did you mean 'stablehlo'"):
+    with pytest.raises(InputError, match=r"unknown 'stablehl' \(did you mean 'stablehlo'"):
         export_run(audio, out, formats=("stablehl",))

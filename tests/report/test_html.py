@@ -81,12 +81,12 @@ def test_figures_of_one_page_share_no_ids():
 
 
 def test_long_curves_become_means_of_neighbours():
-    short_x, short_y = figures.thin(range(1000), [x**2 for x in range(1000)])
+    short_x, short_y = figures.downsample(range(1000), [x**2 for x in range(1000)])
     assert len(short_x) == 334
     np.testing.assert_allclose(short_x[:2], [1, 4])
     np.testing.assert_allclose(short_y[0], (0 + 1 + 4) / 3)
     np.testing.assert_allclose(short_x[-1], 999)
-    np.testing.assert_array_equal(figures.thin([1, 2], [3, 4])[1], [3, 4])
+    np.testing.assert_array_equal(figures.downsample([1, 2], [3, 4])[1], [3, 4])
 
 
 def test_text_and_data_are_escaped_in_every_part():

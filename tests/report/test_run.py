@@ -16,7 +16,7 @@ from jfreq.config_json import to_dict
 from jfreq.data.shards.reader import open_shards
 from jfreq.report import figures, probes, write_page
 from jfreq.report.collect import read_run
-from jfreq.report.examples import look, wav_bytes
+from jfreq.report.examples import collect_examples, wav_bytes
 from jfreq.report.run import _unseen
 from jfreq.train import checkpoint, run_folder
 from jfreq.types import InputError
@@ -43,7 +43,7 @@ def page(run, shards, parse, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def looked(run, shards):
-    return look(checkpoint.load_run(run), open_shards(shards), count=3)
+    return collect_examples(checkpoint.load_run(run), open_shards(shards), count=3)
 
 
 def copy(run, tmp_path, **changes):

@@ -130,7 +130,7 @@ def test_the_average_of_a_run_as_a_student_and_as_a_teacher(runs):
         ("student", {"write": "tokenizer"}, r"this run has nothing below 'tokenizer' in its par"),
         ("tokenizer", {"what": "target"}, r"no parameter of .*/tokenizer fits"),
         ("plain", {"what": "target"}, r"its method has no target"),
-        ("bundle", {"what": "target"}, r"a bundle holds parameters only; give the run"),
+        ("bundle", {"what": "target"}, r"a bundle has no target; give the folder of its run"),
     ],
 )
 def test_a_source_that_gives_nothing(runs, name, fields, message):

@@ -26,7 +26,7 @@ from experiments.studies.sensors.common import (
     trained_once,
 )
 from jfreq.evaluate.label_subsets import FRACTIONS
-from jfreq.evaluate.results import HAND_MADE, TRAINED, UNTRAINED
+from jfreq.evaluate.results import HAND_CRAFTED, TRAINED, UNTRAINED
 
 ENCODERS = {"STFNet": "stf_csl_hapt", "CNN": "cnn_csl_hapt"}
 UPRIGHT = ("jitter", "scale", "permute", "warp_time", "warp_magnitude")
@@ -64,7 +64,7 @@ def probed(encoder: str, views: str, seed: int, args):
     trained, folder = pretrain(encoder, views, seed, args)
     if not (folder / "fractions.json").exists():
         shards = open_shards(shards_of("6", args.source, args.runs))
-        probe(trained, shards, kinds=("logistic",), only=("test",), draws=3, at_least_one=True,
+        probe(trained, shards, kinds=("logistic",), only=("test",), repeats=3, at_least_one=True,
               fractions=FRACTIONS if views == "both" else FEW,
               with_baselines=(views, seed) == ("both", 0)).save(folder / "fractions.json")  # fmt: skip
     return Report.read(folder / "fractions.json")
@@ -84,7 +84,7 @@ def tuned(encoder: str, shares: tuple[float, ...], args):
     }.items():
         experiment = replace(experiment_for(folder), data__path=(str(shards),), **changes)
         out = args.runs / "contrast" / f"{ENCODERS[encoder]}_{name.replace(' ', '_')}"
-        report = by_fraction(experiment, out, shares, draws=3, folds=("test",))
+        report = by_fraction(experiment, out, shares, repeats=3, folds=("test",))
         start = folder.name if name == "fine-tuned" else None
         settings = {**report.settings, "init_from": start}  # a name: folders differ by machine
         found[name] = dataclasses.replace(report, settings=settings)
@@ -124,7 +124,7 @@ def probe_tables(found) -> list[str]:
             cells = [cell(of(reports[0], m, features=UNTRAINED)) for m in METRICS]
             rows.append([encoder, "untrained", "1", *cells])
     for reports in [reports for (_, views), reports in found.items() if views == "both"][:1]:
-        cells = [cell(of(reports[0], m, features=HAND_MADE)) for m in METRICS]
+        cells = [cell(of(reports[0], m, features=HAND_CRAFTED)) for m in METRICS]
         rows.append(["none", "mean and deviation of the spectrogram", "1", *cells])
     out = [
         "## Linear probe, all labels",
@@ -137,7 +137,7 @@ def probe_tables(found) -> list[str]:
         features = [TRAINED, UNTRAINED, f"{TRAINED} - {UNTRAINED}"]
         one, rows = reports[0], []
         for share in FRACTIONS:
-            kinds = features[:2] if share == 1.0 else features  # one draw, no pairs
+            kinds = features[:2] if share == 1.0 else features  # one sample, no pairs
             cells = [cell(of(one, METRICS[0], features=k, fraction=share)) for k in kinds]
             count = of(one, METRICS[0], features=TRAINED, fraction=share).rows
             rows.append([f"{100 * share:g} %", f"{count:g}", *cells, *[""] * (3 - len(cells))])
@@ -190,7 +190,8 @@ def main() -> None:
         "",
         "STF-CSL, pre-trained on all windows of 2.56 s of 21 subjects, tested on 9 others, 6 activities. "
         "Intervals are 95 %: over pre-trainings (Student t) where there are several, else over test rows; "
-        "curves over 3 draws of the labels; fine-tuning over 3 trainings, each with its own seed and draw. "
+        "curves over 3 samples of the labels; fine-tuning over 3 trainings, each with its own seed and "
+        "sample. "
         f"{provenance.sentence(facts)}.",
         "",
         *probe_tables(found),

@@ -81,7 +81,7 @@ def probed(where: str, method: str, seed: int, args):
     if not path.exists():
         _, labelled, test, _ = SETS[where]
         shards = open_shards(shards_of(labelled, args.hapt, args.runs))
-        probe(trained, shards, kinds=("ridge", "knn"), only=(test,), draws=1, batch=128,
+        probe(trained, shards, kinds=("ridge", "knn"), only=(test,), repeats=1, batch=128,
               fractions=SHARES, at_least_one=True, with_baselines=(method, seed) == ("FreqMAE", 0)).save(path)  # fmt: skip
     return Report.read(path)
 
@@ -128,7 +128,7 @@ def supervised(where: str, args, seeds: int):
         log=Log(every=50, tensorboard=False),
     )
     return by_fraction(
-        experiment, args.runs / where / "supervised", SHARES, draws=seeds, folds=(test,)
+        experiment, args.runs / where / "supervised", SHARES, repeats=seeds, folds=(test,)
     )
 
 
@@ -159,14 +159,14 @@ def row(name: str, report, count: int | str, *, features: str, kinds=("ridge", "
 
 
 def table(found, baseline, tuned) -> list[str]:
-    from jfreq.evaluate.results import HAND_MADE, TRAINED, UNTRAINED
+    from jfreq.evaluate.results import HAND_CRAFTED, TRAINED, UNTRAINED
 
     head = ["method", "trainings",
             *[f"{kind}, {100 * s:g} %" for kind in ("ridge", "kNN") for s in SHARES]]  # fmt: skip
     lines = [row(name, merged(r), len(r), features=TRAINED) for name, r in found.items()]
     if baseline is not None:
         lines.append(row("untrained FreqMAE encoder", baseline, 1, features=UNTRAINED))
-        lines.append(row("mean and deviation of spectra", baseline, 1, features=HAND_MADE))
+        lines.append(row("mean and deviation of spectra", baseline, 1, features=HAND_CRAFTED))
     if tuned is not None:
         count = len(tuned.settings.get("trainings", [0]))
         cells = [cell(r) for r in sorted((r for r in tuned.results if r.metric == METRIC),

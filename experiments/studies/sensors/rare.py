@@ -64,9 +64,9 @@ def measured(mask: str, seed: int, args) -> dict[str, float]:
     rows = labelled_rows(shards)
     task = make_task(shards, rows, divide(shards, rows, only=("4",)))
     x = extract(trained.experiment.method, trained.params, shards, rows, batch=64).x
-    (subset,) = label_subsets(task, (LABELS,), draws=5, at_least_one=True)
+    (subset,) = label_subsets(task, (LABELS,), repeats=5, at_least_one=True)
     found = []
-    for (fold,) in subset.draws:
+    for (fold,) in subset.repeats:
         score, _ = probe_scores(x[fold.train], task.label[fold.train], x[fold.test],
                                 classes=task.classes, fit=fit_logistic)  # fmt: skip
         counts = confusion(task.label[fold.test], score)
@@ -123,7 +123,7 @@ def main() -> None:
         "# A rare class under masks that follow energy (synthetic machines)",
         "",
         f"{COMMON['steps']} updates, 90 % masked, {RARE} is 2 % of the windows that encoders pre-train "
-        f"on; probes learn from {100 * LABELS:g} % of the labels of a balanced set (mean of 5 draws). "
+        f"on; probes learn from {100 * LABELS:g} % of the labels of a balanced set (mean of 5 samples). "
         f"Intervals: 95 %, Student t over pre-trainings. {provenance.sentence(facts)}.",
         "",
         *markdown(["masks", "trainings", f"recall of {RARE}", "macro F1", "energy seen"], rows),

@@ -158,7 +158,9 @@ def test_ucihar_with_a_subject_in_both_splits_is_refused(ucihar, tmp_path):
     folder, _ = ucihar
     path = folder / "UCI HAR Dataset/test/subject_test.txt"
     path.write_text("2\n3\n")
-    with pytest.raises(InputError, match=r"test: subject 'subject3' is on both sides"):
+    with pytest.raises(
+        InputError, match=r"test: subject 'subject3' is in both training and test rows"
+    ):
         divide(made(folder, tmp_path / "out"), np.arange(5), only=("test",))
     path.write_text("2\n")
     with pytest.raises(InputError, match=r"y_test.txt has 2 lines, subject_test.txt 1"):

@@ -1,4 +1,4 @@
-"""Samples of any dtype, rate and channels as an encoder reads them, whole or block by block."""
+"""Samples of any dtype and rate at the rate that an encoder reads, whole or block by block."""
 
 from __future__ import annotations
 
@@ -19,21 +19,33 @@ def as_signal(
     where: str = "signal",
     gaps: bool = False,
 ) -> np.ndarray:
-    """``[t]`` or ``[t c]`` of any real dtype as ``[t c]`` float32 at the rate of ``spec``.
+    """Checks, scales and resamples one signal.
 
-    Signed integers are PCM and divided by 2^(bits - 1). With ``gaps`` NaN may mark missing
-    samples; they stay NaN. Raises ``InputError`` naming ``where``.
+    Args:
+      x: ``[t]`` or ``[t c]``: float, or signed integers, which are PCM and divided by
+        2^(bits - 1).
+      spec: the channels and the rate that the encoder reads.
+      rate: Hz of ``x``; None where it is that of ``spec``.
+      where: begins the messages.
+      gaps: NaN marks missing samples, which stay NaN.
+
+    Returns:
+      ``[t c]`` float32 at the rate of ``spec``.
+
+    Raises:
+      InputError: for another dtype or shape, no samples, samples that are NaN or infinite, and an
+        impossible rate.
     """
     x = np.asarray(x)
     if x.dtype.kind not in "fi":
-        raise InputError(f"{where}: wanted float or signed integer samples, got {x.dtype}")
+        raise InputError(f"{where}: expected float or signed integer samples, got {x.dtype}")
     if x.ndim not in (1, 2) or x.size == 0:
-        raise InputError(f"{where}: wanted samples [t] or [t, c], got shape {x.shape}")
+        raise InputError(f"{where}: expected samples [t] or [t, c], got shape {x.shape}")
     x = x[:, None] if x.ndim == 1 else x
     if x.shape[1] != spec.channels:
         raise InputError(
-            f"{where}: {x.shape[1]} channels where the model reads {spec.channels}; the shape is "
-            "[time, channels], and several recordings go in a list"
+            f"{where}: has {x.shape[1]} channels, but the model reads {spec.channels}; the shape "
+            "must be [time, channels], and several recordings must be a list"
         )
     scale = 2.0 ** (8 * x.dtype.itemsize - 1) if x.dtype.kind == "i" else 1.0
     with np.errstate(over="ignore"):
@@ -49,12 +61,22 @@ def as_signal(
 def resampled(
     blocks: Iterable[np.ndarray], rate: float, spec: SignalSpec, where: str
 ) -> Iterator[np.ndarray]:
-    """Blocks ``[t c]`` float32 of one recording at the rate of ``spec``, with the samples that
-    the whole recording would have: the filter goes on from block to block.
+    """Resamples one recording block by block, with the same samples as if it were resampled whole.
 
-    Raises ``InputError`` naming ``where`` for NaN and infinite samples and an impossible rate.
+    Args:
+      blocks: ``[t c]`` float32 each, in the order of time.
+      rate: Hz of the blocks.
+      spec: the channels and the rate that the encoder reads.
+      where: begins the messages.
+
+    Yields:
+      Blocks ``[t c]`` float32 at the rate of ``spec``.
+
+    Raises:
+      InputError: for samples that are NaN or infinite, and an impossible rate.
     """
-    _check_rate(rate, where)
+    if not (np.isfinite(rate) and rate > 0):
+        raise InputError(f"{where}: the rate must be a positive number of Hz, got {rate}")
     if rate == spec.rate:
         for block in blocks:
             yield _finite(block, where)
@@ -65,16 +87,16 @@ def resampled(
         stream = soxr.ResampleStream(rate, spec.rate, spec.channels, dtype="float32")
     except (ValueError, RuntimeError) as error:
         raise InputError(f"{where}: {rate:g} Hz cannot be resampled ({error})") from None
-    total, count, made = np.zeros(spec.channels), 0, 0
+    total, count, written = np.zeros(spec.channels), 0, 0
     for block in blocks:
         total += _finite(block, where).sum(0, dtype=np.float64)
         count += len(block)
         y = stream.resample_chunk(np.ascontiguousarray(block))
-        made += len(y)
+        written += len(y)
         yield y
     y = stream.resample_chunk(np.zeros((0, spec.channels), np.float32), last=True)
-    # Less than one output sample long: what is left is its level.
-    short = not made and not len(y) and count
+    # A recording shorter than one output sample becomes its mean.
+    short = not written and not len(y) and count
     yield (total / count).astype(np.float32)[None] if short else y
 
 
@@ -84,23 +106,18 @@ def _finite(x: np.ndarray, where: str) -> np.ndarray:
     return x
 
 
-def _check_rate(rate: float, where: str) -> None:
-    if not (np.isfinite(rate) and rate > 0):
-        raise InputError(f"{where}: the rate must be a positive number of Hz, got {rate}")
-
-
 def _resample_around(
     x: np.ndarray, missing: np.ndarray, rate: float, spec: SignalSpec, where: str
 ) -> np.ndarray:
-    """:func:`_resample` of a series with missing samples ``[t]``: bridged, and NaN again after."""
+    """Resamples across ``missing`` ``[t]`` samples by interpolation; afterwards they are NaN again."""
     known = np.flatnonzero(~missing)
     if len(known):
-        places = np.arange(len(x))
-        x = np.stack([np.interp(places, known, x[known, c]) for c in range(x.shape[1])], 1)
+        index = np.arange(len(x))
+        x = np.stack([np.interp(index, known, x[known, c]) for c in range(x.shape[1])], 1)
     y = _resample(np.nan_to_num(x).astype(np.float32), rate, spec, where)
-    # A new sample is missing where either of the old ones beside it is.
-    place = np.arange(len(y)) * (rate / spec.rate)
-    beside = (np.clip(edge(place).astype(int), 0, len(x) - 1) for edge in (np.floor, np.ceil))
+    # A new sample is missing where either of the old samples beside it is.
+    position = np.arange(len(y)) * (rate / spec.rate)
+    beside = (np.clip(edge(position).astype(int), 0, len(x) - 1) for edge in (np.floor, np.ceil))
     y[np.logical_or(*(missing[index] for index in beside))] = np.nan
     return y
 
@@ -110,7 +127,17 @@ def _resample(x: np.ndarray, rate: float, spec: SignalSpec, where: str) -> np.nd
 
 
 def equal_durations(clip: Clip, signals: Sequence[SignalSpec], *, slack: float, where: str) -> Clip:
-    """Cuts or zero-pads every modality to the first one's duration, by at most ``slack`` of it."""
+    """Cuts or zero-pads every modality to the duration of the first.
+
+    Args:
+      clip: ``[t c]`` by modality.
+      signals: the modalities with their rates.
+      slack: samples of the first modality by which durations may differ.
+      where: begins the messages.
+
+    Raises:
+      InputError: where durations differ by more.
+    """
     first = signals[0]
     equal = dict(clip)
     for spec in signals[1:]:
@@ -119,7 +146,7 @@ def equal_durations(clip: Clip, signals: Sequence[SignalSpec], *, slack: float, 
         if abs(len(x) - wanted) > max(1, slack * spec.rate / first.rate):
             raise InputError(
                 f"{where}: {spec.name} lasts {len(x) / spec.rate:.3f} s and {first.name} "
-                f"{len(clip[first.name]) / first.rate:.3f} s; cut them to the same time"
+                f"{len(clip[first.name]) / first.rate:.3f} s; cut them to the same duration"
             )
         equal[spec.name] = np.pad(x, ((0, max(0, wanted - len(x))), (0, 0)))[:wanted]
     return equal
