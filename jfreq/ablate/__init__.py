@@ -1,4 +1,4 @@
-"""Ablations: one experiment changed one part at a time, scored alike, compared in pairs."""
+"""Ablations: one experiment, changed one part at a time, and paired comparisons of the scores."""
 
 from jfreq.ablate.grid import Ablation, change
 

@@ -1,4 +1,4 @@
-"""What an ablation asks: factors, their levels as functions of an experiment, and the cells."""
+"""An ablation: factors, their levels as functions of an experiment, and the cells they make."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Change = Callable[[Experiment], Experiment]
 
 
 def change(**fields: Any) -> Change:
-    """A level that sets fields: ``change(method__mask=100)``; ``change()`` leaves all as it is."""
+    """A level that sets fields, as ``change(method__mask=100)``; ``change()`` changes nothing."""
     return lambda experiment: replace(experiment, **fields)
 
 
@@ -32,19 +32,19 @@ def _everything(levels: Mapping[str, str]) -> bool:
 class Ablation:
     """A grid of functions ``Experiment -> Experiment`` around one experiment.
 
-    Every cell is trained without labels once for each held-out fold, with a seed of its own; the
-    frozen encoder is probed on that fold. So differences between cells are paired by fold.
+    Every cell is trained once for each held-out fold, without labels and with its own seed; the
+    frozen encoder is probed on that fold. Differences between cells are paired by fold.
     """
 
     name: str
     question: str
     base: Experiment
     factors: Mapping[str, Mapping[str, Change]]
-    """Factor -> level -> change; applied in this order."""
+    """The change that makes a level, by factor and level; factors are applied in this order."""
     decides: str = ""
     """What the grid can and cannot decide at its scale, in a sentence or two."""
     keep: Callable[[Mapping[str, str]], bool] = _everything
-    """Which combinations ``{factor: level}`` make sense."""
+    """Whether a combination ``{factor: level}`` is to be trained."""
     probe: Literal["logistic", "ridge", "knn"] = "logistic"
     pool: Pool = "clip"
     metric: str = "accuracy"
@@ -60,13 +60,14 @@ class Cell(NamedTuple):
 
 
 def cells(ablation: Ablation) -> list[Cell]:
-    """All combinations that are kept, the first levels first.
+    """All combinations that ``keep`` allows, those of the first levels first.
 
-    Raises ``InputError`` that names the level for an unknown field or an impossible setting, and
-    for two combinations that are the same experiment.
+    Raises:
+      InputError: for an unknown field or an impossible setting, naming the level, and for two
+        combinations that are the same experiment.
     """
-    check(bool(ablation.factors), f"{ablation.name}.factors", "name at least one factor")
-    base, out, names_of = to_dict(ablation.base), [], {}
+    check(bool(ablation.factors), f"{ablation.name}.factors", "give at least one factor")
+    base, out, name_of = to_dict(ablation.base), [], {}
     for names in itertools.product(*ablation.factors.values()):
         levels = dict(zip(ablation.factors, names))
         if not ablation.keep(levels):
@@ -77,7 +78,7 @@ def cells(ablation: Ablation) -> list[Cell]:
                 experiment = ablation.factors[factor][level](experiment)
             except InputError as error:
                 raise InputError(f"{ablation.name}, {factor}={level}: {error}") from None
-        twin = names_of.setdefault(json.dumps(to_dict(experiment), sort_keys=True), name)
+        twin = name_of.setdefault(json.dumps(to_dict(experiment), sort_keys=True), name)
         check(
             twin == name,
             ablation.name,
@@ -85,7 +86,7 @@ def cells(ablation: Ablation) -> list[Cell]:
         )
         changed = {field: new for field, (_, new) in changes(base, to_dict(experiment)).items()}
         out.append(Cell(name, levels, changed, experiment))
-    check(bool(out), ablation.name, "keep leaves no combination")
+    check(bool(out), ablation.name, "keep leaves no combination; let it allow at least one")
     return out
 
 
@@ -97,17 +98,17 @@ class Replicate(NamedTuple):
 
 
 def replicates(folds: Sequence[int], count: int | None = None) -> list[Replicate]:
-    """``count`` trainings (one for each fold by default); more than folds go round again."""
+    """The trainings of a cell: ``count``, by default one for each fold; folds repeat in a cycle."""
     count = len(folds) if count is None else count
     check(count >= 1, "replicates", f"must be 1 or more, got {count}")
     return [Replicate(i, folds[i % len(folds)]) for i in range(count)]
 
 
 def key(ablation: Ablation, cell: Cell, replicate: Replicate, manifest: str) -> str:
-    """Names everything that a score depends on: a result with the same key is the same result.
+    """A fingerprint of everything that a score depends on: equal keys have equal results.
 
-    Of the data the hash over their contents counts, ``manifest``. Names, paths and what only says
-    how a run is logged, saved and split over devices do not count.
+    The data are identified by ``manifest``, the hash over their contents. Names, paths, and how a
+    run is logged, saved and divided over devices make no difference.
     """
     measured = replace(
         cell.experiment,
@@ -121,9 +122,13 @@ def key(ablation: Ablation, cell: Cell, replicate: Replicate, manifest: str) -> 
 
 
 def load(path: str | Path) -> Ablation:
-    """The one ``Ablation`` that ``FILE.py`` defines, or ``FILE.py:NAME``.
+    """Loads an ablation from a file.
 
-    Raises ``InputError`` where there is none or the name is not there.
+    Args:
+      path: ``FILE.py`` that defines a single ``Ablation``, or ``FILE.py:NAME``.
+
+    Raises:
+      InputError: where the file or the name is not there, and for several without a name.
     """
     file, _, name = str(path).partition(".py:")
     file = file if file.endswith(".py") else f"{file}.py"

@@ -1,7 +1,8 @@
-"""Runs the cells of an ablation: train, probe on the fold left out, note, go on."""
+"""Runs an ablation: trains every cell, probes it on the fold left out, and stores the scores."""
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -33,15 +34,23 @@ def run(
     have: Sequence[str | Path] = (),
     note: Note = lambda text: None,
 ) -> Grid:
-    """Every cell, ``count`` trainings each (one for each fold by default), kept in ``grid.json``.
+    """Trains and probes all cells, and writes ``grid.json``.
 
-    Finished trainings are kept, there and in the files ``have``; an interrupted one continues from
-    its checkpoint. A training that fails is written down with its error, the others go on, and the
-    next call tries it again. All cells get their first training before any gets its second, so
-    that an unfinished grid is a fair one.
+    Finished trainings are not repeated; an interrupted one continues from its checkpoint. A
+    training that fails is recorded with its error and tried again by the next call. All cells get
+    their first training before any gets its second, so that an unfinished grid is a fair one.
 
-    Raises ``InputError`` for unknown fields, impossible settings and shards without labels or
-    folds before anything is trained.
+    Args:
+      ablation: the cells.
+      data: labelled shards with folds.
+      workdir: the folder of the runs and of ``grid.json``.
+      count: trainings of each cell; by default one for each fold.
+      have: other ``grid.json`` files, whose finished trainings are used.
+      note: called with a line for each training.
+
+    Raises:
+      InputError: before anything is trained, for unknown fields, impossible settings, shards
+        without labels or folds, and files of ``have`` that cannot be read.
     """
     from jfreq.data.shards.reader import open_shards
 
@@ -52,8 +61,8 @@ def run(
     check(
         len(shards.info.folds) >= 2,
         shards.info.name,
-        "an ablation leaves folds out of pre-training; prepare the set with a fold column, or with "
-        "--make-folds 5",
+        "has fewer than two folds, and an ablation leaves a fold out of pre-training; prepare the "
+        "set with a fold column, or with --make-folds 5",
     )
     folds = probe_protocol.divide(shards, rows, purpose=ABLATION)
     check_classes(shards.info, shards.column("label")[rows], folds)
@@ -63,25 +72,21 @@ def run(
             methods.bind(cell.experiment, shards.spec)
         except InputError as error:
             raise InputError(f"{ablation.name}, {cell.name}: {error}") from None
-    plan = [
-        (cell, replicate)
-        for replicate in grid.replicates(shards.info.folds, count)
-        for cell in cells
-    ]
-    done = _known([workdir / FILE, *(local_path(path, "have") for path in have)])
+    trainings = list(itertools.product(grid.replicates(shards.info.folds, count), cells))
+    done = _finished([workdir / FILE, *(local_path(path, "have") for path in have)])
     results: list[dict[str, Any]] = []
     began, fresh, machine = time.monotonic(), 0, _machine()
-    for i, (cell, replicate) in enumerate(plan):
+    for i, (replicate, cell) in enumerate(trainings):
         key = grid.key(ablation, cell, replicate, shards.manifest_hash)
         row = done.get(key)
         if row is None:
             row = {"key": key, **_train(ablation, cell, replicate, shards, workdir)}
             fresh += 1
-            left = (time.monotonic() - began) / fresh * (len(plan) - i - 1)
-            note(_line(ablation, row, i + 1, len(plan), left))
+            left = (time.monotonic() - began) / fresh * (len(trainings) - i - 1)
+            note(_line(ablation, row, i + 1, len(trainings), left))
             new = summarise(ablation, shards.info.name, [*results, row], machine)
             write_json(workdir / FILE, new.to_dict())
-        # Another grid may call the same experiment something else.
+        # The result may be of another grid, in which the same experiment has another name.
         results.append({**row, "name": cell.name, "levels": cell.levels, "changes": cell.changes})
     table = summarise(ablation, shards.info.name, results, machine)
     write_json(workdir / FILE, table.to_dict())
@@ -89,14 +94,14 @@ def run(
 
 
 def _machine() -> dict[str, Any]:
-    """The machine; every row has its own commit, because a grid may take days and machines."""
+    """The machine. Every row states its commit, because a grid may take days."""
     return {name: value for name, value in provenance.facts().items() if name != "commit"}
 
 
 def _train(
     ablation: Ablation, cell: Cell, replicate: Replicate, shards: Any, workdir: Path
 ) -> dict[str, Any]:
-    """One training and its score, or its error."""
+    """Trains and probes one cell; the row of ``grid.json`` with its scores or its error."""
     folder = f"{cell.name.replace(', ', '_').replace(' ', '-')}/{replicate.seed}"
     row: dict[str, Any] = {
         "name": cell.name,
@@ -130,7 +135,7 @@ def _train(
         check(
             ablation.metric in values,
             f"{ablation.name}.metric",
-            f"{ablation.metric!r} is not among {', '.join(values)}",
+            f"{ablation.metric!r} is not a metric of this data; choose one of {', '.join(values)}",
         )
         last = read_metrics(workdir / folder)[-1]
         values |= {f"pretext_{k}": last[k] for k in ("loss", "accuracy") if k in last}
@@ -143,19 +148,23 @@ def _train(
     return {**row, "minutes": round((time.monotonic() - began) / 60, 3)}
 
 
-def _known(files: Sequence[Path]) -> dict[str, dict[str, Any]]:
-    """Finished results by key; a file that cannot be read is named."""
-    known: dict[str, dict[str, Any]] = {}
+def _finished(files: Sequence[Path]) -> dict[str, dict[str, Any]]:
+    """The finished trainings of several ``grid.json`` files, by key."""
+    finished: dict[str, dict[str, Any]] = {}
     for path in files:
         if not path.exists():
-            check(path.name == FILE, str(path), "no such file of results")
+            check(
+                path.name == FILE,
+                str(path),
+                "no such file of results; give a grid.json of `jfreq ablate`",
+            )
             continue
         grid = read_json(path, "the result of an ablation")
         try:
-            known |= {row["key"]: row for row in grid["cells"] if row["status"] == "done"}
+            finished |= {row["key"]: row for row in grid["cells"] if row["status"] == "done"}
         except (KeyError, TypeError) as error:
             raise InputError(f"{path}: is not the result of an ablation ({error!r})") from None
-    return known
+    return finished
 
 
 def _line(ablation: Ablation, row: dict[str, Any], i: int, total: int, left: float) -> str:

@@ -1,4 +1,4 @@
-"""The results of an ablation: scores by cell, paired differences, and which are significant."""
+"""The results of an ablation: scores of cells, paired differences, and which are significant."""
 
 from __future__ import annotations
 
@@ -15,20 +15,17 @@ from jfreq.ablate.grid import Ablation
 from jfreq.evaluate.metrics import interval_of
 from jfreq.monitoring.provenance import sentence
 
-FEWEST = 3
-"""Trainings below which no difference is called significant."""
+MIN_TRAININGS = 3
+"""With fewer trainings no difference is called significant."""
 Row = Mapping[str, Any]
-"""One training: ``name levels seed fold status values`` and more."""
+"""A training: ``name``, ``levels``, ``seed``, ``fold``, ``status``, ``values`` and more."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Grid:
-    """Results of an ablation, ready for JSON, a page or a table.
+    """The results of an ablation.
 
-    ``table``: mean over replicates for each cell. ``differences``: level a minus level b of a
-    factor, averaged over the contexts (other factors' levels) in which both were run, paired by
-    replicate; ``n`` replicates. ``against``: each cell minus the first one, paired by replicate.
-    All intervals are 95 %, Student t over replicates, not corrected for how many there are.
+    All intervals are 95 %, Student t over replicates, and not corrected for multiple comparisons.
     """
 
     name: str
@@ -39,15 +36,20 @@ class Grid:
     probe: str
     machine: Mapping[str, Any]
     cells: Sequence[Row]
+    """All trainings."""
     table: Sequence[Mapping[str, Any]]
+    """For each cell the mean over its replicates."""
     differences: Sequence[Mapping[str, Any]]
+    """Level a minus level b of a factor, paired by replicate, and averaged over the levels of the
+    other factors with which both were trained."""
     against: Sequence[Mapping[str, Any]]
+    """Each cell minus the first one, paired by replicate."""
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
     def to_markdown(self) -> str:
-        """Question, tables, failures, and what can be said."""
+        """The question, the tables, and the trainings that failed."""
         failed = [row for row in self.cells if row["status"] == "failed"]
         commits = sorted({row["commit"] for row in self.cells if row.get("commit")})
         where = "; ".join([sentence(dict(self.machine)), *(f"commit {c}" for c in commits)])
@@ -56,11 +58,11 @@ class Grid:
             f"# {self.name} on {self.data}",
             self.question,
             f"{self.metric} of a {self.probe} probe of the frozen encoder on a fold that neither "
-            "pre-training nor the probe saw; n counts trainings, each with its own seed and fold. "
-            "Intervals: 95 %, Student t over trainings; differences are paired by fold. No "
-            f"correction for {len(self.differences)} comparisons between levels. "
+            "pre-training nor the probe was trained on; n counts trainings, each with its own seed "
+            "and fold. Intervals: 95 %, Student t over trainings; differences are paired by fold. "
+            f"No correction for {len(self.differences)} comparisons between levels. "
             f"{len(self.cells) - len(failed)} trainings, {minutes:.0f} minutes; {where}.",
-            "## Levels, averaged over all else",
+            "## Levels, averaged over the other factors",
             _table(
                 ("factor", "a - b", "contexts", "n", "difference", "95 % CI", "significant"),
                 map(_difference_row, self.differences),
@@ -89,7 +91,7 @@ class Grid:
 def summarise(
     ablation: Ablation, data: str, rows: Sequence[Row], machine: Mapping[str, Any]
 ) -> Grid:
-    """Tables of what has been run so far."""
+    """The tables of the trainings ``rows``, in which ``data`` names the set."""
     metric = ablation.metric
     scores = _scores(rows, metric)
     levels = {row["name"]: row["levels"] for row in rows}
@@ -112,13 +114,13 @@ def summarise(
 
 
 def significance(difference: Mapping[str, Any]) -> str:
-    """Whether a difference is significant, and of which level; else what its interval leaves open.
+    """Whether a difference is significant and which level is better; else how large it may be.
 
-    Two trainings are too few: scores are fractions of a few clips, so two differences may be equal
-    by accident, and their interval has no width.
+    Two trainings are too few: scores are fractions of a few clips, so that two differences may be
+    equal by chance, and their interval then has no width.
     """
     low, high = difference["low"], difference["high"]
-    if low is None or difference["n"] < FEWEST:
+    if low is None or difference["n"] < MIN_TRAININGS:
         return "too few trainings"
     if low > 0 or high < 0:
         return f"yes: {difference['a'] if low > 0 else difference['b']} is better"
@@ -126,7 +128,7 @@ def significance(difference: Mapping[str, Any]) -> str:
 
 
 def _scores(rows: Iterable[Row], metric: str) -> dict[str, dict[tuple[int, int], float]]:
-    """Cell -> (seed, fold) -> score, of what is done."""
+    """The scores of finished trainings, by cell and by (seed, fold)."""
     scores: dict[str, dict[tuple[int, int], float]] = defaultdict(dict)
     for row in rows:
         if row["status"] == "done":
@@ -137,35 +139,37 @@ def _scores(rows: Iterable[Row], metric: str) -> dict[str, dict[tuple[int, int],
 def _levels(
     metric: str, scores, levels, factors: Mapping[str, Iterable[str]]
 ) -> list[dict[str, Any]]:
+    """Paired differences between the levels of every factor."""
     out = []
     for factor, names in factors.items():
         for a, b in itertools.combinations(names, 2):
             pairs = [
-                (one, other)
-                for one, other in itertools.permutations(scores, 2)
-                if levels[one] == {**levels[other], factor: a} and levels[other][factor] == b
+                (x, y)
+                for x, y in itertools.permutations(scores, 2)
+                if levels[x] == {**levels[y], factor: a} and levels[y][factor] == b
             ]
             gains = defaultdict(list)
-            for one, other in pairs:
-                for unit in scores[one].keys() & scores[other].keys():
-                    gains[unit].append(scores[one][unit] - scores[other][unit])
-            # A replicate counts only with all its contexts, else means would be of unlike things.
-            whole = [float(np.mean(g)) for g in gains.values() if len(g) == len(pairs)]
-            if whole:
+            for x, y in pairs:
+                for run in scores[x].keys() & scores[y].keys():
+                    gains[run].append(scores[x][run] - scores[y][run])
+            # Only replicates with all pairs, or their means would not be comparable.
+            complete = [float(np.mean(g)) for g in gains.values() if len(g) == len(pairs)]
+            if complete:
                 row = {"factor": factor, "a": a, "b": b, "contexts": len(pairs)}
-                out.append(row | _estimate(metric, whole, -1.0))
+                out.append(row | _estimate(metric, complete, -1.0))
     return out
 
 
 def _against(metric: str, scores) -> list[dict[str, Any]]:
+    """Paired differences between every cell and the first."""
     if not scores:
         return []
     first, *others = scores
     out = []
     for name in others:
-        units = scores[name].keys() & scores[first].keys()
-        if units:
-            gains = [scores[name][u] - scores[first][u] for u in sorted(units)]
+        runs = scores[name].keys() & scores[first].keys()
+        if runs:
+            gains = [scores[name][run] - scores[first][run] for run in sorted(runs)]
             out.append({"a": name, "b": first, **_estimate(metric, gains, -1.0)})
     return out
 

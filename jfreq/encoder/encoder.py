@@ -320,7 +320,7 @@ class Encoder:
         )
 
     def times_ms(self, count: int) -> np.ndarray:
-        """Centres of the first ``count`` frames of a recording in milliseconds, ``[count]`` float64."""
+        """Centres of the first ``count`` frames in milliseconds, ``[count]`` float64."""
         # A product and not a running sum of rounded hops, which would drift.
         centres = self.grid.first + np.arange(count) * np.float64(self.grid.hop)
         return centres * 1000.0 / self.signals[0].rate

@@ -19,7 +19,7 @@ CHUNK = 1 << 20
 
 
 class Column:
-    """Rows ``[n width]`` float32 in a temporary file beside ``out``, which ends with the process."""
+    """Rows ``[n width]`` float32 in a temporary file in the folder of ``out``."""
 
     def __init__(self, out: Path, width: int):
         self.width, self.rows = width, 0

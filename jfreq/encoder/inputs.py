@@ -1,5 +1,7 @@
-"""The inputs of ``jfreq embed`` and ``jfreq predict``: sound files, recordings of sensors, folders of
-them, and shards. Headers are read first, then one recording after the other."""
+"""The inputs of ``jfreq embed`` and ``jfreq predict``: files of sound or sensors, folders, shards.
+
+Headers are read first, then one recording after the other.
+"""
 
 from __future__ import annotations
 
@@ -72,7 +74,7 @@ class Job(NamedTuple):
 
 
 class Recordings:
-    """All recordings of several paths; ``skipped`` names those that cannot be used, with the reason.
+    """All recordings of several paths; ``skipped`` names those that cannot be used, and why.
 
     Making one reads all headers. It raises ``InputError`` for a path that is not there or holds
     nothing that the encoder can read, and with ``strict`` for the first bad recording.

@@ -109,7 +109,7 @@ def _finite(x: np.ndarray, where: str) -> np.ndarray:
 def _resample_around(
     x: np.ndarray, missing: np.ndarray, rate: float, spec: SignalSpec, where: str
 ) -> np.ndarray:
-    """Resamples across ``missing`` ``[t]`` samples by interpolation; afterwards they are NaN again."""
+    """Interpolates ``missing`` ``[t]`` samples, resamples, and sets them to NaN again."""
     known = np.flatnonzero(~missing)
     if len(known):
         index = np.arange(len(x))

@@ -56,8 +56,8 @@ def read_sensors(
         if lacking:
             raise InputError(
                 f"lacks the array {', '.join(map(repr, lacking))}; it has "
-                f"{brief(', '.join(present))}, the encoder reads {', '.join(names)} (give NaN for a "
-                "sensor that is absent)"
+                f"{brief(', '.join(present))}, the encoder reads {', '.join(names)} (give NaN for "
+                "an absent sensor)"
             )
         return _stretches({name: _rated(name, present[name], rate) for name in names}, signals[0])
     except InputError as error:

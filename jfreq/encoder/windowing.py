@@ -85,9 +85,9 @@ def cut_windows(
         last = ended and (left <= first.samples or left - steps[0] < grid.first)
         if windowing is None and not last:
             raise InputError(
-                f"recordings longer than {first.seconds:g} s cannot be cut into windows, because no "
-                f"whole number of token hops ({grid.hop:g} samples) is a whole number of samples; "
-                "give shorter recordings"
+                f"recordings longer than {first.seconds:g} s cannot be cut into windows, because "
+                f"no whole number of token hops ({grid.hop:g} samples) is a whole number of "
+                "samples; give shorter recordings"
             )
         yield InputWindow(
             {s.name: buffer[s.name][: s.samples] for s in signals},

@@ -227,7 +227,7 @@ def _check_disjoint(shards: Any, rows: np.ndarray, folds: Sequence[Fold], purpos
 
 
 def _groups(shards: Any, by_subject: bool) -> np.ndarray:
-    """``[rows]`` int: a number below 0 for each subject; from 0 on for each recording without one."""
+    """``[rows]`` int: negative numbers are subjects; others are recordings, of no known subject."""
     recording, subject = recordings(shards), shards.column("subject")
     if not by_subject:
         return recording

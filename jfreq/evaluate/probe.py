@@ -23,8 +23,8 @@ MIN_ROWS_PER_CLASS, DEFAULT_STRENGTH = 4, 1.0
 classes of the validation rows, and ties would select the most regularised fit. The default strength
 is then used."""
 SINGLE_THREAD_BELOW = 2**28
-"""With fewer multiplications in one pass, BLAS uses a single thread: several threads made such small
-fits 40 times slower on a busy machine."""
+"""With fewer multiplications in one pass, BLAS uses a single thread: several threads made such
+small fits 40 times slower on a busy machine."""
 
 
 class Linear(NamedTuple):

@@ -22,7 +22,7 @@ MAX_FOLD_COLUMNS = 10
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """One metric of one probe on one kind of features: the mean over folds and its 95 % interval."""
+    """One metric of one probe on one kind of features: the mean over folds, and its interval."""
 
     features: str
     kind: str
@@ -212,7 +212,7 @@ def _over(group: Sequence[Result]) -> Result:
 
 
 def joined(reports: Sequence[Report]) -> Report:
-    """Joins reports on the same data, for instance of fine-tuning with 1, 10 and 100 % of the labels.
+    """Joins reports on the same data, for instance with 1, 10 and 100 % of the labels.
 
     Returns:
       A report with all results, sorted by fraction.

@@ -122,7 +122,7 @@ def load_bundle(path: str | Path) -> Trained:
 
 
 def read_weights(path: str | Path) -> dict[str, Any]:
-    """The parameters of a bundle by path. Checksums are verified, the fit to the settings is not."""
+    """The parameters of a bundle by path; only checksums are verified, not the settings."""
     path = local_path(path, "encoder")
     return _read_flat(path / WEIGHTS, _open(path)["sha256"])
 

@@ -1,4 +1,4 @@
-"""One self-contained HTML page for a run or a grid of runs."""
+"""Writes one self-contained HTML page about a run or an ablation."""
 
 from __future__ import annotations
 
@@ -18,10 +18,18 @@ def write_page(
     out: str | Path | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Path:
-    """Writes the page of a run or of an ablation, ``report.html`` in its folder by default.
+    """Writes the page of a run or of an ablation.
 
-    ``data``, ``rows`` and ``progress`` as in :func:`jfreq.report.run.run_page`. Raises
-    ``InputError`` for a folder that is neither, and for shards that do not fit the run.
+    Args:
+      folder: of the run or of the ablation.
+      data, rows, progress: as :func:`jfreq.report.run.run_page`.
+      out: the file; by default ``report.html`` in the folder.
+
+    Returns:
+      The file.
+
+    Raises:
+      InputError: for a folder that is neither, and for shards that do not fit the run.
     """
     from jfreq.export.bundle import trained_folder
     from jfreq.files import local_path, write_atomically
@@ -33,7 +41,9 @@ def write_page(
     folder = folder if is_grid(folder) else trained_folder(folder)
     target = local_path(out, "out") if out else folder / FILE
     if target.is_dir():
-        raise InputError(f"{target}: is a folder; --out wants a file, for instance {FILE}")
+        raise InputError(
+            f"{target}: is a folder; give --out the name of a file, for instance {FILE}"
+        )
     if is_grid(folder):
         text = grid_page(folder)
     else:

@@ -1,4 +1,4 @@
-"""What a run folder holds, read leniently: a page shows what is there and says what is not."""
+"""Reads a run folder leniently: the page shows what is there and says what is missing."""
 
 from __future__ import annotations
 
@@ -20,48 +20,49 @@ GRID, RESULTS, FRACTIONS = "grid.json", "results.json", "fractions.json"
 
 
 class Run(NamedTuple):
-    """One training as its folder tells it.
-
-    ``rows`` of metrics by step; ``saved`` the steps of the checkpoints; ``results`` what
-    ``jfreq probe`` wrote, ``fractions`` the same by fraction of the labels, or None; ``dumps`` the
-    files of losses that were not finite; ``manifest`` names the data that it was trained on, None
-    where no checkpoint says so; ``written`` when the metrics were last written to; ``damage`` what
-    could not be read.
-    """
+    """The contents of a run folder."""
 
     folder: Path
     experiment: Experiment
     rows: list[dict[str, Any]]
+    """Metrics, a dict for each logged step."""
     saved: list[int]
+    """The steps of the checkpoints."""
     results: Mapping[str, Any] | None
+    """The table of ``jfreq probe`` or ``finetune``."""
     fractions: Mapping[str, Any] | None
+    """The table by fraction of the labels."""
     dumps: list[str]
+    """Names of the files about losses that were not finite."""
     manifest: str | None
+    """The hash of the data that it was trained on; None where no checkpoint states it."""
     written: str
+    """When the metrics were last written to, in words."""
     damage: list[str]
+    """Sentences about files that could not be read."""
 
     @property
     def step(self) -> int:
-        """The last step known of."""
+        """The last step that was logged or saved."""
         return max([0, *(row["step"] for row in self.rows[-1:]), *self.saved])
 
 
 def is_grid(folder: Path) -> bool:
-    """Whether ``jfreq ablate`` writes here."""
+    """Whether the folder is that of an ablation."""
     return (folder / GRID).is_file()
 
 
 def read_run(folder: Path) -> Run:
-    """Everything in a run folder; ``InputError`` for a folder that is no run."""
+    """Reads a run folder; raises ``InputError`` for a folder that is not one."""
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "no such folder"
-        raise InputError(f"{folder}: {what}; give a folder that jfreq train or ablate wrote")
+        raise InputError(f"{folder}: {what}; give a folder of `jfreq train` or `jfreq ablate`")
     if is_bundle(folder):
-        raise InputError(f"{folder}: is an exported bundle, which has no history; give its run")
+        raise InputError(f"{folder}: is a bundle, which has no metrics; give its run folder")
     if not (folder / run_folder.CONFIG).is_file():
         raise InputError(
-            f"{folder}: holds neither a run ({run_folder.CONFIG}) nor a grid ({GRID}); give a "
-            "folder that jfreq train or ablate wrote"
+            f"{folder}: holds neither a run ({run_folder.CONFIG}) nor an ablation ({GRID}); give "
+            "a folder of `jfreq train` or `jfreq ablate`"
         )
     damage: list[str] = []
     if bad := unreadable(folder):
@@ -81,33 +82,33 @@ def read_run(folder: Path) -> Run:
     )
 
 
-def state(run: Run) -> list[str]:
-    """What is unfinished or went wrong, a sentence each; nothing for a finished run."""
+def notices_of(run: Run) -> list[str]:
+    """Sentences about what is unfinished or went wrong; none for a finished run."""
     total = run.experiment.steps
-    said = []
+    notices = []
     if not run.rows and not run.saved:
-        said.append(
+        notices.append(
             "This run is empty: it has its settings, but no step has been logged and no "
             "checkpoint saved."
         )
     elif run.step < total:
-        kept = (
+        latest = (
             f"the last checkpoint is of step {run.saved[-1]}"
             if run.saved
             else "there is no checkpoint yet"
         )
-        said.append(
-            f"This run is unfinished: step {run.step:,} of {total:,}; {kept}. The page shows what "
-            "is there, the command that started the run continues it."
+        notices.append(
+            f"This run is unfinished: step {run.step:,} of {total:,}; {latest}. The page shows what "
+            "is there; the command that started the run continues it."
         )
     elif not run.saved:
-        said.append("This run has no checkpoint, so nothing that needs the encoder is shown.")
+        notices.append("This run has no checkpoint, so nothing that needs the encoder is shown.")
     if run.dumps:
-        said.append(
-            f"The loss or its gradient was not finite: {', '.join(run.dumps)} says at which step "
-            "and on which rows."
+        notices.append(
+            f"The loss or its gradient was not finite: see {', '.join(run.dumps)} for the "
+            "step and the rows."
         )
-    return [*said, *run.damage]
+    return [*notices, *run.damage]
 
 
 def _saved(folder: Path) -> list[int]:
@@ -115,7 +116,7 @@ def _saved(folder: Path) -> list[int]:
 
 
 def _manifest(folder: Path, saved: list[int]) -> str | None:
-    """The data's hash, from the JSON beside the newest checkpoint."""
+    """The hash of the data, from the metadata of the newest checkpoint."""
     if not saved:
         return None
     try:
@@ -126,7 +127,7 @@ def _manifest(folder: Path, saved: list[int]) -> str | None:
 
 
 def _results(path: Path, damage: list[str]) -> Mapping[str, Any] | None:
-    """The table of a probe, or None and a word about the damage."""
+    """A table of results; None where there is none, or where it is damaged, which is noted."""
     if not path.is_file():
         return None
     try:
@@ -135,12 +136,12 @@ def _results(path: Path, damage: list[str]) -> Mapping[str, Any] | None:
             return value
     except (ValueError, KeyError, TypeError):
         pass
-    damage.append(f"{path.name} is not what jfreq probe writes and is left out.")
+    damage.append(f"{path.name} is not a table of `jfreq probe` and is left out.")
     return None
 
 
 def _is_table(value: Any) -> bool:
-    """Whether this has everything that a page shows of a probe."""
+    """Whether ``value`` has all that the page shows of a probe."""
     rows = value["results"]
     words = all(isinstance(row[k], str) for row in rows for k in ("features", "kind", "metric"))
     numbers = all(
@@ -152,7 +153,7 @@ def _is_table(value: Any) -> bool:
 
 
 def is_known(value: Any) -> bool:
-    """A finite number."""
+    """Whether ``value`` is a finite number."""
     return isinstance(value, int | float) and math.isfinite(value)
 
 

@@ -1,4 +1,4 @@
-"""What an encoder was trained on: clips to play, what is masked, and how it is reconstructed."""
+"""Examples of the training data: clips to play, masks, and reconstructions."""
 
 from __future__ import annotations
 
@@ -17,55 +17,67 @@ from jfreq.train.state import Trained
 from jfreq.types import Batch, Reconstruction, SignalSpec
 
 AUDIBLE_HZ = 3000
-"""Lowest rate that browsers play; motion sensors lie below."""
+"""The lowest rate that browsers play; those of motion sensors are lower."""
 AUDIO_BYTES = 900_000
-"""For all players of a page together."""
+"""The most bytes of sound on a page."""
 MASKS = 512
-"""Masks sampled for each clip when masked cells are counted."""
+"""How many masks are sampled for each clip to count masked cells."""
 
 
 class Example(NamedTuple):
-    """One clip: where from, its first ``seconds`` as WAV (None where it is no sound), slower
-    signals as ``series`` ``[t c]`` by name with samples a second, its
-    spectrogram ``[t f]`` (first channel) and, for a method that masks, what was ``masked``
-    ``[t f]`` and its ``reconstruction`` ``[t f]``. ``explained`` is the fraction of the variance
-    of masked cells that the reconstruction accounts for, without frames of silence and padding."""
+    """One clip; a field is None where the method or the data have no such thing."""
 
     title: str
     wav: bytes | None
+    """The sound."""
     seconds: float
+    """The length of the sound."""
     series: dict[str, tuple[np.ndarray, float]]
+    """Slower signals ``[t c]`` and their rates in Hz, by name."""
     spectrogram: np.ndarray | None
+    """``[t f]``, the first channel."""
     masked: np.ndarray | None
+    """``[t f]`` bool."""
     reconstruction: np.ndarray | None
+    """``[t f]``."""
     explained: float | None
+    """The fraction of the variance of masked cells that the reconstruction explains, without
+    frames of silence and padding."""
 
 
 class ExampleSet(NamedTuple):
-    """Examples, and how often each cell ``[t f]`` was masked in ``masks`` masks (None without a
-    mask). ``sensors``: names and bins of those that lie one above the other in these planes; none
-    where a plane is one spectrogram."""
+    """Several examples, and how often cells are masked."""
 
     examples: list[Example]
     fraction: np.ndarray | None
+    """``[t f]`` the fraction of masks in which a cell is masked; None without masks."""
     masks: int
+    """The number of masks."""
     sensors: tuple[tuple[str, int], ...] = ()
+    """Names and bins of the sensors whose spectrograms are stacked along frequency."""
 
 
 def collect_examples(
     trained: Trained, shards: Any, *, unseen: Sequence[int] = (), count: int = 4, seed: int = 0
 ) -> ExampleSet:
-    """Examples from ``shards``, of different classes where there are labels, and of the folds
-    ``unseen`` in training if there are any.
+    """Reads clips, of different classes where there are labels, and reconstructs them.
 
-    Raises ``InputError`` where the shards lack a signal that the encoder reads.
+    Args:
+      trained: the encoder.
+      shards: the clips.
+      unseen: folds that training left out; all clips are of these if there are any.
+      count: the number of clips.
+      seed: of the sample of clips and of the masks.
+
+    Raises:
+      InputError: where the shards lack a signal that the encoder reads.
     """
     cfg = trained.experiment.method
     check_signals(cfg.signals, shards)
     rows = _rows(shards, unseen, count, seed)
     read = shards.read(rows)
     batch = _window(read, cfg.signals)
-    found, fraction = _reconstruct(cfg, trained.params, batch, seed)
+    reconstructed, fraction = _reconstruct(cfg, trained.params, batch, seed)
     titles = _titles(shards, rows, read["label"])
     first = cfg.signals[0]
     examples = []
@@ -79,25 +91,25 @@ def collect_examples(
             if s.rate < AUDIBLE_HZ
         }
         seconds = len(sound) / first.rate
-        examples.append(Example(title, wav, seconds, series, *_planes(found, i)))
+        examples.append(Example(title, wav, seconds, series, *_planes(reconstructed, i)))
     masks = MASKS * len(titles) if fraction is not None else 0
-    stacked = () if found is None else sensors(cfg)
+    stacked = () if reconstructed is None else sensors(cfg)
     return ExampleSet(examples, fraction, masks, stacked)
 
 
 def frame_seconds(cfg: Method) -> float | None:
-    """Seconds from one spectrogram frame to the next, where the method has such frames."""
+    """Seconds from one spectrogram frame to the next; None for a method without such frames."""
     return None if cfg.frame_hop is None else cfg.frame_hop / cfg.signals[0].rate
 
 
 def sensors(cfg: Method) -> tuple[tuple[str, int], ...]:
-    """Names and bins of the sensors whose spectra a method stacks along frequency."""
+    """Names and bins of the sensors whose spectrograms a method stacks along frequency."""
     bins = cfg.stacked_bins
     return tuple(bins.items()) if len(bins) > 1 else ()
 
 
 def wav_bytes(x: np.ndarray, rate: float) -> bytes:
-    """16-bit mono WAV of ``x`` ``[t]``, its mean taken out and its peak brought to 0.9."""
+    """16-bit mono WAV of ``x`` ``[t]``, without its mean and scaled to a peak of 0.9."""
     x = x.astype(np.float64)
     x = x - x.mean()
     x = 0.9 * x / max(float(np.abs(x).max()), 1e-9)
@@ -111,25 +123,25 @@ def wav_bytes(x: np.ndarray, rate: float) -> bytes:
 
 
 def _rows(shards: Any, unseen: Sequence[int], count: int, seed: int) -> np.ndarray:
-    """Rows of as many classes as there are."""
+    """Random rows, of as many classes as possible."""
     order = np.random.default_rng(seed).permutation(len(shards))
     if unseen:
         order = order[np.isin(shards.column("fold")[order], list(unseen))]
     if shards.info.labels and not shards.info.multi_label:
-        # The first of each class in turn, then the second of each, and so on.
+        # The first row of every class, then the second of every class, and so on.
         label = shards.column("label")[order]
-        turn = np.array([np.sum(label[:i] == label[i]) for i in range(min(len(label), 2000))])
-        order = order[np.argsort(turn, kind="stable")]
+        earlier = np.array([np.sum(label[:i] == label[i]) for i in range(min(len(label), 2000))])
+        order = order[np.argsort(earlier, kind="stable")]
     return np.sort(order[:count])
 
 
 def _titles(shards: Any, rows: np.ndarray, label: np.ndarray) -> list[str]:
     names = shards.info.labels
     titles = []
-    for row, given in zip(rows, label):
-        hot = np.flatnonzero(given) if given.ndim else [given] if given >= 0 else []
-        said = ", ".join(names[int(i)] for i in hot) if names else ""
-        titles.append(f"{said or 'Clip'} · row {row}")
+    for row, y in zip(rows, label):
+        classes = np.flatnonzero(y) if y.ndim else [y] if y >= 0 else []
+        text = ", ".join(names[int(i)] for i in classes) if names else ""
+        titles.append(f"{text or 'Clip'} · row {row}")
     return titles
 
 
@@ -146,40 +158,40 @@ def _window(read: dict[str, np.ndarray], signals: Sequence[SignalSpec]) -> Batch
 def _reconstruct(
     method: Method, params: Any, batch: Batch, seed: int
 ) -> tuple[Reconstruction | None, np.ndarray | None]:
-    """One mask for each clip, and the fraction of many masks in which a cell is masked.
+    """Reconstructs a batch, and counts in how many masks each cell ``[t f]`` is masked.
 
-    Without a mask only the spectrogram, without a front end nothing.
+    For a method without masks the count is None and nothing is masked; without a front end the
+    reconstruction is None as well.
     """
     rngs = Streams(jax.random.key(seed))
-    found = jax.jit(method.reconstruct)(params, batch, rngs)
-    if found is None:
+    reconstructed = jax.jit(method.reconstruct)(params, batch, rngs)
+    if reconstructed is None:
         spec = jax.jit(method.with_spectrogram)(batch).get("spectrogram")
-        plain = (
-            None if spec is None else Reconstruction(spec, jnp.zeros(spec.shape[:3], bool), None)
-        )
-        return plain, None
+        if spec is None:
+            return None, None
+        return Reconstruction(spec, jnp.zeros(spec.shape[:3], bool), None), None
 
     def fraction_masked(params, batch):
-        def one(i):
-            again = method.reconstruct(params, batch, rngs.at(i))
-            assert again is not None
-            return again.masked.astype(jnp.float32).mean(0)
+        def masked(i):
+            sample = method.reconstruct(params, batch, rngs.at(i))
+            assert sample is not None
+            return sample.masked.astype(jnp.float32).mean(0)
 
-        return jax.lax.map(one, jnp.arange(MASKS)).mean(0)
+        return jax.lax.map(masked, jnp.arange(MASKS)).mean(0)
 
-    return found, np.asarray(jax.jit(fraction_masked)(params, batch))
+    return reconstructed, np.asarray(jax.jit(fraction_masked)(params, batch))
 
 
-def _planes(found: Reconstruction | None, i: int) -> tuple:
-    """``spectrogram masked reconstruction explained`` of one clip."""
-    if found is None:
+def _planes(batch: Reconstruction | None, i: int) -> tuple:
+    """The fields ``spectrogram``, ``masked``, ``reconstruction`` and ``explained`` of a clip."""
+    if batch is None:
         return None, None, None, None
-    spec, masked = np.asarray(found.spectrogram[i]), np.asarray(found.masked[i])
+    spec, masked = np.asarray(batch.spectrogram[i]), np.asarray(batch.masked[i])
     if not masked.any():
         return spec[..., 0], None, None, None
-    if found.reconstruction is None:
+    if batch.reconstruction is None:
         return spec[..., 0], masked, None, None
-    reconstruction = np.asarray(found.reconstruction[i])
+    reconstruction = np.asarray(batch.reconstruction[i])
     counted = masked & (np.ptp(spec, axis=(1, 2)) > 0)[:, None]
     truth, guess = spec[counted], reconstruction[counted]
     total = float(((truth - truth.mean()) ** 2).sum()) if truth.size else 0.0

@@ -1,7 +1,7 @@
 """Figures as inline SVG that takes the colours of the page, and spectrograms as small PNGs.
 
-matplotlib draws in stand-in colours, which become CSS variables: one figure serves light and
-dark. All are about 300 units wide, so that their text is readable on a phone.
+matplotlib plots in placeholder colours, which become CSS variables, so that one figure serves the
+light and the dark page. All are about 300 units wide, and their text is readable on a phone.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ import numpy as np
 COLOURS = tuple(f"c{i}" for i in range(1, 9))
 ROLES = ("ink", "muted", "line", "shade", *COLOURS)
 POINTS = 400
-"""Most points of a curve; longer ones become means of neighbours."""
+"""The most points of a curve; longer curves become means of neighbours."""
 NUMBERED = 12
-"""Largest confusion matrix with counts in its cells."""
+"""The most classes of a confusion matrix that has counts in its cells."""
 SHADES = 63
-"""Shades of a spectrogram; with one more for what is masked a pixel takes 6 bits."""
+"""Shades of a spectrogram; with another one for masked cells a pixel takes 6 bits."""
 
 
 def placeholder(role: str) -> str:
-    """The colour that :func:`svg` turns into the CSS variable ``--role``."""
+    """The colour that :func:`svg` replaces by the CSS variable ``--role``."""
     return f"#10fe{ROLES.index(role):02x}"
 
 
 class Series(NamedTuple):
-    """A curve: equally long ``x`` and ``y``; gaps where ``y`` is not finite."""
+    """A curve: ``x`` and ``y`` of equal length, with gaps where ``y`` is not finite."""
 
     label: str
     x: Sequence[float]
@@ -40,7 +40,7 @@ class Series(NamedTuple):
 
 
 class Band(NamedTuple):
-    """A curve over fractions of the labels, ascending, with its interval; None where unknown."""
+    """A curve over ascending fractions of the labels with its interval; None is unknown."""
 
     label: str
     fractions: Sequence[float]
@@ -51,7 +51,7 @@ class Band(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """A mean and its interval, None where unknown."""
+    """A mean and its interval; None is unknown."""
 
     label: str
     mean: float
@@ -61,7 +61,14 @@ class Estimate(NamedTuple):
 
 
 def svg(name: str, alt: str, plot: Callable[[Any], None], size: tuple[float, float]) -> str:
-    """``plot(figure)`` as inline SVG markup. ``name`` is unique on the page, ``size`` in inches."""
+    """Inline SVG markup.
+
+    Args:
+      name: unique on the page; makes the ids.
+      alt: the alternative text.
+      plot: plots into a matplotlib ``Figure``.
+      size: width and height in inches.
+    """
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
@@ -70,8 +77,8 @@ def svg(name: str, alt: str, plot: Callable[[Any], None], size: tuple[float, flo
     with mpl.rc_context(_style(name)):
         figure = Figure(figsize=size, layout="constrained")
         plot(figure)
-        nothing: dict[str, Any] = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+        empty: dict[str, Any] = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        figure.savefig(buffer, format="svg", transparent=True, metadata=empty)
     return _inline(buffer.getvalue(), name, alt)
 
 
@@ -100,14 +107,14 @@ def _style(name: str) -> Any:
 
 
 def _inline(markup: str, name: str, alt: str) -> str:
-    """A document's ``<svg>`` as part of a page: own ids, page colours, alternative text."""
+    """The ``<svg>`` of a document with unique ids, the colours of the page and alternative text."""
     markup = markup[markup.index("<svg") :]
     markup = re.sub(r"<style[^>]*>.*?</style>|<metadata>.*?</metadata>", "", markup, flags=re.S)
     markup = re.sub(r'\bid="', f'id="{name}-', markup)
     markup = re.sub(r'href="#', f'href="#{name}-', markup)
     markup = markup.replace("url(#", f"url(#{name}-")
     markup = re.sub(
-        r"#10fe([0-9a-f]{2})", lambda found: f"var(--{ROLES[int(found[1], 16)]})", markup
+        r"#10fe([0-9a-f]{2})", lambda match: f"var(--{ROLES[int(match[1], 16)]})", markup
     )
     head, rest = markup.split(">", 1)
     head = re.sub(r' (?:width|height)="[^"]*"', "", head)
@@ -117,7 +124,7 @@ def _inline(markup: str, name: str, alt: str) -> str:
 def curves(
     name: str, alt: str, series: Sequence[Series], *, xlabel: str = "step", legend: bool = False
 ) -> str:
-    """Curves over steps, or what ``xlabel`` says."""
+    """Curves over training steps, or over what ``xlabel`` says."""
 
     def plot(figure: Any) -> None:
         axes = figure.subplots()
@@ -182,7 +189,7 @@ def downsample(x: Sequence[float], y: Sequence[float]) -> tuple[np.ndarray, np.n
 def forest(
     name: str, alt: str, rows: Sequence[Estimate], *, xlabel: str, zero: bool = False
 ) -> str:
-    """Means with intervals, each under its name, the first on top."""
+    """A forest plot: means with intervals, the first on top; with ``zero`` a line at 0."""
 
     def plot(figure: Any) -> None:
         axes = figure.subplots()
@@ -212,7 +219,7 @@ def forest(
 
 
 def confusion(name: str, alt: str, counts: np.ndarray, labels: Sequence[str]) -> str:
-    """Counts ``[k k]`` by true row and predicted column, shaded by the fraction of their row."""
+    """A confusion matrix: ``counts`` ``[k k]`` shaded by their fraction of the true class."""
     k = len(labels)
     fraction = counts / np.maximum(counts.sum(1, keepdims=True), 1)
 
@@ -248,9 +255,18 @@ def marginals(
     seconds: float | None,
     borders: Sequence[int] = (),
 ) -> str:
-    """How often each cell ``[t f]`` is masked in ``masks`` masks, with the means over its column
-    and its row. The scale reaches at least five standard errors to both sides, so that chance
-    does not look like a preference. ``borders``: bins at which another sensor starts."""
+    """How often each cell is masked, with the means of columns and rows.
+
+    The scale reaches at least five standard errors to both sides, so that chance does not look
+    like a preference.
+
+    Args:
+      name, alt: as :func:`svg`.
+      fraction: ``[t f]`` the fraction of masks in which a cell is masked.
+      masks: the number of masks.
+      seconds: the length of the clip; None where frames have no fixed hop.
+      borders: bins at which another sensor starts.
+    """
     frames, bins = fraction.shape
     right = frames if seconds is None else seconds
 
@@ -304,7 +320,7 @@ def marginals(
 def spectrogram_png(
     values: np.ndarray, limits: tuple[float, float], masked: np.ndarray | None = None
 ) -> bytes:
-    """``values`` ``[t f]`` as PNG, low frequencies at the bottom; transparent where ``masked``."""
+    """A PNG of ``values`` ``[t f]``, low frequencies below, transparent where ``masked``."""
     import matplotlib as mpl
     from PIL import Image
 

@@ -1,4 +1,4 @@
-"""The page of an ablation: every cell with its interval, what differs, what failed."""
+"""The page of an ablation: scores of cells, differences, failures, and loss curves."""
 
 from __future__ import annotations
 
@@ -21,7 +21,11 @@ TEXT, LISTS = ("name", "question", "metric"), ("cells", "table", "differences")
 
 
 def grid_page(folder: Path) -> str:
-    """HTML of a folder of ``jfreq ablate``; ``InputError`` where its grid.json is not one."""
+    """The HTML about a folder of ``jfreq ablate``.
+
+    Raises:
+      InputError: where its ``grid.json`` is damaged.
+    """
     grid = _read(folder / GRID)
     cells, table = grid["cells"], grid["table"]
     failed = [cell for cell in cells if cell["status"] == "failed"]
@@ -44,7 +48,7 @@ def grid_page(folder: Path) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    grid = read_json(path, "what jfreq ablate writes")
+    grid = read_json(path, "what `jfreq ablate` writes")
     try:
         good = all(isinstance(grid[k], str) for k in TEXT)
         good &= all(isinstance(grid[k], list) for k in LISTS)
@@ -56,25 +60,27 @@ def _read(path: Path) -> dict[str, Any]:
             for k in ("mean", "low", "high")
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path}: is not what jfreq ablate writes ({error!r})") from None
+        raise InputError(
+            f"{path}: is not what `jfreq ablate` writes ({error!r}); run the ablation again"
+        ) from None
     if not good:
-        raise InputError(f"{path}: is not what jfreq ablate writes; run the grid again")
+        raise InputError(f"{path}: is not what `jfreq ablate` writes; run the ablation again")
     return grid
 
 
 def _notices(cells: Sequence[Mapping], table: Sequence[Mapping], failed: Sequence) -> list[str]:
-    said = []
+    notices = []
     if not table:
-        said.append("This grid is empty: no training has finished yet.")
-    tried = Counter(cell["name"] for cell in cells).values()
-    if tried and min(tried) < max(tried):
-        said.append(
-            f"This grid is unfinished: its cells were trained {min(tried)} to {max(tried)} times. "
-            "The command that started it goes on."
+        notices.append("This grid is empty: no training has finished yet.")
+    counts = Counter(cell["name"] for cell in cells).values()
+    if counts and min(counts) < max(counts):
+        notices.append(
+            f"This grid is unfinished: cells were trained {min(counts)} to {max(counts)} times. "
+            "The command that started it continues it."
         )
     if failed:
-        said.append(f"{len(failed)} of {len(cells)} trainings failed; they are listed below.")
-    return said
+        notices.append(f"{len(failed)} of {len(cells)} trainings failed; they are listed below.")
+    return notices
 
 
 def _table(grid: Mapping[str, Any]) -> Section | None:
@@ -86,8 +92,8 @@ def _table(grid: Mapping[str, Any]) -> Section | None:
         figures.Estimate(f"{t['name']} (n = {t['n']})", t["mean"], t["low"], t["high"])
         for t in ranked
     ]
-    said = "; ".join(f"{t['name']} {t['mean']:.3f}" for t in ranked)
-    picture = figures.forest("cells", f"{metric}: {said}", rows, xlabel=metric)
+    alt = "; ".join(f"{t['name']} {t['mean']:.3f}" for t in ranked)
+    picture = figures.forest("cells", f"{metric}: {alt}", rows, xlabel=metric)
     against = {d["a"]: d for d in grid.get("against", [])}
     head = ["cell", "n", metric]
     lines: list[list[str | Cell]] = [[t["name"], str(t["n"]), estimate(t)] for t in ranked]
@@ -104,27 +110,30 @@ def _table(grid: Mapping[str, Any]) -> Section | None:
 
 
 def _differences(grid: Mapping[str, Any]) -> Section | None:
-    found = grid["differences"]
-    if not found:
+    differences = grid["differences"]
+    if not differences:
         return None
     names = [
         f"{d['factor']}: {d['a']} - {d['b']}" if d.get("factor") else f"{d['a']} - {d['b']}"
-        for d in found
+        for d in differences
     ]
     rows = [
         figures.Estimate(name, d["mean"], d["low"], d["high"], _role(d))
-        for name, d in zip(names, found)
+        for name, d in zip(names, differences)
     ]
-    said = "; ".join(f"{name} {d['mean']:+.3f}" for name, d in zip(names, found))
-    picture = figures.forest("differences", said, rows, xlabel="difference", zero=True)
+    alt = "; ".join(f"{name} {d['mean']:+.3f}" for name, d in zip(names, differences))
+    picture = figures.forest("differences", alt, rows, xlabel="difference", zero=True)
     table = html.table(
         ("a - b", "n", "difference", "significant"),
-        ((name, str(d["n"]), estimate(d, "+"), significance(d)) for name, d in zip(names, found)),
+        (
+            (name, str(d["n"]), estimate(d, "+"), significance(d))
+            for name, d in zip(names, differences)
+        ),
         caption="Paired differences with 95 % intervals",
     )
     text = (
-        f"Differences in {grid['metric']}, paired by training. No correction for {len(found)} "
-        "comparisons."
+        f"Differences in {grid['metric']}, paired by training. No correction for "
+        f"{len(differences)} comparisons."
     )
     body = html.figure(picture, "Differences", "grey where not significant", wide=True)
     return Section("Differences", html.paragraph(text) + body + table)
@@ -147,7 +156,7 @@ def _place(cell: Mapping[str, Any]) -> str:
 
 
 def _curves(folder: Path, cells: Sequence[Mapping], table: Sequence[Mapping]) -> Section | None:
-    """Loss of every training; a colour for each of the best cells, grey for the others."""
+    """The loss of every training, in colour for the best cells and grey for the others."""
     ranked = [t["name"] for t in sorted(table, key=lambda t: -t["mean"])]
     few = len(ranked) <= len(figures.COLOURS)
     roles = dict(zip(ranked if few else ranked[:4], figures.COLOURS))

@@ -1,6 +1,6 @@
-"""Parts of one self-contained HTML page. No script, and nothing outside the file is asked for.
+"""Parts of one self-contained HTML page, which has no script and loads nothing.
 
-Arguments called ``body`` or ``parts`` are markup; every other text is escaped here.
+Arguments called ``body`` or ``parts`` are markup; all other text is escaped here.
 """
 
 from __future__ import annotations
@@ -36,7 +36,16 @@ def page(
     sections: Sequence[Section],
     footer: str = "",
 ) -> str:
-    """The whole document. ``notices`` stand at the top: what is unfinished or left out."""
+    """The whole document.
+
+    Args:
+      title: the heading.
+      kind: what the page is about, above the heading.
+      lead: a sentence below the heading.
+      notices: sentences at the top about what is unfinished or left out.
+      sections: the parts of the page.
+      footer: a line at the end.
+    """
     here = files("jfreq.report")
     blocks = [
         f'<section id="{s.anchor}"><h2>{escape(s.title)}</h2>\n{s.body}\n</section>'
@@ -68,7 +77,7 @@ def card(title: str, *parts: str) -> str:
 
 
 def figure(body: str, title: str, caption: str = "", *, wide: bool = False) -> str:
-    """A picture under which stand a name and a sentence."""
+    """A picture with a name and a sentence below."""
     kind = ' class="wide"' if wide else ""
     text = f"<b>{escape(title)}</b>{' · ' if caption else ''}{escape(caption)}"
     return f"<figure{kind}>{body}<figcaption>{text}</figcaption></figure>"
@@ -79,7 +88,7 @@ def image(png: bytes, alt: str) -> str:
 
 
 def audio(wav: bytes, label: str) -> str:
-    """A player; nothing is decoded before it is asked for."""
+    """A player, which decodes nothing before it is started."""
     source = _data("audio/wav", wav)
     return f'<audio controls preload="none" src="{source}" aria-label="{escape(label)}"></audio>'
 
@@ -120,7 +129,7 @@ def _cell(value: str | Cell) -> str:
 
 
 def folded(summary: str, body: str) -> str:
-    """Shown when asked for."""
+    """Markup behind a summary that opens it."""
     return f"<details><summary>{escape(summary)}</summary>{body}</details>"
 
 

@@ -1,4 +1,4 @@
-"""What probes of the encoder found: tables, blocks, and classes that are mixed up."""
+"""Results of probes on the page: tables, few labels, blocks, and the confusion matrix."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from jfreq.train.state import Trained
 from jfreq.types import InputError
 
 MANY_CLASSES = 50
-"""More do not fit a confusion matrix on a page."""
+"""The most classes of a confusion matrix that fits a page."""
 Progress = Callable[[str, int, int], None]
 FEATURES = {TRAINED: "c1", UNTRAINED: "c2", HAND_CRAFTED: "c8"}
 
 
 def probe(run: Run) -> Section | None:
     """The table that ``jfreq probe`` or ``finetune`` left in the folder."""
-    found = run.results
-    if found is None:
+    report = run.results
+    if report is None:
         return None
-    results = found["results"]
-    wanted = list(dict.fromkeys(r["metric"] for r in results))
+    results = report["results"]
+    metrics = list(dict.fromkeys(r["metric"] for r in results))
     lines: dict[tuple[str, str], dict[str, Any]] = {}
     for r in results:
         lines.setdefault((r["features"], r["kind"]), {})[r["metric"]] = r
-    main = [r for r in results if r["metric"] == wanted[0] and r["features"] in FEATURES]
+    main = [r for r in results if r["metric"] == metrics[0] and r["features"] in FEATURES]
     main.sort(key=lambda r: r["kind"])
     rows = [
         figures.Estimate(
@@ -42,42 +42,42 @@ def probe(run: Run) -> Section | None:
         for r in main
         if r["mean"] is not None
     ]
-    settings = found.get("settings") or {}
-    text = f"On {found['data']}: {settings.get('interval', '95 % intervals')}."
+    settings = report.get("settings") or {}
+    text = f"On {report['data']}: {settings.get('interval', '95 % intervals')}."
     if is_known(guess := settings.get("majority_class")):
         text += f" Always guessing the largest class reaches an accuracy of {guess:.3f}."
     text += "".join(f" Note: {note}." for note in settings.get("notes", ()))
     parts = [html.paragraph(text)]
     if rows:
         alt = "; ".join(f"{row.label} {row.mean:.3f}" for row in rows)
-        picture = figures.forest("probe", f"{wanted[0]}: {alt}", rows, xlabel=wanted[0])
-        parts.append(html.figure(picture, wanted[0], "mean and 95 % interval", wide=True))
+        picture = figures.forest("probe", f"{metrics[0]}: {alt}", rows, xlabel=metrics[0])
+        parts.append(html.figure(picture, metrics[0], "mean and 95 % interval", wide=True))
     table = html.table(
-        ["features", "probe", *wanted],
+        ["features", "probe", *metrics],
         (
-            [features, kind, *(estimate(line.get(m)) for m in wanted)]
+            [features, kind, *(estimate(line.get(m)) for m in metrics)]
             for (features, kind), line in lines.items()
         ),
         caption="Means with 95 % intervals",
     )
-    return Section(str(found.get("title", "Probe")), "".join([*parts, table]))
+    return Section(str(report.get("title", "Probe")), "".join([*parts, table]))
 
 
 def few_labels(run: Run) -> Section | None:
     """The curves that ``jfreq probe`` or ``finetune`` left with ``--fractions``."""
-    found = run.fractions
-    if found is None:
+    report = run.fractions
+    if report is None:
         return None
-    metric = found["results"][0]["metric"]
+    metric = report["results"][0]["metric"]
     lines: dict[tuple[str, str], dict[float, dict[str, Any]]] = {}
-    for r in found["results"]:
+    for r in report["results"]:
         if r["metric"] == metric and is_known(r.get("fraction")) and " - " not in r["features"]:
             lines.setdefault((r["kind"], r["features"]), {})[r["fraction"]] = r
     fractions = sorted({fraction for line in lines.values() for fraction in line})
     if not fractions:
         return None
-    words = (found.get("settings") or {}).get("interval", "95 % intervals")
-    parts = [html.paragraph(f"On {found['data']}: {words}.")]
+    interval = (report.get("settings") or {}).get("interval", "95 % intervals")
+    parts = [html.paragraph(f"On {report['data']}: {interval}.")]
     for kind in dict.fromkeys(kind for kind, _ in lines):
         of_kind = {features: line for (k, features), line in lines.items() if k == kind}
         bands = [_band(features, line) for features, line in of_kind.items()]
@@ -119,68 +119,81 @@ def estimate(row: Mapping[str, Any] | None, sign: str = "") -> Cell:
 def blocks(
     trained: Trained, shards: Any, limit: int, unseen: Sequence[int], progress: Progress | None
 ) -> list[Section | None]:
-    """Ridge probe of each block and the confusion matrix; one sentence where there is none."""
+    """The ridge probe of each block and the confusion matrix.
+
+    Args:
+      trained: the encoder.
+      shards: labelled rows.
+      limit: the most rows to probe.
+      unseen: folds that training left out; only these are tested on if there are any.
+      progress: called with what is done, how much of it, and how much there is.
+
+    Returns:
+      The sections; a single one with the reason where the data cannot be probed.
+    """
     only = tuple(map(str, unseen))
-    shards, made = _with_folds(shards)
+    shards, note = _with_folds(shards)
     show = None if progress is None else lambda done, total: progress("probe", done, total)
     try:
-        found = probe_layers(trained, shards, limit=limit, only=only, progress=show)
+        layers = probe_layers(trained, shards, limit=limit, only=only, progress=show)
     except InputError as error:
         return [Section("Blocks", html.paragraph(f"There is no probe of the blocks: {error}."))]
-    metric = found.results[0].metric
+    metric = layers.results[0].metric
     rows = [
         figures.Estimate(r.features, r.mean, *_bounds(r.low, r.high), "c1" if i else "c2")
-        for i, r in enumerate(found.results)
+        for i, r in enumerate(layers.results)
     ]
-    said = "; ".join(f"{row.label} {row.mean:.3f}" for row in rows)
+    alt = "; ".join(f"{row.label} {row.mean:.3f}" for row in rows)
     text = (
-        f"A quick ridge probe of the frozen encoder on {found.rows:,} of {found.labelled:,} "
-        f"labelled rows, tested on {', '.join(found.folds)}"
+        f"A quick ridge probe of the frozen encoder on {layers.rows:,} of {layers.labelled:,} "
+        f"labelled rows, tested on {', '.join(layers.folds)}"
         + (", which training left out" if only else "")
-        + made
-        + ". After a block: the mean over tokens."
+        + note
+        + ". The features of a block are the mean over its tokens."
     )
     if trained.experiment.method.supervised and not only:
-        text += " Training may have seen the labels of the test rows, so this need not be a test."
-    picture = figures.forest("blocks", f"{metric}: {said}", rows, xlabel=metric)
+        text += " The encoder may have been trained on the labels of the test rows."
+    picture = figures.forest("blocks", f"{metric}: {alt}", rows, xlabel=metric)
     parts = [html.paragraph(text), html.figure(picture, metric, "95 % interval", wide=True)]
-    return [Section("Blocks", "".join(parts)), _confusion(found)]
+    return [Section("Blocks", "".join(parts)), _confusion(layers)]
 
 
 def _with_folds(shards: Any) -> tuple[Any, str]:
-    """The shards with folds made for this probe, and words for it, where they have no division."""
+    """The shards, with folds made for this probe where they have none, and a note about these."""
     subject = shards.column("subject")
     if not advice_without_folds(shards.info, subject):
         return shards, ""
     try:
-        found, _ = refolded(shards, suggested_folds(len(set(subject) - {""})))
+        divided, _ = refolded(shards, suggested_folds(len(set(subject) - {""})))
     except InputError:
         return shards, ""
-    return found, f", which were made for this probe of whole {found.info.fold_by}s"
+    return divided, f", folds of whole {divided.info.fold_by}s that were made for this probe"
 
 
 def _bounds(low: float, high: float) -> tuple[float | None, float | None]:
     return (low, high) if math.isfinite(low) and math.isfinite(high) else (None, None)
 
 
-def _confusion(found: Layers) -> Section | None:
-    counts = found.confusion
+def _confusion(layers: Layers) -> Section | None:
+    counts = layers.confusion
     if counts is None:
         return None
     right, total = int(np.trace(counts)), int(counts.sum())
     text = (
-        f"Ridge probe of the clip vector: {right:,} of {total:,} test rows are right. Rows are "
-        "the true classes, the shade is the fraction of the row."
+        f"A ridge probe of the clip vector predicts {right:,} of {total:,} test rows correctly. "
+        "Rows of the matrix are the true classes; the shade is the fraction of the row."
     )
     parts = [html.paragraph(text)]
     if len(counts) <= MANY_CLASSES:
-        alt = f"Confusion matrix of {len(counts)} classes, {right} of {total} right"
-        body = figures.confusion("confusion", alt, counts, found.labels)
+        alt = f"Confusion matrix of {len(counts)} classes, {right} of {total} correct"
+        body = figures.confusion("confusion", alt, counts, layers.labels)
         parts.append(html.figure(body, "Confusion", "true by row, predicted by column", wide=True))
     wrong = counts - np.diag(np.diag(counts))
     order = [divmod(int(i), len(counts)) for i in np.argsort(-wrong, axis=None, kind="stable")[:10]]
-    worst = [(found.labels[i], found.labels[j], str(wrong[i, j])) for i, j in order if wrong[i, j]]
+    worst = [
+        (layers.labels[i], layers.labels[j], str(wrong[i, j])) for i, j in order if wrong[i, j]
+    ]
     if worst:
-        table = html.table(("true", "taken for", "rows"), worst, caption="Most often mixed up")
+        table = html.table(("true", "predicted", "rows"), worst, caption="Most frequent confusions")
         parts.append(table)
     return Section("Confusion", "".join(parts))

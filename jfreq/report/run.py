@@ -1,4 +1,4 @@
-"""The page of one run, from its folder and, where the shards are at hand, from its encoder."""
+"""The page of a run, from its folder and, where the shards are at hand, from its encoder."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy as np
 from jfreq.config import Experiment
 from jfreq.config_json import flat, to_dict
 from jfreq.report import figures, html
-from jfreq.report.collect import Run, read_run, state
-from jfreq.report.examples import Example, ExampleSet, frame_seconds
+from jfreq.report.collect import Run, notices_of, read_run
+from jfreq.report.examples import Example, ExampleSet, collect_examples, frame_seconds
 from jfreq.report.html import Section
 from jfreq.report.probes import Progress, blocks, few_labels, probe
 from jfreq.report.training import training
@@ -28,27 +28,32 @@ def run_page(
     rows: int = 1000,
     progress: Progress | None = None,
 ) -> str:
-    """HTML of a run. ``data``: shards to look at; by default those of the run, if still there.
+    """The HTML about a run.
 
-    ``rows``: at most this many for the probe of the blocks, 0 for none.
-    Raises ``InputError`` for a folder that is no run, and for given shards that do not fit it.
+    Args:
+      folder: of the run.
+      data: shards for examples and the probe of the blocks; by default those of the run, if they
+        are still there.
+      rows: the most rows for the probe of the blocks; 0 for no probe.
+      progress: called with what is done, how much of it, and how much there is.
+
+    Raises:
+      InputError: for a folder that is not a run, and for ``data`` that do not fit it.
     """
     run = read_run(folder)
-    notices, sections = state(run), [training(run)]
+    notices, sections = notices_of(run), [training(run)]
     shards = _shards(run.experiment, data, notices)
     trained = None if shards is None or not run.saved else _trained(folder, notices)
     if trained is not None:
         unseen = _unseen(run, shards)
-        looked = collect_examples(trained, shards, unseen=unseen)
+        examples = collect_examples(trained, shards, unseen=unseen)
         sections += [
-            _examples(looked, bool(unseen)),
-            _masks(looked, frame_seconds(trained.experiment.method)),
+            _examples(examples, bool(unseen)),
+            _masks(examples, frame_seconds(trained.experiment.method)),
         ]
-        sections += [probe(run), few_labels(run)]
-        if rows:
-            sections += blocks(trained, shards, rows, unseen, progress)
-    else:
-        sections += [probe(run), few_labels(run)]
+    sections += [probe(run), few_labels(run)]
+    if trained is not None and rows:
+        sections += blocks(trained, shards, rows, unseen, progress)
     sections.append(_settings(run.experiment))
     return html.page(
         run.experiment.name,
@@ -60,17 +65,17 @@ def run_page(
     )
 
 
-def _shards(experiment: Experiment, given: Sequence[str | Path], notices: list[str]) -> Any:
-    """Opened shards, or None and a notice why there are none."""
+def _shards(experiment: Experiment, data: Sequence[str | Path], notices: list[str]) -> Any:
+    """The shards; None, with a notice that says why, where there are none."""
     from jfreq.data.fold_assignment import open_data
     from jfreq.data.shards.reader import open_shards
     from jfreq.evaluate.probe_protocol import check_signals
 
     try:
-        shards = open_shards(given) if given else open_data(experiment.data)
+        shards = open_shards(data) if data else open_data(experiment.data)
         check_signals(experiment.method.signals, shards)
     except InputError as error:
-        if given:
+        if data:
             raise
         notices.append(
             f"Examples, masks and the probe of the blocks are left out: {error}. Give the shards "
@@ -81,7 +86,7 @@ def _shards(experiment: Experiment, given: Sequence[str | Path], notices: list[s
 
 
 def _trained(folder: Path, notices: list[str]) -> Trained | None:
-    """The newest readable checkpoint, or None and a notice."""
+    """The newest readable checkpoint; None, with a notice, where there is none."""
     try:
         return checkpoint.load_run(folder)
     except InputError as error:
@@ -90,7 +95,7 @@ def _trained(folder: Path, notices: list[str]) -> Trained | None:
 
 
 def _unseen(run: Run, shards: Any) -> tuple[int, ...]:
-    """Folds of these shards that training left out; none where it was trained on others."""
+    """The folds of these shards that training left out; none where it was trained on others."""
     folds = run.experiment.data.exclude_folds
     known = shards.info.folds if run.manifest == shards.manifest_hash else ()
     return tuple(fold for fold in folds if fold in known)
@@ -110,59 +115,59 @@ def _lead(run: Run) -> str:
 # ------------------------------------------------------------------ examples and masks
 
 
-def _examples(looked: ExampleSet, unseen: bool) -> Section:
-    masked = any(e.masked is not None for e in looked.examples)
-    reconstructed = any(e.reconstruction is not None for e in looked.examples)
+def _examples(examples: ExampleSet, unseen: bool) -> Section:
+    masked = any(e.masked is not None for e in examples.examples)
+    reconstructed = any(e.reconstruction is not None for e in examples.examples)
     text = "Time runs to the right."
-    if any(e.spectrogram is not None for e in looked.examples):
+    if any(e.spectrogram is not None for e in examples.examples):
         text += " Frequency runs upwards; all spectrograms of a clip share one scale."
-        text += _stacked(looked)
-    if any(e.series for e in looked.examples):
+        text += _stacked(examples)
+    if any(e.series for e in examples.examples):
         text += " Slower signals are plotted, a line for each channel."
-    if any(e.spectrogram is not None and np.ptp(e.spectrogram[-1]) == 0 for e in looked.examples):
+    if any(e.spectrogram is not None and np.ptp(e.spectrogram[-1]) == 0 for e in examples.examples):
         text += " A plain strip at the end is padding."
     if unseen:
         text += " The clips are of folds that training left out."
     if masked and not reconstructed:
         text += " The method does not reconstruct what is masked."
-    cards = [_card(e) for e in looked.examples]
+    cards = [_card(e) for e in examples.examples]
     return Section("Examples", html.paragraph(text) + "".join(cards))
 
 
-def _stacked(looked: ExampleSet) -> str:
-    """Which bins are whose, where the planes of several sensors are one picture."""
-    if not looked.sensors:
+def _stacked(examples: ExampleSet) -> str:
+    """Says which bins belong to which sensor, where several are stacked in one picture."""
+    if not examples.sensors:
         return ""
-    edges = np.cumsum([0, *(bins for _, bins in looked.sensors)])
+    edges = np.cumsum([0, *(bins for _, bins in examples.sensors)])
     named = ", ".join(
         f"{name} bins {low} to {high - 1}"
-        for (name, _), low, high in zip(looked.sensors, edges, edges[1:])
+        for (name, _), low, high in zip(examples.sensors, edges, edges[1:])
     )
     return (
-        " The sensors lie one above the other, the first channel of each; from the bottom: "
-        f"{named}. Frequency starts anew in each."
+        " The first channels of the sensors are stacked; from the bottom: "
+        f"{named}. In each, frequency starts anew."
     )
 
 
 def _card(example: Example) -> str:
     parts = []
     if example.wav is not None:
-        label = f"{example.title}, first {example.seconds:.3g} s, evened in loudness"
+        label = f"{example.title}, first {example.seconds:.3g} s, normalised in loudness"
         parts.append(html.audio(example.wav, label))
     parts.append(html.grid(_pictures(example)))
     masked, explained = example.masked, example.explained
     if masked is not None:
-        said = f"{masked.mean():.0%} of the cells are masked"
+        text = f"{masked.mean():.0%} of the cells are masked"
         if explained is not None and explained > 0:
-            said += f"; the reconstruction explains {explained:.0%} of their variance"
+            text += f"; the reconstruction explains {explained:.0%} of their variance"
         elif explained is not None:
-            said += "; the reconstruction is further off than their mean would be"
-        parts.append(html.paragraph(f"{said}."))
+            text += "; the reconstruction has a larger error than their mean would have"
+        parts.append(html.paragraph(f"{text}."))
     return html.card(example.title, *parts)
 
 
 def _pictures(example: Example) -> Iterator[str]:
-    """Figures of what there is: series, the spectrogram, its visible part, the reconstruction."""
+    """Figures of the series, the spectrogram, the masked spectrogram and the reconstruction."""
     for name, (values, rate) in example.series.items():
         yield html.figure(_series(f"{name} of {example.title}", values, rate), name)
     spec, masked = example.spectrogram, example.masked
@@ -184,7 +189,7 @@ def _pictures(example: Example) -> Iterator[str]:
 
 
 def _series(alt: str, values: np.ndarray, rate: float) -> str:
-    """Channels ``[t c]`` over seconds."""
+    """A figure of the channels ``values`` ``[t c]`` over seconds."""
     seconds = (np.arange(len(values)) / rate).tolist()
     lines = [
         figures.Series(
@@ -192,30 +197,32 @@ def _series(alt: str, values: np.ndarray, rate: float) -> str:
         )
         for c, x in enumerate(np.asarray(values, np.float64).T)
     ]
-    said = f"{alt}, {len(lines)} channels, {len(values) / rate:.3g} s"
-    return figures.curves(said, said, lines, xlabel="seconds")
+    alt = f"{alt}, {len(lines)} channels, {len(values) / rate:.3g} s"
+    return figures.curves(alt, alt, lines, xlabel="seconds")
 
 
-def _masks(looked: ExampleSet, hop: float | None) -> Section | None:
-    fraction = looked.fraction
+def _masks(examples: ExampleSet, hop: float | None) -> Section | None:
+    fraction = examples.fraction
     if fraction is None:
         return None
     columns, lines = fraction.mean(1), fraction.mean(0)
-    said = (
+    summary = (
         f"{fraction.mean():.1%} masked on average; columns {columns.min():.1%} to "
         f"{columns.max():.1%}, rows {lines.min():.1%} to {lines.max():.1%}"
     )
     seconds = None if hop is None else hop * len(fraction)
-    alt = f"Fraction of masks in which each cell is masked: {said}"
-    borders = np.cumsum([bins for _, bins in looked.sensors])[:-1].tolist()
+    alt = f"Fraction of masks in which each cell is masked: {summary}"
+    borders = np.cumsum([bins for _, bins in examples.sensors])[:-1].tolist()
     body = figures.marginals(
-        "masks", alt, fraction, masks=looked.masks, seconds=seconds, borders=borders
+        "masks", alt, fraction, masks=examples.masks, seconds=seconds, borders=borders
     )
     text = (
-        f"How often a cell is masked, over {looked.masks} masks; above and beside it the means "
-        "of columns and rows. A mask without preference is flat up to chance."
-    ) + _stacked(looked)
-    return Section("Masks", html.paragraph(text) + html.figure(body, "Marginals", said, wide=True))
+        f"How often a cell is masked in {examples.masks} masks; above and beside it the means of "
+        "columns and rows, which are flat up to chance where masks have no preference."
+    ) + _stacked(examples)
+    return Section(
+        "Masks", html.paragraph(text) + html.figure(body, "Marginals", summary, wide=True)
+    )
 
 
 # ------------------------------------------------------------------ settings

@@ -1,4 +1,4 @@
-"""How a training went: its metrics over steps."""
+"""The metrics of a training over its steps."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ NOT_CURVES = ("step", "tflops")
 
 
 def training(run: Run) -> Section | None:
+    """The curves of all metrics; None before the first."""
     rows = run.rows
     if not rows:
         return None
@@ -39,9 +40,9 @@ def training(run: Run) -> Section | None:
     parts = [html.facts(_facts(run)), html.grid(_curve(rows, n, n, "c1") for n in names)]
     speed = [n for n in SPEED if any(row.get(n) is not None for row in rows)]
     parts.append("<h3>Speed</h3>" + html.grid(_curve(rows, n, SPEED[n], "c3") for n in speed))
-    inner = [n for n in OPTIMISER if any(n in row for row in rows)]
-    if inner:
-        body = html.grid(_curve(rows, n, OPTIMISER[n], "c4") for n in inner)
+    optimiser = [n for n in OPTIMISER if any(n in row for row in rows)]
+    if optimiser:
+        body = html.grid(_curve(rows, n, OPTIMISER[n], "c4") for n in optimiser)
         parts.append(html.folded("Learning rate and norms", body))
     return Section("Training", "".join(parts))
 
@@ -61,7 +62,7 @@ def _facts(run: Run) -> list[tuple[str, str]]:
 
 
 def _seconds(rows: Sequence[Mapping[str, Any]]) -> float:
-    """Time spent in logged steps."""
+    """The time of all logged steps."""
     steps = np.diff([0, *(row["step"] for row in rows)])
     return float(sum(n * (row.get("step_time") or 0.0) for n, row in zip(steps, rows)))
 
@@ -69,10 +70,10 @@ def _seconds(rows: Sequence[Mapping[str, Any]]) -> float:
 def _curve(rows: Sequence[Mapping[str, Any]], key: str, title: str, role: str) -> str:
     points = [(row["step"], row[key]) for row in rows if is_known(row.get(key))]
     if not points:
-        return html.figure("", title, "never a finite number")
+        return html.figure("", title, "never finite")
     x, y = zip(*points)
-    said = f"last {y[-1]:.4g}, lowest {min(y):.4g}, highest {max(y):.4g}"
-    alt = f"{title} over steps {x[0]:,} to {x[-1]:,}: {said}"
+    summary = f"last {y[-1]:.4g}, lowest {min(y):.4g}, highest {max(y):.4g}"
+    alt = f"{title} over steps {x[0]:,} to {x[-1]:,}: {summary}"
     return html.figure(
-        figures.curves(f"curve-{key}", alt, [figures.Series(title, x, y, role)]), title, said
+        figures.curves(f"curve-{key}", alt, [figures.Series(title, x, y, role)]), title, summary
     )

@@ -92,8 +92,8 @@ def test_a_folder_belongs_to_one_experiment(training, refused, said, shards, tmp
     assert "no fold 9; the data have fold 0" in refused(*probe, shards, "--folds", "9")
     curve = [*probe, shards, "--no-baselines", "--kinds", "knn", "--fractions"]
     assert "0.01 of 24 rows leaves class" in refused(*curve, "0.01", "--folds", "0")
-    text = said(*curve, "1", "0.5", "--draws", "2", "--out", tmp_path / "few")
-    assert "of means over 2 draws" in text and "| 50 % (" in text
+    text = said(*curve, "1", "0.5", "--repeats", "2", "--out", tmp_path / "few")
+    assert "of means over 2 samples of the labels" in text and "| 50 % (" in text
     assert len(json.loads((tmp_path / "few" / "fractions.json").read_text())["results"]) == 6
     assert "<svg" in (tmp_path / "few" / "fractions.svg").read_text()
     tune = ["finetune", tmp_path / "run", "--data", shards, "--workdir", tmp_path / "tuned"]

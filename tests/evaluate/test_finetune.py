@@ -1,4 +1,4 @@
-"""Fine-tuning: which rows train, what is kept and refused, shares of labels, from scratch."""
+"""Fine-tuning: which rows train, what is kept and refused, fractions of labels, from scratch."""
 
 import dataclasses
 
@@ -14,7 +14,7 @@ from jfreq.data.loading.label_subsets import sample
 from jfreq.data.loading.pipeline import open_pipeline
 from jfreq.data.prepare.run import prepare
 from jfreq.data.shards.reader import open_shards
-from jfreq.evaluate import finetune as room
+from jfreq.evaluate import finetune as finetuning
 from jfreq.evaluate.finetune import by_fraction, experiment_for, finetune, read_predictions
 from jfreq.evaluate.metrics import confusion, interval, wilson
 from jfreq.evaluate.results import Report, joined, over_seeds
@@ -154,8 +154,10 @@ def test_shares_make_a_curve_with_intervals_over_trainings(runs, tones, tmp_path
     assert sampled == [(5, 0, 0.2), (6, 1, 0.2), (5, 0, 1.0), (6, 1, 1.0)]
     by_hand = joined(
         [
-            over_seeds([Report.read(tmp_path / share / str(i) / "results.json") for i in range(2)])
-            for share in ("0.2", "1")
+            over_seeds(
+                [Report.read(tmp_path / fraction / str(i) / "results.json") for i in range(2)]
+            )
+            for fraction in ("0.2", "1")
         ]
     )
     assert by_hand == found
@@ -170,9 +172,9 @@ def test_every_share_is_checked_before_any_training(runs, tones, tmp_path):
         by_fraction(experiment(tones), tmp_path, (1.0,), repeats=0)
     with pytest.raises(InputError, match="no fold 9"):
         by_fraction(experiment(tones), tmp_path, (1.0,), folds=("9",))
-    for shares in ((0.5, 0.5), ()):
+    for fractions in ((0.5, 0.5), ()):
         with pytest.raises(InputError, match="fractions"):
-            by_fraction(experiment(tones), tmp_path, shares)
+            by_fraction(experiment(tones), tmp_path, fractions)
     assert runs == []
     assert list(tmp_path.iterdir()) == []
 
@@ -187,7 +189,7 @@ def test_finished_folds_are_kept_and_only_for_the_same_settings(runs, tones, tmp
     assert len(runs) == 2
     assert again.results == first.results
     finetune(experiment(tones, data__label_fraction=0.5), tmp_path, folds=("0",))
-    assert len(runs) == 3, "another share is another training; the run folder itself refuses it"
+    assert len(runs) == 3, "another fraction is another training; the run folder itself refuses it"
     (tmp_path / "fold0" / "predictions.npz").unlink()
     finetune(experiment(tones, data__label_fraction=0.5), tmp_path, folds=("0",))
     assert len(runs) == 4
@@ -298,7 +300,9 @@ def test_a_run_or_the_name_of_an_experiment(tmp_path, monkeypatch):
     assert not scratch.checkpoint.init_from
     assert isinstance(scratch.method, Classify)
 
-    monkeypatch.setattr(room, "load_trained", lambda _: Trained(Experiment("mine", bound), {}))
+    monkeypatch.setattr(
+        finetuning, "load_trained", lambda _: Trained(Experiment("mine", bound), {})
+    )
     tuned = experiment_for(tmp_path)
     assert tuned.checkpoint.init_from == (Source(str(tmp_path)),)
     same = replace(tuned, checkpoint__init_from=())
@@ -310,7 +314,7 @@ def test_a_run_or_the_name_of_an_experiment(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_a_real_run_on_half_of_the_labels(experiment, tmp_path):
-    """One step of a small classifier; its folder refuses another share afterwards."""
+    """One step of a small classifier; its folder refuses another fraction afterwards."""
     method = Classify(backbone=experiment.method)
     cfg = replace(experiment, method=method, steps=1, data__label_fraction=0.5)
     report = finetune(cfg, tmp_path, folds=("0",))

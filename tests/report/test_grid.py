@@ -98,6 +98,6 @@ def test_only_what_is_promised_is_needed(tmp_path, parse):
 )
 def test_a_damaged_grid_is_refused(grid, value, damage):
     (grid / "grid.json").write_text(damage(value))
-    with pytest.raises(InputError, match=r"grid\.json: is not what jfreq ablate writes"):
+    with pytest.raises(InputError, match=r"grid\.json: is not what `jfreq ablate` writes"):
         write_page(grid)
     assert not (grid / "report.html").exists()

@@ -101,9 +101,9 @@ def test_players_play_the_clips(page, shards):
 
 def test_slower_signals_are_plotted(motion_run, parse):
     page = read(write_page(motion_run, rows=0), parse)
-    drawn = [a["aria-label"] for a in page.all("svg") if "channels" in a.get("aria-label", "")]
-    assert len(drawn) == 8 and not page.all("audio")
-    assert len(set(drawn)) == 8 and all(", 3 channels, 1.3 s" in label for label in drawn)
+    plots = [a["aria-label"] for a in page.all("svg") if "channels" in a.get("aria-label", "")]
+    assert len(plots) == 8 and not page.all("audio")
+    assert len(set(plots)) == 8 and all(", 3 channels, 1.3 s" in label for label in plots)
     assert "plotted, a line for each channel" in page.text and "upwards" not in page.text
 
 
@@ -142,8 +142,8 @@ def test_pictures_have_low_frequencies_below_and_time_to_the_right():
 
 
 def test_masks_are_counted_exactly(looked):
-    """Every mask hides the configured count, so the mean share is exact however few are drawn;
-    cells of one token are hidden together, and clusters prefer none by more than chance."""
+    """Every mask masks the configured count, so the mean fraction is exact however few are sampled;
+    cells of one token are masked together, and clusters prefer none by more than chance."""
     fraction = looked.fraction
     assert fraction.shape == (128, 128)
     assert fraction.mean() == pytest.approx(50 / 64, rel=1e-5)
@@ -159,10 +159,10 @@ def test_explained_variance_of_known_drawings(looked):
 
     spec = np.random.default_rng(0).normal(size=(1, 6, 4, 1)).astype(np.float32)
     spec[:, 4:] = 0.5  # padding
-    hidden = np.ones((1, 6, 4), bool)
+    masked = np.ones((1, 6, 4), bool)
 
-    def explained(drawn):
-        return _planes(Reconstruction(spec, hidden, drawn), 0)[3]  # type: ignore[arg-type]
+    def explained(reconstruction):
+        return _planes(Reconstruction(spec, masked, reconstruction), 0)[3]  # type: ignore[arg-type]
 
     assert explained(spec) == 1
     inside = spec[:, :4]
@@ -221,7 +221,7 @@ def test_what_is_broken_is_named_and_the_rest_is_shown(run, tmp_path, parse):
     with (folder / "metrics.jsonl").open("a") as file:
         file.write('{"step": 5, "loss": NaN, "step_ti')
     page = read(write_page(folder), parse)
-    for said in ("results.json is not what jfreq probe writes", "fractions.json is not what",
+    for said in ("results.json is not a table of `jfreq probe`", "fractions.json is not a table",
                  "not_finite_3.json", "no checkpoint of [2, 4] is whole"):  # fmt: skip
         assert said in page.text
     assert len(page.all("svg")) >= 4
@@ -233,7 +233,7 @@ def test_losses_that_are_not_finite_are_left_out(run, tmp_path, parse):
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     text = read(write_page(folder, rows=0), parse).text
     assert "last 3, lowest 3, highest 3" in text
-    assert "lost · never a finite number" in text.replace("  ", " ")
+    assert "lost · never finite" in text.replace("  ", " ")
 
 
 def test_shards_that_are_gone_are_no_error_and_wrong_ones_are(run, tmp_path, parse):
@@ -290,6 +290,6 @@ def test_a_quick_probe_of_a_set_without_folds_makes_its_own(shards):
     assert probes._with_folds(data) == (data, "")
     found, words = probes._with_folds(data.with_folds(np.full(len(data), -1), ""))
     subject, fold = data.column("subject"), found.column("fold")
-    assert words == ", which were made for this probe of whole subjects"
+    assert words == ", folds of whole subjects that were made for this probe"
     assert len(found.info.folds) >= 2
     assert {len(set(fold[subject == s])) for s in set(subject)} == {1}
