@@ -98,8 +98,8 @@ def notices_of(run: Run) -> list[str]:
             else "there is no checkpoint yet"
         )
         notices.append(
-            f"This run is unfinished: step {run.step:,} of {total:,}; {latest}. The page shows what "
-            "is there; the command that started the run continues it."
+            f"This run is unfinished: step {run.step:,} of {total:,}; {latest}. The page shows "
+            "what is there; the command that started the run continues it."
         )
     elif not run.saved:
         notices.append("This run has no checkpoint, so nothing that needs the encoder is shown.")
