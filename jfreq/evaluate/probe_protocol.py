@@ -238,7 +238,7 @@ def evaluate(
             [fold_scores(kind, task, x, fold, seed=seed) for fold in folds]
             for x, seed in zip(features, seeds)
         ]
-        for folds in draws
+        for folds in repeats
     ]
     truth = [task.label[fold.test] for fold in task.folds]
     results = []

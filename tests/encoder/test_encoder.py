@@ -195,7 +195,7 @@ def test_accepted_shapes_and_types(encoder):
         (np.array([0.0, np.nan]), None, "NaN"),
         (np.array([0.0, 1e300]), None, "NaN or infinite"),
         (np.zeros((10, 2)), None, "has 2 channels, but the model reads 1"),
-        (np.zeros((2, 50_000)), None, "several recordings go in a list"),
+        (np.zeros((2, 50_000)), None, "several recordings must be a list"),
         (np.zeros(10, np.uint8), None, "uint8"),
         (np.zeros(10, bool), None, "bool"),
         (np.zeros(10, complex), None, "complex"),
@@ -231,8 +231,8 @@ MOTION = (SignalSpec("acc", 50.0, 128, 3), SignalSpec("gyro", 100.0, 256, 1))
 def test_several_modalities_stay_together():
     grid = TokenGrid(time=15, first=8.0, hop=8.0)
     encoder = fake(grid, span=16, signals=MOTION)
-    assert encoder._window is not None
-    assert encoder._window == (15, (120, 240), 128)
+    assert encoder._windowing is not None
+    assert encoder._windowing == (15, (120, 240), 128)
     rng = np.random.default_rng(7)
     acc, gyro = rng.normal(size=(1000, 3)), rng.normal(size=2000)
     out = encoder({"acc": acc, "gyro": gyro})
@@ -386,7 +386,7 @@ def parted(clip, sizes):
 @pytest.mark.parametrize("length", LENGTHS)
 def test_blocks_give_the_windows_of_the_whole(encoder, length):
     x = {"audio": noise(np.random.default_rng(length), length)[:, None]}
-    grid, window = encoder.grid, encoder._window
+    grid, window = encoder.grid, encoder._windowing
     whole = list(cut_windows([x], (AUDIO,), grid, window))
     for sizes in ((1000,), (1, 15_000, 3), (99_999,)):
         blocks = list(cut_windows(parted(x, sizes), (AUDIO,), grid, window))

@@ -187,7 +187,7 @@ def test_permuted_labels_are_at_chance(trained, make_shards):
 def test_test_labels_reach_only_the_metric(trained, make_shards, kind, monkeypatch):
     """The scores of a fold stay the same bit for bit when the labels of its rows change."""
     kept = []
-    original = probe_protocol._scores
+    original = probe_protocol.fold_scores
 
     def spy(kind, task, x, fold, *, seed):
         scores = original(kind, task, x, fold, seed=seed)
@@ -196,7 +196,7 @@ def test_test_labels_reach_only_the_metric(trained, make_shards, kind, monkeypat
         kept.append((scores, original(kind, task._replace(label=label), x, fold, seed=seed)))
         return scores
 
-    monkeypatch.setattr(probe_protocol, "_scores", spy)
+    monkeypatch.setattr(probe_protocol, "fold_scores", spy)
     probe(trained, sets(make_shards), kinds=(kind,), with_baselines=False)
     assert len(kept) == 4
     for scores, other in kept:

@@ -137,13 +137,13 @@ def test_several_draws_of_one_seed_are_trainings_too():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda a: [a], "needs two, got 1"),
+        (lambda a: [a], "two or more, got 1"),
         (lambda a: [a, a], r"its own seed, got \[0, 0\]"),
         (lambda a: [a, report(*a.results, seed=1, data="other")], "differ in data: set and other"),
         (lambda a: [a, report(*a.results, seed=1, manifest="n")], "differ in manifest: m and n"),
         (lambda a: [a, report(*a.results, seed=1, folds=("x",))], "differ in folds"),
         (lambda a: [a, report(result(UNTRAINED, [0.5]), seed=1)], "differ in results"),
-        (lambda a: [a, report(*a.results, seed=None)], "does not say its seed"),
+        (lambda a: [a, report(*a.results, seed=None)], "does not state its seed"),
     ],
 )
 def test_trainings_that_do_not_belong_together(make, message):

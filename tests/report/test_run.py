@@ -35,8 +35,8 @@ def page(run, shards, parse, tmp_path_factory):
     value = {"data": "tones", "folds": ["fold 1"], "results": rows, "title": "Probe",
              "settings": {"majority_class": 0.25, "interval": "two folds"}}  # fmt: skip
     (folder / "results.json").write_text(json.dumps(value))
-    few = [{**row, "mean": row["mean"] * share, "fraction": share, "rows": 8 * share}
-           for share in (1.0, 0.1) for row in rows]  # fmt: skip
+    few = [{**row, "mean": row["mean"] * f, "fraction": f, "rows": 8 * f}
+           for f in (1.0, 0.1) for row in rows]  # fmt: skip
     (folder / "fractions.json").write_text(json.dumps({**value, "results": few}))
     return parse(write_page(folder).read_text())
 
