@@ -39,7 +39,7 @@ def test_files_that_cannot_be_embedded(bundle, refused, sound, zero_rate, tmp_pa
     )
     line = refused("embed", bundle, good, "--out", good / "below.npz")
     assert f"{good}: cannot be written" in line
-    assert "no files" in refused("embed", bundle, "--out", out)
+    assert "no recordings" in refused("embed", bundle, "--out", out)
 
 
 def test_bad_files_of_a_folder_are_named_and_skipped(bundle, said, sound, capsys, tmp_path):

@@ -295,7 +295,7 @@ def other_weights(folder):
         (lambda p: (p / stablehlo.MANIFEST).write_text("[]"), "is not the manifest of a program"),
         (lambda p: (p / stablehlo.MANIFEST).write_text("[" * 99999), "nested too deeply"),
         (lambda p: (p / stablehlo.MANIFEST).write_text("{}"), "it states no format"),
-        (lambda p: edit(p, format=stablehlo.FORMAT + 1), "newer"),
+        (lambda p: edit(p, format=stablehlo.FORMAT + 1), "upgrade jfreq"),
         (lambda p: edit(p, format=True), "it states no format"),
         (lambda p: edit(p, signals=None), "is not the manifest"),
         (lambda p: edit(p, signals=[{"type": "SignalSpec"}]), "signal.name: missing"),

@@ -53,7 +53,7 @@ def test_a_difference_that_is_not_significant_is_called_so(grid, value, parse):
 def test_a_grid_that_runs_says_so(grid, value, parse):
     value["cells"] = [c for c in value["cells"] if (c["name"], c["seed"]) != ("random", 1)]
     (grid / "grid.json").write_text(json.dumps(value))
-    assert "unfinished: its cells were trained 2 to 3 times" in text_of(grid, parse)
+    assert "unfinished: cells were trained 2 to 3 times" in text_of(grid, parse)
 
 
 def test_an_empty_grid_says_so(grid, value, parse):

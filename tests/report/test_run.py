@@ -262,7 +262,7 @@ def test_names_cannot_become_markup(run, tmp_path, parse):
         (lambda f: f.mkdir(), "neither a run"),
         (lambda f: [f.mkdir(), (f / "config.json").write_text("{")], "no JSON"),
         (lambda f: [f.mkdir(), (f / "config.json").write_text("{}"),
-                    (f / "model.safetensors").write_text("")], "exported bundle"),
+                    (f / "model.safetensors").write_text("")], "is a bundle, which has no metrics"),
     ],
 )  # fmt: skip
 def test_no_run_is_one_clear_line(make, said, tmp_path, capsys):
