@@ -125,8 +125,8 @@ def test_scripts_with_a_main_are_benches(root, monkeypatch):
     found = study.benches()
     assert {"step", "frontend", "export", "feed"} <= set(found)
     assert not {"common", "torch_models"} & set(found)
-    for path in found.values():
-        assert study.about(path), path
+    for path, about in found.values():
+        assert about, path
 
 
 @pytest.fixture

@@ -1,5 +1,8 @@
-"""``jfreq``: the command line. Exit codes: 0 done, 2 bad input or configuration (one line on
-stderr), 1 internal error, 128 + signal when stopped."""
+"""``jfreq``: the command line.
+
+Exit codes: 0 for success, 2 for bad input or configuration (one line on standard error), 1 for an
+internal error or a training that is no longer finite, 128 + signal where a signal stopped it.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from jfreq.classes import trust
-from jfreq.cli.common import HELP, TRUST_HELP, call, split_trust
+from jfreq.cli.common import HELP, TRUST_HELP, call, print_note, split_trust
 from jfreq.cli.data import data_info, data_peek, data_prepare
 from jfreq.cli.paper import new_paper
 from jfreq.cli.report import report
@@ -39,18 +42,20 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "config": config,
     "new-paper": new_paper,
 }
-ABOUT_AN_EXPERIMENT = (train, finetune, plan, config)
-"""They read their first words themselves: what the options are depends on them."""
+EXPERIMENT_COMMANDS = (train, finetune, plan, config)
+"""They read their arguments themselves, because the experiment decides what the options are."""
 
 
 def _usage(group: str = "") -> str:
-    first = {name: (fn.__doc__ or "").splitlines()[0] for name, fn in COMMANDS.items()}
-    lines = [f"  {name:14} {text}" for name, text in first.items() if name.startswith(group)]
-    return (
-        f"usage: jfreq {group or 'COMMAND'} ...\n\n"
-        + "\n".join(lines)
-        + f"\n\njfreq COMMAND --help tells more.\n\n{TRUST_HELP}"
-    )
+    """The commands of a group, or all, each with the first line of its docstring."""
+    lines = [
+        f"  {name:14} {(command.__doc__ or '').splitlines()[0]}"
+        for name, command in COMMANDS.items()
+        if name.startswith(group)
+    ]
+    usage = f"usage: jfreq {group or 'COMMAND'} ..."
+    more = "jfreq COMMAND --help describes a command and its options."
+    return "\n".join([usage, "", *lines, "", more, "", TRUST_HELP])
 
 
 def run(argv: Sequence[str]) -> None:
@@ -59,8 +64,8 @@ def run(argv: Sequence[str]) -> None:
     for code in trusted:
         trust(code)
     group = "data" if argv and argv[0] == "data" else ""
-    inner = argv[1:] if group else argv
-    if not inner or inner[0] in HELP:
+    first = argv[1:2] if group else argv[:1]
+    if not first or first[0] in HELP:
         print(_usage(group))
         return
     if argv[0] == "--version":
@@ -72,19 +77,19 @@ def run(argv: Sequence[str]) -> None:
     name, rest = " ".join(argv[:words]), list(argv[words:])
     if name not in COMMANDS:
         raise InputError(
-            f"no command {name!r}{close_match(name, COMMANDS)}; jfreq --help lists them"
+            f"no command {name!r}{close_match(name, COMMANDS)}; jfreq --help lists all commands"
         )
     command = COMMANDS[name]
-    if command in ABOUT_AN_EXPERIMENT:
+    if command in EXPERIMENT_COMMANDS:
         command(rest)
     else:
         call(command, rest, f"jfreq {name}")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Entry point: runs and turns errors into exit codes."""
+    """The entry point: runs one command line and turns errors into exit codes."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show is no error
+    for stream in (sys.stdout, sys.stderr):  # names that the terminal cannot show
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
@@ -92,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.stdout.flush()
     except InputError as error:
         _refuse(str(error))
-    except BrokenPipeError:  # whoever read our output has seen enough
+    except BrokenPipeError:  # as with `| head`: the reader has closed the pipe
         with open(os.devnull, "w") as nowhere, contextlib.suppress(OSError, ValueError):
             os.dup2(nowhere.fileno(), sys.stdout.fileno())
         raise SystemExit(128 + signal.SIGPIPE) from None
@@ -103,19 +108,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         where = "" if error.filename is None else f"{error.filename}: "
         _refuse(f"{where}{trouble}, then run the same command again")
     except MemoryError as error:
-        _refuse(f"there is not enough memory here ({error}); ask for less at a time")
+        _refuse(f"there is not enough memory ({error}); use a smaller batch or fewer rows")
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     except RuntimeError as error:
         from jfreq.train.loop import NotFinite, Stopped
 
-        if isinstance(error, Stopped):
-            print(f"jfreq: {error}", file=sys.stderr)
-            raise SystemExit(128 + error.signal) from None
-        if isinstance(error, NotFinite):
-            print(f"jfreq: {error}", file=sys.stderr)
-            raise SystemExit(1) from None
-        raise
+        if not isinstance(error, NotFinite | Stopped):
+            raise
+        print_note(str(error))
+        raise SystemExit(128 + error.signal if isinstance(error, Stopped) else 1) from None
 
 
 def _refuse(message: str) -> NoReturn:

@@ -1,7 +1,7 @@
-"""How options spell values that consist of parts.
+"""Options whose values have several parts.
 
-A sharding rule is ``PATTERN=AXIS,AXIS`` with ``-`` for a whole dimension, a config of several
-fields its first one and the others by name: ``backbone/.*,lr=1e-4,schedule=constant``.
+A sharding rule is written ``PATTERN=AXIS,AXIS``, with ``-`` for a dimension that is not sharded.
+A config is its first field and others by name: ``backbone/.*,lr=1e-4,schedule=constant``.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ CONFIGS: dict[Any, tuple[str, type]] = {
     tuple[ParamGroup, ...]: ("optim.groups", ParamGroup),
     tuple[Source, ...]: ("checkpoint.init_from", Source),
 }
-"""By their type: fields that are lists of configs."""
+"""Types of fields that are lists of configs: the name of the field, and the class of a config."""
 
 
 def registry() -> ConstructorRegistry:
-    """What tyro reads and prints these values with."""
-    found = ConstructorRegistry()
+    """The rules by which tyro reads and prints such values."""
+    rules = ConstructorRegistry()
 
-    @found.primitive_rule
+    @rules.primitive_rule
     def rule(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
         if info.type in CONFIGS:
             field, cls = CONFIGS[info.type]
@@ -41,7 +41,7 @@ def registry() -> ConstructorRegistry:
             return _several(read_rule, write_rule, "PATTERN=AXIS,...")
         return None
 
-    return found
+    return rules
 
 
 class _Rules:
@@ -64,7 +64,7 @@ def _several(
 
 
 def read_rule(text: str) -> tuple[str, tuple[str | None, ...]]:
-    """``PATTERN=fsdp,-,tensor`` as pattern and axes."""
+    """The pattern and the axes of ``PATTERN=fsdp,-,tensor``."""
     pattern, equals, axes = text.rpartition("=")
     check(bool(equals), "mesh.rules", f"{shown(text)} is not PATTERN=AXIS,AXIS")
     return pattern, tuple(None if axis == "-" else axis for axis in axes.split(","))
@@ -76,9 +76,15 @@ def write_rule(rule: tuple[str, tuple[str | None, ...]]) -> str:
 
 
 def read_config(cls: type, where: str, text: str) -> Any:
-    """A config from its first field and others by name, ``backbone/.*,lr=1e-4``.
+    """A config from its first field and others by name, as in ``backbone/.*,lr=1e-4``.
 
-    ``where`` is the field that holds it; ``InputError`` names what is wrong in there.
+    Args:
+      cls: the class of the config.
+      where: the field that holds it, for messages.
+      text: as typed.
+
+    Raises:
+      InputError: for a field that does not exist, and for values that ``cls`` refuses.
     """
     first, *others = (field.name for field in dataclasses.fields(cls))
     head, *parts = re.split(r",(?=\w+=)", text)
@@ -88,7 +94,7 @@ def read_config(cls: type, where: str, text: str) -> Any:
         check(
             name in others,
             where,
-            f"no field {name!r}{close_match(name, others)}; there are {', '.join(others)}",
+            f"no field {name!r}{close_match(name, others)}; there are: {', '.join(others)}",
         )
         value[name] = _value(word)
     return from_dict(cls, value, path=where)

@@ -1,5 +1,7 @@
-"""Views of an experiment for the terminal: ``jfreq config show|diff|params|shardings``,
-and what ``jfreq plan`` looks at."""
+"""Views of an experiment for the terminal, ``jfreq config show|diff|params|shardings``.
+
+``jfreq plan`` has the same options.
+"""
 
 from __future__ import annotations
 
@@ -17,38 +19,39 @@ from jfreq.config import Experiment
 from jfreq.config_json import changes, to_dict
 from jfreq.data.shards.metadata import ShardsInfo, SignalInfo
 from jfreq.ranges import Hertz, Range, Seconds, checked
+from jfreq.types import SignalSpec
 
 
 @checked
 class View:
-    """An experiment, the data it would see, and a mesh."""
+    """Options of ``jfreq config``: an experiment and the data that it is bound to."""
 
     experiment: Flat
     data: str | None = None
-    """Shards to bind the experiment to; else what the method reads by default: a clip of sound, or
-    windows of motion sensors."""
+    """Shards to bind the experiment to; by default a clip of sound, or windows of motion sensors,
+    as the method reads them."""
     seconds: Seconds | None = None
-    """Of the clip: 10 for sound, 10.24 for sensors."""
+    """Length of the clip where no shards are given; by default 10 for sound, 10.24 for sensors."""
     rate: Hertz | None = None
-    """Of the clip in Hz: 16000 for sound, 50 for sensors."""
+    """Rate of the clip in Hz; by default 16000 for sound, 50 for sensors."""
     labels: Annotated[int, Range(0, 10_000_000, wording="0 or more")] = 10
     """Number of classes where no shards are given."""
 
 
 @checked
 class PlanView(View):
-    """What ``jfreq plan`` asks for beside that."""
+    """Options of ``jfreq plan``."""
 
     topology: str = ""
     """Hardware: v4, v5e, v5p or v6e with a slice (v5e:4x4), a GPU or cpu with a number (h100:8)."""
     largest_batch: bool = False
-    """Also find the largest batch that fits; takes a few more compilations."""
+    """Also find the largest batch that fits, which takes a few more compilations."""
     json: Path | None = None
     """Also write the plan to this file."""
 
 
-def described(view: View) -> ShardsInfo:
-    """The rows that training would see: of the view's shards, or 16-bit clips of its length."""
+def shards_info(view: View) -> ShardsInfo:
+    """What training would read: cropped rows of the shards, or of 16-bit clips without shards."""
     from jfreq.data.loading.pipeline import cropped_info
 
     if view.data:
@@ -61,28 +64,18 @@ def described(view: View) -> ShardsInfo:
 
 
 def _signals(view: View) -> tuple[SignalInfo, ...]:
-    """What a clip without shards holds."""
-    return tuple(
-        SignalInfo(
-            s.name,
-            s.rate,
-            s.samples,
-            s.channels,
-            mean=s.mean,
-            std=s.std,
-            **(
-                {"dtype": "int16", "scale": 2.0**-15}
-                if s.name == "audio"
-                else {"dtype": "float32", "scale": 1.0}
-            ),
-        )
-        for s in view.experiment.method.example_signals(view.seconds, view.rate)
-    )
+    """The signals of a clip where no shards are given."""
+
+    def stored(s: SignalSpec) -> SignalInfo:
+        dtype, scale = ("int16", 2.0**-15) if s.name == "audio" else ("float32", 1.0)
+        return SignalInfo(s.name, s.rate, s.samples, s.channels, dtype, scale, s.mean, s.std)
+
+    return tuple(map(stored, view.experiment.method.example_signals(view.seconds, view.rate)))
 
 
 def bound(view: View) -> Experiment:
-    """The experiment bound to the view's shards or clip length."""
-    return methods.bind(view.experiment, described(view).spec)
+    """The experiment bound to the shards or the clip."""
+    return methods.bind(view.experiment, shards_info(view).spec)
 
 
 def abstract_params(experiment: Experiment) -> Any:
@@ -91,19 +84,19 @@ def abstract_params(experiment: Experiment) -> Any:
 
 
 def show(view: View, original: Experiment) -> str:
-    """The whole config, bound, as the JSON that a run folder holds."""
+    """The whole bound config as the JSON of a run folder."""
     return json.dumps(to_dict(bound(view)), indent=1)
 
 
 def diff(view: View, original: Experiment) -> str:
     """What the given options and the data change."""
-    found = changes(to_dict(original), to_dict(bound(view)))
-    lines = [f"{name}: {before} -> {after}" for name, (before, after) in found.items()]
+    changed = changes(to_dict(original), to_dict(bound(view)))
+    lines = [f"{name}: {before} -> {after}" for name, (before, after) in changed.items()]
     return "\n".join(lines) or "no difference"
 
 
 def params(view: View, original: Experiment) -> str:
-    """Every parameter: path, shape, count."""
+    """The path, count and shape of every parameter, and the total."""
     leaves = param_paths.flatten(abstract_params(bound(view)))
     width = max(map(len, leaves))
     lines = [f"{path:{width}} {leaf.size:>12,} {list(leaf.shape)}" for path, leaf in leaves.items()]
@@ -112,7 +105,7 @@ def params(view: View, original: Experiment) -> str:
 
 
 def shardings(view: View, original: Experiment) -> str:
-    """Where every parameter lives on the mesh of the config; sizes of -1 count as 1."""
+    """How every parameter is sharded over the mesh of the config; sizes of -1 count as 1."""
     mesh = view.experiment.mesh
     sizes = {axis: max(1, getattr(mesh, axis)) for axis in sharding.AXES}
     leaves = param_paths.flatten(abstract_params(bound(view)))

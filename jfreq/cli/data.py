@@ -1,4 +1,4 @@
-"""``jfreq data``: recordings into shards, and looks at shards."""
+"""``jfreq data``: makes shards from recordings and prints what shards hold."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def data_prepare(
     """Turns recordings into shards that `jfreq train` reads.
 
     Args:
-        name: name of the set. Without --source it is the source too: a folder, `tfds:NAME`, or
+        name: name of the set. Without --source it is also the source: a folder, `tfds:NAME`, or
             `synthetic:machines|machines_load|tones|harmonic_tones|motion`.
-        out: folder of the shards; an interrupted call goes on there.
+        out: folder of the shards; the same command continues an interrupted one there.
         source: folder (index.csv, a folder per class, sensor files, a published set as it was
             unpacked) or AudioSet segment CSV.
-        options: what to make of the recordings.
+        options: how recordings are read, cut and stored.
     """
     from jfreq.data.prepare.run import prepare
     from jfreq.data.shards.describe import describe
@@ -41,7 +41,11 @@ def data_prepare(
 
 
 def data_info(shards: Positional[Path]) -> None:
-    """What a folder of shards holds."""
+    """Prints what a folder of shards holds.
+
+    Args:
+        shards: the folder.
+    """
     from jfreq.data.shards.describe import describe
     from jfreq.data.shards.reader import open_shards
 
@@ -49,7 +53,12 @@ def data_info(shards: Positional[Path]) -> None:
 
 
 def data_peek(shards: Positional[Path], n: Count = 4) -> None:
-    """The first rows of a folder of shards."""
+    """Prints the first rows of a folder of shards.
+
+    Args:
+        shards: the folder.
+        n: number of rows.
+    """
     from jfreq.data.shards.describe import peek
     from jfreq.data.shards.reader import open_shards
 

@@ -1,4 +1,4 @@
-"""Options of commands about an experiment: each of its fields, and what the command asks beside."""
+"""Options of commands about an experiment: the fields of the experiment, and a few more."""
 
 from __future__ import annotations
 
@@ -11,35 +11,36 @@ from jfreq.config import Experiment
 from jfreq.ranges import Count, Fraction, Repeats, checked
 
 Flat = Annotated[Experiment, arg(name=""), AvoidSubcommands]
+"""An experiment whose fields are options without a prefix, as ``--optim.lr``."""
 
 
 @checked
 class TrainOptions:
-    """Of ``jfreq train``."""
+    """Options of ``jfreq train``."""
 
     experiment: Flat
     workdir: Path
-    """Folder of the run; a run that lies there is continued."""
+    """Folder of the run; the run that is in it is continued."""
     data: tuple[str, ...] = ()
-    """Shard folders."""
+    """Shards; several folders of the same classes are one set."""
 
 
 @checked
 class FinetuneOptions:
-    """Of ``jfreq finetune``."""
+    """Options of ``jfreq finetune``."""
 
     experiment: Flat
     workdir: Path
-    """Folder of the fine-tuning runs, a sub-folder for each held-out fold."""
+    """Folder of the fine-tuning runs, with a sub-folder for each held-out fold."""
     data: tuple[str, ...] = ()
     """Labelled shards; several folders of the same classes are one set."""
     folds: tuple[str, ...] = ()
-    """Held-out folds to run, for instance 1 2, or "test" for the set's own split; all by
-    default."""
+    """Held-out folds to run, for instance 1 2, or "test" for the split of the set; by default
+    all."""
     make_folds: Count | None = None
-    """Divide the data into this many folds, in place of their own."""
+    """Divide the data into this many folds, in place of those of the set."""
     fold_by: Literal["subject", "recording", "row"] | None = None
-    """What such a fold keeps whole; by default subjects where enough are known, else recordings."""
+    """What these folds keep whole; by default subjects where enough are known, else recordings."""
     train_split: str | None = None
     """Split to train on, in place of folds and of "train"."""
     test_split: str | None = None

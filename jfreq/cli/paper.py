@@ -1,4 +1,4 @@
-"""``jfreq new-paper``: a method of one's own, as a file to begin with and its test."""
+"""``jfreq new-paper``: a small method with its recipe and its test, to start a new one from."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PAPER = '''\
     jfreq train {name}.py:{name} --data SHARDS --workdir runs/{name}
     jfreq probe runs/{name} --data SHARDS --trust {name}.py
 
-A beginning. Say here what your paper does, where this file departs from it, and what it reaches.
+Say here what your paper does, where this file departs from it, and what results it reaches.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from jfreq.types import Array, Batch, InputError, PyTree
 
 @checked
 class {class_}(PatchMethod):
-    """Noise is added to the spectrogram; a head on the encoder finds the clean patches."""
+    """Noise is added to the spectrogram; a head on the encoder predicts the clean patches."""
 
     noise: Positive = 0.5
     """Standard deviation of the Gaussian noise."""
@@ -48,13 +48,13 @@ class {class_}(PatchMethod):
         batch = self.with_spectrogram(batch)
         clean = batch["spectrogram"]
         noisy = clean + self.noise * jax.random.normal(rngs("noise"), clean.shape)
-        found = apply(_Net(self), params, noisy)
-        truth = patchify(clean, patch=self.geometry.patch, order=self.order)
-        return summarise({{"loss": losses.mse(found, truth)}}, batch)
+        predicted = apply(_Net(self), params, noisy)
+        patches = patchify(clean, patch=self.geometry.patch, order=self.order)
+        return summarise({{"loss": losses.mse(predicted, patches)}}, batch)
 
 
 class _Net(nn.Module):
-    """The trunk, which is the encoder that probes and exports read, and a head for training."""
+    """The trunk, which is the encoder that probes and exports use, and a head for training."""
 
     cfg: {class_}
 
@@ -63,8 +63,8 @@ class _Net(nn.Module):
         self.head = MLPHead(self.cfg.encoder.width, self.cfg.geometry.patch_size)
 
     def __call__(self, spec: Array) -> Array:
-        """Spectrogram ``[b t f c]`` to patches ``[b n p]``, numbered and laid out as by
-        :func:`jfreq.ops.patch.patchify`; to mask some of them see :mod:`jfreq.masks`."""
+        """Predicts patches ``[b n p]``, in the layout of :func:`jfreq.ops.patch.patchify`, from a
+        spectrogram ``[b t f c]``; :mod:`jfreq.masks` samples masks of patches."""
         _, tokens, _ = self.trunk.encode(self.trunk.embed(spec))
         return self.head(tokens)
 
@@ -78,7 +78,7 @@ class _Net(nn.Module):
 )
 '''
 TEST = '''\
-"""What {class_} claims; the recipe as a whole is traced without computing anything."""
+"""Tests of {class_}; the recipe as a whole is only traced, which computes nothing."""
 
 import functools
 
@@ -104,12 +104,12 @@ def test_the_recipe_trains():
 
 
 def test_loss_is_the_distance_to_the_clean_spectrogram():
-    """A head of zeros finds nothing, whatever the noise: the mean square of the patches is left."""
+    """A head of zeros predicts zeros, so that the loss is the mean square of the patches."""
     params = initial()
     params = {{**params, "head": jax.tree.map(np.zeros_like, params["head"])}}
-    found, _ = loss_and_grad(METHOD, params, BATCH, jax.random.key(1))
+    loss, _ = loss_and_grad(METHOD, params, BATCH, jax.random.key(1))
     clean = np.asarray(METHOD.with_spectrogram(BATCH)["spectrogram"], np.float64)
-    np.testing.assert_allclose(found.value, np.square(clean).mean(), rtol=1e-5)
+    np.testing.assert_allclose(loss.value, np.square(clean).mean(), rtol=1e-5)
 
 
 def test_every_parameter_learns():
@@ -123,21 +123,20 @@ def new_paper(name: Positional[str], /, folder: Path = Path()) -> None:
     """Writes NAME.py, a small method with a recipe to begin with, and test_NAME.py.
 
     Args:
-        name: of the file, as a Python module is called: small letters, digits and underscores.
-        folder: where the two files are written.
+        name: name of the file, a Python module: small letters, digits and underscores.
+        folder: folder that the two files are written to.
     """
     from jfreq.classes import imported_from, module_name
     from jfreq.config import check
     from jfreq.files import write_atomically
     from jfreq.ranges import InputError, shown
 
-    good = re.fullmatch("[a-z][a-z0-9_]*", name) and not keyword.iskeyword(name)
-    if not good:
+    if not re.fullmatch("[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
         raise InputError(
-            f"name: {shown(name)} is no name of a module; take small letters, digits and "
+            f"name: {shown(name)} is no name of a module; use small letters, digits and "
             "underscores, as in my_paper"
         )
-    check(folder.is_dir(), "folder", f"{folder}: no such folder")
+    check(folder.is_dir(), "folder", f"{folder}: no such folder; make it or name another")
     path, test = folder / f"{name}.py", folder / f"test_{name}.py"
     for file in (path, test):
         check(not file.exists(), "name", f"{file} exists and would be lost; choose another name")

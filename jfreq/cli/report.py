@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from jfreq.cli.common import bars
+from jfreq.cli.common import progress_bars
 from jfreq.ranges import Whole
 
 
@@ -22,10 +22,10 @@ def report(
     Args:
         folder: run folder, or the --workdir of jfreq ablate.
         data: shards for examples, masks and a quick probe of the blocks; by default those that
-            the run was trained on, if they are still there.
-        rows: most rows for the quick probe; 0 for none.
-        out: the page; by default report.html in the folder.
+            the run was trained on, if they still exist.
+        rows: largest number of rows for the quick probe; 0 leaves it out.
+        out: file of the page; by default report.html in the folder.
     """
     from jfreq.report import write_page
 
-    print(write_page(folder, data=data, rows=rows, out=out, progress=bars()))
+    print(write_page(folder, data=data, rows=rows, out=out, progress=progress_bars()))

@@ -1,4 +1,4 @@
-"""``jfreq ablate``, ``plan`` and ``bench``: commands that compare and foresee."""
+"""``jfreq ablate``, ``plan`` and ``bench``: commands that compare, predict and measure."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def ablate(
     Args:
         file: FILE.py that defines an Ablation, or FILE.py:NAME.
         data: labelled shards with folds; each training leaves one fold out.
-        workdir: folder of the runs; a grid that lies there is continued.
-        trainings: of each cell; by default one for each fold.
-        have: grid.json files with results to take over.
-        out: also write OUT.md, OUT.json and OUT.svg.
+        workdir: folder of the runs; the grid that is in it is continued.
+        trainings: number of trainings of each cell; by default one for each fold.
+        have: grid.json files whose results are reused.
+        out: write OUT.md, OUT.json and OUT.svg, in place of grid.md and grid.svg in the workdir.
     """
     from jfreq.ablate import grid
     from jfreq.ablate.plot import plot
@@ -43,21 +43,23 @@ def ablate(
     def note(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
-    with compiled_once():
-        found = run(grid.load(file), data, workdir, count=trainings, have=have, note=note)
-    text = found.to_markdown()
+    with temporary_compilation_cache():
+        results = run(grid.load(file), data, workdir, count=trainings, have=have, note=note)
+    text = results.to_markdown()
     base = out or workdir / "grid"
     write_atomically(base.with_suffix(".md"), lambda f: f.write(text.encode()))
-    plot(found, base.with_suffix(".svg"))
+    plot(results, base.with_suffix(".svg"))
     if out:
-        write_json(out.with_suffix(".json"), found.to_dict())
+        write_json(out.with_suffix(".json"), results.to_dict())
     print(text)
 
 
 @contextlib.contextmanager
-def compiled_once() -> Iterator[None]:
-    """Keeps programs for the trainings that follow: those of a cell differ in seed and fold, which
-    are no part of a program. A cache that the environment asks for stays as it is."""
+def temporary_compilation_cache() -> Iterator[None]:
+    """Lets the trainings of a cell share programs, of which seed and fold are no part.
+
+    A compilation cache that JAX has been configured with is used instead.
+    """
     import jax
     from jax.experimental.compilation_cache import compilation_cache
 
@@ -93,34 +95,34 @@ def plan(argv: Sequence[str]) -> None:
         default=config_views.PlanView(recipes.load(name), topology=tyro.MISSING),
         description=f"Compiles the train step of {name} for hardware that is not here.",
     )
-    place = topology.parse(args.topology)
-    if args.largest_batch and not place.hardware.memory:
+    target = topology.parse(args.topology)
+    if args.largest_batch and not target.hardware.memory:
         raise InputError(
-            f"largest-batch: the memory of {place.text} is not known; name a TPU or GPU"
+            f"largest-batch: the memory of {target.text} is not known; name a TPU or GPU"
         )
-    topology.host(place)
-    data = config_views.described(args)
+    topology.host(target)
+    data = config_views.shards_info(args)
 
     def compiled(batch: int) -> aot.Compiled:
-        print(f"compiling batch {batch} for {place.text} ...", file=sys.stderr, flush=True)
-        return aot.compile_for(replace(args.experiment, batch=batch), data, place)
+        print(f"compiling batch {batch} for {target.text} ...", file=sys.stderr, flush=True)
+        return aot.compile_for(replace(args.experiment, batch=batch), data, target)
 
-    found = compiled(args.experiment.batch)
-    largest = aot.largest_batch(found, compiled, unit=found.unit) if args.largest_batch else None
+    step = compiled(args.experiment.batch)
+    largest = aot.largest_batch(step, compiled, unit=step.unit) if args.largest_batch else None
     if args.json:
-        write_json(args.json, table.to_dict(found, largest))
-    print(table.to_markdown(name, found, largest))
+        write_json(args.json, table.to_dict(step, largest))
+    print(table.to_markdown(name, step, largest))
 
 
 def bench(
     names: Positional[tuple[str, ...]] = (), /, rounds: Count | None = None, out: Path | None = None
 ) -> None:
-    """Runs benches of experiments/bench by name, or all; lists them without a name.
+    """Runs benches of experiments/bench by name, or all; without a name it lists them.
 
     Args:
-        names: which, or "all".
-        rounds: timed rounds, where a bench has them.
-        out: folder of the results, where a bench lets it be chosen; by default its own.
+        names: names of benches, or "all".
+        rounds: number of timed rounds, where a bench has them.
+        out: folder of the results, where a bench has a choice; by default that of the bench.
     """
     from jfreq.config import close_match
     from jfreq.types import InputError
@@ -128,39 +130,38 @@ def bench(
     known = benches()
     if not names:
         width = max(map(len, known), default=0)
-        print("\n".join(f"{name:{width}}  {about(path)}" for name, path in known.items()))
+        print("\n".join(f"{name:{width}}  {about}" for name, (_, about) in known.items()))
         return
     for name in names:
         if name != "all" and name not in known:
             raise InputError(
                 f"no bench {name!r}{close_match(name, known)}; "
-                f"known: {', '.join(known) or 'none'}, all"
+                f"there are: {', '.join(known) or 'none'}; all runs all of them"
             )
-    given = {"--rounds": rounds, "--out": out}
-    options = [word for k, v in given.items() if v is not None for word in (k, str(v))]
-    # A process for each: threads, caches and memory of one are not those of the next.
+    values = {"--rounds": rounds, "--out": out}
+    options = [word for k, v in values.items() if v is not None for word in (k, str(v))]
+    # Every bench has a process, so that threads, caches and memory of another do not matter.
     codes = [
-        subprocess.run([sys.executable, str(known[name]), *options]).returncode
+        subprocess.run([sys.executable, str(known[name][0]), *options]).returncode
         for name in (known if "all" in names else dict.fromkeys(names))
     ]
     if any(codes):
         raise SystemExit(next(code for code in codes if code))
 
 
-def benches() -> dict[str, Path]:
-    """Scripts by name: the files under ``bench`` of the recipe folders that have a ``main``."""
+def benches() -> dict[str, tuple[Path, str]]:
+    """By name the scripts in ``bench`` of the recipe folders that define ``main``.
+
+    Returns:
+      The path and the first line of the docstring of each.
+    """
     from jfreq import recipes
 
-    found: dict[str, Path] = {}
+    scripts: dict[str, tuple[Path, str]] = {}
     for folder in recipes.folders():
         for path in sorted((folder / "bench").glob("*.py")):
-            body = ast.parse(path.read_text(encoding="utf-8")).body
-            if any(isinstance(node, ast.FunctionDef) and node.name == "main" for node in body):
-                found.setdefault(path.stem, path)
-    return found
-
-
-def about(path: Path) -> str:
-    """First line of a script's docstring."""
-    text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-    return text.partition("\n")[0]
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            if any(isinstance(node, ast.FunctionDef) and node.name == "main" for node in tree.body):
+                about = (ast.get_docstring(tree) or "").partition("\n")[0]
+                scripts.setdefault(path.stem, (path, about))
+    return scripts

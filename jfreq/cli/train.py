@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from jfreq.cli.common import experiment_name, parse, subject, with_data
+from jfreq.cli.common import experiment_name, first_argument, parse, with_data
 from jfreq.ranges import InputError, close_match
 
 
@@ -32,7 +32,7 @@ def train(argv: Sequence[str]) -> None:
 
 def finetune(argv: Sequence[str]) -> None:
     """Fine-tunes a run or bundle: jfreq finetune RUN --data SHARDS --workdir RUN2"""
-    trained, rest = subject(
+    trained, rest = first_argument(
         "finetune",
         argv,
         "RUN [options]; RUN is a run folder or bundle, or "
@@ -51,12 +51,12 @@ def finetune(argv: Sequence[str]) -> None:
         args=rest,
         prog=f"jfreq finetune {trained}",
         default=FinetuneOptions(tuning.experiment_for(trained), tyro.MISSING),
-        description="Trains encoder and classifier, a run for each held-out fold.",
+        description="Trains the encoder and a classifier, in one run for each held-out fold.",
     )
     experiment, workdir = with_data(args.experiment, args.data), args.workdir
-    made = {"make_folds": args.make_folds, "fold_by": args.fold_by}
-    made = {name: value for name, value in made.items() if value is not None}
-    experiment = replace(experiment, data=replace(experiment.data, **made))
+    new_folds = {"make_folds": args.make_folds, "fold_by": args.fold_by}
+    new_folds = {name: value for name, value in new_folds.items() if value is not None}
+    experiment = replace(experiment, data=replace(experiment.data, **new_folds))
     rows = {"folds": args.folds, "train_split": args.train_split, "test_split": args.test_split}
     if not args.fractions:
         report = tuning.finetune(experiment, workdir, **rows)
@@ -75,10 +75,10 @@ def finetune(argv: Sequence[str]) -> None:
 
 
 def config(argv: Sequence[str]) -> None:
-    """Looks into an experiment: jfreq config show|diff|params|shardings NAME [options]"""
+    """Prints a view of an experiment: jfreq config show|diff|params|shardings NAME [options]"""
     from jfreq.cli import config_views
 
-    view, rest = subject("config", argv, f"{'|'.join(config_views.VIEWS)} NAME [options]")
+    view, rest = first_argument("config", argv, f"{'|'.join(config_views.VIEWS)} NAME [options]")
     if view not in config_views.VIEWS:
         hint = close_match(view, config_views.VIEWS)
         raise InputError(
@@ -93,6 +93,6 @@ def config(argv: Sequence[str]) -> None:
         args=rest,
         prog=f"jfreq config {view} {name}",
         default=config_views.View(experiment),
-        description=f"Looks into {name}.",
+        description=f"Prints a view of {name}.",
     )
     print(config_views.VIEWS[view](args, experiment))

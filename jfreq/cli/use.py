@@ -8,7 +8,7 @@ from typing import Literal
 
 from tyro.conf import Positional
 
-from jfreq.cli.common import bars, found_run, tell
+from jfreq.cli.common import print_note, progress_bars, run_or_bundle
 from jfreq.ranges import (
     Count,
     Fraction,
@@ -42,30 +42,31 @@ def probe(
     at_least_one: bool = False,
     out: Path | None = None,
 ) -> None:
-    """Linear and kNN probes of a frozen encoder over the folds of the data.
+    """Fits linear and kNN probes on a frozen encoder, for each fold of the data.
 
-    Writes results.json; with --fractions instead fractions.json and the curves fractions.svg.
+    Writes results.json, or with --fractions fractions.json and the curves fractions.svg.
 
     Args:
         trained: run folder or bundle.
         data: labelled shards; several folders of the same classes are one set.
-        kinds: which probes.
-        pool: clip vector: the method's own, means per frequency row, or mean and standard
-            deviation.
-        layer: state after this block (negative from the end) instead of the final norm.
-        seeds: of the untrained encoder.
+        kinds: the probes to fit.
+        pool: how a clip becomes one vector: as the method defines it, by means per frequency row,
+            or by mean and standard deviation.
+        layer: use the state after this block (negative: from the end), not after the final norm.
+        seeds: seeds of the untrained encoder.
         baselines: add the untrained encoder and log-mel statistics to the table.
-        leave_one_subject_out: folds are subjects.
-        make_folds: divide the data into this many folds, in place of their own.
-        fold_by: what such a fold keeps whole; by default subjects where enough are known, else
+        leave_one_subject_out: make every subject a fold.
+        make_folds: divide the data into this many folds, in place of those of the set.
+        fold_by: what these folds keep whole; by default subjects where enough are known, else
             recordings.
         folds: test on these only, for instance the one that pre-training left out; "test" for
-            the set's own split.
+            the split of the set.
         train_split: split whose labels train the probe, in place of folds and of "train".
         test_split: split to test on, in place of folds and of "test".
         fractions: fractions of the training rows' labels to probe with, for instance 0.01 0.1 1.
         repeats: how often each fraction is sampled.
-        at_least_one: keep a row of every class, however small the fraction; else it is refused.
+        at_least_one: keep a row of every class where the fraction is too small for one; otherwise
+            such a fraction is refused.
         out: folder of the results; by default that of the run.
     """
     from jfreq import distributed
@@ -77,10 +78,10 @@ def probe(
     from jfreq.export.bundle import load_trained
 
     distributed.start()
-    trained = found_run(trained)
-    found = load_trained(trained)
+    trained = run_or_bundle(trained)
+    loaded = load_trained(trained)
     if fold_by is not None and make_folds is None:
-        raise InputError("fold-by: says how folds are made; say how many with --make-folds")
+        raise InputError("fold-by: needs --make-folds, the number of folds to make")
     if make_folds and leave_one_subject_out:
         raise InputError("make-folds: is no use with --leave-one-subject-out; give one of them")
     shards = open_shards(data)
@@ -88,7 +89,7 @@ def probe(
         shards, notes = refolded(shards, make_folds, fold_by)
         messages.say(notes if distributed.is_chief() else ())
     report = probe_protocol.probe(
-        found,
+        loaded,
         shards,
         kinds=kinds,
         pool=pool,
@@ -102,7 +103,7 @@ def probe(
         fractions=fractions,
         repeats=repeats,
         at_least_one=at_least_one,
-        progress=bars(),
+        progress=progress_bars(),
     )
     if not distributed.is_chief():
         return
@@ -111,7 +112,7 @@ def probe(
     folder = out or trained
     report.save(folder / ("fractions.json" if fractions else "results.json"))
     if fractions:
-        plot.curves({found.experiment.name: report}, folder / "fractions.svg")
+        plot.curves({loaded.experiment.name: report}, folder / "fractions.svg")
 
 
 def export(
@@ -120,17 +121,17 @@ def export(
     format: tuple[Literal["bundle", "stablehlo"], ...] = ("bundle",),
     note: str = "",
 ) -> None:
-    """Writes the frozen encoder of a run as a bundle, and as a StableHLO program beside it.
+    """Writes the frozen encoder of a run as a bundle and, on request, as StableHLO.
 
     Args:
-        trained: run folder, or that of `jfreq finetune` where it holds a single fold.
+        trained: run folder, or the folder of `jfreq finetune` where it holds a single fold.
         out: folder of the bundle.
-        format: what lies in it; the bundle always does.
+        format: what to write; the bundle is always written.
         note: a sentence for the model card.
     """
     from jfreq.export.export_run import export_run
 
-    print(export_run(found_run(trained), out, note=note, formats=format))
+    print(export_run(run_or_bundle(trained), out, note=note, formats=format))
 
 
 def embed(
@@ -149,10 +150,10 @@ def embed(
         encoder: bundle or run folder.
         inputs: sound files, recordings of sensors (.npz, .csv), folders of them, and folders of
             shards; see docs/export.md.
-        out: the .npz.
-        rate: Hz of recordings of sensors that state none.
+        out: the .npz to write.
+        rate: rate in Hz of sensor recordings that state none.
         modalities: names for the channels of a single array, for instance acc:0-2 gyro:3-5.
-        frames: also write the vectors over time, and not only one for each recording.
+        frames: also write the vectors over time, beside one for each recording.
         strict: stop at the first recording that cannot be used, instead of skipping it.
     """
     from jfreq.data.options import parse_modalities
@@ -160,15 +161,15 @@ def embed(
     from jfreq.encoder.encoder import load_encoder
 
     written = embed_files(
-        load_encoder(found_run(encoder)),
+        load_encoder(run_or_bundle(encoder)),
         inputs,
         out,
         rate=rate,
         modalities=parse_modalities(modalities) or None,
         frames=frames,
         strict=strict,
-        progress=functools.partial(bars(), "recordings"),
-        say=tell,
+        progress=functools.partial(progress_bars(), "recordings"),
+        say=print_note,
     )
     print(written)
 
@@ -191,12 +192,12 @@ def predict(
         encoder: bundle or run folder of a fine-tuned or supervised model.
         inputs: sound files, recordings of sensors (.npz, .csv), folders of them, and folders of
             shards; see docs/export.md.
-        out: the .csv; by default the table goes to standard output.
-        windows: a line for each window of a recording instead of one for all of it.
-        top: name so many classes, the best first, instead of the best one.
-        threshold: of models with several labels a recording: name every class from this
-            probability up, and at least the best.
-        rate: Hz of recordings of sensors that state none.
+        out: the .csv to write; by default the table is printed.
+        windows: write a line for each window of a recording instead of one for all of it.
+        top: name this many classes, the most probable first, instead of one.
+        threshold: of models with several labels a recording, name every class from this
+            probability up, and at least the most probable.
+        rate: rate in Hz of sensor recordings that state none.
         modalities: names for the channels of a single array, for instance acc:0-2 gyro:3-5.
         strict: stop at the first recording that cannot be used, instead of skipping it.
     """
@@ -204,7 +205,7 @@ def predict(
     from jfreq.encoder.encoder import load_encoder
     from jfreq.encoder.predict_files import Choice, predict_files
 
-    run = found_run(encoder)
+    run = run_or_bundle(encoder)
     model = load_encoder(run)
     model.check_classes(str(run))
     target = None if out is None or str(out) == "-" else out
@@ -217,10 +218,10 @@ def predict(
         rate=rate,
         modalities=parse_modalities(modalities) or None,
         strict=strict,
-        progress=functools.partial(bars(), "recordings") if target else None,
-        say=tell,
+        progress=functools.partial(progress_bars(), "recordings") if target else None,
+        say=print_note,
     )
     if target:
         print(written)
     elif written.skipped:
-        tell(f"{written.recordings} recordings, {written.skipped} skipped")
+        print_note(f"{written.recordings} recordings, {written.skipped} skipped")

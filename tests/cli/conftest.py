@@ -27,7 +27,7 @@ def refused(capsys):
         assert out == ""
         *before, line = err.splitlines()
         assert line.startswith("jfreq: error: ") and err.endswith("\n"), err
-        # Long commands may have told their progress; nothing else speaks.
+        # Long commands may have printed their progress before it, and nothing else.
         assert not any("rror" in other for other in before), err
         return line.removeprefix("jfreq: error: ")
 

@@ -40,6 +40,6 @@ def test_config_shardings_follow_the_mesh(said, refused):
     split = said("config", "shardings", "ssast_base", "--mesh.fsdp", "4", "--mesh.tensor", "2")
     (line,) = (line for line in split.splitlines() if "blocks/qkv/kernel" in line)
     assert line.endswith("(None, 'fsdp', None, 'tensor', None)")
-    share = float(split.splitlines()[-1].split(": ")[1].split("%")[0])
-    assert share > 98
+    percent = float(split.splitlines()[-1].split(": ")[1].split("%")[0])
+    assert percent > 98
     assert "no such folder" in refused("config", "show", "ssast_nano", "--data", "none")

@@ -68,7 +68,7 @@ def test_unknown_words_get_a_hint(refused, tmp_path):
     line = refused("train", "sast_tiny", "--workdir", tmp_path)
     assert "unknown experiment 'sast_tiny' (did you mean 'ssast_tiny'?)" in line
     assert "no such file; an experiment" in refused("train", f"{tmp_path}/mine.py:x")
-    assert "jfreq train --help lists them" in refused("train")
+    assert "jfreq train --help lists the experiments" in refused("train")
     assert "RUN is a run folder or bundle" in refused("finetune")
 
 

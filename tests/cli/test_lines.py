@@ -188,14 +188,14 @@ def outcome(line: list[str], folder) -> str:
     def ring(number, frame):
         raise Hangs
 
-    said, told = io.StringIO(), io.StringIO()
+    stdout, stderr = io.StringIO(), io.StringIO()
     before, code = signal.signal(signal.SIGALRM, ring), 0
     signal.alarm(LIMIT)
     try:
         with (
             contextlib.chdir(folder),
-            contextlib.redirect_stdout(said),
-            contextlib.redirect_stderr(told),
+            contextlib.redirect_stdout(stdout),
+            contextlib.redirect_stderr(stderr),
         ):
             cli.main(line)
     except SystemExit as stop:
@@ -207,12 +207,12 @@ def outcome(line: list[str], folder) -> str:
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
-    last = told.getvalue().splitlines()[-1:] or [""]
+    last = stderr.getvalue().splitlines()[-1:] or [""]
     if code == 0:
-        return "help" if said.getvalue() else "is silent"
-    if code == 2 and last[0].startswith("jfreq: error: ") and not said.getvalue():
+        return "help" if stdout.getvalue() else "is silent"
+    if code == 2 and last[0].startswith("jfreq: error: ") and not stdout.getvalue():
         return "refused"
-    return f"ends with {code} and {told.getvalue()[-200:]!r}"
+    return f"ends with {code} and {stderr.getvalue()[-200:]!r}"
 
 
 def test_250_command_lines(place, capsys):
@@ -241,7 +241,7 @@ def test_250_command_lines(place, capsys):
 @settings(max_examples=40, deadline=None, derandomize=True, database=None,
           suppress_health_check=[HealthCheck.function_scoped_fixture])  # fmt: skip
 @given(st.data())
-def test_drawn_command_lines(place, data):
+def test_random_command_lines(place, data):
     """Words of any kind in any order, around the name of a command."""
     command = data.draw(st.sampled_from(sorted(NUMERIC)))
     right = words(command)

@@ -35,7 +35,7 @@ def command_lines():
     for name, command in cli.COMMANDS.items():
         yield from ((name, line) for line in OF_EXPERIMENTS.get(name, []))
         yield from ((name, line) for line in OF_NAMES.get(name, []))
-        if command in cli.ABOUT_AN_EXPERIMENT:
+        if command in cli.EXPERIMENT_COMMANDS:
             assert name in OF_EXPERIMENTS, f"write down the paths of {name}"
             continue
         parameters = inspect.signature(command).parameters.values()

@@ -15,7 +15,7 @@ from jfreq.config import Experiment, replace
 from jfreq.config_json import to_dict
 from jfreq.data.shards.reader import open_shards
 from jfreq.encoder.encoder import load_encoder
-from jfreq.evaluate import finetune as room
+from jfreq.evaluate import finetune
 from jfreq.export.bundle import save_bundle
 from jfreq.files import write_json
 from jfreq.methods.ssast import SSAST
@@ -62,7 +62,7 @@ def rows(text):
 
 def test_rows_of_shards_score_as_fine_tuning_wrote(classifier, trained, shards, said, tmp_path):
     labels = open_shards(shards).info.labels
-    wanted = room.predict(trained, open_shards(shards), np.arange(32))
+    wanted = finetune.predict(trained, open_shards(shards), np.arange(32))
     probability = softmax(wanted.score.astype(np.float64), axis=1)
     out = tmp_path / "table.csv"
     assert said("predict", classifier, shards, "--out", out) == f"{out}: 32 recordings\n"
@@ -136,7 +136,7 @@ def test_several_labels_a_recording(trained, said, sound, tmp_path):
 def test_embeddings_of_a_classifier_hold_its_logits(classifier, trained, shards, said, tmp_path):
     said("embed", classifier, shards, "--out", tmp_path / "e.npz")
     with np.load(tmp_path / "e.npz") as found:
-        wanted = room.predict(trained, open_shards(shards), np.arange(32)).score
+        wanted = finetune.predict(trained, open_shards(shards), np.arange(32)).score
         np.testing.assert_allclose(found["logits"], wanted, atol=1e-4)
         assert found["classes"].tolist() == list(trained.experiment.method.labels)
 
@@ -186,8 +186,8 @@ def test_of_several_runs_one_is_to_be_chosen(run, refused, shards, tmp_path):
     assert refused("probe", several, "--data", shards) == choice
     assert refused("report", several) == choice
     assert refused("finetune", several, "--data", shards, "--workdir", tmp_path / "w") == choice
-    shares = tmp_path / "shares"
-    for draw in ("0.1/0", "0.1/1"):
-        shutil.copytree(run, shares / draw)
-    assert "0.1/0/fold1, 0.1/1/fold1" in refused("export", shares, "--out", out)
+    fractions = tmp_path / "fractions"
+    for name in ("0.1/0", "0.1/1"):
+        shutil.copytree(run, fractions / name)
+    assert "0.1/0/fold1, 0.1/1/fold1" in refused("export", fractions, "--out", out)
     assert not out.exists()

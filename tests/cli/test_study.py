@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental.compilation_cache import compilation_cache
 
-from jfreq.cli.study import compiled_once
+from jfreq.cli.study import temporary_compilation_cache
 
 DIR = "jax_compilation_cache_dir"
 LEAST = "jax_persistent_cache_min_compile_time_secs"
@@ -16,7 +16,7 @@ def test_trainings_of_a_grid_share_programs():
     try:
         jax.config.update(DIR, None)
         jax.config.update(LEAST, 0)
-        with compiled_once():
+        with temporary_compilation_cache():
             folder = getattr(jax.config, DIR)
             jax.jit(lambda x: jnp.sin(x) + 0.123456)(jnp.ones(3)).block_until_ready()
             assert any(path.name.endswith("-cache") for path in pathlib.Path(folder).iterdir())
@@ -32,7 +32,7 @@ def test_a_cache_that_is_asked_for_stays(tmp_path):
     before = getattr(jax.config, DIR)
     try:
         jax.config.update(DIR, str(tmp_path))
-        with compiled_once():
+        with temporary_compilation_cache():
             assert getattr(jax.config, DIR) == str(tmp_path)
         assert tmp_path.exists()
     finally:

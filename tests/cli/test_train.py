@@ -48,7 +48,7 @@ def test_half_written_and_truncated_shards(refused, shards, small, tmp_path):
     shutil.copytree(shards, half)
     (half / "metadata.json").unlink()
     train = ["train", "ssast_nano", "--workdir", tmp_path / "run", "--data", half]
-    assert "run the same `jfreq data prepare` again, it goes on where it stopped" in refused(*train)
+    assert "`jfreq data prepare` again, which goes on where it stopped" in refused(*train)
 
     shutil.copy(shards / "metadata.json", half)
     (shard,) = half.glob("*array_record*")
@@ -56,7 +56,7 @@ def test_half_written_and_truncated_shards(refused, shards, small, tmp_path):
     shard.write_bytes(whole[: len(whole) // 2])
     for command in (["data", "peek", half], [*train, *small]):
         line = refused(*command)
-        assert str(shard) in line and "damaged or cut short; delete the folder" in line
+        assert str(shard) in line and "is damaged or cut short (" in line
     shard.unlink()
     assert "is missing; prepare the set again" in refused(*train)
     (half / "metadata.json").write_text("{")

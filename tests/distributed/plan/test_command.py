@@ -109,9 +109,11 @@ def test_rows_are_those_that_training_would_see(shards):
     """Of the shards, cut as the experiment cuts them; or clips of a length."""
     experiment = recipes.load("ssast_nano")
     view = config_views.View(experiment, data=str(shards))
-    assert config_views.described(view) == open_shards(shards).info
+    assert config_views.shards_info(view) == open_shards(shards).info
     view = replace(view, experiment__data__crop_seconds=0.5)
-    assert [s.samples for s in config_views.described(view).signals] == [8000]
+    assert [s.samples for s in config_views.shards_info(view).signals] == [8000]
     assert config_views.bound(view).method.signals[0].samples == 8000
-    clip = config_views.described(config_views.View(experiment, seconds=2.5, rate=8000.0, labels=3))
+    clip = config_views.shards_info(
+        config_views.View(experiment, seconds=2.5, rate=8000.0, labels=3)
+    )
     assert clip.spec.signal().seconds == 2.5 and clip.labels == ("0", "1", "2")
