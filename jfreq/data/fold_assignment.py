@@ -120,7 +120,7 @@ def recordings(shards: Shards) -> np.ndarray:
     """
     sound = any(s.name == "audio" for s in shards.info.signals)
     hashes = shards.manifests
-    part = np.searchsorted(sorted(set(hashes)), hashes)[shards.part_of(np.arange(len(shards)))]
+    part = np.searchsorted(sorted(set(hashes)), hashes)[shards.folder_of(np.arange(len(shards)))]
     names = [shards.column("path")] + [shards.column("subject")] * (not sound)
     keys = np.stack([part, *map(integer_codes, names), shards.column("item")])
     return np.unique(keys, axis=1, return_inverse=True)[1].reshape(-1)

@@ -42,7 +42,7 @@ class FakeShards:
     def __len__(self):
         return len(self._x)
 
-    def part_of(self, ids):
+    def folder_of(self, ids):
         return np.zeros(len(ids), int)
 
     def column(self, name):

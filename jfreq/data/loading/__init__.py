@@ -1,1 +1,1 @@
-"""Shards to batches: the batch of a step is a pure function of (seed, step)."""
+"""From shards to batches: the batch of a step is a pure function of (seed, step)."""

@@ -1,4 +1,4 @@
-"""A fraction of the labels: rows sampled in proportion to their classes, nested in each other."""
+"""A fraction of the labels: rows sampled in proportion to their classes, in nested samples."""
 
 from __future__ import annotations
 
@@ -22,50 +22,53 @@ def sample(
     names: Sequence[str] = (),
     where: str = "labels",
 ) -> np.ndarray:
-    """Positions of ``fraction`` of the rows of every class, half rows rounded up.
+    """Samples ``fraction`` of the rows of every class; half a row is rounded up.
 
-    The rows of a class lie in an order that ``seed`` decides, and a sample is its beginning: a
-    smaller fraction is a subset of a larger one. Rows are sampled one by one; those of one subject
-    or recording are not kept together.
+    ``seed`` decides the order of the rows of a class, and a sample is the beginning of that order,
+    so the sample of a smaller fraction is a subset of that of a larger one. Rows are sampled one
+    by one; those of a subject or recording are not kept together.
 
     Args:
-      label: int classes ``[n]``; or multi-hot ``[n k]``, of which rows are sampled without regard
-        to their classes.
-      at_least_one: a class that is left without a row keeps one.
-      names: of the classes, for messages; ``where`` begins them.
+      label: classes ``[n]`` int32; or multi-hot ``[n classes]``, of which rows are sampled without
+        regard to their classes.
+      fraction: above 0 and at most 1.
+      at_least_one: keep a row of a class that would be left without any.
+      names: of the classes, for messages.
+      where: the beginning of messages.
 
     Returns:
-      ``[m]`` int64, ascending.
+      Positions in ``label``, ``[m]`` int64, ascending.
 
     Raises:
-      InputError: where a class is left without a row, with the class and the smallest fraction
-        that works.
+      InputError: where a class is left without a row; the message names the class and the smallest
+        fraction that works.
     """
     check_value(Fraction, fraction, "", where)
-    rng = np.random.default_rng(seed)
-    classes, sizes = np.zeros(1, np.int64), np.array([len(label)])
+    groups = [np.arange(len(label))]
     if label.ndim == 1:
-        classes, sizes = np.unique(label, return_counts=True)
+        groups = [np.flatnonzero(label == number) for number in np.unique(label)]
+    sizes = np.array([len(group) for group in groups])
     counts = np.floor(fraction * sizes + 0.5).astype(np.int64)
     if at_least_one:
         counts = np.maximum(counts, 1)
     elif not counts.all():
         i = int(np.argmin(sizes))
-        name = repr(names[classes[i]]) if len(names) else str(classes[i])
-        lost = "no row" if label.ndim == 2 else f"class {name} ({sizes[i]} rows) without a row"
+        lost = "no row"
+        if label.ndim == 1:
+            number = int(label[groups[i][0]])
+            name = repr(names[number]) if len(names) else str(number)
+            lost = f"class {name} ({sizes[i]} rows) without a row"
         raise InputError(
             f"{where}: {fraction:g} of {len(label)} rows leaves {lost}; the smallest fraction that "
-            f"works is {_least(int(sizes[i])):g}, or keep at least one row of every class"
+            f"works is {_smallest_fraction(int(sizes[i])):g}, or keep at least one row of every "
+            "class"
         )
-    if label.ndim == 2:
-        return np.sort(rng.permutation(len(label))[: counts[0]])
-    parts = []
-    for i in rng.permutation(len(classes)):
-        parts.append(rng.permutation(np.flatnonzero(label == classes[i]))[: counts[i]])
+    rng = np.random.default_rng(seed)
+    parts = [rng.permutation(groups[i])[: counts[i]] for i in rng.permutation(len(groups))]
     return np.sort(np.concatenate(parts))
 
 
-def _least(n: int) -> float:
+def _smallest_fraction(n: int) -> float:
     """The smallest fraction, to three digits, that rounds to a row of ``n``."""
     unit = 10.0 ** (math.floor(math.log10(0.5 / n)) - 2)
     return math.ceil(0.5 / n / unit - 1e-9) * unit
@@ -74,15 +77,18 @@ def _least(n: int) -> float:
 def sampled_rows(
     shards: Shards, rows: np.ndarray, cfg: Data, *, labelled: bool = False
 ) -> np.ndarray:
-    """The rows that training may read.
+    """The rows that training may read: all, those with a label, or a sample of these.
 
     Args:
       rows: row numbers ``[n]``, ascending.
-      labelled: read only rows that carry a label; with ``cfg.label_fraction`` below 1 a sample of
-        these is read in any case.
+      cfg: with ``label_fraction`` below 1, that fraction of the labelled rows is sampled.
+      labelled: whether training reads only rows with a label.
+
+    Returns:
+      Row numbers ``[m]``, ascending.
 
     Raises:
-      InputError: where no row has a label that is needed, and as :func:`sample`.
+      InputError: where labels are needed and no row has one, and as :func:`sample`.
     """
     if labelled and shards.why_unlabelled:
         raise InputError(f"data: the shards have no labels together: {shards.why_unlabelled}")
@@ -93,9 +99,15 @@ def sampled_rows(
     label = shards.column("label")[rows]
     if label.ndim == 1:
         rows, label = rows[label >= 0], label[label >= 0]
-        check(len(rows) > 0, shards.info.name, "no row of these carries a label")
+        check(len(rows) > 0, shards.info.name, "none of the rows to train on has a label")
     if cfg.label_fraction == 1:
         return rows
-    names, least = shards.info.labels, cfg.label_at_least_one
-    fraction, seed = cfg.label_fraction, cfg.label_seed
-    return rows[sample(label, fraction, seed, at_least_one=least, names=names, where=where)]
+    positions = sample(
+        label,
+        cfg.label_fraction,
+        cfg.label_seed,
+        at_least_one=cfg.label_at_least_one,
+        names=shards.info.labels,
+        where=where,
+    )
+    return rows[positions]

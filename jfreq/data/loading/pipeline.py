@@ -1,13 +1,15 @@
 """Batches by step number: the global batch of step s is a pure function of (seed, s).
 
-So the position of a run is its step, no iterator is ever saved, and 1, 2 or 4 processes read
-the same global batches. Two backends lead to them: tf.data, and host memory without TensorFlow.
+So the position of a run is its step, no iterator is ever saved, and any number of processes reads
+the same global batches. They come from one of two backends: tf.data, or host memory without
+TensorFlow.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import weakref
 from collections.abc import Generator, Iterator
 from functools import cached_property
@@ -21,7 +23,7 @@ from jfreq.data.fold_assignment import open_data
 from jfreq.data.loading import in_memory, index_order
 from jfreq.data.loading.label_subsets import sampled_rows
 from jfreq.data.loading.subsequences import runs_of
-from jfreq.data.shards.example import signal_bytes
+from jfreq.data.shards.example import batch_shapes, signal_bytes
 from jfreq.data.shards.metadata import ShardsInfo
 from jfreq.data.shards.reader import Shards
 from jfreq.types import DataSpec, InputError
@@ -31,14 +33,11 @@ _PREFETCH = 2
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Pipeline:
-    """Training batches of one process.
-
-    ``size`` rows make an epoch: each of ``rows`` once, or, with ``runs``, all runs once, in which
-    rows may come twice.
-    """
+    """Training batches of one process; :func:`open_pipeline` makes it."""
 
     shards: Shards
     rows: np.ndarray
+    """Row numbers that training reads, ``[n]``, ascending."""
     backend: Literal["tfdata", "memory"]
     batch: int
     """Global batch size."""
@@ -46,16 +45,16 @@ class Pipeline:
     shuffle: bool
     threads: int
     info: ShardsInfo
-    """Of the batches: as stored, but for the crop, with the statistics of all rows that are not
-    held out, labelled or not."""
+    """What batches hold: cropped signals, with statistics over all rows that are not held out,
+    labelled or not."""
     process_index: int = 0
     process_count: int = 1
     runs: np.ndarray | None = None
-    """Positions in ``rows``, ``[k q]``: rows i * q to i * q + q - 1 of a batch are one of these."""
+    """Positions in ``rows``, ``[k q]``; every q rows of a batch are one of these runs."""
     _iterators: weakref.WeakSet[Generator] = dataclasses.field(default_factory=weakref.WeakSet)
 
     def __post_init__(self):
-        # tf.data's threads call into Python: left running at exit, they abort the process.
+        # Threads of tf.data call into Python. Still running at exit, they abort the process.
         weakref.finalize(self, _stop, self._iterators)
 
     @property
@@ -68,6 +67,7 @@ class Pipeline:
 
     @property
     def size(self) -> int:
+        """Rows of an epoch: each of ``rows`` once, or all ``runs`` once, which may share rows."""
         return len(self.rows) if self.runs is None else self.runs.size
 
     @property
@@ -80,7 +80,7 @@ class Pipeline:
         return self.rows[self._global(step)]
 
     def iterate(self, start_step: int = 0) -> Iterator[dict[str, np.ndarray]]:
-        """This process's part of every global batch from ``start_step`` on, without end.
+        """The part of this process in every global batch from ``start_step`` on, without end.
 
         Yields:
           Signals ``[b t c]``, ``label``, ``id``, ``length``, ``_mask`` (ones), numpy.
@@ -93,18 +93,16 @@ class Pipeline:
         return batches
 
     def sample(self, most: int = 512) -> dict[str, np.ndarray]:
-        """Rows spread evenly over the set, cut to the window: the same in every process.
+        """Rows spread evenly over the set, the same in every process.
 
         Returns:
-          Signals ``[n t c]`` and ``length``, at most ``most`` rows.
+          The beginning of signals ``[n t c]``, as long as in batches, and ``length`` ``[n]``, of
+          at most ``most`` rows.
         """
-        picked = np.unique(np.linspace(0, len(self.rows) - 1, most).astype(int))
-        read = self.shards.read(self.rows[picked])
-        samples = self._samples
-        first = next(iter(samples.values()))
-        return {name: read[name][:, :n] for name, n in samples.items()} | {
-            "length": np.minimum(read["length"], first)
-        }
+        positions = np.unique(np.linspace(0, len(self.rows) - 1, most).astype(int))
+        batch = self.shards.read(self.rows[positions])
+        length = np.minimum(batch["length"], self.info.signals[0].samples)
+        return {name: batch[name][:, :n] for name, n in self._samples.items()} | {"length": length}
 
     def close(self) -> None:
         """Stops all iterators and closes the shard files."""
@@ -124,12 +122,11 @@ class Pipeline:
         return ids if runs is None else runs[ids].ravel()
 
     def _positions(self, step: int) -> np.ndarray:
-        return self._mine(self._global(step))
+        return self._local(self._global(step))
 
-    def _mine(self, values: np.ndarray) -> np.ndarray:
-        return index_order.local(
-            values, process_index=self.process_index, process_count=self.process_count
-        )
+    def _local(self, values: np.ndarray) -> np.ndarray:
+        """The part of this process; the parts in order are the global batch, as devices hold it."""
+        return np.split(values, self.process_count)[self.process_index]
 
     @property
     def _samples(self) -> dict[str, int]:
@@ -141,25 +138,27 @@ class Pipeline:
         return self._samples != stored
 
     def _starts(self, step: int) -> np.ndarray:
-        return self._mine(index_order.fractions(step, batch=self.batch, seed=self.seed))
+        return self._local(index_order.fractions(step, batch=self.batch, seed=self.seed))
 
     def _from_memory(self, start_step: int) -> Iterator[dict[str, np.ndarray]]:
-        starts = self._starts if self._cropped else None
-        return in_memory.batches(
-            self._table, self._positions, starts, self._samples, start_step=start_step
-        )
+        for step in itertools.count(start_step):
+            positions = self._positions(step)
+            batch = {name: values[positions] for name, values in self._table.items()}
+            if self._cropped:
+                batch = in_memory.crop(batch, self._starts(step), samples=self._samples)
+            yield batch
 
     def _from_tfdata(self, start_step: int) -> Iterator[dict[str, np.ndarray]]:
-        failed: list[InputError] = []
+        errors: list[InputError] = []
         try:
-            yield from _dataset(self, start_step, failed).as_numpy_iterator()
+            yield from _dataset(self, start_step, errors).as_numpy_iterator()
         except Exception as error:
-            # TensorFlow turns what the reader raised into an error of its own.
-            raise failed[0] if failed else error from None
+            # TensorFlow wraps what the reader raised in another error.
+            raise errors[0] if errors else error from None
 
     @cached_property
     def _table(self) -> dict[str, np.ndarray]:
-        """The set in memory, read on first use."""
+        """All rows in memory, read on first use."""
         return in_memory.load(self.shards, self.rows)
 
 
@@ -172,34 +171,37 @@ def open_pipeline(
     process_index: int = 0,
     process_count: int = 1,
 ) -> Pipeline:
-    """Opens ``cfg.path`` for training, with ``labelled`` only the rows that carry a label.
+    """Opens the shards ``cfg.path`` for training.
 
-    ``cfg.crop_seconds`` cuts a random window out of every row, which (seed, step) decide. With
-    ``cfg.sequence`` the rows come in runs of :func:`jfreq.data.loading.subsequences.runs_of`, and
-    it is the runs that are shuffled. Raises ``InputError`` for unfinished shards, an unknown split
-    or fold, no rows left, a batch of more rows than there are (before a fraction of them is
-    sampled), or one that the processes cannot divide evenly, in whole runs.
+    Args:
+      cfg: ``crop_seconds`` cuts a random window out of every row, which (seed, step) decide. With
+        ``sequence`` rows come in runs of :func:`jfreq.data.loading.subsequences.runs_of`, and the
+        runs are shuffled.
+      batch: global batch size.
+      seed: of the order of rows and of the crops.
+      labelled: read only rows that have a label.
+      process_index: of this process.
+      process_count: of the processes that share the global batch.
+
+    Raises:
+      InputError: for unfinished shards, an unknown split or fold, no rows left, a batch of more
+        rows than there are (before a fraction of them is sampled), or one that the processes
+        cannot divide evenly, in whole runs.
     """
     check(
-        batch % process_count == 0,
-        "batch",
-        f"{batch} rows cannot be shared evenly by {process_count} processes; make it a multiple",
+        0 <= process_index < process_count,
+        "process_index",
+        f"must be 0 or more and below {process_count}, got {process_index}",
     )
-    check(
-        batch // process_count % cfg.sequence == 0,
-        "data.sequence",
-        f"the {batch} rows of a batch are not whole runs of {cfg.sequence} for each of "
-        f"{process_count} processes; make the batch a multiple of {cfg.sequence * process_count}",
-    )
-    if not 0 <= process_index < process_count:
-        raise InputError(f"process_index: {process_index} of {process_count}")
+    _check_divisible(batch, process_count, cfg.sequence)
     shards = open_data(cfg)
     rows = shards.rows(cfg.split, exclude_folds=cfg.exclude_folds)
-    check(len(rows) > 0, "data", "no rows are left after split and exclude_folds")
+    check(len(rows) > 0, "data", "split and exclude_folds leave no rows; exclude fewer folds")
     if batch > len(rows):
+        power_of_two = 1 << (len(rows).bit_length() - 1)
         raise InputError(
-            f"batch: is {batch}, but there are {len(rows)} rows to train on; take --batch "
-            f"{_power_of_two(len(rows))} or less, or more data"
+            f"batch: is {batch}, but there are {len(rows)} rows to train on; use --batch "
+            f"{power_of_two} or less, or more data"
         )
     info = cropped_info(shards.measured(rows), cfg.crop_seconds)  # statistics need no labels
     rows = sampled_rows(shards, rows, cfg, labelled=labelled)
@@ -219,27 +221,35 @@ def open_pipeline(
     )
 
 
-def _power_of_two(n: int) -> int:
-    """The largest that is not above ``n``."""
-    return 1 << (n.bit_length() - 1)
+def _check_divisible(batch: int, processes: int, sequence: int) -> None:
+    """``InputError`` where processes cannot have parts of equal size, of whole runs."""
+    check(
+        batch % processes == 0,
+        "batch",
+        f"{batch} rows cannot be divided evenly among {processes} processes; use a multiple",
+    )
+    check(
+        batch // processes % sequence == 0,
+        "data.sequence",
+        f"the {batch} rows of a batch are not whole runs of {sequence} for each of {processes} "
+        f"processes; make the batch a multiple of {sequence * processes}",
+    )
 
 
 def batch_spec(info: ShardsInfo, batch: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes and dtypes of a batch of ``batch`` rows."""
-    shape: dict[str, tuple[tuple[int, ...], Any]] = {
-        s.name: ((batch, s.samples, s.channels), s.dtype) for s in info.signals
-    }
-    multi = info.multi_label
-    shape["label"] = ((batch, len(info.labels)), np.float32) if multi else ((batch,), np.int32)
-    shape |= {"id": ((batch,), np.int32), "length": ((batch,), np.int32)}
-    shape |= {"_mask": ((batch,), np.float32)}
-    return {name: jax.ShapeDtypeStruct(*value) for name, value in shape.items()}
+    """Shapes and dtypes of a batch of ``batch`` rows, ``_mask`` included."""
+    shapes = batch_shapes(info, batch) | {"_mask": ((batch,), np.float32)}
+    return {name: jax.ShapeDtypeStruct(*value) for name, value in shapes.items()}
 
 
 def eval_batches(
     shards: Shards, rows: np.ndarray, *, batch: int
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Every row once, in the order of ``rows``; the last batch is filled up with ``_mask`` 0."""
+    """Every row of ``rows`` ``[n]`` once, in that order.
+
+    Yields:
+      As :meth:`Pipeline.iterate`. The last batch is filled up with rows whose ``_mask`` is 0.
+    """
     check(batch >= 1, "batch", f"must be 1 or more, got {batch}")
     for begin in range(0, len(rows), batch):
         block = np.asarray(rows[begin : begin + batch])
@@ -249,7 +259,7 @@ def eval_batches(
 
 def _stop(iterators: weakref.WeakSet[Generator]) -> None:
     for iterator in list(iterators):
-        with contextlib.suppress(ValueError):  # it is being advanced by another thread
+        with contextlib.suppress(ValueError):  # another thread is advancing it
             iterator.close()
 
 
@@ -260,7 +270,7 @@ def _backend(cfg: Data, size: int) -> Literal["tfdata", "memory"]:
 
 
 def cropped_info(info: ShardsInfo, seconds: float | None) -> ShardsInfo:
-    """What batches hold: rows as stored, or windows of ``seconds``."""
+    """What batches hold: rows as stored, or crops of ``seconds``, which may not be longer."""
     if seconds is None:
         return info
     longest = min(s.spec.seconds for s in info.signals)
@@ -275,10 +285,10 @@ def cropped_info(info: ShardsInfo, seconds: float | None) -> ShardsInfo:
     return dataclasses.replace(info, signals=signals)
 
 
-def _dataset(pipeline: Pipeline, start_step: int, failed: list[InputError]) -> Any:
-    """step -> row ids -> records -> parse -> crop, all stateless; never touches a GPU.
+def _dataset(pipeline: Pipeline, start_step: int, errors: list[InputError]) -> Any:
+    """The ``tf.data.Dataset`` of batches; errors of the reader are appended to ``errors``.
 
-    ``failed`` takes the reader's own errors.
+    From step to row ids, records, arrays and crops all is stateless; no GPU is touched.
     """
     import tensorflow as tf
 
@@ -293,16 +303,16 @@ def _dataset(pipeline: Pipeline, start_step: int, failed: list[InputError]) -> A
         try:
             records = shards.read_bytes(ids)
         except InputError as error:
-            failed.append(error)
+            errors.append(error)
             raise
-        # What records say of their classes holds in their own folder.
+        # Records number classes as their folder does, not as the set of several folders.
         labels = shards.labels(ids) if shards.relabelled else np.zeros(len(ids), np.int32)
         return np.array(records, object), ids.astype(np.int32), starts, labels
 
     def load(step: Any) -> dict[str, Any]:
-        several = shards.relabelled and shards.info.multi_label
-        kinds = [tf.string, tf.int32, tf.float64, tf.float32 if several else tf.int32]
-        *columns, labels = tf.numpy_function(read, [step], kinds, stateful=False)
+        multi = shards.relabelled and shards.info.multi_label
+        dtypes = [tf.string, tf.int32, tf.float64, tf.float32 if multi else tf.int32]
+        *columns, labels = tf.numpy_function(read, [step], dtypes, stateful=False)
         size = pipeline.batch // pipeline.process_count
         records, ids, starts = (tf.ensure_shape(x, [size]) for x in columns)
         batch = {**tf_ops.parse(records, info=shards.info), "id": ids}

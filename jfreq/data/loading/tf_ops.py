@@ -1,7 +1,7 @@
-"""Typed tf.data ops: stateless, batch-wise, the same eagerly and inside ``tf.data``'s map.
+"""Stateless operations of tf.data on whole batches.
 
-Each has a numpy twin with the same result: :func:`jfreq.data.shards.example.fill` for ``parse``,
-:func:`jfreq.data.loading.in_memory.crop` for ``crop``.
+Each has a counterpart in numpy with the same result: :func:`jfreq.data.shards.example.fill` for
+``parse``, :func:`jfreq.data.loading.in_memory.crop` for ``crop``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def parse(records: tf.Tensor, *, info: ShardsInfo) -> Tensors:
-    """Serialised examples ``[b]`` to signals ``[b t c]``, ``label``, ``length`` ``[b]``.
+    """Parses serialised examples ``[b]`` to signals ``[b t c]``, ``label`` and ``length`` ``[b]``.
 
     Windows longer than ``info`` states are cut, shorter ones zero-padded.
     """
@@ -45,10 +45,15 @@ def parse(records: tf.Tensor, *, info: ShardsInfo) -> Tensors:
 
 
 def crop(batch: Tensors, start: tf.Tensor, *, samples: dict[str, int]) -> Tensors:
-    """Cuts every signal to ``samples[name]``, row ``b`` at the fraction ``start[b]`` of its slack.
+    """Crops every signal of a batch to ``samples[name]`` samples.
 
-    One fraction in [0, 1) serves all modalities, so they stay aligned; the slack is what is valid
-    beyond the crop, so a short recording is never cropped into its padding.
+    A row has one fraction for all modalities, so they stay aligned. It chooses among the starts
+    that leave only valid samples in the crop; a row with too few of them starts at 0.
+
+    Args:
+      batch: signals ``[b t c]`` and ``length`` ``[b]``; everything else stays as it is.
+      start: the fraction of every row, in [0, 1), ``[b]`` float64.
+      samples: length of the crop by modality; ``length`` counts samples of the first.
     """
     import tensorflow as tf
 

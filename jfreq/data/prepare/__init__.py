@@ -1,1 +1,1 @@
-"""Recordings to shards: decided, cut, resampled, written once."""
+"""From recordings to shards: windows are chosen, cut, resampled and written."""

@@ -1,4 +1,4 @@
-"""What rows become, decided before any is written: window, hop, rates, channels."""
+"""How the rows of a source are cut, decided before any is written: window, hop, rates, channels."""
 
 from __future__ import annotations
 
@@ -8,83 +8,107 @@ from typing import Literal
 from jfreq.config import check, close_match
 from jfreq.data.options import Options
 from jfreq.data.prepare.windowing import Cutter
+from jfreq.data.readers.sound import Survey
 from jfreq.data.shards.metadata import SignalInfo
-from jfreq.data.sources.base import UNREADABLE, Source, one_line
+from jfreq.data.sources.base import UNREADABLE, Signal, Source, one_line
 from jfreq.data.sources.segments import name_of
 from jfreq.types import InputError
 
 AUDIO_RATE = 16000.0
-LONGEST = 10.0
-"""Seconds of the default window at most."""
-_SHORT = 1e-3
-"""A window may be this fraction longer than the longest recording: rounding, and lossy codecs."""
+"""Default rate of sound in the shards, in Hz."""
+LONGEST_DEFAULT = 10.0
+"""Longest default window, in seconds."""
+_TOLERANCE = 1e-3
+"""A window may be longer than the longest recording by this fraction: rounding, lossy codecs."""
 
 
 def cutter_for(source: Source, options: Options, dtype: Literal["int16", "float32"]) -> Cutter:
-    """Decides window, hop, rates and channels from the options and the first good row.
+    """The window, hop, rates and channels that the options and the first readable row lead to.
 
-    Raises ``InputError`` for a window longer than every recording, where no row can be used, and
-    for a modality that no row has.
+    Args:
+      source: rows are read until one can be used; its signals are those of the set.
+      options: those of the caller; what they leave open is decided here.
+      dtype: of ``audio`` in the shards.
+
+    Raises:
+      InputError: where the window is longer than every recording, no row can be used, ``rates``
+        names an unknown modality, or with ``allow_missing`` no row has one of the modalities.
     """
-    default = AUDIO_RATE if source.audio else source.rate
-    rates = options.hertz
+    default_rate = AUDIO_RATE if source.audio else source.rate
     if options.seconds is not None:
         _check_window(source, options.seconds)
     seconds = options.seconds or _longest(source)
-    undecided = Cutter(
+    cutter = Cutter(
         signals=(),
-        rate=default if options.rate is None else options.rate,
+        rate=default_rate if options.rate is None else options.rate,
         seconds=seconds,
         hop_seconds=options.hop_seconds or seconds,
         mix=options.mix or source.mix,
         fill_seconds=options.fill_seconds,
         dtype=dtype,
-        rates={**(source.rates if options.rate is None else {}), **rates},
+        rates={**(source.rates if options.rate is None else {}), **options.hertz},
         allow_missing=options.allow_missing,
     )
-    reasons = []
+    example = _first_usable(source, cutter)
+    for name in options.hertz:
+        there = f"there are: {', '.join(example)}"
+        hint = close_match(name, example)
+        check(name in example, "rates", f"no modality {name!r}{hint}; {there}")
+    if options.allow_missing:
+        _check_present(source, cutter, tuple(example))
+    return dataclasses.replace(
+        cutter,
+        signals=tuple(_signal_info(name, signal, cutter) for name, signal in example.items()),
+        rates={name: hertz for name, hertz in cutter.rates.items() if name in example},
+    )
+
+
+def sound_dtype(
+    wanted: Literal["auto", "int16", "float32"], source: Source, survey: Survey | None
+) -> Literal["int16", "float32"]:
+    """The dtype of sound in the shards; ``auto`` is float32 where any file is floating point."""
+    if wanted != "auto":
+        return wanted
+    return "float32" if source.floating or (survey and survey.floating) else "int16"
+
+
+def _first_usable(source: Source, cutter: Cutter) -> dict[str, Signal]:
+    """The converted signals of the first row that can be used; ``InputError`` where none can."""
+    first_reason = ""
     for row in source.rows:
         try:
-            probe = undecided.convert(row, source.read(row))[0].signals
+            return cutter.convert(row, source.read(row))[0].signals
         except UNREADABLE as error:
-            reasons.append(f"{name_of(row)}: {one_line(error)}")
-            continue
-        signals = tuple(
-            SignalInfo(
-                name=name,
-                rate=s.rate or 0.0,
-                samples=round(seconds * (s.rate or 0.0)),
-                channels=s.x.shape[1],
-                dtype=dtype if name == "audio" else "float32",
-                scale=1 / 32768 if (name, dtype) == ("audio", "int16") else 1.0,
-                channel_names=s.names,
-                mix=undecided.mix if name == "audio" else "first",
-            )
-            for name, s in probe.items()
-        )
-        for name in rates:
-            check(
-                name in probe,
-                "rates",
-                f"no modality {name!r}{close_match(name, probe)}; there are: {', '.join(probe)}",
-            )
-        if options.allow_missing:
-            _check_present(source, undecided, tuple(probe))
-        kept = {name: hz for name, hz in undecided.rates.items() if name in probe}
-        return dataclasses.replace(undecided, signals=signals, rates=kept)
+            first_reason = first_reason or f"{name_of(row)}: {one_line(error)}"
     raise InputError(
-        f"none of the {len(source.rows)} rows of {source.name} can be used; the first: {reasons[0]}"
+        f"none of the {len(source.rows)} rows of {source.name} can be used; the first: "
+        f"{first_reason}"
+    )
+
+
+def _signal_info(name: str, signal: Signal, cutter: Cutter) -> SignalInfo:
+    """How a modality with the rate and channels of ``signal`` is stored."""
+    rate, audio = signal.rate or 0.0, name == "audio"
+    return SignalInfo(
+        name=name,
+        rate=rate,
+        samples=round(cutter.seconds * rate),
+        channels=signal.x.shape[1],
+        dtype=cutter.dtype if audio else "float32",
+        scale=1 / 32768 if audio and cutter.dtype == "int16" else 1.0,
+        channel_names=signal.names,
+        mix=cutter.mix if audio else "first",
     )
 
 
 def _longest(source: Source) -> float:
-    """Seconds of the longest clip, at most ``LONGEST``; stops looking where one is that long."""
-    best = 0.0
+    """Seconds of the longest recording, at most ``LONGEST_DEFAULT``, where the search ends."""
+    longest = 0.0
     for row in source.rows:
-        best = max(best, source.seconds(row) or 0.0)
-        if best >= LONGEST:
-            return LONGEST
-    return best or LONGEST
+        longest = max(longest, source.seconds(row) or 0.0)
+        if longest >= LONGEST_DEFAULT:
+            return LONGEST_DEFAULT
+    return longest or LONGEST_DEFAULT
 
 
 def _check_window(source: Source, seconds: float) -> None:
@@ -92,26 +116,26 @@ def _check_window(source: Source, seconds: float) -> None:
     longest, where = 0.0, ""
     for row in source.rows:
         length = source.seconds(row) or 0.0
-        if length >= seconds * (1 - _SHORT):
+        if length >= seconds * (1 - _TOLERANCE):
             return
         if length > longest:
             longest, where = length, name_of(row)
     if longest != 0:
         raise InputError(
             f"seconds: a window of {seconds:g} s is longer than every recording; the longest is "
-            f"{where} with {longest:g} s"
+            f"{where} with {longest:g} s; choose a shorter window"
         )
 
 
 def _check_present(source: Source, cutter: Cutter, names: tuple[str, ...]) -> None:
-    """``InputError`` for a modality that every row lacks; stops once each has been seen."""
-    unseen = set(names)
+    """``InputError`` for a modality that every row lacks; ends once all have been present."""
+    missing = set(names)
     for row in source.rows:
         try:
-            unseen -= {k for k, s in source.read(row).items() if not cutter.absent(s.x)}
+            missing -= {k for k, s in source.read(row).items() if not cutter.absent(s.x)}
         except UNREADABLE:
             continue
-        if not unseen:
+        if not missing:
             return
-    absent = ", ".join(name for name in names if name in unseen)
+    absent = ", ".join(name for name in names if name in missing)
     raise InputError(f"no recording of {source.name} has {absent}; leave it out with modalities")

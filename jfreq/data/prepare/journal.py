@@ -1,4 +1,4 @@
-"""The journal of ``prepare``: finished parts, each one shard and one file of columns."""
+"""The finished parts of an unfinished set: for each a shard and a file of columns."""
 
 from __future__ import annotations
 
@@ -11,33 +11,36 @@ from typing import NamedTuple
 import numpy as np
 
 from jfreq.data.prepare.windowing import Window
-from jfreq.data.shards.metadata import ShardsInfo
 from jfreq.files import write_atomically
 
 WRITE_OPTIONS = "group_size:1,uncompressed"
-"""One record per chunk: random access reads nothing else. PCM hardly compresses."""
+"""One record in a chunk, so that random access reads one; PCM hardly compresses."""
 
 
 class Part(NamedTuple):
-    """A finished part."""
+    """A finished part of a set: ``rows`` windows in one shard."""
 
     index: int
     rows: int
     sha256: str
+    """Over the records in order."""
     columns: dict[str, np.ndarray]
+    """``[rows]`` or ``[rows c]`` by name, see :class:`jfreq.data.prepare.windowing.Window`."""
     skipped: tuple[str, ...]
+    """Rows of the source that could not be used, as ``name: reason``."""
 
 
 def shard_file(index: int) -> str:
     return f"{index:06d}.array_record"
 
 
-def write(
-    folder: Path, index: int, windows: Iterable[Window], skipped: list[str], info: ShardsInfo
-) -> Part:
-    """Writes a part; it counts as finished once its columns are there.
+def write(folder: Path, index: int, windows: Iterable[Window], skipped: list[str]) -> Part:
+    """Writes a part, which is finished as soon as its file of columns exists.
 
-    ``skipped`` is filled while ``windows`` is drawn.
+    Args:
+      folder: of the finished parts.
+      windows: of the part; the iterator may append to ``skipped`` as it is consumed.
+      skipped: rows that could not be used, as ``name: reason``.
     """
     from array_record.python.array_record_module import ArrayRecordWriter
 
@@ -52,17 +55,18 @@ def write(
             rows.append(window.columns)
     finally:
         writer.close()
-    _sync(temporary)
+    with open(temporary, "rb") as file:
+        os.fsync(file.fileno())
     os.replace(temporary, shard)
     columns = {name: _column([row[name] for row in rows]) for name in (rows[0] if rows else ())}
     part = Part(index, len(rows), sha.hexdigest(), columns, tuple(skipped))
-    note = {"_sha256": np.array(part.sha256), "_skipped": np.array(part.skipped, np.str_)}
-    write_columns(_columns_file(folder, index), {**columns, **note})
+    extra = {"_sha256": np.array(part.sha256), "_skipped": np.array(part.skipped, np.str_)}
+    write_columns(_columns_file(folder, index), {**columns, **extra})
     return part
 
 
 def load(folder: Path, index: int) -> Part | None:
-    """The part, if it is finished."""
+    """The part, or None where it is not finished."""
     path = _columns_file(folder, index)
     if not path.is_file() or not (folder / shard_file(index)).is_file():
         return None
@@ -74,7 +78,7 @@ def load(folder: Path, index: int) -> Part | None:
 
 
 def write_columns(path: Path, columns: dict[str, np.ndarray]) -> None:
-    """An ``.npz`` that appears whole or not at all."""
+    """Writes an ``.npz``, whole or not at all."""
     write_atomically(path, lambda file: np.savez_compressed(file, **columns))  # type: ignore[arg-type]
 
 
@@ -83,15 +87,7 @@ def _columns_file(folder: Path, index: int) -> Path:
 
 
 def _column(values: list) -> np.ndarray:
-    """Text as UTF-8 bytes: a quarter of numpy's own strings."""
+    """The values of a column stacked; text as UTF-8, a quarter of the size of numpy's strings."""
     if isinstance(values[0], str):
         return np.array([value.encode() for value in values])
     return np.stack(values)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,4 +1,4 @@
-"""Missing samples: short gaps are filled, longer ones cut a row into stretches."""
+"""Missing samples: short gaps are filled, and longer gaps cut a row into stretches."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ import numpy as np
 from jfreq.data.sources.base import Signal
 from jfreq.types import InputError
 
-_SLACK = 1e-6
-"""Of a sample, for seconds that went through floating point."""
+_TOLERANCE = 1e-6
+"""In samples: rounding of times in seconds."""
 
 
 class Stretch(NamedTuple):
-    """What lies between two gaps of a row; ``seconds`` is where it begins in the row."""
+    """The signals of a row between two long gaps."""
 
     seconds: float
+    """Where the stretch begins in the row."""
     signals: dict[str, Signal]
     whole: bool
-    """Nothing of the row is missing."""
+    """Whether it is the whole row."""
 
     @property
     def duration(self) -> float:
@@ -30,18 +31,21 @@ class Stretch(NamedTuple):
 
 
 def stretches(signals: Mapping[str, Signal], *, fill_seconds: float) -> list[Stretch]:
-    """The parts of a row in which every channel of every signal is known.
+    """Cuts a row where samples are missing for long, and fills shorter gaps.
 
     NaN and infinity are missing samples. A gap of one channel that is no longer than
-    ``fill_seconds`` is filled with the line between its neighbours; a longer one, and what is
-    missing at either end of the row, cuts all signals at that time. ``Signal.breaks`` cut as well.
+    ``fill_seconds`` is filled with the line between its neighbours. A longer gap, and any gap at
+    either end of the row, cuts all signals at that time. ``Signal.breaks`` cut as well.
 
     Args:
       signals: signals ``[t c]`` by name, all of them with a rate.
-      fill_seconds: 0 fills nothing.
+      fill_seconds: the longest gap to fill; 0 fills nothing.
+
+    Returns:
+      The stretches in the order of time, without missing samples.
 
     Raises:
-      InputError: for a channel of which no sample is known.
+      InputError: where all samples of a channel are missing.
     """
     gaps: list[tuple[float, float]] = []
     for name, s in signals.items():
@@ -60,29 +64,29 @@ def stretches(signals: Mapping[str, Signal], *, fill_seconds: float) -> list[Str
 
 
 def runs(flags: np.ndarray) -> list[tuple[int, int]]:
-    """Half-open ranges in which ``flags`` ``[t]`` is true."""
+    """Half-open ranges of positions at which ``flags`` ``[t]`` are true."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], flags, [False]]).astype(np.int8)))
     return [(int(a), int(b)) for a, b in edges.reshape(-1, 2)]
 
 
 def _long_gaps(name: str, signal: Signal, fill_seconds: float) -> list[tuple[int, int]]:
-    """Sample ranges that cannot be filled."""
+    """Half-open ranges of samples that are missing in some channel and are not filled."""
     x, rate = signal.x, signal.rate or 1.0
-    if not np.issubdtype(x.dtype, np.floating) or np.isfinite(x).all():
+    if np.isfinite(x).all():
         return []
-    most = math.floor(fill_seconds * rate + _SLACK)
+    most = math.floor(fill_seconds * rate + _TOLERANCE)
     out = []
     for channel, missing in enumerate(~np.isfinite(x).T):
         if missing.all():
-            called = f"{channel} ({signal.names[channel]})" if signal.names else channel
-            raise InputError(f"{name}: channel {called} is missing throughout (NaN or infinity)")
+            label = f"{channel} ({signal.names[channel]})" if signal.names else channel
+            raise InputError(f"{name}: channel {label} is missing throughout (NaN or infinity)")
         ranges = runs(missing)
         out += [(a, b) for a, b in ranges if b - a > most or a == 0 or b == len(x)]
     return out
 
 
 def _between(gaps: Iterable[tuple[float, float]], end: float) -> list[tuple[float, float]]:
-    """What ``[0, end)`` leaves outside of ``gaps``."""
+    """The parts of ``[0, end)`` that lie outside of ``gaps``."""
     out, at = [], 0.0
     for a, b in sorted(gaps):
         if a > at:
@@ -94,16 +98,16 @@ def _between(gaps: Iterable[tuple[float, float]], end: float) -> list[tuple[floa
 
 
 def _slice(signal: Signal, start: float, end: float) -> Signal:
-    """Samples at times in ``[start, end)`` seconds."""
+    """The samples at times in ``[start, end)`` seconds."""
     assert signal.rate is not None
-    a, b = (max(0, math.ceil(t * signal.rate - _SLACK)) for t in (start, end))
+    a, b = (max(0, math.ceil(t * signal.rate - _TOLERANCE)) for t in (start, end))
     return signal._replace(x=signal.x[a:b], breaks=())
 
 
 def _filled(signal: Signal) -> Signal:
-    """What is still missing, by linear interpolation."""
+    """The signal with missing samples interpolated linearly and without ``breaks``."""
     x = signal.x
-    if not np.issubdtype(x.dtype, np.floating) or np.isfinite(x).all():
+    if np.isfinite(x).all():
         return signal._replace(breaks=())
     x, at = x.copy(), np.arange(len(x))
     for channel in x.T:

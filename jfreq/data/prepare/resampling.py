@@ -1,4 +1,4 @@
-"""Samples with timestamps onto a regular grid; regular samples to another rate."""
+"""Resampling: samples with timestamps to a regular grid, regular samples to another rate."""
 
 from __future__ import annotations
 
@@ -13,22 +13,23 @@ from jfreq.data.sources.base import Signal
 
 Ends = Literal["line", "mean"]
 LONGEST_GAP = 2.0
-"""Seconds without a sample after which a recording has stopped (HHAR-Data-Process)."""
+"""Seconds without a sample after which recording had stopped (HHAR-Data-Process)."""
 
 
 def common_grid(
     sensors: Sequence[tuple[np.ndarray, np.ndarray]], *, rate: float, gap: float = LONGEST_GAP
 ) -> Signal:
-    """Several sensors of one device on one regular grid.
+    """Puts several sensors of one device on one regular grid.
 
     Where any of the sensors has no sample for more than ``gap`` seconds, nothing is interpolated:
     the grid stops, and starts again at the next sample. Elsewhere samples are interpolated linearly
-    in time; a sensor that is faster than ``rate`` is low-pass filtered first.
+    in time; a sensor that is faster than ``rate`` is low-pass filtered as well.
 
     Args:
       sensors: for each sensor the times ``[n]`` in seconds on one clock, in any order, and the
         samples ``[n c]``. Of several samples at one time the first counts.
       rate: of the grid, in Hz.
+      gap: longest time between two samples to interpolate over, in seconds.
 
     Returns:
       Samples ``[t c]`` float32, the channels of all sensors side by side; ``breaks`` where the
@@ -48,11 +49,16 @@ def common_grid(
 
 
 def resample(x: np.ndarray, rate: float, target: float, *, ends: Ends = "line") -> np.ndarray:
-    """Band-limited, ``[t c]`` at ``rate`` to ``target`` Hz.
+    """Resamples ``[t c]`` from ``rate`` to ``target`` Hz with a band-limited filter (soxr HQ).
 
-    Zeros are assumed outside of a recording, so an offset is subtracted before and added after, or
-    gravity would ring at both ends: the ``line`` from the first to the last sample, or for sound
-    the ``mean``.
+    The filter takes what lies outside of a recording for zeros, so an offset such as gravity would
+    ring at both ends. It is subtracted before filtering and added again afterwards.
+
+    Args:
+      ends: the offset: the ``line`` from the first to the last sample, or the ``mean``, for sound.
+
+    Returns:
+      ``[t' c]`` at ``target`` Hz.
     """
     import soxr
 
@@ -69,14 +75,14 @@ def resample(x: np.ndarray, rate: float, target: float, *, ends: Ends = "line") 
 
 
 def _ordered(t: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """By time, each time once, without samples that are not finite."""
+    """Finite samples sorted by time; of several at one time the first."""
     known = np.isfinite(t) & np.isfinite(x).all(1)
     t, first = np.unique(t[known], return_index=True)
     return t, x[known][first]
 
 
 def _spans(t: np.ndarray, gap: float) -> list[tuple[float, float]]:
-    """First and last time of every stretch without a longer gap, of two samples or more."""
+    """First and last time of all stretches of two samples or more without a gap above ``gap``."""
     cuts = np.flatnonzero(np.diff(t) > gap) + 1
     edges = [0, *cuts.tolist(), len(t)]
     return [(float(t[a]), float(t[b - 1])) for a, b in itertools.pairwise(edges) if b - a > 1]
@@ -92,7 +98,7 @@ def _overlaps(sensors: Sequence[list[tuple[float, float]]]) -> list[tuple[float,
 
 
 def _on_grid(t: np.ndarray, x: np.ndarray, begin: float, count: int, rate: float) -> np.ndarray:
-    """``x`` at ``begin + i / rate``, through a finer grid and a filter where it is faster."""
+    """``x`` at ``count`` times ``begin + i / rate``; a faster sensor by way of a finer grid."""
     near = slice(*np.searchsorted(t, [begin - LONGEST_GAP, begin + count / rate + LONGEST_GAP]))
     t, x = t[near], x[near]
     measured = (len(t) - 1) / (t[-1] - t[0])

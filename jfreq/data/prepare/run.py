@@ -1,8 +1,8 @@
-"""Recordings to shards: decoded in parallel, written in parts, finished in one atomic step.
+"""From recordings to shards: decoded in parallel, written in parts, finished in one atomic step.
 
-The rows of a source are cut into parts by number alone. A part is decoded by one thread and
-becomes one shard, so neither the number of workers nor an interruption changes a byte of the
-result; parts that are done are kept in ``.parts`` until the set is finished.
+The rows of a source are divided into parts by their number and size alone. A part is decoded by
+one thread and becomes one shard, so neither the number of workers nor an interruption changes a
+byte of the result. Finished parts are kept in ``.parts`` until the set is finished.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from jfreq.config import check
 from jfreq.config_json import fingerprint
 from jfreq.data.fold_assignment import advice_without_folds, with_requested_folds
 from jfreq.data.options import Options
-from jfreq.data.prepare import journal, messages, summary
-from jfreq.data.prepare.choose_windows import cutter_for
+from jfreq.data.prepare import journal, messages
+from jfreq.data.prepare.choose_windows import cutter_for, sound_dtype
 from jfreq.data.prepare.journal import Part
 from jfreq.data.prepare.statistics import measured, training_rows
 from jfreq.data.prepare.windowing import Cutter, Window, windows_of
@@ -39,6 +39,7 @@ from jfreq.data.sources.segments import guarded, name_of
 from jfreq.data.sources.subsample import thinned
 from jfreq.files import Lock, disk_errors, local_path, write_text
 from jfreq.monitoring.progress import Progress
+from jfreq.ranges import shortlist
 from jfreq.types import InputError
 
 SKIPPED = "skipped.txt"
@@ -50,27 +51,31 @@ Say = Callable[[Iterable[str]], None]
 def prepare(
     source: str, out: Path | str, *, name: str | None = None, progress: bool = True, **fields: Any
 ) -> ShardsInfo:
-    """Makes the shards ``out`` from ``source``; goes on where an interrupted call stopped.
+    """Makes a set of shards from recordings; the same call continues an interrupted one.
 
     Args:
       source: a folder or file, ``synthetic:NAME`` or ``tfds:NAME``.
-      out: the folder of shards; it may hold an unfinished set, nothing of a finished one.
+      out: the folder of shards. It may hold an unfinished set, or the finished set of the same
+        call, which is returned as it is.
       name: of the set; by default that of the source.
-      progress: show how far it is.
+      progress: show on standard error what was recognised and how much is done.
       fields: those of :class:`jfreq.data.options.Options`, for instance ``seconds=2.0``.
 
+    Returns:
+      What the finished set holds.
+
     Raises:
-      InputError: for anything wrong with the source, a full disk, or where nothing is left.
+      InputError: for anything wrong with the source or the options, where ``out`` holds anything
+        else, where no row can be used, or for a full disk.
     """
     options = Options(**fields)
-    say = messages.say if progress else _silent
+    say = messages.say if progress else lambda lines: None
     out = local_path(out, "out")
     _check_free(out, source)
-    opened, cutter, kept_whole = _decided(source, options, say)
+    opened, cutter, fold_by = _open_and_choose(source, options, say)
     name = name or opened.name
-    recipe = _recipe(name, opened, cutter, options, kept_whole)
-    finished = _already_finished(out, recipe, strict=options.strict)
-    if finished is not None:
+    recipe = _recipe(name, opened, cutter, options, fold_by)
+    if finished := _already_finished(out, recipe, strict=options.strict):
         return finished
     info = ShardsInfo(
         name=name,
@@ -78,7 +83,7 @@ def prepare(
         rows=0,
         labels=opened.labels,
         multi_label=opened.multi_label,
-        fold_by=kept_whole,
+        fold_by=fold_by,
         guard_seconds=options.guard_seconds or 0.0,
         source=opened.description,
         recipe=recipe,
@@ -98,26 +103,22 @@ def prepare(
     return info
 
 
-def _silent(lines: Iterable[str]) -> None:
-    """Nothing is said."""
-
-
-def _decided(source: str, options: Options, say: Say) -> tuple[Source, Cutter, str]:
-    """The source as it is read, how its rows are cut, and what the folds made keep whole."""
+def _open_and_choose(source: str, options: Options, say: Say) -> tuple[Source, Cutter, str]:
+    """The source with the rows to read, how they are cut, and what new folds keep whole."""
     opened = thinned(open_source(source, kind=options.kind, options=options), options.fractions)
-    read_as = summary.read_as(opened)
-    opened, kept_whole = with_requested_folds(opened, options)
+    read_as = messages.read_as(opened)
+    opened, fold_by = with_requested_folds(opened, options)
     say((read_as, *opened.notes))
     if options.strict and opened.missing:
         raise InputError(f"{opened.missing[0]}; mend or remove it, or prepare without strict")
     survey = opened.survey(row.path for row in opened.rows) if opened.survey else None
-    cutter = cutter_for(opened, options, summary.stored_as(options.dtype, opened, survey))
-    say(summary.lines(opened, cutter, survey))
-    return _arranged(opened, cutter, options.guard_seconds), cutter, kept_whole
+    cutter = cutter_for(opened, options, sound_dtype(options.dtype, opened, survey))
+    say(messages.about_sound(opened, cutter, survey))
+    return _with_rows_to_read(opened, cutter, options.guard_seconds), cutter, fold_by
 
 
-def _arranged(source: Source, cutter: Cutter, guard_seconds: float | None) -> Source:
-    """The rows as they are read: with a guard, and with unlabelled stretches at their end."""
+def _with_rows_to_read(source: Source, cutter: Cutter, guard_seconds: float | None) -> Source:
+    """The source without the rows that a guard removes, and with its unlabelled stretches last."""
     if guard_seconds is not None:
         kept, lost = guarded(source, guard_seconds, rate=cutter.rate)
         source = dataclasses.replace(source, rows=tuple(kept), missing=(*source.missing, *lost))
@@ -125,40 +126,37 @@ def _arranged(source: Source, cutter: Cutter, guard_seconds: float | None) -> So
     return dataclasses.replace(source, rows=(*source.rows, *long), rest=())
 
 
-def _recipe(name: str, source: Source, cutter: Cutter, options: Options, kept_whole: str) -> str:
-    """Fingerprint of everything that decides a byte of the set, but for the files' contents.
-
-    ``kept_whole``: what the folds keep whole; the folds themselves are in the rows.
-    """
+def _recipe(name: str, source: Source, cutter: Cutter, options: Options, fold_by: str) -> str:
+    """Fingerprint of everything that decides a byte of the set, except the contents of files."""
     rows = hashlib.sha256()
     for row in source.rows:
         rows.update(repr(tuple(row)).encode())
-    named = (name, source.kind, source.labels, source.multi_label, rows.hexdigest())
-    kept = (kept_whole, options.guard_seconds)
-    return fingerprint([named, cutter, options.channels, options.complex_as, kept])
+    content = (name, source.kind, source.labels, source.multi_label, rows.hexdigest())
+    folds = (fold_by, options.guard_seconds)
+    return fingerprint([content, cutter, options.channels, options.complex_as, folds])
 
 
 def _check_free(out: Path, source: str) -> None:
     """``InputError`` where ``out`` is the source or holds anything but a set of shards."""
-    check(is_utf8(str(out)), "out", f"{shown(out)} is not UTF-8; choose another name")
+    check(is_utf8(str(out)), "out", f"the name {shown(out)} is not UTF-8; choose another name")
     if Path(source).exists() and Path(source).resolve().is_relative_to(out.resolve()):
         raise InputError(
-            f"out: {out} is the source or holds it; choose a folder of its own, so that shards and "
+            f"out: {out} is the source or holds it; choose another folder, so that shards and "
             "recordings do not mix"
         )
-    check(out.is_dir() or not out.exists(), "out", f"{out} is a file, a folder is wanted")
+    check(out.is_dir() or not out.exists(), "out", f"{out} is a file; choose a folder")
     if (out / METADATA).exists() or (out / PARTS).exists() or not out.is_dir():
         return
-    other = sorted(path.name for path in out.iterdir() if not hidden(path.name))
-    some = ", ".join(map(shown, other[:3])) + ", ..." * (len(other) > 3)
+    other = sorted(shown(path.name) for path in out.iterdir() if not hidden(path.name))
     if other:
         raise InputError(
-            f"out: {out} exists and is not a set of shards, it holds {some}; choose another folder"
+            f"out: {out} exists and is not a set of shards, it holds {shortlist(other, 3)}; "
+            "choose another folder"
         )
 
 
 def _already_finished(out: Path, recipe: str, *, strict: bool) -> ShardsInfo | None:
-    """The set itself where the same call finished it before; ``InputError`` for another one."""
+    """The set where the same call has finished it; ``InputError`` for any other finished set."""
     if not (out / METADATA).exists():
         return None
     info = ShardsInfo.read(out)
@@ -170,24 +168,24 @@ def _already_finished(out: Path, recipe: str, *, strict: bool) -> ShardsInfo | N
     if strict and info.skipped:
         raise InputError(
             f"out: {out} was made without {info.skipped} rows that could not be used ({SKIPPED} "
-            "names them); mend them and delete the folder"
+            "names them); mend them, delete the folder and prepare it again"
         )
     return info
 
 
 def _open_journal(folder: Path, recipe: str) -> None:
-    """Empties the folder of finished parts where they belong to other data or options."""
-    note = folder / "recipe.json"
+    """Deletes the finished parts where they belong to other data or options."""
+    file = folder / "recipe.json"
     text = json.dumps(recipe) + "\n"
-    if not note.exists() or note.read_text(errors="replace") != text:
+    if not file.exists() or file.read_text(errors="replace") != text:
         for path in folder.iterdir():
             if path.name != LOCK:
                 path.unlink()
-    write_text(note, text)
+    write_text(file, text)
 
 
 def _pieces(rows: Sequence[Row], row_bytes: int) -> list[Sequence[Row]]:
-    """Rows by part: about 64 parts of 4 to 256 MiB, whatever the number of workers."""
+    """The rows of every part: about 64 parts of 4 to 256 MiB each."""
     target = min(max(len(rows) * row_bytes // 64, 4 * 2**20), 256 * 2**20)
     size = max(1, target // row_bytes)
     return [rows[i : i + size] for i in range(0, len(rows), size)]
@@ -196,6 +194,8 @@ def _pieces(rows: Sequence[Row], row_bytes: int) -> list[Sequence[Row]]:
 def _part_writer(
     source: Source, cutter: Cutter, info: ShardsInfo, folder: Path, *, strict: bool
 ) -> Callable[[int, Sequence[Row]], Part]:
+    """A function that writes the part of a number from its rows, unless it is finished."""
+
     def cut(rows: Sequence[Row], skipped: list[str]) -> Iterator[Window]:
         for row in rows:
             try:
@@ -217,7 +217,7 @@ def _part_writer(
         if done is not None and not (strict and done.skipped):
             return done
         skipped: list[str] = []
-        return journal.write(folder, index, cut(rows, skipped), skipped, info)
+        return journal.write(folder, index, cut(rows, skipped), skipped)
 
     return write
 
@@ -228,7 +228,7 @@ def _run(
     workers: int,
     show: Callable[[int], None],
 ) -> list[Part]:
-    """Every part, in order; the first failure stops what has not begun and is raised."""
+    """Writes all parts and returns them in order; the first error stops those not yet begun."""
     with ThreadPoolExecutor(workers) as pool:
         futures = {pool.submit(write, i, rows): i for i, rows in enumerate(pieces)}
         done: dict[int, Part] = {}
@@ -252,12 +252,12 @@ def _finish(
     say: Say,
     allow_missing: bool,
 ) -> ShardsInfo:
-    """Names the shards, writes columns and TFDS files, and last of all the metadata."""
+    """Moves the shards to ``out`` and writes everything else there, ``metadata.json`` last."""
     skipped = [*(s for part in done for s in part.skipped), *source.missing]
     filled = [part for part in done if part.rows]
     if not filled:
         raise InputError(
-            f"nothing is left of {source.name}: all rows were skipped; the first: {skipped[0]}"
+            f"nothing is left of {source.name}, all rows were skipped; the first: {skipped[0]}"
         )
     columns = {k: np.concatenate([p.columns[k] for p in filled]) for k in filled[0].columns}
     shards = []
@@ -282,13 +282,13 @@ def _finish(
         write_text(out / MISSING, _absences(info, columns))
     write_text(out / METADATA, info.to_json())
     shutil.rmtree(folder)
-    say(summary.clipped(columns))
+    say(messages.clipped(columns))
     say(messages.skipped(skipped, out / SKIPPED))
     return info
 
 
 def _absences(info: ShardsInfo, columns: dict[str, np.ndarray]) -> str:
-    """A line for every recording and modality that it lacks, in the order of rows."""
+    """The text of ``missing.txt``: a line for every modality that a recording lacks, in order."""
     lines, path = [], np.strings.decode(columns["path"], "utf-8")
     for s in info.signals:
         absent = columns[f"{s.name}.count"] == 0

@@ -1,4 +1,4 @@
-"""Mean and standard deviation of many windows from those of each."""
+"""Mean and standard deviation of many windows from their counts, means and variances."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def pooled_moments(
     """Mean and standard deviation of the union of groups (Chan, Golub and LeVeque, 1983).
 
     Args:
-      count: ``[n]`` samples per group.
-      mean: ``[n c]`` of each group.
-      var: ``[n c]`` population variance of each group.
+      count: samples per group, ``[n]``; at least one is positive.
+      mean: of each group, ``[n c]``.
+      var: population variance of each group, ``[n c]``.
 
     Returns:
-      ``[c]``, ``[c]`` float64.
+      Mean and standard deviation of every channel, ``[c]`` and ``[c]`` float64.
     """
     weight = (count / count.sum())[:, None]
     total = (weight * mean).sum(0)
@@ -31,7 +31,11 @@ def pooled_moments(
 
 
 def training_rows(split: np.ndarray) -> np.ndarray:
-    """Row numbers of split ``train`` where there is one, else of all rows; of texts ``[rows]``."""
+    """Row numbers ``[k]`` of split ``train`` where there is one, else of all rows.
+
+    Args:
+      split: the split of every row, ``[rows]`` str or UTF-8 bytes.
+    """
     train = split == ("train" if split.dtype.kind == "U" else b"train")
     return np.flatnonzero(train if train.any() else np.ones_like(train))
 
@@ -41,14 +45,15 @@ def measured(
 ) -> tuple[SignalInfo, ...]:
     """``signals`` with mean and standard deviation over the valid samples of ``rows``.
 
-    Exact and in physical units, from the moments stored for every row: no record is read.
+    They are exact and in physical units. They come from the moments that are stored for every
+    row, so no record is read.
 
     Args:
-      column: ``[n]`` or ``[n c]`` of all rows by name, for instance ``acc.mean``.
+      column: gives the values of all rows by name, ``acc.mean`` for instance, ``[n]`` or ``[n c]``.
       rows: row numbers ``[k]``.
 
     Raises:
-      InputError: for no rows, and for a signal that is absent in all of them.
+      InputError: where there are no rows, or a signal is absent in all of them.
     """
     check(len(rows) > 0, "rows", "statistics need at least one row")
     out = []
@@ -56,8 +61,8 @@ def measured(
         count, mean, var = (column(f"{s.name}.{k}")[rows] for k in ("count", "mean", "var"))
         if not count.any():
             raise InputError(
-                f"rows: {s.name} is absent in all {len(rows)} rows that statistics are taken of; "
-                "take other rows, or leave it out with --modalities when preparing"
+                f"rows: {s.name} is absent in all {len(rows)} rows that its mean would be computed "
+                "from; choose other rows, or prepare the set without it (--modalities)"
             )
         mean, std = pooled_moments(count, mean, var)
         out.append(dataclasses.replace(s, mean=tuple(mean.tolist()), std=tuple(std.tolist())))

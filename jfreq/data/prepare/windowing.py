@@ -1,4 +1,4 @@
-"""Makes the windows that are stored from one row of a source.
+"""From one row of a source to the windows that are stored.
 
 Its signals are checked, cut at long gaps, resampled, cut into windows and padded.
 """
@@ -21,16 +21,16 @@ from jfreq.ranges import Mix
 from jfreq.types import InputError
 
 CLIPPED = "clipped"
-"""Last part of the column that counts the samples of an int16 signal beyond full scale."""
+"""Last part of the name of a column: samples of an int16 signal that were beyond full scale."""
 
 
 class Window(NamedTuple):
     """One window as it is stored."""
 
     record: bytes
-    """The serialised window, as the shard holds it."""
+    """The serialised ``tf.train.Example``."""
     columns: dict[str, Any]
-    """What is kept about it outside of the shard: what ``rows.npz`` holds, one value of each."""
+    """Its value in every column of ``rows.npz``, by name."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Cutter:
     """How the rows of a source become windows, the same for all of them."""
 
     signals: tuple[SignalInfo, ...]
-    """What the signals of every row must agree with; empty while that is still undecided."""
+    """What the signals of every row must agree with; empty before the first row is read."""
     rate: float | None
     """Hz of the modalities in the shards; None leaves each at the rate of its recording."""
     seconds: float
@@ -54,40 +54,45 @@ class Cutter:
     rates: Mapping[str, float] = dataclasses.field(default_factory=dict)
     """Hz of single modalities; they take precedence over ``rate``."""
     allow_missing: bool = False
-    """A modality that is NaN throughout becomes zeros, instead of the row being refused."""
+    """Whether a modality that is NaN throughout becomes zeros; otherwise the row is refused."""
 
     def rate_of(self, name: str) -> float | None:
         """Hz of a modality in the shards; None where it keeps the rate of its recording."""
         return self.rates.get(name, self.rate)
 
     def absent(self, x: np.ndarray) -> bool:
-        """Whether the samples ``[t c]`` stand for a modality that was not recorded.
+        """Whether a modality with the samples ``[t c]`` was not recorded.
 
-        That is so where all of them are zero, NaN or infinite, and never without
-        ``allow_missing``.
+        That is so where all samples are zero, NaN or infinite; never without ``allow_missing``.
         """
         return self.allow_missing and not (np.isfinite(x) & (x != 0)).any()
 
     def convert(self, row: Row, signals: dict[str, Signal]) -> list[Stretch]:
-        """The signals of a row as ``[t c]`` at the rates of the shards, stretch by stretch.
+        """Checks the signals of a row, cuts them at long gaps, and resamples them.
 
-        Sound stays int16 where ``dtype`` says so and its rate stays as it is; everything else is
-        float32, sound with a full scale of 1. A row without long gaps is a single stretch; of one
-        with gaps, stretches shorter than half a window are left out.
+        Args:
+          row: of the source.
+          signals: the signals ``[t c]`` of the row by modality, as the source reads them.
+
+        Returns:
+          The stretches of the row, a single one where it has no long gaps. Those shorter than
+          half a window are left out of several. Signals are ``[t c]`` at the rates of the shards:
+          int16 for sound that is int16 and is neither resampled nor stored as float32, otherwise
+          float32, in which sound has a full scale of 1.
 
         Raises:
-          InputError: says what is wrong with the row: an unknown or contradictory sampling rate,
-            no samples, no modality, NaN in sound, signals other than ``signals``, or gaps that
-            leave no stretch long enough.
+          InputError: for an unknown or contradictory sampling rate, no samples, no modality, NaN
+            in sound, signals other than ``self.signals``, or gaps that leave no stretch that is
+            long enough.
         """
         checked = {name: self._checked(row, name, s) for name, s in signals.items()}
         if all(self.absent(s.x) for s in checked.values()):
             raise InputError("holds none of the modalities")
         converted = []
-        for part in stretches(checked, fill_seconds=self.fill_seconds):
-            if part.whole or 2 * part.duration >= self.seconds:
-                resampled = {name: self._resampled(name, s) for name, s in part.signals.items()}
-                converted.append(part._replace(signals=self._compared(resampled)))
+        for stretch in stretches(checked, fill_seconds=self.fill_seconds):
+            if stretch.whole or 2 * stretch.duration >= self.seconds:
+                resampled = {name: self._resampled(name, s) for name, s in stretch.signals.items()}
+                converted.append(stretch._replace(signals=self._compared(resampled)))
         if not converted:
             raise InputError(
                 f"its gaps leave no stretch of half a window ({self.seconds / 2:g} s) without "
@@ -117,32 +122,31 @@ class Cutter:
         return out
 
     def _checked(self, row: Row, name: str, signal: Signal) -> Signal:
-        """The signal with a rate that is known, zeros for what is absent, and sound mixed.
+        """The signal with a known rate, zeros where it is absent, and sound mixed.
 
         Raises ``InputError`` for a rate that is unknown, not positive, or not the one that the
         index states, for a signal without samples, and for NaN or infinity in sound.
         """
         x, rate = signal.x, signal.rate
         if rate is not None and row.rate is not None and abs(rate - row.rate) > 1e-6 * rate:
-            raise InputError(f"the file says {rate:g} Hz, the index {row.rate:g} Hz")
+            raise InputError(f"the file says {rate:g} Hz, the index says {row.rate:g} Hz")
         rate = self.rate_of(name) if rate is None else rate
         if rate is None:
             raise InputError("nothing states its sampling rate; give a rate")
         if not rate > 0:
-            raise InputError(f"its sampling rate is {rate:g} Hz")
+            raise InputError(f"its sampling rate is {rate:g} Hz; it must be positive")
         if len(x) == 0:
             raise InputError("is empty")
         if self.absent(x):
             x = np.zeros_like(x)
-        if name != "audio":
-            return signal._replace(x=x, rate=rate)
-        x = mixed(x, self.mix)
-        if np.issubdtype(x.dtype, np.floating) and not np.isfinite(x).all():
-            raise InputError("holds NaN or infinity")
+        if name == "audio":
+            x = mixed(x, self.mix)
+            if not np.isfinite(x).all():
+                raise InputError("holds NaN or infinity")
         return signal._replace(x=x, rate=rate)
 
     def _resampled(self, name: str, signal: Signal) -> Signal:
-        """The signal at the rate of the shards: int16 if it was so and stays so, else float32."""
+        """The signal at the rate of the shards, in the dtype that :meth:`convert` describes."""
         x, rate = signal.x, signal.rate or 0.0
         target = self.rate_of(name) or rate
         audio = name == "audio"
@@ -158,30 +162,35 @@ class Cutter:
 def windows_of(
     cutter: Cutter, row: Row, signals: dict[str, Signal], info: ShardsInfo
 ) -> list[Window]:
-    """All windows of one row, whose ``signals`` by modality come as the source reads them.
+    """All windows of one row.
 
-    Each stretch of the row is cut by itself. Where it holds a whole window, samples at its end
-    that belong to none are dropped if they are less than half a window. A window with too few
-    samples is padded with zeros at its end, and its ``length`` counts the valid samples of the
+    The stretches of the row are cut one by one. In a stretch that holds a whole window, samples at
+    the end that belong to no window are dropped if they are less than half a window. A window with
+    too few samples is padded with zeros at its end; its ``length`` counts the valid samples of the
     first signal of ``info``.
 
-    Raises ``InputError`` as :meth:`Cutter.convert` does.
+    Args:
+      row: of the source.
+      signals: the signals ``[t c]`` of the row by modality, as the source reads them.
+      info: the set that the windows belong to.
+
+    Raises:
+      InputError: as :meth:`Cutter.convert`.
     """
     first = info.signals[0]
-    parts = cutter.convert(row, signals)
+    cut = cutter.convert(row, signals)
     row_rate = signals[first.name].rate or row.rate or first.rate
-    return [window for part in parts for window in _windows(cutter, row, part, info, row_rate)]
+    return [window for stretch in cut for window in _windows(cutter, row, stretch, info, row_rate)]
 
 
 def _windows(
-    cutter: Cutter, row: Row, part: Stretch, info: ShardsInfo, row_rate: float
+    cutter: Cutter, row: Row, stretch: Stretch, info: ShardsInfo, row_rate: float
 ) -> Iterator[Window]:
     """The windows of one stretch.
 
-    ``row_rate`` is Hz of the recording itself: ``start`` counts samples at that rate, in the row
-    and in what is stored.
+    ``row_rate`` is the rate of the recording in Hz, at which the stored ``start`` counts samples.
     """
-    first, signals = info.signals[0], part.signals
+    first, signals = info.signals[0], stretch.signals
     seconds = min(len(signals[s.name].x) / s.rate for s in info.signals)
     samples = round(seconds * first.rate)
     hop = max(1, round(cutter.hop_seconds * first.rate))
@@ -190,7 +199,7 @@ def _windows(
             "label": _label(row, info),
             "length": np.int32(min(first.samples, samples - start)),
             "fold": np.int32(row.fold),
-            "start": np.int64(row.start + round((part.seconds + start / first.rate) * row_rate)),
+            "start": np.int64(row.start + round((stretch.seconds + start / first.rate) * row_rate)),
             "split": row.split,
             "subject": row.subject,
             "path": row.path,
@@ -201,10 +210,10 @@ def _windows(
             valid, clipped = _stored(signals[s.name].x[begin : begin + s.samples], s)
             values[s.name] = np.zeros((s.samples, s.channels), s.dtype)
             values[s.name][: len(valid)] = valid
-            # Without a sample there is no mean; a zero stands in, and its count is 0.
+            # A window without a valid sample has no mean: it is stored as 0, and so is its count.
             physical = (valid if len(valid) else values[s.name][:1]).astype(np.float64) * s.scale
             columns |= {
-                # Statistics of the set are weighted by counts: what is absent has no weight.
+                # Counts are the weights of the set's statistics: an absent modality has none.
                 f"{s.name}.count": np.int64(0 if cutter.absent(valid) else len(valid)),
                 f"{s.name}.mean": physical.mean(0),
                 f"{s.name}.var": physical.var(0),
@@ -215,21 +224,21 @@ def _windows(
 
 
 def starts(samples: int, window: int, hop: int) -> Iterator[int]:
-    """Samples at which windows start in a stretch of ``samples``.
+    """Positions at which windows of ``window`` samples start in a stretch of ``samples``.
 
-    Every whole window has a start, and there is at least one. Another follows if it holds half a
-    window or more of samples that are in no other.
+    There is one for every whole window, and at least one. Another follows if it holds half a
+    window or more of samples that no other window holds.
     """
     whole = 1 + max(0, samples - window) // hop
     yield from range(0, whole * hop, hop)
-    # Windows overlap where the hop is shorter, and leave samples out where it is longer.
-    unseen = min(samples - (whole - 1) * hop - window, samples - whole * hop)
-    if 2 * unseen >= window:
+    # Windows overlap where the hop is shorter than a window; a longer hop leaves samples out.
+    new_samples = min(samples - (whole - 1) * hop - window, samples - whole * hop)
+    if 2 * new_samples >= window:
         yield whole * hop
 
 
 def _label(row: Row, info: ShardsInfo) -> np.ndarray:
-    """The number of the class, int32, or -1; with several per row ``[classes]`` of 0 and 1."""
+    """The class as int32, or -1; of several labels a row ``[classes]`` float32 of 0 and 1."""
     if info.multi_label:
         present = np.zeros(len(info.labels), np.float32)
         present[list(row.label)] = 1
@@ -241,5 +250,5 @@ def _stored(x: np.ndarray, info: SignalInfo) -> tuple[np.ndarray, int]:
     """Samples ``[t c]`` in the dtype of the shards, and how many were clipped at full scale."""
     if x.dtype == info.dtype:
         return x, 0
-    over = int(np.count_nonzero(np.abs(x) > 1))
-    return np.clip(np.rint(x * np.float32(32768)), -32768, 32767).astype(np.int16), over
+    clipped = int(np.count_nonzero(np.abs(x) > 1))
+    return np.clip(np.rint(x * np.float32(32768)), -32768, 32767).astype(np.int16), clipped

@@ -1,45 +1,27 @@
-"""What a set of shards holds, in words."""
+"""What a set of shards holds, as text."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
+from jfreq.data.shards.metadata import SignalInfo
 from jfreq.data.shards.reader import Shards
 
 
 def describe(shards: Shards) -> str:
-    """What a set holds, as lines of text."""
+    """What a set holds, as lines of text: signals, labels, folds, splits, skipped rows, hash."""
     info = shards.info
-    seconds = len(shards) * info.signals[0].spec.seconds
-    lines = [f"{info.name}: {len(shards)} rows, {seconds / 3600:.2f} h in windows ({info.source})"]
-    for s in info.signals:
-        mean, std = (" ".join(f"{v:.4g}" for v in values) for values in (s.mean, s.std))
-        lines.append(
-            f"  {s.name}: {s.samples} samples ({s.spec.seconds:g} s) x {s.channels}, "
-            f"{s.rate:g} Hz, {s.dtype}, mean {mean}, std {std}"
-        )
-        if s.mix != "first":
-            what = "the mean of all channels" if s.mix == "mean" else "all channels"
-            lines.append(f"    {what} of a recording")
-        if s.channel_names:
-            lines.append(f"    channels: {', '.join(s.channel_names)}")
-        if absent := int(np.sum(shards.column(f"{s.name}.count") == 0)):
-            lines.append(f"    absent in {absent} of {len(shards)} rows, which hold zeros")
-        if s.constant:
-            which = ", ".join(s.channel_names[i] if s.channel_names else str(i) for i in s.constant)
-            lines.append(f"    constant: channel {which}; standardising makes it 0")
-    label = shards.column("label")
-    counts = (
-        label.sum(0) if info.multi_label else [np.sum(label == i) for i in range(len(info.labels))]
-    )
-    named = ", ".join(f"{name} {int(c)}" for name, c in zip(info.labels, counts))
-    free = 0 if info.multi_label else int((label < 0).sum())
-    lines.append(f"  labels: {named or 'none'}" + f", no label {free}" * bool(named and free))
+    hours = len(shards) * info.signals[0].spec.seconds / 3600
+    lines = [f"{info.name}: {len(shards)} rows, {hours:.2f} h in windows ({info.source})"]
+    for signal in info.signals:
+        lines += _about_signal(signal, shards)
+    lines.append(f"  labels: {_label_counts(shards)}")
     for name, values in (("folds", info.folds), ("splits", info.splits)):
         column = shards.column(name[:-1])
-        lines.append(
-            f"  {name}: {', '.join(f'{v} ({np.sum(column == v)})' for v in values) or 'none'}"
-        )
+        counts = ", ".join(f"{value} ({np.sum(column == value)})" for value in values)
+        lines.append(f"  {name}: {counts or 'none'}")
     lines.append(
         f"  skipped: {info.skipped}, shards: {len(info.shards)}, manifest: "
         f"{shards.manifest_hash[:16]}"
@@ -47,19 +29,45 @@ def describe(shards: Shards) -> str:
     return "\n".join(lines)
 
 
+def _about_signal(s: SignalInfo, shards: Shards) -> Iterator[str]:
+    mean, std = (" ".join(f"{v:.4g}" for v in values) for values in (s.mean, s.std))
+    yield (
+        f"  {s.name}: {s.samples} samples ({s.spec.seconds:g} s) x {s.channels}, "
+        f"{s.rate:g} Hz, {s.dtype}, mean {mean}, std {std}"
+    )
+    if s.mix != "first":
+        what = "the mean of all channels" if s.mix == "mean" else "all channels"
+        yield f"    {what} of a recording"
+    if s.channel_names:
+        yield f"    channels: {', '.join(s.channel_names)}"
+    if absent := int(np.sum(shards.column(f"{s.name}.count") == 0)):
+        yield f"    absent in {absent} of {len(shards)} rows, which hold zeros"
+    if s.constant:
+        names = ", ".join(s.channel_names[i] if s.channel_names else str(i) for i in s.constant)
+        yield f"    constant: channel {names}; standardising makes it 0"
+
+
+def _label_counts(shards: Shards) -> str:
+    """Rows of every class and rows without a label; ``none`` where there are no classes."""
+    label, names, multi = shards.column("label"), shards.info.labels, shards.info.multi_label
+    counts = label.sum(0) if multi else np.bincount(label[label >= 0], minlength=len(names))
+    parts = [f"{name} {int(count)}" for name, count in zip(names, counts)]
+    if parts and not multi and (unlabelled := np.count_nonzero(label < 0)):
+        parts.append(f"no label {unlabelled}")
+    return ", ".join(parts) or "none"
+
+
 def peek(shards: Shards, n: int = 4) -> str:
-    """The first ``n`` rows, a line each: where from, label, length and loudness."""
+    """A line for each of the first ``n`` rows: path, start, labels, valid samples and RMS."""
     lines = []
     for i in range(min(n, len(shards))):
         row, labels = shards[i], shards.info.labels
-        hot = np.flatnonzero(row["label"]) if shards.info.multi_label else [int(row["label"])]
-        names = ", ".join(labels[k] for k in hot if k >= 0) or "no label"
-        levels = ", ".join(
+        classes = np.flatnonzero(row["label"]) if shards.info.multi_label else [int(row["label"])]
+        names = ", ".join(labels[k] for k in classes if k >= 0) or "no label"
+        rms = ", ".join(
             f"{s.name} rms {np.sqrt(np.mean(np.square(row[s.name] * np.float64(s.scale)))):.4g}"
             for s in shards.info.signals
         )
-        where = shards.column("path")[i], shards.column("start")[i]
-        lines.append(
-            f"{i}: {where[0]} from {where[1]}, {names}, {row['length']} valid samples, {levels}"
-        )
+        path, start = shards.column("path")[i], shards.column("start")[i]
+        lines.append(f"{i}: {path} from {start}, {names}, {row['length']} valid samples, {rms}")
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""Rows of shards as records: ``tf.train.Example`` in the layout of TFDS, written and parsed."""
+"""Rows of shards as ``tf.train.Example`` in the layout of TFDS, written and parsed."""
 
 from __future__ import annotations
 
@@ -10,29 +10,34 @@ import numpy as np
 from jfreq.data.shards.metadata import ShardsInfo, SignalInfo
 
 TEXT = ("split", "subject", "path")
+"""Features that are text."""
+
+
+def batch_shapes(info: ShardsInfo, size: int) -> dict[str, tuple[tuple[int, ...], Any]]:
+    """Shape and dtype of every array in ``size`` rows: signals, ``label``, ``id``, ``length``."""
+    multi = info.multi_label
+    signals = {s.name: ((size, s.samples, s.channels), s.dtype) for s in info.signals}
+    return signals | {
+        "label": ((size, len(info.labels)), np.float32) if multi else ((size,), np.int32),
+        "id": ((size,), np.int32),
+        "length": ((size,), np.int32),
+    }
 
 
 def empty_batch(info: ShardsInfo, size: int) -> dict[str, np.ndarray]:
-    """A zeroed batch of ``size`` rows: signals ``[b t c]``, ``label``, ``id``, ``length``."""
-    out: dict[str, np.ndarray] = {
-        s.name: np.zeros((size, s.samples, s.channels), s.dtype) for s in info.signals
-    }
-    multi = info.multi_label
-    out["label"] = (
-        np.zeros((size, len(info.labels)), np.float32) if multi else np.zeros(size, np.int32)
-    )
-    out["id"] = np.zeros(size, np.int32)
-    out["length"] = np.zeros(size, np.int32)
-    return out
+    """Arrays of zeros for ``size`` rows, see :func:`batch_shapes`."""
+    return {name: np.zeros(*value) for name, value in batch_shapes(info, size).items()}
 
 
 def fill(out: dict[str, np.ndarray], i: int, record: bytes, info: ShardsInfo) -> None:
-    """Parses one record into row ``i`` of ``out``."""
+    """Parses one record into row ``i`` of ``out``, arrays of :func:`empty_batch`.
+
+    Windows longer than ``info`` states are cut, shorter ones leave zeros at their end.
+    """
     feature = _protos()[0].Example.FromString(record).features.feature
     for s in info.signals:
-        x = np.frombuffer(feature[s.name].bytes_list.value[0], s.dtype).reshape(-1, s.channels)[
-            : s.samples
-        ]
+        x = np.frombuffer(feature[s.name].bytes_list.value[0], s.dtype).reshape(-1, s.channels)
+        x = x[: s.samples]
         out[s.name][i, : len(x)] = x
     if info.multi_label:
         out["label"][i] = np.frombuffer(feature["label"].bytes_list.value[0], np.float32)
@@ -51,10 +56,11 @@ def _protos() -> Any:
 
 
 def serialise(row: dict[str, Any], info: ShardsInfo) -> bytes:
-    """One record: a ``tf.train.Example`` in the layout of TFDS, the inverse of :func:`fill`.
+    """One record, a ``tf.train.Example`` in the layout of TFDS: the inverse of :func:`fill`.
 
-    ``row`` holds the signals ``[t c]`` and ``label``, ``length``, ``fold``, ``start`` (numbers),
-    ``split``, ``subject``, ``path`` (text).
+    Args:
+      row: signals ``[t c]``; ``label`` (a number, or ``[classes]``); the numbers ``length``,
+        ``fold`` and ``start``; the texts ``split``, ``subject`` and ``path``.
     """
     tf_example_pb2, tf_feature_pb2 = _protos()
 
@@ -78,5 +84,5 @@ def serialise(row: dict[str, Any], info: ShardsInfo) -> bytes:
 
 
 def signal_bytes(signals: Sequence[SignalInfo]) -> int:
-    """Bytes of one row's signals."""
+    """Size of the signals of one row, in bytes."""
     return sum(s.samples * s.channels * np.dtype(s.dtype).itemsize for s in signals)

@@ -1,4 +1,4 @@
-"""What ``metadata.json`` of a folder of shards says."""
+"""The metadata of a folder of shards, ``metadata.json``."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ from jfreq.files import parse_json, read_text
 from jfreq.ranges import Count, Finite, Hertz, Mix, NonNegative, Positive, Whole, checked
 from jfreq.types import DataSpec, InputError, SignalSpec
 
-_FLOAT32 = 2.0**-23
+_FLOAT32_EPSILON = 2.0**-23
 FORMAT = 2
+"""Version of ``metadata.json``."""
 RESERVED = tuple("label id length fold split subject path start _mask spectrogram".split())
-"""Names a modality cannot have: they mean something else in a record or a batch."""
+"""Names that a modality cannot have: they mean something else in a record or a batch."""
 
 
 @checked
 class SignalInfo:
-    """One modality as stored: ``value * scale`` is in physical units (full scale 1 for PCM)."""
+    """One modality as stored: ``value * scale`` is in physical units, with full scale 1 for PCM."""
 
     name: str
     rate: Hertz
@@ -36,35 +37,41 @@ class SignalInfo:
     mean: tuple[Finite, ...] = ()
     """Per channel over the valid samples of the training rows, in physical units."""
     std: tuple[NonNegative, ...] = ()
+    """As ``mean``."""
     channel_names: tuple[str, ...] = ()
-    """As the columns of the files were called; empty where no file names its channels."""
+    """Names of the columns in the files; empty where files do not name their channels."""
     mix: Mix = "first"
     """Of ``audio``: how the channels of a recording became those of the signal."""
 
     def __post_init__(self):
-        check(self.name.isidentifier(), "signal name", f"{self.name!r} is not an identifier")
-        if self.name in RESERVED:
-            raise InputError(f"signal name: {self.name!r} is reserved, choose another")
-        check(self.dtype in ("int16", "float32"), f"{self.name}.dtype", f"got {self.dtype!r}")
-        if not self.samples >= 1:
-            raise InputError(f"{self.name}.samples: the window must hold a sample: raise --seconds")
+        advice = "choose letters, digits and underscores, with a letter first"
+        check(self.name.isidentifier(), "signal name", f"{self.name!r} is no name; {advice}")
+        reserved = self.name in RESERVED
+        check(not reserved, "signal name", f"{self.name!r} is reserved; choose another")
+        wanted = f"must be int16 or float32, got {self.dtype!r}"
+        check(self.dtype in ("int16", "float32"), f"{self.name}.dtype", wanted)
+        advice = "a window must hold at least one sample; make it longer with --seconds"
+        check(self.samples >= 1, f"{self.name}.samples", advice)
         check(
             len(self.channel_names) in (0, self.channels),
             f"{self.name}.channel_names",
-            f"{len(self.channel_names)} names for {self.channels} channels",
+            f"there are {len(self.channel_names)} names for {self.channels} channels",
         )
 
     @property
     def constant(self) -> tuple[int, ...]:
-        """Channels that vary less than float32 can show."""
+        """Channels whose std is below the resolution of float32 at their mean."""
         return tuple(
-            i for i, (m, s) in enumerate(zip(self.mean, self.std)) if s <= _FLOAT32 * abs(m)
+            i for i, (m, s) in enumerate(zip(self.mean, self.std)) if s <= _FLOAT32_EPSILON * abs(m)
         )
 
     @property
     def spec(self) -> SignalSpec:
-        """With statistics to standardise by: nine digits of them, so that machines agree, and
-        a std of 1 for a constant channel, which so becomes 0."""
+        """The signal as methods know it.
+
+        Its mean and std have nine digits, so that all machines agree. The std of a constant
+        channel is 1, so that standardising makes the channel 0.
+        """
         std = [1.0 if i in self.constant else s for i, s in enumerate(self.std)]
         mean, std = (tuple(float(f"{v:.9g}") for v in values) for values in (self.mean, std))
         return SignalSpec(
@@ -100,8 +107,8 @@ class ShardsInfo:
     multi_label: bool = False
     folds: tuple[Whole, ...] = ()
     fold_by: str = ""
-    """What folds that were made keep whole: ``subject``, ``recording`` or ``row``; empty for the
-    owner's folds."""
+    """What folds made by jfreq keep whole: ``subject``, ``recording`` or ``row``; empty for the
+    folds of the source."""
     splits: tuple[str, ...] = ()
     guard_seconds: NonNegative = 0.0
     """Least distance between rows of one recording in different folds or splits; 0 for none."""
@@ -109,7 +116,7 @@ class ShardsInfo:
     skipped: Whole = 0
     """Rows of the source that could not be used; ``skipped.txt`` names them."""
     recipe: str = ""
-    """Digest of the source's rows and of the options it was prepared with."""
+    """Digest of the rows of the source and of the options it was prepared with."""
     columns: str = ""
     """sha256 of what ``rows.npz`` holds: labels, folds, splits and moments of every row."""
     format: Count = FORMAT
@@ -120,7 +127,7 @@ class ShardsInfo:
 
     @property
     def manifest_hash(self) -> str:
-        """sha256 over everything stated here, the shards' content hashes included."""
+        """sha256 over all fields, which include the hashes of the shards."""
         return digest(to_dict(self))
 
     def to_json(self) -> str:
@@ -128,7 +135,12 @@ class ShardsInfo:
 
     @classmethod
     def from_json(cls, text: str, *, where: str = METADATA) -> ShardsInfo:
-        """Strict; ``InputError`` for unknown fields, a newer format or a changed manifest."""
+        """Reads strictly what :meth:`to_json` writes.
+
+        Raises:
+          InputError: for unknown or missing fields, another format, or a manifest that does not
+            agree with the fields. The message begins with ``where``.
+        """
         value = parse_json(text, where, "the metadata of shards", advice="prepare the shards again")
         check(
             value.get("format") == FORMAT,
@@ -146,23 +158,23 @@ class ShardsInfo:
 
     @classmethod
     def read(cls, folder: Path) -> ShardsInfo:
-        """The folder's ``metadata.json``; ``InputError`` where the set is missing or unfinished."""
+        """Reads ``metadata.json``; ``InputError`` where the set is missing or unfinished."""
         path = folder / METADATA
         if not path.is_file():
-            raise InputError(f"{shown(folder)}{_no_shards(folder)}")
+            raise InputError(f"{shown(folder)}{_why_no_shards(folder)}")
         text = read_text(path, "the metadata of shards", advice="prepare the shards again")
         return cls.from_json(text, where=str(path))
 
 
-def _no_shards(folder: Path) -> str:
-    """What a path is that is no finished set of shards, and what to do with it."""
+def _why_no_shards(folder: Path) -> str:
+    """The end of a message about a path that is no finished set: what it is, and what to do."""
     if not folder.is_dir():
         what = " is a file, not a folder of shards" if folder.exists() else ": no such folder"
         return f"{what}; make shards with `jfreq data prepare`"
     if (folder / PARTS).is_dir() or any(folder.glob("*array_record*")):
         return (
             f" is not a finished set of shards (it has no {METADATA}); run the same `jfreq "
-            "data prepare` again, it goes on where it stopped"
+            "data prepare` again, which goes on where it stopped"
         )
     suffixes = [file.suffix.lower() for file in listing(folder).files]
     sound = sum(suffix in READABLE for suffix in suffixes)
@@ -175,7 +187,7 @@ def _no_shards(folder: Path) -> str:
 
 
 def columns_digest(columns: Mapping[str, np.ndarray]) -> str:
-    """sha256 over names, types and values of columns, whatever the container."""
+    """sha256 over the names, types, shapes and values of columns, whatever the container."""
     sha = hashlib.sha256()
     for name in sorted(columns):
         values = np.ascontiguousarray(columns[name])

@@ -1,4 +1,4 @@
-"""Reading shards: random access by row, whole columns, several folders as one set."""
+"""Reads shards: rows by number, whole columns, several folders as one set."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ READ_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
 class Shards:
     """One or several folders of shards as one sequence of rows.
 
-    Of several, windows are cut or zero-padded to those of the first folder. Where all have the
-    same classes, in whatever order, they are one labelled set with the classes of the first; else
-    every ``label`` is -1 and ``why_unlabelled`` says why.
+    Windows of several folders are cut or zero-padded to the length of those in the first. Where
+    all folders have the same classes, in any order, they are one labelled set with the classes of
+    the first; otherwise every ``label`` is -1 and ``why_unlabelled`` says why.
     """
 
-    def __init__(self, parts: Sequence[Part]):
-        self._parts = tuple(parts)
-        self._starts = np.cumsum([0, *(part.info.rows for part in parts)])
+    def __init__(self, folders: Sequence[ShardFolder]):
+        self._folders = tuple(folders)
+        self._starts = np.cumsum([0, *(folder.info.rows for folder in folders)])
         self._fold: np.ndarray | None = None
         self.why_unlabelled = ""
-        self.info = parts[0].info
-        if len(parts) > 1:
-            infos = [part.info for part in parts]
+        self.info = folders[0].info
+        if len(folders) > 1:
+            infos = [folder.info for folder in folders]
             self.why_unlabelled = combine.differing_classes(infos, self.paths)
             self.info = combine.merged(infos, labelled=not self.why_unlabelled)
             self.info = self.measured(training_rows(self.column("split")))
@@ -52,18 +52,18 @@ class Shards:
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        return tuple(part.folder for part in self._parts)
+        return tuple(folder.path for folder in self._folders)
 
     def __len__(self) -> int:
         return int(self._starts[-1])
 
     @property
     def relabelled(self) -> bool:
-        """The numbers of classes in the records may not be those of the set; see ``labels``."""
-        return len(self._parts) > 1
+        """Whether records may number classes otherwise than the set; :meth:`labels` does not."""
+        return len(self._folders) > 1
 
     def with_folds(self, fold: np.ndarray, by: str) -> Shards:
-        """The same rows with the folds ``[rows]`` in place of their own; files are shared."""
+        """The same rows with other folds ``[rows]``, which keep ``by`` whole; files are shared."""
         out = copy.copy(self)
         out._fold = fold
         known = tuple(int(f) for f in np.unique(fold) if f >= 0)
@@ -72,11 +72,11 @@ class Shards:
 
     @property
     def manifests(self) -> tuple[str, ...]:
-        """The hash of every folder."""
-        return tuple(part.info.manifest_hash for part in self._parts)
+        """The manifest hash of every folder."""
+        return tuple(folder.info.manifest_hash for folder in self._folders)
 
-    def part_of(self, ids: np.ndarray) -> np.ndarray:
-        """Which folder each of the rows ``ids`` ``[n]`` lies in, ``[n]`` int64."""
+    def folder_of(self, ids: np.ndarray) -> np.ndarray:
+        """The number of the folder that holds the rows ``ids`` ``[n]``, ``[n]`` int64."""
         return np.searchsorted(self._starts, ids, side="right") - 1
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
@@ -88,7 +88,10 @@ class Shards:
         return (self[i] for i in range(len(self)))
 
     def read(self, ids: Sequence[int] | np.ndarray) -> dict[str, np.ndarray]:
-        """Rows ``ids`` stacked: signals ``[b t c]`` as stored, ``label``, ``id``, ``length``."""
+        """Rows ``ids`` stacked: signals ``[b t c]`` as stored, ``label``, ``id``, ``length``.
+
+        Raises ``IndexError`` for a row that does not exist, ``InputError`` for a damaged shard.
+        """
         ids = np.asarray(ids, np.int64)
         out = empty_batch(self.info, len(ids))
         out["id"][:] = ids
@@ -99,38 +102,45 @@ class Shards:
         return out
 
     def read_bytes(self, ids: Sequence[int] | np.ndarray) -> list[bytes]:
-        """The serialised ``tf.train.Example`` of each row; ``InputError`` for a damaged shard."""
+        """The serialised ``tf.train.Example`` of the rows ``ids``; raises as :meth:`read`."""
         ids = np.asarray(ids, np.int64)
         if ids.size and (ids.min() < 0 or ids.max() >= len(self)):
-            raise IndexError(f"rows {ids.min()}..{ids.max()} of {len(self)}")
+            raise IndexError(f"rows {ids.min()} to {ids.max()} of {len(self)}")
         out: list[Any] = [None] * len(ids)
-        for p, where, inside in _by_range(self._starts, ids):
-            for position, record in zip(where, self._parts[p].read_bytes(inside)):
+        for i, where, local in _by_range(self._starts, ids):
+            for position, record in zip(where, self._folders[i].read_bytes(local)):
                 out[position] = record
         return out
 
     def column(self, name: str) -> np.ndarray:
-        """``[rows]``: ``label`` ``fold`` ``split`` ``subject`` ``path`` ``item`` ``start`` or
-        ``length``."""
+        """A value of all rows, ``[rows]`` (``label`` of several a row: ``[rows classes]``).
+
+        Args:
+          name: ``label``, ``fold``, ``split``, ``subject``, ``path``, ``item``, ``start``,
+            ``length``, or a moment of a signal such as ``acc.mean`` ``[rows c]``.
+
+        Raises:
+          InputError: for an unknown name, and where the file of columns is damaged.
+        """
         if name == "label" and self.relabelled:
             return self.labels(np.arange(len(self)))
         if name == "fold" and self._fold is not None:
             return self._fold
-        columns = [part.column(name) for part in self._parts]
+        columns = [folder.column(name) for folder in self._folders]
         if name == "length":
             columns = [np.minimum(c, self.info.signals[0].samples) for c in columns]
         return np.concatenate(columns)
 
     def labels(self, ids: np.ndarray) -> np.ndarray:
-        """``label`` of the rows ``ids``, ``[n]`` or ``[n classes]``, by the classes of the set."""
+        """Labels of the rows ``ids`` in the classes of the set, ``[n]`` or ``[n classes]``."""
         if self.relabelled and not self.info.labels:
             return np.full(len(ids), -1, np.int32)
         shape = (len(ids), len(self.info.labels)) if self.info.multi_label else (len(ids),)
         out = np.empty(shape, np.float32 if self.info.multi_label else np.int32)
-        for p, where, inside in _by_range(self._starts, ids):
-            part = self._parts[p]
-            values = part.column("label")[inside]
-            out[where] = combine.renumbered(values, part.info.labels, self.info.labels)
+        for i, where, local in _by_range(self._starts, ids):
+            folder = self._folders[i]
+            values = folder.column("label")[local]
+            out[where] = combine.renumbered(values, folder.info.labels, self.info.labels)
         return out
 
     def rows(
@@ -140,18 +150,27 @@ class Shards:
         exclude_folds: Sequence[int] = (),
         folds: Sequence[int] | None = None,
     ) -> np.ndarray:
-        """Row numbers int64, ascending; ``InputError`` for a split or fold that is not there."""
+        """Row numbers ``[n]`` int64, ascending.
+
+        Args:
+          split: only rows of this split; None for all.
+          exclude_folds: no rows of these folds.
+          folds: only rows of these folds; None for all.
+
+        Raises:
+          InputError: for a split or fold that does not exist.
+        """
         keep = np.ones(len(self), bool)
         if split is not None:
-            known = ", ".join(self.info.splits) or "none"
             if split not in self.info.splits:
+                known = ", ".join(self.info.splits) or "none"
                 raise InputError(
-                    f"split: no rows of split {split!r}; the set has: {known} (to train on all "
-                    "rows: --data.split None)"
+                    f"split: no rows of split {split!r}; the set has: {known} (--data.split None "
+                    "trains on all rows)"
                 )
             keep &= self.column("split") == split
+        known = ", ".join(map(str, self.info.folds)) or "none"
         for fold in (*exclude_folds, *(folds or ())):
-            known = ", ".join(map(str, self.info.folds)) or "none"
             check(fold in self.info.folds, "fold", f"no rows of fold {fold}; the set has: {known}")
         if exclude_folds or folds is not None:
             fold = self.column("fold")
@@ -160,26 +179,26 @@ class Shards:
         return np.flatnonzero(keep)
 
     def measured(self, rows: np.ndarray) -> ShardsInfo:
-        """``info`` with the mean and standard deviation of ``rows`` instead of the set's."""
+        """``info`` with mean and standard deviation over ``rows`` instead of all training rows."""
         return dataclasses.replace(
             self.info, signals=measured(self.info.signals, self.column, rows)
         )
 
     def verify(self) -> None:
-        """Opens every shard of every part; ``InputError`` names the first damaged one."""
-        for part in self._parts:
-            part.verify()
+        """Opens the shards of all folders; ``InputError`` names the first that is damaged."""
+        for folder in self._folders:
+            folder.verify()
 
     def close(self) -> None:
-        for part in self._parts:
-            part.close()
+        for folder in self._folders:
+            folder.close()
 
 
 def _by_range(starts: np.ndarray, ids: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     """Rows ``ids`` ``[n]`` by the range that holds them; range ``i`` begins at ``starts[i]``.
 
     Yields:
-      The number of a range, positions in ``ids``, and the rows counted from its start.
+      The number of a range, positions in ``ids``, and those rows counted from its start.
     """
     range_of = np.searchsorted(starts, ids, side="right") - 1
     for i in np.unique(range_of):
@@ -188,10 +207,10 @@ def _by_range(starts: np.ndarray, ids: np.ndarray) -> Iterator[tuple[int, np.nda
 
 
 @dataclasses.dataclass
-class Part:
+class ShardFolder:
     """One folder of shards."""
 
-    folder: Path
+    path: Path
     info: ShardsInfo
 
     def __post_init__(self):
@@ -199,12 +218,12 @@ class Part:
         self._readers: dict[int, Any] = {}
         self._lock = threading.Lock()
         for shard in self.info.shards:
-            path = self.folder / shard.file
+            path = self.path / shard.file
             check(path.is_file(), str(path), "is missing; prepare the set again")
 
     @cached_property
     def _columns(self) -> dict[str, np.ndarray]:
-        path = self.folder / COLUMNS
+        path = self.path / COLUMNS
         try:
             with np.load(path, allow_pickle=False) as file:
                 columns = {name: file[name] for name in file.files}
@@ -212,8 +231,6 @@ class Part:
             raise InputError(f"{path}: cannot be read ({error}); prepare the set again") from error
         if columns_digest(columns) != self.info.columns:
             raise InputError(f"{path}: is not what was written; prepare the set again")
-        wrong = [name for name, values in columns.items() if len(values) != self.info.rows]
-        check(not wrong, str(path), f"column {wrong[:1]} has a wrong length; prepare the set again")
         return columns
 
     def column(self, name: str) -> np.ndarray:
@@ -224,17 +241,17 @@ class Part:
 
     def read_bytes(self, ids: np.ndarray) -> list[bytes]:
         out: list[Any] = [None] * len(ids)
-        for s, where, inside in _by_range(self._starts, ids):
+        for shard, where, local in _by_range(self._starts, ids):
             try:
-                records = self._reader(s).read(inside.tolist())
+                records = self._reader(shard).read(local.tolist())
             except (RuntimeError, IndexError, ValueError) as error:
-                raise self._damaged(s, error) from error
+                raise self._damaged(shard, error) from error
             for position, record in zip(where, records):
                 out[position] = record
         return out
 
     def verify(self) -> None:
-        """Opens every shard; ``InputError`` names the first that is damaged or cut short."""
+        """Opens all shards; ``InputError`` names the first that is damaged or cut short."""
         for shard in range(len(self.info.shards)):
             try:
                 self._reader(shard)
@@ -247,19 +264,19 @@ class Part:
                 from array_record.python.array_record_module import ArrayRecordReader
 
                 reader = ArrayRecordReader(
-                    str(self.folder / self.info.shards[shard].file), READ_OPTIONS
+                    str(self.path / self.info.shards[shard].file), READ_OPTIONS
                 )
-                found, stated = reader.num_records(), self.info.shards[shard].rows
-                if found != stated:
-                    raise RuntimeError(f"it holds {found} records, not {stated}")
+                records, rows = reader.num_records(), self.info.shards[shard].rows
+                if records != rows:
+                    raise RuntimeError(f"it holds {records} records, not {rows}")
                 self._readers[shard] = reader
             return self._readers[shard]
 
     def _damaged(self, shard: int, error: Exception) -> InputError:
-        path = self.folder / self.info.shards[shard].file
+        path = self.path / self.info.shards[shard].file
         reason = str(error).splitlines()[0][:200]
         return InputError(
-            f"{path}: damaged or cut short; delete the folder and prepare it again ({reason})"
+            f"{path}: is damaged or cut short ({reason}); delete the folder and prepare it again"
         )
 
     def close(self) -> None:
@@ -272,9 +289,10 @@ class Part:
 def open_shards(paths: str | Path | Sequence[str | Path]) -> Shards:
     """Opens one folder of shards, or several as one set, labelled where the classes agree.
 
-    Raises ``InputError`` where a folder is missing or unfinished, or the signals differ.
+    Raises:
+      InputError: where a folder is missing or unfinished, or the signals differ.
     """
-    named = [paths] if isinstance(paths, str | Path) else paths
-    folders = [local_path(path, "data") for path in named]
-    check(len(folders) > 0, "data.path", "name at least one folder of shards")
-    return Shards([Part(f, ShardsInfo.read(f)) for f in folders])
+    paths = [paths] if isinstance(paths, str | Path) else paths
+    check(len(paths) > 0, "data.path", "name at least one folder of shards")
+    folders = [local_path(path, "data") for path in paths]
+    return Shards([ShardFolder(folder, ShardsInfo.read(folder)) for folder in folders])

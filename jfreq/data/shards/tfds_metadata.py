@@ -1,6 +1,6 @@
-"""The files that let TensorFlow Datasets open a folder of shards.
+"""The files with which TensorFlow Datasets (TFDS) opens a folder of shards.
 
-``tfds.builder_from_directory(folder).as_data_source("rows")`` then reads it, without TensorFlow.
+``tfds.builder_from_directory(folder).as_data_source("rows")`` reads it, without TensorFlow.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from jfreq.files import write_json
 
 NAME = "jfreq"
 SPLIT = "rows"
-"""``all`` means every split to TFDS."""
+"""The split that holds all rows; TFDS uses ``all`` for the union of splits."""
 
 
 def shard_name(index: int, count: int) -> str:
-    """TFDS's name of a shard."""
+    """The file name that TFDS expects of a shard."""
     return f"{NAME}-{SPLIT}.array_record-{index:05d}-of-{count:05d}"
 
 
 def write(folder: Path, info: ShardsInfo) -> None:
-    """``features.json`` (and label names) by TFDS itself, ``dataset_info.json`` in its schema."""
+    """Writes ``features.json`` and label names by TFDS, and ``dataset_info.json`` in its schema."""
     import tensorflow_datasets as tfds
 
     f = tfds.features
@@ -47,11 +47,11 @@ def write(folder: Path, info: ShardsInfo) -> None:
         "shardLengths": [str(shard.rows) for shard in info.shards],
         "numBytes": str(sum((folder / shard.file).stat().st_size for shard in info.shards)),
     }
-    text = {
+    dataset = {
         "name": NAME,
         "version": "1.0.0",
         "fileFormat": "array_record",
         "description": f"{info.name}: {info.source}",
         "splits": [split],
     }
-    write_json(folder / "dataset_info.json", text)
+    write_json(folder / "dataset_info.json", dataset)

@@ -77,13 +77,6 @@ def test_shuffle_off_is_in_order():
     )
 
 
-@pytest.mark.parametrize("count", [1, 2, 4])
-def test_processes_share_a_batch_without_overlap(count):
-    ids = np.arange(8)
-    parts = [index_order.local(ids, process_index=p, process_count=count) for p in range(count)]
-    np.testing.assert_array_equal(np.concatenate(parts), ids)
-
-
 def test_fractions_are_uniform_and_their_own_stream():
     u = np.concatenate([index_order.fractions(s, batch=100, seed=0) for s in range(50)])
     assert u.min() >= 0

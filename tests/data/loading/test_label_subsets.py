@@ -35,7 +35,7 @@ def test_every_class_has_its_fraction(sizes, fraction, seed):
 
 @settings(deadline=None)
 @given(sizes=SIZES, a=st.floats(0.01, 1), b=st.floats(0.01, 1), seed=st.integers(0, 99))
-def test_small_draws_lie_inside_large_ones(sizes, a, b, seed):
+def test_small_samples_lie_inside_large_ones(sizes, a, b, seed):
     label = labels(sizes, 7)
     small, large = (sample(label, x, seed, at_least_one=True) for x in sorted((a, b)))
     assert set(small) <= set(large)
@@ -45,9 +45,9 @@ def test_small_draws_lie_inside_large_ones(sizes, a, b, seed):
 def test_all_labels_are_all_rows_and_seeds_differ():
     label = labels([30, 20, 10], 1)
     np.testing.assert_array_equal(sample(label, 1.0), np.arange(60))
-    draws = {tuple(sample(label, 0.2, seed)) for seed in range(10)}
-    assert len(draws) == 10
-    # Over many draws every row of a class is as likely as any other: 6 of 30, ten of 50 here.
+    samples = {tuple(sample(label, 0.2, seed)) for seed in range(10)}
+    assert len(samples) == 10
+    # Over many samples every row of a class is as likely as any other: 6 of 30, ten of 50 here.
     often = np.bincount(np.concatenate([sample(label, 0.2, s) for s in range(400)]), minlength=60)
     assert np.abs(often / 400 - 0.2).max() < 5 * np.sqrt(0.2 * 0.8 / 400)
 

@@ -32,7 +32,7 @@ def assert_same(a, b):
 @pytest.mark.tf
 @pytest.mark.parametrize("crop", [None, 0.1])
 @pytest.mark.parametrize("count", [1, 2, 4])
-def test_global_batches_are_the_same_for_both_doors_and_any_process_count(machines, count, crop):
+def test_global_batches_are_the_same_for_both_backends_and_any_process_count(machines, count, crop):
     batch = 8
 
     def open_(backend, p, n):
@@ -129,7 +129,7 @@ def test_excluded_folds_never_appear_and_order_can_be_kept(machines, machine_sha
     np.testing.assert_array_equal(ids, np.resize(machine_shards.rows(exclude_folds=[0]), 40))
 
 
-def test_auto_picks_the_door_by_size(machines):
+def test_auto_chooses_the_backend_by_size(machines):
     def backend(mb):
         return open_pipeline(Data(path=(str(machines),), memory_mb=mb), batch=2, seed=0).backend
 
@@ -139,11 +139,11 @@ def test_auto_picks_the_door_by_size(machines):
 
 def test_wrong_settings_are_refused(machines):
     cfg = Data(path=(str(machines),))
-    with pytest.raises(InputError, match="6 rows cannot be shared evenly by 4"):
+    with pytest.raises(InputError, match="6 rows cannot be divided evenly among 4"):
         open_pipeline(cfg, batch=6, seed=0, process_count=4)
     with pytest.raises(InputError, match="no rows of split 'train'"):
         open_pipeline(Data(path=cfg.path, split="train"), batch=6, seed=0)
-    with pytest.raises(InputError, match="no rows are left"):
+    with pytest.raises(InputError, match="exclude_folds leave no rows"):
         open_pipeline(Data(path=cfg.path, exclude_folds=(0, 1, 2, 3, 4)), batch=6, seed=0)
     with pytest.raises(InputError, match="crop_seconds: must be"):
         open_pipeline(Data(path=cfg.path, crop_seconds=0.3), batch=6, seed=0)
@@ -212,7 +212,7 @@ def test_ops_give_the_same_eagerly_in_map_and_in_numpy(machine_shards, rng):
     assert_same({k: np.asarray(v) for k, v in mapped.items()}, expected)
 
 
-def test_the_memory_door_never_imports_tensorflow(machines):
+def test_the_memory_backend_never_imports_tensorflow(machines):
     code = f"""
 import sys
 from jfreq.config import Data

@@ -27,7 +27,7 @@ class Columns:
     def column(self, name):
         return self.columns[name]
 
-    def part_of(self, ids):
+    def folder_of(self, ids):
         return self.part[ids]
 
 
@@ -101,7 +101,7 @@ def open_(walks, backend="memory", p=0, n=1, seed=3, **options):
 
 
 @pytest.mark.tf
-def test_batches_of_runs_are_the_same_for_both_doors_any_processes_and_any_start(walks):
+def test_batches_of_runs_are_the_same_for_both_backends_any_processes_and_any_start(walks):
     reference = take(open_(walks, crop_seconds=0.5), 0, 5)
     for backend, count in (("memory", 1), ("memory", 4), ("tfdata", 1), ("tfdata", 2)):
         opened = [open_(walks, backend, p, count, crop_seconds=0.5) for p in range(count)]

@@ -248,7 +248,7 @@ def spoil(folder, kind):
         return "05.wav: is not on disk"
     if kind == "header":
         soundfile.write(path, np.zeros(8000), 22050)
-        return "05.wav: the file says 22050 Hz, the index 16000 Hz"
+        return "05.wav: the file says 22050 Hz, the index says 16000 Hz"
     raise AssertionError(kind)
 
 
@@ -324,7 +324,7 @@ def test_missing_and_empty_sources(tmp_path):
         ({"rate": 0.0}, "rate: must be positive"),
         ({"seconds": -1.0}, "seconds: must be positive"),
         ({"hop_seconds": 0.0}, "hop_seconds: must be positive"),
-        ({"seconds": 1e-6}, "raise --seconds"),
+        ({"seconds": 1e-6}, "make it longer with --seconds"),
         ({"modalities": ("acc=0",)}, "is not NAME:FIRST-LAST"),
         ({"modalities": ("acc:0,7",)}, "has 1 channels, modality 'acc' asks for"),
     ],
@@ -360,7 +360,7 @@ def test_a_full_disk_keeps_finished_parts(audio_set, tmp_path, monkeypatch, erro
 
 def test_an_out_path_that_is_a_file(audio_set, tmp_path):
     (tmp_path / "out").write_text("")
-    with pytest.raises(InputError, match=r"out: .* is a file, a folder is wanted"):
+    with pytest.raises(InputError, match=r"out: .* is a file; choose a folder"):
         prepare(str(audio_set[0]), tmp_path / "out", progress=False)
 
 

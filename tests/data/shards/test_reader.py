@@ -91,7 +91,7 @@ def test_missing_and_unfinished_folders(tmp_path):
 def test_a_truncated_shard_is_named(copied):
     path = shard_of(copied)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(InputError, match=rf"{path.name}: damaged or cut short.*prepare it again"):
+    with pytest.raises(InputError, match=rf"{path.name}: is damaged or cut .*prepare it again"):
         open_shards(copied).read([0])
 
 

@@ -150,7 +150,7 @@ def test_prepare_says_what_it_decided(wav, tmp_path, capsys, mix, line):
     info = prepare(str(folder), tmp_path / "out", mix=mix)
     said = capsys.readouterr().err
     assert "read as folders: 3 rows, 2 classes (a, b)" in said and line in said
-    assert "windows are 1 s long and 60% of what they hold is padding" in said
+    assert "windows are 1 s long and 60% of their samples are padding" in said
     assert info.signals[0].mix == info.spec.signals[0].mix == mix
     other = tmp_path / "other"
     prepare(str(folder), other, mix="first" if mix == "mean" else "mean", progress=False)

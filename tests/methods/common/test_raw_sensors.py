@@ -179,5 +179,5 @@ def test_only_supervised_training_skips_rows_without_a_label(tmp_path, monkeypat
     assert rows("cnn_csl_hapt") == list(range(12))
     assert rows("cnn_hapt") == np.flatnonzero(label >= 0).tolist()
     label[:] = -1
-    with pytest.raises(InputError, match="motion-0: no row of these carries a label"):
+    with pytest.raises(InputError, match="motion-0: none of the rows to train on has a label"):
         rows("cnn_hapt")
