@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import functools
-from typing import Literal, Self
+from typing import Literal
 
-from jfreq.config import replace
 from jfreq.method import Method, part_of
 from jfreq.methods.common.patches import PatchMethod
 from jfreq.methods.supervised import Head, Supervised
 from jfreq.ranges import Count, checked
-from jfreq.types import DataSpec
 
 
 @checked
@@ -27,9 +25,3 @@ class AST(Supervised, PatchMethod):
     @functools.cached_property
     def backbone(self) -> Method:
         return part_of(PatchMethod, self)
-
-    def bind(self, spec: DataSpec) -> Self:
-        return replace(super().bind(spec), head=self.head.bind(spec))
-
-    def unbind(self) -> Self:
-        return replace(super().unbind(), head=self.head.unbind())

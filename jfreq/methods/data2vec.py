@@ -14,7 +14,8 @@ import jax.numpy as jnp
 from jfreq import losses, masks
 from jfreq.config import Experiment, check, replace
 from jfreq.method import Loss, Streams, summarise
-from jfreq.methods.common.raw_sensors import pooled, standardised
+from jfreq.methods.common.pooling import pooled
+from jfreq.methods.common.raw_sensors import standardised
 from jfreq.methods.common.teacher import TeacherMethod, collapse_metrics, gather_per_clone
 from jfreq.nn.apply import apply
 from jfreq.nn.bias import ALiBi

@@ -19,17 +19,14 @@ from jfreq.augment import Views
 from jfreq.config import check
 from jfreq.frontends.sensor_stft import Spectrum
 from jfreq.method import Loss, Streams, summarise
-from jfreq.methods.common.sensor_spectra import (
-    SpectraMethod,
-    Spectrogram,
-    SpectrogramSpec,
-    any_of,
-)
+from jfreq.methods.common.raw_sensors import twice
+from jfreq.methods.common.sensor_spectra import SpectraMethod, Spectrogram, SpectrogramSpec, any_of
 from jfreq.nn.apply import apply
 from jfreq.nn.deepsense_stft import DeepSenseSTFT
 from jfreq.nn.heads import MLPHead
 from jfreq.nn.swin import Swin
 from jfreq.nn.swin_autoencoder import ModalityEncoder
+from jfreq.ops.scale import unit
 from jfreq.ranges import Count, NonNegative, Positive, Size, checked
 from jfreq.types import Array, Batch, DataSpec, Features, PyTree, TokenGrid
 
@@ -121,9 +118,8 @@ class FOCAL(SpectraMethod):
 
     def loss(self, params, target, batch: Batch, rngs: Streams, step) -> Loss:
         del target, step
-        # The two views of a row lie side by side, so that a sharded batch stays where it is.
-        twice = {name: jnp.repeat(x, 2, axis=0) for name, x in batch.items()}
-        spectra = self.spectra(twice, views=lambda series: self.views(rngs("views"), series))
+        pairs = {name: twice(x) for name, x in batch.items()}
+        spectra = self.spectra(pairs, views=lambda series: self.views(rngs("views"), series))
         _, vectors = self._encoded(params["encoder"], spectra, rngs("dropout"))
         z: dict[str, Array] = apply(_Projection(self), params["projection"], vectors)
         first, second = ({name: x[view::2] for name, x in z.items()} for view in (0, 1))
@@ -339,7 +335,7 @@ def collapse_metrics(
         return Term(jax.vmap(_matches, in_axes=1, out_axes=1)(*parts).reshape(-1), rows)
 
     def collapse(a: Array, b: Array, rows: Array) -> Term:
-        direction = (losses.unit(a) + losses.unit(b)) / 2
+        direction = (unit(a) + unit(b)) / 2
         weight = rows[:, None].astype(direction.dtype)
         mean = jnp.sum(direction * weight, axis=0) / jnp.maximum(jnp.sum(weight), 1.0)
         return Term(direction @ mean, rows)
@@ -366,7 +362,7 @@ def _compared(compare: Callable[..., Term], comparisons: Sequence[Comparison]) -
 
 def _matches(a: Array, b: Array, rows: Array) -> Array:
     """``[b]``: fraction of the two vectors of a row whose most similar one is its partner."""
-    scores = jnp.matmul(losses.unit(a), losses.unit(b).T, precision="highest")
+    scores = jnp.matmul(unit(a), unit(b).T, precision="highest")
     row = jnp.arange(a.shape[0])
     counted = (rows[:, None] & rows[None]) | (row[:, None] == row[None])
     scores = jnp.where(counted, scores, -jnp.inf)

@@ -1,9 +1,8 @@
 """FreqMAE: a frequency-aware masked autoencoder for several sensors (Kara et al., WWW 2024).
 
-Numbers in brackets are sections of the released code's description that the tests follow. The
-released code has three flaws: a temporal shift that shifts nothing (windows one frame high), a
-weight exponent without gradient, and half of the frequency weight on padding. The default is what
-was meant; :func:`as_released` is what was run.
+The released code has three flaws: its temporal shift shifts nothing, because windows are one frame
+high; the energy in its loss has no effect on the gradient; and half of its frequency weights lie on
+padding. The defaults follow the paper; :func:`as_released` follows the code.
 """
 
 from __future__ import annotations
@@ -20,12 +19,7 @@ from jfreq import losses
 from jfreq.config import check, replace
 from jfreq.masks import window_masks
 from jfreq.method import Loss, Streams, summarise
-from jfreq.methods.common.sensor_spectra import (
-    SpectraMethod,
-    Spectrogram,
-    SpectrogramSpec,
-    any_of,
-)
+from jfreq.methods.common.sensor_spectra import SpectraMethod, Spectrogram, SpectrogramSpec, any_of
 from jfreq.nn.apply import apply
 from jfreq.nn.swin import Swin
 from jfreq.nn.swin_autoencoder import ModalityDecoder, ModalityEncoder, SensorPredictor
@@ -38,35 +32,41 @@ Masked: TypeAlias = dict[str, Array]
 
 @checked
 class FreqMAE(SpectraMethod):
-    """A window transformer and a vector for each sensor. The masked patches of a sensor are
-    reconstructed twice: from its own vector, and from what the other sensors predict of it."""
+    """A window transformer encodes every sensor to a vector. The masked patches of a sensor are
+    reconstructed twice: from its vector, and from the vector that the other sensors predict."""
 
     encoder: Swin = Swin()
     """Windows larger than the spectrogram of a sensor shrink to it."""
     embedding: Size = 256
-    """Width of a sensor's vector."""
+    """Width of the vector of a sensor."""
     fusion: Size = 512
-    """Hidden width of the prediction from the other sensors."""
+    """Hidden width of the network that predicts a vector from those of the other sensors."""
     gamma: NonNegative = 1.0
     """Weight of the reconstruction from that prediction; 0 trains without fusion."""
     mask_ratio: Between = 0.75
-    """Fraction of the attention windows, the unit of masking."""
+    """Fraction that is masked of the attention windows, which are masked as a whole."""
     mask_kind: window_masks.Kind = "random"
     error: Literal["intended", "as_released", "mae"] = "intended"
-    """Signal-to-noise ratio in dB, weighted by energy; the released form, whose energy factor has
-    no gradient; or the weighted squared error."""
+    """``intended``: the signal-to-error ratio in dB, weighted by the energy of the clip;
+    ``as_released``: the same with energy as a mere offset; ``mae``: the weighted squared error."""
     exponent: NonNegative = 0.3
-    """lambda: of the sample's energy in its weight."""
+    """Exponent (lambda) of the energy of a clip in its weight."""
     frequency_weight: bool = True
-    """Bins count 1 at 0 Hz falling to 0 at the highest frequency; off: alike."""
+    """Weigh bins from 1 at 0 Hz down to 0 at the highest frequency; off: all alike."""
     padding: Literal["ignored", "as_released"] = "ignored"
-    """Padding is never masked, attended to, weighted or counted; the released code does all."""
+    """``ignored``: padding is not masked, attended to, weighted or counted. ``as_released``: it is
+    treated like signal."""
     embed: Literal["both", "unimodal", "fused"] = "both"
-    """Clip vector: the sensors' vectors, the predictions of them, or both (as published)."""
+    """Clip vector: the vectors of the sensors (``unimodal``), the vectors that are predicted of
+    them (``fused``), or both, as published."""
 
     def __post_init__(self):
         if len(self.signals) == 1:
-            check(self.embed == "both", "method.embed", "one sensor has no others to predict it")
+            check(
+                self.embed == "both",
+                "method.embed",
+                f"{self.embed!r} needs two sensors or more, the data give one; set it to 'both'",
+            )
         super().__post_init__()
         if self.bound:
             for spec in self.specs.values():
@@ -79,7 +79,7 @@ class FreqMAE(SpectraMethod):
                 )
 
     def swin(self, tokens: tuple[int, int]) -> Swin:
-        """The transformer of a sensor that fills ``tokens`` = (time, freq)."""
+        """The transformer of a sensor that has ``tokens`` = (time, freq) patches."""
         return self.encoder.fitted(tokens) if self.padding == "ignored" else self.encoder
 
     def padded(self, tokens: tuple[int, int]) -> tuple[int, int]:
@@ -92,18 +92,19 @@ class FreqMAE(SpectraMethod):
 
     @property
     def mirror(self) -> bool:
-        """A two-sided spectrum is masked with its mirror image, which would show the answer; the
-        released code does so for tubes alone."""
+        """Whether the mirror image of a masked patch, which shows the same, is masked with it: in a
+        two-sided spectrum always; in the released code for tubes alone."""
         return self.frontend.two_sided and (self.padding == "ignored" or self.mask_kind == "tube")
 
     @property
     def fused(self) -> bool:
-        """There are other sensors to predict one from."""
+        """Whether there are other sensors to predict a sensor from."""
         return len(self.signals) > 1
 
     @property
     def grid(self) -> TokenGrid:
-        """The last layer along time; all frequencies and sensors side by side in a token."""
+        """A token for every step in time of the last layer: its bins' mean, sensors side by
+        side."""
         return self.time_grid(self.encoder.scale)
 
     # ------------------------------------------------------------------ the paper
@@ -178,7 +179,7 @@ class FreqMAE(SpectraMethod):
         )
 
     def _mean_over_bins(self, spec: SpectrogramSpec, last: Array, present: Array) -> Array:
-        """``[b t f d]`` of the last layer to ``[b t d]``: mean over the columns that hold a bin; 0
+        """The mean ``[b t d]`` of the last layer ``[b t f d]`` over the columns that hold a bin; 0
         where the sensor is absent."""
         columns = self.read_tokens(spec).any(0).reshape(-1, self.encoder.scale).any(1)
         weight = columns.astype(np.float32)
@@ -193,7 +194,7 @@ class FreqMAE(SpectraMethod):
     def reconstruct_with_masks(
         self, params: PyTree, spectra: dict[str, Spectrogram], masked: Masked
     ) -> Reconstruction:
-        """What every sensor's own vector gives of its masked patches."""
+        """The spectrograms with the masked patches as each is reconstructed from its vector."""
         patches, present = self._inputs(spectra)
         unimodal, _ = apply(_Net(self), params, patches, present, masked, train=False)
         return self.reconstruction(spectra, masked, unimodal)
@@ -221,7 +222,8 @@ class FreqMAE(SpectraMethod):
 
     @property
     def mask_units(self) -> dict[str, SpectrogramSpec]:
-        """What a mask chooses among, by sensor: attention windows, as patches of that size."""
+        """The units that are masked as a whole, by sensor: attention windows, as patches of that
+        size."""
         out = {}
         for name, spec in self.specs.items():
             window = self.swin(spec.tokens).window
@@ -242,7 +244,7 @@ class FreqMAE(SpectraMethod):
 
 
 def as_released(cfg: FreqMAE) -> FreqMAE:
-    """Everything as in the released code for MOD, its three flaws included."""
+    """The config with everything as in the released code for MOD, its three flaws included."""
     spectrum = replace(
         cfg.frontend,
         form="magnitude_phase",
@@ -263,8 +265,8 @@ def as_released(cfg: FreqMAE) -> FreqMAE:
 
 
 def frequency_weights(bins: int, *, two_sided: bool) -> np.ndarray:
-    """``[bins]``: 1 at 0 Hz, falling linearly to 0 at the highest frequency; two-sided rising
-    back to 1 at the last bin, as in the released code (docs/freqmae.md)."""
+    """``[bins]`` weights that fall linearly from 1 at 0 Hz to 0 at the highest frequency; those of
+    a two-sided spectrum rise again to 1 at the last bin, as released (docs/freqmae.md)."""
     if not two_sided:
         return 1 - np.arange(bins) / max(1, bins - 1)
     half = bins // 2
@@ -287,11 +289,11 @@ class _Net(nn.Module):
             encoders[name] = ModalityEncoder(swin, tokens, cfg.embedding, valid)
             decoders[name] = ModalityDecoder(swin, tokens, spec.patch_size, valid)
             fused[name] = ModalityDecoder(swin, tokens, spec.patch_size, valid)
-        # Attributes name the parameters: ``sensor_acc``, ``draw_own_acc``.
-        self.sensor, self.draw_own = encoders, decoders
+        # Attributes name the parameters: ``sensor_acc``, ``unimodal_decoder_acc``.
+        self.sensor, self.unimodal_decoder = encoders, decoders
         if cfg.fused:
             self.predict = {n: SensorPredictor(cfg.fusion, cfg.embedding) for n in encoders}
-            self.draw_fused = fused
+            self.fused_decoder = fused
 
     def vectors(
         self,
@@ -301,8 +303,8 @@ class _Net(nn.Module):
         *,
         train: bool = False,
     ) -> tuple[dict[str, Array], dict[str, Array], dict[str, Array]]:
-        """By sensor: its vector ``[b d]`` (zeros where absent), what the others predict of it, and
-        the last layer ``[b t f d]`` of its encoder."""
+        """By sensor: its vector ``[b d]`` (zeros where it is absent), the vector that the others
+        predict, and the last layer ``[b t f d]`` of its encoder."""
         unimodal, last = {}, {}
         for name, encoder in self.sensor.items():
             tokens = None if masked is None else masked[name]
@@ -319,30 +321,29 @@ class _Net(nn.Module):
     def __call__(
         self, patches: dict[str, Array], present: dict[str, Array], masked: Masked, *, train: bool
     ) -> tuple[dict[str, Array], dict[str, Array]]:
-        """Reconstructed patches ``[b n p]`` by sensor, from its vector and from the others'."""
+        """Patches ``[b n p]`` by sensor, reconstructed from its vector and from the predicted
+        one."""
         unimodal, fused, _ = self.vectors(patches, present, masked, train=train)
-        first = {
-            name: decode(unimodal[name], train=train) for name, decode in self.draw_own.items()
-        }
+        first = {n: f(unimodal[n], train=train) for n, f in self.unimodal_decoder.items()}
         if not fused or not self.cfg.gamma:
             return first, {}
-        return first, {n: decode(fused[n], train=train) for n, decode in self.draw_fused.items()}
+        return first, {n: f(fused[n], train=train) for n, f in self.fused_decoder.items()}
 
     def everything(self, patches, present, masked):
-        """Reaches every parameter, to initialise them."""
+        """Uses every parameter, so that all are initialised."""
         unimodal, fused, _ = self.vectors(patches, present, masked)
-        for name, decode in self.draw_own.items():
+        for name, decode in self.unimodal_decoder.items():
             decode(unimodal[name])
             if fused:
-                self.draw_fused[name](fused[name])
+                self.fused_decoder[name](fused[name])
 
 
 # ------------------------------------------------------------------ the error
 
 
 def _cell_weights(cfg: FreqMAE, spec: SpectrogramSpec) -> np.ndarray:
-    """``[n p]``: the frequency weight of every number of every patch; 0 in padding, unless as
-    released."""
+    """``[n p]``: the frequency weight of every value of every patch. It is 0 in padding, unless
+    padding is treated as released."""
     released = cfg.padding == "as_released"
     valid = spec.valid_cells
     bins = valid.shape[1] if released else spec.bins
@@ -354,10 +355,10 @@ def _cell_weights(cfg: FreqMAE, spec: SpectrogramSpec) -> np.ndarray:
 
 
 def _error_weights(cfg: FreqMAE, spec: SpectrogramSpec, masked: Array, frames: Array) -> Array:
-    """``[b n p]``: the weight of every number of a sensor in the error.
+    """``[b n p]``: the weight of every value of a sensor in the error.
 
-    It is 0 where nothing is masked (``masked`` ``[b t f]``), and, unless padding is treated as
-    released, in frames without signal (``frames`` ``[b t]``).
+    It is 0 in patches that are not masked (``masked`` ``[b t f]``), and, unless padding is treated
+    as released, in frames without signal (``frames`` ``[b t]``).
     """
     weight = masked.reshape(masked.shape[0], -1, 1) * _cell_weights(cfg, spec)[None]
     if cfg.padding == "ignored":

@@ -15,8 +15,8 @@ from jfreq.augment import scalogram as change
 from jfreq.config import check, replace
 from jfreq.frontends.scalogram import Scalogram
 from jfreq.method import Loss, Streams, decided, part_of, summarise
-from jfreq.methods.common.patches import valid_tokens
-from jfreq.methods.common.raw_sensors import RawSensorMethod, pooled
+from jfreq.methods.common.pooling import pooled, valid_tokens
+from jfreq.methods.common.raw_sensors import RawSensorMethod, twice
 from jfreq.nn.apply import apply
 from jfreq.nn.cnn1d import Conv1d, one_length
 from jfreq.nn.cnn2d import Conv2d, MapNet, Projection, RowLevel
@@ -163,12 +163,7 @@ class LTFC(RawSensorMethod):
 
     def bind(self, spec: DataSpec) -> Self:
         cfg = super().bind(spec)
-        for s in cfg.signals:
-            check(
-                len(s.mean) > 0 or cfg.standardise != "data",
-                "method.standardise",
-                f"the data do not say mean and standard deviation of {s.name!r}; use 'clip'",
-            )
+        cfg.check_statistics()
         if "frequency" not in cfg.branches or cfg.frontend is not None:
             return cfg
         frontend = Scalogram(rate=float(cfg.signals[0].rate), standardise="none")
@@ -238,7 +233,7 @@ class LTFC(RawSensorMethod):
         }
 
     def _time_loss(self, params: PyTree, batch: Batch, rngs: Streams) -> dict[str, Array]:
-        views = self.views(rngs("views"), [_twice(x) for x in self.inputs(batch)])
+        views = self.views(rngs("views"), [twice(x) for x in self.inputs(batch)])
         clip = self.clip_vector(params["encoder"], views, rngs("dropout"))
         z = apply(Projection(self.time_projection), params["projection"], clip)
         return {"time": losses.nt_xent(z[::2], z[1::2], temperature=self.temperature)}
@@ -262,7 +257,7 @@ class LTFC(RawSensorMethod):
         return apply(MapNet(self.map_encoder, self.rows), params["net"], spec)
 
     def _frequency_loss(self, params: PyTree, batch: Batch, rngs: Streams) -> dict[str, Array]:
-        views = map_view(rngs("map_views"), _twice(batch["spectrogram"]), self)
+        views = map_view(rngs("map_views"), twice(batch["spectrogram"]), self)
         tokens = self._map_tokens(params, views)
         head, heads = Projection(self.map_projection), params["projection"]
         z = apply(head, heads["global"], tokens.mean(axis=1))
@@ -274,11 +269,6 @@ class LTFC(RawSensorMethod):
         weight = self.global_weight
         total = weight * whole + (1 - weight) * local
         return {"frequency": total, "global": whole, "local": local}
-
-
-def _twice(x: Array) -> Array:
-    """Both views of a row lie side by side, so that a sharded batch stays where it is."""
-    return jnp.repeat(x, 2, axis=0)
 
 
 # ------------------------------------------------------------------ local contrast

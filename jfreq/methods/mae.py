@@ -26,36 +26,40 @@ from jfreq.ranges import Between, checked
 from jfreq.types import Array, Batch, Features, Mask, PyTree, Reconstruction, TokenGrid
 
 xavier = nn.initializers.xavier_uniform()
-"""Of every map outside the blocks, as released with the image recipe: patches and positions have to
-be of one size."""
+"""Initial values of every linear map outside the blocks, as released with the image recipe:
+embedded patches are then as large as their positions."""
 Masks: TypeAlias = dict[str, Mask]
 """A mask for each sensor, by name."""
 
 
 @checked
 class MAE(SpectraMethod):
-    """Patches of every sensor in one sequence; masked ones are dropped before the encoder."""
+    """The patches of all sensors are one sequence, of which the encoder reads the visible part."""
 
     mask_ratio: Between = 0.75
     mask_kind: Literal["random", "time", "frequency"] = "random"
     embed: Literal["plain", "aape"] = "plain"
-    """How patches become tokens: a linear map; or with it a branch that measures the modulations
-    which patches of several frames fold, set up by ``aape``."""
+    """How patches become tokens. ``plain``: by a linear map; ``aape``: by a linear map and a
+    branch, configured by ``aape``, that measures the modulations which patches of several frames
+    alias."""
     aape: AaPE = AaPE()
     encoder: ViT = SIZES["tiny"]
     decoder: ViT = ViT(width=96, depth=2, heads=3)
     norm_patch: bool = False
-    """Targets with zero mean and unit variance in every patch, as in the image recipe; it makes
-    faint patches, which are noise, as heavy as loud ones."""
+    """Standardise the targets of every patch, as in the image recipe. Faint patches, which are
+    noise, then weigh as much as loud ones."""
     pool: Literal["freq", "modality", "mean"] = "freq"
-    """Clip vector: means over time of every frequency row of every sensor, side by side; means over
-    all tokens of each sensor; or over all tokens."""
+    """The clip vector. ``freq``: the means over time of every frequency row of every sensor, side
+    by side; ``modality``: the mean of the tokens of every sensor, side by side; ``mean``: the mean
+    of all tokens."""
 
     def __post_init__(self):
         for name in ("encoder", "decoder"):
             net: ViT = getattr(self, name)
             check(
-                net.width % 4 == 0, f"method.{name}.width", "must be a multiple of 4, for positions"
+                net.width % 4 == 0,
+                f"method.{name}.width",
+                f"must be a multiple of 4, for sines as positions, got {net.width}",
             )
             check(
                 net.bias is None,
@@ -71,8 +75,8 @@ class MAE(SpectraMethod):
                 check(
                     1 <= visible < n,
                     "method.mask_ratio",
-                    f"{self.mask_ratio} of {n} tokens of {name!r} leaves {visible}; one must be "
-                    "left and one masked",
+                    f"{self.mask_ratio} of {n} tokens of {name!r} leaves {visible} visible; one "
+                    "must be visible and one masked: take longer windows or another ratio",
                 )
                 if self.mask_kind != "random":
                     masks.check_count(self.mask_kind, spec.grid, n - visible)
@@ -85,7 +89,7 @@ class MAE(SpectraMethod):
 
     @property
     def grid(self) -> TokenGrid:
-        """The tokens of all sensors at a moment side by side on the frequency axis."""
+        """The tokens of all sensors, those of one moment side by side on the frequency axis."""
         return self.time_grid(freq=sum(spec.grid.freq for spec in self.specs.values()))
 
     # ------------------------------------------------------------------ the paper
@@ -155,7 +159,7 @@ class MAE(SpectraMethod):
     def reconstruct_with_masks(
         self, params: PyTree, spectra: dict[str, Spectrogram], mask: Masks
     ) -> Reconstruction:
-        """What the decoder puts in place of the masked patches."""
+        """The spectrograms with the masked patches as the decoder reconstructs them."""
         patches, valid = self.patches(spectra)
         out = apply(_Net(self), params, patches, mask, valid)
         return self.reconstruction(spectra, {n: m.is_masked for n, m in mask.items()}, out)
@@ -172,7 +176,7 @@ class MAE(SpectraMethod):
 
     @property
     def mask_units(self) -> dict[str, SpectrogramSpec]:
-        """What a mask chooses among, by sensor: patches."""
+        """The units that are masked as a whole, by sensor: patches."""
         return self.specs
 
     def masks_of_units(self, masks: Masks) -> Masks:
@@ -184,7 +188,8 @@ class MAE(SpectraMethod):
 
 
 class _PatchEmbed(nn.Module):
-    """A linear map for every sensor, whose bias tells it from the others, and fixed positions."""
+    """A linear map of the patches of every sensor, and fixed positions. The bias of the map is what
+    distinguishes the tokens of a sensor from those of others."""
 
     cfg: MAE
 
@@ -192,7 +197,8 @@ class _PatchEmbed(nn.Module):
     def __call__(
         self, patches: dict[str, Array], valid: dict[str, Array], visible: dict[str, Array] | None
     ) -> dict[str, Array]:
-        """``valid``, ``visible`` ``[b n]`` by sensor: as in ``AliasBranch``."""
+        """Tokens ``[b n d]`` by sensor; ``valid`` and ``visible`` ``[b n]`` as in
+        ``AliasBranch``."""
         cfg, out = self.cfg, {}
         width = cfg.encoder.width
         for name, spec in cfg.specs.items():
@@ -201,14 +207,14 @@ class _PatchEmbed(nn.Module):
                 patch, grid = spec.patch, spec.grid
                 cells = unpatchify(patches[name], grid=grid.shape, patch=patch, order=grid.order)
                 branch = AliasBranch(cfg.aape, patch, patch, grid, name=f"alias_{name}")
-                shown = None if visible is None else visible[name]
-                x = branch(cells, x, valid=valid[name], visible=shown)
+                sensor_visible = None if visible is None else visible[name]
+                x = branch(cells, x, valid=valid[name], visible=sensor_visible)
             out[name] = x + sincos_tokens(spec.grid, width)[None]
         return out
 
 
 class _Trunk(nn.Module):
-    """``embed`` the patches of every sensor; ``encode`` any of their tokens in context."""
+    """``embed`` turns the patches of every sensor into tokens; ``encode`` gives tokens context."""
 
     cfg: MAE
 
@@ -229,8 +235,8 @@ class _Trunk(nn.Module):
 
 
 class _Decoder(nn.Module):
-    """Visible states and mask tokens of all sensors through a few blocks, then a linear map to the
-    patches of each sensor."""
+    """Reconstructs all patches ``[b n p]`` by sensor: the visible states and mask tokens pass a few
+    blocks, then a linear map for every sensor."""
 
     cfg: MAE
 
@@ -258,8 +264,8 @@ class _Decoder(nn.Module):
         )
         edges = np.cumsum([part.shape[1] for part in full])[:-1]
         return {
-            name: nn.Dense(specs[name].patch_size, kernel_init=xavier, name=f"draw_{name}")(part)
-            for name, part in zip(specs, jnp.split(x, edges, axis=1))
+            n: nn.Dense(spec.patch_size, kernel_init=xavier, name=f"reconstruct_{n}")(part)
+            for (n, spec), part in zip(specs.items(), jnp.split(x, edges, axis=1))
         }
 
 
@@ -294,7 +300,7 @@ class _Net(nn.Module):
 
 
 def joined(cfg: MAE, parts: dict[str, Array]) -> Array:
-    """``[b n ...]`` by sensor to one axis in the order of ``cfg.grid``."""
+    """Tokens ``[b n ...]`` by sensor on one axis, in the order of ``cfg.grid``."""
     on_grids = [
         parts[name].reshape(-1, *spec.grid.shape, *parts[name].shape[2:])
         for name, spec in cfg.specs.items()
@@ -304,10 +310,10 @@ def joined(cfg: MAE, parts: dict[str, Array]) -> Array:
 
 
 def clip_vector(cfg: MAE, states: Array, valid: Array) -> Array:
-    """Means of ``states`` ``[b n d]`` over time and over the frequency rows of each part that
-    ``cfg.pool`` names, side by side.
+    """Clip vectors ``[b parts*d]``: the means of ``states`` ``[b n d]`` over time and over the
+    frequency rows of every part that ``cfg.pool`` names, side by side.
 
-    ``valid`` ``[b n]``: only tokens with signal count; a part without any gives zeros.
+    Only ``valid`` tokens ``[b n]`` count; a part without any gives zeros.
     """
     grid, width = cfg.grid, states.shape[-1]
     rows = {

@@ -14,9 +14,8 @@ from jaxtyping import Array, Float
 
 from jfreq import losses
 from jfreq.augment import Views
-from jfreq.config import check
 from jfreq.method import Loss, Streams, summarise
-from jfreq.methods.common.raw_sensors import RawSensorMethod
+from jfreq.methods.common.raw_sensors import RawSensorMethod, twice
 from jfreq.nn.apply import apply
 from jfreq.nn.heads import MLPHead
 from jfreq.ops.scale import unit
@@ -42,12 +41,7 @@ class STFCSL(RawSensorMethod):
 
     def bind(self, spec: DataSpec) -> Self:
         cfg = super().bind(spec)
-        for s in cfg.signals:
-            check(
-                len(s.mean) > 0 or cfg.standardise != "data",
-                "method.standardise",
-                f"the data do not say mean and standard deviation of {s.name!r}; use 'clip'",
-            )
+        cfg.check_statistics()
         return cfg
 
     # ------------------------------------------------------------------ the paper
@@ -62,9 +56,7 @@ class STFCSL(RawSensorMethod):
 
     def loss(self, params, target, batch: Batch, rngs: Streams, step) -> Loss:
         del target, step
-        # The two views of a row lie side by side, so that a sharded batch stays where it is.
-        twice = [jnp.repeat(x, 2, axis=0) for x in self.inputs(batch)]
-        views = self.views(rngs("views"), twice)
+        views = self.views(rngs("views"), [twice(x) for x in self.inputs(batch)])
         clip = self.clip_vector(params["encoder"], views, rngs("dropout"))
         z = apply(MLPHead(*self.projection), params["projection"], clip)
         first, second = z[::2], z[1::2]

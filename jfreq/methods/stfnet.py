@@ -7,14 +7,11 @@ network are other encoders of the same method.
 from __future__ import annotations
 
 import functools
-from typing import Self
 
-from jfreq.config import replace
 from jfreq.method import Method, part_of
 from jfreq.methods.common.raw_sensors import RawSensorMethod
 from jfreq.methods.supervised import Head, Supervised
 from jfreq.ranges import checked
-from jfreq.types import DataSpec
 
 
 @checked
@@ -29,9 +26,3 @@ class STFNet(Supervised, RawSensorMethod):
     @functools.cached_property
     def backbone(self) -> Method:
         return part_of(RawSensorMethod, self)
-
-    def bind(self, spec: DataSpec) -> Self:
-        return replace(super().bind(spec), head=self.head.bind(spec))
-
-    def unbind(self) -> Self:
-        return replace(super().unbind(), head=self.head.unbind())

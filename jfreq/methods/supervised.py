@@ -123,6 +123,12 @@ class Supervised(Method):
         heads = [net.init(key, jnp.zeros((1, w)))["params"] for key, w in zip(keys, widths)]
         return {"backbone": params, "head": {str(i): head for i, head in enumerate(heads)}}
 
+    def bind(self, spec: DataSpec) -> Self:
+        return replace(super().bind(spec), head=self.head.bind(spec))
+
+    def unbind(self) -> Self:
+        return replace(super().unbind(), head=self.head.unbind())
+
     def loss(self, params, target, batch: Batch, rngs: Streams, step) -> Loss:
         del target, step
         head = self.head
@@ -213,7 +219,7 @@ class Classify(Supervised, Wrapper):
         return replace(self, backbone=backbone, head=head, signals=backbone.signals)
 
     def unbind(self) -> Self:
-        return replace(super().unbind(), backbone=self.backbone.unbind(), head=self.head.unbind())
+        return replace(super().unbind(), backbone=self.backbone.unbind())
 
     def calibrate(self, batch: Mapping[str, Any]) -> Self:
         return replace(self, backbone=self.backbone.calibrate(batch))

@@ -1,4 +1,4 @@
-"""How varied a set of vectors is: what tells of a collapsed representation."""
+"""How varied a set of vectors is: measures of collapsed representations."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 _NOISE = 1e-6
-"""Eigenvalues below this fraction of the largest are rounding."""
+"""Eigenvalues below this fraction of the largest are rounding errors."""
 
 
 def rankme(x: Float[Array, "n d"]) -> Float[Array, ""]:
@@ -36,7 +36,7 @@ def mean_std(x: Float[Array, "n d"]) -> Float[Array, ""]:
     return jnp.mean(jnp.std(jax.lax.stop_gradient(x.astype(jnp.float32)), axis=0))
 
 
-def some_vectors(
+def sample_evenly(
     x: Float[Array, "b n d"], count: int, length: Int[Array, " b"] | None = None
 ) -> Float[Array, "k d"]:
     """``count`` vectors of a batch or fewer, equally many of every row.
@@ -44,15 +44,15 @@ def some_vectors(
     They lie evenly along a row, or along its first ``length`` vectors, and start one vector later
     in every row, so that they do not all come from the same line of a grid.
 
-    >>> some_vectors(jnp.arange(8.0).reshape(2, 4, 1), 4).ravel().tolist()
+    >>> sample_evenly(jnp.arange(8.0).reshape(2, 4, 1), 4).ravel().tolist()
     [0.0, 2.0, 5.0, 7.0]
     """
     b, n, d = x.shape
-    each = min(n, -(-count // b))
+    per_row = min(n, -(-count // b))
     if length is None:
-        ids = jnp.asarray((np.arange(each)[None] * (n // each) + np.arange(b)[:, None]) % n)
+        ids = jnp.asarray((np.arange(per_row)[None] * (n // per_row) + np.arange(b)[:, None]) % n)
     else:
         end = jnp.maximum(length, 1)[:, None]
-        ids = (jnp.arange(each)[None] * end // each + jnp.arange(b)[:, None]) % end
-    some = jnp.take_along_axis(x, ids[..., None], axis=1, mode="clip")
-    return some.reshape(-1, d)[:count]
+        ids = (jnp.arange(per_row)[None] * end // per_row + jnp.arange(b)[:, None]) % end
+    sample = jnp.take_along_axis(x, ids[..., None], axis=1, mode="clip")
+    return sample.reshape(-1, d)[:count]

@@ -315,7 +315,7 @@ def test_it_overfits_a_few_samples(small):
         ({"mask_ratio": 0.0}, "between 0 and 1"),
         ({"mask_ratio": 0.01}, "masks none of"),
         ({"gamma": -1.0}, "must be 0 or more"),
-        ({"modalities": ("acc",), "patch_bins": (2,), "embed": "fused"}, "no others"),
+        ({"modalities": ("acc",), "patch_bins": (2,), "embed": "fused"}, "needs two sensors"),
         ({"frontend": Spectrum(0.321)}, "16.05 samples of 'acc'"),
     ],
 )

@@ -38,16 +38,16 @@ def test_deviation_is_numpys():
 @pytest.mark.parametrize(("shape", "count"), [((3, 10, 2), 6), ((3, 10, 2), 64), ((9, 4, 2), 5)])
 def test_sample_takes_evenly_from_every_row(shape, count):
     x = jnp.arange(np.prod(shape), dtype=jnp.float32).reshape(shape)
-    some = np.asarray(collapse.some_vectors(x, count))
-    each = min(shape[1], -(-count // shape[0]))
-    assert len(some) == min(count, shape[0] * each)
-    assert len(np.unique(some, axis=0)) == len(some)
-    rows = (some[:, 0] // (shape[1] * shape[2])).astype(int)
-    assert np.bincount(rows, minlength=1).max() <= each
+    sample = np.asarray(collapse.sample_evenly(x, count))
+    per_row = min(shape[1], -(-count // shape[0]))
+    assert len(sample) == min(count, shape[0] * per_row)
+    assert len(np.unique(sample, axis=0)) == len(sample)
+    rows = (sample[:, 0] // (shape[1] * shape[2])).astype(int)
+    assert np.bincount(rows, minlength=1).max() <= per_row
 
 
 def test_sample_meets_every_line_of_a_lattice():
     """Of 16 x 8 tokens, all eight frequencies are met, not one of them 64 times."""
     token = jnp.broadcast_to(jnp.arange(128.0)[None, :, None], (16, 128, 1))
-    some = np.asarray(collapse.some_vectors(token, 64))[:, 0].astype(int)
-    assert set(some % 8) == set(range(8)) and len(set(some // 8)) == 8
+    sample = np.asarray(collapse.sample_evenly(token, 64))[:, 0].astype(int)
+    assert set(sample % 8) == set(range(8)) and len(set(sample // 8)) == 8

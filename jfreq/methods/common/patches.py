@@ -1,4 +1,4 @@
-"""What AST, SSAST and their kin share: spectrogram in, tokens of a trunk out."""
+"""What methods on the spectrogram of one signal share: spectrogram in, tokens of a trunk out."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from jfreq.frontends.fbank import Fbank
 from jfreq.frontends.log_spectrogram import LogSpectrogram
 from jfreq.frontends.scalogram import Scalogram
 from jfreq.method import Method, Streams, decided
+from jfreq.methods.common.pooling import pooled, valid_tokens
 from jfreq.nn.aape import AaPE
 from jfreq.nn.apply import apply
 from jfreq.nn.convnext import ConvNeXt
@@ -42,8 +43,8 @@ the lengths that the published recipes use."""
 
 
 class PatchGeometry(NamedTuple):
-    """What ``bind`` decided: a spectrogram of ``frames`` and the patches (time, freq) it is cut
-    into, on a ``grid`` that is placed on the signal."""
+    """What ``bind`` decided: a spectrogram of ``frames`` frames and the patches (time, freq) that
+    it is cut into; ``grid`` says where they lie on the signal."""
 
     signal: SignalSpec
     frontend: FrontEnd
@@ -54,7 +55,7 @@ class PatchGeometry(NamedTuple):
 
     @property
     def patch_size(self) -> int:
-        """Numbers in a patch."""
+        """Values in a patch."""
         return self.patch[0] * self.patch[1] * self.signal.channels
 
     @property
@@ -81,25 +82,25 @@ class PatchMethod(Method):
     """Frames and bins between patches; None: no overlap."""
     order: Literal["freq_major", "time_major"] = "freq_major"
     special_tokens: Whole = 2
-    """Learned tokens beside the patches: 2 as AST's cls and dist, 0 for ConvNeXt."""
+    """Learned tokens beside the patches: 2 for the cls and dist of AST, 0 for ConvNeXt."""
     registers: Whole = 0
     """Learned tokens that all others attend to and nothing reads (Darcet et al. 2024); 0 for
     ConvNeXt."""
     embed: Literal["plain", "aape"] = "plain"
-    """How patches become tokens: a linear map; or with it a branch that measures the modulations
-    which patches fold, set up by ``aape``."""
+    """How patches become tokens. ``plain``: by a linear map; ``aape``: by a linear map and a
+    branch, configured by ``aape``, that measures the modulations which patches alias."""
     aape: AaPE = AaPE()
     positions: Literal["learned", "sincos"] = "learned"
     """``sincos``: fixed sines and cosines, the same for any length of clip."""
     encoder: ViT | ConvNeXt = ViT()
     pool: Literal["mean", "special"] = "mean"
-    """Clip vector: mean of the patch tokens, or of the special tokens."""
+    """Clip vector: the mean of the patch tokens, or of the special tokens."""
 
     def __post_init__(self):
         check(
             self.positions == "learned" or self.encoder.width % 4 == 0,
             "method.encoder.width",
-            "must be a multiple of 4, for sines as positions",
+            f"must be a multiple of 4, for sines as positions, got {self.encoder.width}",
         )
         check(
             not (isinstance(self.encoder, ConvNeXt) and self.special_tokens + self.registers),
@@ -109,7 +110,7 @@ class PatchMethod(Method):
         check(
             self.pool == "mean" or self.special_tokens > 0,
             "method.pool",
-            "'special' needs special_tokens of 1 or more",
+            "'special' needs a special token: set method.special_tokens to 1 or more",
         )
         if self.signals and self.frontend is not None:
             self.frontend.check(self.signals[0])
@@ -119,7 +120,7 @@ class PatchMethod(Method):
                 min(geometry.grid.shape) >= 1,
                 "method.patch",
                 f"{geometry.patch} does not fit into a spectrogram of {geometry.frames} frames x "
-                f"{geometry.frontend.bins} bins",
+                f"{geometry.frontend.bins} bins; take smaller patches or longer clips",
             )
             if self.embed == "aape":
                 self.aape.check(geometry.frames, geometry.patch[0])
@@ -165,7 +166,7 @@ class PatchMethod(Method):
         )
 
     def bind(self, spec: DataSpec) -> Self:
-        """Decides signal, front end, frames and patch; ``InputError`` where the data don't fit."""
+        """Decides signal, front end, frames and patch; ``InputError`` where the data do not fit."""
         signal = spec.signal(self.modality)
         frontend = self.frontend or default_frontend(signal)
         frontend.check(signal)
@@ -180,7 +181,8 @@ class PatchMethod(Method):
             if whole < 1 or (block == patch[0] and whole < block):
                 raise InputError(
                     f"data: clips of {signal.samples} samples ({signal.seconds:.3g} s) of "
-                    f"{signal.name!r} are shorter than one patch of {patch[0]} frames"
+                    f"{signal.name!r} are shorter than one patch of {patch[0]} frames; prepare "
+                    "longer clips or take a smaller method.patch"
                 )
             frames = -(-whole // block) * block
         return replace(
@@ -213,11 +215,11 @@ class PatchMethod(Method):
         return {**batch, "spectrogram": spec, "valid_frames": valid}
 
     def encode(self, params: PyTree, batch: Batch) -> Features:
-        """Unmasked encoding; padding is never attended to."""
+        """Tokens and clip vectors, nothing masked; padding is not attended to."""
         return self._features(params, batch)
 
     def forward(self, params: PyTree, batch: Batch, rngs: Streams) -> Features:
-        """With the encoder's dropout."""
+        """What :meth:`encode` gives, with the dropout of the encoder."""
         return self._features(params, batch, rngs("dropout"))
 
     def _features(self, params: PyTree, batch: Batch, dropout: Array | None = None) -> Features:
@@ -233,17 +235,13 @@ class PatchMethod(Method):
             train=dropout is not None,
             dropout=dropout,
         )
-        if self.pool == "special":
-            clip = special.mean(axis=1)
-        else:
-            weight = valid[..., None].astype(tokens.dtype)
-            clip = jnp.sum(tokens * weight, axis=1) / jnp.sum(weight, axis=1)
+        clip = special.mean(axis=1) if self.pool == "special" else pooled(tokens, valid, "mean")
         return Features(tokens=tokens, grid=self.grid, clip=clip, valid=valid, layers=layers)
 
-    # ------------------------------------------------------------------ for those that mask
+    # ------------------------------------------------------------------ what is masked
 
     def check_no_overlap(self) -> None:
-        """Raises ``InputError`` where patches overlap: a neighbour would show what is masked."""
+        """Raises ``InputError`` where patches overlap: neighbours would show what is masked."""
         check(
             self.stride in (None, self.patch),
             "method.stride",
@@ -261,13 +259,13 @@ class PatchMethod(Method):
         )
 
     def show_mask(self, batch: Batch, sample: Callable[[int], Mask]) -> Reconstruction:
-        """The batch under the mask that ``sample`` gives for its number of rows, and nothing in its
-        place, for methods that predict no spectrogram."""
+        """The batch and the mask that ``sample`` gives for its number of rows, without a
+        reconstruction: for methods that predict no spectrogram."""
         spec = self.with_spectrogram(batch)["spectrogram"]
         return Reconstruction(spec, self.masked_cells(sample(spec.shape[0])), None)
 
     def masked_cells(self, mask: Mask) -> Array:
-        """``[b t f]`` bool: what of the spectrogram lies in masked patches."""
+        """``[b t f]`` bool: the cells of the spectrogram that lie in masked patches."""
         geometry = self.geometry
         cells = mask.is_masked.reshape(-1, *geometry.grid.shape)
         cells = cells.swapaxes(1, 2) if self.order == "freq_major" else cells
@@ -289,15 +287,3 @@ class PatchMethod(Method):
 def _encoded(trunk: SpectrogramTrunk, spec: Array, *, valid: Array | None = None, **options):
     """All tokens of a spectrogram in context."""
     return trunk.encode(trunk.embed(spec, valid=valid), valid=valid, **options)
-
-
-def valid_tokens(grid: TokenGrid, batch: Batch, rows: int) -> Array:
-    """``[b n]`` bool: tokens whose centre lies inside the signal; the first always does."""
-    if "length" not in batch:
-        return jnp.ones((rows, grid.size), bool)
-    centre = grid.first + grid.hop * jnp.arange(grid.time, dtype=jnp.float32)
-    inside = centre[None] <= batch["length"][:, None].astype(jnp.float32)
-    inside = inside | (jnp.arange(grid.time) == 0)[None]
-    if grid.order == "freq_major":
-        return jnp.tile(inside, (1, grid.freq))
-    return jnp.repeat(inside, grid.freq, axis=1)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jfreq.config import Experiment, check, replace
 from jfreq.method import Method, Streams
-from jfreq.methods.common.patches import valid_tokens
+from jfreq.methods.common.pooling import pooled, valid_tokens
 from jfreq.nn.apply import apply
 from jfreq.nn.cnn1d import Conv1d
 from jfreq.nn.deepsense import DeepSense
@@ -24,18 +24,17 @@ class SensorMethod(Method):
     """Which sensors are read and how they are standardised."""
 
     modalities: tuple[str, ...] | None = None
-    """Sensors to read, in order; None: all of them. Whether their rates may differ is the
-    encoder's affair."""
+    """Sensors to read, in order; None: all of them. Some encoders read only sensors of one rate."""
     standardise: Literal["data", "clip", "none"] = "data"
-    """``data``: every channel by mean and standard deviation of the training rows, so that gravity
-    and loudness stay visible; ``clip``: every clip and channel by its own, for sensors whose gain
-    is unknown; ``none``: as stored."""
+    """``data``: every channel by its mean and standard deviation over the training rows, which
+    keeps gravity and loudness; ``clip``: by those over each clip, for sensors whose gain is
+    unknown; ``none``: as stored."""
 
     def __post_init__(self):
         check(
             self.modalities is None or len(self.modalities) > 0,
             "method.modalities",
-            "name one sensor or more",
+            "must name one sensor or more",
         )
 
     def bind(self, spec: DataSpec) -> Self:
@@ -48,10 +47,20 @@ class SensorMethod(Method):
         signals = self.signals or tuple(spec.signal(name) for name in names)
         return {"modalities": names, "signals": signals}
 
+    def check_statistics(self) -> None:
+        """Raises ``InputError`` where sensors are standardised by a mean and standard deviation
+        that the data do not say."""
+        for s in self.signals:
+            check(
+                len(s.mean) > 0 or self.standardise != "data",
+                "method.standardise",
+                f"the data do not say mean and standard deviation of {s.name!r}; use 'clip'",
+            )
+
     def example_signals(
         self, seconds: float | None = None, rate: float | None = None
     ) -> tuple[SignalSpec, ...]:
-        """Windows of motion, 10.24 s at 50 Hz, of three axes each."""
+        """Motion sensors of three axes: windows of 10.24 s at 50 Hz."""
         rate = 50.0 if rate is None else rate
         samples = round((10.24 if seconds is None else seconds) * rate)
         return tuple(
@@ -60,7 +69,7 @@ class SensorMethod(Method):
         )
 
     def finetune_defaults(self, pretraining: Experiment) -> Mapping[str, Any]:
-        """Encoders of sensors are trained all alike, without augmentation."""
+        """All layers of an encoder of sensors get the same learning rate; no augmentation."""
         decay = pretraining.optim.decay
         return {"optim__lr": 1e-3, "optim__decay": decay, "steps": 600, "batch": 64}
 
@@ -88,7 +97,7 @@ class RawSensorMethod(SensorMethod):
 
     @property
     def zeros(self) -> list[Array]:
-        """One silent window of every sensor ``[1 t c]``."""
+        """Zeros ``[1 t c]`` for every sensor, to initialise modules with."""
         return [jnp.zeros((1, s.samples, s.channels)) for s in self.signals]
 
     def inputs(self, batch: Batch) -> list[Array]:
@@ -96,18 +105,18 @@ class RawSensorMethod(SensorMethod):
         return standardised(self.signals, batch, how=self.standardise)
 
     def tokens(self, params: PyTree, series: list[Array], dropout: Array | None = None) -> Array:
-        """``[b n d]`` of standardised sensors with the encoder's parameters; no dropout without a
-        key."""
+        """Tokens ``[b n d]`` of standardised sensors; ``params`` are the encoder's. Dropout is on
+        where its key is given."""
         net = self.encoder.build()
         return apply(net, params, series, train=dropout is not None, dropout=dropout)
 
     def clip_vector(self, params: PyTree, series: list[Array], dropout: Array) -> Array:
-        """``[b d]`` over whole windows, as training sees them."""
+        """Clip vectors ``[b d]`` of windows without padding, in training: with dropout."""
         tokens = self.tokens(params, series, dropout)
         return pooled(tokens, jnp.ones(tokens.shape[:2], bool), self.encoder.pool)
 
     def features(self, params: PyTree, batch: Batch, dropout: Array | None = None) -> Features:
-        """Tokens and clip vector of a batch with the encoder's parameters."""
+        """Tokens and clip vectors of a batch; ``params`` are the encoder's."""
         tokens = self.tokens(params, self.inputs(batch), dropout)
         valid = valid_tokens(self.grid, batch, tokens.shape[0])
         return Features(tokens, self.grid, pooled(tokens, valid, self.encoder.pool), valid)
@@ -132,14 +141,20 @@ def standardised(
         x = scale.pcm_to_float(batch[spec.name])
         inside = _inside(spec, signals[0], batch, x.shape[1])
         if how == "clip":
-            # Far below the signal's own level, above its rounding: any gain gives the same result.
-            top = jnp.max(jnp.square(x), axis=1, keepdims=True)
-            x = scale.standardise_clip(x, axes=1, valid=inside, eps=1e-10 * top + 1e-30)
+            # Far below the variance of the signal, above that of its rounding, whatever its gain.
+            peak = jnp.max(jnp.square(x), axis=1, keepdims=True)
+            x = scale.standardise_clip(x, axes=1, valid=inside, eps=1e-10 * peak + 1e-30)
         elif how == "data" and spec.mean:
             std = [s if s > 0 else 1.0 for s in spec.std]
             x = scale.standardise(x, jnp.asarray(spec.mean), jnp.asarray(std), gain=1.0)
         out.append(x if inside is None else jnp.where(inside, x, 0.0))
     return out
+
+
+def twice(x: Array) -> Array:
+    """``[2*b ...]``: every row of ``x`` ``[b ...]`` twice, for two views of it. Both lie side by
+    side, so that a sharded batch stays on its devices."""
+    return jnp.repeat(x, 2, axis=0)
 
 
 def _inside(spec: SignalSpec, first: SignalSpec, batch: Batch, samples: int) -> Array | None:
@@ -148,11 +163,3 @@ def _inside(spec: SignalSpec, first: SignalSpec, batch: Batch, samples: int) -> 
         return None
     length = batch["length"].astype(jnp.float32) * (spec.rate / first.rate)
     return (jnp.arange(samples)[None] < length[:, None])[..., None]
-
-
-def pooled(tokens: Array, valid: Array, how: Literal["mean", "max"]) -> Array:
-    """``[b n d]`` to ``[b d]`` over the valid tokens."""
-    if how == "max":
-        return jnp.max(jnp.where(valid[..., None], tokens, -jnp.inf), axis=1)
-    weight = valid[..., None].astype(tokens.dtype)
-    return jnp.sum(tokens * weight, axis=1) / jnp.sum(weight, axis=1)

@@ -25,8 +25,7 @@ class TeacherMethod(Method):
     """A student and its teacher, an exponential moving average (EMA) of ``teacher_part`` of the
     student's parameters.
 
-    The teacher keeps ``ema[0]`` of itself at the first update and ``ema[1]`` from update
-    ``ema_steps`` on, with a straight line between them.
+    The decay of the average rises linearly from ``ema[0]`` to ``ema[1]`` in ``ema_steps`` updates.
     """
 
     collapse_thresholds: ClassVar[Mapping[str, float]] = {
@@ -34,18 +33,18 @@ class TeacherMethod(Method):
         "pred_std": 0.01,
         "rankme": 4.0,
     }
-    """The first two stop a run of data2vec 2.0; the rank of 64 tokens is ours."""
+    """The first two are those at which data2vec 2.0 stops; the rank of 64 tokens is our choice."""
     teacher_part: ClassVar[str]
     """The part of the parameters that the teacher averages."""
 
     clones: Count = 16
     """Masks of every clip; the teacher reads the clip once for all of them."""
     target_layers: Count | None = None
-    """How many of the teacher's last blocks a target averages; None: all."""
+    """How many of the last blocks of the teacher a target averages; None: all."""
     ema: tuple[BelowOne, BelowOne] = (0.9998, 0.99999)
-    """The fraction of itself that the teacher keeps at an update, at first and in the end."""
+    """Decay of the average at the first update, and from update ``ema_steps`` on."""
     ema_steps: Count = 100_000
-    """Updates from the first to the last, in a straight line."""
+    """Updates in which the decay rises, linearly."""
 
     def check_target_layers(self, depth: int) -> None:
         """Raises ``InputError`` where an encoder of ``depth`` blocks has not enough of them."""
@@ -82,22 +81,23 @@ def collapse_metrics(
     tokens: Array | None = None,
     predicted: Array | None = None,
 ) -> Metrics:
-    """How spread out targets ``[b n d]`` and predictions ``[r m d]`` are, over a few tokens.
+    """How varied targets and predictions are, over a few tokens of the batch.
 
     Args:
-        targets: What the teacher gives.
-        pred: What the student predicts.
-        tokens: ``[b]``: how many targets of a row count, from the first; None: all.
-        predicted: ``[r]``: the same of predictions.
+        targets: Targets of the teacher, ``[b n d]``.
+        pred: Predictions of the student, ``[r m d]``.
+        tokens: ``[b]``: only so many targets of a row count, from the first; None: all.
+        predicted: ``[r]``: only so many predictions of a row count; None: all.
 
     Returns:
         ``target_std`` and ``pred_std``, standard deviations over tokens, and ``rankme``, the
         effective rank of the targets.
     """
-    some = collapse.some_vectors(targets, SPREAD_TOKENS, tokens)
-    one = jnp.ones(())
-    return {
-        "target_std": (collapse.mean_std(some), one),
-        "pred_std": (collapse.mean_std(collapse.some_vectors(pred, SPREAD_TOKENS, predicted)), one),
-        "rankme": (collapse.rankme(some), one),
+    targets = collapse.sample_evenly(targets, SPREAD_TOKENS, tokens)
+    pred = collapse.sample_evenly(pred, SPREAD_TOKENS, predicted)
+    values = {
+        "target_std": collapse.mean_std(targets),
+        "pred_std": collapse.mean_std(pred),
+        "rankme": collapse.rankme(targets),
     }
+    return {name: (value, jnp.ones(())) for name, value in values.items()}

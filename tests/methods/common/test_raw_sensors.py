@@ -11,7 +11,8 @@ from jfreq import param_paths, recipes
 from jfreq.config import replace
 from jfreq.data.prepare.run import prepare
 from jfreq.data.shards.reader import Shards
-from jfreq.methods.common.raw_sensors import RawSensorMethod, pooled, standardised
+from jfreq.methods.common.pooling import pooled
+from jfreq.methods.common.raw_sensors import RawSensorMethod, standardised
 from jfreq.methods.stf_csl import STFCSL
 from jfreq.methods.stfnet import STFNet
 from jfreq.methods.supervised import Classify, Head
@@ -81,7 +82,7 @@ def test_sensors_are_chosen_and_ordered_by_name():
     assert [s.name for s in cfg.signals] == ["gyro", "acc"]
     with pytest.raises(InputError, match="no signal 'mag' in the data; it has: acc, gyro"):
         RawSensorMethod(modalities=("acc", "mag"), encoder=SMALL["cnn"]).bind(MOTION)
-    with pytest.raises(InputError, match="name one sensor or more"):
+    with pytest.raises(InputError, match="must name one sensor or more"):
         RawSensorMethod(modalities=())
     assert replace(cfg.unbind(), modalities=None).bind(MOTION).signals == MOTION.signals
 
