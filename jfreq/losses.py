@@ -27,7 +27,7 @@ def info_nce(
     """Within-clip InfoNCE without temperature and normalisation (SSAST, equation 1).
 
     ``paper``: for each prediction c_i, a softmax over all targets x_j of the clip.
-    ``official``: its transpose as released, for each target a softmax over predictions.
+    ``official``: as released, for each target x_j a softmax over all predictions.
     """
     scores = similarity(pred, target)
     axis = -1 if form == "paper" else -2
@@ -44,14 +44,14 @@ def nt_xent(
 ) -> Float[Array, " b"]:
     """NT-Xent of two views of every clip over the whole batch (SimCLR, equation 1).
 
-    Both directions of each pair are averaged. A view's negatives are both views of all other clips
-    of the global batch, or of the micro-batch where batches are accumulated.
+    Both directions of each pair are averaged. The negatives of a view are both views of all other
+    clips of the global batch, or of the micro-batch where batches are accumulated.
 
     Args:
         a: First views; compared by their cosine, in float32.
         b: Second views.
-        temperature: Of the softmax.
-        valid: Clips that are not valid are no negatives; their values are finite and mean nothing.
+        temperature: Temperature of the softmax.
+        valid: Clips that are not valid are no negatives; their values are finite and meaningless.
     """
     rows = a.shape[0]
     z = unit(jnp.concatenate([a, b]).astype(jnp.float32))
@@ -73,8 +73,8 @@ def multi_view(
     """NT-Xent of ``m`` views of every clip, averaged over all ordered pairs of views of the clip.
 
     The denominator of a view holds every other view in the batch, of the same clip too, so
-    that perfect alignment gives :func:`view_floor`, not 0. For two views this is :func:`nt_xent`,
-    whose remarks on similarity, batch and ``valid`` hold here as well.
+    that perfect alignment gives :func:`multi_view_minimum`, not 0. For two views this is
+    :func:`nt_xent`, whose remarks on similarity, batch and ``valid`` hold here as well.
 
     Raises:
         InputError: For a single view.
@@ -84,7 +84,7 @@ def multi_view(
         (Yamamoto and Okusa 2025, arXiv 2512.03637).
     """
     b, views, _ = e.shape
-    view_floor(views)
+    multi_view_minimum(views)
     z = unit(e.astype(jnp.float32))
     within = similarity(z, z) / temperature
     mean = (jnp.sum(within, axis=-1) - jnp.diagonal(within, axis1=-2, axis2=-1)) / (views - 1)
@@ -99,11 +99,9 @@ def multi_view(
     return jnp.mean(total.reshape(b, views) - mean, axis=-1)
 
 
-def view_floor(views: int) -> float:
-    """The least value of :func:`multi_view`: views of a clip are equal, clips are far apart.
-
-    Raises ``InputError`` for fewer than two views.
-    """
+def multi_view_minimum(views: int) -> float:
+    """The least value of :func:`multi_view`, where the views of a clip are equal and clips are far
+    apart. Raises ``InputError`` for fewer than two views."""
     if views < 2:
         raise InputError(f"views: contrast needs 2 views of a clip or more, got {views}")
     return float(np.log(views - 1))
@@ -151,10 +149,10 @@ def temporal_order(
     margin: float | int = 1.0,
     valid: Bool[Array, " b"] | None = None,
 ) -> tuple[Float[Array, " b"], Bool[Array, " b"]]:
-    """Hinge on rows of a sub-sequence being closer to each other than to those of others (FOCAL).
+    """Hinge loss that makes rows of a sub-sequence closer to each other than to others (FOCAL).
 
-    With the mean Euclidean distance ``D_ij`` between rows of sub-sequences ``i`` and ``j`` (no row
-    against itself), every row of ``i`` gets the mean over ``j != i`` of
+    With the mean Euclidean distance ``D_ij`` between rows of sub-sequences ``i`` and ``j``, a row
+    and itself left out, the value of every row of ``i`` is the mean over ``j != i`` of
     ``max(0, D_ii - D_ij + margin)``.
 
     Args:
@@ -165,14 +163,14 @@ def temporal_order(
             compared with.
 
     Returns:
-        The value of every row, 0 for a row that does not count; and which rows count: valid ones
-        of sub-sequences that could be compared.
+        The value of every row, and which rows count: valid ones of sub-sequences that could be
+        compared. The value of the others is 0.
 
     Raises:
         InputError: For sub-sequences of one row, and for rows that are no whole sub-sequences.
     """
     if sequence < 2:
-        raise InputError(f"sequence: order in time needs 2 rows or more, got {sequence}")
+        raise InputError(f"method.sequence: order in time needs 2 rows or more, got {sequence}")
     valid = jnp.ones(z.shape[0], bool) if valid is None else valid
     number = _by_sequence(valid, sequence).shape[0]
 
@@ -194,8 +192,8 @@ def temporal_order(
 def distances(z: Float[Array, "b d"]) -> Float[Array, "b b"]:
     """Euclidean distances of all pairs of rows, float32, by one matrix product.
 
-    Distances below a thousandth of the rows' norms about their mean are rounding of that product:
-    they are 0 and pass no gradient, so that equal rows neither give NaN nor push each other.
+    Distances below a thousandth of the norms of the centred rows are rounding errors of that
+    product. They become 0 without a gradient, so that equal rows neither give NaN nor move apart.
     """
     z = z.astype(jnp.float32)
     z = z - jax.lax.stop_gradient(jnp.mean(z, axis=0, keepdims=True))
@@ -243,7 +241,6 @@ def instance_norm_targets(
     *,
     valid: Bool[Array, "b n"] | None = None,
     norm_tokens: bool = True,
-    eps: float = 1e-5,
 ) -> Float[Array, "b n d"]:
     """Targets of data2vec 2.0 (Baevski et al. 2022) and EAT, float32.
 
@@ -255,19 +252,18 @@ def instance_norm_targets(
         valid: Tokens that are not valid do not count and become 0.
         norm_tokens: Standardises the average over the channels of every token, as for images and
             in EAT, but not for speech.
-        eps: Added to the variances.
     """
     valid = None if valid is None else valid[..., None]
-    mean = jnp.mean(_standardise(layers.astype(jnp.float32), -2, eps, valid), axis=0)
-    return _standardise(mean, -1, eps) if norm_tokens else mean
+    mean = jnp.mean(_standardise(layers.astype(jnp.float32), -2, valid), axis=0)
+    return _standardise(mean, -1) if norm_tokens else mean
 
 
-def _standardise(x: Array, axis: int, eps: float, valid: Array | None = None) -> Array:
+def _standardise(x: Array, axis: int, valid: Array | None = None) -> Array:
     """Centred twice: the second time removes what rounding left of a large mean."""
     if valid is not None:
         valid = jnp.broadcast_to(valid, x.shape)
     mean = jnp.mean(x, axis=axis, keepdims=True, where=valid)
-    return standardise_clip(x - mean, axis, valid=valid, eps=eps)
+    return standardise_clip(x - mean, axis, valid=valid)
 
 
 def squared_error(
@@ -297,8 +293,8 @@ def code_cross_entropy(
     *,
     valid: Bool[Array, "b m"] | None = None,
 ) -> tuple[Float[Array, " b"], Float[Array, " b"]]:
-    """Cross-entropy of tokens whose classes are codes (BEATs, section 3.3), float32: its sum over
-    the ``valid`` tokens of a clip, and how many these are."""
+    """Cross-entropy of predicted codes (BEATs, section 3.3), float32: its sum over the ``valid``
+    tokens of a clip, and how many these are."""
     log_prob = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
     value = -jnp.take_along_axis(log_prob, codes[..., None], axis=-1)[..., 0]
     return _over_tokens(value, valid)
@@ -310,7 +306,7 @@ def code_accuracy(
     *,
     valid: Bool[Array, "b m"] | None = None,
 ) -> tuple[Float[Array, " b"], Float[Array, " b"]]:
-    """How many ``valid`` tokens have their code as the most likely, and how many there are."""
+    """How many ``valid`` tokens have their code as the most likely one, and how many these are."""
     return _over_tokens((jnp.argmax(logits, axis=-1) == codes).astype(jnp.float32), valid)
 
 
@@ -344,10 +340,10 @@ def weighted_mse(
     return jnp.sum(weight * error, axis=(-2, -1)) / jnp.where(total > 0, total, 1.0)
 
 
-def unit_patches(target: Float[Array, "b m p"], *, eps: float = 1e-6) -> Float[Array, "b m p"]:
+def standardise_patches(target: Float[Array, "b m p"]) -> Float[Array, "b m p"]:
     """Every patch with zero mean and unit variance (He et al. 2022, section 4)."""
     centred = target - jnp.mean(target, axis=-1, keepdims=True)
-    return centred * jax.lax.rsqrt(jnp.mean(jnp.square(centred), axis=-1, keepdims=True) + eps)
+    return centred * jax.lax.rsqrt(jnp.mean(jnp.square(centred), axis=-1, keepdims=True) + 1e-6)
 
 
 def mean_present(
@@ -368,11 +364,10 @@ def snr_weighted(
     energy: Float[Array, " b"],
     *,
     exponent: float | int,
-    floor: float = 1e-6,
 ) -> Float[Array, " b"]:
     """Negative signal-to-error ratio in dB, with more weight on clips of more energy::
 
-        loss_i = -w_i 10 log10((S_i + eps_i) / (E_i + eps_i)),    eps_i = floor S_i + 1e-12
+        loss_i = -w_i 10 log10((S_i + eps_i) / (E_i + eps_i)),    eps_i = 1e-6 S_i + 1e-12
         w_i = e_i^exponent / mean_j(e_j^exponent)                 (no gradient)
 
     Our reading of FreqMAE's weighted loss. In its released form, :func:`wpsnr_as_released`, the
@@ -382,12 +377,11 @@ def snr_weighted(
         error: ``E``, squared error summed over the masked cells of a clip.
         signal: ``S``, squared target summed over the same cells.
         energy: ``e``, energy of a clip; the mean of the weights is taken over the global batch.
-        exponent: 0 weighs all clips alike.
-        floor: Keeps the ratio finite, relative to the signal.
+        exponent: With 0 all clips weigh the same.
     """
     weight = jnp.where(energy > 0, energy, 0.0) ** exponent
     weight = jax.lax.stop_gradient(weight / jnp.maximum(jnp.mean(weight), 1e-30))
-    eps = floor * signal + 1e-12
+    eps = 1e-6 * signal + 1e-12
     return -weight * DECIBEL * (jnp.log(signal + eps) - jnp.log(error + eps))
 
 

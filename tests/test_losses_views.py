@@ -51,8 +51,8 @@ def test_multi_view_of_aligned_and_of_collapsed_views():
     np.testing.assert_allclose(losses.multi_view(jnp.ones((3, 5, 2))), np.log(14), rtol=1e-6)
     aligned = jnp.repeat(jnp.eye(6)[:, None], 16, axis=1)
     found = losses.multi_view(aligned, temperature=0.05)
-    np.testing.assert_allclose(found, losses.view_floor(16), rtol=1e-5)
-    assert losses.view_floor(16) == pytest.approx(2.70805, abs=1e-5)
+    np.testing.assert_allclose(found, losses.multi_view_minimum(16), rtol=1e-5)
+    assert losses.multi_view_minimum(16) == pytest.approx(2.70805, abs=1e-5)
     apart = losses.multi_view(aligned, temperature=0.5)
     np.testing.assert_allclose(apart, np.log(15 + 5 * 16 * np.exp(-1 / 0.5)), rtol=1e-5)
 
@@ -61,7 +61,7 @@ def test_multi_view_of_two_is_nt_xent(many):
     found = losses.multi_view(many[:, :2], temperature=0.2)
     expected = losses.nt_xent(many[:, 0], many[:, 1], temperature=0.2)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
-    assert losses.view_floor(2) == 0
+    assert losses.multi_view_minimum(2) == 0
 
 
 def test_multi_view_leaves_out_clips_that_are_not_valid(many):

@@ -60,14 +60,12 @@ def experiment_from_dict(value: Any, where: str = "") -> Experiment:
 
 
 def check_experiment(experiment: Experiment) -> None:
-    """Raises ``InputError`` for an experiment that could not be trained, saved and read back.
-
-    That is a mistake in the code of a paper; it is found before anything is opened or computed.
-    """
+    """Raises ``InputError`` for an experiment that could not be trained, saved and read back: a
+    mistake in the code of a paper, which is reported before anything is opened or computed."""
     method = type(experiment.method)
     for name in ("init", "loss", "encode"):
         missing = getattr(method, name) is getattr(Method, name)
-        config.check(not missing, method.__name__, f"has no method {name}; a paper defines it")
+        config.check(not missing, method.__name__, f"has no method {name}; define it in the class")
         wanted = list(inspect.signature(getattr(Method, name)).parameters)
         try:
             inspect.signature(getattr(method, name)).bind(*wanted)
@@ -77,4 +75,7 @@ def check_experiment(experiment: Experiment) -> None:
     saved = config_json.to_dict(experiment)
     read = config_json.to_dict(experiment_from_dict(json.loads(json.dumps(saved))))
     for field, (before, after) in config_json.changes(saved, read).items():
-        raise InputError(f"{field}: {before!r} would be read back from a run as {after!r}")
+        raise InputError(
+            f"{field}: {before!r} would be read back from a run as {after!r}; take a value that "
+            "JSON keeps"
+        )

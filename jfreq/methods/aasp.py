@@ -31,7 +31,7 @@ class AaSP(EAT):
     decoder: ConvDecoder | CrossPredictor = CrossPredictor()
     utterance_weight: NonNegative = 10.0
     contrast_weight: NonNegative = 0.1
-    """Views of a clip are pulled together, other clips' pushed away."""
+    """Weight of the contrast, which pulls views of a clip together and other clips apart."""
     temperature: Positive = 0.1
     projection: tuple[Size, Size] = (512, 128)
     """Hidden and output width of the MLP that contrast is computed after."""
@@ -41,7 +41,7 @@ class AaSP(EAT):
         check(
             self.contrast_weight == 0 or self.clones >= 2,
             "method.clones",
-            "contrast compares the views of a clip: take 2, or contrast_weight 0",
+            "contrast compares the views of a clip: take 2 or more, or set contrast_weight to 0",
         )
 
     # ------------------------------------------------------------------ the paper
@@ -51,17 +51,17 @@ class AaSP(EAT):
         return _Net(self)
 
     def more_terms(self, params: PyTree, special: Array, batch: Batch) -> Terms:
-        """``contrast`` between the views of a clip, counted above its least, log(clones - 1)."""
+        """``contrast`` of the views of a clip, less its smallest possible value."""
         if not self.contrast_weight:
             return {}
         views = apply(self.net, params, special, method=_Net.projected)
         valid = batch["_mask"] > 0 if "_mask" in batch else None
         value = losses.multi_view(views, temperature=self.temperature, valid=valid)
-        return {"contrast": (self.contrast_weight, value - losses.view_floor(self.clones))}
+        return {"contrast": (self.contrast_weight, value - losses.multi_view_minimum(self.clones))}
 
 
 class _Net(Net):
-    """With the projection head that contrast is computed after."""
+    """The network of EAT and the projection head that contrast is computed after."""
 
     def setup(self):
         super().setup()

@@ -1,11 +1,11 @@
-"""BEATs: masked patches whose codes are predicted, and the tokenizers that give the codes.
+"""BEATs: a model that predicts the codes of masked patches, and the tokenizers of these codes.
 
 Chen, Wu, Wang, Liu, Tompkins, Chen, Che, Yu and Wei, ICML 2023 (arXiv 2212.09058). The first
 :class:`BEATs` predicts the codes of a random projection, a :class:`BEATsTokenizer` distils what it
 has learned into a codebook, the next :class:`BEATs` predicts the codes of that, and so on.
 
-Otherwise than published: one linear map embeds a patch (published: two with a norm between them),
-and fixed sines tell where it is, beside the bias of attention (published: a convolution over the
+Two parts differ from the paper: one linear map embeds a patch (published: two with a norm between
+them), and positions are fixed sines beside the bias of attention (published: a convolution over the
 sequence of patches).
 """
 
@@ -51,16 +51,16 @@ PUBLISHED = ViT(
 
 @checked
 class RandomProjection:
-    """Tokenizer of the first iteration: a projection and codes that nobody trains (section 3.2.1).
+    """Tokenizer of the first iteration: a random projection and random codes (section 3.2.1).
 
-    As in the work it comes from (Chiu et al. 2022, arXiv 2202.01855), a patch gets the code with
-    the smallest angle; BEATs' equation leaves the lengths in.
+    A patch gets the code with the smallest angle, as in Chiu et al. 2022 (arXiv 2202.01855), where
+    the method comes from; in the equation of BEATs the lengths of vectors count too.
     """
 
     codes: Count = 1024
     code_width: Size = 256
     seed: Seed = 0
-    """Of both."""
+    """Seed of the projection and of the codes."""
 
     def init(self, method: PatchMethod) -> PyTree:
         """``projection`` ``[p d]`` and ``codes`` ``[k d]``."""
@@ -83,7 +83,7 @@ class RandomProjection:
 
 @checked
 class TrainedTokenizer:
-    """Encoder and codebook of a :class:`BEATsTokenizer`, three of whose fields it repeats. The run
+    """Encoder and codebook of a :class:`BEATsTokenizer`; its fields are to be set as there. The run
     that trained them is a source of ``checkpoint.init_from``."""
 
     codes: Count = 1024
@@ -91,7 +91,7 @@ class TrainedTokenizer:
     encoder: ViT = PUBLISHED
 
     def init(self, method: PatchMethod) -> PyTree:
-        """``trunk``, ``to_code`` and ``codebook`` as they are before training."""
+        """Fresh ``trunk``, ``to_code`` and ``codebook``."""
         key, example = jax.random.key(0), method.geometry.example
         params = self._net(method).init(key, example)["params"]
         return {**params, "codebook": fresh_codebook(self.codes, self.code_width)}
@@ -122,7 +122,7 @@ class _Patches(PatchMethod):
     """What model and tokenizer share: patches that do not overlap, in the order of time."""
 
     collapse_thresholds: ClassVar[Mapping[str, float]] = {"perplexity": 2.0}
-    """With fewer codes in use the tokenizer has collapsed."""
+    """A tokenizer that uses fewer codes has collapsed."""
 
     order: Literal["freq_major", "time_major"] = "time_major"
     special_tokens: Whole = 0
@@ -174,7 +174,7 @@ class BEATs(_Patches):
         return _Model(self).init(key, self.geometry.example, mask, valid)["params"]
 
     def init_target(self, params: PyTree) -> PyTree:
-        """The ``tokenizer``, which stays as it is."""
+        """The ``tokenizer``, which is not trained."""
         del params
         return {"tokenizer": self.tokenizer.init(self)}
 
@@ -196,7 +196,7 @@ class BEATs(_Patches):
         return loss_of(terms, codebook.counts(codes, self.tokenizer.codes, valid=counted), {})
 
     def reconstruct(self, params, batch: Batch, rngs: Streams) -> Reconstruction:
-        """A mask alone: what is predicted are codes, not a spectrogram."""
+        """A mask without a reconstruction: the model predicts codes, not a spectrogram."""
         del params
         return self.show_mask(batch, lambda rows: self.sample_mask(rngs("mask"), rows))
 
@@ -208,12 +208,12 @@ class BEATs(_Patches):
 class BEATsTokenizer(_Patches):
     """A codebook distilled from a trained encoder (section 3.2.2).
 
-    The tokenizer's own encoder reads a clip, every state becomes the nearest of a few codes, and
-    an estimator predicts the states of the teacher from the codes alone. The run that trained the
-    teacher is a source of ``checkpoint.init_from``.
+    An encoder reads a clip, the nearest code stands for each of its states, and an estimator
+    predicts the states of the teacher from these codes alone. The run that trained the teacher is a
+    source of ``checkpoint.init_from``.
 
     The codebook is a moving average over the vectors of each code. It starts from vectors of the
-    first batch (as released: from ten steps of k-means on them).
+    first batch (released: from ten steps of k-means on them).
     """
 
     headline: ClassVar[tuple[str, ...]] = ("cosine", "perplexity")
@@ -224,12 +224,12 @@ class BEATsTokenizer(_Patches):
     codes: Count = 1024
     code_width: Size = 256
     decay: BelowOne = 0.99
-    """A code keeps this fraction of itself at an update."""
+    """Decay of the moving average of the codes."""
     commitment: NonNegative = 1.0
     """Weight of the mean squared error between vectors and codes, both of length 1."""
     restart_below: NonNegative = 0.01
-    """A code that is used less than this fraction of the average is replaced by a vector of the
-    batch (ours); 0: never."""
+    """A code that is used less than this fraction of the average code is replaced by a vector of
+    the batch (our addition); 0: never."""
 
     @property
     def trained_elsewhere(self) -> tuple[str, ...]:
@@ -250,7 +250,7 @@ class BEATsTokenizer(_Patches):
         return self._net.init(key, example, valid, codes, method=_Distilled.estimate)["params"]
 
     def init_target(self, params: PyTree) -> PyTree:
-        """The ``teacher``, which stays as it is, and the ``codebook``."""
+        """The ``teacher``, which is not trained, and the ``codebook``."""
         del params
         return {
             "teacher": self.teacher_method.init(jax.random.key(0)),
@@ -297,12 +297,13 @@ class BEATsTokenizer(_Patches):
 
 
 def real_rows(batch: Batch, rows: int) -> Array:
-    """``[b 1]`` bool: rows that do not merely fill up the batch."""
+    """``[b 1]`` bool: False for rows that only fill up the batch."""
     return batch.get("_mask", jnp.ones(rows))[:, None] > 0
 
 
 def loss_of(terms: Mapping[str, tuple[Array, Array]], counts: Array, aux: PyTree) -> Loss:
-    """Sums and counts per clip ``[b]`` as a loss; ``counts`` ``[k]`` of the codes of the batch."""
+    """The loss of ``terms``, sums and counts for each clip ``[b]`` of which ``loss`` is one;
+    ``counts`` ``[k]`` says how often a batch uses each code."""
     metrics: Metrics = {name: (jnp.sum(a), jnp.sum(b)) for name, (a, b) in terms.items()}
     total, count = metrics["loss"]
     metrics["perplexity"] = (codebook.perplexity(counts), jnp.ones(()))
@@ -313,7 +314,7 @@ def loss_of(terms: Mapping[str, tuple[Array, Array]], counts: Array, aux: PyTree
 
 
 class Quantiser(nn.Module):
-    """What a tokenizer does before it looks for the nearest code."""
+    """Spectrograms to the vectors whose nearest codes a tokenizer looks for."""
 
     trunk: SpectrogramTrunk
     code_width: int
@@ -329,7 +330,7 @@ class Quantiser(nn.Module):
 
 
 class ToCode(nn.Module):
-    """Linear, tanh, linear (as released), and length 1. Float32."""
+    """Linear, tanh, linear, as released; the result is scaled to length 1. Float32."""
 
     width: int
 
@@ -358,7 +359,7 @@ class Predictor(nn.Module):
 
 
 class _Model(nn.Module):
-    """Encoder of the visible patches and predictor of the codes of the masked ones."""
+    """An encoder of the visible patches and a predictor of the codes of the masked ones."""
 
     cfg: BEATs
 

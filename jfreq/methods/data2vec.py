@@ -24,7 +24,7 @@ from jfreq.nn.predictors import ConvDecoder
 from jfreq.nn.vit import Layers, ViT
 from jfreq.nn.waveform import ConvFeatures, ConvPositions
 from jfreq.ops.gather import take_entries, take_tokens
-from jfreq.ranges import BelowOne, Between, Count, NonNegative, checked
+from jfreq.ranges import BelowOne, Between, Count, Fraction, NonNegative, checked
 from jfreq.types import Array, Batch, DataSpec, Features, Mask, PyTree, TokenGrid
 
 
@@ -40,7 +40,7 @@ class Data2Vec(TeacherMethod):
     teacher_part: ClassVar[str] = "context"
 
     modality: str | None = None
-    """Which signal to read, with all its channels, at any rate; None: the first."""
+    """The signal to read, of any rate, with all its channels; None: the first."""
     standardise: Literal["data", "clip", "none"] = "clip"
     """``clip``: every clip and channel with zero mean and unit variance, as published; ``data``: by
     the statistics of the training rows; ``none``: as stored."""
@@ -55,8 +55,8 @@ class Data2Vec(TeacherMethod):
     block: Count = 5
     """Tokens of a block."""
     adjust: NonNegative = 0.05
-    """More blocks are sampled than the ratio asks for, by this fraction of all tokens: they
-    overlap."""
+    """Fraction of all tokens by which the sampled blocks, which overlap, exceed what is asked
+    for."""
     clones: Count = 8
     target_layers: Count | None = 8
     ema: tuple[BelowOne, BelowOne] = (0.999, 0.99999)
@@ -97,7 +97,7 @@ class Data2Vec(TeacherMethod):
 
     @property
     def net(self) -> Net:
-        """Student and predictor as a module."""
+        """The student and its predictor as a module."""
         return Net(self)
 
     def init(self, key: Array) -> PyTree:
@@ -125,8 +125,8 @@ class Data2Vec(TeacherMethod):
         return loss._replace(metrics=loss.metrics | spread)
 
     def teacher_targets(self, params: PyTree, local: Array, valid: Array) -> Array:
-        """Targets ``[b n d]`` of the student's features ``[b n d]``: what the MLPs of the last
-        blocks add, each channel normalised over the tokens of the clip, averaged over blocks."""
+        """Targets ``[b n d]`` of the features ``[b n d]`` of the student: what the MLPs of the last
+        blocks add, as :func:`jfreq.losses.instance_norm_targets` averages it."""
         _, layers = apply(self.context, params, jax.lax.stop_gradient(local), valid, layers="ffn")
         targets = losses.instance_norm_targets(
             layers[-(self.target_layers or 0) :], valid=valid, norm_tokens=False
@@ -134,7 +134,7 @@ class Data2Vec(TeacherMethod):
         return jax.lax.stop_gradient(targets)
 
     def sample_mask(self, key: Array, valid: Array) -> Mask:
-        """Masks of clones whose signal has the ``valid`` tokens ``[r*b n]``."""
+        """Masks of clones whose signal lies in the ``valid`` tokens ``[r*b n]``."""
         sample, count = masks.inverse_block, self.visible
         if self.blocks == "masked":
             sample, count = masks.block, self.grid.size - self.visible
@@ -145,7 +145,7 @@ class Data2Vec(TeacherMethod):
 
     @functools.cached_property
     def context(self) -> ContextEncoder:
-        """Positions and transformer as a module: what the teacher averages."""
+        """Positions and transformer as a module; its average is the teacher."""
         return ContextEncoder(self)
 
     def wave(self, batch: Batch) -> tuple[Array, Array]:
@@ -184,14 +184,14 @@ class Data2Vec(TeacherMethod):
         return (*super().stem, before, *(f"context/encoder/{path}" for path in self.encoder.stem))
 
     def finetune_defaults(self, pretraining: Experiment) -> Mapping[str, Any]:
-        """The features stay as they are, as wav2vec 2.0 and data2vec are fine-tuned."""
+        """The convolutional features are frozen, as wav2vec 2.0 and data2vec are fine-tuned."""
         del pretraining
         frozen = ((r"(.*/)?features/.*", 0.0),)
         return {"optim__lr": 1e-4, "optim__lr_mult": frozen, "steps": 600, "batch": 16}
 
 
 class Net(nn.Module):
-    """Features, context and predictor."""
+    """Convolutional features, context encoder and predictor."""
 
     cfg: Data2Vec
 
@@ -211,22 +211,22 @@ class Net(nn.Module):
         self, wave: Array, valid: Array, mask: Mask, key: Array, *, train: bool = False
     ) -> tuple[Array, Array]:
         """The tokens of every clip without context ``[b n d]``, and the predicted targets
-        ``[r*b m d]`` at the masked places of its clones (r rows for each clip, in turn)."""
+        ``[r*b m d]`` of the masked tokens of its r clones, which lie side by side."""
         local = self.local(wave)
         states, _ = self.context(local, valid, mask, train=train)
         return local, self.decoder(states, mask, self.cfg.grid, key, train=train)
 
     def encode(self, wave: Array, valid: Array, **options: Any) -> tuple[Array, Array | None]:
-        """All tokens in context, nothing masked."""
+        """All tokens with context, nothing masked."""
         return self.context(self.local(wave), valid, **options)
 
     def local(self, wave: Array) -> Array:
-        """Tokens of the waveform ``[b t c]``, each by itself."""
+        """Tokens ``[b n d]`` of the waveform ``[b t c]``, without context."""
         return self.project(self.norm(self.features(wave)))
 
 
 class ContextEncoder(nn.Module):
-    """Convolutional positions and a transformer over all tokens, or over the visible ones."""
+    """Convolutional positions, and a transformer over all tokens or over the visible ones."""
 
     cfg: Data2Vec
 
@@ -240,11 +240,8 @@ class ContextEncoder(nn.Module):
         layers: Layers = False,
         train: bool = False,
     ) -> tuple[Array, Array | None]:
-        """States and :data:`jfreq.nn.vit.Layers` of tokens ``[b n d]``, those that are not
-        ``valid`` never attended to.
-
-        Under ``mask``, of the visible tokens of its clones; padding comes out as 0.
-        """
+        """States and :data:`jfreq.nn.vit.Layers` of tokens ``[b n d]``; only ``valid`` ones are
+        attended to. With ``mask`` those of the visible tokens of its clones, 0 in padding."""
         cfg = self.cfg
         positions, encoder = cfg.positions.build("positions"), cfg.encoder.build("encoder")
         if mask is None:

@@ -44,21 +44,22 @@ class EAT(TeacherMethod, PatchMethod):
     block: Count = 5
     """Side of the blocks of patches that stay visible."""
     adjust: NonNegative = 0.07
-    """More blocks are sampled than ``1 - mask_ratio`` asks for, by this fraction: they overlap."""
+    """Fraction of all patches by which the sampled blocks, which overlap, exceed those that stay
+    visible."""
     decoder: ConvDecoder | CrossPredictor = ConvDecoder()
     frame_weight: NonNegative = 1.0
     utterance_weight: NonNegative = 192.0
-    """Of the error of the special token against the mean target. As released it is summed over 12
-    clips x 16 clones of a device while that of patches is averaged, hence 192."""
+    """Weight of the error of the special token, whose target is the mean over patches. As released
+    this error is summed over the 12 clips x 16 clones of a device, hence 192."""
 
     def __post_init__(self):
         super().__post_init__()
         if not isinstance(self.encoder, ViT):
-            raise InputError("method.encoder: must be a ViT: it reads some of the tokens")
+            raise InputError("method.encoder: must be a ViT, which can read a part of the tokens")
         check(
             self.special_tokens >= 1,
             "method.special_tokens",
-            "must be 1 or more: the first predicts the clip",
+            "must be 1 or more: the first special token predicts the clip",
         )
         self.check_target_layers(self.encoder.depth)
         if self.bound:
@@ -78,7 +79,7 @@ class EAT(TeacherMethod, PatchMethod):
 
     @property
     def net(self) -> Net:
-        """Student and predictor as a module."""
+        """The student and its predictor as a module."""
         return Net(self)
 
     def init(self, key: Array) -> PyTree:
@@ -115,8 +116,8 @@ class EAT(TeacherMethod, PatchMethod):
         return {}
 
     def teacher_targets(self, params: PyTree, spec: Array) -> Array:
-        """Targets ``[b n d]``: what the MLPs of the last blocks add, each channel normalised over
-        the tokens, averaged over blocks, each token normalised."""
+        """Targets ``[b n d]`` of the spectrograms ``[b t f c]``: what the MLPs of the last blocks
+        add, as :func:`jfreq.losses.instance_norm_targets` averages it."""
 
         def forward(module: SpectrogramTrunk):
             return module.encode(module.embed(spec), layers="ffn")
@@ -134,7 +135,7 @@ class EAT(TeacherMethod, PatchMethod):
         )
 
     def reconstruct(self, params, batch: Batch, rngs: Streams) -> Reconstruction:
-        """A mask alone: what is predicted are states, not a spectrogram."""
+        """A mask without a reconstruction: the method predicts states, not a spectrogram."""
         del params
         return self.show_mask(batch, lambda rows: self.sample_mask(rngs("mask"), rows))
 
@@ -152,8 +153,8 @@ class Net(nn.Module):
     def __call__(
         self, spec: Array, mask: Mask, key: Array, *, train: bool = False
     ) -> tuple[Array, Array]:
-        """Clones of ``spec`` under ``mask`` (r rows for each clip, in turn): states of the first
-        special token ``[r*b d]`` and predicted targets ``[r*b m d]`` of masked tokens."""
+        """States of the first special token ``[r*b d]`` and predicted targets of masked tokens
+        ``[r*b m d]``; ``mask`` has the r clones of a clip side by side."""
         states = encode_visible(self.trunk, spec, mask, train=train)
         return states[0][:, 0], self.decoder(states[1], mask, self.cfg.grid, key)
 

@@ -1,7 +1,7 @@
 """FOCAL: contrastive learning of several synchronous sensors (Liu et al., NeurIPS 2023).
 
-What sensors share and what only one of them knows lie in two orthogonal halves of a vector; rows
-recorded one after the other lie close together.
+One half of the vector of a sensor holds what sensors have in common, the other, orthogonal to it,
+what only this sensor knows. Vectors of rows that were recorded one after the other lie close.
 """
 
 from __future__ import annotations
@@ -40,27 +40,27 @@ POOL = Views(
 
 @checked
 class FOCAL(SpectraMethod):
-    """Two views of every window, an encoder for each sensor, four terms."""
+    """An encoder for each sensor, trained on two views of every window by a loss of four terms."""
 
     headline: ClassVar[tuple[str, ...]] = ("accuracy", "shared_accuracy", "collapse")
 
     frontend: Spectrum = Spectrum(form="real_imag")
     encoder: Swin | DeepSenseSTFT = Swin(window=(3, 3), shift=(1, 1))
-    """The windows of a Swin shrink to small spectrograms."""
+    """The attention windows of a Swin are no larger than the spectrogram of a sensor."""
     embedding: Size = 256
-    """Width of a sensor's vector behind a Swin; the clip vector holds those of all sensors. A
-    ``DeepSenseSTFT`` gives twice its ``hidden``."""
+    """Width of the vector of a sensor after a Swin; after a ``DeepSenseSTFT`` it is twice its
+    ``hidden``. The clip vector holds the vectors of all sensors."""
     projection: tuple[Size, Size] = (256, 256)
-    """Hidden and output width of the MLP of each sensor that only training has; the first half of
-    the output is shared, the second private."""
+    """Hidden and output width of the MLP of each sensor, which only training uses; the first half
+    of the output is shared, the second private."""
     views: Views = POOL
     sequence: Count = 4
-    """Rows of a sub-sequence, side by side in the batch: set ``data.sequence`` to the same. With 1
-    there is no order in time and that term is off."""
+    """Rows of a sub-sequence, side by side in the batch: set ``data.sequence`` to the same. 1 turns
+    the term of order in time off."""
     temperature: Positive = 0.07
     margin: NonNegative = 1.0
     orthogonality: Literal["hinge", "absolute"] = "hinge"
-    """``hinge``: angles above 90 degrees are free, as released; ``absolute``: they are not."""
+    """``hinge``: angles above 90 degrees cost nothing, as released; ``absolute``: they do."""
     shared_weight: NonNegative = 1.0
     private_weight: NonNegative = 1.0
     orthogonality_weight: NonNegative = 3.0
@@ -69,7 +69,7 @@ class FOCAL(SpectraMethod):
     def __post_init__(self):
         super().__post_init__()
         out = self.projection[1]
-        check(out % 2 == 0, "method.projection", f"the output is cut in two halves, got {out}")
+        check(out % 2 == 0, "method.projection", f"the output must be even, got {out}")
         if self.bound:
             self.views.check(self.signals)
 
@@ -78,13 +78,13 @@ class FOCAL(SpectraMethod):
         check(
             len(cfg.signals) > 1,
             "method.modalities",
-            f"FOCAL compares sensors, the data give only {cfg.signals[0].name!r}",
+            f"FOCAL compares sensors, but reads only {cfg.signals[0].name!r}; name two or more",
         )
         return cfg
 
     @property
     def step(self) -> int:
-        """Patches along time in a token."""
+        """How many patches along time a token holds."""
         return self.encoder.scale if isinstance(self.encoder, Swin) else 1
 
     @property
@@ -174,8 +174,8 @@ class FOCAL(SpectraMethod):
 
 
 class _Encoder(nn.Module):
-    """Every sensor by itself: patches ``[b n p]`` to tokens over time ``[b t d]`` and a vector
-    ``[b d]``. ``valid`` ``[b n]``: patches with signal."""
+    """Encodes every sensor by itself: patches ``[b n p]`` to tokens over time ``[b t d]`` and a
+    vector ``[b d]``. ``valid`` ``[b n]``: patches with signal."""
 
     cfg: FOCAL
 
@@ -188,7 +188,7 @@ class _Encoder(nn.Module):
             if isinstance(encoder, Swin):
                 out[name] = self._swin(encoder, spec, patches[name], train)
             else:
-                out[name] = self._sense(encoder, spec, patches[name], valid[name], train)
+                out[name] = self._deepsense(encoder, spec, patches[name], valid[name], train)
         return out
 
     def _swin(
@@ -205,7 +205,7 @@ class _Encoder(nn.Module):
         bins = -(-spec.tokens[1] // cfg.step)
         return last[:, : cfg.grid.time, :bins].mean(axis=2), vector
 
-    def _sense(
+    def _deepsense(
         self,
         encoder: DeepSenseSTFT,
         spec: SpectrogramSpec,
@@ -242,12 +242,11 @@ class Term(NamedTuple):
     rows: Array
 
     def over_batch(self, mask: Array) -> Array:
-        """``[k b]``: the values, scaled so that a mean over the batch is a mean over rows that
-        count.
+        """The values ``[k b]``, scaled so that their mean over the batch is that over the rows that
+        count; the others are 0. ``mask`` ``[b]`` is 0 for rows that only fill up the batch.
 
-        A loss is averaged over all rows of the batch (``mask`` ``[b]``: 0 for those that only fill
-        it up), but a comparison counts only rows in which its sensors are present. Its values are
-        multiplied by the rows of the batch over the rows that count, and are 0 elsewhere.
+        A loss is averaged over all rows of the batch, but a comparison counts only rows in which
+        its sensors are present: it is multiplied by the number of the first over that of these.
         """
         weight = self.rows.astype(jnp.float32) * mask[None]
         scale = jnp.sum(mask) / jnp.maximum(jnp.sum(weight, axis=1, keepdims=True), 1.0)
@@ -325,10 +324,13 @@ def terms(
 def collapse_metrics(
     cfg: FOCAL, first: dict[str, Array], second: dict[str, Array], present: dict[str, Array]
 ) -> dict[str, Term]:
-    """How often partners are the most similar of their position, by ``accuracy`` of the private
-    halves of the two views and ``shared_accuracy`` of the shared halves of two sensors; and
-    ``collapse``, 1 where all vectors point in one direction. Arguments as in :func:`terms`."""
-    one, other = halves(first), halves(second)
+    """Metrics of the vectors; the arguments are those of :func:`terms`.
+
+    How often a vector is most similar to its partner among all of its position: ``accuracy`` for
+    the private halves of two views, ``shared_accuracy`` for the shared halves of two sensors.
+    ``collapse`` is 1 where all vectors point in one direction.
+    """
+    first_halves, second_halves = halves(first), halves(second)
 
     def accuracy(a: Array, b: Array, rows: Array) -> Term:
         parts = [x.reshape(-1, cfg.sequence, *x.shape[1:]) for x in (a, b, rows)]
@@ -342,12 +344,13 @@ def collapse_metrics(
 
     return {
         "accuracy": _compared(
-            accuracy, [(one[m].private, other[m].private, present[m]) for m in first]
+            accuracy,
+            [(first_halves[m].private, second_halves[m].private, present[m]) for m in first],
         ),
         "shared_accuracy": _compared(
             accuracy,
             [
-                (one[m].shared, one[n].shared, present[m] & present[n])
+                (first_halves[m].shared, first_halves[n].shared, present[m] & present[n])
                 for m, n in itertools.combinations(first, 2)
             ],
         ),
@@ -356,12 +359,12 @@ def collapse_metrics(
 
 
 def _compared(compare: Callable[..., Term], comparisons: Sequence[Comparison]) -> Term:
-    """All comparisons of one kind in one operation."""
+    """The values of all comparisons of one kind, computed at once."""
     return jax.vmap(compare)(*(jnp.stack(x) for x in zip(*comparisons)))
 
 
 def _matches(a: Array, b: Array, rows: Array) -> Array:
-    """``[b]``: fraction of the two vectors of a row whose most similar one is its partner."""
+    """``[b]``: fraction of the two vectors of a row whose most similar vector is their partner."""
     scores = jnp.matmul(unit(a), unit(b).T, precision="highest")
     row = jnp.arange(a.shape[0])
     counted = (rows[:, None] & rows[None]) | (row[:, None] == row[None])

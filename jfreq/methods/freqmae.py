@@ -103,7 +103,7 @@ class FreqMAE(SpectraMethod):
 
     @property
     def grid(self) -> TokenGrid:
-        """A token for every step in time of the last layer: its bins' mean, sensors side by
+        """One token for each step in time of the last layer: means over bins, sensors side by
         side."""
         return self.time_grid(self.encoder.scale)
 

@@ -19,7 +19,7 @@ from jfreq.methods.common.pooling import pooled, valid_tokens
 from jfreq.methods.common.raw_sensors import RawSensorMethod, twice
 from jfreq.nn.apply import apply
 from jfreq.nn.cnn1d import Conv1d, one_length
-from jfreq.nn.cnn2d import Conv2d, MapNet, Projection, RowLevel
+from jfreq.nn.cnn2d import Conv2d, MapNet, Projection, RowNorm
 from jfreq.nn.deepsense import DeepSense
 from jfreq.nn.stf import STF
 from jfreq.ranges import (
@@ -39,17 +39,17 @@ BRANCHES = {"both": ("time", "frequency"), "time": ("time",), "frequency": ("fre
 
 @checked
 class MapViews:
-    """How a view of a scalogram is sampled, anew for every clip."""
+    """How views of scalograms are sampled, independently for every clip."""
 
     freq_mask: BelowOne = 0.2
     time_mask: BelowOne = 0.3
-    """Widest masked band of each axis, as a fraction of it."""
+    """Widest masked band of frequencies or frames, as a fraction of all."""
     gain: tuple[Positive, Positive] = (0.5, 2.0)
-    """Of the signal's amplitude."""
+    """Range of the factor of the amplitude of the signal."""
     shift: NonNegative = 2.0
-    """Rows up or down."""
+    """Largest shift along frequency, in rows."""
     area: tuple[Fraction, Fraction] = (0.3, 0.7)
-    """Fraction of the scalogram in a crop (``local`` ``crops``)."""
+    """Range of the fraction of the scalogram that a crop takes (``local`` ``crops``)."""
 
     def __post_init__(self):
         for name in ("gain", "area"):
@@ -59,38 +59,38 @@ class MapViews:
 
 @checked
 class LTFC(RawSensorMethod):
-    """Two encoders that share nothing, one of the series and one of its scalogram, each trained
-    by contrast; their clip vectors stand side by side.
+    """Two encoders with nothing in common, one of the series and one of its scalogram, each trained
+    by contrast; their clip vectors are concatenated.
 
-    Only the paper's abstract could be read: what is local, the views and all sizes are a reading
-    of it, and fields.
+    Only the abstract of the paper was available to us: what is local, the views and all sizes are
+    our reading, and fields of this class.
     """
 
     modalities: tuple[str, ...] | None = ("acc",)
     encoder: STF | Conv1d | DeepSense = Conv1d()
-    """Of the time branch."""
+    """Encoder of the time branch."""
     frontend: Scalogram | None = None
-    """Of the time-frequency branch; None: 64 rows from 0.01 to 0.4 of the rate."""
+    """Front end of the frequency branch; None: 64 rows from 0.01 to 0.4 of the rate."""
     map_encoder: Conv2d = Conv2d()
     branch: Literal["both", "time", "frequency"] = "both"
     local: Literal["dense", "crops", "none"] = "dense"
-    """Time-frequency branch. ``dense``: beside whole clips, cells of time are held against the
-    same cell of other clips, never against other cells of their own; ``crops``: whole clips,
-    seen in parts; ``none``: whole clips."""
+    """What the frequency branch contrasts. ``dense``: whole clips, and cells of time with the same
+    cell of other clips, not with other cells of their clip; ``crops``: whole clips by views that
+    are crops; ``none``: whole clips."""
     cells: Count = 5
-    """Cells of time (``dense``)."""
+    """Number of cells of time (``dense``)."""
     global_weight: Probability = 0.5
     """Weight of whole clips in the ``dense`` loss; cells have the rest."""
     temperature: Positive = 0.1
-    rows: RowLevel = "learned"
-    """Level of every row and channel: a learned scale and offset, zero mean and unit variance
-    over each clip (which hides how loud a row is), or as it comes."""
+    rows: RowNorm = "learned"
+    """Normalisation of every row and channel of a scalogram: by a learned scale and offset; to zero
+    mean and unit variance over each clip, which hides how loud a row is; or none."""
     views: Views = Views(time=("rotate", "scale", "jitter", "permute", "warp_time"), frequency=())
-    """Of the series, for the time branch."""
+    """Views of the series, for the time branch."""
     map_views: MapViews = MapViews()
     time_projection: tuple[Size, ...] = (256, 128, 50)
     map_projection: tuple[Size, ...] = (128, 64)
-    """Layers of the heads that contrast is computed after; the encoder is used without them."""
+    """Widths of the layers of the heads that contrast is computed after, in training only."""
 
     def __post_init__(self):
         if "time" in self.branches:
@@ -100,7 +100,7 @@ class LTFC(RawSensorMethod):
         check(
             bool(self.time_projection and self.map_projection),
             "method.map_projection",
-            "heads need one layer or more",
+            "heads need one layer or more; name a width in it and in method.time_projection",
         )
         frontend = self.frontend
         check(
@@ -127,7 +127,7 @@ class LTFC(RawSensorMethod):
 
     @property
     def frames(self) -> int:
-        """Scalogram frames of a bound config."""
+        """Frames of the scalogram, of a bound method."""
         return self.signals[0].samples // decided(self.frontend, "method.frontend").pool
 
     @property
@@ -148,12 +148,12 @@ class LTFC(RawSensorMethod):
 
     @functools.cached_property
     def series(self) -> RawSensorMethod:
-        """What the time branch reads, by itself."""
+        """The encoder of the time branch as a method."""
         return part_of(RawSensorMethod, self)
 
     @property
     def series_width(self) -> int:
-        """Width of the time branch's clip vector."""
+        """Width of the clip vector of the time branch."""
         zeros = {s.name: x for s, x in zip(self.signals, self.zeros)}
 
         def width(key):
@@ -177,7 +177,7 @@ class LTFC(RawSensorMethod):
         return {name: init[name](k) for name, k in zip(self.branches, keys)}
 
     def loss(self, params, target, batch: Batch, rngs: Streams, step) -> Loss:
-        """The sum of the losses of the two branches, which share nothing."""
+        """The sum of the losses of the branches, which have no parameters in common."""
         del target, step
         batch = self.with_spectrogram(batch)
         values: dict[str, Array] = {}
@@ -223,7 +223,7 @@ class LTFC(RawSensorMethod):
     def frame_hop(self) -> float | None:
         return None if self.frontend is None else self.frontend.hop_length
 
-    # ------------------------------------------------------------------ the branch of time
+    # ------------------------------------------------------------------ the time branch
 
     def _init_time(self, key: Array) -> PyTree:
         encoder_key, head_key = jax.random.split(key)
@@ -238,7 +238,7 @@ class LTFC(RawSensorMethod):
         z = apply(Projection(self.time_projection), params["projection"], clip)
         return {"time": losses.nt_xent(z[::2], z[1::2], temperature=self.temperature)}
 
-    # ------------------------------------------------------------------ the branch of the map
+    # ------------------------------------------------------------------ the frequency branch
 
     def _init_frequency(self, key: Array) -> PyTree:
         net_key, *head_keys = jax.random.split(key, 3)
@@ -253,7 +253,7 @@ class LTFC(RawSensorMethod):
         return {"net": net.init(net_key, spec)["params"], "projection": heads}
 
     def _map_tokens(self, params: PyTree, spec: Array) -> Array:
-        """``[b n d]`` of scalograms ``[b t f c]``."""
+        """Tokens ``[b n d]`` of scalograms ``[b t f c]``."""
         return apply(MapNet(self.map_encoder, self.rows), params["net"], spec)
 
     def _frequency_loss(self, params: PyTree, batch: Batch, rngs: Streams) -> dict[str, Array]:
@@ -275,7 +275,7 @@ class LTFC(RawSensorMethod):
 
 
 def cell_means(tokens: Array, cells: int) -> Array:
-    """``[b n d]`` to ``[b u d]``: means over ``cells`` stretches of time of equal length."""
+    """Means ``[b u d]`` of tokens ``[b n d]`` over ``cells`` parts of the clip of equal length."""
     edges = np.linspace(0, tokens.shape[1], cells + 1)
     at = np.arange(tokens.shape[1])
     overlap = np.minimum(at + 1, edges[1:, None]) - np.maximum(at, edges[:-1, None])
@@ -284,17 +284,17 @@ def cell_means(tokens: Array, cells: int) -> Array:
 
 
 def dense_contrast(a: Array, b: Array, *, temperature: float) -> Array:
-    """``[b u d]`` twice to ``[b]``: NT-Xent among clips of every cell, averaged over cells.
+    """NT-Xent ``[b]`` of the cells ``[b u d]`` of two views, averaged over cells.
 
-    The positive of a cell is the same cell of the other view, its negatives are that cell of
-    other clips: a periodic motion repeats itself, so other cells of its own clip are none.
+    The positive of a cell is the same cell of the other view, and its negatives are that cell of
+    other clips. Other cells of its clip are no negatives, because a periodic motion repeats itself.
     """
     contrast = functools.partial(losses.nt_xent, temperature=temperature)
     return jax.vmap(contrast, in_axes=1, out_axes=1)(a, b).mean(axis=1)
 
 
 def map_view(key: Array, spec: Array, cfg: LTFC) -> Array:
-    """One view of every scalogram ``[b t f c]``: its places in time stay, unless ``local`` is
+    """One view of every scalogram ``[b t f c]``; frames keep their time unless ``local`` is
     ``crops``."""
     views, (_, t, f, _) = cfg.map_views, spec.shape
     keys = jax.random.split(key, 4)
@@ -308,7 +308,8 @@ def map_view(key: Array, spec: Array, cfg: LTFC) -> Array:
 
 
 def side_by_side(time: Features, frequency: Features) -> Features:
-    """Both side by side on the grid of the map; tokens of the series are interpolated onto it."""
+    """The features of both branches concatenated on the grid of the map, onto which the tokens of
+    the series are interpolated."""
     grid = frequency.grid
     at = (grid.first + grid.hop * np.arange(grid.time) - time.grid.first) / time.grid.hop
     at = np.clip(at, 0, time.grid.time - 1)[:, None]

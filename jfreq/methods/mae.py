@@ -128,7 +128,7 @@ class MAE(SpectraMethod):
             cells = spec.patch_weights(spec.valid_cells)
             weight = jnp.asarray(cells)[ids] * counted[..., None]
             if self.norm_patch:
-                truth = losses.unit_patches(truth)
+                truth = losses.standardise_patches(truth)
             values[name] = losses.weighted_mse(take_tokens(out[name], ids), truth, weight)
         present = {name: spectra[name].present for name in self.specs}
         values["loss"] = losses.mean_present(values, present)

@@ -1,10 +1,10 @@
-"""PhyMask-style masking: what stays visible is decided by the physics of the signal (after Kara et
-al., SenSys 2024).
+"""PhyMask-style masking: the energy and the coherence of the signal decide what stays visible
+(after Kara et al., SenSys 2024).
 
 Only the abstract of the paper is public: energy says which regions matter, coherence which dynamics
 last, the two are combined, up to 96 % are masked. Every formula here is our reading of it: the
-scores and their selection (:mod:`jfreq.masks.energy_coherence`), the part that is uniform, the
-temperature, the budgets of the sensors.
+scores and the sampling (:mod:`jfreq.masks.energy_coherence`), the part that is sampled uniformly,
+the temperature, and the budgets of the sensors.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from jfreq.types import Array, Batch, DataSpec, Mask, Reconstruction
 
 @checked
 class PhyMask(Wrapper):
-    """A masked autoencoder under masks that follow energy and coherence. On an :class:`MAE` masked
-    tokens are dropped, so high ratios save time and memory; :class:`FreqMAE` reads a token at every
-    place and saves nothing. Only the abstract of the paper is public; these rules are our reading.
+    """A masked autoencoder under masks that follow energy and coherence. The encoder of
+    :class:`MAE` reads the visible tokens alone, so that high ratios save time and memory; that of
+    :class:`FreqMAE` reads all tokens, so that they save nothing.
     """
 
     inner: ClassVar[str] = "trunk"
@@ -38,21 +38,23 @@ class PhyMask(Wrapper):
     trunk: MAE | FreqMAE = MAE(mask_ratio=0.9)
     """Its ``mask_ratio`` is the fraction masked; published: up to 0.96."""
     alpha: Probability = 0.5
-    """Weight of energy in the score, the rest is coherence."""
+    """Weight of energy in the score; coherence has the rest."""
     coherence: Literal["frames", "modalities", "both"] = "frames"
-    """Between neighbouring frames of a sensor; between sensors of equal rate; or their mean."""
+    """Coherence between neighbouring frames of a sensor, between sensors of equal rate, or the mean
+    of both."""
     high_scores: Literal["visible", "masked"] = "visible"
-    """What scores high stays visible, or is masked (the opposite sign, as an ablation)."""
+    """Whether high scores stay visible or, as an ablation, are masked."""
     floor: Probability = 0.1
-    """rho: fraction of the visible patches that are sampled uniformly, so that every region is
-    visible now and then."""
+    """Fraction of the visible patches (rho) that are sampled uniformly, so that every region is
+    visible at times."""
     temperature: tuple[Positive, Positive] = (1.0, 0.1)
-    """Of the sampling, first and last: high is uniform, 0 takes the best alone."""
+    """First and last temperature of the sampling: a high one samples uniformly, 0 takes the highest
+    scores."""
     anneal_steps: Count = 500
     """Updates from the first temperature to the last, along a cosine; half of a run."""
     budget: Literal["entropy", "equal"] = "entropy"
-    """More of the sensors whose energy is spread wider stays visible, measured once before
-    training; or the same fraction of every sensor."""
+    """``entropy``: more of a sensor stays visible where its energy is spread over more patches,
+    which is measured once before training; ``equal``: the same fraction of every sensor."""
     visible: tuple[Count, ...] | None = None
     """Visible patches (windows on ``FreqMAE``) of each sensor; None: decided by the data."""
 
@@ -60,7 +62,7 @@ class PhyMask(Wrapper):
         check(
             self.trunk.mask_kind == "random",
             "method.trunk.mask_kind",
-            "must stay 'random': energy and coherence decide",
+            "must be 'random': energy and coherence decide what is masked",
         )
         if not self.signals:
             return
@@ -69,7 +71,7 @@ class PhyMask(Wrapper):
             check(
                 len(self.visible) == len(counts),
                 "method.visible",
-                f"{len(self.visible)} budgets for {len(counts)} sensors",
+                f"names {len(self.visible)} budgets for {len(counts)} sensors; name one for each",
             )
             for name, n, k in zip(self.trunk.specs, counts, self.visible):
                 check(
@@ -118,12 +120,12 @@ class PhyMask(Wrapper):
 
     @property
     def unit_counts(self) -> tuple[int, ...]:
-        """Patches (windows) of each sensor that hold signal."""
+        """How many patches (windows) of each sensor hold signal."""
         return tuple(int(unit.valid_tokens.sum()) for unit in self.trunk.mask_units.values())
 
     @property
     def visible_counts(self) -> tuple[int, ...]:
-        """How many of these stay visible."""
+        """How many patches (windows) of each sensor stay visible."""
         if self.visible is not None:
             return self.visible
         ratio = self.trunk.mask_ratio
@@ -141,14 +143,14 @@ class PhyMask(Wrapper):
     # ------------------------------------------------------------------ the paper
 
     def loss(self, params, target, batch: Batch, rngs: Streams, step) -> Loss:
-        """The trunk's, under these masks."""
+        """The loss of the trunk under these masks."""
         del target
         spectra = self.trunk.spectra(batch)
         masks = self.sample_masks(rngs("mask"), spectra, step)
         return self.trunk.loss_with_masks(params, batch, spectra, masks, rngs)
 
     def reconstruct(self, params, batch: Batch, rngs: Streams) -> Reconstruction:
-        """Under a mask as at the end of training."""
+        """What the trunk reconstructs under a mask as at the end of training."""
         spectra = self.trunk.spectra(batch)
         masks = self.sample_masks(rngs("mask"), spectra)
         return self.trunk.reconstruct_with_masks(params, spectra, masks)
@@ -163,11 +165,12 @@ class PhyMask(Wrapper):
 
 
 def scores(cfg: PhyMask, spectra: Mapping[str, Spectrogram]) -> dict[str, Array]:
-    """``[b n]`` in [0, 1] by sensor, high where energy and coherence are."""
+    """Scores ``[b n]`` in [0, 1] by sensor, high where energy and coherence are high."""
     out = {}
     for name, unit in cfg.trunk.mask_units.items():
         spectrum = (spectra[name].real, spectra[name].imag)
         energy = energy_coherence.energy(*spectrum, unit.patch)
+        # None stands for the neighbouring frames of the sensor itself.
         others: list[tuple[Array, Array] | None] = []
         if cfg.alpha < 1 and cfg.coherence in ("frames", "both"):
             others.append(None)
@@ -182,7 +185,7 @@ def scores(cfg: PhyMask, spectra: Mapping[str, Spectrogram]) -> dict[str, Array]
 
 
 def _on_grid(score: Array, unit: SpectrogramSpec) -> Array:
-    """``[b t f]`` of the patches that hold signal, with zeros for those of padding."""
+    """Scores ``[b t f]`` of the patches that hold signal, padded with zeros to the grid."""
     more = (n - m for n, m in zip(unit.grid.shape, score.shape[1:]))
     return jnp.pad(score, ((0, 0), *((0, m) for m in more)))
 

@@ -25,8 +25,8 @@ Patches: TypeAlias = dict[str, Array]
 
 @checked
 class SSAST(PatchMethod):
-    """Masked patches at the input of the full encoder, each told from the others of its clip
-    (discriminative) and reconstructed (generative).
+    """The encoder reads mask tokens in place of the masked patches. Each of these is matched with
+    the right patch among those of its clip (discriminative), and reconstructed (generative).
 
     ``official`` in a field reproduces the released code where it departs from the paper.
     """
@@ -34,18 +34,19 @@ class SSAST(PatchMethod):
     headline: ClassVar[tuple[str, ...]] = ("info_nce", "mse", "accuracy")
 
     mask: Count | None = None
-    """Masked tokens per clip; None: 400 of 512 and the same fraction of other grids."""
+    """Masked tokens of a clip; None: 400 of 512, and the same fraction on other grids."""
     mask_kind: masks.Kind = "cluster"
     """The paper uses ``cluster`` for patches and ``random`` for frames."""
     cluster: tuple[Count, Count] = (3, 5)
-    """Smallest and largest side of a cluster (C in the paper) or span."""
+    """Smallest and largest side of a cluster (C in the paper), or number of neighbouring lines."""
     cluster_mode: masks.ClusterMode = "uniform"
     objective: Literal["joint", "discriminative", "generative"] = "joint"
     info_nce: losses.InfoNCEForm = "paper"
     generative_weight: NonNegative = 10.0
     """lambda in L = L_d + lambda L_g."""
     passes: Literal[1, 2] = 2
-    """Joint: one mask for each task as released (2), or one shared mask at half the cost (1)."""
+    """In ``joint``: 2, as released, samples a mask for each task; 1 takes one mask for both, at
+    half the cost."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -86,8 +87,7 @@ class SSAST(PatchMethod):
         )
         truth = jax.lax.stop_gradient(self.patches(spec))
         first, last = split_passes(mask.masked, spec.shape[0])
-        values = {}
-        total = jnp.zeros(spec.shape[0])
+        values, total = {}, jnp.zeros(spec.shape[0])
         if "classification" in predicted:
             pred, masked = predicted["classification"], take_tokens(truth, first)
             values["info_nce"] = losses.info_nce(pred, masked, form=self.info_nce)
@@ -114,7 +114,7 @@ class SSAST(PatchMethod):
         cells = self.unpatched(restore_tokens(tokens, mask.restore))
         return Reconstruction(spec, masked, cells)
 
-    # ------------------------------------------------------------------ its parts
+    # ------------------------------------------------------------------ masks and patches
 
     @property
     def _passes(self) -> int:
@@ -133,11 +133,11 @@ class SSAST(PatchMethod):
         )
 
     def patches(self, spec: Array) -> Array:
-        """``[b t f c]`` to ``[b n p]``."""
+        """The patches ``[b n p]`` of spectrograms ``[b t f c]``."""
         return patchify(spec, patch=self.geometry.patch, order=self.order)
 
     def unpatched(self, tokens: Array) -> Array:
-        """``[b n p]`` to ``[b t f c]``."""
+        """The inverse of :meth:`patches`."""
         size = (self.grid.time, self.grid.freq)
         return unpatchify(tokens, grid=size, patch=self.geometry.patch, order=self.order)
 
@@ -159,7 +159,8 @@ class _Net(nn.Module):
             self.reconstruction_head = MLPHead(width, size)
 
     def __call__(self, spec: Array, mask: Mask, *, train: bool = False) -> Array:
-        """States ``[r*b m d]`` of the masked tokens; masks hold r rows for each clip, in turn."""
+        """States ``[r*b m d]`` of the masked tokens; ``mask`` has r rows for each clip, side by
+        side."""
         tokens = self.trunk.embed_under(spec, mask)
         tokens = jnp.repeat(tokens, mask.masked.shape[0] // tokens.shape[0], axis=0)
         tokens = jnp.where(mask.is_masked[..., None], self.mask_token[None], tokens)
@@ -182,6 +183,7 @@ class _Net(nn.Module):
 
 
 def split_passes(x: Array, rows: int) -> tuple[Array, Array]:
-    """The first and the last of the passes that lie side by side on the batch axis."""
+    """The first and the last ``[b ...]`` of the passes of a clip, which lie side by side in
+    ``x``."""
     x = x.reshape(rows, x.shape[0] // rows, *x.shape[1:])
     return x[:, 0], x[:, -1]

@@ -25,14 +25,15 @@ from jfreq.types import Batch, DataSpec, PyTree
 
 @checked
 class STFCSL(RawSensorMethod):
-    """Two views of every window, pulled together against all other windows of the batch."""
+    """Two views of a window are pulled together and away from all other windows of the batch."""
 
     headline: ClassVar[tuple[str, ...]] = ("accuracy", "collapse")
 
     views: Views = Views()
     temperature: Positive = 0.1
     projection: tuple[Size, Size] = (128, 64)
-    """Hidden and output width of the MLP that only training has."""
+    """Hidden and output width of the MLP, which only training uses, that the loss is computed
+    after."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -75,7 +76,7 @@ def match_accuracy(a: Float[Array, "b d"], b: Float[Array, "b d"]) -> Float[Arra
 
 
 def _collapse_metrics(a: Array, b: Array) -> dict[str, Array]:
-    """Alignment of the pairs and similarity to the mean direction: 1 for collapsed embeddings."""
+    """Alignment of the pairs, and similarity to the mean direction, 1 for collapsed embeddings."""
     a, b = unit(a), unit(b)
     mean = jnp.mean(jnp.concatenate([a, b]), axis=0)
     return {"alignment": jnp.sum(a * b, -1), "collapse": (a @ mean + b @ mean) / 2}

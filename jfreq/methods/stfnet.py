@@ -1,7 +1,7 @@
 """STFNets: supervised learning on spectra of several resolutions (Yao et al., WWW 2019).
 
-The same harness trains the baselines it is compared with: a plain CNN and a DeepSense-style
-network are other encoders of the same method.
+The baselines that it is compared with, a plain CNN and a DeepSense-style network, are other
+encoders of the same method.
 """
 
 from __future__ import annotations

@@ -31,29 +31,29 @@ from jfreq.types import Array, Batch, DataSpec, Features, InputError, PyTree
 
 @checked
 class Head:
-    """Classifier on the clip vector and the augmentation of its training data (AST, section 2)."""
+    """A classifier on the clip vector, and how its training data are augmented (AST, section 2)."""
 
     classes: Count | None = None
     multi_label: bool | None = None
-    """Several labels per clip; None: as the data."""
+    """Whether a clip may have several labels; None: as in the data."""
     loss: Literal["auto", "ce", "bce"] = "auto"
     """``auto``: cross-entropy for one label, binary cross-entropy for several."""
     mixup: Probability = 0.0
     """Probability of mixing a clip with another, lambda ~ Beta(10, 10)."""
     spec_augment: tuple[Whole, Whole] = (0, 0)
-    """Widest masked span of frames and band of bins in the spectrogram; 0 for none."""
+    """Widest masked span of frames and band of bins of the spectrogram; 0: none."""
     noise: bool = False
-    """Uniform noise up to 0.1 and a roll of up to 10 frames, on the spectrogram."""
+    """Add uniform noise of up to 0.1 to the spectrogram and roll it by up to 10 frames."""
     norm: bool = True
-    """Layer norm before the linear map."""
+    """Put a layer norm before the linear map."""
     fusion: Literal["feature", "late"] = "feature"
-    """For an encoder with several branches: one classifier over all of them, or one for each, each
-    trained on a loss of its own, and their probabilities averaged."""
+    """For an encoder with several branches. ``feature``: one classifier over all of them; ``late``:
+    one for each branch, trained on its loss alone, whose probabilities are averaged."""
     fusion_weights: tuple[NonNegative, ...] | None = None
     """Weights of the branches' probabilities (``late``); None: equal."""
     labels: tuple[str, ...] = ()
-    """Names of the classes, in the order of the logits; empty: those of the data. Where names are
-    given, data with other classes are refused."""
+    """Names of the classes, in the order of the logits; empty: those of the data. Data with other
+    classes than these are an error."""
 
     def __post_init__(self):
         weights = self.fusion_weights
@@ -61,7 +61,7 @@ class Head:
         check(
             self.classes is None or len(self.labels) <= self.classes,
             "head.labels",
-            f"{len(self.labels)} names for {self.classes} classes",
+            f"there are {len(self.labels)} names for {self.classes} classes; name one for each",
         )
 
     @property
@@ -73,17 +73,19 @@ class Head:
     def bind(self, spec: DataSpec) -> Self:
         if self.classes is None and len(spec.labels) < 2:
             raise InputError(
-                f"data: a classifier needs two or more labels, these have {len(spec.labels)}"
+                f"data: a classifier needs two labels or more, the data have {len(spec.labels)}; "
+                "prepare them with labels"
             )
         check(
             self.classes is None or self.classes >= len(spec.labels),
             "head.classes",
-            f"{self.classes} classes for data with {len(spec.labels)} labels",
+            f"must be {len(spec.labels)} or more, the labels of the data, got {self.classes}",
         )
         check(
             self.labels in ((), spec.labels),
             "head.labels",
-            f"are {shortlist(self.labels, 5)}, the data have {shortlist(spec.labels, 5)}",
+            f"are {shortlist(self.labels, 5)}, the data have {shortlist(spec.labels, 5)}; take "
+            "data with the same classes",
         )
         multi = spec.multi_label if self.multi_label is None else self.multi_label
         return replace(
@@ -99,10 +101,10 @@ class Head:
 
 
 class Supervised(Method):
-    """A classifier over the clip vector of ``backbone``, trained through.
+    """A classifier on the clip vector of ``backbone``, trained together with it.
 
-    Parameters: ``backbone`` (only what its ``encode`` reads) and ``head``. Spectrogram
-    augmentation applies where the backbone has a spectrogram front end.
+    The parameters are ``backbone``, as far as its ``encode`` reads them, and ``head``. Spectrograms
+    are augmented where the backbone has a front end.
     """
 
     supervised: ClassVar[bool] = True
@@ -137,19 +139,19 @@ class Supervised(Method):
         logits = self._classify(params["head"], clip)
         values = {"loss": jnp.sum(jnp.stack([_loss(head, x, labels) for x in logits]), axis=0)}
         if not head.multi_label:
-            hit = jnp.argmax(_fused(head, logits), axis=-1) == jnp.argmax(labels, axis=-1)
-            values["accuracy"] = hit.astype(jnp.float32)
-            known = jnp.sum(labels, axis=-1) > 0  # rows without a label teach nothing
-            batch = {**batch, "_mask": batch.get("_mask", jnp.ones(known.shape)) * known}
+            correct = jnp.argmax(_fused(head, logits), axis=-1) == jnp.argmax(labels, axis=-1)
+            values["accuracy"] = correct.astype(jnp.float32)
+            labelled = jnp.sum(labels, axis=-1) > 0  # other rows do not count
+            batch = {**batch, "_mask": batch.get("_mask", jnp.ones(labelled.shape)) * labelled}
         return summarise(values, batch)
 
     def encode(self, params, batch: Batch) -> Features:
-        return self._labelled(params, self.backbone.encode(params["backbone"], batch))
+        return self._with_logits(params, self.backbone.encode(params["backbone"], batch))
 
     def forward(self, params, batch: Batch, rngs: Streams) -> Features:
-        return self._labelled(params, self.backbone.forward(params["backbone"], batch, rngs))
+        return self._with_logits(params, self.backbone.forward(params["backbone"], batch, rngs))
 
-    def _labelled(self, params: PyTree, features: Features) -> Features:
+    def _with_logits(self, params: PyTree, features: Features) -> Features:
         logits = self._classify(params["head"], features.clip)
         return features._replace(logits=_fused(self.head, logits))
 
@@ -192,7 +194,7 @@ class Supervised(Method):
 
 @checked
 class Classify(Supervised, Wrapper):
-    """A backbone of any method under a classifier."""
+    """A classifier on the encoder of any method."""
 
     inner: ClassVar[str] = "backbone"
 
@@ -214,7 +216,7 @@ class Classify(Supervised, Wrapper):
             check(
                 len(weights) == len(widths),
                 "head.fusion_weights",
-                f"{len(weights)} weights for {len(widths)} branches",
+                f"names {len(weights)} weights for {len(widths)} branches; name one for each",
             )
         return replace(self, backbone=backbone, head=head, signals=backbone.signals)
 
@@ -226,14 +228,14 @@ class Classify(Supervised, Wrapper):
 
 
 def _loss(head: Head, logits: Array, labels: Array) -> Array:
-    """``[b]``: the loss of each row."""
+    """The loss ``[b]`` of each row."""
     if head.loss == "bce":
         return optax.sigmoid_binary_cross_entropy(logits, labels).mean(axis=-1)
     return optax.softmax_cross_entropy(logits, labels)
 
 
 def _fused(head: Head, logits: list[Array]) -> Array:
-    """Of one classifier its logits; of several the logarithm of their mean probability."""
+    """The logits of a single classifier, or the logarithm of the mean probability of several."""
     if len(logits) == 1:
         return logits[0]
     weights = np.asarray(head.fusion_weights or (1.0,) * len(logits), np.float32)
@@ -251,7 +253,7 @@ def augmented(backbone: Method, head: Head, batch: Batch, rngs: Streams) -> tupl
     if head.mixup:
         names = [k for k, v in batch.items() if v.ndim == 3 and k != "spectrogram"]
         if len(names) != 1:
-            raise InputError(f"head.mixup: mixes one signal, the batch holds {names}")
+            raise InputError(f"head.mixup: mixes one signal, the batch holds {names}; set it to 0")
         mixed, labels = augment.mixup(
             rngs("mixup"), pcm_to_float(batch[names[0]]), labels, prob=head.mixup
         )

@@ -1,10 +1,9 @@
 """Aliasing-aware patch embedding, AaPE (Yamamoto and Okusa 2025, arXiv 2512.03637).
 
-A patch of P frames samples the frames' modulations at 1/P of their rate, so that those above
-1/(2P) cycles per frame are aliased. A branch beside the patch embedding filters that band with
-kernels whose parameters a small network, the Lambda Encoder, predicts for every patch, and adds the
-result to the token. Only the outline of the paper is public: forms, sizes and ranges here are our
-reading of it.
+Patches of P frames sample modulations at 1/P of the frame rate, so that those above 1/(2P) cycles
+per frame are aliased. A branch beside the patch embedding filters that band with kernels whose
+parameters a small network, the Lambda Encoder, predicts for every patch, and adds the result to the
+token. Only the outline of the paper is public: forms, sizes and ranges here are our reading of it.
 """
 
 from __future__ import annotations
@@ -37,16 +36,16 @@ class AaPE:
     taps: Size = 49
     """Length of a kernel in frames, odd."""
     phase: sblu.Phase = "even"
-    """``even``: the published line, both parts have zero phase; ``hermitian``: a two-sided window
-    times a sinusoid, whose magnitude hardly moves when the signal is shifted within a patch."""
+    """``even``: the published formula, both parts of which have zero phase; ``hermitian``: a window
+    times a sinusoid, whose magnitude hardly changes when the signal is shifted within a patch."""
     context: Literal["full", "masked", "local"] = "full"
-    """What a token depends on. ``full``: the clip, so masked patches leak into visible tokens;
+    """What a token depends on. ``full``: the clip, so that masked patches leak into visible tokens;
     ``masked``: visible patches; ``local``: its patch alone, with ``taps`` up to ``patch + 1``."""
     fusion: Literal["concat", "residual"] = "concat"
-    """``concat``: a linear map of both, each normalised; ``residual``: added to the plain token
-    through a map that starts at zero, so an untrained branch changes nothing."""
+    """``concat``: a linear map of both, after a norm of each; ``residual``: added to the plain
+    token by a linear map that is zero at first, so that an untrained branch has no effect."""
     adaptive: bool = True
-    """Kernels predicted for every patch; else one learned set for each sub-band."""
+    """Predict kernels for every patch; off: learn one set for each sub-band."""
     high_pass: Size = 97
     """Taps of the zero-phase high-pass before the kernels, odd; not used in ``local``."""
     decay: tuple[Positive, Positive] = (0.125, 1.0)
@@ -54,17 +53,17 @@ class AaPE:
     band: tuple[Positive, Positive] | None = None
     """Range of beta in cycles per frame; None: what patches alias, 1 / (2 patch) to 1/2."""
     unit_gain: bool = False
-    """Kernels times alpha, so that slow ones are not louder."""
+    """Multiply kernels by alpha, so that slow ones are not louder."""
     magnitude: bool = False
-    """Also the logarithm of the magnitude of every kernel's output."""
+    """Also read the logarithm of the magnitude of the output of every kernel."""
     width: Size = 192
-    """Of the Lambda Encoder, with ``depth`` blocks of ``heads`` heads."""
+    """Width of the Lambda Encoder, which has ``depth`` blocks of ``heads`` heads."""
     depth: Size = 2
     heads: Size = 3
     out: Size = 192
-    """Width of the branch before it meets the plain token."""
+    """Width of the branch before it is combined with the plain token."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the Lambda Encoder's blocks; kernels and filters are always float32."""
+    """Type of the blocks of the Lambda Encoder; kernels and filters are always float32."""
 
     def __post_init__(self):
         for name in ("taps", "high_pass"):
@@ -108,10 +107,10 @@ class AaPE:
 
 
 class LambdaEncoder(nn.Module):
-    """Patches to the decay and frequency of their kernels, by a "narrow and shallow" transformer.
+    """Predicts decay and frequency of the kernels of patches by a "narrow and shallow" transformer.
 
-    Both heads start at zero: before training the branch is a fixed bank of filters, one for each
-    of ``kernels`` log-spaced cells of the band. Their outputs are bounded (:func:`bounded`).
+    Both heads are zero at first: before training the branch is a fixed bank of filters, one for
+    each of ``kernels`` log-spaced cells of the band. Their outputs are bounded (:func:`bounded`).
     """
 
     cfg: AaPE
@@ -137,13 +136,13 @@ class LambdaEncoder(nn.Module):
             h_b = nn.Dense(cfg.kernels, kernel_init=zeros, name="beta")(x)
         else:
             h_a, h_b = (
-                self._at_all_times(self.param(name, zeros, (grid.freq, cfg.kernels)), b)
+                self._for_all_tokens(self.param(name, zeros, (grid.freq, cfg.kernels)), b)
                 for name in ("alpha", "beta")
             )
         return bounded(cfg, self.patch[0], h_a.astype(jnp.float32), h_b.astype(jnp.float32))
 
-    def _at_all_times(self, x: Float[Array, "g s"], rows: int) -> Float[Array, "b n s"]:
-        """One set for each sub-band, for all tokens of ``rows`` clips."""
+    def _for_all_tokens(self, x: Float[Array, "g s"], rows: int) -> Float[Array, "b n s"]:
+        """The values of the sub-band of each token, for ``rows`` clips."""
         x = jnp.expand_dims(x, 1 if self.grid.order == "freq_major" else 0)[None]
         return jnp.broadcast_to(x, (rows, *self.grid.shape, x.shape[-1])).reshape(
             rows, self.grid.size, -1
@@ -153,8 +152,8 @@ class LambdaEncoder(nn.Module):
 def bounded(
     cfg: AaPE, patch: int, h_a: Float[Array, "*n s"], h_b: Float[Array, "*n s"]
 ) -> tuple[Float[Array, "*n s"], Float[Array, "*n s"]]:
-    """Any numbers to ``alpha`` and ``beta`` in their ranges: alpha moves evenly in its logarithm,
-    beta about the centre of its kernel's cell."""
+    """Maps any numbers to ``alpha`` and ``beta`` in their ranges: the logarithm of alpha by a
+    sigmoid, beta by a tanh about the centre of the cell of its kernel."""
     low, high = cfg.decay
     alpha = low * (high / low) ** nn.sigmoid(h_a)
     start, end = cfg.range(patch)
@@ -165,9 +164,9 @@ def bounded(
 
 
 class AliasBranch(nn.Module):
-    """Tokens of a spectrogram with what its patches would alias.
+    """Adds what patches alias to the tokens of a spectrogram.
 
-    ``patch``, ``stride`` = (time, freq). Everything but the Lambda Encoder's blocks is float32.
+    ``patch``, ``stride`` = (time, freq). All but the blocks of the Lambda Encoder is float32.
     """
 
     cfg: AaPE
@@ -191,7 +190,7 @@ class AliasBranch(nn.Module):
         valid: Bool[Array, "b n"] | None = None,
         visible: Bool[Array, "b n"] | None = None,
     ) -> Float[Array, "b n d"]:
-        """``tokens`` with the branch's part.
+        """``tokens`` combined with the branch.
 
         Args:
             spec: Spectrogram.
@@ -228,7 +227,7 @@ class AliasBranch(nn.Module):
         cfg, grid, (frames, bins) = self.cfg, self.grid, self.patch
         spec = spec.astype(jnp.float32)
         if cfg.context == "masked" and visible is not None:
-            spec = silenced(spec, visible, self.patch, self.stride, grid)
+            spec = zero_masked(spec, visible, self.patch, self.stride, grid)
         alpha_bpgs, beta_bpgs = self.rates(spec, valid, visible)
         b, p, g, s = alpha_bpgs.shape
 
@@ -266,7 +265,7 @@ class AliasBranch(nn.Module):
 
 
 class Grouped(nn.Module):
-    """A linear map for each sub-band: ``[... g i]`` to ``[... g out]``, no bias. Float32."""
+    """A linear map for each sub-band without bias: ``[... g i]`` to ``[... g out]``. Float32."""
 
     out: int
 
@@ -278,7 +277,7 @@ class Grouped(nn.Module):
 
 
 class Fusion(nn.Module):
-    """Plain and alias tokens to one, ``[b n d]``; before training the alias part has no weight.
+    """Combines plain and alias tokens ``[b n d]``; before training the alias part has no weight.
 
     ``concat`` then gives the normalised plain tokens, ``residual`` the plain tokens themselves.
     """
@@ -308,7 +307,7 @@ class Fusion(nn.Module):
 
 
 def cut(spec: Float[Array, "b t f c"], patch: Shape2, stride: Shape2, grid: TokenGrid):
-    """Patches ``[b n p]`` in the order of ``grid``, which may overlap."""
+    """The patches ``[b n p]``, which may overlap, in the order of ``grid``."""
     if stride == patch:
         tiled = spec[:, : grid.time * patch[0], : grid.freq * patch[1]]
         return patchify(tiled, patch=patch, order=grid.order)
@@ -324,7 +323,7 @@ def cut(spec: Float[Array, "b t f c"], patch: Shape2, stride: Shape2, grid: Toke
 def sub_bands(
     x: Float[Array, "b t f c"], size: int, stride: int, count: int
 ) -> Float[Array, "b t g i"]:
-    """Rows of patches: ``[b t g size*c]``."""
+    """The bins of every row of patches, ``[b t g size*c]``."""
     b, t, _, c = x.shape
     if stride == size:
         return x[:, :, : count * size].reshape(b, t, count, size * c)
@@ -332,7 +331,7 @@ def sub_bands(
     return jnp.take(x, rows, axis=2).reshape(b, t, count, size * c)
 
 
-def silenced(
+def zero_masked(
     spec: Float[Array, "b t f c"],
     visible: Bool[Array, "b n"],
     patch: Shape2,
@@ -352,14 +351,14 @@ def silenced(
 
 
 def _centred(windows: Float[Array, "b p w c"], pad: int) -> Float[Array, "b p w c"]:
-    """Every patch less its mean, between ``pad`` zeros: a filter that may not look beyond the patch
-    cannot remove what is slower than it."""
+    """Every patch less its mean, between ``pad`` zeros: a filter that does not reach beyond a patch
+    cannot remove what varies more slowly."""
     patches = windows[:, :, pad : windows.shape[2] - pad]
     patches = patches - jnp.mean(patches, axis=2, keepdims=True)
     return jnp.pad(patches, ((0, 0), (0, 0), (pad, pad), (0, 0)))
 
 
 def _by_time(x: Array, grid: TokenGrid) -> Array:
-    """``[b n k]`` to ``[b time freq k]``."""
+    """Values ``[b n k]`` of tokens as ``[b time freq k]``."""
     x = x.reshape(x.shape[0], *grid.shape, x.shape[-1])
     return x.transpose(0, 2, 1, 3) if grid.order == "freq_major" else x

@@ -13,7 +13,7 @@ from jfreq.types import PyTree
 def apply(
     module: nn.Module, params: PyTree, *args: Any, dropout: Array | None = None, **kwargs: Any
 ) -> Any:
-    """What ``module`` makes of ``args``; ``dropout`` is the key of that stream, ``method`` another
-    method than ``__call__``."""
+    """Applies ``module`` with ``params``; ``dropout`` is the key of that stream, ``kwargs`` may
+    name a ``method`` other than ``__call__``."""
     rngs = None if dropout is None else {"dropout": dropout}
     return module.apply({"params": params}, *args, rngs=rngs, **kwargs)

@@ -20,7 +20,7 @@ Kind = Literal["auto", "xla", "cudnn", "splash"]
 ``splash``: fused Pallas kernel, TPU, long sequences."""
 
 _LANES = 128
-"""Rows of a block of the TPU kernel are a multiple of this."""
+"""The rows of a block of the TPU kernel are a multiple of this."""
 
 
 def attention(
@@ -40,10 +40,10 @@ def attention(
         q: Queries, ``n`` of them.
         k: Keys, ``m`` of them; ``splash`` wants as many as queries.
         v: Values.
-        valid: Keys where it is False get no weight.
+        valid: False for keys that get no weight.
         bias: Float32, added to the scores; one for all rows or one for each.
-        drop: Applied to the weights ``[b h n m]`` (dropout); it takes the plain formula on every
-            platform, which keeps these tables for the backward pass.
+        drop: Dropout of the weights ``[b h n m]``. With it every platform runs the plain formula,
+            which keeps these tables for the backward pass.
         kind: The implementation.
 
     Raises:
@@ -81,7 +81,7 @@ def check_kind(kind: Kind, *, plain: bool) -> None:
 
 
 def _plain(q, k, v, valid, bias, drop):
-    """The formula as it is written."""
+    """Attention step by step, as the formula is written."""
     q = q * q.shape[-1] ** -0.5
     scores = jnp.einsum("bnhk,bmhk->bhnm", q, k, preferred_element_type=jnp.float32)
     if valid is not None:
@@ -98,7 +98,7 @@ def _xla(q, k, v, valid, bias, kind: Literal["xla", "cudnn"] | None = None):
 
 
 def _splash(q, k, v, valid, interpret: bool = False):
-    """The Pallas kernel; each device runs it on its own rows and heads."""
+    """The Pallas kernel; each device runs it on the rows and heads that it holds."""
     rows = jnp.ones(q.shape[:2], bool) if valid is None else valid
     run = functools.partial(_splash_local, interpret=interpret)
     mesh = jax.sharding.get_abstract_mesh()
@@ -137,8 +137,8 @@ def _splash_local(q, k, v, valid, *, interpret: bool):
         interpret=interpret,
     )
 
-    def one(q, k, v, keys) -> jax.Array:
+    def run_row(q, k, v, keys) -> jax.Array:
         return run(q, k, v, kernel.SegmentIds(jnp.ones_like(keys), keys))  # type: ignore[return-value]
 
-    out = jax.vmap(one)(q, k, v, keys)
+    out = jax.vmap(run_row)(q, k, v, keys)
     return out[:, :, :tokens].transpose(0, 2, 1, 3).astype(q.dtype)

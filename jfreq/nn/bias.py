@@ -30,14 +30,14 @@ class RelativeBias:
     buckets: Size = 320
     """Half of them for keys before the query, half for keys after it."""
     max_distance: Size = 800
-    """Distances from here on share the last bucket."""
+    """All distances from here on are in the last bucket."""
     axes: Literal["sequence", "time", "both"] = "sequence"
-    """``sequence``: distance in the order of the tokens (BEATs); ``time``: in frames of the grid;
-    ``both``: the sum of a table for time and one for frequency."""
+    """What distances are measured along. ``sequence``: the order of the tokens (BEATs); ``time``:
+    the frames of the grid; ``both``: time and frequency, whose tables are added."""
     gate: Gate = "none"
-    """Each query scales its row by a learned gate (Chen et al. 2022, WavLM, section III-A), made
-    from the ``query`` as in the paper and in BEATs, or from the ``input`` of the attention as
-    WavLM was released. Each block has its own."""
+    """A learned gate of each query scales its row of the bias (Chen et al. 2022, WavLM, section
+    III-A). It is computed from the ``query``, as in the paper and in BEATs, or from the ``input``
+    of the attention, as WavLM was released, with other weights in each block."""
 
     def __post_init__(self):
         if self.buckets < 4 or self.buckets % 2:
@@ -56,13 +56,13 @@ class RelativeBias:
 
 @checked
 class ALiBi:
-    """Config of :class:`ALiBiBias`: a penalty that grows with the distance, at another slope in
-    each head (Press et al. 2022, section 3), in both directions alike."""
+    """Config of :class:`ALiBiBias`: a penalty in proportion to the distance in both directions, by
+    a slope that differs between heads (Press et al. 2022, section 3)."""
 
     distance: Literal["time", "manhattan", "euclidean"] = "time"
-    """In steps of the grid: in time alone, or over both axes (data2vec 2.0 has all three)."""
+    """Distance in steps of the grid: in time alone, or over both axes (all as in data2vec 2.0)."""
     learned_scale: bool = True
-    """A learned factor for each head, at first 1 and never below 0 (data2vec 2.0, speech)."""
+    """Multiply by a learned factor for each head, 1 at first and never below 0 (data2vec 2.0)."""
     gate: ClassVar[Gate] = "none"
 
     def build(self, heads: int, name: str | None = None) -> ALiBiBias:
@@ -86,9 +86,10 @@ class RelativeBiasTable(nn.Module):
         total = jnp.zeros(())
         for axis in axes:
             table = self.param(axis, trunc_normal, (cfg.buckets, self.heads))
-            apart, reach = distances(grid, ids, axis)
-            every = relative_buckets(np.arange(-reach, reach + 1), cfg.buckets, cfg.max_distance)
-            total = total + table[every][apart + reach]
+            distance, largest = distances(grid, ids, axis)
+            possible = np.arange(-largest, largest + 1)
+            buckets = relative_buckets(possible, cfg.buckets, cfg.max_distance)
+            total = total + table[buckets][distance + largest]
         return total.transpose(0, 3, 1, 2)
 
 
@@ -102,17 +103,17 @@ class ALiBiBias(nn.Module):
     def __call__(
         self, grid: TokenGrid, ids: Int[Array, "b n"] | None = None
     ) -> Float[Array, "#b h n n"]:
-        """As :class:`RelativeBiasTable`."""
+        """The bias of queries and keys; arguments and axes as in :class:`RelativeBiasTable`."""
         slopes = jnp.asarray(alibi_slopes(self.heads), jnp.float32)
         if self.cfg.learned_scale:
             scale = self.param("scale", nn.initializers.ones, (self.heads,))
             slopes = slopes * jnp.maximum(scale, 0.0)
-        apart = jnp.abs(distances(grid, ids, "time")[0]).astype(jnp.float32)
+        distance = jnp.abs(distances(grid, ids, "time")[0]).astype(jnp.float32)
         if self.cfg.distance != "time":
-            across = jnp.abs(distances(grid, ids, "freq")[0]).astype(jnp.float32)
+            freq = jnp.abs(distances(grid, ids, "freq")[0]).astype(jnp.float32)
             euclidean = self.cfg.distance == "euclidean"
-            apart = jnp.hypot(apart, across) if euclidean else apart + across
-        return -slopes[None, :, None, None] * apart[:, None]
+            distance = jnp.hypot(distance, freq) if euclidean else distance + freq
+        return -slopes[None, :, None, None] * distance[:, None]
 
 
 def distances(
@@ -134,8 +135,8 @@ def relative_buckets(
     """Bucket of each signed distance, key minus query (T5, Raffel et al. 2020, section 2.1; WavLM,
     Chen et al. 2022, section III-A).
 
-    Of the half of each direction, half are single distances, the rest widen logarithmically up to
-    ``max_distance``.
+    Half of the buckets belong to each direction. Of these, half hold a single distance, and the
+    others widen logarithmically up to ``max_distance``.
 
     >>> relative_buckets(np.array([-40, -3, 0, 3, 40, 4000]), 32, 128).tolist()
     [12, 3, 0, 19, 28, 31]
@@ -150,9 +151,9 @@ def relative_buckets(
 
 
 def alibi_slopes(heads: int) -> Float[np.ndarray, " h"]:
-    """A geometric sequence from ``2^(-8/h)`` with that ratio (Press et al. 2022, section 3); for
-    other numbers than powers of 2, the sequence of the next lower one and every other term of the
-    next higher one, as released.
+    """The slopes of ALiBi: a geometric sequence whose first term and ratio are ``2^(-8/h)`` (Press
+    et al. 2022, section 3). Where ``h`` is no power of 2, as released, the sequence of the next
+    lower power, then every other term of that of the next higher one.
 
     >>> alibi_slopes(3).tolist()
     [0.0625, 0.00390625, 0.25]

@@ -30,17 +30,19 @@ class Conv1d:
         if len(lengths) > 1 or not self.widths:
             raise InputError(
                 f"encoder: widths {self.widths}, kernels {self.kernels} and strides "
-                f"{self.strides} must name the same layers"
+                f"{self.strides} must name the same layers, one number for each"
             )
 
     @property
-    def _geometry(self) -> list[tuple[int, int]]:
-        return list(zip(self.kernels, self.strides or [1] * len(self.kernels)))
+    def layers(self) -> list[tuple[int, int, int]]:
+        """Width, kernel and stride of every layer."""
+        return list(zip(self.widths, self.kernels, self.strides or (1,) * len(self.kernels)))
 
     @property
     def field(self) -> tuple[int, int]:
         """Samples that one token sees, and those between two tokens."""
-        return receptive_field(self.kernels, self.strides or (1,) * len(self.kernels))
+        _, kernels, strides = zip(*self.layers)
+        return receptive_field(kernels, strides)
 
     def check(self, signals: Sequence[SignalSpec]) -> None:
         """Raises ``InputError`` for sensors of different length, or shorter than the kernels."""
@@ -60,7 +62,8 @@ class Conv1d:
 
 
 class Conv1dEncoder(nn.Module):
-    """Convolutions over time without padding, ReLU and dropout, all sensors side by side."""
+    """Convolutions over time without padding, ReLU and dropout; the channels of all sensors are
+    concatenated."""
 
     cfg: Conv1d
 
@@ -70,7 +73,7 @@ class Conv1dEncoder(nn.Module):
     ) -> Float[Array, "b n d"]:
         """Dropout is on in ``train`` and needs the ``dropout`` key."""
         x = jnp.concatenate(list(sensors), axis=-1).astype(jnp.float32)
-        for i, (width, (kernel, stride)) in enumerate(zip(self.cfg.widths, self.cfg._geometry)):
+        for i, (width, kernel, stride) in enumerate(self.cfg.layers):
             x = nn.relu(nn.Conv(width, (kernel,), (stride,), padding="VALID", name=f"conv{i}")(x))
             x = nn.Dropout(self.cfg.dropout)(x, deterministic=not train)
         return x

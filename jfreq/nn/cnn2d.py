@@ -12,7 +12,7 @@ from jfreq.ops import scale
 from jfreq.ranges import Count, Size, checked
 from jfreq.types import InputError
 
-RowLevel = Literal["learned", "clip", "none"]
+RowNorm = Literal["learned", "clip", "none"]
 
 
 @checked
@@ -25,7 +25,7 @@ class Conv2d:
     freq_strides: tuple[Count, ...] = (2, 2, 2, 2)
     """Bins per step of every block."""
     groups: Size = 8
-    """Of the group normalisation; a divisor of every width."""
+    """Groups of the group normalisation, a divisor of every width."""
 
     def __post_init__(self):
         count = len(self.widths)
@@ -55,10 +55,11 @@ class Conv2d:
 
 
 class Conv2dEncoder(nn.Module):
-    """``[b t f c]`` to the map ``[b t' f' d]``: convolution 3 x 3, GroupNorm, ReLU, each block.
+    """Spectrograms ``[b t f c]`` to maps ``[b t2 f2 d]``; a block is a 3 x 3 convolution, a group
+    norm and a ReLU.
 
-    Padded by one on all sides, so cell ``(i, j)`` is centred on frame and bin ``(i, j)`` times
-    :attr:`Conv2d.stride`, and an axis of n becomes ``ceil(n / stride)``. Float32.
+    Blocks pad by one on all sides, so that cell ``(i, j)`` is centred on frame and bin ``(i, j)``
+    times :attr:`Conv2d.stride`, and an axis of n becomes ``ceil(n / stride)``. Float32.
     """
 
     cfg: Conv2d
@@ -82,14 +83,14 @@ class Conv2dEncoder(nn.Module):
 
 
 class MapNet(nn.Module):
-    """Scalogram to tokens: row normalisation, convolutions, mean over frequency.
+    """Scalograms to tokens: normalised rows, convolutions, the mean over frequency.
 
-    ``rows``: ``learned``, a scale and an offset for every row and channel; ``clip``, zero mean
-    and unit variance of every row over time; ``none``.
+    ``rows``: ``learned``, by a scale and an offset for every row and channel; ``clip``, to zero
+    mean and unit variance of every row over time; ``none``.
     """
 
     cfg: Conv2d
-    rows: RowLevel = "learned"
+    rows: RowNorm = "learned"
 
     @nn.compact
     def __call__(self, spec: Float[Array, "b t f c"]) -> Float[Array, "b n d"]:
@@ -98,8 +99,8 @@ class MapNet(nn.Module):
         elif self.rows == "learned":
             shape = spec.shape[2:]
             gain = self.param("gain", nn.initializers.ones, shape)
-            level = self.param("level", nn.initializers.zeros, shape)
-            spec = spec * gain[None, None] + level[None, None]
+            offset = self.param("offset", nn.initializers.zeros, shape)
+            spec = spec * gain[None, None] + offset[None, None]
         return self.cfg.build("encoder")(spec).mean(axis=2)
 
 

@@ -57,9 +57,9 @@ class ConvNeXtEncoder(nn.Module):
         layers: bool = False,
         train: bool = False,
     ) -> tuple[Float[Array, "b n d"], Float[Array, "l b n d"] | None]:
-        """Encoded tokens and, if asked for, the stream after each block. Takes what
-        :class:`jfreq.nn.vit.ViTEncoder` does; nothing is dropped in ``train``. Raises
-        ``InputError`` for anything but a whole grid."""
+        """Encoded tokens and, if asked for, the stream after each block. The arguments are those of
+        :class:`jfreq.nn.vit.ViTEncoder`; there is no dropout. Raises ``InputError`` for anything
+        but a whole grid."""
         del train
         cfg, dtype = self.cfg, jnp.dtype(self.cfg.dtype)
         if x.shape[1] != grid.size or special or ids is not None:
@@ -71,7 +71,7 @@ class ConvNeXtEncoder(nn.Module):
         for i in range(cfg.depth):
             y = x if valid is None else jnp.where(valid[..., None], x, 0.0)
             y = y.reshape(x.shape[0], *grid.shape, cfg.width).astype(dtype)
-            # Kernel sides that reach across the grid: longer ones would only meet padding.
+            # Kernel sides no longer than reach across the grid: the rest would only meet padding.
             side = tuple(min(cfg.kernel, 2 * s - 1) for s in grid.shape)
             depthwise = nn.Conv(
                 cfg.width,

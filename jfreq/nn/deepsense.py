@@ -1,6 +1,6 @@
 """A DeepSense-style encoder of raw sensor series: convolutions over short spectra, then GRUs.
 
-All encoders of series share one protocol with :class:`jfreq.nn.stf.STF`: a config with ``pool``,
+All encoders of series have the interface of :class:`jfreq.nn.stf.STF`: a config with ``pool``,
 ``check(signals)``, ``grid(samples)`` and ``build()``; the module takes one ``[b t c]`` for each
 sensor and returns tokens ``[b n d]``.
 """
@@ -25,8 +25,8 @@ class DeepSense:
     """Config of :class:`DeepSenseEncoder`, after DeepSense (Yao et al., WWW 2017): spectra of
     short chunks, convolutions in each sensor, then over sensors, then two GRUs over time.
 
-    Layer norm over a whole chunk stands where the original has batch norm, which would need
-    state: over channels alone it would hide which bins are loud.
+    Layer norm over a whole chunk replaces the batch norm of the original, which would need state;
+    over channels alone it would hide which bins are loud.
     """
 
     chunk: Count = 16
@@ -35,7 +35,7 @@ class DeepSense:
     hidden: Size = 120
     """Units of each GRU."""
     dropout: BelowOne = 0.2
-    """Rate of dropout of convolution channels; half of the GRUs' outputs, as
+    """Rate of dropout of convolution channels; that of the outputs of the GRUs is 0.5, as
     released."""
     pool: ClassVar[Literal["mean"]] = "mean"
 
@@ -47,7 +47,10 @@ class DeepSense:
         """Raises ``InputError`` for sensors that do not divide into chunks."""
         samples = one_length(signals)
         if samples % self.chunk:
-            raise InputError(f"encoder.chunk: {samples} samples are not a multiple of {self.chunk}")
+            raise InputError(
+                f"encoder.chunk: {samples} samples are not a multiple of {self.chunk}; choose a "
+                "divisor or prepare with another --seconds"
+            )
 
     def grid(self, samples: int) -> TokenGrid:
         """One token for each chunk."""
@@ -58,7 +61,7 @@ class DeepSense:
 
 
 class DeepSenseEncoder(nn.Module):
-    """Real and imaginary parts of each chunk's spectrum through convolutions and GRUs."""
+    """Convolutions over the real and imaginary parts of the spectra of chunks, then GRUs."""
 
     cfg: DeepSense
 
@@ -81,7 +84,7 @@ class DeepSenseEncoder(nn.Module):
         return x
 
     def _sensor(self, i: int, x: Array, train: bool) -> Array:
-        """``[b t c]`` to ``[b n f d]``."""
+        """The states ``[b n f d]`` of the chunks of one sensor ``[b t c]``."""
         b, t, c = x.shape
         chunks = x.reshape(b, t // self.cfg.chunk, self.cfg.chunk, c).swapaxes(2, 3)
         real, imag = dft.rdft(chunks.astype(jnp.float32), n_fft=self.cfg.chunk)

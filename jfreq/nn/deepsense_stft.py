@@ -18,12 +18,12 @@ class DeepSenseSTFT:
     over the patches of each frame of one sensor's spectrogram; its first convolution is the
     patch.
 
-    Layer norm over a whole frame stands where the original has batch norm, which would need
-    state: over channels alone it would hide which bins are loud.
+    Layer norm over a whole frame replaces the batch norm of the original, which would need state;
+    over channels alone it would hide which bins are loud.
     """
 
     width: Size = 64
-    """Width of a frame; convolutions are half as wide."""
+    """Width of a frame; convolutions have half as many channels."""
     blocks: Whole = 4
     """Residual convolutions along frequency."""
     kernel: Size = 3
@@ -42,8 +42,8 @@ class DeepSenseSTFT:
 
 
 class DeepSenseSTFTEncoder(nn.Module):
-    """Maps patches ``[b t f p]`` to states of frames ``[b t d]``, ``d`` twice ``hidden``. No frame
-    sees another before the GRUs."""
+    """Maps patches ``[b t f p]`` to states of frames ``[b t d]``, where ``d`` is twice ``hidden``.
+    Frames are independent of each other before the GRUs."""
 
     cfg: DeepSenseSTFT
 

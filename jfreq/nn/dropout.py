@@ -16,8 +16,8 @@ from jfreq.kernels import cpu
 class Dropout(nn.Module):
     """Zeroes with probability ``rate`` and scales the rest to keep the mean.
 
-    Needs the ``dropout`` key unless ``deterministic``. The CPU's random bits are other ones than
-    those of other platforms (:func:`jfreq.kernels.cpu.dropout`).
+    Needs the ``dropout`` key unless ``deterministic``. Random bits on the CPU differ from those on
+    other platforms (:func:`jfreq.kernels.cpu.dropout`).
 
     Attributes:
         rate: Below 1; with ``rows`` it may be traced.
@@ -42,7 +42,7 @@ class Dropout(nn.Module):
 
 
 def _dropout(key: Array, x: Array, rate: float | Array, shape: tuple | None = None) -> Array:
-    """Dropout of values, or of all that share an index of ``shape``."""
+    """Dropout with one decision for each index of ``shape``, which broadcasts to that of ``x``."""
     kept = 1.0 - rate
     return jnp.where(jax.random.bernoulli(key, kept, shape or x.shape), x / kept, 0.0)
 

@@ -19,8 +19,8 @@ class ConvBlock(nn.Module):
     Attributes:
         width: Channels of the output; a multiple of ``groups``, as are those of the input.
         kernel: Odd side of the kernel along both axes.
-        groups: Groups of channels that are convolved by themselves.
-        dtype: Of the matrix products; bias and norm stay float32.
+        groups: Number of groups of channels, each of which is convolved by itself.
+        dtype: Type of the matrix products; bias and norm stay float32.
     """
 
     width: int
@@ -31,7 +31,7 @@ class ConvBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b h t c"]) -> Float[Array, "b h t d"]:
         dtype = jnp.dtype(self.dtype)
-        # Kernel sides that reach across the grid: longer ones would only meet zeros.
+        # Kernel sides no longer than reach across the grid: the rest would only meet zeros.
         side = tuple(min(self.kernel, 2 * size - 1) for size in x.shape[1:3])
         shape = (*side, x.shape[-1] // self.groups, self.width)
         kernel = self.param("kernel", torch_kernel, shape)

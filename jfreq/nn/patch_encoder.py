@@ -17,7 +17,8 @@ from jfreq.types import Mask, TokenGrid
 
 
 class PatchEmbed(nn.Module):
-    """Linear map of each ``patch`` at ``stride``, both (time, freq); token order of ``grid``."""
+    """A linear map of every ``patch`` at ``stride``, both (time, freq), in the order of
+    ``grid``."""
 
     patch: tuple[int, int]
     stride: tuple[int, int]
@@ -38,9 +39,8 @@ class PatchEmbed(nn.Module):
 class Positions(nn.Module):
     """Positions of the special tokens and of the patches.
 
-    ``learned``: a table ``grid`` ``[f t d]``, whose shape tells its geometry, and a ``special``
-    ``[s d]`` vector for every special token; ``sincos``: fixed sines of both axes, none for special
-    tokens (EAT).
+    ``learned``: a table ``grid`` ``[f t d]``, and ``special`` ``[s d]``, a vector for every special
+    token; ``sincos``: fixed sines of both axes, and none for special tokens (EAT).
     """
 
     grid: TokenGrid
@@ -68,7 +68,8 @@ Encoded: TypeAlias = tuple[
 
 
 class SpectrogramTrunk(nn.Module):
-    """``embed`` a spectrogram into tokens; ``encode`` tokens (all, masked, or some) in context."""
+    """``embed`` turns a spectrogram into tokens; ``encode`` gives context to all of them, or to the
+    visible ones."""
 
     patch: tuple[int, int]
     stride: tuple[int, int]
@@ -76,7 +77,7 @@ class SpectrogramTrunk(nn.Module):
     special: int
     encoder_cfg: Any
     alias_cfg: AaPE | None = None
-    """Measures what patches fold beside the plain embedding."""
+    """Config of the branch that measures what patches alias; None: the plain embedding alone."""
     position_kind: Literal["learned", "sincos"] = "learned"
     registers: int = 0
     """Learned tokens without a position whose states are not read (Darcet et al. 2024, section
@@ -102,16 +103,16 @@ class SpectrogramTrunk(nn.Module):
         valid: Bool[Array, "b n"] | None = None,
         visible: Bool[Array, "b n"] | None = None,
     ) -> Float[Array, "b n d"]:
-        """Tokens without positions. ``valid`` and ``visible`` as in :class:`AliasBranch`; a plain
-        embedding looks at each patch alone and asks for neither."""
+        """Tokens without positions; ``valid`` and ``visible`` as in :class:`AliasBranch`. A plain
+        embedding treats each patch alone and uses neither."""
         tokens = self.patch_embed(spec)
         if self.alias_cfg is None:
             return tokens
         return self.alias(spec, tokens, valid=valid, visible=visible)
 
     def embed_under(self, spec: Float[Array, "b t f c"], mask: Mask) -> Float[Array, "r n d"]:
-        """Tokens without positions under ``mask``, whose rows belong to the clips in turn: as many
-        rows as the mask has where tokens depend on what is masked, else one for every clip."""
+        """Tokens without positions under ``mask``, which has the clones of a clip side by side.
+        Where tokens depend on what is masked there is a row for each clone, else for each clip."""
         if self.alias_cfg is None or self.alias_cfg.context != "masked":
             return self.embed(spec)
         clones = mask.visible.shape[0] // spec.shape[0]
@@ -126,7 +127,7 @@ class SpectrogramTrunk(nn.Module):
         layers: Layers = False,
         train: bool = False,
     ) -> Encoded:
-        """States of the special tokens and of the patch tokens, and per-layer states.
+        """States of the special tokens and of the patch tokens, and states of the layers.
 
         Args:
             tokens: From :meth:`embed`.
@@ -155,7 +156,7 @@ class SpectrogramTrunk(nn.Module):
 def _with_first(
     first: Float[Array, "s d"], tokens: Float[Array, "b k d"], valid: Bool[Array, "b k"] | None
 ) -> tuple[Float[Array, "b n d"], Bool[Array, "b n"] | None]:
-    """``first``, always valid, before the ``tokens`` of every row."""
+    """The ``tokens`` of every row after ``first``, which are valid."""
     b, s = tokens.shape[0], first.shape[0]
     first = jnp.broadcast_to(first[None], (b, s, tokens.shape[-1]))
     if valid is not None:

@@ -1,6 +1,6 @@
 """Predictors of a teacher's states of the masked tokens from the visible ones.
 
-Both are called ``(states [b k d], mask, grid, key) -> [b m out]``, in the order of ``mask.masked``.
+Both map ``(states [b k d], mask, grid, key)`` to ``[b m out]``, in the order of ``mask.masked``.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ class ConvDecoder:
     kernel: Size = 3
     groups: Size = 16
     noise: NonNegative = 0.01
-    """Standard deviation of the noise that stands for masked tokens."""
+    """Standard deviation of the noise that replaces masked tokens."""
     dropout: BelowOne = 0.0
-    """In training, of the visible states."""
+    """Rate of dropout of the visible states in training."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the matrix products; norms and residual stream stay float32."""
+    """Type of the matrix products; norms and residual stream stay float32."""
 
     def __post_init__(self):
         if self.width % self.groups:
@@ -52,7 +52,7 @@ class ConvDecoder:
 
 @checked
 class CrossPredictor:
-    """Config of :class:`CrossPredictorNet`; the defaults are our choice, no size is published."""
+    """Config of :class:`CrossPredictorNet`; no size is published, the defaults are our choice."""
 
     width: Size = 512
     depth: Size = 4
@@ -60,9 +60,9 @@ class CrossPredictor:
     mlp_ratio: Positive = 4.0
     eps: Positive = 1e-5
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the matrix products; norms, softmax, residual stream stay float32."""
+    """Type of the matrix products; norms, softmax and residual stream stay float32."""
     attention: Kind = "auto"
-    """As in :class:`jfreq.nn.vit.ViT`, but for ``splash``."""
+    """As in :class:`jfreq.nn.vit.ViT`, but not ``splash``."""
 
     def __post_init__(self):
         if self.width % self.heads:
@@ -70,7 +70,7 @@ class CrossPredictor:
                 f"decoder.width: {self.width} must be a multiple of heads {self.heads}"
             )
         if self.attention == "splash":
-            raise InputError("decoder.attention: splash has no cross-attention; take auto")
+            raise InputError("decoder.attention: splash has no cross-attention; set it to auto")
         if self.attention == "cudnn" and self.dtype != "bfloat16":
             raise InputError("decoder.attention: cudnn wants decoder.dtype bfloat16")
 
@@ -81,9 +81,9 @@ class CrossPredictor:
 class ConvDecoderNet(nn.Module):
     """Convolutions over the whole grid, with noise in place of masked tokens (EAT, data2vec 2.0).
 
-    It has no mask token and no positions: the borders and the visible tokens tell where a token
-    is. Every block is residual, but for a first one where the states are of another width than the
-    decoder. Parameters of the residual blocks are stacked ``[l ...]``.
+    It has no mask token and no positions: borders and visible tokens tell where a token is. Blocks
+    are residual, but for a first one where the states and the decoder differ in width. Parameters
+    of the residual blocks are stacked ``[l ...]``.
     """
 
     cfg: ConvDecoder
@@ -122,8 +122,8 @@ class ConvDecoderNet(nn.Module):
 
 
 class _CrossBlock(nn.Module):
-    """``x = norm(r + attention(x, states))``, then ``norm(x + mlp(x))``; ``r`` is ``x``, or 0 where
-    ``first``."""
+    """``x = norm(r + attention(x, states))``, then ``norm(x + mlp(x))``; ``r`` is 0 where
+    ``first``, else ``x``."""
 
     cfg: CrossPredictor
 
@@ -154,11 +154,11 @@ class _CrossBlock(nn.Module):
 class CrossPredictorNet(nn.Module):
     """Cross-attention from the fixed positions of the masked tokens to the visible states.
 
-    The form of data2vec 2.0's unused ``EncDecTransformerDecoder``, our reading of AaSP's
-    cross-attention predictor (Yamamoto and Okusa 2025, arXiv 2512.03637): norms after each sum,
-    no residual around the first attention, keys and values of every block straight from the
-    states. The sines have the width of the states, whose encoder got the same. Parameters are
-    stacked ``[l ...]``.
+    This is the form of the unused ``EncDecTransformerDecoder`` of data2vec 2.0, our reading of the
+    predictor of AaSP (Yamamoto and Okusa 2025, arXiv 2512.03637): norms after each sum, no residual
+    around the first attention, keys and values of every block linear in the states. The positions
+    are sines of the width of the states, the same as in their encoder. Parameters are stacked
+    ``[l ...]``.
     """
 
     cfg: CrossPredictor
@@ -175,7 +175,7 @@ class CrossPredictorNet(nn.Module):
         """Predictions in the order of ``mask.masked``; ``key`` is not used."""
         del key
         cfg, dtype = self.cfg, jnp.dtype(self.cfg.dtype)
-        # Taken before the linear map, whose gradient would else need a scattered sum.
+        # Selected before the linear map: else its gradient would need a scattered sum.
         positions = jnp.take(sincos_tokens(grid, states.shape[-1]), mask.masked, axis=0)
         x = _dense(cfg.width, positions, dtype, trunc_normal, "embed")
         stack = _stack(
@@ -191,7 +191,7 @@ def _stack(body, depth: int):
 
 
 def _dense(features: int, x: Array, dtype, kernel_init, name: str) -> Array:
-    """A linear map in ``dtype``, float32 again; torch's bias goes with torch's kernel."""
+    """A linear map in ``dtype`` with a float32 result; torch's kernel comes with torch's bias."""
     torch = kernel_init is torch_kernel
     bias_init = torch_bias(x.shape[-1]) if torch else nn.initializers.zeros
     layer = nn.Dense(features, dtype=dtype, kernel_init=kernel_init, bias_init=bias_init, name=name)

@@ -25,7 +25,8 @@ from jfreq.types import InputError, SignalSpec, TokenGrid
 Pair = tuple[Array, Array]
 """Real and imaginary part."""
 _GROUP_BYTES = 2**20
-"""Size of one series of the rows that a CPU encodes at a time; spectra take ten times as much."""
+"""A CPU encodes as many rows at a time as have series of this size; spectra take ten times as
+much."""
 Shape = tuple[int, int]
 """Channels in and out of a layer."""
 SLOPE = 0.2
@@ -46,31 +47,32 @@ class STF:
     """Block lengths after the pooling layer, which keeps the low bins; None: no pooling."""
     width: Size = 64
     sensor_width: Size = 32
-    """Output channels of each sensor's tower."""
+    """Output channels of the tower of each sensor."""
     depth: Size = 3
     operator: Literal["filter", "convolution"] = "filter"
     """``filter``: a weight for every bin; ``convolution``: a short kernel along frequency."""
     activation: Literal["time", "frequency"] = "time"
-    """Where the leaky ReLU stands; the released WiFi network has it in frequency."""
+    """The domain of the leaky ReLU; the released WiFi network has it in frequency."""
     merge: Literal["xavier", "zero"] = "xavier"
     """Initial values of the weights between resolutions. ``zero`` is the released default: their
-    gradient is then exactly zero for ever, and every merged bin equals its DFT bin."""
+    gradient then stays exactly zero, and every merged bin equals its DFT bin."""
     taps: Size = 32
     """Length of the base filter, shared by all resolutions."""
     filter_form: Literal["taps", "bins"] = "taps"
     """Learn real taps, or the complex response at their bins."""
     expansion: Literal["linear", "zero_pad"] = "linear"
-    """How the base filter reaches longer windows: interpolated in frequency (released default;
-    it also weighs the taps by a periodic sinc squared), or exactly."""
+    """How the base filter is brought to longer windows. ``linear``: interpolated in frequency, the
+    released default, which also weighs the taps by a periodic sinc squared; ``zero_pad``:
+    exactly."""
     kernel: Size = 3
-    """Taps of the convolution, spaced by the same frequency at every resolution."""
+    """Taps of the convolution, which are the same frequency apart at every resolution."""
     dropout: BelowOne = 0.2
     """Rate of dropout of whole channels, after every layer."""
     scaling: Literal["backward", "ortho"] = "backward"
-    """``ortho`` gives the channels of all windows the same magnitude; with ``backward``, as
-    released, it falls with the square root of the window."""
+    """Scaling of the spectra. ``ortho`` gives the channels of all windows the same magnitude; with
+    ``backward``, as released, it falls with the square root of the window."""
     dead_bias: bool = False
-    """Keep the second bias of the released filters, which nothing reads, for its exact count."""
+    """Keep the second, unused bias of the released filters, for the same number of parameters."""
     eps: Positive = 1e-4
 
     def __post_init__(self):
@@ -111,7 +113,7 @@ class STF:
             )
 
     def grid(self, samples: int) -> TokenGrid:
-        """One token for every longest block of the input."""
+        """One token for every block of the longest window of the input."""
         block = self.windows[-1]
         return TokenGrid(time=samples // block, first=(block - 1) / 2, hop=float(block))
 
@@ -123,8 +125,8 @@ class STF:
 
 
 class STFEncoder(nn.Module):
-    """A tower of layers for each sensor, layers over all of them, and the mean of the series over
-    each longest block of the input."""
+    """A tower of layers for each sensor, layers over all of them, and the means of the series over
+    blocks of the longest window of the input."""
 
     cfg: STF
 
@@ -134,8 +136,8 @@ class STFEncoder(nn.Module):
     ) -> Float[Array, "b n d"]:
         """Encodes series of one length; sensors may differ in channels.
 
-        Layers of one shape run in a loop, so that the compiler meets each shape once. Dropout is
-        on in ``train`` and needs the ``dropout`` key.
+        Layers of one shape run in a loop, so that each shape is compiled once. Dropout is on in
+        ``train`` and needs the ``dropout`` key.
         """
         cfg, depth, longest = self.cfg, self.cfg.depth, self.cfg.windows[-1]
         shapes = _shapes(cfg, [x.shape[-1] for x in sensors])
@@ -191,7 +193,7 @@ def _shapes(cfg: STF, channels: Sequence[int]) -> dict[str, Shape]:
 class _Layer:
     """An :class:`STFLayer` with its parameters and its factors of dropout ``[b width]``.
 
-    The backward pass computes its spectra, ten times as large as the series, again.
+    The backward pass computes its spectra, which are ten times as large as the series, again.
     """
 
     shape: Shape = dataclasses.field(metadata={"static": True})
@@ -209,8 +211,8 @@ class _Layer:
 
 def _chain(cfg: STF, layers: Sequence[_Layer], x: Array) -> Array:
     """Layers one after the other; neighbours of one shape run in a loop."""
-    for _, alike in itertools.groupby(layers, key=lambda layer: layer.shape):
-        first, *others = alike
+    for _, same_shape in itertools.groupby(layers, key=lambda layer: layer.shape):
+        first, *others = same_shape
         if others:
             x, _ = jax.lax.scan(lambda x, layer: (layer(cfg, x), None), x, _stack(first, *others))
         else:
@@ -282,8 +284,8 @@ class STFLayer(nn.Module):
         return out
 
     def _interleave(self, native: list[Array], j: int, merges) -> Array:
-        """All bins of window ``j`` by the shortest window that has them: those merged from shorter
-        windows, then its native ones."""
+        """All bins of window ``j``, ordered by the shortest window that has them: those merged from
+        shorter windows, then its native ones."""
         parts = [stf.merge_blocks(z, *merge) for z, merge in zip(native, merges)]
         return jnp.concatenate([*parts, native[j]], axis=2)
 
@@ -320,7 +322,7 @@ class _Affine(nn.Module):
 class _Filter(nn.Module):
     """STFNet-Filtering: a complex weight for every bin and pair of channels.
 
-    One base filter of ``taps`` serves all resolutions; the bins of each are made from it.
+    The weights of all resolutions are computed from one base filter of ``taps``.
     """
 
     cfg: STF
@@ -357,8 +359,8 @@ class _Filter(nn.Module):
 
 
 class _Convolution(nn.Module):
-    """STFNet-Convolution: one short complex kernel along frequency, at every resolution spaced
-    by the same number of hertz, on spectra padded by their own mirror image. No bias."""
+    """STFNet-Convolution: one short complex kernel along frequency, whose taps are as many hertz
+    apart at every resolution, on spectra that their mirror image pads. No bias."""
 
     cfg: STF
     inputs: int

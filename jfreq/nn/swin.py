@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jfreq.nn.heads import torch_kernel, torch_linear
-from jfreq.nn.window_attention import EPS, Pair, Plane, WindowBlock
+from jfreq.nn.window_attention import EPS, Pair, Valid, WindowBlock
 from jfreq.ranges import BelowOne, Count, Positive, Size, Whole, checked
 from jfreq.sharding import constrain
 from jfreq.types import InputError
@@ -30,26 +30,27 @@ class Swin:
     """
 
     width: Size = 64
-    """Of the first stage; every stage doubles it and halves both axes."""
+    """Width of the first stage; every further stage doubles it and halves both axes."""
     depths: tuple[Size, ...] = (2, 2, 4)
     """Blocks of every stage; the odd ones (second, fourth, ...) are shifted."""
     heads: Size = 4
-    """The same at every stage."""
+    """Heads of every stage."""
     window: tuple[Count, Count] = (2, 8)
     shift: tuple[Whole, Whole] = (1, 0)
-    """Half a window on both axes is the ordinary Swin."""
+    """Half a window on both axes is the original Swin."""
     wrap_mask: bool = True
-    """Tokens from the two ends of a cyclic shift do not see each other; off in FreqMAE's code."""
+    """Tokens that a cyclic shift joins do not attend to each other; off in the code of FreqMAE."""
     mlp_ratio: Positive = 4.0
     dropout: BelowOne = 0.2
-    """After the projection and in the MLP."""
+    """Rate of dropout after the projection of attention and in the MLP."""
     attention_dropout: BelowOne = 0.2
     drop_path: BelowOne = 0.1
-    """Of the last block; it grows linearly from 0 at the first."""
+    """Probability with which the last block skips a branch; it grows linearly from 0 at the
+    first."""
 
     def __post_init__(self):
         if not self.depths:
-            raise InputError("encoder.depths: name the blocks of one stage or more")
+            raise InputError("encoder.depths: must name the blocks of one stage or more")
         if self.width % self.heads:
             raise InputError(
                 f"encoder.width: {self.width} must be a multiple of heads {self.heads}"
@@ -60,16 +61,17 @@ class Swin:
             )
         if round(self.width * self.mlp_ratio) < 1:
             raise InputError(
-                f"encoder.mlp_ratio: {self.mlp_ratio} of {self.width} leaves no hidden unit"
+                f"encoder.mlp_ratio: {self.mlp_ratio} of width {self.width} leaves no hidden unit; "
+                "take a larger one"
             )
 
     @property
     def unit(self) -> Pair:
-        """Tokens that both axes must be multiples of: one window at the last stage."""
+        """The sizes in tokens that both axes must be multiples of: one window of the last stage."""
         return self.window[0] * self.scale, self.window[1] * self.scale
 
     def padded(self, shape: Pair) -> Pair:
-        """Frames and bins, in tokens, of the smallest plane that holds ``shape``."""
+        """The smallest grid (time, freq) of whole windows that holds ``shape``, in tokens."""
         t, f = (-(-max(size, 1) // u) * u for size, u in zip(shape, self.unit))
         return t, f
 
@@ -79,7 +81,7 @@ class Swin:
         return 2 ** (len(self.depths) - 1)
 
     def fitted(self, shape: Pair) -> Swin:
-        """With windows no larger than what is left of ``shape`` tokens at the last stage."""
+        """The config with windows no larger than what ``shape`` tokens are at the last stage."""
         window = tuple(min(w, -(-size // self.scale)) for w, size in zip(self.window, shape))
         shift = tuple(map(min, self.shift, window))
         return dataclasses.replace(self, window=window, shift=shift)
@@ -90,13 +92,13 @@ class Swin:
 
     @property
     def rates(self) -> tuple[tuple[float, ...], ...]:
-        """``drop_path`` of every block, by stage."""
-        every = np.linspace(0, self.drop_path, sum(self.depths)).tolist()
+        """The ``drop_path`` rate of every block, by stage."""
+        rates = np.linspace(0, self.drop_path, sum(self.depths)).tolist()
         ends = np.cumsum(self.depths).tolist()
-        return tuple(tuple(every[end - depth : end]) for end, depth in zip(ends, self.depths))
+        return tuple(tuple(rates[end - depth : end]) for end, depth in zip(ends, self.depths))
 
     def block(self, index: int, rate: float, name: str) -> WindowBlock:
-        """Block ``index`` of a stage."""
+        """The module of block ``index`` of a stage."""
         return WindowBlock(
             heads=self.heads,
             window=self.window,
@@ -113,19 +115,19 @@ class Swin:
         return SwinEncoder(self, name=name)
 
     def decoder(self, patch_size: int, name: str | None = None) -> SwinDecoder:
-        """``patch_size`` values for every token."""
+        """The module that decodes to ``patch_size`` values for every token."""
         return SwinDecoder(self, patch_size, name=name)
 
 
-def valid_by_stage(valid: Plane | None, stages: int) -> list[Plane | None]:
+def valid_by_stage(valid: Valid | None, stages: int) -> list[Valid | None]:
     """``valid`` at every stage, finest first: a merged cell is valid if any of its children is."""
-    stages_valid = [valid]
+    by_stage = [valid]
     for _ in range(stages - 1):
         if valid is not None:
             t, f = valid.shape
             valid = np.any(valid.reshape(t // 2, 2, f // 2, 2), axis=(1, 3))
-        stages_valid.append(valid)
-    return stages_valid
+        by_stage.append(valid)
+    return by_stage
 
 
 class PatchMerge(nn.Module):
@@ -145,8 +147,8 @@ class PatchMerge(nn.Module):
 class PatchExpand(nn.Module):
     """One cell to its 2 x 2 children of half the width: linear without bias, then LayerNorm.
 
-    Children lie where :class:`PatchMerge` finds them, in its order. (FreqMAE's code strings the
-    four together in the flat list of tokens instead, away from their parent.)
+    Children have the places and the order of :class:`PatchMerge`. (The code of FreqMAE puts the
+    four next to each other in the flat list of tokens instead, away from their parent.)
     """
 
     @nn.compact
@@ -165,17 +167,16 @@ class SwinEncoder(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b t f d"], *, valid: Plane | None = None, train: bool = False
+        self, x: Float[Array, "b t f d"], *, valid: Valid | None = None, train: bool = False
     ) -> Float[Array, "b t2 f2 e"]:
-        """A plane of :meth:`Swin.padded` tokens to cells ``[b t' f' d']`` of :meth:`Swin.last`.
+        """The cells of :meth:`Swin.last` from a grid of :meth:`Swin.padded` tokens.
 
-        With ``valid`` (static: NumPy) padding is neither attended to nor merged, and cells of
-        padding alone come out as zeros; without it padding is read like the rest, as in the
-        authors' code. ``train`` needs the ``dropout`` key. Raises ``InputError`` for a plane that
-        is not padded.
+        With ``valid`` padding is neither attended to nor merged, and cells of padding alone become
+        zeros; without it padding is read like signal, as in the code of the authors. ``train``
+        needs the ``dropout`` key. Raises ``InputError`` for a grid that is not padded.
         """
         cfg = self.cfg
-        _check_plane(cfg, (x.shape[1], x.shape[2]), valid)
+        _check_grid(cfg, (x.shape[1], x.shape[2]), valid)
         x = _zero_padding(x, valid)
         for s, inside in enumerate(valid_by_stage(valid, len(cfg.depths))):
             if s:
@@ -190,7 +191,7 @@ class SwinEncoder(nn.Module):
 class SwinDecoder(nn.Module):
     """For every merge of the encoder an expansion and two blocks, then linear, GELU, linear.
 
-    ``stage0`` is the finest. Blocks skip at the rates of the encoder's stage. Float32.
+    ``stage0`` is the finest. Drop path has the rates of the same stage of the encoder. Float32.
     """
 
     cfg: Swin
@@ -198,16 +199,15 @@ class SwinDecoder(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b t2 f2 e"], *, valid: Plane | None = None, train: bool = False
+        self, x: Float[Array, "b t2 f2 e"], *, valid: Valid | None = None, train: bool = False
     ) -> Float[Array, "b t f p"]:
-        """Cells of :meth:`Swin.last` to ``patch_size`` values for every token of the plane.
+        """``patch_size`` values for every token of the grid, from the cells of :meth:`Swin.last`.
 
-        ``valid`` ``[t f]`` (static) of the plane that comes out: padding is never attended to.
-        ``train`` needs the ``dropout`` key. Raises ``InputError`` for a plane that windows do not
-        tile.
+        ``valid`` is that of the resulting grid: padding is not attended to. ``train`` needs the
+        ``dropout`` key. Raises ``InputError`` for a grid that windows do not tile.
         """
         cfg, merges = self.cfg, len(self.cfg.depths) - 1
-        _check_plane(cfg, (x.shape[1] << merges, x.shape[2] << merges), valid)
+        _check_grid(cfg, (x.shape[1] << merges, x.shape[2] << merges), valid)
         inside = valid_by_stage(valid, len(cfg.depths))
         for s in reversed(range(merges)):
             x = PatchExpand(name=f"expand{s}")(x)
@@ -218,16 +218,15 @@ class SwinDecoder(nn.Module):
         return torch_linear(self.patch_size, x, "out")
 
 
-def _check_plane(cfg: Swin, plane: Pair, valid: Plane | None) -> None:
-    if cfg.padded(plane) != plane:
-        t, f = cfg.padded(plane)
+def _check_grid(cfg: Swin, grid: Pair, valid: Valid | None) -> None:
+    if cfg.padded(grid) != grid:
         raise InputError(
-            f"encoder.window: {cfg.window} in {len(cfg.depths)} stages needs planes padded to "
-            f"multiples of {cfg.unit}; got {plane}, pad it to {(t, f)}"
+            f"encoder.window: {cfg.window} in {len(cfg.depths)} stages needs grids padded to "
+            f"multiples of {cfg.unit}; got {grid}, pad it to {cfg.padded(grid)}"
         )
-    if valid is not None and valid.shape != plane:
-        raise InputError(f"encoder: valid is {valid.shape}, but the plane is {plane}")
+    if valid is not None and valid.shape != grid:
+        raise InputError(f"encoder: valid is {valid.shape}, but the grid is {grid}")
 
 
-def _zero_padding(x: Array, valid: Plane | None) -> Array:
+def _zero_padding(x: Array, valid: Valid | None) -> Array:
     return x if valid is None else jnp.where(valid[None, :, :, None], x, 0.0)

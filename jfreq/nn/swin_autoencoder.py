@@ -1,7 +1,7 @@
 """FreqMAE's encoder and decoder of one sensor, and the predictor of one sensor from the others.
 
-Kara et al., WWW 2024, after the authors' code; ``docs/freqmae.md`` says where we depart from it.
-The window transformer (:mod:`jfreq.nn.swin`) reads a plane of ``t`` by ``f`` patches, padded to
+Kara et al., WWW 2024, after the code of the authors; ``docs/freqmae.md`` says where we depart from
+it. The window transformer (:mod:`jfreq.nn.swin`) reads a grid of ``t`` by ``f`` patches, padded to
 :meth:`Swin.padded`, with ``p`` values in each. FOCAL uses the encoder too.
 """
 
@@ -34,11 +34,11 @@ class NormedPatchEmbed(nn.Module):
 
 
 class ModalityEncoder(nn.Module):
-    """The patches of one sensor to one vector, through a window transformer and a linear map."""
+    """Encodes the patches of one sensor to one vector: a window transformer and a linear map."""
 
     swin: Swin
     tokens: tuple[int, int]
-    """Tokens of the padded plane along time and along frequency, ``(t, f)``."""
+    """Tokens of the padded grid along time and along frequency, ``(t, f)``."""
     out: int
     """Size of the vector."""
     valid: np.ndarray | None = None
@@ -55,13 +55,13 @@ class ModalityEncoder(nn.Module):
         """The vector, and the states of the cells after the last stage.
 
         Args:
-          patches: ``n`` is ``t * f``; time is the slower axis.
-          masked: True where the mask token stands in place of the patch. The encoder reads masked
-            tokens too, because its windows need the whole plane.
-          train: turns dropout on, which needs the ``dropout`` key.
+            patches: Patches of all ``t * f`` tokens, time-major.
+            masked: True where the mask token replaces the patch. The encoder reads these tokens
+                too, because its windows need the whole grid.
+            train: Turns dropout on, which needs the ``dropout`` key.
 
         Raises:
-          InputError: if ``tokens`` are not padded for ``swin``, or ``valid`` has another shape.
+            InputError: If ``tokens`` are not padded for ``swin``, or ``valid`` has another shape.
         """
         x = NormedPatchEmbed(self.swin.width, name="patch_embed")(patches)
         x = x.reshape(x.shape[0], *self.tokens, x.shape[-1])
@@ -82,20 +82,20 @@ class SensorPredictor(nn.Module):
 
     @nn.compact
     def __call__(self, others: Float[Array, "b d"]) -> Float[Array, "b out"]:
-        """The vectors of all other sensors, side by side on axis ``d``, to one vector."""
+        """One vector from those of all other sensors, which are concatenated on axis ``d``."""
         x = nn.gelu(torch_linear(self.hidden, others, "hidden"), approximate=False)
         return torch_linear(self.out, x, "out")
 
 
 class ModalityDecoder(nn.Module):
-    """A sensor's vector back to all of its patches.
+    """Decodes the vector of a sensor to all of its patches.
 
-    A linear map gives the cells of the last stage, which the transformer expands to the plane.
+    A linear map gives the cells of the last stage, which the transformer expands to the grid.
     """
 
     swin: Swin
     tokens: tuple[int, int]
-    """Tokens of the padded plane along time and along frequency, ``(t, f)``."""
+    """Tokens of the padded grid along time and along frequency, ``(t, f)``."""
     size: int
     """Values ``p`` of a patch."""
     valid: np.ndarray | None = None
@@ -103,7 +103,7 @@ class ModalityDecoder(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b d"], *, train: bool = False) -> Float[Array, "b n p"]:
-        """Vectors to patches; ``n`` is ``t * f``, with time as the slower axis.
+        """Patches of all ``n = t * f`` tokens, time-major.
 
         ``train`` turns dropout on, which needs the ``dropout`` key. Raises ``InputError`` as
         :class:`ModalityEncoder` does.

@@ -21,8 +21,8 @@ from jfreq.types import InputError, TokenGrid
 
 Remat = Literal["none", "dots", "full"]
 Layers = bool | Literal["ffn"]
-"""What an encoder returns of its blocks: nothing, the stream after each, or what the MLP of each
-adds to the stream (the targets of data2vec 2.0)."""
+"""What an encoder returns of its blocks: False: nothing; True: the stream after each block;
+``ffn``: what the MLP of each block adds to the stream (the targets of data2vec 2.0)."""
 
 
 @checked
@@ -38,24 +38,24 @@ class ViT:
     """``pre``: norms before attention and MLP, one more at the end; ``post``: after each sum, and
     one more at the input (data2vec 2.0, EAT)."""
     final_norm: bool = True
-    """Off: ``pre`` ends without a norm, as where a norm of the pooled tokens follows."""
+    """Off: ``pre`` ends without a norm, for heads that normalise the pooled tokens."""
     deep_norm: bool = False
-    """``post`` with the stream scaled by ``(2 depth)^(1/4)`` before each sum and smaller initial
-    values, MLP and outputs of attention by ``(8 depth)^(-1/4)`` (DeepNet, Wang et al. 2022,
-    section 4; BEATs)."""
+    """DeepNet (Wang et al. 2022, section 4; BEATs): ``post``, with the stream scaled by
+    ``(2 depth)^(1/4)`` before each sum, and the initial values of the MLP and of the values and
+    outputs of attention by ``(8 depth)^(-1/4)``."""
     bias: RelativeBias | ALiBi | None = None
-    """What the positions of two tokens add to their score; nothing for special tokens."""
+    """What the positions of two tokens add to their score; it is 0 for special tokens."""
     dropout: BelowOne = 0.0
-    """In training, of the tokens before the blocks, after the projection of attention and after
-    both layers of the MLP (Dosovitskiy et al. 2021, appendix B.1)."""
+    """Rate of dropout in training: of the tokens before the blocks, after the projection of
+    attention and after both layers of the MLP (Dosovitskiy et al. 2021, appendix B.1)."""
     attention_dropout: BelowOne = 0.0
-    """Of the weights of attention (Vaswani et al. 2017, as in data2vec 2.0); it keeps their
-    n x m tables for the backward pass."""
+    """Rate of dropout of the weights of attention (Vaswani et al. 2017, data2vec 2.0), whose n x m
+    tables are then kept for the backward pass."""
     drop_path: BelowOne = 0.0
-    """Chance that a clip skips a branch of the last block; it grows linearly from 0 at the first
-    (stochastic depth, Huang et al. 2016, section 3; fine-tuning of EAT and DeiT)."""
+    """Probability with which a clip skips a branch of the last block, growing linearly from 0 at
+    the first (stochastic depth, Huang et al. 2016, section 3; fine-tuning of EAT and DeiT)."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the blocks' matrix products; norms, softmax, residual stream stay float32."""
+    """Type of the matrix products of blocks; norms, softmax and residual stream stay float32."""
     attention: Kind = "auto"
     """``auto``: XLA's; ``cudnn``: fused, GPU, bfloat16; ``splash``: fused, TPU, long clips."""
     remat: Remat = "none"
@@ -88,7 +88,8 @@ class ViT:
 
     @property
     def initial_scale(self) -> float:
-        """Of the initial values of maps that are added to the stream, and of what feeds them."""
+        """Factor of the initial values of maps that are added to the stream, and of their
+        inputs."""
         return (8 * self.depth) ** -0.25 if self.deep_norm else 1.0
 
     def build(self, name: str | None = None) -> ViTEncoder:
@@ -121,8 +122,8 @@ class Block(nn.Module):
         bias: Float[Array, "#b h n n"] | None = None,
         drop_path: Float[Array, ""] | None = None,
     ) -> tuple[Float[Array, "b n d"], Float[Array, "b n d"]]:
-        """The stream, and what the MLP adds to it before anything is dropped. ``drop_path`` is the
-        rate of this block."""
+        """The stream, and what the MLP adds to it, before dropout; ``drop_path`` is the rate of
+        this block."""
         cfg = self.cfg
         norms = [nn.LayerNorm(epsilon=cfg.eps, name=name) for name in ("norm1", "norm2")]
         drop = dropping(cfg.dropout, train=self.train)
@@ -175,8 +176,8 @@ class Block(nn.Module):
 
 
 class ViTEncoder(nn.Module):
-    """``cfg.depth`` blocks with stacked parameters ``[l ...]``; ``norm`` at their end (``pre``) or
-    before them (``post``); ``attention_bias``, which they share."""
+    """``cfg.depth`` blocks with stacked parameters ``[l ...]``, a ``norm`` after them (``pre``) or
+    before them (``post``), and one ``attention_bias`` for all of them."""
 
     cfg: ViT
 
@@ -232,7 +233,7 @@ class ViTEncoder(nn.Module):
     def _bias(
         self, tokens: int, grid: TokenGrid, ids: Array | None, special: int
     ) -> Float[Array, "#b h n n"] | None:
-        """The bias of all pairs; 0 where one of the two is a special token."""
+        """The bias of all pairs of tokens, 0 for pairs with a special token."""
         cfg = self.cfg
         if cfg.bias is None:
             return None
@@ -246,7 +247,7 @@ class ViTEncoder(nn.Module):
 
 
 def _remat(kind: Remat) -> type[Block]:
-    """:class:`Block`, which recomputes in the backward pass what ``kind`` says."""
+    """:class:`Block` that recomputes in the backward pass what ``kind`` says."""
     if kind == "none":
         return Block
     policy = None

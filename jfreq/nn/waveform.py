@@ -31,13 +31,13 @@ class ConvFeatures:
     kernels: tuple[Size, ...] = (10, 3, 3, 3, 3, 2, 2)
     strides: tuple[Count, ...] = (5, 2, 2, 2, 2, 2, 2)
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the convolutions; norms stay float32."""
+    """Type of the convolutions; norms stay float32."""
 
     def __post_init__(self):
         if not len(self.widths) == len(self.kernels) == len(self.strides) > 0:
             raise InputError(
                 f"features: widths {self.widths}, kernels {self.kernels} and strides "
-                f"{self.strides} must name the same layers"
+                f"{self.strides} must name the same layers, one number for each"
             )
 
     @property
@@ -59,7 +59,8 @@ class ConvFeatures:
         return conv_grid(samples, self.field)
 
     def valid(self, length: Int[Array, " b"], tokens: int) -> Bool[Array, "b n"]:
-        """Which of ``tokens`` see nothing beyond the first ``length`` samples; the first counts."""
+        """True for those of ``tokens`` tokens that see only the first ``length`` samples, and for
+        the first token."""
         size, hop = self.field
         last = jnp.maximum(length, size) - size
         return jnp.arange(tokens)[None] * hop <= last[:, None]
@@ -99,7 +100,7 @@ class ConvPositions:
 
     depth: Size = 5
     kernel: Size = 19
-    """Odd; 5 layers of 19 are what is released as a width of 95."""
+    """An odd number; 5 layers of 19 are released as a width of 95."""
     groups: Size = 16
     dtype: Literal["float32", "bfloat16"] = "float32"
 
@@ -124,7 +125,7 @@ class ConvPositionEncoder(nn.Module):
     def __call__(
         self, x: Float[Array, "b n d"], *, valid: Bool[Array, "b n"] | None = None
     ) -> Float[Array, "b n d"]:
-        """Positions of tokens ``x``, in which masked ones are zeros; padding is not ``valid``."""
+        """Positions of tokens ``x``, where masked ones are zeros; ``valid`` is False in padding."""
         cfg = self.cfg
         inside = None if valid is None else valid[:, None, :, None]
         stack = nn.scan(

@@ -1,4 +1,4 @@
-"""Attention inside windows of a time-frequency plane, in place or cyclically shifted (Swin)."""
+"""Attention inside windows of a time-frequency grid, which may be shifted cyclically (Swin)."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from jfreq.nn.heads import torch_bias, torch_kernel, torch_linear, trunc_normal
 from jfreq.types import InputError
 
 Pair: TypeAlias = tuple[int, int]
-Plane: TypeAlias = Bool[np.ndarray, "_ _"]
-"""``[t f]``, static."""
+Valid: TypeAlias = Bool[np.ndarray, "_ _"]
+"""``[t f]``, static: False for tokens in padding."""
 
 EPS = 1e-5
-"""Of every LayerNorm, as in torch."""
+"""Added to the variance by every layer norm, as in torch."""
 _NEGATIVE = -1e30
-"""Finite, so that a window of padding alone stays finite."""
+"""Finite, so that the softmax of a window of padding alone is too."""
 
 
 def split(x: Any, window: Pair) -> Any:
-    """``[b t f d]`` to windows ``[b w n d]``, time-major outside and inside; NumPy or JAX."""
+    """Windows ``[b w n d]`` of ``[b t f d]``, both axes time-major; for NumPy and JAX."""
     b, t, f, d = x.shape
     x = x.reshape(b, t // window[0], window[0], f // window[1], window[1], d)
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, -1, window[0] * window[1], d)
 
 
 def join(x: Any, grid: Pair, window: Pair) -> Any:
-    """Windows ``[b w n d]`` back to ``[b t f d]``: the inverse of :func:`split`."""
+    """The inverse of :func:`split`: windows ``[b w n d]`` back to ``[b t f d]``."""
     b, d = x.shape[0], x.shape[-1]
     x = x.reshape(b, grid[0] // window[0], grid[1] // window[1], *window, d)
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, *grid, d)
@@ -42,15 +42,15 @@ def join(x: Any, grid: Pair, window: Pair) -> Any:
 def fit(grid: Pair, window: Pair, shift: Pair) -> tuple[Pair, Pair]:
     """The window and shift that act on a grid.
 
-    On an axis that is no larger than the window, the window is the axis and nothing is shifted.
-    A shift by whole windows only renames them: it counts as none. Raises ``InputError`` for a grid
-    that windows do not tile.
+    On an axis that is no larger than the window, the window is the axis and nothing is shifted. A
+    shift by whole windows has no effect and becomes 0. Raises ``InputError`` for a grid that
+    windows do not tile.
     """
     out = []
     for size, w, s in zip(grid, window, shift):
         if size > w and size % w:
             raise InputError(
-                f"encoder.window: {window[0]} x {window[1]} tokens do not tile a plane of "
+                f"encoder.window: {window[0]} x {window[1]} tokens do not tile a grid of "
                 f"{grid[0]} x {grid[1]}; pad it to Swin.padded"
             )
         out.append((w, s % w) if size > w else (size, 0))
@@ -59,12 +59,12 @@ def fit(grid: Pair, window: Pair, shift: Pair) -> tuple[Pair, Pair]:
 
 
 def attended(
-    grid: Pair, window: Pair, shift: Pair, *, wrap_mask: bool, valid: Plane | None
+    grid: Pair, window: Pair, shift: Pair, *, wrap_mask: bool, valid: Valid | None
 ) -> Bool[np.ndarray, "w n n"] | None:
-    """Which key (last axis) a query (second axis) of a shifted window attends to; None: all.
+    """Which keys (last axis) a query (second axis) of a shifted window attends to; None: all.
 
-    With ``wrap_mask`` the rows and columns that a cyclic shift moved to the other end do not attend
-    to the others. ``valid`` ``[t f]`` of the plane before the shift.
+    With ``wrap_mask``, rows and columns that the cyclic shift moved to the other end, and the other
+    rows and columns, do not attend to each other. ``valid`` ``[t f]`` is that before the shift.
     """
     regions = np.zeros(grid, int)
     if wrap_mask:
@@ -83,36 +83,36 @@ def offsets(window: Pair) -> np.ndarray:
     """Row of the bias table for every query and key of a window, ``[n n]``: their distance in
     time and frequency, counted from the most negative one, time-major."""
     at = np.indices(window).reshape(2, -1)
-    apart = at[:, :, None] - at[:, None, :] + np.array(window)[:, None, None] - 1
-    return apart[0] * (2 * window[1] - 1) + apart[1]
+    distance = at[:, :, None] - at[:, None, :] + np.array(window)[:, None, None] - 1
+    return distance[0] * (2 * window[1] - 1) + distance[1]
 
 
 class WindowBlock(nn.Module):
     """``x + attention(norm(x))`` inside windows, then ``x + mlp(norm(x))``; exact GELU.
 
-    Liu et al., ICCV 2021, with one shift for each axis. Softmax and all else in float32.
-    Collective-free on a batch-sharded plane.
+    Liu et al., ICCV 2021, with one shift for each axis. Float32. It needs no collectives where the
+    batch is sharded.
     """
 
     heads: int
     window: Pair
     shift: Pair = (0, 0)
     wrap_mask: bool = True
-    """Off: the two ends of the plane attend to each other where the shift joins them."""
+    """Off: the two ends of the grid attend to each other where the shift joins them."""
     mlp_ratio: float = 4.0
     dropout: float = 0.0
-    """After the projection and after both layers of the MLP."""
+    """Rate of dropout after the projection and after both layers of the MLP."""
     attention_dropout: float = 0.0
     drop_path: float = 0.0
-    """Chance that a row skips a branch in training."""
+    """Probability with which a row of the batch skips a branch in training."""
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b t f d"], *, valid: Plane | None = None, train: bool = False
+        self, x: Float[Array, "b t f d"], *, valid: Valid | None = None, train: bool = False
     ) -> Float[Array, "b t f d"]:
-        """``valid`` False: never attended to. It is static: a NumPy array, not traced.
+        """Tokens with context; those that are not ``valid`` are not attended to.
 
-        ``train`` turns dropout on and needs the ``dropout`` key. Raises ``InputError`` for a plane
+        ``train`` turns dropout on and needs the ``dropout`` key. Raises ``InputError`` for a grid
         that windows do not tile.
         """
         drop = dropping(self.dropout, train=train)
@@ -126,7 +126,7 @@ class WindowBlock(nn.Module):
         y = torch_linear(x.shape[-1], drop(y), "fc2")
         return x + skip(drop(y))
 
-    def _attention(self, x: jax.Array, valid: Plane | None, train: bool) -> jax.Array:
+    def _attention(self, x: jax.Array, valid: Valid | None, train: bool) -> jax.Array:
         d, grid = x.shape[-1], (x.shape[1], x.shape[2])
         window, shift = fit(grid, self.window, self.shift)
         allowed = attended(grid, window, shift, wrap_mask=self.wrap_mask, valid=valid)

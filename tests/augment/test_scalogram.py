@@ -27,7 +27,7 @@ def spec():
 
 @pytest.mark.parametrize("fn", CHANGES, ids=lambda f: f.__name__)
 def test_contract(fn, spec):
-    """Same shape, a pure function of the key, each clip its own draw, jit changes nothing."""
+    """Same shape, a pure function of the key, each clip sampled by itself, jit changes nothing."""
     key = jax.random.key(1)
     run = jax.jit(fn)
     out = run(key, spec)

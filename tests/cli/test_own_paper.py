@@ -151,7 +151,7 @@ BAD = {
     "no loss": (
         "from jfreq.methods.common.patches import PatchMethod as Base\n"
         "@checked\nclass Mine(Base): pass",
-        "Mine: has no method loss; a paper defines it",
+        "Mine: has no method loss; define it in the class",
     ),
     "a function in a field": (
         "@checked\nclass Mine(SSAST):\n    kernel: object = len",

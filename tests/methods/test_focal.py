@@ -316,7 +316,7 @@ def test_settings_that_cannot_work_are_refused(key):
         jax.eval_shape(method.loss, params, {}, fake_batch(SENSORS, 6), Streams(key), 0)
     with pytest.raises(InputError, match=r"method\.modalities: FOCAL compares sensors"):
         FOCAL(modalities=("audio",), **FIELDS).bind(SENSORS)
-    with pytest.raises(InputError, match=r"method\.projection: the output is cut in two halves"):
+    with pytest.raises(InputError, match=r"method\.projection: the output must be even"):
         FOCAL(projection=(8, 7))
     with pytest.raises(InputError, match=r"FOCAL\.temporal_weight"):
         FOCAL(temporal_weight=-1.0)

@@ -150,7 +150,7 @@ def test_augmentation_acts_in_training_only(head, random):
     found = {float(loss(jax.random.key(seed))) for seed in range(4)}
     assert len(found) > 1 if random else len(found) == 1
     assert loss(jax.random.key(0)) == loss(jax.random.key(0))
-    # Encoding cannot draw anything: it gets no key and makes none.
+    # Encoding has no randomness: it gets no key and makes none.
     assert "random" not in str(jax.make_jaxpr(method.encode)(params, batch))
     found, plain = (jax.jit(m.encode)(params, batch).logits for m in (method, table()[0]))
     np.testing.assert_array_equal(found, plain)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from jfreq import param_paths
 from jfreq.monitoring import flops
-from jfreq.nn.aape import AaPE, AliasBranch, bounded, silenced
+from jfreq.nn.aape import AaPE, AliasBranch, bounded, zero_masked
 from jfreq.nn.patch_encoder import PatchEmbed, SpectrogramTrunk
 from jfreq.nn.vit import SIZES, ViT
 from jfreq.types import InputError, TokenGrid
@@ -247,4 +247,4 @@ def test_clips_that_kernels_do_not_go_with(cfg, frames, patch, message):
 
 def test_masks_need_patches_that_touch():
     with pytest.raises(InputError, match="do not overlap"):
-        silenced(noise(1, 48, 8, 1), jnp.ones((1, 12), bool), PATCH, (4, 4), GRID)
+        zero_masked(noise(1, 48, 8, 1), jnp.ones((1, 12), bool), PATCH, (4, 4), GRID)

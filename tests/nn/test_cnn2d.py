@@ -99,7 +99,7 @@ def test_row_levels(rows):
     params = made(net, x)
     given = np.asarray(x)
     if rows == "learned":
-        given = given * np.asarray(params["gain"]) + np.asarray(params["level"])
+        given = given * np.asarray(params["gain"]) + np.asarray(params["offset"])
     elif rows == "clip":
         centred = given - given.mean(1, keepdims=True)
         given = centred / np.sqrt(centred.var(1, keepdims=True) + 1e-5)

@@ -21,11 +21,11 @@ D, OUT, KEEP = 12, 6, 6
 BOTH = pytest.mark.parametrize("cfg", [CONV, CROSS], ids=["conv", "cross"])
 
 
-def draw_mask(rows=3, grid=GRID, seed=0):
+def random_mask(rows=3, grid=GRID, seed=0):
     return masks.random(jax.random.key(seed), rows, grid, grid.size - KEEP)
 
 
-def draw_states(rows=3, width=D):
+def random_states(rows=3, width=D):
     return jnp.asarray(np.random.default_rng().normal(size=(rows, KEEP, width)), jnp.float32)
 
 
@@ -33,7 +33,7 @@ def draw_states(rows=3, width=D):
 def weights(cfg, width=D, grid=GRID):
     """Large and far from the initial ones, biases too."""
     net = cfg.build(OUT)
-    args = draw_states(width=width), draw_mask(grid=grid), grid, jax.random.key(0)
+    args = random_states(width=width), random_mask(grid=grid), grid, jax.random.key(0)
     params = jax.jit(lambda key: net.init(key, *args)["params"])(jax.random.key(0))
     rng = np.random.default_rng()
     return jax.tree.map(lambda p: p + 0.3 * rng.normal(size=p.shape).astype(np.float32), params)
@@ -93,7 +93,7 @@ def conv_reference(params, states, mask, noise, grid):
 def test_conv_decoder_against_numpy(order, width):
     """With states of another width, and of the same: then the first block is added too."""
     grid, quiet = dataclasses.replace(GRID, order=order), dataclasses.replace(CONV, noise=0.0)
-    params, states, mask = weights(quiet, width, grid), draw_states(width=width), draw_mask()
+    params, states, mask = weights(quiet, width, grid), random_states(width=width), random_mask()
     assert params["blocks"]["kernel"].shape == (2 if width == CONV.width else 1, 3, 3, 4, 8)
     found = compiled(quiet, grid)(params, states, mask, jax.random.key(1))
     expected = conv_reference(params, states, mask, np.zeros((3, 9, width)), grid)
@@ -104,9 +104,9 @@ def test_noise_is_drawn_from_the_key_at_the_masked_places_only():
     """With 1 x 1 kernels every place stands for itself: the map from noise to output is known."""
     cfg = dataclasses.replace(CONV, kernel=1, depth=1, groups=1, noise=0.3)
     grid = TokenGrid(time=200, freq=2)
-    mask = draw_mask(2, grid)
+    mask = random_mask(2, grid)
     net = cfg.build(8)
-    states = draw_states(2, 8)
+    states = random_states(2, 8)
     init = jax.jit(lambda key: net.init(key, states, mask, grid, key)["params"])
     params = init(jax.random.key(0))
     params["out"] = {"kernel": jnp.eye(8), "bias": jnp.zeros(8)}
@@ -128,7 +128,7 @@ def test_noise_is_drawn_from_the_key_at_the_masked_places_only():
 def test_a_visible_token_reaches_as_far_as_the_kernels():
     """Two layers of 3 x 3: a masked place sees at most two steps away along each axis."""
     grid, key = TokenGrid(time=12, freq=3, order="time_major"), jax.random.key(0)
-    mask, states = draw_mask(1, grid), draw_states(1, CONV.width)
+    mask, states = random_mask(1, grid), random_states(1, CONV.width)
     params, run = weights(CONV, CONV.width), compiled(CONV, grid)
     base, moved = run(params, states, mask, key), run(params, states.at[0, 0].add(1.0), mask, key)
     changed = np.abs(moved - base).max(-1)[0] > 1e-6
@@ -144,7 +144,9 @@ def test_kernels_are_no_longer_than_the_lattice():
     grid = TokenGrid(time=10, freq=1)
     params = weights(CONV, CONV.width, grid)
     assert params["blocks"]["kernel"].shape == (2, 1, 3, 4, 8)
-    found = compiled(CONV, grid)(params, draw_states(3, 8), draw_mask(3, grid), jax.random.key(0))
+    found = compiled(CONV, grid)(
+        params, random_states(3, 8), random_mask(3, grid), jax.random.key(0)
+    )
     assert found.shape == (3, 4, OUT)
 
 
@@ -185,7 +187,7 @@ def cross_reference(params, states, mask, grid):
 @pytest.mark.parametrize("order", ["freq_major", "time_major"])
 def test_cross_predictor_against_numpy(order):
     grid = dataclasses.replace(GRID, order=order)
-    params, states, mask = weights(CROSS, D, grid), draw_states(), draw_mask()
+    params, states, mask = weights(CROSS, D, grid), random_states(), random_mask()
     found = compiled(CROSS, grid)(params, states, mask, jax.random.key(0))
     expected = cross_reference(params, states, mask, grid)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
@@ -196,7 +198,7 @@ def test_cross_predictor_against_numpy(order):
 
 def test_a_place_is_predicted_without_the_other_masked_places():
     """And whatever the order of the states: attention reads a set."""
-    params, states, mask = weights(CROSS), draw_states(), draw_mask()
+    params, states, mask = weights(CROSS), random_states(), random_mask()
     whole = compiled(CROSS)(params, states, mask, jax.random.key(0))
     fewer = mask._replace(masked=mask.masked[:, 3:5])
     found = compiled(CROSS)(params, states[:, ::-1], fewer, jax.random.key(0))
@@ -216,7 +218,7 @@ def reordered(mask, order):
 def test_predictions_follow_the_order_of_the_masked_tokens(cfg):
     """Without noise, which is drawn in that order."""
     cfg = dataclasses.replace(cfg, noise=0.0) if isinstance(cfg, ConvDecoder) else cfg
-    params, states, mask = weights(cfg), draw_states(), draw_mask()
+    params, states, mask = weights(cfg), random_states(), random_mask()
     order = np.random.default_rng().permutation(mask.masked.shape[1])
     whole = compiled(cfg)(params, states, mask, jax.random.key(0))
     assert whole.shape == (3, GRID.size - KEEP, OUT)
@@ -228,7 +230,7 @@ def test_predictions_follow_the_order_of_the_masked_tokens(cfg):
 
 @BOTH
 def test_gradient_reaches_states_and_all_parameters(cfg):
-    net, params, states, mask = cfg.build(OUT), weights(cfg), draw_states(), draw_mask()
+    net, params, states, mask = cfg.build(OUT), weights(cfg), random_states(), random_mask()
     target = jnp.asarray(np.random.default_rng().normal(size=(3, 9, OUT)), jnp.float32)
 
     def loss(params, states):
@@ -243,7 +245,7 @@ def test_gradient_reaches_states_and_all_parameters(cfg):
 
 @BOTH
 def test_bfloat16_is_near_float32_and_returns_float32(cfg):
-    params, states, mask = weights(cfg), draw_states(), draw_mask()
+    params, states, mask = weights(cfg), random_states(), random_mask()
     half = dataclasses.replace(cfg, dtype="bfloat16")
     wide, narrow = (compiled(c)(params, states, mask, jax.random.key(0)) for c in (cfg, half))
     assert narrow.dtype == jnp.float32

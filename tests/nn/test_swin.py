@@ -224,10 +224,10 @@ def test_initial_weights():
 def test_training_draws_and_evaluation_does_not():
     cfg = Swin(width=8, depths=(2,), heads=2, window=(2, 3), drop_path=0.5)
     net, x = cfg.build(), noise(4, 4, 3, 8)
-    params, keys, draw = made(net, x), jax.random.split(jax.random.key(1), 2), trained(net)
-    one, two = (draw(params, x, key) for key in keys)
+    params, keys, run = made(net, x), jax.random.split(jax.random.key(1), 2), trained(net)
+    one, two = (run(params, x, key) for key in keys)
     assert np.abs(one - two).max() > 1e-2
-    np.testing.assert_array_equal(one, draw(params, x, keys[0]))
+    np.testing.assert_array_equal(one, run(params, x, keys[0]))
     quiet = dataclasses.replace(cfg, dropout=0.0, attention_dropout=0.0, drop_path=0.0).build()
     still = forward(net)(params, x)  # without a key
     np.testing.assert_allclose(trained(quiet)(params, x, keys[0]), still, atol=1e-5)

@@ -128,13 +128,13 @@ def test_a_skipped_branch_leaves_the_row():
     net = WindowBlock(2, (2, 3), drop_path=0.5)
     x = noise(64, 2, 3, 4)
     params = made(net, x)
-    draw = trained(net)
-    out = draw(params, x, jax.random.key(4))
+    run = trained(net)
+    out = run(params, x, jax.random.key(4))
     same = (np.asarray(out) == np.asarray(x)).all((1, 2, 3))
     assert 6 <= same.sum() <= 28, "a quarter of 64 rows"
     params["fc2"] = jax.tree.map(jnp.zeros_like, params["fc2"])
     branch = forward(net)(params, x) - x
-    out = draw(params, x, jax.random.key(4)) - x
+    out = run(params, x, jax.random.key(4)) - x
     twice = np.abs(np.asarray(out)).max((1, 2, 3)) > 0
     np.testing.assert_allclose(out[twice], 2 * branch[twice], rtol=1e-3, atol=1e-4)
 
@@ -217,5 +217,5 @@ def test_ordinary_swin_equals_transformers(shift):
 
 
 def test_a_plane_that_windows_do_not_tile():
-    with pytest.raises(InputError, match="do not tile a plane of 5 x 6"):
+    with pytest.raises(InputError, match="do not tile a grid of 5 x 6"):
         jax.eval_shape(WindowBlock(2, (2, 3)).init, jax.random.key(0), jnp.zeros((1, 5, 6, 8)))

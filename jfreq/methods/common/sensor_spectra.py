@@ -1,7 +1,7 @@
 """What methods on the spectrograms of several sensors share.
 
-A sensor whose window is all zero, or holds a NaN, is absent in that sample: it is read as zeros,
-attended to by nobody and no term of a loss counts it.
+A sensor whose window is all zero, or holds a NaN, is absent in that clip: it is read as zeros, no
+token attends to it, and no term of a loss counts it.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ from jfreq.types import (
 )
 
 BANDS = 16
-"""Most tokens along frequency where the patch is left open."""
+"""Most patches along frequency where their size is left open."""
 
 
 @dataclasses.dataclass(frozen=True)
 class SpectrogramSpec:
-    """The spectrogram ``[t f k]`` of one sensor, statically, and the patches it is cut into.
+    """Static sizes of the spectrogram ``[t f k]`` of one sensor and the patches it is cut into.
 
     ``frames`` x ``bins`` cells of ``channels`` numbers, in patches of ``patch`` = (frames, bins)
-    cells. The patches of ``grid`` are numbered time-major and cover the spectrogram; the last ones
-    may reach beyond it, and for an encoder that needs more of them some hold padding alone.
+    cells. The patches of ``grid`` are numbered time-major and cover the spectrogram. The last ones
+    may reach beyond it, and where an encoder needs more patches these hold padding alone.
     """
 
     signal: SignalSpec
@@ -60,7 +60,7 @@ class SpectrogramSpec:
 
     @property
     def patch_size(self) -> int:
-        """Numbers in a patch."""
+        """Values in a patch."""
         return self.patch[0] * self.patch[1] * self.channels
 
     @property
@@ -101,7 +101,7 @@ class SpectrogramSpec:
 
     def patch_weights(self, weight: np.ndarray) -> np.ndarray:
         """``[n p]`` float32: ``weight`` ``[t f]`` of the cells of all patches (0 in padding) as the
-        weight of every number of every patch."""
+        weight of every value of every patch."""
         (pt, pf), (time, freq) = self.patch, self.grid.shape
         full = np.repeat(weight[:, :, None], self.channels, axis=2)
         cells = full.reshape(time, pt, freq, pf, -1).transpose(0, 2, 3, 1, 4)
@@ -109,11 +109,11 @@ class SpectrogramSpec:
 
 
 class Spectrogram(NamedTuple):
-    """One sensor in a batch.
+    """The spectra of one sensor in a batch.
 
-    ``real`` and ``imag`` ``[b t f c]`` of the spectrum; ``inputs`` ``[b t f k]``, what a network
-    reads of it; ``present`` ``[b]`` bool; ``valid`` ``[b t]`` bool: frames of a present sensor that
-    hold signal.
+    ``real`` and ``imag`` ``[b t f c]`` are the parts of the spectrum, ``inputs`` ``[b t f k]`` the
+    channels that a network reads, ``present`` ``[b]`` bool whether the sensor is there, and
+    ``valid`` ``[b t]`` bool the frames that hold its signal.
     """
 
     real: Array
@@ -131,13 +131,13 @@ class Spectrogram(NamedTuple):
 @checked
 class SpectraMethod(SensorMethod):
     """Spectrograms and patches of sensors, whose rates may differ; open fields (None) are decided
-    by data."""
+    by the data."""
 
     frontend: Spectrum = Spectrum()
     patch_frames: Count = 1
     patch_bins: tuple[Count, ...] | None = None
-    """Of each sensor, or one for all; None: as many as give 16 patches along frequency or fewer."""
-
+    """Bins of a patch for each sensor, or one number for all; None: as few as give 16 patches along
+    frequency or fewer."""
     log_moments: tuple[tuple[Finite, Positive], ...] | None = None
     """Mean and standard deviation of each sensor's log magnitudes; None: measured before
     training."""
@@ -147,7 +147,7 @@ class SpectraMethod(SensorMethod):
         check(
             self.patch_bins is None or len(self.patch_bins) > 0,
             "method.patch_bins",
-            "name one size or more",
+            "must name one size or more",
         )
         if self.bound:
             self.frontend.check(self.signals)
@@ -206,7 +206,7 @@ class SpectraMethod(SensorMethod):
         check(
             len(sizes) == len(self.signals),
             "method.patch_bins",
-            f"{len(sizes)} sizes for {len(self.signals)} sensors",
+            f"names {len(sizes)} sizes for {len(self.signals)} sensors; name one for each",
         )
         for spec in self.specs.values():
             check(
@@ -232,11 +232,11 @@ class SpectraMethod(SensorMethod):
         return SpectrogramSpec(signal, frames, bins, channels, patch, grid)
 
     def padded(self, tokens: tuple[int, int]) -> tuple[int, int]:
-        """How many patches (time, freq) the encoder reads of a sensor that fills ``tokens``."""
+        """How many patches (time, freq) the encoder reads of a sensor that has ``tokens``."""
         return tokens
 
     def time_grid(self, step: int = 1, *, freq: int = 1) -> TokenGrid:
-        """A grid of ``step`` patches along time to a token, placed on the first sensor."""
+        """A grid whose tokens hold ``step`` patches along time, placed on the first sensor."""
         spec = self.specs[self.signals[0].name]
         size, hop = self.frontend.sizes(spec.signal)
         span = step * self.patch_frames
@@ -285,7 +285,7 @@ class SpectraMethod(SensorMethod):
         ``[b]`` in samples of the first sensor."""
         signal = spec.signal
         with jax.named_scope("frontend"):
-            # The mean was taken out of absent sensors too, which left a constant.
+            # Standardising subtracted a mean from absent sensors too, which left a constant.
             x = jnp.where(present[:, None, None], x, 0.0)
             real, imag = self.frontend.transform(x, signal)
             moments = dict(zip((s.name for s in self.signals), self.log_moments or ()))
@@ -317,9 +317,8 @@ class SpectraMethod(SensorMethod):
         masked: Mapping[str, Array],
         patches: Mapping[str, Array],
     ) -> Reconstruction:
-        """All sensors on one frequency axis, the magnitude of the first channel of each, for people
-        to look at. ``masked`` ``[b n]`` bool and reconstructed ``patches`` ``[b n p]`` by sensor.
-        """
+        """The first input channel of all sensors on one frequency axis, to look at; ``masked``
+        ``[b n]`` bool and reconstructed ``patches`` ``[b n p]`` by sensor."""
         truth = [spectra[name].inputs[..., :1] for name in self.specs]
         cells = [p.cells_of(masked[name]) for name, p in self.specs.items()]
         out = [p.unpatchify(patches[name])[..., :1] for name, p in self.specs.items()]
@@ -329,7 +328,7 @@ class SpectraMethod(SensorMethod):
     # ------------------------------------------------------------------ the encoder
 
     def features(self, params: PyTree, batch: Batch, dropout: Array | None = None) -> Features:
-        """What :meth:`encode` returns; with a key also the encoder's dropout."""
+        """What :meth:`encode` returns; with the dropout of the encoder where its key is given."""
         raise NotImplementedError
 
     def encode(self, params: PyTree, batch: Batch) -> Features:
@@ -360,6 +359,6 @@ def _log_moments(frontend: Spectrum, spectrogram: Spectrogram) -> tuple[Array, A
 
 
 def any_of(frames: Array, span: int, count: int) -> Array:
-    """``[b t]`` bool to ``[b count]``: whether any of ``span`` neighbouring frames is True."""
+    """``[b count]`` bool: whether any of ``span`` neighbouring ``frames`` ``[b t]`` is True."""
     padded = jnp.pad(frames, ((0, 0), (0, max(0, count * span - frames.shape[1]))))
     return padded[:, : count * span].reshape(-1, count, span).any(-1)
