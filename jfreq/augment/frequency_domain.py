@@ -67,9 +67,9 @@ def perturb_phase(
 def shift_phase(key: Key, x: Window) -> Window:
     """F3: rotates the phase of all bins by one angle ``a``, uniform in ``(-pi, pi)`` radians.
 
-    Without mean and Nyquist, ``x`` becomes ``cos(a) x - sin(a) h``, where ``h`` is its Hilbert
+    But for mean and Nyquist, ``x`` becomes ``cos(a) x - sin(a) h``, where ``h`` is its Hilbert
     transform. A window of more than 4096 samples is cut into blocks of equal length, as FOCAL cuts
-    its intervals, and each block is rotated by itself: where the transform is a matrix product
+    its intervals, which are transformed separately: where the transform is a matrix product
     (:mod:`jfreq.ops.dft`), the matrix for a whole window would not fit into memory.
     """
     angle = jax.random.uniform(key, (), minval=-np.pi, maxval=np.pi)
@@ -132,8 +132,8 @@ def remove_add(key: Key, x: Window, *, prob: float = 0.1, amplitude: float = 0.1
     """F6: removes every bin with probability ``prob``, then adds to it with the same probability.
 
     What is added has a magnitude uniform up to ``amplitude`` times the channel's largest and a
-    uniform phase. Every bin of every channel is drawn by itself. After TF-C (Zhang et al., NeurIPS
-    2022).
+    uniform phase. All bins and channels are sampled independently. After TF-C (Zhang et al.,
+    NeurIPS 2022).
     """
     remove_key, add_key, magnitude_key, phase_key = jax.random.split(key, 4)
 
@@ -153,7 +153,7 @@ def remove_add(key: Key, x: Window, *, prob: float = 0.1, amplitude: float = 0.1
 def _change_bins(x: Window, change: Change, *, nyquist: bool = False) -> Window:
     """``x`` ``[t c]`` after ``change`` of its spectrum, without bin 0, which holds the mean.
 
-    The bin at Nyquist, which only an even ``t`` has, changes with ``nyquist`` alone: it is real, so
+    The bin at Nyquist, which only an even ``t`` has, changes only with ``nyquist``: it is real, so
     that a rotation of its phase would lose energy.
     """
     t = x.shape[0]

@@ -1,4 +1,4 @@
-"""Changes of scalograms ``[b t f c]`` of ``log(1 + |W|)``; only a crop moves anything in time."""
+"""Changes of scalograms ``[b t f c]`` of ``log(1 + |W|)``; only crops change times."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ Range = tuple[float | int, float | int]
 def scale_amplitude(
     key: Key, x: Float[Array, "b t f c"], *, gain: Range = (0.5, 2.0)
 ) -> Float[Array, "b t f c"]:
-    """Every channel of every clip as if its signal had been louder by one factor, log-uniform in
-    ``gain``: ``log(1 + g |W|)``, exact for frames of one sample."""
+    """Every channel of every clip as if its signal were louder by a factor ``g`` that is
+    log-uniform in ``gain``: ``log(1 + g |W|)``, exact for frames of one sample."""
     b, _, _, c = x.shape
     low, high = np.log(gain)
     factor = jnp.exp(jax.random.uniform(key, (b, 1, 1, c), x.dtype, minval=low, maxval=high))
@@ -68,11 +68,9 @@ def _resample(
     scale: Float[Array, "b k"],
     offset: Float[Array, "b k"],
 ) -> Float[Array, "b t2 f2 c"]:
-    """Linear interpolation to ``shape`` along ``axes`` of ``[t f c]``, for every clip with another
-    scale and offset.
-
-    A product with matrices of two entries a line: cheap at these sizes, and free of gathers.
-    """
+    """Linear interpolation to ``shape`` along ``axes`` of ``[t f c]``, with a scale and an offset
+    for every clip. It multiplies by matrices, which is cheap at these sizes and needs no
+    gathers."""
 
     def of_clip(clip, scale, offset):
         return jax.image.scale_and_translate(

@@ -28,7 +28,7 @@ TimeChange = Literal[
 ]
 FrequencyChange = Literal["amplitude", "phase", "shift", "mask", "low_pass", "remove_add"]
 SHARED = {"rotate", "negate", "flip", "shuffle", "permute", "warp_time"}
-"""Changes that all sensors of a device undergo alike: they move the device or its clock."""
+"""Changes that are the same for all sensors of a device: they move the device or its clock."""
 Change = Callable[..., Array]
 
 
@@ -47,7 +47,7 @@ class Views:
     scale: NonNegative = 0.1
     segments: Size = 5
     warp: NonNegative = 0.2
-    """Of time and magnitude warps: standard deviation of the smooth curves about 1."""
+    """Standard deviation, about 1, of the smooth curves of time and magnitude warps."""
     knots: Size = 4
     amplitude: NonNegative = 0.3
     phase: NonNegative = 0.7853981633974483
@@ -67,7 +67,9 @@ class Views:
                     "channels; leave it out"
                 )
             if s.samples < 8:
-                raise InputError(f"views: {s.name!r} has only {s.samples} samples")
+                raise InputError(
+                    f"views: windows of {s.name!r} have {s.samples} samples, but need 8 or more"
+                )
 
     @property
     def _time(self) -> dict[str, Change]:
@@ -119,8 +121,8 @@ class Views:
         which = jnp.where(jax.random.bernoulli(use_key, self.prob), which, 0)
 
         def apply(name: str, change: Change) -> Callable[[list[Array]], list[Array]]:
-            each = range(len(sensors))
-            keys = [key if name in SHARED else jax.random.fold_in(key, i) for i in each]
+            number = range(len(sensors))
+            keys = [key if name in SHARED else jax.random.fold_in(key, i) for i in number]
             return lambda sensors: [change(k, x) for k, x in zip(keys, sensors)]
 
         branches = [lambda sensors: sensors, *(apply(*item) for item in pool.items())]

@@ -1,4 +1,4 @@
-"""Training-time changes of clips: pure, batched, sampled independently for every row."""
+"""Augmentations of clips and their spectrograms, sampled independently for every row of a batch."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ Key = PRNGKeyArray | Array
 def spec_augment(
     key: Key, spec: Float[Array, "b t f c"], *, time: int, freq: int, fill: float | int = 0.0
 ) -> Float[Array, "b t f c"]:
-    """One interval of time and one frequency band of every row set to ``fill``.
+    """Sets one interval of time and one frequency band of every row to ``fill``.
 
     Args:
         key: Random key.
         spec: Spectrogram; AST augments it before standardisation.
-        time: Widths are uniform in ``0 .. time - 1`` frames, starts among those that fit.
-        freq: The same in bins.
+        time: The interval is ``0 .. time - 1`` frames wide; widths and starts are uniform.
+        freq: The same for the band, in bins.
         fill: Value of masked cells.
 
     Reference:
@@ -41,18 +41,17 @@ def mixup(
     label: Float[Array, "b k"],
     *,
     prob: float | int,
-    alpha: float | int = 10.0,
 ) -> tuple[Float[Array, "b t ..."], Float[Array, "b k"]]:
-    """Waveforms ``[b t ...]`` mixed with the next row's, labels ``[b k]`` likewise.
+    """Waveforms and labels mixed with those of the next row, as in AST (Gong et al. 2021).
 
-    With probability ``prob`` a row becomes ``l * x + (1 - l) * partner``, ``l ~ Beta(alpha,
-    alpha)``. The mean over ``t`` is removed before mixing and again after, in every row. Batches
-    are shuffled, so the neighbour is a random partner, and a sharded batch exchanges one row per
-    device instead of all. Between-class learning as in AST (Gong et al. 2021).
+    With probability ``prob`` a row becomes ``l * x + (1 - l) * next``, ``l ~ Beta(10, 10)``. The
+    mean over ``t`` is removed before mixing and after it, in every row. Batches are shuffled, so
+    that the next row is a random one, and devices exchange one row of a sharded batch instead of
+    all.
     """
     b = x.shape[0]
     key_use, key_weight = jax.random.split(key)
-    weight = jax.random.beta(key_weight, alpha, alpha, (b,), jnp.float32)
+    weight = jax.random.beta(key_weight, 10.0, 10.0, (b,), jnp.float32)
     weight = jnp.where(jax.random.uniform(key_use, (b,)) < prob, weight, 1.0)
     mixed = _remove_mean(_blend(_remove_mean(x), weight))
     return mixed, _blend(label, weight)
@@ -61,10 +60,8 @@ def mixup(
 def add_noise(
     key: Key, spec: Float[Array, "b t f c"], *, scale: float | int = 0.1
 ) -> Float[Array, "b t f c"]:
-    """``spec`` plus noise: uniform in [0, 1) per value, times one factor in [0, scale) per row.
-
-    For standardised spectrograms (AST's recipe for Speech Commands, SSAST's for ESC-50).
-    """
+    """Adds noise that is uniform in [0, 1), times a factor for every row that is uniform in
+    [0, scale), to standardised spectrograms (AST on Speech Commands, SSAST on ESC-50)."""
     key_value, key_factor = jax.random.split(key)
     factor = jax.random.uniform(key_factor, (spec.shape[0], 1, 1, 1), spec.dtype, maxval=scale)
     return spec + factor * jax.random.uniform(key_value, spec.shape, spec.dtype)
@@ -83,7 +80,7 @@ def roll_time(
 
 
 def _random_interval(key, rows: int, size: int, width: int):
-    """``[rows size]`` bool, True on one interval per row, shorter than ``width``."""
+    """``[rows size]`` bool: True in one random interval of every row, shorter than ``width``."""
     key_width, key_start = jax.random.split(key)
     length = jax.random.randint(key_width, (rows, 1), 0, max(1, min(width, size + 1)))
     start = jnp.floor(jax.random.uniform(key_start, (rows, 1)) * (size - length + 1)).astype(int)

@@ -1,7 +1,8 @@
 """Changes of one window ``[t c]`` of a sensor in the time domain; ``vmap`` them over a batch.
 
-Random numbers are relative to the window's length, so that one key changes two sensors of different
-rates in the same way. Strengths default to those of public human-activity code (Tang et al. 2020).
+Random times are relative to the length of the window, so that with one key two sensors of different
+rates change in the same way. Default strengths are those of public human-activity code (Tang et al.
+2020).
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ def scale(key: Key, x: Window, *, sigma: float = 0.1) -> Window:
 
 
 def rotate(key: Key, x: Window) -> Window:
-    """All triads of channels by one random rotation: axis uniform in the cube, then normalised,
-    angle uniform in (-pi, pi). Raises ``InputError`` unless channels come in threes."""
+    """All triads of channels rotated by one random rotation: its axis is uniform in the cube, then
+    normalised, its angle uniform in (-pi, pi). Raises ``InputError`` unless channels are triads."""
     t, c = x.shape
     if c % 3:
         raise InputError(f"rotate: rotates triads of axes, got {c} channels")
@@ -64,16 +65,15 @@ def flip(key: Key, x: Window) -> Window:
 
 
 def shuffle_channels(key: Key, x: Window) -> Window:
-    """The axes of all triads in another order; without triads, all channels."""
+    """The axes of all triads in another order; where there are no triads, all channels."""
     t, c = x.shape
     size = 3 if c % 3 == 0 else c
     if size == 1:
         return x
-    # A random order that is not the identity: one of the others, by number.
-    first, rest = jax.random.split(key)
-    order = jax.random.permutation(rest, size)
+    roll_key, order_key = jax.random.split(key)
+    order = jax.random.permutation(order_key, size)
     same = jnp.all(order == jnp.arange(size))
-    by = jax.random.randint(first, (), 1, size)
+    by = jax.random.randint(roll_key, (), 1, size)
     order = jnp.where(same, jnp.roll(order, by), order)
     return x.reshape(t, c // size, size)[:, :, order].reshape(t, c)
 
@@ -90,7 +90,7 @@ def permute(key: Key, x: Window, *, segments: int = 5) -> Window:
 
 
 def warp_time(key: Key, x: Window, *, sigma: float = 0.2, knots: int = 4) -> Window:
-    """The speed varies smoothly about 1; first and last sample stay what they are."""
+    """Played at a speed that varies smoothly about 1; first and last sample stay the same."""
     t = x.shape[0]
     speed = jnp.maximum(_smooth_curve(key, t, 1, sigma, knots)[:, 0], 0.1)
     path = jnp.cumsum(speed) - speed[0]
@@ -114,7 +114,8 @@ def _smooth_curve(key: Key, t: int, c: int, sigma: float, knots: int) -> Array:
 
 @functools.lru_cache(maxsize=16)
 def _spline(t: int, knots: int) -> np.ndarray:
-    """``[t knots]`` float32: the cubic spline through evenly spaced knots is linear in them."""
+    """``[t knots]`` float32: the cubic spline through evenly spaced knots, as a linear map of
+    these."""
     from scipy.interpolate import CubicSpline
 
     at = np.linspace(0, 1, knots)

@@ -10,7 +10,8 @@ from jfreq.types import SignalSpec
 
 
 def default_frontend(signal: SignalSpec) -> Fbank | LogSpectrogram:
-    """Kaldi filter banks for audio rates, else a log spectrogram of about a quarter window."""
+    """Kaldi filter banks at audio rates, else a log spectrogram whose frames are up to a quarter of
+    the window long."""
     if signal.rate >= 4000 and signal.channels <= 2:
         return Fbank(rate=round(signal.rate))
     n_fft = 2 ** max(3, min(8, int(math.log2(max(8, signal.samples // 4)))))

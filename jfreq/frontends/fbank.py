@@ -7,10 +7,10 @@ from typing import Literal
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
-from jfreq.frontends.frontend import up_to, valid_frames
+from jfreq.frontends.frontend import check_rate, up_to, valid_frames
 from jfreq.ops import fbank, scale
 from jfreq.ranges import Count, Finite, NonNegative, Positive, Size, checked
-from jfreq.types import InputError, SignalSpec
+from jfreq.types import SignalSpec
 
 AUDIOSET_MEAN, AUDIOSET_STD = -4.2677393, 4.5689974
 
@@ -19,7 +19,7 @@ AUDIOSET_MEAN, AUDIOSET_STD = -4.2677393, 4.5689974
 class Fbank:
     """Kaldi log-mel filter bank, normalised as (x - mean) / (2 std) (AST, section 2.1).
 
-    Frames beyond the signal hold raw 0 before normalisation, as in the released code.
+    Frames beyond the signal are 0 before normalisation, as in the released code.
     """
 
     rate: Count = 16000
@@ -50,21 +50,17 @@ class Fbank:
 
     @property
     def fill(self) -> float:
-        """Value of padding: raw 0, normalised."""
+        """Value of padding: 0 after normalisation."""
         return -self.mean / (2 * self.std)
 
     def check(self, signal: SignalSpec) -> None:
         """Raises ``InputError`` when the data are not at this front end's rate."""
-        if signal.rate != self.rate:
-            raise InputError(
-                f"frontend.rate: the data hold {signal.name!r} at {signal.rate:g} Hz, the front "
-                f"end wants {self.rate} Hz; prepare the data again with --rate {self.rate}"
-            )
+        check_rate(self.rate, signal)
 
     def __call__(
         self, x: Shaped[Array, "b t c"], *, frames: int, length: Int[Array, " b"] | None = None
     ) -> tuple[Float[Array, "b frames {self.n_mels} c"], Bool[Array, "b frames"]]:
-        """Spectrogram and valid frames; ``length``: valid samples of every row."""
+        """The spectrogram, and which frames are valid; ``length``: valid samples of every row."""
         b, _, c = x.shape
         flat = scale.pcm_to_float(x).transpose(0, 2, 1).reshape(b * c, -1)
         spec = fbank.kaldi_fbank(

@@ -44,8 +44,8 @@ class Frontend(Protocol):
     ) -> tuple[Float[Array, "b t2 f c"], Bool[Array, "b t2"]]:
         """A spectrogram of ``frames`` frames, cut or padded at its end, and which frames are valid.
 
-        A frame is valid when it lies inside the signal: the first ``length`` samples of a row, all
-        of them for None. Other frames hold ``fill``.
+        A frame is valid when it lies inside the signal: the first ``length`` samples of a row, or
+        all of them for None. Other frames hold ``fill``.
         """
         ...
 
@@ -54,15 +54,15 @@ def check_rate(rate: float, signal: SignalSpec) -> None:
     """Raises ``InputError`` when the data are not at ``rate`` Hz, the front end's."""
     if signal.rate != rate:
         raise InputError(
-            f"frontend.rate: the data hold {signal.name!r} at {signal.rate:g} Hz, the front "
-            f"end is set to {rate:g} Hz"
+            f"frontend.rate: the data hold {signal.name!r} at {signal.rate:g} Hz, the front end "
+            f"wants {rate:g} Hz; prepare the data again with --rate {rate:g}"
         )
 
 
 def valid_frames(
     frontend: Frontend, x: Shaped[Array, "b t c"], length: Int[Array, " b"] | None
 ) -> Int[Array, " b"]:
-    """How many frames of every row lie inside its ``length`` samples; of all samples for None."""
+    """How many frames of every row lie inside its ``length`` samples; None: all its samples."""
     samples = jnp.full(x.shape[:1], x.shape[1]) if length is None else length
     return num_frames(samples, frontend.win_length, frontend.hop_length)
 

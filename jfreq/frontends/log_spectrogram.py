@@ -51,7 +51,7 @@ class LogSpectrogram:
     def __call__(
         self, x: Shaped[Array, "b t c"], *, frames: int, length: Int[Array, " b"] | None = None
     ) -> tuple[Float[Array, "b frames {self.n_fft}//2 c"], Bool[Array, "b frames"]]:
-        """Spectrogram and valid frames; ``length``: valid samples of every row."""
+        """The spectrogram, and which frames are valid; ``length``: valid samples of every row."""
         b, _, c = x.shape
         spec = _log_power(scale.pcm_to_float(x), self)
         total, count = spec.shape[1], valid_frames(self, x, length)

@@ -1,4 +1,4 @@
-"""Wavelet front end: a raw signal to its scalogram ``[b t f c]``, no parameters."""
+"""Scalograms ``[b t f c]`` of raw signals by complex Morlet wavelets."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Scalogram:
     rate: Hertz
     n_scales: Size = 64
     low_hz: Hertz | None = None
-    """Lowest row; None: 0.01 of the rate (0.5 Hz at 50 Hz)."""
+    """Frequency of the lowest row; None: 0.01 of the rate (0.5 Hz at 50 Hz)."""
     high_hz: Hertz | None = None
-    """Highest row; None: 0.4 of the rate (20 Hz at 50 Hz)."""
+    """Frequency of the highest row; None: 0.4 of the rate (20 Hz at 50 Hz)."""
     pool: Count = 4
     """Samples that are averaged into one frame."""
     bandwidth: Positive = 1.5
@@ -38,8 +38,8 @@ class Scalogram:
     def __post_init__(self):
         if self.low >= self.high or self.n_scales < 2:
             raise InputError(
-                f"frontend.n_scales: no {self.n_scales} rows from {self.low:g} up to "
-                f"{self.high:g} Hz (low_hz, high_hz)"
+                f"frontend.n_scales: there are no {self.n_scales} rows from low_hz {self.low:g} up "
+                f"to high_hz {self.high:g}; take two or more, and low_hz below high_hz"
             )
         if self.high > self.rate / 2:
             raise InputError(
@@ -61,7 +61,7 @@ class Scalogram:
 
     @property
     def win_length(self) -> int:
-        """Samples that a frame stands for, not the wavelets' support."""
+        """Samples that are averaged into a frame; wavelets are longer."""
         return self.pool
 
     @property
@@ -74,7 +74,7 @@ class Scalogram:
 
     @property
     def fill(self) -> float:
-        """Value of padding: the clip's mean, or no signal."""
+        """Value of padding: the mean of the clip, or silence where it is not standardised."""
         return 0.0
 
     def check(self, signal: SignalSpec) -> None:
@@ -82,14 +82,15 @@ class Scalogram:
         check_rate(self.rate, signal)
         if signal.samples < self.pool:
             raise InputError(
-                f"frontend.pool: windows of {signal.samples} samples hold no frame of {self.pool}"
+                f"frontend.pool: windows of {signal.samples} samples hold no frame of {self.pool}; "
+                "take a smaller pool or longer windows"
             )
 
     def __call__(
         self, x: Shaped[Array, "b t c"], *, frames: int, length: Int[Array, " b"] | None = None
     ) -> tuple[Float[Array, "b frames {self.n_scales} c"], Bool[Array, "b frames"]]:
-        """Spectrogram and valid frames; ``length``: valid samples of every row, beyond which the
-        signal is replaced by its mirror image."""
+        """The spectrogram, and which frames are valid; ``length``: valid samples of every row,
+        beyond which the signal is replaced by its mirror image."""
         b, t, c = x.shape
         x = scale.pcm_to_float(x)
         if length is not None:

@@ -17,7 +17,7 @@ from jfreq.ranges import Positive, Seconds, checked
 from jfreq.types import InputError, SignalSpec
 
 FRAMES = (8, 10, 12, 16, 9, 6, 5, 4)
-"""Counts of intervals that an open config tries, in this order."""
+"""Numbers of intervals in a window that are tried, in this order, where none is set."""
 _SHORTEST = 8
 Part = Float[Array, "b t f c"]
 
@@ -31,29 +31,31 @@ class Spectrum:
     """
 
     interval: Seconds | None = None
-    """Seconds; None: the window in 8 intervals, or another count that suits all rates."""
+    """Seconds; None: an eighth of the window, or another part of it that suits all rates."""
     hop: Seconds | None = None
-    """Seconds from interval to interval; None: they touch."""
+    """Seconds from the start of an interval to that of the next; None: they do not overlap."""
     form: Literal["log_phase", "magnitude_phase", "real_imag"] = "log_phase"
-    """Channels of every sensor channel: the logarithm log(1 + gain |z|), standardised, and the same
-    times the cosine and sine of the phase, so that the phase of a faint bin, which is noise, has
-    little weight; magnitude and angle in radians; or real and imaginary part."""
+    """What a network reads of a channel. ``log_phase``: the logarithm log(1 + gain |z|),
+    standardised, and it times the cosine and the sine of the phase, which gives little weight to
+    the phase of a faint bin, which is noise; ``magnitude_phase``: magnitude and angle in radians;
+    ``real_imag``."""
     two_sided: bool = False
-    """Negative frequencies too; else bins from 0 Hz to below Nyquist."""
+    """Include negative frequencies; off: bins from 0 Hz to below Nyquist."""
     remove_mean: bool = False
-    """Of every interval: hides offsets, and with them the direction of gravity."""
+    """Subtract the mean of every interval, which hides offsets and the direction of gravity."""
     taper: Literal["rectangular", "hann"] = "rectangular"
     normalise: bool = True
-    """White noise of unit variance has bins of unit power; off: the plain DFT sum."""
+    """Scale so that white noise of unit variance has unit power in every bin; off: the DFT sum."""
     gain: Positive = 10.0
     phase: Positive = 0.5
-    """Scale of the phase's two channels relative to the standardised logarithm."""
+    """Scale of the two channels of the phase relative to the standardised logarithm."""
     fill: ClassVar[float] = 0.0
 
     def __post_init__(self):
         if self.hop is not None and self.interval is not None and self.hop > self.interval:
             raise InputError(
-                f"frontend.hop: {self.hop:g} s leaves gaps between intervals of {self.interval:g} s"
+                f"frontend.hop: {self.hop:g} s leaves gaps between intervals of "
+                f"{self.interval:g} s; take a shorter hop"
             )
 
     @property
@@ -62,15 +64,15 @@ class Spectrum:
         return 3 if self.form == "log_phase" else 2
 
     def fitted(self, signals: Sequence[SignalSpec]) -> Spectrum:
-        """With an interval that is a whole number of samples of every sensor.
+        """The config with an interval that is a whole number of samples of every sensor.
 
-        Raises ``InputError`` where :data:`FRAMES` has none.
+        Raises ``InputError`` where no number of :data:`FRAMES` gives one.
         """
         if self.interval is not None:
             return self
         for count in FRAMES:
-            each = [Fraction(s.samples, count) for s in signals]
-            if all(n.denominator == 1 and n >= _SHORTEST for n in each):
+            sizes = [Fraction(s.samples, count) for s in signals]
+            if all(n.denominator == 1 and n >= _SHORTEST for n in sizes):
                 return dataclasses.replace(self, interval=signals[0].seconds / count)
         windows = ", ".join(f"{s.name!r} {s.samples}" for s in signals)
         raise InputError(
@@ -83,7 +85,7 @@ class Spectrum:
         """Samples ``(interval, hop)`` of a sensor; ``InputError`` unless they are whole."""
         assert self.interval is not None
         hop = self.interval if self.hop is None else self.hop
-        found = []
+        sizes = []
         for name, seconds in (("interval", self.interval), ("hop", hop)):
             samples = seconds * signal.rate
             if abs(samples - round(samples)) > 1e-3 or round(samples) < 1:
@@ -91,13 +93,13 @@ class Spectrum:
                     f"frontend.{name}: {seconds:g} s are {samples:g} samples of {signal.name!r} "
                     f"at {signal.rate:g} Hz; take a whole number of samples of every sensor"
                 )
-            found.append(round(samples))
-        if found[0] > signal.samples:
+            sizes.append(round(samples))
+        if sizes[0] > signal.samples:
             raise InputError(
                 f"frontend.interval: {self.interval:g} s are longer than the window of "
-                f"{signal.seconds:g} s of {signal.name!r}"
+                f"{signal.seconds:g} s of {signal.name!r}; take shorter intervals"
             )
-        return found[0], found[1]
+        return sizes[0], sizes[1]
 
     def shape(self, signal: SignalSpec) -> tuple[int, int]:
         """``(frames, bins)`` of a sensor."""
@@ -148,8 +150,8 @@ class Spectrum:
     ) -> Float[Array, "b t f c2"]:
         """What a network reads, channels of one sensor channel side by side.
 
-        ``mean`` and ``std`` are those of the logarithm over a data set; a network that begins with
-        a norm of every patch would else see little of how loud a patch is.
+        ``mean`` and ``std`` are those of the logarithm over a data set. Without them a network that
+        begins with a norm of every patch would hardly see how loud a patch is.
         """
         if self.form == "real_imag":
             parts = [real, imag]

@@ -1,1 +1,1 @@
-"""Forms of operations of ``ops/`` and ``nn/`` that run faster on some hardware."""
+"""Forms of the operations of ``ops/`` and ``nn/`` that are faster on one kind of hardware."""

@@ -1,7 +1,7 @@
 """Forms that XLA:CPU runs faster than the plain ones.
 
-The plain formula stands in ``ops/`` and ``nn/`` and is what every other platform runs. Each form
-here is chosen at one place, by ``jax.lax.platform_dependent``, when a program is lowered, and
+The plain formulas are in ``ops/`` and ``nn/``, and every other platform runs them. A form of this
+module is chosen in one place, by ``jax.lax.platform_dependent``, when a program is lowered. It
 gives the same values and gradients but for rounding; random bits of :func:`dropout` differ.
 """
 
@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
 _CACHE_BYTES = 4 * 2**20
-"""Score tables that a core keeps in its cache; 1 to 6 MB made no difference where measured."""
+"""Size of the score tables of a group, for the cache of a core; 1 to 6 MB were equally fast."""
 _NEGATIVE = -1e30
 
 
@@ -25,11 +25,11 @@ _NEGATIVE = -1e30
 
 
 def in_groups(run: Callable[[Any], Array], rows: int, batch: Any) -> Array:
-    """``run(batch)`` for ``rows`` rows at a time or fewer: what they need stays in the cache.
+    """``run(batch)``, computed in groups of rows whose intermediate results stay in the cache.
 
     Args:
         run: Maps arrays ``[b ...]`` to one; each row of the result depends on its row only.
-        rows: The most rows of a group. Groups have one size; the last is filled up with zeros.
+        rows: The largest number of rows of a group. All have the same; the last is zero-padded.
         batch: A tree of arrays ``[b ...]``.
     """
     total = jax.tree.leaves(batch)[0].shape[0]
@@ -48,17 +48,17 @@ def in_groups(run: Callable[[Any], Array], rows: int, batch: Any) -> Array:
 
 
 def dropout(key: Key[Array, ""], x: Float[Array, "b ..."], rate: float) -> Float[Array, "b ..."]:
-    """Dropout from one random byte for each value, at a rate rounded to 1/256.
+    """Dropout by one random byte for each value, at a rate that is rounded to 1/256.
 
-    Four values share a 32-bit word: random bits cost more than the matrix products around them.
+    A 32-bit word serves four values: random bits cost more than the matrix products around them.
     """
     kept = max(1, round((1 - rate) * 256))
     if kept == 256:
         return x
     size = math.prod(x.shape[1:])
     words = jax.random.bits(key, (x.shape[0], -(-size // 4)), jnp.uint32)
-    draws = jax.lax.bitcast_convert_type(words, jnp.uint8).reshape(x.shape[0], -1)
-    return jnp.where(draws[:, :size].reshape(x.shape) < kept, x * (256 / kept), 0.0)
+    random = jax.lax.bitcast_convert_type(words, jnp.uint8).reshape(x.shape[0], -1)
+    return jnp.where(random[:, :size].reshape(x.shape) < kept, x * (256 / kept), 0.0)
 
 
 # ------------------------------------------------------------------ grouped convolution
@@ -83,10 +83,9 @@ def grouped_conv(
 def conv_as_products(
     x: Float[Array, "b h t c"], kernel: Float[Array, "kh kt c_g out"]
 ) -> Float[Array, "b h t out"]:
-    """The convolution of all groups as one product with the neighbourhood of every position.
+    """The convolution of all groups as one product with the neighbourhoods of all positions.
 
-    The neighbourhoods ``[g b h t (kh kt c_g)]`` are laid out again in the backward pass instead of
-    being kept.
+    The backward pass computes the neighbourhoods ``[g b h t (kh kt c_g)]`` again.
     """
     high, wide, size, out = kernel.shape
     b, h, t, channels = x.shape
@@ -109,8 +108,8 @@ def attention(
     valid: Bool[Array, "b m"] | None,
     bias: Float[Array, "#b h n m"] | None,
 ) -> Float[Array, "b n h k"]:
-    """Attention over groups of heads whose score tables stay in the cache, one group after the
-    other, with the gradient of :func:`_head_major`."""
+    """Attention, computed in groups of heads whose score tables stay in the cache; its gradient is
+    that of :func:`_head_major`."""
     q, k, v = (x.transpose(0, 2, 1, 3) for x in (q, k, v))
     b, h, n, _ = q.shape
     m = k.shape[2]
@@ -118,7 +117,7 @@ def attention(
     mask = none if valid is None else jnp.where(valid[:, None, None, :], 0.0, _NEGATIVE)
     mesh = jax.sharding.get_abstract_mesh()
     if not mesh.empty and mesh.size > 1:
-        # A loop over rows that lie on several devices would gather them.
+        # A loop over rows that lie on several devices would gather these.
         return _head_major(q, k, v, mask, bias).transpose(0, 2, 1, 3)
     most = max(1, _CACHE_BYTES // (4 * n * m))
     if bias is not None and bias.shape[0] == 1:
@@ -128,16 +127,16 @@ def attention(
     masks = None if valid is None else jnp.broadcast_to(mask, (b, h, 1, m))
     parts = jax.tree.map(lambda x: x.reshape(-1, group, *x.shape[2:]), (q, k, v, masks, bias))
 
-    def of_group(part):
-        q, k, v, mask, bias = part
+    def attend(group):
+        q, k, v, mask, bias = group
         return _head_major(q, k, v, none if mask is None else mask, bias)
 
-    return jax.lax.map(of_group, parts).reshape(b, h, n, -1).transpose(0, 2, 1, 3)
+    return jax.lax.map(attend, parts).reshape(b, h, n, -1).transpose(0, 2, 1, 3)
 
 
 def _shared_bias(q, k, v, mask, bias, most: int):
-    """Head-major attention with one ``bias`` ``[h n m]`` for all rows: its gradient is a sum that
-    grows row by row, not a table for each row. ``most``: score tables in a group."""
+    """Head-major attention with one ``bias`` ``[h n m]`` for all rows, whose gradient is added up
+    row by row, without a table for each row. ``most`` score tables are in a group."""
     b, h, n, _ = q.shape
     heads = _divisor(h, most)
     rows = _divisor(b, most // heads) if isinstance(b, int) else 1
@@ -148,16 +147,18 @@ def _shared_bias(q, k, v, mask, bias, most: int):
 
     masks = mask.reshape(-1, rows, *mask.shape[1:]) if mask.ndim else None
 
-    def of_heads(part):
-        q, k, v, bias = part
+    def attend_heads(heads):
+        q, k, v, bias = heads
 
-        def of_rows(row):
-            q, k, v, part_mask = row
-            return _head_major(q, k, v, mask if part_mask is None else part_mask, bias[None])
+        def attend_rows(rows):
+            q, k, v, row_mask = rows
+            return _head_major(q, k, v, mask if row_mask is None else row_mask, bias[None])
 
-        return jax.lax.map(of_rows, (q, k, v, masks))
+        return jax.lax.map(attend_rows, (q, k, v, masks))
 
-    out = jax.lax.map(of_heads, (cut(q), cut(k), cut(v), bias.reshape(-1, heads, *bias.shape[1:])))
+    out = jax.lax.map(
+        attend_heads, (cut(q), cut(k), cut(v), bias.reshape(-1, heads, *bias.shape[1:]))
+    )
     return jnp.moveaxis(out, 0, 2).reshape(b, h, n, -1)
 
 
@@ -177,8 +178,8 @@ def _head_major(q, k, v, mask, bias):
         dL_ds = p (dL_dp - sum_m p dL_dp) = p (dL_dp - sum_k dL_do o)
         dL_dq = dL_ds k / sqrt(d)        dL_dk = dL_dsT q / sqrt(d)        dL_dbias = dL_ds
 
-    where ``p`` is computed again from the row maxima and sums of the forward pass, which is cheaper
-    than keeping it, and the second form of ``dL_ds`` needs no pass over the table (Dao et al.,
+    where ``p`` is computed again from the maxima and sums of rows of the forward pass, which costs
+    less than keeping it, and the second form of ``dL_ds`` needs no pass over the table (Dao et al.,
     FlashAttention, NeurIPS 2022, section 3.1 and appendix B).
 
     Args:
@@ -222,7 +223,7 @@ def _backward(saved, dL_do):
 
 
 def _sum_to(x, shape):
-    """The gradient of what was broadcast from ``shape`` to that of ``x``."""
+    """The gradient of an array of this ``shape`` that was broadcast to that of ``x``."""
     x = jnp.sum(x, axis=tuple(range(x.ndim - len(shape))))
     return jnp.sum(x, axis=tuple(i for i, size in enumerate(shape) if size == 1), keepdims=True)
 

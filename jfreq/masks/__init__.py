@@ -1,8 +1,8 @@
-"""Which tokens a method masks; pure functions of a key and arrays, with static counts.
+"""Which tokens a method masks: pure functions of a key and arrays, with static counts.
 
-``tokens``: ids of visible and masked tokens, for encoders that see the visible ones only; its
+``tokens``: ids of visible and masked tokens, for encoders that read the visible ones only; its
 functions can be imported from here. ``window_masks``: boolean ``[b t f]`` in whole windows, for
-encoders that see every token. ``energy_coherence``: masks sampled by scores of the signal.
+encoders that read every token. ``energy_coherence``: masks sampled by scores of the signal.
 """
 
 from jfreq.masks import energy_coherence, window_masks

@@ -2,8 +2,8 @@
 
 This is "PhyMask-style": only the abstract of PhyMask is public (docs/phymask.md). Spectra are
 complex, ``real`` and ``imag`` ``[b t f c]`` float32; patches are ``(time, frequency)``, and the
-last patch of an axis may hang over the border. Scores are ``[b t f]`` over patches, or flat
-``[b n]`` and then time-major. They are float32, carry no gradient, depend on one sample only and
+last patch of an axis may reach beyond the border. Scores are ``[b t f]`` over patches, or flat
+``[b n]`` and then time-major. They are float32 without a gradient, depend on one sample only and
 do not change with the amplitude while powers stay within float32.
 """
 
@@ -17,7 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from jfreq.ops.coherence import beside, check_taps, cross_coherence, noise_floor, pair_coherence
+from jfreq.ops.coherence import (
+    check_taps,
+    cross_coherence,
+    pair_coherence,
+    pairs_to_frames,
+    white_noise_coherence,
+)
 from jfreq.types import InputError, Mask
 
 Patch: TypeAlias = tuple[int, int]
@@ -26,10 +32,10 @@ Cells = Float[Array, "b t f c"]
 Others = Float[Array, "b t3 f3 k"]
 Tokens = Float[Array, "b t2 f2"]
 Valid = Bool[Array, "..."] | Bool[np.ndarray, "..."]
-"""False in padding: ``[t f]`` of the tokens, or by sample ``[b n]`` or ``[b t f]``."""
+"""False in padding: ``[t f]`` of the tokens, or ``[b n]`` or ``[b t f]`` of every sample."""
 
 _QUIET = 1e-6
-"""Of the loudest patch: what stands in for a median of zero."""
+"""The least that the median counts as, as a fraction of the power of the loudest patch."""
 
 # ------------------------------------------------------------------ energy
 
@@ -57,11 +63,11 @@ def _relative_loudness(
     """``log(1 + power / median)``, min-max normalised over the valid patches of a sample."""
     _, peak = masked_minmax(power, valid)
     reference = jnp.maximum(masked_median(power, valid), _QUIET * peak)
-    sounds = (reference > 0) & jnp.isfinite(reference)
-    loudness = jnp.log1p(power / jnp.where(sounds, reference, 1.0))
+    audible = (reference > 0) & jnp.isfinite(reference)
+    loudness = jnp.log1p(power / jnp.where(audible, reference, 1.0))
     low, high = masked_minmax(loudness, valid)
     # Patches that differ by rounding only are equally loud.
-    differs = sounds & (high - low > 1e-4)
+    differs = audible & (high - low > 1e-4)
     score = (loudness - low) / jnp.where(differs, high - low, 1.0)
     return jnp.where(valid & differs, score, 0.0)
 
@@ -106,11 +112,11 @@ def coherence(
     taps: int = 11,
     other: tuple[Others, Others] | None = None,
 ) -> Tokens:
-    """How well a patch follows from its neighbours in time, 0 (white noise) to 1.
+    """How coherent a patch is with its neighbours in time, 0 (white noise) to 1.
 
-    The mean coherence of its cells with the frames beside them, less what white noise gives
-    (:func:`jfreq.ops.coherence.noise_floor`) and stretched so that 1 stays 1. The floor holds for
-    frames that do not overlap; those that do are coherent by themselves.
+    The score is the mean coherence of its cells with the neighbouring frames, less that of white
+    noise (:func:`jfreq.ops.coherence.white_noise_coherence`) and scaled so that 1 stays 1. White
+    noise is coherent too where frames overlap; that is not subtracted.
 
     Args:
         real: Real part.
@@ -133,13 +139,13 @@ def coherence(
     if other is None:
         pairs, live = pair_coherence(real, imag, taps=taps)
         # Along frequency first, which leaves less to do along time.
-        gamma = _pooled(beside(_pooled(pairs, (1, patch[1])), live), (patch[0], 1))
+        gamma = _pooled(pairs_to_frames(_pooled(pairs, (1, patch[1])), live), (patch[0], 1))
     else:
         gamma = _pooled(cross_coherence((real, imag), other, taps=taps), patch)
         channels = 1
-    noise = np.asarray(noise_floor(bins, taps=taps, channels=channels), np.float32)
-    floor = _pooled(jnp.asarray(noise)[None, None], (1, patch[1]))
-    return jax.lax.stop_gradient(jnp.clip((gamma - floor) / (1.0 - floor), 0.0, 1.0))
+    noise = np.asarray(white_noise_coherence(bins, taps=taps, channels=channels), np.float32)
+    noise = _pooled(jnp.asarray(noise)[None, None], (1, patch[1]))
+    return jax.lax.stop_gradient(jnp.clip((gamma - noise) / (1.0 - noise), 0.0, 1.0))
 
 
 # ------------------------------------------------------------------ masks
@@ -167,16 +173,17 @@ def sample_by_importance(
 ) -> Mask:
     """Makes ``visible`` tokens visible by Gumbel-top-K on ``sign * scores / temperature``.
 
-    At temperature 0 these are the highest scores (lowest for ``sign`` -1) with ties broken at
-    random, towards infinity any tokens. Padding is visible only where nothing else is left.
+    At temperature 0 these are the tokens of the highest scores (lowest for ``sign`` -1), with ties
+    broken at random; at a high temperature they are uniform. Padding is visible only where there
+    are too few other tokens.
 
     Args:
         key: Random key.
         scores: Score of every token.
         visible: Visible tokens of every row; the others are masked.
-        temperature: Of the Gumbel noise relative to the scores, 0 or more.
+        temperature: Scale of the Gumbel noise relative to the scores, 0 or more.
         floor: Fraction of the visible tokens that is sampled uniformly from those that the scores
-            did not choose, so that every token is visible at times.
+            leave masked, so that every token is visible at times.
         sign: -1 makes low scores visible.
         valid: False in padding.
 
@@ -184,7 +191,7 @@ def sample_by_importance(
         InputError: Unless there are visible and masked tokens, and for ``floor`` outside [0, 1].
 
     Reference:
-        Kool et al., ICML 2019, "Stochastic beams and where to find them": the trick itself.
+        Kool et al., ICML 2019, "Stochastic beams and where to find them": Gumbel-top-K.
     """
     b, n = scores.shape
     if not 1 <= visible < n:
@@ -194,11 +201,11 @@ def sample_by_importance(
     inside = jnp.ones((b, n), bool) if valid is None else jnp.broadcast_to(_rows(valid, n), (b, n))
     noise_key, uniform_key, round_key = jax.random.split(key, 3)
     noise = jax.random.gumbel(noise_key, (b, n))
-    # Multiplied, not divided: defined at temperature 0, where the noise alone breaks ties.
+    # The noise is multiplied so that temperature 0 is defined; there it only breaks ties.
     perturbed = sign * scores + jnp.minimum(temperature, 1e6) * noise
     order = jnp.lexsort((-noise, -perturbed, ~inside), axis=-1).astype(jnp.int32)
     if floor > 0:
-        # Rounded at random: a tenth of three tokens is one of them in three samples of ten.
+        # Rounded at random: a tenth of three tokens is one token in three samples of ten.
         uniform = jnp.floor(floor * visible + jax.random.uniform(round_key, (b, 1)))
         by_score = jnp.arange(n)[None] < visible - uniform
         padding = ~jnp.take_along_axis(inside, order, axis=1, mode="clip")
@@ -250,7 +257,7 @@ def budgets(counts: Sequence[int], ratio: float, entropies: Sequence[float]) -> 
     total = sum(min(n - 1, max(1, round((1 - ratio) * n))) for n in counts)
     patches = np.exp(np.asarray(entropies, float) - np.max(entropies))
     target = total * patches / patches.sum()
-    # One by one, to the modality that is furthest below its target and has tokens left.
+    # Token by token, to the modality that is furthest below its target and has tokens left.
     visible = np.ones(len(counts), int)
     for _ in range(total - len(counts)):
         shortfall = np.where(visible < np.asarray(counts) - 1, target - visible, -np.inf)
@@ -264,8 +271,8 @@ def budgets(counts: Sequence[int], ratio: float, entropies: Sequence[float]) -> 
 def _pooled(x: Float[Array, "b t f"], patch: Patch, *, mean: bool = True) -> Tokens:
     """Mean or sum over those cells of every patch that lie within the spectrum.
 
-    By small matrices: XLA:CPU would fuse a reduction with all that made ``x``, which took 2 to 15
-    times as long for coherence.
+    Products with small matrices do it: XLA:CPU would fuse a reduction with all that computes ``x``,
+    which takes 2 to 15 times as long for coherence.
     """
     for axis, side in enumerate(patch, start=1):
         if side > 1:

@@ -1,7 +1,7 @@
 """Masks over a grid of tokens: ``(key, batch, grid, count) -> Mask`` with static counts.
 
-Every mask is a score per token and one argsort, so it has exactly ``count`` masked tokens, is
-sampled independently for every row of the batch, and needs no collective on a sharded batch.
+A mask is a score for every token and one argsort. So it has exactly ``count`` masked tokens, is
+sampled independently for every row of the batch, and needs no collective where that is sharded.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def check_count(
 ) -> None:
     """Raises ``InputError`` when ``count`` tokens of ``grid`` cannot be masked this way."""
     n = grid.size
-    # Token 0 is never covered in the released code, and it masks only once it has more than m.
+    # The released code never covers token 0, and needs to cover more than ``count`` tokens.
     most = n - 2 if (kind == "cluster" and mode == "official") else n - 1
     shape = f"{grid.time} x {grid.freq} (time x frequency) = {n} tokens"
     if not 1 <= count <= most:
@@ -80,10 +80,10 @@ def cluster(
     sizes: Sizes = (3, 5),
     mode: ClusterMode = "uniform",
 ) -> Mask:
-    """Square clusters of side C, which is sampled once per row (SSAST, section 2.3).
+    """Square clusters of side C, which is sampled once for a row (SSAST, section 2.3).
 
-    A token's score is the arrival time of the first cluster that covers it, clusters arriving in
-    random order.
+    Clusters arrive in random order; the score of a token is the arrival time of the first that
+    covers it.
 
     Args:
         key: Random key.
@@ -107,7 +107,7 @@ def cluster(
     if grid.order == "time_major":
         arrival = arrival.transpose(0, 2, 1)
     scores = arrival.reshape(batch, grid.size)
-    # Tokens of one cluster arrive together; break the tie at random, far below the score spacing.
+    # Tokens of one cluster arrive together: random numbers far below the scores break the tie.
     return from_scores(scores + 1e-4 * jax.random.uniform(tie_key, scores.shape), count)
 
 
@@ -128,7 +128,7 @@ def lines(
     order_key, size_key, tie_key = jax.random.split(key, 3)
     arrival = _arrival(order_key, size_key, batch, (1, number), sizes)[:, 0]
     arrival = arrival + 1e-4 * jax.random.uniform(tie_key, arrival.shape)
-    # Lines of the slow axis of the grid are rows of its two axes, of the fast axis columns.
+    # Lines across the slow axis of the grid are rows, those across its fast axis are columns.
     slow = (axis == "frequency") == (grid.order == "freq_major")
     scores = arrival[:, :, None] if slow else arrival[:, None, :]
     return from_scores(
@@ -148,8 +148,8 @@ def block(
 ) -> Mask:
     """Masks ``count`` tokens that lie in square blocks (data2vec 2.0 for speech, as released).
 
-    What :func:`inverse_block` does with visible tokens, done with masked ones. Arguments and
-    errors are those of :func:`inverse_block`.
+    It is :func:`inverse_block` with visible and masked tokens exchanged; the arguments and errors
+    are the same.
     """
     scores = _block_scores(key, batch, grid, count, block, adjust)
     return _within(-scores, grid.size - count, valid)
@@ -165,13 +165,14 @@ def inverse_block(
     adjust: float | int = 0.07,
     valid: Bool[Array, "b n"] | None = None,
 ) -> Mask:
-    """Makes ``visible`` tokens visible that lie in square blocks: EAT's inverse block mask.
+    """Makes ``visible`` tokens visible that lie in square blocks: the inverse block mask of EAT.
 
     ``int((visible + adjust * n) / block ** 2)`` centres, at least one, are sampled with
-    replacement; blocks of side ``block`` around them are cut at the borders. Of their union, or of
-    it and random tokens where it is too small, ``visible`` tokens are taken by one sort instead of
-    trimming and filling, with the same distribution. An axis shorter than ``block`` counts with
-    its own length in the number of centres: our reading, the released code has square grids.
+    replacement; blocks of side ``block`` around them are cut at the borders. ``visible`` random
+    tokens of their union are visible, and where it is too small all of it and random other tokens:
+    the same distribution as the trimming and filling of the released code, by one sort. In the
+    number of centres an axis shorter than ``block`` counts with its length, which is our reading:
+    the released code has square grids.
 
     Args:
         key: Random key.
@@ -179,9 +180,9 @@ def inverse_block(
         grid: Grid of the ``n`` tokens; a line of tokens has ``freq`` 1.
         visible: Visible tokens of every row.
         block: Side of the blocks.
-        adjust: How many more tokens the blocks ask for, as they overlap, in parts of ``n``.
-        valid: False in padding, True at least once in a row. Of the valid tokens the same fraction
-            as of all tokens is visible, rounded up.
+        adjust: Fraction of ``n`` by which the blocks, which overlap, exceed ``visible``.
+        valid: False in padding, True at least once in a row. The fraction of valid tokens that are
+            visible is that of all tokens, rounded up.
 
     Raises:
         InputError: Where nothing is visible or nothing masked.
@@ -195,7 +196,7 @@ def inverse_block(
 def _block_scores(
     key, batch: int, grid: TokenGrid, count: int, side: int, adjust: float | int
 ) -> Array:
-    """``[b n]``: between 1 and 2 in blocks for ``count`` tokens, between 0 and 1 elsewhere."""
+    """Scores ``[b n]``: 1 to 2 inside blocks for ``count`` tokens, 0 to 1 elsewhere."""
     n = grid.size
     if not 1 <= count <= n - 1:
         raise InputError(f"mask: {count} of {n} tokens cannot lie in blocks; choose 1 to {n - 1}")
@@ -218,8 +219,8 @@ def _within(scores: Array, visible: int, valid: Array | None) -> Mask:
     same fraction."""
     n = scores.shape[1]
     if valid is not None:
-        # Visible signal first, then padding, then masked signal: whatever the rows hold, the
-        # counts are the same.
+        # Visible signal first, then padding, then masked signal, so that all rows have the same
+        # counts.
         order = jnp.argsort(jnp.where(valid, -scores, jnp.inf), axis=-1)
         count = -(-jnp.sum(valid, axis=-1, keepdims=True) * visible // n)
         first = jnp.argsort(order, axis=-1) < count
@@ -237,7 +238,7 @@ def _covers(centres: Array, size: int, block: int) -> Array:
 def _arrival(order_key, size_key, batch: int, shape: tuple[int, int], sizes: Sizes) -> Array:
     """``[b f t]``: first arrival among all clusters that cover a token, borders included."""
     low, high = sizes
-    edge = tuple(min(high, s) - 1 for s in shape)  # a cluster may hang over by up to its side
+    edge = tuple(min(high, s) - 1 for s in shape)  # clusters may begin before the border
     starts = jax.random.uniform(order_key, (batch, shape[0] + edge[0], shape[1] + edge[1]))
     sampled = jax.random.randint(size_key, (batch, 1, 1), low, high + 1)
     arrival = jnp.full((batch, *shape), jnp.inf)

@@ -1,8 +1,8 @@
-"""Boolean masks ``[b t f]`` of tokens in whole windows, for encoders that see every token (FreqMAE,
-docs/freqmae.md).
+"""Boolean masks ``[b t f]`` of tokens in whole windows, for encoders that read every token
+(FreqMAE, docs/freqmae.md).
 
-A mask is a score per window and one argsort, so its count is exact, it is sampled independently for
-every row of the batch, and needs no collective on a sharded batch.
+A mask is a score for every window and one argsort. So its count is exact, it is sampled
+independently for every row of the batch, and needs no collective where that is sharded.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Valid = Bool[np.ndarray, "t f"]
 """Static: which tokens hold signal, False in padding."""
 
 MIXED: dict[Unit, float] = {"random": 0.5, "tube": 0.25, "time": 0.25}
-"""How often ``mixed`` takes each kind; the released code samples once per run, by accident."""
+"""How often ``mixed`` takes each kind; the released code, by mistake, samples one for a run."""
 
 
 def count(
@@ -83,9 +83,9 @@ def sample(
         ratio: Fraction of the units that is masked; :func:`count` says how many these are.
         kind: ``random`` masks windows, ``time`` whole rows of windows, ``tube`` whole columns over
             all frames; ``mixed`` takes one of them for each sample (:data:`MIXED`).
-        mirror: Samples on the lower half of the valid columns and mirrors token by token about
-            their middle: in a two-sided spectrum a masked patch cannot be read off its mirror
-            image, but for one bin (bin 0 has no image, which puts images one bin off the patches).
+        mirror: Samples on the lower half of the valid columns and mirrors the mask about their
+            middle, so that the mirror image of a masked patch of a two-sided spectrum is masked too
+            (but for one bin: bin 0 has no image, so that images are shifted by one bin).
 
     Raises:
         InputError: As :func:`count`.
@@ -135,16 +135,16 @@ def _units(valid: Valid, window: Window, kind: Unit) -> np.ndarray:
     pad = [(0, -size % side) for size, side in zip(valid.shape, window)]
     padded = np.pad(valid, pad)
     t, f = (size // side for size, side in zip(padded.shape, window))
-    held = np.max(padded.reshape(t, window[0], f, window[1]), axis=(1, 3), initial=False)
+    windows = np.max(padded.reshape(t, window[0], f, window[1]), axis=(1, 3), initial=False)
     if kind == "random":
-        return held
-    return np.max(held, axis=1 if kind == "time" else 0, keepdims=True, initial=False)
+        return windows
+    return np.max(windows, axis=1 if kind == "time" else 0, keepdims=True, initial=False)
 
 
 def _columns(valid: Valid) -> int:
-    """Columns up to the last that holds a valid token."""
-    held = np.flatnonzero(valid.any(axis=0))
-    return int(held[-1]) + 1 if held.size else 0
+    """The number of columns up to the last that holds a valid token."""
+    columns = np.flatnonzero(valid.any(axis=0))
+    return int(columns[-1]) + 1 if columns.size else 0
 
 
 def _half(valid: Valid) -> np.ndarray:

@@ -1,1 +1,1 @@
-"""Signals as arrays: pure functions without parameters, configuration or hidden randomness."""
+"""Signals as arrays: pure functions without parameters, configuration or implicit randomness."""

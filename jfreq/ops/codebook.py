@@ -37,7 +37,7 @@ def random_projection(key: Key[Array, ""], inputs: int, width: int) -> Float[Arr
 
 
 def nearest(x: Float[Array, "*b d"], codes: Float[Array, "k d"]) -> Int[Array, "*b"]:
-    """Number of the code with the smallest angle to each vector; of equals the first.
+    """Number of the code with the smallest angle to each vector, the first of several equal ones.
 
     The same as the smallest distance between vectors and codes of length 1 (BEATs, section 3.2.2).
 
@@ -69,7 +69,7 @@ def statistics(
 ) -> tuple[Float[Array, "k d"], Float[Array, " k"]]:
     """Sums of the ``valid`` vectors of each of ``count`` codes, and how many these are.
 
-    Both are sums over a batch, so those of several batches can be added up.
+    Both are sums over a batch, so that those of several batches can be added.
 
     >>> x = jnp.array([[1.0, 0.0], [3.0, 0.0], [0.0, 2.0]])
     >>> sums, counts = statistics(x, jnp.array([0, 0, 1]), 2)
@@ -93,7 +93,7 @@ def counts(
 
 
 def _members(ids: Array, count: int, valid: Array | None) -> Array:
-    """``[n k]``: 1 where a vector is of a code. A sum over it needs no scatter, which would gather
+    """``[n k]``: 1 where a vector belongs to a code. Sums of it need no scatter, which would gather
     a batch that is sharded over devices."""
     member = jax.nn.one_hot(ids.reshape(-1), count, dtype=jnp.float32)
     return member if valid is None else member * valid.reshape(-1, 1).astype(jnp.float32)
@@ -109,10 +109,10 @@ def follow(
 ) -> tuple[Float[Array, "k d"], Float[Array, " k"]]:
     """Codes and their usage after a batch, with its :func:`statistics`.
 
-    A code moves to ``unit(decay * code + (1 - decay) * unit(sum))``; one that no vector is nearest
-    to stays (as released with BEiT v2 and BEATs). ``usage`` is the moving average of the fraction
-    of vectors that are a code's, times the number of codes: 1 where all are used alike. ``decay``
-    0 is one step of spherical k-means.
+    A code moves to ``unit(decay * code + (1 - decay) * unit(sum))``; a code without vectors stays
+    (as released with BEiT v2 and BEATs). ``usage`` is the moving average of the fraction of vectors
+    that belong to a code, times the number of codes: 1 where all codes are used equally. With
+    ``decay`` 0 this is one step of spherical k-means.
 
     >>> sums, counts = jnp.array([[0.0, 4.0], [0.0, 0.0]]), jnp.array([3.0, 0.0])
     >>> codes, usage = follow(jnp.eye(2), jnp.ones(2), sums, counts, decay=0.0)
@@ -129,20 +129,20 @@ def restart(
     codes: Float[Array, "k d"],
     usage: Float[Array, " k"],
     candidates: Float[Array, "m d"],
-    dead: Bool[Array, " k"],
+    unused: Bool[Array, " k"],
 ) -> tuple[Float[Array, "k d"], Float[Array, " k"]]:
-    """Every ``dead`` code gets the direction of the candidate of the same number, and usage 1.
+    """Every ``unused`` code gets the direction of the candidate of the same number, and usage 1.
 
     With :func:`sample_vectors` as candidates this is the random restart of Jukebox (Dhariwal et
-    al. 2020, section 3.1); with all codes dead a codebook starts from its data.
+    al. 2020, section 3.1); with all codes unused a codebook is initialised from its data.
 
-    >>> dead, candidates = jnp.array([True, False]), jnp.array([[0.0, 4.0], [9.0, 0.0]])
-    >>> codes, usage = restart(jnp.eye(2), jnp.array([0.0, 3.0]), candidates, dead)
+    >>> unused, candidates = jnp.array([True, False]), jnp.array([[0.0, 4.0], [9.0, 0.0]])
+    >>> codes, usage = restart(jnp.eye(2), jnp.array([0.0, 3.0]), candidates, unused)
     >>> codes.round(3).tolist(), usage.tolist()
     ([[0.0, 1.0], [0.0, 1.0]], [1.0, 3.0])
     """
-    codes = jnp.where(dead[:, None], unit(candidates[: codes.shape[0]]), codes)
-    return codes, jnp.where(dead, 1.0, usage)
+    codes = jnp.where(unused[:, None], unit(candidates[: codes.shape[0]]), codes)
+    return codes, jnp.where(unused, 1.0, usage)
 
 
 def sample_vectors(
@@ -151,20 +151,20 @@ def sample_vectors(
     count: int,
     *,
     valid: Bool[Array, "b n"] | None = None,
-) -> Float[Array, "b each d"]:
-    """``count`` random vectors of a batch or more, equally many of every clip.
+) -> Float[Array, "b k d"]:
+    """``count`` random vectors of a batch or a few more, the same number ``k`` from every clip.
 
-    Only ``valid`` ones are taken where a clip has any, repeatedly where it has too few.
+    Where a clip has ``valid`` vectors only these are taken, repeatedly if they are too few.
 
     >>> sample_vectors(jax.random.key(0), jnp.ones((2, 5, 3)), 4).shape
     (2, 2, 3)
     """
     b, n, _ = x.shape
-    each = -(-count // b)
+    per_clip = -(-count // b)
     valid = jnp.ones((b, n), bool) if valid is None else valid
     order = jnp.argsort(jax.random.uniform(key, (b, n)) + ~valid, axis=1)
-    there = jnp.maximum(jnp.sum(valid, axis=1, keepdims=True), 1)
-    ids = jnp.take_along_axis(order, jnp.arange(each)[None] % there, axis=1, mode="clip")
+    available = jnp.maximum(jnp.sum(valid, axis=1, keepdims=True), 1)
+    ids = jnp.take_along_axis(order, jnp.arange(per_clip)[None] % available, axis=1, mode="clip")
     return take_tokens(x, ids).astype(jnp.float32)
 
 

@@ -1,8 +1,8 @@
 """Coherence of spectra: between neighbouring frames, and between two sensors.
 
 ``gamma = |S[x conj(y)]| / sqrt(S[|x|^2] S[|y|^2])`` is 1 where one spectrum is the other times a
-constant, and never above. ``S`` is a Hann mean over ``taps`` bins, all weights above zero; planes
-of fewer bins take fewer taps, but 3. Without a mean inside the ratio it would be 1 everywhere.
+constant, and never more. ``S`` is a Hann mean over ``taps`` bins, all weights above zero; spectra
+of fewer bins take fewer taps, at least 3. Without ``S`` the ratio would be 1 everywhere.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Cells = Float[Array, "b t f c"]
 Others = Float[Array, "b t3 f3 k"]
 
 _ROUNDING = 1e-12
-"""Of the power of a frame: far below what float32 spectra resolve."""
+"""Fraction of the power of a frame, far below what float32 spectra resolve."""
 
 
 def pair_coherence(
@@ -47,12 +47,14 @@ def pair_coherence(
     return gamma, live[:, :-1] & live[:, 1:]
 
 
-def beside(pairs: Float[Array, "b t2 f"], live: Bool[Array, "b t2"]) -> Float[Array, "b t f"]:
-    """Values of pairs of neighbouring frames to values of frames, one more than pairs: the mean of
-    the live pairs that a frame belongs to, 0 where there is none.
+def pairs_to_frames(
+    pairs: Float[Array, "b t2 f"], live: Bool[Array, "b t2"]
+) -> Float[Array, "b t f"]:
+    """Values of frames from those of pairs of neighbouring frames: the mean over the ``live`` pairs
+    that a frame belongs to, 0 where there is none.
 
     >>> pairs, live = jnp.array([[[0.25], [0.75]]]), jnp.array([[True, True]])
-    >>> beside(pairs, live).tolist()
+    >>> pairs_to_frames(pairs, live).tolist()
     [[[0.25], [0.5], [0.75]]]
     """
 
@@ -71,9 +73,9 @@ def cross_coherence(
 ) -> Float[Array, "b t f"]:
     """Coherence of two sensors, each ``(real, imag)``, in the same cell, 0 to 1.
 
-    The mean over all pairs of a channel of one and a channel of the other: their axes have no
-    common basis to sum in. A silent channel's pairs count as 0. Raises ``InputError`` for ``taps``
-    that are even or below 3, and for sensors of different frames or bins.
+    It is the mean over all pairs of a channel of one and a channel of the other, because their axes
+    have no common basis to sum in; pairs with a silent channel count as 0. Raises ``InputError``
+    for ``taps`` that are even or below 3, and for sensors that differ in frames or bins.
 
     >>> noise = np.random.default_rng(0).standard_normal((2, 1, 4, 16, 1))
     >>> real, imag = jnp.asarray(noise, jnp.float32)
@@ -99,14 +101,14 @@ def cross_coherence(
 
 
 @functools.lru_cache(maxsize=64)
-def noise_floor(bins: int, *, taps: int = 11, channels: int = 1) -> tuple[float, ...]:
+def white_noise_coherence(bins: int, *, taps: int = 11, channels: int = 1) -> tuple[float, ...]:
     """The mean coherence of independent complex white noise, by bin; higher at both borders.
 
     For ``m`` values of equal weight it is ``Gamma(3/2) Gamma(m) / Gamma(m + 1/2)``. Weights ``w``
-    count as ``(sum w)^2 / sum w^2`` values, which overstates it by 0.02 at most (3 taps) and by
-    0.004 inside a plane at 11 taps, where it is 0.318.
+    count as ``(sum w)^2 / sum w^2`` values, which overstates the mean by 0.02 at most (3 taps), and
+    by 0.004 away from the borders at 11 taps, where it is 0.318.
 
-    >>> round(noise_floor(64)[32], 3)
+    >>> round(white_noise_coherence(64)[32], 3)
     0.318
     """
     check_taps(taps)
@@ -139,7 +141,7 @@ def _weights(bins: int, taps: int) -> np.ndarray:
 
 
 def _smooth(x: Float[Array, "b t f"], taps: int) -> Float[Array, "b t f"]:
-    # Sums of shifted planes fuse to one pass: 1.2 to 12 times faster on CPU than a banded matrix.
+    # Sums of shifted arrays fuse to one pass: 1.2 to 12 times faster on CPU than a banded matrix.
     bins = x.shape[-1]
     w = _weights(bins, taps)
     half = len(w) // 2
@@ -151,13 +153,13 @@ def _smooth(x: Float[Array, "b t f"], taps: int) -> Float[Array, "b t f"]:
 
 
 def _root(power: Float[Array, "b t f"], taps: int) -> Float[Array, "b t f"]:
-    """Root of the smoothed power, which makes bins of mere rounding incoherent."""
+    """Root of the smoothed power, plus so much that bins of rounding errors are incoherent."""
     rounding = _ROUNDING * jnp.mean(power, axis=-1, keepdims=True)
     return jnp.sqrt(_smooth(power, taps) + rounding)
 
 
 def _ratio(re, im, one, other, taps: int) -> Float[Array, "b t f"]:
-    # Divided before squares are taken: fourth powers of amplitudes leave float32 early.
+    # Divided before squares are taken, because fourth powers of amplitudes overflow float32.
     full = one * other
     unit = jnp.where(full > 0, 1.0 / jnp.where(full > 0, full, 1.0), 0.0)
     re, im = _smooth(re, taps) * unit, _smooth(im, taps) * unit

@@ -39,9 +39,9 @@ def mean_std(x: Float[Array, "n d"]) -> Float[Array, ""]:
 def sample_evenly(
     x: Float[Array, "b n d"], count: int, length: Int[Array, " b"] | None = None
 ) -> Float[Array, "k d"]:
-    """``count`` vectors of a batch or fewer, equally many of every row.
+    """``count`` vectors of a batch or fewer, the same number of every row.
 
-    They lie evenly along a row, or along its first ``length`` vectors, and start one vector later
+    They are evenly spaced in a row, or in its first ``length`` vectors, and start one vector later
     in every row, so that they do not all come from the same line of a grid.
 
     >>> sample_evenly(jnp.arange(8.0).reshape(2, 4, 1), 4).ravel().tolist()

@@ -29,15 +29,16 @@ def grouped_conv(
 ) -> Float[Array, "b h t out"]:
     """Cross-correlation of groups of channels, with zeros beyond the borders.
 
-    On several devices it is computed as matrix products: XLA gathers the batch for a grouped
-    convolution.
+    On several devices it is computed as matrix products, because XLA gathers the batch for a
+    grouped convolution.
 
     Args:
-        x: Channels in ``c / c_g`` groups.
-        kernel: Sides ``kh`` and ``kt`` are odd. Each group makes as many of the ``out`` channels.
+        x: Input, whose channels are in ``c / c_g`` groups.
+        kernel: Sides ``kh`` and ``kt`` are odd; every group gives the same number of the ``out``
+            channels.
 
     Raises:
-        InputError: For sizes that do not go together.
+        InputError: For sizes that do not fit.
 
     >>> import jax.numpy as jnp
     >>> grouped_conv(jnp.ones((1, 1, 3, 2)), jnp.ones((1, 3, 1, 2)))[0, 0].tolist()

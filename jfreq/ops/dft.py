@@ -1,8 +1,8 @@
-"""Fourier transforms of real arrays, with two evaluators held to the same tests.
+"""Fourier transforms of real arrays, with two evaluators that pass the same tests.
 
-``fft`` is XLA's FFT. ``matmul`` multiplies by a real DFT basis built in float64: XLA shards it
-over the batch (a batch-sharded FFT is computed in full on every device), and a TPU's matrix unit
-runs it.
+``fft`` is XLA's FFT. ``matmul`` multiplies by a real DFT basis that is built in float64: XLA shards
+it over the batch (a batch-sharded FFT is computed in full on every device), and it runs on the
+matrix unit of a TPU.
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ def evaluate(
     matmul: Callable[..., T],
     *args: Array,
 ) -> T:
-    """``auto`` means ``matmul`` on several devices (those of the mesh, where one is set) and on
-    TPU, else ``fft``. The platform is the one that the program is lowered for.
+    """The result of ``fft`` or of ``matmul``. ``auto`` takes ``matmul`` on several devices (those
+    of the mesh, where one is set) and on TPU, else ``fft``; the platform is the one that the
+    program is lowered for.
 
     >>> evaluate("matmul", lambda x: "FFT", lambda x: "product", jnp.zeros(2))
     'product'

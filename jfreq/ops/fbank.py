@@ -40,20 +40,20 @@ def kaldi_fbank(
 
     Args:
         x: Samples in [-1, 1].
-        rate: Of the samples in Hz.
+        rate: Sample rate in Hz.
         n_mels: Mel bins.
         win_length_ms: Length of a frame in milliseconds.
-        hop_length_ms: Distance of frames in milliseconds.
+        hop_length_ms: Time from one frame to the next in milliseconds.
         window: Symmetric window of the frames.
         low_hz: Lower edge of the lowest filter.
         high_hz: Upper edge of the highest filter; None: half the rate.
         preemphasis: Factor of the previous sample that is subtracted.
         remove_clip_mean: Subtracts the mean of every clip first.
         length: Valid samples of every clip; the mean is taken over these, the rest is silence.
-        evaluator: Of the Fourier transform.
+        evaluator: Evaluator of the Fourier transform.
 
     Returns:
-        Natural logarithm of the mel energies, at least that of :data:`KALDI_FLOOR`.
+        Natural logarithm of the mel energies, which are :data:`KALDI_FLOOR` or more.
 
     Reference:
         Kaldi, ``compute-fbank-feats`` with ``use_energy=false``.
@@ -80,9 +80,9 @@ def _emphasised(x, win_length: int, hop_length: int, preemphasis: float, *, edge
     """Frames ``[b n win_length]``, each without its mean m and pre-emphasised.
 
     Both are linear, so that samples are framed once: (s_i - m) - p (s_(i-1) - m) is
-    (s_i - s_(i-1)) + q s_(i-1) - q m with q = 1 - p; differences come first, for an offset's sake.
-    Only the first sample of a frame, which Kaldi takes for its predecessor as well, differs;
-    without ``edge`` the window is zero there.
+    (s_i - s_(i-1)) + q s_(i-1) - q m with q = 1 - p; differences come first, so that an offset of
+    the samples costs no precision. Kaldi takes the first sample of a frame for its predecessor too;
+    that is computed with ``edge`` alone, because without it the window is zero there.
     """
     q = np.float32(1 - preemphasis)
     sizes = {"frame_length": win_length, "hop_length": hop_length}
@@ -164,7 +164,7 @@ def pad_frames(
 
 
 def _prepare_clip(x, length, remove_clip_mean: bool):
-    """Clip mean removed and samples at or beyond ``length`` silenced."""
+    """Clips without their mean; samples at or beyond ``length`` become 0."""
     if length is None:
         return x - jnp.mean(x, axis=1, keepdims=True) if remove_clip_mean else x
     valid = np.arange(x.shape[1])[None] < length[:, None]

@@ -12,7 +12,7 @@ from jfreq.ops.frames import window as make_window
 from jfreq.types import InputError
 
 _BLOCK = 128
-"""Frames that :func:`filter_time` computes at a time."""
+"""Frames of a block in :func:`filter_time`."""
 
 
 def half_width(taps: int) -> int:
@@ -29,10 +29,10 @@ def half_width(taps: int) -> int:
 def high_pass(
     taps: int, cutoff: float | int, *, window: WindowName = "hamming"
 ) -> Float32[np.ndarray, " {taps}"]:
-    """Taps of a zero-phase high-pass: a sample less its windowed-sinc low-pass of sum 1.
+    """Taps of a zero-phase high-pass: one minus a low-pass, a windowed sinc of sum 1.
 
-    ``cutoff`` in cycles per frame, where the gain is a half; the gain at 0 is 0.
-    Raises ``InputError`` for even ``taps``, fewer than 3, and a cut-off outside ``(0, 1/2)``.
+    The gain is 0 at 0 and a half at ``cutoff``, in cycles per frame. Raises ``InputError`` for even
+    ``taps``, fewer than 3, and a cut-off outside ``(0, 1/2)``.
 
     >>> h = high_pass(33, 0.25)
     >>> h.shape, bool(abs(h.sum()) < 1e-6), bool(np.allclose(h, h[::-1]))
@@ -56,9 +56,9 @@ def filter_time(
 ) -> Float32[Array, "b t f c"]:
     """``y[n] = sum_m h[c + m] x[n + m]`` along time, ``[b t f c]``, ``h [l]``, in float32.
 
-    The taps are centred on every frame: symmetric ones have zero phase. Beyond its ends the clip
-    is its reflection, without the end frame itself. Raises ``InputError`` for an even count of
-    taps and for too short a clip.
+    The taps are centred on every frame: symmetric ones have zero phase. Clips are reflected at
+    their ends, whose frames are not repeated. Raises ``InputError`` for an even number of taps and
+    for clips that are too short.
 
     >>> slow = jnp.ones((1, 20, 1, 1))
     >>> fast = slow * jnp.where(jnp.arange(20) % 2, 1.0, -1.0)[None, :, None, None]

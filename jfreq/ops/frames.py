@@ -13,16 +13,14 @@ from jaxtyping import Array, Float64, Num
 from jfreq.types import InputError
 
 WindowName = Literal["hann", "hamming", "povey", "rectangular"]
-
-
 Count = TypeVar("Count", int, Array, np.ndarray)
 
 
 def num_frames(samples: Count, frame_length: int, hop_length: int) -> Count:
-    """How many complete frames lie in ``samples`` samples: 0 when shorter than one frame.
+    """How many complete frames fit into ``samples`` samples.
 
-    ``samples`` is an int, or an integer array of lengths and then so is the result.
-    Kaldi's "snip edges": ``1 + (samples - frame_length) // hop_length``.
+    ``samples`` is an int or an integer array, and so is the result: ``1 + (samples - frame_length)
+    // hop_length`` (Kaldi's "snip edges"), and 0 where that is negative.
 
     >>> num_frames(16000, 400, 160)
     98
@@ -37,7 +35,7 @@ def frame(
     """Overlapping complete frames of the last axis: ``[... t]`` to ``[... n frame_length]``.
 
     ``n = num_frames(t, frame_length, hop_length)``; samples after the last frame are left out.
-    Frames are rows of hop-sized blocks laid side by side: contiguous slices, no gather.
+    Frames are put together from blocks of ``hop_length``: contiguous slices, no gather.
 
     >>> frame(jnp.arange(6), frame_length=4, hop_length=2).tolist()
     [[0, 1, 2, 3], [2, 3, 4, 5]]
@@ -68,7 +66,7 @@ def frame_time(x: Num[Array, "b t c"], length: int, hop: int) -> Num[Array, "b n
 def frame_sums(
     x: Num[Array, "... t"], *, frame_length: int, hop_length: int
 ) -> Num[Array, "... n"]:
-    """Sums over the frames of :func:`frame`, ``[... n]``, from sums of blocks: no frame is made.
+    """Sums over the frames of :func:`frame`, ``[... n]``, computed from sums of blocks.
 
     >>> frame_sums(jnp.arange(6), frame_length=4, hop_length=2).tolist()
     [6, 14]
@@ -87,7 +85,7 @@ def frame_sums(
 
 
 def _blocks(x, n: int, frame_length: int, hop_length: int):
-    """``[... t]`` as the hop-sized rows that ``n`` frames are made of."""
+    """The blocks ``[... rows hop_length]`` of ``x`` that ``n`` frames are put together from."""
     *lead, _ = x.shape
     rows = n - 1 + -(-frame_length // hop_length)
     x = x[..., : rows * hop_length]
@@ -98,7 +96,7 @@ def _blocks(x, n: int, frame_length: int, hop_length: int):
 def window(name: WindowName, length: int, *, periodic: bool) -> Float64[np.ndarray, " length"]:
     """A window of ``length`` samples in float64.
 
-    ``periodic`` divides the circle by ``length`` (librosa, scipy ``fftbins=True``), else by
+    A ``periodic`` window has the period ``length`` (librosa, scipy ``fftbins=True``), others
     ``length - 1`` (Kaldi, symmetric). ``povey`` is Hann to the power 0.85 (Kaldi).
     Raises ``InputError`` for another name.
 

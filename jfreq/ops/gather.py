@@ -15,12 +15,12 @@ def take_tokens(x: Num[Array, "b n d"], ids: Int[Array, "b k"]) -> Num[Array, "b
     """The tokens ``x[b, ids[b, i]]`` of every clip ``b``.
 
     Args:
-      x: ``n`` tokens of each clip, ``[b n d]``.
-      ids: which of them to take, ``[b k]``, in ``[0, n)``. Others raise nothing, but are clamped
-        to the nearest end.
+        x: ``n`` tokens of each clip, ``[b n d]``.
+        ids: Which of them to take, ``[b k]``, in ``[0, n)``. Others are clamped to the nearest end,
+            without an error.
 
     Returns:
-      ``[b k d]``, in the order of ``ids``.
+        The tokens ``[b k d]`` in the order of ``ids``.
 
     >>> take_tokens(jnp.arange(6).reshape(1, 3, 2), jnp.array([[2, 0]])).tolist()
     [[[4, 5], [0, 1]]]

@@ -19,7 +19,7 @@ _CUT = math.log(1e7)
 
 
 class Morlet(NamedTuple):
-    """Scales in samples, falling, and the shape they share. Hashable."""
+    """Wavelets of one shape: their scales in samples, falling. Hashable."""
 
     scales: tuple[float, ...]
     bandwidth: float
@@ -36,7 +36,7 @@ class Morlet(NamedTuple):
 
     @property
     def reach(self) -> np.ndarray:
-        """``[f]`` samples to either side, beyond which the taps count as 0."""
+        """``[f]``: how many samples to either side have taps that are not negligible."""
         return np.ceil(math.sqrt(_CUT * self.bandwidth) * self.a).astype(int)
 
     def taps(self, row: int) -> np.ndarray:
@@ -49,7 +49,7 @@ class Morlet(NamedTuple):
 
     def response(self, cycles: np.ndarray) -> np.ndarray:
         """``[2 f k]``: gain of the real (even) and imaginary (odd) part at ``k`` frequencies in
-        cycles per sample. A sampled wavelet's spectrum: that of the wavelet, folded."""
+        cycles per sample. The spectrum of a sampled wavelet is that of the wavelet, aliased."""
         a = self.a[:, None, None]
         width = np.pi**2 * self.bandwidth
         folds = 1 + math.ceil((self.centre + math.sqrt(_CUT / width)) / self.a.min())
@@ -63,7 +63,7 @@ class Morlet(NamedTuple):
         return np.stack([above + below, above - below]) / 2
 
     def bins(self, samples: int) -> np.ndarray:
-        """``[f]``: how many bins of ``1 / (2 samples)`` from 0 up hold the row's spectrum."""
+        """``[f]``: how many bins of ``1 / (2 samples)`` from 0 up hold the spectrum of a row."""
         edge = self.centre + math.sqrt(_CUT / (np.pi**2 * self.bandwidth))
         return np.minimum(samples, np.ceil(edge / self.a * 2 * samples)).astype(int)
 
@@ -78,7 +78,7 @@ def wavelets(frequencies: Frequencies, rate, bandwidth, centre, norm: Norm) -> M
     """
     f = np.asarray(frequencies, np.float64)
     if f.ndim != 1 or not f.size or np.any(np.diff(f) <= 0):
-        raise InputError("frequencies: give one or more, rising")
+        raise InputError("frequencies: must be one or more, in rising order")
     if not 0 < f[0] <= f[-1] <= rate / 2:
         raise InputError(
             f"frequencies: {f[0]:g} to {f[-1]:g} Hz must lie above 0 and up to half of {rate:g} Hz"
@@ -103,7 +103,7 @@ class Pooling(NamedTuple):
 
 
 class Group(NamedTuple):
-    """Rows ``first .. last - 1``; ``size``: their bins or taps."""
+    """Rows ``first .. last - 1`` that are computed at once from ``size`` bins or taps."""
 
     form: Literal["bins", "taps"]
     first: int
@@ -112,13 +112,13 @@ class Group(NamedTuple):
 
 
 def _hop(reach: int, pool: int) -> int:
-    """Samples that a frame adds: about the taps' half, in whole cells."""
+    """Samples from one frame to the next: about half of the taps, in whole cells."""
     return pool * -(-max(32, reach) // pool)
 
 
 @functools.lru_cache(maxsize=16)
 def groups(wavelet: Morlet, pooling: Pooling) -> tuple[Group, ...]:
-    """The cheaper form of every row; neighbours of one form and about one cost share a group.
+    """The cheaper form of every row; neighbours of one form and a similar cost are one group.
 
     >>> rows = wavelets((2.0, 4.0, 200.0), rate=512, bandwidth=1.5, centre=1.0, norm="l2")
     >>> [group.form for group in groups(rows, Pooling(1024, 0, 256, 4))]
@@ -141,8 +141,8 @@ def groups(wavelet: Morlet, pooling: Pooling) -> tuple[Group, ...]:
 
 
 def _order(count: int, pool: int) -> np.ndarray:
-    """``count`` samples sorted by their position in a cell, then by cell, so that an average over
-    cells adds up whole rows."""
+    """``count`` samples sorted by their position in a cell, then by cell, so that whole rows are
+    added for an average over cells."""
     return np.arange(count).reshape(-1, pool).T.reshape(-1)
 
 

@@ -1,6 +1,6 @@
 """Spectrograms to patches and back.
 
-Pairs are (time, freq). The values inside a patch, and with them the rows of a kernel, run
+Pairs are (time, freq). The values of a patch, and with them the rows of a kernel, are ordered by
 (frequency, time, channel), as in the released weights of AST and SSAST.
 """
 
@@ -17,9 +17,9 @@ Shape2 = tuple[int, int]
 
 
 def grid_shape(frames: int, bins: int, *, patch: Shape2, stride: Shape2) -> Shape2:
-    """Tokens ``(time, freq)`` of a ``frames`` x ``bins`` spectrogram, without padding.
+    """How many patches ``(time, freq)`` fit into a ``frames`` x ``bins`` spectrogram.
 
-    Raises ``InputError`` when not even one patch fits.
+    Raises ``InputError`` where no patch fits.
 
     >>> grid_shape(1024, 128, patch=(16, 16), stride=(10, 10))
     (101, 12)
@@ -91,8 +91,9 @@ def embed_patches(
 ) -> Float[Array, "b n d"]:
     """Linear map of every patch: ``[b t f c]``, ``[pf*pt*c d]`` to ``[b n d]``.
 
-    Frames and bins past the last whole patch are left out. One kernel serves every stride, so a
-    model pretrained on touching patches can be fine-tuned on overlapping ones (SSAST, 2.4).
+    Frames and bins past the last whole patch are left out. The kernel does not depend on the
+    stride, so that a model pre-trained on patches side by side can be fine-tuned on overlapping
+    ones (SSAST, section 2.4).
 
     >>> spec, mean = jnp.arange(8.0).reshape(1, 4, 2, 1), jnp.full((4, 1), 0.25)
     >>> embed_patches(spec, mean, patch=(2, 2), stride=(1, 2))[0, :, 0].tolist()

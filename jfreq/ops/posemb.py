@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Float32
 from jfreq.types import InputError, TokenGrid
 
 Table = Float[Array | np.ndarray, "f t d"]
-"""A learned table as parameters hold it, frequency first as in released weights."""
+"""A learned table as it is in the parameters: frequency first, as in released weights."""
 
 
 def sincos_1d(n: int, d: int) -> Float32[np.ndarray, "n d"]:
@@ -23,7 +23,7 @@ def sincos_1d(n: int, d: int) -> Float32[np.ndarray, "n d"]:
      [0.84 0.01 0.54 1.  ]]
     """
     if d % 2:
-        raise InputError(f"a 1-D sine table needs an even width, got {d}")
+        raise InputError(f"positions: a 1-D table of sines needs an even width, got {d}")
     omega = 10000.0 ** (-np.arange(d // 2) / (d / 2))
     angle = np.arange(n)[:, None] * omega
     return np.concatenate([np.sin(angle), np.cos(angle)], axis=1).astype(np.float32)
@@ -41,7 +41,7 @@ def sincos_2d(
     ((3, 2, 8), True)
     """
     if d % 4:
-        raise InputError(f"a 2-D sine table needs a width that is a multiple of 4, got {d}")
+        raise InputError(f"positions: a 2-D table of sines needs a multiple of 4 as width, got {d}")
     shape = (grid_time, grid_freq, d // 2)
     freq = np.broadcast_to(sincos_1d(grid_freq, d // 2)[None], shape)
     time = np.broadcast_to(sincos_1d(grid_time, d // 2)[:, None], shape)
@@ -62,8 +62,8 @@ def sincos_tokens(grid: TokenGrid, d: int) -> Float32[np.ndarray, "n d"]:
 def resize_positions(table: Table, shape: tuple[int, int]) -> Float[Array, "f2 t2 d"]:
     """``[f t d]`` to ``[*shape d]`` as AST and SSAST do: cut or grown in time, then in frequency.
 
-    A shorter axis is the centred part that starts at ``old // 2 - new // 2``, a longer one is
-    interpolated linearly between the centres of its cells, an equal one is left alone.
+    To a shorter axis the table is cut from ``old // 2 - new // 2`` on, to a longer one it is
+    interpolated linearly between the centres of its cells.
 
     >>> table = jnp.arange(4.0).reshape(1, 4, 1)
     >>> resize_positions(table, (1, 2)).ravel().tolist()

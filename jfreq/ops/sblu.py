@@ -1,13 +1,13 @@
-"""Structured bilateral Laplace unit: two-sided exponential kernels that differ by patch.
+"""Structured bilateral Laplace unit (SBLU): two-sided exponential kernels that differ by patch.
 
     y[n] = sum_{|m| <= c} k[m] u[n + m],    k[m] = g exp(-alpha |m|) exp(-+ i omega m)
 
 ``alpha`` is the decay per frame, ``beta = omega / (2 pi)`` the frequency in cycles per frame,
-both real arrays that may differ for every patch and channel. Two readings of the phase:
+both real arrays that may differ for every patch and channel. The phase can be read in two ways:
 
 ``even``       ``g exp(-L |m|)`` with ``L = alpha + i omega`` and ``g = 2 sinh(L / 2) / L``, the
-               published line (Yamamoto and Okusa 2025, arXiv 2512.03637): real and imaginary part
-               are even, so both outputs have zero phase. The peak gain is about ``1 / alpha``.
+               published formula (Yamamoto and Okusa 2025, arXiv 2512.03637): real and imaginary
+               part are even, so both outputs have zero phase. The peak gain is about ``1 / alpha``.
 ``hermitian``  ``tanh(alpha / 2) exp(-alpha |m|) exp(i omega m)``, a window times a sinusoid, our
                reading of the text: the two outputs are a quadrature pair, the gain at ``beta`` is 1
                and falls monotonically on both sides.
@@ -67,7 +67,8 @@ def kernel(
 def windows(
     x: Float[Array, "b t c"], *, patch: int, stride: int, taps: int, local: bool = False
 ) -> Float[Array, "b p w c"]:
-    """Every patch in time with its neighbours, ``[b p patch+taps-1 c]``, for :func:`apply`.
+    """Every patch in time with its neighbouring frames, ``[b p patch+taps-1 c]``, for
+    :func:`apply`.
 
     Args:
         x: Frames.
@@ -75,7 +76,7 @@ def windows(
         stride: Frames from the start of a patch to that of the next.
         taps: Length of the kernels, odd. The ``(taps - 1) / 2`` frames on either side of a patch
             are those of the clip, and zeros beyond its ends.
-        local: Zeros on either side of every patch, so that a kernel sees one patch only.
+        local: Put zeros on either side of every patch, so that a kernel sees one patch only.
 
     Raises:
         InputError: For even ``taps``, and for kernels longer than the clip or, with ``local``, than
@@ -120,8 +121,9 @@ def apply(
 
     ``windows`` comes from :func:`windows`; the other arguments and errors are those of
     :func:`kernel`. Either side of the kernel is a first-order recursion over the frames of a patch
-    that drops the sample which leaves the kernel, exact for the truncated kernel: ``patch + c``
-    steps instead of ``patch * taps`` products. Differentiable in reverse mode only.
+    that subtracts the sample which leaves the kernel. It is exact for the truncated kernel and
+    takes ``patch + c`` steps instead of ``patch * taps`` products. Differentiable in reverse mode
+    only.
 
     >>> x, alpha, beta = jnp.ones((1, 8, 1)), jnp.ones((1, 2, 1)), jnp.zeros((1, 2, 1))
     >>> real, imag = apply(windows(x, patch=4, stride=4, taps=3), alpha, beta, taps=3)
@@ -145,8 +147,8 @@ def _sums(u: Array, alpha: Array, omegas: Array, reach: int) -> Pair:
     """``sum_{|m| <= c} q^|m| u[n + m]``, ``[b p patch c]`` of ``u [b p patch+2c c]``.
 
     ``q = exp(-alpha + i omega)`` with an omega for either side, ``omegas [2 b p c]``, in radians
-    per frame. Both sides run at once, each from its end of the window. One of them, with
-    ``e_n = sum_{m=1}^{c} q^(m-1) u[n - m]``, adds ``s_n`` to sum ``n``::
+    per frame. Both sides are computed at once, each from its end of the window. With
+    ``e_n = sum_{m=1}^{c} q^(m-1) u[n - m]``, one of them adds ``s_n`` to sum ``n``::
 
         s_n = q e_n,    e_{n+1} = s_n + u[n] - q^c u[n - c]
     """
@@ -162,13 +164,13 @@ def _sums(u: Array, alpha: Array, omegas: Array, reach: int) -> Pair:
         sums = tuple(_add_ends(total, i, part) for total, part in zip(sums, s))
         return _next(s, _ends(u, reach + i), _times_real(q_c, _ends(u, i))), sums
 
-    here = u[:, :, reach : reach + patch]
+    centre = u[:, :, reach : reach + patch]
     e = jax.lax.fori_loop(0, reach, fill, _zeros(omegas))
-    return jax.lax.fori_loop(0, patch, step, (e, (here, jnp.zeros_like(here))))[1]
+    return jax.lax.fori_loop(0, patch, step, (e, (centre, jnp.zeros_like(centre))))[1]
 
 
 def _next(s: Pair, new: Array, leaving: Pair | None = None) -> Pair:
-    """``s + new - leaving``; nothing leaves the kernel while it fills."""
+    """``s + new - leaving``; no sample leaves the kernel in its first steps."""
     if leaving is None:
         return s[0] + new, s[1]
     return s[0] + new - leaving[0], s[1] - leaving[1]
@@ -182,12 +184,12 @@ def _sums_backward(reach: int, saved, grads: Pair) -> tuple[Array, Array, Array]
     """Gradients of :func:`_sums`, without keeping the states of its loop.
 
     Gradients by a complex number are those by its real and imaginary part. ``log q`` is
-    ``-alpha + i omega``; the derivative by it, marked by a prime, runs forward beside ``e``::
+    ``-alpha + i omega``; the derivative by it, marked by a prime, is computed along with ``e``::
 
         s'_n = s_n + q e'_n,    e'_{n+1} = s'_n - c q^c u[n - c]
         dL/dlog q = sum_n conj(s'_n) dL/ds_n
 
-    The gradient by ``u`` runs backward::
+    The gradient by ``u`` is computed backward::
 
         dL/du[n]   += Re dL/de_{n+1},    dL/du[n-c] -= Re(conj(q^c) dL/de_{n+1})
         dL/de_n     = conj(q) (dL/de_{n+1} + dL/ds_n)
@@ -256,7 +258,7 @@ def _at(x: Array, i) -> Array:
 
 
 def _omegas(beta: Array, phase: Phase) -> Pair:
-    """Radians per frame of distance, for frames before and after the centre."""
+    """The omega of frames before and of frames after the centre, in radians per frame."""
     omega = 2 * math.pi * beta
     return -omega, (-omega if phase == "even" else omega)
 
@@ -268,7 +270,7 @@ def _power(alpha: Array, omega: Array, m) -> Pair:
 
 
 def _scale(alpha: Array, beta: Array, phase: Phase, unit_gain: bool) -> Pair:
-    """The factor before the window, ``[*a]``."""
+    """The constant factor of the kernel, ``[*a]``."""
     if phase == "hermitian":
         return jnp.tanh(alpha / 2), jnp.zeros_like(alpha)
     if phase != "even":
@@ -278,9 +280,10 @@ def _scale(alpha: Array, beta: Array, phase: Phase, unit_gain: bool) -> Pair:
 
 
 def _sinhc(re: Array, im: Array) -> Pair:
-    """``sinh(z) / z`` of ``z = re + i im``: 1 at 0, where the quotient has no value or gradient.
+    """``sinh(z) / z`` of ``z = re + i im``, which is 1 at 0.
 
-    Below ``|z| = 1`` the power series in ``z^2``, whose 6 terms are exact in float32.
+    Below ``|z| = 1`` it is the power series in ``z^2``, whose 6 terms are exact in float32; there
+    the quotient is imprecise and at 0 has neither value nor gradient.
     """
     size = re * re + im * im
     small = size < 1
@@ -304,21 +307,21 @@ def _conj(z: Pair) -> Pair:
     return z[0], -z[1]
 
 
-def _plus(one: Pair, other: Pair) -> Pair:
-    return one[0] + other[0], one[1] + other[1]
+def _plus(x: Pair, y: Pair) -> Pair:
+    return x[0] + y[0], x[1] + y[1]
 
 
-def _minus(one: Pair, other: Pair) -> Pair:
-    return one[0] - other[0], one[1] - other[1]
+def _minus(x: Pair, y: Pair) -> Pair:
+    return x[0] - y[0], x[1] - y[1]
 
 
-def _times_real(one: Pair, factor: Array | int) -> Pair:
-    return one[0] * factor, one[1] * factor
+def _times_real(x: Pair, factor: Array | int) -> Pair:
+    return x[0] * factor, x[1] * factor
 
 
-def _times(one: Pair, other: Pair) -> Pair:
-    """Product of two, of which ``one`` may lack the first axis of ``other``."""
-    (a, b), (c, d) = one, other
+def _times(x: Pair, y: Pair) -> Pair:
+    """Complex product; ``x`` may lack the first axis of ``y``."""
+    (a, b), (c, d) = x, y
     if a.ndim < c.ndim:
         a, b = a[None], b[None]
     return a * c - b * d, a * d + b * c
@@ -340,7 +343,10 @@ def cells(
     ([0.0173, 0.052], [0.01, 0.03])
     """
     if kernels < 1 or not 0 < low < high:
-        raise InputError(f"no {kernels} cells from {low:g} up to {high:g} cycles per frame")
+        raise InputError(
+            f"there are no {kernels} cells from {low:g} up to {high:g} cycles per frame: take one "
+            "or more, and 0 < low < high"
+        )
     edges = np.geomspace(low, high, kernels + 1)
     return np.sqrt(edges[1:] * edges[:-1]), np.diff(edges) / 2
 

@@ -58,9 +58,10 @@ def standardise_clip(
     Args:
         x: Clips.
         axes: Axes of one clip.
-        valid: Has the rank of ``x`` and broadcasts to it; False entries do not count and become 0.
-        eps: Added to the variance, so that silence gives 0 and a finite gradient; a number, or an
-            array that broadcasts to ``x`` and has the scale of its square.
+        valid: Broadcasts to ``x`` with the same rank; entries where it is False do not count and
+            become 0.
+        eps: Added to the variance, so that silence gives 0 and a finite gradient: a number, or an
+            array that broadcasts to ``x``, in units of its square.
 
     >>> x, valid = jnp.array([[1.0, 3.0, 9.0]]), jnp.array([[True, True, False]])
     >>> standardise_clip(x, 1, valid=valid).round(3).tolist()

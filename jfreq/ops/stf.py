@@ -1,10 +1,10 @@
 """Multi-resolution block spectra (the STFNets hologram) in real arithmetic.
 
-Blocks do not overlap and are not windowed (STFNets, section 3). A series ``[b t c]`` is cut at the
-longest window into ``m`` blocks and laid out *position first*, ``[s b m c]``: sample ``s`` of every
-block. A window ``n`` cuts each of these into ``p = s / n`` parts without moving a byte, and its
-spectrum is ``[p 2 k b m c]``: part, real and imaginary, bin. So every transform is one matrix
-product over long rows ``(b m c)``. No FFT: a batch-sharded call stays where it is.
+Blocks do not overlap and are not windowed (STFNets, section 3). A series ``[b t c]`` is cut into
+``m`` blocks of the longest window, whose samples come first: ``[s b m c]``. A window of ``n``
+samples cuts each block into ``p = s / n`` parts by a reshape alone, and its spectrum is
+``[p 2 k b m c]``: part, real and imaginary, bin. So every transform is one matrix product over long
+rows ``(b m c)``, and where the batch is sharded it needs no communication, as an FFT would.
 
 Bins are ordered by the shortest window that has them (:func:`bin_order`).
 """
@@ -28,10 +28,8 @@ Sizes = tuple[int, ...]
 
 
 def check_windows(windows: Sizes, sizes: Sizes, samples: int | None = None) -> None:
-    """Raises ``InputError`` unless windows are a divisor chain that fits.
-
-    Each window divides the next and ``samples``; ``sizes``, the lengths after pooling, are even
-    and shrink every window by one factor.
+    """Raises ``InputError`` unless every window divides the next one and ``samples``, and
+    ``sizes``, the lengths after pooling, are even and shrink all windows by one factor.
 
     >>> check_windows((16, 24), (4, 6))
     Traceback (most recent call last):
@@ -54,7 +52,7 @@ def check_windows(windows: Sizes, sizes: Sizes, samples: int | None = None) -> N
 
 @functools.lru_cache(maxsize=64)
 def native_bins(windows: Sizes, sizes: Sizes) -> tuple[np.ndarray, ...]:
-    """For each window the bins that no shorter window has: its part of the hologram.
+    """The bins of each window that no shorter window has: its part of the hologram.
 
     Bin ``k`` of a window is bin ``k / r`` of one ``r`` times shorter, where ``r`` divides ``k``.
 
@@ -70,7 +68,7 @@ def native_bins(windows: Sizes, sizes: Sizes) -> tuple[np.ndarray, ...]:
 
 
 def bin_order(windows: Sizes, sizes: Sizes, j: int) -> np.ndarray:
-    """The bins of window ``j``, those that the shortest window has first.
+    """The bins of window ``j``, ordered by the shortest window that has them.
 
     >>> bin_order((4, 8), (4, 8), 1).tolist()
     [0, 2, 4, 1, 3]
@@ -80,7 +78,7 @@ def bin_order(windows: Sizes, sizes: Sizes, j: int) -> np.ndarray:
 
 
 def to_blocks(x: Float[Array, "b t c"], longest: int) -> Float[Array, "s b m c"]:
-    """Position first, ``s = longest``.
+    """Cuts series into blocks of ``s = longest`` samples, which become the first axis.
 
     >>> to_blocks(jnp.arange(4.0).reshape(1, 4, 1), 2)[:, 0, :, 0].tolist()
     [[0.0, 2.0], [1.0, 3.0]]
@@ -103,7 +101,7 @@ def to_series(x: Float[Array, "s b m c"]) -> Float[Array, "b t c"]:
 def hologram(
     x: Float[Array, "s b m c"], windows: Sizes, sizes: Sizes
 ) -> list[Float32[Array, "p 2 k b m c"]]:
-    """The native bins of every resolution; all others are made from these.
+    """The native bins of every resolution, from which all others are computed.
 
     >>> blocks = to_blocks(jnp.ones((1, 16, 1)), 8)
     >>> [part.shape for part in hologram(blocks, (4, 8), (4, 8))]
@@ -125,7 +123,7 @@ def block_spectrum(
     parts = x.astype(jnp.float32).reshape(-1, n, *x.shape[1:])
     basis = _analysis(n, tuple(bins.tolist()))
     if bins.size and np.all(bins % 2):
-        # Odd bins change sign after half a block: one butterfly halves the product.
+        # Odd bins change sign after half a block, so that half of the product is enough.
         parts, basis = parts[:, : n // 2] - parts[:, n // 2 :], basis[..., : n // 2]
     out = _matmul_parts(basis.swapaxes(0, 1).reshape(2 * bins.size, -1), parts)
     return out.reshape(-1, 2, bins.size, *x.shape[1:])
@@ -165,7 +163,7 @@ def _merge(
     """``y_z = r sum_q alpha_q x_qz`` with ``alpha = softmax_q |s_q|`` and ``s = table x + bias``.
 
     ``x`` has rows ``v = (q z)``, ``s`` rows ``u = (z q)``: real and imaginary part ``z`` of block
-    ``q``. The gradient computes ``s``, which is as large as ``x``, again instead of keeping it::
+    ``q``. The backward pass computes ``s``, which is as large as ``x``, again::
 
         dL_dalpha_q = r sum_z x_qz dL_dy_z
         dL_d|s|_q   = alpha_q (dL_dalpha_q - sum_q' alpha_q' dL_dalpha_q')
@@ -229,8 +227,8 @@ _merge.defvjp(_merge_forward, _merge_backward)
 def _matmul_parts(table, x: Float[Array, "p v ..."]) -> Float[Array, "p u ..."]:
     """``table [u v]`` times the rows of every part.
 
-    The table is repeated for each part: with one free axis on each side no product is one of
-    transposed copies, forward or backward, which CPUs would spend their time on.
+    The table is repeated for each part: with one free axis on each side, neither pass multiplies
+    transposed copies, which would take most of the time on a CPU.
     """
     table = jnp.broadcast_to(table, (x.shape[0], *table.shape))
     over = (((2,), (1,)), ((0,), (0,)))
@@ -239,8 +237,8 @@ def _matmul_parts(table, x: Float[Array, "p v ..."]) -> Float[Array, "p u ..."]:
 
 
 def _flatten_rows(x: Float[Array, "p v ..."]) -> Float[Array, "p v ..."]:
-    """``[p v k b m c]`` as ``[p v x]``, or, where the batch lies on several devices,
-    ``[p v k x]``; ``[p v b m c]`` as ``[p v x]``: no device boundary is moved."""
+    """``[p v k b m c]`` as ``[p v x]``, or as ``[p v k x]`` where the batch lies on several
+    devices, so that no row changes its device; ``[p v b m c]`` as ``[p v x]``."""
     keep = 3 if x.ndim == 6 and sharding.devices() > 1 else 2
     return x.reshape(*x.shape[:keep], -1)
 
@@ -259,8 +257,8 @@ def modulus(real: Float[Array, ...], imag: Float[Array, ...]) -> Float[Array, ..
 def whiten(
     spectrum: Float[Array, "p 2 k b m c"], eps: float = 1e-4
 ) -> tuple[Float[Array, "p k b m c"], Float[Array, "p k b m c"]]:
-    """Complex layer normalisation: the real and imaginary parts of each row of the batch are
-    centred and decorrelated over parts, bins, blocks and channels together.
+    """Complex layer normalisation: the real and imaginary parts of every row of the batch are
+    centred and decorrelated over all parts, bins, blocks and channels.
 
     ``V ** -0.5 (z - mean(z))`` with ``V`` the 2 x 2 covariance of real and imaginary part
     (Trabelsi et al., Deep Complex Networks, ICLR 2018, section 3.5, with the statistics of a
@@ -292,8 +290,8 @@ def whiten(
 def pad_bins(
     real: Float[Array, "p f b m c"], imag: Float[Array, "p f b m c"], width: int
 ) -> tuple[Float[Array, "p g b m c"], Float[Array, "p g b m c"]]:
-    """``width`` bins more on either side, in natural order: the slice of the whole Hermitian
-    spectrum, mirrored and conjugated about bin 0 and the last bin (spectral padding).
+    """Spectral padding of bins in natural order by ``width`` bins on either side: the spectrum is
+    mirrored and conjugated about bin 0 and the last bin, as the whole Hermitian spectrum is.
 
     >>> real = jnp.arange(4.0).reshape(1, 4, 1, 1, 1)
     >>> pad_bins(real, jnp.zeros_like(real), 1)[0].ravel().tolist()
@@ -382,8 +380,8 @@ def tap_response(taps: int, n: int, *, zero_pad: bool) -> np.ndarray:
 
 @functools.lru_cache(maxsize=16)
 def merge_basis(ratio: int) -> np.ndarray:
-    """``[r 2 2(r+1)]`` float32: bins 1 to r of the DFT of length 2(r+1), which make the complex
-    merge weights ``W[p, q]`` of real parameters ``V[q, :]``.
+    """``[r 2 2(r+1)]`` float32: bins 1 to r of the DFT of length 2(r+1), which turns the real
+    parameters ``V[q, :]`` into the complex weights ``W[p, q]`` of a merge.
 
     >>> merge_basis(2).shape
     (2, 2, 6)

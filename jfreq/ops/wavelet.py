@@ -4,14 +4,14 @@
     psi(s) = exp(2 pi i C s - s^2 / B) / sqrt(pi B)
 
 with ``a`` in samples, ``C`` the centre frequency and ``B`` the bandwidth (``cmorB-C`` of
-PyWavelets); a row of frequency ``f`` has ``a = C rate / f``. The signal goes on beyond its ends as
-its mirror image, so it has a period of twice its length and the sum over all n is exact without
-padding: a cosine transform, one gain per row and bin, and a transform back.
+PyWavelets); a row of frequency ``f`` has ``a = C rate / f``. The signal is mirrored at its ends, so
+that it has a period of twice its length and the sum over all n is exact without padding: a cosine
+transform, one gain for each row and bin, and a transform back.
 
-Two evaluators, held to the same tests. ``fft`` is XLA's FFT. ``matmul`` multiplies by real bases
-built in float64: each row either through the bins that its wavelet passes, or, where fewer, as
-a product of frames with its taps. It needs no collectives for a sharded batch, and is the faster
-one for short windows.
+There are two evaluators, which pass the same tests. ``fft`` is XLA's FFT. ``matmul`` multiplies by
+real bases that are built in float64: a row is computed from the bins that its wavelet passes, or,
+where they are fewer, as a product of frames with its taps. It needs no collectives where the batch
+is sharded, and is faster for short windows.
 """
 
 from __future__ import annotations
@@ -43,7 +43,10 @@ def log_frequencies(low: float, high: float, count: int) -> np.ndarray:
     [1.0, 2.0, 4.0, 8.0]
     """
     if not 0 < low < high or count < 2:
-        raise InputError(f"no {count} frequencies from {low:g} up to {high:g} Hz")
+        raise InputError(
+            f"there are no {count} frequencies from {low:g} up to {high:g} Hz: take two or more, "
+            "and 0 < low < high"
+        )
     return np.geomspace(low, high, count)
 
 
@@ -62,15 +65,15 @@ def cwt(
 
     Args:
         x: Real signals.
-        frequencies: Of the rows in Hz, rising, up to ``rate / 2``.
-        rate: Of the samples in Hz.
+        frequencies: Frequencies of the rows in Hz, rising, up to ``rate / 2``.
+        rate: Sample rate in Hz.
         bandwidth: ``B``, the width of the Gaussian.
         centre: ``C``, cycles of the wavelet per scale.
         norm: ``c(a)`` is ``1 / sqrt(a)`` (``l2``: every wavelet has the same energy) or ``1 / a``
             (``l1``: a tone of amplitude 1 gives 1/2 in the row of its frequency).
-        pad: Beyond its ends the signal is its mirror image, 0, or its last sample;
-            :func:`cone_of_influence` tells where that matters.
-        evaluator: Of the two above; ``auto`` chooses by length and platform.
+        pad: How the signal goes on beyond its ends: as its mirror image, as 0, or as its last
+            sample; :func:`cone_of_influence` says where that matters.
+        evaluator: One of the two above; ``auto`` chooses by length and platform.
 
     Raises:
         InputError: For frequencies that the rate cannot hold, and for unknown options.
@@ -133,8 +136,8 @@ def cone_of_influence(
 ) -> Bool[np.ndarray, "f {samples}//{pool}"]:
     """``[f samples // pool]``: True where both ends are ``reach`` scales or more away.
 
-    At 2 scales the wavelet has 7 % of its peak (bandwidth 1.5). A pooled value counts when all of
-    its samples do.
+    At 2 scales the wavelet has 7 % of its peak (bandwidth 1.5). A pooled value is True where all of
+    its samples are.
 
     >>> cone_of_influence((1.0, 4.0), rate=8, samples=32, pool=8).tolist()
     [[False, False, False, False], [False, True, True, False]]
@@ -158,10 +161,8 @@ def _transform(
     pool: int,
     evaluator: dft.Evaluator,
 ):
-    """``pointwise(real, imag)`` of all coefficients, averaged over cells of ``pool`` samples.
-
-    Each array that ``pointwise`` gives becomes ``[... f t // pool]``.
-    """
+    """``pointwise(real, imag)`` of all coefficients, averaged over cells of ``pool`` samples: one
+    or several arrays ``[... f t // pool]``."""
     samples, margin = x.shape[-1], 0
     if samples < 1:
         raise InputError("a window without samples has no wavelet transform")
@@ -169,7 +170,7 @@ def _transform(
     if pad != "symmetric":
         if pad not in ("constant", "edge"):
             raise InputError(f"unknown pad {pad!r}: use symmetric, constant or edge")
-        # The mirror image then begins one whole reach away.
+        # The mirror image then begins one reach of the longest wavelet away.
         margin = -(-int(wavelet.reach.max()) // 2)
         x = jnp.pad(x, _last_axis(x, margin, margin), mode=pad)
     pooling = Pooling(x.shape[-1], margin, samples // pool, pool)
@@ -194,12 +195,12 @@ def _fft(x, *, wavelet: Morlet, pooling: Pooling, pointwise: Callable):
     bank = (even - 1j * odd).astype(np.complex64).reshape((1,) * (x.ndim - 1) + even.shape)
     both = jnp.fft.irfft(spectrum[..., None, :] * bank, 2 * n)
     ahead, back = both[..., :n], both[..., : n - 1 : -1]
-    wanted = slice(pooling.first, pooling.first + pooling.cells * pooling.pool)
+    inside = slice(pooling.first, pooling.first + pooling.cells * pooling.pool)
 
     def pooled(rows):
         return rows.reshape(*rows.shape[:-1], pooling.cells, pooling.pool).mean(axis=-1)
 
-    parts = ((ahead + back)[..., wanted] / 2, (ahead - back)[..., wanted] / 2)
+    parts = ((ahead + back)[..., inside] / 2, (ahead - back)[..., inside] / 2)
     return jax.tree.map(pooled, pointwise(*parts))
 
 
@@ -226,9 +227,9 @@ def _by_bins(spectrum, gains: np.ndarray, basis: np.ndarray, pooling: Pooling, p
 
     Args:
         spectrum: Cosine transform of the signal, ``[... k]``.
-        gains: Of real and imaginary part, ``[2 f k]``.
-        basis: Back to samples, ``[2 k pool * cells]``.
-        pooling: The part of the signal that is wanted.
+        gains: Gains of the real and of the imaginary part, ``[2 f k]``.
+        basis: Basis of the transform back to samples, ``[2 k pool * cells]``.
+        pooling: The part of the signal that is computed.
         pointwise: What is averaged over cells.
     """
     lead = (1,) * (spectrum.ndim - 1)
@@ -248,14 +249,14 @@ def _by_bins(spectrum, gains: np.ndarray, basis: np.ndarray, pooling: Pooling, p
 def _by_taps(x, bank: np.ndarray, pooling: Pooling, pointwise: Callable):
     """Rows ``[... f cells]`` as products of frames with taps.
 
-    A frame of ``l`` samples holds all that ``hop = pool h`` neighbouring coefficients need, so one
-    product gives ``h`` cells of every row; the next frame starts a ``hop`` later.
+    A frame of ``l`` samples holds all that ``hop = pool h`` neighbouring coefficients depend on, so
+    that one product gives ``h`` cells of every row; the next frame starts a ``hop`` later.
 
     Args:
         x: Signal, ``[... t]``.
         bank: ``[l 2 f pool h]``: taps of the real and imaginary part of every row, shifted to each
             sample of a hop (sample ``i`` of cell ``j`` at ``[..., i, j]``).
-        pooling: The part of the signal that is wanted.
+        pooling: The part of the signal that is computed.
         pointwise: What is averaged over cells.
     """
     size, _, rows, pool, cells = bank.shape

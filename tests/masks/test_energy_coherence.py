@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from jfreq.masks import energy_coherence
-from jfreq.ops.coherence import beside, pair_coherence
+from jfreq.ops.coherence import pair_coherence, pairs_to_frames
 from jfreq.types import InputError
 
 PATCH = (1, 20)
@@ -63,7 +63,7 @@ def test_white_noise_has_the_figures_of_the_sheet(white):
     np.testing.assert_allclose(shares, [0.06, 0.14, 0.32], atol=0.01)
     h = entropy(white) / np.log(300)
     np.testing.assert_allclose(h, 0.995, atol=0.002)
-    gamma = jax.jit(lambda re, im: beside(*pair_coherence(re, im)))(*parts(white))
+    gamma = jax.jit(lambda re, im: pairs_to_frames(*pair_coherence(re, im)))(*parts(white))
     assert float(gamma.mean()) == pytest.approx(0.32, abs=0.01)
     assert coherence(white).mean() < 0.05
 

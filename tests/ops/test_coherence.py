@@ -3,10 +3,15 @@ import numpy as np
 import pytest
 from scipy.signal import windows
 
-from jfreq.ops.coherence import beside, cross_coherence, noise_floor, pair_coherence
+from jfreq.ops.coherence import (
+    cross_coherence,
+    pair_coherence,
+    pairs_to_frames,
+    white_noise_coherence,
+)
 from jfreq.types import InputError
 
-FRAMES = jax.jit(lambda re, im, taps: beside(*pair_coherence(re, im, taps=taps)),
+FRAMES = jax.jit(lambda re, im, taps: pairs_to_frames(*pair_coherence(re, im, taps=taps)),
                  static_argnames="taps")  # fmt: skip
 CROSS = jax.jit(cross_coherence)
 
@@ -81,7 +86,7 @@ def test_the_mean_is_inside_the_ratio():
 def test_floor_is_what_noise_measures(bins, taps, channels, atol):
     z = noise(np.random.default_rng(4), 1500, 2, bins, channels)
     measured = gamma(z, taps=taps).mean((0, 1))
-    floor = np.array(noise_floor(bins, taps=taps, channels=channels))
+    floor = np.array(white_noise_coherence(bins, taps=taps, channels=channels))
     np.testing.assert_allclose(measured, floor, atol=atol + 0.015)  # 3 standard errors
     assert abs(measured.mean() - floor.mean()) < atol
     assert (floor < 1).all()
