@@ -363,7 +363,7 @@ def test_bad_configs_are_refused(motion, changes, match):
         replace(SMALL, **changes).bind(spec)
 
 
-def test_unknown_levels_are_refused():
+def test_unknown_statistics_are_refused():
     spec = DataSpec((SignalSpec("acc", 50.0, 160, 3),))
     with pytest.raises(InputError, match=r"method.standardise: .*'acc'; use 'clip'"):
         SMALL.bind(spec)

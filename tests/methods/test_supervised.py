@@ -296,9 +296,9 @@ def test_pre_training_refuses_overlapping_patches():
 @pytest.mark.parametrize(
     ("head", "spec", "match"),
     [
-        (Head(), DataSpec(CLIP.signals), "needs two or more labels, these have 0"),
-        (Head(), DataSpec(CLIP.signals, ("one",)), "these have 1"),
-        (Head(classes=2), CLIP, "head.classes: 2 classes for data with 3 labels"),
+        (Head(), DataSpec(CLIP.signals), "needs two labels or more, the data have 0"),
+        (Head(), DataSpec(CLIP.signals, ("one",)), "the data have 1"),
+        (Head(classes=2), CLIP, "head.classes: must be 3 or more, the labels of the data, got 2"),
     ],
 )
 def test_labels_that_do_not_fit(head, spec, match):
