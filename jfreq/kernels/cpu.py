@@ -156,9 +156,8 @@ def _shared_bias(q, k, v, mask, bias, most: int):
 
         return jax.lax.map(attend_rows, (q, k, v, masks))
 
-    out = jax.lax.map(
-        attend_heads, (cut(q), cut(k), cut(v), bias.reshape(-1, heads, *bias.shape[1:]))
-    )
+    bias = bias.reshape(-1, heads, *bias.shape[1:])
+    out = jax.lax.map(attend_heads, (cut(q), cut(k), cut(v), bias))
     return jnp.moveaxis(out, 0, 2).reshape(b, h, n, -1)
 
 

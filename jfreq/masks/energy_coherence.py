@@ -31,8 +31,6 @@ Patch: TypeAlias = tuple[int, int]
 Cells = Float[Array, "b t f c"]
 Others = Float[Array, "b t3 f3 k"]
 Tokens = Float[Array, "b t2 f2"]
-Valid = Bool[Array, "..."] | Bool[np.ndarray, "..."]
-"""False in padding: ``[t f]`` of the tokens, or ``[b n]`` or ``[b t f]`` of every sample."""
 
 _QUIET = 1e-6
 """The least that the median counts as, as a fraction of the power of the loudest patch."""
@@ -45,57 +43,29 @@ def patch_energy(real: Cells, imag: Cells, patch: Patch) -> Tokens:
     return _pooled(jnp.sum(jnp.square(real) + jnp.square(imag), axis=-1), patch, mean=False)
 
 
-def energy(real: Cells, imag: Cells, patch: Patch, *, valid: Valid | None = None) -> Tokens:
+def energy(real: Cells, imag: Cells, patch: Patch) -> Tokens:
     """How loud a patch is, 0 to 1: ``log(1 + e / median(e))`` of its mean power ``e``, min-max
     normalised within the sample.
 
-    Padding, where ``valid`` is False, scores 0, and so do all patches of a sample whose patches are
-    equally loud, or silent.
+    It is 0 in a sample that is silent or whose patches are equally loud.
     """
-    e = _pooled(jnp.sum(jnp.square(real) + jnp.square(imag), axis=-1), patch)
-    score = _relative_loudness(e.reshape(e.shape[0], -1), _rows(_valid(valid, e), e[0].size))
-    return jax.lax.stop_gradient(score.reshape(e.shape))
-
-
-def _relative_loudness(
-    power: Float[Array, "b n"], valid: Bool[Array, "b n"]
-) -> Float[Array, "b n"]:
-    """``log(1 + power / median)``, min-max normalised over the valid patches of a sample."""
-    _, peak = masked_minmax(power, valid)
-    reference = jnp.maximum(masked_median(power, valid), _QUIET * peak)
+    power = _pooled(jnp.sum(jnp.square(real) + jnp.square(imag), axis=-1), patch)
+    flat = power.reshape(power.shape[0], -1)
+    ascending, n = jnp.sort(flat, axis=-1), flat.shape[1]
+    median = (ascending[:, (n - 1) // 2] + ascending[:, n // 2])[:, None] / 2
+    reference = jnp.maximum(median, _QUIET * ascending[:, -1:])
     audible = (reference > 0) & jnp.isfinite(reference)
-    loudness = jnp.log1p(power / jnp.where(audible, reference, 1.0))
-    low, high = masked_minmax(loudness, valid)
+    loudness = jnp.log1p(flat / jnp.where(audible, reference, 1.0))
+    low, high = (f(loudness, axis=-1, keepdims=True) for f in (jnp.min, jnp.max))
     # Patches that differ by rounding only are equally loud.
     differs = audible & (high - low > 1e-4)
-    score = (loudness - low) / jnp.where(differs, high - low, 1.0)
-    return jnp.where(valid & differs, score, 0.0)
+    score = jnp.where(differs, (loudness - low) / jnp.where(differs, high - low, 1.0), 0.0)
+    return jax.lax.stop_gradient(score.reshape(power.shape))
 
 
-def masked_median(x: Float[Array, "b n"], valid: Bool[Array, "b n"]) -> Float[Array, "b 1"]:
-    """Median of the valid values of every row, the mean of the middle two of an even number; inf
-    for a row without valid values."""
-    ascending = jnp.sort(jnp.where(valid, x, jnp.inf), axis=-1)
-    count = jnp.maximum(jnp.sum(valid, axis=-1, keepdims=True), 1)
-    middle = jnp.concatenate([(count - 1) // 2, count // 2], axis=-1)
-    both = jnp.take_along_axis(ascending, middle, axis=-1, mode="clip")
-    return jnp.mean(both, axis=-1, keepdims=True)
-
-
-def masked_minmax(
-    x: Float[Array, "b n"], valid: Bool[Array, "b n"]
-) -> tuple[Float[Array, "b 1"], Float[Array, "b 1"]]:
-    """Least and largest of the valid values of every row; inf and -inf where there are none."""
-    low = jnp.min(jnp.where(valid, x, jnp.inf), axis=-1, keepdims=True)
-    return low, jnp.max(jnp.where(valid, x, -jnp.inf), axis=-1, keepdims=True)
-
-
-def entropy(
-    real: Cells, imag: Cells, patch: Patch, valid: Valid | None = None
-) -> Float[Array, " b"]:
+def entropy(real: Cells, imag: Cells, patch: Patch) -> Float[Array, " b"]:
     """Entropy in nats of the distribution of a sample's energy over its patches; 0 for silence."""
     e = patch_energy(real, imag, patch)
-    e = jnp.where(_valid(valid, e), e, 0.0)
     total = jnp.sum(e, axis=(1, 2), keepdims=True)
     p = e / jnp.where(total > 0, total, 1.0)
     return jax.lax.stop_gradient(jnp.sum(jax.scipy.special.entr(p), axis=(1, 2)))
@@ -169,7 +139,7 @@ def sample_by_importance(
     temperature: float | int | Float[Array, ""],
     floor: float | int = 0.0,
     sign: Literal[1, -1] = 1,
-    valid: Valid | None = None,
+    valid: Bool[Array, "b n"] | None = None,
 ) -> Mask:
     """Makes ``visible`` tokens visible by Gumbel-top-K on ``sign * scores / temperature``.
 
@@ -198,7 +168,7 @@ def sample_by_importance(
         raise InputError(f"mask: {visible} of {n} tokens cannot be visible; choose 1 to {n - 1}")
     if not 0 <= floor <= 1:
         raise InputError(f"mask: floor must lie between 0 and 1, got {floor:g}")
-    inside = jnp.ones((b, n), bool) if valid is None else jnp.broadcast_to(_rows(valid, n), (b, n))
+    inside = jnp.ones((b, n), bool) if valid is None else valid
     noise_key, uniform_key, round_key = jax.random.split(key, 3)
     noise = jax.random.gumbel(noise_key, (b, n))
     # The noise is multiplied so that temperature 0 is defined; there it only breaks ties.
@@ -282,14 +252,3 @@ def _pooled(x: Float[Array, "b t f"], patch: Patch, *, mean: bool = True) -> Tok
             axes = "btf,tu->buf" if axis == 1 else "btf,fu->btu"
             x = jnp.einsum(axes, x, weight.astype(np.float32), precision=jax.lax.Precision.HIGHEST)
     return x
-
-
-def _rows(valid: Valid, n: int) -> Bool[Array, "b n"]:
-    return jnp.asarray(valid).reshape(-1, n)
-
-
-def _valid(valid: Valid | None, like: Tokens) -> Bool[Array, "b t2 f2"]:
-    if valid is None:
-        return jnp.ones(like.shape, bool)
-    n = like.shape[1] * like.shape[2]
-    return jnp.broadcast_to(_rows(valid, n).reshape(-1, *like.shape[1:]), like.shape)

@@ -22,8 +22,8 @@ import jax.numpy as jnp
 from jfreq import losses, masks
 from jfreq.frontends.fbank import Fbank
 from jfreq.method import Loss, Metrics, Rows, Streams, part_of
+from jfreq.methods.common.features import valid_tokens
 from jfreq.methods.common.patches import PatchMethod
-from jfreq.methods.common.pooling import valid_tokens
 from jfreq.nn.apply import apply
 from jfreq.nn.bias import RelativeBias
 from jfreq.nn.heads import trunc_normal

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jfreq import losses, masks
 from jfreq.config import Experiment, check, replace
 from jfreq.method import Loss, Streams, summarise
-from jfreq.methods.common.pooling import pooled
+from jfreq.methods.common.features import FeatureMethod, pooled
 from jfreq.methods.common.raw_sensors import standardised
 from jfreq.methods.common.teacher import TeacherMethod, collapse_metrics, gather_per_clone
 from jfreq.nn.apply import apply
@@ -29,7 +29,7 @@ from jfreq.types import Array, Batch, DataSpec, Features, Mask, PyTree, TokenGri
 
 
 @checked
-class Data2Vec(TeacherMethod):
+class Data2Vec(TeacherMethod, FeatureMethod):
     """Masked clones of every clip predict what an EMA teacher makes of the whole clip.
 
     Tokens are strided convolutions of the waveform. The defaults are those of the released
@@ -155,14 +155,7 @@ class Data2Vec(TeacherMethod):
             return wave, jnp.ones((wave.shape[0], self.grid.size), bool)
         return wave, self.features.valid(batch["length"], self.grid.size)
 
-    def encode(self, params: PyTree, batch: Batch) -> Features:
-        return self._encoded(params, batch, None)
-
-    def forward(self, params: PyTree, batch: Batch, rngs: Streams) -> Features:
-        return self._encoded(params, batch, rngs("dropout"))
-
-    def _encoded(self, params: PyTree, batch: Batch, dropout: Array | None) -> Features:
-        """All tokens in context; the clip vector is the mean of those without padding."""
+    def features_of(self, params: PyTree, batch: Batch, dropout: Array | None = None) -> Features:
         wave, valid = self.wave(batch)
         tokens, layers = apply(
             self.net,

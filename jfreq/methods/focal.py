@@ -139,7 +139,7 @@ class FOCAL(SpectraMethod):
             {"loss": total} | {name: x.mean(axis=0) for name, x in values.items()}, batch
         )
 
-    def features(self, params: PyTree, batch: Batch, dropout: Array | None = None) -> Features:
+    def features_of(self, params: PyTree, batch: Batch, dropout: Array | None = None) -> Features:
         spectra = self.spectra(batch)
         tokens, vectors = self._encoded(params["encoder"], spectra, dropout)
         _, patch_valid = self.patches(spectra)

@@ -152,7 +152,7 @@ class FreqMAE(SpectraMethod):
             total = total + factor * values[kind]
         return summarise({"loss": total, **values}, batch)
 
-    def features(self, params: PyTree, batch: Batch, dropout: Array | None = None) -> Features:
+    def features_of(self, params: PyTree, batch: Batch, dropout: Array | None = None) -> Features:
         spectra = self.spectra(batch)
         patches, present = self._inputs(spectra)
         unimodal, fused, last = apply(

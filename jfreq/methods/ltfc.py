@@ -15,7 +15,7 @@ from jfreq.augment import scalogram as change
 from jfreq.config import check, replace
 from jfreq.frontends.scalogram import Scalogram
 from jfreq.method import Loss, Streams, decided, part_of, summarise
-from jfreq.methods.common.pooling import pooled, valid_tokens
+from jfreq.methods.common.features import pooled, valid_tokens
 from jfreq.methods.common.raw_sensors import RawSensorMethod, twice
 from jfreq.nn.apply import apply
 from jfreq.nn.cnn1d import Conv1d, one_length
@@ -188,16 +188,10 @@ class LTFC(RawSensorMethod):
         total = functools.reduce(jnp.add, (values[name] for name in self.branches))
         return summarise({"loss": total, **values}, batch)
 
-    def encode(self, params, batch: Batch) -> Features:
-        return self._features(params, batch)
-
-    def forward(self, params, batch: Batch, rngs: Streams) -> Features:
-        return self._features(params, batch, rngs("dropout"))
-
-    def _features(self, params: PyTree, batch: Batch, dropout: Array | None = None) -> Features:
+    def features_of(self, params: PyTree, batch: Batch, dropout: Array | None = None) -> Features:
         batch, features = self.with_spectrogram(batch), []
         if "time" in self.branches:
-            features.append(self.series.features(params["time"]["encoder"], batch, dropout))
+            features.append(self.series.features_of(params["time"], batch, dropout))
         if "frequency" in self.branches:
             tokens = self._map_tokens(params["frequency"], batch["spectrogram"])
             valid = valid_tokens(self.grid, batch, tokens.shape[0])

@@ -134,7 +134,7 @@ class MAE(SpectraMethod):
         values["loss"] = losses.mean_present(values, present)
         return summarise(values, batch)
 
-    def features(self, params: PyTree, batch: Batch, dropout: Array | None = None) -> Features:
+    def features_of(self, params: PyTree, batch: Batch, dropout: Array | None = None) -> Features:
         patches, valid_patches = self.patches(self.spectra(batch))
         valid = joined(self, valid_patches)
 

@@ -23,7 +23,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Float32
+from jaxtyping import Array, Float, Float32
 
 from jfreq.ops import dft, morlet
 from jfreq.ops.frames import frame
@@ -72,7 +72,7 @@ def cwt(
         norm: ``c(a)`` is ``1 / sqrt(a)`` (``l2``: every wavelet has the same energy) or ``1 / a``
             (``l1``: a tone of amplitude 1 gives 1/2 in the row of its frequency).
         pad: How the signal goes on beyond its ends: as its mirror image, as 0, or as its last
-            sample; :func:`cone_of_influence` says where that matters.
+            sample. That matters within about two scales of an end.
         evaluator: One of the two above; ``auto`` chooses by length and platform.
 
     Raises:
@@ -123,30 +123,6 @@ def _coefficients(real: Array, imag: Array) -> tuple[Array, Array]:
 def _log_magnitude(real: Array, imag: Array) -> Array:
     # The small term makes the gradient at silence 0 instead of NaN.
     return jnp.log(1 + jnp.sqrt(jnp.square(real) + jnp.square(imag) + 1e-30))
-
-
-def cone_of_influence(
-    frequencies: Frequencies,
-    *,
-    rate: float | int,
-    samples: int,
-    pool: int = 1,
-    centre: float | int = 1.0,
-    reach: float | int = 2.0,
-) -> Bool[np.ndarray, "f {samples}//{pool}"]:
-    """``[f samples // pool]``: True where both ends are ``reach`` scales or more away.
-
-    At 2 scales the wavelet has 7 % of its peak (bandwidth 1.5). A pooled value is True where all of
-    its samples are.
-
-    >>> cone_of_influence((1.0, 4.0), rate=8, samples=32, pool=8).tolist()
-    [[False, False, False, False], [False, True, True, False]]
-    """
-    scale = centre * rate / np.asarray(frequencies, np.float64)[:, None]
-    count = samples // pool
-    first = np.arange(count) * pool
-    edge = np.minimum(first, samples - first - pool) + 0.5
-    return edge[None] >= reach * scale
 
 
 # ------------------------------------------------------------------ evaluators

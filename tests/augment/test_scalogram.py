@@ -49,7 +49,7 @@ def test_amplitude_is_that_of_the_signal():
         np.testing.assert_allclose(louder, levels(3 * x, pool), atol=atol)
 
 
-def test_gain_is_drawn_for_every_channel_within_its_range(spec):
+def test_gain_is_sampled_for_every_channel_within_its_range(spec):
     wide = jnp.broadcast_to(spec[:1], (400, *spec.shape[1:]))[:, :3]
     out = change.scale_amplitude(jax.random.key(3), wide, gain=(0.5, 2.0))
     ratio = np.expm1(np.asarray(out)) / np.expm1(np.asarray(wide))

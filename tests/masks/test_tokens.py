@@ -15,7 +15,7 @@ OFFICIAL_ROWS = {
     400: [0.415, 0.671, 0.816, 0.874, 0.888, 0.884, 0.884, 0.818],
     250: [0.199, 0.366, 0.497, 0.566, 0.594, 0.594, 0.592, 0.499],
 }
-"""P(masked) of each frequency row, measured on the released code (4000 draws)."""
+"""P(masked) of each frequency row, measured on the released code (4000 samples)."""
 
 
 def check_partition(mask, batch, n, count):
@@ -97,7 +97,7 @@ def test_clusters_of_one_are_random_masks(key):
 
 @pytest.mark.parametrize("count", [100, 250])
 def test_official_against_a_plain_reading_of_the_code(key, count):
-    """The same family as the released loop, drawn in Python: counts per row agree."""
+    """The same family as the released loop, sampled in Python: counts per row agree."""
     rng, rows = np.random.default_rng(0), np.zeros(8)
     for _ in range(400):
         side, chosen = rng.integers(3, 6), set()
@@ -145,9 +145,9 @@ SPANS = TokenGrid(time=64, freq=8, order="time_major")
 """16 x 16 patches of 10 s: 512 tokens, of which EAT keeps 102."""
 
 
-def trimmed_or_filled(rng, draws, shape, keep, block, centres):
+def trimmed_or_filled(rng, samples, shape, keep, block, centres):
     """The definition, one draw at a time: blocks, then tokens taken away or added at random."""
-    flags = np.zeros((draws, *shape), bool)
+    flags = np.zeros((samples, *shape), bool)
     for plane in flags:
         for _ in range(centres):
             at = [rng.integers(s) for s in shape]
@@ -162,7 +162,7 @@ def trimmed_or_filled(rng, draws, shape, keep, block, centres):
 
 @pytest.fixture(scope="module")
 def kept():
-    """``[draws t f]``: which tokens stay."""
+    """``[samples t f]``: which tokens stay."""
     mask = jax.jit(lambda k: masks.inverse_block(k, 4000, SPANS, 102))(jax.random.key(5))
     check_partition(mask, 4000, 512, 410)
     return ~np.asarray(mask.is_masked).reshape(4000, *SPANS.shape)

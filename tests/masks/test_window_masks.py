@@ -14,7 +14,7 @@ def plane(tokens, held=None):
     return (np.arange(tokens[0]) < t)[:, None] & (np.arange(tokens[1]) < f)
 
 
-def draw(rows, valid, seed=0, **options):
+def sampled(rows, valid, seed=0, **options):
     made = jax.jit(lambda k: window_masks.sample(k, rows, valid, **options))
     return np.asarray(made(jax.random.key(seed)))
 
@@ -40,7 +40,7 @@ def test_released_counts(tokens, window, masked):
     """Section 1.b.7 of the sheet, in order: MOD audio and seismic, ACIDS, RealWorld, PAMAP2."""
     valid = plane(tokens)
     assert window_masks.count(valid, window, 0.75) == masked
-    cells = by_window(draw(3, valid, window=window, ratio=0.75), window)
+    cells = by_window(sampled(3, valid, window=window, ratio=0.75), window)
     assert (cells.sum((1, 2)) == masked).all()
     assert len({row.tobytes() for row in cells}) == 3
 
@@ -52,7 +52,7 @@ def test_released_counts(tokens, window, masked):
 )  # fmt: skip
 def test_exactly_so_many_windows_and_none_of_padding(rows, columns, wt, wf, ratio, seed, data):
     tokens = (rows * wt, columns * wf)
-    held = tuple(data.draw(st.integers(1, n)) for n in tokens)
+    held = tuple(data.sampled(st.integers(1, n)) for n in tokens)
     valid = plane(tokens, held)
     units = -(-held[0] // wt) * -(-held[1] // wf)
     options = {"window": (wt, wf), "ratio": ratio}
@@ -60,22 +60,22 @@ def test_exactly_so_many_windows_and_none_of_padding(rows, columns, wt, wf, rati
         with pytest.raises(InputError, match="masks none"):
             window_masks.check(valid, (wt, wf), ratio)
         return
-    cells = by_window(draw(2, valid, seed, **options), (wt, wf))
+    cells = by_window(sampled(2, valid, seed, **options), (wt, wf))
     assert (cells.sum((1, 2)) == int(round(ratio * units, 6))).all()
     assert not cells[:, -(-held[0] // wt) :].any()
     assert not cells[:, :, -(-held[1] // wf) :].any()
 
 
-def test_rows_and_columns_are_whole_and_drawn_for_each_sample():
+def test_rows_and_columns_are_whole_and_sampled_for_each_sample():
     valid = plane((12, 24), (10, 20))
-    time = by_window(draw(40, valid, window=(2, 4), ratio=0.5, kind="time"), (2, 4))
+    time = by_window(sampled(40, valid, window=(2, 4), ratio=0.5, kind="time"), (2, 4))
     assert (time.max(2) == time.min(2)).all() and (time.max(2).sum(1) == 2).all()
     assert not time[:, 5].any()
-    tube = by_window(draw(40, valid, window=(2, 4), ratio=0.5, kind="tube"), (2, 4))
+    tube = by_window(sampled(40, valid, window=(2, 4), ratio=0.5, kind="tube"), (2, 4))
     assert (tube.max(1) == tube.min(1)).all() and (tube.max(1).sum(1) == 2).all()
     assert not tube[:, :, 5].any()
-    for drawn, ways in ((time, 10), (tube, 10)):  # 2 of 5
-        assert len({row.tobytes() for row in drawn}) == ways
+    for masked, ways in ((time, 10), (tube, 10)):  # 2 of 5
+        assert len({row.tobytes() for row in masked}) == ways
 
 
 @pytest.mark.parametrize("kind", ["random", "tube"])
@@ -83,11 +83,11 @@ def test_rows_and_columns_are_whole_and_drawn_for_each_sample():
 def test_mirrored_masks_hide_both_halves_of_a_two_sided_spectrum(kind, held):
     valid = plane((4, 24), (4, held))
     options = {"window": (1, 4), "ratio": 0.5, "kind": kind, "mirror": True}
-    drawn = draw(6, valid, **options)
-    np.testing.assert_array_equal(drawn[:, :, :held], drawn[:, :, :held][:, :, ::-1])
-    assert not drawn[:, :, held:].any()
+    masked = sampled(6, valid, **options)
+    np.testing.assert_array_equal(masked[:, :, :held], masked[:, :, :held][:, :, ::-1])
+    assert not masked[:, :, held:].any()
     half = -(-held // 2)
-    lower = np.pad(drawn[:, :, :half], ((0, 0), (0, 0), (0, -half % 4)), mode="edge")
+    lower = np.pad(masked[:, :, :half], ((0, 0), (0, 0), (0, -half % 4)), mode="edge")
     cells = by_window(lower, (1, 4))
     number = (cells if kind == "random" else cells.max(1)).reshape(6, -1).sum(1)
     assert (number == window_masks.count(valid, (1, 4), 0.5, kind=kind, mirror=True)).all()
@@ -95,17 +95,17 @@ def test_mirrored_masks_hide_both_halves_of_a_two_sided_spectrum(kind, held):
 
 def test_mixed_takes_one_kind_for_each_sample():
     valid = plane((4, 8))
-    drawn = draw(4000, valid, window=(1, 1), ratio=0.5, kind="mixed")
-    time = (drawn.min(2) == drawn.max(2)).all(1)
-    tube = (drawn.min(1) == drawn.max(1)).all(1)
-    assert (drawn.sum((1, 2)) == 16).all()
+    masked = sampled(4000, valid, window=(1, 1), ratio=0.5, kind="mixed")
+    time = (masked.min(2) == masked.max(2)).all(1)
+    tube = (masked.min(1) == masked.max(1)).all(1)
+    assert (masked.sum((1, 2)) == 16).all()
     assert abs(tube.mean() - 0.25) < 0.03 and abs(time.mean() - 0.25) < 0.03
     assert not (time & tube).any()
 
 
 def test_every_window_is_masked_equally_often():
-    drawn = draw(4000, plane((4, 8), (4, 6)), window=(2, 2), ratio=0.5)
-    np.testing.assert_allclose(drawn[:, :, :6].mean(0), 0.5, atol=0.04)
+    masked = sampled(4000, plane((4, 8), (4, 6)), window=(2, 2), ratio=0.5)
+    np.testing.assert_allclose(masked[:, :, :6].mean(0), 0.5, atol=0.04)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from jfreq.methods.beats import (
     TrainedTokenizer,
     _Model,
 )
-from jfreq.methods.common.pooling import valid_tokens
+from jfreq.methods.common.features import valid_tokens
 from jfreq.nn.apply import apply
 from jfreq.nn.vit import ViT
 from jfreq.ops import codebook

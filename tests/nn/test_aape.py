@@ -36,16 +36,16 @@ def noise(*shape, seed=None):
 
 @functools.cache
 def built(cfg):
-    """Parameters, not as they are born but drawn, and the embedding compiled."""
+    """Parameters, replaced by random values, and the embedding compiled."""
     net = trunk(cfg)
     spec = jnp.zeros((1, 48, 8, 1))
     params = jax.jit(lambda key: net.init(key, spec, method=net.embed)["params"])(jax.random.key(0))
-    drawn = param_paths.map_paths(lambda path, x: 0.3 * noise(*x.shape, seed=len(path)), params)
+    random = param_paths.map_paths(lambda path, x: 0.3 * noise(*x.shape, seed=len(path)), params)
 
     def embed(params, spec, visible, valid):
         return net.apply({"params": params}, spec, visible=visible, valid=valid, method=net.embed)
 
-    return params, drawn, jax.jit(embed)
+    return params, random, jax.jit(embed)
 
 
 def compiled(module, method) -> Any:

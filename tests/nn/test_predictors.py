@@ -100,7 +100,7 @@ def test_conv_decoder_against_numpy(order, width):
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_noise_is_drawn_from_the_key_at_the_masked_places_only():
+def test_noise_is_sampled_from_the_key_at_the_masked_places_only():
     """With 1 x 1 kernels every place stands for itself: the map from noise to output is known."""
     cfg = dataclasses.replace(CONV, kernel=1, depth=1, groups=1, noise=0.3)
     grid = TokenGrid(time=200, freq=2)
@@ -216,7 +216,7 @@ def reordered(mask, order):
 
 @BOTH
 def test_predictions_follow_the_order_of_the_masked_tokens(cfg):
-    """Without noise, which is drawn in that order."""
+    """Without noise, which is sampled in that order."""
     cfg = dataclasses.replace(cfg, noise=0.0) if isinstance(cfg, ConvDecoder) else cfg
     params, states, mask = weights(cfg), random_states(), random_mask()
     order = np.random.default_rng().permutation(mask.masked.shape[1])

@@ -145,10 +145,10 @@ def test_dropout_draws_bytes(shape):
     x = jnp.ones(shape)
     net = Dropout(0.2)
 
-    def drawn(key):
+    def sampled(key):
         return net.apply({}, x, deterministic=False, rngs={"dropout": key})
 
-    out: Any = jax.jit(drawn)(jax.random.key(0))
+    out: Any = jax.jit(sampled)(jax.random.key(0))
     kept = np.asarray(out) > 0
     np.testing.assert_allclose(np.unique(out), [0, 256 / 205])
     sigma = np.sqrt(0.2 * 0.8 / kept.size)
@@ -165,15 +165,15 @@ def test_rows_are_dropped_as_a_whole():
     """Drop path keeps the mean; its rate may be traced, and 0 then drops nothing."""
 
     @jax.jit
-    def drawn(rate, key):
+    def sampled(rate, key):
         net = Dropout(rate, rows=True)
         return net.apply({}, jnp.ones((4000, 3)), deterministic=False, rngs={"dropout": key})
 
-    out = np.asarray(drawn(0.3, jax.random.key(0)))
+    out = np.asarray(sampled(0.3, jax.random.key(0)))
     np.testing.assert_allclose(np.unique(out), [0, 1 / 0.7], rtol=1e-6)
     np.testing.assert_array_equal(out.min(1), out.max(1))
     assert out.mean() == pytest.approx(1, abs=4 * np.sqrt(0.3 / 0.7 / 4000))
-    assert (drawn(0.0, jax.random.key(1)) == 1).all()
+    assert (sampled(0.0, jax.random.key(1)) == 1).all()
 
 
 def tensors(params):

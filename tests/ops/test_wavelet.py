@@ -173,26 +173,6 @@ def test_modulus_ignores_sign_and_phase(evaluator):
     np.testing.assert_allclose(a, b, rtol=1e-3)
 
 
-def test_cone_of_influence_marks_what_the_ends_change():
-    """Inside it, with a reach of the taps' whole support, no padding matters."""
-    x = noise(400) + 2
-    reach = np.sqrt(np.log(1e7) * 1.5)
-    inside = wavelet.cone_of_influence(FEW, rate=RATE, samples=400, reach=reach)
-    found = [transform(x, pad=pad) for pad in ("symmetric", "constant", "edge")]
-    spread = np.ptp(np.abs(np.stack(found)), axis=0)
-    assert 0 < inside.sum() < inside.size
-    assert spread[inside].max() < 1e-5 < 0.1 < spread[~inside].max()
-    at_two = wavelet.cone_of_influence(FEW, rate=RATE, samples=400)
-    assert (at_two >= inside).all()
-    np.testing.assert_array_equal(at_two, at_two[:, ::-1])
-    first = [np.flatnonzero(row)[0] for row in at_two if row.any()]
-    scales = RATE / FEW[at_two.any(1)]
-    np.testing.assert_array_equal(first, np.ceil(2 * scales - 0.5))
-    pooled = wavelet.cone_of_influence(FEW, rate=RATE, samples=403, pool=4)
-    whole = wavelet.cone_of_influence(FEW, rate=RATE, samples=403)[:, :400]
-    np.testing.assert_array_equal(pooled, whole.reshape(len(FEW), 100, 4).all(-1))
-
-
 @both
 @pytest.mark.parametrize(("t", "pool"), [(400, 4), (131, 5)])
 def test_scalogram_averages_the_logarithm(evaluator, t, pool):

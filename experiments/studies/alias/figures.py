@@ -24,8 +24,8 @@ import numpy as np
 from experiments.studies.sensors.common import RESULTS, markdown, save
 from jfreq.config import check
 from jfreq.frontends.fbank import Fbank
+from jfreq.methods.common.features import valid_tokens
 from jfreq.methods.common.patches import PatchMethod
-from jfreq.methods.common.pooling import valid_tokens
 from jfreq.ops import sblu
 from jfreq.types import Array, Batch, SignalSpec, TokenGrid
 

@@ -1,1 +1,1 @@
-"""What several papers share: patches, raw sensors, sensor spectra, pooling, an EMA teacher."""
+"""What several papers share: patches, raw sensors, sensor spectra, features, an EMA teacher."""

@@ -14,8 +14,8 @@ from jfreq.frontends.default import default_frontend
 from jfreq.frontends.fbank import Fbank
 from jfreq.frontends.log_spectrogram import LogSpectrogram
 from jfreq.frontends.scalogram import Scalogram
-from jfreq.method import Method, Streams, decided
-from jfreq.methods.common.pooling import pooled, valid_tokens
+from jfreq.method import decided
+from jfreq.methods.common.features import FeatureMethod, pooled, valid_tokens
 from jfreq.nn.aape import AaPE
 from jfreq.nn.apply import apply
 from jfreq.nn.convnext import ConvNeXt
@@ -65,7 +65,7 @@ class PatchGeometry(NamedTuple):
 
 
 @checked
-class PatchMethod(Method):
+class PatchMethod(FeatureMethod):
     """Spectrogram, patches and encoder; open fields (None) are decided by the data.
 
     By itself it is the encoder alone, parameters ``trunk``.
@@ -214,15 +214,7 @@ class PatchMethod(Method):
         spec = jax.lax.optimization_barrier(jax.lax.stop_gradient(spec))
         return {**batch, "spectrogram": spec, "valid_frames": valid}
 
-    def encode(self, params: PyTree, batch: Batch) -> Features:
-        """Tokens and clip vectors, nothing masked; padding is not attended to."""
-        return self._features(params, batch)
-
-    def forward(self, params: PyTree, batch: Batch, rngs: Streams) -> Features:
-        """What :meth:`encode` gives, with the dropout of the encoder."""
-        return self._features(params, batch, rngs("dropout"))
-
-    def _features(self, params: PyTree, batch: Batch, dropout: Array | None = None) -> Features:
+    def features_of(self, params: PyTree, batch: Batch, dropout: Array | None = None) -> Features:
         spec = self.with_spectrogram(batch)["spectrogram"]
         valid = valid_tokens(self.grid, batch, spec.shape[0])
         special, tokens, layers = apply(

@@ -8,8 +8,7 @@ from typing import Any, Literal, Self
 import jax.numpy as jnp
 
 from jfreq.config import Experiment, check, replace
-from jfreq.method import Method, Streams
-from jfreq.methods.common.pooling import pooled, valid_tokens
+from jfreq.methods.common.features import FeatureMethod, pooled, valid_tokens
 from jfreq.nn.apply import apply
 from jfreq.nn.cnn1d import Conv1d
 from jfreq.nn.deepsense import DeepSense
@@ -20,7 +19,7 @@ from jfreq.types import Array, Batch, DataSpec, Features, PyTree, SignalSpec, To
 
 
 @checked
-class SensorMethod(Method):
+class SensorMethod(FeatureMethod):
     """Which sensors are read and how they are standardised."""
 
     modalities: tuple[str, ...] | None = None
@@ -115,17 +114,10 @@ class RawSensorMethod(SensorMethod):
         tokens = self.tokens(params, series, dropout)
         return pooled(tokens, jnp.ones(tokens.shape[:2], bool), self.encoder.pool)
 
-    def features(self, params: PyTree, batch: Batch, dropout: Array | None = None) -> Features:
-        """Tokens and clip vectors of a batch; ``params`` are the encoder's."""
-        tokens = self.tokens(params, self.inputs(batch), dropout)
+    def features_of(self, params: PyTree, batch: Batch, dropout: Array | None = None) -> Features:
+        tokens = self.tokens(params["encoder"], self.inputs(batch), dropout)
         valid = valid_tokens(self.grid, batch, tokens.shape[0])
         return Features(tokens, self.grid, pooled(tokens, valid, self.encoder.pool), valid)
-
-    def encode(self, params: PyTree, batch: Batch) -> Features:
-        return self.features(params["encoder"], batch)
-
-    def forward(self, params: PyTree, batch: Batch, rngs: Streams) -> Features:
-        return self.features(params["encoder"], batch, rngs("dropout"))
 
 
 def standardised(

@@ -17,21 +17,12 @@ import numpy as np
 
 from jfreq.config import check, replace
 from jfreq.frontends.sensor_stft import Spectrum
-from jfreq.method import Streams, decided
+from jfreq.method import decided
 from jfreq.methods.common.raw_sensors import SensorMethod, standardised
 from jfreq.ops import scale
 from jfreq.ops.patch import patchify, unpatchify
 from jfreq.ranges import Count, Finite, Positive, checked
-from jfreq.types import (
-    Array,
-    Batch,
-    DataSpec,
-    Features,
-    PyTree,
-    Reconstruction,
-    SignalSpec,
-    TokenGrid,
-)
+from jfreq.types import Array, Batch, DataSpec, Reconstruction, SignalSpec, TokenGrid
 
 BANDS = 16
 """Most patches along frequency where their size is left open."""
@@ -324,18 +315,6 @@ class SpectraMethod(SensorMethod):
         out = [p.unpatchify(patches[name])[..., :1] for name, p in self.specs.items()]
         shown = [jnp.where(m[..., None], y, x) for x, m, y in zip(truth, cells, out)]
         return Reconstruction(*(jnp.concatenate(parts, axis=2) for parts in (truth, cells, shown)))
-
-    # ------------------------------------------------------------------ the encoder
-
-    def features(self, params: PyTree, batch: Batch, dropout: Array | None = None) -> Features:
-        """What :meth:`encode` returns; with the dropout of the encoder where its key is given."""
-        raise NotImplementedError
-
-    def encode(self, params: PyTree, batch: Batch) -> Features:
-        return self.features(params, batch)
-
-    def forward(self, params: PyTree, batch: Batch, rngs: Streams) -> Features:
-        return self.features(params, batch, rngs("dropout"))
 
     # ------------------------------------------------------------------ what others ask
 

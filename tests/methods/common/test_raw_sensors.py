@@ -11,7 +11,7 @@ from jfreq import param_paths, recipes
 from jfreq.config import replace
 from jfreq.data.prepare.run import prepare
 from jfreq.data.shards.reader import Shards
-from jfreq.methods.common.pooling import pooled
+from jfreq.methods.common.features import pooled
 from jfreq.methods.common.raw_sensors import RawSensorMethod, standardised
 from jfreq.methods.stf_csl import STFCSL
 from jfreq.methods.stfnet import STFNet

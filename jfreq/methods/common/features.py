@@ -1,4 +1,4 @@
-"""Which tokens hold signal, and clip vectors of these."""
+"""Features of a batch: encoding and training by one function, valid tokens, clip vectors."""
 
 from __future__ import annotations
 
@@ -6,7 +6,22 @@ from typing import Literal
 
 import jax.numpy as jnp
 
-from jfreq.types import Array, Batch, TokenGrid
+from jfreq.method import Method, Streams
+from jfreq.types import Array, Batch, Features, PyTree, TokenGrid
+
+
+class FeatureMethod(Method):
+    """A method whose :meth:`encode` and :meth:`forward` differ by dropout alone."""
+
+    def features_of(self, params: PyTree, batch: Batch, dropout: Array | None = None) -> Features:
+        """Features of a batch; dropout is on where its key is given. Padding is not attended to."""
+        raise NotImplementedError
+
+    def encode(self, params: PyTree, batch: Batch) -> Features:
+        return self.features_of(params, batch)
+
+    def forward(self, params: PyTree, batch: Batch, rngs: Streams) -> Features:
+        return self.features_of(params, batch, rngs("dropout"))
 
 
 def valid_tokens(grid: TokenGrid, batch: Batch, rows: int) -> Array:
