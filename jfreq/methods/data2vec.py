@@ -24,7 +24,7 @@ from jfreq.nn.predictors import ConvDecoder
 from jfreq.nn.vit import Layers, ViT
 from jfreq.nn.waveform import ConvFeatures, ConvPositions
 from jfreq.ops.gather import take_entries, take_tokens
-from jfreq.ranges import BelowOne, Between, Count, Fraction, NonNegative, checked
+from jfreq.ranges import BelowOne, Between, Count, NonNegative, checked
 from jfreq.types import Array, Batch, DataSpec, Features, Mask, PyTree, TokenGrid
 
 
