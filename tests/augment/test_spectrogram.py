@@ -11,7 +11,7 @@ def noise(*shape, seed=0):
 
 
 spec_augment = jax.jit(augment.spec_augment, static_argnames=("freq", "time", "fill"))
-mixup = jax.jit(augment.mixup, static_argnames=("prob", "alpha"))
+mixup = jax.jit(augment.mixup, static_argnames="prob")
 
 
 def span(flags):

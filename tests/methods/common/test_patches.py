@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from jfreq import masks
 from jfreq.frontends.log_spectrogram import LogSpectrogram
 from jfreq.methods.common.patches import PatchMethod
-from jfreq.nn.aape import silenced
+from jfreq.nn.aape import zero_masked
 from jfreq.types import DataSpec, SignalSpec
 
 SIGNAL = DataSpec((SignalSpec("acc", 100, 400, 2),))
@@ -48,7 +48,7 @@ def test_masked_cells_are_those_of_masked_patches(frames, bins, order, seed):
     np.testing.assert_array_equal(method.masked_cells(mask), expected)
     spec = jnp.ones((2, 40, FRONT.bins, 1))
     patch = method.geometry.patch
-    left = silenced(spec, mask.is_masked, patch, patch, grid)[..., 0]
+    left = zero_masked(spec, mask.is_masked, patch, patch, grid)[..., 0]
     np.testing.assert_array_equal(left > 0, expected)
 
 
