@@ -50,7 +50,7 @@ class Frontend(Protocol):
         ...
 
 
-def check_rate(rate: float, signal: SignalSpec) -> None:
+def check_rate(rate: float | int, signal: SignalSpec) -> None:
     """Raises ``InputError`` when the data are not at ``rate`` Hz, the front end's."""
     if signal.rate != rate:
         raise InputError(
