@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from jfreq.data.prepare.resampling import resample
 from jfreq.encoder.windowing import Clip
 from jfreq.types import InputError, SignalSpec
 
@@ -75,8 +76,7 @@ def resampled(
     Raises:
       InputError: for samples that are NaN or infinite, and an impossible rate.
     """
-    if not (np.isfinite(rate) and rate > 0):
-        raise InputError(f"{where}: the rate must be a positive number of Hz, got {rate}")
+    _check_rate(rate, where)
     if rate == spec.rate:
         for block in blocks:
             yield _finite(block, where)
@@ -98,6 +98,11 @@ def resampled(
     # A recording shorter than one output sample becomes its mean.
     short = not written and not len(y) and count
     yield (total / count).astype(np.float32)[None] if short else y
+
+
+def _check_rate(rate: float, where: str) -> None:
+    if not (np.isfinite(rate) and rate > 0):
+        raise InputError(f"{where}: the rate must be a positive number of Hz, got {rate}")
 
 
 def _finite(x: np.ndarray, where: str) -> np.ndarray:
@@ -123,7 +128,18 @@ def _resample_around(
 
 
 def _resample(x: np.ndarray, rate: float, spec: SignalSpec, where: str) -> np.ndarray:
-    return np.concatenate(list(resampled([x], rate, spec, where)))
+    """Resamples a whole recording as ``data/prepare`` does: an offset does not ring at its ends."""
+    _finite(x, where)
+    _check_rate(rate, where)
+    if rate == spec.rate:
+        return x
+    ends = "mean" if spec.name == "audio" else "line"
+    try:
+        y = resample(x, rate, spec.rate, ends=ends)
+    except (ValueError, RuntimeError) as error:
+        raise InputError(f"{where}: {rate:g} Hz cannot be resampled ({error})") from None
+    # A recording shorter than one output sample becomes its mean.
+    return (y if len(y) else x.mean(0, keepdims=True)).astype(np.float32)
 
 
 def equal_durations(clip: Clip, signals: Sequence[SignalSpec], *, slack: float, where: str) -> Clip:
