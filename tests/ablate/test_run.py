@@ -45,7 +45,7 @@ def first(folds, tmp_path_factory):
     return grid, run.run(grid, folds, folder, count=2, note=said.append), said, folder
 
 
-def test_a_grid_runs_resumes_and_keeps_going(first, folds, tmp_path, monkeypatch):
+def test_a_grid_runs_resumes_and_keeps_going(first, folds, tmp_path):
     grid, found, said, folder = first
     assert [(c["name"], c["seed"], c["fold"]) for c in found.cells] == [
         ("one", 0, 0),
@@ -62,17 +62,13 @@ def test_a_grid_runs_resumes_and_keeps_going(first, folds, tmp_path, monkeypatch
     assert saved["cells"] == json.loads(json.dumps(found.to_dict()))["cells"]
 
     # Again: what is done is kept, what failed is tried again.
-    trained = []
-    real = run._train
-    monkeypatch.setattr(
-        run, "_train", lambda a, cell, *rest: trained.append(cell.name) or real(a, cell, *rest)
-    )
-    run.run(grid, folds, folder, count=2)
-    assert trained == ["two", "two"]
+    trained: list[str] = []
+    run.run(grid, folds, folder, count=2, note=trained.append)
+    assert len(trained) == 2 and all("  two, fold" in line for line in trained)
     # Elsewhere, with the results brought along: the same.
     trained.clear()
     have = [folder / "grid.json"]
-    again = run.run(ablation(), folds, tmp_path / "new", count=2, have=have)
+    again = run.run(ablation(), folds, tmp_path / "new", count=2, note=trained.append, have=have)
     assert trained == []
     assert again.table[0]["mean"] == pytest.approx(found.table[0]["mean"])
 
@@ -86,12 +82,12 @@ def test_results_of_another_grid_take_this_grid_s_names(first, folds, tmp_path, 
     assert found.cells[0]["levels"] == {"g": "as it is"}
 
 
-def test_bad_input_is_told_before_training(folds, tmp_path, monkeypatch):
-    monkeypatch.setattr(run, "_train", None)
+def test_bad_input_is_told_before_training(folds, tmp_path):
     with pytest.raises(InputError, match="toy, two: mask: 10000 of"):
         run.run(ablation(two=change(method__mask=10_000)), folds, tmp_path)
     with pytest.raises(InputError, match="no such file of results"):
         run.run(ablation(), folds, tmp_path, have=[tmp_path / "none.json"])
+    assert not list(tmp_path.iterdir())
     (tmp_path / "x.json").write_text("[]")
     with pytest.raises(InputError, match="is not the result of an ablation"):
         run.run(ablation(), folds, tmp_path, have=[tmp_path / "x.json"])

@@ -92,7 +92,7 @@ def prepare(
         folder = out / PARTS
         with contextlib.closing(Lock(folder / LOCK, "writes")):
             _open_journal(folder, recipe)
-            pieces = _pieces(opened.rows, signal_bytes(info.signals))
+            pieces = rows_of_parts(opened.rows, signal_bytes(info.signals))
             write = _part_writer(opened, cutter, info, folder, strict=options.strict)
             rows, workers = len(opened.rows), options.workers or os.cpu_count() or 1
             with Progress(rows, title="preparing", lines=10, quiet=not progress) as bar:
@@ -184,7 +184,7 @@ def _open_journal(folder: Path, recipe: str) -> None:
     write_text(file, text)
 
 
-def _pieces(rows: Sequence[Row], row_bytes: int) -> list[Sequence[Row]]:
+def rows_of_parts(rows: Sequence[Row], row_bytes: int) -> list[Sequence[Row]]:
     """The rows of every part: about 64 parts of 4 to 256 MiB each."""
     target = min(max(len(rows) * row_bytes // 64, 4 * 2**20), 256 * 2**20)
     size = max(1, target // row_bytes)

@@ -189,7 +189,7 @@ def _tone(label: str, seconds: float, *, person: Any, rng: Any):
     phase = carrier * t + swing / rate_hz / (2 * np.pi) * wave + rng.uniform()
     envelope = _envelope(kind, depth, wave)
     colour = person.uniform(0.0, 0.9)
-    noise = _coloured(rng.standard_normal(len(t)), colour)
+    noise = coloured_noise(rng.standard_normal(len(t)), colour)
     x = rng.uniform(0.1, 0.3) * envelope * np.sin(2 * np.pi * phase) + 0.02 * noise
     truth = {"modulation_hz": rate_hz, "carrier_hz": float(carrier), "depth": depth}
     return {"audio": (_pcm(x), AUDIO_RATE)}, truth
@@ -219,13 +219,13 @@ def _harmonic_tone(label: str, seconds: float, *, person: Any, rng: Any):
     k = np.arange(1, int(7000 / pitch) + 1)[:, None]
     tone = (np.sin(2 * np.pi * (k * turns + rng.uniform(size=k.shape))) / np.sqrt(k)).sum(0)
     tone = envelope * tone / np.sqrt((0.5 / k).sum())
-    noise = _coloured(rng.standard_normal(len(t)), person.uniform(0.0, 0.9))
+    noise = coloured_noise(rng.standard_normal(len(t)), person.uniform(0.0, 0.9))
     x = rng.uniform(0.02, 0.06) * (tone + 10 ** (-snr_db / 20) * noise)
     truth = {"modulation_hz": rate_hz, "pitch_hz": float(pitch), "depth": depth, "snr_db": snr_db}
     return {"audio": (_pcm(x), AUDIO_RATE)}, truth
 
 
-def _coloured(white: np.ndarray, pole: float) -> np.ndarray:
+def coloured_noise(white: np.ndarray, pole: float) -> np.ndarray:
     """White noise through a one-pole low-pass of unit power."""
     z = np.exp(-2j * np.pi * np.fft.rfftfreq(len(white)))
     return np.fft.irfft(np.fft.rfft(white) * np.sqrt(1 - pole**2) / (1 - pole * z), len(white))

@@ -56,7 +56,7 @@ def test_statistics_come_from_training_rows_only(audio_set, tmp_path):
 
 
 def test_the_result_does_not_depend_on_workers(audio_set, tmp_path, monkeypatch):
-    monkeypatch.setattr(prepare_module, "_pieces", pieces_of(2))
+    monkeypatch.setattr(prepare_module, "rows_of_parts", pieces_of(2))
     one = made(audio_set[0], tmp_path / "one", workers=1)
     four = made(audio_set[0], tmp_path / "four", workers=4)
     assert one.manifest_hash == four.manifest_hash
@@ -68,7 +68,7 @@ def pieces_of(size):
 
 
 def test_an_interrupted_prepare_goes_on_and_ends_the_same(audio_set, tmp_path, monkeypatch):
-    monkeypatch.setattr(prepare_module, "_pieces", pieces_of(3))
+    monkeypatch.setattr(prepare_module, "rows_of_parts", pieces_of(3))
     whole = made(audio_set[0], tmp_path / "whole")
     write, written = journal.write, []
 
@@ -338,7 +338,7 @@ def test_bad_options(audio_set, tmp_path, options, message):
     "error", [OSError(28, "full"), RuntimeError("write() failed: No space left on device")]
 )
 def test_a_full_disk_keeps_finished_parts(audio_set, tmp_path, monkeypatch, error):
-    monkeypatch.setattr(prepare_module, "_pieces", pieces_of(4))
+    monkeypatch.setattr(prepare_module, "rows_of_parts", pieces_of(4))
     write, out = journal.write, tmp_path / "out"
 
     def full(folder, index, *args):

@@ -116,7 +116,7 @@ def test_tones_are_modulated_as_the_truth_says():
 
 def test_harmonics_share_the_modulation(monkeypatch):
     """Without the noise, every harmonic rises and falls, or moves, at the rate of the truth."""
-    monkeypatch.setattr(synthetic, "_coloured", lambda white, pole: 0 * white)
+    monkeypatch.setattr(synthetic, "coloured_noise", lambda white, pole: 0 * white)
     for clip in synthetic.make("harmonic_tones", n=24, seed=2):
         x, rate = clip.signals["audio"]
         kind, _ = synthetic.TONES[clip.label].split("_")
