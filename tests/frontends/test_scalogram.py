@@ -109,7 +109,7 @@ def test_ssast_step_traces():
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        ({"low_hz": 21.0}, "from 21 up to 20 Hz"),
+        ({"low_hz": 21.0}, "from low_hz 21 up to high_hz 20"),
         ({"high_hz": 30.0}, "above half the rate 50 Hz"),
         ({"n_scales": 1}, "no 1 rows"),
         ({"pool": 0}, "Scalogram.pool"),

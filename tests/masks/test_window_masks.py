@@ -52,7 +52,7 @@ def test_released_counts(tokens, window, masked):
 )  # fmt: skip
 def test_exactly_so_many_windows_and_none_of_padding(rows, columns, wt, wf, ratio, seed, data):
     tokens = (rows * wt, columns * wf)
-    held = tuple(data.sampled(st.integers(1, n)) for n in tokens)
+    held = tuple(data.draw(st.integers(1, n)) for n in tokens)
     valid = plane(tokens, held)
     units = -(-held[0] // wt) * -(-held[1] // wf)
     options = {"window": (wt, wf), "ratio": ratio}
