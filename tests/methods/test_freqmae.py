@@ -62,15 +62,15 @@ def test_size_of_the_published_network():
         for part in (
             "sensor_audio",
             "sensor_seismic",
-            "draw_own_audio",
-            "draw_own_seismic",
+            "unimodal_decoder_audio",
+            "unimodal_decoder_seismic",
             "predict",
         )
     }
     assert count["sensor_audio"] == 7_365_984 + 64  # with the mask token
     assert count["sensor_seismic"] == 5_591_520 + 64
-    assert count["draw_own_audio"] == 4_223_136
-    assert count["draw_own_seismic"] == 2_441_682
+    assert count["unimodal_decoder_audio"] == 4_223_136
+    assert count["unimodal_decoder_seismic"] == 2_441_682
     assert count["predict"] == 525_824
 
 
@@ -222,11 +222,11 @@ def test_without_gamma_fusion_is_not_trained(small):
     with_fusion = param_paths.flatten(loss_and_grad(method, params, batch, key)[1])
     off = replace(SMALL, gamma=0.0).bind(ACC_MIC)
     without = param_paths.flatten(loss_and_grad(off, params, batch, key)[1])
-    fusion = [p for p in with_fusion if p.startswith(("draw_fused", "predict"))]
+    fusion = [p for p in with_fusion if p.startswith(("fused_decoder", "predict"))]
     assert fusion
     assert all(np.asarray(with_fusion[p]).any() for p in fusion if p.endswith("kernel"))
     assert not any(np.asarray(without[p]).any() for p in fusion)
-    assert any(np.asarray(without[p]).any() for p in without if p.startswith("draw_own"))
+    assert any(np.asarray(without[p]).any() for p in without if p.startswith("unimodal_decoder"))
 
 
 @pytest.mark.parametrize(("embed", "width"), [("unimodal", 24), ("fused", 24), ("both", 48)])
