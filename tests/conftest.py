@@ -1,6 +1,7 @@
 """One CPU device (eight fake ones under tests/distributed), strict rank promotion, fixed
 environment."""
 
+import gc
 import os
 import sys
 from importlib.metadata import version
@@ -29,6 +30,7 @@ def pytest_configure(config):
     eight = any("distributed" in Path(word).parts for word in config.args)
     jax.config.update("jax_num_cpu_devices", 8 if eight else 1)
     jax.devices()
+    gc.set_threshold(50_000, 50, 100)  # Programs pile up and stay: there is little to collect.
 
 
 def pytest_addoption(parser):
