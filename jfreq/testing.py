@@ -1,4 +1,4 @@
-"""Small things that tests need: clips of noise, bound configs, abstract steps, planes."""
+"""What tests of methods and modules need: batches of noise, abstract steps, processes."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ import numpy as np
 import optax
 
 from jfreq import distributed, methods
-from jfreq.config import Experiment
+from jfreq.config import Experiment, replace
 from jfreq.method import Loss, Method, Streams
-from jfreq.train.optimizer import make
-from jfreq.train.state import init_state
+from jfreq.sharding import make_mesh
+from jfreq.train.plan import plan_step
+from jfreq.train.step import make_step
 from jfreq.types import Array, Batch, BatchSpec, DataSpec, PyTree, SignalSpec
 
 CLIP = DataSpec((SignalSpec("audio", 16000, 20720),), ("a", "b", "c"))
 """1.295 s: 128 frames, none of them padding."""
 SECOND = DataSpec((SignalSpec("audio", 16000, 16000),), ("a", "b"))
 _FLAT = (0.0, 0.0, 1.0), (0.3, 0.3, 0.3)
-"""Mean and standard deviation of a sensor that lies flat."""
+"""Mean and standard deviation of a sensor that lies flat: 1 g along the third axis."""
 MOTION = DataSpec(
     (SignalSpec("acc", 50, 128, 3, *_FLAT), SignalSpec("gyro", 50, 128, 3, *_FLAT)),
     ("a", "b"),
@@ -45,13 +46,9 @@ ACIDS = DataSpec((SignalSpec("audio", 1024, 1024, 3), SignalSpec("seismic", 1024
 
 def data_of(experiment: Experiment) -> DataSpec:
     """What a recipe is made for, in short clips."""
-    for word, spec in (
-        ("_hhar", PUBLISHED),
-        ("_wifi", PUBLISHED),
-        ("_mod", MOD),
-        ("_acids", ACIDS),
-    ):
-        if word in experiment.name:
+    sets = {"_hhar": PUBLISHED, "_wifi": PUBLISHED, "_mod": MOD, "_acids": ACIDS}
+    for ending, spec in sets.items():
+        if ending in experiment.name:
             return spec
     return SECOND if experiment.method.example_signals()[0].name == "audio" else MOTION
 
@@ -69,11 +66,8 @@ def fake_batch(spec: DataSpec, batch: int, *, seed: int = 0) -> Batch:
         gain = 10 ** rng.uniform(-2, -0.5, (batch, 1, 1))
         out[s.name] = (gain * rng.normal(size=(batch, s.samples, s.channels))).astype(np.float32)
     label = np.arange(batch) % max(1, len(spec.labels))
-    out["label"] = (
-        np.eye(len(spec.labels), dtype=np.float32)[label]
-        if spec.multi_label
-        else (label.astype(np.int32))
-    )
+    one_hot = np.eye(len(spec.labels), dtype=np.float32)
+    out["label"] = one_hot[label] if spec.multi_label else label.astype(np.int32)
     out["length"] = np.full(batch, spec.signals[0].samples, np.int32)
     out["_mask"] = np.ones(batch, np.float32)
     with jax.ensure_compile_time_eval():  # a batch that a test keeps holds no tracers
@@ -82,31 +76,18 @@ def fake_batch(spec: DataSpec, batch: int, *, seed: int = 0) -> Batch:
 
 def assert_step_specs(experiment: Experiment, spec: DataSpec) -> None:
     """Traces init, one update and encoding of an experiment on abstract arrays, in milliseconds."""
-    experiment = methods.bind(experiment, spec)
-    method = experiment.method
-    shapes = batch_spec(spec, 4)
-
-    def step(key, batch):
-        params = method.init(key)
-        optimiser = make(experiment.optim, steps=experiment.steps, params=params)
-        state = init_state(method, optimiser, key)
-
-        def loss(params):
-            found = method.loss(params, state.target, batch, Streams(key), state.step)
-            return found.value, found.metrics
-
-        grads, metrics = jax.grad(loss, has_aux=True)(state.params)
-        updates, opt = optimiser.update(grads, state.opt, state.params)
-        params = optax.apply_updates(state.params, updates)
-        return (state.params, state.opt), (params, opt), metrics, method.encode(params, batch)
-
-    before, after, metrics, features = jax.eval_shape(step, jax.random.key(0), shapes)
+    rows = 4 * experiment.data.sequence
+    experiment = methods.bind(replace(experiment, batch=rows, accumulate=1), spec)
+    shapes = batch_spec(spec, rows)
+    setup = plan_step(experiment, shapes, make_mesh((1, 1, 1), jax.devices()[:1]))
+    before = setup.abstract
+    after, metrics = jax.eval_shape(make_step(setup), before, shapes, setup.key_spec)
     same = jax.tree.map(lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype), before, after)
     assert all(jax.tree.leaves(same)), "an update changes shapes or dtypes of the state"
     for name, (total, count) in metrics.items():
         assert total.shape == count.shape == (), name
-    assert "loss" in metrics
-    assert features.clip.shape[0] == features.tokens.shape[0] == 4
+    features = jax.eval_shape(experiment.method.encode, before.params, shapes)
+    assert features.clip.shape[0] == features.tokens.shape[0] == rows
     assert features.tokens.shape[1] == features.grid.size == features.valid.shape[1]
 
 
@@ -121,8 +102,10 @@ class Finished(NamedTuple):
 def start_processes(
     command: Sequence[str], *, count: int = 2, devices: int = 2
 ) -> list[subprocess.Popen]:
-    """``python command`` as ``count`` processes with ``devices`` fake CPU devices each, on
-    loopback, joined by what :func:`jfreq.distributed.start` reads."""
+    """Starts ``python COMMAND`` as ``count`` processes of ``devices`` forced CPU devices each.
+
+    They find each other by the environment that :func:`jfreq.distributed.start` reads.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -149,10 +132,13 @@ def start_processes(
 
 
 def finish_processes(runs: Sequence[subprocess.Popen], *, limit_s: float = 240) -> list[Finished]:
-    """Waits for all; SIGKILL at the limit, because a process that waits for others in
-    ``jax.distributed`` does not heed SIGTERM. Raises ``TimeoutError`` with what they said."""
+    """Waits for all processes; at the limit they are killed and ``TimeoutError`` is raised.
+
+    They get SIGKILL, because a process that waits for others in ``jax.distributed`` ignores
+    SIGTERM.
+    """
     end = time.monotonic() + limit_s
-    found, late = [], False
+    finished, late = [], False
     for run in runs:
         try:
             out, err = run.communicate(timeout=max(0.1, end - time.monotonic()))
@@ -161,10 +147,10 @@ def finish_processes(runs: Sequence[subprocess.Popen], *, limit_s: float = 240) 
             for other in runs:
                 other.kill()
             out, err = run.communicate()
-        found.append(Finished(run.returncode, out, err))
+        finished.append(Finished(run.returncode, out, err))
     if late:
-        raise TimeoutError(f"not done after {limit_s:g} s: {found}")
-    return found
+        raise TimeoutError(f"not done after {limit_s:g} s: {finished}")
+    return finished
 
 
 class Compiled:
@@ -213,12 +199,12 @@ def _program(function, traced: tuple[int, ...], static: tuple, options: tuple) -
 def loss_and_grad(method: Method, params: PyTree, batch: Batch, key: Array) -> tuple[Loss, PyTree]:
     """The loss of a method without a target at update 0, and its gradient; compiled."""
 
-    def loss(params: PyTree) -> tuple[Array, Loss]:
-        found = method.loss(params, {}, batch, Streams(key), 0)
-        return found.value, found
+    def objective(params: PyTree) -> tuple[Array, Loss]:
+        loss = method.loss(params, {}, batch, Streams(key), 0)
+        return loss.value, loss
 
-    (_, found), grads = jax.value_and_grad(loss, has_aux=True)(params)
-    return found, grads
+    (_, loss), grads = jax.value_and_grad(objective, has_aux=True)(params)
+    return loss, grads
 
 
 def fitted(
@@ -234,13 +220,13 @@ def fitted(
 
     state, values = optimiser.init(params), []
     for i in range(steps):
-        found, grads = loss_and_grad(method, params, batch, jax.random.key(i))
+        loss, grads = loss_and_grad(method, params, batch, jax.random.key(i))
         params, state = updated(params, state, grads)
-        values.append(float(found.value))
+        values.append(float(loss.value))
     return params, values
 
 
-# ------------------------------------------------------------------ modules over planes [b t f d]
+# ------------------------------------------------------------------ modules over maps [b t f d]
 
 
 def noise(*shape, seed=0):
@@ -265,7 +251,7 @@ def made(net, x, seed=0):
 
 
 def cells(x) -> set[tuple[int, int]]:
-    """Frames and bins where a plane ``[t f d]`` is not zero."""
+    """Frames and bins where a map ``[t f d]`` is not zero."""
     return {(t, f) for t, f in np.argwhere(np.abs(np.asarray(x)).max(-1) > 0).tolist()}
 
 

@@ -343,11 +343,11 @@ def test_a_state_that_does_not_fit_says_what_is_new_and_what_is_missing(run, tmp
         saves.restore_last(abstract._replace(params=params))
     saves.close()
     text = str(found.value)
-    assert "missing there (params/other/" in text and "not known here (params/trunk/" in text
+    assert "missing (params/other/" in text and "not known any more (params/trunk/" in text
     assert f"--checkpoint.init-from {run.folder}" in text and "\n" not in text
     wide = jax.tree.map(lambda x: jax.ShapeDtypeStruct((*x.shape, 1), x.dtype), abstract.params)
     saves = checkpoint.Checkpoints(run.folder)
-    with pytest.raises(InputError, match=r"of another shape \(params/.* float32, here "):
+    with pytest.raises(InputError, match=r"of another shape \(params/.* float32, now "):
         saves.restore_last(abstract._replace(params=wide))
     saves.close()
 

@@ -1,1 +1,1 @@
-"""What a run tells: metrics on disk, progress on the terminal."""
+"""Metrics on disk, progress on the terminal, throughput, arithmetic, provenance."""

@@ -1,4 +1,4 @@
-"""Metrics on disk: ``metrics.jsonl`` is the truth, TensorBoard mirrors it."""
+"""Metrics on disk: ``metrics.jsonl``, and a copy for TensorBoard."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def read_metrics(workdir: Path) -> list[dict[str, Any]]:
 
 
 def unreadable(workdir: Path) -> int:
-    """How many lines of a run's metrics say nothing; one that a kill cut off is none of them."""
+    """How many lines of a run's metrics are damaged, without a last line that a kill cut off."""
     return sum(row is None for _, row in _lines(workdir / FILE))
 
 

@@ -1,4 +1,4 @@
-"""Progress of a long job: a live bar with the time left on a terminal, plain lines elsewhere."""
+"""Progress of a long job: on a terminal a live bar with the time left, elsewhere plain lines."""
 
 from __future__ import annotations
 

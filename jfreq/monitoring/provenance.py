@@ -1,4 +1,4 @@
-"""Where and with what a figure was made: hardware, versions, commit."""
+"""Hardware, versions and commit with which a figure was made."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ VERSIONS = ("jfreq", "jax", "jaxlib", "flax", "numpy")
 
 
 def facts(versions: Iterable[str] = VERSIONS) -> dict[str, Any]:
-    """Plain JSON values; packages that are not installed are left out."""
-    found = {name: version(name) for name in versions}
+    """The facts as JSON values; packages that are not installed are left out."""
+    installed = {name: version(name) for name in versions}
     return {
         "cpu": _cpu_model(),
         "cores": os.cpu_count(),
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         "python": platform.python_version(),
-        "versions": {name: text for name, text in found.items() if text},
+        "versions": {name: text for name, text in installed.items() if text},
         "commit": commit(),
     }
 
@@ -41,6 +41,7 @@ def sentence(facts: dict[str, Any]) -> str:
 
 
 def version(package: str) -> str | None:
+    """The version of an installed package, else None."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -48,8 +49,10 @@ def version(package: str) -> str | None:
 
 
 def commit() -> str:
-    """The short hash of the checkout this code runs from, "with changes" where files of it differ
-    (results aside); "unknown" outside of one."""
+    """The short hash of the checkout that this code runs from; "unknown" outside of one.
+
+    "with changes" follows where files other than results differ from the commit.
+    """
     here = Path(__file__).resolve().parent
 
     def git(*words: str) -> str:
@@ -62,9 +65,9 @@ def commit() -> str:
 
     if not git("ls-files", "--", Path(__file__).name):
         return "unknown"
-    found = git("rev-parse", "--short", "HEAD")
+    head = git("rev-parse", "--short", "HEAD")
     dirty = git("status", "--porcelain", "--", ":/", ":!/experiments/results")
-    return f"{found} with changes" if dirty else found
+    return f"{head} with changes" if dirty else head
 
 
 def _cpu_model() -> str:

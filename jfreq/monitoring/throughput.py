@@ -1,4 +1,4 @@
-"""What a run tells of itself: its plan before the first step, a row of metrics per window."""
+"""A run described before its first step, and a row of metrics for each window of steps."""
 
 from __future__ import annotations
 
@@ -33,10 +33,11 @@ class Meter:
         self._sums: dict[str, np.ndarray] = {}
 
     def waited(self, seconds: float) -> None:
+        """Adds the seconds that a step waited for its batch."""
         self._wait += seconds
 
     def add(self, step: int, values: dict[str, Any]) -> dict[str, Any] | None:
-        """Counts a step in; the row of the window if it ends here."""
+        """Adds the metrics of a step; returns the row of the window if it ends here, else None."""
         for name, pair in values.items():
             self._sums[name] = self._sums.get(name, 0.0) + np.asarray(pair, np.float64)
         self._steps += 1

@@ -27,7 +27,7 @@ _TOO_LARGE = (
     r"Used ([\d.]+\w) of ([\d.]+\w) hbm",
     r"\(([\d.]+\w)\) exceeds available HBM \((.+?)\)",
 )
-"""How the TPU compiler says that memory is too small."""
+"""Messages of the TPU compiler for a memory that is too small."""
 
 
 class DoesNotFit(InputError):
@@ -46,7 +46,7 @@ class Memory:
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-    """What the compiled step says of itself; sizes and counts of one device unless named."""
+    """Facts of the compiled step; sizes and counts are of one device where nothing else is said."""
 
     topology: Topology
     mesh: dict[str, int]
@@ -98,7 +98,7 @@ def plan_step(experiment: Experiment, data: ShardsInfo, topology: Topology) -> p
 def _for_hardware(cfg: Any, topology: Topology) -> Any:
     """A config whose attention is what the hardware would run.
 
-    XLA:CPU stands in for a GPU: ``auto`` is XLA's own form there, not the one for CPUs. Raises
+    XLA:CPU stands in for a GPU: ``auto`` becomes ``xla`` there. Raises
     ``InputError`` for kernels that only the hardware itself can compile.
     """
     if not dataclasses.is_dataclass(cfg) or isinstance(cfg, type):
@@ -140,7 +140,7 @@ def examine(spec: plan.StepPlan, topology: Topology, signal: SignalSpec) -> Comp
     text, memory, cost = program.as_text(), program.memory_analysis(), program.cost_analysis()
     assert text and memory and cost
     module, mesh = hlo.parse(text), dict(spec.mesh.shape)
-    found = collectives.find(module, mesh)
+    sent = collectives.find(module, mesh)
     return Compiled(
         topology=topology,
         mesh=mesh,
@@ -155,10 +155,10 @@ def examine(spec: plan.StepPlan, topology: Topology, signal: SignalSpec) -> Comp
         traffic=module.traffic(),
         xla_flops=float(cost.get("flops", 0.0)),
         xla_bytes=float(cost.get("bytes accessed", 0.0)),
-        collectives=tuple(found),
-        gathers=tuple(collectives.of_the_batch(found, experiment.batch, _sizes(params))),
+        collectives=tuple(sent),
+        gathers=tuple(collectives.of_the_batch(sent, experiment.batch, _sizes(params))),
         dropped=sharding.dropped(params, mesh, experiment.mesh.rules),
-        unknown_loops=len(module.unknown_loops),
+        unknown_loops=len(module.runs.unknown_loops),
         compile_s=took,
     )
 
@@ -167,11 +167,11 @@ def _compile(spec: plan.StepPlan, topology: Topology) -> jax.stages.Compiled:
     try:
         return step.lower_step(spec).compile()
     except jax.errors.JaxRuntimeError as error:
-        found = next(filter(None, (re.search(form, str(error)) for form in _TOO_LARGE)), None)
-        if "RESOURCE_EXHAUSTED" not in str(error) or not found:
+        sizes = next(filter(None, (re.search(form, str(error)) for form in _TOO_LARGE)), None)
+        if "RESOURCE_EXHAUSTED" not in str(error) or not sizes:
             raise
         raise DoesNotFit(
-            f"batch: {spec.experiment.batch} rows on {topology.text} need {found[1]} of {found[2]} "
+            f"batch: {spec.experiment.batch} rows on {topology.text} need {sizes[1]} of {sizes[2]} "
             "memory a device; take a smaller batch, --method.encoder.remat full, more --mesh.fsdp, "
             "or fewer --method.clones where there are clones"
         ) from None
@@ -200,7 +200,7 @@ def _sizes(params) -> frozenset[int]:
 
 @dataclasses.dataclass(frozen=True)
 class Largest:
-    """The largest batch found to fit; ``refused`` is the smallest found not to (None: not met)."""
+    """The largest batch that was tried and fits; ``refused`` the smallest that does not, if any."""
 
     batch: int
     refused: int | None

@@ -49,7 +49,7 @@ def find(module: Module, mesh: Mapping[str, int]) -> list[Collective]:
     A pair of start and done counts once, and so does a collective that TPU spreads over several
     fusions. Raises ``ValueError`` for a form of groups that is not known.
     """
-    found: dict[Collective, float] = {}
+    counts: dict[Collective, float] = {}
     callers = {
         target: ins
         for _, ins, _ in module.walk()
@@ -68,7 +68,7 @@ def find(module: Module, mesh: Mapping[str, int]) -> list[Collective]:
             continue
         size = 2 if kind == "collective-permute" else len(groups[0])
         arrays = _whole(ins, kind, size)
-        one = Collective(
+        collective = Collective(
             kind,
             tuple(f"{s.dtype}{list(s.dims)}".replace(" ", "") for s in arrays),
             sum(s.bytes for s in arrays),
@@ -77,13 +77,13 @@ def find(module: Module, mesh: Mapping[str, int]) -> list[Collective]:
             0.0,
             _source(ins, callers.get(name)),
         )
-        found[one] = found.get(one, 0.0) + times
-    every = [dataclasses.replace(one, times=times) for one, times in found.items()]
-    return sorted(every, key=lambda c: (-c.sent, c.kind, c.shapes))
+        counts[collective] = counts.get(collective, 0.0) + times
+    counted = [dataclasses.replace(c, times=times) for c, times in counts.items()]
+    return sorted(counted, key=lambda c: (-c.sent, c.kind, c.shapes))
 
 
 def of_the_batch(
-    found: Sequence[Collective], rows: int, known: frozenset[int] = frozenset()
+    collectives: Sequence[Collective], rows: int, known: frozenset[int] = frozenset()
 ) -> list[Collective]:
     """Those that bring the rows of other devices together: a gather or an exchange of an array
     with the global batch ``rows`` (or its double, two passes) as a dimension.
@@ -93,7 +93,7 @@ def of_the_batch(
     sizes = {rows, 2 * rows} - known
     return [
         c
-        for c in found
+        for c in collectives
         if c.kind in ("all-gather", "all-to-all", "ragged-all-to-all")
         and any(sizes & set(map(int, re.findall(r"\d+", s.partition("[")[2]))) for s in c.shapes)
     ]
@@ -120,12 +120,12 @@ def _whole(ins: Instruction, kind: str, size: int) -> tuple[Shape, ...]:
 def _source(*candidates: Instruction | None) -> str:
     """Forward or backward pass and the last names of the path of the first that has one."""
     for ins in candidates:
-        found = ins and re.search(r'op_name="([^":]*)', ins.attributes)
-        if not found:
+        name = ins and re.search(r'op_name="([^":]*)', ins.attributes)
+        if not name:
             continue
         skip = {"while", "body", "closed_call", "checkpoint", "rematted_computation"}
-        words = [w.rstrip(")") for w in found[1].split("/") if w not in skip and "(" not in w]
-        side = "backward " if "transpose(" in found[1] else ""
+        words = [w.rstrip(")") for w in name[1].split("/") if w not in skip and "(" not in w]
+        side = "backward " if "transpose(" in name[1] else ""
         return side + "/".join(words[-3:])
     return ""
 
@@ -137,8 +137,8 @@ def device_groups(attributes: str, devices: int) -> list[tuple[int, ...]]:
     """Groups of partition numbers, from any of the forms that XLA prints."""
     pairs = re.search(r"source_target_pairs=\{((?:\{\d+,\d+\},?)*)\}", attributes)
     if pairs:
-        every = re.findall(r"\{(\d+),(\d+)\}", pairs[1])
-        return [(int(a), int(b)) for a, b in every if a != b] or [(0,)]
+        numbers = re.findall(r"\{(\d+),(\d+)\}", pairs[1])
+        return [(int(a), int(b)) for a, b in numbers if a != b] or [(0,)]
     mesh = re.search(r"replica_groups=mesh\[([^\]]*)\](.*)", attributes)
     if mesh:
         return _mesh_groups(mesh[1], mesh[2])
@@ -179,10 +179,10 @@ def _numbers(text: str) -> tuple[int, ...]:
     return tuple(int(n) for n in text.split(",") if n)
 
 
-def _iota(shape: str, turn: str | None) -> np.ndarray:
+def _iota(shape: str, order: str | None) -> np.ndarray:
     sizes = _numbers(shape)
     ids = np.arange(math.prod(sizes)).reshape(sizes)
-    return (ids.transpose(_numbers(turn)) if turn else ids).reshape(-1)
+    return (ids.transpose(_numbers(order)) if order else ids).reshape(-1)
 
 
 def _rows(ids: np.ndarray) -> list[tuple[int, ...]]:

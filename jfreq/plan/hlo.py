@@ -82,11 +82,14 @@ class Instruction:
 
 
 class Runs(NamedTuple):
-    """How often computations run, which of them lie in fusions, and loops of unknown length."""
+    """How often computations run."""
 
     times: dict[str, float]
+    """How often every computation runs; both branches of a conditional count."""
     fused: frozenset[str]
+    """Computations inside fusions: their values never reach memory."""
     unknown_loops: tuple[str, ...]
+    """Loops whose trip count the text does not give; their bodies count once."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +100,7 @@ class Module:
     entry: str
 
     @cached_property
-    def _runs(self) -> Runs:
+    def runs(self) -> Runs:
         """Counted from the entry on: all callers of a computation come before it, in reverse."""
         times = dict.fromkeys(self.computations, 0.0) | {self.entry: 1.0}
         fused: set[str] = set()
@@ -112,21 +115,6 @@ class Module:
                     if ins.op == "fusion" or caller in fused:
                         fused.add(called)
         return Runs(times, frozenset(fused), tuple(unknown))
-
-    @property
-    def times(self) -> dict[str, float]:
-        """How often every computation runs; both branches of a conditional count."""
-        return self._runs.times
-
-    @property
-    def fused(self) -> frozenset[str]:
-        """Computations inside fusions: their values never reach memory."""
-        return self._runs.fused
-
-    @property
-    def unknown_loops(self) -> tuple[str, ...]:
-        """Loops whose trip count the text does not give; their bodies count once."""
-        return self._runs.unknown_loops
 
     def trips(self, loop: Instruction) -> int | None:
         """Trip count of a ``while``, or None where it depends on data."""
@@ -146,8 +134,8 @@ class Module:
         """``(computation, instruction, times)`` of all that runs."""
         for name, body in self.computations.items():
             for ins in body.values():
-                if self.times[name]:
-                    yield name, ins, self.times[name]
+                if times := self.runs.times[name]:
+                    yield name, ins, times
 
     def traffic(self) -> float:
         """Bytes that one step reads from and writes to a device's main memory.
@@ -159,7 +147,7 @@ class Module:
         return sum(
             times * _bytes(self, self.computations[name], ins)
             for name, ins, times in self.walk()
-            if name not in self.fused and ins.op not in _FREE and not ins.op.endswith("-done")
+            if name not in self.runs.fused and ins.op not in _FREE and not ins.op.endswith("-done")
         )
 
 
@@ -213,19 +201,19 @@ def _close(text: str, opening: int) -> int:
 
 def shapes(text: str) -> tuple[Shape, ...]:
     """The arrays of a type, tuples flattened."""
-    found = []
+    arrays = []
     for dtype, dims, layout in _ARRAY.findall(text):
         space = re.search(r"S\((\d+)\)", layout)
         sizes = tuple(int(n.removeprefix("<=")) for n in dims.split(",") if n)
-        found.append(Shape(dtype, sizes, int(space[1]) if space else 0))
-    return tuple(found)
+        arrays.append(Shape(dtype, sizes, int(space[1]) if space else 0))
+    return tuple(arrays)
 
 
 # ------------------------------------------------------------------ memory traffic
 
 
-def _size(found: tuple[Shape, ...]) -> int:
-    return sum(shape.bytes for shape in found if shape.space == 0)
+def _size(arrays: tuple[Shape, ...]) -> int:
+    return sum(array.bytes for array in arrays if array.space == 0)
 
 
 def _bytes(module: Module, body: dict[str, Instruction], ins: Instruction) -> float:
@@ -267,7 +255,7 @@ def _fusion_reads(inner: dict[str, Instruction], operands: list[tuple[Shape, ...
 
 
 def _users(inner: dict[str, Instruction], name: str) -> Iterator[tuple[Instruction, str]]:
-    """Who reads a value, seen through bitcasts; with the name under which they read it."""
+    """Instructions that read a value, directly or after bitcasts, and the name that they read."""
     for ins in inner.values():
         if name in ins.operands:
             if ins.op == "bitcast":

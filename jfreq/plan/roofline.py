@@ -35,28 +35,28 @@ class Roofline:
         return max(("compute", "memory", "communication"), key=lambda name: getattr(self, name))
 
 
-def roofline(found: Compiled) -> Roofline | None:
+def roofline(compiled: Compiled) -> Roofline | None:
     """Bounds of a compiled step, or None where the hardware's rates are not known."""
-    place = found.topology
+    place = compiled.topology
     hardware = place.hardware
     if hardware.peak is None:
         return None
     return Roofline(
-        compute=found.work / place.devices / hardware.peak,
-        memory=found.traffic / hardware.bandwidth,
-        communication=sum(c.sent for c in found.collectives) / place.sends,
+        compute=compiled.work / place.devices / hardware.peak,
+        memory=compiled.traffic / hardware.bandwidth,
+        communication=sum(c.sent for c in compiled.collectives) / place.sends,
     )
 
 
-def per_day(found: Compiled, seconds: float) -> tuple[float, float]:
+def per_day(compiled: Compiled, seconds: float) -> tuple[float, float]:
     """Examples and hours of signal in a day of steps of ``seconds``."""
-    examples = found.batch * DAY / seconds
-    return examples, examples * found.signal.seconds / 3600
+    examples = compiled.batch * DAY / seconds
+    return examples, examples * compiled.signal.seconds / 3600
 
 
-def assumptions(found: Compiled) -> list[str]:
+def assumptions(compiled: Compiled) -> list[str]:
     """What the times rest on, as sentences."""
-    place = found.topology
+    place = compiled.topology
     hardware = place.hardware
     if hardware.peak is None:
         return ["No roofline: the rates of this hardware are not known."]

@@ -13,17 +13,17 @@ from jfreq.plan.collectives import Collective
 from jfreq.plan.roofline import assumptions, per_day, roofline
 
 SMALL = 2**16
-"""Collectives that send fewer bytes in a step share one line."""
+"""Collectives that send fewer bytes in a step are added up in one line."""
 
 
-def to_dict(found: Compiled, largest: Largest | None = None) -> dict[str, Any]:
+def to_dict(compiled: Compiled, largest: Largest | None = None) -> dict[str, Any]:
     """JSON values: counts as compiled, and the roofline derived from them."""
-    times = roofline(found)
-    value = dataclasses.asdict(found)
-    value["topology"] = found.topology.text
-    value |= {"devices": found.topology.devices, "how": found.how, "jax": jax.__version__}
+    times = roofline(compiled)
+    value = dataclasses.asdict(compiled)
+    value["topology"] = compiled.topology.text
+    value |= {"devices": compiled.topology.devices, "how": compiled.how, "jax": jax.__version__}
     if times:
-        examples, hours = per_day(found, times.best)
+        examples, hours = per_day(compiled, times.best)
         value["roofline"] = {
             **dataclasses.asdict(times),
             "best": times.best,
@@ -31,47 +31,47 @@ def to_dict(found: Compiled, largest: Largest | None = None) -> dict[str, Any]:
             "bound": times.bound,
             "examples_per_day": examples,
             "hours_per_day": hours,
-            "assumptions": assumptions(found),
+            "assumptions": assumptions(compiled),
         }
     for name in ("collectives", "gathers"):
-        value[name] = [{**dataclasses.asdict(c), "sent": c.sent} for c in getattr(found, name)]
+        value[name] = [{**dataclasses.asdict(c), "sent": c.sent} for c in getattr(compiled, name)]
     if largest:
         value["largest"] = dataclasses.asdict(largest)
     return value
 
 
-def to_markdown(name: str, found: Compiled, largest: Largest | None = None) -> str:
+def to_markdown(name: str, compiled: Compiled, largest: Largest | None = None) -> str:
     """The page that ``jfreq plan`` prints."""
-    place = found.topology
-    mesh = " ".join(f"{axis}={size}" for axis, size in found.mesh.items())
-    rows = _memory(found) + _work(found) + _times(found)
+    place = compiled.topology
+    mesh = " ".join(f"{axis}={size}" for axis, size in compiled.mesh.items())
+    rows = _memory(compiled) + _work(compiled) + _times(compiled)
     if largest:
         rows.append(("largest batch that fits", _largest(largest)))
     return "\n".join(
         [
-            f"{name} on {place.text}: {place.devices} devices, mesh {mesh}, batch {found.batch} of "
-            f"{found.signal.seconds:g} s.",
+            f"{name} on {place.text}: {place.devices} devices, mesh {mesh}, "
+            f"batch {compiled.batch} of {compiled.signal.seconds:g} s.",
             "",
-            f"Compiled by {found.how}; {found.compile_s:.0f} s, jax {jax.__version__}.",
+            f"Compiled by {compiled.how}; {compiled.compile_s:.0f} s, jax {jax.__version__}.",
             "",
             *_lines(["", "of one device"], rows),
             "",
-            *_collectives(found),
+            *_collectives(compiled),
             "",
-            *([found.dropped, ""] if found.dropped else []),
-            *assumptions(found),
+            *([compiled.dropped, ""] if compiled.dropped else []),
+            *assumptions(compiled),
         ]
     )
 
 
-def _memory(found: Compiled) -> list[tuple[str, str]]:
-    memory = found.memory
-    room = found.topology.hardware.memory
-    used = f", {memory.peak / room:.1%} of {_size(room)}" if room else ""
+def _memory(compiled: Compiled) -> list[tuple[str, str]]:
+    memory = compiled.memory
+    capacity = compiled.topology.hardware.memory
+    used = f", {memory.peak / capacity:.1%} of {_size(capacity)}" if capacity else ""
     return [
         (
             "parameters",
-            f"{found.parameters:,}, {found.replicated:.2%} of them whole on every device",
+            f"{compiled.parameters:,}, {compiled.replicated:.2%} of them whole on every device",
         ),
         ("memory: state and batch", _size(memory.arguments)),
         ("memory: reserved for the step", _size(memory.temporaries)),
@@ -79,24 +79,24 @@ def _memory(found: Compiled) -> list[tuple[str, str]]:
     ]
 
 
-def _work(found: Compiled) -> list[tuple[str, str]]:
-    loops = f"; {found.unknown_loops} loops of unknown length" if found.unknown_loops else ""
+def _work(compiled: Compiled) -> list[tuple[str, str]]:
+    loops = f"; {compiled.unknown_loops} loops of unknown length" if compiled.unknown_loops else ""
     return [
-        ("arithmetic", f"{found.flops / found.topology.devices / 1e12:.4g} TFLOP a step"),
-        ("memory traffic", f"{found.traffic / 1e9:.4g} GB a step{loops}"),
+        ("arithmetic", f"{compiled.flops / compiled.topology.devices / 1e12:.4g} TFLOP a step"),
+        ("memory traffic", f"{compiled.traffic / 1e9:.4g} GB a step{loops}"),
         (
             "XLA's own count, loop bodies once",
-            f"{found.xla_flops / 1e12:.4g} TFLOP, {found.xla_bytes / 1e9:.4g} GB",
+            f"{compiled.xla_flops / 1e12:.4g} TFLOP, {compiled.xla_bytes / 1e9:.4g} GB",
         ),
-        ("sent in collectives", f"{sum(c.sent for c in found.collectives) / 1e9:.4g} GB a step"),
+        ("sent in collectives", f"{sum(c.sent for c in compiled.collectives) / 1e9:.4g} GB a step"),
     ]
 
 
-def _times(found: Compiled) -> list[tuple[str, str]]:
-    times = roofline(found)
+def _times(compiled: Compiled) -> list[tuple[str, str]]:
+    times = roofline(compiled)
     if times is None:
         return []
-    best, worst = per_day(found, times.best), per_day(found, times.worst)
+    best, worst = per_day(compiled, times.best), per_day(compiled, times.worst)
     return [
         ("roofline: matrix products", _ms(times.compute)),
         ("roofline: main memory", _ms(times.memory)),
@@ -107,21 +107,21 @@ def _times(found: Compiled) -> list[tuple[str, str]]:
             f"{_ms(times.worst)} where nothing does",
         ),
         ("examples a day", f"{worst[0] / 1e6:.4g} to {best[0] / 1e6:.4g} million"),
-        (f"hours of {found.signal.name} a day", f"{worst[1]:,.0f} to {best[1]:,.0f}"),
+        (f"hours of {compiled.signal.name} a day", f"{worst[1]:,.0f} to {best[1]:,.0f}"),
     ]
 
 
-def _largest(found: Largest) -> str:
-    if not found.batch:
-        return f"none, not even {found.refused}"
-    limit = f"{found.refused} does not" if found.refused else "no limit was met"
-    return f"{found.batch} ({_size(found.peak)}; {limit}), {found.compiles} more compilations"
+def _largest(largest: Largest) -> str:
+    if not largest.batch:
+        return f"none, not even {largest.refused}"
+    limit = f"{largest.refused} does not" if largest.refused else "no limit was met"
+    return f"{largest.batch} ({_size(largest.peak)}; {limit}), {largest.compiles} more compilations"
 
 
-def _collectives(found: Compiled) -> list[str]:
-    shown = [c for c in found.collectives if c.times * c.bytes >= SMALL]
-    small = [c for c in found.collectives if c.times * c.bytes < SMALL]
-    if not found.collectives:
+def _collectives(compiled: Compiled) -> list[str]:
+    shown = [c for c in compiled.collectives if c.times * c.bytes >= SMALL]
+    small = [c for c in compiled.collectives if c.times * c.bytes < SMALL]
+    if not compiled.collectives:
         return ["No collectives."]
     head = ["collective", "over", "array", "size", "times", "sent", "for"]
     lines = _lines(head, [_row(c) for c in shown]) if shown else []
@@ -129,8 +129,8 @@ def _collectives(found: Compiled) -> list[str]:
         size = sum(c.sent for c in small)
         count = sum(c.times for c in small)
         lines += ["", f"And {count:.0f} small ones, {_size(size)} sent together."]
-    if found.gathers:
-        kinds = ", ".join(sorted({f"{c.kind} of {_arrays(c)}" for c in found.gathers}))
+    if compiled.gathers:
+        kinds = ", ".join(sorted({f"{c.kind} of {_arrays(c)}" for c in compiled.gathers}))
         lines += ["", f"Rows of the batch are brought together by: {kinds}."]
     else:
         lines += ["", "No collective brings rows of the batch together."]

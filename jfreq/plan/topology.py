@@ -50,18 +50,18 @@ class Hardware:
         return tflops * 1e12 if tflops else None
 
 
-_PLANE = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
-_CUBE = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8", "8x8x16")
+_2D = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
+_3D = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8", "8x8x16")
 _TPU, _GPU = (1, 6), (2, 15)
 GB = 1e9
 
 HARDWARE = {
     h.name: h
     for h in (
-        Hardware("v4", "tpu", "TPU v4", 32 * 2**30, 1228 * GB, 45 * GB, 0, _TPU, _CUBE, "megacore"),
-        Hardware("v5e", "tpu", "TPU v5e", 16 * 2**30, 819 * GB, 45 * GB, 0, _TPU, _PLANE),
-        Hardware("v5p", "tpu", "TPU v5p", 95 * 2**30, 2765 * GB, 90 * GB, 0, _TPU, _CUBE),
-        Hardware("v6e", "tpu", "TPU v6e", 32 * 2**30, 1638 * GB, 90 * GB, 0, _TPU, _PLANE),
+        Hardware("v4", "tpu", "TPU v4", 32 * 2**30, 1228 * GB, 45 * GB, 0, _TPU, _3D, "megacore"),
+        Hardware("v5e", "tpu", "TPU v5e", 16 * 2**30, 819 * GB, 45 * GB, 0, _TPU, _2D),
+        Hardware("v5p", "tpu", "TPU v5p", 95 * 2**30, 2765 * GB, 90 * GB, 0, _TPU, _3D),
+        Hardware("v6e", "tpu", "TPU v6e", 32 * 2**30, 1638 * GB, 90 * GB, 0, _TPU, _2D),
         Hardware("a100", "gpu", "A100", 80 * GB, 2039 * GB, 300 * GB, 25 * GB, _GPU),
         Hardware("h100", "gpu", "H100", 80 * GB, 3350 * GB, 450 * GB, 50 * GB, _GPU),
         Hardware("h200", "gpu", "H200", 141 * GB, 4800 * GB, 450 * GB, 50 * GB, _GPU),
@@ -171,15 +171,14 @@ def devices(topology: Topology) -> list[Any]:
         options: dict[str, Any] = {"chip_config_name": topology.hardware.cores}
         if topology.devices == 1:
             options["chips_per_host_bounds"] = (1, 1, 1)
-        found = topologies.get_topology_desc(topology.text, platform="tpu", **options)
-        return list(found.devices)
-    found = jax.devices("cpu")
-    if len(found) < topology.devices:
+        return list(topologies.get_topology_desc(topology.text, "tpu", **options).devices)
+    cpus = jax.devices("cpu")
+    if len(cpus) < topology.devices:
         raise InputError(
             f"topology: {topology.text} needs {topology.devices} CPU devices, but JAX runs with "
-            f"{len(found)} in this process; plan in a new one"
+            f"{len(cpus)} in this process; plan in a new one"
         )
-    return found[: topology.devices]
+    return cpus[: topology.devices]
 
 
 def check_mesh(topology: Topology, mesh: Mesh) -> None:

@@ -15,7 +15,7 @@ from jfreq.types import Array, Batch, PyTree
 
 
 class Gradients(NamedTuple):
-    """What a batch says: gradients of the parameters, metrics, and ``aux`` for the target."""
+    """What a batch gives: gradients of the parameters, metrics, and ``aux`` for the target."""
 
     grads: PyTree
     metrics: Metrics

@@ -1,7 +1,7 @@
 """The checkpoints of a run, written by orbax under ``checkpoints/`` of its folder.
 
-A fresh start takes, in this order: the folder's own last good checkpoint, what the sources of
-``checkpoint.init_from`` give, the initialisers.
+A run starts from the last good checkpoint of its folder; without one from what the sources of
+``checkpoint.init_from`` give, and without these from the initialisers.
 """
 
 from __future__ import annotations
@@ -21,16 +21,17 @@ import orbax.checkpoint as ocp
 from jfreq import checksums, distributed, param_paths
 from jfreq.config import Experiment, Part
 from jfreq.files import disk_errors, local_path, read_json
+from jfreq.ranges import shortlist
 from jfreq.train.run_folder import CHECKPOINTS, check_same, read_config
 from jfreq.train.state import State, Trained
 from jfreq.types import InputError, PyTree
 
 DAMAGED = "damaged-"
 LATE_FILES = ("_CHECKPOINT_METADATA", "commit_success.txt")
-"""Orbax writes the time of the commit to them when everything else is complete."""
+"""Files to which orbax writes the time of the commit when everything else is complete."""
 
 log = logging.getLogger("jfreq")
-logging.getLogger("absl").setLevel(logging.ERROR)  # orbax narrates every save and restore
+logging.getLogger("absl").setLevel(logging.ERROR)  # orbax logs every save and restore
 
 
 class Checkpoints:
@@ -114,11 +115,11 @@ class Checkpoints:
 
 
 def _open(folder: Path) -> int | None:
-    """The newest whole checkpoint; what is damaged before it is set aside, drafts are removed."""
+    """The newest whole checkpoint. Damaged newer ones are set aside, unfinished ones removed."""
     if not folder.exists():
         return None
     if not folder.is_dir():
-        raise InputError(f"{folder}: is a file, the checkpoints of a run lie in a folder")
+        raise InputError(f"{folder}: is a file where the folder of checkpoints should be; move it")
     set_aside = []
     with disk_errors(folder, doing="read or renamed"):
         for draft in folder.glob("*.orbax-checkpoint-tmp*"):
@@ -155,7 +156,7 @@ def _set_aside(path: Path, damage: checksums.Damaged) -> str:
 
 @contextlib.contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Whatever goes wrong on the way from a checkpoint to memory, in one line."""
+    """Turns whatever goes wrong when a checkpoint is read into an ``InputError`` of one line."""
     try:
         with disk_errors(path, doing="read", kept="nothing was changed"):
             yield
@@ -170,29 +171,29 @@ def _reading(path: Path) -> Iterator[None]:
 
 
 def _check_fits(item: Path, abstract: State, workdir: Path) -> None:
-    """``InputError`` with what is missing, new and of another shape in a saved state."""
+    """Raises ``InputError`` with what is missing, new and of another shape in a saved state."""
     with ocp.PyTreeCheckpointer() as reader:
-        there = _by_path(reader.metadata(item).item_metadata.tree)
-    here = _by_path(abstract._asdict())
+        saved = _by_path(reader.metadata(item).item_metadata.tree)
+    wanted = _by_path(abstract._asdict())
     differences = {
-        "missing there": [name for name in here if name not in there],
-        "not known here": [name for name in there if name not in here],
+        "missing": [name for name in wanted if name not in saved],
+        "not known any more": [name for name in saved if name not in wanted],
         "of another shape": [
-            f"{name} {list(there[name][0])} {there[name][1]}, here {list(shape)} {dtype}"
-            for name, (shape, dtype) in here.items()
-            if name in there and there[name] != (shape, dtype)
+            f"{name} {list(saved[name][0])} {saved[name][1]}, now {list(shape)} {dtype}"
+            for name, (shape, dtype) in wanted.items()
+            if saved.get(name, (shape, dtype)) != (shape, dtype)
         ],
     }
     parts = [
-        f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+        f"{len(names)} {what} ({shortlist(names, 3)})"
         for what, names in differences.items()
         if names
     ]
     if parts:
         raise InputError(
-            f"{item.parent}: does not fit: {'; '.join(parts)}; the code has changed since it was "
-            f"saved; train in another --workdir with --checkpoint.init-from {workdir}, which "
-            "takes what fits"
+            f"{item.parent}: its arrays do not fit: {'; '.join(parts)}; the code has changed since "
+            f"it was saved; train in another --workdir with --checkpoint.init-from {workdir} to "
+            "take what fits"
         )
 
 
@@ -210,10 +211,19 @@ def _first_line(error: BaseException) -> str:
 
 
 def load_run(path: str | Path, *, step: int | None = None, what: Part = "params") -> Trained:
-    """Experiment and parameters of a run folder's checkpoint, on the host: the newest whole one,
-    or the one of ``step``. Damaged ones are named in a warning; nothing is changed.
+    """The experiment and the parameters of a checkpoint, on the host; nothing on disk is changed.
 
-    With ``what`` "target" the training target stands in place of the parameters.
+    Args:
+        path: The run folder.
+        step: The checkpoint to read; None: the newest whole one. Damaged ones are named in a
+            warning.
+        what: With "target" the training target stands in place of the parameters.
+
+    Returns:
+        Parameters as numpy arrays, whole, however the run sharded them.
+
+    Raises:
+        InputError: The folder is no run, or has no checkpoint that is whole.
     """
     workdir = local_path(path, "run")
     experiment = read_config(workdir)
@@ -259,22 +269,24 @@ def finished(folder: Path) -> set[int]:
 
 
 def _load_step(folder: Path, step: int, experiment: Experiment, what: Part) -> PyTree:
-    """This part of one checkpoint; ``Damaged`` where its files are not what was written."""
+    """This part of a checkpoint. Raises ``Damaged`` where its files are not what was written."""
     path = folder / str(step)
     with _reading(path):
         checksums.verify(path, step=step)
-        meta = read_json(path / "meta" / "metadata", "what a checkpoint says of itself")
+        meta = read_json(path / "meta" / "metadata", "the metadata of a checkpoint")
         if "config" in meta:
             check_same(path, meta["config"], experiment)
         return _restore(path / "state", what)
 
 
 def _restore(item: Path, what: Part) -> PyTree:
-    """Only this part of a saved state, as numpy arrays, wherever they were sharded."""
+    """This part of a saved state as whole numpy arrays, however it was sharded."""
     with ocp.PyTreeCheckpointer() as reader:
         tree = reader.metadata(item).item_metadata.tree.get(what)
         if not tree:
-            raise InputError(f"{item.parent}: its method has no {what}; take its parameters")
+            raise InputError(
+                f"{item.parent}: its method has no {what}; take its parameters (what=params)"
+            )
         kind = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
         args = ocp.args.PyTreeRestore(
             item={what: tree}, restore_args={what: kind}, partial_restore=True

@@ -10,6 +10,7 @@ import jax
 from jfreq import distributed, param_paths
 from jfreq.config import Experiment, Part, Source, check
 from jfreq.method import Method, Streams
+from jfreq.ranges import shortlist
 from jfreq.train import transfer
 from jfreq.train.plan import StepPlan
 from jfreq.train.state import State, Trained, init_state
@@ -26,9 +27,15 @@ def _silent(line: str) -> None:
 def first_state(
     setup: StepPlan, sources: Sources = (), say: Callable[[str], None] = _silent
 ) -> State:
-    """A fresh state, born sharded, with what ``sources`` give it one after the other.
+    """A fresh state with what ``sources`` give it, one after the other.
 
-    ``say`` is told what each gave. Raises ``InputError`` for a source that gives nothing.
+    Args:
+        setup: The plan. Every device makes its own part of the state.
+        sources: Runs and bundles that give some of the first values.
+        say: Is called with a line for each source, which says what it gave.
+
+    Raises:
+        InputError: A source gives nothing, or a part that must be trained elsewhere is missing.
     """
     key = _stream(setup, "init")
     shardings = jax.tree.map(lambda leaf: leaf.sharding, setup.abstract)
@@ -79,8 +86,8 @@ def _given(
 
 
 def _without_other_classes(source: Source, trained: Trained, experiment: Experiment) -> PyTree:
-    """The parameters of ``trained``, without the classifier if that has other classes, even as
-    many: the logit of a cat is no start for that of a car. A source that names paths gets them."""
+    """The parameters of ``trained``, without the classifier if that has other classes, even
+    equally many: a logit means nothing for another class. A source that names paths gets them."""
     if source.read or source.write or trained.experiment.method.labels == experiment.method.labels:
         return trained.params
     return {name: part for name, part in trained.params.items() if name != "head"}
@@ -88,7 +95,7 @@ def _without_other_classes(source: Source, trained: Trained, experiment: Experim
 
 def check_trained(method: Method, target: PyTree, taken: Collection[str]) -> None:
     """Raises ``InputError`` unless the paths ``taken`` from sources hold all of the target that
-    ``method`` says was trained elsewhere: a random teacher teaches nothing."""
+    ``method`` says was trained elsewhere: random weights are of no use as a teacher."""
     for part in method.trained_elsewhere:
         needed = [path for path in param_paths.flatten(target) if path.startswith(f"{part}/")]
         missing = [path for path in needed if path not in taken]
@@ -97,14 +104,17 @@ def check_trained(method: Method, target: PyTree, taken: Collection[str]) -> Non
             not missing,
             "checkpoint.init_from",
             f"{len(missing)} of {len(needed)} arrays of the "
-            f"{part} come from no run that trained it: {', '.join(missing[:3])}; add the source "
+            f"{part} come from no run that trained it: {shortlist(missing, 3)}; add the source "
             f"that has them, RUN,write={below},into=target (with what=target,read=... for what "
             "that run keeps in its target)",
         )
 
 
 def check_sources(experiment: Experiment) -> None:
-    """As :func:`check_trained`, before anything is read or written: a source for every part."""
+    """Raises ``InputError`` unless every part that must be trained elsewhere has a source.
+
+    It looks at the config alone, before anything is read or written.
+    """
     into = [s.write for s in experiment.checkpoint.init_from if s.into == "target"]
     for part in experiment.method.trained_elsewhere:
         given = any(write in ("", part) or part.startswith(f"{write}/") for write in into)
@@ -117,7 +127,7 @@ def check_sources(experiment: Experiment) -> None:
 
 
 def _stream(setup: StepPlan, name: str) -> Array:
-    """A stream of the run's seed: initial parameters and updates never share a key."""
+    """A key from the run's seed. Initial parameters and updates have streams of their own."""
     return Streams(jax.random.key(setup.experiment.seed))(name)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import platform
 import signal
@@ -33,7 +34,7 @@ from jfreq.types import Batch, PyTree
 
 
 class NotFinite(RuntimeError):
-    """The loss or the gradient is NaN or infinite; the message says where the dump lies."""
+    """The loss or the gradient is NaN or infinite; the message names the file with the details."""
 
 
 class Stopped(RuntimeError):
@@ -47,10 +48,18 @@ class Stopped(RuntimeError):
 def train(experiment: Experiment, workdir: str | Path, *, quiet: bool = False) -> Trained:
     """Trains ``experiment`` in ``workdir``, from its last checkpoint if there is one.
 
-    ``quiet`` shows no progress.
+    Args:
+        experiment: The run; its method need not be bound to the data yet.
+        workdir: The folder of the run, which is made or continued.
+        quiet: Shows no progress.
 
-    Raises ``InputError`` for bad settings before any long work, ``NotFinite`` when the loss or
-    the gradient stops being a number, ``Stopped`` after SIGTERM or SIGINT.
+    Returns:
+        The bound experiment, and the parameters after the last step, on the host.
+
+    Raises:
+        InputError: Settings, data or the folder are bad; known before any long work.
+        NotFinite: The loss or the gradient is NaN or infinite.
+        Stopped: SIGTERM or SIGINT arrived; the state is saved.
     """
     workdir = local_path(workdir, "workdir")
     if not checkpoint.exists(workdir):
@@ -83,8 +92,11 @@ def load_sources(experiment: Experiment) -> Sources:
 def _start(
     setup: RunPlan, workdir: Path, saves: checkpoint.Checkpoints, sources: Sources | None
 ) -> tuple[State, int, list[str]]:
-    """The state that a run goes on or starts from, its step, and notes for people: from its last
-    checkpoint, else from ``sources`` (None: still to be read), else from the initialisers."""
+    """The state that a run starts from, its step, and lines to print.
+
+    The state comes from the last checkpoint, else from ``sources`` (None: still to be read), else
+    from the initialisers.
+    """
     experiment, notes = setup.experiment, []
     restored = saves.restore_last(setup.abstract)
     if restored is None:
@@ -103,16 +115,12 @@ def _start(
 
 def _meta(setup: RunPlan, step: int) -> dict[str, Any]:
     """What is saved beside the state of ``step``."""
-    versions = {
-        "jfreq": jfreq.__version__,
-        "jax": jax.__version__,
-        "python": platform.python_version(),
-    }
+    python = platform.python_version()
     return {
         "step": step,
         "manifest": setup.pipeline.manifest_hash,
         "config": to_dict(setup.experiment),
-        "versions": versions,
+        "versions": {"jfreq": jfreq.__version__, "jax": jax.__version__, "python": python},
     }
 
 
@@ -123,16 +131,19 @@ def _loop(
     sources: Sources | None,
     quiet: bool,
 ) -> Trained:
+    """Restores or makes the state, compiles the step, and updates until the last one."""
     experiment, pipeline = setup.experiment, setup.pipeline
     chief = distributed.is_chief()
     state, start, notes = _start(setup, workdir, saves, sources)
     progress = Progress(
         experiment.steps, start=start, title=experiment.name, quiet=quiet or not chief
     )
-    for note in notes:
-        progress.say(note)
-    if note := advice_without_folds(pipeline.shards.info, pipeline.shards.column("subject")):
-        progress.say(note)
+    for note in [
+        *notes,
+        advice_without_folds(pipeline.shards.info, pipeline.shards.column("subject")),
+    ]:
+        if note:
+            progress.say(note)
     if start >= experiment.steps:
         progress.say(f"{workdir}: already at step {start} of {experiment.steps}")
         progress.close()
@@ -141,45 +152,25 @@ def _loop(
 
     if chief:  # only a run that goes on takes new settings
         write_json(workdir / run_folder.CONFIG, to_dict(experiment))
-
-    # ---- compile once, ahead of the first step
     progress.say(f"compiling {experiment.name} ...")
     step_fn, compile_s = compile_step(setup)
-    key = run_key(setup)
-    meter = Meter(setup, start)
+    key, meter = run_key(setup), Meter(setup, start)
     progress.say(describe(setup, step_fn, compile_s, start, meter))
-    params, mesh = setup.abstract.params, setup.mesh.shape
-    if note := sharding.dropped(params, mesh, experiment.mesh.rules):
+    if note := sharding.dropped(setup.abstract.params, setup.mesh.shape, experiment.mesh.rules):
         progress.say(note)
     tensorboard = experiment.log.tensorboard
     writer = MetricsWriter(workdir, start_step=start, tensorboard=tensorboard) if chief else None
-    warned: set[str] = set()
+    pending = Pending(setup, workdir, saves, meter, writer, progress)
 
-    def flush_metrics(pending: tuple[int, PyTree] | None) -> None:
-        """Reads the metrics of a step that was sent off earlier; checks, counts, writes them."""
-        if pending is None:
-            return
-        step, metrics = pending
-        values = jax.device_get(metrics)
-        _check_finite(setup, workdir, step, values, saves)
-        row = meter.add(step, values)
-        if row is not None and writer is not None:
-            writer.write(row)
-            progress.update(step, summary(row, setup.method.headline))
-            for warning in below_threshold(setup.method, row, warned):
-                progress.say(f"step {step}: {warning}")
-
-    # ---- the loop. Do not change the order: save the state before the next batch is read,
-    # send off step t before the metrics of step t - 1 are read.
+    # Do not change the order: save the state before the next batch is read, send off step t before
+    # the metrics of step t - 1 are read.
     feed = Feed(setup, start)
-    pending = None
     try:
         with stop_signals() as received, jax.transfer_guard("disallow"):
             for step in range(start, experiment.steps):
                 stop = distributed.asked_to_stop(step, received)
                 if step > start and (step % experiment.checkpoint.every == 0 or stop):
-                    flush_metrics(pending)
-                    pending = None
+                    pending.flush()
                     saves.save(state, step, _meta(setup, step))
                 if stop:
                     saves.wait()
@@ -187,9 +178,8 @@ def _loop(
                 batch = next(feed)
                 meter.waited(feed.last_wait)
                 state, metrics = step_fn(state, batch, key)
-                flush_metrics(pending)
-                pending = (step + 1, metrics)
-            flush_metrics(pending)
+                pending.replace(step + 1, metrics)
+            pending.flush()
             saves.save(state, experiment.steps, _meta(setup, experiment.steps))
         saves.wait()
         return Trained(experiment, distributed.to_host(state.params))
@@ -198,6 +188,42 @@ def _loop(
         if writer is not None:
             writer.close()
         saves.close()
+
+
+@dataclasses.dataclass
+class Pending:
+    """Metrics of the step that was sent off last, read while the next one runs."""
+
+    setup: RunPlan
+    workdir: Path
+    saves: checkpoint.Checkpoints
+    meter: Meter
+    writer: MetricsWriter | None
+    """None in all processes but the chief."""
+    progress: Progress
+    step: int | None = None
+    metrics: PyTree = None
+    warned: set[str] = dataclasses.field(default_factory=set)
+
+    def replace(self, step: int, metrics: PyTree) -> None:
+        """Reads the metrics that were pending; those of ``step`` take their place."""
+        self.flush()
+        self.step, self.metrics = step, metrics
+
+    def flush(self) -> None:
+        """Waits for the pending metrics; checks, counts, writes and shows them."""
+        if self.step is None:
+            return
+        step, values = self.step, jax.device_get(self.metrics)
+        self.step = self.metrics = None
+        _check_finite(self.setup, self.workdir, step, values, self.saves)
+        row = self.meter.add(step, values)
+        if row is not None and self.writer is not None:
+            method = self.setup.method
+            self.writer.write(row)
+            self.progress.update(step, summary(row, method.headline))
+            for warning in below_threshold(method, row, self.warned):
+                self.progress.say(f"step {step}: {warning}")
 
 
 class Feed:
@@ -250,8 +276,11 @@ def stop_signals():
 
 
 def below_threshold(method: Method, row: dict[str, Any], warned: set[str]) -> Iterator[str]:
-    """A warning for every metric of ``row`` that is below its threshold; the next one only after it
-    was above in between, which ``warned`` remembers."""
+    """A warning for every metric of ``row`` that has fallen below its threshold.
+
+    ``warned`` holds the metrics that were below before; they are warned of again only after they
+    were above in between.
+    """
     for name, threshold in method.collapse_thresholds.items():
         if row[name] >= threshold:
             warned.discard(name)
@@ -264,8 +293,10 @@ def below_threshold(method: Method, row: dict[str, Any], warned: set[str]) -> It
 
 
 def _check_finite(setup: RunPlan, workdir: Path, step: int, values, saves) -> None:
+    """Writes a dump and raises ``NotFinite`` where the loss or the gradient is not finite."""
     total, count = values["loss"]
-    if math.isfinite(total / max(count, 1.0)) and math.isfinite(values["grad_norm"][0]):
+    loss, grad_norm = total / max(count, 1.0), values["grad_norm"][0]
+    if math.isfinite(loss) and math.isfinite(grad_norm):
         return
     saves.wait()
     steps = saves.steps()
@@ -279,6 +310,6 @@ def _check_finite(setup: RunPlan, workdir: Path, step: int, values, saves) -> No
     if distributed.is_chief():
         write_json(path, dump)
     raise NotFinite(
-        f"loss {total / max(count, 1.0)} or gradient norm {values['grad_norm'][0]} at step {step}; "
+        f"loss {loss} or gradient norm {grad_norm} at step {step} is not finite; "
         f"batch and metrics are in {path}, last good checkpoint: {dump['last_good_checkpoint']}"
     )

@@ -23,7 +23,7 @@ from jfreq.method import STEM
 from jfreq.ranges import brief, shown
 from jfreq.types import InputError, PyTree
 
-OURS = {
+FIELDS = {
     "learning_rate": "lr",
     "weight_decay": "weight_decay",
     "mask": "decay",
@@ -78,7 +78,7 @@ def rate_multipliers(cfg: Optim, params: PyTree, stem: Sequence[str] = STEM) -> 
     """A factor for each parameter: first matching ``lr_mult``, times the layer decay.
 
     For a stack of blocks ``[l ...]`` the factor is an array over ``l``; ``stem`` is what comes
-    before the first block, as :attr:`jfreq.method.Method.stem` says it. Raises ``InputError`` for a
+    before the first block, as in :attr:`jfreq.method.Method.stem`. Raises ``InputError`` for a
     pattern of the config that matches nothing.
     """
     leaves = param_paths.flatten(params)
@@ -134,9 +134,9 @@ def make(
     except InputError:
         raise
     except Exception as error:  # whatever stands in that function
-        said = brief(" ".join(str(error).split()))
+        reason = brief(" ".join(str(error).split()))
         raise InputError(
-            f"optim.kind: {cfg.kind} cannot be used with these settings ({said}); it is given a "
+            f"optim.kind: {cfg.kind} cannot be used with these settings ({reason}); it is given a "
             "schedule, gradients and parameters, and nothing else"
         ) from error
     return optimiser
@@ -181,12 +181,12 @@ def _chain(
 def _by_name(
     cfg: Optim, rate: optax.Schedule, decays: Callable[[PyTree], PyTree]
 ) -> list[optax.GradientTransformation]:
-    """An optimiser of optax, which takes our schedule as its learning rate.
+    """An optimiser of optax with the schedule of the config as its learning rate.
 
-    Where it knows a weight decay with a mask, it gets ours: what decay means in LARS or LAMB is
-    their own. Elsewhere its own is off, and the parameters shrink by learning rate times decay
-    beside its update (decoupled, Loshchilov and Hutter). Muon's mask does not reach the parameters
-    that it leaves to Adam, so it belongs to the second kind.
+    One that has a weight decay with a mask (LARS, LAMB) gets that of the config and gives it its
+    meaning. For the others decay is decoupled (Loshchilov and Hutter): theirs is off, and beside
+    the update the parameters shrink by learning rate times decay. Muon is one of these, because its
+    mask does not reach the parameters that it leaves to Adam.
     """
     function = _optimiser(cfg.kind)
     takes = inspect.signature(function).parameters
@@ -207,7 +207,7 @@ def _by_name(
 
 def _optimiser(kind: str) -> Callable[..., optax.GradientTransformation]:
     """The function of optax that ``kind`` names."""
-    # Those without a schedule of their own evaluate other parameters than they train.
+    # Schedule-free optimisers train and evaluate different parameters, which the loop does not do.
     known = {
         f"{home.__name__}.{name}": function
         for home in (optax, optax.contrib)
@@ -224,7 +224,7 @@ def _optimiser(kind: str) -> Callable[..., optax.GradientTransformation]:
 
 
 def _arguments(cfg: Optim, function: Callable) -> dict[str, Any]:
-    """What the config says of the arguments of ``function``, checked against its signature."""
+    """The arguments of ``function`` that the config sets, checked against its signature."""
     takes = inspect.signature(function).parameters
     common = {name: getattr(cfg, name) for name in ("b1", "b2", "eps")}
     given = {name: value for name, value in common.items() if value is not None}
@@ -233,7 +233,7 @@ def _arguments(cfg: Optim, function: Callable) -> dict[str, Any]:
     for name in given:
         check(name in takes, f"optim.{name}", f"{cfg.kind} has no {name}; leave it out")
     for name, value in cfg.options:
-        check(name not in OURS, "optim.options", f"{name} is set by optim.{OURS.get(name)}")
+        check(name not in FIELDS, "optim.options", f"{name} is set by optim.{FIELDS.get(name)}")
         check(name in takes, "optim.options", f"{cfg.kind} has no {name}{close_match(name, takes)}")
         _check_kind(name, value, takes[name].default)
         given[name] = value
@@ -256,9 +256,9 @@ def _check_kind(name: str, value: Any, default: Any) -> None:
 
 
 def _matrix(path: str, leaf: Any) -> optax.contrib.MuonDimensionNumbers | None:
-    """Which axes of a parameter are a matrix's inputs and outputs, for Muon; None: it is none.
+    """Which axes of a parameter are inputs and outputs of a matrix, for Muon; None: not a matrix.
 
-    Others are axes of several matrices: blocks ``[l ...]``, and queries, keys and values.
+    The other axes count matrices: blocks ``[l ...]``, and queries, keys and values.
     """
     name = "/".join(path.split("/")[-2:])
     numbers = optax.contrib.MuonDimensionNumbers

@@ -1,4 +1,4 @@
-"""A run's folder: whose it is, and the experiment that it holds."""
+"""The folder of a run: one writer at a time, and the experiment that it holds."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from jfreq.types import InputError
 
 CONFIG, CHECKPOINTS, LOCK = "config.json", "checkpoints", ".lock"
 
-
 FREE_FIELDS = ("steps", "log", "checkpoint", "mesh")
 FREE_DATA_FIELDS = ("data.path", "data.threads", "data.backend", "data.memory_mb")
-"""What may change between two starts of one run. What the shards hold decides, not their path."""
+"""Fields that may change between two starts of a run. The contents of the shards may not, which
+the checkpoint knows by their hash; their path may."""
 
 
 def lock_run_folder(workdir: Path, experiment: Experiment) -> contextlib.ExitStack:
@@ -43,18 +43,18 @@ def lock_run_folder(workdir: Path, experiment: Experiment) -> contextlib.ExitSta
 
 def _check_run_folder(workdir: Path, experiment: Experiment) -> None:
     if workdir.exists() and not workdir.is_dir():
-        raise InputError(f"{workdir}: is a file; --workdir wants a folder")
+        raise InputError(f"{workdir}: is a file; --workdir must be a folder")
     if os.path.lexists(workdir / CONFIG):
         check_same(workdir, to_dict(read_config(workdir)), experiment)
     elif os.path.lexists(workdir / CHECKPOINTS):
         raise InputError(
-            f"{workdir}: has {CHECKPOINTS}/ but no {CONFIG}, so nobody knows what was trained "
-            f"there; put its {CONFIG} back, or choose another --workdir"
+            f"{workdir}: has {CHECKPOINTS}/ but no {CONFIG}, so what was trained there is not "
+            f"known; put its {CONFIG} back, or choose another --workdir"
         )
 
 
 def check_same(path: Path, before: Any, experiment: Experiment) -> None:
-    """``InputError`` where ``before``, a config read from ``path``, is another experiment."""
+    """Raises ``InputError`` if ``before``, a config read from ``path``, is another experiment."""
     before = to_dict(methods.experiment_from_dict(before))
     changed = [name for name in changes(before, to_dict(experiment)) if not _free(name)]
     if changed == ["method.signals"]:

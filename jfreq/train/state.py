@@ -30,7 +30,7 @@ def init_state(method: Method, optimiser: optax.GradientTransformation, key: Arr
     """The state before the first update.
 
     Under ``jit`` with ``out_shardings`` every device makes its own part, so that a model may be
-    larger than the memory of one. ``key`` draws the initial parameters.
+    larger than the memory of one. ``key`` gives the initial parameters.
     """
     params = method.init(key)
     return State(

@@ -82,15 +82,18 @@ def compile_step(setup: StepPlan) -> tuple[jax.stages.Compiled, float]:
 
 
 def memory_of(stats: Any) -> tuple[int, int]:
-    """Bytes of a compiled step on a device: arguments, and temporaries with what comes out anew;
-    the donated state comes out where it went in. ``stats``: XLA's memory analysis."""
+    """Bytes of a compiled step on a device, from XLA's memory analysis: arguments, and temporaries
+    with those outputs that do not take the place of a donated argument."""
     new = stats.output_size_in_bytes - stats.alias_size_in_bytes
     return stats.argument_size_in_bytes, stats.temp_size_in_bytes + new
 
 
 def check_memory(need: int, limit: int | None = None) -> None:
-    """Raises ``InputError`` for a step of ``need`` bytes where a device has fewer, ``limit``; None:
-    what the device reports, or for CPUs the machine's memory divided among them."""
+    """Raises ``InputError`` where a step needs more bytes than a device has, ``limit``.
+
+    Without ``limit`` it is what the device reports, for CPUs the machine's memory divided among
+    them.
+    """
     if limit is None:
         devices = jax.local_devices()
         limit = (devices[0].memory_stats() or {}).get("bytes_limit")

@@ -9,6 +9,7 @@ import numpy as np
 from jfreq import param_paths
 from jfreq.config import Part, Source
 from jfreq.ops.posemb import resize_positions
+from jfreq.ranges import shortlist
 from jfreq.types import InputError, PyTree
 
 
@@ -23,10 +24,20 @@ class Fit(NamedTuple):
 def fit_params(given: PyTree, template: PyTree, source: Source) -> tuple[PyTree, Fit]:
     """``template`` with every array that ``given`` has, matched by path.
 
-    Only what lies below ``source.read`` is taken, and only what lies below ``source.write``
-    replaced; paths are compared below these two. A prefix may differ (``trunk/...`` fits
-    ``backbone/trunk/...``). Position grids ``[f t d]`` of another shape are cropped or resized
-    (AST, section 2.2). Raises ``InputError`` if there is nothing there, or nothing fits.
+    A prefix may differ (``trunk/...`` fits ``backbone/trunk/...``). Position grids ``[f t d]`` of
+    another shape are cropped or resized (AST, section 2.2).
+
+    Args:
+        given: Arrays of another run.
+        template: Arrays of the new run, or their shapes.
+        source: Only what lies below ``source.read`` is taken, and only what lies below
+            ``source.write`` replaced; paths are compared below these two.
+
+    Returns:
+        The tree, and which of its paths were taken, resized and left as they were.
+
+    Raises:
+        InputError: Nothing lies below one of the paths, or nothing fits.
     """
     leaves = _below(given, source.read, f"{source.path} has", source.what)
     replaced = _below(template, source.write, "this run has", source.into)
@@ -70,17 +81,17 @@ def _below(tree: PyTree, root: str, owner: str, part: Part) -> dict[str, Any]:
 
 
 def _relative(path: str, root: str) -> str:
-    """``path`` as seen from ``root``; empty outside."""
+    """``path`` relative to ``root``; empty for a path that does not lie below it."""
     if not root:
         return path
     return path.removeprefix(f"{root}/") if path.startswith(f"{root}/") else ""
 
 
 def describe(source: Source, fit: Fit) -> str:
-    """One line: what a source gave."""
+    """What a source gave, in one line."""
     parts = [f"{len(fit.taken)} arrays taken", f"{len(fit.resized)} resized"]
-    names = f" ({', '.join(fit.fresh[:3])}{', ...' if len(fit.fresh) > 3 else ''})"
-    parts.append(f"{len(fit.fresh)} left fresh{names if fit.fresh else ''}")
+    names = f" ({shortlist(fit.fresh, 3)})" if fit.fresh else ""
+    parts.append(f"{len(fit.fresh)} left fresh{names}")
     where = f" below {source.write}" if source.write else ""
     return f"{source.into}{where} from {source.path}: {', '.join(parts)}"
 

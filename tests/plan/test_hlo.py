@@ -57,8 +57,8 @@ def test_loops_count_as_often_as_they_run(n):
     shapes = (64, 96), (n, 96, 96)
     scan, flat = compiled(looped(n), *shapes), compiled(written_out, *shapes)
     module = module_of(scan)
-    assert module.unknown_loops == ()
-    assert max(module.times.values()) == n
+    assert module.runs.unknown_loops == ()
+    assert max(module.runs.times.values()) == n
     assert module.traffic() == pytest.approx(module_of(flat).traffic(), rel=0.35)
     assert xla_bytes(scan) < 0.8 * module.traffic()
 
@@ -71,14 +71,14 @@ def test_loops_in_loops_multiply():
         return jax.lax.scan(outer, x, length=7)[0]
 
     module = module_of(compiled(fn, (32, 32)))
-    assert max(module.times.values()) == 35
+    assert max(module.runs.times.values()) == 35
 
 
 def test_a_loop_that_depends_on_data_is_named():
     fn = lambda x: jax.lax.while_loop(lambda c: c.sum() < 9.0, lambda c: c * 2 + 1, x)  # noqa: E731
     module = module_of(compiled(fn, (8,)))
-    assert len(module.unknown_loops) == 1
-    assert max(module.times.values()) == 1
+    assert len(module.runs.unknown_loops) == 1
+    assert max(module.runs.times.values()) == 1
 
 
 def test_shapes():
@@ -125,7 +125,7 @@ def test_tpu_text():
     """No trip count is written there: it stands in the condition. VMEM, ``S(1)``, is no traffic."""
     module = hlo.parse(TPU)
     assert module.entry == "main"
-    assert module.times == {"body": 12, "cond": 12, "main": 1}
+    assert module.runs.times == {"body": 12, "cond": 12, "main": 1}
     array, scalar = 4 * 8 * 4, 4
     body = (2 * scalar) + array + array  # add reads two scalars, copy reads, negate writes
     condition = 2 * scalar
@@ -134,7 +134,7 @@ def test_tpu_text():
 
 def test_loop_with_two_limits_is_unknown():
     text = TPU.replace("  %limit =", "  %other = s32[] constant(7)\n  %limit =")
-    assert hlo.parse(text).unknown_loops == ("loop",)
+    assert hlo.parse(text).runs.unknown_loops == ("loop",)
 
 
 def test_every_operation_of_a_real_program_is_read():

@@ -96,7 +96,7 @@ def test_constant_and_cosine(warmup, final):
     ],
 )
 def test_steps_down(steps, start, every, decay, warmup):
-    """Step s has below_threshold once for every edge ``round((start + i every) steps) <= s``."""
+    """At step s the rate has dropped once for every ``round((start + i every) steps) <= s``."""
     cfg = Optim(
         lr=1e-2, schedule="step", step_from=start, step_every=every, step_decay=decay, warmup=warmup
     )
