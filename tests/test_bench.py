@@ -23,7 +23,7 @@ def common(root, monkeypatch):
 
 
 class Clock:
-    """Time passes only where a contender spends it, and while a bench lets things settle."""
+    """Time passes only where a contender spends it, and while a bench pauses."""
 
     def __init__(self):
         self.now, self.order = 0.0, []
@@ -31,7 +31,7 @@ class Clock:
     def __call__(self) -> float:
         return self.now
 
-    def settle(self, seconds: float) -> None:
+    def pause(self, seconds: float) -> None:
         self.now += 100 * seconds
 
     def contender(self, name: str, seconds):
@@ -49,7 +49,7 @@ def test_rounds_are_interleaved_and_only_the_work_is_timed(common):
     clock = Clock()
     spent = {"a": [9, 1, 2, 3], "b": [9, 10, 20, 30], "c": [9, 5, 6, 7]}
     contenders = {name: clock.contender(name, times) for name, times in spent.items()}
-    times = common.paired(contenders, rounds=3, warmup=1, clock=clock, settle=clock.settle)
+    times = common.paired(contenders, rounds=3, warmup=1, clock=clock, pause=clock.pause)
     assert times == {name: pytest.approx(kept[1:]) for name, kept in spent.items()}
     assert "".join(clock.order) == "abc" + "bca" + "cab" + "abc"
 

@@ -6,8 +6,7 @@
 
 `freqmae_shift`: height of the attention windows, temporal shift, wrap mask. `freqmae_loss`: form and
 exponent. `freqmae_fusion`: gamma and what the probe reads. `freqmae_released`: one departure of the
-released code at a time. `sensor_masks`: how patches are chosen and
-how many. A grid is small enough for a CPU; any other set of several sensors does as well.
+released code at a time. `sensor_masks`: which patches stay visible and how many. A grid is small enough for a CPU; any other set of several sensors does as well.
 """
 
 from collections.abc import Mapping
@@ -59,7 +58,7 @@ freqmae_shift = Ablation(
 
 
 def one_exponent(levels: Mapping[str, str]) -> bool:
-    """The plain error knows no exponent."""
+    """The plain error has no exponent."""
     return levels["loss"] != "mae" or levels["exponent"] == "0.3"
 
 
@@ -79,7 +78,7 @@ freqmae_loss = Ablation(
 
 freqmae_fusion = Ablation(
     name="freqmae_fusion",
-    question="Is drawing a sensor from the others worth it, and which vectors should be read?",
+    question="Is reconstructing a sensor from the others worth it, and which vectors should be read?",
     base=BASE,
     factors={
         "gamma": {"1": change(), "0": change(method__gamma=0.0)},
@@ -103,7 +102,7 @@ freqmae_released = Ablation(
             "windows": change(method__encoder=AS_RELEASED.encoder),
             "loss": change(method__error="as_released"),
             "padding": change(method__padding="as_released"),
-            "levels": change(method__standardise="none"),
+            "not standardised": change(method__standardise="none"),
             "magnitude and phase": change(method__frontend=RAW),
             "magnitude and phase, mean removed": change(method__frontend=AS_RELEASED.frontend),
             "everything": change(method=AS_RELEASED),

@@ -34,7 +34,7 @@ TOKENS = {"patch": change(), "frame": change(method__patch=(2, 128))}
 
 
 def possible(levels: Mapping[str, str]) -> bool:
-    """Frames have no frequency axis to mask; without InfoNCE its form says nothing."""
+    """Frames have no frequency axis to mask; without InfoNCE its form changes nothing."""
     flat = levels["mask"] in ("random", "time")
     return (levels["tokens"] == "patch" or flat) and (
         levels["objective"] != "generative" or levels["InfoNCE"] == "paper"
@@ -50,8 +50,8 @@ def one_at_a_time(levels: Mapping[str, str]) -> bool:
 
 QUESTION = (
     "Which part of SSAST's pretext task matters for a linear probe after a short pre-training: "
-    "matching masked patches (InfoNCE, in the paper's or the released code's form), drawing them "
-    "(MSE) or both; how the mask is drawn; patches or frames?"
+    "classifying masked patches (InfoNCE, in the paper's or the released code's form), reconstructing "
+    "them (MSE) or both; how the mask is sampled; patches or frames?"
 )
 DECIDES = (
     "A 0.5 M-parameter encoder, 600 updates, 128-frame windows, a few hundred to a few thousand "
@@ -59,7 +59,7 @@ DECIDES = (
     "published scale (86 M parameters, 2 M clips, 800 k updates), where objectives that learn "
     "slowly have time to catch up. Three to six trainings for each cell resolve differences of "
     "several points only; what is not significant is not shown to be equal, and of fifteen "
-    "comparisons about one is expected to look decided by chance."
+    "comparisons about one is expected to be significant by chance."
 )
 
 FACTORS = {"objective": OBJECTIVE, "InfoNCE": FORM, "mask": MASK, "tokens": TOKENS}

@@ -186,7 +186,7 @@ def _compiled(lowered: Any) -> tuple[Any, float]:
 # ------------------------------------------------------------------ arithmetic
 
 
-def stem_share() -> tuple[str, dict[str, float]]:
+def stem_arithmetic() -> tuple[str, dict[str, float]]:
     """What the branch adds to a forward pass of ViT-B over one clip of 10 s."""
     spec = DataSpec((SignalSpec("audio", float(RATE), 10 * RATE),))
     cfg = cast(AaSP, methods.bind(recipes.load("aape_base"), spec).method)
@@ -203,7 +203,7 @@ def stem_share() -> tuple[str, dict[str, float]]:
     lines += [f"| {name} | {value / 1e9:.3f} |" for name, value in numbers.items()]
     lines += ["", f"The branch adds {added / whole:.1%} to the forward pass, with the recursion, which "
               f"the count leaves out, {(added + recursion) / whole:.1%}.", ""]  # fmt: skip
-    return "\n".join(lines), {**numbers, "share": added / whole}
+    return "\n".join(lines), {**numbers, "added": added / whole}
 
 
 def _forward(cfg: AaSP) -> tuple[int, int]:
@@ -243,19 +243,19 @@ def main(
     """
     facts = common.begin(threads)
     spec, batch = clips(rows)
-    share, arithmetic = stem_share()
+    stem_page, arithmetic = stem_arithmetic()
     table, page, work = kernel_tables(*kernels, rounds)
     steps = steps_table(spec, batch, clones, rounds)
     by_clones, counted = clone_tables(spec, batch, rounds)
-    seen = cast(EAT, methods.bind(recipe("eat_tiny", rows, clones), spec).method)
+    method = cast(EAT, methods.bind(recipe("eat_tiny", rows, clones), spec).method)
     intro = (
-        f"Batch of {rows} clips of {SECONDS:g} s ({seen.grid.size} patches, of which a clone sees "
-        f"{seen.visible}), float32, "
+        f"Batch of {rows} clips of {SECONDS:g} s ({method.grid.size} patches, of which a clone reads "
+        f"{method.visible}), float32, "
         f"{rounds} rounds; the first table with {clones} clones of every clip."
     )
     print(common.save(
         "aape", "What aliasing-aware patches and clones cost", intro,
-        [steps, *by_clones, table, page, share], facts=facts,
+        [steps, *by_clones, table, page, stem_page], facts=facts,
         more={"memory_bytes": work, "arithmetic": arithmetic, **counted}, out=out,
     ))  # fmt: skip
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-import json
 import math
 import os
 import statistics
@@ -18,8 +17,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jfreq.files import write_atomically
-from jfreq.monitoring.provenance import facts
+from jfreq.files import write_json, write_text
+from jfreq.monitoring.provenance import facts, sentence
 from jfreq.types import InputError
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
@@ -38,8 +37,8 @@ VERSIONS = (
     "pyarrow",
     "numpy",
 )
-LEVEL = 0.95
-SETTLE_S = 0.02
+CONFIDENCE = 0.95
+PAUSE_S = 0.02
 """Pause before each timed call: worker threads of the one before stop spinning."""
 
 
@@ -52,7 +51,7 @@ def paired(
     rounds: int,
     warmup: int = 2,
     clock: Callable[[], float] = time.perf_counter,
-    settle: Callable[[float], None] = time.sleep,
+    pause: Callable[[float], None] = time.sleep,
 ) -> dict[str, list[float]]:
     """Seconds of every call by contender, one for each round.
 
@@ -64,13 +63,25 @@ def paired(
     for turn in range(warmup + rounds):
         first = turn % len(names)
         for name in names[first:] + names[:first]:
-            settle(SETTLE_S)
+            pause(PAUSE_S)
             began = clock()
             contenders[name]()
             spent = clock() - began
             if turn >= warmup:
                 times[name].append(spent)
     return times
+
+
+def jitted(fn: Callable[..., Any], x: Any) -> tuple[Callable[[], Any], float]:
+    """A call of ``fn(x)`` that takes and returns numpy, and the seconds that compiling it took."""
+    import jax
+
+    run = jax.jit(fn)
+
+    def call() -> Any:
+        return jax.device_get(run(x))
+
+    return call, first_call(call)
 
 
 def first_call(call: Callable[[], Any], clock: Callable[[], float] = time.perf_counter) -> float:
@@ -105,7 +116,7 @@ def ratio(times: Sequence[float], base: Sequence[float]) -> Ratio:
         raise ValueError(f"{len(times)} and {len(base)} rounds are not pairs")
     ratios = [a / b for a, b in zip(times, base)]
     middle = statistics.median(ratios)
-    interval = quantile_test(ratios, p=0.5).confidence_interval(LEVEL)
+    interval = quantile_test(ratios, p=0.5).confidence_interval(CONFIDENCE)
     return Ratio(middle, float(interval.low), float(interval.high))
 
 
@@ -132,13 +143,16 @@ def begin(threads: int) -> dict[str, Any]:
 
     jax.config.update("jax_enable_compilation_cache", False)
     threads = pin(threads)
-    found = machine(threads)
-    set_torch_threads(threads)
-    return found
+    facts = machine(threads)
+    if importlib.util.find_spec("torch") is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+    return facts
 
 
 def available(module: str) -> bool:
-    """Whether a library that only benches use is installed; says so where it is not."""
+    """Whether a library that only benches use is installed; prints a line where it is not."""
     if importlib.util.find_spec(module) is not None:
         return True
     print(f"skipped: {module} is not installed ({INSTALL[module]})", file=sys.stderr)
@@ -149,14 +163,6 @@ def need(module: str) -> None:
     """``InputError`` with the line that installs what a bench cannot do without."""
     if importlib.util.find_spec(module) is None:
         raise InputError(f"this bench compares with {module}, which is missing: {INSTALL[module]}")
-
-
-def set_torch_threads(threads: int) -> None:
-    """The same threads for PyTorch, where it is installed."""
-    if importlib.util.find_spec("torch") is not None:
-        import torch
-
-        torch.set_num_threads(threads)
 
 
 def torch_device() -> Any:
@@ -214,8 +220,8 @@ def jfreq_step(experiment: Any, batch: dict[str, Any]) -> Step:
 
 
 def agreement(ours: Mapping[str, float], theirs: Mapping[str, float]) -> dict[str, float]:
-    """What PyTorch's first step says beside jfreq's; ``InputError`` where loss or gradient norm
-    differ."""
+    """Metrics of the first step of jfreq and of PyTorch. Raises ``InputError`` where loss or gradient
+    norm differ."""
     found = {f"{name} of {who}": values[name] for name in theirs
              for who, values in (("jfreq", ours), ("torch", theirs))}  # fmt: skip
     for name, limit in (("loss", 1e-4), ("grad_norm", 1e-3)):
@@ -270,16 +276,6 @@ def _ms(seconds: float) -> str:
     return f"{ms:,.0f}" if ms >= 100 else f"{ms:.3g}"
 
 
-def described(facts: Mapping[str, Any]) -> str:
-    """The machine as one sentence."""
-    versions = ", ".join(f"{name} {found}" for name, found in facts["versions"].items())
-    return (
-        f"{facts['cpu']}, {facts['threads']} threads of {facts['cores']} cores, load "
-        f"{facts['load']} at the start, {facts['device']}; Python {facts['python']}, {versions}; "
-        f"commit {facts['commit']}."
-    )
-
-
 def save(
     name: str,
     heading: str,
@@ -293,12 +289,11 @@ def save(
     """Writes ``bench_NAME.md`` and ``.json`` into ``out`` (experiments/results); the Markdown."""
     folder = out or RESULTS
     sections = [part if isinstance(part, str) else part.to_markdown() for part in parts]
-    text = "\n".join([f"# {heading}\n", f"{intro}\n", f"{described(facts)}\n", *sections])
+    text = "\n".join([f"# {heading}\n", f"{intro}\n", f"{sentence(dict(facts))}.\n", *sections])
     tables = {part.title: part.to_dict() for part in parts if isinstance(part, Table)}
     data = {"bench": name, "machine": dict(facts), "tables": tables, **(more or {})}
-    body = json.dumps(data, indent=1) + "\n"
-    write_atomically(folder / f"bench_{name}.md", lambda file: file.write(text.encode()))
-    write_atomically(folder / f"bench_{name}.json", lambda file: file.write(body.encode()))
+    write_text(folder / f"bench_{name}.md", text)
+    write_json(folder / f"bench_{name}.json", data)
     return text
 
 

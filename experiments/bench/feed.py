@@ -1,4 +1,4 @@
-"""Does the pipeline feed faster than the model eats, and does its memory stay flat?
+"""Does the pipeline deliver clips faster than a training step takes them, and does its memory stay flat?
 
     jfreq bench feed
 
@@ -99,13 +99,11 @@ def main(rounds: int = 7, threads: int = 2, out: Path | None = None) -> None:
         threads: cores for feeding and for the step.
         out: folder of the results, by default experiments/results.
     """
-    jax.config.update("jax_enable_compilation_cache", False)
-    threads = common.pin(threads)
-    facts = common.machine(threads)
+    facts = common.begin(threads)
     backends = ("memory", "tfdata") if common.available("tensorflow") else ("memory",)
     with tempfile.TemporaryDirectory() as folder:
         path = shards(Path(folder))
-        eaten, compile_s = consuming(path)
+        consumed, compile_s = consuming(path)
         times = common.paired(
             {backend: feeding(path, backend) for backend in backends}, rounds=rounds
         )
@@ -119,12 +117,12 @@ def main(rounds: int = 7, threads: int = 2, out: Path | None = None) -> None:
     }
     for backend, rate in rates.items():
         flat = ", ".join(f"{mb:.0f}" for mb in memory[backend])
-        lines.append(f"| {backend} | {rate:,.0f} | {rate / eaten:,.0f} | {flat} |")
+        lines.append(f"| {backend} | {rate:,.0f} | {rate / consumed:,.0f} | {flat} |")
     intro = (
-        f"10 s int16 clips, batch {BATCH}. A step of `ssast_tiny` (two passes, 512 tokens) eats "
-        f"{eaten:.1f} clips/s; it compiled in {compile_s:.0f} s."
+        f"10 s int16 clips, batch {BATCH}. A step of `ssast_tiny` (two passes, 512 tokens) takes "
+        f"{consumed:.1f} clips/s; it compiled in {compile_s:.0f} s."
     )
-    more = {"clips_per_s": rates, "step_clips_per_s": eaten, "resident_mb": memory}
+    more = {"clips_per_s": rates, "step_clips_per_s": consumed, "resident_mb": memory}
     print(common.save("feed", "Feeding", intro, ["\n".join(lines) + "\n"], facts=facts,
                       more={**more, "times_s": times}, out=out))  # fmt: skip
 

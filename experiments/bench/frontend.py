@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import common
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -26,16 +25,6 @@ from jfreq.types import InputError
 
 RATE, MELS, WINDOW, HOP = 16000, 128, 400, 160
 SENSOR = LogSpectrogram(rate=100.0, n_fft=64, hop_length=8)
-
-
-def jitted(fn: Callable[..., Any], x: np.ndarray) -> tuple[Callable[[], Any], float]:
-    """A call that takes and returns numpy, and what compiling it took."""
-    run = jax.jit(fn)
-
-    def call():
-        return np.asarray(run(x))
-
-    return call, common.first_call(call)
 
 
 def close(name: str, a: np.ndarray, b: np.ndarray, limit: float) -> float:
@@ -48,7 +37,7 @@ def close(name: str, a: np.ndarray, b: np.ndarray, limit: float) -> float:
 
 def audio(x: np.ndarray, rounds: int, found: dict[str, float]) -> common.Table:
     """``x`` ``[b t]`` float32."""
-    mine, compile_s = jitted(lambda x: fbank.kaldi_fbank(x, rate=RATE, n_mels=MELS), x)
+    mine, compile_s = common.jitted(lambda x: fbank.kaldi_fbank(x, rate=RATE, n_mels=MELS), x)
     contenders: dict[str, Callable[[], Any]] = {"jfreq": mine}
     if common.available("torch"):
         import torch
@@ -85,7 +74,7 @@ def audio(x: np.ndarray, rounds: int, found: dict[str, float]) -> common.Table:
 def sensors(x: np.ndarray, rounds: int, found: dict[str, float]) -> common.Table:
     """``x`` ``[b t c]`` float32."""
     count = 1 + (x.shape[1] - SENSOR.n_fft) // SENSOR.hop_length
-    mine, compile_s = jitted(lambda x: SENSOR(jnp.asarray(x), frames=count)[0], x)
+    mine, compile_s = common.jitted(lambda x: SENSOR(jnp.asarray(x), frames=count)[0], x)
     by_channel = np.ascontiguousarray(x.transpose(0, 2, 1))
     contenders: dict[str, Callable[[], Any]] = {"jfreq": mine}
 

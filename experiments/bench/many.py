@@ -71,7 +71,7 @@ def main(out: Path | None = None) -> None:
     import common
 
     common.need("tensorflow")
-    facts = common.machine(common.pin(2))
+    facts = common.begin(2)
     lines = [
         "| clips | written in | peak | first batch | clips/s | peak | resumed: first batch | peak |",
         "|---|---|---|---|---|---|---|---|",

@@ -27,16 +27,6 @@ FREQUENCIES = wavelet.log_frequencies(0.5, 20.0, ROWS)
 OURS: dict[str, dft.Evaluator] = {"jfreq": "auto", "jfreq, fft": "fft"}
 
 
-def jitted(fn: Callable[..., Any], x: np.ndarray) -> tuple[Callable[[], Any], float]:
-    """A call that takes and returns numpy, and what compiling it took."""
-    run = jax.jit(fn)
-
-    def call():
-        return jax.tree.map(np.asarray, run(x))
-
-    return call, common.first_call(call)
-
-
 def theirs(x: np.ndarray, method: str) -> np.ndarray:
     """``[f b c t]`` complex64 of ``[b c t]``."""
     import pywt
@@ -47,8 +37,8 @@ def theirs(x: np.ndarray, method: str) -> np.ndarray:
 
 
 def their_scalogram(x: np.ndarray, method: str) -> np.ndarray:
-    level = np.log1p(np.abs(theirs(x, method)))
-    cells = level.reshape(*level.shape[:-1], x.shape[-1] // POOL, POOL).mean(-1)
+    log_modulus = np.log1p(np.abs(theirs(x, method)))
+    cells = log_modulus.reshape(*log_modulus.shape[:-1], x.shape[-1] // POOL, POOL).mean(-1)
     return np.ascontiguousarray(cells.transpose(1, 3, 0, 2))
 
 
@@ -64,7 +54,7 @@ def coefficients(x: np.ndarray, rounds: int, found: dict[str, float]) -> common.
     contenders: dict[str, Callable[[], Any]] = {}
     for name, evaluator in OURS.items():
         fn = functools.partial(wavelet.cwt, frequencies=FREQUENCIES, rate=RATE, evaluator=evaluator)
-        contenders[name], compile_s[name] = jitted(fn, x)
+        contenders[name], compile_s[name] = common.jitted(fn, x)
         spread[name] = np.hypot(*contenders[name]())
     found["jfreq, its evaluators"] = float(np.abs(np.subtract(*spread.values())).max())
     for method in ("fft", "conv"):
@@ -82,7 +72,7 @@ def scalograms(x: np.ndarray, rounds: int) -> common.Table:
         fn = functools.partial(
             wavelet.scalogram, frequencies=FREQUENCIES, rate=RATE, pool=POOL, evaluator=evaluator
         )
-        contenders[name], compile_s[name] = jitted(fn, given)
+        contenders[name], compile_s[name] = common.jitted(fn, given)
     for method in ("fft", "conv"):
         contenders[f"pywt, {method}"] = functools.partial(their_scalogram, x, method)
     times = common.paired(contenders, rounds=rounds)

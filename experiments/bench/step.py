@@ -76,10 +76,10 @@ def check(model: Any, mine: common.Step, spectrogram: np.ndarray) -> dict[str, f
     assert isinstance(cfg, SSAST)
     params = param_paths.flatten(jax.device_get(mine.state.params))
     load_jfreq(model, params)
-    drawn = cfg.sample_mask(Streams(mine.key).at(0)("mask"), 2 * len(spectrogram))
+    mask = cfg.sample_mask(Streams(mine.key).at(0)("mask"), 2 * len(spectrogram))
     device = next(model.parameters()).device
-    drop = torch.from_numpy(np.array(drawn.masked, np.int64)).to(device)
-    loss, accuracy = model(torch.from_numpy(spectrogram).to(device), drop)
+    masked = torch.from_numpy(np.array(mask.masked, np.int64)).to(device)
+    loss, accuracy = model(torch.from_numpy(spectrogram).to(device), masked)
     loss.backward()
     norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters()])
     theirs = {"loss": loss.item(), "accuracy": accuracy.item(), "grad_norm": norm.item()}
@@ -113,25 +113,22 @@ def main(
     common.need("torch")
     cache = tempfile.TemporaryDirectory()  # compile time is a result: no cache has seen the model
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache.name
-    jax.config.update("jax_enable_compilation_cache", False)
-    threads = common.pin(threads)
-    facts = common.machine(threads)
+    facts = common.begin(threads)
     import torch
     import torch_models
 
-    common.set_torch_threads(threads)
     device = common.torch_device()
     clips, spectrogram = inputs(batch)
-    planes = np.ascontiguousarray(spectrogram.transpose(0, 3, 2, 1))
+    channels_first = np.ascontiguousarray(spectrogram.transpose(0, 3, 2, 1))
     cases = {
-        "spectrogram given": ({"spectrogram": spectrogram}, planes),
+        "spectrogram given": ({"spectrogram": spectrogram}, channels_first),
         "waveform given (int16, front end inside the step)": ({"audio": clips}, clips[..., 0]),
     }
     tables, agreement = [], {}
     for title, (mine, theirs) in cases.items():
         ours = jfreq_step(mine, unroll=unroll)
         if not agreement:
-            agreement = check(torch_models.SSAST().to(device), ours, planes)
+            agreement = check(torch_models.SSAST().to(device), ours, channels_first)
         contenders: dict[str, Callable[[], Any]] = {"jfreq": ours}
         compile_s = {"jfreq": ours.compile_s}
         for name, compiled in (("torch eager", False), ("torch.compile", True)):

@@ -155,7 +155,7 @@ def jfreq_filter(batch: int) -> Callable[[], None]:
 
 
 def memory_table(found: dict[str, float]) -> str:
-    lines = ["## Memory of one layer's filter, forward and backward", "", "| form | peak MB | share |",
+    lines = ["## Memory of one layer's filter, forward and backward", "", "| form | peak MB | x tiled |",
              "|---|---|---|"]  # fmt: skip
     names = {"tiled": "tiled, PyTorch", "einsum": "einsum, PyTorch", "jfreq": "jfreq"}
     for form, mb in found.items():

@@ -51,8 +51,7 @@ def main(mb: int = 1000, rounds: int = 5, threads: int = 2, out: Path | None = N
     common.need("pandas")
     import pandas  # pyright: ignore[reportMissingImports]
 
-    threads = common.pin(threads)
-    facts = common.machine(threads)
+    facts = common.begin(threads)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "motion.csv"
         lines = table(path, mb)

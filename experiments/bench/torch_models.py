@@ -1,7 +1,7 @@
 """SSAST and its front end as a PyTorch user would write them; for the benches only.
 
 The same model as ``jfreq.methods.ssast`` with ``ssast_tiny``'s sizes: 1024 frames x 128 mel bins in
-patches of 16 x 16, two special tokens, a pre-norm ViT, clusters of masked patches drawn for each
+patches of 16 x 16, two special tokens, a pre-norm ViT, clusters of masked patches sampled for each
 clip and each task, and InfoNCE + 10 MSE. ``load_jfreq`` copies parameters, so that both losses can be
 compared on the same masks.
 """
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 MEAN, STD = -4.2677393, 4.5689974
 TIME, FREQ, PATCH = 64, 8, 16
-"""The lattice of 1024 frames x 128 bins."""
+"""The grid of tokens over 1024 frames x 128 bins."""
 
 
 class Fbank(nn.Module):
@@ -122,24 +122,24 @@ class SSAST(nn.Module):
             for _ in range(2)
         )
 
-    def forward(self, spec: Tensor, drop: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """``spec`` ``[b 1 f t]``; ``drop`` ``[2b m]``: ids of the masked tokens, by turns for
+    def forward(self, spec: Tensor, masked: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """``spec`` ``[b 1 f t]``; ``masked`` ``[2b m]``: ids of the masked tokens, by turns for
         classification and reconstruction, sampled here unless given."""
-        if drop is None:
-            drop = cluster_masks(2 * spec.shape[0], self.masked, spec.device)
+        if masked is None:
+            masked = cluster_masks(2 * spec.shape[0], self.masked, spec.device)
         tokens = self.encoder.patches(spec).repeat_interleave(2, dim=0)
-        hidden = torch.zeros(drop.shape[0], FREQ * TIME, dtype=torch.bool, device=spec.device)
-        hidden = hidden.scatter(1, drop, True)
-        states = self.encoder(torch.where(hidden[..., None], self.mask_token, tokens))
-        states = states.gather(1, drop[..., None].expand(-1, -1, states.shape[-1]))
+        is_masked = torch.zeros(masked.shape[0], FREQ * TIME, dtype=torch.bool, device=spec.device)
+        is_masked = is_masked.scatter(1, masked, True)
+        states = self.encoder(torch.where(is_masked[..., None], self.mask_token, tokens))
+        states = states.gather(1, masked[..., None].expand(-1, -1, states.shape[-1]))
         truth = F.unfold(spec, PATCH, stride=PATCH).transpose(1, 2)
         wanted = truth.repeat_interleave(2, dim=0)
-        wanted = wanted.gather(1, drop[..., None].expand(-1, -1, wanted.shape[-1]))
+        wanted = wanted.gather(1, masked[..., None].expand(-1, -1, wanted.shape[-1]))
         scores = self.classification_head(states[0::2]) @ wanted[0::2].transpose(1, 2)
-        own = torch.arange(scores.shape[-1], device=spec.device).expand(scores.shape[0], -1)
-        nce = F.cross_entropy(scores.transpose(1, 2), own)
+        diagonal = torch.arange(scores.shape[-1], device=spec.device).expand(scores.shape[0], -1)
+        nce = F.cross_entropy(scores.transpose(1, 2), diagonal)
         mse = F.mse_loss(self.reconstruction_head(states[1::2]), wanted[1::2])
-        accuracy = (scores.argmax(-1) == own).float().mean()
+        accuracy = (scores.argmax(-1) == diagonal).float().mean()
         return nce + 10.0 * mse, accuracy
 
 

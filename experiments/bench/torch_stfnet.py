@@ -71,8 +71,8 @@ class Layer(nn.Module):
             weight = torch.fft.rfft(self.kernel[name], dim=1)[:, 1 : r + 1]
             score = torch.einsum("bmpkc,qp->bmqkc", parts, weight)
             bias = torch.complex(*self.shift[name])
-            share = torch.softmax((score + bias.view(r, 1, 1)).abs(), dim=2)
-            out[:, :, bins] = r * (share * parts).sum(dim=2)
+            weights = torch.softmax((score + bias.view(r, 1, 1)).abs(), dim=2)
+            out[:, :, bins] = r * (weights * parts).sum(dim=2)
         return out
 
     def normalise(self, z: Tensor, j: int, eps: float = 1e-4) -> Tensor:
@@ -129,14 +129,14 @@ def load_jfreq(model: STFNet, params: Mapping[str, np.ndarray]) -> None:
 
     for name, layer in layers.items():
         assert isinstance(layer, Layer)
-        own = {k.split(f"/{name}/")[1]: v for k, v in params.items() if f"/{name}/" in k}
-        put(layer.base, own["operator/base"])
-        put(layer.bias, own["bias"])
+        layer_params = {k.split(f"/{name}/")[1]: v for k, v in params.items() if f"/{name}/" in k}
+        put(layer.base, layer_params["operator/base"])
+        put(layer.bias, layer_params["bias"])
         for j, gains in enumerate(layer.gains):
-            rows = [own[f"norm{j}/scale_{part}"] for part in ("rr", "ri", "ii")]
-            put(gains, np.stack([*rows, *own[f"norm{j}/shift"]]))
+            rows = [layer_params[f"norm{j}/scale_{part}"] for part in ("rr", "ri", "ii")]
+            put(gains, np.stack([*rows, *layer_params[f"norm{j}/shift"]]))
         for pair in layer.kernel:
-            put(layer.kernel[pair], own[f"merge{pair}/kernel"])
-            put(layer.shift[pair], own[f"merge{pair}/bias"])
+            put(layer.kernel[pair], layer_params[f"merge{pair}/kernel"])
+            put(layer.shift[pair], layer_params[f"merge{pair}/bias"])
     put(model.head.weight, params["head/linear/kernel"].T)
     put(model.head.bias, params["head/linear/bias"])

@@ -20,7 +20,7 @@ from jfreq.nn.deepsense_stft import DeepSenseSTFT
 from jfreq.nn.swin import Swin
 
 FROZEN = (("patch_embed/.*", 0.0),)
-"""Patch embedding and its norm stay as they were drawn, as released."""
+"""Patch embedding and its norm keep their random initial values, as released."""
 
 focal_nano = Experiment(
     name="focal_nano",

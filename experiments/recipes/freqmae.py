@@ -9,7 +9,7 @@
 is what was run, flaws included: windows one frame high, no wrap mask, raw two-sided magnitude and
 phase, padding that counts. Both read windows of 2 s of a microphone (8 kHz) and a geophone (100 Hz).
 `*_nano` reads any sensors and takes about a third of a second an update on two cores; `*_hapt` fits
-windows of 2.56 s at 50 Hz. Patch embeddings stay as they are born (`optim.lr_mult` 0), as published.
+windows of 2.56 s at 50 Hz. Patch embeddings keep their random initial values (`optim.lr_mult` 0), as published.
 """
 
 from jfreq.config import Checkpoint, Data, Experiment, Log, Optim, replace

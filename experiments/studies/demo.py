@@ -7,9 +7,9 @@ SSAST without labels, probes the frozen encoder beside its untrained self and ha
 statistics, exports it, embeds a recording of another length and rate, and writes a page about the
 run. Three to four minutes on two CPU cores. It ends with a verdict in three lines.
 
-Every line that starts with `$` can be typed as it stands. The probe pools mean and deviation over
+Every line that starts with `$` can be typed as it stands. The probe pools mean and std over
 time (`--pool mean_std`), as the statistics that it is compared with do. It was chosen after other
-pools had been seen on this data, so its interval flatters a little.
+pools had been tried on this data, so its interval is a little too good.
 """
 
 import shlex
@@ -36,7 +36,7 @@ def run(line: str) -> None:
 
 
 def recording(path: Path) -> None:
-    """23 s of a machine at 44.1 kHz: a sound the encoder has not seen, in another format."""
+    """23 s of a machine at 44.1 kHz: a sound the encoder was not trained on, in another format."""
     import numpy as np
     import soundfile
     import soxr

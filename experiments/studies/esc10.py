@@ -1,24 +1,24 @@
 """What a small label-free pre-training is worth: SSAST on ESC-10, probed frozen, five folds.
 
-    python -P experiments/studies/esc10.py --shards shards/esc10 --runs runs/esc10
+    python -m experiments.studies.esc10 --shards shards/esc10 --runs runs/esc10
 
 For each official fold a fresh `ssast_esc10` encoder is pre-trained without labels on the clips of
-the other four; the frozen encoder is then probed on the fold it has never seen, beside its own
-untrained self (three seeds) and beside mean and deviation of the log-mel spectrogram. Finished
+the other four; the frozen encoder is then probed on the fold that was left out, beside its own
+untrained self (three seeds) and beside mean and std of the log-mel spectrogram. Finished
 folds are kept. Writes `experiments/results/esc10.md` and `.json`. About an hour on two CPU cores.
 """
 
 import argparse
 import itertools
-import json
 import platform
 from collections import defaultdict
 from pathlib import Path
 
+from experiments.studies.sensors.common import markdown, save, spread
+
 FOLDS = ("1", "2", "3", "4", "5")
 POOLS = ("clip", "mean_std")
 SEEDS = (0, 1, 2)
-RESULTS = Path(__file__).parents[1] / "results"
 
 
 def pretrain(shards: Path, runs: Path) -> None:
@@ -54,25 +54,17 @@ def probe(shards: Path, runs: Path) -> dict[tuple[str, str, str, str], list[floa
 
 def table(scores: dict, metric: str = "accuracy") -> list[str]:
     """Markdown rows: mean and 95 % interval over folds, and paired gains."""
-    from jfreq.evaluate.metrics import interval
     from jfreq.evaluate.results import HAND_CRAFTED, TRAINED, UNTRAINED
 
-    lines = [
-        "| pool | probe | trained | untrained | log-mel mean+std | trained - untrained | "
-        "trained - log-mel |",
-        "|---|---|---|---|---|---|---|",
-    ]
-
-    def cell(values) -> str:
-        mean, low, high = interval(values)
-        return f"{mean:.3f} ({low:.3f} to {high:.3f})"
-
+    head = ["pool", "probe", "trained", "untrained", "log-mel mean+std", "trained - untrained",
+            "trained - log-mel"]  # fmt: skip
+    lines = []
     for pool in POOLS:
         for kind in ("logistic", "ridge", "knn"):
             rows = [scores[pool, name, kind, metric] for name in (TRAINED, UNTRAINED, HAND_CRAFTED)]
             gains = [[a - b for a, b in zip(rows[0], other)] for other in rows[1:]]
-            lines.append("| " + " | ".join([pool, kind, *map(cell, [*rows, *gains])]) + " |")
-    return lines
+            lines.append([pool, kind, *map(spread, [*rows, *gains])])
+    return markdown(head, lines)
 
 
 def minutes(runs: Path) -> list[float]:
@@ -109,16 +101,12 @@ def main() -> None:
         "the training folds. Gains are paired by fold. Chance is 0.10.",
         "",
         *table(scores),
-        "",
         f"Pre-training took {min(spent):.0f} to {max(spent):.0f} minutes a fold on a shared "
-        f"machine ({args.machine}), commit {commit}. `python -P experiments/studies/esc10.py` repeats it.",
+        f"machine ({args.machine}), commit {commit}. `python -m experiments.studies.esc10` repeats it.",
     ]
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "esc10.md").write_text("\n".join(text) + "\n")
     plain = {"/".join(key): values for key, values in scores.items()}
     settings = {"commit": commit, "machine": args.machine, "minutes": spent, "seeds": SEEDS}
-    (RESULTS / "esc10.json").write_text(json.dumps({**settings, "folds": plain}, indent=1) + "\n")
-    print("\n".join(text))
+    save("esc10", [*text, ""], {**settings, "folds": plain})
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Everything that tries to break the border of the library, in one table.
+"""The tests of damaged input and of killed jobs, in one table.
 
     python -P experiments/studies/robustness.py                 # the suites; the soak as it was last run
     python -P experiments/studies/robustness.py --kills 30      # and the soak anew, about an hour
@@ -63,13 +63,13 @@ def run(suite: Suite) -> dict[str, Any]:
         [sys.executable, "-m", "pytest", "-q", "-s", "-p", "no:cacheprovider", suite.tests],
         cwd=ROOT, capture_output=True, text=True,
     )  # fmt: skip
-    said = [m[0] for c in suite.counts for m in re.finditer(f"^{c}$", done.stdout, re.M)]
-    good = done.returncode == 0 and len(said) == len(suite.counts)
+    counts = [m[0] for c in suite.counts for m in re.finditer(f"^{c}$", done.stdout, re.M)]
+    good = done.returncode == 0 and len(counts) == len(suite.counts)
     if not good:
         print(done.stdout[-3000:] + done.stderr[-2000:], file=sys.stderr)
     seconds = time.perf_counter() - began
-    print(f"{suite.tests}: {'; '.join(said) or 'FAILED'} ({seconds:.0f} s)", flush=True)
-    return {"tests": suite.tests, "tries": suite.tries, "counts": said, "good": good}
+    print(f"{suite.tests}: {'; '.join(counts) or 'FAILED'} ({seconds:.0f} s)", flush=True)
+    return {"tests": suite.tests, "tries": suite.tries, "counts": counts, "good": good}
 
 
 def soaked(kills: int | None) -> list[dict[str, Any]]:
@@ -79,7 +79,7 @@ def soaked(kills: int | None) -> list[dict[str, Any]]:
         return json.loads(last.read_text())["jobs"] if last.exists() else []
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "soak"
-        words = [ROOT / "experiments" / "soak.py", "--kills", str(kills), "--out", out]
+        words = [ROOT / "experiments" / "studies" / "soak.py", "--kills", str(kills), "--out", out]
         subprocess.run([sys.executable, "-P", *map(str, words)], check=False)
         jobs = json.loads(out.with_suffix(".json").read_text())["jobs"]
     return [job | {"good": not job["differs"] and not job["left"]} for job in jobs]
@@ -88,7 +88,7 @@ def soaked(kills: int | None) -> list[dict[str, Any]]:
 def page(suites: list[dict[str, Any]], jobs: list[dict[str, Any]], made: str) -> str:
     """The results as Markdown."""
     lines = [
-        "# What was tried to break it",
+        "# Robustness against damaged input and kills",
         "",
         f"Made by `python -P experiments/studies/robustness.py`. {made}",
         "",
@@ -96,7 +96,7 @@ def page(suites: list[dict[str, Any]], jobs: list[dict[str, Any]], made: str) ->
         "",
         "Every case must end with the right values, with the file named and skipped, or with one "
         "line and exit code 2; never with a traceback, a hang of more than 20 seconds, code that "
-        "was executed, or other values without a word.",
+        "was executed, or wrong values without a message.",
         "",
         "| what was tried | what came out | all as it must be |",
         "|---|---|---|",
@@ -110,7 +110,7 @@ def page(suites: list[dict[str, Any]], jobs: list[dict[str, Any]], made: str) ->
         "",
         "## Killed at random moments",
         "",
-        "Each job runs once undisturbed. The same job is then killed with SIGKILL at moments drawn "
+        "Each job runs once undisturbed. The same job is then killed with SIGKILL at moments sampled "
         "uniformly over that time, and the same command is started again until it ends. "
         "Parameters must then be equal bit for bit, shards and bundles byte for byte, and tables "
         "number for number; no draft may be left behind.",
@@ -128,7 +128,7 @@ def page(suites: list[dict[str, Any]], jobs: list[dict[str, Any]], made: str) ->
 
 
 def main() -> None:
-    from jfreq.files import write_atomically, write_json
+    from jfreq.files import write_json, write_text
     from jfreq.monitoring import provenance
 
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -137,8 +137,7 @@ def main() -> None:
     suites, jobs = [run(suite) for suite in SUITES], soaked(args.kills)
     facts = provenance.facts()
     write_json(RESULTS.with_suffix(".json"), {**facts, "suites": suites, "jobs": jobs})
-    text = page(suites, jobs, provenance.sentence(facts))
-    write_atomically(RESULTS.with_suffix(".md"), lambda file: file.write(text.encode()))
+    write_text(RESULTS.with_suffix(".md"), page(suites, jobs, provenance.sentence(facts)))
     if not all(part["good"] for part in [*suites, *jobs]):
         raise SystemExit(1)
 

@@ -4,7 +4,7 @@
     python -P experiments/studies/soak.py --only train prepare --kills 3 --out soak
 
 Each job first runs undisturbed, which is timed; then the same job runs in another folder and is
-killed (SIGKILL, the process and its children) at moments drawn uniformly over that time, each time
+killed (SIGKILL, the process and its children) at moments sampled uniformly over that time, each time
 started again with the same words, until it has been killed often enough and ends by itself. What it
 leaves must be what the undisturbed job left: the parameters of the last checkpoint bit for bit,
 shards and bundles byte for byte, tables with the same numbers. Files that only the disturbed job
@@ -121,9 +121,9 @@ def numbers(path: Path) -> dict[str, Any]:
 
 def _timeless(value: Any) -> Any:
     if isinstance(value, dict):
-        hidden = ("seconds", "minutes", "train_s", "probe_s", "machine", "commit", "took", "rate",
+        ignored = ("seconds", "minutes", "train_s", "probe_s", "machine", "commit", "took", "rate",
                   "run_s", "date", "examples_per_s", "step_time")  # fmt: skip
-        return {k: _timeless(v) for k, v in value.items() if k not in hidden}
+        return {k: _timeless(v) for k, v in value.items() if k not in ignored}
     return [_timeless(v) for v in value] if isinstance(value, list) else value
 
 
@@ -215,7 +215,7 @@ def jobs(home: Path, kills: int, steps: int) -> dict[str, Job]:
     """The six jobs; those after ``train`` need ``home/run`` and ``home/shards``."""
     recipe, shards, run = home / "recipe.py", str(home / "shards"), str(home / "run")
     recipe.write_text(RECIPE.format(steps=steps) + GRID)
-    some = max(1, round(kills / 3))
+    others = max(1, round(kills / 3))
     tiny = f"{recipe}:tiny"
 
     def copy_run(out: Path) -> None:
@@ -225,19 +225,19 @@ def jobs(home: Path, kills: int, steps: int) -> dict[str, Job]:
         "train": Job(("train", tiny, "--data", shards, "--workdir", "{out}/run"),
                      lambda out: parameters(out / "run"), kills),
         "prepare": Job(("data", "prepare", "synthetic:tones", "--n", "2000", "--seconds", "1",
-                        "--out", "{out}/shards"), lambda out: digests(out / "shards"), some),
+                        "--out", "{out}/shards"), lambda out: digests(out / "shards"), others),
         "finetune": Job(("finetune", run, "--data", shards, "--workdir", "{out}/tuned", "--steps",
                          "6", "--batch", "8", "--checkpoint.every", "2", "--folds", "1", "2",
                          "--log.every", "1"),
                         lambda out: {**trained(out), **numbers(out / "tuned" / "results.json")},
-                        some),
+                        others),
         "probe": Job(("probe", "{out}/run", "--data", shards, "--kinds", "ridge", "knn"),
-                     lambda out: numbers(out / "run" / "results.json"), some, copy_run),
+                     lambda out: numbers(out / "run" / "results.json"), others, copy_run),
         "ablate": Job(("ablate", f"{recipe}:two", "--data", shards, "--workdir", "{out}/grid",
                        "--trainings", "1"),
-                      lambda out: {**trained(out), **_table(out / "grid" / "grid.json")}, some),
+                      lambda out: {**trained(out), **_table(out / "grid" / "grid.json")}, others),
         "export": Job(("export", run, "--out", "{out}/encoder"),
-                      lambda out: digests(out / "encoder"), some),
+                      lambda out: digests(out / "encoder"), others),
     }  # fmt: skip
 
 
@@ -290,20 +290,20 @@ def run_all(home: Path, kills: int, steps: int, only: Any = (), seed: int = 0) -
 
 def line_of(outcome: Outcome) -> str:
     """One job in one line."""
-    said = "equal to the undisturbed job" if not outcome.differs else (
+    result = "equal to the undisturbed job" if not outcome.differs else (
         f"DIFFERS in {', '.join(outcome.differs[:5])}"
     )  # fmt: skip
     left = f", LEFT BEHIND: {', '.join(outcome.left[:5])}" if outcome.left else ""
     inside = f" ({outcome.saving} while a checkpoint was written)" if outcome.saving else ""
     return (
         f"{outcome.name:9} {outcome.kills} kills{inside}, {outcome.ended} times to the end, "
-        f"{outcome.whole_s:.1f} s undisturbed: {said}{left}"
+        f"{outcome.whole_s:.1f} s undisturbed: {result}{left}"
     )
 
 
 def write(out: Path, found: list[Outcome]) -> None:
     """The outcomes as JSON and as a table in Markdown."""
-    from jfreq.files import write_atomically, write_json
+    from jfreq.files import write_json, write_text
     from jfreq.monitoring import provenance
 
     rows = [outcome._asdict() for outcome in found]
@@ -315,8 +315,7 @@ def write(out: Path, found: list[Outcome]) -> None:
         lines.append(
             f"| {o.name} | {o.kills} | {o.saving} | {equal} | {len(o.left) or 'nothing'} |"
         )
-    text = "\n".join(lines) + "\n"
-    write_atomically(out.with_suffix(".md"), lambda file: file.write(text.encode()))
+    write_text(out.with_suffix(".md"), "\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

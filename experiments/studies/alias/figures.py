@@ -1,10 +1,10 @@
-"""What gradients kernels of several windows give, and what kernels a trained encoder chose: figures.
+"""What gradients kernels of several windows give, and what kernels a trained encoder has: figures.
 
     python -m experiments.studies.alias.figures --run runs/aape --clip a.wav
     python -m experiments.studies.alias.figures --run runs/aape --shards shards/esc10 --row 3
 
 Windows (the paper's figure 2, Yamamoto and Okusa 2025): which offset of a kernel from a tone still moves
-it there depends on how windows of different shapes are made comparable, so both ways are drawn. Writes
+it there depends on how windows of different shapes are made comparable, so both ways are shown. Writes
 `alias_windows.svg`, `.md` and `.json`. Rates (figure 4): decay and frequency of every patch over a
 spectrogram. Writes `alias_rates.svg`, if a run is given.
 """
@@ -56,16 +56,16 @@ class Curve(NamedTuple):
 
 def response(window: str, shape: float, offset: np.ndarray) -> Curve:
     """Of kernels ``offset`` ``[o]`` rad per frame above the tone, amplitude 1 at the centre (`even`:
-    its own factor, .6 to 1). ``shape``: alpha per frame, of the Gaussian its deviation in frames.
+    its own factor, .6 to 1). ``shape``: alpha per frame, of the Gaussian its standard deviation in frames.
     NaN where `even` would lie above half the frame rate."""
-    out, moved = heard(window, shape, TONE + offset)
+    out, moved = respond(window, shape, TONE + offset)
     size = np.abs(out)
     slope = np.abs(np.real(np.conj(out) * moved)) / size
     beyond = (window == "even") & (TONE + offset > math.pi)
     return Curve(*(np.where(beyond, np.nan, x) for x in (size, slope)))
 
 
-def heard(window: str, shape: float, omega: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def respond(window: str, shape: float, omega: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """What kernels at ``omega`` ``[o]`` make of the tone, and its derivative, ``[o]`` complex128."""
     one_sided = window == "one-sided"  # as many taps, all of them on one side
     taps = 2 * TAPS - 1 if one_sided else TAPS

@@ -6,7 +6,7 @@
 
 Windows of one recording that start 1, 2, ... frames later than the first, all inside the recording, are
 encoded by trained encoders and by the same as initialised. Change: |e(s) - e(0)| over the mean distance
-between different clips' e(0), so that an encoder that tells all clips the same gains nothing; also over
+between different clips' e(0), so that an encoder that maps all clips to one vector gains nothing; also over
 |e(0)|. Clip vectors, and tokens against the token of the same place. Each training reads the clips it
 left out; intervals are over trainings, or over clips where there is one training of each. Writes
 `alias_shift.md`, `.json` and `.svg`.
@@ -90,7 +90,7 @@ def held_out(shards: Shards, runs: dict[str, Trained], folds: Sequence[int]) -> 
 
 
 def common_signal(runs: dict[str, Trained], shards: Shards) -> PatchMethod:
-    """The config of the first run, whose signal, hop and patches in time all others share."""
+    """The config of the first run, whose signal, hop and patches in time all others must have."""
     found: dict[tuple, str] = {}
     for name, run in runs.items():
         cfg = run.experiment.method
@@ -101,11 +101,11 @@ def common_signal(runs: dict[str, Trained], shards: Shards) -> PatchMethod:
     check(len(found) == 1, "--runs", f"{', '.join(found.values())} read different signals, lengths, "
           "hops or patches; compare encoders of the same")  # fmt: skip
     cfg = cast(PatchMethod, next(iter(runs.values())).experiment.method)
-    own = cfg.geometry.signal
-    signal = shards.spec.signal(own.name)
-    same = (signal.rate, signal.channels) == (own.rate, own.channels)
+    wanted = cfg.geometry.signal
+    signal = shards.spec.signal(wanted.name)
+    same = (signal.rate, signal.channels) == (wanted.rate, wanted.channels)
     check(same, "--shards", f"hold {signal.channels} channels at {signal.rate:g} Hz, the encoders "
-          f"read {own.channels} at {own.rate:g} Hz")  # fmt: skip
+          f"read {wanted.channels} at {wanted.rate:g} Hz")  # fmt: skip
     return cfg
 
 
@@ -299,10 +299,10 @@ def measured(
     x = shards.read(rows)[cfg.geometry.signal.name]
     found: Found = {}
     for name, run in runs.items():
-        own = cast(PatchMethod, run.experiment.method)
-        fresh = initial(own, run.experiment.seed)
+        method = cast(PatchMethod, run.experiment.method)
+        fresh = initial(method, run.experiment.seed)
         for kind, params in ((TRAINED, run.params), (UNTRAINED, fresh)):
-            every = outputs(encoder(own), jax.device_put(params), x, own, made, args.batch)
+            every = outputs(encoder(method), jax.device_put(params), x, method, made, args.batch)
             found[name, kind] = changes(every)
             means = {part: y.mean() for part, y in found[name, kind].spread.items()}
             print(name, kind, *(f"{part} {mean:.3f}" for part, mean in means.items()), flush=True)

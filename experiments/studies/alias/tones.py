@@ -4,12 +4,12 @@
     jfreq data prepare synthetic:harmonic_tones --out shards/harmonic --n 600 --seconds 1.295
     python -m experiments.studies.alias.tones --shards shards/tones shards/harmonic
 
-Six classes of tones that differ in kind and rate (12, 20, 32 Hz) of a modulation; carrier, level, phase
-and depth tell nothing. Tokens come from random weights, one draw for each seed: the plain embedding,
+Six classes of tones that differ in kind and rate (12, 20, 32 Hz) of a modulation; carrier, loudness, phase
+and depth do not depend on the class. Tokens come from random weights, one sample for each seed: the plain embedding,
 or the alias branch alone, both 96 wide. A clip is the mean of its tokens, which shows what a nonlinear
-embedding has made of the modulation; or their mean and deviation over time, averaged over the rows of
+embedding has made of the modulation; or their mean and std over time, averaged over the rows of
 patches. Five folds by recorder. No pretext task is involved: this
-is what each embedding makes easy to read, before anybody learns. Writes
+is what each embedding makes easy to read, before any training. Writes
 `experiments/results/alias_tones.md` and `.json`.
 """
 
@@ -70,10 +70,10 @@ def tokens_of(form: str, seed: int, spec: np.ndarray) -> np.ndarray:
 
 
 def pooled(tokens: np.ndarray) -> dict[str, np.ndarray]:
-    """Mean of all tokens ``[rows d]``; and beside it the deviation over time, averaged over
+    """Mean of all tokens ``[rows d]``; and beside it the std over time, averaged over
     frequency, ``[rows 2d]``."""
     mean = tokens.mean((1, 2))
-    return {"mean": mean, "mean and deviation": np.concatenate([mean, tokens.std(1).mean(1)], 1)}
+    return {"mean": mean, "mean and std": np.concatenate([mean, tokens.std(1).mean(1)], 1)}
 
 
 def accuracy(x: np.ndarray, label: np.ndarray, fold: np.ndarray) -> float:
@@ -101,10 +101,10 @@ def of_set(
                 scores = found.setdefault(form, {}).setdefault(pool, [])
                 scores.append(accuracy(x, label, fold))
         print(form, found[form], flush=True)
-    level, swing = (x[..., 0] for x in (spec.mean(1), spec.std(1)))
+    mean, std = (x[..., 0] for x in (spec.mean(1), spec.std(1)))
     found["spectrogram"] = {
-        "mean": [accuracy(level, label, fold)],
-        "mean and deviation": [accuracy(np.concatenate([level, swing], 1), label, fold)],
+        "mean": [accuracy(mean, label, fold)],
+        "mean and std": [accuracy(np.concatenate([mean, std], 1), label, fold)],
     }
     return found
 
@@ -122,7 +122,7 @@ def main() -> None:
         "# Untrained tokens on synthetic tones",
         "",
         "Accuracy of a ridge probe of pooled tokens, six classes (chance .167), mean of five folds. "
-        f"Intervals: 95 %, Student t over {args.seeds} draws of weights. {provenance.sentence(facts)}.",
+        f"Intervals: 95 %, Student t over {args.seeds} samples of weights. {provenance.sentence(facts)}.",
         "",
     ]
     body: dict[str, Any] = {"machine": facts}

@@ -1,16 +1,17 @@
-"""What the experiments on sensors share: prepared sets, trainings that are kept, tables, results."""
+"""Prepared sets, trainings that are kept, tables and results of the studies on sensors."""
 
 from __future__ import annotations
 
-import json
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jfreq.config import Experiment, replace
+from jfreq.files import write_json, write_text
 
 if TYPE_CHECKING:
-    from jfreq.evaluate.results import Result
+    from jfreq.evaluate.results import Report, Result
     from jfreq.train.state import Trained
 
 RESULTS = Path(__file__).parents[2] / "results"
@@ -57,7 +58,22 @@ def trained_once(experiment: Experiment, shards: Path, folder: Path, **changes: 
     return train(replace(experiment, data__path=(str(shards),), **changes), folder)
 
 
+def over_trainings(reports: Sequence[Report]) -> Report:
+    """The rows of the trained encoders of several pre-trainings as one report."""
+    from jfreq.evaluate.results import TRAINED, over_seeds
+
+    trained = [only(report, TRAINED) for report in reports]
+    return over_seeds(trained) if len(trained) > 1 else trained[0]
+
+
+def only(report: Report, *features: str) -> Report:
+    """The report without the other features."""
+    kept = tuple(r for r in report.results if r.features in features)
+    return dataclasses.replace(report, results=kept)
+
+
 def cell(result: Result) -> str:
+    """Mean and 95 % interval of a result."""
     return f"{result.mean:.3f} ({result.low:.3f} to {result.high:.3f})"
 
 
@@ -77,7 +93,6 @@ def markdown(head: list[str], rows: list[list[str]]) -> list[str]:
 
 def save(name: str, text: list[str], body: Mapping[str, Any], out: Path = RESULTS) -> None:
     """Writes ``NAME.md`` and ``.json`` into ``out`` and shows the page."""
-    out.mkdir(parents=True, exist_ok=True)
-    (out / f"{name}.md").write_text("\n".join(text))
-    (out / f"{name}.json").write_text(json.dumps(body, indent=1) + "\n")
+    write_text(out / f"{name}.md", "\n".join(text))
+    write_json(out / f"{name}.json", body)
     print("\n".join(text))

@@ -5,7 +5,7 @@
 Pre-training reads all windows of the 21 training subjects, labelled or not. Frozen encoders are
 probed on 6 activities with 1 to 100 % of the labels; with the same labels they are fine-tuned, beside
 the same network from scratch. `views`: changes in time and frequency (as the recipe has them), in one
-of them only, none (then dropout alone tells two views apart), or both but none that turns the device.
+of them only, none (two views then differ by dropout alone), or both but none that rotates the device.
 Finished parts are kept; the page shows the parts that are asked for. Writes
 `experiments/results/hapt_contrast.md`, `.json` and figures.
 """
@@ -21,6 +21,8 @@ from experiments.studies.sensors.common import (
     RESULTS,
     cell,
     markdown,
+    only,
+    over_trainings,
     save,
     shards_of,
     trained_once,
@@ -29,14 +31,14 @@ from jfreq.evaluate.label_subsets import FRACTIONS
 from jfreq.evaluate.results import HAND_CRAFTED, TRAINED, UNTRAINED
 
 ENCODERS = {"STFNet": "stf_csl_hapt", "CNN": "cnn_csl_hapt"}
-UPRIGHT = ("jitter", "scale", "permute", "warp_time", "warp_magnitude")
+KEEP_GRAVITY = ("jitter", "scale", "permute", "warp_time", "warp_magnitude")
 """Changes in time that leave the direction of gravity."""
 VIEWS = {
     "both": {},
     "time": {"method__views__frequency": ()},
     "frequency": {"method__views__time": ()},
     "none": {"method__views__time": (), "method__views__frequency": ()},
-    "both, no turns": {"method__views__time": UPRIGHT},
+    "both, no rotation": {"method__views__time": KEEP_GRAVITY},
 }
 FEW = (0.01, 0.1, 1.0)
 METRICS = ("macro_f1", "balanced_accuracy")
@@ -55,8 +57,8 @@ def pretrain(encoder: str, views: str, seed: int, args):
 
 
 def probed(encoder: str, views: str, seed: int, args):
-    """Linear probes by share of the labels, kept in the folder of the run; for the full method all
-    shares, and its baselines beside the first training."""
+    """Linear probes by fraction of the labels, kept in the folder of the run; for the full method all
+    fractions, and its baselines beside the first training."""
     from jfreq.data.shards.reader import open_shards
     from jfreq.evaluate.probe_protocol import probe
     from jfreq.evaluate.results import Report
@@ -70,8 +72,8 @@ def probed(encoder: str, views: str, seed: int, args):
     return Report.read(folder / "fractions.json")
 
 
-def tuned(encoder: str, shares: tuple[float, ...], args):
-    """Fine-tuned and from scratch, with these shares of the labels, each with three seeds."""
+def tuned(encoder: str, fractions: tuple[float, ...], args):
+    """Fine-tuned and from scratch, with these fractions of the labels, each with three seeds."""
     from jfreq.config import replace
     from jfreq.evaluate.finetune import by_fraction, experiment_for
 
@@ -84,7 +86,7 @@ def tuned(encoder: str, shares: tuple[float, ...], args):
     }.items():
         experiment = replace(experiment_for(folder), data__path=(str(shards),), **changes)
         out = args.runs / "contrast" / f"{ENCODERS[encoder]}_{name.replace(' ', '_')}"
-        report = by_fraction(experiment, out, shares, repeats=3, folds=("test",))
+        report = by_fraction(experiment, out, fractions, repeats=3, folds=("test",))
         start = folder.name if name == "fine-tuned" else None
         settings = {**report.settings, "init_from": start}  # a name: folders differ by machine
         found[name] = dataclasses.replace(report, settings=settings)
@@ -99,20 +101,6 @@ def of(report, metric: str, *, features: str, fraction: float | None = 1.0):
                 if (r.metric, r.features, r.fraction) == (metric, features, fraction))  # fmt: skip
 
 
-def over_trainings(reports):
-    """The encoders' own rows of several pre-trainings as one report."""
-    from jfreq.evaluate.results import over_seeds
-
-    own = [only(report, TRAINED) for report in reports]
-    return over_seeds(own) if len(own) > 1 else own[0]
-
-
-def only(report, *features: str):
-    """The report without the other features."""
-    kept = tuple(r for r in report.results if r.features in features)
-    return dataclasses.replace(report, results=kept)
-
-
 def probe_tables(found) -> list[str]:
     """All labels by views, then the curve of the full method."""
     rows = []
@@ -125,7 +113,7 @@ def probe_tables(found) -> list[str]:
             rows.append([encoder, "untrained", "1", *cells])
     for reports in [reports for (_, views), reports in found.items() if views == "both"][:1]:
         cells = [cell(of(reports[0], m, features=HAND_CRAFTED)) for m in METRICS]
-        rows.append(["none", "mean and deviation of the spectrogram", "1", *cells])
+        rows.append(["none", "mean and std of the spectrogram", "1", *cells])
     out = [
         "## Linear probe, all labels",
         "",
@@ -136,11 +124,11 @@ def probe_tables(found) -> list[str]:
             continue
         features = [TRAINED, UNTRAINED, f"{TRAINED} - {UNTRAINED}"]
         one, rows = reports[0], []
-        for share in FRACTIONS:
-            kinds = features[:2] if share == 1.0 else features  # one sample, no pairs
-            cells = [cell(of(one, METRICS[0], features=k, fraction=share)) for k in kinds]
-            count = of(one, METRICS[0], features=TRAINED, fraction=share).rows
-            rows.append([f"{100 * share:g} %", f"{count:g}", *cells, *[""] * (3 - len(cells))])
+        for fraction in FRACTIONS:
+            kinds = features[:2] if fraction == 1.0 else features  # one sample of labels, no pairs
+            cells = [cell(of(one, METRICS[0], features=k, fraction=fraction)) for k in kinds]
+            count = of(one, METRICS[0], features=TRAINED, fraction=fraction).rows
+            rows.append([f"{100 * fraction:g} %", f"{count:g}", *cells, *[""] * (3 - len(cells))])
         out += [
             f"## Linear probe by fraction of labels, {encoder}, {METRICS[0]}",
             "",
@@ -151,10 +139,10 @@ def probe_tables(found) -> list[str]:
 
 def tuned_table(encoder: str, found) -> list[str]:
     rows = []
-    for share in sorted({r.fraction for r in found["fine-tuned"].results}):
-        pair = [of(report, m, features=name, fraction=share)
+    for fraction in sorted({r.fraction for r in found["fine-tuned"].results}):
+        pair = [of(report, m, features=name, fraction=fraction)
                 for m in METRICS for name, report in found.items()]  # fmt: skip
-        rows.append([f"{100 * share:g} %", f"{pair[0].rows:g}", *map(cell, pair)])
+        rows.append([f"{100 * fraction:g} %", f"{pair[0].rows:g}", *map(cell, pair)])
     head = ["labels", "rows", *[f"{m}, {name}" for m in METRICS for name in found]]
     return [f"## Fine-tuning by fraction of labels, {encoder}", "", *markdown(head, rows)]
 
@@ -167,7 +155,10 @@ def main() -> None:
                                                         for s in range(3)],
                         help="ENCODER:VIEWS:SEED ...")  # fmt: skip
     parser.add_argument(
-        "--tuned", nargs="*", default=list(ENCODERS), help="ENCODER or ENCODER:SHARE,SHARE ..."
+        "--tuned",
+        nargs="*",
+        default=list(ENCODERS),
+        help="ENCODER or ENCODER:FRACTION,FRACTION ...",
     )
     parser.add_argument("--steps", type=int, default=None)
     args = parser.parse_args()
@@ -180,8 +171,8 @@ def main() -> None:
         found.setdefault((encoder, views), []).append(probed(encoder, views, int(seed), args))
     tunings = {}
     for name in args.tuned:
-        encoder, _, shares = name.partition(":")
-        wanted = tuple(map(float, shares.split(","))) if shares else FRACTIONS
+        encoder, _, fractions = name.partition(":")
+        wanted = tuple(map(float, fractions.split(","))) if fractions else FRACTIONS
         tunings[encoder] = tuned(encoder, wanted, args)
 
     facts = provenance.facts()
@@ -190,8 +181,7 @@ def main() -> None:
         "",
         "STF-CSL, pre-trained on all windows of 2.56 s of 21 subjects, tested on 9 others, 6 activities. "
         "Intervals are 95 %: over pre-trainings (Student t) where there are several, else over test rows; "
-        "curves over 3 samples of the labels; fine-tuning over 3 trainings, each with its own seed and "
-        "sample. "
+        "curves over 3 samples of the labels; fine-tuning over 3 trainings, each with its own seed and sample. "
         f"{provenance.sentence(facts)}.",
         "",
         *probe_tables(found),

@@ -1,4 +1,4 @@
-"""Masked autoencoders and contrast on several sensors: which pretext task, which mask, what for?
+"""Masked autoencoders and contrast on several sensors: which pretext task, which mask, and what for?
 
     python -m experiments.studies.sensors.masked --hapt ../shared/data/hapt --runs runs/masked
 
@@ -15,7 +15,6 @@ and figures.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from experiments.studies.sensors.common import (
     RESULTS,
     cell,
     markdown,
+    over_trainings,
     save,
     shards_of,
     trained_once,
@@ -48,7 +48,7 @@ APART = {("machines", "FOCAL"): {"data__sequence": 1, "method__sequence": 1}}
 SETS = {"hapt": ("all", "6", "test", {}), "machines": ("machines", "machines", "4",
         {"data__split": None, "data__exclude_folds": (4,)})}  # fmt: skip
 """Pre-training shards, labelled shards, the fold that is tested, and how pre-training avoids it."""
-SHARES = (0.01, 0.1, 1.0)
+FRACTIONS = (0.01, 0.1, 1.0)
 METRIC = "macro_f1"
 STEPS = (75, 150, 225, 300)
 
@@ -71,7 +71,7 @@ def pretrained(where: str, method: str, seed: int, args):
 
 
 def probed(where: str, method: str, seed: int, args):
-    """Probes by share of the labels, kept in the folder of the run."""
+    """Probes by fraction of the labels, kept in the folder of the run."""
     from jfreq.data.shards.reader import open_shards
     from jfreq.evaluate.probe_protocol import probe
     from jfreq.evaluate.results import Report
@@ -82,7 +82,7 @@ def probed(where: str, method: str, seed: int, args):
         _, labelled, test, _ = SETS[where]
         shards = open_shards(shards_of(labelled, args.hapt, args.runs))
         probe(trained, shards, kinds=("ridge", "knn"), only=(test,), repeats=1, batch=128,
-              fractions=SHARES, at_least_one=True, with_baselines=(method, seed) == ("FreqMAE", 0)).save(path)  # fmt: skip
+              fractions=FRACTIONS, at_least_one=True, with_baselines=(method, seed) == ("FreqMAE", 0)).save(path)  # fmt: skip
     return Report.read(path)
 
 
@@ -111,7 +111,7 @@ def over_time(where: str, method: str, args) -> list[tuple[float, float]]:
 
 
 def supervised(where: str, args, seeds: int):
-    """FreqMAE's encoder from scratch with each share of the labels."""
+    """FreqMAE's encoder from scratch with each fraction of the labels."""
     from jfreq.config import Checkpoint, Data, Log, Optim, replace
     from jfreq.evaluate.finetune import by_fraction
     from jfreq.methods.supervised import Classify, Head
@@ -128,32 +128,21 @@ def supervised(where: str, args, seeds: int):
         log=Log(every=50, tensorboard=False),
     )
     return by_fraction(
-        experiment, args.runs / where / "supervised", SHARES, repeats=seeds, folds=(test,)
+        experiment, args.runs / where / "supervised", FRACTIONS, repeats=seeds, folds=(test,)
     )
 
 
 # ------------------------------------------------------------------ the page
 
 
-def merged(reports):
-    """The encoder's own rows of several trainings as one report."""
-    from jfreq.evaluate.results import TRAINED, over_seeds
-
-    own = [
-        dataclasses.replace(r, results=tuple(x for x in r.results if x.features == TRAINED))
-        for r in reports
-    ]
-    return over_seeds(own) if len(own) > 1 else own[0]
-
-
 def row(name: str, report, count: int | str, *, features: str, kinds=("ridge", "knn")):
-    """One line: every probe at every share."""
+    """One line: every probe at every fraction."""
     cells = []
     for kind in kinds:
-        for share in SHARES:
+        for fraction in FRACTIONS:
             found = [r for r in report.results if (r.kind, r.metric, r.features) ==
-                     (kind, METRIC, features) and r.fraction in (share, None)]  # fmt: skip
-            found = [r for r in found if r.fraction == share] or found
+                     (kind, METRIC, features) and r.fraction in (fraction, None)]  # fmt: skip
+            found = [r for r in found if r.fraction == fraction] or found
             cells.append(cell(found[0]) if found else "")
     return [name, str(count), *cells]
 
@@ -162,16 +151,16 @@ def table(found, baseline, tuned) -> list[str]:
     from jfreq.evaluate.results import HAND_CRAFTED, TRAINED, UNTRAINED
 
     head = ["method", "trainings",
-            *[f"{kind}, {100 * s:g} %" for kind in ("ridge", "kNN") for s in SHARES]]  # fmt: skip
-    lines = [row(name, merged(r), len(r), features=TRAINED) for name, r in found.items()]
+            *[f"{kind}, {100 * s:g} %" for kind in ("ridge", "kNN") for s in FRACTIONS]]  # fmt: skip
+    lines = [row(name, over_trainings(r), len(r), features=TRAINED) for name, r in found.items()]
     if baseline is not None:
         lines.append(row("untrained FreqMAE encoder", baseline, 1, features=UNTRAINED))
-        lines.append(row("mean and deviation of spectra", baseline, 1, features=HAND_CRAFTED))
+        lines.append(row("mean and std of spectra", baseline, 1, features=HAND_CRAFTED))
     if tuned is not None:
         count = len(tuned.settings.get("trainings", [0]))
         cells = [cell(r) for r in sorted((r for r in tuned.results if r.metric == METRIC),
                                          key=lambda r: r.fraction)]  # fmt: skip
-        lines.append(["supervised, end to end", str(count), *cells, *[""] * len(SHARES)])
+        lines.append(["supervised, end to end", str(count), *cells, *[""] * len(FRACTIONS)])
     return markdown(head, lines)
 
 
@@ -200,7 +189,7 @@ def main() -> None:
     parser.add_argument("--set", choices=list(SETS), default="hapt")
     parser.add_argument("--methods", nargs="*", default=list(METHODS))
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2, 3, 4])
-    parser.add_argument("--supervised", type=int, default=5, help="trainings for each share")
+    parser.add_argument("--supervised", type=int, default=5, help="trainings for each fraction")
     parser.add_argument("--over-time", action="store_true", help="also probe every checkpoint")
     parser.add_argument("--finished", action="store_true", help="only show what is there")
     args = parser.parse_args()

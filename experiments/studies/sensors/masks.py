@@ -2,8 +2,8 @@
 
     python -m experiments.studies.sensors.masks --hapt ../shared/data/hapt --runs runs/masked
 
-Budgets and levels are those that `experiments.studies.sensors.masked` trains with. Of every class the middle
-window of the labelled set is drawn. Writes `experiments/results/masks_SET.svg` and
+Fractions masked and temperatures are those that `experiments.studies.sensors.masked` trains with. Of every class the middle
+window of the labelled set is shown. Writes `experiments/results/masks_SET.svg` and
 `freqmae_weights.svg`.
 """
 
@@ -31,7 +31,7 @@ CLASSES = {
     "hapt": ("walking", "sitting", "laying"),
     "machines": ("healthy", "imbalance", "inner_race"),
 }
-DRAWS = 256
+MASKS = 256
 DECIBELS = 60
 """Most between the loudest band of a window and black; black is the faintest of a figure."""
 ROWS = 64
@@ -41,19 +41,19 @@ MOD = DataSpec((SignalSpec("audio", 8000, 16000), SignalSpec("seismic", 100, 200
 
 
 class Panel(NamedTuple):
-    """One line of a figure: ``level`` ``[t f]`` of bands of ``bins`` in dB under the loudest;
-    ``score`` by name, and share of draws that ``keep`` a patch by kind of mask, both ``[t f]`` of
-    patches."""
+    """One line of a figure: ``power_db`` ``[t f]`` of bands of ``bins`` in dB below the loudest;
+    ``score`` by name, and by kind of mask the fraction of masks that ``keep`` a patch, both
+    ``[t f]`` of patches."""
 
     title: str
     spec: SpectrogramSpec
     bins: int
-    level: np.ndarray
+    power_db: np.ndarray
     score: dict[str, np.ndarray]
     keep: dict[str, np.ndarray]
 
 
-# ------------------------------------------------------------------ what is drawn
+# ------------------------------------------------------------------ what is shown
 
 
 def calibrated(where: str, args: argparse.Namespace) -> PhyMask:
@@ -81,12 +81,12 @@ def windows(where: str, args: argparse.Namespace) -> Batch:
 
 
 def kept_often(cfg: PhyMask, found: dict[str, Spectrogram], step: int) -> dict[str, np.ndarray]:
-    """Share of :data:`DRAWS` that keep a patch, ``[b n]`` by sensor."""
+    """Fraction of :data:`MASKS` masks that keep a patch, ``[b n]`` by sensor."""
 
     def visible(key, found):
         return {name: ~m.is_masked for name, m in unit_masks(cfg, key, found, step).items()}
 
-    return _share(visible, found)
+    return _visible_fraction(visible, found)
 
 
 def kept_at_random(cfg: PhyMask, found: dict[str, Spectrogram]) -> dict[str, np.ndarray]:
@@ -100,13 +100,15 @@ def kept_at_random(cfg: PhyMask, found: dict[str, Spectrogram]) -> dict[str, np.
             out[name] = ~mask.is_masked
         return out
 
-    return _share(visible, found)
+    return _visible_fraction(visible, found)
 
 
-def _share(visible, found: dict[str, Spectrogram]) -> dict[str, np.ndarray]:
-    keys = jax.random.split(jax.random.key(0), DRAWS)
-    drawn = jax.jit(jax.vmap(visible, in_axes=(0, None)))(keys, found)
-    return {name: np.asarray(jnp.mean(x.astype(jnp.float32), axis=0)) for name, x in drawn.items()}
+def _visible_fraction(visible, found: dict[str, Spectrogram]) -> dict[str, np.ndarray]:
+    keys = jax.random.split(jax.random.key(0), MASKS)
+    sampled = jax.jit(jax.vmap(visible, in_axes=(0, None)))(keys, found)
+    return {
+        name: np.asarray(jnp.mean(x.astype(jnp.float32), axis=0)) for name, x in sampled.items()
+    }
 
 
 def panels(cfg: PhyMask, names: tuple[str, ...], batch: Batch) -> list[Panel]:
@@ -130,22 +132,24 @@ def panels(cfg: PhyMask, names: tuple[str, ...], batch: Batch) -> list[Panel]:
                 "coherence": energy_coherence.coherence(real, imag, spec.patch)[0],
                 "importance": important[name][row].reshape(spec.grid.shape),
             }
-            shares = {kind: x[name][row].reshape(spec.grid.shape) for kind, x in keep.items()}
+            fractions = {kind: x[name][row].reshape(spec.grid.shape) for kind, x in keep.items()}
             score = {kind: np.asarray(x) for kind, x in score.items()}
             title = f"{label.replace('_', ' ')}\n{name}: {kept} of {score['energy'].size}"
             bins = -(-spec.bins // ROWS)
             power = np.asarray(energy_coherence.patch_energy(real, imag, (1, bins))[0])
-            out.append(Panel(title, spec, bins, _level(power, spec.bins, bins), score, shares))
+            out.append(
+                Panel(title, spec, bins, _power_db(power, spec.bins, bins), score, fractions)
+            )
     return out
 
 
-def _level(energy: np.ndarray, bins: int, band: int) -> np.ndarray:
+def _power_db(energy: np.ndarray, bins: int, band: int) -> np.ndarray:
     """Mean power of bands of ``band`` bins in dB; the last band may be narrower."""
     power = energy / np.minimum(band, bins - np.arange(0, bins, band))
     return 10 * np.log10(np.maximum(power / power.max(), 10 ** (-DECIBELS / 10)))
 
 
-# ------------------------------------------------------------------ drawing
+# ------------------------------------------------------------------ the figures
 
 
 def extent(cfg: PhyMask, spec: SpectrogramSpec, cells: tuple[int, int]) -> tuple[float, ...]:
@@ -163,16 +167,16 @@ def masks_figure(cfg: PhyMask, rows: list[Panel], path: Path) -> Path:
 
     def draw(figure: Any) -> None:
         every = figure.subplots(len(rows), 1 + len(rows[0].score) + len(rows[0].keep))
-        faintest = 10 * np.floor(min(panel.level.min() for panel in rows) / 10)
+        faintest = 10 * np.floor(min(panel.power_db.min() for panel in rows) / 10)
         shown: dict[str, Any] = {}
         for line, panel in zip(every, rows):
             patch, scored = panel.spec.patch, 1 + len(panel.score)
             levels = Colours("gray", low=faintest, high=0)
-            shown["level"] = _picture(line[0], cfg, panel, panel.level, (1, panel.bins), levels)
+            shown["power"] = _picture(line[0], cfg, panel, panel.power_db, (1, panel.bins), levels)
             for axes, image in zip(line[1:scored], panel.score.values()):
                 shown["score"] = _picture(axes, cfg, panel, image, patch, SCORE)
             for axes, image in zip(line[scored:], panel.keep.values()):
-                shown["share"] = _picture(axes, cfg, panel, image, patch, SHARE)
+                shown["visible"] = _picture(axes, cfg, panel, image, patch, VISIBLE)
             line[0].set_ylabel(f"{panel.title}\nHz", fontsize=7)
             for axes in line[1:]:
                 axes.set_yticklabels([])
@@ -197,7 +201,7 @@ class Colours(NamedTuple):
 
 
 SCORE = Colours("viridis")
-SHARE = Colours("magma", power=0.5)
+VISIBLE = Colours("magma", power=0.5)
 
 
 def _picture(
@@ -217,9 +221,9 @@ def _picture(
 
 def _bars(figure: Any, every: Any, shown: dict[str, Any], scores: int) -> None:
     under = {
-        "level": (every[:, :1], "dB", None),
+        "power": (every[:, :1], "dB", None),
         "score": (every[:, 1 : 1 + scores], "score", [0, 0.25, 0.5, 0.75, 1]),
-        "share": (every[:, 1 + scores :], f"share of {DRAWS} draws that keep the patch",
+        "visible": (every[:, 1 + scores :], f"fraction of {MASKS} masks that keep the patch",
                   [0, 0.05, 0.1, 0.25, 0.5, 0.75, 1]),
     }  # fmt: skip
     for kind, (axes, title, ticks) in under.items():

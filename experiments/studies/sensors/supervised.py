@@ -40,7 +40,7 @@ def train_all(task: str, shards: Path, runs: Path, networks, seeds, steps: int |
 
 
 def hand_made(shards: Path) -> dict[str, float]:
-    """Logistic regression on 16 log band energies, mean and deviation of every channel."""
+    """Logistic regression on 16 log band energies, mean and std of every channel."""
     import numpy as np
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline

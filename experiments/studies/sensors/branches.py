@@ -1,15 +1,15 @@
-"""LTFC: what each stream knows alone and what fusing them brings, on HAPT and on seismic records.
+"""LTFC: what each branch gives alone and what fusing them brings, on HAPT and on seismic records.
 
-    python -m experiments.studies.sensors.streams --hapt ../shared/data/hapt \\
-        --seismic ../shared/data/seismic_phasenet --runs runs/streams
+    python -m experiments.studies.sensors.branches --hapt ../shared/data/hapt \\
+        --seismic ../shared/data/seismic_phasenet --runs runs/branches
 
-The two streams share nothing, so one pre-training of both serves all rows. Linear probes read the
+The two branches have nothing in common, so one pre-training of both serves all rows. Linear probes read the
 series' part of the clip vector, the scalogram's, both side by side (feature fusion), or average the
 probabilities of the first two (late fusion). On HAPT (windows of 8 s, official split) the encoder is
-also fine-tuned, with a classifier for each stream (late fusion, and each of them by itself) and with
-one over both; `sit/stand` is the share of sitting and standing test windows that are taken for each
+also fine-tuned, with a classifier for each branch (late fusion, and each of them by itself) and with
+one over both; `sit/stand` is the fraction of sitting and standing test windows that are taken for each
 other. Seismic records (noise, P, S; windows of 1.28 s) are pre-trained and probed station-disjoint,
-fold by fold. Finished parts are kept. Writes `experiments/results/ltfc_streams.md` and `.json`.
+fold by fold. Finished parts are kept. Writes `experiments/results/ltfc_branches.md` and `.json`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def measured(label: np.ndarray, score: np.ndarray, names: tuple[str, ...]) -> di
 
 
 def probed(trained: Any, shards: Any, only: str) -> dict[str, dict[str, float]]:
-    """Logistic probes of the streams, alone and fused, tested on one fold."""
+    """Logistic probes of the branches, alone and fused, tested on one fold."""
     from jfreq.evaluate.features import extract
     from jfreq.evaluate.folds import divide, labelled_rows, make_task
     from jfreq.evaluate.probe import fit_logistic, probe_scores
@@ -71,7 +71,7 @@ def late(logits: list[np.ndarray]) -> np.ndarray:
 
 
 def tuned(folder: Path, shards: Path, out: Path, **changes: Any) -> dict[str, dict[str, float]]:
-    """Fine-tuning with both fusions; of late fusion also each stream by itself."""
+    """Fine-tuning with both fusions; of late fusion also each branch by itself."""
     from jfreq.config import replace
     from jfreq.data.shards.reader import open_shards
     from jfreq.evaluate.finetune import experiment_for, finetune, predict, read_predictions
@@ -131,18 +131,19 @@ def seismic(args) -> dict[str, list[dict[str, dict[str, float]]]]:
     return {"linear probe": found}
 
 
-def table(protocol: str, each: list[dict[str, dict[str, float]]]) -> list[str]:
-    metrics = list(next(iter(each[0].values())))
+def table(protocol: str, trainings: list[dict[str, dict[str, float]]]) -> list[str]:
+    """The lines of one protocol's table."""
+    metrics = list(next(iter(trainings[0].values())))
     order = ("series", "scalogram", "both, features", "both, late")
-    rows = [[name, *(spread([one[name][m] for one in each]) for m in metrics)] for name in order]
-    return [f"### {protocol}, n = {len(each)}", "", *markdown(["stream", *metrics], rows)]
+    rows = [[name, *(spread([t[name][m] for t in trainings]) for m in metrics)] for name in order]
+    return [f"### {protocol}, n = {len(trainings)}", "", *markdown(["branch", *metrics], rows)]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--hapt", default="../shared/data/hapt")
     parser.add_argument("--seismic", default="../shared/data/seismic_phasenet")
-    parser.add_argument("--runs", type=Path, default=Path("runs/streams"))
+    parser.add_argument("--runs", type=Path, default=Path("runs/branches"))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     parser.add_argument(
         "--steps", type=int, default=None, help="of every training; by default the recipes'"
@@ -154,7 +155,7 @@ def main() -> None:
     facts = provenance.facts()
     found = {"HAPT": hapt(args), "Seismic records": seismic(args)}
     text = [
-        "# LTFC, its streams alone and fused",
+        "# LTFC, its branches alone and fused",
         "",
         "Mean and 95 % Student-t interval, on HAPT over pre-trainings, on seismic records over station-disjoint "
         f"folds (one pre-training each), {args.steps or 400} updates of pre-training. Same test rows for all "
@@ -163,9 +164,9 @@ def main() -> None:
     ]
     for name, protocols in found.items():
         text += [f"## {name}", ""]
-        for protocol, each in protocols.items():
-            text += table(protocol, each)
-    save("ltfc_streams", text, {"machine": facts, "results": found})
+        for protocol, trainings in protocols.items():
+            text += table(protocol, trainings)
+    save("ltfc_branches", text, {"machine": facts, "results": found})
 
 
 if __name__ == "__main__":
