@@ -1,4 +1,4 @@
-"""What a folder held when it was written: a sha256 of every file, in a file of its own."""
+"""The sha256 of every file of a folder, written beside them and verified before they are read."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ def verify(folder: Path, *, step: int) -> None:
     stated = _stated(folder)
     if stated["step"] != step:
         raise Damaged(f"it is the checkpoint of step {stated['step']}, the folder was renamed")
-    found = _digests(folder, list(stated["files"]))
+    digests = _digests(folder, list(stated["files"]))
     for name, digest in stated["files"].items():
-        if found[name] != digest:
-            raise Damaged(f"{name} {'is not what was written' if found[name] else 'is missing'}")
+        if digests[name] != digest:
+            raise Damaged(f"{name} {'is not what was written' if digests[name] else 'is missing'}")
 
 
 def _stated(folder: Path) -> dict[str, Any]:
     if not folder.is_dir():
-        raise Damaged("it is no folder")
+        raise Damaged("it is not a folder")
     path = folder / FILE
     if not path.is_file():
         raise Damaged(f"{FILE} is missing")
@@ -63,15 +63,13 @@ def _is_text(item: tuple[Any, Any]) -> bool:
 
 
 def _digests(folder: Path, names: list[str]) -> dict[str, str | None]:
-    """sha256 by name, None for what is no file."""
+    """sha256 by name, None for what is not a file."""
 
     def digest(name: str) -> str | None:
         try:
             return sha256_of(folder / name)
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-            return None
-        except ValueError:  # a name with a zero byte
-            return None
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError):
+            return None  # ValueError: a name with a zero byte
 
     with ThreadPoolExecutor(THREADS) as pool:
         return dict(zip(names, pool.map(digest, names), strict=True))

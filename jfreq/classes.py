@@ -24,7 +24,7 @@ from typing import Any
 from jfreq.files import local_path
 from jfreq.ranges import InputError, close_match, shown
 
-_OWN = __name__.partition(".")[0]
+_PACKAGE = __name__.partition(".")[0]
 _PRIVATE = "@"
 """Precedes a digest in the name of a module that cannot be imported under its own name."""
 _trusted: dict[str, Path | None] = {}
@@ -84,7 +84,7 @@ def class_name(cls: type) -> str:
     jfreq. Raises ``InputError`` where it could not: for a class inside a function, one of a file
     whose name is not that of a module, and one that shares its name with another class.
     """
-    if cls.__module__.partition(".")[0] == _OWN:
+    if cls.__module__.partition(".")[0] == _PACKAGE:
         return cls.__name__
     name = cls.__qualname__
     module, is_private, _ = _module_of(cls).partition(_PRIVATE)
@@ -127,12 +127,12 @@ def find_class(name: str, where: str) -> type:
     if not _is_dotted(module_part) or not _is_dotted(qualname):
         raise InputError(f"{where}: unknown type {shown(name)}")
     module = _loaded_module(module_part) or _import_trusted(module_part, qualname, where)
-    found = _attribute(module, qualname)
-    if not isinstance(found, type) or not dataclasses.is_dataclass(found):
+    cls = _attribute(module, qualname)
+    if not isinstance(cls, type) or not dataclasses.is_dataclass(cls):
         known = [k for k, v in vars(module).items() if dataclasses.is_dataclass(v)]
         hint = close_match(qualname, known)
         raise InputError(f"{where}: {module_part} has no class {shown(qualname)}{hint}")
-    return found
+    return cls
 
 
 def run_file(path: Path) -> ModuleType:
@@ -177,7 +177,7 @@ def run_as(name: str, path: Path) -> ModuleType:
     """
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None:
-        raise InputError(f"{path}: is no Python file")
+        raise InputError(f"{path}: is not a Python file; its name must end with .py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
@@ -243,7 +243,7 @@ def _module_of(cls: type) -> str:
 
 
 def _main_name() -> str:
-    """The name by which another process imports the running script; empty where it is no file."""
+    """The name by which another process imports the running script; empty if it is not a file."""
     main = sys.modules.get("__main__")
     spec, file = getattr(main, "__spec__", None), getattr(main, "__file__", None)
     if spec is not None:
@@ -264,10 +264,10 @@ def _attribute(module: ModuleType, qualname: str) -> Any:
     Looks only into namespaces: ``getattr`` could run a module's ``__getattr__``, which may import
     more.
     """
-    found: Any = module
+    value: Any = module
     for part in qualname.split("."):
-        found = vars(found).get(part) if isinstance(found, ModuleType | type) else None
-    return found
+        value = vars(value).get(part) if isinstance(value, ModuleType | type) else None
+    return value
 
 
 def _is_dotted(name: str) -> bool:

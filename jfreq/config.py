@@ -15,6 +15,7 @@ from jfreq.ranges import (
     BelowOne,
     Count,
     Finite,
+    FoldBy,
     Fraction,
     Integer,
     NonNegative,
@@ -54,7 +55,7 @@ class Data:
     """Never read rows of these folds."""
     make_folds: Count | None = None
     """Divide the rows into this many folds, in place of those that the shards have."""
-    fold_by: Literal["subject", "recording", "row"] | None = None
+    fold_by: FoldBy | None = None
     """What such a fold keeps whole; by default subjects where enough are known, else recordings."""
     label_fraction: Fraction = 1.0
     """Below 1: read only this fraction of the labelled rows, in proportion to the classes."""
@@ -100,8 +101,8 @@ class ParamGroup:
 
     def over(self, common: Optim) -> Optim:
         """The optimiser of this group alone."""
-        own = {k: v for k, v in vars(self).items() if k != "pattern" and v is not None}
-        return dataclasses.replace(common, groups=(), **own)
+        changes = {k: v for k, v in vars(self).items() if k != "pattern" and v is not None}
+        return dataclasses.replace(common, groups=(), **changes)
 
 
 @checked
@@ -188,7 +189,7 @@ class Mesh:
     decides; what no pattern names is split over ``fsdp`` when it is large."""
 
     def __post_init__(self):
-        check(0 not in self.sizes, "mesh", f"sizes must be -1 or 1 and more, got {self.sizes}")
+        check(0 not in self.sizes, "mesh", f"sizes must be -1, or 1 or more, got {self.sizes}")
         check(self.sizes.count(-1) <= 1, "mesh", f"only one size may be -1, got {self.sizes}")
         known = ("data", "fsdp", "tensor")
         for pattern, axes in self.rules:
@@ -295,7 +296,7 @@ def replace(cfg: T, **changes: Any) -> T:
         part = flat.get(head, getattr(cfg, head))
         try:
             flat[head] = replace(part, **inner)
-        except OutOfRange as error:  # named by its class so far
+        except OutOfRange as error:  # its owner is the class; name the path to it instead
             owner = error.owner.removeprefix(type(part).__name__).strip(".")
             raise OutOfRange(f"{head}.{owner}".strip("."), error.field, error.advice) from None
     return dataclasses.replace(cfg, **flat)  # type: ignore[type-var]

@@ -33,10 +33,10 @@ def to_dict(cfg: Any) -> Any:
 
 
 def check_plain(value: Any, path: str = "") -> None:
-    """Raises ``InputError`` at the dotted field that a saved config could not hold.
+    """Raises ``InputError`` for a field that a saved config could not hold.
 
-    That is any value but numbers, words, None, tuples and configs of these; and what looks like a
-    field and is none.
+    Fields hold numbers, strings, None, tuples and configs of these. A class attribute that looks
+    like a field, but is not one, is refused too.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         names = [field.name for field in dataclasses.fields(value)]
@@ -59,14 +59,14 @@ def _is_plain(value: Any) -> bool:
 
 
 def _check_fields(config: type, fields: Sequence[str]) -> None:
-    """A base that is no dataclass declares no field, and a value without a type is none; names in
-    capitals are constants."""
+    """Raises ``InputError`` for attributes that look like fields: declared in a base that is not a
+    dataclass, or given a value without a type. Names in capitals are constants."""
     for cls in config.__mro__:
         declared = inspect.get_annotations(cls)
         wrong = [name for name in fields if name in vars(cls) and name not in declared]
         if "__dataclass_fields__" not in vars(cls):
-            own = [name for name, hint in declared.items() if "ClassVar" not in str(hint)]
-            wrong += [name for name in own if name in vars(cls) or not _promised(config, name)]
+            hinted = [name for name, hint in declared.items() if "ClassVar" not in str(hint)]
+            wrong += [name for name in hinted if name in vars(cls) or not _has(config, name)]
         else:
             wrong += [
                 name
@@ -78,13 +78,13 @@ def _check_fields(config: type, fields: Sequence[str]) -> None:
             ]
         for name in wrong:
             raise InputError(
-                f"{cls.__name__}.{name}: is no field as it stands there; give it a type and write "
+                f"{cls.__name__}.{name}: is not a field as it stands; give it a type and write "
                 "@checked (jfreq.ranges) above the class"
             )
 
 
-def _promised(config: type, name: str) -> bool:
-    """Whether the class has what one of its bases only says that it has."""
+def _has(config: type, name: str) -> bool:
+    """Whether the class has an attribute that one of its bases only annotates."""
     return name in config.__dataclass_fields__ or hasattr(config, name)
 
 
@@ -150,7 +150,7 @@ def from_dict(
     where = path or cls.__name__
     check(isinstance(value, Mapping), where, f"expected an object, got {shown(value)}")
     choices = {class_name(cls): cls, **variants.get(cls, {})}
-    concrete = _chosen(choices, value.get("type"), where)
+    concrete = _tagged_class(choices, value.get("type"), where)
     hints = typing.get_type_hints(concrete, include_extras=True)
     names = {f.name: f for f in dataclasses.fields(concrete)}
     kwargs = {}
@@ -163,27 +163,27 @@ def from_dict(
         kwargs[key] = _decode(hints[key], item, variants, f"{where}.{key}")
     for name, field in names.items():
         has_default = _default(field) is not dataclasses.MISSING
-        check(name in kwargs or has_default, f"{where}.{name}", "missing")
+        check(name in kwargs or has_default, f"{where}.{name}", "is missing and has no default")
     try:
         return concrete(**kwargs)  # type: ignore[return-value]
     except InputError:
         raise
     except (ArithmeticError, LookupError, TypeError, ValueError, AssertionError) as error:
-        # Fields that are each good and together nonsense, in a file that nobody wrote by hand.
+        # Each field is good, but not with the others; such a file was not written by jfreq.
         raise InputError(f"{where}: its fields do not fit together ({error})") from error
 
 
-def _chosen(choices: Mapping[str, type], tag: Any, where: str) -> Any:
+def _tagged_class(choices: Mapping[str, type], tag: Any, where: str) -> Any:
     """The class that a tag names: a choice, or a class of another module that derives from one."""
     if isinstance(tag, str) and tag in choices:
         return choices[tag]
     if isinstance(tag, str) and ":" in tag:
-        found, bases = find_class(tag, where), tuple(choices.values())
-        name = class_name(found)
-        check(name == tag, where, f"{shown(tag)} is known as {name}; write that")
+        cls, bases = find_class(tag, where), tuple(choices.values())
+        name = class_name(cls)
+        check(name == tag, where, f"{shown(tag)} is another name of {name}; write {name}")
         names = " or ".join(base.__name__ for base in bases)
-        check(issubclass(found, bases), where, f"{tag} does not derive from {names}")
-        return found
+        check(issubclass(cls, bases), where, f"{tag} does not derive from {names}")
+        return cls
     hint = close_match(tag, choices) if isinstance(tag, str) else ""
     raise InputError(f"{where}: unknown type {shown(tag)}{hint}")
 
@@ -217,7 +217,7 @@ def _decode(hint: Any, value: Any, variants, path: str) -> Any:
     good = isinstance(value, plain) or number
     good = good and (plain is bool or not isinstance(value, bool))
     check(good, path, f"expected {getattr(plain, '__name__', plain)}, got {shown(value)}")
-    check(not (isinstance(value, str) and "\0" in value), path, "holds a zero byte")
+    check(not (isinstance(value, str) and "\0" in value), path, "contains a zero byte")
     check_value(hint, value, "", path)
     return float(value) if number else value
 
@@ -230,7 +230,7 @@ def _decode_union(members: tuple, value: Any, variants, path: str) -> Any:
         class_name(m): m for m in members if isinstance(m, type) and dataclasses.is_dataclass(m)
     }
     if isinstance(value, Mapping) and configs:
-        return from_dict(_chosen(configs, value.get("type"), path), value, variants, path)
+        return from_dict(_tagged_class(configs, value.get("type"), path), value, variants, path)
     errors = []
     for member in members:
         try:

@@ -1,7 +1,7 @@
 """Several processes that train as one: joining, agreeing to stop, values on every host.
 
-Each process feeds its own devices with its own part of every global batch; arrays are global, and
-process 0, the chief, writes what is written once.
+Each process feeds its devices with its shard of every global batch; arrays are global, and process
+0, the chief, writes what is written once.
 """
 
 from __future__ import annotations
@@ -25,9 +25,13 @@ TIMEOUT_S = 300
 def start(env: Mapping[str, str] = os.environ) -> None:
     """Joins the other processes, where the environment names any; call it before using devices.
 
-    Read are ``JAX_COORDINATOR_ADDRESS`` (host:port of process 0), ``JAX_NUM_PROCESSES`` and
-    ``JAX_PROCESS_ID``, the variables that ``srun`` sets for a step of several tasks, and the list
-    of hosts of a TPU pod. Raises ``InputError`` when only some are set or nobody answers.
+    Args:
+        env: ``JAX_COORDINATOR_ADDRESS`` (host:port of process 0), ``JAX_NUM_PROCESSES`` and
+            ``JAX_PROCESS_ID`` are read, or the variables that ``srun`` sets for a step of several
+            tasks, or the list of hosts of a TPU pod.
+
+    Raises:
+        InputError: Only some of the variables are set, or the other processes do not answer.
     """
     if jax.distributed.is_initialized():
         return
@@ -52,7 +56,9 @@ def _named(env: Mapping[str, str]) -> dict[str, Any] | None:
         return None
     missing = [name for name in names if name not in given]
     if missing:
-        raise InputError(f"environment: {', '.join(given)} set, but not {', '.join(missing)}")
+        raise InputError(
+            f"environment: {', '.join(given)} set, but not {', '.join(missing)}; set all or none"
+        )
     try:
         count, index = int(env[COUNT]), int(env[INDEX])
     except ValueError:
@@ -88,24 +94,24 @@ def from_chief(decide: Callable[[], Any]) -> Any:
         return decide()
     from jax.experimental.multihost_utils import broadcast_one_to_all
 
-    said, failure = {}, None
+    outcome, failure = {}, None
     if is_chief():
         try:
-            said = {"value": decide()}
+            outcome = {"value": decide()}
         except Exception as error:
             failure = error
-            said = {"error": str(error) or type(error).__name__}
-    blob = json.dumps(said).encode()
+            outcome = {"error": str(error) or type(error).__name__}
+    blob = json.dumps(outcome).encode()
     size = int(broadcast_one_to_all(np.int32(len(blob))))
     data = np.zeros(size, np.uint8)
     if is_chief():
         data[:] = np.frombuffer(blob, np.uint8)
-    said = json.loads(np.asarray(broadcast_one_to_all(data), np.uint8).tobytes())
+    outcome = json.loads(np.asarray(broadcast_one_to_all(data), np.uint8).tobytes())
     if failure is not None:
         raise failure
-    if "error" in said:
-        raise InputError(said["error"])
-    return said["value"]
+    if "error" in outcome:
+        raise InputError(outcome["error"])
+    return outcome["value"]
 
 
 def to_host(tree: PyTree) -> PyTree:
@@ -132,9 +138,10 @@ def gather_rows(values: Mapping[str, np.ndarray], total: int) -> dict[str, np.nd
 
     longest = -(-total // count)
     padded = {k: np.resize(v, (longest, *v.shape[1:])) for k, v in values.items()}
-    found = process_allgather(padded)
+    gathered = process_allgather(padded)
     return {
-        k: np.asarray(v).swapaxes(0, 1).reshape(-1, *v.shape[2:])[:total] for k, v in found.items()
+        k: np.asarray(v).swapaxes(0, 1).reshape(-1, *v.shape[2:])[:total]
+        for k, v in gathered.items()
     }
 
 

@@ -35,12 +35,12 @@ def local_path(text: str | Path, field: str) -> Path:
             f"{field}: {text}: object storage is not supported yet; give a local folder"
         )
     if "\0" in str(text):
-        raise InputError(f"{field}: {str(text)!r} is no path, it holds a zero byte")
+        raise InputError(f"{field}: {str(text)!r} is not a path, it contains a zero byte")
     return Path(text).expanduser()
 
 
 def write_atomically(path: str | Path, write: Callable[[BinaryIO], Any]) -> Path:
-    """Calls ``write(file)`` on a temporary neighbour, then renames it to ``path``.
+    """Calls ``write(file)`` on a temporary file beside ``path``, then renames it to ``path``.
 
     Readers see the old file or the new one, never half, also when the process is killed.
     """
@@ -72,9 +72,9 @@ def write_json(path: str | Path, value: Any) -> Path:
 def read_json(path: str | Path, what: str, *, advice: str = "") -> dict[str, Any]:
     """The object in a JSON file that jfreq wrote: ``what``, for the message.
 
-    Raises ``InputError`` with the file and the reason, and ``advice``, for a file that is missing
-    or no JSON, nested too deeply, or holds something else than one object, a key twice, NaN, or a
-    number that no computer reads.
+    Raises ``InputError`` with the file, the reason and ``advice`` for a file that is missing or not
+    JSON, is nested too deeply, or holds anything but one object, a key twice, NaN or a number of
+    thousands of digits.
     """
     return parse_json(read_text(path, what, advice=advice), path, what, advice=advice)
 
@@ -114,12 +114,12 @@ def _unreadable(path: str | Path, reason: str, advice: str) -> InputError:
 
 
 def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    keys = dict(pairs)
+    if len(keys) < len(pairs):
         names = [name for name, _ in pairs]
-        twice = next(name for name in found if names.count(name) > 1)
+        twice = next(name for name in keys if names.count(name) > 1)
         raise ValueError(f"holds {shown(twice)} twice")
-    return found
+    return keys
 
 
 def _no_number(text: str) -> Any:
@@ -127,9 +127,9 @@ def _no_number(text: str) -> Any:
 
 
 def draft_of(path: Path) -> Path:
-    """The name of this process's unfinished neighbour of ``path``.
+    """The path at which this process writes ``path`` before it is renamed, in the same folder.
 
-    Neighbours that killed processes of this machine left behind are removed.
+    Drafts that killed processes of this machine left behind are removed.
     """
     for old in path.parent.glob(f".{glob.escape(path.name)}.*.draft"):
         host, _, pid = old.name.removesuffix(".draft")[len(path.name) + 2 :].rpartition("-")
@@ -159,9 +159,12 @@ def sha256_of(path: str | Path) -> str:
 def disk_errors(
     place: Path, *, doing: str = "written", kept: str = "what was finished is kept"
 ) -> Iterator[None]:
-    """Turns what a disk refuses into an ``InputError`` that names ``place``.
+    """Turns errors of a disk into an ``InputError``.
 
-    ``doing`` says what the place could not be; ``kept`` what the same command goes on from.
+    Args:
+        place: The file or folder that the message names.
+        doing: Completes "cannot be ...".
+        kept: From what the same command continues; the end of the message.
     """
     try:
         yield
@@ -175,7 +178,7 @@ def disk_errors(
 
 
 def disk_trouble(error: BaseException, doing: str = "read or written") -> str | None:
-    """What a disk has against an operation and what helps; None for errors of other kinds.
+    """Why a disk refused an operation, and what helps; None for errors of other kinds.
 
     Libraries in C++ report a full disk in words, without a number.
     """
@@ -183,14 +186,14 @@ def disk_trouble(error: BaseException, doing: str = "read or written") -> str | 
     if number in FULL or any(word in str(error) for word in FULL_WORDS):
         return "the disk is full; free some space"
     if isinstance(error, OSError) and number is not None:
-        return f"cannot be {doing} ({error.strerror}); mend that or choose another place"
+        return f"cannot be {doing} ({error.strerror}); solve that or choose another place"
     return None
 
 
 class Lock:
-    """A file that one process at a time holds, until :meth:`close` or its death, however it dies.
+    """A file that one process at a time holds, until :meth:`close` or the end of the process.
 
-    ``InputError`` names the process that holds it; ``doing`` says what that process does.
+    Raises ``InputError`` with the process that holds it; ``doing`` says what that process does.
     """
 
     def __init__(self, path: Path, doing: str):

@@ -1,4 +1,4 @@
-"""What a paper is to the rest of the library: one frozen class whose methods are pure functions.
+"""The interface of a paper: one frozen class whose methods are pure functions.
 
 Static configuration is ``self``, everything that changes is an argument, so a method can be a
 static argument of ``jax.jit`` and equal methods share a compiled program. A paper gives ``init``,
@@ -46,7 +46,7 @@ Metrics = dict[str, tuple[Any, Any]]
 
 
 class Loss(NamedTuple):
-    """The loss of a batch, its metrics, and what the batch tells the target.
+    """The loss of a batch, its metrics, and what the update of the target needs of the batch.
 
     ``value`` is the scalar whose gradient is taken; ``metrics["loss"]`` the ``(sum, count)`` whose
     ratio it is, and gradient accumulation weighs by that count. ``aux`` reaches
@@ -99,9 +99,9 @@ class Method:
     headline: ClassVar[tuple[str, ...]] = ()
     """Metrics that the line of progress shows beside the loss."""
     collapse_thresholds: ClassVar[Mapping[str, float]] = {}
-    """Metrics and the values below which a teacher says the same of all clips; the loop warns."""
+    """Metrics and the values below which targets collapse to one for all clips; the loop warns."""
     sequence: ClassVar[int] = 1
-    """Consecutive rows of a recording that the loss wants side by side (``data.sequence``)."""
+    """Consecutive rows of a recording that the loss needs side by side (``data.sequence``)."""
     inner: ClassVar[str | None] = None
     """The field that holds the method which this one wraps."""
 
@@ -157,21 +157,22 @@ class Method:
         return dataclasses.replace(self, signals=self.signals or spec.signals)
 
     def calibrate(self, batch: Mapping[str, Any]) -> Self:
-        """With what only the signals themselves can decide, from a sample of the training rows;
-        called once, after ``bind`` and before anything is compiled."""
+        """The same method with what has to be measured on a sample of the training rows.
+
+        It is called once, after ``bind`` and before anything is compiled.
+        """
         del batch
         return self
 
     def unbind(self) -> Self:
-        """With the signals open again, and what depends on their length, rate or classes."""
+        """The method with its signals open, and all fields that depend on them or on classes."""
         return dataclasses.replace(self, signals=())
 
     # ------------------------------------------------------------------ what others ask
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Names of the classes that a supervised method tells apart, in the order of its logits.
-        Empty for others."""
+        """Classes of a supervised method, in the order of its logits; empty for other methods."""
         return ()
 
     @property
@@ -257,7 +258,7 @@ class Method:
 
 
 class Wrapper(Method):
-    """A method around another, in its field ``inner``, which says what it does not say itself."""
+    """A method around another one, which answers for everything that it does not define itself."""
 
     @property
     def wrapped(self) -> Method:

@@ -114,9 +114,9 @@ NonNegative = Annotated[float, Range(0, _LARGE, wording="0 or more")]
 Hertz = Annotated[float, Range(0, 1e9, "low", "positive")]
 """A sampling rate or a frequency."""
 Seconds = Annotated[float, Range(0, 1e9, "low", "positive")]
-"""A length of time that is not nothing."""
+"""A length of time above 0."""
 Fraction = Annotated[float, Range(0, 1, "low", "above 0 and at most 1")]
-"""0 < x <= 1: a part that is not nothing."""
+"""0 < x <= 1: a part of a whole."""
 Probability = Annotated[float, Range(0, 1, wording="between 0 and 1")]
 """0 <= x <= 1."""
 BelowOne = Annotated[float, Range(0, 1, "high", "0 or more and below 1")]
@@ -137,7 +137,7 @@ Seed = Annotated[int, Range(0, 2**32 - 1)]
 Pattern = Annotated[str, Compiles()]
 """A regular expression."""
 Mix = Literal["first", "mean", "keep"]
-"""What becomes of the channels of sound: the first, their mean, or all of them."""
+"""Which channels of sound are kept: the first, their mean, or all of them."""
 FoldBy = Literal["subject", "recording", "row"]
 """What a fold keeps whole."""
 
@@ -151,7 +151,7 @@ def shown(value: Any) -> str:
 
 
 def brief(text: str, *, most: int = 120) -> str:
-    """What a file says, which may be damaged, short enough for a message."""
+    """Text of a file that may be damaged, short enough for a message."""
     return text if len(text) <= most else f"{text[:most]}..."
 
 
@@ -200,7 +200,7 @@ Check = Callable[[Any, str, str], None]
 
 
 def _check_of(hint: Any) -> Check | None:
-    """What looks at the numbers and patterns in a value of this type; None where it has none."""
+    """The check of the numbers and patterns in a value of this type; None where it has none."""
     base, rules = _unwrapped(hint)
     if rules:
         return functools.partial(check_value, hint)
@@ -217,17 +217,17 @@ def _check_of(hint: Any) -> Check | None:
 def _union_check(members: list[Any]) -> Check | None:
     checks = [_check_of(member) for member in members]
     if len(checks) == 1 and checks[0] is not None:
-        one = checks[0]
-        return lambda value, owner, field: None if value is None else one(value, owner, field)
+        only = checks[0]
+        return lambda value, owner, field: None if value is None else only(value, owner, field)
     numeric = [c for m, c in zip(members, checks) if c is not None and _unwrapped(m)[1]]
     if not numeric:
         return None
 
     def check(value: Any, owner: str, field: str) -> None:
         refusals: list[OutOfRange] = []
-        for one in numeric if isinstance(value, numbers.Number) else ():
+        for member_check in numeric if isinstance(value, numbers.Number) else ():
             try:
-                one(value, owner, field)
+                member_check(value, owner, field)
             except OutOfRange as refusal:
                 refusals.append(refusal)
         if refusals and len(refusals) == len(numeric) and not isinstance(value, bool):
@@ -246,9 +246,9 @@ def _tuple_check(args: tuple[Any, ...]) -> Check | None:
         if not isinstance(value, Sequence) or (not alike and len(value) != len(checks)):
             wanted = "several values" if alike else f"{len(checks)} values"
             raise OutOfRange(owner, field, f"must be {wanted}, got {shown(value)}")
-        for one, item in zip(checks * len(value) if alike else checks, value):
-            if one is not None:
-                one(item, owner, field)
+        for item_check, item in zip(checks * len(value) if alike else checks, value):
+            if item_check is not None:
+                item_check(item, owner, field)
 
     return check
 
@@ -257,8 +257,8 @@ def _tuple_check(args: tuple[Any, ...]) -> Check | None:
 def _checks_of(owner: Any) -> Mapping[str, Check]:
     """By field of a class, or by argument of a function: those that hold numbers."""
     hints = typing.get_type_hints(owner, include_extras=True)
-    found = {name: _check_of(hint) for name, hint in hints.items() if name != "return"}
-    return {name: check for name, check in found.items() if check is not None}
+    checks = {name: _check_of(hint) for name, hint in hints.items() if name != "return"}
+    return {name: check for name, check in checks.items() if check is not None}
 
 
 @dataclass_transform(frozen_default=True)

@@ -50,7 +50,7 @@ def known() -> dict[str, Path]:
 
 
 def _variables(path: Path) -> list[str]:
-    """Public variables in small letters at the top of a file; none where it is no Python."""
+    """Public variables in small letters at the top of a file; none where it is not Python."""
     try:
         body = ast.parse(path.read_bytes()).body
     except (SyntaxError, ValueError):
@@ -86,19 +86,19 @@ def _of_file(file: str, name: str) -> Experiment:
         raise InputError(
             f"{file}: no such file; an experiment of your own is given as FILE.py:NAME"
         )
-    found = load_file(path)
-    if name not in found:
-        has = f"{file} has: {', '.join(sorted(found)) or 'none'}"
-        raise InputError(f"unknown experiment {shown(name)}{close_match(name, found)}; {has}")
-    return found[name]
+    named = load_file(path)
+    if name not in named:
+        has = f"{file} has: {', '.join(sorted(named)) or 'none'}"
+        raise InputError(f"unknown experiment {shown(name)}{close_match(name, named)}; {has}")
+    return named[name]
 
 
 def _packaged(name: str) -> Experiment:
     if name.endswith(".py"):
-        raise InputError(f"{name}: name one of its experiments too, {name}:NAME")
+        raise InputError(f"{name}: name one of the experiments in this file, as {name}:NAME")
     files = known()
-    found = _experiments(_run_recipe(files[name])) if name in files else {}
-    if name not in found:
+    named = _experiments(_run_recipe(files[name])) if name in files else {}
+    if name not in named:
         hint = close_match(name, files)
         raise InputError(f"unknown experiment {shown(name)}{hint}; jfreq train --help lists them")
-    return found[name]
+    return named[name]

@@ -48,8 +48,8 @@ def make_mesh(sizes: Sequence[int], devices: Sequence[Any] | None = None) -> jax
         return jax.make_mesh(shape, AXES, axis_types=kinds, devices=devices)
     except NotImplementedError:
         # No axis of the mesh is a product of axes of the torus: cut those in two.
-        found = create_device_mesh(shape, devices, allow_split_physical_axes=True)
-        return jax.sharding.Mesh(found, AXES, axis_types=kinds)
+        array = create_device_mesh(shape, devices, allow_split_physical_axes=True)
+        return jax.sharding.Mesh(array, AXES, axis_types=kinds)
 
 
 def batch_ways(mesh: jax.sharding.Mesh) -> int:
@@ -60,7 +60,7 @@ def batch_ways(mesh: jax.sharding.Mesh) -> int:
 def spec_for(
     path: str, shape: tuple[int, ...], itemsize: int, sizes: Mapping[str, int], rules: ShardingRules
 ) -> P:
-    """Placement of one array on a mesh of these axis sizes; an axis that does not divide drops."""
+    """Placement of an array on a mesh of these axis sizes, without axes that do not divide it."""
     axes = _asked(path, len(shape), rules)
     if axes is not None:
         return P(
@@ -103,20 +103,20 @@ def _itemsize(leaf: Any) -> int:
 
 
 def check_rules(rules: ShardingRules, params: PyTree) -> None:
-    """Raises ``InputError`` for a rule of the user's own whose pattern matches no parameter; those
-    for transformers may."""
-    own = [pattern for pattern, axes in rules if (pattern, axes) not in TRANSFORMER_RULES]
-    param_paths.check_patterns("mesh.rules", own, params)
+    """Raises ``InputError`` for a rule of the user whose pattern matches no parameter; the default
+    rules, which are for transformers, may match none."""
+    patterns = [pattern for pattern, axes in rules if (pattern, axes) not in TRANSFORMER_RULES]
+    param_paths.check_patterns("mesh.rules", patterns, params)
 
 
 def dropped(params: PyTree, sizes: Mapping[str, int], rules: ShardingRules) -> str:
     """Which parameters are not split as the rules say, over which axis, and why: one line, empty
     where all are."""
-    found: dict[str, list[str]] = {}
+    by_reason: dict[str, list[str]] = {}
     for path, leaf in param_paths.flatten(params).items():
         for reason in _refusals(path, leaf, sizes, rules):
-            found.setdefault(reason, []).append(path)
-    parts = [f"{reason} ({shortlist(paths, 2)})" for reason, paths in found.items()]
+            by_reason.setdefault(reason, []).append(path)
+    parts = [f"{reason} ({shortlist(paths, 2)})" for reason, paths in by_reason.items()]
     return f"not sharded as asked: {'; '.join(parts)}" if parts else ""
 
 

@@ -151,9 +151,12 @@ class Reconstruction(NamedTuple):
 
 
 class Embedding(NamedTuple):
-    """What a user gets: ``clip`` ``[b d]``, ``frames`` ``[b t d]`` float32, ``valid`` ``[b]`` int
-    count of valid frames, ``times_ms`` ``[t]`` float64 centre of each frame in milliseconds;
-    ``logits`` ``[b classes]`` of an encoder that was trained with labels, or None."""
+    """What :class:`jfreq.Encoder` returns.
+
+    ``clip`` ``[b d]`` and ``frames`` ``[b t d]`` float32; ``valid`` ``[b]`` int, the count of valid
+    frames; ``times_ms`` ``[t]`` float64, the centre of each frame in milliseconds; ``logits``
+    ``[b classes]`` of an encoder that was trained with labels, or None.
+    """
 
     clip: Any
     frames: Any

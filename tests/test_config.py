@@ -68,7 +68,7 @@ def test_from_dict_is_strict(experiment, path, value, match):
 def test_missing_field_is_named(experiment):
     tree = to_dict(experiment)
     del tree["method"]
-    with pytest.raises(InputError, match=r"Experiment.method: missing"):
+    with pytest.raises(InputError, match=r"Experiment.method: is missing"):
         experiment_from_dict(tree)
 
 

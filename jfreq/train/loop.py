@@ -8,7 +8,7 @@ import math
 import platform
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -162,32 +162,47 @@ def _loop(
     writer = MetricsWriter(workdir, start_step=start, tensorboard=tensorboard) if chief else None
     pending = Pending(setup, workdir, saves, meter, writer, progress)
 
-    # Do not change the order: save the state before the next batch is read, send off step t before
-    # the metrics of step t - 1 are read.
-    feed = Feed(setup, start)
     try:
-        with stop_signals() as received, jax.transfer_guard("disallow"):
-            for step in range(start, experiment.steps):
-                stop = distributed.asked_to_stop(step, received)
-                if step > start and (step % experiment.checkpoint.every == 0 or stop):
-                    pending.flush()
-                    saves.save(state, step, _meta(setup, step))
-                if stop:
-                    saves.wait()
-                    raise Stopped(step, stop)
-                batch = next(feed)
-                meter.waited(feed.last_wait)
-                state, metrics = step_fn(state, batch, key)
-                pending.replace(step + 1, metrics)
-            pending.flush()
-            saves.save(state, experiment.steps, _meta(setup, experiment.steps))
-        saves.wait()
+        state = _update(setup, lambda s, b: step_fn(s, b, key), state, start, saves, pending)
         return Trained(experiment, distributed.to_host(state.params))
     finally:
         progress.close()
         if writer is not None:
             writer.close()
         saves.close()
+
+
+def _update(
+    setup: RunPlan,
+    update: Callable[[State, Batch], tuple[State, PyTree]],
+    state: State,
+    start: int,
+    saves: checkpoint.Checkpoints,
+    pending: Pending,
+) -> State:
+    """The state after all steps from ``start`` on, which is saved on the way and at the end.
+
+    The order matters: the state is saved before the next batch is read, and step t is sent off
+    before the metrics of step t - 1 are read.
+    """
+    experiment, feed = setup.experiment, Feed(setup, start)
+    with stop_signals() as received, jax.transfer_guard("disallow"):
+        for step in range(start, experiment.steps):
+            stop = distributed.asked_to_stop(step, received)
+            if step > start and (step % experiment.checkpoint.every == 0 or stop):
+                pending.flush()
+                saves.save(state, step, _meta(setup, step))
+            if stop:
+                saves.wait()
+                raise Stopped(step, stop)
+            batch = next(feed)
+            pending.meter.waited(feed.last_wait)
+            state, metrics = update(state, batch)
+            pending.replace(step + 1, metrics)
+        pending.flush()
+        saves.save(state, experiment.steps, _meta(setup, experiment.steps))
+    saves.wait()
+    return state
 
 
 @dataclasses.dataclass

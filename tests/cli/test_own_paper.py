@@ -171,15 +171,15 @@ BAD = {
     ),
     "no decorator": (
         "class Mine(SSAST):\n    gain: float = 2.0",
-        "Mine.gain: is no field as it stands there; give it a type and write @checked",
+        "Mine.gain: is not a field as it stands; give it a type and write @checked",
     ),
     "no annotation": (
         "@checked\nclass Mine(SSAST):\n    passes = 1",
-        "Mine.passes: is no field as it stands there",
+        "Mine.passes: is not a field as it stands",
     ),
     "a new value without a type": (
         "@checked\nclass Mine(SSAST):\n    noise = 0.5",
-        "Mine.noise: is no field as it stands there",
+        "Mine.noise: is not a field as it stands",
     ),
     "a loss of other arguments": (
         "@checked\nclass Mine(SSAST):\n    def loss(self, params, batch): pass",
@@ -304,7 +304,7 @@ def test_what_a_config_may_name(paper, forget):
         ("mine:Mne", r"mine has no class 'Mne' \(did you mean 'Mine'\?\)"),
         ("mine:Encoder", "mine:Encoder does not derive from"),
         ("mine:Path", "has no class 'Path'"),
-        ("jfreq.methods.ssast:SSAST", "is known as SSAST"),
+        ("jfreq.methods.ssast:SSAST", "another name of SSAST"),
         ("os:system", "os has no class 'system'"),
         ("../mine:Mine", "unknown type '../mine:Mine'"),
         ("mine@1:Mine", "unknown type 'mine@1:Mine'"),

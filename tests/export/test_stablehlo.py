@@ -298,7 +298,7 @@ def other_weights(folder):
         (lambda p: edit(p, format=stablehlo.FORMAT + 1), "upgrade jfreq"),
         (lambda p: edit(p, format=True), "it states no format"),
         (lambda p: edit(p, signals=None), "is not the manifest"),
-        (lambda p: edit(p, signals=[{"type": "SignalSpec"}]), "signal.name: missing"),
+        (lambda p: edit(p, signals=[{"type": "SignalSpec"}]), "signal.name: is missing"),
         (lambda p: edit(p, labels=7), "is not the manifest"),
         (lambda p: edit(p, sha256=None), "checksum"),
         (lambda p: flip(p, stablehlo.MANIFEST, 30), "JSON|was changed|states no format"),
