@@ -1,4 +1,4 @@
-"""The house keeps its shape: imports only point down, heavy libraries load only when used."""
+"""Imports only point down, and heavy libraries load only when used."""
 
 import ast
 import subprocess
@@ -20,7 +20,7 @@ LEVEL = {
     "ablate": 11, "report": 11, "testing": 11, "cli": 12,
     "__main__": 12,
 }  # fmt: skip
-"""A room may import rooms of its own level (its neighbours in the plan) and below."""
+"""A package may import packages of its level and below."""
 
 FORBIDDEN = {
     "kernels": {"flax", "config", "method", "methods", "ops"},
@@ -67,7 +67,7 @@ def _imports(tree: ast.AST):
 
 def test_imports_point_down(root):
     wrong = []
-    for path, room in _modules(root):
+    for path, package in _modules(root):
         for name, _ in _imports(ast.parse(path.read_text())):
             parts = name.split(".")
             if parts[0] in ("experiments", "tests"):
@@ -75,9 +75,9 @@ def test_imports_point_down(root):
             target = parts[1] if parts[0] == "jfreq" and len(parts) > 1 else None
             own = level(path.relative_to(root / "jfreq").parts)
             if parts[0] == "jfreq" and level(parts[1:]) > own:
-                wrong.append(f"{room}/{path.name} imports {name}")
-            if (target or parts[0]) in FORBIDDEN.get(room, set()):
-                wrong.append(f"{room}/{path.name} imports {name}")
+                wrong.append(f"{package}/{path.name} imports {name}")
+            if (target or parts[0]) in FORBIDDEN.get(package, set()):
+                wrong.append(f"{package}/{path.name} imports {name}")
     assert not wrong
 
 
@@ -92,9 +92,9 @@ def test_every_room_has_a_level(root):
 def test_heavy_libraries_load_inside_functions(root):
     wrong = [
         f"{path.relative_to(root)} imports {name}"
-        for path, room in _modules(root)
+        for path, package in _modules(root)
         for name, top in _imports(ast.parse(path.read_text()))
-        if top and name.split(".")[0] in LAZY and room != "cli"
+        if top and name.split(".")[0] in LAZY and package != "cli"
     ]
     assert not wrong
 

@@ -25,7 +25,7 @@ RESULTS = ROOT / "experiments" / "results" / "robustness"
 
 
 class Suite(NamedTuple):
-    """A file of tests; what it tries, and the counts that it must print."""
+    """A file of tests, what it tries, and patterns of the counts that it must print."""
 
     tests: str
     tries: str
@@ -98,7 +98,7 @@ def page(suites: list[dict[str, Any]], jobs: list[dict[str, Any]], made: str) ->
         "line and exit code 2; never with a traceback, a hang of more than 20 seconds, code that "
         "was executed, or wrong values without a message.",
         "",
-        "| what was tried | what came out | all as it must be |",
+        "| input | outcome | all as required |",
         "|---|---|---|",
     ]
     lines += [
