@@ -104,7 +104,7 @@ def test_results_state_the_machine(common, tmp_path):
     table = common.Table("T", {"a": [1.0, 2.0], "b": [2.0, 4.0]})
     text = common.save("x", "Heading", "Intro.", [table, "Words.\n"], facts=facts, out=tmp_path)
     assert (tmp_path / "bench_x.md").read_text() == text
-    for part in ("# Heading", "Intro.", "2 threads of", facts["commit"], "## T", "Words."):
+    for part in ("# Heading", "Intro.", "threads 2", facts["commit"], "## T", "Words."):
         assert part in text
     data = json.loads((tmp_path / "bench_x.json").read_text())
     assert data["tables"]["T"]["times_s"] == {"a": [1.0, 2.0], "b": [2.0, 4.0]}
