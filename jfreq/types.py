@@ -124,7 +124,7 @@ class Features(NamedTuple):
     """What an encoder returns.
 
     ``tokens`` ``[b n d]`` float32 in the order of ``grid``; ``clip`` ``[b d]`` the method's own
-    clip vector; ``valid`` ``[b n]`` bool, False for tokens that lie in padding;
+    clip vector; ``valid`` ``[b n]`` bool, False for tokens that are centred in padding;
     ``layers`` ``[l b n d]`` the state after each block and ``logits`` ``[b classes]`` of a
     supervised method, or None.
     """

@@ -53,6 +53,7 @@ ast_base = _sized("base", lr=1e-4, batch=12)
 ast_audioset_base = replace(
     ast_base,
     name="ast_audioset_base",
+    method__padding="attended",
     method__frames=1024,
     method__head=Head(classes=527, multi_label=True, mixup=0.5, spec_augment=(192, 48)),
     optim__lr=1e-5,
@@ -64,6 +65,7 @@ ast_audioset_base = replace(
 ast_esc50_base = replace(
     ast_base,
     name="ast_esc50_base",
+    method__padding="attended",
     batch=48,
     method__frames=512,
     method__head=Head(spec_augment=(96, 24)),
@@ -78,6 +80,7 @@ ast_esc50_base = replace(
 ast_speechcommands_base = replace(
     ast_base,
     name="ast_speechcommands_base",
+    method__padding="attended",
     batch=128,
     method__frames=128,
     method__head=Head(loss="bce", mixup=0.6, spec_augment=(48, 48), noise=True),

@@ -62,7 +62,7 @@ eat_base = _sized("base", lr=5e-4, batch=48, depth=6)
 def _released(name: str, method: EAT, lr: float) -> Experiment:
     return Experiment(
         name=name,
-        method=method,
+        method=replace(method, padding="attended"),
         optim=replace(ADAM, lr=lr, warmup=53_333),
         steps=400_000,
         batch=48,

@@ -22,7 +22,6 @@ import jax.numpy as jnp
 from jfreq import losses, masks
 from jfreq.frontends.fbank import Fbank
 from jfreq.method import Loss, Metrics, Rows, Streams, part_of
-from jfreq.methods.common.features import valid_tokens
 from jfreq.methods.common.patches import PatchMethod
 from jfreq.nn.apply import apply
 from jfreq.nn.bias import RelativeBias
@@ -134,6 +133,12 @@ class _Patches(PatchMethod):
         bound.check_no_overlap()
         return bound
 
+    def read_tokens(self, batch: Batch) -> Array:
+        """``[b n]`` bool: the patches that are attended to, have a code and count in the loss."""
+        attended = self.attended_tokens(batch)
+        rows = batch["spectrogram"].shape[0]
+        return jnp.ones((rows, self.grid.size), bool) if attended is None else attended
+
 
 @checked
 class BEATs(_Patches):
@@ -183,7 +188,7 @@ class BEATs(_Patches):
         del step
         batch = self.with_spectrogram(batch)
         spec = batch["spectrogram"]
-        valid = valid_tokens(self.grid, batch, spec.shape[0])
+        valid = self.read_tokens(batch)
         counted = valid & real_rows(batch, spec.shape[0])
         mask = self.sample_mask(rngs("mask"), spec.shape[0])
         codes = self.tokenizer.tokenize(self, target["tokenizer"], spec, valid)
@@ -264,8 +269,9 @@ class BEATsTokenizer(_Patches):
         spec, target = batch["spectrogram"], jax.lax.stop_gradient(target)
         codes = target["codebook"]["codes"]
         truth = self.teacher_method.encode(target["teacher"], batch)
-        counted = truth.valid & real_rows(batch, spec.shape[0])
-        inputs, estimate = (spec, truth.valid, codes), _Distilled.estimate
+        valid = self.read_tokens(batch)
+        counted = valid & real_rows(batch, spec.shape[0])
+        inputs, estimate = (spec, valid, codes), _Distilled.estimate
         vectors, ids, pred = apply(
             self._net, params, *inputs, method=estimate, train=True, dropout=rngs("dropout")
         )

@@ -10,6 +10,7 @@ import pytest
 import soxr
 
 from jfreq import methods, recipes
+from jfreq.config import replace
 from jfreq.encoder.encoder import Encoder, FailedRecording, load_encoder
 from jfreq.encoder.resampling import as_signal
 from jfreq.encoder.windowing import choose_windowing, cut_windows
@@ -322,6 +323,23 @@ def test_real_method_single_window_is_its_encode(bundle, real):
         n = int(out.valid[0])
         assert n == np.asarray(features.valid).reshape(features.grid.freq, -1)[0].sum()
         np.testing.assert_allclose(out.frames[0], tokens.mean(0)[:n], atol=1e-5)
+
+
+def test_a_bundle_keeps_what_becomes_of_padding(tmp_path):
+    """An encoder of attended padding reads a short clip as it reads the window."""
+    spec = DataSpec((SignalSpec("audio", RATE, RATE),))
+    experiment = methods.bind(recipes.load("ssast_nano"), spec)
+    experiment = replace(experiment, method__padding="attended")
+    method = experiment.method
+    params = jax.jit(method.init)(jax.random.key(3))
+    path = save_bundle(tmp_path / "enc", experiment=experiment, params=params)
+    x = noise(np.random.default_rng(8), 7000)
+    wave = jnp.asarray(np.pad(x, (0, RATE - 7000)))[None, :, None]
+    batch = method.with_spectrogram({"audio": wave, "length": jnp.array([7000])})
+    plane = {"spectrogram": batch["spectrogram"]}
+    out = load_encoder(path)(x)
+    np.testing.assert_allclose(out.clip, jax.jit(method.encode)(params, plane).clip, atol=1e-5)
+    assert out.valid.tolist() == [3]
 
 
 def test_real_method_company_and_padding(real):

@@ -18,7 +18,6 @@ from jfreq.methods.beats import (
     TrainedTokenizer,
     _Model,
 )
-from jfreq.methods.common.features import valid_tokens
 from jfreq.nn.apply import apply
 from jfreq.nn.vit import ViT
 from jfreq.ops import codebook
@@ -72,9 +71,9 @@ def clips():
 
 @functools.cache
 def spectrogram():
-    """Spectrograms ``[b t f c]`` of the clips, and which patches lie in the signal."""
-    spec = jax.jit(SMALL.with_spectrogram)(clips())["spectrogram"]
-    return spec, jax.jit(lambda batch: valid_tokens(SMALL.grid, batch, 4))(clips())
+    """Spectrograms ``[b t f c]`` of the clips, and which patches hold signal."""
+    batch = jax.jit(SMALL.with_spectrogram)(clips())
+    return batch["spectrogram"], SMALL.read_tokens(batch)
 
 
 @functools.cache

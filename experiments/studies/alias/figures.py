@@ -225,11 +225,11 @@ def _window(x: np.ndarray, signal: SignalSpec) -> Batch:
 
 
 def rates(cfg: PatchMethod, params: Any, batch: Batch) -> Rates:
-    spec = cfg.with_spectrogram(batch)["spectrogram"]
-    valid = valid_tokens(cfg.grid, batch, 1)
+    batch = cfg.with_spectrogram(batch)
+    spec, valid = batch["spectrogram"], valid_tokens(cfg.grid, batch, 1)
 
     def forward(module):
-        return module.alias.rates(spec, valid)
+        return module.alias.rates(spec, cfg.attended_tokens(batch))
 
     found = cfg.trunk.apply({"params": params["trunk"]}, method=forward)
     alpha, beta = cast(tuple[Array, Array], found)

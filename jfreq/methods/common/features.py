@@ -14,7 +14,7 @@ class FeatureMethod(Method):
     """A method whose :meth:`encode` and :meth:`forward` differ by dropout alone."""
 
     def features_of(self, params: PyTree, batch: Batch, dropout: Array | None = None) -> Features:
-        """Features of a batch; dropout is on where its key is given. Padding is not attended to."""
+        """Features of a batch; dropout is on where its key is given."""
         raise NotImplementedError
 
     def encode(self, params: PyTree, batch: Batch) -> Features:
@@ -30,10 +30,14 @@ def valid_tokens(grid: TokenGrid, batch: Batch, rows: int) -> Array:
         return jnp.ones((rows, grid.size), bool)
     centre = grid.first + grid.hop * jnp.arange(grid.time, dtype=jnp.float32)
     inside = centre[None] <= batch["length"][:, None].astype(jnp.float32)
-    inside = inside | (jnp.arange(grid.time) == 0)[None]
+    return on_grid(grid, inside | (jnp.arange(grid.time) == 0)[None])
+
+
+def on_grid(grid: TokenGrid, columns: Array) -> Array:
+    """``[b n]``: the value of its column ``[b t]`` for every token."""
     if grid.order == "freq_major":
-        return jnp.tile(inside, (1, grid.freq))
-    return jnp.repeat(inside, grid.freq, axis=1)
+        return jnp.tile(columns, (1, grid.freq))
+    return jnp.repeat(columns, grid.freq, axis=1)
 
 
 def pooled(tokens: Array, valid: Array, how: Literal["mean", "max"]) -> Array:

@@ -15,7 +15,7 @@ from jfreq.frontends.fbank import Fbank
 from jfreq.frontends.log_spectrogram import LogSpectrogram
 from jfreq.frontends.scalogram import Scalogram
 from jfreq.method import decided
-from jfreq.methods.common.features import FeatureMethod, pooled, valid_tokens
+from jfreq.methods.common.features import FeatureMethod, on_grid, pooled, valid_tokens
 from jfreq.nn.aape import AaPE
 from jfreq.nn.apply import apply
 from jfreq.nn.convnext import ConvNeXt
@@ -95,6 +95,11 @@ class PatchMethod(FeatureMethod):
     encoder: ViT | ConvNeXt = ViT()
     pool: Literal["mean", "special"] = "mean"
     """Clip vector: the mean of the patch tokens, or of the special tokens."""
+    padding: Literal["masked", "attended"] = "masked"
+    """Patches beyond the end of a clip, in a trained encoder. ``masked``: those without a frame of
+    the signal are not attended to and do not count in the clip vector, so that a clip gives the
+    same vector in a longer window; ``attended``: all patches of the window are read like signal, as
+    in the released code of AST, SSAST, EAT and Audio-MAE."""
 
     def __post_init__(self):
         check(
@@ -215,20 +220,39 @@ class PatchMethod(FeatureMethod):
         return {**batch, "spectrogram": spec, "valid_frames": valid}
 
     def features_of(self, params: PyTree, batch: Batch, dropout: Array | None = None) -> Features:
-        spec = self.with_spectrogram(batch)["spectrogram"]
-        valid = valid_tokens(self.grid, batch, spec.shape[0])
+        batch = self.with_spectrogram(batch)
+        spec, attended = batch["spectrogram"], self.attended_tokens(batch)
         special, tokens, layers = apply(
             self.trunk,
             params["trunk"],
             spec,
-            valid=valid,
+            valid=attended,
             layers=True,
             method=_encoded,
             train=dropout is not None,
             dropout=dropout,
         )
-        clip = special.mean(axis=1) if self.pool == "special" else pooled(tokens, valid, "mean")
+        if self.pool == "special":
+            clip = special.mean(axis=1)
+        else:
+            clip = tokens.mean(axis=1) if attended is None else pooled(tokens, attended, "mean")
+        valid = valid_tokens(self.grid, batch, spec.shape[0])
         return Features(tokens=tokens, grid=self.grid, clip=clip, valid=valid, layers=layers)
+
+    def attended_tokens(self, batch: Batch) -> Array | None:
+        """``[b n]`` bool: the patches that are attended to, those with a frame of the signal and
+        the first ones of every clip; None: all, by ``padding`` or where a batch holds spectrograms
+        without ``valid_frames``.
+
+        :attr:`jfreq.types.Features.valid` asks more of a patch: that its centre, the time of its
+        features, lies inside the signal.
+        """
+        if self.padding == "attended" or "valid_frames" not in batch:
+            return None
+        grid, step = self.grid, self.geometry.stride[0]
+        # Valid frames come first, so that a patch has one where its first frame is valid.
+        columns = batch["valid_frames"][:, ::step][:, : grid.time]
+        return on_grid(grid, columns | (jnp.arange(grid.time) == 0)[None])
 
     # ------------------------------------------------------------------ what is masked
 
