@@ -16,7 +16,7 @@ LEVEL = {
     "train.checkpoint": 7,
     "train.accumulate": 7, "train.plan": 8, "train.initial_state": 8, "train.step": 8,
     "train.loop": 10,
-    "monitoring": 9, "plan": 9, "export": 9, "encoder": 9, "evaluate": 10,
+    "weights": 8, "monitoring": 9, "plan": 9, "export": 9, "encoder": 9, "evaluate": 10,
     "ablate": 11, "report": 11, "testing": 11, "cli": 12,
     "__main__": 12,
 }  # fmt: skip

@@ -21,7 +21,7 @@ from jfreq.cli.paper import new_paper
 from jfreq.cli.report import report
 from jfreq.cli.study import ablate, bench, plan
 from jfreq.cli.train import config, finetune, train
-from jfreq.cli.use import embed, export, predict, probe
+from jfreq.cli.use import embed, export, import_, predict, probe
 from jfreq.files import FULL, disk_trouble
 from jfreq.ranges import InputError, close_match
 
@@ -32,6 +32,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "train": train,
     "probe": probe,
     "finetune": finetune,
+    "import": import_,
     "export": export,
     "embed": embed,
     "predict": predict,

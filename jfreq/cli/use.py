@@ -1,4 +1,5 @@
-"""``jfreq probe``, ``export``, ``embed`` and ``predict``: commands about a trained encoder."""
+"""``jfreq probe``, ``import``, ``export``, ``embed`` and ``predict``: commands about a trained
+encoder."""
 
 from __future__ import annotations
 
@@ -113,6 +114,49 @@ def probe(
     report.save(folder / ("fractions.json" if fractions else "results.json"))
     if fractions:
         plot.curves({loaded.experiment.name: report}, folder / "fractions.svg")
+
+
+def import_(
+    file: Positional[Path],
+    /,
+    out: Path,
+    labels: Path | None = None,
+    part: Literal["student", "teacher"] = "student",
+    pool: Literal["mean", "special"] | None = None,
+    heads: Count | None = None,
+    frames: Count | None = None,
+    stride: tuple[Count, Count] | None = None,
+) -> None:
+    """Writes the encoder in a released checkpoint of another project as a bundle.
+
+    Reads AST, SSAST, EAT, Audio-MAE and the AST of Hugging Face; docs/weights.md names the files.
+
+    Args:
+        file: file of tensors (.pth, .pt, .safetensors), or a folder of Hugging Face.
+        out: folder of the bundle.
+        labels: text file that names the classes of its classifier, one a line.
+        part: of EAT: the trained network, or its moving average.
+        pool: the clip vector: mean of the patches or special tokens; by default as released.
+        heads: number of attention heads, where they are not 64 wide.
+        frames: frames of a window, where the tensors leave it open.
+        stride: frames and bins from patch to patch, likewise.
+    """
+    from jfreq.export.bundle import check_free, save_bundle
+    from jfreq.files import local_path, read_text
+    from jfreq.weights.importing import import_weights
+    from jfreq.weights.release import Options
+
+    check_free(local_path(out, "out"))
+    names = () if labels is None else tuple(read_text(labels, "a text").split("\n"))
+    names = tuple(name.strip() for name in names if name.strip())
+    if labels is not None and not names:
+        raise InputError(f"{labels}: names no class; write one name a line")
+    options = Options(part, pool, heads, frames, stride, names)
+    found = import_weights(file, options)
+    for note in found.notes:
+        print_note(note)
+    note = f"Imported from `{file.name}`."
+    print(save_bundle(out, experiment=found.experiment, params=found.params, note=note))
 
 
 def export(

@@ -270,11 +270,7 @@ def model_card(experiment: Experiment, params: PyTree, *, note: str = "") -> str
         f"| `{s.name}` | {s.rate:g} Hz | {_channels(s)} | {s.samples} samples, {s.seconds:g} s |"
         for s in cfg.signals
     )
-    trained = f"up to {experiment.steps} steps of batch {experiment.batch}"
-    if experiment.data.path:
-        trained += " on " + ", ".join(f"`{Path(p).name}`" for p in experiment.data.path)
-    if experiment.data.exclude_folds:
-        trained += f", folds {', '.join(map(str, experiment.data.exclude_folds))} never read"
+    training = _training_row(experiment)
     predict = "scores = encoder.predict(wave, rate)  # [b classes], named by encoder.labels\n"
     predict *= bool(cfg.labels)
     return f"""# {experiment.name}
@@ -291,8 +287,7 @@ A frozen jfreq encoder, method `{type(cfg).__name__}`.{f" {note}" if note else "
 | frame step | {grid.hop * ms:g} ms, first centre at {grid.first * ms:g} ms |
 | clip vector, frame vector | {features.clip.shape[-1]}, {features.tokens.shape[-1]} |
 | parameters | {count:,} |
-{_class_row(cfg.labels)}| training | {trained}, seed {experiment.seed} |
-| written by | jfreq {jfreq.__version__}, bundle format {FORMAT} |
+{_class_row(cfg.labels)}{training}| written by | jfreq {jfreq.__version__}, bundle format {FORMAT} |
 
 ```python
 import jfreq
@@ -301,6 +296,18 @@ encoder = jfreq.load_encoder("path/to/this/folder")
 embedding = encoder(wave, rate)  # .clip [b d], .frames [b t d], .valid [b], .times_ms [t]
 {predict}```
 """
+
+
+def _training_row(experiment: Experiment) -> str:
+    """The row of the card on the training; empty where no data are named, as for an encoder that
+    was trained elsewhere."""
+    if not experiment.data.path:
+        return ""
+    data = ", ".join(f"`{Path(p).name}`" for p in experiment.data.path)
+    row = f"up to {experiment.steps} steps of batch {experiment.batch} on {data}"
+    if experiment.data.exclude_folds:
+        row += f", folds {', '.join(map(str, experiment.data.exclude_folds))} never read"
+    return f"| training | {row}, seed {experiment.seed} |\n"
 
 
 def _channels(signal: SignalSpec) -> str:

@@ -1,0 +1,1 @@
+"""Released checkpoints of other projects as encoders of jfreq: names, axes, geometry."""

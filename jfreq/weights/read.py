@@ -1,0 +1,119 @@
+"""Checkpoint files of other projects as numpy arrays by name. Nothing is ever unpickled."""
+
+from __future__ import annotations
+
+import importlib.util
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jfreq.data.sources.folders import why_no_file
+from jfreq.files import local_path, read_json
+from jfreq.types import InputError
+from jfreq.weights import torch_file
+
+TORCH = (".pth", ".pt", ".bin", ".ckpt")
+SAFE = (".safetensors",)
+CONFIGS = ("config.json", "preprocessor_config.json")
+"""The JSON files of a Hugging Face folder that say what the tensors do not."""
+
+
+class WeightFile(NamedTuple):
+    """What was found at a path: tensors, and the settings beside them."""
+
+    path: Path
+    tensors: Mapping[str, np.ndarray]
+    config: Mapping[str, Any]
+    """``config.json`` beside the tensors; empty where there is none."""
+    preprocessor: Mapping[str, Any]
+    """``preprocessor_config.json``, likewise."""
+
+
+def read_weights_file(path: str | Path) -> WeightFile:
+    """The tensors of a file, or of a folder as Hugging Face writes them.
+
+    Numbers of less than 32 bits become float32. The wrappers that training puts around names
+    (``module.``, ``model.``) are left out where all names have them.
+
+    Raises:
+      InputError: for anything that is not a readable file of tensors, in one line.
+    """
+    path = local_path(path, "FILE")
+    if path.is_dir():
+        folder, files = path, _tensor_files(path)
+    elif why := why_no_file(path):
+        raise InputError(f"{path}: {why}; give the file of a checkpoint or a folder that holds it")
+    else:
+        folder, files = path.parent, [path]
+    tensors: dict[str, np.ndarray] = {}
+    for file in files:
+        tensors |= _read(file)
+    beside = folder == path or path.name.startswith(("model.", "pytorch_model."))
+    config, preprocessor = (
+        read_json(folder / name, "a config") if beside and (folder / name).is_file() else {}
+        for name in CONFIGS
+    )
+    return WeightFile(path, _unwrapped(tensors), config, preprocessor)
+
+
+def _tensor_files(folder: Path) -> list[Path]:
+    """The safetensors of a folder, else its only torch file."""
+    safe = sorted(folder.glob("*.safetensors"))
+    if safe:
+        return safe
+    torch = sorted(file for file in folder.iterdir() if file.suffix in TORCH)
+    if len(torch) == 1:
+        return torch
+    what = "several torch files" if torch else "neither .safetensors nor a torch file"
+    raise InputError(f"{folder}: holds {what}; give the file of a checkpoint")
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
+    if path.suffix in SAFE:
+        return {name: _plain(x) for name, x in _read_safetensors(path).items()}
+    if path.suffix not in TORCH:
+        raise InputError(
+            f"{path}: is not a checkpoint by its name; the files that are read end in "
+            f"{', '.join((*SAFE, *TORCH))}"
+        )
+    if importlib.util.find_spec("torch") is None:
+        script = shlex.quote(torch_file.__file__)
+        source, target = shlex.quote(str(path)), shlex.quote(str(path.with_suffix(SAFE[0])))
+        raise InputError(
+            f"{path}: is read with torch, which is not installed; install torch, or convert the "
+            f"file where torch is: python {script} {source} {target}"
+        )
+    try:
+        found = torch_file.read_torch(str(path))
+    except torch_file.NotTensors as error:
+        raise InputError(f"{path}: {error}") from None
+    floats = ((name, x.float() if x.is_floating_point() else x) for name, x in found.items())
+    return {name: x.numpy() for name, x in floats}
+
+
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    from safetensors.numpy import load_file
+
+    try:
+        return load_file(path)
+    except Exception as error:  # safetensors' own, and what numpy makes of odd dtypes
+        line = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise InputError(f"{path}: cannot be read as safetensors ({line}); copy it again") from None
+
+
+def _plain(x: Any) -> np.ndarray:
+    """A numpy array; float32 where it holds numbers of less than 32 bits."""
+    x = np.asarray(x)
+    return x.astype(np.float32) if x.dtype.kind not in "iub" and x.dtype.itemsize < 4 else x
+
+
+def _unwrapped(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The tensors without a first part of the name that all of them share as a wrapper."""
+    names = list(tensors)
+    for wrapper in ("module.", "model."):
+        if names and all(name.startswith(wrapper) for name in names):
+            names = [name.removeprefix(wrapper) for name in names]
+    return dict(zip(names, tensors.values()))

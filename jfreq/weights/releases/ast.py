@@ -1,0 +1,135 @@
+"""AST (YuanGongND/ast, ``.pth``), and SSAST once it is fine-tuned, whose files have its layout."""
+
+from __future__ import annotations
+
+from jfreq.methods.ast import AST
+from jfreq.nn.vit import ViT
+from jfreq.weights.maps import TIMM, Entry, blocks, linear, norm, patch_embed, positions
+from jfreq.weights.read import WeightFile
+from jfreq.weights.release import (
+    TASKS,
+    UNKNOWN,
+    Found,
+    Lattice,
+    Options,
+    Release,
+    depth_of,
+    fbank,
+    head_of,
+    heads_of,
+    lattice_of,
+    shape_of,
+)
+
+BINS = 128
+"""Mel bins of every released spectrogram; no tensor says so."""
+
+
+def matches(file: WeightFile) -> bool:
+    return "v.pos_embed" in file.tensors and "mlp_head.1.weight" in file.tensors
+
+
+def read(file: WeightFile, options: Options) -> Found:
+    width, _, *sides = shape_of(file, "v.patch_embed.proj.weight", 4)
+    patch = (sides[1], sides[0])
+    special = special_of(file)
+    lattice = lattice_of(
+        shape_of(file, "v.pos_embed", 3)[1] - special,
+        patch,
+        bins=BINS,
+        strides=((10, 10), patch) if patch == (16, 16) else (patch, (1, patch[1])),
+        options=options,
+        where=file.path,
+    )
+    classes = shape_of(file, "mlp_head.1.weight", 2)[0]
+    task = TASKS.get(classes, UNKNOWN)
+    pool = options.pool or ("special" if patch == (16, 16) and special == 2 else "mean")
+    encoder = vit_of(file, width, options)
+    method = AST(
+        frontend=fbank(task),
+        frames=lattice.frames,
+        patch=patch,
+        stride=lattice.stride,
+        special_tokens=special,
+        encoder=encoder,
+        pool=pool,
+        padding="attended",
+        head=head_of(classes, task, options.labels),
+    )
+    trunk = trunk_entries("backbone/trunk", encoder, patch, lattice, special)
+    vector = "patches" if pool == "mean" else "special tokens"
+    assumed = (f"the clip vector is the mean of the {vector} (--pool)",)
+    return Found(
+        method,
+        lattice.frames,
+        [*trunk, *head_entries("mlp_head.0", "mlp_head.1", width, classes)],
+        labels=options.labels,
+        assumed=(*assumed, *constants(classes)),
+    )
+
+
+def special_of(file: WeightFile) -> int:
+    """The number of special tokens: cls and dist, or (``base_nokd``) cls alone."""
+    return 2 if "v.dist_token" in file.tensors else 1
+
+
+def vit_of(file: WeightFile, width: int, options: Options) -> ViT:
+    """The transformer below ``v.``."""
+    hidden = shape_of(file, "v.blocks.0.mlp.fc1.weight", 2)[0]
+    heads = heads_of(width, options, file.path)
+    return ViT(width, depth_of(file, "v.blocks."), heads, mlp_ratio=hidden / width)
+
+
+def constants(classes: int) -> tuple[str, ...]:
+    """What is assumed of the front end."""
+    name = {527: "AudioSet", 50: "ESC-50", 35: "Speech Commands V2"}.get(classes)
+    return (f"the mean and standard deviation of the front end are those of {name or 'AudioSet'}",)
+
+
+def trunk_entries(
+    ours: str, encoder: ViT, patch: tuple[int, int], lattice: Lattice, special: int
+) -> list[Entry]:
+    """The trunk of AST and SSAST: a DeiT below ``v.``, tokens in the order of frequency."""
+    width = encoder.width
+    names = ("v.cls_token", "v.dist_token")[:special]
+    shape = (1, special, width)
+    tokens = Entry(
+        f"{ours}/special_tokens", names, (1, 1, width), shape, (0, 1, 2), shape[1:], join=1
+    )
+    return [
+        *patch_embed(f"{ours}/patch_embed", "v.patch_embed.proj", patch, width, time_first=False),
+        tokens,
+        *positions(
+            f"{ours}/positions", "v.pos_embed", special, lattice.grid, width, time_major=False
+        ),
+        *block_entries(f"{ours}/encoder/blocks", encoder, "v."),
+        *norm(f"{ours}/encoder/norm", "v.norm", width),
+    ]
+
+
+def block_entries(ours: str, encoder: ViT, prefix: str, names=TIMM) -> list[Entry]:
+    """The blocks of ``encoder``."""
+    return list(
+        blocks(
+            ours,
+            names,
+            prefix,
+            depth=encoder.depth,
+            width=encoder.width,
+            heads=encoder.heads,
+            hidden=round(encoder.width * encoder.mlp_ratio),
+        )
+    )
+
+
+def head_entries(first: str, last: str, width: int, classes: int) -> list[Entry]:
+    """A LayerNorm and a linear classifier."""
+    return [*norm("head/norm", first, width), *linear("head/linear", last, width, classes)]
+
+
+RELEASE = Release(
+    "AST",
+    "AST as trained by YuanGongND/ast, and SSAST fine-tuned by YuanGongND/ssast (.pth)",
+    matches,
+    read,
+)

@@ -1,0 +1,163 @@
+"""Tensors of a torch file, without running anything that it names.
+
+It needs torch and safetensors alone, so that it also converts a file where jfreq is not installed::
+
+    python torch_file.py FILE.pth FILE.safetensors
+"""
+
+from __future__ import annotations
+
+import pickle
+import sys
+import zipfile
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+PASSIVE = (
+    "omegaconf.",
+    "fairseq.",
+    "fairseq_user_dir",
+    "argparse.Namespace",
+    "typing.",
+    "enum.",
+    "builtins.dict",
+    "builtins.list",
+    "builtins.set",
+    "builtins.tuple",
+    "builtins.int",
+    "builtins.float",
+    "builtins.str",
+    "builtins.bool",
+    "collections.defaultdict",
+    "numpy.",
+    "pathlib.",
+    "EAT.",
+    "models.",
+)
+"""Beginnings of the names of classes that training programs leave in their files beside the tensors
+(settings, meters). Each is read as an empty object; the classes themselves are never imported."""
+
+
+PARTS = ("model", "state_dict")
+"""Names of the part of a checkpoint that holds the weights, beside the state of an optimiser."""
+
+
+class NotTensors(ValueError):
+    """The file is no file of tensors, or names what it should not."""
+
+
+class _Passive:
+    """Stands for an object that is not a tensor: takes any arguments and any state, and does
+    nothing with them."""
+
+    def __new__(cls, *args: Any, **named: Any):
+        del args, named
+        return super().__new__(cls)
+
+    def __init__(self, *args: Any, **named: Any):
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+class _PassiveDict(_Passive):
+    """Stands for a kind of dict: what is made is an empty one."""
+
+    def __new__(cls, *args: Any, **named: Any):
+        del cls, args, named
+        return {}
+
+
+DICTS = ("collections.defaultdict",)
+
+
+def read_torch(path: str) -> dict[str, Any]:
+    """The tensors of a file that torch wrote, by name; nested names are joined by ``.``.
+
+    torch's restricted reader knows tensors and plain containers alone. Every other class that the
+    file names must be one of :data:`PASSIVE`, and :class:`_Passive` stands for it while the file is
+    read.
+
+    Raises:
+      NotTensors: one line, for a damaged file, one of another kind, and one that names a function
+        or class which has no place in a checkpoint.
+    """
+    import torch  # pyright: ignore[reportMissingImports]
+
+    if not zipfile.is_zipfile(path):
+        raise NotTensors(_no_zip(path))
+    try:
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+        refused = [name for name in names if not name.startswith(PASSIVE)]
+        if refused:
+            raise NotTensors(
+                f"asks for {', '.join(sorted(refused)[:3])}, which has no place among weights; it "
+                "was not executed: take the file from its owners again"
+            )
+        bases = (_PassiveDict if name in DICTS else _Passive for name in names)
+        classes = [(type("Passive", (base,), {}), name) for base, name in zip(bases, names)]
+        with torch.serialization.safe_globals(classes):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, OSError, ValueError) as error:
+        if isinstance(error, NotTensors):
+            raise
+        # torch says first how one could execute the file after all.
+        _, found, reason = str(error).partition("WeightsUnpickler error: ")
+        line = (str(reason if found else error).strip().splitlines() or [type(error).__name__])[0]
+        raise NotTensors(
+            f"cannot be read as a file of torch ({line[:200]}); copy it again"
+        ) from None
+    except (AttributeError, TypeError, IndexError) as error:
+        raise NotTensors(f"is damaged ({type(error).__name__}); copy it again") from None
+    tensors = dict(_tensors("", _weights(content)))
+    if not tensors:
+        raise NotTensors("holds no tensors")
+    return tensors
+
+
+def _no_zip(path: str) -> str:
+    with open(path, "rb") as file:
+        head = file.read(8)
+    if head[:1] == b"\x80" or head[:2] == b"PK":
+        return (
+            "is truncated, or a pickle, or written by a torch before 1.6, none of which is read; "
+            "copy it again, or save its state_dict anew with a newer torch"
+        )
+    return "is not a file of torch"
+
+
+def _weights(content: Any) -> Any:
+    """The part of a checkpoint that holds the weights; all of it where there is no such part."""
+    if isinstance(content, Mapping):
+        for name in PARTS:
+            if isinstance(content.get(name), Mapping):
+                return content[name]
+    return content
+
+
+def _tensors(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
+    import torch  # pyright: ignore[reportMissingImports]
+
+    if isinstance(value, torch.Tensor):
+        yield prefix, value.detach()
+    elif isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from _tensors(f"{prefix}.{name}" if prefix else str(name), inner)
+
+
+def convert(source: str, target: str) -> None:
+    """Writes the tensors of a torch file as safetensors, under the same names."""
+    from safetensors.torch import save_file
+
+    tensors = {name: x.clone().contiguous() for name, x in read_torch(source).items()}
+    save_file(tensors, target)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit("usage: python torch_file.py FILE.pth FILE.safetensors")
+    try:
+        convert(*sys.argv[1:])
+    except NotTensors as error:
+        sys.exit(f"{sys.argv[1]}: {error}")

@@ -1,0 +1,287 @@
+"""Random checkpoints in the layouts of the releases, and their forward passes in plain numpy.
+
+Each forward was held equal to the released torch code once (differences below 1e-5).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.special import erf
+
+Tensors = dict[str, np.ndarray]
+
+
+class Maker:
+    """Random tensors by name."""
+
+    def __init__(self, seed: int = 0):
+        self.rng = np.random.default_rng(seed)
+        self.tensors: Tensors = {}
+
+    def add(self, name: str, *shape: int, scale: float = 0.5, mean: float = 0.0) -> None:
+        self.tensors[name] = (mean + scale * self.rng.normal(size=shape)).astype(np.float32)
+
+    def linear(self, name: str, outputs: int, inputs: int) -> None:
+        self.add(f"{name}.weight", outputs, inputs, scale=inputs**-0.5)
+        self.add(f"{name}.bias", outputs, scale=0.1)
+
+    def norm(self, name: str, width: int) -> None:
+        self.add(f"{name}.weight", width, scale=0.1, mean=1.0)
+        self.add(f"{name}.bias", width, scale=0.1)
+
+    def blocks(self, prefix: str, depth: int, width: int) -> None:
+        for i in range(depth):
+            block = f"{prefix}blocks.{i}."
+            self.norm(f"{block}norm1", width)
+            self.norm(f"{block}norm2", width)
+            self.linear(f"{block}attn.qkv", 3 * width, width)
+            self.linear(f"{block}attn.proj", width, width)
+            self.linear(f"{block}mlp.fc1", 4 * width, width)
+            self.linear(f"{block}mlp.fc2", width, 4 * width)
+
+
+# ------------------------------------------------------------------ the layouts
+
+
+def deit(
+    maker: Maker, *, width: int, depth: int, patch: tuple[int, int], count: int, special: int
+) -> None:
+    """What AST and SSAST share; ``patch`` is (time, freq)."""
+    maker.add("module.v.cls_token", 1, 1, width)
+    if special == 2:
+        maker.add("module.v.dist_token", 1, 1, width)
+    maker.add("module.v.pos_embed", 1, special + count, width)
+    maker.add("module.v.patch_embed.proj.weight", width, 1, patch[1], patch[0], scale=0.05)
+    maker.add("module.v.patch_embed.proj.bias", width)
+    maker.blocks("module.v.", depth, width)
+    maker.norm("module.v.norm", width)
+    maker.linear("module.v.head", 10, width)
+
+
+def ast(*, width=64, depth=2, count=144, classes=7, special=2, patch=(16, 16), seed=0) -> Tensors:
+    """AST; 144 patches of 128 frames at strides of 10."""
+    maker = Maker(seed)
+    deit(maker, width=width, depth=depth, patch=patch, count=count, special=special)
+    maker.norm("module.mlp_head.0", width)
+    maker.linear("module.mlp_head.1", classes, width)
+    return maker.tensors
+
+
+def ssast(*, width=64, depth=2, patch=(16, 16), frames=128, special=2, seed=0) -> Tensors:
+    """SSAST as pre-trained, on 128 bins."""
+    maker = Maker(seed)
+    count = (frames // patch[0]) * (128 // patch[1])
+    deit(maker, width=width, depth=depth, patch=patch, count=count, special=special)
+    maker.tensors["module.p_input_fdim"] = np.array(128)
+    maker.tensors["module.p_input_tdim"] = np.array(frames)
+    maker.add("module.mask_embed", 1, 1, width)
+    for head in ("cpredlayer", "gpredlayer"):
+        maker.linear(f"module.{head}.0", width, width)
+        maker.linear(f"module.{head}.2", 256, width)
+    return maker.tensors
+
+
+def eat(*, width=64, depth=2, decoder=64, layers=2, positions=None, seed=0) -> Tensors:
+    """EAT as pre-trained: the student, its decoder, and the teacher in ``_ema``."""
+    image = "modality_encoders.IMAGE."
+    teacher = eat_encoder(Maker(seed + 1), width, depth)
+    maker = Maker(seed)
+    eat_encoder(maker, width, depth)
+    for i in range(layers):
+        inputs = width if i == 0 else decoder
+        shape = (decoder, inputs // 16, 3, 3)
+        maker.add(f"{image}decoder.blocks.{i}.0.weight", *shape, scale=0.2)
+        maker.add(f"{image}decoder.blocks.{i}.0.bias", decoder)
+    maker.linear(f"{image}decoder.proj", width, decoder)
+    found = maker.tensors | {f"_ema.{name}": x for name, x in teacher.items()}
+    if positions is not None:
+        found[f"{image}fixed_positional_encoder.positions"] = positions
+    return found
+
+
+def eat_encoder(maker: Maker, width: int, depth: int) -> Tensors:
+    image = "modality_encoders.IMAGE."
+    maker.add(f"{image}extra_tokens", 1, 1, width)
+    maker.add(f"{image}local_encoder.proj.weight", width, 1, 16, 16, scale=0.05)
+    maker.add(f"{image}local_encoder.proj.bias", width)
+    maker.norm(f"{image}context_encoder.norm", width)
+    maker.blocks("", depth, width)
+    return maker.tensors
+
+
+def eat_tuned(*, width=64, depth=2, classes=7) -> Tensors:
+    maker = Maker()
+    eat_encoder(maker, width, depth)
+    tensors = {f"model.{name}": x for name, x in maker.tensors.items()}
+    maker = Maker(2)
+    maker.norm("fc_norm", width)
+    maker.linear("head", classes, width)
+    return tensors | maker.tensors
+
+
+def audiomae(*, width=64, depth=2, frames=128, classes=0, seed=0) -> Tensors:
+    """Audio-MAE; fine-tuned where there are classes."""
+    maker = Maker(seed)
+    maker.add("cls_token", 1, 1, width)
+    maker.add("pos_embed", 1, 1 + frames // 16 * 8, width)
+    maker.add("patch_embed.proj.weight", width, 1, 16, 16, scale=0.05)
+    maker.add("patch_embed.proj.bias", width)
+    maker.blocks("", depth, width)
+    if classes:
+        maker.norm("fc_norm", width)
+        maker.linear("head", classes, width)
+    else:
+        maker.norm("norm", width)
+        maker.add("decoder_pos_embed", 1, 65, 32)
+        maker.linear("decoder_embed", 32, width)
+    return maker.tensors
+
+
+def as_huggingface(tensors: Tensors, version: int, prefix: str) -> Tensors:
+    """An AST under the names of transformers."""
+    blocks = {
+        4: {
+            "norm1": "layernorm_before", "norm2": "layernorm_after",
+            "attn.proj": "attention.output.dense", "mlp.fc1": "intermediate.dense",
+            "mlp.fc2": "output.dense",
+        },
+        5: {
+            "norm1": "layernorm_before", "norm2": "layernorm_after",
+            "attn.proj": "attention.o_proj", "mlp.fc1": "mlp.fc1", "mlp.fc2": "mlp.fc2",
+        },
+    }[version]  # fmt: skip
+    layer = {4: "encoder.layer", 5: "layers"}[version]
+    qkv = {
+        4: [f"attention.attention.{x}" for x in ("query", "key", "value")],
+        5: [f"attention.{x}_proj" for x in "qkv"],
+    }[version]
+    whole = {
+        "cls_token": "embeddings.cls_token",
+        "dist_token": "embeddings.distillation_token",
+        "pos_embed": "embeddings.position_embeddings",
+        "patch_embed.proj.weight": "embeddings.patch_embeddings.projection.weight",
+        "patch_embed.proj.bias": "embeddings.patch_embeddings.projection.bias",
+        "norm.weight": "layernorm.weight",
+        "norm.bias": "layernorm.bias",
+    }
+    found = {}
+    for name, x in tensors.items():
+        name = name.removeprefix("module.").removeprefix("v.")
+        if name in whole:
+            found[prefix + whole[name]] = x
+        elif name.startswith("blocks."):
+            _, i, rest = name.split(".", 2)
+            part, _, kind = rest.rpartition(".")
+            if part == "attn.qkv":
+                for ours, value in zip(qkv, np.split(x, 3)):
+                    found[f"{prefix}{layer}.{i}.{ours}.{kind}"] = value
+            else:
+                found[f"{prefix}{layer}.{i}.{blocks[part]}.{kind}"] = x
+        elif name.startswith("mlp_head.") and prefix:
+            part = {"0": "layernorm", "1": "dense"}[name.split(".")[1]]
+            found[f"classifier.{part}.{name.rpartition('.')[2]}"] = x
+    return found
+
+
+# ------------------------------------------------------------------ their forward passes
+
+
+def layer_norm(x, tensors, name, eps):
+    mean, var = x.mean(-1, keepdims=True), x.var(-1, keepdims=True)
+    return (x - mean) / np.sqrt(var + eps) * tensors[f"{name}.weight"] + tensors[f"{name}.bias"]
+
+
+def linear(x, tensors, name):
+    return x @ tensors[f"{name}.weight"].T + tensors[f"{name}.bias"]
+
+
+def attention(x, tensors, name, heads):
+    b, n, d = x.shape
+    q, k, v = (
+        linear(x, tensors, f"{name}.qkv")
+        .reshape(b, n, 3, heads, d // heads)
+        .transpose(2, 0, 3, 1, 4)
+    )
+    scores = q @ k.transpose(0, 1, 3, 2) * (d // heads) ** -0.5
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    y = weights / weights.sum(-1, keepdims=True) @ v
+    return linear(y.transpose(0, 2, 1, 3).reshape(b, n, d), tensors, f"{name}.proj")
+
+
+def mlp(x, tensors, name):
+    y = linear(x, tensors, f"{name}.fc1")
+    return linear(0.5 * y * (1 + erf(y / np.sqrt(2))), tensors, f"{name}.fc2")
+
+
+def run_blocks(x, tensors, prefix, *, eps=1e-6, post=False):
+    """The states after every block."""
+    heads, layers = max(1, x.shape[-1] // 64), []
+    depth = len({n for n in tensors if n.startswith(f"{prefix}blocks.") and "norm1.weight" in n})
+    for i in range(depth):
+        name = f"{prefix}blocks.{i}."
+        if post:
+            x = layer_norm(
+                x + attention(x, tensors, f"{name}attn", heads), tensors, f"{name}norm1", eps
+            )
+            x = layer_norm(x + mlp(x, tensors, f"{name}mlp"), tensors, f"{name}norm2", eps)
+        else:
+            y = layer_norm(x, tensors, f"{name}norm1", eps)
+            x = x + attention(y, tensors, f"{name}attn", heads)
+            x = x + mlp(layer_norm(x, tensors, f"{name}norm2", eps), tensors, f"{name}mlp")
+        layers.append(x)
+    return layers
+
+
+def convolved(image, tensors, name, stride):
+    """Patches of images ``[b h w]``, row by row, through a convolution ``[d 1 kh kw]``."""
+    kernel = tensors[f"{name}.weight"][:, 0]
+    size = kernel.shape[1:]
+    cut = np.lib.stride_tricks.sliding_window_view(image, size, axis=(1, 2))
+    cut = cut[:, :: stride[0], :: stride[1]]
+    tokens = np.einsum("bhwij,dij->bhwd", cut, kernel, optimize=True)
+    return tokens.reshape(len(image), -1, len(kernel)) + tensors[f"{name}.bias"]
+
+
+def double(tensors: Tensors) -> Tensors:
+    return {name: x.astype(np.float64) for name, x in tensors.items()}
+
+
+def ast_forward(tensors, spec, stride, *, eps=1e-6, pool="special", head_eps=1e-5):
+    """Layers, final tokens (special ones first) and logits, where there is a head, of spectrograms
+    ``[b t f]``; ``stride`` is (time, freq)."""
+    t = double({name.removeprefix("module."): x for name, x in tensors.items()})
+    x = convolved(spec.transpose(0, 2, 1), t, "v.patch_embed.proj", stride[::-1])
+    special = [t[name] for name in ("v.cls_token", "v.dist_token") if name in t]
+    first = np.concatenate(special, axis=1).repeat(len(spec), axis=0)
+    layers = run_blocks(np.concatenate([first, x], 1) + t["v.pos_embed"], t, "v.", eps=eps)
+    x = layer_norm(layers[-1], t, "v.norm", eps)
+    if "mlp_head.1.weight" not in t:
+        return layers, x, None
+    clip = x[:, : len(special)] if pool == "special" else x[:, len(special) :]
+    clip = layer_norm(clip.mean(1), t, "mlp_head.0", head_eps)
+    return layers, x, linear(clip, t, "mlp_head.1")
+
+
+def eat_forward(tensors, spec, positions, prefix=""):
+    """Layers and logits, where there is a head, of EAT; ``positions`` ``[n d]``."""
+    t, image = double(tensors), f"{prefix}modality_encoders.IMAGE."
+    x = convolved(spec, t, f"{image}local_encoder.proj", (16, 16)) + positions
+    first = t[f"{image}extra_tokens"].repeat(len(spec), axis=0)
+    x = layer_norm(np.concatenate([first, x], 1), t, f"{image}context_encoder.norm", 1e-6)
+    layers = run_blocks(x, t, prefix, post=True)
+    if "head.weight" not in t:
+        return layers, None
+    clip = layer_norm(layers[-1][:, 0], t, "fc_norm", 1e-6)
+    return layers, linear(clip, t, "head")
+
+
+def audiomae_forward(tensors, spec):
+    """Layers, and the final tokens or logits of Audio-MAE."""
+    t = double(tensors)
+    x = convolved(spec, t, "patch_embed.proj", (16, 16)) + t["pos_embed"][:, 1:]
+    first = (t["cls_token"] + t["pos_embed"][:, :1]).repeat(len(spec), axis=0)
+    layers = run_blocks(np.concatenate([first, x], 1), t, "")
+    if "head.weight" not in t:
+        return layers, layer_norm(layers[-1], t, "norm", 1e-6)
+    clip = layer_norm(layers[-1][:, 1:].mean(1), t, "fc_norm", 1e-6)
+    return layers, linear(clip, t, "head")

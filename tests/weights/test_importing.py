@@ -1,0 +1,306 @@
+"""Released layouts: every layer equals the release's forward, and what cannot be read is said."""
+
+import json
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from jfreq import param_paths
+from jfreq.ops.posemb import sincos_tokens
+from jfreq.types import InputError, TokenGrid
+from jfreq.weights.importing import import_weights
+from jfreq.weights.maps import to_params, to_tensors
+from jfreq.weights.read import read_weights_file
+from jfreq.weights.release import Options
+from tests.weights import released
+
+TOLERANCE = 1e-4
+
+
+@pytest.fixture
+def spec():
+    return np.random.default_rng(3).normal(0, 0.5, (2, 128, 128)).astype(np.float32)
+
+
+def written(tmp_path, tensors, name="weights.safetensors"):
+    save_file({key: np.array(x, order="C") for key, x in tensors.items()}, tmp_path / name)
+    return tmp_path / name
+
+
+def folder(tmp_path, tensors, config, features=None):
+    """A folder as Hugging Face writes it."""
+    written(tmp_path, tensors, "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(features or {}))
+    return tmp_path
+
+
+def method_of(found) -> Any:
+    return found.experiment.method
+
+
+def encoded(found, spec):
+    method = method_of(found)
+    return jax.jit(method.encode)(found.params, {"spectrogram": spec[..., None]})
+
+
+def assert_layers(features, layers, special):
+    """Patch tokens after every block, within the tolerance relative to the largest."""
+    assert len(features.layers) == len(layers)
+    for ours, theirs in zip(features.layers, layers):
+        scale = max(1.0, np.abs(theirs).max())
+        np.testing.assert_allclose(ours, theirs[:, special:], rtol=0, atol=TOLERANCE * scale)
+
+
+def close(ours, theirs):
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=TOLERANCE * max(1, np.abs(theirs).max()))
+
+
+# ------------------------------------------------------------------ forward
+
+
+@pytest.mark.parametrize(
+    ("options", "pool", "stride"),
+    [
+        ({"count": 144}, "special", (10, 10)),
+        ({"count": 64}, "special", (16, 16)),
+        ({"count": 144, "special": 1}, "mean", (10, 10)),
+        ({"count": 64, "patch": (2, 128)}, "mean", (2, 128)),
+    ],
+)
+def test_ast(tmp_path, spec, options, pool, stride):
+    tensors = released.ast(**options)
+    found = import_weights(written(tmp_path, tensors))
+    method = method_of(found)
+    assert (method.pool, method.geometry.stride, method.frames) == (pool, stride, 128)
+    assert method.head.classes == 7 and method.padding == "attended"
+    layers, _, logits = released.ast_forward(tensors, spec, stride, pool=pool)
+    features = encoded(found, spec)
+    assert_layers(features, layers, options.get("special", 2))
+    close(features.logits, logits)
+    assert any("v.head.*" in note for note in found.notes)
+
+
+@pytest.mark.parametrize("patch", [(16, 16), (2, 128)])
+@pytest.mark.parametrize("special", [1, 2])
+def test_ssast(tmp_path, spec, patch, special):
+    tensors = released.ssast(patch=patch, special=special)
+    found = import_weights(written(tmp_path, tensors))
+    method = method_of(found)
+    assert (method.patch, method.special_tokens, method.pool) == (patch, special, "mean")
+    assert method.mask_kind == ("cluster" if patch == (16, 16) else "random")
+    layers, final, _ = released.ast_forward(tensors, spec, patch)
+    features = encoded(found, spec)
+    assert_layers(features, layers, special)
+    close(features.tokens, final[:, special:])
+    close(features.clip, final[:, special:].mean(1))
+    heads = {path.split("/")[0] for path in param_paths.flatten(found.params)}
+    assert heads == {"trunk", "mask_token", "classification_head", "reconstruction_head"}
+
+
+@pytest.mark.parametrize("part", ["student", "teacher"])
+def test_eat(tmp_path, spec, part):
+    sines = sincos_tokens(TokenGrid(time=24, freq=8, order="time_major"), 64)
+    tensors = released.eat(positions=sines[None])
+    path = written(tmp_path, tensors)
+    found = import_weights(path, Options(part=part, frames=128))
+    layers, _ = released.eat_forward(
+        tensors, spec, sines[:64], "_ema." if part == "teacher" else ""
+    )
+    features = encoded(found, spec)
+    assert_layers(features, layers, 1)
+    close(features.clip, layers[-1][:, 0])
+    assert ("decoder" in found.params) == (part == "student")
+    wrong = tensors | {name: x + 1 for name, x in tensors.items() if "positional" in name}
+    with pytest.raises(InputError, match="not the sines"):
+        import_weights(written(tmp_path, wrong), Options(frames=128))
+
+
+@pytest.mark.parametrize("decoder", [32, 64])
+def test_eat_decoder(tmp_path, decoder):
+    found = import_weights(
+        written(tmp_path, released.eat(decoder=decoder, layers=3)), Options(frames=128)
+    )
+    shapes = jax.eval_shape(found.experiment.method.init, jax.random.key(0))
+    ours, wanted = param_paths.flatten(found.params), param_paths.flatten(shapes)
+    assert {path: x.shape for path, x in ours.items()} == {p: x.shape for p, x in wanted.items()}
+
+
+def test_eat_fine_tuned(tmp_path, spec):
+    tensors = released.eat_tuned()
+    found = import_weights(written(tmp_path, tensors), Options(frames=128))
+    sines = sincos_tokens(TokenGrid(time=8, freq=8, order="time_major"), 64)
+    layers, logits = released.eat_forward(tensors, spec, sines, "model.")
+    features = encoded(found, spec)
+    assert_layers(features, layers, 1)
+    close(features.logits, logits)
+
+
+@pytest.mark.parametrize("classes", [0, 7])
+def test_audiomae(tmp_path, spec, classes):
+    tensors = released.audiomae(classes=classes)
+    found = import_weights(written(tmp_path, tensors))
+    layers, last = released.audiomae_forward(tensors, spec)
+    features = encoded(found, spec)
+    assert_layers(features, layers, 1)
+    close(features.logits if classes else features.tokens, last if classes else last[:, 1:])
+
+
+@pytest.mark.parametrize("version", [4, 5])
+@pytest.mark.parametrize("prefix", ["", "audio_spectrogram_transformer."])
+def test_huggingface(tmp_path, spec, version, prefix):
+    tensors = released.ast(classes=3)
+    config = {
+        "num_attention_heads": 1, "max_length": 128, "layer_norm_eps": 1e-12,
+        "id2label": {"0": "dog", "1": "cat", "2": "rain"},
+    }  # fmt: skip
+    names = released.as_huggingface(tensors, version, prefix)
+    found = import_weights(folder(tmp_path, names, config, {"mean": -1.5, "std": 2}))
+    method = method_of(found)
+    assert (method.frontend.mean, method.frontend.std) == (-1.5, 2.0)
+    layers, final, logits = released.ast_forward(tensors, spec, (10, 10), eps=1e-12)
+    features = encoded(found, spec)
+    assert_layers(features, layers, 2)
+    close(features.tokens, final[:, 2:])
+    close(features.clip, final[:, :2].mean(1))
+    if prefix:
+        assert method.labels == ("dog", "cat", "rain")
+        close(features.logits, logits)
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        released.ast(), released.ssast(patch=(2, 128), special=1), released.eat(decoder=32),
+        released.audiomae(), released.as_huggingface(released.ast(), 4, ""),
+    ],
+)  # fmt: skip
+def test_maps_have_an_inverse(tmp_path, tensors):
+    from jfreq.weights.importing import RELEASES
+
+    file = read_weights_file(
+        folder(tmp_path, tensors, {"num_attention_heads": 1, "max_length": 128})
+    )
+    release = next(release for release in RELEASES if release.matches(file))
+    frames = 128 if release.name == "EAT" else None
+    entries = release.read(file, Options(frames=frames)).entries
+    back = to_tensors(entries, to_params(entries, file.tensors, "file"))
+    assert back
+    for name, x in back.items():
+        np.testing.assert_array_equal(x, file.tensors[name])
+
+
+# ------------------------------------------------------------------ what the file leaves open
+
+
+@pytest.mark.parametrize(
+    ("count", "frames", "stride"),
+    [(1212, 1024, (10, 10)), (512, 1024, (16, 16)), (600, 512, (10, 10))],
+)
+def test_geometry_of_ast_is_read_from_its_positions(tmp_path, count, frames, stride):
+    found = import_weights(written(tmp_path, released.ast(count=count, depth=1)))
+    method = method_of(found)
+    assert (method.frames, method.geometry.stride) == (frames, stride)
+    assert method.signals[0].seconds in (5.0, 10.0)
+
+
+@pytest.mark.parametrize(
+    ("classes", "mean", "loss", "multi"),
+    [(527, -4.2677393, "bce", True), (50, -6.6268077, "ce", False), (35, -6.845978, "bce", False)],
+)
+def test_the_number_of_classes_tells_the_set(tmp_path, classes, mean, loss, multi):
+    found = import_weights(written(tmp_path, released.ast(classes=classes, depth=1)))
+    method = method_of(found)
+    assert method.frontend.mean == mean
+    assert (method.head.loss, method.multi_label) == (loss, multi)
+    assert method.labels[1] == "class 1"
+
+
+def test_labels_name_the_classes(tmp_path):
+    path = written(tmp_path, released.ast(classes=2, depth=1))
+    found = import_weights(path, Options(labels=("yes", "no")))
+    assert found.experiment.method.labels == ("yes", "no")
+    with pytest.raises(InputError, match="3 names for the 2 classes"):
+        import_weights(path, Options(labels=("a", "b", "c")))
+    with pytest.raises(InputError, match="no classifier"):
+        import_weights(written(tmp_path, released.ssast(depth=1)), Options(labels=("yes", "no")))
+
+
+# ------------------------------------------------------------------ what cannot be read
+
+
+def without(tensors, name):
+    return {key: x for key, x in tensors.items() if name not in key}
+
+
+def changed(tensors, name, x):
+    assert name in tensors
+    return tensors | {name: np.asarray(x, np.float32)}
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        (lambda: released.ast(count=145), "no lattice"),
+        (lambda: without(released.ast(), "blocks.1.attn.proj.weight"), "lacks v.blocks.1.attn"),
+        (lambda: without(released.ast(), "blocks.0.norm1"), "lacks v.blocks.0.norm1"),
+        (lambda: without(released.ast(depth=3), "blocks.1"), "blocks are missing"),
+        (lambda: released.ast(width=40), "give --heads"),
+        (
+            lambda: changed(released.ast(), "module.v.norm.weight", np.ones(3)),
+            r"v.norm.weight has the shape \[3\].*\[64\]",
+        ),
+        (
+            lambda: changed(released.ast(), "module.v.norm.weight", np.full(64, np.nan)),
+            "NaN or infinite",
+        ),
+        (
+            lambda: changed(released.ssast(), "module.p_input_tdim", 256),
+            r"v.pos_embed has the shape \[1, 66, 64\].*\[1, 130, 64\]",
+        ),
+        (lambda: {"post_extract_proj.weight": np.ones(3)}, "looks like BEATs"),
+        (lambda: {"model.encoder.embed_positions.weight": np.ones(3)}, "looks like Whisper"),
+        (
+            lambda: {"patch_embed.proj.weight": np.ones((8, 3, 16, 16))},
+            "looks like a vision transformer for images; supported are SSAST",
+        ),
+        (lambda: {"some.weight": np.ones(3)}, "holds some.weight"),
+        (
+            lambda: released.eat() | {"modality_encoders.IMAGE.alibi_scale": np.ones(1)},
+            "another form than EAT",
+        ),
+        (lambda: released.as_huggingface(released.ast(), 4, ""), "lies beside no config.json"),
+    ],
+)
+def test_refused_in_one_line(tmp_path, tensors, message):
+    with pytest.raises(InputError, match=message) as raised:
+        import_weights(written(tmp_path, tensors()))
+    assert "\n" not in str(raised.value)
+
+
+def test_settings_of_huggingface_that_do_not_fit_are_refused(tmp_path):
+    names = released.as_huggingface(released.ast(), 4, "")
+    config = {"num_attention_heads": 1, "max_length": 128}
+    for change, features, message in [
+        ({"max_length": 256}, {}, "position_embeddings has the shape"),
+        ({"hidden_act": "relu"}, {}, "only 'gelu'"),
+        ({"num_attention_heads": "1"}, {}, "num_attention_heads as '1'"),
+        ({"num_attention_heads": 7}, {}, "7 attention heads do not divide"),
+        ({}, {"do_normalize": False}, "only True"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            import_weights(folder(tmp_path, names, config | change, features))
+
+
+def test_damaged_files_are_refused_in_one_line(tmp_path):
+    path = written(tmp_path, released.ast(depth=1))
+    path.write_bytes(path.read_bytes()[:-100])
+    for wrong in (path, tmp_path / "nothing.pth", tmp_path):
+        if wrong == tmp_path:
+            path.unlink()
+        with pytest.raises(InputError) as raised:
+            import_weights(wrong)
+        assert "\n" not in str(raised.value)
