@@ -5,7 +5,8 @@
 `ssast_nano|tiny|small|base` and `ssast_frame_*` follow the paper with an exact softmax over
 targets, uniform clusters and a cosine schedule; they take the length of any prepared audio set
 (`nano`: any sensor set too). `ssast_audioset_*` follow the released code to the letter, where it
-departs from the paper included, for 10 s clips of AudioSet-2M + LibriSpeech-960:
+departs from the paper included, for 10 s clips of AudioSet-2M + LibriSpeech-960, and
+`ssast_frame_audioset_*` are its frame models (masked at random):
 
     jfreq train ssast_audioset_base --data shards/audioset shards/librispeech --workdir runs/base
 
@@ -84,6 +85,9 @@ ssast_frame_base = _frame(ssast_base)
 ssast_audioset_tiny = _released(ssast_tiny, batch=120, steps=160_000)
 ssast_audioset_small = _released(ssast_small, batch=48, steps=400_000)
 ssast_audioset_base = _released(ssast_base, batch=24, steps=800_000)
+ssast_frame_audioset_tiny = _frame(ssast_audioset_tiny)
+ssast_frame_audioset_small = _frame(ssast_audioset_small)
+ssast_frame_audioset_base = _frame(ssast_audioset_base)
 
 # Half an hour of sound on two CPU cores: short windows give more updates in the same time.
 ssast_esc10 = replace(

@@ -163,16 +163,15 @@ def inverse_block(
     *,
     block: int = 5,
     adjust: float | int = 0.07,
+    number: int | None = None,
     valid: Bool[Array, "b n"] | None = None,
 ) -> Mask:
     """Makes ``visible`` tokens visible that lie in square blocks: the inverse block mask of EAT.
 
-    ``int((visible + adjust * n) / block ** 2)`` centres, at least one, are sampled with
-    replacement; blocks of side ``block`` around them are cut at the borders. ``visible`` random
-    tokens of their union are visible, and where it is too small all of it and random other tokens:
-    the same distribution as the trimming and filling of the released code, by one sort. In the
-    number of centres an axis shorter than ``block`` counts with its length, which is our reading:
-    the released code has square grids.
+    ``number`` centres are sampled with replacement; blocks of side ``block`` around them are cut at
+    the borders. ``visible`` random tokens of their union are visible, and where it is too small all
+    of it and random other tokens: the same distribution as the trimming and filling of the released
+    code, by one sort.
 
     Args:
         key: Random key.
@@ -181,6 +180,8 @@ def inverse_block(
         visible: Visible tokens of every row.
         block: Side of the blocks.
         adjust: Fraction of ``n`` by which the blocks, which overlap, exceed ``visible``.
+        number: Blocks of every row, 0 or more; None: ``int((visible + adjust * n) / block ** 2)``,
+            at least one, where an axis shorter than ``block`` counts with its length.
         valid: False in padding, True at least once in a row. The fraction of valid tokens that are
             visible is that of all tokens, rounded up.
 
@@ -190,11 +191,18 @@ def inverse_block(
     Reference:
         Chen et al. 2024, arXiv 2401.03497, as released.
     """
-    return _within(_block_scores(key, batch, grid, visible, block, adjust), visible, valid)
+    scores = _block_scores(key, batch, grid, visible, block, adjust, number)
+    return _within(scores, visible, valid)
 
 
 def _block_scores(
-    key, batch: int, grid: TokenGrid, count: int, side: int, adjust: float | int
+    key,
+    batch: int,
+    grid: TokenGrid,
+    count: int,
+    side: int,
+    adjust: float | int,
+    number: int | None = None,
 ) -> Array:
     """Scores ``[b n]``: 1 to 2 inside blocks for ``count`` tokens, 0 to 1 elsewhere."""
     n = grid.size
@@ -204,8 +212,9 @@ def _block_scores(
         raise InputError(
             f"mask: block must be 1 or more and adjust 0 or more, got {side} and {adjust}"
         )
-    area = min(side, grid.freq) * min(side, grid.time)
-    number = max(1, int((count + adjust * n) / area))
+    if number is None:
+        area = min(side, grid.freq) * min(side, grid.time)
+        number = max(1, int((count + adjust * n) / area))
     centre_key, tie_key = jax.random.split(key)
     centres = jax.random.randint(centre_key, (batch, number), 0, n)
     slow, fast = (_covers(c, s, side) for c, s in zip(divmod(centres, grid.shape[1]), grid.shape))

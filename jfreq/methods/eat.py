@@ -45,7 +45,8 @@ class EAT(TeacherMethod, PatchMethod):
     """Side of the blocks of patches that stay visible."""
     adjust: NonNegative = 0.07
     """Fraction of all patches by which the sampled blocks, which overlap, exceed those that stay
-    visible."""
+    visible. Short clips, below 12 columns of 8 patches by default, get no block: single patches
+    stay visible."""
     decoder: ConvDecoder | CrossPredictor = ConvDecoder()
     frame_weight: NonNegative = 1.0
     utterance_weight: NonNegative = 192.0
@@ -67,8 +68,14 @@ class EAT(TeacherMethod, PatchMethod):
 
     @property
     def visible(self) -> int:
-        """Visible tokens of a clone."""
-        return int(self.grid.size * (1 - self.mask_ratio) + 1e-6)
+        """Visible tokens of a clone, rounded as released: 39 of 200, as 1 - 0.8 is a little less
+        than 0.2 in binary."""
+        return int(self.grid.size * (1 - self.mask_ratio))
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of visible patches that a clone samples."""
+        return int(self.grid.size * ((1 - self.mask_ratio + self.adjust) / self.block**2))
 
     def bind(self, spec: DataSpec) -> Self:
         cfg = super().bind(spec)
@@ -131,7 +138,7 @@ class EAT(TeacherMethod, PatchMethod):
     def sample_mask(self, key: Array, rows: int) -> Mask:
         """Masks of ``rows`` clones."""
         return masks.inverse_block(
-            key, rows, self.grid, self.visible, block=self.block, adjust=self.adjust
+            key, rows, self.grid, self.visible, block=self.block, number=self.blocks
         )
 
     def reconstruct(self, params, batch: Batch, rngs: Streams) -> Reconstruction:

@@ -95,6 +95,54 @@ def test_published_geometry():
     assert param_paths.count(params["trunk"]) == 12 * 7_087_872 + 2 * 768 + 768 + 257 * 768
 
 
+def released_mask(rng, time, freq, *, ratio=0.8, adjust=0.07, side=5):
+    """One mask ``[time freq]`` by the rule of the released code, step by step: True is visible."""
+    cells, keep = time * freq, 1 - ratio
+    plane = np.zeros((time, freq), bool)
+    centres = rng.integers(0, cells, size=int(cells * ((keep + adjust) / side**2)))
+    for row, column in zip(*np.divmod(centres, freq)):
+        for i, j in np.ndindex(side, side):
+            at = (
+                np.clip(row + i - side // 2, 0, time - 1),
+                np.clip(column + j - side // 2, 0, freq - 1),
+            )
+            plane[at] = True
+    flat, wanted = plane.reshape(-1), int(cells * keep)
+    surplus = int(flat.sum()) - wanted
+    pool = np.flatnonzero(flat == (surplus > 0))
+    flat[rng.choice(pool, abs(surplus), replace=False)] = surplus < 0
+    return plane, len(centres)
+
+
+@pytest.mark.parametrize(("ratio", "adjust"), [(0.8, 0.07), (0.75, 0.1)])
+def test_masks_of_any_length_have_the_released_counts(ratio, adjust):
+    rng = np.random.default_rng(0)
+    spec = DataSpec((SignalSpec("audio", 16000, 1_000_000),))
+    for time in range(1, 381):
+        method = EAT(mask_ratio=ratio, adjust=adjust, frames=16 * time).bind(spec)
+        plane, blocks = released_mask(rng, time, 8, ratio=ratio, adjust=adjust)
+        assert (method.visible, method.blocks) == (plane.sum(), blocks), time
+    short = EAT(frames=16 * 11).bind(spec)
+    assert (short.blocks, EAT(frames=16 * 12).bind(spec).blocks) == (0, 1)
+    assert EAT(frames=16 * 25).bind(spec).visible == 39
+
+
+@pytest.mark.parametrize("time", [7, 12, 25])
+def test_masks_of_short_clips_are_distributed_as_released(time):
+    """Marginals, and pairs of neighbours in time, in standard errors."""
+    spec = DataSpec((SignalSpec("audio", 16000, 1_000_000),))
+    method = EAT(frames=16 * time).bind(spec)
+    mask = jax.jit(method.sample_mask, static_argnums=1)(jax.random.key(1), 4000)
+    ours = ~np.asarray(mask.is_masked).reshape(4000, time, 8)
+    rng = np.random.default_rng(2)
+    theirs = np.stack([released_mask(rng, time, 8)[0] for _ in range(1500)])
+    for a, b in ((ours, theirs), (ours[:, 1:] & ours[:, :-1], theirs[:, 1:] & theirs[:, :-1])):
+        p = a.mean(0)
+        z = (b.mean(0) - p) / np.sqrt(p * (1 - p) * (1 / len(a) + 1 / len(b)))
+        assert np.abs(z).max() < 5
+        assert np.square(z).mean() < 1.6  # patches of one block depend on each other
+
+
 def test_the_loss_is_the_released_sum():
     """Errors over sqrt(d), summed, over the masked tokens; the special tokens' are multiplied by
     that number first: with 4 clips x 3 clones that is a weight of 12 on their mean."""
@@ -102,7 +150,7 @@ def test_the_loss_is_the_released_sum():
     batch, rngs = clips(), Streams(jax.random.key(3))
     value, metrics, _ = loss(params, target, batch, rngs, 0)
     spec = method.with_spectrogram(batch)["spectrogram"]
-    mask = masks.inverse_block(rngs("mask"), 12, cfg.grid, cfg.visible, block=2, adjust=cfg.adjust)
+    mask = cfg.sample_mask(rngs("mask"), 12)
     truth = jax.jit(cfg.teacher_targets)(target["trunk"], spec)
     special, pred = applied(cfg)(params, spec, mask, rngs("fill"))
     error = np.square(np.asarray(pred) - np.asarray(gather_per_clone(truth, mask.masked))) / 4.0
