@@ -99,6 +99,7 @@ def read_torch(path: str) -> dict[str, Any]:
         classes = [(type("Passive", (base,), {}), name) for base, name in zip(bases, names)]
         with torch.serialization.safe_globals(classes):
             content = torch.load(path, map_location="cpu", weights_only=True)
+        tensors = dict(_tensors("", _weights(content)))
     except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, OSError, ValueError) as error:
         if isinstance(error, NotTensors):
             raise
@@ -110,7 +111,6 @@ def read_torch(path: str) -> dict[str, Any]:
         ) from None
     except (AttributeError, TypeError, IndexError) as error:
         raise NotTensors(f"is damaged ({type(error).__name__}); copy it again") from None
-    tensors = dict(_tensors("", _weights(content)))
     if not tensors:
         raise NotTensors("holds no tensors")
     return tensors
@@ -140,7 +140,8 @@ def _tensors(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
     import torch  # pyright: ignore[reportMissingImports]
 
     if isinstance(value, torch.Tensor):
-        yield prefix, value.detach()
+        if value.layout == torch.strided and not value.is_quantized:
+            yield prefix, value.detach()
     elif isinstance(value, Mapping):
         for name, inner in value.items():
             yield from _tensors(f"{prefix}.{name}" if prefix else str(name), inner)

@@ -137,6 +137,19 @@ def test_torch_files_are_read_beside_objects_of_other_programs(tmp_path):
 
 
 @with_torch
+def test_odd_content_is_refused(tmp_path):
+    import torch  # pyright: ignore[reportMissingImports]
+
+    endless: dict = {"a": torch.ones(2)}
+    endless["b"] = endless
+    sparse = {"a": torch.ones(2, 2).to_sparse()}
+    for content, message in [(endless, "recursion"), (sparse, "no tensors"), ([], "no tensors")]:
+        torch.save(content, tmp_path / "w.pt")
+        with pytest.raises(InputError, match=message):
+            read_weights_file(tmp_path / "w.pt")
+
+
+@with_torch
 @pytest.mark.parametrize("cut", [10, 200, 600])
 def test_truncated_torch_files_are_refused(tmp_path, cut):
     import torch  # pyright: ignore[reportMissingImports]
