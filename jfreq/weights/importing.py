@@ -63,6 +63,7 @@ def import_weights(path: str | Path, options: Options | None = None) -> Imported
     if release is None:
         raise InputError(f"{file.path}: {_unknown(file)}")
     options = options or Options()
+    _check_options(options, release, file.path)
     found = release.read(file, options)
     if options.labels and not found.labels:
         raise InputError(f"labels: {file.path} holds no classifier whose classes they could name")
@@ -70,6 +71,15 @@ def import_weights(path: str | Path, options: Options | None = None) -> Imported
     experiment = Experiment(file.path.stem or release.name, _bound(found))
     _check(experiment, params, file.path)
     return Imported(experiment, params, _notes(file, release, found))
+
+
+def _check_options(options: Options, release: Release, where: Path) -> None:
+    """Raises ``InputError`` for an option that a file does not leave open."""
+    for name, value in vars(options).items():
+        if name not in release.options and value != getattr(Options(), name):
+            raise InputError(
+                f"{name}: is no use with {where}, a checkpoint of {release.name}; leave it out"
+            )
 
 
 def _bound(found: Found) -> Method:

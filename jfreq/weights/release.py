@@ -64,7 +64,9 @@ class Release(NamedTuple):
 
     name: str
     what: str
-    """Which files have it, for the documentation and messages."""
+    """Which files have it."""
+    options: frozenset[str]
+    """Fields of :class:`Options` that its files leave open."""
     matches: Callable[[WeightFile], bool]
     read: Callable[[WeightFile, Options], Found]
 

@@ -226,7 +226,21 @@ def test_labels_name_the_classes(tmp_path):
     with pytest.raises(InputError, match="3 names for the 2 classes"):
         import_weights(path, Options(labels=("a", "b", "c")))
     with pytest.raises(InputError, match="no classifier"):
-        import_weights(written(tmp_path, released.ssast(depth=1)), Options(labels=("yes", "no")))
+        import_weights(written(tmp_path, released.eat(depth=1)), Options(labels=("yes", "no")))
+
+
+@pytest.mark.parametrize(
+    ("tensors", "options"),
+    [
+        (released.ssast(depth=1), Options(stride=(10, 10))),
+        (released.ast(depth=1), Options(part="teacher")),
+        (released.ssast(depth=1), Options(frames=64)),
+        (released.ssast(depth=1), Options(labels=("yes", "no"))),
+    ],
+)
+def test_options_that_the_file_does_not_leave_open_are_refused(tmp_path, tensors, options):
+    with pytest.raises(InputError, match="is no use with"):
+        import_weights(written(tmp_path, tensors), options)
 
 
 # ------------------------------------------------------------------ what cannot be read

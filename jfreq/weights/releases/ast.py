@@ -130,6 +130,7 @@ def head_entries(first: str, last: str, width: int, classes: int) -> list[Entry]
 RELEASE = Release(
     "AST",
     "AST as trained by YuanGongND/ast, and SSAST fine-tuned by YuanGongND/ssast (.pth)",
+    frozenset({"pool", "heads", "frames", "stride", "labels"}),
     matches,
     read,
 )

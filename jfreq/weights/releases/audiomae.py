@@ -90,6 +90,7 @@ def trunk_entries(ours: str, encoder: ViT, patch: tuple[int, int], lattice: Latt
 RELEASE = Release(
     "Audio-MAE",
     "the encoder of Audio-MAE of facebookresearch/AudioMAE, pre-trained or fine-tuned (.pth)",
+    frozenset({"pool", "heads", "frames", "stride", "labels"}),
     matches,
     read,
 )

@@ -171,6 +171,7 @@ def _decoder(file: WeightFile, width: int) -> tuple[ConvDecoder, list[Entry]]:
 RELEASE = Release(
     "EAT",
     "EAT of cwx-worst-one/EAT, pre-trained (student, or --part teacher) or fine-tuned (.pt)",
+    frozenset({"part", "pool", "heads", "frames", "labels"}),
     matches,
     read,
 )

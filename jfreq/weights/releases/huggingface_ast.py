@@ -199,6 +199,7 @@ def _labels(config: Mapping[str, Any], classes: int) -> tuple[str, ...]:
 RELEASE = Release(
     "Hugging Face AST",
     "ASTForAudioClassification or ASTModel of transformers 4 or 5 (a folder)",
+    frozenset({"pool", "labels"}),
     matches,
     read,
 )

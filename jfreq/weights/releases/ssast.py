@@ -55,4 +55,10 @@ def read(file: WeightFile, options: Options) -> Found:
     return Found(method, frames, entries, replaced=SIZE)
 
 
-RELEASE = Release("SSAST", "SSAST as pre-trained by YuanGongND/ssast (.pth)", matches, read)
+RELEASE = Release(
+    "SSAST",
+    "SSAST as pre-trained by YuanGongND/ssast (.pth)",
+    frozenset({"pool", "heads"}),
+    matches,
+    read,
+)
