@@ -20,8 +20,8 @@ from jfreq.methods.mae import MAE
 from jfreq.nn.vit import ViT
 from jfreq.types import DataSpec, InputError, SignalSpec
 
-LEVEL = {"mean": (0.1, 0.0, 1.0), "std": (0.3, 0.3, 0.3)}
-SPEC = DataSpec((SignalSpec("acc", 50, 64, 3, **LEVEL), SignalSpec("mic", 200, 256, 1)))
+ACC = SignalSpec("acc", 50, 64, 3, mean=(0.1, 0.0, 1.0), std=(0.3, 0.3, 0.3))
+SPEC = DataSpec((ACC, SignalSpec("mic", 200, 256, 1)))
 TINY = ViT(width=16, depth=1, heads=2)
 
 

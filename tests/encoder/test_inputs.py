@@ -69,6 +69,7 @@ def test_files_one_by_one(encoder, tmp_path):
     )
     assert seen == [(i + 1, 12) for i in range(12)]
     assert str(out) == f"{tmp_path / 'deep' / 'emb.npz'}: 12 recordings"
+    assert out.path is not None
     assert [p.name for p in out.path.parent.iterdir()] == ["emb.npz"]
     found = read(out.path)
     assert sorted(found) == ["clip", "frames", "paths", "times_ms", "valid"]
@@ -99,6 +100,7 @@ def test_a_folder_is_walked_in_the_order_of_people(encoder, tmp_path):
     assert read(out.path)["paths"].tolist() == [str(home / name) for name in names]
     assert said[0] == f"{home}: skipped 1 .csv, 1 .txt, which cannot be read"
     assert out.recordings == 5 and out.skipped == 2
+    assert out.skipped_list is not None
     listed = out.skipped_list.read_text()
     assert "pipe.wav: is a pipe" in listed and "loop: is a link to a folder above" in listed
     assert str(out).endswith(f"5 recordings, 2 skipped (see {tmp_path / 'e.npz.skipped.txt'})")
@@ -140,6 +142,7 @@ def test_bad_files_are_skipped_named_and_listed(encoder, tmp_path):
     out = embed_files(encoder, [home], tmp_path / "e.npz", say=said.append)
     found = read(out.path)
     assert found["paths"].tolist() == [str(home / "a.wav"), str(home / "z.wav")]
+    assert out.skipped_list is not None
     lines = dict(line.split(": ", 1) for line in out.skipped_list.read_text().splitlines())
     assert lines.keys() == {str(home / name) for name in bad}
     for name, reason in bad.items():

@@ -291,6 +291,7 @@ def test_every_damage_is_one_line_or_none_at_all(whole, tmp_path, monkeypatch, c
         message, found, seconds = outcome(lambda folder=folder: load_trained(folder))
         assert seconds < LIMIT_S, name
         if message is None:
+            assert found is not None
             assert found.experiment == intact.experiment and same(found, intact), name
             harmless += 1
         else:

@@ -1,5 +1,6 @@
 """StableHLO programs: the same numbers as the encoder, anywhere, and clear words for misuse."""
 
+import dataclasses
 import hashlib
 import json
 import re
@@ -32,13 +33,11 @@ AUDIO = DataSpec((SignalSpec("audio", 16000.0, 16000),), ("a", "b", "c"))
 SENSOR = DataSpec((SignalSpec("acc", 50.0, 200, channels=3),), ("a", "b"))
 TINY = ViT(width=32, depth=2, heads=2)
 SHORT = STF(windows=(8, 16), pooled=None, width=8, sensor_width=4, depth=2, taps=8)
-LEVEL = {"mean": (0.5, 0.0, -0.5), "std": (1.0, 2.0, 0.5)}
-TWO = DataSpec(
-    tuple(SignalSpec(name, 50.0, 64, channels=3, **LEVEL) for name in ("acc", "gyro")), ("a", "b")
-)
+ACC = SignalSpec("acc", 50.0, 64, 3, mean=(0.5, 0.0, -0.5), std=(1.0, 2.0, 0.5))
+TWO = DataSpec((ACC, dataclasses.replace(ACC, name="gyro")), ("a", "b"))
 PATCHES = ViT(width=16, depth=1, heads=2)
 WINDOWS = Swin(width=8, depths=(2,), heads=2, window=(2, 4))
-RATES = DataSpec((SignalSpec("acc", 50.0, 64, 3, **LEVEL), SignalSpec("mic", 100.0, 128, 1)))
+RATES = DataSpec((ACC, SignalSpec("mic", 100.0, 128, 1)))
 
 
 def write(folder, name, spec, **changes):
