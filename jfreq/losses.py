@@ -341,9 +341,11 @@ def weighted_mse(
 
 
 def standardise_patches(target: Float[Array, "b m p"]) -> Float[Array, "b m p"]:
-    """Every patch with zero mean and unit variance (He et al. 2022, section 4)."""
+    """Every patch with zero mean and unit variance (He et al. 2022, section 4), which is divided by
+    ``p - 1`` as in the released code of MAE and Audio-MAE."""
     centred = target - jnp.mean(target, axis=-1, keepdims=True)
-    return centred * jax.lax.rsqrt(jnp.mean(jnp.square(centred), axis=-1, keepdims=True) + 1e-6)
+    total = jnp.sum(jnp.square(centred), axis=-1, keepdims=True)
+    return centred * jax.lax.rsqrt(total / max(1, target.shape[-1] - 1) + 1e-6)
 
 
 def mean_present(

@@ -303,7 +303,7 @@ def test_standardised_patches_against_scipy():
     x = np.random.default_rng(0).normal(3, 5, (2, 6, 8))
     x[0, 0] = 7.0  # a flat patch has no variance to divide by
     found = np.asarray(losses.standardise_patches(jnp.asarray(x, jnp.float32)))
-    wanted = np.asarray(zscore(x[0, 1:], axis=-1))
+    wanted = np.asarray(zscore(x[0, 1:], axis=-1, ddof=1))
     np.testing.assert_allclose(found[0, 1:], wanted, rtol=1e-4, atol=1e-5)
     assert not found[0, 0].any()
 

@@ -62,8 +62,9 @@ eat_base = _sized("base", lr=5e-4, batch=48, depth=6)
 def _released(name: str, method: EAT, lr: float) -> Experiment:
     return Experiment(
         name=name,
-        method=replace(method, padding="attended"),
-        optim=replace(ADAM, lr=lr, warmup=53_333),
+        method=replace(method, padding="attended", initial="released"),
+        # Every tensor of two axes or more decays, the special token (1 x 1 x width) too.
+        optim=replace(ADAM, lr=lr, warmup=53_333, decay=(r".*/kernel", r".*/special_tokens")),
         steps=400_000,
         batch=48,
         checkpoint=Checkpoint(every=5000),

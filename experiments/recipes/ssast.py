@@ -64,6 +64,7 @@ def _released(patch_model: Experiment, *, batch: int, steps: int) -> Experiment:
         method__cluster_mode="official",
         method__info_nce="official",
         method__padding="attended",
+        method__initial="released",
         optim__schedule="step",
         optim__step_from=0.5,
         optim__step_every=0.1,

@@ -16,7 +16,7 @@ from jfreq.methods.common.patches import PatchMethod
 from jfreq.methods.common.teacher import TeacherMethod, collapse_metrics, gather_per_clone
 from jfreq.nn.apply import apply
 from jfreq.nn.convnext import ConvNeXt
-from jfreq.nn.patch_encoder import Encoded, SpectrogramTrunk
+from jfreq.nn.patch_encoder import EAT_VALUES, Encoded, InitialValues, SpectrogramTrunk
 from jfreq.nn.predictors import ConvDecoder, CrossPredictor
 from jfreq.nn.vit import ViT
 from jfreq.ranges import Between, Count, NonNegative, Whole, checked
@@ -35,6 +35,7 @@ class EAT(TeacherMethod, PatchMethod):
 
     headline: ClassVar[tuple[str, ...]] = ("frame", "utterance", "rankme")
     teacher_part: ClassVar[str] = "trunk"
+    released_values: ClassVar[InitialValues] = EAT_VALUES
 
     order: Literal["freq_major", "time_major"] = "time_major"
     special_tokens: Whole = 1

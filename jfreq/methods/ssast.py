@@ -151,7 +151,9 @@ class _Net(nn.Module):
         cfg = self.cfg
         self.trunk = cfg.trunk
         width = cfg.encoder.width
-        self.mask_token = self.param("mask_token", nn.initializers.xavier_normal(), (1, width))
+        # Xavier's normal for the released shape (1, 1, width), whose fans are both the width.
+        init = nn.initializers.normal(width**-0.5)
+        self.mask_token = self.param("mask_token", init, (1, width))
         size = cfg.geometry.patch_size
         if cfg.objective != "generative":
             self.classification_head = MLPHead(width, size)

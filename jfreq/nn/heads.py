@@ -9,6 +9,9 @@ from jaxtyping import Array, Float
 trunc_normal = nn.initializers.truncated_normal(0.02)
 """Normal of standard deviation 0.02, cut at twice that, which leaves one of 0.0176."""
 
+normal = nn.initializers.normal(0.02)
+"""Normal of standard deviation 0.02: what timm and BERT give linear maps and tokens."""
+
 torch_kernel = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 """What torch gives a Linear or Conv: uniform within 1 / sqrt(fan_in)."""
 

@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jfreq.nn.aape import AaPE, AliasBranch
-from jfreq.nn.heads import torch_bias, torch_kernel, trunc_normal
+from jfreq.nn.heads import normal, torch_bias, torch_kernel, trunc_normal
 from jfreq.nn.vit import Layers
 from jfreq.ops import patch as patches
 from jfreq.ops.posemb import sincos_tokens
 from jfreq.types import Mask, TokenGrid
+
+
+class InitialValues(NamedTuple):
+    """Initialisers of what a trunk has beside its encoder."""
+
+    patches: nn.initializers.Initializer = torch_kernel
+    tokens: nn.initializers.Initializer = trunc_normal
+    """Special tokens and registers."""
+    positions: nn.initializers.Initializer = trunc_normal
+
+
+SSAST_VALUES = InitialValues(tokens=normal, positions=normal)
+"""As released with AST and SSAST."""
+EAT_VALUES = InitialValues(
+    patches=nn.initializers.xavier_uniform(), tokens=nn.initializers.normal(1.0)
+)
+"""As released with EAT, whose positions are fixed."""
 
 
 class PatchEmbed(nn.Module):
@@ -24,11 +41,12 @@ class PatchEmbed(nn.Module):
     stride: tuple[int, int]
     width: int
     grid: TokenGrid
+    initial: InitialValues = InitialValues()
 
     @nn.compact
     def __call__(self, spec: Float[Array, "b t f c"]) -> Float[Array, "b n d"]:
         size = self.patch[0] * self.patch[1] * spec.shape[-1]
-        kernel = self.param("kernel", torch_kernel, (size, self.width))
+        kernel = self.param("kernel", self.initial.patches, (size, self.width))
         bias = self.param("bias", torch_bias(size), (self.width,), jnp.float32)
         tokens = patches.embed_patches(
             spec, kernel, patch=self.patch, stride=self.stride, order=self.grid.order
@@ -47,19 +65,20 @@ class Positions(nn.Module):
     special: int
     width: int
     kind: Literal["learned", "sincos"] = "learned"
+    initial: InitialValues = InitialValues()
 
     @nn.compact
     def __call__(self) -> tuple[Float[Array, "s d"] | None, Float[Array, "n d"]]:
         if self.kind == "sincos":
             return None, jnp.asarray(sincos_tokens(self.grid, self.width))
         shape = (self.grid.freq, self.grid.time, self.width)
-        table = self.param("grid", trunc_normal, shape)
+        table = self.param("grid", self.initial.positions, shape)
         if self.grid.order == "time_major":
             table = table.transpose(1, 0, 2)
         table = table.reshape(self.grid.size, self.width)
         if not self.special:
             return None, table
-        return self.param("special", trunc_normal, (self.special, self.width)), table
+        return self.param("special", self.initial.positions, (self.special, self.width)), table
 
 
 Encoded: TypeAlias = tuple[
@@ -82,18 +101,20 @@ class SpectrogramTrunk(nn.Module):
     registers: int = 0
     """Learned tokens without a position whose states are not read (Darcet et al. 2024, section
     2.2)."""
+    initial: InitialValues = InitialValues()
 
     def setup(self):
-        width = self.encoder_cfg.width
-        self.patch_embed = PatchEmbed(self.patch, self.stride, width, self.grid)
+        width, initial = self.encoder_cfg.width, self.initial
+        self.patch_embed = PatchEmbed(self.patch, self.stride, width, self.grid, initial)
         if self.alias_cfg is not None:
             self.alias = AliasBranch(self.alias_cfg, self.patch, self.stride, self.grid)
-        self.positions = Positions(self.grid, self.special, width, self.position_kind)
+        self.positions = Positions(self.grid, self.special, width, self.position_kind, initial)
         if self.special:
-            self.special_tokens = self.param("special_tokens", trunc_normal, (self.special, width))
+            shape = (self.special, width)
+            self.special_tokens = self.param("special_tokens", initial.tokens, shape)
         if self.registers:
             shape = (self.registers, width)
-            self.register_tokens = self.param("register_tokens", trunc_normal, shape)
+            self.register_tokens = self.param("register_tokens", initial.tokens, shape)
         self.encoder = self.encoder_cfg.build()
 
     def embed(

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jfreq.nn.attention import Kind, attention, check_kind
 from jfreq.nn.bias import ALiBi, RelativeBias
 from jfreq.nn.dropout import dropping
-from jfreq.nn.heads import trunc_normal
+from jfreq.nn.heads import normal, trunc_normal
 from jfreq.ranges import BelowOne, Positive, Size, checked
 from jfreq.sharding import constrain
 from jfreq.types import InputError, TokenGrid
@@ -54,6 +54,9 @@ class ViT:
     drop_path: BelowOne = 0.0
     """Probability with which a clip skips a branch of the last block, growing linearly from 0 at
     the first (stochastic depth, Huang et al. 2016, section 3; fine-tuning of EAT and DeiT)."""
+    initial: Literal["cut", "normal"] = "cut"
+    """Initial values of kernels: normal of standard deviation 0.02, ``cut`` at twice that, which
+    leaves one of 0.0176, or not, as in timm and BERT."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the matrix products of blocks; norms, softmax and residual stream stay float32."""
     attention: Kind = "auto"
@@ -145,7 +148,7 @@ class Block(nn.Module):
         cfg, dtype = self.cfg, jnp.dtype(self.cfg.dtype)
         shape = (3, cfg.heads, cfg.width // cfg.heads)
         # Of queries, keys and values, only the last are added to the stream.
-        init = scaled(np.repeat([1.0, 1.0, cfg.initial_scale], cfg.width))
+        init = scaled(cfg, np.repeat([1.0, 1.0, cfg.initial_scale], cfg.width))
         qkv = nn.DenseGeneral(shape, dtype=dtype, kernel_init=init, name="qkv")(y)
         q, k, v = (part.squeeze(2) for part in jnp.split(qkv, 3, axis=2))
         if bias is not None and cfg.bias is not None and cfg.bias.gate != "none":
@@ -154,7 +157,7 @@ class Block(nn.Module):
         if self.train and cfg.attention_dropout:
             drop = dropping(cfg.attention_dropout, train=True)
         y = attention(q, k, v, valid=valid, bias=bias, drop=drop, kind=cfg.attention)
-        init = scaled(cfg.initial_scale)
+        init = scaled(cfg, cfg.initial_scale)
         proj = nn.DenseGeneral(cfg.width, axis=(-2, -1), dtype=dtype, kernel_init=init, name="proj")
         return proj(y)
 
@@ -168,7 +171,7 @@ class Block(nn.Module):
 
     def _mlp(self, y: Array, drop: Callable[[Array], Array]) -> Array:
         cfg, dtype = self.cfg, jnp.dtype(self.cfg.dtype)
-        init = scaled(cfg.initial_scale)
+        init = scaled(cfg, cfg.initial_scale)
         hidden = round(cfg.width * cfg.mlp_ratio)
         y = nn.Dense(hidden, dtype=dtype, kernel_init=init, name="fc1")(y)
         y = drop(nn.gelu(y, approximate=False))
@@ -256,13 +259,14 @@ def _remat(kind: Remat) -> type[Block]:
     return nn.remat(Block, prevent_cse=False, policy=policy)
 
 
-def scaled(scale: float | np.ndarray) -> nn.initializers.Initializer:
-    """``trunc_normal`` times ``scale``, which broadcasts to the parameter."""
+def scaled(cfg: ViT, scale: float | np.ndarray) -> nn.initializers.Initializer:
+    """The initial values of ``cfg`` times ``scale``, which broadcasts to the parameter."""
+    plain = normal if cfg.initial == "normal" else trunc_normal
     if np.all(np.asarray(scale) == 1):
-        return trunc_normal
+        return plain
 
     def init(key, shape, dtype=jnp.float32, out_sharding=None):
         del out_sharding
-        return trunc_normal(key, shape, dtype) * np.broadcast_to(scale, shape).astype(dtype)
+        return plain(key, shape, dtype) * np.broadcast_to(scale, shape).astype(dtype)
 
     return init

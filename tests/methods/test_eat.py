@@ -191,6 +191,24 @@ def test_targets_have_mean_zero_and_variance_one():
     assert np.abs(truth - last).max() > 0.1
 
 
+def test_released_initial_values():
+    """The special token N(0, 1), patches by Xavier's rule, blocks N(0, 0.02) without a cut."""
+    encoder = ViT(width=96, depth=2, heads=2, norm="post")
+    found = {}
+    for initial in ("cut", "released"):
+        method = EAT(initial=initial, encoder=encoder).bind(CLIP)
+        params = param_paths.flatten(jax.jit(method.init)(jax.random.key(0))["trunk"])
+        found[initial] = {path: np.asarray(x) for path, x in params.items()}
+    cut, released = found["cut"], found["released"]
+    assert np.std(released["special_tokens"]) == pytest.approx(1, rel=0.25)
+    xavier = np.sqrt(2 / (256 + 96))
+    assert np.std(released["patch_embed/kernel"]) == pytest.approx(xavier, rel=0.05)
+    for name in ("qkv", "proj", "fc1", "fc2"):
+        path = f"encoder/blocks/{name}/kernel"
+        assert np.std(released[path]) == pytest.approx(0.02, rel=0.03)
+        assert np.abs(released[path]).max() > 0.06 > 0.0401 > np.abs(cut[path]).max()
+
+
 def test_the_teacher_follows_on_a_line():
     """The share kept goes from .9998 to .99999 over 100,000 updates; .999895 halfway."""
     method = EAT()

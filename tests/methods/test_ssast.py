@@ -150,6 +150,17 @@ def test_conv_encoder_takes_the_place_of_the_transformer(batch):
     assert features.layers.shape == (2, *features.tokens.shape)
 
 
+def test_released_initial_values():
+    """Tokens, positions and blocks N(0, 0.02); the mask token N(0, 1 / width): 0.07 for tiny."""
+    cfg = SSAST(encoder=ViT(width=192, depth=1, heads=3), initial="released")
+    params = param_paths.flatten(setup(cfg)[2])
+    assert np.std(params["mask_token"]) == pytest.approx(192**-0.5, rel=0.2)
+    for name in ("special_tokens", "positions/grid", "encoder/blocks/fc1/kernel"):
+        values = np.asarray(params[f"trunk/{name}"])
+        assert np.std(values) == pytest.approx(0.02, rel=0.1)
+        assert np.abs(values).max() > 0.041, name
+
+
 def test_learns_eight_clips():
     batch = fake_batch(CLIP, 8, seed=3)
     _, method, params = setup(SSAST(encoder=SMALL, passes=1, mask=20))

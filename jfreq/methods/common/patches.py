@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Literal, NamedTuple, Self, TypeAlias
+from typing import ClassVar, Literal, NamedTuple, Self, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ from jfreq.methods.common.features import FeatureMethod, on_grid, pooled, valid_
 from jfreq.nn.aape import AaPE
 from jfreq.nn.apply import apply
 from jfreq.nn.convnext import ConvNeXt
-from jfreq.nn.patch_encoder import SpectrogramTrunk
+from jfreq.nn.patch_encoder import SSAST_VALUES, InitialValues, SpectrogramTrunk
 from jfreq.nn.vit import ViT
 from jfreq.ops.patch import grid_shape
 from jfreq.ranges import Count, Whole, checked
@@ -71,6 +71,9 @@ class PatchMethod(FeatureMethod):
     By itself it is the encoder alone, parameters ``trunk``.
     """
 
+    released_values: ClassVar[InitialValues] = SSAST_VALUES
+    """What ``initial`` ``released`` stands for."""
+
     modality: str | None = None
     """Which signal to read; None: the first."""
     frontend: FrontEnd | None = None
@@ -100,6 +103,11 @@ class PatchMethod(FeatureMethod):
     the signal are not attended to and do not count in the clip vector, so that a clip gives the
     same vector in a longer window; ``attended``: all patches of the window are read like signal, as
     in the released code of AST, SSAST, EAT and Audio-MAE."""
+    initial: Literal["cut", "released"] = "cut"
+    """Initial values. ``cut``: blocks, tokens and positions are normal of standard deviation 0.02,
+    cut at twice that, and the map of the patches is torch's; ``released``: as in the code of the
+    paper, where nothing is cut, and EAT has a special token of standard deviation 1 and Xavier's
+    map of the patches."""
 
     def __post_init__(self):
         check(
@@ -158,16 +166,20 @@ class PatchMethod(FeatureMethod):
     @property
     def trunk(self) -> SpectrogramTrunk:
         """Embedding and encoder as a module."""
-        geometry = self.geometry
+        geometry, released = self.geometry, self.initial == "released"
+        encoder = self.encoder
+        if released and isinstance(encoder, ViT):
+            encoder = replace(encoder, initial="normal")
         return SpectrogramTrunk(
             patch=geometry.patch,
             stride=geometry.stride,
             grid=geometry.grid,
             special=self.special_tokens,
-            encoder_cfg=self.encoder,
+            encoder_cfg=encoder,
             alias_cfg=self.aape if self.embed == "aape" else None,
             position_kind=self.positions,
             registers=self.registers,
+            initial=self.released_values if released else InitialValues(),
         )
 
     def bind(self, spec: DataSpec) -> Self:
