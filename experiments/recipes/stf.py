@@ -29,7 +29,9 @@ SHORT = STF(windows=(16, 32, 64), pooled=None, width=48, sensor_width=24, taps=1
 
 stfnet_hhar = Experiment(
     name="stfnet_hhar",
-    method=STFNet(encoder=STF(merge="zero", dead_bias=True), standardise="none"),
+    method=STFNet(
+        encoder=STF(merge="zero", dead_bias=True, eps_in_covariance=True), standardise="none"
+    ),
     optim=RELEASED,
     steps=20_000,
     batch=64,
@@ -39,7 +41,9 @@ stfnet_hhar = Experiment(
 stfnet_wifi = replace(
     stfnet_hhar,
     name="stfnet_wifi",
-    method__encoder=STF(merge="zero", operator="convolution", activation="frequency"),
+    method__encoder=STF(
+        merge="zero", operator="convolution", activation="frequency", eps_in_covariance=True
+    ),
     optim__b1=0.9,
     optim__b2=0.99,
 )

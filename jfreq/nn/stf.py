@@ -74,6 +74,9 @@ class STF:
     dead_bias: bool = False
     """Keep the second, unused bias of the released filters, for the same number of parameters."""
     eps: Positive = 1e-4
+    """Added to the variances of the complex norm."""
+    eps_in_covariance: bool = False
+    """Add ``eps`` to the covariance of real and imaginary part too, as released."""
 
     def __post_init__(self):
         stf.check_windows(self.windows, self.pooled or self.windows)
@@ -262,7 +265,8 @@ class STFLayer(nn.Module):
             else:
                 z = self._interleave(native, j, merges)
             z = z * scale
-            z = _Affine(name=f"norm{j}")(stf.whiten(z, cfg.eps))
+            z = stf.whiten(z, cfg.eps, eps_in_covariance=cfg.eps_in_covariance)
+            z = _Affine(name=f"norm{j}")(z)
             z, bins = filters(z, bins, size=size, dilation=cfg.windows[j] // cfg.windows[0])
             if cfg.activation == "frequency":
                 z = nn.leaky_relu(z, SLOPE)

@@ -255,18 +255,37 @@ def modulus(real: Float[Array, ...], imag: Float[Array, ...]) -> Float[Array, ..
 
 
 def whiten(
-    spectrum: Float[Array, "p 2 k b m c"], eps: float = 1e-4
+    spectrum: Float[Array, "p 2 k b m c"], eps: float = 1e-4, *, eps_in_covariance: bool = False
 ) -> tuple[Float[Array, "p k b m c"], Float[Array, "p k b m c"]]:
     """Complex layer normalisation: the real and imaginary parts of every row of the batch are
     centred and decorrelated over all parts, bins, blocks and channels.
 
-    ``V ** -0.5 (z - mean(z))`` with ``V`` the 2 x 2 covariance of real and imaginary part
-    (Trabelsi et al., Deep Complex Networks, ICLR 2018, section 3.5, with the statistics of a
-    layer, as STFNets are released). ``eps`` is added to both variances; the released code adds
-    it to the covariance too, and divides by zero on silence.
+    ``V ** -0.5 (z - mean(z))`` with ``V`` the 2 x 2 covariance of real and imaginary part. ``eps``
+    is added to both variances.
+
+    Rounding makes the determinant of ``V`` negative where all of ``z`` has one phase, as in a clean
+    tone, so it is kept at its exact lower bound. Without ``eps`` it is not negative (Cauchy and
+    Schwarz), so with trace ``t`` and determinant ``d`` of the covariance without ``eps``::
+
+        det V = d + eps t + eps ** 2 >= eps t + eps ** 2
+        det V = d + eps E(real - imag) ** 2 >= eps E(real - imag) ** 2, with eps_in_covariance
+
+    Relative to the squared trace of ``V`` it is not taken for smaller than float32's rounding,
+    2 ** -23, either: it is not known better than that, and values and gradients stay finite at any
+    level, also for silence with ``eps_in_covariance``.
+
+    Args:
+        spectrum: The real and imaginary parts of the bins.
+        eps: Added to the variance of the real and of the imaginary part.
+        eps_in_covariance: Add ``eps`` to the covariance of both parts too. The released STFNets do
+            so, and divide by zero on silence.
 
     Returns:
         Real and imaginary part.
+
+    Reference:
+        Trabelsi et al., Deep Complex Networks, ICLR 2018, section 3.5, with the statistics of a
+        layer, as STFNets are released.
 
     >>> real, imag = whiten(jax.random.normal(jax.random.key(0), (1, 2, 8, 1, 16, 1)))
     >>> [bool(jnp.allclose(x, 0, atol=0.01)) for x in (real.std() - 1, (real * imag).mean())]
@@ -278,11 +297,16 @@ def whiten(
 
     real, imag = (x - mean(x) for x in (spectrum[:, 0], spectrum[:, 1]))
     vrr, vii = mean(jnp.square(real)) + eps, mean(jnp.square(imag)) + eps
-    vri = mean(real * imag)
+    vri = mean(real * imag) + (eps if eps_in_covariance else 0.0)
+    # All relative to the trace, so that no product overflows.
+    trace = vrr + vii
+    vrr, vii, vri, share = vrr / trace, vii / trace, vri / trace, eps / trace
+    least = share * (1 - (2 * vri if eps_in_covariance else share))
+    least = jnp.maximum(least, float(jnp.finfo(jnp.float32).eps))
     # V ** -0.5 = [[vii + s, -vri], [-vri, vrr + s]] / (s t), where s ** 2 = det V and
     # t ** 2 = trace V + 2 s.
-    s = jnp.sqrt(vrr * vii - jnp.square(vri))
-    scale = 1 / (s * jnp.sqrt(vrr + vii + 2 * s))
+    s = jnp.sqrt(jnp.maximum(vrr * vii - jnp.square(vri), least))
+    scale = 1 / (s * jnp.sqrt((1 + 2 * s) * trace))
     rr, ii, ri = scale * (vii + s), scale * (vrr + s), -scale * vri
     return rr * real + ri * imag, ri * real + ii * imag
 

@@ -187,7 +187,7 @@ def layer_of(cfg, x, pool=False, seed=0):
 
 def test_layers_are_local_and_follow_shifts_by_a_block(monkeypatch):
     """Without the norm, whose statistics span the series."""
-    monkeypatch.setattr(stf, "whiten", lambda z, eps: (z[:, 0], z[:, 1]))
+    monkeypatch.setattr(stf, "whiten", lambda z, *_, **__: (z[:, 0], z[:, 1]))
     cfg, x = STF(width=8), noise(1, 512, 2)
     for pool, block in ((False, 128), (True, 96)):
         params, run = layer_of(cfg, x, pool)

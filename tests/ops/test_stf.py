@@ -1,5 +1,6 @@
 """Block spectra against numpy's FFT in float64: tests T1 to T11 of the method's properties."""
 
+import functools
 import itertools
 import os
 import subprocess
@@ -9,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from jfreq.ops import stf
@@ -51,6 +52,7 @@ def from_complex(z, longest_blocks):
 hologram = jax.jit(stf.hologram, static_argnums=(1, 2))
 merge = jax.jit(stf.merge_blocks, static_argnums=1)
 whiten = jax.jit(stf.whiten, static_argnums=1)
+whiten_released = jax.jit(functools.partial(stf.whiten, eps_in_covariance=True), static_argnums=1)
 
 
 def relative(found, expected):
@@ -254,6 +256,70 @@ def test_whiten_follows_rotation_and_order_of_blocks_and_forgets_scale():
     expected = np.einsum("yz,pz...->py...", turn, run(z))
     np.testing.assert_allclose(run(turned), expected, atol=1e-4)
     np.testing.assert_allclose(run(z[::-1, :, :, :, ::-1]), run(z)[::-1, :, :, :, ::-1], atol=1e-5)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def whitened_series(x, eps_in_covariance):
+    """Whitened bins ``[2 p k b m c]`` of ``x`` ``[b t c]``, and the gradient of a function of
+    them."""
+
+    def f(x):
+        z = stf.block_spectrum(blocked(x), WINDOWS[-1], np.arange(65))
+        pair = jnp.stack(stf.whiten(z, eps_in_covariance=eps_in_covariance))
+        return jnp.sum(pair**3), (pair, z)
+
+    (_, (pair, z)), grad = jax.value_and_grad(f, has_aux=True)(x)
+    return pair, z, grad
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    level=st.floats(-6, 9),
+    phase=st.floats(-np.pi, np.pi),
+    bin_=st.integers(0, 64),
+    gain=st.sampled_from([-1.0, 0.0, 1e-3, 1.0]),
+    eps_in_covariance=st.booleans(),
+)
+@example(level=1.0, phase=0.7, bin_=8, gain=1.0, eps_in_covariance=False)
+@example(level=0.5 * np.log10(2), phase=0.7, bin_=8, gain=1.0, eps_in_covariance=False)
+def test_clean_tones_whiten_to_unit_power(level, phase, bin_, gain, eps_in_covariance):
+    """Channels in phase, whose spectra all lie on one line of the complex plane."""
+    tone = np.cos(2 * np.pi * bin_ * np.arange(256) / 128 + phase)
+    x = (10**level * tone[:, None] * [1, gain])[None].astype(np.float32)
+    pair, z, grad = whitened_series(jnp.asarray(x), eps_in_covariance)
+    assert np.isfinite(pair).all() and np.isfinite(grad).all()
+    assert np.square(pair).sum(0).mean() < 2.01
+    if not eps_in_covariance:
+        z = np.asarray(z, np.float64)
+        power = z.var((0, 2, 3, 4, 5)).sum()
+        expected = power / (power + 1e-4)
+        assert np.square(pair).sum(0).mean() > expected - 0.01
+
+
+@pytest.mark.parametrize("eps_in_covariance", [False, True])
+@pytest.mark.parametrize("level", [0.0, 1e-30, 3.0])
+def test_silence_and_constants_whiten_to_finite_values(level, eps_in_covariance):
+    pair, _, grad = whitened_series(jnp.full((1, 256, 2), level), eps_in_covariance)
+    assert np.isfinite(pair).all() and np.isfinite(grad).all()
+    if level == 0:
+        assert not np.any(pair)
+
+
+def test_eps_in_the_covariance_is_as_released():
+    """What the released code computes, in float64."""
+    z = correlated(4, 2, 5, 3, 2, 6)
+    found = np.stack(whiten_released(jnp.asarray(z), 0.3), axis=1)
+    real, imag = (x - x.mean((0, 1, 3, 4), keepdims=True) for x in (z[:, 0], z[:, 1]))
+
+    def mean(x):
+        return x.astype(np.float64).mean((0, 1, 3, 4), keepdims=True) + 0.3
+
+    vrr, vii, vri = mean(real**2), mean(imag**2), mean(real * imag)
+    s = np.sqrt(vrr * vii - vri**2)
+    scale = 1 / (s * np.sqrt(vrr + vii + 2 * s))
+    expected = [(vii + s) * real - vri * imag, (vrr + s) * imag - vri * real]
+    np.testing.assert_allclose(found, scale[:, None] * np.stack(expected, axis=1), atol=1e-5)
+    assert np.abs(found - np.stack(whiten(jnp.asarray(z), 0.3), axis=1)).max() > 0.01
 
 
 def test_silence_has_finite_gradients():
