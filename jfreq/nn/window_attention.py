@@ -42,20 +42,24 @@ def join(x: Any, grid: Pair, window: Pair) -> Any:
 def fit(grid: Pair, window: Pair, shift: Pair) -> tuple[Pair, Pair]:
     """The window and shift that act on a grid.
 
-    On an axis that is no larger than the window, the window is the axis and nothing is shifted. A
-    shift by whole windows has no effect and becomes 0. Raises ``InputError`` for a grid that
-    windows do not tile.
+    On an axis that is no larger than the window, the window is the axis. A shift along such an axis
+    is not possible, and then there is none along the other either, as in Swin and FOCAL. A shift by
+    whole windows has no effect and becomes 0. Raises ``InputError`` for a grid that windows do not
+    tile.
+
+    >>> fit((12, 12), (3, 3), (1, 1)), fit((3, 12), (3, 3), (1, 1)), fit((12, 9), (2, 9), (1, 0))
+    (((3, 3), (1, 1)), ((3, 3), (0, 0)), ((2, 9), (1, 0)))
     """
-    out = []
-    for size, w, s in zip(grid, window, shift):
+    for size, w in zip(grid, window):
         if size > w and size % w:
             raise InputError(
                 f"encoder.window: {window[0]} x {window[1]} tokens do not tile a grid of "
                 f"{grid[0]} x {grid[1]}; pad it to Swin.padded"
             )
-        out.append((w, s % w) if size > w else (size, 0))
-    (wt, st), (wf, sf) = out
-    return (wt, wf), (st, sf)
+    if any(s and size <= w for size, w, s in zip(grid, window, shift)):
+        shift = (0, 0)
+    (wt, wf), (st, sf) = (min(window[0], grid[0]), min(window[1], grid[1])), shift
+    return (wt, wf), (st % wt, sf % wf)
 
 
 def attended(

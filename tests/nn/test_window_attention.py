@@ -81,12 +81,26 @@ def test_block_equals_loops_over_tokens(window, shift, grid, padding, wrap_mask)
 
 
 def test_a_grid_within_the_window_is_one_window():
-    """Three frames, window of four: the window shrinks, its shift in time is dropped."""
+    """Three frames, window of four: the window shrinks to the grid."""
     x = noise(1, 3, 8, 6)
-    wide, exact = WindowBlock(2, (4, 4), (2, 2)), WindowBlock(2, (3, 4), (0, 2))
+    wide, exact = WindowBlock(2, (4, 4)), WindowBlock(2, (3, 4))
     params = made(wide, x)
     assert params["position_bias"].shape == (5 * 7, 2)
     np.testing.assert_array_equal(forward(wide)(params, x), forward(exact)(params, x))
+
+
+@pytest.mark.parametrize("grid", [(3, 12), (12, 3)])
+def test_a_block_shifts_where_both_axes_can(grid):
+    """As in FOCAL, whose last stage is 3 x 12 on a microphone; a shift along one axis alone, as in
+    FreqMAE, needs room on that axis only."""
+    x = noise(2, *grid, 8)
+    still, both, rows, columns = (
+        WindowBlock(2, (3, 3), shift) for shift in ((0, 0), (1, 1), (1, 0), (0, 1))
+    )
+    params = made(still, x)
+    plain, *others = (forward(net)(params, x) for net in (still, both, rows, columns))
+    moved = [not np.allclose(plain, other) for other in others]
+    assert moved == [False, grid[0] > 3, grid[1] > 3]
 
 
 @pytest.mark.parametrize("wrap_mask", [True, False])
