@@ -37,12 +37,13 @@ class Spectrum:
     form: Literal["log_phase", "magnitude_phase", "real_imag"] = "log_phase"
     """What a network reads of a channel. ``log_phase``: the logarithm log(1 + gain |z|),
     standardised, and it times the cosine and the sine of the phase, which gives little weight to
-    the phase of a faint bin, which is noise; ``magnitude_phase``: magnitude and angle in radians;
-    ``real_imag``."""
+    the phase of a faint bin, which is noise; ``magnitude_phase``: magnitude and angle in radians,
+    which is 0 where the magnitude is; ``real_imag``."""
     two_sided: bool = False
     """Include negative frequencies; off: bins from 0 Hz to below Nyquist."""
     remove_mean: bool = False
-    """Subtract the mean of every interval, which hides offsets and the direction of gravity."""
+    """Subtract the mean of every interval, which hides offsets and the direction of gravity.
+    Without a taper bin 0 is exactly 0, and so is its phase."""
     taper: Literal["rectangular", "hann"] = "rectangular"
     normalise: bool = True
     """Scale so that white noise of unit variance has unit power in every bin; off: the DFT sum."""
@@ -125,7 +126,11 @@ class Spectrum:
     def transform(
         self, x: Float[Array, "b t c"], signal: SignalSpec
     ) -> tuple[Float[Array, "b t2 f c"], Float[Array, "b t2 f c"]]:
-        """``(real, imag)`` of the intervals of a sensor, frames by bins."""
+        """``(real, imag)`` of the intervals of a sensor, frames by bins.
+
+        What is 0 of every interval is 0 and not the rounding of the transform, whose phase would be
+        any: the imaginary part of bin 0 and Nyquist, and all of bin 0 where the mean is removed.
+        """
         size, hop = self.sizes(signal)
         cut = frames.frame(x.transpose(0, 2, 1), frame_length=size, hop_length=hop)
         if self.remove_mean:
@@ -134,7 +139,12 @@ class Spectrum:
         scale = np.sqrt(np.sum(taper**2)) if self.normalise else 1.0
         if self.normalise or self.taper != "rectangular":
             cut = cut * (taper / scale).astype(np.float32)[None, None, None]
-        both = dft.rdft(cut, n_fft=size)
+        real, imag = dft.rdft(cut, n_fft=size)
+        bins = np.arange(size // 2 + 1)[None, None, None]
+        imag = jnp.where(2 * bins % size == 0, 0.0, imag)
+        if self.remove_mean and self.taper == "rectangular":
+            real = jnp.where(bins == 0, 0.0, real)
+        both = real, imag
         if self.two_sided:
             last = (size - 1) // 2
             real, imag = (
@@ -158,7 +168,8 @@ class Spectrum:
         else:
             magnitude = jnp.sqrt(jnp.square(real) + jnp.square(imag))
             if self.form == "magnitude_phase":
-                parts = [magnitude, jnp.arctan2(imag, real)]
+                # A zero with a minus would give -pi where the real part is negative.
+                parts = [magnitude, jnp.arctan2(jnp.where(imag == 0, 0.0, imag), real)]
             else:
                 loud = self.loudness(magnitude)
                 scale = self.phase / math.hypot(mean, std)

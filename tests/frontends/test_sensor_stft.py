@@ -1,5 +1,6 @@
 """Spectra of intervals against numpy's FFT; what is refused."""
 
+import functools
 from typing import Any, cast
 
 import jax.numpy as jnp
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 
 from jfreq.frontends.sensor_stft import Spectrum
+from jfreq.ops import dft
 from jfreq.types import InputError, SignalSpec
 
 AUDIO, SEISMIC = SignalSpec("audio", 8000, 16000), SignalSpec("seismic", 100, 200)
@@ -60,6 +62,26 @@ def test_silence_has_no_phase():
     cfg = Spectrum(0.2)
     seen = cfg.channels(*cfg.transform(jnp.zeros((1, 80, 1)), signal))
     assert not np.asarray(seen).any()
+
+
+@pytest.mark.parametrize("evaluator", ["fft", "matmul"])
+@pytest.mark.parametrize("samples", [20, 25])
+def test_phase_is_defined_where_a_part_of_the_spectrum_is_zero(samples, evaluator, monkeypatch):
+    """Bin 0 has the phase 0 after its mean is removed, else 0 or pi by its sign, as Nyquist."""
+    monkeypatch.setattr(dft, "rdft", functools.partial(dft.rdft, evaluator=evaluator))
+    signal = SignalSpec("x", 100, 10 * samples, 2)
+    x = noise(signal, 2) - [3, 1e4]
+    for remove_mean in (True, False):
+        cfg = Spectrum(samples / 100, form="magnitude_phase", two_sided=True, normalise=False,
+                       remove_mean=remove_mean)  # fmt: skip
+        seen = np.asarray(cfg.channels(*cfg.transform(jnp.asarray(x, jnp.float32), signal)))
+        size, phase = seen[..., 0::2], seen[..., 1::2]
+        assert np.isfinite(seen).all() and np.abs(phase).max() <= np.float32(np.pi)
+        np.testing.assert_array_equal(phase[:, :, 0], 0 if remove_mean else np.float32(np.pi))
+        assert not remove_mean or not size[:, :, 0].any()
+        if samples % 2 == 0:
+            nyquist = phase[:, :, samples // 2]
+            assert ((nyquist == 0) | (nyquist == np.float32(np.pi))).all()
 
 
 def test_rounding_has_no_phase():
