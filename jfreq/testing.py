@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 import socket
@@ -9,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,8 @@ from jfreq.sharding import make_mesh
 from jfreq.train.plan import plan_step
 from jfreq.train.step import make_step
 from jfreq.types import Array, Batch, BatchSpec, DataSpec, PyTree, SignalSpec
+
+T = TypeVar("T", bound=Any)
 
 CLIP = DataSpec((SignalSpec("audio", 16000, 20720),), ("a", "b", "c"))
 """1.295 s: 128 frames, none of them padding."""
@@ -42,6 +45,28 @@ PUBLISHED = DataSpec(
 """The released STFNets read longer windows."""
 MOD = DataSpec((SignalSpec("audio", 8000, 16000), SignalSpec("seismic", 100, 200)), ("a", "b"))
 ACIDS = DataSpec((SignalSpec("audio", 1024, 1024, 3), SignalSpec("seismic", 1024, 1024, 2)), ("a",))
+
+
+_SMALL = {
+    "width": 48, "depth": 1, "heads": 2, "widths": 16, "hidden": 16, "sensor_width": 12,
+    "depths": 1, "embedding": 32, "fusion": 32, "projection": 32, "clones": 2, "groups": 4,
+    "time_projection": 16, "map_projection": 16, "blocks": 1, "target_layers": 1,
+}  # fmt: skip
+"""The most that a field of this name keeps."""
+
+
+def small(cfg: T) -> T:
+    """The config with every size cut to what a test needs."""
+    changes: dict[str, Any] = {}
+    for field in dataclasses.fields(cfg):
+        value, most = getattr(cfg, field.name), _SMALL.get(field.name)
+        if dataclasses.is_dataclass(value):
+            changes[field.name] = small(value)
+        elif most is not None and isinstance(value, tuple):
+            changes[field.name] = tuple(min(x, most) for x in value)
+        elif most is not None and isinstance(value, int):
+            changes[field.name] = min(value, most)
+    return dataclasses.replace(cfg, **changes)
 
 
 def data_of(experiment: Experiment) -> DataSpec:

@@ -6,7 +6,6 @@ anew, ``pytest tests/test_golden.py --golden write``, and says in the commit whi
 why.
 """
 
-import dataclasses
 import functools
 import json
 from pathlib import Path
@@ -17,20 +16,12 @@ import pytest
 
 from jfreq import recipes, sharding
 from jfreq.config import Data, Experiment, replace
-from jfreq.testing import assert_step_specs, batch_spec, data_of, fake_batch
+from jfreq.testing import assert_step_specs, batch_spec, data_of, fake_batch, small
 from jfreq.train import plan, step
 from jfreq.train.state import init_state
 
 FILE = Path(__file__).parent / "golden" / "steps.json"
 ROWS = 4
-SMALL = {
-    "width": 48, "depth": 1, "heads": 2, "widths": 16, "hidden": 16, "sensor_width": 12,
-    "depths": 1, "embedding": 32, "fusion": 32, "projection": 32, "clones": 2, "groups": 4,
-    "time_projection": 16, "map_projection": 16, "blocks": 1, "target_layers": 1,
-}  # fmt: skip
-"""The most that a field of this name keeps."""
-
-
 EXPERIMENTS = recipes.load_all()
 PLAIN = (
     "aape_nano", "ast_nano", "beats_nano", "beats_tokenizer_nano", "data2vec_nano", "eat_nano",
@@ -61,20 +52,6 @@ def smallest(name):
 
 
 FAMILIES = {smallest(name) for name in EXPERIMENTS}
-
-
-def small(cfg):
-    """The config with every size cut to ``SMALL``."""
-    changes = {}
-    for field in dataclasses.fields(cfg):
-        value, most = getattr(cfg, field.name), SMALL.get(field.name)
-        if dataclasses.is_dataclass(value):
-            changes[field.name] = small(value)
-        elif most is not None and isinstance(value, tuple):
-            changes[field.name] = tuple(min(x, most) for x in value)
-        elif most is not None and isinstance(value, int):
-            changes[field.name] = min(value, most)
-    return dataclasses.replace(cfg, **changes)
 
 
 def reduced(name):
