@@ -7,7 +7,8 @@
 
 `freqmae_mod` is the published network and recipe with what it was meant to do; `freqmae_mod_released`
 is what was run, flaws included: windows one frame high, no wrap mask, raw two-sided magnitude and
-phase, padding that counts. Both read windows of 2 s of a microphone (8 kHz) and a geophone (100 Hz).
+phase, padding that counts, a decoder that strings children together, and weight decay of every
+parameter that is trained, as torch's AdamW has it. Both read windows of 2 s of a microphone (8 kHz) and a geophone (100 Hz).
 `*_nano` reads any sensors and takes about a third of a second an update on two cores; `*_hapt` fits
 windows of 2.56 s at 50 Hz. Patch embeddings keep their random initial values (`optim.lr_mult` 0), as published.
 """
@@ -19,6 +20,7 @@ from jfreq.methods.phymask import PhyMask
 from jfreq.nn.swin import Swin
 
 FROZEN = ((r".*/patch_embed/.*", 0.0),)
+"""Their weights do not decay either, as in torch, where they have no gradient."""
 SWIN = Swin(
     width=32, depths=(2, 2), window=(2, 4), dropout=0.1, attention_dropout=0.0, drop_path=0.1
 )
@@ -33,6 +35,14 @@ MOD = FreqMAE(
     patch_bins=(40, 1),
 )
 
+
+def released(experiment: Experiment, name: str) -> Experiment:
+    """The network as released; norms, biases, position biases and mask tokens decay too."""
+    assert isinstance(experiment.method, FreqMAE)
+    method = as_released(experiment.method)
+    return replace(experiment, name=name, method=method, optim__decay=(".*",))
+
+
 freqmae_nano = Experiment(
     name="freqmae_nano",
     method=NANO,
@@ -44,12 +54,8 @@ freqmae_nano = Experiment(
     log=Log(every=20),
 )
 freqmae_hapt = replace(freqmae_nano, name="freqmae_hapt", method=HAPT)
-freqmae_released_nano = replace(
-    freqmae_nano, name="freqmae_released_nano", method=as_released(NANO)
-)
-freqmae_released_hapt = replace(
-    freqmae_nano, name="freqmae_released_hapt", method=as_released(HAPT)
-)
+freqmae_released_nano = released(freqmae_nano, "freqmae_released_nano")
+freqmae_released_hapt = released(freqmae_hapt, "freqmae_released_hapt")
 # Masks by energy and coherence, see phymask.py; here every masked place is still computed.
 phymask_swin_nano = replace(
     freqmae_nano, name="phymask_swin_nano", method=PhyMask(trunk=NANO, anneal_steps=200)
@@ -69,4 +75,4 @@ freqmae_mod = Experiment(
     checkpoint=Checkpoint(every=2000),
     log=Log(every=50),
 )
-freqmae_mod_released = replace(freqmae_mod, name="freqmae_mod_released", method=as_released(MOD))
+freqmae_mod_released = released(freqmae_mod, "freqmae_mod_released")

@@ -8,6 +8,7 @@ padding. The defaults follow the paper; :func:`as_released` follows the code.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Literal, TypeAlias
 
 import flax.linen as nn
@@ -21,7 +22,7 @@ from jfreq.masks import window_masks
 from jfreq.method import Loss, Streams, summarise
 from jfreq.methods.common.sensor_spectra import SpectraMethod, Spectrogram, SpectrogramSpec, any_of
 from jfreq.nn.apply import apply
-from jfreq.nn.swin import Swin
+from jfreq.nn.swin import Children, Swin
 from jfreq.nn.swin_autoencoder import ModalityDecoder, ModalityEncoder, SensorPredictor
 from jfreq.ranges import Between, NonNegative, Size, checked
 from jfreq.types import Array, Batch, Features, Mask, PyTree, Reconstruction, TokenGrid
@@ -56,11 +57,20 @@ class FreqMAE(SpectraMethod):
     padding: Literal["ignored", "as_released"] = "ignored"
     """``ignored``: padding is not masked, attended to, weighted or counted. ``as_released``: it is
     treated like signal."""
+    children: Children = "in_place"
+    """Where the decoder puts the four children of a cell: ``in_place``, or ``as_released``, next to
+    each other in the list of tokens, which needs ``padding`` as released too."""
     embed: Literal["both", "unimodal", "fused"] = "both"
     """Clip vector: the vectors of the sensors (``unimodal``), the vectors that are predicted of
     them (``fused``), or both, as published."""
 
     def __post_init__(self):
+        check(
+            self.children == "in_place" or self.padding == "as_released",
+            "method.children",
+            "'as_released' moves tokens away from the places of padding; set method.padding to "
+            "'as_released' too",
+        )
         if len(self.signals) == 1:
             check(
                 self.embed == "both",
@@ -244,7 +254,19 @@ class FreqMAE(SpectraMethod):
 
 
 def as_released(cfg: FreqMAE) -> FreqMAE:
-    """The config with everything as in the released code for MOD, its three flaws included."""
+    """The config with what the released code does differently from our defaults, flaws included.
+
+    The input is the magnitude and the phase of both sides of the spectrum of every interval without
+    its mean, neither tapered nor scaled nor standardised. Windows are one frame high, are shifted
+    by one frame, which changes nothing, and have no mask at the seam. The error has the energy of a
+    clip as a mere offset. Padding is treated like signal. The decoder strings the children of a
+    cell together.
+
+    All else stays as in ``cfg``: the sensors, intervals, patches and bins of a window, widths and
+    depths, masks, ``gamma`` and ``exponent``. Weight decay, which the released optimiser applies to
+    every parameter that is trained, and the frozen patch embedding belong to the recipe
+    (``optim.decay``, ``optim.lr_mult``; see ``freqmae_mod_released``).
+    """
     spectrum = replace(
         cfg.frontend,
         form="magnitude_phase",
@@ -261,6 +283,7 @@ def as_released(cfg: FreqMAE) -> FreqMAE:
         standardise="none",
         error="as_released",
         padding="as_released",
+        children="as_released",
     )
 
 
@@ -287,8 +310,10 @@ class _Net(nn.Module):
             read = cfg.read_tokens(spec)
             valid = None if read.all() else read
             encoders[name] = ModalityEncoder(swin, tokens, cfg.embedding, valid)
-            decoders[name] = ModalityDecoder(swin, tokens, spec.patch_size, valid)
-            fused[name] = ModalityDecoder(swin, tokens, spec.patch_size, valid)
+            decoder = functools.partial(
+                ModalityDecoder, swin, tokens, spec.patch_size, valid, cfg.children
+            )
+            decoders[name], fused[name] = decoder(), decoder()
         # Attributes name the parameters: ``sensor_acc``, ``unimodal_decoder_acc``.
         self.sensor, self.unimodal_decoder = encoders, decoders
         if cfg.fused:

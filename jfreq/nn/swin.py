@@ -7,6 +7,7 @@ so that attention is local in frequency and frames interact.
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal, TypeAlias
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -18,6 +19,11 @@ from jfreq.nn.window_attention import EPS, Pair, Valid, WindowBlock
 from jfreq.ranges import BelowOne, Count, Positive, Size, Whole, checked
 from jfreq.sharding import constrain
 from jfreq.types import InputError
+
+Children: TypeAlias = Literal["in_place", "as_released"]
+"""Where the four children of a cell go. ``in_place``: to the places and in the order of
+:class:`PatchMerge`; ``as_released`` in the code of FreqMAE: next to each other in the time-major
+list of all tokens, away from their parent."""
 
 
 @checked
@@ -37,7 +43,8 @@ class Swin:
     """Heads of every stage."""
     window: tuple[Count, Count] = (2, 8)
     shift: tuple[Whole, Whole] = (1, 0)
-    """Half a window on both axes is the original Swin."""
+    """Half a window on both axes is the original Swin. A stage shifts only where every axis that
+    has a shift is larger than the window."""
     wrap_mask: bool = True
     """Tokens that a cyclic shift joins do not attend to each other; off in the code of FreqMAE."""
     mlp_ratio: Positive = 4.0
@@ -114,9 +121,12 @@ class Swin:
     def build(self, name: str | None = None) -> SwinEncoder:
         return SwinEncoder(self, name=name)
 
-    def decoder(self, patch_size: int, name: str | None = None) -> SwinDecoder:
-        """The module that decodes to ``patch_size`` values for every token."""
-        return SwinDecoder(self, patch_size, name=name)
+    def decoder(
+        self, patch_size: int, children: Children = "in_place", name: str | None = None
+    ) -> SwinDecoder:
+        """The module that decodes to ``patch_size`` values for every token; ``children`` as in
+        :class:`PatchExpand`."""
+        return SwinDecoder(self, patch_size, children, name=name)
 
 
 def valid_by_stage(valid: Valid | None, stages: int) -> list[Valid | None]:
@@ -145,17 +155,16 @@ class PatchMerge(nn.Module):
 
 
 class PatchExpand(nn.Module):
-    """One cell to its 2 x 2 children of half the width: linear without bias, then LayerNorm.
+    """One cell to its 2 x 2 children of half the width: linear without bias, then LayerNorm."""
 
-    Children have the places and the order of :class:`PatchMerge`. (The code of FreqMAE puts the
-    four next to each other in the flat list of tokens instead, away from their parent.)
-    """
+    children: Children = "in_place"
 
     @nn.compact
     def __call__(self, x: Float[Array, "b t f d"]) -> Float[Array, "b t2 f2 e"]:
         b, t, f, d = x.shape
         x = nn.Dense(2 * d, use_bias=False, kernel_init=torch_kernel, name="linear")(x)
-        x = x.reshape(b, t, f, 2, 2, d // 2).transpose(0, 1, 4, 2, 3, 5)
+        if self.children == "in_place":
+            x = x.reshape(b, t, f, 2, 2, d // 2).transpose(0, 1, 4, 2, 3, 5)
         x = x.reshape(b, 2 * t, 2 * f, d // 2)
         return nn.LayerNorm(epsilon=EPS, name="norm")(x)
 
@@ -196,6 +205,8 @@ class SwinDecoder(nn.Module):
 
     cfg: Swin
     patch_size: int
+    children: Children = "in_place"
+    """As in :class:`PatchExpand`; ``as_released`` takes no ``valid``, which has places."""
 
     @nn.compact
     def __call__(
@@ -210,7 +221,7 @@ class SwinDecoder(nn.Module):
         _check_grid(cfg, (x.shape[1] << merges, x.shape[2] << merges), valid)
         inside = valid_by_stage(valid, len(cfg.depths))
         for s in reversed(range(merges)):
-            x = PatchExpand(name=f"expand{s}")(x)
+            x = PatchExpand(self.children, name=f"expand{s}")(x)
             for i in range(2):
                 block = cfg.block(i, cfg.rates[s][min(i, cfg.depths[s] - 1)], f"stage{s}_block{i}")
                 x = block(constrain(x), valid=inside[s], train=train)

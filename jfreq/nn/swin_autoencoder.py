@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from jfreq.nn.heads import torch_linear
-from jfreq.nn.swin import Swin
+from jfreq.nn.swin import Children, Swin
 
 
 class NormedPatchEmbed(nn.Module):
@@ -100,6 +100,8 @@ class ModalityDecoder(nn.Module):
     """Values ``p`` of a patch."""
     valid: np.ndarray | None = None
     """``[t f]`` bool, static: False in padding, which is not attended to. None attends to it."""
+    children: Children = "in_place"
+    """Where the four children of a cell go."""
 
     @nn.compact
     def __call__(self, x: Float[Array, "b d"], *, train: bool = False) -> Float[Array, "b n p"]:
@@ -110,5 +112,6 @@ class ModalityDecoder(nn.Module):
         """
         time, freq, width = self.swin.last(self.tokens)
         x = torch_linear(time * freq * width, x, "spread").reshape(-1, time, freq, width)
-        out = self.swin.decoder(self.size, "swin")(x, valid=self.valid, train=train)
+        decoder = self.swin.decoder(self.size, self.children, name="swin")
+        out = decoder(x, valid=self.valid, train=train)
         return out.reshape(out.shape[0], -1, self.size)

@@ -17,7 +17,7 @@ from jfreq.masks import window_masks
 from jfreq.method import Streams
 from jfreq.methods.freqmae import FreqMAE, as_released, frequency_weights
 from jfreq.nn.swin import Swin
-from jfreq.testing import ACC_MIC, fake_batch, fitted, loss_and_grad
+from jfreq.testing import ACC_MIC, data_of, fake_batch, fitted, loss_and_grad
 from jfreq.train import optimizer
 from jfreq.types import DataSpec, InputError, SignalSpec
 
@@ -341,3 +341,21 @@ def test_other_masks_trace_in_both_forms(kind):
         rngs = Streams(jax.random.key(0))
         found = jax.eval_shape(method.loss, params, {}, fake_batch(ACC_MIC, 2), rngs, 0)
         assert found.value.shape == ()
+
+
+def test_children_as_released_need_padding_as_released():
+    with pytest.raises(InputError, match=r"method\.children"):
+        replace(SMALL, children="as_released")
+    assert as_released(SMALL).children == "as_released"
+
+
+def test_released_recipes_decay_all_that_is_trained():
+    """As torch's AdamW: norms, biases, position biases and mask tokens; the frozen patch embedding
+    has no gradient there and keeps its values."""
+    experiment = recipes.load("freqmae_released_hapt")
+    method = experiment.method.bind(data_of(experiment))
+    params = jax.eval_shape(method.init, jax.random.key(0))
+    optim = experiment.optim
+    assert all(jax.tree.leaves(optimizer.decay_mask(optim, params)))
+    frozen = [p for p in param_paths.flatten(params) if "/patch_embed/" in p]
+    assert frozen and dict(optim.lr_mult) == {".*/patch_embed/.*": 0.0}

@@ -82,6 +82,19 @@ def test_children_lie_at_their_parent():
         np.testing.assert_allclose(found[0, t, f], expected, atol=1e-4)
 
 
+def test_children_as_released_lie_side_by_side_in_the_list_of_tokens():
+    """``B L (P1 P2 C) -> B (L P1 P2) C`` of the released code, away from their parent."""
+    x = jnp.zeros((1, 3, 4, 4)).at[0, 1, 2].set(noise(4))
+    net = PatchExpand("as_released")
+    params = made(net, x)
+    params["norm"] = {"scale": jnp.ones(2), "bias": jnp.zeros(2)}
+    found = forward(net)(params, x)
+    assert cells(found[0]) == {(3, 0), (3, 1), (3, 2), (3, 3)}  # tokens 4 * 6 to 4 * 6 + 3 of 6 x 8
+    quarters = np.asarray(x[0, 1, 2] @ params["linear"]["kernel"]).reshape(4, 2)
+    expected = layer_norm(quarters, {"scale": 1.0, "bias": 0.0})
+    np.testing.assert_allclose(found[0, 3, :4], expected, atol=1e-4)
+
+
 def test_valid_cells_of_every_stage():
     valid = np.zeros((8, 8), bool)
     valid[:5, :3] = True
