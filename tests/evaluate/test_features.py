@@ -184,12 +184,13 @@ def test_statistics_without_a_front_end_follow_the_tone(make_shards, make_patche
 
 
 def test_real_method_and_its_clip_vector(make_shards):
-    spec = DataSpec((SignalSpec("x", 16000.0, 16000),))
+    """They are the same in windows whose patches all lie in the signal: 128 frames."""
+    spec = DataSpec((SignalSpec("x", 16000.0, 20720),))
     method = methods.bind(recipes.load("ssast_nano"), spec).method
     shapes = jax.eval_shape(method.init, jax.random.key(0))
     rng = np.random.default_rng(3)
     params = jax.tree.map(lambda s: np.float32(0.05 * rng.normal(size=s.shape)), shapes)
-    x = rng.normal(size=(3, 16000, 1)).astype(np.float32)
+    x = rng.normal(size=(3, 20720, 1)).astype(np.float32)
     shards = make_shards(x, np.zeros(3, int), labels=("a",), rate=16000.0)
     clip, mean = (
         extract(method, params, shards, np.arange(3), batch=2, pool=pool).x
