@@ -91,6 +91,16 @@ def experiment(shards):
 
 
 @pytest.fixture(scope="session")
+def finished_run(experiment, tmp_path_factory):
+    """What the undisturbed training of ``experiment`` returned, and its folder: only to be read or
+    copied."""
+    from jfreq.train.loop import train
+
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    return train(experiment, folder, quiet=True), folder
+
+
+@pytest.fixture(scope="session")
 def shards(tmp_path_factory) -> Path:
     """32 labelled synthetic clips of 128 frames."""
     from jfreq.data.prepare.run import prepare

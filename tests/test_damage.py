@@ -27,7 +27,7 @@ from jfreq.train.loop import _run as resume_with
 from jfreq.train.state import State
 from jfreq.types import InputError
 
-OLD, NEW = 2, 4
+OLD, NEW = 3, 6
 LIMIT_S = 20
 FREE = ("_CHECKPOINT_METADATA", "commit_success.txt", "config.json", ".lock")
 """Orbax's word about the time, and what a start writes anew."""
@@ -43,23 +43,9 @@ class Run:
 
 
 @pytest.fixture(scope="module")
-def run(shards, tmp_path_factory):
-    from jfreq.config import Checkpoint, Data, Experiment, Log
-    from jfreq.methods.ssast import SSAST
-    from jfreq.nn.vit import ViT
-    from jfreq.train.loop import train
-
-    experiment = Experiment(
-        name="test",
-        method=SSAST(encoder=ViT(width=32, depth=1, heads=2), passes=1),
-        data=Data(path=(str(shards),), backend="memory"),
-        checkpoint=Checkpoint(every=OLD, keep=2),
-        log=Log(every=1, tensorboard=False),
-        steps=NEW,
-        batch=8,
-    )
+def run(experiment, finished_run, tmp_path_factory):
     folder = tmp_path_factory.mktemp("damage") / "run"
-    train(experiment, folder, quiet=True)
+    shutil.copytree(finished_run[1], folder)
     right = {s: checkpoint.load_run(folder, step=s).params for s in (OLD, NEW)}
     # With so few steps asked for, a start ends with what it restored.
     setup = plan.plan_run(replace(experiment, steps=OLD))
@@ -194,14 +180,14 @@ CASES = {
     "meta gone": (lambda f: newest(f, "meta").rename(f / "gone"), OLD, OLD),
     "meta empty": (lambda f: (newest(f, "meta") / "metadata").write_text(""), OLD, OLD),
     "meta of another step": (lambda f: rewrite(newest(f, "meta") / "metadata",
-                             lambda b: b.replace(b'"step":4', b'"step":9')
-                                        .replace(b'"step": 4', b'"step": 9')), OLD, OLD),
+                             lambda b: b.replace(b'"step":6', b'"step":9')
+                                        .replace(b'"step": 6', b'"step": 9')), OLD, OLD),
     "digests gone": (lambda f: newest(f, SHA).rename(f / "gone"), OLD, OLD),
     "digests garbage": (lambda f: newest(f, SHA).write_text("{]"), OLD, OLD),
     "digests a list": (lambda f: newest(f, SHA).write_text("[1, 2]"), OLD, OLD),
-    "digests without files": (lambda f: newest(f, SHA).write_text('{"step": 4, "files": {}}'),
+    "digests without files": (lambda f: newest(f, SHA).write_text('{"step": 6, "files": {}}'),
                               OLD, OLD),
-    "digests of numbers": (lambda f: newest(f, SHA).write_text('{"step": 4, "files": {"a": 1}}'),
+    "digests of numbers": (lambda f: newest(f, SHA).write_text('{"step": 6, "files": {"a": 1}}'),
                            OLD, OLD),
     "digests nested": (lambda f: newest(f, SHA).write_text("[" * 99_999), OLD, OLD),
     "step renamed": (lambda f: newest(f, "").rename(f / "checkpoints" / "9"), OLD, OLD),
@@ -211,8 +197,8 @@ CASES = {
     "step a file": (lambda f: file_for_folder(newest(f, "")), OLD, OLD),
     "step empty": (lambda f: (newest(f, "").rename(f / "gone"), newest(f, "").mkdir()), OLD, OLD),
     "odd names beside": (lambda f: [(f / "checkpoints" / n).mkdir()
-                                    for n in ("007", "x", "-1", "4.tmp", "damaged-4")], NEW, NEW),
-    "a draft beside": (lambda f: (f / "checkpoints" / "6.orbax-checkpoint-tmp").mkdir(), NEW, NEW),
+                                    for n in ("007", "x", "-1", "6.tmp", "damaged-6")], NEW, NEW),
+    "a draft beside": (lambda f: (f / "checkpoints" / "9.orbax-checkpoint-tmp").mkdir(), NEW, NEW),
     "both damaged": (lambda f: every(f, lambda p: rewrite(p / "meta" / "metadata",
                                                           lambda b: b[:-1])), "refused", "refused"),
     "checkpoints empty": (lambda f: ((f / "checkpoints").rename(f / "gone"),
@@ -295,9 +281,9 @@ def test_what_proves_nothing_changes_nothing(run, tmp_path, monkeypatch, caplog,
         patch.setattr("jfreq.train.checkpoint._restore", fails)
         for how in (resume, look):
             assert outcome(run, folder, how, caplog) == "refused"
-            with pytest.raises(InputError, match=r"checkpoints(/4)?: .*nothing was changed|cannot"):
+            with pytest.raises(InputError, match=r"checkpoints(/6)?: .*nothing was changed|cannot"):
                 how(run, folder)
-    assert sorted(p.name for p in (folder / "checkpoints").iterdir()) == ["2", "4"]
+    assert sorted(p.name for p in (folder / "checkpoints").iterdir()) == ["3", "6"]
     assert outcome(run, folder, resume, caplog) == NEW
 
 
@@ -331,7 +317,7 @@ def test_one_step_may_be_damaged_twice(run, tmp_path, caplog):
         rewrite(biggest(folder), lambda b: b[:-1])
         assert outcome(run, folder, resume, caplog) == OLD
         names = {p.name for p in (folder / "checkpoints").iterdir()}
-        assert names == {"2", "damaged-4", *(f"damaged-4.{i + 1}" for i in range(again))}
+        assert names == {"3", "damaged-6", *(f"damaged-6.{i + 1}" for i in range(again))}
 
 
 def test_a_state_that_does_not_fit_says_what_is_new_and_what_is_missing(run, tmp_path):

@@ -27,27 +27,20 @@ def equal(a, b):
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
-@pytest.fixture(scope="module")
-def unbroken(experiment, tmp_path_factory):
-    """What an undisturbed run returned, and its folder."""
-    folder = tmp_path_factory.mktemp("unbroken") / "run"
-    return train(experiment, folder), folder
-
-
 @pytest.fixture
-def run(unbroken, tmp_path):
+def run(finished_run, tmp_path):
     """A copy of the finished run, to be harmed and gone on with."""
-    return shutil.copytree(unbroken[1], tmp_path / "run")
+    return shutil.copytree(finished_run[1], tmp_path / "run")
 
 
-def test_stop_and_resume_is_bitwise(experiment, unbroken, run):
+def test_stop_and_resume_is_bitwise(experiment, finished_run, run):
     """The run as it was after its checkpoint at step 3."""
     shutil.rmtree(run / "checkpoints" / "6")
     again = train(experiment, run)
-    equal(unbroken[0].params, again.params)
+    equal(finished_run[0].params, again.params)
     rows = read_metrics(run)
     assert [row["step"] for row in rows] == [2, 4, 6]
-    assert rows[-1]["loss"] == read_metrics(unbroken[1])[-1]["loss"]
+    assert rows[-1]["loss"] == read_metrics(finished_run[1])[-1]["loss"]
 
 
 @pytest.mark.slow
@@ -128,18 +121,18 @@ def test_nan_stops_with_a_dump(experiment, tmp_path):
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(kept))
 
 
-def test_damaged_checkpoint_falls_back_to_the_one_before(experiment, unbroken, run, caplog):
+def test_damaged_checkpoint_falls_back_to_the_one_before(experiment, finished_run, run, caplog):
     for path in (run / "checkpoints" / "6" / "state").rglob("*"):
         if path.is_file():
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     again = train(experiment, run)
     assert "damaged" in caplog.text
-    equal(unbroken[0].params, again.params)
+    equal(finished_run[0].params, again.params)
 
 
-def test_half_written_checkpoint_is_ignored(experiment, unbroken, run):
+def test_half_written_checkpoint_is_ignored(experiment, finished_run, run):
     (run / "checkpoints" / "6").rename(run / "checkpoints" / "6.orbax-checkpoint-tmp-1")
-    equal(unbroken[0].params, train(experiment, run).params)
+    equal(finished_run[0].params, train(experiment, run).params)
 
 
 def test_workdir_of_another_experiment(experiment, run):
@@ -186,8 +179,10 @@ def test_one_compilation_per_run(experiment, tmp_path, caplog):
     assert len(compiled) == 1
 
 
-def test_init_from_takes_the_trunk_and_resizes_positions(experiment, unbroken, tmp_path, capsys):
-    source, folder = unbroken
+def test_init_from_takes_the_trunk_and_resizes_positions(
+    experiment, finished_run, tmp_path, capsys
+):
+    source, folder = finished_run
     longer = replace(
         experiment,
         steps=1,
@@ -210,8 +205,8 @@ def test_init_from_takes_the_trunk_and_resizes_positions(experiment, unbroken, t
     assert not (tmp_path / "other").exists()
 
 
-def test_metrics_rows_have_everything(unbroken):
-    row = read_metrics(unbroken[1])[-1]
+def test_metrics_rows_have_everything(finished_run):
+    row = read_metrics(finished_run[1])[-1]
     names = {
         "step",
         "loss",
@@ -229,7 +224,7 @@ def test_metrics_rows_have_everything(unbroken):
         "mfu",
     }
     assert names <= set(row)
-    assert param_paths.count(checkpoint.load_run(unbroken[1]).params) > 0
+    assert param_paths.count(checkpoint.load_run(finished_run[1]).params) > 0
 
 
 class Collapsing(Method):
