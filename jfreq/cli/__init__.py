@@ -15,9 +15,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from jfreq.classes import trust
-from jfreq.cli.common import HELP, TRUST_HELP, call, print_note, split_trust
 from jfreq.cli.data import data_info, data_peek, data_prepare
 from jfreq.cli.paper import new_paper
+from jfreq.cli.parsing import HELP, TRUST_HELP, call, print_note, split_trust
 from jfreq.cli.report import report
 from jfreq.cli.study import ablate, bench, plan
 from jfreq.cli.train import config, finetune, train

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from jfreq.cli.common import progress_bars
+from jfreq.cli.parsing import progress_bars
 from jfreq.ranges import Whole
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from jfreq.cli.common import experiment_name, parse
+from jfreq.cli.parsing import experiment_name, parse
 from jfreq.ranges import Count, Repeats
 
 

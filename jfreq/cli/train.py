@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from jfreq.cli.common import experiment_name, first_argument, parse, with_data
+from jfreq.cli.parsing import experiment_name, first_argument, parse, with_data
 from jfreq.ranges import InputError, close_match
 
 

@@ -9,7 +9,7 @@ from typing import Literal
 
 from tyro.conf import Positional
 
-from jfreq.cli.common import print_note, progress_bars, run_or_bundle
+from jfreq.cli.parsing import print_note, progress_bars, run_or_bundle
 from jfreq.ranges import (
     Count,
     Fraction,

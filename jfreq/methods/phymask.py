@@ -71,7 +71,7 @@ class PhyMask(Wrapper):
             check(
                 len(self.visible) == len(counts),
                 "method.visible",
-                f"names {len(self.visible)} budgets for {len(counts)} sensors; name one for each",
+                f"names {len(self.visible)} budgets for {len(counts)} sensors; give one per sensor",
             )
             for name, n, k in zip(self.trunk.specs, counts, self.visible):
                 check(

@@ -61,7 +61,7 @@ class Head:
         check(
             self.classes is None or len(self.labels) <= self.classes,
             "head.labels",
-            f"there are {len(self.labels)} names for {self.classes} classes; name one for each",
+            f"there are {len(self.labels)} names for {self.classes} classes; give one name a class",
         )
 
     @property
@@ -212,11 +212,11 @@ class Classify(Supervised, Wrapper):
             widths = backbone.branch_widths
             check(len(widths) > 1, "head.fusion", "'late' needs an encoder with several branches")
             check(head.loss == "ce", "head.fusion", "'late' averages probabilities of one label")
-            weights = head.fusion_weights or widths
+            weights = head.fusion_weights
             check(
-                len(weights) == len(widths),
+                weights is None or len(weights) == len(widths),
                 "head.fusion_weights",
-                f"names {len(weights)} weights for {len(widths)} branches; name one for each",
+                f"has {len(weights or ())} weights for {len(widths)} branches; give one per branch",
             )
         return replace(self, backbone=backbone, head=head, signals=backbone.signals)
 

@@ -1,4 +1,8 @@
-"""STFNets: learning on spectra of several resolutions at once (Yao et al., WWW 2019)."""
+"""STFNets: learning on spectra of several resolutions at once (Yao et al., WWW 2019).
+
+Axes as in :mod:`jfreq.ops.stf`: ``s`` sample in its block, ``b`` row of the batch, ``m`` block,
+``c`` channel, ``p`` part of a block, ``k`` bin, ``z`` real and imaginary part.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +29,8 @@ from jfreq.types import InputError, SignalSpec, TokenGrid
 Pair = tuple[Array, Array]
 """Real and imaginary part."""
 _GROUP_BYTES = 2**20
-"""A CPU encodes as many rows at a time as have series of this size; spectra take ten times as
-much."""
+"""On a CPU, rows are encoded in groups whose series take at most this many bytes; their spectra
+need about ten times as many."""
 Shape = tuple[int, int]
 """Channels in and out of a layer."""
 SLOPE = 0.2
@@ -61,9 +65,9 @@ class STF:
     filter_form: Literal["taps", "bins"] = "taps"
     """Learn real taps, or the complex response at their bins."""
     expansion: Literal["linear", "zero_pad"] = "linear"
-    """How the base filter is brought to longer windows. ``linear``: interpolated in frequency, the
-    released default, which also weighs the taps by a periodic sinc squared; ``zero_pad``:
-    exactly."""
+    """How the response of the base filter is evaluated for a longer window. ``linear``:
+    interpolated between bins, as released, which weakens the outer taps (by a periodic sinc squared);
+    ``zero_pad``: the exact DFT of the zero-padded taps."""
     kernel: Size = 3
     """Taps of the convolution, which are the same frequency apart at every resolution."""
     dropout: BelowOne = 0.2
@@ -164,10 +168,11 @@ class STFEncoder(nn.Module):
             return x.reshape(x.shape[0], sensors[0].shape[1] // longest, -1, x.shape[-1]).mean(2)
 
         batch = list(sensors), keep
-        most = max(1, _GROUP_BYTES // (4 * sensors[0].shape[1] * cfg.width))
-        if not isinstance(rows, int) or rows <= most or sharding.devices() > 1:
-            return encode(batch)  # export leaves the number of rows open
-        grouped = functools.partial(cpu.in_groups, encode, most)
+        max_rows = max(1, _GROUP_BYTES // (4 * sensors[0].shape[1] * cfg.width))
+        # The number of rows is symbolic where a program for any batch is exported.
+        if not isinstance(rows, int) or rows <= max_rows or sharding.devices() > 1:
+            return encode(batch)
+        grouped = functools.partial(cpu.in_groups, encode, max_rows)
         return jax.lax.platform_dependent(batch, cpu=grouped, default=encode)
 
     def _keep(self, shapes: Mapping[str, Shape], rows: int) -> dict[str, Float[Array, "b _c"]]:
@@ -196,7 +201,8 @@ def _shapes(cfg: STF, channels: Sequence[int]) -> dict[str, Shape]:
 class _Layer:
     """An :class:`STFLayer` with its parameters and its factors of dropout ``[b width]``.
 
-    The backward pass computes its spectra, which are ten times as large as the series, again.
+    Its spectra are computed anew in the backward pass (``jax.checkpoint``), because they take ten
+    times the memory of the series.
     """
 
     shape: Shape = dataclasses.field(metadata={"static": True})
@@ -363,8 +369,8 @@ class _Filter(nn.Module):
 
 
 class _Convolution(nn.Module):
-    """STFNet-Convolution: one short complex kernel along frequency, whose taps are as many hertz
-    apart at every resolution, on spectra that their mirror image pads. No bias."""
+    """STFNet-Convolution: one short complex kernel along frequency. Its taps are equally spaced in
+    Hz at every resolution, and spectra are padded by reflection. It has no bias."""
 
     cfg: STF
     inputs: int

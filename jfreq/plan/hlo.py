@@ -111,7 +111,7 @@ class Module:
                 if trips is None:
                     unknown.append(ins.name)
                 for called in ins.runs:
-                    times[called] += times[caller] * (trips or 1)
+                    times[called] += times[caller] * (1 if trips is None else trips)
                     if ins.op == "fusion" or caller in fused:
                         fused.add(called)
         return Runs(times, frozenset(fused), tuple(unknown))

@@ -13,7 +13,7 @@ from jfreq.data.sources.base import Signal
 
 Ends = Literal["line", "mean"]
 LONGEST_GAP = 2.0
-"""Seconds without a sample after which recording had stopped (HHAR-Data-Process)."""
+"""Seconds: a longer time without a sample means that the recording stopped (HHAR-Data-Process)."""
 
 
 def common_grid(
@@ -42,7 +42,7 @@ def common_grid(
         count = math.floor((end - begin) * rate + 1e-6) + 1
         breaks += [total] if total else []
         total += count
-        parts.append(np.hstack([_on_grid(t, x, begin, count, rate) for t, x in ordered]))
+        parts.append(np.hstack([_on_grid(t, x, begin, count, rate, gap) for t, x in ordered]))
     width = sum(x.shape[1] for _, x in ordered)
     x = np.concatenate(parts) if parts else np.zeros((0, width))
     return Signal(x.astype(np.float32), rate, tuple(breaks))
@@ -51,11 +51,15 @@ def common_grid(
 def resample(x: np.ndarray, rate: float, target: float, *, ends: Ends = "line") -> np.ndarray:
     """Resamples ``[t c]`` from ``rate`` to ``target`` Hz with a band-limited filter (soxr HQ).
 
-    The filter takes what lies outside of a recording for zeros, so an offset such as gravity would
-    ring at both ends. It is subtracted before filtering and added again afterwards.
+    The filter assumes zeros beyond both ends of a recording, so an offset such as gravity would
+    ring there. A baseline is therefore subtracted before filtering and added again afterwards.
 
     Args:
-      ends: the offset: the ``line`` from the first to the last sample, or the ``mean``, for sound.
+      x: the samples.
+      rate: Hz of ``x``.
+      target: Hz of the result.
+      ends: the baseline: the ``line`` from the first to the last sample, or the ``mean``, for sound
+        and for a single sample.
 
     Returns:
       ``[t' c]`` at ``target`` Hz.
@@ -97,9 +101,12 @@ def _overlaps(sensors: Sequence[list[tuple[float, float]]]) -> list[tuple[float,
     return common
 
 
-def _on_grid(t: np.ndarray, x: np.ndarray, begin: float, count: int, rate: float) -> np.ndarray:
-    """``x`` at ``count`` times ``begin + i / rate``; a faster sensor by way of a finer grid."""
-    near = slice(*np.searchsorted(t, [begin - LONGEST_GAP, begin + count / rate + LONGEST_GAP]))
+def _on_grid(
+    t: np.ndarray, x: np.ndarray, begin: float, count: int, rate: float, gap: float
+) -> np.ndarray:
+    """``x`` at ``count`` times ``begin + i / rate``. A sensor that is more than 5 % faster is first
+    interpolated to a finer grid and then resampled, which filters what lies above ``rate / 2``."""
+    near = slice(*np.searchsorted(t, [begin - gap, begin + count / rate + gap]))
     t, x = t[near], x[near]
     measured = (len(t) - 1) / (t[-1] - t[0])
     finer = max(1, math.ceil(measured / rate - 0.05))

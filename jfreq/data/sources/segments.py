@@ -13,7 +13,7 @@ from jfreq.data.sources.folders import shown
 def unlabelled_stretches(rows: Iterable[Row], length: Callable[[Row], int]) -> tuple[Row, ...]:
     """The stretches of the listed recordings that no row covers, as rows without a label.
 
-    They have the fold, split and subject of their recording. Recordings whose rows differ in
+    They have the fold, split, subject and rate of their recording. Recordings whose rows differ in
     these, and recordings that cannot be read, give no stretches. ``length`` counts the samples of
     a recording.
     """
@@ -57,14 +57,15 @@ def guarded(
             moved |= _moved(rows, seconds * _rate(source, rows[0], rate))
     kept = [new for row in source.rows if (new := moved.get(row, row)) is not None]
     return kept, [
-        f"{name_of(row)}: lies within the guard of {seconds:g} s"
+        f"{name_of(row)}: is closer than {seconds:g} s (--guard-seconds) to a row of another fold "
+        "or split"
         for row, new in moved.items()
         if new is None
     ]
 
 
 def _moved(rows: Sequence[Row], margin: float) -> dict[Row, Row | None]:
-    """Rows whose start moves, and None for those of which nothing is left."""
+    """Maps each row that must change to its shortened copy, or to None where nothing is left."""
     out: dict[Row, Row | None] = {}
     ends: dict[tuple[int, str], float] = {}
     for row in sorted(rows, key=lambda r: r.start):

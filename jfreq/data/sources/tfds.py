@@ -56,7 +56,8 @@ def open_tfds(name: str, options: Options) -> Source:
         for i in range(info.num_examples)
     ]
     if label:
-        rows = [row._replace(label=(int(example(row)[label]),)) for row in rows]
+        numbers = [int(example(row)[label]) for row in rows]  # -1: unknown
+        rows = [r._replace(label=(n,) if n >= 0 else ()) for r, n in zip(rows, numbers)]
     return Source(
         name=builder.info.name,
         kind="tfds",

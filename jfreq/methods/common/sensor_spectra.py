@@ -197,7 +197,7 @@ class SpectraMethod(SensorMethod):
         check(
             len(sizes) == len(self.signals),
             "method.patch_bins",
-            f"names {len(sizes)} sizes for {len(self.signals)} sensors; name one for each",
+            f"names {len(sizes)} sizes for {len(self.signals)} sensors; give one per sensor",
         )
         for spec in self.specs.values():
             check(

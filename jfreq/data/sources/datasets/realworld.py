@@ -36,7 +36,7 @@ CsvLocation = tuple[Path, tuple[str, ...]]
 
 A CSV that is not packed has no members.
 """
-Streams = dict[str, list[CsvLocation]]
+CsvsByModality = dict[str, list[CsvLocation]]
 """The CSVs of one row by modality; an activity recorded in several parts has several of each."""
 
 
@@ -49,8 +49,9 @@ def open_realworld(path: Path, options: Options) -> Source:
     are interpolated to one grid of times, at 50 Hz or the rate that is given. An activity recorded
     in several parts is one row with breaks.
 
-    A row that lacks a modality is in ``Source.missing``; with ``options.allow_missing`` it is kept
-    and the modality is NaN. Archives that cannot be opened are in ``Source.missing`` as well.
+    ``Source.missing`` names each row that lacks a modality; with ``options.allow_missing`` such a
+    row is kept, and the modality is NaN here and zeros in the shards. Archives that cannot be
+    opened are named there as well.
 
     Raises:
       InputError: for a folder without this layout.
@@ -83,9 +84,9 @@ def open_realworld(path: Path, options: Options) -> Source:
     )
 
 
-def _find_streams(path: Path, damaged: list[str]) -> dict[tuple[str, str, str], Streams]:
+def _find_streams(path: Path, damaged: list[str]) -> dict[tuple[str, str, str], CsvsByModality]:
     """The CSVs of every row by subject, activity and position; ``damaged`` as of :func:`_csvs`."""
-    rows: dict[tuple[str, str, str], Streams] = defaultdict(lambda: defaultdict(list))
+    rows: dict[tuple[str, str, str], CsvsByModality] = defaultdict(lambda: defaultdict(list))
     for folder in find(path, "proband*/data", kind="realworld"):
         for location in _csvs(folder, damaged):
             name = location[1][-1].rpartition("/")[2] if location[1] else location[0].name
