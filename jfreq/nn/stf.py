@@ -66,8 +66,8 @@ class STF:
     """Learn real taps, or the complex response at their bins."""
     expansion: Literal["linear", "zero_pad"] = "linear"
     """How the response of the base filter is evaluated for a longer window. ``linear``:
-    interpolated between bins, as released, which weakens the outer taps (by a periodic sinc squared);
-    ``zero_pad``: the exact DFT of the zero-padded taps."""
+    interpolated between bins, as released, which weakens the outer taps (by a periodic sinc
+    squared); ``zero_pad``: the exact DFT of the zero-padded taps."""
     kernel: Size = 3
     """Taps of the convolution, which are the same frequency apart at every resolution."""
     dropout: BelowOne = 0.2

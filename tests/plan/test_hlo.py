@@ -137,6 +137,10 @@ def test_loop_with_two_limits_is_unknown():
     assert hlo.parse(text).runs.unknown_loops == ("loop",)
 
 
+def test_a_loop_of_no_rounds_counts_none():
+    assert hlo.parse(TPU.replace("constant(12)", "constant(0)")).runs.times["body"] == 0
+
+
 def test_every_operation_of_a_real_program_is_read():
     program = compiled(jax.grad(lambda x, w: looped(3)(x, w).sum()), (8, 16), (3, 16, 16))
     text = program.as_text() or ""

@@ -44,6 +44,12 @@ def test_two_sensors_share_times_and_stop_together():
     np.testing.assert_allclose(np.diff(first), 0.01, atol=1e-4)
 
 
+def test_neighbours_as_far_apart_as_the_gap_are_interpolated_between():
+    fast, slow = np.arange(3, 4, 0.01), np.array([0.0, 8.0])
+    grid = common_grid([(fast, fast[:, None]), (slow, 10 * slow[:, None])], rate=50.0, gap=10.0)
+    np.testing.assert_allclose(grid.x[:, 1], 10 * (3 + np.arange(len(grid.x)) / 50), atol=1e-4)
+
+
 def test_order_repeats_and_missing_samples_do_not_matter(rng):
     t = np.arange(500) / 100
     x = np.stack([t, t**2], 1)

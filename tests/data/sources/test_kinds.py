@@ -229,7 +229,9 @@ def tfds_folder(request, tmp_path_factory):
 
         def _examples(self, n):
             for i in range(n):
-                yield i, {"audio": np.full(800 + i, i, np.int64), "label": i % 2}
+                unknown = n == 5
+                label = -1 if unknown else i % 2
+                yield i, {"audio": np.full(800 + i, i, np.int64), "label": label}
 
         def _generate_examples(self):
             raise NotImplementedError
@@ -252,6 +254,7 @@ def test_tensorflow_datasets(tfds_folder, tmp_path):
     np.testing.assert_array_equal(np.sort(value), np.arange(70))
     np.testing.assert_array_equal(block["length"], 800 + value)
     np.testing.assert_array_equal(block["label"], value % 2)
+    assert set(shards.column("label")[shards.rows("test")]) == {-1}
 
 
 @pytest.mark.tf
