@@ -48,7 +48,8 @@ class Head:
     """Put a layer norm before the linear map."""
     fusion: Literal["feature", "late"] = "feature"
     """For an encoder with several branches. ``feature``: one classifier over all of them; ``late``:
-    one for each branch, trained on its loss alone, whose probabilities are averaged."""
+    a classifier for each branch, each with its own loss (the losses are summed); their
+    probabilities are averaged."""
     fusion_weights: tuple[NonNegative, ...] | None = None
     """Weights of the branches' probabilities (``late``); None: equal."""
     labels: tuple[str, ...] = ()
@@ -103,7 +104,7 @@ class Head:
 class Supervised(Method):
     """A classifier on the clip vector of ``backbone``, trained together with it.
 
-    The parameters are ``backbone``, as far as its ``encode`` reads them, and ``head``. Spectrograms
+    The parameters are ``backbone`` (only those that its ``encode`` uses) and ``head``. Spectrograms
     are augmented where the backbone has a front end.
     """
 

@@ -39,7 +39,8 @@ SLOPE = 0.2
 
 @checked
 class STF:
-    """Config of :class:`STFEncoder`; the defaults are the released HHAR network.
+    """Config of :class:`STFEncoder`; the defaults are the released HHAR network,
+    whose merges learn.
 
     One tower of ``depth`` layers for each sensor, then ``depth`` layers over all of them, the
     first of which pools. Channels are divided evenly among the windows.
@@ -58,8 +59,9 @@ class STF:
     activation: Literal["time", "frequency"] = "time"
     """The domain of the leaky ReLU; the released WiFi network has it in frequency."""
     merge: Literal["xavier", "zero"] = "xavier"
-    """Initial values of the weights between resolutions. ``zero`` is the released default: their
-    gradient then stays exactly zero, and every merged bin equals its DFT bin."""
+    """Initial values of the weights that merge resolutions. The released code uses ``zero``, with
+    which these weights never receive a gradient and a merged bin is the plain DFT bin; ``xavier``
+    lets them learn."""
     taps: Size = 32
     """Length of the base filter, shared by all resolutions."""
     filter_form: Literal["taps", "bins"] = "taps"
@@ -76,7 +78,8 @@ class STF:
     """Scaling of the spectra. ``ortho`` gives the channels of all windows the same magnitude; with
     ``backward``, as released, it falls with the square root of the window."""
     dead_bias: bool = False
-    """Keep the second, unused bias of the released filters, for the same number of parameters."""
+    """Keep the second, unused bias of the released filters, so that the number of parameters is
+    theirs."""
     eps: Positive = 1e-4
     """Added to the variances of the complex norm."""
     eps_in_covariance: bool = False
@@ -247,7 +250,9 @@ class STFLayer(nn.Module):
     """One layer (STFNets, section 3): a hologram, interleaving, complex normalisation, one
     spectral operator for all resolutions, and synthesis of a series.
 
-    ``pool`` keeps the low bins of each window and returns a shorter series.
+    The hologram holds for each window only the bins that no shorter window has (its native bins);
+    interleaving adds the others, merged from shorter windows. ``pool`` keeps the low bins of each
+    window and returns a shorter series.
     """
 
     cfg: STF

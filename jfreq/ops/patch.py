@@ -37,8 +37,9 @@ def patchify(
 ) -> Float[Array, "b n d"]:
     """Non-overlapping patches ``[b n pf*pt*c]`` of ``[b t f c]``, ``patch = (pt, pf)``.
 
-    Token ``f * T + t`` for ``freq_major`` (AST, SSAST), ``t * F + f`` for ``time_major``
-    (Audio-MAE). Raises ``InputError`` unless the patch divides the spectrogram.
+    On a grid of ``T`` by ``F`` tokens, the patch at ``(t, f)`` is token ``f * T + t`` for
+    ``freq_major`` (AST, SSAST) and ``t * F + f`` for ``time_major`` (Audio-MAE). Raises
+    ``InputError`` unless the patch divides the spectrogram.
 
     >>> spec = jnp.arange(8.0).reshape(1, 4, 2, 1)  # 4 frames of 2 bins
     >>> patchify(spec, patch=(2, 2)).tolist()

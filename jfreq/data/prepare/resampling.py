@@ -21,9 +21,10 @@ def common_grid(
 ) -> Signal:
     """Puts several sensors of one device on one regular grid.
 
-    Where any of the sensors has no sample for more than ``gap`` seconds, nothing is interpolated:
-    the grid stops, and starts again at the next sample. Elsewhere samples are interpolated linearly
-    in time; a sensor that is faster than ``rate`` is low-pass filtered as well.
+    Where any sensor has no sample for more than ``gap`` seconds, the grid ends; a new one begins
+    once every sensor has samples again. A sample with such a gap on both sides is discarded.
+    Elsewhere samples are interpolated linearly in time; a sensor that is more than 5 % faster than
+    ``rate`` is low-pass filtered as well.
 
     Args:
       sensors: for each sensor the times ``[n]`` in seconds on one clock, in any order, and the

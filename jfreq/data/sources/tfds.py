@@ -20,9 +20,10 @@ _CHUNK = 64
 
 
 def open_tfds(name: str, options: Options) -> Source:
-    """All splits of an audio set of TFDS, labelled by its one feature of classes.
+    """All splits of an audio set of TFDS, labelled by its ClassLabel feature.
 
-    A set that is not on disk is downloaded by TFDS. Sets in ArrayRecord are read without
+    Labels are stored inside the examples only, so each example of a labelled set is read once. A
+    set that is not on disk is downloaded by TFDS. Sets in ArrayRecord are read without
     TensorFlow, all others with it.
 
     Args:
@@ -100,7 +101,11 @@ def _examples(builder: Any, split: str, chunk: int) -> list[Any]:
 
 
 def _key(features: dict[str, Any], kind: str, name: str) -> str | None:
-    """The one feature of a type, None for none; ``InputError`` where there are several."""
+    """The key of the only feature of type ``kind``, or None.
+
+    Of several ClassLabels ``label`` wins; a Tensor counts only if it is called audio, speech or
+    signal. Raises ``InputError`` if more than one remains.
+    """
     keys = [key for key, feature in features.items() if type(feature).__name__ == kind]
     if kind == "Tensor":
         keys = [key for key in keys if key in ("audio", "speech", "signal")]
