@@ -13,12 +13,15 @@ from jfreq.config import Experiment
 from jfreq.frontends.fbank import AUDIOSET_MEAN, AUDIOSET_STD, Fbank
 from jfreq.method import Method
 from jfreq.methods.supervised import Head
+from jfreq.nn.vit import ViT
 from jfreq.ops.patch import grid_shape
 from jfreq.ranges import Count, checked
 from jfreq.types import InputError, PyTree
 from jfreq.weights.maps import Entry
 from jfreq.weights.read import WeightFile
 
+BINS = 128
+"""Mel bins of every released spectrogram; no tensor says so."""
 HEAD_SIZE = 64
 """Width of an attention head in every released ViT; the number of heads is in no tensor."""
 
@@ -139,6 +142,13 @@ def shape_of(file: WeightFile, name: str, axes: int) -> tuple[int, ...]:
     if len(shape) != axes:
         raise InputError(f"{file.path}: {name} has {len(shape)} axes, not {axes}")
     return shape
+
+
+def vit_of(file: WeightFile, prefix: str, width: int, options: Options, **changes: Any) -> ViT:
+    """The transformer whose blocks, named as in timm, begin with ``prefix``."""
+    hidden = shape_of(file, f"{prefix}blocks.0.mlp.fc1.weight", 2)[0]
+    depth, heads = depth_of(file, f"{prefix}blocks."), heads_of(width, options, file.path)
+    return ViT(width, depth, heads, mlp_ratio=hidden / width, **changes)
 
 
 class Lattice(NamedTuple):

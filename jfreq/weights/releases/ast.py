@@ -7,22 +7,19 @@ from jfreq.nn.vit import ViT
 from jfreq.weights.maps import TIMM, Entry, blocks, linear, norm, patch_embed, positions
 from jfreq.weights.read import WeightFile
 from jfreq.weights.release import (
+    BINS,
     TASKS,
     UNKNOWN,
     Found,
     Lattice,
     Options,
     Release,
-    depth_of,
     fbank,
     head_of,
-    heads_of,
     lattice_of,
     shape_of,
+    vit_of,
 )
-
-BINS = 128
-"""Mel bins of every released spectrogram; no tensor says so."""
 
 
 def matches(file: WeightFile) -> bool:
@@ -44,7 +41,7 @@ def read(file: WeightFile, options: Options) -> Found:
     classes = shape_of(file, "mlp_head.1.weight", 2)[0]
     task = TASKS.get(classes, UNKNOWN)
     pool = options.pool or ("special" if patch == (16, 16) and special == 2 else "mean")
-    encoder = vit_of(file, width, options)
+    encoder = vit_of(file, "v.", width, options)
     method = AST(
         frontend=fbank(task),
         frames=lattice.frames,
@@ -71,13 +68,6 @@ def read(file: WeightFile, options: Options) -> Found:
 def special_of(file: WeightFile) -> int:
     """The number of special tokens: cls and dist, or (``base_nokd``) cls alone."""
     return 2 if "v.dist_token" in file.tensors else 1
-
-
-def vit_of(file: WeightFile, width: int, options: Options) -> ViT:
-    """The transformer below ``v.``."""
-    hidden = shape_of(file, "v.blocks.0.mlp.fc1.weight", 2)[0]
-    heads = heads_of(width, options, file.path)
-    return ViT(width, depth_of(file, "v.blocks."), heads, mlp_ratio=hidden / width)
 
 
 def constants(classes: int) -> tuple[str, ...]:

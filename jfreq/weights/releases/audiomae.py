@@ -11,22 +11,20 @@ from jfreq.nn.vit import ViT
 from jfreq.weights.maps import Entry, norm, patch_embed, positions, reshaped
 from jfreq.weights.read import WeightFile
 from jfreq.weights.release import (
+    BINS,
     TASKS,
     UNKNOWN,
     Found,
     Lattice,
     Options,
     Release,
-    depth_of,
     fbank,
     head_of,
-    heads_of,
     lattice_of,
     shape_of,
+    vit_of,
 )
 from jfreq.weights.releases import ast
-
-BINS = 128
 
 
 def matches(file: WeightFile) -> bool:
@@ -47,9 +45,7 @@ def read(file: WeightFile, options: Options) -> Found:
         options=options,
         where=file.path,
     )
-    hidden = shape_of(file, "blocks.0.mlp.fc1.weight", 2)[0]
-    heads = heads_of(width, options, file.path)
-    encoder = ViT(width, depth_of(file, "blocks."), heads, mlp_ratio=hidden / width)
+    encoder = vit_of(file, "", width, options)
     common: dict[str, Any] = {
         "frames": lattice.frames,
         "patch": patch,

@@ -16,6 +16,7 @@ from jfreq.types import InputError, TokenGrid
 from jfreq.weights.maps import Entry, linear, norm, patch_embed, plain, reshaped
 from jfreq.weights.read import WeightFile
 from jfreq.weights.release import (
+    BINS,
     TASKS,
     Found,
     Options,
@@ -24,8 +25,8 @@ from jfreq.weights.release import (
     depth_of,
     fbank,
     head_of,
-    heads_of,
     shape_of,
+    vit_of,
 )
 from jfreq.weights.releases import ast
 
@@ -36,7 +37,6 @@ POSITIONS = f"{IMAGE}fixed_positional_encoder.positions"
 TEACHER = "_ema."
 CLASSIFIER = "model."
 """What the names of the encoder begin with in a fine-tuned model."""
-BINS = 128
 AUDIOSET = Task(-4.268, 4.569, 1024, "bce", multi_label=True)
 RELEASED_TASKS = {
     527: AUDIOSET,
@@ -59,14 +59,7 @@ def read(file: WeightFile, options: Options) -> Found:
     width, _, *patch = shape_of(file, f"{prefix}{PATCHES}.weight", 4)
     patch = (patch[0], patch[1])
     special = shape_of(file, f"{prefix}{IMAGE}extra_tokens", 3)[1]
-    hidden = shape_of(file, f"{prefix}blocks.0.mlp.fc1.weight", 2)[0]
-    encoder = ViT(
-        width,
-        depth_of(file, f"{prefix}blocks."),
-        heads_of(width, options, file.path),
-        mlp_ratio=hidden / width,
-        norm="post",
-    )
+    encoder = vit_of(file, prefix, width, options, norm="post")
     classes = shape_of(file, "head.weight", 2)[0] if tuned else 0
     task = RELEASED_TASKS.get(classes, AUDIOSET._replace(loss="ce", multi_label=False))
     frames = options.frames or task.frames

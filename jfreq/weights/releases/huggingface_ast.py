@@ -20,6 +20,7 @@ from jfreq.weights.release import (
     Lattice,
     Options,
     Release,
+    depth_of,
     fbank,
     head_of,
     shape_of,
@@ -92,7 +93,7 @@ def read(file: WeightFile, options: Options) -> Found:
     fc1 = prefix + NAMES[version].fc1.format(0)
     encoder = ViT(
         width,
-        ast.depth_of(file, stem),
+        depth_of(file, stem),
         heads,
         mlp_ratio=shape_of(file, f"{fc1}.weight", 2)[0] / width,
         eps=settings["layer_norm_eps"],

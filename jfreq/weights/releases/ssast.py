@@ -7,7 +7,7 @@ from jfreq.ops.patch import grid_shape
 from jfreq.types import InputError
 from jfreq.weights.maps import linear, reshaped
 from jfreq.weights.read import WeightFile
-from jfreq.weights.release import UNKNOWN, Found, Lattice, Options, Release, fbank, shape_of
+from jfreq.weights.release import UNKNOWN, Found, Lattice, Options, Release, fbank, shape_of, vit_of
 from jfreq.weights.releases import ast
 
 SIZE = ("p_input_fdim", "p_input_tdim")
@@ -28,7 +28,7 @@ def read(file: WeightFile, options: Options) -> Found:
         raise InputError(f"{file.path}: states spectrograms of {frames} frames x {bins} bins")
     lattice = Lattice(frames, patch, grid_shape(frames, bins, patch=patch, stride=patch))
     special = ast.special_of(file)
-    encoder = ast.vit_of(file, width, options)
+    encoder = vit_of(file, "v.", width, options)
     square = patch[0] == patch[1]
     method = SSAST(
         frontend=fbank(UNKNOWN, n_mels=bins),
