@@ -36,8 +36,20 @@ FORMAT = 1
 CHECKPOINTS = "checkpoints"
 """A folder that every run has and no bundle has."""
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
-MEMBERS = (CONFIG, WEIGHTS, CARD, "encoder.stablehlo", "stablehlo.json")
-"""The files that the folder of a bundle may hold."""
+MEMBERS = (
+    CONFIG,
+    WEIGHTS,
+    CARD,
+    "encoder.stablehlo",
+    "stablehlo.json",
+    "encoder.onnx",
+    "encoder.tflite",
+    "encoder_float16.tflite",
+    "encoder_int8.tflite",
+    "saved_model",
+    "huggingface",
+)
+"""The files and folders that the folder of a bundle may hold."""
 
 
 def save_bundle(
@@ -56,7 +68,7 @@ def save_bundle(
       experiment: what trained the encoder, bound to its data.
       params: nested dicts of arrays, stored bit for bit.
       note: a sentence for the model card.
-      files: more files of the folder, by name.
+      files: more files, by their paths in the folder.
       card: Markdown that ends the model card.
 
     Returns:
@@ -75,6 +87,7 @@ def save_bundle(
     try:
         _write_files(draft, experiment, params, note, card)
         for name, blob in (files or {}).items():
+            (draft / name).parent.mkdir(parents=True, exist_ok=True)
             write_atomically(draft / name, lambda file, blob=blob: file.write(blob))
         _swap(draft, path, old)
     finally:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -19,6 +19,8 @@ Flat = dict[str, Any]
 """Parameters by path, as they lie in ``model.safetensors``."""
 TOLERANCE = 1e-4
 """Largest absolute difference that a written format may have from the JAX encoder."""
+NOISE_ROWS = (1, 3)
+"""Batch sizes of the noise on which a written program is compared with the JAX encoder."""
 
 
 class Adapter(NamedTuple):
@@ -34,19 +36,32 @@ class Adapter(NamedTuple):
     encode: Callable[..., dict[str, Array]]
     params: Flat
     signals: tuple[SignalSpec, ...]
+    experiment: Experiment
     labels: tuple[str, ...] = ()
     scores: Literal["softmax", "sigmoid"] = "softmax"
+    windows: tuple[dict[str, np.ndarray], ...] = ()
+    """Batches on which a written format is compared with the JAX encoder."""
 
 
 class Extra(NamedTuple):
     """What a format adds to a bundle: files by name, and a section of the model card."""
 
     files: dict[str, bytes]
+    """By path in the folder, whose first part is one of ``jfreq.export.bundle.MEMBERS``."""
     card: str
 
 
-def adapt(experiment: Experiment, params: PyTree) -> Adapter:
-    """The adapter of a bound experiment and the parameters of its encoder."""
+def adapt(
+    experiment: Experiment, params: PyTree, clips: Sequence[dict[str, np.ndarray]] = ()
+) -> Adapter:
+    """The adapter of a bound experiment and the parameters of its encoder.
+
+    Args:
+      experiment: what trained the encoder.
+      params: its parameters.
+      clips: windows of recordings, laid out as in :class:`Adapter`, on which written formats are
+        checked beside noise.
+    """
     method = experiment.method.portable()
 
     def encode(flat: Flat, window: Batch) -> dict[str, Array]:
@@ -56,7 +71,10 @@ def adapt(experiment: Experiment, params: PyTree) -> Adapter:
         return outputs if features.logits is None else outputs | {"logits": features.logits}
 
     cfg = experiment.method
-    return Adapter(encode, param_paths.flatten(params), tuple(cfg.signals), cfg.labels, cfg.scores)
+    signals = tuple(cfg.signals)
+    windows = (*(noise(signals, rows) for rows in NOISE_ROWS), *clips)
+    flat = param_paths.flatten(params)
+    return Adapter(encode, flat, signals, experiment, cfg.labels, cfg.scores, windows)
 
 
 def one_device() -> contextlib.AbstractContextManager[Any]:
@@ -77,15 +95,12 @@ def noise(signals: tuple[SignalSpec, ...], rows: int, *, seed: int = 0) -> dict[
     return window | {"length": length}
 
 
-def compare(
-    adapter: Adapter, call: Callable[..., dict[str, Any]], *, rows: tuple[int, ...]
-) -> float:
-    """Compares a written program with the JAX encoder, on noise.
+def compare(adapter: Adapter, call: Callable[..., dict[str, Any]]) -> float:
+    """Compares a written program with the JAX encoder on the windows of ``adapter``.
 
     Args:
       adapter: the encoder.
       call: the program, called as ``adapter.encode`` is.
-      rows: the batch sizes to try.
 
     Returns:
       The largest absolute difference.
@@ -95,8 +110,7 @@ def compare(
         count of valid frames.
     """
     encode, worst = jax.jit(adapter.encode), 0.0
-    for batch in rows:
-        window = noise(adapter.signals, batch)
+    for window in adapter.windows:
         with one_device():
             wanted = jax.device_get(encode(adapter.params, window))
         outputs = jax.device_get(call(adapter.params, window))
@@ -111,7 +125,7 @@ def compare(
             if not error <= (0 if name == "valid" else TOLERANCE):
                 raise InputError(
                     f"export: {name!r} of the written program differs by {error:.3g} from the JAX "
-                    f"encoder at batch {batch} (limit {TOLERANCE:g}); nothing was written"
+                    f"encoder at batch {len(value)} (limit {TOLERANCE:g}); nothing was written"
                 )
             worst = max(worst, error)
     return worst
