@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from jfreq import param_paths
+from jfreq.nn.vit import ViT
 from jfreq.ranges import shortlist
 from jfreq.types import InputError, PyTree
 
@@ -152,11 +153,11 @@ TIMM = BlockNames(
 )
 
 
-def blocks(
-    ours: str, names: BlockNames, prefix: str, *, depth: int, width: int, heads: int, hidden: int
-):
-    """The blocks of a transformer, stacked."""
-    for i in range(depth):
+def blocks(ours: str, encoder: ViT, prefix: str, names: BlockNames = TIMM):
+    """The blocks of ``encoder``, stacked, whose tensors begin with ``prefix``."""
+    width, heads = encoder.width, encoder.heads
+    hidden = round(width * encoder.mlp_ratio)
+    for i in range(encoder.depth):
         qkv = [prefix + name.format(i) for name in names.qkv]
         yield from norm(f"{ours}/norm1", prefix + names.norm1.format(i), width, i)
         yield from attention_in(f"{ours}/qkv", qkv, width, heads, i)
@@ -164,6 +165,12 @@ def blocks(
         yield from norm(f"{ours}/norm2", prefix + names.norm2.format(i), width, i)
         yield from linear(f"{ours}/fc1", prefix + names.fc1.format(i), width, hidden, i)
         yield from linear(f"{ours}/fc2", prefix + names.fc2.format(i), hidden, width, i)
+
+
+def classifier(first: str, last: str, width: int, classes: int):
+    """The layer norm ``first`` and the Linear ``last`` as the ``head`` of a classifier."""
+    yield from norm("head/norm", first, width)
+    yield from linear("head/linear", last, width, classes)
 
 
 # ------------------------------------------------------------------ both directions

@@ -94,6 +94,12 @@ TASKS = {
 """AudioSet, ESC-50 and Speech Commands V2, as AST, SSAST and Audio-MAE were trained on them."""
 
 
+def assumed_constants(classes: int) -> tuple[str, ...]:
+    """What is assumed of the front end of a classifier of so many classes, in words."""
+    name = {527: "AudioSet", 50: "ESC-50", 35: "Speech Commands V2"}.get(classes)
+    return (f"the mean and standard deviation of the front end are those of {name or 'AudioSet'}",)
+
+
 def head_of(classes: int, task: Task, labels: tuple[str, ...], **changes: Any) -> Head:
     """A classifier of ``classes`` classes, which ``labels`` name, if there are any.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from jfreq.methods.ast import AST
 from jfreq.nn.vit import ViT
-from jfreq.weights.maps import TIMM, Entry, blocks, linear, norm, patch_embed, positions
+from jfreq.weights.maps import Entry, blocks, classifier, norm, patch_embed, positions
 from jfreq.weights.read import WeightFile
 from jfreq.weights.release import (
     BINS,
@@ -14,6 +14,7 @@ from jfreq.weights.release import (
     Lattice,
     Options,
     Release,
+    assumed_constants,
     fbank,
     head_of,
     lattice_of,
@@ -59,21 +60,15 @@ def read(file: WeightFile, options: Options) -> Found:
     return Found(
         method,
         lattice.frames,
-        [*trunk, *head_entries("mlp_head.0", "mlp_head.1", width, classes)],
+        [*trunk, *classifier("mlp_head.0", "mlp_head.1", width, classes)],
         labels=options.labels,
-        assumed=(*assumed, *constants(classes)),
+        assumed=(*assumed, *assumed_constants(classes)),
     )
 
 
 def special_of(file: WeightFile) -> int:
     """The number of special tokens: cls and dist, or (``base_nokd``) cls alone."""
     return 2 if "v.dist_token" in file.tensors else 1
-
-
-def constants(classes: int) -> tuple[str, ...]:
-    """What is assumed of the front end."""
-    name = {527: "AudioSet", 50: "ESC-50", 35: "Speech Commands V2"}.get(classes)
-    return (f"the mean and standard deviation of the front end are those of {name or 'AudioSet'}",)
 
 
 def trunk_entries(
@@ -92,29 +87,9 @@ def trunk_entries(
         *positions(
             f"{ours}/positions", "v.pos_embed", special, lattice.grid, width, time_major=False
         ),
-        *block_entries(f"{ours}/encoder/blocks", encoder, "v."),
+        *blocks(f"{ours}/encoder/blocks", encoder, "v."),
         *norm(f"{ours}/encoder/norm", "v.norm", width),
     ]
-
-
-def block_entries(ours: str, encoder: ViT, prefix: str, names=TIMM) -> list[Entry]:
-    """The blocks of ``encoder``."""
-    return list(
-        blocks(
-            ours,
-            names,
-            prefix,
-            depth=encoder.depth,
-            width=encoder.width,
-            heads=encoder.heads,
-            hidden=round(encoder.width * encoder.mlp_ratio),
-        )
-    )
-
-
-def head_entries(first: str, last: str, width: int, classes: int) -> list[Entry]:
-    """A LayerNorm and a linear classifier."""
-    return [*norm("head/norm", first, width), *linear("head/linear", last, width, classes)]
 
 
 RELEASE = Release(

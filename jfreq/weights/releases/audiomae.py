@@ -8,7 +8,7 @@ from jfreq.config import replace
 from jfreq.methods.ast import AST
 from jfreq.methods.ssast import SSAST
 from jfreq.nn.vit import ViT
-from jfreq.weights.maps import Entry, norm, patch_embed, positions, reshaped
+from jfreq.weights.maps import Entry, blocks, classifier, norm, patch_embed, positions, reshaped
 from jfreq.weights.read import WeightFile
 from jfreq.weights.release import (
     BINS,
@@ -18,13 +18,13 @@ from jfreq.weights.release import (
     Lattice,
     Options,
     Release,
+    assumed_constants,
     fbank,
     head_of,
     lattice_of,
     shape_of,
     vit_of,
 )
-from jfreq.weights.releases import ast
 
 
 def matches(file: WeightFile) -> bool:
@@ -65,8 +65,8 @@ def read(file: WeightFile, options: Options) -> Found:
     head = head_of(classes, task, options.labels)
     method = AST(frontend=fbank(task), encoder=encoder, head=head, **common)
     entries = trunk_entries("backbone/trunk", encoder, patch, lattice)
-    entries += ast.head_entries("fc_norm", "head", width, classes)
-    return Found(method, lattice.frames, entries, options.labels, ast.constants(classes))
+    entries += classifier("fc_norm", "head", width, classes)
+    return Found(method, lattice.frames, entries, options.labels, assumed_constants(classes))
 
 
 def trunk_entries(ours: str, encoder: ViT, patch: tuple[int, int], lattice: Lattice) -> list[Entry]:
@@ -78,7 +78,7 @@ def trunk_entries(ours: str, encoder: ViT, patch: tuple[int, int], lattice: Latt
         *patch_embed(f"{ours}/patch_embed", "patch_embed.proj", patch, width, time_first=True),
         reshaped(f"{ours}/special_tokens", "cls_token", shape, shape[1:]),
         *table,
-        *ast.block_entries(f"{ours}/encoder/blocks", encoder, ""),
+        *blocks(f"{ours}/encoder/blocks", encoder, ""),
         *last,
     ]
 

@@ -13,7 +13,7 @@ from jfreq.nn.predictors import ConvDecoder
 from jfreq.nn.vit import ViT
 from jfreq.ops.posemb import sincos_tokens
 from jfreq.types import InputError, TokenGrid
-from jfreq.weights.maps import Entry, linear, norm, patch_embed, plain, reshaped
+from jfreq.weights.maps import Entry, blocks, linear, norm, patch_embed, plain, reshaped
 from jfreq.weights.read import WeightFile
 from jfreq.weights.release import (
     BINS,
@@ -22,13 +22,13 @@ from jfreq.weights.release import (
     Options,
     Release,
     Task,
+    assumed_constants,
     depth_of,
     fbank,
     head_of,
     shape_of,
     vit_of,
 )
-from jfreq.weights.releases import ast
 
 IMAGE = "modality_encoders.IMAGE."
 PATCHES = f"{IMAGE}local_encoder.proj"
@@ -76,7 +76,7 @@ def read(file: WeightFile, options: Options) -> Found:
     )
     assumed = (
         f"windows have {frames} frames; its positions suit any (--frames)",
-        *ast.constants(classes),
+        *assumed_constants(classes),
     )
     if tuned:
         trunk = trunk_entries("backbone/trunk", encoder, patch, special, prefix)
@@ -104,7 +104,7 @@ def trunk_entries(
         *patch_embed(f"{ours}/patch_embed", prefix + PATCHES, patch, width, time_first=True),
         reshaped(f"{ours}/special_tokens", f"{image}extra_tokens", shape, shape[1:]),
         *norm(f"{ours}/encoder/norm", f"{image}context_encoder.norm", width),
-        *ast.block_entries(f"{ours}/encoder/blocks", encoder, prefix),
+        *blocks(f"{ours}/encoder/blocks", encoder, prefix),
     ]
 
 

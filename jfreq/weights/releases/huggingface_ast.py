@@ -11,7 +11,7 @@ from jfreq.nn.vit import ViT
 from jfreq.ops.patch import grid_shape
 from jfreq.ranges import shown
 from jfreq.types import InputError
-from jfreq.weights.maps import BlockNames, Entry, norm, patch_embed, positions
+from jfreq.weights.maps import BlockNames, Entry, blocks, classifier, norm, patch_embed, positions
 from jfreq.weights.read import WeightFile
 from jfreq.weights.release import (
     TASKS,
@@ -25,7 +25,6 @@ from jfreq.weights.release import (
     head_of,
     shape_of,
 )
-from jfreq.weights.releases import ast
 
 BASE = "audio_spectrogram_transformer."
 """What the names begin with where there is a classifier beside the encoder."""
@@ -124,7 +123,7 @@ def read(file: WeightFile, options: Options) -> Found:
     labels = options.labels or _labels(file.config, classes)
     multi = file.config.get("problem_type") == "multi_label_classification"
     task = TASKS[527] if multi or classes == 527 else UNKNOWN
-    entries += ast.head_entries("classifier.layernorm", "classifier.dense", width, classes)
+    entries += classifier("classifier.layernorm", "classifier.dense", width, classes)
     method = AST(**common, head=head_of(classes, task, labels))
     return Found(method, frames, entries, labels=labels)
 
@@ -149,7 +148,7 @@ def trunk_entries(
         *patch_embed(f"{ours}/patch_embed", prefix + PATCHES, patch, width, time_first=False),
         special,
         *positions(f"{ours}/positions", table, 2, lattice.grid, width, time_major=False),
-        *ast.block_entries(f"{ours}/encoder/blocks", encoder, prefix, names),
+        *blocks(f"{ours}/encoder/blocks", encoder, prefix, names),
         *norm(f"{ours}/encoder/norm", f"{prefix}layernorm", width),
     ]
 
