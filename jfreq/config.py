@@ -70,6 +70,12 @@ class Data:
     crop_seconds: Seconds | None = None
     """Train on random windows of this length; None: whole rows."""
     shuffle: bool = True
+    sampling: Literal["uniform", "balanced"] = "uniform"
+    """``balanced``: rows are drawn by the sum over their classes of 1000 / (rows of the class +
+    0.01), so that rare classes come up about as often as others (AST, Audio-MAE, EAT)."""
+    epoch_rows: Count | None = None
+    """An epoch is a new sample of this many different rows. None: all rows, each of them once; or,
+    where ``sampling`` is balanced, every row is drawn independently of all others."""
     sequence: Count = 1
     """Rows of a batch come in runs of this many consecutive rows of one recording."""
     threads: Workers = 2

@@ -140,6 +140,7 @@ def _loop(
     )
     for note in [
         *notes,
+        *pipeline.notes,
         advice_without_folds(pipeline.shards.info, pipeline.shards.column("subject")),
     ]:
         if note:

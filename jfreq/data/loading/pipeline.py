@@ -22,6 +22,7 @@ from jfreq.config import Data, check
 from jfreq.data.fold_assignment import open_data
 from jfreq.data.loading import in_memory, index_order
 from jfreq.data.loading.label_subsets import sampled_rows
+from jfreq.data.loading.sampling import Order, balanced, check_sampling
 from jfreq.data.loading.subsequences import runs_of
 from jfreq.data.shards.example import batch_shapes, signal_bytes
 from jfreq.data.shards.metadata import ShardsInfo
@@ -42,15 +43,16 @@ class Pipeline:
     batch: int
     """Global batch size."""
     seed: int
-    shuffle: bool
+    order: Order
+    """Of the rows, as positions in ``rows``."""
     threads: int
     info: ShardsInfo
     """What batches hold: cropped signals, with statistics over all rows that are not held out,
     labelled or not."""
     process_index: int = 0
     process_count: int = 1
-    runs: np.ndarray | None = None
-    """Positions in ``rows``, ``[k q]``; every q rows of a batch are one of these runs."""
+    notes: tuple[str, ...] = ()
+    """What a user should know of the rows, in sentences."""
     _iterators: weakref.WeakSet[Generator] = dataclasses.field(default_factory=weakref.WeakSet)
 
     def __post_init__(self):
@@ -67,8 +69,8 @@ class Pipeline:
 
     @property
     def size(self) -> int:
-        """Rows of an epoch: each of ``rows`` once, or all ``runs`` once, which may share rows."""
-        return len(self.rows) if self.runs is None else self.runs.size
+        """Rows of an epoch."""
+        return self.order.size
 
     @property
     def batch_spec(self) -> dict[str, jax.ShapeDtypeStruct]:
@@ -77,7 +79,7 @@ class Pipeline:
 
     def global_ids(self, step: int) -> np.ndarray:
         """Row numbers ``[batch]`` int64 of the global batch of ``step``."""
-        return self.rows[self._global(step)]
+        return self.rows[self.order(step)]
 
     def iterate(self, start_step: int = 0) -> Iterator[dict[str, np.ndarray]]:
         """The part of this process in every global batch from ``start_step`` on, without end.
@@ -109,20 +111,8 @@ class Pipeline:
         _stop(self._iterators)
         self.shards.close()
 
-    def _global(self, step: int) -> np.ndarray:
-        runs = self.runs
-        length = 1 if runs is None else runs.shape[1]
-        ids = index_order.global_ids(
-            step,
-            batch=self.batch // length,
-            rows=self.size // length,
-            seed=self.seed,
-            shuffle=self.shuffle,
-        )
-        return ids if runs is None else runs[ids].ravel()
-
     def _positions(self, step: int) -> np.ndarray:
-        return self._local(self._global(step))
+        return self._local(self.order(step))
 
     def _local(self, values: np.ndarray) -> np.ndarray:
         """The part of this process; the parts in order are the global batch, as devices hold it."""
@@ -176,7 +166,8 @@ def open_pipeline(
     Args:
       cfg: ``crop_seconds`` cuts a random window out of every row, which (seed, step) decide. With
         ``sequence`` rows come in runs of :func:`jfreq.data.loading.subsequences.runs_of`, and the
-        runs are shuffled.
+        runs are shuffled. With ``sampling`` they are drawn as :mod:`jfreq.data.loading.sampling`
+        says.
       batch: global batch size.
       seed: of the order of rows and of the crops.
       labelled: read only rows that have a label.
@@ -186,7 +177,7 @@ def open_pipeline(
     Raises:
       InputError: for unfinished shards, an unknown split or fold, no rows left, a batch of more
         rows than there are (before a fraction of them is sampled), or one that the processes
-        cannot divide evenly, in whole runs.
+        cannot divide evenly, in whole runs, and for sampling that these rows rule out.
     """
     check(
         0 <= process_index < process_count,
@@ -204,20 +195,32 @@ def open_pipeline(
             f"{power_of_two} or less, or more data"
         )
     info = cropped_info(shards.measured(rows), cfg.crop_seconds)  # statistics need no labels
-    rows = sampled_rows(shards, rows, cfg, labelled=labelled)
+    rows, weights, note = sampled_rows(shards, rows, cfg, labelled=labelled), None, ""
+    if cfg.sampling == "balanced":
+        rows, weights, note = balanced(shards, rows)
+    check_sampling(cfg, len(rows))
     shards.verify()
+    order = Order(
+        len(rows),
+        batch,
+        seed,
+        shuffle=cfg.shuffle,
+        runs=runs_of(shards, rows, cfg.sequence) if cfg.sequence > 1 else None,
+        epoch_rows=cfg.epoch_rows,
+        weights=weights,
+    )
     return Pipeline(
         shards=shards,
         rows=rows,
         backend=_backend(cfg, len(rows) * signal_bytes(shards.info.signals)),
         batch=batch,
         seed=seed,
-        shuffle=cfg.shuffle,
+        order=order,
         threads=cfg.threads,
         info=info,
         process_index=process_index,
         process_count=process_count,
-        runs=runs_of(shards, rows, cfg.sequence) if cfg.sequence > 1 else None,
+        notes=(note,) if note else (),
     )
 
 

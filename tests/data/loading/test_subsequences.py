@@ -115,7 +115,7 @@ def test_batches_of_runs_are_the_same_for_both_backends_any_processes_and_any_st
 def test_rows_of_a_run_lie_side_by_side_and_runs_are_shuffled(walks):
     pipeline, shards = open_(walks), open_shards(walks)
     path, start = shards.column("path"), shards.column("start")
-    assert pipeline.runs is not None and len(pipeline.runs) == 2 + 1 + 2 + 1
+    assert pipeline.order.runs is not None and len(pipeline.order.runs) == 2 + 1 + 2 + 1
     assert pipeline.size == 24
     ids = np.concatenate([pipeline.global_ids(s) for s in range(6)]).reshape(-1, 4)
     for run in ids:
@@ -139,7 +139,7 @@ def test_rows_of_a_run_lie_side_by_side_and_runs_are_shuffled(walks):
 def test_one_row_runs_change_nothing(walks):
     plain = open_pipeline(Data(path=(str(walks),)), batch=6, seed=1)
     one = open_pipeline(Data(path=(str(walks),), sequence=1), batch=6, seed=1)
-    assert one.runs is None and one.size == plain.size == 17
+    assert one.order.runs is None and one.size == plain.size == 17
     np.testing.assert_array_equal(one.global_ids(5), plain.global_ids(5))
 
 
