@@ -186,6 +186,7 @@ def embed(
     rate: Hertz | None = None,
     modalities: tuple[str, ...] = (),
     frames: bool = True,
+    frame_ms: Positive | None = None,
     strict: bool = False,
 ) -> None:
     """Embeds recordings of any length and rate into one .npz.
@@ -198,6 +199,7 @@ def embed(
         rate: rate in Hz of sensor recordings that state none.
         modalities: names for the channels of a single array, for instance acc:0-2 gyro:3-5.
         frames: also write the vectors over time, beside one for each recording.
+        frame_ms: longest time between two of these vectors, where that between tokens is too long.
         strict: stop at the first recording that cannot be used, instead of skipping it.
     """
     from jfreq.data.options import parse_modalities
@@ -205,7 +207,7 @@ def embed(
     from jfreq.encoder.encoder import load_encoder
 
     written = embed_files(
-        load_encoder(run_or_bundle(encoder)),
+        load_encoder(run_or_bundle(encoder), frame_ms),
         inputs,
         out,
         rate=rate,

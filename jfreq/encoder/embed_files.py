@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jfreq.data.options import Channels
-from jfreq.encoder.encoder import Encoder, FailedRecording, RecordingMean, WindowOutput
+from jfreq.encoder.encoder import Encoder
 from jfreq.encoder.growing_npz import Column, ColumnArray, check_disk_space, write_npz
 from jfreq.encoder.inputs import Job, Options, Recordings
+from jfreq.encoder.outputs import FailedRecording, RecordingMean, WindowOutput
 from jfreq.files import disk_errors, local_path, write_atomically
 from jfreq.types import InputError
 
@@ -114,7 +115,7 @@ def run(
     ``finish(job, mean)``, or ``drop()`` where the recording could not be read to its end.
     """
     mean = RecordingMean()
-    for window in encoder.windows(recordings.blocks(), recordings.batch()):
+    for window in encoder.windows(recordings.blocks(), recordings.batch_size()):
         job = recordings.jobs[window.recording]
         if isinstance(window, FailedRecording):
             drop()

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jfreq.encoder.resampling import as_signal, equal_durations
+from jfreq.encoder.batches import in_batches
+from jfreq.encoder.outputs import FailedRecording, Joiner, RecordingMean, WindowOutput
+from jfreq.encoder.resampling import as_signal, check_signal, equal_durations
 from jfreq.encoder.windowing import (
     Clip,
     InputWindow,
+    choose_offsets,
     choose_windowing,
     cut_windows,
     grid_of_window,
@@ -23,89 +28,44 @@ from jfreq.method import Method
 from jfreq.ranges import brief
 from jfreq.types import Array, Batch, Embedding, Features, InputError, PyTree, SignalSpec, TokenGrid
 
-
-class WindowOutput(NamedTuple):
-    """What the encoder returns for one window of a recording.
-
-    ``frames`` ``[t frame_size]`` continue those of the window before; ``weight`` of them are valid.
-    ``clip`` ``[clip_size]`` and ``logits`` ``[classes]`` describe the whole window. The frames
-    reach from ``start`` to ``end``, in seconds of the recording. ``last`` marks its last window.
-    """
-
-    recording: int
-    """Index of the recording."""
-    clip: np.ndarray
-    frames: np.ndarray
-    logits: np.ndarray | None
-    weight: int
-    start: float
-    end: float
-    last: bool
+EMPTY = "nothing to embed: the list of recordings is empty"
+Rate = float | Mapping[str, float] | None
+"""Hz of a recording, by modality where they differ; None where it is that of the model."""
 
 
-class FailedRecording(NamedTuple):
-    """A recording that could not be read to its end."""
-
-    recording: int
-    error: InputError
-
-
-class RecordingMean:
-    """The mean over the windows of a recording, weighted by their valid frames.
-
-    Windows are added one by one. The outputs of a single window are returned bit for bit.
-    """
-
-    def __init__(self):
-        self._weight, self._clip, self._logits = 0, np.zeros(()), np.zeros(())
-        self._latest: WindowOutput | None = None
-        self._count = 0
-        self.end = 0.0
-
-    def add(self, window: WindowOutput) -> None:
-        self._latest = window
-        self._count += 1
-        self._weight += window.weight
-        self._clip = self._clip + window.weight * window.clip.astype(np.float64)
-        if window.logits is not None:
-            self._logits = self._logits + window.weight * window.logits.astype(np.float64)
-        self.end = window.end
-
-    @property
-    def clip(self) -> np.ndarray:
-        """``[clip_size]`` float32."""
-        assert self._latest is not None
-        return self._latest.clip if self._count == 1 else self._mean(self._clip)
-
-    @property
-    def logits(self) -> np.ndarray | None:
-        """``[classes]`` float32; None for an encoder that was trained without labels."""
-        assert self._latest is not None
-        if self._latest.logits is None or self._count == 1:
-            return self._latest.logits
-        return self._mean(self._logits)
-
-    def _mean(self, total: np.ndarray) -> np.ndarray:
-        return (total / max(1, self._weight)).astype(np.float32)
-
-
-def load_encoder(path: str | Path) -> Encoder:
+def load_encoder(path: str | Path, frame_ms: float | None = None) -> Encoder:
     """Loads an :class:`Encoder` from a bundle or a run folder.
 
+    Args:
+      path: the folder.
+      frame_ms: the longest time between two frames, in milliseconds, where those of the tokens lie
+        too far apart; see :class:`Encoder`. Says on stderr which step is taken where it is not
+        exactly this.
+
     Raises:
-      InputError: as :func:`jfreq.export.bundle.load_trained`.
+      InputError: as :func:`jfreq.export.bundle.load_trained`, and for a ``frame_ms`` that is not
+        positive, above the hop of the tokens, or shorter than a sample.
     """
     experiment, params = load_trained(path)
     cfg = experiment.method
-    return Encoder(
+    encoder = Encoder(
         cfg,
         params,
         signals=cfg.signals,
+        frame_ms=frame_ms,
         gaps=cfg.allows_gaps,
         labels=cfg.labels,
         multi_label=cfg.multi_label,
         scores=cfg.scores,
     )
+    if frame_ms is not None and not np.isclose(encoder.hop_ms, frame_ms, rtol=1e-6):
+        print(
+            f"jfreq: frame_ms {frame_ms:g}: takes a frame every {encoder.hop_ms:g} ms, the next "
+            "shorter step that is a whole part of the token hop in whole samples",
+            file=sys.stderr,
+            flush=True,
+        )
+    return encoder
 
 
 class Encoder:
@@ -115,6 +75,12 @@ class Encoder:
     describe it. The embedding of a recording does not depend on the others in its batch. With
     ``gaps`` samples may be NaN: a modality that is NaN somewhere in a window, or zero throughout,
     is absent there.
+
+    With ``frame_ms`` frames lie closer together than tokens. Windows are then also encoded shifted
+    by k n-ths of the token hop, and frame ``j n + k`` is frame ``j`` of the recording without the
+    samples before shift ``k``. That costs n times as much. Frames begin with the first token and
+    end with the last that is centred inside the recording. The clip vector and the logits are those
+    of the unshifted windows.
 
     An encoder that was trained with labels names its classes in ``labels`` and has
     :meth:`predict`; with ``multi_label`` a recording may have several of them.
@@ -126,6 +92,7 @@ class Encoder:
         params: PyTree,
         *,
         signals: Sequence[SignalSpec],
+        frame_ms: float | None = None,
         gaps: bool = False,
         labels: Sequence[str] = (),
         multi_label: bool = False,
@@ -139,20 +106,29 @@ class Encoder:
         rate = self.signals[0].rate
         self.sample_rate: int | float = int(rate) if float(rate).is_integer() else rate
         shapes = encoder_shapes(method, self.signals, params)
-        self.grid = grid_of_window(shapes.grid, self.signals[0])
+        self._tokens = grid_of_window(shapes.grid, self.signals[0])
+        self._offsets = choose_offsets(self._tokens, self.signals, frame_ms)
+        self.shifts = len(self._offsets)
+        """How often each window is encoded."""
+        self.grid = dataclasses.replace(
+            self._tokens,
+            time=self._tokens.time * self.shifts,
+            hop=self._tokens.hop / self.shifts,
+        )
+        """The frames of a window, and where they lie on the first modality."""
         self.clip_size: int = shapes.clip.shape[-1]
         self.frame_size: int = shapes.tokens.shape[-1]
         self.hop_ms = 1000.0 * self.grid.hop / rate
-        self._windowing = choose_windowing(self.grid, self.signals)
+        self._windowing = choose_windowing(self._tokens, self.signals)
         self._params = jax.device_put(params)
         self._encode = jax.jit(lambda params, batch: encode_frames(method, params, batch))
 
     def __call__(
         self,
         wave: Any,
-        rate: float | Mapping[str, float] | None = None,
+        rate: Rate = None,
         *,
-        batch: int = 8,
+        batch_size: int = 8,
     ) -> Embedding:
         """Embeds one recording or a list of recordings, each of at least one sample.
 
@@ -161,7 +137,7 @@ class Encoder:
             lengths; float in [-1, 1] or signed integer PCM. For several modalities a dict of such
             arrays, or a list of dicts.
           rate: Hz of ``wave``, by modality where they differ; None where it is that of the model.
-          batch: windows that are computed at once, in one compiled shape.
+          batch_size: windows that are computed at once, in one compiled shape.
 
         Returns:
           ``clip`` ``[b clip_size]`` and ``frames`` ``[b t frame_size]`` (zero beyond ``valid``),
@@ -173,15 +149,72 @@ class Encoder:
         Raises:
           InputError: for signals that are empty, not finite, or of another shape or name.
         """
-        items = enumerate(_listed(wave))
-        return self.encode([self.clip(item, rate, f"recording {i}") for i, item in items], batch)
+        clips = [self.clip(x, rate, f"recording {i}") for i, x in enumerate(_listed(wave))]
+        if not clips:
+            raise InputError(EMPTY)
+        means = [RecordingMean() for _ in clips]
+        frames: list[list[np.ndarray]] = [[] for _ in clips]
+        for window in self.windows(([clip] for clip in clips), batch_size):
+            if isinstance(window, FailedRecording):
+                raise window.error
+            means[window.recording].add(window)
+            frames[window.recording].append(window.frames)
+        return self._stack(means, [np.concatenate(parts) for parts in frames])
+
+    def encode(
+        self,
+        waves: Any,
+        rate: Rate = None,
+        *,
+        batch_size: int = 8,
+        normalize: bool = False,
+    ) -> np.ndarray:
+        """Clip vectors of recordings of any lengths.
+
+        Frames are not kept, and recordings are resampled and cut one after the other: memory does
+        not grow with their number where ``waves`` is an iterator that reads them.
+
+        Args:
+          waves: as ``wave`` of a call, or an iterator over recordings, each as in a list.
+          rate: as in a call.
+          batch_size: windows that are computed at once, also of different recordings.
+          normalize: divide each vector by its Euclidean norm; one of norm zero stays zero.
+
+        Returns:
+          ``[n clip_size]`` float32, in the order of ``waves``: ``clip`` of a call.
+
+        Raises:
+          InputError: as a call. Recordings that are already in memory are all checked first.
+        """
+        if not isinstance(waves, Iterator):
+            waves = _listed(waves)
+            for i, wave in enumerate(waves):
+                for x, spec, hertz in self._by_signal(wave, rate, f"recording {i}"):
+                    here = f"recording {i}, {spec.name}"
+                    check_signal(x, spec, rate=hertz, where=here, gaps=self.gaps)
+        clips = ([self.clip(x, rate, f"recording {i}")] for i, x in enumerate(waves))
+        mean, vectors = RecordingMean(), []
+        for window in self.windows(clips, batch_size):
+            if isinstance(window, FailedRecording):
+                raise window.error
+            mean.add(window)
+            if window.last:
+                vectors.append(mean.clip)
+                mean = RecordingMean()
+        if not vectors:
+            raise InputError(EMPTY)
+        out = np.stack(vectors).astype(np.float32)
+        if not normalize:
+            return out
+        norm = np.linalg.norm(out, axis=1, keepdims=True)
+        return out / np.where(norm > 0, norm, 1)
 
     def predict(
         self,
         wave: Any,
-        rate: float | Mapping[str, float] | None = None,
+        rate: Rate = None,
         *,
-        batch: int = 8,
+        batch_size: int = 8,
     ) -> np.ndarray:
         """Probabilities of the classes; takes the arguments of a call.
 
@@ -193,7 +226,7 @@ class Encoder:
           InputError: as a call, and for an encoder that was trained without labels.
         """
         self.check_classes()
-        return self.probabilities(self(wave, rate, batch=batch).logits)
+        return self.probabilities(self(wave, rate, batch_size=batch_size).logits)
 
     def check_classes(self, where: str = "encoder") -> None:
         """Raises ``InputError`` for an encoder without classes."""
@@ -210,98 +243,48 @@ class Encoder:
         z = logits.astype(np.float64)
         return (expit(z) if self._scores == "sigmoid" else softmax(z, axis=-1)).astype(np.float32)
 
-    def encode(self, clips: Sequence[Clip], batch: int = 8) -> Embedding:
-        """Embeds recordings that :meth:`clip` returned, as a call does."""
-        if not clips:
-            raise InputError("nothing to embed: the list of recordings is empty")
-        means = [RecordingMean() for _ in clips]
-        frames: list[list[np.ndarray]] = [[] for _ in clips]
-        for window in self.windows(([clip] for clip in clips), batch):
-            if isinstance(window, FailedRecording):
-                raise window.error
-            means[window.recording].add(window)
-            frames[window.recording].append(window.frames)
-        return self._stack(means, [np.concatenate(parts) for parts in frames])
-
     def windows(
-        self, recordings: Iterable[Iterable[Clip]], batch: int = 8
+        self, recordings: Iterable[Iterable[Clip]], batch_size: int = 8
     ) -> Iterator[WindowOutput | FailedRecording]:
         """The outputs of all windows, in order, while the samples are read.
 
         Args:
           recordings: each an iterable of blocks that follow each other; several modalities come
             as a single block.
-          batch: windows that are computed at once, also of different recordings. Two batches are
-            in memory at a time.
+          batch_size: windows that are computed at once, also of different recordings. Two batches
+            are in memory at a time.
 
         Yields:
-          An output for each window. A recording whose blocks raise ``InputError`` ends with a
-          :class:`FailedRecording`.
+          An output for each window that is not shifted. A recording whose blocks raise
+          ``InputError`` ends with a :class:`FailedRecording`.
         """
-        if batch < 1:
-            raise InputError(f"batch: must be 1 or more, got {batch}")
-        running: Iterator[WindowOutput | FailedRecording] = iter(())
-        queue: list[tuple[int, InputWindow | InputError]] = []
-        rows, used = self._empty_batch(batch), 0
-        first = True
-        for recording, window in self._cut(recordings):
-            if isinstance(window, InputWindow):
-                window = _put(rows, used, window)
-                used += 1
-            queue.append((recording, window))
-            if used == batch:
-                # The device computes this batch while the outputs of the one before are read.
-                started = self._read(self._encode(self._params, rows), queue)
-                yield from running
-                running, first = started, False
-                queue, rows, used = [], self._empty_batch(batch), 0
-        if first and used == 1:
-            rows = {name: x[:1] for name, x in rows.items()}
-        started = self._read(self._encode(self._params, rows) if used else None, queue)
-        yield from running
-        yield from started
+        current, joiner = -1, self._joiner()
+        cut = self._cut(recordings)
+        for i, window, outputs in in_batches(cut, self._start, self.signals, batch_size):
+            if i != current:
+                current, joiner = i, self._joiner()
+            if isinstance(window, InputError):
+                yield FailedRecording(i, window)
+            elif (joined := joiner.add(i, window, outputs)) is not None:
+                yield joined
 
     def _cut(
         self, recordings: Iterable[Iterable[Clip]]
     ) -> Iterator[tuple[int, InputWindow | InputError]]:
+        plan = (self.signals, self._tokens, self._windowing, self._offsets)
         for i, blocks in enumerate(recordings):
             try:
-                for window in cut_windows(blocks, self.signals, self.grid, self._windowing):
+                for window in cut_windows(blocks, *plan):
                     yield i, window
             except InputError as error:
                 yield i, error
 
-    def _empty_batch(self, size: int) -> dict[str, np.ndarray]:
-        rows = {s.name: np.zeros((size, s.samples, s.channels), np.float32) for s in self.signals}
-        return rows | {"length": np.full(size, self.signals[0].samples, np.int32)}
+    def _joiner(self) -> Joiner:
+        return Joiner(self._windowing, self.shifts, self.signals[0].rate)
 
-    def _read(
-        self, outputs: Any, queue: list[tuple[int, InputWindow | InputError]]
-    ) -> Iterator[WindowOutput | FailedRecording]:
-        """Waits for the outputs of a batch (None: there is none) when it is iterated over."""
-        values = iter(())
-        if outputs is not None:
-            clip, frames, valid, logits = jax.device_get(outputs)
-            values = zip(clip, frames, valid, [None] * len(clip) if logits is None else logits)
-        rate = self.signals[0].rate
-        for recording, window in queue:
-            if isinstance(window, InputError):
-                yield FailedRecording(recording, window)
-                continue
-            clip, frames, valid, logits = next(values)
-            valid = int(valid)
-            windowing = None if window.last else self._windowing
-            count = valid if windowing is None else windowing.tokens
-            yield WindowOutput(
-                recording,
-                clip,
-                frames[:count],
-                logits,
-                min(count, valid),
-                window.start / rate,
-                window.end / rate,
-                window.last,
-            )
+    def _start(self, batch: dict[str, np.ndarray]) -> Any:
+        """Starts to compute a batch."""
+        return self._encode(self._params, batch)
 
     def _stack(self, means: Sequence[RecordingMean], frames: Sequence[np.ndarray]) -> Embedding:
         """Recordings of different lengths as one embedding, padded with zeros."""
@@ -325,9 +308,7 @@ class Encoder:
         centres = self.grid.first + np.arange(count) * np.float64(self.grid.hop)
         return centres * 1000.0 / self.signals[0].rate
 
-    def clip(
-        self, item: Any, rate: float | Mapping[str, float] | None = None, where: str = "recording"
-    ) -> Clip:
+    def clip(self, item: Any, rate: Rate = None, where: str = "recording") -> Clip:
         """Checks, scales and resamples one recording.
 
         Args:
@@ -338,6 +319,16 @@ class Encoder:
         Raises:
           InputError: as a call.
         """
+        clip = {
+            spec.name: as_signal(x, spec, rate=hertz, where=f"{where}, {spec.name}", gaps=self.gaps)
+            for x, spec, hertz in self._by_signal(item, rate, where)
+        }
+        return equal_durations(clip, self.signals, slack=self._tokens.hop, where=where)
+
+    def _by_signal(
+        self, item: Any, rate: Rate, where: str
+    ) -> list[tuple[Any, SignalSpec, float | None]]:
+        """The samples of each signal that the encoder reads, with their rate."""
         names = [spec.name for spec in self.signals]
         if not isinstance(item, Mapping):
             if len(names) > 1:
@@ -351,21 +342,7 @@ class Encoder:
                 f"{where}: has the signals {brief(', '.join(item))}; expected {', '.join(names)}"
             )
         rates = rate if isinstance(rate, Mapping) else dict.fromkeys(names, rate)
-        clip = {}
-        for spec in self.signals:
-            hertz, here = rates.get(spec.name), f"{where}, {spec.name}"
-            clip[spec.name] = as_signal(
-                item[spec.name], spec, rate=hertz, where=here, gaps=self.gaps
-            )
-        return equal_durations(clip, self.signals, slack=self.grid.hop, where=where)
-
-
-def _put(rows: dict[str, np.ndarray], row: int, window: InputWindow) -> InputWindow:
-    """Copies the samples of a window into the batch and returns the window without them."""
-    for name, x in window.signals.items():
-        rows[name][row, : len(x)] = x
-    rows["length"][row] = window.length
-    return window._replace(signals={})
+        return [(item[s.name], s, rates.get(s.name)) for s in self.signals]
 
 
 def encode_frames(

@@ -139,11 +139,12 @@ class Recordings:
         summary = f"none of {len(self.skipped)} recordings can be used; the first: "
         raise InputError(f"{summary if len(self.skipped) > 1 else ''}{first}: {reason}")
 
-    def batch(self) -> int:
+    def batch_size(self) -> int:
         """How many windows to compute at once."""
         window = self._encoder.signals[0].seconds
         windows = sum(sum(source.seconds) / window for source in self.inputs)
-        return 8 if max(windows, len(self.jobs)) < MANY_WINDOWS else 32
+        many = max(windows, len(self.jobs)) * self._encoder.shifts >= MANY_WINDOWS
+        return 32 if many else 8
 
     def longest(self) -> float:
         """Seconds of the longest recording whose header states its length."""

@@ -14,8 +14,9 @@ import numpy as np
 from jfreq.config import check
 from jfreq.data.options import Channels
 from jfreq.encoder.embed_files import Written, done, run, writable
-from jfreq.encoder.encoder import Encoder, RecordingMean, WindowOutput
+from jfreq.encoder.encoder import Encoder
 from jfreq.encoder.inputs import Job, Options, Recordings
+from jfreq.encoder.outputs import RecordingMean, WindowOutput
 from jfreq.files import disk_errors, local_path, write_atomically
 
 HEADER = ("path", "start_s", "end_s", "label", "score")

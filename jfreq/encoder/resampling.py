@@ -37,10 +37,35 @@ def as_signal(
       InputError: for another dtype or shape, no samples, samples that are NaN or infinite, and an
         impossible rate.
     """
+    x = check_signal(x, spec, rate=rate, where=where, gaps=gaps)
+    missing = np.isnan(x).any(1)
+    if rate is None or not missing.any():
+        return x if rate is None else _resample(x, rate, spec, where)
+    return _resample_around(x, missing, rate, spec, where)
+
+
+def check_signal(
+    x: Any,
+    spec: SignalSpec,
+    *,
+    rate: float | None = None,
+    where: str = "signal",
+    gaps: bool = False,
+    empty: bool = False,
+) -> np.ndarray:
+    """Checks and scales one signal, or with ``empty`` a part of one that may hold no samples.
+
+    Other arguments and what is raised are those of :func:`as_signal`.
+
+    Returns:
+      ``[t c]`` float32 at ``rate``.
+    """
+    if rate is not None:
+        _check_rate(rate, where)
     x = np.asarray(x)
     if x.dtype.kind not in "fi":
         raise InputError(f"{where}: expected float or signed integer samples, got {x.dtype}")
-    if x.ndim not in (1, 2) or x.size == 0:
+    if x.ndim not in (1, 2) or (x.size == 0 and not empty):
         raise InputError(f"{where}: expected samples [t] or [t, c], got shape {x.shape}")
     x = x[:, None] if x.ndim == 1 else x
     if x.shape[1] != spec.channels:
@@ -54,9 +79,7 @@ def as_signal(
     missing = np.isnan(x).any(1)
     if np.isinf(x).any() or (missing.any() and not gaps):
         raise InputError(f"{where}: holds NaN or infinite samples")
-    if rate is None or not missing.any():
-        return x if rate is None else _resample(x, rate, spec, where)
-    return _resample_around(x, missing, rate, spec, where)
+    return x
 
 
 def resampled(
@@ -129,8 +152,6 @@ def _resample_around(
 
 def _resample(x: np.ndarray, rate: float, spec: SignalSpec, where: str) -> np.ndarray:
     """Resamples a whole recording as ``data/prepare`` does: an offset does not ring at its ends."""
-    _finite(x, where)
-    _check_rate(rate, where)
     if rate == spec.rate:
         return x
     ends = "mean" if spec.name == "audio" else "line"

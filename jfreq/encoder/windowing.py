@@ -43,9 +43,118 @@ class InputWindow(NamedTuple):
     start: int
     """Sample of the recording at which the window starts."""
     end: int
-    """Sample at which the next window starts, or the length of the recording."""
+    """Sample at which the next window of this shift starts, or the length of the recording."""
     last: bool
-    """Whether no other window of the recording follows."""
+    """Whether no other window of this shift follows."""
+    shift: int = 0
+    """Which of the offsets of :func:`choose_offsets` the window is shifted by."""
+    closes: bool = True
+    """Whether no other window follows that is a shifted copy of the same unshifted one."""
+
+
+Offsets = tuple[tuple[int, ...], ...]
+"""Samples by which windows are shifted, for each shift and modality; the first shift has none."""
+
+
+class Cutter:
+    """Cuts one recording into windows while its samples come.
+
+    Windows come in the order of time: each unshifted one, then its shifted copies. The windows of
+    a shift are those of the recording without the samples before it; a shift ends with the window
+    that holds its last token that is centred inside the recording, and does not begin where there
+    is none. No more is kept in memory than one window and the block that completes it.
+    """
+
+    def __init__(
+        self,
+        signals: Sequence[SignalSpec],
+        grid: TokenGrid,
+        windowing: Windowing | None,
+        offsets: Offsets | None = None,
+    ):
+        """Prepares for a recording.
+
+        Args:
+          signals: the modalities and the window of the model.
+          grid: the tokens of one window.
+          windowing: from :func:`choose_windowing`; None where long recordings cannot be cut.
+          offsets: from :func:`choose_offsets`; None for unshifted windows only.
+        """
+        self._signals, self._grid, self._windowing = signals, grid, windowing
+        first = signals[0]
+        none = (0,) * len(signals)
+        self._running = list(enumerate(offsets or (none,)))
+        _, self._steps, self._length = windowing or Windowing(1, none, first.samples)
+        # With so many samples another window of every shift surely follows the one that starts now.
+        enough = max(first.samples + 1, self._steps[0] + math.ceil(grid.first))
+        self.enough = enough + self._running[-1][1][0]
+        """Samples of the first modality after which a window is complete."""
+        self._parts: list[Clip] = []
+        self._left = self._start = 0
+
+    def push(self, block: Clip) -> Iterator[InputWindow]:
+        """The windows that are complete with the next ``block`` of the recording."""
+        self._parts.append(block)
+        self._left += len(block[self._signals[0].name])
+        while self._left >= self.enough:
+            yield from self._windows(ended=False)
+
+    def finish(self) -> Iterator[InputWindow]:
+        """The windows that remain where the recording ends.
+
+        Raises:
+          InputError: for a recording without samples, or one that is longer than a window and
+            cannot be cut.
+        """
+        if self._start == self._left == 0:
+            raise InputError("holds no samples")
+        while self._running:
+            yield from self._windows(ended=True)
+
+    def _windows(self, *, ended: bool) -> Iterator[InputWindow]:
+        """The window that starts now, with its shifted copies, and on to the next start."""
+        buffer = self._buffer()
+        found: list[InputWindow] = []
+        for shift, offsets in self._running:
+            window = self._window(buffer, shift, offsets, ended)
+            found += [window] if window is not None else []
+        self._running = [(w.shift, o) for w, (_, o) in zip(found, self._running) if not w.last]
+        yield from (w._replace(closes=w is found[-1]) for w in found)
+        steps = {spec.name: step for spec, step in zip(self._signals, self._steps)}
+        self._parts = [{name: x[steps[name] :] for name, x in buffer.items()}]
+        self._left -= self._steps[0]
+        self._start += self._steps[0]
+
+    def _window(
+        self, buffer: Clip, shift: int, offsets: tuple[int, ...], ended: bool
+    ) -> InputWindow | None:
+        first, step = self._signals[0], self._steps[0]
+        left = self._left - offsets[0]
+        if shift and self._start == 0 and left < self._grid.first:
+            return None
+        last = ended and (left <= first.samples or left - step < self._grid.first)
+        if self._windowing is None and not last:
+            raise InputError(
+                f"recordings longer than {first.seconds:g} s cannot be cut into windows, because "
+                f"no whole number of token hops ({self._grid.hop:g} samples) is a whole number of "
+                "samples; give shorter recordings"
+            )
+        start = self._start + offsets[0]
+        return InputWindow(
+            {s.name: buffer[s.name][o : o + s.samples] for s, o in zip(self._signals, offsets)},
+            min(first.samples, left) if last else self._length,
+            start,
+            start + (left if last else step),
+            last,
+            shift,
+        )
+
+    def _buffer(self) -> Clip:
+        """All samples that are left."""
+        if len(self._parts) > 1:
+            names = self._parts[0]
+            self._parts = [{n: np.concatenate([part[n] for part in self._parts]) for n in names}]
+        return self._parts[0]
 
 
 def cut_windows(
@@ -53,60 +162,16 @@ def cut_windows(
     signals: Sequence[SignalSpec],
     grid: TokenGrid,
     windowing: Windowing | None,
+    offsets: Offsets | None = None,
 ) -> Iterator[InputWindow]:
-    """The windows of one recording, until one holds the last token that is centred inside it.
+    """The windows of one recording that comes in ``blocks``; several modalities come as one block.
 
-    No more is kept in memory than one window and the block that completes it.
-
-    Args:
-      blocks: parts of the recording in the order of time; several modalities come as one block.
-      signals: the modalities and the window of the model.
-      grid: the tokens of one window.
-      windowing: from :func:`choose_windowing`; None where long recordings cannot be cut.
-
-    Raises:
-      InputError: for a recording without samples, or one that is longer than a window and cannot
-        be cut.
+    Other arguments, the order and what is raised are those of :class:`Cutter`.
     """
-    first = signals[0]
-    _, steps, length = windowing or Windowing(1, (0,) * len(signals), first.samples)
-    # With so many samples in the buffer another window surely follows the one that starts here.
-    enough = max(first.samples + 1, steps[0] + math.ceil(grid.first))
-    source, ended, start = iter(blocks), False, 0
-    buffer = {s.name: np.zeros((0, s.channels), np.float32) for s in signals}
-    while True:
-        while not ended and len(buffer[first.name]) < enough:
-            block = next(source, None)
-            ended = block is None
-            buffer = buffer if block is None else _joined(buffer, block)
-        left = len(buffer[first.name])
-        if start == left == 0:
-            raise InputError("holds no samples")
-        last = ended and (left <= first.samples or left - steps[0] < grid.first)
-        if windowing is None and not last:
-            raise InputError(
-                f"recordings longer than {first.seconds:g} s cannot be cut into windows, because "
-                f"no whole number of token hops ({grid.hop:g} samples) is a whole number of "
-                "samples; give shorter recordings"
-            )
-        yield InputWindow(
-            {s.name: buffer[s.name][: s.samples] for s in signals},
-            min(first.samples, left) if last else length,
-            start,
-            start + (left if last else steps[0]),
-            last,
-        )
-        if last:
-            return
-        buffer = {s.name: buffer[s.name][step:] for s, step in zip(signals, steps)}
-        start += steps[0]
-
-
-def _joined(buffer: Clip, block: Clip) -> Clip:
-    """The samples of both, one after the other."""
-    if not len(next(iter(buffer.values()))):
-        return block
-    return {name: np.concatenate([x, block[name]]) for name, x in buffer.items()}
+    cutter = Cutter(signals, grid, windowing, offsets)
+    for block in blocks:
+        yield from cutter.push(block)
+    yield from cutter.finish()
 
 
 def choose_windowing(grid: TokenGrid, signals: Sequence[SignalSpec]) -> Windowing | None:
@@ -138,6 +203,53 @@ def choose_windowing(grid: TokenGrid, signals: Sequence[SignalSpec]) -> Windowin
             length = min(first.samples, max(before_next, end_of_last))
             return Windowing(count, tuple(int(step) for step in steps), length)
     return None
+
+
+def choose_offsets(
+    grid: TokenGrid, signals: Sequence[SignalSpec], frame_ms: float | None
+) -> Offsets:
+    """By how many samples to shift windows for frames that lie no further apart than ``frame_ms``.
+
+    The n shifts are multiples of an n-th of the token hop. n is the smallest number for which this
+    is short enough and a whole number of samples in every modality.
+
+    Args:
+      grid: the tokens of one window, see :func:`grid_of_window`.
+      signals: the modalities.
+      frame_ms: milliseconds; None for frames as far apart as tokens.
+
+    Returns:
+      The offsets; their count is n.
+
+    Raises:
+      InputError: for a ``frame_ms`` that is not positive, above the hop, or too short.
+    """
+    none = (0,) * len(signals)
+    if frame_ms is None:
+        return (none,)
+    rate = signals[0].rate
+    hop_ms = 1000 * grid.hop / rate
+    if not (math.isfinite(frame_ms) and frame_ms > 0):
+        raise InputError(f"frame_ms: must be a positive number of milliseconds, got {frame_ms:g}")
+    least = hop_ms / frame_ms * (1 - 1e-9)
+    if frame_ms > hop_ms * (1 + 1e-9):
+        raise InputError(
+            f"frame_ms: the encoder gives a frame every {hop_ms:g} ms; give that or less, got "
+            f"{frame_ms:g}"
+        )
+    if least <= 1:
+        return (none,)
+    hops = [Fraction(grid.hop).limit_denominator(10**6) * Fraction(s.rate) / Fraction(rate)
+            for s in signals]  # fmt: skip
+    whole = math.gcd(*map(int, hops)) if all(hop.denominator == 1 for hop in hops) else 1
+    count = next((n for n in range(math.ceil(least), whole + 1) if whole % n == 0), None)
+    if count is None:
+        names = " and ".join(s.name for s in signals)
+        raise InputError(
+            f"frame_ms: steps are whole parts of {hop_ms:g} ms that are whole samples of {names}, "
+            f"the shortest is {hop_ms / whole:g} ms; got {frame_ms:g}"
+        )
+    return tuple(tuple(k * int(hop) // count for hop in hops) for k in range(count))
 
 
 def grid_of_window(grid: TokenGrid, signal: SignalSpec) -> TokenGrid:

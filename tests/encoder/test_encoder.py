@@ -11,96 +11,29 @@ import soxr
 
 from jfreq import methods, recipes
 from jfreq.config import replace
-from jfreq.encoder.encoder import Encoder, FailedRecording, load_encoder
+from jfreq.encoder.encoder import Encoder, load_encoder
+from jfreq.encoder.outputs import FailedRecording
 from jfreq.encoder.resampling import as_signal
 from jfreq.encoder.windowing import choose_windowing, cut_windows
 from jfreq.export.bundle import save_bundle
-from jfreq.method import Method
-from jfreq.ranges import checked
-from jfreq.types import DataSpec, Features, InputError, SignalSpec, TokenGrid
-
-RATE, HOP, SPAN = 16000, 2560, 2800
-AUDIO = SignalSpec("audio", RATE, 15000)
-GRID = TokenGrid(time=6, freq=2, first=SPAN / 2, hop=HOP)
-"""Patches of 16 frames; the sixth is centred inside the window and reaches beyond it."""
-
-
-@checked
-class SpanMeans(Method):
-    """Token (f, t): (f + 1) times the mean of span t of each modality and of its square."""
-
-    grid: TokenGrid = GRID
-    span: int = SPAN
-
-    def encode(self, params, batch):
-        grid, span = self.grid, self.span
-        columns = []
-        for spec in self.signals:
-            ratio = spec.rate / self.signals[0].rate
-            starts = np.arange(grid.time) * round(grid.hop * ratio)
-            index = starts[:, None] + np.arange(round(span * ratio))
-            x = jnp.pad(batch[spec.name][..., 0], ((0, 0), (0, int(index.max()) + 1)))
-            columns += [x[:, index].mean(-1), (x[:, index] ** 2).mean(-1)]
-        by_time = jnp.stack(columns, -1) * params["gain"]
-        rows = [by_time * (f + 1) for f in range(grid.freq)]
-        axis = 1 if grid.order == "freq_major" else 2
-        tokens = jnp.stack(rows, axis).reshape(len(by_time), grid.size, -1)
-        centre = grid.first + grid.hop * np.arange(grid.time)
-        inside = jnp.asarray(centre)[None] <= batch["length"][:, None]
-        inside = inside | (np.arange(grid.time) == 0)[None]
-        valid = jnp.stack([inside] * grid.freq, axis).reshape(len(by_time), grid.size)
-        clip = (tokens * valid[..., None]).sum(1) / valid.sum(1)[:, None]
-        return Features(tokens, grid, clip, valid)
-
-
-class Signed(SpanMeans):
-    """Logits of a window: its mean, once and with the other sign."""
-
-    def encode(self, params, batch):
-        features = super().encode(params, batch)
-        mean = features.clip[:, :1]
-        return features._replace(logits=jnp.concatenate([-mean, mean], 1))
-
-
-def fake(grid: TokenGrid = GRID, *, span: int = SPAN, signals=(AUDIO,)) -> Encoder:
-    return Encoder(SpanMeans(signals, grid, span), {"gain": np.float32(1)}, signals=signals)
-
-
-def expected_frames(x: np.ndarray, grid: TokenGrid = GRID, span: int = SPAN) -> np.ndarray:
-    """Frames of the whole recording at once, in float64; each row averages to 1.5 times a mean."""
-    count = max(1, int((len(x) - grid.first) // grid.hop) + 1)
-    scale = np.mean(np.arange(grid.freq) + 1.0)
-    padded = np.concatenate([x.astype(np.float64), np.zeros(span + int(grid.hop))])
-    sums = [np.concatenate([[0.0], np.cumsum(power)]) for power in (padded, padded**2)]
-    starts = np.arange(count) * int(grid.hop)
-    return scale * np.stack([(c[starts + span] - c[starts]) / span for c in sums], -1)
+from jfreq.types import DataSpec, InputError, SignalSpec, TokenGrid
+from tests.encoder.span_means import (
+    AUDIO,
+    GRID,
+    HOP,
+    LENGTHS,
+    RATE,
+    SPAN,
+    Signed,
+    expected_frames,
+    fake,
+    noise,
+)
 
 
 @pytest.fixture(scope="module")
 def encoder() -> Encoder:
     return fake()
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory):
-    """A bundle of an untrained ssast_nano that reads one second."""
-    spec = DataSpec((SignalSpec("audio", RATE, RATE),))
-    experiment = methods.bind(recipes.load("ssast_nano"), spec)
-    method = experiment.method
-    params = jax.jit(method.init)(jax.random.key(3))
-    return save_bundle(tmp_path_factory.mktemp("b") / "enc", experiment=experiment, params=params)
-
-
-@pytest.fixture(scope="module")
-def real(bundle) -> Encoder:
-    return load_encoder(bundle)
-
-
-def noise(rng: np.random.Generator, length: int) -> np.ndarray:
-    return (0.3 + rng.uniform(-0.5, 0.5, length)).astype(np.float32)
-
-
-LENGTHS = (1, 1399, 1400, 1401, 12_800, 14_999, 15_000, 15_001, 27_799, 27_800, 27_801, 100_003)
 
 
 @pytest.mark.parametrize("length", LENGTHS)
@@ -119,7 +52,7 @@ def test_frames_equal_those_of_the_whole_recording(encoder, length):
 def test_twenty_minutes_without_drift(encoder):
     length = 20 * 60 * RATE
     x = noise(np.random.default_rng(0), length)
-    out = encoder(x, batch=64)
+    out = encoder(x, batch_size=64)
     wanted = expected_frames(x)
     assert out.frames.shape == (1, len(wanted), 2)
     np.testing.assert_allclose(out.frames[0], wanted, atol=1e-5)
@@ -149,10 +82,10 @@ def test_time_major_grid_gives_the_same_frames(encoder):
 def test_company_changes_nothing(encoder):
     rng = np.random.default_rng(3)
     clips = [noise(rng, n) for n in (5, 70_000, 15_000, 15_001, 3000, 40_000)]
-    together = encoder(clips, batch=4)
+    together = encoder(clips, batch_size=4)
     assert together.frames.shape[1] == together.valid.max() == len(together.times_ms)
     for i, clip in enumerate(clips):
-        alone = encoder(clip, batch=3)
+        alone = encoder(clip, batch_size=3)
         n = alone.valid[0]
         assert together.valid[i] == n
         np.testing.assert_allclose(together.frames[i, :n], alone.frames[0], atol=1e-5)
@@ -164,7 +97,7 @@ def test_one_compilation_for_each_batch_size():
     encoder = fake()
     rng = np.random.default_rng(4)
     for lengths in ((100, 200), (90_000,), (1, 2, 3), (15_000, 60_001)):
-        encoder([noise(rng, n) for n in lengths], batch=4)
+        encoder([noise(rng, n) for n in lengths], batch_size=4)
     assert encoder._encode._cache_size() == 1  # type: ignore[attr-defined]
 
 
@@ -214,8 +147,8 @@ def test_bad_signals(encoder, wave, rate, message):
 
 
 def test_bad_batch(encoder):
-    with pytest.raises(InputError, match="batch"):
-        encoder(np.zeros(10), batch=0)
+    with pytest.raises(InputError, match="batch_size"):
+        encoder(np.zeros(10), batch_size=0)
 
 
 def test_resampling_is_soxr(encoder):
@@ -347,7 +280,7 @@ def test_real_method_company_and_padding(real):
     clips = [noise(rng, n) for n in (RATE, 5000, 40_000, 2, 16_500)]
     together = real(clips)
     for i, clip in enumerate(clips):
-        alone = real(clip, batch=2)
+        alone = real(clip, batch_size=2)
         n = alone.valid[0]
         assert np.isfinite(alone.frames).all()
         np.testing.assert_allclose(together.frames[i, :n], alone.frames[0], atol=1e-5)
@@ -442,7 +375,7 @@ def test_a_recording_that_breaks_off_leaves_the_others(encoder):
     def empty():
         yield {"audio": x["audio"][:0]}
 
-    parts = list(encoder.windows([[x], broken(), empty(), [x]], batch=2))
+    parts = list(encoder.windows([[x], broken(), empty(), [x]], batch_size=2))
     failed = [p for p in parts if isinstance(p, FailedRecording)]
     assert [(p.recording, str(p.error)) for p in failed] == [
         (1, "the disk is gone"),

@@ -200,7 +200,7 @@ def test_a_long_file_is_never_held_whole(encoder, tmp_path):
     """Four minutes at 44.1 kHz: the same embedding as of the whole array, in a part of its size."""
     sound(tmp_path / "long.wav", 240, 44_100, subtype="PCM_16")
     x, _ = soundfile.read(tmp_path / "long.wav", dtype="float32")
-    wanted = encoder(soxr.resample(x, 44_100, RATE), batch=32)
+    wanted = encoder(soxr.resample(x, 44_100, RATE), batch_size=32)
     embed_files(encoder, [tmp_path / "long.wav"], tmp_path / "e.npz")  # everything is imported
     tracemalloc.start()
     out = embed_files(encoder, [tmp_path / "long.wav"], tmp_path / "e.npz")
@@ -212,6 +212,23 @@ def test_a_long_file_is_never_held_whole(encoder, tmp_path):
     np.testing.assert_allclose(found["frames"], wanted.frames, atol=1e-5)
     np.testing.assert_allclose(found["clip"], wanted.clip, atol=1e-5)
     np.testing.assert_array_equal(found["times_ms"], wanted.times_ms)
+
+
+def test_finer_frames_of_a_file(encoder, tmp_path):
+    """Also where the blocks of a file end within shifted windows; the vectors stay."""
+    fine = Encoder(Levels(), {"zero": np.float32(0)}, signals=(AUDIO,), frame_ms=31.25)
+    x = sound(tmp_path / "a.wav", 70)
+    sound(tmp_path / "b.wav", 0.05)
+    paths = [tmp_path / "a.wav", tmp_path / "b.wav"]
+    found = read(embed_files(fine, paths, tmp_path / "e.npz").path)
+    plain = read(embed_files(encoder, paths, tmp_path / "f.npz").path)
+    assert fine.hop_ms == 31.25
+    assert found["valid"].tolist() == [(70 * RATE - 1250) // 500 + 1, 1]
+    np.testing.assert_allclose(found["times_ms"], 78.125 + 31.25 * np.arange(2238))
+    wanted = [[y.mean(), np.square(y).mean()] for y in
+              (x[500 * i : 500 * i + HOP] for i in range(2200))]  # fmt: skip
+    np.testing.assert_allclose(found["frames"][0, :2200], wanted, atol=2e-5)
+    np.testing.assert_allclose(found["clip"], plain["clip"], atol=1e-6)
 
 
 def test_one_vector_a_recording(encoder, tmp_path):
