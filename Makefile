@@ -2,11 +2,12 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 READY := .venv/.ready
+INTEROP := .venv-interop
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
 export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES ?= -1
 
-.PHONY: setup demo test test-quick lint type bench plan soak lock clean
+.PHONY: setup demo test test-quick interop lint type bench plan soak lock clean
 
 setup: $(READY)
 
@@ -26,9 +27,33 @@ demo: $(READY)
 
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 
-# On one device, then what needs eight.
+# On one device, then what needs eight, then beside other frameworks where they can be installed.
 test: $(READY)
-	$(PYTEST) --ignore tests/distributed; one=$$?; $(PYTEST) tests/distributed && exit $$one
+	@failed=0; set -x; \
+	$(PYTEST) --ignore tests/distributed --ignore tests/interop || failed=1; \
+	$(PYTEST) tests/distributed || failed=1; \
+	if $(MAKE) --no-print-directory $(INTEROP)/.ready; \
+	then $(MAKE) --no-print-directory interop || failed=1; \
+	else echo 'make interop is left out: requirements-interop.txt cannot be installed here'; fi; \
+	exit $$failed
+
+# The tests that need PyTorch and other frameworks, in an environment of their own.
+interop: $(INTEROP)/.ready
+	$(INTEROP)/bin/python -m pytest -n 2 --dist worksteal -m interop tests/interop \
+	  $$(grep -rl '^@pytest\.mark\.interop' tests --include='test_*.py')
+
+# Where pip is told of wheels on this machine, such as PyTorch for the CPU, uv finds them too.
+INSTALL := $(BIN)/uv pip install -q --python $(INTEROP) $(addprefix --find-links ,$(PIP_FIND_LINKS))
+
+# hearvalidator, xares and s3prl ask for torchaudio, which breaks other packages beside PyTorch for
+# the CPU, and hearvalidator for an old Python: they are installed without what they ask for.
+$(INTEROP)/.ready: $(READY) requirements-interop.txt
+	$(BIN)/uv venv -q --clear --python $(BIN)/python $(INTEROP)
+	$(INSTALL) --require-hashes -r requirements.lock
+	$(INSTALL) --no-deps -r requirements-interop.txt xares==0.1.3 s3prl==0.4.18 -e .
+	$(BIN)/python -m pip --python $(INTEROP) install -q --disable-pip-version-check --no-deps \
+	  --ignore-requires-python hearvalidator==2021.0.6
+	touch $@
 
 # The tests of what differs from main, without the slow ones.
 test-quick: $(READY)
@@ -52,6 +77,9 @@ soak: $(READY)
 lock:
 	uv pip compile pyproject.toml --extra dev --extra export --python-version 3.11 \
 	  --python-platform x86_64-manylinux_2_28 --generate-hashes --no-header -q -o requirements.lock
+	uv pip compile --group interop -c requirements.lock --python-version 3.11 \
+	  --python-platform x86_64-manylinux_2_28 --no-annotate --no-header -q | sed 's/+cpu//' \
+	  > requirements-interop.txt
 
 clean:
-	rm -rf .venv .cache .pytest_cache .ruff_cache .hypothesis build dist runs/demo
+	rm -rf .venv $(INTEROP) .cache .pytest_cache .ruff_cache .hypothesis build dist runs/demo

@@ -1,6 +1,7 @@
 """Imports only point down, and heavy libraries load only when used."""
 
 import ast
+import re
 import subprocess
 import sys
 
@@ -17,7 +18,7 @@ LEVEL = {
     "train.accumulate": 7, "train.plan": 8, "train.initial_state": 8, "train.step": 8,
     "train.loop": 10,
     "weights": 8, "monitoring": 9, "plan": 9, "export": 9, "encoder": 9, "evaluate": 10,
-    "ablate": 11, "report": 11, "testing": 11, "cli": 12,
+    "ablate": 11, "report": 11, "hub": 11, "testing": 11, "cli": 12,
     "__main__": 12,
 }  # fmt: skip
 """A package may import packages of its level and below."""
@@ -34,7 +35,9 @@ FORBIDDEN = {
     "types": {"flax"},
 }
 LAZY = {"tensorflow", "tensorflow_datasets", "librosa", "matplotlib", "sklearn", "soundfile",
-        "soxr", "tyro", "grain", "torch", "scipy"}  # fmt: skip
+        "soxr", "tyro", "grain", "torch", "scipy", "mteb", "s3prl"}  # fmt: skip
+OWN_ENTRY = {"cli", "hub"}
+"""Imported only by a command, or by a framework that is loaded already."""
 
 
 def level(parts) -> int:
@@ -94,9 +97,21 @@ def test_heavy_libraries_load_inside_functions(root):
         f"{path.relative_to(root)} imports {name}"
         for path, package in _modules(root)
         for name, top in _imports(ast.parse(path.read_text()))
-        if top and name.split(".")[0] in LAZY and package != "cli"
+        if top and name.split(".")[0] in LAZY and package not in OWN_ENTRY
     ]
     assert not wrong
+
+
+FRAMEWORKS = r"(importorskip|find_spec)\(\"(torch|transformers|onnx|onnxruntime|mteb|s3prl|xares)\b"
+
+
+def test_tests_of_other_frameworks_run_beside_them(root):
+    """What skips without PyTorch and the like is found by `make interop`, which has them."""
+    files = [path for path in (root / "tests").rglob("test_*.py") if path.parent.name != "interop"]
+    texts = {str(path): path.read_text() for path in files}
+    asking = {name for name, text in texts.items() if re.search(FRAMEWORKS, text)}
+    marked = {name for name, text in texts.items() if "\n@pytest.mark.interop\n" in text}
+    assert asking and asking == marked
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,7 @@ def test_multi_view_needs_two_views(many):
 # ------------------------------------------------------------------ layers of a teacher
 
 
+@pytest.mark.interop
 def test_targets_against_torch():
     torch = pytest.importorskip("torch")
     layers = np.random.default_rng(0).normal(2, 3, (4, 2, 7, 6)).astype(np.float32)

@@ -107,6 +107,7 @@ def test_other_paths_are_refused(tmp_path, name, message):
 # ------------------------------------------------------------------ with torch
 
 
+@pytest.mark.interop
 @with_torch
 def test_torch_files_are_read_beside_objects_of_other_programs(tmp_path):
     """As fairseq writes them: settings of classes that are not installed, and an optimiser."""
@@ -136,6 +137,7 @@ def test_torch_files_are_read_beside_objects_of_other_programs(tmp_path):
     assert all(np.array_equal(found[name], x) for name, x in tensors.items())
 
 
+@pytest.mark.interop
 @with_torch
 def test_odd_content_is_refused(tmp_path):
     import torch  # pyright: ignore[reportMissingImports]
@@ -149,6 +151,7 @@ def test_odd_content_is_refused(tmp_path):
             read_weights_file(tmp_path / "w.pt")
 
 
+@pytest.mark.interop
 @with_torch
 @pytest.mark.parametrize("cut", [10, 200, 600])
 def test_truncated_torch_files_are_refused(tmp_path, cut):
