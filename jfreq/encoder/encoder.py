@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -14,14 +13,14 @@ import numpy as np
 
 from jfreq.encoder.batches import in_batches
 from jfreq.encoder.outputs import FailedRecording, Joiner, RecordingMean, WindowOutput
-from jfreq.encoder.resampling import as_signal, check_signal, equal_durations
+from jfreq.encoder.resampling import as_signal, check_signal
+from jfreq.encoder.stream import Stream, say_step
 from jfreq.encoder.windowing import (
     Clip,
     InputWindow,
-    choose_offsets,
-    choose_windowing,
     cut_windows,
-    grid_of_window,
+    equal_durations,
+    plan_windows,
 )
 from jfreq.export.bundle import encoder_shapes, load_trained
 from jfreq.method import Method
@@ -58,13 +57,8 @@ def load_encoder(path: str | Path, frame_ms: float | None = None) -> Encoder:
         multi_label=cfg.multi_label,
         scores=cfg.scores,
     )
-    if frame_ms is not None and not np.isclose(encoder.hop_ms, frame_ms, rtol=1e-6):
-        print(
-            f"jfreq: frame_ms {frame_ms:g}: takes a frame every {encoder.hop_ms:g} ms, the next "
-            "shorter step that is a whole part of the token hop in whole samples",
-            file=sys.stderr,
-            flush=True,
-        )
+    if frame_ms is not None:
+        say_step("frame_ms", frame_ms, encoder.hop_ms, "a whole part of the token hop")
     return encoder
 
 
@@ -106,20 +100,17 @@ class Encoder:
         rate = self.signals[0].rate
         self.sample_rate: int | float = int(rate) if float(rate).is_integer() else rate
         shapes = encoder_shapes(method, self.signals, params)
-        self._tokens = grid_of_window(shapes.grid, self.signals[0])
-        self._offsets = choose_offsets(self._tokens, self.signals, frame_ms)
-        self.shifts = len(self._offsets)
+        self.plan = plan_windows(shapes.grid, self.signals, frame_ms)
+        self.shifts = len(self.plan.offsets)
         """How often each window is encoded."""
+        tokens = self.plan.grid
         self.grid = dataclasses.replace(
-            self._tokens,
-            time=self._tokens.time * self.shifts,
-            hop=self._tokens.hop / self.shifts,
+            tokens, time=tokens.time * self.shifts, hop=tokens.hop / self.shifts
         )
         """The frames of a window, and where they lie on the first modality."""
         self.clip_size: int = shapes.clip.shape[-1]
         self.frame_size: int = shapes.tokens.shape[-1]
         self.hop_ms = 1000.0 * self.grid.hop / rate
-        self._windowing = choose_windowing(self._tokens, self.signals)
         self._params = jax.device_put(params)
         self._encode = jax.jit(lambda params, batch: encode_frames(method, params, batch))
 
@@ -189,7 +180,7 @@ class Encoder:
         if not isinstance(waves, Iterator):
             waves = _listed(waves)
             for i, wave in enumerate(waves):
-                for x, spec, hertz in self._by_signal(wave, rate, f"recording {i}"):
+                for x, spec, hertz in self.by_signal(wave, rate, f"recording {i}"):
                     here = f"recording {i}, {spec.name}"
                     check_signal(x, spec, rate=hertz, where=here, gaps=self.gaps)
         clips = ([self.clip(x, rate, f"recording {i}")] for i, x in enumerate(waves))
@@ -228,6 +219,24 @@ class Encoder:
         self.check_classes()
         return self.probabilities(self(wave, rate, batch_size=batch_size).logits)
 
+    def stream(self, rate: Rate = None, *, every_ms: float | None = None) -> Stream:
+        """Starts to embed a recording whose samples are still to come.
+
+        Args:
+          rate: Hz of the samples, as in a call.
+          every_ms: encode the latest window again each so many milliseconds, instead of waiting
+            until a window is full; see :class:`jfreq.encoder.stream.Stream`. Says on stderr which
+            step is taken where it is not exactly this.
+
+        Returns:
+          The stream; any number of them share the compiled program.
+
+        Raises:
+          InputError: for an impossible rate, and an ``every_ms`` that is shorter than a token hop
+            or too long for frames to be without gaps.
+        """
+        return Stream(self, rate, every_ms)
+
     def check_classes(self, where: str = "encoder") -> None:
         """Raises ``InputError`` for an encoder without classes."""
         if not self.labels:
@@ -258,11 +267,11 @@ class Encoder:
           An output for each window that is not shifted. A recording whose blocks raise
           ``InputError`` ends with a :class:`FailedRecording`.
         """
-        current, joiner = -1, self._joiner()
+        current, joiner = -1, Joiner(self.plan)
         cut = self._cut(recordings)
-        for i, window, outputs in in_batches(cut, self._start, self.signals, batch_size):
+        for i, window, outputs in in_batches(cut, self.start, self.signals, batch_size):
             if i != current:
-                current, joiner = i, self._joiner()
+                current, joiner = i, Joiner(self.plan)
             if isinstance(window, InputError):
                 yield FailedRecording(i, window)
             elif (joined := joiner.add(i, window, outputs)) is not None:
@@ -271,19 +280,15 @@ class Encoder:
     def _cut(
         self, recordings: Iterable[Iterable[Clip]]
     ) -> Iterator[tuple[int, InputWindow | InputError]]:
-        plan = (self.signals, self._tokens, self._windowing, self._offsets)
         for i, blocks in enumerate(recordings):
             try:
-                for window in cut_windows(blocks, *plan):
+                for window in cut_windows(blocks, self.plan):
                     yield i, window
             except InputError as error:
                 yield i, error
 
-    def _joiner(self) -> Joiner:
-        return Joiner(self._windowing, self.shifts, self.signals[0].rate)
-
-    def _start(self, batch: dict[str, np.ndarray]) -> Any:
-        """Starts to compute a batch."""
+    def start(self, batch: dict[str, np.ndarray]) -> Any:
+        """Starts to compute a batch of windows; see :func:`encode_frames`."""
         return self._encode(self._params, batch)
 
     def _stack(self, means: Sequence[RecordingMean], frames: Sequence[np.ndarray]) -> Embedding:
@@ -321,11 +326,14 @@ class Encoder:
         """
         clip = {
             spec.name: as_signal(x, spec, rate=hertz, where=f"{where}, {spec.name}", gaps=self.gaps)
-            for x, spec, hertz in self._by_signal(item, rate, where)
+            for x, spec, hertz in self.by_signal(item, rate, where)
         }
-        return equal_durations(clip, self.signals, slack=self._tokens.hop, where=where)
+        try:
+            return equal_durations(clip, self.signals, slack=self.plan.grid.hop)
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from None
 
-    def _by_signal(
+    def by_signal(
         self, item: Any, rate: Rate, where: str
     ) -> list[tuple[Any, SignalSpec, float | None]]:
         """The samples of each signal that the encoder reads, with their rate."""

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jfreq.encoder.windowing import InputWindow, Windowing
+from jfreq.encoder.windowing import InputWindow, WindowPlan
 from jfreq.types import InputError
 
 
@@ -93,10 +93,9 @@ class Joiner:
     it are known.
     """
 
-    def __init__(self, windowing: Windowing | None, shifts: int, rate: float):
-        """``windowing`` is None for recordings of a single window; ``rate`` in Hz."""
-        self._windowing, self._rate = windowing, rate
-        self._waiting: list[list[np.ndarray]] = [[] for _ in range(shifts)]
+    def __init__(self, plan: WindowPlan):
+        self._windowing, self._rate = plan.windowing, plan.signals[0].rate
+        self._waiting: list[list[np.ndarray]] = [[] for _ in plan.offsets]
         self._given = 0
         self._unshifted: WindowOutput | None = None
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import functools
+import math
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
 from jfreq.data.prepare.resampling import resample
-from jfreq.encoder.windowing import Clip
 from jfreq.types import InputError, SignalSpec
+
+FILTER = 256
+"""More samples of the lower rate than the filter of a resampler reaches."""
 
 
 def as_signal(
@@ -99,28 +103,85 @@ def resampled(
     Raises:
       InputError: for samples that are NaN or infinite, and an impossible rate.
     """
-    _check_rate(rate, where)
-    if rate == spec.rate:
-        for block in blocks:
-            yield _finite(block, where)
-        return
-    import soxr
-
-    try:
-        stream = soxr.ResampleStream(rate, spec.rate, spec.channels, dtype="float32")
-    except (ValueError, RuntimeError) as error:
-        raise InputError(f"{where}: {rate:g} Hz cannot be resampled ({error})") from None
-    total, count, written = np.zeros(spec.channels), 0, 0
+    resampler = BlockResampler(rate, spec, where)
     for block in blocks:
-        total += _finite(block, where).sum(0, dtype=np.float64)
-        count += len(block)
-        y = stream.resample_chunk(np.ascontiguousarray(block))
-        written += len(y)
-        yield y
-    y = stream.resample_chunk(np.zeros((0, spec.channels), np.float32), last=True)
-    # A recording shorter than one output sample becomes its mean.
-    short = not written and not len(y) and count
-    yield (total / count).astype(np.float32)[None] if short else y
+        yield resampler.push(block)
+    yield resampler.finish()
+
+
+class BlockResampler:
+    """Resamples one recording while its samples come, as if it were resampled whole.
+
+    The filter assumes zeros beyond both ends. With ``hold`` it assumes the first and the last
+    sample there, so that an offset such as gravity does not ring.
+    """
+
+    def __init__(self, rate: float, spec: SignalSpec, where: str, *, hold: bool = False):
+        """Raises ``InputError`` for an impossible rate; see :func:`resampled` for the arguments."""
+        _check_rate(rate, where)
+        self.rate, self.target = rate, spec.rate
+        self._spec, self._where, self._hold = spec, where, hold
+        self._total, self._count, self._written = np.zeros(spec.channels), 0, 0
+        self._first = self._latest = np.zeros(spec.channels, np.float32)
+        self._stream = None if rate == spec.rate else self._open()
+
+    def _open(self) -> Any:
+        import soxr
+
+        try:
+            return soxr.ResampleStream(self.rate, self.target, self._spec.channels, dtype="float32")
+        except (ValueError, RuntimeError) as error:
+            raise InputError(
+                f"{self._where}: {self.rate:g} Hz cannot be resampled ({error})"
+            ) from None
+
+    def push(self, block: np.ndarray) -> np.ndarray:
+        """The samples ``[t' c]`` that the next ``block`` ``[t c]`` float32 completes."""
+        if self._stream is None:
+            return _finite(block, self._where)
+        self._total += _finite(block, self._where).sum(0, dtype=np.float64)
+        if self._hold and len(block):
+            self._first = block[0].copy() if self._count == 0 else self._first
+            self._latest = block[-1].copy()
+        self._count += len(block)
+        y = self._stream.resample_chunk(np.ascontiguousarray(block - self._first))
+        self._written += len(y)
+        return y + self._first
+
+    def finish(self) -> np.ndarray:
+        """The samples that remain."""
+        nothing = np.zeros((0, self._spec.channels), np.float32)
+        if self._stream is None:
+            return nothing
+        # soxr rounds the count of samples, at .5 up.
+        left = int(self._count * self.target / self.rate + 0.5) - self._written
+        beyond = math.ceil(FILTER * max(1, self.rate / self.target)) if self._hold else 0
+        y = self._stream.resample_chunk(
+            np.tile(self._latest - self._first, (beyond, 1)).astype(np.float32), last=True
+        )
+        y = y[:left] + self._first
+        # A recording shorter than one output sample becomes its mean.
+        short = not self._written and not len(y) and self._count
+        return (self._total / self._count).astype(np.float32)[None] if short else y
+
+
+@functools.lru_cache
+def resampler_delay(rate: float, target: float) -> float:
+    """Seconds by which the output of :class:`BlockResampler` lags behind its input at most.
+
+    The filter works on blocks; how long they are is measured on zeros, one at a time.
+    """
+    if rate == target:
+        return 0.0
+    spec, zero = SignalSpec("x", target, 1), np.zeros((1, 1), np.float32)
+    resampler = BlockResampler(rate, spec, "stream")
+    pushed, written, longest, first = 0, 0, 0.0, 0
+    while first == 0 or pushed < 8 * first:
+        written += len(resampler.push(zero))
+        pushed += 1
+        first = first or (pushed if written else 0)
+        longest = max(longest, pushed / rate - written / target)
+    return 1.01 * longest
 
 
 def _check_rate(rate: float, where: str) -> None:
@@ -161,29 +222,3 @@ def _resample(x: np.ndarray, rate: float, spec: SignalSpec, where: str) -> np.nd
         raise InputError(f"{where}: {rate:g} Hz cannot be resampled ({error})") from None
     # A recording shorter than one output sample becomes its mean.
     return (y if len(y) else x.mean(0, keepdims=True)).astype(np.float32)
-
-
-def equal_durations(clip: Clip, signals: Sequence[SignalSpec], *, slack: float, where: str) -> Clip:
-    """Cuts or zero-pads every modality to the duration of the first.
-
-    Args:
-      clip: ``[t c]`` by modality.
-      signals: the modalities with their rates.
-      slack: samples of the first modality by which durations may differ.
-      where: begins the messages.
-
-    Raises:
-      InputError: where durations differ by more.
-    """
-    first = signals[0]
-    equal = dict(clip)
-    for spec in signals[1:]:
-        x = clip[spec.name]
-        wanted = max(1, round(len(clip[first.name]) * spec.rate / first.rate))
-        if abs(len(x) - wanted) > max(1, slack * spec.rate / first.rate):
-            raise InputError(
-                f"{where}: {spec.name} lasts {len(x) / spec.rate:.3f} s and {first.name} "
-                f"{len(clip[first.name]) / first.rate:.3f} s; cut them to the same duration"
-            )
-        equal[spec.name] = np.pad(x, ((0, max(0, wanted - len(x))), (0, 0)))[:wanted]
-    return equal

@@ -56,6 +56,63 @@ Offsets = tuple[tuple[int, ...], ...]
 """Samples by which windows are shifted, for each shift and modality; the first shift has none."""
 
 
+class WindowPlan(NamedTuple):
+    """How an encoder cuts recordings."""
+
+    signals: tuple[SignalSpec, ...]
+    """The modalities and the window of the model."""
+    grid: TokenGrid
+    """The tokens of one window."""
+    windowing: Windowing | None
+    """None where long recordings cannot be cut."""
+    offsets: Offsets
+    """One for each shift."""
+
+
+def plan_windows(
+    grid: TokenGrid, signals: Sequence[SignalSpec], frame_ms: float | None = None
+) -> WindowPlan:
+    """The plan of a model with this grid; raises ``InputError`` as :func:`choose_offsets`."""
+    grid = grid_of_window(grid, signals[0])
+    offsets = choose_offsets(grid, signals, frame_ms)
+    return WindowPlan(tuple(signals), grid, choose_windowing(grid, signals), offsets)
+
+
+class Buffer:
+    """The samples of a recording that are still needed, by modality.
+
+    Blocks are joined when they are asked for, so that many short ones cost no more than a long one.
+    """
+
+    def __init__(self, signals: Sequence[SignalSpec]):
+        self._parts: list[Clip] = [{s.name: np.zeros((0, s.channels), np.float32) for s in signals}]
+        self.counts = {s.name: 0 for s in signals}
+
+    def push(self, block: Clip) -> None:
+        self._parts.append(block)
+        for name, x in block.items():
+            self.counts[name] += len(x)
+
+    def all(self) -> Clip:
+        names = self._parts[0]
+        parts = {n: [x for part in self._parts if len(x := part[n])] for n in names}
+        joined = {
+            n: found[0] if len(found) == 1 else np.concatenate(found or [names[n]])
+            for n, found in parts.items()
+        }
+        self._parts = [joined]
+        return joined
+
+    def keep(self, clip: Clip) -> None:
+        """Keeps these samples and no others."""
+        self._parts = [clip]
+        self.counts = {name: len(x) for name, x in clip.items()}
+
+    def drop(self, counts: Sequence[int]) -> None:
+        """Forgets the first ``counts`` samples of each modality."""
+        self.keep({n: x[count:] for (n, x), count in zip(self.all().items(), counts)})
+
+
 class Cutter:
     """Cuts one recording into windows while its samples come.
 
@@ -65,64 +122,61 @@ class Cutter:
     is none. No more is kept in memory than one window and the block that completes it.
     """
 
-    def __init__(
-        self,
-        signals: Sequence[SignalSpec],
-        grid: TokenGrid,
-        windowing: Windowing | None,
-        offsets: Offsets | None = None,
-    ):
-        """Prepares for a recording.
-
-        Args:
-          signals: the modalities and the window of the model.
-          grid: the tokens of one window.
-          windowing: from :func:`choose_windowing`; None where long recordings cannot be cut.
-          offsets: from :func:`choose_offsets`; None for unshifted windows only.
-        """
-        self._signals, self._grid, self._windowing = signals, grid, windowing
-        first = signals[0]
-        none = (0,) * len(signals)
-        self._running = list(enumerate(offsets or (none,)))
-        _, self._steps, self._length = windowing or Windowing(1, none, first.samples)
+    def __init__(self, plan: WindowPlan):
+        self._signals, self._grid, self._windowing, offsets = plan
+        first = self._signals[0]
+        none = (0,) * len(self._signals)
+        self._running = list(enumerate(offsets))
+        _, self._steps, self._length = self._windowing or Windowing(1, none, first.samples)
         # With so many samples another window of every shift surely follows the one that starts now.
-        enough = max(first.samples + 1, self._steps[0] + math.ceil(grid.first))
+        enough = max(first.samples + 1, self._steps[0] + math.ceil(self._grid.first))
         self.enough = enough + self._running[-1][1][0]
         """Samples of the first modality after which a window is complete."""
-        self._parts: list[Clip] = []
-        self._left = self._start = 0
+        self.latency = self.enough - math.floor(self._grid.first)
+        """Samples from the centre of a frame to the sample that completes its window, at most."""
+        self._buffer = Buffer(self._signals)
+        self._start = 0
 
     def push(self, block: Clip) -> Iterator[InputWindow]:
         """The windows that are complete with the next ``block`` of the recording."""
-        self._parts.append(block)
-        self._left += len(block[self._signals[0].name])
-        while self._left >= self.enough:
+        self._buffer.push(block)
+        while self._left >= self.enough and self._all_there():
             yield from self._windows(ended=False)
+
+    def _all_there(self) -> bool:
+        """Whether every modality fills the windows that start now; streams come unequally."""
+        offsets = self._running[-1][1]
+        counts = self._buffer.counts
+        return all(counts[s.name] >= s.samples + o for s, o in zip(self._signals[1:], offsets[1:]))
+
+    @property
+    def _left(self) -> int:
+        return self._buffer.counts[self._signals[0].name]
 
     def finish(self) -> Iterator[InputWindow]:
         """The windows that remain where the recording ends.
 
         Raises:
-          InputError: for a recording without samples, or one that is longer than a window and
-            cannot be cut.
+          InputError: for a recording without samples, one that is longer than a window and cannot
+            be cut, and modalities whose durations differ by more than a token.
         """
         if self._start == self._left == 0:
             raise InputError("holds no samples")
+        rest = equal_durations(self._buffer.all(), self._signals, slack=self._grid.hop)
+        self._buffer.keep(rest)
         while self._running:
             yield from self._windows(ended=True)
 
     def _windows(self, *, ended: bool) -> Iterator[InputWindow]:
         """The window that starts now, with its shifted copies, and on to the next start."""
-        buffer = self._buffer()
+        buffer = self._buffer.all()
         found: list[InputWindow] = []
         for shift, offsets in self._running:
             window = self._window(buffer, shift, offsets, ended)
             found += [window] if window is not None else []
         self._running = [(w.shift, o) for w, (_, o) in zip(found, self._running) if not w.last]
         yield from (w._replace(closes=w is found[-1]) for w in found)
-        steps = {spec.name: step for spec, step in zip(self._signals, self._steps)}
-        self._parts = [{name: x[steps[name] :] for name, x in buffer.items()}]
-        self._left -= self._steps[0]
+        self._buffer.drop(self._steps)
         self._start += self._steps[0]
 
     def _window(
@@ -149,26 +203,13 @@ class Cutter:
             shift,
         )
 
-    def _buffer(self) -> Clip:
-        """All samples that are left."""
-        if len(self._parts) > 1:
-            names = self._parts[0]
-            self._parts = [{n: np.concatenate([part[n] for part in self._parts]) for n in names}]
-        return self._parts[0]
 
-
-def cut_windows(
-    blocks: Iterable[Clip],
-    signals: Sequence[SignalSpec],
-    grid: TokenGrid,
-    windowing: Windowing | None,
-    offsets: Offsets | None = None,
-) -> Iterator[InputWindow]:
+def cut_windows(blocks: Iterable[Clip], plan: WindowPlan) -> Iterator[InputWindow]:
     """The windows of one recording that comes in ``blocks``; several modalities come as one block.
 
-    Other arguments, the order and what is raised are those of :class:`Cutter`.
+    Order and what is raised are those of :class:`Cutter`.
     """
-    cutter = Cutter(signals, grid, windowing, offsets)
+    cutter = Cutter(plan)
     for block in blocks:
         yield from cutter.push(block)
     yield from cutter.finish()
@@ -188,7 +229,7 @@ def choose_windowing(grid: TokenGrid, signals: Sequence[SignalSpec]) -> Windowin
       The windowing; None where no step fits.
     """
     first = signals[0]
-    inside = math.floor((first.samples - grid.first - _reach(grid)) / grid.hop) + 1
+    inside = math.floor((first.samples - grid.first - reach(grid)) / grid.hop) + 1
     # A step longer than the window would leave samples out.
     most = max(1, min(grid.time, inside, math.floor(first.samples / grid.hop)))
     # Fractions tell exactly which steps are whole; a float hop such as 7/3 is rounded to one.
@@ -199,7 +240,7 @@ def choose_windowing(grid: TokenGrid, signals: Sequence[SignalSpec]) -> Windowin
             # The token after the first ``count`` is not valid if its centre lies beyond ``length``;
             # all samples of the tokens before it must be valid, even where they reach further.
             before_next = math.ceil(count * grid.hop + grid.first) - 1
-            end_of_last = math.ceil((count - 1) * grid.hop + grid.first + _reach(grid))
+            end_of_last = math.ceil((count - 1) * grid.hop + grid.first + reach(grid))
             length = min(first.samples, max(before_next, end_of_last))
             return Windowing(count, tuple(int(step) for step in steps), length)
     return None
@@ -263,10 +304,38 @@ def grid_of_window(grid: TokenGrid, signal: SignalSpec) -> TokenGrid:
     return TokenGrid(1, grid.freq, grid.order, first=signal.samples / 2, hop=float(signal.samples))
 
 
-def _reach(grid: TokenGrid) -> float:
+def reach(grid: TokenGrid) -> float:
     """Samples from the centre of a token to its end.
 
     Where the first token begins with the signal, these are as many as lie before its centre. Where
     it is centred on the first sample, its length is unknown, and half a hop is assumed.
     """
     return max(grid.first, grid.hop / 2)
+
+
+def equal_durations(clip: Clip, signals: Sequence[SignalSpec], *, slack: float) -> Clip:
+    """Cuts or zero-pads every modality to the duration of the first.
+
+    Args:
+      clip: ``[t c]`` by modality.
+      signals: the modalities with their rates.
+      slack: samples of the first modality by which durations may differ.
+
+    Raises:
+      InputError: where durations differ by more.
+    """
+    first = signals[0]
+    equal = dict(clip)
+    for spec in signals[1:]:
+        x = clip[spec.name]
+        exact = len(clip[first.name]) * spec.rate / first.rate
+        if abs(len(x) - exact) <= 0.5:
+            continue
+        wanted = max(1, round(exact))
+        if abs(len(x) - wanted) > max(1, slack * spec.rate / first.rate):
+            raise InputError(
+                f"{spec.name} lasts {len(x) / spec.rate:.3f} s and {first.name} "
+                f"{len(clip[first.name]) / first.rate:.3f} s; cut them to the same duration"
+            )
+        equal[spec.name] = np.pad(x, ((0, max(0, wanted - len(x))), (0, 0)))[:wanted]
+    return equal

@@ -183,8 +183,8 @@ MOTION = (SignalSpec("acc", 50.0, 128, 3), SignalSpec("gyro", 100.0, 256, 1))
 def test_several_modalities_stay_together():
     grid = TokenGrid(time=15, first=8.0, hop=8.0)
     encoder = fake(grid, span=16, signals=MOTION)
-    assert encoder._windowing is not None
-    assert encoder._windowing == (15, (120, 240), 128)
+    assert encoder.plan.windowing is not None
+    assert encoder.plan.windowing == (15, (120, 240), 128)
     rng = np.random.default_rng(7)
     acc, gyro = rng.normal(size=(1000, 3)), rng.normal(size=2000)
     out = encoder({"acc": acc, "gyro": gyro})
@@ -355,10 +355,9 @@ def parted(clip, sizes):
 @pytest.mark.parametrize("length", LENGTHS)
 def test_blocks_give_the_windows_of_the_whole(encoder, length):
     x = {"audio": noise(np.random.default_rng(length), length)[:, None]}
-    grid, window = encoder.grid, encoder._windowing
-    whole = list(cut_windows([x], (AUDIO,), grid, window))
+    whole = list(cut_windows([x], encoder.plan))
     for sizes in ((1000,), (1, 15_000, 3), (99_999,)):
-        blocks = list(cut_windows(parted(x, sizes), (AUDIO,), grid, window))
+        blocks = list(cut_windows(parted(x, sizes), encoder.plan))
         assert len(blocks) == len(whole)
         for a, b in zip(blocks, whole):
             assert a[1:] == b[1:]
