@@ -215,6 +215,9 @@ class Mesh:
 
 
 Part = Literal["params", "target"]
+Saved = Literal["params", "last", "target"]
+"""What can be read of a run: the parameters that it ends in (the mean of its snapshots where
+``Average`` takes some), those after its last update whatever it averages, or its target."""
 
 
 @checked
@@ -227,8 +230,9 @@ class Source:
     """Take what lies below this path there, for instance ``trunk``; by default all."""
     write: str = ""
     """Put it below this path here, for instance ``teacher/trunk``; by default anywhere it fits."""
-    what: Part = "params"
-    """``target`` takes the state that no gradient reaches: an averaged teacher, a codebook."""
+    what: Saved = "params"
+    """``target`` takes the state that no gradient reaches: an averaged teacher, a codebook;
+    ``last`` the parameters after the last update of a run that ends in an average of several."""
     into: Part = "params"
     """Part of the new run that it is for."""
 
@@ -245,6 +249,19 @@ class Checkpoint:
     init_from: tuple[Source, ...] = ()
     """What a fresh run starts from, one after the other. A run or bundle alone gives its encoder;
     ``RUN,read=trunk,write=teacher,into=target`` says which part goes where."""
+
+
+@checked
+class Average:
+    """Snapshots of the parameters in the later part of a run, and what is averaged over them."""
+
+    every: StepEvery | None = None
+    """Take a snapshot each time that this fraction of the run has passed; None: none are taken."""
+    start: Probability = 0.0
+    """Take none before this fraction of the run."""
+    of: Literal["weights", "predictions"] = "weights"
+    """``weights``: the run ends in the mean of the snapshots, which fine-tuning, export and probes
+    read. ``predictions``: `jfreq finetune` averages the probabilities that the snapshots give."""
 
 
 @checked
@@ -267,6 +284,7 @@ class Experiment:
     optim: Optim = Optim()
     mesh: Mesh = Mesh()
     checkpoint: Checkpoint = Checkpoint()
+    average: Average = Average()
     log: Log = Log()
     seed: Seed = 0
     steps: Count = 1000

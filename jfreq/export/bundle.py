@@ -16,7 +16,7 @@ import numpy as np
 
 import jfreq
 from jfreq import config_json, param_paths
-from jfreq.config import Experiment, Part
+from jfreq.config import Experiment, Saved
 from jfreq.data.sources.folders import why_no_file
 from jfreq.export.bundle_checks import (
     check_finite,
@@ -158,20 +158,21 @@ def _open(path: Path) -> dict[str, Any]:
     return header
 
 
-def load_trained(path: str | Path, what: Part = "params") -> Trained:
+def load_trained(path: str | Path, what: Saved = "params") -> Trained:
     """Loads a bundle, or the newest checkpoint of a run.
 
     Args:
       path: a bundle, the run folder of ``jfreq train``, or a folder of ``jfreq finetune`` that
         holds a single run.
-      what: "target" returns the training target (an EMA teacher) in place of the parameters.
+      what: of a run, "last" returns the parameters after its last update, also where it ends in an
+        average, and "target" the training target (an EMA teacher) in place of parameters.
 
     Returns:
       The experiment and its parameters as numpy arrays.
 
     Raises:
       InputError: as :func:`load_bundle` and :func:`trained_folder`, for parameters that are not
-        finite, and for the target of a bundle, which holds parameters only.
+        finite, and for anything else of a bundle, which holds parameters only.
     """
     path = trained_folder(path)
     if (path / CHECKPOINTS).is_dir():

@@ -19,7 +19,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from jfreq import checksums, distributed, param_paths
-from jfreq.config import Experiment, Part
+from jfreq.config import Experiment, Saved, check
 from jfreq.files import disk_errors, local_path, read_json
 from jfreq.ranges import shortlist
 from jfreq.train.run_folder import CHECKPOINTS, check_same, read_config
@@ -210,14 +210,15 @@ def _first_line(error: BaseException) -> str:
     return lines[0][:200] if lines else type(error).__name__
 
 
-def load_run(path: str | Path, *, step: int | None = None, what: Part = "params") -> Trained:
+def load_run(path: str | Path, *, step: int | None = None, what: Saved = "params") -> Trained:
     """The experiment and the parameters of a checkpoint, on the host; nothing on disk is changed.
 
     Args:
         path: The run folder.
         step: The checkpoint to read; None: the newest whole one. Damaged ones are named in a
             warning.
-        what: With "target" the training target stands in place of the parameters.
+        what: "last" for the parameters after the last update, also where the run ends in an average
+            of snapshots; "target" for the training target in place of parameters.
 
     Returns:
         Parameters as numpy arrays, whole, however the run sharded them.
@@ -268,7 +269,7 @@ def finished(folder: Path) -> set[int]:
     return {int(name) for name in names if name.isdecimal() and name == str(int(name))}
 
 
-def _load_step(folder: Path, step: int, experiment: Experiment, what: Part) -> PyTree:
+def _load_step(folder: Path, step: int, experiment: Experiment, what: Saved) -> PyTree:
     """This part of a checkpoint. Raises ``Damaged`` where its files are not what was written."""
     path = folder / str(step)
     with _reading(path):
@@ -279,16 +280,32 @@ def _load_step(folder: Path, step: int, experiment: Experiment, what: Part) -> P
         return _restore(path / "state", what)
 
 
-def _restore(item: Path, what: Part) -> PyTree:
-    """This part of a saved state as whole numpy arrays, however it was sharded."""
+def _restore(item: Path, what: Saved) -> PyTree:
+    """What is asked for of a saved state, as whole numpy arrays, however it was sharded."""
     with ocp.PyTreeCheckpointer() as reader:
-        tree = reader.metadata(item).item_metadata.tree.get(what)
-        if not tree:
-            raise InputError(
-                f"{item.parent}: its method has no {what}; take its parameters (what=params)"
+        tree = reader.metadata(item).item_metadata.tree
+
+        def read(part: str) -> PyTree:
+            kind = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree[part])
+            args = ocp.args.PyTreeRestore(
+                item={part: tree[part]}, restore_args={part: kind}, partial_restore=True
             )
-        kind = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-        args = ocp.args.PyTreeRestore(
-            item={what: tree}, restore_args={what: kind}, partial_restore=True
-        )
-        return reader.restore(item, args=args)[what]
+            return reader.restore(item, args=args)[part]
+
+        if what == "target":
+            check(
+                bool(tree.get(what)),
+                str(item.parent),
+                f"its method has no {what}; take its parameters (what=params)",
+            )
+            return read(what)
+        if what == "params" and tree.get("average"):
+            found = read("average")
+            if int(found["count"]):
+                return found["params"]
+            log.warning(
+                "%s: holds no snapshot yet (average.start); the parameters of its last update "
+                "are read",
+                item.parent,
+            )
+        return read("params")

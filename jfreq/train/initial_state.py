@@ -41,13 +41,8 @@ def first_state(
     shardings = jax.tree.map(lambda leaf: leaf.sharding, setup.abstract)
 
     def fresh(key, params=None):
-        state = init_state(setup.method, setup.optimiser, key)
-        if params is None:
-            return state
-        # The optimiser and the target look at the parameters that training starts from.
-        return State(
-            state.step, params, setup.optimiser.init(params), setup.method.init_target(params)
-        )
+        averaged = bool(setup.abstract.average)
+        return init_state(setup.method, setup.optimiser, key, params=params, averaged=averaged)
 
     parts = {source.into for source, _ in sources}
     state = jax.jit(fresh, out_shardings=shardings)(key)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-import platform
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +14,6 @@ from typing import Any
 import jax
 import numpy as np
 
-import jfreq
 from jfreq import distributed, sharding
 from jfreq.config import Experiment, check
 from jfreq.config_json import to_dict
@@ -25,8 +23,10 @@ from jfreq.method import Method
 from jfreq.monitoring.metrics_writer import MetricsWriter
 from jfreq.monitoring.progress import Progress
 from jfreq.monitoring.throughput import Meter, describe, summary
-from jfreq.train import checkpoint, run_folder
+from jfreq.train import average, checkpoint, run_folder
+from jfreq.train.average import check_snapshots
 from jfreq.train.initial_state import Sources, check_sources, check_start, first_state, run_key
+from jfreq.train.milestones import Milestones, OnSnapshot
 from jfreq.train.plan import RunPlan, plan_run
 from jfreq.train.state import State, Trained
 from jfreq.train.step import compile_step
@@ -45,16 +45,24 @@ class Stopped(RuntimeError):
         self.signal = number
 
 
-def train(experiment: Experiment, workdir: str | Path, *, quiet: bool = False) -> Trained:
+def train(
+    experiment: Experiment,
+    workdir: str | Path,
+    *,
+    quiet: bool = False,
+    on_snapshot: OnSnapshot | None = None,
+) -> Trained:
     """Trains ``experiment`` in ``workdir``, from its last checkpoint if there is one.
 
     Args:
         experiment: The run; its method need not be bound to the data yet.
         workdir: The folder of the run, which is made or continued.
         quiet: Shows no progress.
+        on_snapshot: What is done with snapshots of which ``average`` averages predictions.
 
     Returns:
-        The bound experiment, and the parameters after the last step, on the host.
+        The bound experiment, and on the host the parameters after the last step, or the mean of
+        snapshots where ``average`` takes some of the weights.
 
     Raises:
         InputError: Settings, data or the folder are bad; known before any long work.
@@ -62,14 +70,15 @@ def train(experiment: Experiment, workdir: str | Path, *, quiet: bool = False) -
         Stopped: SIGTERM or SIGINT arrived; the state is saved.
     """
     workdir = local_path(workdir, "workdir")
+    check_snapshots(experiment, tested=on_snapshot is not None)
     if not checkpoint.exists(workdir):
         check_sources(experiment)
     setup = plan_run(experiment)
     with jax.set_mesh(setup.mesh), contextlib.closing(setup.pipeline):
-        return _run(setup, workdir, quiet)
+        return _run(setup, workdir, quiet, on_snapshot)
 
 
-def _run(setup: RunPlan, workdir: Path, quiet: bool) -> Trained:
+def _run(setup: RunPlan, workdir: Path, quiet: bool, on_snapshot: OnSnapshot | None) -> Trained:
     experiment = setup.experiment
     sources = None  # a run that goes on needs them no more, and they may be gone
     if not checkpoint.exists(workdir):
@@ -77,7 +86,7 @@ def _run(setup: RunPlan, workdir: Path, quiet: bool) -> Trained:
         check_start(setup, sources)
     with run_folder.lock_run_folder(workdir, experiment):
         saves = checkpoint.Checkpoints(workdir, keep=experiment.checkpoint.keep)
-        return _loop(setup, workdir, saves, sources, quiet)
+        return _loop(setup, workdir, saves, sources, quiet, on_snapshot)
 
 
 def load_sources(experiment: Experiment) -> Sources:
@@ -113,23 +122,13 @@ def _start(
     return state, int(meta["step"]), notes
 
 
-def _meta(setup: RunPlan, step: int) -> dict[str, Any]:
-    """What is saved beside the state of ``step``."""
-    python = platform.python_version()
-    return {
-        "step": step,
-        "manifest": setup.pipeline.manifest_hash,
-        "config": to_dict(setup.experiment),
-        "versions": {"jfreq": jfreq.__version__, "jax": jax.__version__, "python": python},
-    }
-
-
 def _loop(
     setup: RunPlan,
     workdir: Path,
     saves: checkpoint.Checkpoints,
     sources: Sources | None,
     quiet: bool,
+    on_snapshot: OnSnapshot | None,
 ) -> Trained:
     """Restores or makes the state, compiles the step, and updates until the last one."""
     experiment, pipeline = setup.experiment, setup.pipeline
@@ -149,7 +148,7 @@ def _loop(
         progress.say(f"{workdir}: already at step {start} of {experiment.steps}")
         progress.close()
         saves.close()
-        return Trained(experiment, distributed.to_host(state.params))
+        return _trained(experiment, state)
 
     if chief:  # only a run that goes on takes new settings
         write_json(workdir / run_folder.CONFIG, to_dict(experiment))
@@ -164,8 +163,10 @@ def _loop(
     pending = Pending(setup, workdir, saves, meter, writer, progress)
 
     try:
-        state = _update(setup, lambda s, b: step_fn(s, b, key), state, start, saves, pending)
-        return Trained(experiment, distributed.to_host(state.params))
+        between = Milestones(setup, saves, pending.flush, on_snapshot)
+        state = _update(setup, lambda s, b: step_fn(s, b, key), state, start, between, pending)
+        saves.wait()
+        return _trained(experiment, state)
     finally:
         progress.close()
         if writer is not None:
@@ -173,12 +174,17 @@ def _loop(
         saves.close()
 
 
+def _trained(experiment: Experiment, state: State) -> Trained:
+    """What the run ends in, on the host."""
+    return Trained(experiment, distributed.to_host(average.result(state.average, state.params)))
+
+
 def _update(
     setup: RunPlan,
     update: Callable[[State, Batch], tuple[State, PyTree]],
     state: State,
     start: int,
-    saves: checkpoint.Checkpoints,
+    between: Milestones,
     pending: Pending,
 ) -> State:
     """The state after all steps from ``start`` on, which is saved on the way and at the end.
@@ -186,24 +192,20 @@ def _update(
     The order matters: the state is saved before the next batch is read, and step t is sent off
     before the metrics of step t - 1 are read.
     """
-    experiment, feed = setup.experiment, Feed(setup, start)
+    steps, feed = setup.experiment.steps, Feed(setup, start)
     with stop_signals() as received, jax.transfer_guard("disallow"):
-        for step in range(start, experiment.steps):
+        for step in range(start, steps):
             stop = distributed.asked_to_stop(step, received)
-            if step > start and (step % experiment.checkpoint.every == 0 or stop):
-                pending.flush()
-                saves.save(state, step, _meta(setup, step))
+            if step > start:
+                state = between(state, step, ends=bool(stop))
             if stop:
-                saves.wait()
+                pending.saves.wait()
                 raise Stopped(step, stop)
             batch = next(feed)
             pending.meter.waited(feed.last_wait)
             state, metrics = update(state, batch)
             pending.replace(step + 1, metrics)
-        pending.flush()
-        saves.save(state, experiment.steps, _meta(setup, experiment.steps))
-    saves.wait()
-    return state
+        return between(state, steps, ends=True)
 
 
 @dataclasses.dataclass

@@ -13,6 +13,7 @@ from jfreq.config import Experiment, check
 from jfreq.data.loading.pipeline import Pipeline, open_pipeline
 from jfreq.method import Loss, Method, Streams
 from jfreq.train import optimizer
+from jfreq.train.average import averages_weights
 from jfreq.train.state import State, init_state
 from jfreq.types import BatchSpec
 
@@ -104,7 +105,8 @@ def plan_step(experiment: Experiment, batch_spec: BatchSpec, mesh: jax.sharding.
     optimiser = optimizer.make(
         experiment.optim, steps=experiment.steps, params=params, stem=method.stem
     )
-    plan = jax.eval_shape(lambda key: init_state(method, optimiser, key), key)
+    averaged = averages_weights(experiment.average)
+    plan = jax.eval_shape(lambda k: init_state(method, optimiser, k, averaged=averaged), key)
     # What a loss refuses is refused before anything is written.
     _check_loss(method, plan, batch_spec, Streams(key))
     rows = sharding.batch_sharding(mesh)

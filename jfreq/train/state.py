@@ -9,6 +9,7 @@ import optax
 
 from jfreq.config import Experiment
 from jfreq.method import Method
+from jfreq.train import average
 from jfreq.types import Array, PyTree
 
 
@@ -24,20 +25,33 @@ class State(NamedTuple):
     target: PyTree
     """What the method keeps beside its parameters and no gradient reaches, such as the average of
     past parameters; empty by default. See :meth:`jfreq.method.Method.init_target`."""
+    average: PyTree = {}  # noqa: RUF012 - never changed in place
+    """The mean of the snapshots of :mod:`jfreq.train.average`; empty where a run takes none."""
 
 
-def init_state(method: Method, optimiser: optax.GradientTransformation, key: Array) -> State:
+def init_state(
+    method: Method,
+    optimiser: optax.GradientTransformation,
+    key: Array,
+    *,
+    params: PyTree = None,
+    averaged: bool = False,
+) -> State:
     """The state before the first update.
 
+    Training starts from ``params``, else from initial ones that ``key`` gives; the optimiser and
+    the target look at these. With ``averaged`` the state holds a mean of snapshots.
+
     Under ``jit`` with ``out_shardings`` every device makes its own part, so that a model may be
-    larger than the memory of one. ``key`` gives the initial parameters.
+    larger than the memory of one.
     """
-    params = method.init(key)
+    params = method.init(key) if params is None else params
     return State(
         step=jnp.zeros((), jnp.int32),
         params=params,
         opt=optimiser.init(params),
         target=method.init_target(params),
+        average=average.empty(params) if averaged else {},
     )
 
 

@@ -56,7 +56,7 @@ def make_step(setup: StepPlan) -> Callable[[State, Batch, Array], tuple[State, P
             "update_norm": (optax.tree.norm(updates), one),
             "param_norm": (optax.tree.norm(params), one),
         }
-        return State(state.step + 1, params, opt, target), metrics
+        return State(state.step + 1, params, opt, target, state.average), metrics
 
     return update
 

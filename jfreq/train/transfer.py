@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jfreq import param_paths
-from jfreq.config import Part, Source
+from jfreq.config import Saved, Source
 from jfreq.ops.posemb import resize_positions
 from jfreq.ranges import shortlist
 from jfreq.types import InputError, PyTree
@@ -66,7 +66,7 @@ def fit_params(given: PyTree, template: PyTree, source: Source) -> tuple[PyTree,
     return fitted, fit
 
 
-def _below(tree: PyTree, root: str, owner: str, part: Part) -> dict[str, Any]:
+def _below(tree: PyTree, root: str, owner: str, part: Saved) -> dict[str, Any]:
     """Leaves by their path below ``root``."""
     leaves = param_paths.flatten(tree)
     below = {_relative(path, root): leaf for path, leaf in leaves.items()}

@@ -8,10 +8,10 @@ import numpy as np
 import optax
 import pytest
 
-from jfreq.config import Mesh, replace
+from jfreq.config import Average, Mesh, replace
 from jfreq.method import Method, summarise
-from jfreq.train import initial_state, plan, step
-from jfreq.train.loop import Feed
+from jfreq.train import checkpoint, initial_state, plan, step
+from jfreq.train.loop import Feed, train
 
 
 def losses_of(setup, steps=3):
@@ -62,6 +62,21 @@ def test_meshes_agree(experiment):
     losses, other = losses_of(plan.plan_run(replace(experiment, mesh=Mesh(2, 2, 2))))
     np.testing.assert_allclose(losses, reference, atol=1e-3)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-2), params, other)
+
+
+def test_a_mean_of_snapshots_lies_where_its_parameters_lie(experiment, tmp_path):
+    """On a mesh that splits parameters: the mean of what the checkpoints hold."""
+    cfg = replace(
+        experiment, mesh=Mesh(2, 2, 2), average=Average(every=0.5), steps=2,
+        checkpoint__every=1,
+    )  # fmt: skip
+    found = train(cfg, tmp_path, quiet=True).params
+    one, two = (checkpoint.load_run(tmp_path, step=s, what="last").params for s in (1, 2))
+    mean = jax.tree.map(lambda a, b: (a + b) / 2, one, two)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-7), mean, found)
+    setup = plan.plan_run(cfg)
+    places = jax.tree.map(lambda x: x.sharding, (setup.abstract.params, setup.abstract.average))
+    assert places[0] == places[1]["params"]
 
 
 @pytest.mark.parametrize("mesh", [Mesh(8, 1, 1), Mesh(2, 4, 1)])

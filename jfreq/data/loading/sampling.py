@@ -73,7 +73,7 @@ class Order:
 
 
 def check_sampling(cfg: Data, rows: int) -> None:
-    """Raises ``InputError`` where ``rows`` rows, or other options, rule out how they are to be sampled."""
+    """Raises ``InputError`` where ``rows`` rows or other options rule out this way of sampling."""
     drawn = cfg.sampling == "balanced"
     check(not drawn or cfg.shuffle, "data.shuffle", "balanced sampling has no order to keep")
     if drawn or cfg.epoch_rows is not None:
