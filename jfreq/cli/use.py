@@ -162,7 +162,7 @@ def import_(
 def export(
     trained: Positional[Path],
     out: Path,
-    format: tuple[Literal["bundle", "stablehlo"], ...] = ("bundle",),
+    format: tuple[Literal["bundle", "stablehlo", "huggingface"], ...] = ("bundle",),
     note: str = "",
 ) -> None:
     """Writes the frozen encoder of a run as a bundle and, on request, as StableHLO.
@@ -175,7 +175,8 @@ def export(
     """
     from jfreq.export.export_run import export_run
 
-    print(export_run(run_or_bundle(trained), out, note=note, formats=format))
+    run = run_or_bundle(trained)
+    print(export_run(run, out, note=note, formats=format, say=print_note))
 
 
 def embed(

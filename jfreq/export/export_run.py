@@ -13,12 +13,27 @@ from jfreq.files import local_path
 from jfreq.method import encoder_params
 from jfreq.types import InputError
 
-EXTRAS: dict[str, Callable[[Adapter], Extra]] = {"stablehlo": stablehlo.extra}
+
+def _huggingface(adapter: Adapter) -> Extra:
+    from jfreq.export.huggingface import folder
+
+    return folder.extra(adapter)
+
+
+EXTRAS: dict[str, Callable[[Adapter], Extra]] = {
+    "stablehlo": stablehlo.extra,
+    "huggingface": _huggingface,
+}
 """By name the formats that lie beside the bundle."""
 
 
 def export_run(
-    run: str | Path, out: str | Path, *, note: str = "", formats: Sequence[str] = ("bundle",)
+    run: str | Path,
+    out: str | Path,
+    *,
+    note: str = "",
+    formats: Sequence[str] = ("bundle",),
+    say: Callable[[str], None] | None = None,
 ) -> Path:
     """Writes the frozen encoder of a run as a bundle.
 
@@ -29,6 +44,7 @@ def export_run(
       out: the folder of the bundle.
       note: a sentence for the model card.
       formats: what the folder holds: ``bundle``, which is always written, and ``stablehlo``.
+      say: is told in a line what a format does not keep or could not check.
 
     Returns:
       The folder of the bundle.
@@ -49,6 +65,9 @@ def export_run(
     cfg = experiment.method
     params = encoder_params(cfg, params)
     extras = [EXTRAS[name](adapt(experiment, params)) for name in formats if name != "bundle"]
+    for line in (note for extra in extras for note in extra.notes):
+        if say is not None:
+            say(line)
     return save_bundle(
         out,
         experiment=experiment,

@@ -49,6 +49,8 @@ class Extra(NamedTuple):
     files: dict[str, bytes]
     """By path in the folder, whose first part is one of ``jfreq.export.bundle.MEMBERS``."""
     card: str
+    notes: tuple[str, ...] = ()
+    """What the user is told when it is written."""
 
 
 def adapt(

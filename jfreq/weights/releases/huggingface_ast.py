@@ -29,6 +29,7 @@ from jfreq.weights.release import (
 BASE = "audio_spectrogram_transformer."
 """What the names begin with where there is a classifier beside the encoder."""
 PATCHES = "embeddings.patch_embeddings.projection"
+CLASSIFIER = ("classifier.layernorm", "classifier.dense")
 NAMES = {
     4: BlockNames(
         "encoder.layer.{}.layernorm_before",
@@ -123,7 +124,7 @@ def read(file: WeightFile, options: Options) -> Found:
     labels = options.labels or _labels(file.config, classes)
     multi = file.config.get("problem_type") == "multi_label_classification"
     task = TASKS[527] if multi or classes == 527 else UNKNOWN
-    entries += classifier("classifier.layernorm", "classifier.dense", width, classes)
+    entries += classifier(*CLASSIFIER, width, classes)
     method = AST(**common, head=head_of(classes, task, labels))
     return Found(method, frames, entries, labels=labels)
 

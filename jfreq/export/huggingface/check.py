@@ -1,0 +1,157 @@
+"""A folder that was written against the JAX encoder: run by transformers, or read back."""
+
+from __future__ import annotations
+
+import importlib.util
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jfreq.export.huggingface.parts import Parts
+from jfreq.export.portable import Adapter, compare
+from jfreq.types import Array, InputError
+from jfreq.weights.importing import import_weights
+
+PACKAGES = ("torch", "transformers")
+LOG_MEL = 1e-3
+"""Largest difference of normalised log-mel values. In bins that hold next to nothing two transforms
+in float32 differ by more than networks do."""
+
+Window = dict[str, np.ndarray]
+"""As in :class:`jfreq.export.portable.Adapter`, ``spectrogram`` ``[b t f 1]`` added."""
+
+
+class Folder(NamedTuple):
+    """A folder as transformers runs it."""
+
+    log_mel: Callable[[Window], np.ndarray]
+    """Spectrograms ``[b t f]`` of a window."""
+    call: Callable[[Window], dict[str, np.ndarray]]
+    """From a window to ``tokens``, ``clip`` and ``logits``."""
+
+
+class Checked(NamedTuple):
+    """How a folder was checked."""
+
+    by: str
+    error: float
+    """Largest absolute difference to the JAX encoder on the same spectrograms."""
+    log_mel: float | None = None
+    """Largest difference of the spectrograms, where they were computed twice."""
+    note: str = ""
+    """What was not done, for the user."""
+
+
+def check(folder: Path, parts: Parts, adapter: Adapter, run: Callable[[Path], Folder]) -> Checked:
+    """Compares a folder with the encoder whose files it holds.
+
+    Args:
+      folder: what was written.
+      parts: of the encoder.
+      adapter: the JAX encoder, as :func:`jfreq.export.huggingface.parts.in_float32` gives it.
+      run: opens the folder with torch and transformers. Without these packages the folder is read
+        back as ``jfreq import`` does, and what that gives is compared.
+
+    Raises:
+      InputError: where spectrograms or outputs differ.
+    """
+    if missing := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
+        why = f"{' and '.join(missing)} {'are' if len(missing) > 1 else 'is'} not installed here"
+        error = compare(adapter, _read_back(folder))
+        note = f"the Hugging Face folder was read back but not run, because {why}"
+        return Checked("read back by jfreq, not run", error, None, note)
+    import torch  # pyright: ignore[reportMissingImports]
+    import transformers  # pyright: ignore[reportMissingImports]
+
+    by = f"transformers {transformers.__version__}, torch {torch.__version__}"
+    with _quiet():
+        program = run(folder)
+        windows = tuple(_long_enough(parts, window) for window in adapter.windows)
+        spectra = [program.log_mel(window) for window in windows]
+        apart = max(_apart(parts, window, spec) for window, spec in zip(windows, spectra))
+        given = [w | {"spectrogram": spec[..., None]} for w, spec in zip(windows, spectra)]
+        adapter = adapter._replace(windows=tuple(given))
+        return Checked(by, compare(adapter, lambda _, window: program.call(window)), apart)
+
+
+def _long_enough(parts: Parts, window: Window) -> Window:
+    """A window whose rows hold a frame, all that feature extractors take."""
+    return window | {"length": np.maximum(window["length"], parts.frontend.win_length)}
+
+
+def _apart(parts: Parts, window: Window, spec: np.ndarray) -> float:
+    """The largest difference of ``spec`` to what the front end makes of the window."""
+    geometry = parts.backbone.geometry
+    call = jax.jit(lambda x, n: geometry.frontend(x, frames=geometry.frames, length=n)[0])
+    wanted = np.asarray(call(window[geometry.signal.name], window["length"]))[..., 0]
+    worst = float(np.abs(wanted - spec).max()) if spec.shape == wanted.shape else np.inf
+    if not worst <= LOG_MEL:
+        raise InputError(
+            f"export: log-mel spectrograms of the Hugging Face folder differ by {worst:.3g} from "
+            f"those of the JAX encoder (limit {LOG_MEL:g}); nothing was written"
+        )
+    return worst
+
+
+def _read_back(folder: Path) -> Callable[[Any, Window], dict[str, Array]]:
+    """The encoder that ``jfreq import`` makes of the folder."""
+    experiment, params, _ = import_weights(folder)
+    method = experiment.method
+
+    @jax.jit
+    def call(params: Any, window: dict[str, Array]) -> dict[str, Array]:
+        (signal,) = window.keys() - {"length"}
+        features = method.encode(params, window | {method.signals[0].name: window[signal]})
+        outputs = {"tokens": features.tokens, "clip": features.clip}
+        return outputs if features.logits is None else outputs | {"logits": features.logits}
+
+    return lambda _, window: call(params, window)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars, advice and warnings of transformers."""
+    from transformers.utils import logging  # pyright: ignore[reportMissingImports]
+
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            yield
+    finally:
+        logging.set_verbosity(level)
+        logging.enable_progress_bar()
+
+
+def run_ast(folder: Path) -> Folder:
+    """transformers' own AST and its feature extractor."""
+    import torch  # pyright: ignore[reportMissingImports]
+    import transformers as hf  # pyright: ignore[reportMissingImports]
+
+    extractor = hf.ASTFeatureExtractor.from_pretrained(folder)
+    (kind,) = hf.ASTConfig.from_pretrained(folder).architectures
+    model: Any = getattr(hf, kind).from_pretrained(folder).eval()
+    labelled = kind != "ASTModel"
+    trunk = model.audio_spectrogram_transformer if labelled else model
+
+    def log_mel(window: Window) -> np.ndarray:
+        (signal,) = window.keys() - {"length"}
+        waves = [x[:n, 0] for x, n in zip(window[signal], window["length"])]
+        read = extractor(waves, sampling_rate=extractor.sampling_rate, return_tensors="np")
+        return read["input_values"]
+
+    @torch.inference_mode()
+    def call(window: Window) -> dict[str, np.ndarray]:
+        found = trunk(torch.from_numpy(window["spectrogram"][..., 0]))
+        outputs = {"tokens": found.last_hidden_state[:, 2:], "clip": found.pooler_output}
+        if labelled:
+            outputs["logits"] = model.classifier(found.pooler_output)
+        return {name: x.numpy() for name, x in outputs.items()}
+
+    return Folder(log_mel, call)
