@@ -165,7 +165,7 @@ def export(
     format: tuple[Literal["bundle", "stablehlo", "huggingface"], ...] = ("bundle",),
     note: str = "",
 ) -> None:
-    """Writes the frozen encoder of a run as a bundle and, on request, as StableHLO.
+    """Writes the frozen encoder of a run as a bundle and, on request, in other formats.
 
     Args:
         trained: run folder, or the folder of `jfreq finetune` where it holds a single fold.

@@ -92,7 +92,7 @@ def test_what_transformers_saves_is_imported(tmp_path, make):
 
 
 @pytest.mark.parametrize("make", [encoders.ast, encoders.ast_model])
-def test_the_lines_of_the_card_run(tmp_path, make, monkeypatch):
+def test_the_lines_of_the_card_run(tmp_path, make):
     folder = exported(tmp_path, make())
     (code,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
     names = {}
@@ -101,6 +101,15 @@ def test_the_lines_of_the_card_run(tmp_path, make, monkeypatch):
         assert names["logits"].shape == (1, 3)
     else:
         assert names["outputs"].pooler_output.shape == (1, 32)
+
+
+def test_the_lines_of_the_documentation_run(tmp_path, monkeypatch, root):
+    page = (root / "docs" / "export.md").read_text()
+    section = page.split("# Hugging Face\n")[1].split("\n# ")[0]
+    monkeypatch.chdir(tmp_path)
+    exported(tmp_path, encoders.ast()).parent.rename("enc")
+    (code,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    exec(code, {})
 
 
 def exported(tmp_path, method, *signal):
