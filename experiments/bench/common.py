@@ -24,12 +24,14 @@ from jfreq.types import InputError
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 INSTALL = {"torch": "pip install torch==2.13.0", "librosa": "pip install librosa",
            "tensorflow": "pip install tensorflow-cpu", "pywt": "pip install PyWavelets",
-           "pandas": "pip install pandas"}  # fmt: skip
+           "pandas": "pip install pandas",
+           "transformers": "pip install transformers"}  # fmt: skip
 VERSIONS = (
     "jax",
     "jaxlib",
     "flax",
     "torch",
+    "transformers",
     "librosa",
     "tensorflow-cpu",
     "PyWavelets",

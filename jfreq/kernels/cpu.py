@@ -108,8 +108,8 @@ def attention(
     valid: Bool[Array, "b m"] | None,
     bias: Float[Array, "#b h n m"] | None,
 ) -> Float[Array, "b n h k"]:
-    """Attention, computed in groups of heads whose score tables stay in the cache; its gradient is
-    that of :func:`_head_major`."""
+    """Attention, computed in groups of heads, or of queries of one head, whose score tables stay in
+    the cache; its gradient is that of :func:`_head_major`."""
     q, k, v = (x.transpose(0, 2, 1, 3) for x in (q, k, v))
     b, h, n, _ = q.shape
     m = k.shape[2]
@@ -129,9 +129,31 @@ def attention(
 
     def attend(group):
         q, k, v, mask, bias = group
-        return _head_major(q, k, v, none if mask is None else mask, bias)
+        return _by_queries(q, k, v, none if mask is None else mask, bias)
 
     return jax.lax.map(attend, parts).reshape(b, h, n, -1).transpose(0, 2, 1, 3)
+
+
+def _by_queries(q, k, v, mask, bias):
+    """:func:`_head_major` for as many queries at a time as have a score table that fits the cache,
+    all of them as a rule."""
+    n, m = q.shape[1], k.shape[1]
+    size = -(-n // -(-4 * n * m // _CACHE_BYTES))
+    if size == n:
+        return _head_major(q, k, v, mask, bias)
+    count = -(-n // size)
+
+    def split(x):
+        """``[h n ...]`` to ``[count h size ...]``, the last ones padded with zeros."""
+        x = jnp.pad(x, [(0, 0), (0, count * size - n), *[(0, 0)] * (x.ndim - 2)])
+        return jnp.moveaxis(x.reshape(x.shape[0], count, size, *x.shape[2:]), 1, 0)
+
+    def attend(queries):
+        q, bias = queries
+        return _head_major(q, k, v, mask, bias)
+
+    out = jax.lax.map(attend, jax.tree.map(split, (q, bias)))
+    return jnp.moveaxis(out, 0, 1).reshape(q.shape[0], count * size, -1)[:, :n]
 
 
 def _shared_bias(q, k, v, mask, bias, most: int):

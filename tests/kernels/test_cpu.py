@@ -37,13 +37,13 @@ def assert_equal(form, formula, args, rng):
         np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-5)
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(
     seed=SEEDS,
     sizes=st.tuples(*[st.integers(1, 4)] * 5),
     masked=st.booleans(),
     bias=st.sampled_from([None, "one", "rows"]),
-    tables=st.integers(1, 6),
+    tables=st.sampled_from([0.3, 0.6, 1, 2, 4, 6]),
 )
 def test_attention(seed, sizes, masked, bias, tables):
     """``tables``: how many score tables fit into the cache."""
@@ -62,7 +62,7 @@ def test_attention(seed, sizes, masked, bias, tables):
         return plain._plain(q, k, v, valid, bias, drop=lambda weights: weights)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cpu, "_CACHE_BYTES", 4 * n * m * tables)
+        patch.setattr(cpu, "_CACHE_BYTES", max(1, int(4 * n * m * tables)))
         assert_equal(form, formula, args, rng)
 
 
