@@ -4,15 +4,17 @@
 
 One random AST of each size is written by transformers, and jfreq imports the folder, so that both
 hold the same weights; logits agree to 1e-3 before anything is timed. Clips last 10 s (1212 tokens).
-"Network" starts from a spectrogram that is given, "waves" from float32 samples in memory: jfreq's
-`Encoder`, and the feature extractor of transformers with its model, as their pages show it. All
-contenders share the cores.
+"Network" starts from spectrograms that are given, "waves" from float32 samples in memory: jfreq's
+`Encoder`, and the feature extractor of transformers with its model, as their pages show it. Every
+contender gets all clips and computes so many of them at once as it does fastest. All share the
+cores.
 """
 
+import functools
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import common
 import jax
@@ -33,12 +35,13 @@ class Size(NamedTuple):
 
     width: int
     heads: int
-    batch: int
-    """Clips at once."""
+    clips: int
     rounds: int
 
 
 SIZES = {"tiny": Size(192, 3, 8, 15), "base": Size(768, 12, 2, 7)}
+BATCHES = (1, 2, 8)
+Call = Callable[[np.ndarray], np.ndarray]
 
 
 def written(folder: Path, size: Size) -> Path:
@@ -62,7 +65,7 @@ def written(folder: Path, size: Size) -> Path:
     return path
 
 
-def ours(path: Path, folder: Path) -> tuple[Encoder, Callable[[np.ndarray], np.ndarray]]:
+def ours(path: Path, folder: Path) -> tuple[Encoder, Call]:
     """The imported encoder, and its network: spectrograms ``[b t f]`` to logits."""
     found = import_weights(path)
     bundle = save_bundle(folder / "bundle", experiment=found.experiment, params=found.params)
@@ -77,14 +80,14 @@ def ours(path: Path, folder: Path) -> tuple[Encoder, Callable[[np.ndarray], np.n
     return jfreq.load_encoder(bundle), network
 
 
-def theirs(path: Path) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
+def theirs(path: Path) -> dict[str, Call]:
     """Their networks, eager and compiled: spectrograms ``[b t f]`` to logits."""
     import torch
     from transformers import ASTForAudioClassification
 
     model = ASTForAudioClassification.from_pretrained(path).eval()
 
-    def network(forward: Any) -> Callable[[np.ndarray], np.ndarray]:
+    def network(forward: Any) -> Call:
         def call(spectrogram: np.ndarray) -> np.ndarray:
             with torch.inference_mode():
                 return forward(torch.from_numpy(spectrogram)).logits.numpy()
@@ -94,66 +97,96 @@ def theirs(path: Path) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
     return {"transformers": network(model), "torch.compile": network(torch.compile(model))}
 
 
-def contenders(
-    path: Path, folder: Path, size: Size
-) -> tuple[dict[str, Callable[[], np.ndarray]], dict[str, Callable[[], np.ndarray]]]:
-    """Calls on a given spectrogram, and calls on waves."""
-    from transformers import ASTFeatureExtractor
-
-    rng = np.random.default_rng(0)
-    waves = rng.normal(0, 0.1, (size.batch, SAMPLES)).astype(np.float32)
-    extractor = ASTFeatureExtractor.from_pretrained(path)
-
-    def extracted() -> np.ndarray:
-        found = extractor(list(waves), sampling_rate=RATE, return_tensors="np")
-        return found["input_values"]
-
-    spectrogram = extracted()
+def contenders(path: Path, folder: Path, size: Size) -> tuple[dict[str, Call], dict[str, Call]]:
+    """By name what maps spectrograms ``[b t f]``, and what maps waves ``[b t]``, to logits."""
+    extractor = _extractor(path)
     encoder, network = ours(path, folder)
     other = theirs(path)
-    on_spectrogram = {"jfreq": lambda: network(spectrogram)} | {
-        name: (lambda call=call: call(spectrogram)) for name, call in other.items()
-    }
-    on_waves = {
-        "jfreq": lambda: encoder(waves[..., None], RATE, batch=size.batch).logits,
-        **{name: (lambda call=call: call(extracted())) for name, call in other.items()},
-    }
-    return on_spectrogram, on_waves
+
+    def embed(waves: np.ndarray) -> np.ndarray:
+        logits = encoder(waves[..., None], RATE, batch_size=len(waves)).logits
+        assert logits is not None
+        return logits
+
+    def extracted(call: Call) -> Call:
+        return lambda waves: call(spectrograms(extractor, waves))
+
+    on_waves = {"jfreq": embed} | {name: extracted(call) for name, call in other.items()}
+    return {"jfreq": network} | other, on_waves
 
 
-def timed(title: str, calls: dict[str, Callable[[], np.ndarray]], size: Size) -> common.Table:
+def _extractor(path: Path) -> Any:
+    from transformers import ASTFeatureExtractor
+
+    return ASTFeatureExtractor.from_pretrained(path)
+
+
+def spectrograms(extractor: Any, waves: np.ndarray) -> np.ndarray:
+    """``[b t f]`` of ``[b t]``."""
+    return extractor(list(waves), sampling_rate=RATE, return_tensors="np")["input_values"]
+
+
+def in_parts(call: Call, x: np.ndarray, rows: int) -> np.ndarray:
+    """``call`` on so many rows at a time."""
+    return np.concatenate([call(x[i : i + rows]) for i in range(0, len(x), rows)])
+
+
+def fastest(call: Call, x: np.ndarray) -> tuple[int, float]:
+    """The batch with the shortest of two calls, and the seconds of the first call of all."""
+    seconds, first = {}, 0.0
+    for rows in sorted({min(rows, len(x)) for rows in BATCHES}):
+        spent = common.first_call(lambda rows=rows: in_parts(call, x, rows))
+        first = first or spent
+        both = [common.first_call(lambda rows=rows: in_parts(call, x, rows)) for _ in range(2)]
+        seconds[rows] = min(both)
+    return min(seconds, key=lambda rows: seconds[rows]), first
+
+
+def timed(title: str, calls: dict[str, Call], x: np.ndarray, rounds: int) -> common.Table:
     """The table of one kind of input. Raises ``InputError`` where logits differ."""
-    compile_s = {n: common.first_call(call) for n, call in calls.items() if n != "transformers"}
-    wanted = calls["jfreq"]()
+    wanted = calls["jfreq"](x)
+    timings, compile_s = {}, {}
     for name, call in calls.items():
-        error = float(np.abs(call() - wanted).max())
+        error = float(np.abs(call(x) - wanted).max())
         if not error <= 1e-3 * max(1.0, float(np.abs(wanted).max())):
             raise InputError(f"{name}: logits differ by {error:.3g}, nothing is timed")
-    return common.Table(title, common.paired(calls, rounds=size.rounds), compile_s)
+        rows, first = fastest(call, x)
+        label = f"{name}, batch {rows}"
+        timings[label] = functools.partial(in_parts, call, x, rows)
+        if name != "transformers":
+            compile_s[label] = first
+    return common.Table(title, common.paired(timings, rounds=rounds), compile_s)
 
 
 def main(
-    sizes: tuple[str, ...] = ("tiny", "base"), threads: int = 2, out: Path | None = None
+    sizes: tuple[Literal["tiny", "base"], ...] = ("tiny", "base"),
+    threads: int = 2,
+    out: Path | None = None,
 ) -> None:
     """Times embeddings of AST tiny and base and writes bench_embed.md and .json.
 
     Args:
-        sizes: of the AST, tiny or base.
+        sizes: of the AST.
         threads: cores that all contenders share.
         out: folder of the results, by default experiments/results.
     """
     common.need("torch")
     common.need("transformers")
     facts = common.begin(threads)
-    tables = []
+    rng, tables = np.random.default_rng(0), []
     for name in sizes:
         size = SIZES[name]
         with tempfile.TemporaryDirectory() as tmp:
             folder = Path(tmp)
-            network, waves = contenders(written(folder, size), folder, size)
-            for what, calls in (("network", network), ("waves", waves)):
-                title = f"AST {name}, {what}, batch {size.batch}"
-                tables.append(timed(title, calls, size))
+            path = written(folder, size)
+            network, waves = contenders(path, folder, size)
+            x = rng.normal(0, 0.1, (size.clips, SAMPLES)).astype(np.float32)
+            for what, calls, given in (
+                ("network", network, spectrograms(_extractor(path), x)),
+                ("waves", waves, x),
+            ):
+                title = f"AST {name}, {what}, {size.clips} clips"
+                tables.append(timed(title, calls, given, size.rounds))
                 print(tables[-1].to_markdown(), flush=True)
     intro = (
         "Random weights, clips of 10 s, 1212 tokens each. A ratio above 1 means that jfreq is so "

@@ -115,7 +115,7 @@ def run(
     ``finish(job, mean)``, or ``drop()`` where the recording could not be read to its end.
     """
     mean = RecordingMean()
-    for window in encoder.windows(recordings.blocks(), recordings.batch_size()):
+    for window in encoder.windows(recordings.blocks()):
         job = recordings.jobs[window.recording]
         if isinstance(window, FailedRecording):
             drop()

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jfreq.encoder.batches import in_batches
+from jfreq.encoder.batches import fast_batch_size, in_batches
 from jfreq.encoder.outputs import FailedRecording, Joiner, RecordingMean, WindowOutput
 from jfreq.encoder.resampling import as_signal, check_signal
 from jfreq.encoder.stream import Stream, say_step
@@ -111,6 +111,8 @@ class Encoder:
         self.clip_size: int = shapes.clip.shape[-1]
         self.frame_size: int = shapes.tokens.shape[-1]
         self.hop_ms = 1000.0 * self.grid.hop / rate
+        self.batch_size = fast_batch_size(tokens.size, self.frame_size)
+        """How many windows are computed at once where a call does not say."""
         self._params = jax.device_put(params)
         self._encode = jax.jit(lambda params, batch: encode_frames(method, params, batch))
 
@@ -119,7 +121,7 @@ class Encoder:
         wave: Any,
         rate: Rate = None,
         *,
-        batch_size: int = 8,
+        batch_size: int | None = None,
     ) -> Embedding:
         """Embeds one recording or a list of recordings, each of at least one sample.
 
@@ -128,7 +130,8 @@ class Encoder:
             lengths; float in [-1, 1] or signed integer PCM. For several modalities a dict of such
             arrays, or a list of dicts.
           rate: Hz of ``wave``, by modality where they differ; None where it is that of the model.
-          batch_size: windows that are computed at once, in one compiled shape.
+          batch_size: windows that are computed at once, in one compiled shape; None: as many as
+            run fast on this machine.
 
         Returns:
           ``clip`` ``[b clip_size]`` and ``frames`` ``[b t frame_size]`` (zero beyond ``valid``),
@@ -157,7 +160,7 @@ class Encoder:
         waves: Any,
         rate: Rate = None,
         *,
-        batch_size: int = 8,
+        batch_size: int | None = None,
         normalize: bool = False,
     ) -> np.ndarray:
         """Clip vectors of recordings of any lengths.
@@ -168,7 +171,7 @@ class Encoder:
         Args:
           waves: as ``wave`` of a call, or an iterator over recordings, each as in a list.
           rate: as in a call.
-          batch_size: windows that are computed at once, also of different recordings.
+          batch_size: as in a call; windows of different recordings share a batch.
           normalize: divide each vector by its Euclidean norm; one of norm zero stays zero.
 
         Returns:
@@ -205,7 +208,7 @@ class Encoder:
         wave: Any,
         rate: Rate = None,
         *,
-        batch_size: int = 8,
+        batch_size: int | None = None,
     ) -> np.ndarray:
         """Probabilities of the classes; takes the arguments of a call.
 
@@ -253,7 +256,7 @@ class Encoder:
         return (expit(z) if self._scores == "sigmoid" else softmax(z, axis=-1)).astype(np.float32)
 
     def windows(
-        self, recordings: Iterable[Iterable[Clip]], batch_size: int = 8
+        self, recordings: Iterable[Iterable[Clip]], batch_size: int | None = None
     ) -> Iterator[WindowOutput | FailedRecording]:
         """The outputs of all windows, in order, while the samples are read.
 
@@ -269,7 +272,8 @@ class Encoder:
         """
         current, joiner = -1, Joiner(self.plan)
         cut = self._cut(recordings)
-        for i, window, outputs in in_batches(cut, self.start, self.signals, batch_size):
+        size = self.batch_size if batch_size is None else batch_size
+        for i, window, outputs in in_batches(cut, self.start, self.signals, size):
             if i != current:
                 current, joiner = i, Joiner(self.plan)
             if isinstance(window, InputError):

@@ -29,8 +29,6 @@ from jfreq.types import InputError, SignalSpec
 
 BROKEN = (*UNREADABLE, MemoryError, OverflowError, TypeError)
 """The exceptions that reading a damaged recording raises."""
-MANY_WINDOWS = 64
-"""From this many windows on, larger batches are computed."""
 
 
 class Input(NamedTuple):
@@ -138,13 +136,6 @@ class Recordings:
         first, reason = self.skipped[0]
         summary = f"none of {len(self.skipped)} recordings can be used; the first: "
         raise InputError(f"{summary if len(self.skipped) > 1 else ''}{first}: {reason}")
-
-    def batch_size(self) -> int:
-        """How many windows to compute at once."""
-        window = self._encoder.signals[0].seconds
-        windows = sum(sum(source.seconds) / window for source in self.inputs)
-        many = max(windows, len(self.jobs)) * self._encoder.shifts >= MANY_WINDOWS
-        return 32 if many else 8
 
     def longest(self) -> float:
         """Seconds of the longest recording whose header states its length."""

@@ -200,7 +200,7 @@ def test_a_long_file_is_never_held_whole(encoder, tmp_path):
     """Four minutes at 44.1 kHz: the same embedding as of the whole array, in a part of its size."""
     sound(tmp_path / "long.wav", 240, 44_100, subtype="PCM_16")
     x, _ = soundfile.read(tmp_path / "long.wav", dtype="float32")
-    wanted = encoder(soxr.resample(x, 44_100, RATE), batch_size=32)
+    wanted = encoder(soxr.resample(x, 44_100, RATE))
     embed_files(encoder, [tmp_path / "long.wav"], tmp_path / "e.npz")  # everything is imported
     tracemalloc.start()
     out = embed_files(encoder, [tmp_path / "long.wav"], tmp_path / "e.npz")
