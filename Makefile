@@ -39,7 +39,7 @@ test: $(READY)
 
 # The tests that need PyTorch and other frameworks, in an environment of their own.
 interop: $(INTEROP)/.ready
-	$(INTEROP)/bin/python -m pytest -n 2 --dist worksteal -m interop tests/interop \
+	$(INTEROP)/bin/python -m pytest -n 2 --dist loadfile -m interop tests/interop \
 	  $$(grep -rl '^@pytest\.mark\.interop' tests --include='test_*.py')
 
 # Where pip is told of wheels on this machine, such as PyTorch for the CPU, uv finds them too.

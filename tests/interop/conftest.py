@@ -8,6 +8,7 @@ import pytest
 
 from jfreq import methods, recipes
 from jfreq.config import replace
+from jfreq.encoder.encoder import Encoder, load_encoder
 from jfreq.export.bundle import save_bundle
 from jfreq.nn.vit import ViT
 from jfreq.types import DataSpec, SignalSpec
@@ -37,6 +38,12 @@ def write(folder: Path, *signals: SignalSpec, recipe: str = "ssast_nano") -> Pat
 def bundle(tmp_path_factory) -> Path:
     """SSAST on one second of sound at 16 kHz: patches of 16 frames, two blocks."""
     return write(tmp_path_factory.mktemp("sound"), SignalSpec("audio", 16000.0, 16000))
+
+
+@pytest.fixture(scope="session")
+def encoder(bundle) -> Encoder:
+    """That of ``bundle`` by itself, with frames as far apart as its patches, 160 ms."""
+    return load_encoder(bundle)
 
 
 @pytest.fixture(scope="session")
