@@ -1,6 +1,6 @@
 """Embeddings a second: jfreq beside the same AST in Hugging Face transformers, in one run.
 
-    jfreq bench embed
+    jfreq bench huggingface
 
 One random AST of each size is written by transformers, and jfreq imports the folder, so that both
 hold the same weights; logits agree to 1e-3 before anything is timed. Clips last 10 s (1212 tokens).
@@ -163,7 +163,7 @@ def main(
     threads: int = 2,
     out: Path | None = None,
 ) -> None:
-    """Times embeddings of AST tiny and base and writes bench_embed.md and .json.
+    """Times embeddings of AST tiny and base and writes bench_huggingface.md and .json.
 
     Args:
         sizes: of the AST.
@@ -193,7 +193,7 @@ def main(
         "many times as fast. The extractor of transformers computes the spectrogram with "
         f"{_spectrogram_library()}."
     )
-    common.save("embed", "Embeddings beside Hugging Face transformers", intro, tables,
+    common.save("huggingface", "Embeddings beside Hugging Face transformers", intro, tables,
                 facts=facts, out=out)  # fmt: skip
 
 
