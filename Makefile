@@ -42,15 +42,16 @@ interop: $(INTEROP)/.ready
 	$(INTEROP)/bin/python -m pytest -n 2 --dist loadfile -m interop tests/interop \
 	  $$(grep -rl '^@pytest\.mark\.interop' tests --include='test_*.py')
 
-# Where pip is told of wheels on this machine, such as PyTorch for the CPU, uv finds them too.
-INSTALL := $(BIN)/uv pip install -q --python $(INTEROP) $(addprefix --find-links ,$(PIP_FIND_LINKS))
+# PyTorch for the CPU: from the wheels on this machine that pip is told of, else from its own index.
+TORCH := $(if $(PIP_FIND_LINKS),$(addprefix --find-links ,$(PIP_FIND_LINKS)),--torch-backend cpu)
+INSTALL := $(BIN)/uv pip install -q --python $(INTEROP)
 
 # hearvalidator, xares and s3prl ask for torchaudio, which breaks other packages beside PyTorch for
 # the CPU, and hearvalidator for an old Python: they are installed without what they ask for.
 $(INTEROP)/.ready: $(READY) requirements-interop.txt
 	$(BIN)/uv venv -q --clear --python $(BIN)/python $(INTEROP)
 	$(INSTALL) --require-hashes -r requirements.lock
-	$(INSTALL) --no-deps -r requirements-interop.txt xares==0.1.3 s3prl==0.4.18 -e .
+	$(INSTALL) --no-deps $(TORCH) -r requirements-interop.txt xares==0.1.3 s3prl==0.4.18 -e .
 	$(BIN)/python -m pip --python $(INTEROP) install -q --disable-pip-version-check --no-deps \
 	  --ignore-requires-python hearvalidator==2021.0.6
 	touch $@
