@@ -343,9 +343,26 @@ def weighted_mse(
 def standardise_patches(target: Float[Array, "b m p"]) -> Float[Array, "b m p"]:
     """Every patch with zero mean and unit variance (He et al. 2022, section 4), which is divided by
     ``p - 1`` as in the released code of MAE and Audio-MAE."""
-    centred = target - jnp.mean(target, axis=-1, keepdims=True)
-    total = jnp.sum(jnp.square(centred), axis=-1, keepdims=True)
-    return centred * jax.lax.rsqrt(total / max(1, target.shape[-1] - 1) + 1e-6)
+    mean, variance = _patch_moments(target)
+    return (target - mean) * jax.lax.rsqrt(variance)
+
+
+def like_patches(x: Float[Array, "b m p"], target: Float[Array, "b m p"]) -> Float[Array, "b m p"]:
+    """The inverse of :func:`standardise_patches`: ``x`` with the mean and variance of ``target``.
+
+    >>> target = jnp.array([[[1.0, 5.0]]])
+    >>> like_patches(standardise_patches(target), target).round(4).tolist()
+    [[[1.0, 5.0]]]
+    """
+    mean, variance = _patch_moments(target)
+    return x * jnp.sqrt(variance) + mean
+
+
+def _patch_moments(target: Array) -> tuple[Array, Array]:
+    """Mean, and variance with a little added, of every patch ``[b m 1]``."""
+    mean = jnp.mean(target, axis=-1, keepdims=True)
+    total = jnp.sum(jnp.square(target - mean), axis=-1, keepdims=True)
+    return mean, total / max(1, target.shape[-1] - 1) + 1e-6
 
 
 def mean_present(

@@ -24,8 +24,9 @@ FILE = Path(__file__).parent / "golden" / "steps.json"
 ROWS = 4
 EXPERIMENTS = recipes.load_all()
 PLAIN = (
-    "aape_nano", "ast_nano", "beats_nano", "beats_tokenizer_nano", "data2vec_nano", "eat_nano",
-    "ltfc_hapt", "mae_nano", "phymask_nano", "ssast_nano", "stf_csl_hapt", "stfnet_hapt",
+    "aape_nano", "ast_nano", "audiomae_nano", "beats_nano", "beats_tokenizer_nano", "data2vec_nano",
+    "eat_nano", "ltfc_hapt", "mae_nano", "phymask_nano", "ssast_nano", "stf_csl_hapt",
+    "stfnet_hapt",
 )  # fmt: skip
 """One recipe of every method but FreqMAE and FOCAL, whose programs take long to compile."""
 

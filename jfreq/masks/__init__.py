@@ -9,6 +9,7 @@ from jfreq.masks import energy_coherence, window_masks
 from jfreq.masks.tokens import (
     ClusterMode,
     Kind,
+    axes,
     block,
     check_count,
     cluster,
@@ -22,6 +23,7 @@ from jfreq.masks.tokens import (
 __all__ = [
     "ClusterMode",
     "Kind",
+    "axes",
     "block",
     "check_count",
     "cluster",

@@ -71,6 +71,31 @@ def random(key: Key[Array, ""], batch: int, grid: TokenGrid, count: int) -> Mask
     return from_scores(jax.random.uniform(key, (batch, grid.size)), count)
 
 
+def axes(key: Key[Array, ""], batch: int, grid: TokenGrid, visible: tuple[int, int]) -> Mask:
+    """Whole columns and whole rows: a token is visible in one of ``visible`` (time, freq) random
+    columns of time and one of so many rows of frequency (Audio-MAE, masking strategies, time and
+    frequency). Visible tokens are in the order of the grid.
+
+    Raises:
+        InputError: Where nothing is visible or nothing masked.
+    """
+    size = (grid.time, grid.freq)
+    count = visible[0] * visible[1]
+    if not all(1 <= v <= n for v, n in zip(visible, size)) or count == grid.size:
+        raise InputError(
+            f"mask: {visible[0]} x {visible[1]} of {grid.time} x {grid.freq} (time x frequency) "
+            "tokens cannot be visible; leave one line or more of each axis, and mask one"
+        )
+    # One score a line: visible are those with the highest, by one sort of each axis.
+    kept = [
+        jnp.argsort(jnp.argsort(jax.random.uniform(k, (batch, n)), axis=-1), axis=-1) >= n - v
+        for k, n, v in zip(jax.random.split(key), size, visible)
+    ]
+    both = kept[0][:, :, None] & kept[1][:, None, :]
+    both = both.swapaxes(1, 2) if grid.order == "freq_major" else both
+    return from_scores(both.reshape(batch, grid.size).astype(jnp.float32), grid.size - count)
+
+
 def cluster(
     key: Key[Array, ""],
     batch: int,

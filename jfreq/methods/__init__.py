@@ -11,6 +11,7 @@ from jfreq.config import Experiment
 from jfreq.method import Method
 from jfreq.methods.aasp import AaSP
 from jfreq.methods.ast import AST
+from jfreq.methods.audiomae import AudioMAE
 from jfreq.methods.beats import BEATs, BEATsTokenizer
 from jfreq.methods.data2vec import Data2Vec
 from jfreq.methods.eat import EAT
@@ -28,6 +29,7 @@ from jfreq.types import DataSpec, InputError
 PAPERS: tuple[type[Method], ...] = (
     AST,
     AaSP,
+    AudioMAE,
     BEATs,
     BEATsTokenizer,
     Classify,

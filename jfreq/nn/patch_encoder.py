@@ -33,6 +33,29 @@ EAT_VALUES = InitialValues(
 """As released with EAT, whose positions are fixed."""
 
 
+def released_sines(key, shape: tuple[int, ...], dtype=jnp.float32) -> Array:
+    """The sines that Audio-MAE starts from, as a table ``[f t d]``; zeros ``[s d]`` for special
+    tokens.
+
+    The released code makes the table for ``f`` rows of ``t`` patches and reads it in the order of
+    its tokens, ``t`` rows of ``f``: patch ``(t, f)`` has the sines of the ``(t * freq + f)``-th
+    place of a grid of ``freq x time``.
+    """
+    del key
+    if len(shape) == 2:
+        return jnp.zeros(shape, dtype)
+    freq, time, width = shape
+    turned = TokenGrid(time=freq, freq=time, order="time_major")
+    table = sincos_tokens(turned, width).reshape(time, freq, width)
+    return jnp.asarray(table.transpose(1, 0, 2), dtype)
+
+
+AUDIOMAE_VALUES = InitialValues(
+    patches=nn.initializers.xavier_uniform(), tokens=normal, positions=released_sines
+)
+"""As released with Audio-MAE."""
+
+
 class PatchEmbed(nn.Module):
     """A linear map of every ``patch`` at ``stride``, both (time, freq), in the order of
     ``grid``."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, TypeVar
 
 import flax.linen as nn
 import jax
@@ -19,10 +19,18 @@ from jfreq.ranges import BelowOne, Positive, Size, checked
 from jfreq.sharding import constrain
 from jfreq.types import InputError, TokenGrid
 
+M = TypeVar("M", bound=nn.Module)
 Remat = Literal["none", "dots", "full"]
 Layers = bool | Literal["ffn"]
 """What an encoder returns of its blocks: False: nothing; True: the stream after each block;
 ``ffn``: what the MLP of each block adds to the stream (the targets of data2vec 2.0)."""
+
+
+INITIAL = {
+    "cut": trunc_normal,
+    "normal": normal,
+    "xavier": nn.initializers.xavier_uniform(),
+}
 
 
 @checked
@@ -54,9 +62,9 @@ class ViT:
     drop_path: BelowOne = 0.0
     """Probability with which a clip skips a branch of the last block, growing linearly from 0 at
     the first (stochastic depth, Huang et al. 2016, section 3; fine-tuning of EAT and DeiT)."""
-    initial: Literal["cut", "normal"] = "cut"
+    initial: Literal["cut", "normal", "xavier"] = "cut"
     """Initial values of kernels: normal of standard deviation 0.02, ``cut`` at twice that, which
-    leaves one of 0.0176, or not, as in timm and BERT."""
+    leaves one of 0.0176, or not, as in timm and BERT; or Xavier's uniform ones, as in MAE."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the matrix products of blocks; norms, softmax and residual stream stay float32."""
     attention: Kind = "auto"
@@ -230,7 +238,7 @@ class ViTEncoder(nn.Module):
         norm = nn.LayerNorm(epsilon=cfg.eps, name="norm")
         x = norm(x) if cfg.norm == "post" else x
         x = dropping(cfg.dropout, train=train)(x)
-        x, states = stack(_remat(cfg.remat)(cfg, train, name="blocks"), x, rates)
+        x, states = stack(recomputed(Block, cfg.remat)(cfg, train, name="blocks"), x, rates)
         return norm(x) if cfg.norm == "pre" and cfg.final_norm else x, states
 
     def _bias(
@@ -249,19 +257,19 @@ class ViTEncoder(nn.Module):
         return jnp.pad(bias, ((0, 0), (0, 0), (special, 0), (special, 0)))
 
 
-def _remat(kind: Remat) -> type[Block]:
-    """:class:`Block` that recomputes in the backward pass what ``kind`` says."""
+def recomputed(block: type[M], kind: Remat) -> type[M]:
+    """The module ``block``, which the backward pass recomputes as ``kind`` says."""
     if kind == "none":
-        return Block
+        return block
     policy = None
     if kind == "dots":
         policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-    return nn.remat(Block, prevent_cse=False, policy=policy)
+    return nn.remat(block, prevent_cse=False, policy=policy)
 
 
 def scaled(cfg: ViT, scale: float | np.ndarray) -> nn.initializers.Initializer:
     """The initial values of ``cfg`` times ``scale``, which broadcasts to the parameter."""
-    plain = normal if cfg.initial == "normal" else trunc_normal
+    plain = INITIAL[cfg.initial]
     if np.all(np.asarray(scale) == 1):
         return plain
 

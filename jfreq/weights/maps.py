@@ -14,6 +14,7 @@ import numpy as np
 
 from jfreq import param_paths
 from jfreq.nn.vit import ViT
+from jfreq.nn.window_decoder import WindowDecoder
 from jfreq.ranges import shortlist
 from jfreq.types import InputError, PyTree
 
@@ -80,21 +81,40 @@ def patch_embed(ours: str, theirs: str, patch: tuple[int, int], width: int, *, t
 
 
 def positions(
-    ours: str, theirs: str, special: int, grid: tuple[int, int], width: int, *, time_major: bool
+    ours: str,
+    theirs: str,
+    special: int,
+    grid: tuple[int, int],
+    width: int,
+    *,
+    time_major: bool,
+    read: bool = True,
 ):
     """The table ``[1 s+n d]`` as ``special`` ``[s d]`` and ``grid`` ``[f t d]``; ``grid`` is
-    (time, freq) and ``time_major`` the order of the tokens in the table."""
+    (time, freq), ``time_major`` the order of the tokens in the table, and ``special`` is left out
+    where nothing would ``read`` it."""
     time, freq = grid
     total = special + time * freq
     each = (1, total, width)
     first = (1, special, width)
-    if special:
+    if special and read:
         name = (theirs,)
         yield Entry(f"{ours}/special", name, each, first, (0, 1, 2), first[1:], rows=(0, special))
     split = (time, freq, width) if time_major else (freq, time, width)
     order = (1, 0, 2) if time_major else (0, 1, 2)
     final = (freq, time, width)
     yield Entry(f"{ours}/grid", (theirs,), each, split, order, final, rows=(special, total))
+
+
+def patch_values(ours: str, theirs: str, inputs: int, patch: tuple[int, int]):
+    """A Linear whose outputs are the values of a patch (time, freq), in that order, as ``kernel``
+    ``[d f*t]`` and ``bias``."""
+    time, freq = patch
+    size = time * freq
+    kernel, weight = f"{ours}/kernel", (f"{theirs}.weight",)
+    split = (time, freq, inputs)
+    yield Entry(kernel, weight, (size, inputs), split, (2, 1, 0), (inputs, size))
+    yield Entry(f"{ours}/bias", (f"{theirs}.bias",), (size,), split[:2], (1, 0), (size,))
 
 
 def attention_in(
@@ -153,7 +173,7 @@ TIMM = BlockNames(
 )
 
 
-def blocks(ours: str, encoder: ViT, prefix: str, names: BlockNames = TIMM):
+def blocks(ours: str, encoder: ViT | WindowDecoder, prefix: str, names: BlockNames = TIMM):
     """The blocks of ``encoder``, stacked, whose tensors begin with ``prefix``."""
     width, heads = encoder.width, encoder.heads
     hidden = round(width * encoder.mlp_ratio)
@@ -165,6 +185,17 @@ def blocks(ours: str, encoder: ViT, prefix: str, names: BlockNames = TIMM):
         yield from norm(f"{ours}/norm2", prefix + names.norm2.format(i), width, i)
         yield from linear(f"{ours}/fc1", prefix + names.fc1.format(i), width, hidden, i)
         yield from linear(f"{ours}/fc2", prefix + names.fc2.format(i), hidden, width, i)
+
+
+def window_blocks(ours: str, decoder: WindowDecoder, prefix: str):
+    """The blocks of ``decoder``, as the code of Audio-MAE names them."""
+    yield from blocks(ours, decoder, prefix)
+    for i in range(decoder.depth):
+        theirs = f"{prefix}blocks.{i}.attn"
+        yield plain(f"{ours}/temperature", f"{theirs}.tau", decoder.heads, layer=i)
+        hidden = decoder.bias_width
+        yield from linear(f"{ours}/bias_in", f"{theirs}.meta_mlp.fc1", 2, hidden, i)
+        yield from linear(f"{ours}/bias_out", f"{theirs}.meta_mlp.fc2", hidden, decoder.heads, i)
 
 
 def classifier(first: str, last: str, width: int, classes: int):
@@ -212,10 +243,10 @@ def _checked(entry: Entry, name: str, x: Any, where: str) -> np.ndarray:
 
 
 def to_tensors(entries: Iterable[Entry], params: PyTree) -> dict[str, np.ndarray]:
-    """The inverse of :func:`to_params`: the tensors of a release, float32."""
+    """The inverse of :func:`to_params`: the tensors of a release, float32. Rows of a tensor that no
+    parameter has are 0."""
     flat = param_paths.flatten(params)
     tensors: dict[str, np.ndarray] = {}
-    parts: dict[str, dict[int, np.ndarray]] = {}
     for entry in entries:
         x = np.asarray(flat[entry.ours], np.float32)
         x = x if entry.layer is None else x[entry.layer]
@@ -223,14 +254,11 @@ def to_tensors(entries: Iterable[Entry], params: PyTree) -> dict[str, np.ndarray
         x = x.reshape(transposed).transpose(np.argsort(entry.order))
         if entry.rows is not None:
             first, last = entry.rows
-            cut = x.reshape(entry.each[0], last - first, *entry.each[2:])
-            parts.setdefault(entry.theirs[0], {})[first] = cut
+            whole = tensors.setdefault(entry.theirs[0], np.zeros(entry.each, np.float32))
+            whole[:, first:last] = x.reshape(entry.each[0], last - first, *entry.each[2:])
             continue
         joined = list(entry.each)
         joined[entry.join] *= len(entry.theirs)
         split = np.split(x.reshape(joined), len(entry.theirs), axis=entry.join)
         tensors |= {name: np.ascontiguousarray(part) for name, part in zip(entry.theirs, split)}
-    return tensors | {
-        name: np.concatenate([cut for _, cut in sorted(cuts.items())], axis=1)
-        for name, cuts in parts.items()
-    }
+    return tensors

@@ -55,6 +55,37 @@ def test_exact_partition(kind, freq, time, batch, order, share, seed):
         assert (planes.all(axis) == planes.any(axis)).all()
 
 
+@settings(max_examples=8, deadline=None)
+@given(
+    st.integers(2, 9), st.integers(2, 6), st.sampled_from(["freq_major", "time_major"]),
+    st.integers(0, 2**31 - 1),
+)  # fmt: skip
+def test_axes_leave_whole_columns_and_rows(time, freq, order, seed):
+    """Visible is what lies in a kept column and in a kept row, in the order of the grid."""
+    grid, kept = TokenGrid(time, freq, order), (max(1, time // 2), freq - 1)
+    mask = masks.axes(jax.random.key(seed), 3, grid, kept)
+    check_partition(mask, 3, grid.size, grid.size - kept[0] * kept[1])
+    visible = ~np.asarray(mask.is_masked).reshape(3, *grid.shape)
+    visible = visible.swapaxes(1, 2) if order == "freq_major" else visible
+    columns, rows = visible.any(2), visible.any(1)
+    np.testing.assert_array_equal(visible, columns[:, :, None] & rows[:, None])
+    assert (columns.sum(1) == kept[0]).all() and (rows.sum(1) == kept[1]).all()
+    assert (np.diff(np.asarray(mask.visible), axis=1) > 0).all()
+
+
+def test_axes_keep_every_line_equally_often(key):
+    mask = masks.axes(key, 4000, PATCHES, (19, 5))
+    visible = ~np.asarray(mask.is_masked).reshape(-1, 8, 64)
+    np.testing.assert_allclose(visible.any(2).mean(0), 5 / 8, atol=0.04)
+    np.testing.assert_allclose(visible.any(1).mean(0), 19 / 64, atol=0.04)
+
+
+@pytest.mark.parametrize("kept", [(0, 3), (64, 8), (65, 1)])
+def test_impossible_axes_are_refused(key, kept):
+    with pytest.raises(InputError, match="cannot be visible"):
+        functions.axes(key, 1, PATCHES, kept)
+
+
 @pytest.mark.parametrize("count", [100, 250, 400])
 @pytest.mark.parametrize("mode", ["uniform", "official"])
 def test_published_counts(key, mode, count):

@@ -14,7 +14,7 @@ from jfreq.method import Streams
 from jfreq.testing import MOTION, SECOND, fake_batch, small
 
 NAMES = {
-    "AST": "ast_nano", "AaSP": "aape_nano", "BEATs": "beats_nano",
+    "AST": "ast_nano", "AaSP": "aape_nano", "AudioMAE": "audiomae_nano", "BEATs": "beats_nano",
     "BEATsTokenizer": "beats_tokenizer_nano", "Data2Vec": "data2vec_nano", "EAT": "eat_nano",
     "FOCAL": "focal_hapt", "FreqMAE": "freqmae_hapt", "LTFC": "ltfc_hapt", "MAE": "mae_hapt",
     "PhyMask": "phymask_hapt", "SSAST": "ssast_nano", "STFCSL": "stf_csl_hapt",

@@ -14,7 +14,7 @@ def test_nano_takes_sensors(name):
 
 def test_planned_names_exist():
     for size in ("nano", "tiny", "small", "base"):
-        names = {f"{method}_{size}" for method in ("ast", "ssast", "eat", "aape")}
+        names = {f"{method}_{size}" for method in ("ast", "ssast", "eat", "aape", "audiomae")}
         assert names <= set(EXPERIMENTS)
     assert "ssast_audioset_base" in EXPERIMENTS
 

@@ -119,21 +119,33 @@ def eat_tuned(*, width=64, depth=2, classes=7) -> Tensors:
     return tensors | maker.tensors
 
 
-def audiomae(*, width=64, depth=2, frames=128, classes=0, seed=0) -> Tensors:
-    """Audio-MAE; fine-tuned where there are classes."""
-    maker = Maker(seed)
+def audiomae(*, width=64, depth=2, frames=128, classes=0, windows=True, seed=0) -> Tensors:
+    """Audio-MAE: fine-tuned where there are classes, else with a decoder of ``windows`` or of a
+    plain transformer, both 32 wide with 16 heads."""
+    maker, inner, count = Maker(seed), 32, frames // 16 * 8
     maker.add("cls_token", 1, 1, width)
-    maker.add("pos_embed", 1, 1 + frames // 16 * 8, width)
+    maker.add("pos_embed", 1, 1 + count, width)
     maker.add("patch_embed.proj.weight", width, 1, 16, 16, scale=0.05)
     maker.add("patch_embed.proj.bias", width)
     maker.blocks("", depth, width)
     if classes:
         maker.norm("fc_norm", width)
         maker.linear("head", classes, width)
-    else:
-        maker.norm("norm", width)
-        maker.add("decoder_pos_embed", 1, 65, 32)
-        maker.linear("decoder_embed", 32, width)
+        return maker.tensors
+    maker.norm("norm", width)
+    maker.add("mask_token", 1, 1, inner)
+    maker.add("decoder_pos_embed", 1, 1 + count, inner)
+    if windows:
+        maker.tensors["decoder_pos_embed"][:, 0] = 0  # of the token that windows do not have
+    maker.linear("decoder_embed", inner, width)
+    maker.blocks("decoder_", depth, inner)
+    for i in range(depth if windows else 0):
+        name = f"decoder_blocks.{i}.attn"
+        maker.tensors[f"{name}.tau"] = np.linspace(0.2, 1.5, 16).astype(np.float32)
+        maker.linear(f"{name}.meta_mlp.fc1", 24, 2)
+        maker.linear(f"{name}.meta_mlp.fc2", 16, 24)
+    maker.norm("decoder_norm", inner)
+    maker.linear("decoder_pred", 256, inner)
     return maker.tensors
 
 
@@ -213,9 +225,9 @@ def mlp(x, tensors, name):
     return linear(0.5 * y * (1 + erf(y / np.sqrt(2))), tensors, f"{name}.fc2")
 
 
-def run_blocks(x, tensors, prefix, *, eps=1e-6, post=False):
+def run_blocks(x, tensors, prefix, *, eps=1e-6, post=False, heads=None):
     """The states after every block."""
-    heads, layers = max(1, x.shape[-1] // 64), []
+    heads, layers = heads or max(1, x.shape[-1] // 64), []
     depth = len({n for n in tensors if n.startswith(f"{prefix}blocks.") and "norm1.weight" in n})
     for i in range(depth):
         name = f"{prefix}blocks.{i}."
@@ -275,13 +287,54 @@ def eat_forward(tensors, spec, positions, prefix=""):
     return layers, linear(clip, t, "head")
 
 
-def audiomae_forward(tensors, spec):
-    """Layers, and the final tokens or logits of Audio-MAE."""
+def audiomae_forward(tensors, spec, visible=None):
+    """Layers, and the final tokens or logits of Audio-MAE; of the ``visible`` patches ``[b k]``."""
     t = double(tensors)
     x = convolved(spec, t, "patch_embed.proj", (16, 16)) + t["pos_embed"][:, 1:]
+    x = x if visible is None else np.take_along_axis(x, visible[..., None], 1)
     first = (t["cls_token"] + t["pos_embed"][:, :1]).repeat(len(spec), axis=0)
     layers = run_blocks(np.concatenate([first, x], 1), t, "")
     if "head.weight" not in t:
         return layers, layer_norm(layers[-1], t, "norm", 1e-6)
     clip = layer_norm(layers[-1][:, 1:].mean(1), t, "fc_norm", 1e-6)
     return layers, linear(clip, t, "head")
+
+
+def window_attention(x, tensors, name, grid, shift):
+    """Attention of Swin V2 in windows of 4 x 4 of a grid ``[t f]``; rolled in time by ``shift``."""
+    b, heads, size = len(x), 16, x.shape[-1] // 16
+    places = np.stack(np.indices(grid), -1).reshape(-1, 2)
+    moved = (places - [shift, 0]) % grid
+    window = moved // 4
+    apart = places[:, None] - places[None]
+    same = (window[:, None] == window[None]).all(-1) & (np.abs(apart) < 4).all(-1)
+    x = linear(x, tensors, f"{name}.qkv").reshape(b, -1, 3, heads, size)
+    q, k, v = x.transpose(2, 0, 3, 1, 4)
+    q, k = (y / np.linalg.norm(y, axis=-1, keepdims=True) for y in (q, k))
+    scores = q @ k.swapaxes(-1, -2) / np.maximum(tensors[f"{name}.tau"], 0.01)[:, None, None]
+    bias = np.sign(apart) * np.log(1 + np.abs(apart))
+    bias = np.maximum(linear(bias, tensors, f"{name}.meta_mlp.fc1"), 0)
+    scores = scores + linear(bias, tensors, f"{name}.meta_mlp.fc2").transpose(2, 0, 1)
+    weights = np.where(same, np.exp(scores), 0)
+    y = weights / weights.sum(-1, keepdims=True) @ v
+    return linear(y.transpose(0, 2, 1, 3).reshape(b, len(places), -1), tensors, f"{name}.proj")
+
+
+def audiomae_decoded(tensors, states, restore, grid):
+    """Predicted patches ``[b n 256]``, values in the order (time, frequency), from the states of
+    the encoder, cls first; ``restore``: where every patch lies among the visible and masked."""
+    t = double(tensors)
+    x = linear(states, t, "decoder_embed")
+    masked = np.broadcast_to(t["mask_token"], (len(x), restore.shape[1] + 1 - x.shape[1], 32))
+    rest = np.take_along_axis(np.concatenate([x[:, 1:], masked], 1), restore[..., None], 1)
+    x = np.concatenate([x[:, :1], rest], 1) + t["decoder_pos_embed"]
+    if "decoder_blocks.0.attn.tau" in t:
+        x = x[:, 1:]
+        for i in range(2):
+            name = f"decoder_blocks.{i}."
+            y = window_attention(x, t, f"{name}attn", grid, 2 * (i % 2))
+            x = x + layer_norm(y, t, f"{name}norm1", 1e-6)
+            x = x + layer_norm(mlp(x, t, f"{name}mlp"), t, f"{name}norm2", 1e-6)
+    else:
+        x = run_blocks(x, t, "decoder_", heads=16)[-1][:, 1:]
+    return linear(layer_norm(x, t, "decoder_norm", 1e-6), t, "decoder_pred")

@@ -72,7 +72,9 @@ class PatchMethod(FeatureMethod):
     """
 
     released_values: ClassVar[InitialValues] = SSAST_VALUES
-    """What ``initial`` ``released`` stands for."""
+    """What ``initial`` ``released`` stands for,"""
+    released_blocks: ClassVar[Literal["normal", "xavier"]] = "normal"
+    """and in the blocks of a ViT."""
 
     modality: str | None = None
     """Which signal to read; None: the first."""
@@ -106,8 +108,8 @@ class PatchMethod(FeatureMethod):
     initial: Literal["cut", "released"] = "cut"
     """Initial values. ``cut``: blocks, tokens and positions are normal of standard deviation 0.02,
     cut at twice that, and the map of the patches is torch's; ``released``: as in the code of the
-    paper, where nothing is cut, and EAT has a special token of standard deviation 1 and Xavier's
-    map of the patches."""
+    paper, where nothing is cut, EAT has a special token of standard deviation 1 and Xavier's map of
+    the patches, and Audio-MAE has Xavier's maps everywhere and sines as learned positions."""
 
     def __post_init__(self):
         check(
@@ -169,7 +171,7 @@ class PatchMethod(FeatureMethod):
         geometry, released = self.geometry, self.initial == "released"
         encoder = self.encoder
         if released and isinstance(encoder, ViT):
-            encoder = replace(encoder, initial="normal")
+            encoder = replace(encoder, initial=self.released_blocks)
         return SpectrogramTrunk(
             patch=geometry.patch,
             stride=geometry.stride,

@@ -1,14 +1,26 @@
-"""Audio-MAE (facebookresearch/AudioMAE, ``.pth``): the encoder, pre-trained or fine-tuned."""
+"""Audio-MAE (facebookresearch/AudioMAE, ``.pth``): pre-trained with its decoder, or fine-tuned."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
 
 from jfreq.config import replace
-from jfreq.methods.ast import AST
-from jfreq.methods.ssast import SSAST
+from jfreq.methods.audiomae import AudioMAE
+from jfreq.methods.supervised import Classify
 from jfreq.nn.vit import ViT
-from jfreq.weights.maps import Entry, blocks, classifier, norm, patch_embed, positions, reshaped
+from jfreq.nn.window_decoder import WindowDecoder
+from jfreq.weights.maps import (
+    Entry,
+    blocks,
+    classifier,
+    linear,
+    norm,
+    patch_embed,
+    patch_values,
+    positions,
+    reshaped,
+    window_blocks,
+)
 from jfreq.weights.read import WeightFile
 from jfreq.weights.release import (
     BINS,
@@ -19,6 +31,7 @@ from jfreq.weights.release import (
     Options,
     Release,
     assumed_constants,
+    depth_of,
     fbank,
     head_of,
     lattice_of,
@@ -26,12 +39,19 @@ from jfreq.weights.release import (
     vit_of,
 )
 
+DECODER = "decoder_"
+"""What the names of the decoder's tensors begin with."""
+TEMPERATURE = f"{DECODER}blocks.0.attn.tau"
+"""Only a decoder of windows has one."""
+DECODER_HEADS = 16
+"""Of a decoder without windows; no tensor says so."""
+
 
 def matches(file: WeightFile) -> bool:
     names = file.tensors
     shape = getattr(names.get("patch_embed.proj.weight"), "shape", ())
     tuned = "fc_norm.weight" in names and "head.weight" in names
-    return len(shape) == 4 and shape[1] == 1 and (tuned or "decoder_pos_embed" in names)
+    return len(shape) == 4 and shape[1] == 1 and (tuned or f"{DECODER}pos_embed" in names)
 
 
 def read(file: WeightFile, options: Options) -> Found:
@@ -46,27 +66,35 @@ def read(file: WeightFile, options: Options) -> Found:
         where=file.path,
     )
     encoder = vit_of(file, "", width, options)
-    common: dict[str, Any] = {
-        "frames": lattice.frames,
-        "patch": patch,
-        "stride": lattice.stride,
-        "order": "time_major",
-        "special_tokens": 1,
-        "pool": options.pool or "mean",
-        "padding": "attended",
-    }
-    if "decoder_pos_embed" in file.tensors:
+    method = AudioMAE(
+        frontend=fbank(UNKNOWN),
+        frames=lattice.frames,
+        patch=patch,
+        stride=lattice.stride,
+        positions="learned",
+        encoder=encoder,
+        pool=options.pool or "mean",
+        padding="attended",
+    )
+    if f"{DECODER}pos_embed" in file.tensors:
+        decoder = _decoder(file)
+        method = replace(method, decoder=decoder)
         entries = trunk_entries("trunk", encoder, patch, lattice)
-        method = SSAST(frontend=fbank(UNKNOWN), encoder=encoder, **common)
-        return Found(method, lattice.frames, entries)
+        entries += decoder_entries(decoder, width, patch, lattice)
+        return Found(method, lattice.frames, entries, assumed=_assumed(decoder))
     encoder = replace(encoder, final_norm=False)
     classes = shape_of(file, "head.weight", 2)[0]
     task = TASKS.get(classes, UNKNOWN)
-    head = head_of(classes, task, options.labels)
-    method = AST(frontend=fbank(task), encoder=encoder, head=head, **common)
+    method = replace(method, frontend=fbank(task), encoder=encoder)
     entries = trunk_entries("backbone/trunk", encoder, patch, lattice)
     entries += classifier("fc_norm", "head", width, classes)
-    return Found(method, lattice.frames, entries, options.labels, assumed_constants(classes))
+    return Found(
+        Classify(backbone=method, head=head_of(classes, task, options.labels)),
+        lattice.frames,
+        entries,
+        options.labels,
+        assumed_constants(classes),
+    )
 
 
 def trunk_entries(ours: str, encoder: ViT, patch: tuple[int, int], lattice: Lattice) -> list[Entry]:
@@ -83,9 +111,50 @@ def trunk_entries(ours: str, encoder: ViT, patch: tuple[int, int], lattice: Latt
     ]
 
 
+def _decoder(file: WeightFile) -> WindowDecoder | ViT:
+    """The decoder, whose windows and shifts are those of the release: no tensor says them."""
+    width = shape_of(file, f"{DECODER}embed.weight", 2)[0]
+    depth = depth_of(file, f"{DECODER}blocks.")
+    ratio = shape_of(file, f"{DECODER}blocks.0.mlp.fc1.weight", 2)[0] / width
+    if TEMPERATURE not in file.tensors:
+        return ViT(width, depth, DECODER_HEADS, mlp_ratio=ratio)
+    hidden = shape_of(file, f"{DECODER}blocks.0.attn.meta_mlp.fc1.weight", 2)[0]
+    heads = shape_of(file, TEMPERATURE, 1)[0]
+    return WindowDecoder(width, depth, heads, mlp_ratio=ratio, bias_width=hidden)
+
+
+def decoder_entries(
+    decoder: WindowDecoder | ViT, width: int, patch: tuple[int, int], lattice: Lattice
+) -> Iterator[Entry]:
+    """The decoder of an encoder of ``width``."""
+    inner, table, ours = decoder.width, f"{DECODER}pos_embed", "decoder/transformer/blocks"
+    special = isinstance(decoder, ViT)
+    yield from linear("decoder/embed", f"{DECODER}embed", width, inner)
+    yield reshaped("decoder/mask_token", "mask_token", (1, 1, inner), (1, inner))
+    yield from positions(
+        "decoder/positions", table, 1, lattice.grid, inner, time_major=True, read=special
+    )
+    if isinstance(decoder, WindowDecoder):
+        yield from window_blocks(ours, decoder, DECODER)
+    else:
+        yield from blocks(ours, decoder, DECODER)
+    yield from norm("decoder/transformer/norm", f"{DECODER}norm", inner)
+    yield from patch_values("decoder/reconstruction", f"{DECODER}pred", inner, patch)
+
+
+def _assumed(decoder: WindowDecoder | ViT) -> tuple[str, ...]:
+    if isinstance(decoder, ViT):
+        return (f"the decoder has {decoder.heads} attention heads",)
+    (time, freq), shift = decoder.window, decoder.shift
+    return (
+        f"the decoder attends in windows of {time} x {freq} patches, every second block shifted by "
+        f"{shift[0]} in time",
+    )
+
+
 RELEASE = Release(
     "Audio-MAE",
-    "the encoder of Audio-MAE of facebookresearch/AudioMAE, pre-trained or fine-tuned (.pth)",
+    "Audio-MAE of facebookresearch/AudioMAE, pre-trained or fine-tuned (.pth)",
     frozenset({"pool", "heads", "frames", "stride", "labels"}),
     matches,
     read,
