@@ -16,7 +16,7 @@ from jfreq.types import DataSpec, InputError, PyTree, SignalSpec
 from jfreq.weights.maps import to_params
 from jfreq.weights.read import WeightFile, read_weights_file
 from jfreq.weights.release import Found, Imported, Options, Release
-from jfreq.weights.releases import ast, audiomae, eat, huggingface_ast, ssast
+from jfreq.weights.releases import ast, audiomae, deit, eat, huggingface_ast, ssast
 
 RELEASES: tuple[Release, ...] = (
     ssast.RELEASE,
@@ -24,6 +24,7 @@ RELEASES: tuple[Release, ...] = (
     eat.RELEASE,
     audiomae.RELEASE,
     ast.RELEASE,
+    deit.RELEASE,
 )
 """The layouts that are read; the first that matches is taken."""
 OTHERS: Mapping[str, str] = {
@@ -67,7 +68,7 @@ def import_weights(path: str | Path, options: Options | None = None) -> Imported
     found = release.read(file, options)
     if options.labels and not found.labels:
         raise InputError(f"labels: {file.path} holds no classifier whose classes they could name")
-    params = to_params(found.entries, file.tensors, str(file.path))
+    params = to_params(found.entries, found.converted or file.tensors, str(file.path))
     experiment = Experiment(file.path.stem or release.name, _bound(found))
     _check(experiment, params, file.path)
     return Imported(experiment, params, _notes(file, release, found))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -60,6 +60,8 @@ class Found(NamedTuple):
     """What the file does not say, in words."""
     replaced: tuple[str, ...] = ()
     """Tensors that the method computes itself, as they are in the file."""
+    converted: Mapping[str, np.ndarray] | None = None
+    """The tensors that ``entries`` read, where those of the file had to be changed first."""
 
 
 class Release(NamedTuple):

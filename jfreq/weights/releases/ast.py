@@ -66,29 +66,33 @@ def read(file: WeightFile, options: Options) -> Found:
     )
 
 
-def special_of(file: WeightFile) -> int:
+def special_of(file: WeightFile, prefix: str = "v.") -> int:
     """The number of special tokens: cls and dist, or (``base_nokd``) cls alone."""
-    return 2 if "v.dist_token" in file.tensors else 1
+    return 2 if f"{prefix}dist_token" in file.tensors else 1
 
 
 def trunk_entries(
-    ours: str, encoder: ViT, patch: tuple[int, int], lattice: Lattice, special: int
+    ours: str,
+    encoder: ViT,
+    patch: tuple[int, int],
+    lattice: Lattice,
+    special: int,
+    prefix: str = "v.",
 ) -> list[Entry]:
-    """The trunk of AST and SSAST: a DeiT below ``v.``, tokens in the order of frequency."""
+    """The trunk of AST and SSAST: a DeiT below ``prefix``, tokens in the order of frequency."""
     width = encoder.width
-    names = ("v.cls_token", "v.dist_token")[:special]
+    names = (f"{prefix}cls_token", f"{prefix}dist_token")[:special]
+    kernel, table = f"{prefix}patch_embed.proj", f"{prefix}pos_embed"
     shape = (1, special, width)
     tokens = Entry(
         f"{ours}/special_tokens", names, (1, 1, width), shape, (0, 1, 2), shape[1:], join=1
     )
     return [
-        *patch_embed(f"{ours}/patch_embed", "v.patch_embed.proj", patch, width, time_first=False),
+        *patch_embed(f"{ours}/patch_embed", kernel, patch, width, time_first=False),
         tokens,
-        *positions(
-            f"{ours}/positions", "v.pos_embed", special, lattice.grid, width, time_major=False
-        ),
-        *blocks(f"{ours}/encoder/blocks", encoder, "v."),
-        *norm(f"{ours}/encoder/norm", "v.norm", width),
+        *positions(f"{ours}/positions", table, special, lattice.grid, width, time_major=False),
+        *blocks(f"{ours}/encoder/blocks", encoder, prefix),
+        *norm(f"{ours}/encoder/norm", f"{prefix}norm", width),
     ]
 
 
