@@ -9,9 +9,16 @@ recipes repeat the published ones (16 x 16 patches at stride 10, SpecAugment, mi
     jfreq train ast_audioset20k_base --data shards/audioset20k --workdir runs/ast20k
     jfreq train ast_speechcommands_base --data shards/speechcommands --workdir runs/kws
 
+The paper starts them from ImageNet: from a DeiT, whose windows (1024 frames, ESC-50 512, Speech
+Commands 128) the import is told, or from an AST of AudioSet:
+
+    jfreq import deit_base_distilled_patch16_384.pth --out encoders/deit --frames 1024
+    jfreq train ast_audioset_base --data shards/audioset --workdir runs/ast \
+        --checkpoint.init-from encoders/deit
+
 Time: the paper trains 5 epochs of AudioSet-2M (batch 12) on four 12 GB GPUs in about a week.
 Published (ImageNet start): AudioSet 45.9 mAP (weight-averaged), AudioSet-20K 34.7, ESC-50 88.7
-(95.6 from AudioSet), Speech Commands V2 98.1. From random weights, as here: 36.6 and 14.8 mAP.
+(95.6 from AudioSet), Speech Commands V2 98.1. From random weights: 36.6 and 14.8 mAP.
 Departure: no class-balanced sampler and no weight averaging (published: of the weights after each
 epoch, from the first for AudioSet, from the sixth for AudioSet-20K).
 """

@@ -67,6 +67,20 @@ def ast(*, width=64, depth=2, count=144, classes=7, special=2, patch=(16, 16), s
     return maker.tensors
 
 
+def imagenet(*, width=64, depth=2, side=4, dist=True, seed=0) -> Tensors:
+    """A DeiT on images of ``side`` x ``side`` patches, under timm's names."""
+    maker = Maker(seed)
+    for name in ("cls_token", "dist_token")[: 1 + dist]:
+        maker.add(name, 1, 1, width)
+    maker.add("pos_embed", 1, 1 + dist + side**2, width)
+    maker.add("patch_embed.proj.weight", width, 3, 16, 16, scale=0.05)
+    maker.add("patch_embed.proj.bias", width)
+    maker.blocks("", depth, width)
+    maker.norm("norm", width)
+    maker.linear("head", 10, width)
+    return maker.tensors
+
+
 def ssast(*, width=64, depth=2, patch=(16, 16), frames=128, special=2, seed=0) -> Tensors:
     """SSAST as pre-trained, on 128 bins."""
     maker = Maker(seed)

@@ -155,6 +155,44 @@ def test_audiomae(tmp_path, spec, classes):
     close(features.logits if classes else features.tokens, last if classes else last[:, 1:])
 
 
+@pytest.mark.parametrize("dist", [True, False])
+def test_imagenet(tmp_path, spec, dist):
+    """The released conversion: colours are added, 4 x 4 positions are interpolated to 12 in time
+    and in frequency, along one axis after the other."""
+    tensors = released.imagenet(dist=dist)
+    found = import_weights(written(tmp_path, tensors), Options(frames=128))
+    special = 1 + dist
+    method = method_of(found)
+    assert (method.grid.shape, method.special_tokens, method.geometry.stride) == (
+        (12, 12), special, (10, 10)
+    )  # fmt: skip
+    table = tensors["pos_embed"][0, special:].reshape(4, 4, -1)
+    at = np.clip((np.arange(12) + 0.5) * 4 / 12 - 0.5, 0, 3)
+    for axis in (0, 1):
+        low, part = np.floor(at).astype(int), at % 1
+        high = np.minimum(low + 1, 3)
+        part = part.reshape([-1 if i == axis else 1 for i in range(3)])
+        table = table.take(low, axis) * (1 - part) + table.take(high, axis) * part
+    table = np.concatenate([tensors["pos_embed"][0, :special], table.reshape(144, -1)])
+    audio = {f"v.{name}": x for name, x in tensors.items()} | {"v.pos_embed": table[None]}
+    audio["v.patch_embed.proj.weight"] = tensors["patch_embed.proj.weight"].sum(1, keepdims=True)
+    layers, final, _ = released.ast_forward(audio, spec, (10, 10))
+    features = encoded(found, spec)
+    assert_layers(features, layers, special)
+    close(features.clip, final[:, :special].mean(1))
+    assert any("from 4 x 4 to 12 x 12" in note for note in found.notes)
+    assert any("head.*" in note for note in found.notes)
+
+
+def test_longer_axes_of_imagenet_are_cut_in_the_middle(tmp_path):
+    tensors = released.imagenet(side=24)
+    found = import_weights(written(tmp_path, tensors), Options(frames=128))
+    table = tensors["pos_embed"][0, 2:].reshape(24, 24, -1)
+    ours = found.params["trunk"]["positions"]
+    np.testing.assert_array_equal(ours["grid"], table[6:18, 6:18])
+    np.testing.assert_array_equal(ours["special"], tensors["pos_embed"][0, :2])
+
+
 @pytest.mark.parametrize("windows", [True, False])
 def test_audiomae_decoder(tmp_path, spec, windows):
     """Reconstruction of half of the patches, not standardised, by the released decoder."""
@@ -309,6 +347,14 @@ def changed(tensors, name, x):
         (
             lambda: {"patch_embed.proj.weight": np.ones((8, 3, 16, 16))},
             "looks like a vision transformer for images; supported are SSAST",
+        ),
+        (
+            lambda: released.imagenet() | {"blocks.0.ls1.gamma": np.ones(64)},
+            "has blocks.0.ls1.gamma, which an AST has not",
+        ),
+        (
+            lambda: changed(released.imagenet(), "pos_embed", np.ones((1, 17, 64))),
+            "15 positions .* no square",
         ),
         (lambda: {"some.weight": np.ones(3)}, "holds some.weight"),
         (
