@@ -67,7 +67,7 @@ def frames_from_start(encoder: Encoder, waves: Sequence[Any], rate: float) -> Em
 
     The first token of an encoder is centred half its length after the beginning. Silence is put
     before the recording, so that frame ``k`` is centred ``k + 1/2`` hops after the beginning, to
-    half a sample, or later where a token is shorter than the hop.
+    half a sample. Tokens shorter than the hop are centred earlier and stay where they are.
 
     Args:
       encoder: of one signal.
