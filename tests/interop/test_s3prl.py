@@ -111,5 +111,11 @@ def test_what_cannot_be_used_is_refused(bundle, sensor_bundle):
         UpstreamExpert(sensor_bundle)
     with pytest.raises(jfreq.InputError, match="frame_ms: must be a positive number"):
         UpstreamExpert(bundle, frame_ms=-1)
-    with pytest.raises(jfreq.InputError, match="recording 0, audio: holds NaN"):
-        UpstreamExpert(bundle)([torch.tensor([0.0, float("nan")])])
+    upstream = UpstreamExpert(bundle)
+    for wave, message in [
+        (torch.tensor([0.0, float("nan")]), "holds NaN"),
+        (torch.zeros(0), "expected samples"),
+        (torch.zeros(900, 2), "has 2 channels, but the model reads 1"),
+    ]:
+        with pytest.raises(jfreq.InputError, match=f"recording 0, audio: {message}"):
+            upstream([wave])
