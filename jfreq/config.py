@@ -86,7 +86,7 @@ class Data:
             local_path(path, "data.path")
 
 
-Schedule = Literal["constant", "cosine", "step"]
+Schedule = Literal["constant", "cosine", "step", "plateau"]
 StepEvery = Annotated[float, Range(1e-4, 1)]
 
 
@@ -125,6 +125,12 @@ class Optim:
     step_every: StepEvery = 0.2
     step_from: Probability = 0.4
     """``step``: multiply by ``step_decay`` at ``step_from`` of the run and every ``step_every``."""
+    plateau_decay: Annotated[float, Range(0, 1, "both")] = 0.5
+    plateau_patience: Whole = 2
+    plateau_threshold: NonNegative = 1e-4
+    """``plateau``: multiply by ``plateau_decay`` when more than ``plateau_patience`` figures of
+    ``validation`` in a row were no better than the best, by the part ``plateau_threshold`` of it
+    (torch's ReduceLROnPlateau)."""
     kind: str = "adamw"
     """``adamw``; ``adam_l2``, which adds the decay to the gradient, as torch's Adam does; or an
     optimiser of optax by its name there, for instance ``optax.lion`` or ``optax.contrib.muon``."""
@@ -216,8 +222,8 @@ class Mesh:
 
 Part = Literal["params", "target"]
 Saved = Literal["params", "last", "target"]
-"""What can be read of a run: the parameters that it ends in (the mean of its snapshots where
-``Average`` takes some), those after its last update whatever it averages, or its target."""
+"""What can be read of a run: the parameters that it ends in (the best by ``validation.keep_best``,
+or the mean of the snapshots of ``average``), those after its last update, or its target."""
 
 
 @checked
@@ -232,7 +238,7 @@ class Source:
     """Put it below this path here, for instance ``teacher/trunk``; by default anywhere it fits."""
     what: Saved = "params"
     """``target`` takes the state that no gradient reaches: an averaged teacher, a codebook;
-    ``last`` the parameters after the last update of a run that ends in an average of several."""
+    ``last`` the parameters after the last update of a run that ends in the best or an average."""
     into: Part = "params"
     """Part of the new run that it is for."""
 
@@ -249,6 +255,43 @@ class Checkpoint:
     init_from: tuple[Source, ...] = ()
     """What a fresh run starts from, one after the other. A run or bundle alone gives its encoder;
     ``RUN,read=trunk,write=teacher,into=target`` says which part goes where."""
+
+
+@checked
+class Validation:
+    """Rows that are held out of training, and on which a run is measured as it goes."""
+
+    every: Count | None = None
+    """Measure each time after this many updates; None: never, and nothing is held out."""
+    split: str | None = None
+    """Hold out the rows of this split, for instance ``validation``,"""
+    folds: tuple[Whole, ...] = ()
+    """or those of these folds,"""
+    fraction: Annotated[float, Range(0, 0.5, "low", "above 0 and at most 0.5")] | None = None
+    """or this fraction, with classes in proportion: whole subjects where enough are known, else
+    whole recordings."""
+    rows: Count | None = None
+    """Measure on at most so many of these, spread evenly; None: on all."""
+    metric: str = "loss"
+    """The figure that ``keep_best`` and the ``plateau`` schedule watch: the loss, another metric of
+    the method, or of a classifier ``accuracy``, ``balanced_accuracy``, ``macro_f1``, or for
+    several labels ``mAP``, ``d_prime``."""
+    keep_best: bool = False
+    """Keep the checkpoint with the best figure beside the newest; the run ends in it."""
+
+    def __post_init__(self):
+        ways = [name for name in ("split", "folds", "fraction") if getattr(self, name)]
+        check(
+            self.every is not None or not (ways or self.keep_best),
+            "validation",
+            "has no effect without validation.every; set it",
+        )
+        check(
+            self.every is None or len(ways) == 1,
+            "validation",
+            "name the rows to hold out in one way, by validation.split, folds or fraction; "
+            f"got {', '.join(ways) or 'none of them'}",
+        )
 
 
 @checked
@@ -284,6 +327,7 @@ class Experiment:
     optim: Optim = Optim()
     mesh: Mesh = Mesh()
     checkpoint: Checkpoint = Checkpoint()
+    validation: Validation = Validation()
     average: Average = Average()
     log: Log = Log()
     seed: Seed = 0

@@ -121,6 +121,13 @@ class Method:
 
     # ------------------------------------------------------------------ what most leave alone
 
+    def validation_loss(
+        self, params: PyTree, target: PyTree, batch: Batch, rngs: Streams, step: Any
+    ) -> Loss:
+        """The loss of rows that training never reads: as :meth:`loss`, without what is done to
+        rows only to train on them. It comes with the same keys each time."""
+        return self.loss(params, target, batch, rngs, step)
+
     def forward(self, params: PyTree, batch: Batch, rngs: Streams) -> Features:
         """As :meth:`encode`, but as training sees it (dropout), for a head that trains through."""
         del rngs

@@ -134,9 +134,20 @@ class Supervised(Method):
 
     def loss(self, params, target, batch: Batch, rngs: Streams, step) -> Loss:
         del target, step
-        head = self.head
-        batch, labels = augmented(self.backbone, head, batch, rngs)
+        batch, labels = augmented(self.backbone, self.head, batch, rngs)
         clip = self.backbone.forward(params["backbone"], batch, rngs).clip
+        return self._measured(params, clip, labels, batch)
+
+    def validation_loss(self, params, target, batch: Batch, rngs: Streams, step) -> Loss:
+        """Without augmentation and dropout."""
+        del target, rngs, step
+        labels = _hot(self.head, batch["label"])
+        clip = self.backbone.encode(params["backbone"], batch).clip
+        return self._measured(params, clip, labels, batch)
+
+    def _measured(self, params: PyTree, clip: Array, labels: Array, batch: Batch) -> Loss:
+        """The loss of clip vectors ``[b d]`` with (soft) labels ``[b classes]``."""
+        head = self.head
         logits = self._classify(params["head"], clip)
         values = {"loss": jnp.sum(jnp.stack([_loss(head, x, labels) for x in logits]), axis=0)}
         if not head.multi_label:
@@ -246,11 +257,16 @@ def _fused(head: Head, logits: list[Array]) -> Array:
     return jax.nn.logsumexp(log_probs + log_weights[:, None, None], axis=0)
 
 
+def _hot(head: Head, labels: Array) -> Array:
+    """Labels ``[b]`` or ``[b classes]`` as ``[b classes]``; all zero for a row without one."""
+    if labels.ndim > 1:
+        return labels
+    return jax.nn.one_hot(labels, decided(head.classes, "head.classes"))
+
+
 def augmented(backbone: Method, head: Head, batch: Batch, rngs: Streams) -> tuple[Batch, Array]:
     """The batch with its augmented spectrogram, and (soft) labels ``[b classes]``."""
-    labels = batch["label"]
-    if labels.ndim == 1:
-        labels = jax.nn.one_hot(labels, decided(head.classes, "head.classes"))
+    labels = _hot(head, batch["label"])
     if head.mixup:
         names = [k for k, v in batch.items() if v.ndim == 3 and k != "spectrogram"]
         if len(names) != 1:

@@ -16,8 +16,8 @@ log = logging.getLogger("jfreq")
 
 
 class MetricsWriter:
-    """One JSON object per line and logged step. A resumed run drops what lies after its start,
-    so that no step stands there twice."""
+    """One JSON object per line: the updates of a logged step, or its validation (``val/...``). A
+    resumed run drops what lies after its start, so that nothing stands there twice."""
 
     def __init__(self, workdir: Path, *, start_step: int = 0, tensorboard: bool = True):
         self._path = workdir / FILE
@@ -56,8 +56,17 @@ class MetricsWriter:
 
 
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:
-    """All rows of a run that can be read; see :func:`unreadable` for the others."""
-    return [row for _, row in _lines(workdir / FILE) if row is not None]
+    """All rows of a run that can be read, one a step; see :func:`unreadable` for the others.
+
+    What updates and what validation gave at the same step is one row.
+    """
+    rows: list[dict[str, Any]] = []
+    for _, row in _lines(workdir / FILE):
+        if row is not None and rows and rows[-1]["step"] == row["step"]:
+            rows[-1] |= row
+        elif row is not None:
+            rows.append(row)
+    return rows
 
 
 def unreadable(workdir: Path) -> int:

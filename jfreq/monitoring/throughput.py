@@ -36,6 +36,10 @@ class Meter:
         """Adds the seconds that a step waited for its batch."""
         self._wait += seconds
 
+    def paused(self, seconds: float) -> None:
+        """Leaves out seconds that no step took."""
+        self._began += seconds
+
     def add(self, step: int, values: dict[str, Any]) -> dict[str, Any] | None:
         """Adds the metrics of a step; returns the row of the window if it ends here, else None."""
         for name, pair in values.items():

@@ -63,6 +63,7 @@ def _facts(run: Run) -> list[tuple[str, str]]:
 
 def _seconds(rows: Sequence[Mapping[str, Any]]) -> float:
     """The time of all logged steps."""
+    rows = [row for row in rows if "step_time" in row]  # not those of a validation alone
     steps = np.diff([0, *(row["step"] for row in rows)])
     return float(sum(n * (row.get("step_time") or 0.0) for n, row in zip(steps, rows)))
 

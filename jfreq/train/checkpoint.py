@@ -34,6 +34,21 @@ log = logging.getLogger("jfreq")
 logging.getLogger("absl").setLevel(logging.ERROR)  # orbax logs every save and restore
 
 
+class _Kept(ocp.checkpoint_managers.PreservationPolicy):
+    """Which checkpoints stay on disk: the newest, and the best one that validation has found."""
+
+    def __init__(self, newest: int):
+        self._newest = newest
+        self.best: int | None = None
+        """Its step; what was the best before it goes once this one is on disk."""
+
+    def should_preserve(self, checkpoints, *, context) -> list[bool]:
+        del context
+        steps = [checkpoint.step for checkpoint in checkpoints]
+        stay = {*sorted(steps)[-self._newest :], self.best}
+        return [step in stay for step in steps]
+
+
 class Checkpoints:
     """The checkpoints of one run folder, saved in the background.
 
@@ -46,8 +61,9 @@ class Checkpoints:
         self._workdir, self._folder = workdir, workdir / CHECKPOINTS
         self._last: int | None = distributed.from_chief(lambda: _open(self._folder))
         self._writing = -1
+        self.kept = _Kept(keep)
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep,
+            preservation_policy=self.kept,
             enable_async_checkpointing=True,
             async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
         )
@@ -215,10 +231,11 @@ def load_run(path: str | Path, *, step: int | None = None, what: Saved = "params
 
     Args:
         path: The run folder.
-        step: The checkpoint to read; None: the newest whole one. Damaged ones are named in a
+        step: The checkpoint to read; None: the newest whole one, or for the parameters of a run
+            that keeps the best one (``validation.keep_best``), that. Damaged ones are named in a
             warning.
-        what: "last" for the parameters after the last update, also where the run ends in an average
-            of snapshots; "target" for the training target in place of parameters.
+        what: "last" for the parameters after the last update, also where the run ends in the best
+            or in an average; "target" for the training target in place of parameters.
 
     Returns:
         Parameters as numpy arrays, whole, however the run sharded them.
@@ -239,12 +256,27 @@ def load_run(path: str | Path, *, step: int | None = None, what: Saved = "params
             return Trained(experiment, _load_step(folder, step, experiment, what))
         except checksums.Damaged as damage:
             raise InputError(f"{folder / str(step)}: is damaged ({damage})") from None
+    keeps_best = experiment.validation.keep_best and what == "params"
     tried: dict[int, str] = {}
     # Listed anew after each miss: a running training may have replaced what was there.
     while left := finished(folder) - set(tried):
         newest = max(left)
         try:
-            return Trained(experiment, _load_step(folder, newest, experiment, what))
+            found = _load_step(folder, newest, experiment, what)
+            best = _best(folder, newest) if keeps_best else None
+            if best in (None, newest):
+                return Trained(experiment, found)
+            try:
+                return Trained(experiment, _load_step(folder, best, experiment, what))
+            except (checksums.Damaged, InputError) as error:
+                log.warning(
+                    "%s: the best checkpoint, of step %d, cannot be read (%s); step %d is read",
+                    folder,
+                    best,
+                    error,
+                    newest,
+                )
+            return Trained(experiment, found)
         except checksums.Damaged as damage:
             tried[newest] = str(damage)
             if (folder / str(newest)).exists():
@@ -278,6 +310,15 @@ def _load_step(folder: Path, step: int, experiment: Experiment, what: Saved) -> 
         if "config" in meta:
             check_same(path, meta["config"], experiment)
         return _restore(path / "state", what)
+
+
+def _best(folder: Path, step: int) -> int | None:
+    """The best step before ``step`` and at it, as its checkpoint notes it."""
+    meta = read_json(folder / str(step) / "meta" / "metadata", "the metadata of a checkpoint")
+    best = meta.get("watch", {}).get("best_step")
+    if best is None:
+        log.warning("%s: nothing has been validated yet; step %d is read", folder, step)
+    return best
 
 
 def _restore(item: Path, what: Saved) -> PyTree:

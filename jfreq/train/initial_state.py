@@ -126,7 +126,8 @@ def _stream(setup: StepPlan, name: str) -> Array:
     return Streams(jax.random.key(setup.experiment.seed))(name)
 
 
-def run_key(setup: StepPlan) -> Array:
-    """The key of a run, on every device of its mesh: what ``seed`` stands for."""
+def run_key(setup: StepPlan, name: str = "loop") -> Array:
+    """A key of a run, on every device of its mesh, for its updates or for what ``name`` says: what
+    ``seed`` stands for."""
     sharding = setup.key_spec.sharding
-    return jax.jit(lambda: _stream(setup, "loop"), out_shardings=sharding)()
+    return jax.jit(lambda: _stream(setup, name), out_shardings=sharding)()

@@ -26,10 +26,13 @@ from jfreq.monitoring.throughput import Meter, describe, summary
 from jfreq.train import average, checkpoint, run_folder
 from jfreq.train.average import check_snapshots
 from jfreq.train.initial_state import Sources, check_sources, check_start, first_state, run_key
-from jfreq.train.milestones import Milestones, OnSnapshot
+from jfreq.train.milestones import Hooks, Milestones, OnSnapshot
+from jfreq.train.optimizer import follows_plateau
 from jfreq.train.plan import RunPlan, plan_run
 from jfreq.train.state import State, Trained
 from jfreq.train.step import compile_step
+from jfreq.train.validation import check_metric
+from jfreq.train.watch import Watch, check_watched
 from jfreq.types import Batch, PyTree
 
 
@@ -61,8 +64,8 @@ def train(
         on_snapshot: What is done with snapshots of which ``average`` averages predictions.
 
     Returns:
-        The bound experiment, and on the host the parameters after the last step, or the mean of
-        snapshots where ``average`` takes some of the weights.
+        The bound experiment, and on the host the parameters that the run ends in: those after the
+        last step, the best by ``validation``, or the mean of snapshots by ``average``.
 
     Raises:
         InputError: Settings, data or the folder are bad; known before any long work.
@@ -71,6 +74,7 @@ def train(
     """
     workdir = local_path(workdir, "workdir")
     check_snapshots(experiment, tested=on_snapshot is not None)
+    check_watched(experiment, plateau=follows_plateau(experiment.optim))
     if not checkpoint.exists(workdir):
         check_sources(experiment)
     setup = plan_run(experiment)
@@ -80,6 +84,8 @@ def train(
 
 def _run(setup: RunPlan, workdir: Path, quiet: bool, on_snapshot: OnSnapshot | None) -> Trained:
     experiment = setup.experiment
+    if experiment.validation.every is not None:
+        check_metric(setup)
     sources = None  # a run that goes on needs them no more, and they may be gone
     if not checkpoint.exists(workdir):
         sources = load_sources(experiment)
@@ -100,8 +106,9 @@ def load_sources(experiment: Experiment) -> Sources:
 
 def _start(
     setup: RunPlan, workdir: Path, saves: checkpoint.Checkpoints, sources: Sources | None
-) -> tuple[State, int, list[str]]:
-    """The state that a run starts from, its step, and lines to print.
+) -> tuple[State, int, Watch, list[str]]:
+    """The state that a run starts from, its step, what it remembers of its validation, and lines
+    to print.
 
     The state comes from the last checkpoint, else from ``sources`` (None: still to be read), else
     from the initialisers.
@@ -110,7 +117,7 @@ def _start(
     restored = saves.restore_last(setup.abstract)
     if restored is None:
         sources = load_sources(experiment) if sources is None else sources
-        return first_state(setup, sources, notes.append), 0, notes
+        return first_state(setup, sources, notes.append), 0, Watch(), notes
     state, meta = restored
     run_folder.check_same(workdir, meta["config"], experiment)
     check(
@@ -119,7 +126,7 @@ def _start(
         f"{workdir} was trained on other shards than {', '.join(experiment.data.path)} hold "
         "now; give the same data, or another --workdir",
     )
-    return state, int(meta["step"]), notes
+    return state, int(meta["step"]), Watch(**meta["watch"]), notes
 
 
 def _loop(
@@ -133,7 +140,7 @@ def _loop(
     """Restores or makes the state, compiles the step, and updates until the last one."""
     experiment, pipeline = setup.experiment, setup.pipeline
     chief = distributed.is_chief()
-    state, start, notes = _start(setup, workdir, saves, sources)
+    state, start, watch, notes = _start(setup, workdir, saves, sources)
     progress = Progress(
         experiment.steps, start=start, title=experiment.name, quiet=quiet or not chief
     )
@@ -148,7 +155,7 @@ def _loop(
         progress.say(f"{workdir}: already at step {start} of {experiment.steps}")
         progress.close()
         saves.close()
-        return _trained(experiment, state)
+        return _trained(experiment, state, workdir)
 
     if chief:  # only a run that goes on takes new settings
         write_json(workdir / run_folder.CONFIG, to_dict(experiment))
@@ -163,10 +170,17 @@ def _loop(
     pending = Pending(setup, workdir, saves, meter, writer, progress)
 
     try:
-        between = Milestones(setup, saves, pending.flush, on_snapshot)
+        hooks = Hooks(
+            flush=pending.flush,
+            write=lambda row: None if writer is None else writer.write(row),
+            say=progress.say,
+            paused=meter.paused,
+            on_snapshot=on_snapshot,
+        )
+        between = Milestones(setup, saves, hooks, watch)
         state = _update(setup, lambda s, b: step_fn(s, b, key), state, start, between, pending)
         saves.wait()
-        return _trained(experiment, state)
+        return _trained(experiment, state, workdir)
     finally:
         progress.close()
         if writer is not None:
@@ -174,8 +188,10 @@ def _loop(
         saves.close()
 
 
-def _trained(experiment: Experiment, state: State) -> Trained:
+def _trained(experiment: Experiment, state: State, workdir: Path) -> Trained:
     """What the run ends in, on the host."""
+    if experiment.validation.keep_best:
+        return Trained(experiment, checkpoint.load_run(workdir).params)
     return Trained(experiment, distributed.to_host(average.result(state.average, state.params)))
 
 

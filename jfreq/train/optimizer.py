@@ -10,7 +10,7 @@ import functools
 import inspect
 import re
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -37,10 +37,11 @@ FIELDS = {
 
 
 def schedule(cfg: Optim, steps: int) -> optax.Schedule:
-    """Learning rate by step: linear warm-up, then constant, cosine or steps down."""
+    """Learning rate by step: linear warm-up, then constant, cosine or steps down. What ``plateau``
+    has come down by is not in it, but in the state of the optimiser."""
     warmup = min(cfg.warmup, steps // 2)
     rest = max(1, steps - warmup)
-    if cfg.schedule == "constant":
+    if cfg.schedule in ("constant", "plateau"):
         main = optax.constant_schedule(cfg.lr)
     elif cfg.schedule == "cosine":
         main = optax.cosine_decay_schedule(cfg.lr, rest, alpha=cfg.final_lr)
@@ -107,11 +108,66 @@ def _is_early(path: str, stem: Sequence[str]) -> bool:
     return any(re.fullmatch(pattern, path) for pattern in stem)
 
 
-def rates(cfg: Optim, steps: int) -> dict[str, optax.Schedule]:
-    """The schedules of a run by the names that they are logged under: ``lr``, and for every group
-    ``lr/PATTERN``."""
-    groups = {f"lr/{group.pattern}": schedule(group.over(cfg), steps) for group in cfg.groups}
-    return {"lr": schedule(cfg, steps), **groups}
+def rates(cfg: Optim, steps: int) -> dict[str, Callable[[Any, PyTree], jax.Array]]:
+    """The learning rates of a run, float32, as functions of the step and the optimiser's state, by
+    the names that they are logged under: ``lr``, and for every group ``lr/PATTERN``."""
+
+    def rate(part: Optim) -> Callable[[Any, PyTree], jax.Array]:
+        main = schedule(part, steps)
+
+        def at(step: Any, opt: PyTree) -> jax.Array:
+            found = jnp.asarray(main(step), jnp.float32)
+            if part.schedule == "plateau":
+                found = found * next(iter(_plateau_leaves(opt).values()))
+            return found
+
+        return at
+
+    groups = {f"lr/{group.pattern}": rate(group.over(cfg)) for group in cfg.groups}
+    return {"lr": rate(cfg), **groups}
+
+
+def follows_plateau(cfg: Optim) -> bool:
+    """Whether a learning rate falls where the figure of validation stands still."""
+    return "plateau" in (cfg.schedule, *(group.schedule for group in cfg.groups))
+
+
+class _Plateau(NamedTuple):
+    """What the learning rate has come down by, a float32 scalar from 1."""
+
+    plateau: jax.Array
+
+
+def _by_plateau() -> optax.GradientTransformation:
+    """Updates times a factor that stays as it is until :func:`at_plateau` changes it."""
+
+    def init(params: PyTree) -> Any:
+        del params
+        return _Plateau(jnp.ones(()))
+
+    def update(updates: PyTree, state: Any, params: PyTree = None) -> tuple[PyTree, Any]:
+        del params
+        return jax.tree.map(lambda u: u * state.plateau.astype(u.dtype), updates), state
+
+    return optax.GradientTransformation(init, update)
+
+
+def _plateau_leaves(opt: PyTree) -> dict[str, jax.Array]:
+    leaves = param_paths.flatten(opt)
+    return {path: leaf for path, leaf in leaves.items() if path.split("/")[-1] == "plateau"}
+
+
+def at_plateau(opt: PyTree, factor: float) -> PyTree:
+    """The optimiser's state after which learning rates are ``factor`` times those of the
+    schedule, where it is ``plateau``; placed as it was."""
+    known = _plateau_leaves(opt)
+
+    def changed(path: str, leaf: jax.Array) -> jax.Array:
+        if path not in known:
+            return leaf
+        return jax.device_put(np.float32(factor), leaf.sharding)
+
+    return param_paths.map_paths(changed, opt)
 
 
 def make(
@@ -169,6 +225,7 @@ def _chain(
     """Update rule, decay, factors and learning rate, in this order."""
     rate, decays = schedule(cfg, steps), functools.partial(_decays, cfg)
     scale = [] if factors is None else [_scale_by(factors)]
+    scale += [_by_plateau()] if cfg.schedule == "plateau" else []
     if cfg.kind.startswith("optax."):
         return [*_by_name(cfg, rate, decays), *scale]
     rule = [optax.scale_by_adam(**_arguments(cfg, optax.scale_by_adam))]

@@ -56,6 +56,7 @@ def plan_run(experiment: Experiment) -> RunPlan:
         batch=experiment.batch,
         seed=experiment.seed,
         labelled=experiment.method.supervised,
+        validation=experiment.validation,
         process_index=index,
         process_count=count,
     )

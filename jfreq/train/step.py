@@ -51,7 +51,7 @@ def make_step(setup: StepPlan) -> Callable[[State, Batch, Array], tuple[State, P
         one = jnp.ones(())
         metrics = {
             **metrics,
-            **{k: (jnp.asarray(rate(state.step), jnp.float32), one) for k, rate in rates.items()},
+            **{name: (rate(state.step, state.opt), one) for name, rate in rates.items()},
             "grad_norm": (optax.tree.norm(grads), one),
             "update_norm": (optax.tree.norm(updates), one),
             "param_norm": (optax.tree.norm(params), one),

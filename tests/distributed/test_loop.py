@@ -8,8 +8,9 @@ import numpy as np
 import optax
 import pytest
 
-from jfreq.config import Average, Mesh, replace
+from jfreq.config import Average, Mesh, Validation, replace
 from jfreq.method import Method, summarise
+from jfreq.monitoring.metrics_writer import read_metrics
 from jfreq.train import checkpoint, initial_state, plan, step
 from jfreq.train.loop import Feed, train
 
@@ -77,6 +78,25 @@ def test_a_mean_of_snapshots_lies_where_its_parameters_lie(experiment, tmp_path)
     setup = plan.plan_run(cfg)
     places = jax.tree.map(lambda x: x.sharding, (setup.abstract.params, setup.abstract.average))
     assert places[0] == places[1]["params"]
+
+
+def test_validation_of_a_split_state_lowers_its_rate(experiment, tmp_path):
+    """On a mesh that splits parameters; at this threshold no figure is better than the first."""
+    cfg = replace(
+        experiment,
+        mesh=Mesh(2, 2, 2),
+        validation=Validation(every=1, fraction=0.25, keep_best=True),
+        optim__schedule="plateau",
+        optim__warmup=0,
+        optim__plateau_patience=0,
+        optim__plateau_threshold=10.0,
+        log__every=1,
+        steps=3,
+    )
+    train(cfg, tmp_path, quiet=True)
+    rows = read_metrics(tmp_path)
+    assert [row["lr"] for row in rows] == pytest.approx([1e-3, 1e-3, 5e-4])
+    assert np.isfinite([row["val/loss"] for row in rows]).all()
 
 
 @pytest.mark.parametrize("mesh", [Mesh(8, 1, 1), Mesh(2, 4, 1)])

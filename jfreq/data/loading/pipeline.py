@@ -18,10 +18,10 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from jfreq.config import Data, check
+from jfreq.config import Data, Validation, check
 from jfreq.data.fold_assignment import open_data
 from jfreq.data.loading import in_memory, index_order
-from jfreq.data.loading.label_subsets import sampled_rows
+from jfreq.data.loading.held_out import NOTHING_HELD_OUT, divide_rows, measured_rows
 from jfreq.data.loading.sampling import Order, balanced, check_sampling
 from jfreq.data.loading.subsequences import runs_of
 from jfreq.data.shards.example import batch_shapes, signal_bytes
@@ -51,6 +51,8 @@ class Pipeline:
     labelled or not."""
     process_index: int = 0
     process_count: int = 1
+    held_out: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int64))
+    """Row numbers that training is measured on, ``[m]``, in the order of :meth:`validation`."""
     notes: tuple[str, ...] = ()
     """What a user should know of the rows, in sentences."""
     _iterators: weakref.WeakSet[Generator] = dataclasses.field(default_factory=weakref.WeakSet)
@@ -106,6 +108,20 @@ class Pipeline:
         length = np.minimum(batch["length"], self.info.signals[0].samples)
         return {name: batch[name][:, :n] for name, n in self._samples.items()} | {"length": length}
 
+    def validation(self, batch: int) -> Iterator[dict[str, np.ndarray]]:
+        """The part of this process in batches of ``batch`` rows that hold ``held_out`` once.
+
+        Yields:
+          As :meth:`iterate`, where crops are the middle of their rows. The last batch is filled up
+          with rows whose ``_mask`` is 0.
+        """
+        for rows, mask in _blocks(self.held_out, batch):
+            out = self.shards.read(self._local(rows))
+            if self._cropped:
+                middle = np.full(len(out["length"]), 0.5)
+                out = in_memory.crop(out, middle, samples=self._samples)
+            yield {**out, "_mask": self._local(mask)}
+
     def close(self) -> None:
         """Stops all iterators and closes the shard files."""
         _stop(self._iterators)
@@ -158,6 +174,7 @@ def open_pipeline(
     batch: int,
     seed: int,
     labelled: bool = False,
+    validation: Validation = NOTHING_HELD_OUT,
     process_index: int = 0,
     process_count: int = 1,
 ) -> Pipeline:
@@ -171,6 +188,7 @@ def open_pipeline(
       batch: global batch size.
       seed: of the order of rows and of the crops.
       labelled: read only rows that have a label.
+      validation: rows to hold out, which are not read.
       process_index: of this process.
       process_count: of the processes that share the global batch.
 
@@ -186,16 +204,15 @@ def open_pipeline(
     )
     _check_divisible(batch, process_count, cfg.sequence)
     shards = open_data(cfg)
-    rows = shards.rows(cfg.split, exclude_folds=cfg.exclude_folds)
-    check(len(rows) > 0, "data", "split and exclude_folds leave no rows; exclude fewer folds")
-    if batch > len(rows):
-        power_of_two = 1 << (len(rows).bit_length() - 1)
+    known, rows, held_out, held_note = divide_rows(shards, cfg, validation, labelled=labelled)
+    if batch > len(known):
+        power_of_two = 1 << (len(known).bit_length() - 1)
         raise InputError(
-            f"batch: is {batch}, but there are {len(rows)} rows to train on; use --batch "
+            f"batch: is {batch}, but there are {len(known)} rows to train on; use --batch "
             f"{power_of_two} or less, or more data"
         )
-    info = cropped_info(shards.measured(rows), cfg.crop_seconds)  # statistics need no labels
-    rows, weights, note = sampled_rows(shards, rows, cfg, labelled=labelled), None, ""
+    info = cropped_info(shards.measured(known), cfg.crop_seconds)  # statistics need no labels
+    weights, note = None, ""
     if cfg.sampling == "balanced":
         rows, weights, note = balanced(shards, rows)
     check_sampling(cfg, len(rows))
@@ -220,7 +237,8 @@ def open_pipeline(
         info=info,
         process_index=process_index,
         process_count=process_count,
-        notes=(note,) if note else (),
+        held_out=measured_rows(shards, held_out, most=validation.rows, sequence=cfg.sequence),
+        notes=tuple(filter(None, (note, held_note))),
     )
 
 
@@ -254,10 +272,15 @@ def eval_batches(
       As :meth:`Pipeline.iterate`. The last batch is filled up with rows whose ``_mask`` is 0.
     """
     check(batch >= 1, "batch", f"must be 1 or more, got {batch}")
+    for block, mask in _blocks(rows, batch):
+        yield {**shards.read(block), "_mask": mask}
+
+
+def _blocks(rows: np.ndarray, batch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """``batch`` of ``rows`` after the other, and their ``_mask``; the last block is filled up."""
     for begin in range(0, len(rows), batch):
         block = np.asarray(rows[begin : begin + batch])
-        mask = (np.arange(batch) < len(block)).astype(np.float32)
-        yield {**shards.read(np.resize(block, batch)), "_mask": mask}
+        yield np.resize(block, batch), (np.arange(batch) < len(block)).astype(np.float32)
 
 
 def _stop(iterators: weakref.WeakSet[Generator]) -> None:

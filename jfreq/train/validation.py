@@ -1,0 +1,92 @@
+"""A state measured on the rows that are held out: the loss, and metrics of a classifier."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+
+from jfreq import distributed, sharding
+from jfreq.config import check
+from jfreq.method import Streams
+from jfreq.ranges import close_match
+from jfreq.train.initial_state import run_key
+from jfreq.train.plan import RunPlan
+from jfreq.train.state import State
+from jfreq.types import Array, Batch, PyTree
+
+
+class Validator:
+    """Measures states of one run; every time on the same batches, with the same keys."""
+
+    def __init__(self, setup: RunPlan):
+        self._setup = setup
+        self._batch = setup.experiment.batch // setup.experiment.accumulate
+        self._metric = setup.experiment.validation.metric
+        self._scored = check_metric(setup)
+        self._key = run_key(setup, "validation")
+        whole = sharding.replicated(setup.mesh)
+        self._measure = jax.jit(self._batch_metrics, out_shardings=whole)
+
+    def __call__(self, state: State) -> dict[str, float]:
+        """The means over the rows that are held out, by name; the same in every process."""
+        pipeline, found = self._setup.pipeline, []
+        with jax.transfer_guard("allow"):
+            for i, rows in enumerate(pipeline.validation(self._batch)):
+                batch = sharding.to_global(rows, self._setup.mesh)
+                found.append(
+                    self._measure(
+                        state.params, state.target, state.step, batch, self._key, np.int32(i)
+                    )
+                )
+            found = jax.device_get(found)
+        sums: dict[str, np.ndarray] = {}
+        for metrics, _ in found:
+            for name, pair in metrics.items():
+                sums[name] = sums.get(name, 0.0) + np.asarray(pair, np.float64)
+        values = {name: float(s / max(c, 1.0)) for name, (s, c) in sums.items()}
+        if self._scored:
+            scores = np.concatenate([scores for _, scores in found])
+            values[self._metric] = self._score(scores[: len(pipeline.held_out)])
+        return distributed.from_chief(lambda: values)
+
+    def _batch_metrics(
+        self, params: PyTree, target: PyTree, step: Array, batch: Batch, key: Array, number: Array
+    ) -> tuple[Any, Array | None]:
+        """The metrics of a batch as pairs of sum and count, and the logits where they are asked
+        for."""
+        method = self._setup.method
+        loss = method.validation_loss(params, target, batch, Streams(key).at(number), step)
+        return loss.metrics, method.encode(params, batch).logits if self._scored else None
+
+    def _score(self, scores: np.ndarray) -> float:
+        from jfreq.evaluate.metrics import metrics_for
+
+        label = self._setup.pipeline.shards.labels(self._setup.pipeline.held_out)
+        return metrics_for(label)[self._metric](label, scores)
+
+
+def check_metric(setup: RunPlan) -> bool:
+    """Whether the figure that the experiment watches is one of a classifier, which is computed
+    from all scores at once; else it is a metric of the loss.
+
+    Raises ``InputError`` where it is neither.
+    """
+    from jfreq.evaluate.metrics import metrics_for
+
+    method, wanted = setup.method, setup.experiment.validation.metric
+    measure = functools.partial(method.validation_loss, rngs=Streams(jax.random.key(0)), step=0)
+    state = setup.abstract
+    loss = jax.eval_shape(measure, state.params, state.target, setup.batch_spec)
+    known = [*loss.metrics]
+    if method.supervised:
+        known += metrics_for(setup.pipeline.shards.labels(setup.pipeline.held_out[:1]))
+    check(
+        wanted in known,
+        "validation.metric",
+        f"{wanted!r} is not measured{close_match(wanted, known)}; there are "
+        f"{', '.join(dict.fromkeys(known))}",
+    )
+    return wanted not in loss.metrics
