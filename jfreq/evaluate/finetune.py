@@ -2,36 +2,43 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
 import numpy as np
 
 import jfreq
 from jfreq import distributed, recipes
-from jfreq.config import Checkpoint, Data, Experiment, Log, Optim, Source, check, replace
+from jfreq.config import Checkpoint, Experiment, Log, Optim, Source, check, replace
 from jfreq.config_json import flat, to_dict
 from jfreq.data.fold_assignment import open_data
-from jfreq.data.loading.label_subsets import sampled_rows
+from jfreq.data.loading.held_out import divide_rows
 from jfreq.evaluate.folds import FINE_TUNING, Fold, check_classes, divide, labelled_rows, remarks
 from jfreq.evaluate.metrics import interval_of, metrics_for
+from jfreq.evaluate.predictions import (
+    FILE,
+    Predictions,
+    Snapshots,
+    predict,
+    read_predictions,
+    write_predictions,
+)
 from jfreq.evaluate.probe_protocol import single_split
 from jfreq.evaluate.results import Report, Result, joined, over_seeds
 from jfreq.export.bundle import load_trained, trained_folder
-from jfreq.files import local_path, read_json, write_atomically, write_json
-from jfreq.method import Method
+from jfreq.files import local_path, read_json, write_json
 from jfreq.methods.supervised import Classify, Head
 from jfreq.ranges import Fraction, Repeats, checked_call
+from jfreq.train.average import check_snapshots, snapshot_steps
+from jfreq.train.optimizer import follows_plateau
 from jfreq.train.run_folder import CONFIG, read_config
-from jfreq.train.state import Trained
-from jfreq.types import Array, Batch, InputError
+from jfreq.train.watch import check_watched
+from jfreq.types import InputError
 
-TEST, PREDICTIONS = "test.json", "predictions.npz"
+TEST = "test.json"
 MAY_DIFFER = (
     "log",
     "mesh",
@@ -43,17 +50,6 @@ MAY_DIFFER = (
     "data.path",
 )
 """Fields that may differ between a finished fold and the call that would use it again."""
-
-
-class Predictions(NamedTuple):
-    """What the classifier returns for the test rows of one fold."""
-
-    id: np.ndarray
-    """``[n]`` row numbers."""
-    label: np.ndarray
-    """``[n]``, or ``[n k]`` where a row may have several labels."""
-    score: np.ndarray
-    """``[n k]`` float32 logits."""
 
 
 def experiment_for(source: str | Path) -> Experiment:
@@ -101,7 +97,8 @@ def finetune(
 ) -> Report:
     """Tests on each held-out fold after training on the others; finished folds are not repeated.
 
-    Writes ``results.json`` and, for each fold, a run folder with ``predictions.npz``.
+    Writes ``results.json`` and, for each fold, a run folder with ``predictions.npz``. With
+    ``average.of`` set to predictions these are the mean over the snapshots of the run.
 
     Args:
       experiment: from :func:`experiment_for`. With ``data.label_fraction`` only that fraction of
@@ -115,17 +112,16 @@ def finetune(
     Raises:
       InputError: for data without labels or folds, a subject (else a recording) among both
         training and test rows, a class of the test rows that is not trained, a fraction that
-        leaves a class without a row, and a ``workdir`` that holds other fine-tuning.
+        leaves a class without a row, validation on test rows, and a ``workdir`` that holds other
+        fine-tuning.
     """
-    from jfreq.train.loop import train
-
     workdir = local_path(workdir, "workdir")
     shards, rows, jobs, counts = _jobs(experiment, workdir, folds, train_split, test_split)
     predictions = []
     for fold, cfg in jobs:
         folder = workdir / _folder_name(fold)
         if not _is_done(folder, cfg, shards):
-            fresh = predict(train(cfg, folder), shards, rows[fold.test])
+            fresh = _tested(cfg, folder, shards, rows[fold.test])
             if distributed.is_chief():
                 _store(folder, fresh, cfg, shards)
             predictions.append(fresh)
@@ -136,6 +132,17 @@ def finetune(
     if distributed.is_chief():
         report.save(workdir / "results.json")
     return report
+
+
+def _tested(cfg: Experiment, folder: Path, shards: Any, rows: np.ndarray) -> Predictions:
+    """Trains for a fold, and predicts its test rows ``rows`` ``[n]``."""
+    from jfreq.train.loop import train
+
+    if cfg.average.of == "weights":
+        return predict(train(cfg, folder), shards, rows)
+    snapshots = Snapshots(folder, shards, rows)
+    method = train(cfg, folder, on_snapshot=snapshots).experiment.method
+    return snapshots.averaged(snapshot_steps(cfg.average, cfg.steps), method.scores)
 
 
 @checked_call
@@ -219,23 +226,10 @@ def _jobs(
     counts = []
     for fold, cfg in jobs:
         _check_folder(workdir / _folder_name(fold), cfg)
-        counts.append(_training_rows(shards, cfg.data))
+        check_snapshots(cfg, tested=True)
+        check_watched(cfg, plateau=follows_plateau(cfg.optim))
+        counts.append(_training_rows(shards, cfg, fold, rows))
     return shards, rows, jobs, counts
-
-
-def read_predictions(folder: str | Path) -> Predictions:
-    """The predictions that :func:`finetune` wrote for a fold.
-
-    Args:
-      folder: the folder of the fold.
-
-    Raises:
-      InputError: where there are none.
-    """
-    path = local_path(folder, "folder") / PREDICTIONS
-    check(path.is_file(), str(path), "no such file; `jfreq finetune` writes one for each fold")
-    with np.load(path, allow_pickle=False) as file:
-        return Predictions(**{name: file[name] for name in Predictions._fields})
 
 
 def _folder_name(fold: Fold) -> str:
@@ -248,10 +242,17 @@ def _for_fold(experiment: Experiment, fold: Fold) -> Experiment:
     return replace(experiment, data=replace(experiment.data, **fold.reads))
 
 
-def _training_rows(shards: Any, data: Data) -> int:
-    """How many rows training reads; raises ``InputError`` where they cannot be sampled."""
-    rows = shards.rows(data.split, exclude_folds=data.exclude_folds)
-    return len(sampled_rows(shards, rows, data, labelled=True))
+def _training_rows(shards: Any, cfg: Experiment, fold: Fold, rows: np.ndarray) -> int:
+    """How many rows training reads; raises ``InputError`` where they cannot be sampled, or where
+    training is to be measured on test rows, ``rows[fold.test]``."""
+    division = divide_rows(shards, cfg.data, cfg.validation, labelled=True)
+    both = np.intersect1d(division.held_out, rows[fold.test])
+    check(
+        both.size == 0,
+        "validation",
+        f"{both.size} of the rows to hold out are test rows of {fold.name}; hold out others",
+    )
+    return len(division.read)
 
 
 def _identity(experiment: Experiment, shards: Any) -> dict[str, Any]:
@@ -286,37 +287,15 @@ def _is_done(folder: Path, experiment: Experiment, shards: Any) -> bool:
         before = read_json(folder / TEST, "the note of a finished fold")["experiment"]
     except (InputError, KeyError):
         return False
-    return before == _identity(experiment, shards) and (folder / PREDICTIONS).is_file()
+    return before == _identity(experiment, shards) and (folder / FILE).is_file()
 
 
 def _store(folder: Path, predictions: Predictions, experiment: Experiment, shards: Any) -> None:
     """Writes the predictions, then the file that says that they are complete."""
-    write_atomically(
-        folder / PREDICTIONS, lambda file: np.savez_compressed(file, **predictions._asdict())
-    )
+    write_predictions(folder, predictions)
     _, label, score = predictions
     scores = {name: float(measure(label, score)) for name, measure in metrics_for(label).items()}
     write_json(folder / TEST, {"scores": scores, "experiment": _identity(experiment, shards)})
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _logits(method: Method, params: Any, batch: Batch) -> Array | None:
-    """``[b classes]``; the folds, whose methods are equal, share one program."""
-    return method.encode(params, batch).logits
-
-
-def predict(trained: Trained, shards: Any, rows: np.ndarray) -> Predictions:
-    """Predictions for ``rows`` ``[n]`` of labelled shards."""
-    from jfreq.data.loading.pipeline import eval_batches
-
-    method = trained.experiment.method
-    params = jax.device_put(trained.params)
-    labels, scores = [], []
-    for batch in eval_batches(shards, rows, batch=32):
-        mask = batch.pop("_mask") > 0
-        labels.append(batch.pop("label")[mask])
-        scores.append(np.asarray(_logits(method, params, batch), np.float32)[mask])
-    return Predictions(rows, np.concatenate(labels), np.concatenate(scores))
 
 
 def _report(
@@ -327,7 +306,11 @@ def _report(
     rows: float,
 ) -> Report:
     data, several = experiment.data, len(folds) > 1
-    notes = remarks(shards, shards.column("label")[labelled_rows(shards)], folds)
+    notes = list(remarks(shards, shards.column("label")[labelled_rows(shards)], folds))
+    if taken := snapshot_steps(experiment.average, experiment.steps):
+        notes.append(f"{experiment.average.of} are averaged over {len(taken)} snapshots of a run")
+    if experiment.validation.keep_best:
+        notes.append(f"the checkpoint with the best {experiment.validation.metric} is tested")
     start = _names(experiment.checkpoint.init_from)
     results = []
     for metric, measure in metrics_for(predictions[0].label).items():
@@ -367,6 +350,6 @@ def _report(
             "manifest": shards.manifest_hash,
             "fold_by": shards.info.fold_by,
             "jfreq": jfreq.__version__,
-            **({"notes": list(notes)} if notes else {}),
+            **({"notes": notes} if notes else {}),
         },
     )

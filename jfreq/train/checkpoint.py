@@ -87,7 +87,7 @@ class Checkpoints:
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(state._asdict()), meta=ocp.args.JsonSave(meta)
+                    state=ocp.args.StandardSave(_parts(state)), meta=ocp.args.JsonSave(meta)
                 ),
             )
 
@@ -114,7 +114,7 @@ class Checkpoints:
             restored = self._manager.restore(
                 self._last,
                 args=ocp.args.Composite(
-                    state=ocp.args.StandardRestore(abstract._asdict()), meta=ocp.args.JsonRestore()
+                    state=ocp.args.StandardRestore(_parts(abstract)), meta=ocp.args.JsonRestore()
                 ),
             )
         return State(**restored["state"]), restored["meta"]
@@ -128,6 +128,12 @@ class Checkpoints:
     def close(self) -> None:
         with disk_errors(self._folder):
             self._manager.close()
+
+
+def _parts(state: State) -> dict[str, PyTree]:
+    """The parts of a state by name; no average where a run takes none."""
+    parts = state._asdict()
+    return parts if state.average else {k: v for k, v in parts.items() if k != "average"}
 
 
 def _open(folder: Path) -> int | None:

@@ -126,7 +126,7 @@ def _start(
         f"{workdir} was trained on other shards than {', '.join(experiment.data.path)} hold "
         "now; give the same data, or another --workdir",
     )
-    return state, int(meta["step"]), Watch(**meta["watch"]), notes
+    return state, int(meta["step"]), Watch(**meta.get("watch", {})), notes
 
 
 def _loop(

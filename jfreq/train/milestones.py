@@ -18,13 +18,13 @@ from jfreq.train.average import averages_weights, snapshot_steps, with_snapshot
 from jfreq.train.checkpoint import Checkpoints
 from jfreq.train.optimizer import at_plateau, follows_plateau
 from jfreq.train.plan import RunPlan
-from jfreq.train.state import State
+from jfreq.train.state import State, Trained
 from jfreq.train.validation import Validator
 from jfreq.train.watch import Watch
 from jfreq.types import PyTree
 
-OnSnapshot = Callable[[PyTree, int], None]
-"""Is called with the parameters on the devices, in every process, and the updates done so far."""
+OnSnapshot = Callable[[Trained, int], None]
+"""Is called in every process, with parameters that lie on the devices, and the updates done."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Milestones:
             return state._replace(average=self._add(state.average, state.params))
         assert self._hooks.on_snapshot is not None
         with jax.transfer_guard("allow"):
-            self._hooks.on_snapshot(state.params, step)
+            self._hooks.on_snapshot(Trained(self._setup.experiment, state.params), step)
         return state
 
     @functools.cached_property
@@ -107,7 +107,7 @@ class Milestones:
         python = platform.python_version()
         return {
             "step": step,
-            "watch": self._watch._asdict(),
+            **({} if self._validator is None else {"watch": self._watch._asdict()}),
             "manifest": self._setup.pipeline.manifest_hash,
             "config": to_dict(self._setup.experiment),
             "versions": {"jfreq": jfreq.__version__, "jax": jax.__version__, "python": python},

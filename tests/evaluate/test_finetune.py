@@ -6,9 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import soundfile
+from scipy.special import softmax
 from sklearn.metrics import balanced_accuracy_score, f1_score
 
-from jfreq.config import Data, Experiment, Source, replace
+from jfreq.config import Average, Data, Experiment, Source, Validation, replace
 from jfreq.config_json import to_dict
 from jfreq.data.loading.label_subsets import sample
 from jfreq.data.loading.pipeline import open_pipeline
@@ -177,6 +178,49 @@ def test_every_share_is_checked_before_any_training(runs, tones, tmp_path):
             by_fraction(experiment(tones), tmp_path, fractions)
     assert runs == []
     assert list(tmp_path.iterdir()) == []
+
+
+# ------------------------------------------------------------------ validation and averages
+
+
+def test_predictions_of_the_snapshots_are_averaged(tones, tmp_path, monkeypatch):
+    tables = np.random.default_rng().normal(size=(2, 90, CLASSES)).astype(np.float32)
+
+    def train(cfg, folder, on_snapshot):
+        cfg = replace(cfg, method=Table())
+        for table, step in zip(tables, (2, 4)):
+            on_snapshot(Trained(cfg, {"table": table}), step)
+        return Trained(cfg, {"table": 0 * tables[0]})
+
+    monkeypatch.setattr("jfreq.train.loop.train", train)
+    cfg = experiment(tones, steps=4, average=Average(every=0.5, of="predictions"))
+    report = finetune(cfg, tmp_path, folds=("1",))
+    found = read_predictions(tmp_path / "fold1")
+    mean = np.mean([softmax(np.float64(t[found.id]), axis=-1) for t in tables], axis=0)
+    np.testing.assert_allclose(softmax(found.score, axis=-1), mean, rtol=1e-5)
+    assert report.results[0].mean == pytest.approx(np.mean(mean.argmax(1) == found.label))
+    assert "predictions are averaged over 2 snapshots" in report.to_markdown()
+
+
+def test_rows_for_validation_are_training_rows(runs, tones, tmp_path):
+    held_out = Validation(every=1, folds=(2,))
+    report = finetune(experiment(tones, validation=held_out), tmp_path, folds=("1",))
+    fold = open_shards(tones).column("fold")
+    assert report.results[0].rows == np.isin(fold, (0, 3, 4)).sum()
+    (made,) = runs
+    pipeline = open_pipeline(made.data, batch=8, seed=0, labelled=True, validation=made.validation)
+    assert set(fold[pipeline.rows]) == {0, 3, 4} and set(fold[pipeline.held_out]) == {2}
+    with pytest.raises(InputError, match=r"validation\.folds: fold 2 is left out of this run"):
+        finetune(experiment(tones, validation=held_out), tmp_path / "all")
+    with pytest.raises(InputError, match=r"optim\.schedule: plateau follows"):
+        finetune(experiment(tones, optim__schedule="plateau"), tmp_path / "b")
+    assert len(runs) == 1
+
+
+def test_the_test_split_is_no_validation(runs, halves, tmp_path):
+    cfg = experiment("", data__path=halves, validation=Validation(every=1, split="held_out"))
+    with pytest.raises(InputError, match=r"45 of the rows to hold out are test rows of held"):
+        finetune(cfg, tmp_path, train_split="balanced_train", test_split="held_out")
 
 
 # ------------------------------------------------------------------ folders
