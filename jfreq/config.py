@@ -125,12 +125,13 @@ class Optim:
     step_every: StepEvery = 0.2
     step_from: Probability = 0.4
     """``step``: multiply by ``step_decay`` at ``step_from`` of the run and every ``step_every``."""
-    plateau_decay: Annotated[float, Range(0, 1, "both")] = 0.5
+    plateau_decay: Annotated[float, Range(0, 1, "both", "above 0 and below 1")] = 0.5
+    """``plateau``: multiply by this where the figure of ``validation`` stands still."""
     plateau_patience: Whole = 2
+    """``plateau``: so many figures in a row may be no better than the best; the next one that is
+    not either lowers the rate (torch's ReduceLROnPlateau)."""
     plateau_threshold: NonNegative = 1e-4
-    """``plateau``: multiply by ``plateau_decay`` when more than ``plateau_patience`` figures of
-    ``validation`` in a row were no better than the best, by the part ``plateau_threshold`` of it
-    (torch's ReduceLROnPlateau)."""
+    """``plateau``: a figure is better by more than this part of the best."""
     kind: str = "adamw"
     """``adamw``; ``adam_l2``, which adds the decay to the gradient, as torch's Adam does; or an
     optimiser of optax by its name there, for instance ``optax.lion`` or ``optax.contrib.muon``."""
@@ -264,12 +265,12 @@ class Validation:
     every: Count | None = None
     """Measure each time after this many updates; None: never, and nothing is held out."""
     split: str | None = None
-    """Hold out the rows of this split, for instance ``validation``,"""
+    """Hold out the rows of this split, for instance ``validation``; or name folds or a fraction."""
     folds: tuple[Whole, ...] = ()
-    """or those of these folds,"""
+    """Hold out the rows of these folds, in place of a split or a fraction."""
     fraction: Annotated[float, Range(0, 0.5, "low", "above 0 and at most 0.5")] | None = None
-    """or this fraction, with classes in proportion: whole subjects where enough are known, else
-    whole recordings."""
+    """Hold out this fraction of the rows, with classes in proportion: whole subjects where enough
+    are known, else whole recordings."""
     rows: Count | None = None
     """Measure on at most so many of these, spread evenly; None: on all."""
     metric: str = "loss"
