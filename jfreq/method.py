@@ -8,6 +8,7 @@ static argument of ``jax.jit`` and equal methods share a compiled program. A pap
 from __future__ import annotations
 
 import dataclasses
+import functools
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self, TypeVar
@@ -355,6 +356,13 @@ def window_spec(signals: Sequence[SignalSpec], rows: Any = 1) -> BatchSpec:
     }
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def encode(method: Method, params: PyTree, batch: Batch) -> Features:
+    """``method.encode``, traced once for each shape: to check a bundle, to describe an encoder and
+    to compile it for a window is the same trace."""
+    return method.encode(params, batch)
+
+
 def encoder_params(method: Method, params: PyTree) -> PyTree:
     """The part of ``params`` that ``encode`` reads: without decoders and the heads of the pretext
     task, which a paper need not name.
@@ -364,7 +372,7 @@ def encoder_params(method: Method, params: PyTree) -> PyTree:
     that is not returned as it is, is not read.
     """
     flat = param_paths.flatten(params)
-    program = jax.make_jaxpr(method.encode)(params, window_spec(method.signals)).jaxpr
+    program = encode.trace(method, params, window_spec(method.signals)).jaxpr.jaxpr
     read = {id(var) for operation in program.eqns for var in operation.invars}
     read |= {id(var) for var in program.outvars}
     paths = [path for path, var in zip(flat, program.invars) if id(var) in read]

@@ -23,7 +23,7 @@ from jfreq.encoder.windowing import (
     plan_windows,
 )
 from jfreq.export.bundle import encoder_shapes, load_trained
-from jfreq.method import Method
+from jfreq.method import Method, encode
 from jfreq.ranges import brief
 from jfreq.types import Array, Batch, Embedding, Features, InputError, PyTree, SignalSpec, TokenGrid
 
@@ -361,7 +361,7 @@ def encode_frames(
     method: Method, params: PyTree, batch: Batch
 ) -> tuple[Array, Array, Array, Array | None]:
     """Encodes a batch: :func:`pool_frames`, and logits ``[b classes]`` where there are any."""
-    features = method.encode(params, batch)
+    features = encode(method, params, batch)
     return *pool_frames(features), features.logits
 
 

@@ -26,7 +26,7 @@ from jfreq.export.bundle_checks import (
     sealed,
 )
 from jfreq.files import draft_of, local_path, sha256_of, write_atomically
-from jfreq.method import Method, window_spec
+from jfreq.method import Method, encode, window_spec
 from jfreq.ranges import shortlist
 from jfreq.train.state import Trained
 from jfreq.types import Features, InputError, PyTree, SignalSpec
@@ -270,7 +270,7 @@ def _read_flat(path: Path, sha256: str) -> dict[str, Any]:
 
 def encoder_shapes(method: Method, signals: Sequence[SignalSpec], params: PyTree) -> Features:
     """The shapes of what ``encode`` returns for one window; nothing is computed."""
-    return jax.eval_shape(method.encode, params, window_spec(signals))
+    return encode.eval_shape(method, params, window_spec(signals))
 
 
 def model_card(experiment: Experiment, params: PyTree, *, note: str = "") -> str:
