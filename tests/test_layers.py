@@ -122,7 +122,7 @@ def test_tests_of_other_frameworks_run_beside_them(root):
             "import jfreq.train.loop, jfreq.methods",
             ("tensorflow", "librosa", "tyro", "tensorboardX"),
         ),
-        ("from jfreq import load_encoder", ("tensorflow", "librosa", "tyro")),
+        ("from jfreq import load_encoder", ("tensorflow", "librosa", "tyro", "optax", "soundfile")),
         ("import jfreq.cli", ("tensorflow", "librosa", "flax", "orbax", "jax", "numpy")),
     ],
 )

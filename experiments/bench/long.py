@@ -3,8 +3,8 @@
     jfreq bench long
 
 Noise is embedded from one file of a minute, half an hour and five hours, from 50 and 500 files of
-two seconds, from 50 and 500 arrays of a generator, and from streams of as many seconds; each is a
-process of its own, and its peak resident memory is what it says. The encoder is an untrained
+two seconds, from 50 and 500 arrays of a generator, and from streams of a minute and half an hour;
+each is a process of its own, and its peak resident memory is what Linux says. The encoder is an untrained
 `ssast_nano` with windows of one second, at 16 kHz. A cold start is a process that imports jfreq,
 loads `ssast_tiny` and embeds ten seconds, with a compile cache that earlier starts filled. About
 five minutes on two CPU cores.
@@ -100,8 +100,14 @@ STAGES = {"files": files, "arrays": arrays, "stream": stream, "start": start}
 def work(name: str, folder: str, value: str) -> None:
     began = time.perf_counter()
     count = STAGES[name](Path(folder), int(value))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"count": count, "seconds": time.perf_counter() - began, "peak_mb": peak}))
+    seconds = time.perf_counter() - began
+    print(json.dumps({"count": count, "seconds": seconds, "peak_mb": peak_mb()}))
+
+
+def peak_mb() -> float:
+    """Peak resident memory. What `getrusage` says of a process begins with its parent's."""
+    (line,) = (x for x in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in x)
+    return int(line.split()[1]) / 1024
 
 
 # ------------------------------------------------------------------ the parent
@@ -142,7 +148,7 @@ def memory(folder: Path) -> dict[str, dict]:
             write(home / f"{i}.wav", 2, i)
         found[f"{count} files of two seconds"] = stage("files", home)
         found[f"{count} arrays, `encode`"] = stage("arrays", folder, count)
-    for what, seconds in lengths.items():
+    for what, seconds in list(lengths.items())[:2]:
         found[f"a stream of {what}"] = stage("stream", folder, seconds)
     return found
 

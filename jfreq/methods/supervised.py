@@ -8,7 +8,6 @@ from typing import Any, ClassVar, Literal, Self
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from jfreq import augment
 from jfreq.config import check, replace
@@ -241,6 +240,8 @@ class Classify(Supervised, Wrapper):
 
 def _loss(head: Head, logits: Array, labels: Array) -> Array:
     """The loss ``[b]`` of each row."""
+    import optax
+
     if head.loss == "bce":
         return optax.sigmoid_binary_cross_entropy(logits, labels).mean(axis=-1)
     return optax.softmax_cross_entropy(logits, labels)

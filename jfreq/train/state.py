@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax.numpy as jnp
-import optax
 
 from jfreq.config import Experiment
 from jfreq.method import Method
 from jfreq.train import average
 from jfreq.types import Array, PyTree
+
+if TYPE_CHECKING:
+    import optax
 
 
 class State(NamedTuple):

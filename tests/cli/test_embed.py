@@ -19,6 +19,18 @@ def test_embedding_files(bundle, said, sound, tmp_path):
         assert found["paths"].tolist() == [str(f) for f in files]
 
 
+def test_frames_closer_together(bundle, refused, sound, capsys, tmp_path):
+    good, out = sound("good.wav", np.ones(40_000) * 0.1), tmp_path / "out.npz"
+    cli.main(["embed", str(bundle), str(good), "--out", str(out), "--frame-ms", "50"])
+    assert "jfreq: frame_ms 50: takes 40 ms" in capsys.readouterr().err
+    with np.load(out) as found:
+        np.testing.assert_allclose(np.diff(found["times_ms"]), 40)
+        assert found["valid"] == [(40_000 - 1400) // 640 + 1]
+    for step, reason in ((0, "frame-ms"), (-40, "frame-ms"), (1000, "a frame every 160 ms")):
+        line = refused("embed", bundle, good, "--out", tmp_path / "no.npz", f"--frame-ms={step}")
+        assert reason in line, line
+
+
 def test_files_that_cannot_be_embedded(bundle, refused, sound, zero_rate, tmp_path):
     good, out = sound("good.wav", np.ones(800) * 0.1), tmp_path / "out.npz"
     (tmp_path / "text.wav").write_text("not a sound")

@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from jfreq.config import check
 from jfreq.method import Method, Metrics
@@ -61,6 +60,8 @@ class TeacherMethod(Method):
 
     def update_target(self, target: PyTree, params: PyTree, aux: PyTree, step: Any) -> PyTree:
         """The moving average of the student over its updates."""
+        import optax
+
         del aux
         done = jnp.minimum(jnp.asarray(step, jnp.float32) / self.ema_steps, 1.0)
         move = (1 - self.ema[0]) + (self.ema[0] - self.ema[1]) * done
