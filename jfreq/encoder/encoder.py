@@ -311,10 +311,10 @@ class Encoder:
             np.stack(logits) if logits else None,
         )
 
-    def times_ms(self, count: int) -> np.ndarray:
-        """Centres of the first ``count`` frames in milliseconds, ``[count]`` float64."""
+    def times_ms(self, count: int, start: int = 0) -> np.ndarray:
+        """Centres of ``count`` frames from ``start`` on in milliseconds, ``[count]`` float64."""
         # A product and not a running sum of rounded hops, which would drift.
-        centres = self.grid.first + np.arange(count) * np.float64(self.grid.hop)
+        centres = self.grid.first + (start + np.arange(count)) * np.float64(self.grid.hop)
         return centres * 1000.0 / self.signals[0].rate
 
     def clip(self, item: Any, rate: Rate = None, where: str = "recording") -> Clip:

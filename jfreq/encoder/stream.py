@@ -149,7 +149,7 @@ class Stream:
         except InputError as error:
             raise InputError(f"stream: {error}") from None
         found = np.concatenate(frames)
-        times = encoder.times_ms(self._given + len(found))[self._given :]
+        times = encoder.times_ms(len(found), self._given)
         self._given += len(found)
         return StreamOutput(found, times, self._clip, self._logits)
 
