@@ -37,9 +37,11 @@ test: $(READY)
 	else echo 'make interop is left out: requirements-interop.txt cannot be installed here'; fi; \
 	exit $$failed
 
-# The tests that need PyTorch and other frameworks, in an environment of their own.
+# The tests that need PyTorch and other frameworks, in an environment of their own. At the end pytest
+# would look through all that these have loaded, for longer than xdist waits.
 interop: $(INTEROP)/.ready
-	$(INTEROP)/bin/python -m pytest -n 2 --dist loadfile -m interop tests/interop \
+	$(INTEROP)/bin/python -m pytest -n 2 --dist loadfile -p no:unraisableexception \
+	  -m interop tests/interop \
 	  $$(grep -rl '^@pytest\.mark\.interop' tests --include='test_*.py')
 
 # PyTorch for the CPU: from the wheels on this machine that pip is told of, else from its own index.
