@@ -32,7 +32,6 @@ class AudioMAE(PatchMethod):
     The defaults are those of the paper's ViT-B: of 64 x 8 patches 102 are visible.
     """
 
-    headline: ClassVar[tuple[str, ...]] = ("loss",)
     released_values: ClassVar[InitialValues] = AUDIOMAE_VALUES
     released_blocks: ClassVar[Literal["normal", "xavier"]] = "xavier"
 
