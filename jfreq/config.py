@@ -119,6 +119,8 @@ class Optim:
     schedule: Schedule = "cosine"
     warmup: Whole = 0
     """Steps of linear warm-up from 0, at most half of the run."""
+    warmup_fraction: Probability = 0.0
+    """The same as a fraction of the run, where ``warmup`` is 0."""
     final_lr: Probability = 0.0
     """Where ``cosine`` ends, as a fraction of ``lr``."""
     step_decay: NonNegative = 0.5
@@ -152,6 +154,9 @@ class Optim:
     """First matching path pattern multiplies the learning rate; 0 freezes."""
     layer_decay: Fraction = 1.0
     """Learning rate times this per block below the head (fine-tuning)."""
+    layer_decay_of: Literal["all", "blocks"] = "all"
+    """What it slows. ``all``: the blocks, and what comes before them one block further (BEiT,
+    Audio-MAE); ``blocks``: the blocks alone (EAT)."""
     mu_dtype: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self):

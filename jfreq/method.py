@@ -28,6 +28,7 @@ from jfreq.types import (
     PyTree,
     Reconstruction,
     SignalSpec,
+    TokenGrid,
 )
 
 if TYPE_CHECKING:
@@ -211,6 +212,12 @@ class Method:
         return self
 
     @property
+    def token_grid(self) -> TokenGrid | None:
+        """The grid of its tokens where training may leave some of them out, by the ids
+        ``kept_tokens`` ``[b k]`` of a batch; None where it reads all."""
+        return None
+
+    @property
     def stem(self) -> tuple[str, ...]:
         """Patterns of whole paths: parameters before the first block, for ``optim.layer_decay``."""
         return STEM
@@ -296,6 +303,10 @@ class Wrapper(Method):
     @property
     def encoder_method(self) -> Method:
         return self.wrapped.encoder_method
+
+    @property
+    def token_grid(self) -> TokenGrid | None:
+        return self.wrapped.token_grid
 
     @property
     def stem(self) -> tuple[str, ...]:

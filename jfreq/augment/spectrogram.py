@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from jfreq.ops.gather import take_tokens
 
@@ -41,20 +41,64 @@ def mixup(
     label: Float[Array, "b k"],
     *,
     prob: float | int,
+    alpha: float | int = 10.0,
+    shared: bool = False,
+    centred: bool = True,
 ) -> tuple[Float[Array, "b t ..."], Float[Array, "b k"]]:
-    """Waveforms and labels mixed with those of the next row, as in AST (Gong et al. 2021).
+    """Clips and labels mixed with those of the next row (Zhang et al., ICLR 2018).
 
-    With probability ``prob`` a row becomes ``l * x + (1 - l) * next``, ``l ~ Beta(10, 10)``. The
-    mean over ``t`` is removed before mixing and after it, in every row. Batches are shuffled, so
-    that the next row is a random one, and devices exchange one row of a sharded batch instead of
-    all.
+    With probability ``prob`` a row becomes ``l * x + (1 - l) * next``, ``l ~ Beta(alpha, alpha)``.
+    Batches are shuffled, so that the next row is a random one, and devices exchange one row of a
+    sharded batch instead of all.
+
+    Args:
+        key: Random key.
+        x: Waveforms or spectrograms.
+        label: Labels, mixed alike.
+        prob: Probability of mixing.
+        alpha: 10 for waveforms in AST (Gong et al. 2021), 0.8 for spectrograms in EAT.
+        shared: One draw of whether and how much for the whole batch, as timm mixes by default and
+            EAT does; else one for each row.
+        centred: Remove the mean over ``t`` before mixing and after it, in every row, as AST does
+            with waveforms.
     """
     b = x.shape[0]
     key_use, key_weight = jax.random.split(key)
-    weight = jax.random.beta(key_weight, 10.0, 10.0, (b,), jnp.float32)
-    weight = jnp.where(jax.random.uniform(key_use, (b,)) < prob, weight, 1.0)
-    mixed = _remove_mean(_blend(_remove_mean(x), weight))
-    return mixed, _blend(label, weight)
+    draws = 1 if shared else b
+    weight = jax.random.beta(key_weight, float(alpha), float(alpha), (draws,), jnp.float32)
+    weight = jnp.where(jax.random.uniform(key_use, (draws,)) < prob, weight, 1.0)
+    weight = jnp.broadcast_to(weight, (b,))
+    mixed = _blend(_remove_mean(x) if centred else x, weight)
+    return _remove_mean(mixed) if centred else mixed, _blend(label, weight)
+
+
+def change_gain(key: Key, x: Float[Array, "b t c"]) -> Float[Array, "b t c"]:
+    """Every waveform times a gain of its own, 0.5 + Beta(10, 10) (Audio-MAE, EAT)."""
+    gain = 0.5 + jax.random.beta(key, 10.0, 10.0, (x.shape[0], 1, 1), jnp.float32)
+    return x * gain.astype(x.dtype)
+
+
+def roll_signal(
+    key: Key, x: Float[Array, "b t c"], length: Int[Array, " b"] | None = None
+) -> Float[Array, "b t c"]:
+    """Every waveform rolled in time by any number of samples of its signal, uniformly (EAT).
+
+    Args:
+        key: Random key.
+        x: Waveforms, zero beyond their ``length``.
+        length: Valid samples of every row, what lies beyond stays where it is; None: all.
+    """
+    b, t, _ = x.shape
+    length = jnp.full(b, t) if length is None else jnp.clip(length, 1, t)
+    by = jnp.floor(jax.random.uniform(key, (b,)) * length).astype(jnp.int32)
+
+    def rolled(row: Array, by: Array, length: Array) -> Array:
+        zeros, at = jnp.zeros_like(row), jnp.arange(t)[:, None]
+        later = jax.lax.dynamic_slice_in_dim(jnp.concatenate([zeros, row]), t - by, t)
+        end = jax.lax.dynamic_slice_in_dim(jnp.concatenate([row, zeros]), length - by, t)
+        return jnp.where(at >= length, row, jnp.where(at < by, end, later))
+
+    return jax.vmap(rolled)(x, by, length)
 
 
 def add_noise(

@@ -13,6 +13,8 @@ from jfreq.methods.aasp import AaSP
 from jfreq.methods.ast import AST
 from jfreq.methods.audiomae import AudioMAE
 from jfreq.methods.beats import BEATs, BEATsTokenizer
+from jfreq.methods.common.patches import PatchMethod
+from jfreq.methods.common.raw_sensors import RawSensorMethod
 from jfreq.methods.data2vec import Data2Vec
 from jfreq.methods.eat import EAT
 from jfreq.methods.focal import FOCAL
@@ -44,7 +46,9 @@ PAPERS: tuple[type[Method], ...] = (
     STFCSL,
     STFNet,
 )
-METHODS: dict[str, type[Method]] = {cls.__name__: cls for cls in PAPERS}
+ENCODERS: tuple[type[Method], ...] = (PatchMethod, RawSensorMethod)
+"""What is left of AST and STFNet without their classifiers; not trained by themselves."""
+METHODS: dict[str, type[Method]] = {cls.__name__: cls for cls in (*PAPERS, *ENCODERS)}
 
 
 def bind(experiment: Experiment, spec: DataSpec) -> Experiment:

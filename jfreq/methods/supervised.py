@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jfreq import augment
 from jfreq.config import check, replace
 from jfreq.method import (
     Loss,
@@ -21,10 +20,19 @@ from jfreq.method import (
     summarise,
     window_spec,
 )
+from jfreq.methods.common.augmentation import augmented, hot_labels
 from jfreq.nn.apply import apply
 from jfreq.nn.heads import NormLinear
-from jfreq.ops.scale import pcm_to_float
-from jfreq.ranges import Count, NonNegative, Probability, Whole, checked, shortlist
+from jfreq.ranges import (
+    BelowOne,
+    Count,
+    NonNegative,
+    Positive,
+    Probability,
+    Whole,
+    checked,
+    shortlist,
+)
 from jfreq.types import Array, Batch, DataSpec, Features, InputError, PyTree
 
 
@@ -37,14 +45,37 @@ class Head:
     """Whether a clip may have several labels; None: as in the data."""
     loss: Literal["auto", "ce", "bce"] = "auto"
     """``auto``: cross-entropy for one label, binary cross-entropy for several."""
+    label_smoothing: BelowOne = 0.0
+    """Share of a label that is spread evenly over all classes; cross-entropy only."""
     mixup: Probability = 0.0
-    """Probability of mixing a clip with another, lambda ~ Beta(10, 10)."""
+    """Probability of mixing a clip with another: ``lambda`` of its own, the rest of the other."""
+    mixup_of: Literal["waveform", "spectrogram"] = "waveform"
+    """What is mixed."""
+    mixup_alpha: Positive = 10.0
+    """``lambda ~ Beta(alpha, alpha)``: 10 stays near a half, 0.8 is nearly uniform."""
+    mixup_shared: bool = False
+    """Mix the whole batch, or none of it, with one lambda, in place of one for each clip."""
+    roll: bool = False
+    """Roll the waveform by any number of samples; its end comes back at its beginning."""
+    gain: bool = False
+    """Multiply the waveform by 0.5 + Beta(10, 10), which lies between 0.5 and 1.5."""
     spec_augment: tuple[Whole, Whole] = (0, 0)
-    """Widest masked span of frames and band of bins of the spectrogram; 0: none."""
+    """Widest masked span of frames and band of bins of the spectrogram, and one more; 0: none."""
+    spec_augment_at: Literal["log_mel", "input"] = "log_mel"
+    """Where it masks. ``log_mel``: before standardisation, with a log-mel of 0, and before noise
+    (AST, SSAST, Audio-MAE); ``input``: what the encoder reads, last of all, with 0 (EAT)."""
     noise: bool = False
     """Add uniform noise of up to 0.1 to the spectrogram and roll it by up to 10 frames."""
+    token_drop: tuple[BelowOne, BelowOne] = (0.0, 0.0)
+    """Fraction of the columns (time) and of the rows (frequency) of tokens that the encoder does
+    not read in training (Audio-MAE)."""
     norm: bool = True
     """Put a layer norm before the linear map."""
+    eps: Positive = 1e-5
+    """What this norm adds to the variance: 1e-5 for AST and SSAST, 1e-6 for EAT and Audio-MAE."""
+    initial: Positive | None = None
+    """Standard deviation of the initial linear map: 0.02 for EAT, 0.00002 for Audio-MAE; None:
+    torch's initial values, as in AST and SSAST."""
     fusion: Literal["feature", "late"] = "feature"
     """For an encoder with several branches. ``feature``: one classifier over all of them; ``late``:
     a classifier for each branch, each with its own loss (the losses are summed); their
@@ -88,11 +119,17 @@ class Head:
             "data with the same classes",
         )
         multi = spec.multi_label if self.multi_label is None else self.multi_label
+        loss = self.loss if self.loss != "auto" else ("bce" if multi else "ce")
+        check(
+            not self.label_smoothing or loss == "ce",
+            "head.label_smoothing",
+            "is for cross-entropy, and the loss is bce; set it to 0",
+        )
         return replace(
             self,
             classes=self.classes or len(spec.labels),
             multi_label=multi,
-            loss=self.loss if self.loss != "auto" else ("bce" if multi else "ce"),
+            loss=loss,
             labels=spec.labels,
         )
 
@@ -126,7 +163,17 @@ class Supervised(Method):
         return {"backbone": params, "head": {str(i): head for i, head in enumerate(heads)}}
 
     def bind(self, spec: DataSpec) -> Self:
-        return replace(super().bind(spec), head=self.head.bind(spec))
+        bound = replace(super().bind(spec), head=self.head.bind(spec))
+        bound.check_token_drop()
+        return bound
+
+    def check_token_drop(self) -> None:
+        """Raises ``InputError`` for an encoder that cannot leave tokens out."""
+        check(
+            not max(self.head.token_drop) or self.backbone.token_grid is not None,
+            "head.token_drop",
+            "this encoder reads all of its tokens; set it to 0 0",
+        )
 
     def unbind(self) -> Self:
         return replace(super().unbind(), head=self.head.unbind())
@@ -140,7 +187,7 @@ class Supervised(Method):
     def validation_loss(self, params, target, batch: Batch, rngs: Streams, step) -> Loss:
         """Without augmentation and dropout."""
         del target, rngs, step
-        labels = _hot(self.head, batch["label"])
+        labels = hot_labels(self.head, batch["label"])
         clip = self.backbone.encode(params["backbone"], batch).clip
         return self._measured(params, clip, labels, batch)
 
@@ -171,7 +218,9 @@ class Supervised(Method):
 
     @property
     def _classifier(self) -> NormLinear:
-        return NormLinear(decided(self.head.classes, "head.classes"), self.head.norm)
+        head = self.head
+        classes = decided(head.classes, "head.classes")
+        return NormLinear(classes, head.norm, head.eps, head.initial)
 
     @property
     def _late(self) -> bool:
@@ -185,6 +234,10 @@ class Supervised(Method):
         return [apply(self._classifier, params[str(i)], x) for i, x in enumerate(parts)]
 
     # ------------------------------------------------------------------ what others ask
+
+    @property
+    def without_head(self) -> Method:
+        return self.backbone
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -212,10 +265,6 @@ class Classify(Supervised, Wrapper):
     backbone: Method = Method()
     head: Head = Head()
 
-    @property
-    def without_head(self) -> Method:
-        return self.backbone
-
     def bind(self, spec: DataSpec) -> Self:
         backbone = self.backbone.bind(spec)
         head = self.head.bind(spec)
@@ -229,7 +278,9 @@ class Classify(Supervised, Wrapper):
                 "head.fusion_weights",
                 f"has {len(weights or ())} weights for {len(widths)} branches; give one per branch",
             )
-        return replace(self, backbone=backbone, head=head, signals=backbone.signals)
+        bound = replace(self, backbone=backbone, head=head, signals=backbone.signals)
+        bound.check_token_drop()
+        return bound
 
     def unbind(self) -> Self:
         return replace(super().unbind(), backbone=self.backbone.unbind())
@@ -256,36 +307,3 @@ def _fused(head: Head, logits: list[Array]) -> Array:
         log_weights = np.log(weights / weights.sum())
     log_probs = jnp.stack([jax.nn.log_softmax(x) for x in logits])
     return jax.nn.logsumexp(log_probs + log_weights[:, None, None], axis=0)
-
-
-def _hot(head: Head, labels: Array) -> Array:
-    """Labels ``[b]`` or ``[b classes]`` as ``[b classes]``; all zero for a row without one."""
-    if labels.ndim > 1:
-        return labels
-    return jax.nn.one_hot(labels, decided(head.classes, "head.classes"))
-
-
-def augmented(backbone: Method, head: Head, batch: Batch, rngs: Streams) -> tuple[Batch, Array]:
-    """The batch with its augmented spectrogram, and (soft) labels ``[b classes]``."""
-    labels = _hot(head, batch["label"])
-    if head.mixup:
-        names = [k for k, v in batch.items() if v.ndim == 3 and k != "spectrogram"]
-        if len(names) != 1:
-            raise InputError(f"head.mixup: mixes one signal, the batch holds {names}; set it to 0")
-        mixed, labels = augment.mixup(
-            rngs("mixup"), pcm_to_float(batch[names[0]]), labels, prob=head.mixup
-        )
-        batch = {k: v for k, v in batch.items() if k != "spectrogram"} | {names[0]: mixed}
-    batch = backbone.with_spectrogram(batch)
-    if "spectrogram" in batch:
-        spec = batch["spectrogram"]
-        if max(head.spec_augment):
-            time, freq = head.spec_augment
-            spec = augment.spec_augment(
-                rngs("spec_augment"), spec, time=time, freq=freq, fill=backbone.spectrogram_fill
-            )
-        if head.noise:
-            noisy = augment.add_noise(rngs("noise"), spec)
-            spec = augment.roll_time(rngs("roll"), noisy, shift=10)
-        batch = {**batch, "spectrogram": spec}
-    return batch, labels

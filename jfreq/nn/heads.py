@@ -44,12 +44,22 @@ class MLPHead(nn.Module):
 
 class NormLinear(nn.Module):
     """LayerNorm (unless ``norm`` is off) and a linear classifier: the head of AST and of
-    fine-tuned SSAST. Float32."""
+    fine-tuned SSAST. Float32.
+
+    ``initial`` is the standard deviation of its initial kernel, whose bias is then 0 (EAT 0.02,
+    Audio-MAE 0.00002); None: torch's initial values.
+    """
 
     classes: int
     norm: bool = True
+    eps: float = 1e-5
+    initial: float | None = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "b d"]) -> Float[Array, "b classes"]:
-        x = nn.LayerNorm(epsilon=1e-5, name="norm")(x) if self.norm else x
-        return torch_linear(self.classes, x, "linear")
+        x = nn.LayerNorm(epsilon=self.eps, name="norm")(x) if self.norm else x
+        if self.initial is None:
+            return torch_linear(self.classes, x, "linear")
+        # timm cuts this normal at 2, which is 100 standard deviations or more: not at all.
+        kernel = nn.initializers.normal(self.initial)
+        return nn.Dense(self.classes, kernel_init=kernel, name="linear")(x)

@@ -39,7 +39,7 @@ FIELDS = {
 def schedule(cfg: Optim, steps: int) -> optax.Schedule:
     """Learning rate by step: linear warm-up, then constant, cosine or steps down. What ``plateau``
     has come down by is not in it, but in the state of the optimiser."""
-    warmup = min(cfg.warmup, steps // 2)
+    warmup = min(cfg.warmup or round(cfg.warmup_fraction * steps), steps // 2)
     rest = max(1, steps - warmup)
     if cfg.schedule in ("constant", "plateau"):
         main = optax.constant_schedule(cfg.lr)
@@ -79,8 +79,9 @@ def rate_multipliers(cfg: Optim, params: PyTree, stem: Sequence[str] = STEM) -> 
     """A factor for each parameter: first matching ``lr_mult``, times the layer decay.
 
     For a stack of blocks ``[l ...]`` the factor is an array over ``l``; ``stem`` is what comes
-    before the first block, as in :attr:`jfreq.method.Method.stem`. Raises ``InputError`` for a
-    pattern of the config that matches nothing.
+    before the first block, as in :attr:`jfreq.method.Method.stem`, and is slowed too where
+    ``layer_decay_of`` is ``all``. Raises ``InputError`` for a pattern of the config that matches
+    nothing.
     """
     leaves = param_paths.flatten(params)
     patterns = [pattern for pattern, _ in cfg.lr_mult]
@@ -89,13 +90,13 @@ def rate_multipliers(cfg: Optim, params: PyTree, stem: Sequence[str] = STEM) -> 
     stacks = [
         leaf.shape[0] for path, leaf in leaves.items() if "/blocks/" in path and path not in early
     ]
-    depth = stacks[0] if stacks else 0
+    before = cfg.layer_decay ** ((stacks[0] if stacks else 0) + 1)
 
     def factor(path, leaf):
         hit = param_paths.first_match(path, patterns)
         scale = 1.0 if hit is None else cfg.lr_mult[hit][1]
         if path in early:
-            return np.float32(scale * cfg.layer_decay ** (depth + 1))
+            return np.float32(scale * (before if cfg.layer_decay_of == "all" else 1.0))
         if "/blocks/" in path:
             powers = cfg.layer_decay ** np.arange(leaf.shape[0], 0, -1, dtype=np.float64)
             return (scale * powers).astype(np.float32).reshape(-1, *[1] * (leaf.ndim - 1))

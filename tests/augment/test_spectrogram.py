@@ -11,7 +11,7 @@ def noise(*shape, seed=0):
 
 
 spec_augment = jax.jit(augment.spec_augment, static_argnames=("freq", "time", "fill"))
-mixup = jax.jit(augment.mixup, static_argnames="prob")
+mixup = jax.jit(augment.mixup, static_argnames=("prob", "alpha", "shared", "centred"))
 
 
 def span(flags):
@@ -85,6 +85,51 @@ def test_mixup_shared_label_and_off_switch(key):
     np.testing.assert_allclose(mixed, x - x.mean(axis=1, keepdims=True), atol=1e-6)
     np.testing.assert_array_equal(mixed_label, label)
     np.testing.assert_allclose(mixup(key, x, label, prob=1.0)[1], label, atol=1e-6)
+
+
+def test_mixup_of_spectrograms_keeps_their_mean(key):
+    """Beta(0.8, 0.8) of every row, without a mean being removed."""
+    x, label = noise(3000, 5) + 2.0, jnp.tile(jnp.eye(2), (1500, 1))
+    mixed, labels = mixup(key, x, label, prob=1.0, alpha=0.8, centred=False)
+    weight = np.where(np.arange(3000) % 2 == 0, labels[:, 0], labels[:, 1])
+    assert scipy.stats.kstest(weight, scipy.stats.beta(0.8, 0.8).cdf).pvalue > 1e-4
+    expected = weight[:, None] * x + (1 - weight[:, None]) * np.roll(x, -1, axis=0)
+    np.testing.assert_allclose(mixed, expected, atol=1e-5)
+
+
+def test_mixup_with_one_draw_for_the_batch(key):
+    label = jnp.tile(jnp.eye(2), (3, 1))
+    draw = jax.jit(jax.vmap(lambda k: augment.mixup(
+        k, jnp.zeros((6, 2)), label, prob=0.9, alpha=0.8, shared=True)[1]))  # fmt: skip
+    labels = np.asarray(draw(jax.random.split(key, 4000)))
+    weight = labels[:, 0, 0]
+    np.testing.assert_allclose(labels[:, 3, 1], weight, atol=1e-6)  # the same in every row
+    mixed = weight < 1
+    assert abs(mixed.mean() - 0.9) < 0.02
+    assert scipy.stats.kstest(weight[mixed], scipy.stats.beta(0.8, 0.8).cdf).pvalue > 1e-4
+
+
+def test_gain_is_a_half_and_a_beta(key):
+    x = noise(4000, 3, 2)
+    gain = np.asarray(augment.change_gain(key, x)) / np.asarray(x)
+    np.testing.assert_allclose(gain, gain[:, :1, :1] * np.ones((1, 3, 2)), rtol=1e-5)
+    assert scipy.stats.kstest(gain[:, 0, 0] - 0.5, scipy.stats.beta(10, 10).cdf).pvalue > 1e-4
+
+
+def test_roll_signal_stays_inside_the_signal(key):
+    """Every shift of a row's own length is as likely; its padding stays where it is."""
+    x, length = noise(600, 12, 2), jnp.tile(jnp.array([12, 5, 1]), 200)
+    x = jnp.where(jnp.arange(12)[None, :, None] < length[:, None, None], x, 0.0)
+    out = np.asarray(jax.jit(augment.roll_signal)(key, x, length))
+    shifts = {12: [], 5: [], 1: []}
+    for row, rolled, n in zip(np.asarray(x), out, np.asarray(length)):
+        hits = [s for s in range(n) if np.array_equal(np.roll(row[:n], s, axis=0), rolled[:n])]
+        assert len(hits) == 1 and not rolled[n:].any()
+        shifts[int(n)].append(hits[0])
+    for n in (12, 5):
+        assert scipy.stats.chisquare(np.bincount(shifts[n], minlength=n)).pvalue > 1e-4
+    whole = augment.roll_signal(key, x[::3])
+    np.testing.assert_array_equal(np.sort(whole, axis=1), np.sort(x[::3], axis=1))
 
 
 def test_add_noise_is_uniform_times_one_level_per_row(key):

@@ -1,6 +1,7 @@
 """Supervised heads: losses by hand, augmentation, published geometry and size, partial loading."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +10,14 @@ import pytest
 
 from jfreq import param_paths
 from jfreq.config import Experiment, Source, replace
+from jfreq.config_json import to_dict
 from jfreq.method import Method, Streams, encoder_params
+from jfreq.methods import experiment_from_dict
 from jfreq.methods.ast import AST
+from jfreq.methods.common.augmentation import augmented
 from jfreq.methods.ssast import SSAST
-from jfreq.methods.supervised import Classify, Head, augmented
+from jfreq.methods.supervised import Classify, Head
+from jfreq.nn.heads import NormLinear
 from jfreq.nn.vit import SIZES, ViT
 from jfreq.ops.posemb import resize_positions
 from jfreq.ranges import checked
@@ -140,8 +145,23 @@ def test_multi_hot_and_integer_labels_of_one_class_agree():
         (Head(mixup=1.0), True),
         (Head(spec_augment=(5, 3)), True),
         (Head(noise=True), True),
+        (Head(roll=True), True),
+        (Head(gain=True), True),
+        (Head(mixup=1.0, mixup_of="spectrogram", mixup_alpha=0.8, mixup_shared=True), True),
+        (Head(spec_augment=(5, 3), spec_augment_at="input"), True),
+        (Head(label_smoothing=0.1), False),
     ],
-    ids=["none", "mixup", "spec_augment", "noise"],
+    ids=[
+        "none",
+        "mixup",
+        "spec_augment",
+        "noise",
+        "roll",
+        "gain",
+        "spectrograms",
+        "input",
+        "smoothing",
+    ],
 )
 def test_augmentation_acts_in_training_only(head, random):
     method, spec, params = table(head)
@@ -189,6 +209,112 @@ def test_mixup_wants_one_signal():
     batch = fake_batch(spec, 2)
     with pytest.raises(InputError, match=r"head.mixup: mixes one signal.*'x', 'y'"):
         method.loss(params, {}, {**batch, "y": batch["x"]}, Streams(jax.random.key(0)), 0)
+
+
+def test_mixed_spectrograms_want_an_encoder_that_reads_them():
+    method, spec, _ = table(Head(mixup=0.5, mixup_of="spectrogram"))
+    raw = replace(method, backbone=Method())
+    with pytest.raises(InputError, match=r"head.mixup_of: this encoder reads no spectrogram"):
+        augmented(raw.backbone, raw.head, fake_batch(spec, 2), Streams(jax.random.key(0)))
+
+
+def test_bands_are_masked_before_noise_or_last():
+    """With log-mel 0 under the noise, or with 0 on top of it and of the mixing."""
+    cfg, _, _ = model("AST")
+    batch = {"spectrogram": jnp.ones((16, 32, 24, 1)), "label": jnp.zeros(16, int)}
+    head, rngs = replace(cfg.head, spec_augment=(0, 9), noise=True), Streams(jax.random.key(2))
+    heads = [replace(head, spec_augment_at=at) for at in ("log_mel", "input")]
+    first, last = (np.asarray(augmented(cfg, h, batch, rngs)[0]["spectrogram"]) for h in heads)
+    masked = last == 0
+    assert masked.any() and (last[~masked] >= 1).all()
+    np.testing.assert_array_equal(masked.all(axis=1), masked.any(axis=1))
+    fill = cfg.spectrogram_fill
+    assert 0 < fill < 1
+    np.testing.assert_array_equal(first < 1, masked)
+    assert ((first[masked] >= fill) & (first[masked] <= fill + 0.1)).all()
+    assert len(np.unique(first[masked])) > 100
+
+
+@pytest.mark.parametrize("smoothing", [0.1, 0.3])
+def test_label_smoothing_is_that_of_torch(smoothing):
+    """(1 - s) y + s / classes, in training alone."""
+    method, spec, params = table(Head(label_smoothing=smoothing))
+    batch = fake_batch(spec, 6)
+    loss = method.loss(params, {}, batch, Streams(jax.random.key(0)), 0)
+    labels = (1 - smoothing) * np.eye(3)[np.arange(6) % 3] + smoothing / 3
+    logits = method.encode(params, batch).logits
+    np.testing.assert_allclose(loss.value, by_hand(logits, labels, "ce").mean(), rtol=1e-5)
+    with pytest.raises(InputError, match=r"head.label_smoothing: is for cross-entropy"):
+        table(Head(label_smoothing=smoothing, loss="bce"))
+
+
+def test_initial_values_of_the_classifier():
+    """Normal of the asked deviation without a bias; else torch's uniform."""
+    for initial, deviation in ((0.02, 0.02), (2e-5, 2e-5), (None, 1 / np.sqrt(3 * 400))):
+        net = NormLinear(300, initial=initial)
+        params: Any = net.init(jax.random.key(1), jnp.zeros((1, 400)))["params"]
+        linear = params["linear"]
+        np.testing.assert_allclose(np.std(linear["kernel"]), deviation, rtol=0.02)
+        assert bool(np.any(linear["bias"])) == (initial is None)
+
+
+# ------------------------------------------------------------------ dropped tokens
+
+
+def test_dropped_tokens_are_whole_columns_and_rows():
+    """The encoder reads the others where they stand, and the clip vector is their mean."""
+    backbone = SSAST(encoder=SMALL, padding="attended").bind(CLIP)
+    method = Classify(backbone=backbone, head=Head(token_drop=(0.3, 0.2))).bind(CLIP)
+    params = jax.tree.map(jnp.asarray, filled(method))
+    batch, rngs = fake_batch(CLIP, 3), Streams(jax.random.key(3))
+    changed, _ = augmented(method.backbone, method.head, batch, rngs)
+    kept, grid = np.asarray(changed["kept_tokens"]), backbone.grid
+    assert grid.shape == (8, 8) and kept.shape == (3, 5 * 6)
+    for row in kept:
+        rows, columns = np.divmod(row, grid.time)  # frequency-major
+        assert (len(set(row)), len(set(rows)), len(set(columns))) == (30, 6, 5)
+    assert len({tuple(sorted(row)) for row in kept}) == 3
+
+    spec = method.with_spectrogram(batch)["spectrogram"]
+    trunk = backbone.trunk
+    clip = method.backbone.forward(params["backbone"], changed, rngs).clip
+
+    def reading(net, ids):
+        tokens = net.embed(spec)
+        some = jnp.take_along_axis(tokens, ids[..., None], axis=1)
+        return net.encode(some, ids=ids)[1].mean(axis=1)
+
+    order = jnp.sort(changed["kept_tokens"], axis=1)
+    wanted: Any = trunk.apply({"params": params["backbone"]["trunk"]}, order, method=reading)
+    np.testing.assert_allclose(clip, wanted, atol=1e-4)
+    whole = method.backbone.encode(params["backbone"], changed).clip  # dropped in training alone
+    plain = method.backbone.encode(params["backbone"], batch).clip
+    np.testing.assert_array_equal(whole, plain)
+
+
+def test_dropped_tokens_leave_a_finite_clip_vector():
+    """Even where all that is kept of a short clip is padding."""
+    backbone = SSAST(encoder=SMALL).bind(CLIP)
+    method = Classify(backbone=backbone, head=Head(token_drop=(0.8, 0.0))).bind(CLIP)
+    batch = fake_batch(CLIP, 16) | {"length": jnp.full(16, 800)}
+    params, rngs = filled(method), Streams(jax.random.key(0))
+    assert np.isfinite(jax.jit(method.loss)(params, {}, batch, rngs, 0).value)
+    with pytest.raises(InputError, match=r"head.token_drop: this encoder reads all"):
+        table(Head(token_drop=(0.2, 0.2)))
+
+
+def test_a_fine_tuned_classifier_leaves_its_head_behind():
+    """A new classifier is put on the encoder of AST alone."""
+    old = MODELS["AST"].bind(CLIP)
+    new = Classify(backbone=old.unbind().without_head).bind(CLIP)
+    shapes = jax.eval_shape(new.init, jax.random.key(0))
+    assert set(shapes["backbone"]) == {"trunk"}
+    _, report = transfer.fit_params(
+        filled(old, 1), filled(new, 2), Source("runs/a", read="backbone", write="backbone")
+    )
+    assert not report.resized and len(report.taken) == len(param_paths.flatten(shapes["backbone"]))
+    saved = Experiment("new", new)
+    assert experiment_from_dict(to_dict(saved)) == saved
 
 
 # ------------------------------------------------------------------ training

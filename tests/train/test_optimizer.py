@@ -234,6 +234,23 @@ def test_layer_decay(rng):
             assert factor == (2.0 if path == "head/linear/bias" else 1.0)
 
 
+def test_layer_decay_of_blocks_alone(rng):
+    """EAT's rule: block l of 3 by decay**(3 - l), and nothing else."""
+    cfg = Optim(layer_decay=0.65, layer_decay_of="blocks")
+    for path, factor in param_paths.flatten(optimizer.rate_multipliers(cfg, tree(rng))).items():
+        blocks = path.startswith(BLOCKS)
+        wanted = [0.65**3, 0.65**2, 0.65] if blocks else [1.0]
+        np.testing.assert_allclose(np.ravel(factor), wanted, rtol=1e-6)
+
+
+def test_warmup_as_a_fraction_of_the_run():
+    cfg = Optim(lr=1e-3, schedule="constant", warmup_fraction=0.2)
+    np.testing.assert_array_equal(
+        rates(cfg, 50), rates(Optim(lr=1e-3, schedule="constant", warmup=10), 50)
+    )
+    assert rates(dataclasses.replace(cfg, warmup=4), 50)[4] == np.float32(1e-3)
+
+
 NET = ViT(width=16, depth=2, heads=2)
 POST = dataclasses.replace(NET, norm="post", bias=ALiBi())
 CLASSES = DataSpec((SignalSpec("audio", 16000, 20720),), labels=("a", "b"))

@@ -21,6 +21,7 @@ from jfreq.nn.apply import apply
 from jfreq.nn.convnext import ConvNeXt
 from jfreq.nn.patch_encoder import SSAST_VALUES, InitialValues, SpectrogramTrunk
 from jfreq.nn.vit import ViT
+from jfreq.ops.gather import take_entries, take_tokens
 from jfreq.ops.patch import grid_shape
 from jfreq.ranges import Count, Whole, checked
 from jfreq.types import (
@@ -235,22 +236,28 @@ class PatchMethod(FeatureMethod):
 
     def features_of(self, params: PyTree, batch: Batch, dropout: Array | None = None) -> Features:
         batch = self.with_spectrogram(batch)
-        spec, attended = batch["spectrogram"], self.attended_tokens(batch)
+        spec, attended, kept = batch["spectrogram"], self.attended_tokens(batch), None
+        if "kept_tokens" in batch and dropout is not None:
+            kept = batch["kept_tokens"]
         special, tokens, layers = apply(
             self.trunk,
             params["trunk"],
             spec,
             valid=attended,
+            kept=kept,
             layers=True,
             method=_encoded,
             train=dropout is not None,
             dropout=dropout,
         )
+        valid = valid_tokens(self.grid, batch, spec.shape[0])
+        if kept is not None:
+            valid = take_entries(valid, kept)
+            attended = None if attended is None else _kept(attended, kept)
         if self.pool == "special":
             clip = special.mean(axis=1)
         else:
             clip = tokens.mean(axis=1) if attended is None else pooled(tokens, attended, "mean")
-        valid = valid_tokens(self.grid, batch, spec.shape[0])
         return Features(tokens=tokens, grid=self.grid, clip=clip, valid=valid, layers=layers)
 
     def attended_tokens(self, batch: Batch) -> Array | None:
@@ -306,6 +313,10 @@ class PatchMethod(FeatureMethod):
     # ------------------------------------------------------------------ what others ask
 
     @property
+    def token_grid(self) -> TokenGrid | None:
+        return self.grid if isinstance(self.encoder, ViT) else None
+
+    @property
     def spectrogram_fill(self) -> float:
         return self.geometry.frontend.fill
 
@@ -314,6 +325,23 @@ class PatchMethod(FeatureMethod):
         return self.geometry.frontend.hop_length
 
 
-def _encoded(trunk: SpectrogramTrunk, spec: Array, *, valid: Array | None = None, **options):
-    """All tokens of a spectrogram in context."""
-    return trunk.encode(trunk.embed(spec, valid=valid), valid=valid, **options)
+def _encoded(
+    trunk: SpectrogramTrunk,
+    spec: Array,
+    *,
+    valid: Array | None = None,
+    kept: Array | None = None,
+    **options,
+):
+    """All tokens of a spectrogram in context, or those with the ids ``kept`` ``[b k]``."""
+    tokens = trunk.embed(spec, valid=valid)
+    if kept is not None:
+        tokens = take_tokens(tokens, kept)
+        valid = None if valid is None else _kept(valid, kept)
+    return trunk.encode(tokens, ids=kept, valid=valid, **options)
+
+
+def _kept(valid: Array, kept: Array) -> Array:
+    """Which of the ``kept`` tokens are valid; all of a clip that has kept none that is."""
+    valid = take_entries(valid, kept)
+    return valid | ~valid.any(axis=1, keepdims=True)
