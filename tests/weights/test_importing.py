@@ -5,6 +5,7 @@ import json
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
@@ -226,7 +227,7 @@ def test_huggingface(tmp_path, spec, version, prefix):
     found = import_weights(folder(tmp_path, names, config, {"mean": -1.5, "std": 2}))
     method = method_of(found)
     assert (method.frontend.mean, method.frontend.std) == (-1.5, 2.0)
-    layers, final, logits = released.ast_forward(tensors, spec, (10, 10), eps=1e-12)
+    layers, final, logits = released.ast_forward(tensors, spec, (10, 10), eps=1e-12, head_eps=1e-12)
     features = encoded(found, spec)
     assert_layers(features, layers, 2)
     close(features.tokens, final[:, 2:])
@@ -234,6 +235,34 @@ def test_huggingface(tmp_path, spec, version, prefix):
     if prefix:
         assert method.labels == ("dog", "cat", "rain")
         close(features.logits, logits)
+
+
+@pytest.mark.parametrize(
+    ("name", "head", "eps"),
+    [
+        ("ast", "mlp_head.0", 1e-5),
+        ("huggingface", "mlp_head.0", 1e-12),
+        ("eat_tuned", "fc_norm", 1e-6),
+        ("audiomae", "fc_norm", 1e-6),
+    ],
+)
+def test_the_norm_before_a_classifier(tmp_path, name, head, eps):
+    """On small vectors, where what it adds to the variance is seen."""
+    tensors = released.ast() if name == "huggingface" else getattr(released, name)()
+    if name == "audiomae":
+        tensors = released.audiomae(classes=7)
+    linear = {"mlp_head.0": "mlp_head.1", "fc_norm": "head"}[head]
+    if name == "huggingface":
+        names = released.as_huggingface(tensors, 5, "audio_spectrogram_transformer.")
+        path = folder(tmp_path, names, {"num_attention_heads": 1, "max_length": 128})
+    else:
+        path = written(tmp_path, tensors)
+    found = import_weights(path, Options(frames=128) if name == "eat_tuned" else None)
+    clip = np.random.default_rng().normal(0.0, 1e-3, (3, 64))
+    named = {key.removeprefix("module."): x for key, x in released.double(tensors).items()}
+    wanted = released.linear(released.layer_norm(clip, named, head, eps), named, linear)
+    (logits,) = method_of(found)._classify(found.params["head"], jnp.asarray(clip, jnp.float32))
+    np.testing.assert_allclose(logits, wanted, rtol=1e-3, atol=1e-3 * np.abs(wanted).max())
 
 
 @pytest.mark.parametrize(

@@ -88,8 +88,9 @@ def read(file: WeightFile, options: Options) -> Found:
     method = replace(method, frontend=fbank(task), encoder=encoder)
     entries = trunk_entries("backbone/trunk", encoder, patch, lattice)
     entries += classifier("fc_norm", "head", width, classes)
+    head = head_of(classes, task, options.labels, eps=1e-6)
     return Found(
-        Classify(backbone=method, head=head_of(classes, task, options.labels)),
+        Classify(backbone=method, head=head),
         lattice.frames,
         entries,
         options.labels,

@@ -83,7 +83,7 @@ def read(file: WeightFile, options: Options) -> Found:
         head = [*linear("head/linear", "head", width, classes)]
         normed = "fc_norm.weight" in file.tensors
         head += norm("head/norm", "fc_norm", width) if normed else ()
-        tuned_head = head_of(classes, task, options.labels, norm=normed)
+        tuned_head = head_of(classes, task, options.labels, norm=normed, eps=1e-6)
         method = Classify(backbone=method, head=tuned_head)
         return Found(method, frames, [*trunk, *head], options.labels, assumed, replaced)
     entries = trunk_entries("trunk", encoder, patch, special, prefix)

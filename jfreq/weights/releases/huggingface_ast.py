@@ -125,7 +125,8 @@ def read(file: WeightFile, options: Options) -> Found:
     multi = file.config.get("problem_type") == "multi_label_classification"
     task = TASKS[527] if multi or classes == 527 else UNKNOWN
     entries += classifier(*CLASSIFIER, width, classes)
-    method = AST(**common, head=head_of(classes, task, labels))
+    head = head_of(classes, task, labels, eps=encoder.eps)
+    method = AST(**common, head=head)
     return Found(method, frames, entries, labels=labels)
 
 
