@@ -1,18 +1,25 @@
-"""Finds experiments by name: those of ``experiments/recipes/``, and of a file that is named.
+"""Finds experiments, and recipes of fine-tuning, by name: in ``experiments/recipes/``, and in a
+file that is named.
 
-Only the file that holds the experiment is run.
+Only the file that holds it is run.
 """
 
 from __future__ import annotations
 
 import ast
+import inspect
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import TypeAlias
 
 from jfreq.classes import run_as, run_file
 from jfreq.config import Experiment, close_match
 from jfreq.files import local_path
 from jfreq.ranges import InputError, shown
+
+FineTuning: TypeAlias = Callable[[Experiment], Experiment]
+"""From what ``jfreq finetune`` would train by default to what it trains with a recipe."""
 
 
 def folders() -> list[Path]:
@@ -80,12 +87,59 @@ def load(name: str) -> Experiment:
     return _of_file(file, inner) if file else _packaged(name)
 
 
-def _of_file(file: str, name: str) -> Experiment:
-    path = local_path(file, "experiment")
+def known_finetuning() -> dict[str, Path]:
+    """The recipes of fine-tuning that come with jfreq, by name, each with its file: functions
+    whose names begin with ``finetune_``. Runs none of the files."""
+    files = (path for folder in folders() for path in sorted((folder / "recipes").glob("*.py")))
+    return {name: path for path in files for name in _functions(path)}
+
+
+def _functions(path: Path) -> list[str]:
+    try:
+        body = ast.parse(path.read_bytes()).body
+    except (SyntaxError, ValueError):
+        return []
+    names = [node.name for node in body if isinstance(node, ast.FunctionDef)]
+    return [name for name in names if name.startswith("finetune_")]
+
+
+def load_finetuning(name: str) -> FineTuning:
+    """The recipe of fine-tuning called ``name``, or ``FILE.py:NAME``.
+
+    Raises ``InputError`` with the closest name that exists, or where the file does not run.
+    """
+    local_path(name, "recipe")
+    file, _, inner = name.rpartition(":")
+    if file:
+        return _function(run_file(_existing(file, "a recipe")), inner, f"{file} has")
+    files = known_finetuning()
+    if name not in files:
+        raise InputError(_unknown_recipe(name, list(files), "there are"))
+    return _function(_run_recipe(files[name]), name, f"{files[name].name} has")
+
+
+def _function(module: ModuleType, name: str, has: str) -> FineTuning:
+    functions = {k: v for k, v in vars(module).items() if inspect.isfunction(v)}
+    own = {k: v for k, v in functions.items() if v.__module__ == module.__name__ and k[0] != "_"}
+    if name not in own:
+        raise InputError(_unknown_recipe(name, sorted(own), has))
+    return own[name]
+
+
+def _unknown_recipe(name: str, known: list[str], has: str) -> str:
+    hint = close_match(name, known)
+    return f"recipe: no {shown(name)}{hint}; {has}: {', '.join(known) or 'none'}"
+
+
+def _existing(file: str, what: str) -> Path:
+    path = local_path(file, what.partition(" ")[2])
     if not path.is_file():
-        raise InputError(
-            f"{file}: no such file; an experiment of your own is given as FILE.py:NAME"
-        )
+        raise InputError(f"{file}: no such file; {what} of your own is given as FILE.py:NAME")
+    return path
+
+
+def _of_file(file: str, name: str) -> Experiment:
+    path = _existing(file, "an experiment")
     named = load_file(path)
     if name not in named:
         has = f"{file} has: {', '.join(sorted(named)) or 'none'}"

@@ -34,6 +34,9 @@ class FinetuneOptions:
     """Folder of the fine-tuning runs, with a sub-folder for each held-out fold."""
     data: tuple[str, ...] = ()
     """Labelled shards; several folders of the same classes are one set."""
+    recipe: str | None = None
+    """Published settings by their name, for instance finetune_esc50, or FILE.py:NAME; the other
+    options are changes to them."""
     folds: tuple[str, ...] = ()
     """Held-out folds to run, for instance 1 2, or "test" for the split of the set; by default
     all."""

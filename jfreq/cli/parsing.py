@@ -219,6 +219,15 @@ def _refuse_urls(options: Mapping[str, Any]) -> None:
                 _refuse_urls(vars(path))
 
 
+def option_value(option: str, args: Sequence[str]) -> str | None:
+    """The value of an option that has to be known before the others are read, if it is given."""
+    for word, after in zip(args, [*args[1:], ""]):
+        name, equals, value = word.partition("=")
+        if name == option and (equals or not after.startswith("-")):
+            return (value if equals else after) or None
+    return None
+
+
 def with_data(experiment: Experiment, paths: tuple[str, ...]) -> Experiment:
     """The experiment on the shards ``paths``, or on those of its config where there are none."""
     from jfreq.config import replace

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from jfreq.cli.parsing import experiment_name, first_argument, parse, with_data
+from jfreq.cli.parsing import (
+    HELP,
+    experiment_name,
+    first_argument,
+    option_value,
+    parse,
+    with_data,
+)
 from jfreq.ranges import InputError, close_match
 
 
@@ -32,11 +39,17 @@ def train(argv: Sequence[str]) -> None:
 
 def finetune(argv: Sequence[str]) -> None:
     """Fine-tunes a run or bundle: jfreq finetune RUN --data SHARDS --workdir RUN2"""
+    from jfreq import recipes
+
+    more = ""
+    if argv and argv[0] in HELP:
+        more = f"\n\n--recipe takes FILE.py:NAME or one of\n{', '.join(recipes.known_finetuning())}"
     trained, rest = first_argument(
         "finetune",
         argv,
         "RUN [options]; RUN is a run folder or bundle, or "
         "the name of an experiment to train from scratch",
+        more=more,
     )
     import tyro
 
@@ -44,13 +57,15 @@ def finetune(argv: Sequence[str]) -> None:
     from jfreq.cli.options import FinetuneOptions
     from jfreq.config import replace
     from jfreq.evaluate import finetune as tuning
+    from jfreq.evaluate.finetune_experiment import experiment_for
 
     distributed.start()
+    recipe = option_value("--recipe", rest)
     args = parse(
         FinetuneOptions,
         args=rest,
         prog=f"jfreq finetune {trained}",
-        default=FinetuneOptions(tuning.experiment_for(trained), tyro.MISSING),
+        default=FinetuneOptions(experiment_for(trained, recipe), tyro.MISSING),
         description="Trains the encoder and a classifier, in one run for each held-out fold.",
     )
     experiment, workdir = with_data(args.experiment, args.data), args.workdir

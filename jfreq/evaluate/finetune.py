@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 import jfreq
-from jfreq import distributed, recipes
-from jfreq.config import Checkpoint, Experiment, Log, Optim, Source, check, replace
+from jfreq import distributed
+from jfreq.config import Experiment, Source, check, replace
 from jfreq.config_json import flat, to_dict
 from jfreq.data.fold_assignment import open_data
 from jfreq.data.loading.held_out import divide_rows
@@ -28,9 +28,7 @@ from jfreq.evaluate.predictions import (
 )
 from jfreq.evaluate.probe_protocol import single_split
 from jfreq.evaluate.results import Report, Result, joined, over_seeds
-from jfreq.export.bundle import load_trained, trained_folder
 from jfreq.files import local_path, read_json, write_json
-from jfreq.methods.supervised import Classify, Head
 from jfreq.ranges import Fraction, Repeats, checked_call
 from jfreq.train.average import check_snapshots, snapshot_steps
 from jfreq.train.optimizer import follows_plateau
@@ -52,41 +50,6 @@ MAY_DIFFER = (
 """Fields that may differ between a finished fold and the call that would use it again."""
 
 
-def experiment_for(source: str | Path) -> Experiment:
-    """The fine-tuning experiment of an encoder, not yet bound to data.
-
-    Transformers over spectrograms use the recipe of SSAST (section 3.3): all layers are trained,
-    more slowly towards the input, with SpecAugment; patches overlap when
-    ``--method.backbone.stride`` is set, and positions are then resized. Encoders of sensors are
-    trained at one rate. A supervised experiment keeps its own recipe.
-
-    Args:
-      source: a run or a bundle, or the name of an experiment, which is then trained from scratch.
-
-    Raises:
-      InputError: for anything else.
-    """
-    if local_path(source, "run").exists():
-        folder = trained_folder(source)
-        pretrained, init_from = load_trained(folder).experiment, (Source(str(folder)),)
-    else:
-        try:
-            pretrained, init_from = recipes.load(str(source)), ()
-        except InputError as error:
-            raise InputError(f"{source}: no such run or bundle, and {error}") from None
-    if not init_from and pretrained.method.supervised:
-        return replace(pretrained, data=replace(pretrained.data, split=None, exclude_folds=()))
-    backbone = pretrained.method.unbind().without_head
-    plain = Experiment(
-        name=f"{pretrained.name}_finetune",
-        method=Classify(backbone=backbone, head=Head()),
-        optim=Optim(warmup=50, weight_decay=0.01, clip=1.0),
-        checkpoint=Checkpoint(every=200, init_from=init_from),
-        log=Log(every=20),
-    )
-    return replace(plain, **backbone.finetune_defaults(pretrained))
-
-
 def finetune(
     experiment: Experiment,
     workdir: Path,
@@ -101,8 +64,9 @@ def finetune(
     ``average.of`` set to predictions these are the mean over the snapshots of the run.
 
     Args:
-      experiment: from :func:`experiment_for`. With ``data.label_fraction`` only that fraction of
-        the training rows is read; without ``checkpoint.init_from`` training is from scratch.
+      experiment: from :func:`jfreq.evaluate.finetune_experiment.experiment_for`. With
+        ``data.label_fraction`` only that fraction of the training rows is read; without
+        ``checkpoint.init_from`` training is from scratch.
       workdir: the folder to write to.
       folds: names of the held-out folds (``1`` or ``fold 1``; ``test`` for the test split); all
         where it is empty.

@@ -15,8 +15,8 @@ from jfreq.data.loading.label_subsets import sample
 from jfreq.data.loading.pipeline import open_pipeline
 from jfreq.data.prepare.run import prepare
 from jfreq.data.shards.reader import open_shards
-from jfreq.evaluate import finetune as finetuning
-from jfreq.evaluate.finetune import by_fraction, experiment_for, finetune, read_predictions
+from jfreq.evaluate.finetune import by_fraction, finetune, read_predictions
+from jfreq.evaluate.finetune_experiment import experiment_for
 from jfreq.evaluate.metrics import confusion, interval, wilson
 from jfreq.evaluate.results import Report, joined, over_seeds
 from jfreq.files import write_json
@@ -344,9 +344,8 @@ def test_a_run_or_the_name_of_an_experiment(tmp_path, monkeypatch):
     assert not scratch.checkpoint.init_from
     assert isinstance(scratch.method, Classify)
 
-    monkeypatch.setattr(
-        finetuning, "load_trained", lambda _: Trained(Experiment("mine", bound), {})
-    )
+    trained = Trained(Experiment("mine", bound), {})
+    monkeypatch.setattr("jfreq.evaluate.finetune_experiment.load_trained", lambda _: trained)
     tuned = experiment_for(tmp_path)
     assert tuned.checkpoint.init_from == (Source(str(tmp_path)),)
     same = replace(tuned, checkpoint__init_from=())

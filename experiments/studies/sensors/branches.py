@@ -74,7 +74,8 @@ def tuned(folder: Path, shards: Path, out: Path, **changes: Any) -> dict[str, di
     """Fine-tuning with both fusions; of late fusion also each branch by itself."""
     from jfreq.config import replace
     from jfreq.data.shards.reader import open_shards
-    from jfreq.evaluate.finetune import experiment_for, finetune, predict, read_predictions
+    from jfreq.evaluate.finetune import finetune, predict, read_predictions
+    from jfreq.evaluate.finetune_experiment import experiment_for
     from jfreq.export.bundle import load_trained
     from jfreq.train.state import Trained
 

@@ -75,7 +75,8 @@ def probed(encoder: str, views: str, seed: int, args):
 def tuned(encoder: str, fractions: tuple[float, ...], args):
     """Fine-tuned and from scratch, with these fractions of the labels, each with three seeds."""
     from jfreq.config import replace
-    from jfreq.evaluate.finetune import by_fraction, experiment_for
+    from jfreq.evaluate.finetune import by_fraction
+    from jfreq.evaluate.finetune_experiment import experiment_for
 
     _, folder = pretrain(encoder, "both", 0, args)
     shards = shards_of("6", args.source, args.runs)

@@ -25,7 +25,8 @@ METRICS = ("balanced_accuracy", "macro_f1", "accuracy")
 def train_all(task: str, shards: Path, runs: Path, networks, seeds, steps: int | None):
     """Report over seeds of every network; one run for each seed."""
     from jfreq.config import replace
-    from jfreq.evaluate.finetune import experiment_for, finetune
+    from jfreq.evaluate.finetune import finetune
+    from jfreq.evaluate.finetune_experiment import experiment_for
     from jfreq.evaluate.results import over_seeds
 
     found = {}

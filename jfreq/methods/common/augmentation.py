@@ -36,9 +36,8 @@ def augmented(backbone: Method, head: Head, batch: Batch, rngs: Streams) -> tupl
         raise InputError("head.mixup_of: this encoder reads no spectrogram; choose waveform")
     if max(head.token_drop):
         grid = decided(backbone.token_grid, "head.token_drop")
-        size = (grid.time, grid.freq)
-        kept = tuple(max(1, int(n * (1 - part))) for n, part in zip(size, head.token_drop))
-        if kept != size:
+        kept = _kept(grid.time, head.token_drop[0]), _kept(grid.freq, head.token_drop[1])
+        if kept != (grid.time, grid.freq):
             mask = masks.axes(rngs("token_drop"), labels.shape[0], grid, kept)
             batch = {**batch, "kept_tokens": mask.visible}
     if head.label_smoothing:
@@ -52,6 +51,11 @@ def hot_labels(head: Head, labels: Array) -> Array:
     if labels.ndim > 1:
         return labels
     return jax.nn.one_hot(labels, decided(head.classes, "head.classes"))
+
+
+def _kept(lines: int, dropped: float) -> int:
+    """How many columns or rows stay, rounded down as released."""
+    return max(1, int(lines * (1 - dropped)))
 
 
 def _waveforms(head: Head, batch: Batch, labels: Array, rngs: Streams) -> tuple[Batch, Array]:
