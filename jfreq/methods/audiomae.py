@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jfreq import losses, masks
+from jfreq import augment, losses, masks
 from jfreq.config import check, replace
 from jfreq.method import Loss, Streams, summarise
 from jfreq.methods.common.patches import PatchMethod
@@ -130,9 +130,8 @@ class AudioMAE(PatchMethod):
 
     def _louder(self, batch: Batch, rngs: Streams) -> Batch:
         name = self.geometry.signal.name
-        wave = pcm_to_float(batch[name])
-        gain = 0.5 + jax.random.beta(rngs("gain"), 10.0, 10.0, (wave.shape[0], 1, 1), jnp.float32)
-        return {**{k: x for k, x in batch.items() if k != "spectrogram"}, name: gain * wave}
+        wave = augment.change_gain(rngs("gain"), pcm_to_float(batch[name]))
+        return {**{k: x for k, x in batch.items() if k != "spectrogram"}, name: wave}
 
     # ------------------------------------------------------------------ masks and patches
 
