@@ -61,12 +61,13 @@ class Milestones:
         """The state to go on with. It is saved where the time has come, where it is the best so
         far and that is kept, and where the run ``ends``."""
         experiment = self._setup.experiment
-        if step in self._snapshots:
+        validates = step % (experiment.validation.every or step + 1) == 0
+        if validates or step in self._snapshots:
             self._hooks.flush()
-            state = self._snapshot(state, step)
-        if step % (experiment.validation.every or step + 1) == 0:
-            self._hooks.flush()
-            state = self._validated(state, step)
+            began = time.perf_counter()
+            state = self._snapshot(state, step) if step in self._snapshots else state
+            state = self._validated(state, step) if validates else state
+            self._hooks.paused(time.perf_counter() - began)
         best = experiment.validation.keep_best and self._watch.best_step == step
         if best:
             self._saves.kept.best = step
@@ -78,7 +79,7 @@ class Milestones:
     def _validated(self, state: State, step: int) -> State:
         """The state after its validation, which may lower its learning rate."""
         assert self._validator is not None
-        experiment, before, began = self._setup.experiment, self._watch, time.perf_counter()
+        experiment, before = self._setup.experiment, self._watch
         metric, values = experiment.validation.metric, self._validator(state)
         self._hooks.write({"step": step, **{f"val/{name}": x for name, x in values.items()}})
         self._watch = before.after(values[metric], step, metric, experiment.optim)
@@ -86,7 +87,6 @@ class Milestones:
             factor = self._watch.factor
             self._hooks.say(f"step {step}: {metric} stands still, learning rate times {factor:g}")
             state = state._replace(opt=at_plateau(state.opt, factor))
-        self._hooks.paused(time.perf_counter() - began)
         return state
 
     def _snapshot(self, state: State, step: int) -> State:

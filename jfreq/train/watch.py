@@ -5,6 +5,7 @@ Pure bookkeeping on the host. It is saved beside the state, so that a run that g
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 from jfreq.config import Experiment, Optim, check
@@ -37,11 +38,16 @@ class Watch(NamedTuple):
           ``torch.optim.lr_scheduler.ReduceLROnPlateau`` in its relative mode, without cooldown.
         """
         sign = 1 if metric in HIGHER else -1
+
+        def better(than: float | None, margin: float = 0.0) -> bool:
+            """A figure that is no number never is."""
+            low = -math.inf if than is None else sign * than * (1 + sign * margin)
+            return sign * figure > low
+
         found = self
-        if self.best is None or sign * figure > sign * self.best:
+        if better(self.best):
             found = found._replace(best=figure, best_step=step)
-        margin = 1 + sign * cfg.plateau_threshold
-        if self.level is None or sign * figure > sign * self.level * margin:
+        if better(self.level, cfg.plateau_threshold):
             return found._replace(level=figure, waited=0)
         if self.waited < cfg.plateau_patience:
             return found._replace(waited=self.waited + 1)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jfreq import distributed
-from jfreq.config import Mesh, replace
+from jfreq.config import Mesh, Validation, replace
 from jfreq.config_json import to_dict
 from jfreq.monitoring.metrics_writer import read_metrics
 from jfreq.testing import finish_processes, start_processes
@@ -87,6 +87,14 @@ def recipe(folder, experiment):
 
 @pytest.mark.slow
 def test_two_processes_train_like_one(experiment, tmp_path):
+    """Validation and the rate that follows it included; no figure here is better than the first."""
+    experiment = replace(
+        experiment,
+        validation=Validation(every=2, fraction=0.25, keep_best=True),
+        optim__schedule="plateau",
+        optim__plateau_patience=0,
+        optim__plateau_threshold=10.0,
+    )
     command = ["-m", "jfreq", "train", recipe(tmp_path, experiment), "--workdir"]
     first, second = finish_processes(start_processes([*command, str(tmp_path / "two")]))
     assert (first.code, second.code) == (0, 0), first.err + second.err
@@ -98,10 +106,13 @@ def test_two_processes_train_like_one(experiment, tmp_path):
     for a, b in zip(ours, one, strict=True):
         assert a["loss"] == pytest.approx(b["loss"], abs=1e-3)
         assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-3)
+        assert a["val/loss"] == pytest.approx(b["val/loss"], abs=1e-3)
     # The checkpoint of two processes goes on in one, on another mesh.
     longer = replace(experiment, mesh=Mesh(8, 1, 1), steps=6)
     train(longer, tmp_path / "two")
-    assert [row["step"] for row in read_metrics(tmp_path / "two")] == [2, 4, 6]
+    rows = read_metrics(tmp_path / "two")
+    assert [row["step"] for row in rows] == [2, 4, 6]
+    assert [row["lr"] for row in rows] == pytest.approx([5e-4, 1e-3, 5e-4])
 
 
 @pytest.mark.slow

@@ -85,9 +85,9 @@ def test_the_best_is_the_first_of_the_best(figures):
 
 
 def test_what_is_not_a_number_is_never_better():
-    found = watched([1.0, math.nan, math.nan, 0.5], plateau_patience=1)
-    assert [w.best for w in found] == [1.0, 1.0, 1.0, 0.5]
-    assert [w.factor for w in found] == [1.0, 1.0, 0.5, 0.5]
+    found = watched([math.nan, 1.0, math.nan, math.nan, 0.5], plateau_patience=1)
+    assert [w.best_step for w in found] == [None, 2, 2, 2, 5]
+    assert [w.factor for w in found] == [1.0, 1.0, 1.0, 0.5, 0.5]
 
 
 @pytest.mark.parametrize("kind", ["adamw", "adam_l2", "optax.sgd", "optax.lion"])
