@@ -82,7 +82,9 @@ def train(
         return _run(setup, workdir, quiet, on_snapshot)
 
 
-def _run(setup: RunPlan, workdir: Path, quiet: bool, on_snapshot: OnSnapshot | None) -> Trained:
+def _run(
+    setup: RunPlan, workdir: Path, quiet: bool, on_snapshot: OnSnapshot | None = None
+) -> Trained:
     experiment = setup.experiment
     if experiment.validation.every is not None:
         check_metric(setup)
