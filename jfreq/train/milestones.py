@@ -65,8 +65,9 @@ class Milestones:
         if validates or step in self._snapshots:
             self._hooks.flush()
             began = time.perf_counter()
-            state = self._snapshot(state, step) if step in self._snapshots else state
-            state = self._validated(state, step) if validates else state
+            with jax.transfer_guard("allow"):
+                state = self._snapshot(state, step) if step in self._snapshots else state
+                state = self._validated(state, step) if validates else state
             self._hooks.paused(time.perf_counter() - began)
         best = experiment.validation.keep_best and self._watch.best_step == step
         if best:
@@ -93,8 +94,7 @@ class Milestones:
         if averages_weights(self._setup.experiment.average):
             return state._replace(average=self._add(state.average, state.params))
         assert self._hooks.on_snapshot is not None
-        with jax.transfer_guard("allow"):
-            self._hooks.on_snapshot(Trained(self._setup.experiment, state.params), step)
+        self._hooks.on_snapshot(Trained(self._setup.experiment, state.params), step)
         return state
 
     @functools.cached_property

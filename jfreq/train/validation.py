@@ -33,15 +33,11 @@ class Validator:
     def __call__(self, state: State) -> dict[str, float]:
         """The means over the rows that are held out, by name; the same in every process."""
         pipeline, found = self._setup.pipeline, []
-        with jax.transfer_guard("allow"):
-            for i, rows in enumerate(pipeline.validation(self._batch)):
-                batch = sharding.to_global(rows, self._setup.mesh)
-                found.append(
-                    self._measure(
-                        state.params, state.target, state.step, batch, self._key, np.int32(i)
-                    )
-                )
-            found = jax.device_get(found)
+        for i, rows in enumerate(pipeline.validation(self._batch)):
+            batch = sharding.to_global(rows, self._setup.mesh)
+            parts = state.params, state.target, state.step
+            found.append(self._measure(*parts, batch, self._key, np.int32(i)))
+        found = jax.device_get(found)
         sums: dict[str, np.ndarray] = {}
         for metrics, _ in found:
             for name, pair in metrics.items():
