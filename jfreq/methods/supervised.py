@@ -185,11 +185,11 @@ class Supervised(Method):
         return self._measured(params, clip, labels, batch)
 
     def validation_loss(self, params, target, batch: Batch, rngs: Streams, step) -> Loss:
-        """Without augmentation and dropout."""
+        """Without augmentation, dropout and smoothed labels."""
         del target, rngs, step
         labels = hot_labels(self.head, batch["label"])
         clip = self.backbone.encode(params["backbone"], batch).clip
-        return self._measured(params, clip, labels, batch)
+        return replace(self, head__label_smoothing=0.0)._measured(params, clip, labels, batch)
 
     def _measured(self, params: PyTree, clip: Array, labels: Array, batch: Batch) -> Loss:
         """The loss of clip vectors ``[b d]`` with (soft) labels ``[b classes]``."""

@@ -25,7 +25,8 @@ def measured(cfg):
 def test_a_classifier_without_augmentation(experiment):
     """The cross-entropy of its logits, and scikit-learn's balanced accuracy, over all rows."""
     method = Classify(
-        backbone=experiment.method, head=Head(mixup=1.0, spec_augment=(60, 60), noise=True)
+        backbone=experiment.method,
+        head=Head(mixup=1.0, spec_augment=(60, 60), noise=True, label_smoothing=0.3),
     )
     cfg = replace(
         experiment,
