@@ -112,7 +112,7 @@ def test_two_processes_train_like_one(experiment, tmp_path):
     train(longer, tmp_path / "two")
     rows = read_metrics(tmp_path / "two")
     assert [row["step"] for row in rows] == [2, 4, 6]
-    assert [row["lr"] for row in rows] == pytest.approx([5e-4, 1e-3, 5e-4])
+    assert [row["lr"] for row in rows] == pytest.approx([2.5e-4, 1e-3, 5e-4])
 
 
 @pytest.mark.slow
