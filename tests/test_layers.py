@@ -36,6 +36,8 @@ FORBIDDEN = {
 }
 LAZY = {"tensorflow", "tensorflow_datasets", "librosa", "matplotlib", "sklearn", "soundfile",
         "soxr", "tyro", "grain", "torch", "scipy", "mteb", "s3prl"}  # fmt: skip
+TWIN = ("export", "huggingface", "twin")
+"""Code that is copied beside exported weights: torch is its point, and jfreq does not import it."""
 OWN_ENTRY = {"cli", "hub"}
 """Imported only by a command, or by a framework that is loaded already."""
 
@@ -49,7 +51,7 @@ def level(parts) -> int:
 def _modules(root):
     for path in sorted((root / "jfreq").rglob("*.py")):
         parts = path.relative_to(root / "jfreq").with_suffix("").parts
-        if parts != ("__init__",):
+        if parts != ("__init__",) and parts[:3] != TWIN:
             yield path, parts[0]
 
 

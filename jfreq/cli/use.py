@@ -22,6 +22,8 @@ from jfreq.ranges import (
     Seed,
 )
 
+Format = Literal["bundle", "stablehlo", "huggingface", "huggingface-twin"]
+
 
 def probe(
     trained: Positional[Path],
@@ -162,7 +164,9 @@ def import_(
 def export(
     trained: Positional[Path],
     out: Path,
-    format: tuple[Literal["bundle", "stablehlo", "huggingface"], ...] = ("bundle",),
+    format: tuple[Literal["bundle", "stablehlo", "huggingface", "huggingface-twin"], ...] = (
+        "bundle",
+    ),
     note: str = "",
 ) -> None:
     """Writes the frozen encoder of a run as a bundle and, on request, in other formats.
@@ -170,7 +174,8 @@ def export(
     Args:
         trained: run folder, or the folder of `jfreq finetune` where it holds a single fold.
         out: folder of the bundle.
-        format: what to write; the bundle is always written.
+        format: what to write; the bundle is always written. huggingface: for transformers, as
+            its AST or as a twin in torch; huggingface-twin: always as a twin.
         note: a sentence for the model card.
     """
     from jfreq.export.export_run import export_run

@@ -20,9 +20,16 @@ def _huggingface(adapter: Adapter) -> Extra:
     return folder.extra(adapter)
 
 
+def _huggingface_twin(adapter: Adapter) -> Extra:
+    from jfreq.export.huggingface import folder
+
+    return folder.twin(adapter)
+
+
 EXTRAS: dict[str, Callable[[Adapter], Extra]] = {
     "stablehlo": stablehlo.extra,
     "huggingface": _huggingface,
+    "huggingface-twin": _huggingface_twin,
 }
 """By name the formats that lie beside the bundle."""
 
@@ -60,6 +67,10 @@ def export_run(
                 f"format: unknown {name!r}{close_match(name, known)}; the formats are "
                 f"{', '.join(known)}"
             )
+    if {"huggingface", "huggingface-twin"} <= set(formats):
+        raise InputError(
+            "format: huggingface and huggingface-twin write the same files; take one of them"
+        )
     check_free(local_path(out, "out"))
     experiment, params = load_trained(run)
     cfg = experiment.method

@@ -16,7 +16,7 @@ from jfreq.types import DataSpec, InputError, PyTree, SignalSpec
 from jfreq.weights.maps import to_params
 from jfreq.weights.read import WeightFile, read_weights_file
 from jfreq.weights.release import Found, Imported, Options, Release
-from jfreq.weights.releases import ast, audiomae, deit, eat, huggingface_ast, ssast
+from jfreq.weights.releases import ast, audiomae, deit, eat, huggingface_ast, ssast, twin
 
 RELEASES: tuple[Release, ...] = (
     ssast.RELEASE,
@@ -25,6 +25,7 @@ RELEASES: tuple[Release, ...] = (
     audiomae.RELEASE,
     ast.RELEASE,
     deit.RELEASE,
+    twin.RELEASE,
 )
 """The layouts that are read; the first that matches is taken."""
 OTHERS: Mapping[str, str] = {
@@ -86,7 +87,7 @@ def _check_options(options: Options, release: Release, where: Path) -> None:
 def _bound(found: Found) -> Method:
     """The method on windows of the released length."""
     samples = round(SECONDS.get(found.frames, found.frames * HOP) * RATE)
-    signal = SignalSpec("audio", RATE, samples)
+    signal = found.signal or SignalSpec("audio", RATE, samples)
     return found.method.bind(DataSpec((signal,), found.labels))
 
 

@@ -16,7 +16,7 @@ from jfreq.methods.supervised import Head
 from jfreq.nn.vit import ViT
 from jfreq.ops.patch import grid_shape
 from jfreq.ranges import Count, checked
-from jfreq.types import InputError, PyTree
+from jfreq.types import InputError, PyTree, SignalSpec
 from jfreq.weights.maps import Entry
 from jfreq.weights.read import WeightFile
 
@@ -62,6 +62,8 @@ class Found(NamedTuple):
     """Tensors that the method computes itself, as they are in the file."""
     converted: Mapping[str, np.ndarray] | None = None
     """The tensors that ``entries`` read, where those of the file had to be changed first."""
+    signal: SignalSpec | None = None
+    """What it reads; None: the sound of the releases."""
 
 
 class Release(NamedTuple):

@@ -1,5 +1,6 @@
 """Encoders with random weights that become folders of Hugging Face."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -11,8 +12,12 @@ from jfreq.export.bundle import save_bundle
 from jfreq.export.portable import Adapter, adapt
 from jfreq.frontends.fbank import Fbank
 from jfreq.method import Method, encoder_params
+from jfreq.methods.aasp import AaSP
 from jfreq.methods.ast import AST
+from jfreq.methods.eat import EAT
 from jfreq.methods.ssast import SSAST
+from jfreq.methods.supervised import Classify, Head
+from jfreq.nn.aape import AaPE
 from jfreq.nn.vit import ViT
 from jfreq.types import DataSpec, PyTree, SignalSpec
 
@@ -65,3 +70,39 @@ def saved(folder, method: Method, signal: SignalSpec = SECOND, seed: int = 0):
     """A bundle of the same."""
     experiment, params = bound(method, signal, seed)
     return save_bundle(folder, experiment=experiment, params=params)
+
+
+ALIAS = AaPE(width=32, depth=1, heads=2, kernels=3, out=16)
+NORM_AFTER = dataclasses.replace(TINY, norm="post", eps=1e-6)
+TWINS: dict[str, Method] = {
+    "ssast": SSAST(frontend=Fbank(), encoder=TINY),
+    "overlapping": SSAST(
+        frontend=Fbank(window="povey"), encoder=TINY, padding="attended", registers=3,
+        stride=(10, 10),
+    ),
+    "no special token": SSAST(
+        frontend=Fbank(window="hamming", n_mels=64, low_hz=0.0), patch=(8, 32),
+        encoder=dataclasses.replace(NORM_AFTER, deep_norm=True), special_tokens=0,
+        order="time_major",
+    ),
+    "classifier": Classify(
+        backbone=EAT(frontend=Fbank(), encoder=NORM_AFTER, pool="special"),
+        head=Head(norm=False),
+    ),
+    "ast": ast(
+        padding="masked", pool="mean", encoder=dataclasses.replace(TINY, final_norm=False)
+    ),
+    "aasp": AaSP(frontend=Fbank(), encoder=NORM_AFTER, aape=ALIAS),
+    "local": SSAST(
+        frontend=Fbank(), encoder=TINY, embed="aape",
+        aape=dataclasses.replace(ALIAS, context="local", taps=9, unit_gain=True),
+    ),
+    "hermitian": SSAST(
+        frontend=Fbank(), encoder=TINY, embed="aape", stride=(8, 8),
+        aape=dataclasses.replace(
+            ALIAS, phase="hermitian", magnitude=True, fusion="residual", adaptive=False,
+            band=(0.1, 0.4),
+        ),
+    ),
+}  # fmt: skip
+"""Encoders that are no AST of transformers."""

@@ -37,11 +37,39 @@ inputs = features(wave, sampling_rate={rate}, return_tensors="pt")
 """
 
 
+def twin_card(parts: Parts, checked: Checked) -> str:
+    """The section on the folder of the twin."""
+    kind = "AutoModel" if parts.head is None else "AutoModelForAudioClassification"
+    rate, special = parts.frontend.rate, parts.backbone.special_tokens
+    vectors = VECTORS.replace("2+n", f"{special}+n").replace("two special", "special")
+    return f"""## Hugging Face
+
+The folder `{FOLDER}` is the same encoder in torch, from waves to vectors. Its code, a few hundred
+lines that lie in the folder, needs torch and transformers; `trust_remote_code` lets them run.
+
+```python
+import numpy as np
+from transformers import AutoFeatureExtractor, {kind}
+
+folder = "path/to/{FOLDER}"
+features = AutoFeatureExtractor.from_pretrained(folder)
+model = {kind}.from_pretrained(folder, trust_remote_code=True).eval()
+
+wave = np.random.default_rng(0).normal(0, 0.1, {rate})  # a second at {rate} Hz, in [-1, 1]
+inputs = features([wave], sampling_rate={rate}, padding=True, return_tensors="pt")
+{vectors if parts.head is None else LOGITS}
+```
+
+{how(checked)}
+"""
+
+
 def padding_note(cosine: float) -> str:
     """What is said of padding where transformers' AST reads it and the encoder does not."""
     return (
         "transformers' AST attends to padding, which this encoder keeps out: on a full window "
-        f"their clip vectors have a cosine of {cosine:.4f}, less on shorter ones"
+        f"their clip vectors have a cosine of {cosine:.4f}, less on shorter ones; --format "
+        "huggingface-twin keeps padding out"
     )
 
 

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jfreq.export.huggingface.parts import Parts
-from jfreq.export.portable import Adapter, compare
+from jfreq.export.huggingface.parts import Parts, in_float32, parts_of
+from jfreq.export.portable import Adapter, adapt, compare
 from jfreq.types import Array, InputError
 from jfreq.weights.importing import import_weights
 
@@ -23,7 +23,8 @@ LOG_MEL = 1e-3
 in float32 differ by more than networks do."""
 
 Window = dict[str, np.ndarray]
-"""As in :class:`jfreq.export.portable.Adapter`, ``spectrogram`` ``[b t f 1]`` added."""
+"""As in :class:`jfreq.export.portable.Adapter`; ``spectrogram`` ``[b t f 1]`` and ``valid_frames``
+``[b t]`` may be added."""
 
 
 class Folder(NamedTuple):
@@ -33,6 +34,8 @@ class Folder(NamedTuple):
     """Spectrograms ``[b t f]`` of a window."""
     call: Callable[[Window], dict[str, np.ndarray]]
     """From a window to ``tokens``, ``clip`` and ``logits``."""
+    least: int = 0
+    """Samples that a row must have."""
 
 
 class Checked(NamedTuple):
@@ -71,46 +74,44 @@ def check(folder: Path, parts: Parts, adapter: Adapter, run: Callable[[Path], Fo
     by = f"transformers {transformers.__version__}, torch {torch.__version__}"
     with _quiet():
         program = run(folder)
-        windows = tuple(_long_enough(parts, window) for window in adapter.windows)
-        spectra = [program.log_mel(window) for window in windows]
-        apart = max(_apart(parts, window, spec) for window, spec in zip(windows, spectra))
-        given = [w | {"spectrogram": spec[..., None]} for w, spec in zip(windows, spectra)]
-        adapter = adapter._replace(windows=tuple(given))
-        return Checked(by, compare(adapter, lambda _, window: program.call(window)), apart)
+        found = [_with_spectra(parts, program, window) for window in adapter.windows]
+        adapter = adapter._replace(windows=tuple(window for window, _ in found))
+        error = compare(adapter, lambda _, window: program.call(window))
+    return Checked(by, error, max(apart for _, apart in found))
 
 
-def _long_enough(parts: Parts, window: Window) -> Window:
-    """A window whose rows hold a frame, all that feature extractors take."""
-    return window | {"length": np.maximum(window["length"], parts.frontend.win_length)}
-
-
-def _apart(parts: Parts, window: Window, spec: np.ndarray) -> float:
-    """The largest difference of ``spec`` to what the front end makes of the window."""
-    geometry = parts.backbone.geometry
-    call = jax.jit(lambda x, n: geometry.frontend(x, frames=geometry.frames, length=n)[0])
-    wanted = np.asarray(call(window[geometry.signal.name], window["length"]))[..., 0]
-    worst = float(np.abs(wanted - spec).max()) if spec.shape == wanted.shape else np.inf
+def _with_spectra(parts: Parts, program: Folder, window: Window) -> tuple[Window, float]:
+    """A window with the spectrograms of the folder and with which of their frames are valid, and
+    the largest difference to those of the front end."""
+    geometry, name = parts.backbone.geometry, parts.backbone.geometry.signal.name
+    window = window | {"length": np.maximum(window["length"], program.least)}
+    spec = program.log_mel(window)
+    frontend = jax.jit(lambda x, n: geometry.frontend(x, frames=geometry.frames, length=n))
+    wanted, valid = (np.asarray(x) for x in frontend(window[name], window["length"]))
+    worst = np.inf
+    if spec.shape == wanted.shape[:3]:
+        worst = float(np.abs(wanted[..., 0] - spec).max())
     if not worst <= LOG_MEL:
         raise InputError(
             f"export: log-mel spectrograms of the Hugging Face folder differ by {worst:.3g} from "
             f"those of the JAX encoder (limit {LOG_MEL:g}); nothing was written"
         )
-    return worst
+    return window | {"spectrogram": spec[..., None], "valid_frames": valid}, worst
 
 
 def _read_back(folder: Path) -> Callable[[Any, Window], dict[str, Array]]:
     """The encoder that ``jfreq import`` makes of the folder."""
     experiment, params, _ = import_weights(folder)
-    method = experiment.method
+    adapter = adapt(experiment, params)
+    adapter = in_float32(parts_of(adapter), adapter)
+    encode, name = jax.jit(adapter.encode), adapter.signals[0].name
 
-    @jax.jit
-    def call(params: Any, window: dict[str, Array]) -> dict[str, Array]:
+    def call(params: Any, window: Window) -> dict[str, Array]:
+        del params
         (signal,) = window.keys() - {"length"}
-        features = method.encode(params, window | {method.signals[0].name: window[signal]})
-        outputs = {"tokens": features.tokens, "clip": features.clip}
-        return outputs if features.logits is None else outputs | {"logits": features.logits}
+        return encode(adapter.params, {"length": window["length"], name: window[signal]})
 
-    return lambda _, window: call(params, window)
+    return call
 
 
 @contextmanager
@@ -154,4 +155,34 @@ def run_ast(folder: Path) -> Folder:
             outputs["logits"] = model.classifier(found.pooler_output)
         return {name: x.numpy() for name, x in outputs.items()}
 
-    return Folder(log_mel, call)
+    return Folder(log_mel, call, least=400)
+
+
+def run_twin(folder: Path) -> Folder:
+    """The twin, whose classes are those of the files in the folder."""
+    import torch  # pyright: ignore[reportMissingImports]
+
+    from jfreq.export.huggingface.twin import log_mel_jfreq, modeling_jfreq
+
+    kinds = (modeling_jfreq.JfreqForAudioClassification, modeling_jfreq.JfreqModel)
+    config = modeling_jfreq.JfreqConfig.from_pretrained(folder)
+    kind = next(kind for kind in kinds if kind.__name__ in config.architectures)
+    model: Any = kind.from_pretrained(folder).eval()
+    trunk = model.encoder if kind is kinds[0] else model
+
+    @torch.inference_mode()
+    def spectra(window: Window) -> tuple[Any, Any]:
+        (signal,) = window.keys() - {"length", "spectrogram", "valid_frames"}
+        wave, length = (torch.from_numpy(np.asarray(window[x])) for x in (signal, "length"))
+        return log_mel_jfreq.log_mel(wave[..., 0], length, config)
+
+    @torch.inference_mode()
+    def call(window: Window) -> dict[str, np.ndarray]:
+        found = trunk.encode(torch.from_numpy(window["spectrogram"][..., 0]), spectra(window)[1])
+        tokens = found.last_hidden_state[:, config.special_tokens :]
+        outputs = {"tokens": tokens, "clip": found.pooler_output}
+        if trunk is not model:
+            outputs["logits"] = model.classifier(model.classifier_norm(found.pooler_output))
+        return {name: x.numpy() for name, x in outputs.items()}
+
+    return Folder(lambda window: spectra(window)[0].numpy(), call)

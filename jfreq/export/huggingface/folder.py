@@ -11,11 +11,10 @@ import jax
 import numpy as np
 from safetensors.numpy import save
 
-from jfreq.export.huggingface import ast, cards
-from jfreq.export.huggingface.check import Checked, check, run_ast
-from jfreq.export.huggingface.parts import FOLDER, Parts, in_float32, parts_of, refusal
+from jfreq.export.huggingface import ast, cards, twin_settings
+from jfreq.export.huggingface.check import Checked, check, run_ast, run_twin
+from jfreq.export.huggingface.parts import FOLDER, Parts, in_float32, parts_of
 from jfreq.export.portable import Adapter, Extra, noise, one_device
-from jfreq.ranges import shortlist
 
 CONFIG, WEIGHTS, FEATURES = "config.json", "model.safetensors", "preprocessor_config.json"
 
@@ -28,12 +27,24 @@ def extra(adapter: Adapter) -> Extra:
         compute what the encoder does.
     """
     parts = parts_of(adapter)
-    if wanting := ast.why_not(parts):
-        raise refusal(f"AST has {shortlist(wanting, 3)}")
-    return ast_extra(parts, adapter)
+    return twin(adapter) if ast.why_not(parts) else _ast(parts, adapter)
 
 
-def ast_extra(parts: Parts, adapter: Adapter) -> Extra:
+def twin(adapter: Adapter) -> Extra:
+    """The folder of the twin, whatever the encoder is; as :func:`extra`."""
+    parts = parts_of(adapter)
+    twin_settings.check_covered(parts)
+    files = {
+        CONFIG: _json(twin_settings.config(parts, adapter.experiment)),
+        FEATURES: _json(twin_settings.preprocessor(parts)),
+        WEIGHTS: _tensors(twin_settings.tensors(parts, adapter.params)),
+        **twin_settings.sources(),
+    }
+    checked = _checked(files, parts, in_float32(parts, adapter), run_twin)
+    return _extra(parts, files, cards.twin_card(parts, checked), (checked.note,))
+
+
+def _ast(parts: Parts, adapter: Adapter) -> Extra:
     """The folder of transformers' AST. It attends to padding, whatever the encoder does."""
     files = {
         CONFIG: _json(ast.config(parts)),

@@ -121,7 +121,7 @@ def read(file: WeightFile, options: Options) -> Found:
     if not labelled:
         return Found(SSAST(**common), frames, entries)
     classes = shape_of(file, "classifier.dense.weight", 2)[0]
-    labels = options.labels or _labels(file.config, classes)
+    labels = options.labels or labels_of(file.config, classes)
     multi = file.config.get("problem_type") == "multi_label_classification"
     task = TASKS[527] if multi or classes == 527 else UNKNOWN
     entries += classifier(*CLASSIFIER, width, classes)
@@ -188,7 +188,7 @@ def _check(file: WeightFile, settings: Mapping[str, Any], features: Mapping[str,
             )
 
 
-def _labels(config: Mapping[str, Any], classes: int) -> tuple[str, ...]:
+def labels_of(config: Mapping[str, Any], classes: int) -> tuple[str, ...]:
     """The names of ``id2label``; empty where they are only numbers, or not one for each class."""
     names = config.get("id2label")
     if not isinstance(names, dict) or set(names) != {str(i) for i in range(classes)}:
