@@ -71,7 +71,7 @@ def config(parts: Parts, experiment: Experiment) -> dict[str, Any]:
         "token_order": backbone.order,
         "patch": geometry.patch,
         "stride": geometry.stride,
-        "max_length": geometry.frames,
+        "max_frames": geometry.frames,
         "padding": backbone.padding,
         "pool": backbone.pool,
         "sampling_rate": frontend.rate,

@@ -26,7 +26,7 @@ class JfreqConfig(PretrainedConfig):
         of the first frames.
       patch: size of a patch in frames and bins.
       stride: frames and bins from patch to patch.
-      max_length: frames of a window; shorter waves are padded.
+      max_frames: frames of a window; shorter waves are padded.
       padding: ``masked``: patches without a frame of the wave are not attended to, nor part of the
         mean; ``attended``: padding is read like sound.
       pool: the vector of a wave, ``mean`` of the patches or of the ``special`` tokens.
@@ -62,7 +62,7 @@ class JfreqConfig(PretrainedConfig):
         token_order="freq_major",
         patch=(16, 16),
         stride=(16, 16),
-        max_length=1024,
+        max_frames=1024,
         padding="attended",
         pool="mean",
         sampling_rate=16000,
@@ -97,7 +97,7 @@ class JfreqConfig(PretrainedConfig):
         self.token_order = token_order
         self.patch = list(patch)
         self.stride = list(stride)
-        self.max_length = max_length
+        self.max_frames = max_frames
         self.padding = padding
         self.pool = pool
         self.sampling_rate = sampling_rate
@@ -118,5 +118,5 @@ class JfreqConfig(PretrainedConfig):
     @property
     def grid(self):
         """Number of patches along time and along frequency."""
-        sizes = (self.max_length, self.num_mel_bins)
+        sizes = (self.max_frames, self.num_mel_bins)
         return tuple((n - p) // s + 1 for n, p, s in zip(sizes, self.patch, self.stride))

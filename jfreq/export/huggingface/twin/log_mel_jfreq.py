@@ -27,7 +27,7 @@ def log_mel(waves, length, config):
       ``[b frames bins]`` float32, padding as silence that is 0 before it is normalised, and which
       frames lie inside the sound ``[b frames]``.
     """
-    size, hop, frames = config.win_length, config.hop_length, config.max_length
+    size, hop, frames = config.win_length, config.hop_length, config.max_frames
     needed = size + (frames - 1) * hop
     if waves.shape[-1] > needed:
         raise ValueError(
