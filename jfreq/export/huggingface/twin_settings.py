@@ -47,7 +47,9 @@ def config(parts: Parts, experiment: Experiment) -> dict[str, Any]:
     """``config.json``."""
     backbone, encoder, frontend = parts.backbone, parts.encoder, parts.frontend
     geometry = backbone.geometry
-    head = {} if parts.head is None else {"classifier_norm": parts.head.norm}
+    head = {}
+    if parts.head is not None:
+        head = {"classifier_norm": parts.head.norm, "classifier_eps": parts.head.eps}
     kind = "Model" if parts.head is None else "ForAudioClassification"
     return {
         "architectures": [f"Jfreq{kind}"],

@@ -40,6 +40,7 @@ def read(file: WeightFile, options: Options) -> Found:
             "multi_label": multi and method.head.multi_label is not False,
             "loss": "bce" if multi else "ce",
             "norm": "classifier_norm.weight" in file.tensors,
+            "eps": file.config.get("classifier_eps", Head().eps),
             "labels": labels,
         }
         method = replace(method, **{f"head__{name}": value for name, value in head.items()})
