@@ -107,11 +107,13 @@ def test_the_lines_of_the_card_run(tmp_path, make):
 # ------------------------------------------------------------------ the twin
 
 
-@pytest.fixture
-def modules(tmp_path, monkeypatch):
-    """Where transformers puts the code of folders."""
+@pytest.fixture(scope="module")
+def modules(tmp_path_factory):
+    """Where transformers puts the code of folders; a process keeps to the first such place."""
     module = importlib.import_module("transformers.dynamic_module_utils")
-    monkeypatch.setattr(module, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "HF_MODULES_CACHE", str(tmp_path_factory.mktemp("modules")))
+        yield
 
 
 def loaded(kind, folder, **options):
