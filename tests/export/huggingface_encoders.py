@@ -90,7 +90,8 @@ TWINS: dict[str, Method] = {
         head=Head(norm=False),
     ),
     "ast": ast(
-        padding="masked", pool="mean", head=Head(eps=1e-3), encoder=dataclasses.replace(TINY, final_norm=False)
+        padding="masked", pool="mean", head=Head(eps=1e-3),
+        encoder=dataclasses.replace(TINY, final_norm=False),
     ),
     "aasp": AaSP(frontend=Fbank(), encoder=NORM_AFTER, aape=ALIAS),
     "local": SSAST(
