@@ -22,7 +22,10 @@ from jfreq.ranges import (
     Seed,
 )
 
-Format = Literal["bundle", "stablehlo", "huggingface", "huggingface-twin"]
+Format = Literal[
+    "bundle", "stablehlo", "onnx", "saved_model", "tflite", "tflite_float16", "tflite_int8",
+    "huggingface", "huggingface-twin",
+]  # fmt: skip
 
 
 def probe(
@@ -164,9 +167,8 @@ def import_(
 def export(
     trained: Positional[Path],
     out: Path,
-    format: tuple[Literal["bundle", "stablehlo", "huggingface", "huggingface-twin"], ...] = (
-        "bundle",
-    ),
+    format: tuple[Format, ...] = ("bundle",),
+    clips: tuple[Path, ...] = (),
     note: str = "",
 ) -> None:
     """Writes the frozen encoder of a run as a bundle and, on request, in other formats.
@@ -174,14 +176,17 @@ def export(
     Args:
         trained: run folder, or the folder of `jfreq finetune` where it holds a single fold.
         out: folder of the bundle.
-        format: what to write; the bundle is always written. huggingface: for transformers, as
-            its AST or as a twin in torch; huggingface-twin: always as a twin.
+        format: what to write; the bundle is always written. docs/export.md compares them.
+            huggingface: for transformers, as its AST or as a twin in torch; huggingface-twin:
+            always as a twin.
+        clips: recordings, or folders of them, on which the formats are compared with the encoder,
+            beside noise.
         note: a sentence for the model card.
     """
     from jfreq.export.export_run import export_run
 
     run = run_or_bundle(trained)
-    print(export_run(run, out, note=note, formats=format, say=print_note))
+    print(export_run(run, out, note=note, formats=format, clips=clips, say=print_note))
 
 
 def embed(

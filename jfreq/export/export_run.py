@@ -6,8 +6,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from jfreq.config import close_match
-from jfreq.export import stablehlo
+from jfreq.export import saved_model, stablehlo, tflite
 from jfreq.export.bundle import check_free, load_trained, save_bundle
+from jfreq.export.clips import clip_windows
+from jfreq.export.onnx import extra as onnx
 from jfreq.export.portable import Adapter, Extra, adapt
 from jfreq.files import local_path
 from jfreq.method import encoder_params
@@ -28,6 +30,11 @@ def _huggingface_twin(adapter: Adapter) -> Extra:
 
 EXTRAS: dict[str, Callable[[Adapter], Extra]] = {
     "stablehlo": stablehlo.extra,
+    "onnx": onnx.extra,
+    "saved_model": saved_model.extra,
+    "tflite": tflite.float32,
+    "tflite_float16": tflite.float16,
+    "tflite_int8": tflite.int8,
     "huggingface": _huggingface,
     "huggingface-twin": _huggingface_twin,
 }
@@ -40,6 +47,7 @@ def export_run(
     *,
     note: str = "",
     formats: Sequence[str] = ("bundle",),
+    clips: Sequence[str | Path] = (),
     say: Callable[[str], None] | None = None,
 ) -> Path:
     """Writes the frozen encoder of a run as a bundle.
@@ -50,15 +58,18 @@ def export_run(
       run: a run folder, or another bundle.
       out: the folder of the bundle.
       note: a sentence for the model card.
-      formats: what the folder holds: ``bundle``, which is always written, and ``stablehlo``.
+      formats: what the folder holds: ``bundle``, which is always written, and names of ``EXTRAS``.
+      clips: recordings on whose windows every format is compared with the encoder, beside noise:
+        what :func:`jfreq.encoder.embed_files.embed_files` reads.
       say: is told in a line what a format does not keep or could not check.
 
     Returns:
       The folder of the bundle.
 
     Raises:
-      InputError: for an unknown format, a folder that holds something else, and a program whose
-        outputs differ from those of the encoder.
+      InputError: for an unknown format, a folder that holds something else, clips that cannot be
+        read, and a format that cannot hold this encoder, lacks a package, or whose outputs differ
+        from those of the encoder.
     """
     known = ("bundle", *EXTRAS)
     for name in formats:
@@ -71,11 +82,19 @@ def export_run(
         raise InputError(
             "format: huggingface and huggingface-twin write the same files; take one of them"
         )
+    names = [name for name in dict.fromkeys(formats) if name != "bundle"]
+    if clips and not names:
+        raise InputError(
+            "clips: are what written programs are compared on; name a format beside the bundle, "
+            "for instance --format onnx"
+        )
     check_free(local_path(out, "out"))
     experiment, params = load_trained(run)
     cfg = experiment.method
     params = encoder_params(cfg, params)
-    extras = [EXTRAS[name](adapt(experiment, params)) for name in formats if name != "bundle"]
+    windows = clip_windows(experiment, params, clips) if clips else ()
+    adapter = adapt(experiment, params, windows)
+    extras = [EXTRAS[name](adapter) for name in names]
     for line in (note for extra in extras for note in extra.notes):
         if say is not None:
             say(line)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -12,13 +13,14 @@ import numpy as np
 from jfreq import param_paths
 from jfreq.config import Experiment
 from jfreq.encoder.encoder import pool_frames
-from jfreq.method import window_spec
+from jfreq.method import Method, window_spec
 from jfreq.types import Array, Batch, InputError, PyTree, SignalSpec
 
 Flat = dict[str, Any]
 """Parameters by path, as they lie in ``model.safetensors``."""
 TOLERANCE = 1e-4
-"""Largest absolute difference that a written format may have from the JAX encoder."""
+"""Largest difference that a written format may have from the JAX encoder, in the unit of the output
+or, where an output is larger than 1, as a part of its largest value."""
 NOISE_ROWS = (1, 3)
 """Batch sizes of the noise on which a written program is compared with the JAX encoder."""
 
@@ -40,7 +42,23 @@ class Adapter(NamedTuple):
     labels: tuple[str, ...] = ()
     scores: Literal["softmax", "sigmoid"] = "softmax"
     windows: tuple[dict[str, np.ndarray], ...] = ()
-    """Batches on which a written format is compared with the JAX encoder."""
+    """Batches on which a written format is compared with the JAX encoder: noise, then clips."""
+
+
+class Agreement(NamedTuple):
+    """The largest differences that were found between a written format and the JAX encoder."""
+
+    noise: float
+    clips: float = 0.0
+    count: int = 0
+    """Windows of recordings that were compared."""
+
+    def __str__(self) -> str:
+        batches = " and ".join(map(str, NOISE_ROWS))
+        found = f"{self.noise:.1e} on noise at batch {batches}"
+        if self.count:
+            found += f", {self.clips:.1e} on {self.count} window{'s' * (self.count != 1)}"
+        return found + " of recordings" * bool(self.count)
 
 
 class Extra(NamedTuple):
@@ -64,19 +82,39 @@ def adapt(
       clips: windows of recordings, laid out as in :class:`Adapter`, on which written formats are
         checked beside noise.
     """
-    method = experiment.method.portable()
+    cfg = experiment.method
+    signals = tuple(cfg.signals)
+    windows = (*(noise(signals, rows) for rows in NOISE_ROWS), *clips)
+    flat = param_paths.flatten(params)
+    encode = _function(cfg.portable())
+    return Adapter(encode, flat, signals, experiment, cfg.labels, cfg.scores, windows)
 
+
+def in_float32(adapter: Adapter) -> Adapter:
+    """The same encoder with all products in float32, for formats that know no bfloat16."""
+    method = _without_bfloat16(adapter.experiment.method.portable())
+    return adapter._replace(encode=_function(method))
+
+
+def _without_bfloat16(cfg: Any) -> Any:
+    changes = {}
+    for field in dataclasses.fields(cfg):
+        value = getattr(cfg, field.name)
+        if dataclasses.is_dataclass(value):
+            changes[field.name] = _without_bfloat16(value)
+        elif field.name == "dtype" and value == "bfloat16":
+            changes[field.name] = "float32"
+    return dataclasses.replace(cfg, **changes)
+
+
+def _function(method: Method) -> Callable[..., dict[str, Array]]:
     def encode(flat: Flat, window: Batch) -> dict[str, Array]:
         features = method.encode(param_paths.unflatten(flat), window)
         clip, frames, valid = pool_frames(features)
         outputs = {"clip": clip, "frames": frames, "valid": valid}
         return outputs if features.logits is None else outputs | {"logits": features.logits}
 
-    cfg = experiment.method
-    signals = tuple(cfg.signals)
-    windows = (*(noise(signals, rows) for rows in NOISE_ROWS), *clips)
-    flat = param_paths.flatten(params)
-    return Adapter(encode, flat, signals, experiment, cfg.labels, cfg.scores, windows)
+    return encode
 
 
 def one_device() -> contextlib.AbstractContextManager[Any]:
@@ -97,18 +135,31 @@ def noise(signals: tuple[SignalSpec, ...], rows: int, *, seed: int = 0) -> dict[
     return window | {"length": length}
 
 
-def compare(adapter: Adapter, call: Callable[..., dict[str, Any]]) -> float:
+def agreement(
+    adapter: Adapter, call: Callable[..., dict[str, Any]], limit: float = TOLERANCE
+) -> Agreement:
+    """:func:`compare` on noise and on clips, one after the other."""
+    rows = len(NOISE_ROWS)
+    parts = adapter.windows[:rows], adapter.windows[rows:]
+    noise, clips = (compare(adapter._replace(windows=part), call, limit) for part in parts)
+    return Agreement(noise, clips, sum(len(window["length"]) for window in parts[1]))
+
+
+def compare(
+    adapter: Adapter, call: Callable[..., dict[str, Any]], limit: float = TOLERANCE
+) -> float:
     """Compares a written program with the JAX encoder on the windows of ``adapter``.
 
     Args:
       adapter: the encoder.
       call: the program, called as ``adapter.encode`` is.
+      limit: the largest difference allowed, measured as in ``TOLERANCE``.
 
     Returns:
-      The largest absolute difference.
+      The largest difference.
 
     Raises:
-      InputError: where it is above ``TOLERANCE`` or NaN, and for outputs of another name, shape or
+      InputError: where it is above ``limit`` or NaN, and for outputs of another name, shape or
         count of valid frames.
     """
     encode, worst = jax.jit(adapter.encode), 0.0
@@ -123,11 +174,12 @@ def compare(adapter: Adapter, call: Callable[..., dict[str, Any]]) -> float:
                     f"export: the written program does not return {name!r} as the JAX encoder "
                     "does; nothing was written"
                 )
-            error = float(np.abs(other.astype(np.float64) - value).max())
-            if not error <= (0 if name == "valid" else TOLERANCE):
+            scale = 1.0 if name == "valid" else max(1.0, float(np.abs(value).max()))
+            error = float(np.abs(other.astype(np.float64) - value).max()) / scale
+            if not error <= (0 if name == "valid" else limit):
                 raise InputError(
                     f"export: {name!r} of the written program differs by {error:.3g} from the JAX "
-                    f"encoder at batch {len(value)} (limit {TOLERANCE:g}); nothing was written"
+                    f"encoder at batch {len(value)} (limit {limit:g}); nothing was written"
                 )
             worst = max(worst, error)
     return worst

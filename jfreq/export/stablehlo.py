@@ -21,7 +21,16 @@ import jfreq
 from jfreq.config_json import from_dict, to_dict
 from jfreq.export.bundle import WEIGHTS, read_weights
 from jfreq.export.bundle_checks import first_line, read_sealed, sealed
-from jfreq.export.portable import Adapter, Extra, compare, one_device, shapes
+from jfreq.export.cards import example_window, inputs_and_outputs, listed, megabytes
+from jfreq.export.portable import (
+    NOISE_ROWS,
+    Adapter,
+    Agreement,
+    Extra,
+    agreement,
+    one_device,
+    shapes,
+)
 from jfreq.files import local_path
 from jfreq.types import InputError, SignalSpec
 
@@ -44,7 +53,8 @@ def extra(adapter: Adapter) -> Extra:
       InputError: where the two differ, or where the package flatbuffers is missing.
     """
     blob = serialise(adapter)
-    error = compare(adapter, jax.jit(deserialise(blob, PROGRAM).call))
+    found = agreement(adapter, jax.jit(deserialise(blob, PROGRAM).call))
+    inputs, outputs = inputs_and_outputs(adapter)
     manifest = {
         "format": FORMAT,
         "jfreq": jfreq.__version__,
@@ -54,15 +64,17 @@ def extra(adapter: Adapter) -> Extra:
         "signals": [to_dict(signal) for signal in adapter.signals],
         "labels": list(adapter.labels),
         "scores": adapter.scores if adapter.labels else None,
-        "inputs": _layout(shapes(adapter, "b")[1]),
-        "outputs": _layout(jax.eval_shape(adapter.encode, *shapes(adapter, 1)), rows="b"),
+        "inputs": inputs,
+        "outputs": outputs,
         "checked": {
-            "batches": [len(window["length"]) for window in adapter.windows],
-            "max_abs_error": error,
+            "batches": list(NOISE_ROWS),
+            "max_abs_error": found.noise,
+            **({"clips": found.count, "max_abs_error_clips": found.clips} if found.count else {}),
         },
         "expiry": EXPIRY,
     }
-    return Extra({PROGRAM: blob, MANIFEST: sealed(manifest).encode()}, _card(manifest, len(blob)))
+    files = {PROGRAM: blob, MANIFEST: sealed(manifest).encode()}
+    return Extra(files, _card(adapter, len(blob), found))
 
 
 def serialise(adapter: Adapter) -> bytes:
@@ -214,33 +226,18 @@ def _need_flatbuffers() -> None:
         raise InputError("StableHLO needs the package flatbuffers: pip install flatbuffers")
 
 
-def _layout(tree: dict[str, Any], rows: str | None = None) -> dict[str, dict[str, Any]]:
-    """Shapes and dtypes for the manifest; ``rows`` replaces the first dimension."""
-    return {
-        name: {"shape": [rows or leaf.shape[0], *leaf.shape[1:]], "dtype": str(leaf.dtype)}
-        for name, leaf in tree.items()
-    }
-
-
-def _card(manifest: dict[str, Any], size: int) -> str:
-    def listed(part: str) -> str:
-        return ", ".join(
-            f"`{name}` [{' '.join(map(str, entry['shape']))}] {entry['dtype']}"
-            for name, entry in manifest[part].items()
-        )
-
-    checked = manifest["checked"]
-    batches = " and ".join(map(str, checked["batches"]))
+def _card(adapter: Adapter, size: int, found: Agreement) -> str:
+    inputs, outputs = inputs_and_outputs(adapter)
     return f"""## StableHLO
 
-`{PROGRAM}` ({size / 2**20:.1f} MiB, written by jax {manifest["jax"]} for
-{", ".join(manifest["platforms"])}) is the same encoder as a program of weights and a window, for
-any batch size b: {listed("inputs")} to {listed("outputs")}. Signals are float in [-1, 1] and
-zero-padded at the end, `length` counts valid samples.
+`{PROGRAM}` ({megabytes(size)}, written by jax {jax.__version__} for {", ".join(PLATFORMS)}) is the
+same encoder as a program of weights and a window, for any batch size b: {listed(inputs)} to
+{listed(outputs)}. Signals are float in [-1, 1] and zero-padded at the end, `length` counts valid
+samples.
 
 ```python
 # In this folder; needs jax, numpy, safetensors and flatbuffers. Two windows of noise.
-{"import json" + chr(10) + chr(10) if manifest["labels"] else ""}import jax
+{"import json" + chr(10) + chr(10) if adapter.labels else ""}import jax
 import numpy as np
 from jax import export
 from safetensors.numpy import load_file
@@ -250,35 +247,20 @@ weights = jax.device_put(load_file("model.safetensors"))
 encode = jax.jit(program.call)
 
 window = {{
-{_example(manifest)}
+{example_window(adapter)}
 }}
 outputs = encode(weights, window)
-{_classes(manifest)}```
+{_classes(adapter)}```
 
-Largest difference to the JAX encoder when it was written, on noise at batch {batches}:
-{checked["max_abs_error"]:.1e}. {EXPIRY}.
+Largest difference to the JAX encoder when it was written: {found}. {EXPIRY}.
 """
 
 
-def _example(manifest: dict[str, Any], rows: int = 2) -> str:
-    """The inputs of two windows, one line of Python for each."""
-    lines = []
-    for name, entry in manifest["inputs"].items():
-        shape = (rows, *entry["shape"][1:])
-        if name == "length":
-            full = manifest["signals"][0]["samples"]
-            lines.append(f'    "{name}": np.full({rows}, {full}, np.int32),')
-        else:
-            lines.append(f'    "{name}": np.random.normal(0, 0.1, {shape}).astype(np.float32),')
-    return "\n".join(lines)
-
-
-def _classes(manifest: dict[str, Any]) -> str:
+def _classes(adapter: Adapter) -> str:
     """The lines that turn logits into names and probabilities; empty without labels."""
-    if not manifest["labels"]:
+    if not adapter.labels:
         return ""
-    function = f"jax.nn.{manifest['scores']}"
     return f"""labels = json.load(open("{MANIFEST}"))["labels"]
-scores = {function}(outputs["logits"])  # [b, {len(manifest["labels"])}]
+scores = jax.nn.{adapter.scores}(outputs["logits"])  # [b, {len(adapter.labels)}]
 best = [labels[i] for i in scores.argmax(-1)]
 """
