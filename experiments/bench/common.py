@@ -25,13 +25,16 @@ RESULTS = Path(__file__).resolve().parent.parent / "results"
 INSTALL = {"torch": "pip install torch==2.13.0", "librosa": "pip install librosa",
            "tensorflow": "pip install tensorflow-cpu", "pywt": "pip install PyWavelets",
            "pandas": "pip install pandas",
-           "transformers": "pip install transformers"}  # fmt: skip
+           "transformers": "pip install transformers", "onnxruntime": "pip install onnxruntime",
+           "ai_edge_litert": "pip install ai-edge-litert"}  # fmt: skip
 VERSIONS = (
     "jax",
     "jaxlib",
     "flax",
     "torch",
     "transformers",
+    "onnxruntime",
+    "ai-edge-litert",
     "librosa",
     "tensorflow-cpu",
     "PyWavelets",
@@ -287,15 +290,17 @@ def save(
     facts: Mapping[str, Any],
     more: Mapping[str, Any] | None = None,
     out: Path | None = None,
+    file: str = "",
 ) -> str:
-    """Writes ``bench_NAME.md`` and ``.json`` into ``out`` (experiments/results); the Markdown."""
-    folder = out or RESULTS
+    """Writes ``file``, by default ``bench_NAME``, as ``.md`` and ``.json`` into ``out``
+    (experiments/results); the Markdown."""
+    folder, file = out or RESULTS, file or f"bench_{name}"
     sections = [part if isinstance(part, str) else part.to_markdown() for part in parts]
     text = "\n".join([f"# {heading}\n", f"{intro}\n", f"{sentence(dict(facts))}.\n", *sections])
     tables = {part.title: part.to_dict() for part in parts if isinstance(part, Table)}
     data = {"bench": name, "machine": dict(facts), "tables": tables, **(more or {})}
-    write_text(folder / f"bench_{name}.md", text)
-    write_json(folder / f"bench_{name}.json", data)
+    write_text(folder / f"{file}.md", text)
+    write_json(folder / f"{file}.json", data)
     return text
 
 

@@ -155,22 +155,6 @@ def cluster_masks(rows: int, masked: int, device: torch.device | str) -> Tensor:
     return scores.argsort(dim=1)[:, :masked]
 
 
-class Embedder(nn.Module):
-    """Clip vectors ``[b d]`` of waveforms ``[b t]``: the mean over patches centred in the clip."""
-
-    def __init__(self, model: SSAST):
-        super().__init__()
-        self.frontend, self.encoder = Fbank(), model.encoder
-
-    def forward(self, x: Tensor) -> Tensor:
-        front = self.frontend
-        centre = front.length / 2 + front.hop * ((PATCH - 1) / 2 + PATCH * torch.arange(TIME))
-        valid = (centre <= x.shape[1]).to(x.device).repeat(FREQ).expand(x.shape[0], -1)
-        tokens = self.encoder(self.encoder.patches(front(x)), valid)
-        weight = valid[..., None].to(tokens.dtype)
-        return (tokens * weight).sum(1) / weight.sum(1)
-
-
 def adamw(model: nn.Module, *, lr: float, weight_decay: float) -> torch.optim.AdamW:
     """Decay on the weights of matrices only, one fused kernel."""
     decayed = [m.weight for m in model.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
