@@ -23,6 +23,9 @@ from jfreq.train.state import init_state
 FILE = Path(__file__).parent / "golden" / "steps.json"
 ROWS = 4
 EXPERIMENTS = recipes.load_all()
+RELATIVE = {"loss": 1e-5, "grad_norm": 1e-5, "update_norm": 1e-4}
+"""Allowed differences. Adam divides by the gradient, so that the smallest ones, which processors
+round differently, count as much as all others."""
 PLAIN = (
     "aape_nano", "ast_nano", "audiomae_nano", "beats_nano", "beats_tokenizer_nano", "data2vec_nano",
     "eat_nano", "ltfc_hapt", "mae_nano", "phymask_nano", "ssast_nano", "stf_csl_hapt",
@@ -98,7 +101,8 @@ def test_golden_step(golden, request):
     if request.config.getoption("--golden") == "write":
         FILE.write_text(json.dumps(known | {golden: found}, indent=1, sort_keys=True) + "\n")
     else:
-        assert found == pytest.approx(known[golden], rel=1e-5)
+        for name, value in known[golden].items():
+            assert found[name] == pytest.approx(value, rel=RELATIVE[name]), name
 
 
 @pytest.mark.parametrize("name", sorted(FAMILIES - {*PLAIN, *TWINS}))
