@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jfreq import augment, losses, masks
 from jfreq.config import check, replace
 from jfreq.method import Loss, Streams, summarise
+from jfreq.methods.common.augmentation import with_waveform
 from jfreq.methods.common.patches import PatchMethod
 from jfreq.nn.apply import apply
 from jfreq.nn.convnext import ConvNeXt
@@ -110,6 +111,10 @@ class AudioMAE(PatchMethod):
         error = losses.mse(predicted, jax.lax.stop_gradient(truth))
         return summarise({"loss": error}, batch)
 
+    def validation_loss(self, params, target, batch: Batch, rngs: Streams, step) -> Loss:
+        """Without ``gain``."""
+        return replace(self, gain=False).loss(params, target, batch, rngs, step)
+
     def reconstruct(self, params, batch: Batch, rngs: Streams) -> Reconstruction:
         """Where targets are standardised, predicted patches get the mean and the variance of the
         true ones, which the loss leaves open."""
@@ -131,7 +136,7 @@ class AudioMAE(PatchMethod):
     def _louder(self, batch: Batch, rngs: Streams) -> Batch:
         name = self.geometry.signal.name
         wave = augment.change_gain(rngs("gain"), pcm_to_float(batch[name]))
-        return {**{k: x for k, x in batch.items() if k != "spectrogram"}, name: wave}
+        return with_waveform(batch, name, wave)
 
     # ------------------------------------------------------------------ masks and patches
 

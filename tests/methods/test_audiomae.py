@@ -191,6 +191,15 @@ def test_gain_makes_clips_louder_or_softer():
     assert method._louder(integers, Streams(jax.random.key(0)))["audio"].dtype == jnp.float32
 
 
+def test_validation_leaves_the_gain_out():
+    method = replace(METHODS["local"], gain=True, norm_patch=False)
+    params = method.init(jax.random.key(0))
+    args = params, {}, fake_batch(CLIP, 2), Streams(jax.random.key(1)), 0
+    plain = float(replace(method, gain=False).loss(*args).value)
+    assert float(method.validation_loss(*args).value) == plain
+    assert float(method.loss(*args).value) != plain
+
+
 def test_lines_are_masked_as_wholes():
     method = replace(METHODS["local"], mask_axes=(0.5, 0.3))
     mask = method.sample_mask(jax.random.key(0), 4)

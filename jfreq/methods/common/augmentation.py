@@ -59,7 +59,7 @@ def _kept(lines: int, dropped: float) -> int:
 
 
 def _waveforms(head: Head, batch: Batch, labels: Array, rngs: Streams) -> tuple[Batch, Array]:
-    """Rolled, amplified and mixed waveforms; a spectrogram that was made before is left out."""
+    """Rolled, amplified and mixed waveforms."""
     mixes = head.mixup > 0 and head.mixup_of == "waveform"
     asked = {"roll": head.roll, "gain": head.gain, "mixup": mixes}
     fields = [name for name, used in asked.items() if used]
@@ -85,7 +85,13 @@ def _waveforms(head: Head, batch: Batch, labels: Array, rngs: Streams) -> tuple[
             alpha=head.mixup_alpha,
             shared=head.mixup_shared,
         )
-    return {k: v for k, v in batch.items() if k != "spectrogram"} | {names[0]: wave}, labels
+    return with_waveform(batch, names[0], wave), labels
+
+
+def with_waveform(batch: Batch, name: str, wave: Array) -> Batch:
+    """The batch with another waveform of the signal ``name``; the spectrogram of the one before is
+    left out."""
+    return {k: v for k, v in batch.items() if k != "spectrogram"} | {name: wave}
 
 
 def _spectrograms(
