@@ -130,7 +130,7 @@ def balanced(shards: Shards, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, 
     Raises:
       InputError: where no row has a class.
     """
-    weights = balanced_weights(shards.column("label")[rows])
+    weights = balanced_weights(shards.labels(rows))
     some = weights > 0
     why = shards.why_unlabelled or "no row to train on has a label"
     check(bool(some.any()), f"{shards.info.name}, data.sampling", f"balanced needs labels: {why}")

@@ -181,6 +181,7 @@ def test_rows_without_a_label_are_counted_and_never_drawn(rare, monkeypatch):
         return np.where(np.arange(40) % 4 == 1, -1, values) if name == "label" else values
 
     monkeypatch.setattr(Shards, "column", some)
+    monkeypatch.setattr(Shards, "labels", lambda self, ids: self.column("label")[ids])
     cfg = Data(path=(str(rare[0]),), sampling="balanced")
     pipeline = open_pipeline(cfg, batch=20, seed=4)
     assert pipeline.notes == ("balanced sampling: 10 of 40 rows have no label and are never drawn",)
