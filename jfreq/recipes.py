@@ -52,16 +52,25 @@ def known() -> dict[str, Path]:
     An experiment there is a variable of its own name; other variables are written in capitals or
     begin with an underscore.
     """
+    return _files_by_name(_variables)
+
+
+def _files_by_name(names: Callable[[list[ast.stmt]], list[str]]) -> dict[str, Path]:
+    """What ``names`` finds in the statements of each file of recipes, with the file; nothing in a
+    file that is not Python."""
     files = (path for folder in folders() for path in sorted((folder / "recipes").glob("*.py")))
-    return {name: path for path in files for name in _variables(path)}
+    return {name: path for path in files for name in names(_statements(path))}
 
 
-def _variables(path: Path) -> list[str]:
-    """Public variables in small letters at the top of a file; none where it is not Python."""
+def _statements(path: Path) -> list[ast.stmt]:
     try:
-        body = ast.parse(path.read_bytes()).body
+        return ast.parse(path.read_bytes()).body
     except (SyntaxError, ValueError):
         return []
+
+
+def _variables(body: list[ast.stmt]) -> list[str]:
+    """Public variables in small letters."""
     targets = [target for node in body if isinstance(node, ast.Assign) for target in node.targets]
     names = [target.id for target in targets if isinstance(target, ast.Name)]
     return [name for name in names if name.islower() and not name.startswith("_")]
@@ -90,15 +99,10 @@ def load(name: str) -> Experiment:
 def known_finetuning() -> dict[str, Path]:
     """The recipes of fine-tuning that come with jfreq, by name, each with its file: functions
     whose names begin with ``finetune_``. Runs none of the files."""
-    files = (path for folder in folders() for path in sorted((folder / "recipes").glob("*.py")))
-    return {name: path for path in files for name in _functions(path)}
+    return _files_by_name(_functions)
 
 
-def _functions(path: Path) -> list[str]:
-    try:
-        body = ast.parse(path.read_bytes()).body
-    except (SyntaxError, ValueError):
-        return []
+def _functions(body: list[ast.stmt]) -> list[str]:
     names = [node.name for node in body if isinstance(node, ast.FunctionDef)]
     return [name for name in names if name.startswith("finetune_")]
 
