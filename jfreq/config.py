@@ -130,8 +130,8 @@ class Optim:
     plateau_decay: Annotated[float, Range(0, 1, "both", "above 0 and below 1")] = 0.5
     """``plateau``: multiply by this where the figure of ``validation`` stands still."""
     plateau_patience: Whole = 2
-    """``plateau``: so many figures in a row may be no better than the best; the next one that is
-    not either lowers the rate (torch's ReduceLROnPlateau)."""
+    """``plateau``: lower the rate after this many + 1 figures in a row without improvement (torch's
+    ReduceLROnPlateau)."""
     plateau_threshold: NonNegative = 1e-4
     """``plateau``: a figure is better by more than this part of the best."""
     kind: str = "adamw"
@@ -155,8 +155,8 @@ class Optim:
     layer_decay: Fraction = 1.0
     """Learning rate times this per block below the head (fine-tuning)."""
     layer_decay_of: Literal["all", "blocks"] = "all"
-    """What it slows. ``all``: the blocks, and what comes before them one block further (BEiT,
-    Audio-MAE); ``blocks``: the blocks alone (EAT)."""
+    """Which parameters ``layer_decay`` applies to. ``all``: the blocks, and what comes before them
+    one block further (BEiT, Audio-MAE); ``blocks``: the blocks alone (EAT)."""
     mu_dtype: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self):

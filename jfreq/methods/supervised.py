@@ -60,7 +60,8 @@ class Head:
     gain: bool = False
     """Multiply the waveform by 0.5 + Beta(10, 10), which lies between 0.5 and 1.5."""
     spec_augment: tuple[Whole, Whole] = (0, 0)
-    """Widest masked span of frames and band of bins of the spectrogram, and one more; 0: none."""
+    """Masks a span of frames and a band of bins, each of a random width below this one: the widest
+    masked span is one less. 0 masks nothing."""
     spec_augment_at: Literal["log_mel", "input"] = "log_mel"
     """Where it masks. ``log_mel``: before standardisation, with a log-mel of 0, and before noise
     (AST, SSAST, Audio-MAE); ``input``: what the encoder reads, last of all, with 0 (EAT)."""

@@ -73,9 +73,9 @@ class PatchMethod(FeatureMethod):
     """
 
     released_values: ClassVar[InitialValues] = SSAST_VALUES
-    """What ``initial`` ``released`` stands for,"""
+    """The initial values that ``initial`` ``released`` stands for."""
     released_blocks: ClassVar[Literal["normal", "xavier"]] = "normal"
-    """and in the blocks of a ViT."""
+    """The initial values that ``initial`` ``released`` stands for in the blocks of a ViT."""
 
     modality: str | None = None
     """Which signal to read; None: the first."""
