@@ -126,8 +126,11 @@ class Method:
     def validation_loss(
         self, params: PyTree, target: PyTree, batch: Batch, rngs: Streams, step: Any
     ) -> Loss:
-        """The loss of rows that training never reads: as :meth:`loss`, without what is done to
-        rows only to train on them. It comes with the same keys each time."""
+        """The loss of rows that training never reads, with the same keys each time.
+
+        This is :meth:`loss` itself, dropout and masks included; a method that changes its rows
+        only to train on them (augmentation, noise) leaves that out here.
+        """
         return self.loss(params, target, batch, rngs, step)
 
     def forward(self, params: PyTree, batch: Batch, rngs: Streams) -> Features:
@@ -193,6 +196,12 @@ class Method:
     def scores(self) -> Literal["softmax", "sigmoid"]:
         """What turns logits into the probabilities that the loss was trained on."""
         return "softmax"
+
+    @property
+    def higher_is_better(self) -> Mapping[str, bool]:
+        """Metrics of the loss of which validation may keep the best, or lower the learning rate
+        by: whether a higher value is better. A method adds its own."""
+        return {"loss": False, "accuracy": True}
 
     @property
     def branch_widths(self) -> tuple[int, ...]:
@@ -291,6 +300,10 @@ class Wrapper(Method):
 
     def with_spectrogram(self, batch: Batch) -> Batch:
         return self.wrapped.with_spectrogram(batch)
+
+    @property
+    def higher_is_better(self) -> Mapping[str, bool]:
+        return self.wrapped.higher_is_better
 
     @property
     def branch_widths(self) -> tuple[int, ...]:

@@ -9,6 +9,7 @@ framework of :mod:`jfreq.methods.eat`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, Literal, cast
 
 from jfreq import losses
@@ -43,6 +44,10 @@ class AaSP(EAT):
             "method.clones",
             "contrast compares the views of a clip: take 2 or more, or set contrast_weight to 0",
         )
+
+    @property
+    def higher_is_better(self) -> Mapping[str, bool]:
+        return {**super().higher_is_better, "contrast": False}
 
     # ------------------------------------------------------------------ the paper
 

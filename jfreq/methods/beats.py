@@ -128,6 +128,10 @@ class _Patches(PatchMethod):
     positions: Literal["learned", "sincos"] = "sincos"
     encoder: ViT = PUBLISHED
 
+    @property
+    def higher_is_better(self) -> Mapping[str, bool]:
+        return {**super().higher_is_better, "perplexity": True, "cosine": True, "commitment": False}
+
     def bind(self, spec: DataSpec) -> Self:
         bound = super().bind(spec)
         bound.check_no_overlap()

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, Literal, Self, TypeAlias
 
 import flax.linen as nn
@@ -82,6 +83,10 @@ class EAT(TeacherMethod, PatchMethod):
         cfg = super().bind(spec)
         cfg.check_no_overlap()
         return cfg
+
+    @property
+    def higher_is_better(self) -> Mapping[str, bool]:
+        return {**super().higher_is_better, "frame": False, "utterance": False}
 
     # ------------------------------------------------------------------ the paper
 

@@ -7,7 +7,7 @@ what only this sensor knows. Vectors of rows that were recorded one after the ot
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar, Literal, NamedTuple, Self
 
 import flax.linen as nn
@@ -81,6 +81,11 @@ class FOCAL(SpectraMethod):
             f"FOCAL compares sensors, but reads only {cfg.signals[0].name!r}; name two or more",
         )
         return cfg
+
+    @property
+    def higher_is_better(self) -> Mapping[str, bool]:
+        terms = dict.fromkeys(("shared", "private", "orthogonality", "temporal"), False)
+        return {**super().higher_is_better, **terms, "shared_accuracy": True, "collapse": False}
 
     @property
     def step(self) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from typing import Literal, TypeAlias
 
 import flax.linen as nn
@@ -116,6 +117,10 @@ class FreqMAE(SpectraMethod):
         """One token for each step in time of the last layer: means over bins, sensors side by
         side."""
         return self.time_grid(self.encoder.scale)
+
+    @property
+    def higher_is_better(self) -> Mapping[str, bool]:
+        return {**super().higher_is_better, "unimodal": False, "fused": False}
 
     # ------------------------------------------------------------------ the paper
 

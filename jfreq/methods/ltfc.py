@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from typing import Literal, Self
 
 import jax
@@ -168,6 +169,13 @@ class LTFC(RawSensorMethod):
             return cfg
         frontend = Scalogram(rate=float(cfg.signals[0].rate), standardise="none")
         return replace(cfg, frontend=frontend)
+
+    @property
+    def higher_is_better(self) -> Mapping[str, bool]:
+        return {
+            **super().higher_is_better,
+            **dict.fromkeys(("time", "frequency", "global", "local"), False),
+        }
 
     # ------------------------------------------------------------------ the paper
 

@@ -4,6 +4,7 @@ the masked ones."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal, TypeAlias
 
 import flax.linen as nn
@@ -91,6 +92,10 @@ class MAE(SpectraMethod):
     def grid(self) -> TokenGrid:
         """The tokens of all sensors, those of one moment side by side on the frequency axis."""
         return self.time_grid(freq=sum(spec.grid.freq for spec in self.specs.values()))
+
+    @property
+    def higher_is_better(self) -> Mapping[str, bool]:
+        return {**super().higher_is_better, **dict.fromkeys(self.specs, False)}
 
     # ------------------------------------------------------------------ the paper
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, Literal, Self, TypeAlias
 
 import flax.linen as nn
@@ -66,6 +67,10 @@ class SSAST(PatchMethod):
 
     def unbind(self) -> Self:
         return replace(super().unbind(), mask=None)
+
+    @property
+    def higher_is_better(self) -> Mapping[str, bool]:
+        return {**super().higher_is_better, "info_nce": False, "mse": False}
 
     # ------------------------------------------------------------------ the paper
 

@@ -6,6 +6,7 @@ and in frequency. The loss (NT-Xent of SimCLR), the projection and the pools are
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, Self
 
 import jax
@@ -44,6 +45,10 @@ class STFCSL(RawSensorMethod):
         cfg = super().bind(spec)
         cfg.check_statistics()
         return cfg
+
+    @property
+    def higher_is_better(self) -> Mapping[str, bool]:
+        return {**super().higher_is_better, "alignment": True, "collapse": False}
 
     # ------------------------------------------------------------------ the paper
 

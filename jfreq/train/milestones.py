@@ -19,7 +19,7 @@ from jfreq.train.checkpoint import Checkpoints
 from jfreq.train.optimizer import at_plateau, follows_plateau
 from jfreq.train.plan import RunPlan
 from jfreq.train.state import State, Trained
-from jfreq.train.validation import Validator
+from jfreq.train.validation import Validator, higher_is_better
 from jfreq.train.watch import Watch
 from jfreq.types import PyTree
 
@@ -32,7 +32,7 @@ class Hooks:
     """What the loop does when it is asked to."""
 
     flush: Callable[[], None]
-    """Waits for the metrics of the last update, which must be finite before it is gone on with."""
+    """Waits for the metrics of the last update, which must be finite before training continues."""
     write: Callable[[dict[str, Any]], None]
     """Writes a row of metrics, which has ``step``."""
     say: Callable[[str], None]
@@ -83,7 +83,8 @@ class Milestones:
         experiment, before = self._setup.experiment, self._watch
         metric, values = experiment.validation.metric, self._validator(state)
         self._hooks.write({"step": step, **{f"val/{name}": x for name, x in values.items()}})
-        self._watch = before.after(values[metric], step, metric, experiment.optim)
+        higher = higher_is_better(self._setup.method, metric)
+        self._watch = before.after(values[metric], step, experiment.optim, higher=higher)
         if follows_plateau(experiment.optim) and self._watch.factor != before.factor:
             factor = self._watch.factor
             self._hooks.say(f"step {step}: {metric} stands still, learning rate times {factor:g}")

@@ -10,7 +10,7 @@ import numpy as np
 
 from jfreq import distributed, sharding
 from jfreq.config import check
-from jfreq.method import Streams
+from jfreq.method import Method, Streams
 from jfreq.ranges import close_match
 from jfreq.train.initial_state import run_key
 from jfreq.train.plan import RunPlan
@@ -68,7 +68,8 @@ def check_metric(setup: RunPlan) -> bool:
     """Whether the figure that the experiment watches is one of a classifier, which is computed
     from all scores at once; else it is a metric of the loss.
 
-    Raises ``InputError`` where it is neither.
+    Raises ``InputError`` where it is neither, and for a metric of the loss that the method does not
+    say which way is better of.
     """
     from jfreq.evaluate.metrics import metrics_for
 
@@ -85,4 +86,19 @@ def check_metric(setup: RunPlan) -> bool:
         f"{wanted!r} is not measured{close_match(wanted, known)}; there are "
         f"{', '.join(dict.fromkeys(known))}",
     )
+    if wanted in loss.metrics:
+        ways = method.higher_is_better
+        check(
+            wanted in ways,
+            "validation.metric",
+            f"{type(method).__name__} does not say whether a higher or a lower {wanted!r} is "
+            "better (higher_is_better); watch one of "
+            f"{', '.join(name for name in loss.metrics if name in ways)}",
+        )
     return wanted not in loss.metrics
+
+
+def higher_is_better(method: Method, metric: str) -> bool:
+    """Whether a higher figure of ``metric`` is the better one, as the method declares for those of
+    its loss; those of a classifier, which are computed from all scores, are all scores to raise."""
+    return method.higher_is_better.get(metric, True)

@@ -10,9 +10,6 @@ from typing import NamedTuple
 
 from jfreq.config import Experiment, Optim, check
 
-HIGHER = ("accuracy", "balanced_accuracy", "macro_f1", "mAP", "d_prime")
-"""Figures of which a higher one is better; of all others, losses, a lower one is."""
-
 
 class Watch(NamedTuple):
     """What one figure after the other came to."""
@@ -28,8 +25,9 @@ class Watch(NamedTuple):
     factor: float = 1.0
     """What the learning rate has come down by."""
 
-    def after(self, figure: float, step: int, metric: str, cfg: Optim) -> Watch:
-        """What is remembered after the ``figure`` of ``metric`` that was measured at ``step``.
+    def after(self, figure: float, step: int, cfg: Optim, *, higher: bool) -> Watch:
+        """What is remembered after the ``figure`` that was measured at ``step``; ``higher`` says
+        whether a higher one is better.
 
         Any better figure is the best one. For the schedule a figure is better where it exceeds
         ``level`` by more than the part ``plateau_threshold`` of it.
@@ -37,7 +35,7 @@ class Watch(NamedTuple):
         Reference:
           ``torch.optim.lr_scheduler.ReduceLROnPlateau`` in its relative mode, without cooldown.
         """
-        sign = 1 if metric in HIGHER else -1
+        sign = 1 if higher else -1
 
         def better(than: float | None, margin: float = 0.0) -> bool:
             """A figure that is no number never is."""

@@ -11,23 +11,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jfreq import param_paths
+from jfreq import param_paths, recipes, testing
 from jfreq.config import Average, Optim, ParamGroup, Validation, replace
 from jfreq.export.bundle import load_trained
+from jfreq.method import Streams
 from jfreq.monitoring.metrics_writer import read_metrics
 from jfreq.train import checkpoint, milestones
 from jfreq.train.loop import train
 from jfreq.train.optimizer import at_plateau, make, rates
+from jfreq.train.validation import higher_is_better
 from jfreq.train.watch import Watch
 from jfreq.types import InputError
 
 FIGURES = st.lists(st.floats(0.01, 10).map(lambda x: round(x, 2)), min_size=1, max_size=40)
 
 
-def watched(figures, metric="loss", **options):
+def watched(figures, higher=False, **options):
     watch, cfg, every = Watch(), Optim(**options), []
     for step, figure in enumerate(figures, start=1):
-        watch = watch.after(figure, step, metric, cfg)
+        watch = watch.after(figure, step, cfg, higher=higher)
         every.append(watch)
     return every
 
@@ -45,7 +47,7 @@ def test_the_rate_falls_by_the_rule_of_torch(figures, patience, threshold, highe
     """That of ``torch.optim.lr_scheduler.ReduceLROnPlateau``, written out for both modes."""
     found = watched(
         figures,
-        "accuracy" if higher else "loss",
+        higher,
         plateau_patience=patience,
         plateau_threshold=threshold,
     )
@@ -79,7 +81,7 @@ def test_the_rate_of_a_loss_falls_as_with_optax(patience, threshold):
 @settings(deadline=None)
 @given(FIGURES)
 def test_the_best_is_the_first_of_the_best(figures):
-    lowest, highest = watched(figures)[-1], watched(figures, "mAP")[-1]
+    lowest, highest = watched(figures)[-1], watched(figures, higher=True)[-1]
     assert (lowest.best, lowest.best_step) == (min(figures), np.argmin(figures) + 1)
     assert (highest.best, highest.best_step) == (max(figures), np.argmax(figures) + 1)
 
@@ -108,6 +110,44 @@ def test_updates_and_logged_rates_follow_the_factor(kind):
     np.testing.assert_array_equal(less["b/kernel"], full["b/kernel"])
     found = {name: float(rate(3, low)) for name, rate in rates(cfg, 10).items()}
     assert found == pytest.approx({"lr": 0.025, "lr/b/.*": 0.2})
+
+
+# ------------------------------------------------------------------ which way is better
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["ast_nano", "beats_nano", "beats_tokenizer_nano", "eat_nano", "ltfc_hapt", "phymask_nano",
+     "ssast_nano", "stf_csl_hapt"],
+)  # fmt: skip
+def test_methods_say_which_way_their_metrics_are_better(name):
+    experiment = recipes.load(name)
+    spec = testing.data_of(experiment)
+    method = testing.small(experiment.method).bind(spec)
+
+    def metrics(key, batch):
+        params = method.init(key)
+        target = method.init_target(params)
+        return method.validation_loss(params, target, batch, Streams(key), 0).metrics
+
+    found = jax.eval_shape(metrics, jax.random.key(0), testing.batch_spec(spec, 4))
+    ways = method.higher_is_better
+    assert set(found) <= set(ways)
+    closer = {"accuracy", "cosine", "perplexity", "target_std", "pred_std", "rankme", "alignment"}
+    assert {metric for metric in found if ways[metric]} == closer & set(found)
+
+
+def test_scores_of_a_classifier_are_better_when_higher(experiment):
+    for metric in ("balanced_accuracy", "macro_f1", "mAP", "d_prime"):
+        assert higher_is_better(experiment.method, metric)
+
+
+def test_a_metric_without_a_better_way_is_refused(experiment, monkeypatch, tmp_path):
+    monkeypatch.setattr(type(experiment.method), "higher_is_better", {"loss": False})
+    cfg = replace(experiment, validation=Validation(every=2, fraction=0.5, metric="mse"))
+    with pytest.raises(InputError, match="does not say whether a higher or a lower 'mse'"):
+        train(cfg, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 # ------------------------------------------------------------------ in runs

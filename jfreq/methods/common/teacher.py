@@ -45,6 +45,13 @@ class TeacherMethod(Method):
     ema_steps: Count = 100_000
     """Updates in which the decay rises, linearly."""
 
+    @property
+    def higher_is_better(self) -> Mapping[str, bool]:
+        return {
+            **super().higher_is_better,
+            **dict.fromkeys(("target_std", "pred_std", "rankme"), True),
+        }
+
     def check_target_layers(self, depth: int) -> None:
         """Raises ``InputError`` where an encoder of ``depth`` blocks has not enough of them."""
         check(
