@@ -167,13 +167,9 @@ def compare(
         with one_device():
             wanted = jax.device_get(encode(adapter.params, window))
         outputs = jax.device_get(call(adapter.params, window))
+        check_layout(wanted, outputs)
         for name, value in wanted.items():
-            other = outputs.get(name, np.zeros(0))
-            if other.shape != value.shape or outputs.keys() != wanted.keys():
-                raise InputError(
-                    f"export: the written program does not return {name!r} as the JAX encoder "
-                    "does; nothing was written"
-                )
+            other = outputs[name]
             scale = 1.0 if name == "valid" else max(1.0, float(np.abs(value).max()))
             error = float(np.abs(other.astype(np.float64) - value).max()) / scale
             if not error <= (0 if name == "valid" else limit):
@@ -183,6 +179,16 @@ def compare(
                 )
             worst = max(worst, error)
     return worst
+
+
+def check_layout(wanted: dict[str, np.ndarray], found: dict[str, np.ndarray]) -> None:
+    """Raises ``InputError`` where outputs have other names or shapes than those ``wanted``."""
+    for name in (*wanted, *(found.keys() - wanted.keys())):
+        if name not in wanted or name not in found or found[name].shape != wanted[name].shape:
+            raise InputError(
+                f"export: the written program does not return {name!r} as the JAX encoder does; "
+                "nothing was written"
+            )
 
 
 def shapes(adapter: Adapter, rows: Any) -> tuple[PyTree, PyTree]:

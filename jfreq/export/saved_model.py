@@ -184,7 +184,8 @@ def _joined(outputs: dict[str, Any], number: Any, last: Any, tokens: int) -> dic
     # Frame p of a recording is frame p - start of the window whose frames reach beyond p.
     size = tf.shape(frames)
     places = tf.range((size[1] - 1) * tokens + size[2])[None, :]
-    window = tf.reduce_sum(tf.cast(places[:, :, None] >= ends[:, None, :], tf.int32), 2)
+    every = tf.repeat(places, size[0], axis=0)
+    window = tf.searchsorted(ends, every, side="right")
     window = tf.minimum(window, last)
     start = tf.gather(ends - counts, window, batch_dims=1)
     source = window * size[2] + tf.clip_by_value(places - start, 0, size[2] - 1)

@@ -29,6 +29,7 @@ from jfreq.export.portable import (
     Adapter,
     Extra,
     agreement,
+    check_layout,
     in_float32,
     one_device,
     shapes,
@@ -160,20 +161,43 @@ def runner(blob: bytes) -> Callable[..., dict[str, np.ndarray]]:
 
 
 def _least_cosine(adapter: Adapter, call: Callable[..., dict[str, np.ndarray]]) -> float:
-    """The least cosine between clip vectors of the two encoders."""
+    """The least cosine between clip vectors of the two encoders.
+
+    Of the other outputs counts of valid frames must be equal and numbers finite: how far int8 moves
+    single frames and logits depends on the encoder.
+    """
     encode, least = jax.jit(adapter.encode), 1.0
     for window in adapter.windows:
         with one_device():
-            wanted = np.asarray(encode(adapter.params, window)["clip"], np.float64)
-        found = call({}, window)["clip"].astype(np.float64)
-        norms = np.linalg.norm(wanted, axis=-1) * np.linalg.norm(found, axis=-1)
-        least = min(least, float(((wanted * found).sum(-1) / norms).min()))
+            wanted = jax.device_get(encode(adapter.params, window))
+        found = call({}, window)
+        check_layout(wanted, found)
+        if not np.array_equal(found["valid"], wanted["valid"]):
+            raise InputError(
+                "tflite_int8: the written program counts other valid frames than the JAX encoder; "
+                "nothing was written"
+            )
+        for name, x in found.items():
+            if not np.isfinite(x).all():
+                raise InputError(
+                    f"tflite_int8: {name!r} of the written program holds NaN or infinity; export "
+                    "tflite_float16; nothing was written"
+                )
+        least = float(np.minimum(least, _cosines(wanted["clip"], found["clip"]).min()))
     if not least >= COSINE:
         raise InputError(
             f"tflite_int8: the cosine of clip vectors falls to {least:.4f} with int8 weights "
             f"(limit {COSINE}); export tflite_float16; nothing was written"
         )
     return least
+
+
+def _cosines(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Cosines ``[b]`` of vectors ``[b d]``; 1 for vectors that are equal, also where both are 0."""
+    one, other = one.astype(np.float64), other.astype(np.float64)
+    norms = np.linalg.norm(one, axis=-1) * np.linalg.norm(other, axis=-1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where((one == other).all(-1), 1.0, (one * other).sum(-1) / norms)
 
 
 def _card(adapter: Adapter, weights: Weights, size: int, found: str, limit: str) -> str:

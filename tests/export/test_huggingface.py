@@ -107,6 +107,8 @@ def test_other_transformers_become_a_twin_with_its_code(once):
     for place in config["auto_map"].values():
         module, _, name = place.partition(".")
         assert f"class {name}(" in (folder / f"{module}.py").read_text()
+    assert config["jfreq"]["type"] == "Classify"  # the method, without paths of this machine
+    assert not {"data", "checkpoint", "path", "init_from"} & config["jfreq"].keys()
     features = settings(folder, "preprocessor_config.json")
     assert features["sampling_rate"] == 16000 and not features["do_normalize"]
     tensors = load_file(folder / "model.safetensors")
@@ -199,7 +201,7 @@ def test_a_twin_of_a_stranger_is_refused(once, tmp_path):
     config = settings(folder)
     for change, message in [
         ({"jfreq": None}, "config.json"),
-        ({"jfreq": config["jfreq"] | {"steps": "many"}}, "config.json"),
+        ({"jfreq": config["jfreq"] | {"steps": "many"}}, "config.json: jfreq.steps"),
     ]:
         (folder / "config.json").write_text(json.dumps(config | change))
         with pytest.raises(InputError, match=message) as raised:

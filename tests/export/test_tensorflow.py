@@ -11,7 +11,7 @@ import pytest
 from jfreq import cli, load_encoder, recipes
 from jfreq.config import replace
 from jfreq.export import saved_model, tflite
-from jfreq.export.bundle import save_bundle
+from jfreq.export.bundle import load_bundle, save_bundle
 from jfreq.export.export_run import export_run
 from jfreq.export.portable import adapt, in_float32
 from jfreq.method import encoder_params
@@ -101,6 +101,21 @@ def test_recordings_of_any_length_are_embedded_as_jfreq_embeds_them(run, exporte
     assert not found["frames"][:, frames:].any()
 
 
+def test_frames_are_not_compared_with_every_window():
+    """Which would take memory that grows with the square of the length."""
+    import tensorflow as tf
+
+    def join(clip, frames, valid):
+        number, last = tf.range(4)[None, :], tf.fill([2, 1], 3)
+        outputs = {"clip": clip, "frames": frames, "valid": valid}
+        return saved_model._joined(outputs, number, last, 5)
+
+    spec = [tf.TensorSpec([2, 4, 3], tf.float32), tf.TensorSpec([2, 4, 6, 3], tf.float32)]
+    graph = tf.function(join).get_concrete_function(*spec, tf.TensorSpec([2, 4], tf.int32)).graph
+    compared = [op for op in graph.get_operations() if op.type.startswith(("Greater", "Less"))]
+    assert compared and all(op.outputs[0].shape.rank <= 2 for op in compared)
+
+
 def test_labels_are_in_the_saved_model(exported):
     import tensorflow as tf
 
@@ -141,10 +156,38 @@ def test_weights_that_int8_ruins_are_refused(run, tmp_path, monkeypatch):
     assert "\n" not in str(error.value) and not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"clip": lambda x: x * np.nan}, "'clip' of the written program holds NaN"),
+        (
+            {"frames": lambda x: np.full_like(x, np.inf)},
+            "'frames' of the written program holds",
+        ),
+        ({"valid": lambda x: x + 1}, "counts other valid frames"),
+        ({"frames": lambda x: x[:, 1:]}, "does not return 'frames'"),
+        ({"clip": lambda x: -x}, "falls to -1.0000"),
+        ({}, None),
+    ],
+)
+def test_int8_files_that_return_something_else_are_refused(run, change, message):
+    experiment, params = load_bundle(run)
+    adapter = in_float32(adapt(experiment, params))
+    encode = jax.jit(adapter.encode)
+
+    def call(_, window):
+        found = jax.device_get(encode(adapter.params, window))
+        return {name: change.get(name, lambda x: x)(x) for name, x in found.items()}
+
+    if message is None:
+        assert tflite._least_cosine(adapter, call) == 1
+        return
+    with pytest.raises(InputError, match=message):
+        tflite._least_cosine(adapter, call)
+
+
 def test_tables_of_the_front_end_stay_in_float32(run):
     """Rounded to int8 they would make the spectrum of a quiet tone another one."""
-    from jfreq.export.bundle import load_bundle
-
     experiment, params = load_bundle(run)
     adapter = in_float32(adapt(experiment, params))
     blobs = [convert(adapter) for convert in (lambda a: tflite.convert(a, "int8"), rounded)]

@@ -35,7 +35,7 @@ def twin(adapter: Adapter) -> Extra:
     parts = parts_of(adapter)
     twin_settings.check_covered(parts)
     files = {
-        CONFIG: _json(twin_settings.config(parts, adapter.experiment)),
+        CONFIG: _json(twin_settings.config(parts, adapter.experiment.method)),
         FEATURES: _json(twin_settings.preprocessor(parts)),
         WEIGHTS: _tensors(twin_settings.tensors(parts, adapter.params)),
         **twin_settings.sources(),

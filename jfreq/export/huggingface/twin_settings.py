@@ -7,11 +7,11 @@ import importlib.resources
 from typing import Any
 
 from jfreq import param_paths
-from jfreq.config import Experiment
 from jfreq.config_json import to_dict
 from jfreq.export.huggingface.ast import classes_of
 from jfreq.export.huggingface.parts import Parts, refusal
 from jfreq.export.portable import Flat
+from jfreq.method import Method
 from jfreq.weights.maps import to_tensors
 from jfreq.weights.releases import twin as release
 
@@ -43,8 +43,9 @@ def tensors(parts: Parts, params: Flat) -> dict[str, Any]:
     )
 
 
-def config(parts: Parts, experiment: Experiment) -> dict[str, Any]:
-    """``config.json``."""
+def config(parts: Parts, method: Method) -> dict[str, Any]:
+    """``config.json``. It is meant to be shared: of the experiment it holds the method alone, no
+    paths of the machine that trained it."""
     backbone, encoder, frontend = parts.backbone, parts.encoder, parts.frontend
     geometry = backbone.geometry
     head = {}
@@ -87,7 +88,7 @@ def config(parts: Parts, experiment: Experiment) -> dict[str, Any]:
         "alias": _alias(parts),
         **head,
         **classes_of(parts),
-        release.MODEL: to_dict(experiment),
+        release.MODEL: to_dict(method),
     }
 
 

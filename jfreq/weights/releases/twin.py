@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from jfreq.config import replace
-from jfreq.methods import experiment_from_dict
+from jfreq.config_json import from_dict
+from jfreq.method import Method
+from jfreq.methods import METHODS
 from jfreq.methods.common.patches import PatchMethod
 from jfreq.methods.supervised import Classify, Head, Supervised
 from jfreq.nn.aape import AaPE
@@ -28,7 +30,8 @@ def matches(file: WeightFile) -> bool:
 
 
 def read(file: WeightFile, options: Options) -> Found:
-    method = experiment_from_dict(file.config.get(MODEL), f"{file.path}: config.json").method
+    where = f"{file.path}: config.json: {MODEL}"
+    method = from_dict(Method, file.config.get(MODEL), {Method: METHODS}, where)
     labels: tuple[str, ...] = ()
     if "classifier.weight" in file.tensors:
         classes = shape_of(file, "classifier.weight", 2)[0]
