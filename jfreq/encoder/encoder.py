@@ -38,8 +38,8 @@ def load_encoder(path: str | Path, frame_ms: float | None = None) -> Encoder:
     Args:
       path: the folder.
       frame_ms: the longest time between two frames, in milliseconds, where those of the tokens lie
-        too far apart; see :class:`Encoder`. Says on stderr which step is taken where it is not
-        exactly this.
+        too far apart; see :class:`Encoder`. Warns on the logger ``jfreq`` which step is taken where
+        it is not exactly this.
 
     Raises:
       InputError: as :func:`jfreq.export.bundle.load_trained`, and for a ``frame_ms`` that is not
@@ -228,8 +228,8 @@ class Encoder:
         Args:
           rate: Hz of the samples, as in a call.
           every_ms: encode the latest window again each so many milliseconds, instead of waiting
-            until a window is full; see :class:`jfreq.encoder.stream.Stream`. Says on stderr which
-            step is taken where it is not exactly this.
+            until a window is full; see :class:`jfreq.encoder.stream.Stream`. Warns on the logger
+            ``jfreq`` which step is taken where it is not exactly this.
 
         Returns:
           The stream; any number of them share the compiled program.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import logging
 import math
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,6 +18,8 @@ from jfreq.types import InputError
 
 if TYPE_CHECKING:
     from jfreq.encoder.encoder import Encoder, Rate
+
+log = logging.getLogger("jfreq")
 
 
 class StreamOutput(NamedTuple):
@@ -88,8 +90,8 @@ class Stream:
 
         Args:
           samples: ``[t]`` or ``[t c]`` with any number of samples, also none; float in [-1, 1] or
-            signed integer PCM. For several modalities a dict of such arrays; they may be unequally
-            far in time.
+            signed integer PCM. For several modalities a dict of such arrays; one may be ahead of
+            another.
 
         Returns:
           What became final.
@@ -162,11 +164,12 @@ class Stream:
 
 
 def say_step(option: str, asked: float, taken: float, steps: str) -> None:
-    """Says on stderr which step in milliseconds was taken where it is not the one asked for."""
+    """Logs which step in milliseconds was taken where it is not the one asked for."""
     if not math.isclose(asked, taken, rel_tol=1e-6):
-        print(
-            f"jfreq: {option} {asked:g}: takes {taken:g} ms, the next shorter step that is {steps} "
-            "in whole samples",
-            file=sys.stderr,
-            flush=True,
+        log.warning(
+            "%s %g: takes %g ms, the next shorter step that is %s in whole samples",
+            option,
+            asked,
+            taken,
+            steps,
         )

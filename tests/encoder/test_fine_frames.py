@@ -125,12 +125,13 @@ def test_the_next_shorter_step_is_taken(asked, taken):
     assert fake(frame_ms=asked).hop_ms == taken
 
 
-def test_a_step_that_differs_is_said(bundle, capsys):
+def test_a_step_that_differs_is_said(bundle, caplog):
     assert load_encoder(bundle, frame_ms=50).hop_ms == 40
-    said = capsys.readouterr().err
-    assert "frame_ms 50: takes 40 ms" in said and said.count("\n") == 1
+    (record,) = caplog.records
+    assert "frame_ms 50: takes 40 ms" in record.getMessage() and record.name == "jfreq"
+    caplog.clear()
     load_encoder(bundle, frame_ms=40)
-    assert capsys.readouterr().err == ""
+    assert not caplog.records
 
 
 @pytest.mark.parametrize(

@@ -62,14 +62,14 @@ def refusal(why: str) -> InputError:
     """What is said of an encoder that becomes no folder."""
     return InputError(
         f"export: Hugging Face folders hold transformers on log-mel, but {why}; take --format "
-        "stablehlo"
+        "onnx or stablehlo"
     )
 
 
 def _why_not(method: Method, name: str) -> str | None:
     """Why the encoder ``method`` of ``name`` is no transformer on log-mel; None where it is."""
     if not isinstance(method, PatchMethod):
-        return f"the encoder of {name} is none"
+        return f"{name} has no transformer on log-mel"
     own = [part for part in FORWARD if getattr(type(method), part) != getattr(PatchMethod, part)]
     if own:
         return f"{name} defines {own[0]} by itself"
