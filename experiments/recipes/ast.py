@@ -3,7 +3,8 @@
     jfreq train ast_tiny --data shards/esc10 --workdir runs/ast_tiny --data.exclude-folds 1
 
 `ast_nano|tiny|small|base` start from random weights and take any labelled set of clips. The named
-recipes repeat the published ones (16 x 16 patches at stride 10, SpecAugment, mixup):
+recipes repeat the published ones (16 x 16 patches at stride 10, SpecAugment, mixup), number by number
+in docs/released.md; `ast_speechcommands_base` takes the splits `train` and `validation`:
 
     jfreq train ast_audioset_base --data shards/audioset --workdir runs/ast
     jfreq train ast_audioset20k_base --data shards/audioset20k --workdir runs/ast20k
@@ -22,7 +23,7 @@ Published (ImageNet start): AudioSet 45.9 mAP (weight-averaged), AudioSet-20K 34
 The weights after each epoch are averaged for AudioSet, those from the sixth on for AudioSet-20K.
 """
 
-from jfreq.config import Average, Checkpoint, Experiment, Log, Optim, replace
+from jfreq.config import Average, Checkpoint, Experiment, Log, Optim, Validation, replace
 from jfreq.frontends.fbank import Fbank
 from jfreq.methods.ast import AST
 from jfreq.methods.supervised import Head
@@ -57,7 +58,7 @@ ast_tiny = _sized("tiny", lr=5e-4, batch=48)
 ast_small = _sized("small", lr=2e-4, batch=24)
 ast_base = _sized("base", lr=1e-4, batch=12)
 
-# 5 epochs of 1.95 M clips, rate halved each epoch from the third.
+# 5 epochs of 162 757 updates, rate halved each epoch from the third.
 ast_audioset_base = replace(
     ast_base,
     name="ast_audioset_base",
@@ -70,9 +71,9 @@ ast_audioset_base = replace(
     optim__step_every=0.2,
     data__sampling="balanced",
     average=Average(every=1 / 5),
-    steps=812_000,
+    steps=813_785,
 )
-# 25 epochs of the 20 k clips of the balanced set, rate halved every fifth from the tenth.
+# 25 epochs of the balanced set, 1733 updates each; rate halved after the tenth and every fifth.
 ast_audioset20k_base = replace(
     ast_audioset_base,
     name="ast_audioset20k_base",
@@ -81,9 +82,9 @@ ast_audioset20k_base = replace(
     optim__step_every=5 / 25,
     data__sampling="uniform",
     average=Average(every=1 / 25, start=6 / 25),
-    steps=43_000,
+    steps=43_325,
 )
-# 25 epochs of 1600 clips, rate x 0.85 each epoch from the sixth.
+# 25 epochs of 34 updates, rate x 0.85 each epoch from the sixth.
 ast_esc50_base = replace(
     ast_base,
     name="ast_esc50_base",
@@ -97,9 +98,9 @@ ast_esc50_base = replace(
     optim__step_decay=0.85,
     optim__step_from=0.2,
     optim__step_every=0.04,
-    steps=825,
+    steps=850,
 )
-# 30 epochs of 84.8 k clips of one second.
+# 30 epochs of 663 updates; the epoch that is best on the owners' validation rows is kept.
 ast_speechcommands_base = replace(
     ast_base,
     name="ast_speechcommands_base",
@@ -114,5 +115,7 @@ ast_speechcommands_base = replace(
     optim__step_decay=0.85,
     optim__step_from=5 / 30,
     optim__step_every=1 / 30,
-    steps=19_900,
+    data__split="train",
+    validation=Validation(every=663, split="validation", metric="accuracy", keep_best=True),
+    steps=19_890,
 )

@@ -9,7 +9,7 @@
 sensors that were recorded together; size, rate and length are ours. `focal_sense_hapt` has the other encoder of the paper. `focal_mod` and
 `focal_acids` are the published settings as far as they are public: 6000 and 3000 epochs, written
 as steps at about 40 and 90 batches an epoch. They differ from the released code in what
-docs/focal.md names.
+docs/focal.md and docs/released.md name.
 """
 
 from jfreq.augment import Views
@@ -62,7 +62,8 @@ focal_mod = Experiment(
         patch_bins=(1, 40),
     ),
     data=Data(sequence=4),
-    optim=Optim(lr=1e-3, final_lr=1e-4, weight_decay=0.05, lr_mult=FROZEN),
+    # As torch's AdamW: every parameter that is trained decays.
+    optim=Optim(lr=1e-3, final_lr=1e-4, weight_decay=0.05, decay=(".*",), lr_mult=FROZEN),
     steps=240_000,
     batch=256,
     checkpoint=Checkpoint(every=5000),
