@@ -6,18 +6,8 @@
 V100. Published (base, fine-tuned): AudioSet-2M 47.3, AudioSet-20K 37.0 mAP, ESC-50 94.1, Speech
 Commands V2 98.3 %; after 8, 16, 24, 32, 40 epochs AudioSet-2M 46.5, 46.8, 47.2, 47.3, 47.3.
 
-| | `submit_pretrain_audioset2M.sh` and `main_pretrain.py` | here |
-|---|---|---|
-| model | ViT-B, 16 window blocks of width 512, 16 heads | the same |
-| masked | 80 % of single patches | the same |
-| targets | patches, standardised | the same |
-| optimiser | AdamW, betas .9 and .95, decay 1e-4 of matrices, cls and mask token; no clip | the same |
-| rate | 2e-4 x batch / 256, 3 epochs of warm-up, half a cosine to 0 | 4e-4, the same in steps |
-| batch | 8 nodes x 8 GPUs x 8 clips | 512 |
-| length | 33 epochs (the paper: 32) of AudioSet-2M | 33 x 3806 steps: 1.95 M clips an epoch |
-| augmentation | gain of 0.5 to 1.5; its roll is always by 0 samples | gain |
-| positions | sines, fixed, in the order that the code gives them | the same |
-| precision | float16 with loss scaling | float32 (`--method.encoder.dtype bfloat16`, and the decoder's) |
+Every number of it stands in docs/released.md, beside what differs from the released code. The rate is
+2e-4 x batch / 256, an epoch 3806 updates (1.95 M clips), 33 of them (the paper: 32).
 
 `audiomae_nano|tiny|small|base` take the length of any prepared audio set. Their positions are the
 sines of their own grid, the decoders of nano, tiny and small are narrower and shorter, and their rates

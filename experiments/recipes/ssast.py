@@ -4,9 +4,9 @@
 
 `ssast_nano|tiny|small|base` and `ssast_frame_*` follow the paper with an exact softmax over
 targets, uniform clusters and a cosine schedule; they take the length of any prepared audio set
-(`nano`: any sensor set too). `ssast_audioset_*` follow the released code to the letter, where it
-departs from the paper included, for 10 s clips of AudioSet-2M + LibriSpeech-960, and
-`ssast_frame_audioset_*` are its frame models (masked at random):
+(`nano`: any sensor set too). `ssast_audioset_*` follow the released code, where it departs
+from the paper included (docs/released.md has every number), for 10 s clips of AudioSet-2M +
+LibriSpeech-960, and `ssast_frame_audioset_*` are its frame models (masked at random):
 
     jfreq train ssast_audioset_base --data shards/audioset shards/librispeech --workdir runs/base
 

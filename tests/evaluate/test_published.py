@@ -4,7 +4,6 @@
 """
 
 import re
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ import pytest
 
 from jfreq import methods, recipes
 from jfreq.config import Experiment, replace
-from jfreq.config_json import flat, to_dict
 from jfreq.evaluate.finetune_experiment import experiment_for, tuned_by
 from jfreq.frontends.fbank import Fbank
 from jfreq.methods import AST, EAT, MAE, SSAST, AudioMAE, Classify
@@ -26,6 +24,7 @@ from jfreq.train.plan import plan_step
 from jfreq.train.state import init_state
 from jfreq.train.step import make_step
 from jfreq.types import InputError
+from tests import published
 
 PAGE = Path(__file__).parents[2] / "docs" / "finetune.md"
 TASKS = {
@@ -80,15 +79,6 @@ ROWS = {
     "mean, standard deviation": "method.backbone.frontend.mean method.backbone.frontend.std",
 }
 """Lines of a table, each with the fields that it shows."""
-ONLY_WITH = {
-    "optim.step_": ("optim.schedule", "step"),
-    "optim.final_lr": ("optim.schedule", "cosine"),
-    "method.head.mixup_": ("method.head.mixup", True),
-    "method.head.spec_augment_at": ("method.head.spec_augment", True),
-    "average.start": ("average.every", True),
-    "validation.": ("validation.every", True),
-}
-"""Fields that mean nothing unless another one has this value, or is not 0."""
 
 
 def tuned(recipe, encoder) -> Any:
@@ -96,48 +86,15 @@ def tuned(recipe, encoder) -> Any:
     return tuned_by(recipe, Experiment("encoder", encoder))
 
 
-def cell(fields, values):
-    """The fields' values as the page writes them."""
-    words = []
-    for field in fields.split():
-        other = next((o for start, o in ONLY_WITH.items() if field.startswith(start)), None)
-        if other is None or values[other[0]] == other[1] or (other[1] is True and values[other[0]]):
-            words.append(written(values[field]))
-    return " ".join(words) or "–"
-
-
-def written(value):
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, list | tuple):
-        return " ".join(map(written, value)) or "–"
-    if isinstance(value, float):
-        short = Fraction(value).limit_denominator(100)
-        third = short.denominator % 3 == 0 and abs(float(short) - value) < 1e-9
-        return str(short) if third else f"{value:.9g}"
-    if isinstance(value, int):
-        return f"{value:,}".replace(",", " ")
-    return "–" if value is None else f"`{value}`" if re.search(r"\W", value) else value
-
-
-def table(recipe):
-    """The lines of a task."""
-    columns = {name: flat(to_dict(tuned(recipe, x))) for name, x in ENCODERS.items()}
-    lines = [f"| | {' | '.join(columns)} |", f"|---|{'---|' * len(columns)}"]
-    for label, fields in ROWS.items():
-        cells = " | ".join(cell(fields, values) for values in columns.values())
-        lines.append(f"| {label} | {cells} |")
-    return "\n".join(lines)
-
-
 def pages(text):
     """The page with the tables of the code under its headings."""
-    for recipe, title in TASKS.items():
-        head = re.escape(f"## {title}: `{recipe}`")
-        found = re.compile(rf"({head}\n(?:.*\n)*?\n)\| \|.*\n(?:\|.*\n)+")
-        assert found.search(text), f"no table under {title}"
-        text = found.sub(lambda m, recipe=recipe: f"{m[1]}{table(recipe)}\n", text)
-    return text
+    tables = {
+        f"{title}: `{recipe}`": published.table(
+            {name: tuned(recipe, encoder) for name, encoder in ENCODERS.items()}, ROWS
+        )
+        for recipe, title in TASKS.items()
+    }
+    return published.page(text, tables)
 
 
 def test_the_page_has_what_the_recipes_have():
