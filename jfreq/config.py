@@ -274,8 +274,8 @@ class Validation:
     folds: tuple[Whole, ...] = ()
     """Hold out the rows of these folds, in place of a split or a fraction."""
     fraction: Annotated[float, Range(0, 0.5, "low", "above 0 and at most 0.5")] | None = None
-    """Hold out this fraction of the rows, with classes in proportion: whole subjects where enough
-    are known, else whole recordings."""
+    """Hold out this fraction of the rows, 1 of a whole number of folds, with classes in proportion:
+    whole subjects where enough are known, else whole recordings."""
     rows: Count | None = None
     """Measure on at most so many of these, spread evenly; None: on all."""
     metric: str = "loss"

@@ -86,13 +86,20 @@ def _held_out(
 
 
 def _fraction(shards: Shards, read: np.ndarray, fraction: float) -> tuple[np.ndarray, str]:
-    """The first of as many stratified folds as the fraction asks for."""
+    """The first of as many stratified folds as the fraction asks for, 1 / ``fraction``."""
+    k, fewer = round(1 / fraction), int(1 / fraction)
+    check(
+        abs(k * fraction - 1) < 0.025,
+        "validation.fraction",
+        f"must be 1 of a whole number of folds, got {fraction:g}; hold out {1 / fewer:.3g} or "
+        f"{1 / (fewer + 1):.3g}",
+    )
     recording = recordings(shards)[read]
     row = np.unique([recording, shards.column("start")[read]], axis=1, return_inverse=True)[1]
     rows = Rows(
         shards.column("label")[read], shards.column("subject")[read], recording, row.reshape(-1)
     )
-    k, count = round(1 / fraction), len(np.unique(recording[rows.labelled]))
+    count = len(np.unique(recording[rows.labelled]))
     check(
         count >= k,
         "validation.fraction",

@@ -93,3 +93,16 @@ def test_nothing_left_to_train_on(machines):
         opened(machines, Validation(every=5, folds=folds))
     with pytest.raises(InputError, match=r"fold: no rows of fold 9"):
         opened(machines, Validation(every=5, folds=(9,)))
+
+
+@pytest.mark.parametrize(
+    ("fraction", "held_out", "otherwise"),
+    [(0.33, 3, None), (0.4, None, "0.5 or 0.333"), (0.15, None, "0.167 or 0.143")],
+)
+def test_a_fraction_is_one_of_a_whole_number_of_folds(machines, fraction, held_out, otherwise):
+    validation = Validation(every=5, fraction=fraction)
+    if held_out is None:
+        with pytest.raises(InputError, match=rf"got {fraction}; hold out {otherwise}"):
+            opened(machines, validation)
+    else:
+        assert f"1 of {held_out} of whole" in opened(machines, validation).notes[0]
