@@ -32,12 +32,15 @@ class Validator:
 
     def __call__(self, state: State) -> dict[str, float]:
         """The means over the rows that are held out, by name; the same in every process."""
-        pipeline, found = self._setup.pipeline, []
+        pipeline, found, ahead = self._setup.pipeline, [], None
         for i, rows in enumerate(pipeline.validation(self._batch)):
             batch = sharding.to_global(rows, self._setup.mesh)
             parts = state.params, state.target, state.step
-            found.append(self._measure(*parts, batch, self._key, np.int32(i)))
-        found = jax.device_get(found)
+            before, ahead = ahead, self._measure(*parts, batch, self._key, np.int32(i))
+            if before is not None:  # is read while the devices compute the next batch
+                found.append(jax.device_get(before))
+        if ahead is not None:
+            found.append(jax.device_get(ahead))
         sums: dict[str, np.ndarray] = {}
         for metrics, _ in found:
             for name, pair in metrics.items():

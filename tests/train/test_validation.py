@@ -49,6 +49,25 @@ def test_a_classifier_without_augmentation(experiment):
     )
 
 
+def test_outputs_are_read_one_batch_behind(experiment, monkeypatch):
+    validation = Validation(every=2, fraction=0.5)
+    setup = plan.plan_run(replace(experiment, validation=validation, accumulate=2))
+    events, read = [], jax.device_get
+    with jax.set_mesh(setup.mesh):
+        state, validator = initial_state.first_state(setup), Validator(setup)
+        measure = validator._measure
+        monkeypatch.setattr(jax, "device_get", lambda x: events.append("read") or read(x))
+
+        def computed(*args):
+            events.append("computed")
+            return measure(*args)
+
+        monkeypatch.setattr(validator, "_measure", computed)
+        validator(state)
+    assert len(events) == 8, "four batches"
+    assert events == ["computed", *["computed", "read"] * 3, "read"]
+
+
 def test_a_pretext_loss_with_keys_of_its_own(experiment):
     """The method's loss over all batches, whose masks come from the stream of validation."""
     cfg = replace(experiment, validation=Validation(every=2, fraction=0.5, rows=8))
