@@ -100,6 +100,13 @@ class Snapshots:
 
         Raises ``InputError`` where one is missing, as when a training that had ended goes on.
         """
+        missing = [step for step in steps if not (self._folder / _file(step)).is_file()]
+        check(
+            not missing,
+            str(self._folder),
+            f"has no predictions of the snapshots after steps {', '.join(map(str, missing))}, "
+            "which its training went past; choose another --workdir, so that they are taken again",
+        )
         every = [read_predictions(self._folder, _file(step)) for step in steps]
         return every[0]._replace(score=mean_probability([p.score for p in every], kind))
 

@@ -6,6 +6,8 @@ more copy of its parameters, however many snapshots it takes.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -49,6 +51,17 @@ def check_snapshots(experiment: Experiment, *, tested: bool) -> None:
         cfg.of == "weights" or tested,
         "average.of",
         "predictions are of the test rows of `jfreq finetune`; average the weights of this run",
+    )
+
+
+def check_same_snapshots(workdir: Path, experiment: Experiment, steps: int) -> None:
+    """Raises ``InputError`` where a run of ``steps`` that took snapshots goes on with another
+    number, by which it would take others."""
+    check(
+        experiment.average.every is None or experiment.steps == steps,
+        "steps",
+        f"{workdir} was trained for {steps}, by which average.every times its snapshots, not for "
+        f"{experiment.steps}; continue it with --steps {steps}, or choose another --workdir",
     )
 
 

@@ -24,7 +24,7 @@ from jfreq.monitoring.metrics_writer import MetricsWriter
 from jfreq.monitoring.progress import Progress
 from jfreq.monitoring.throughput import Meter, describe, summary
 from jfreq.train import average, checkpoint, run_folder
-from jfreq.train.average import check_snapshots
+from jfreq.train.average import check_same_snapshots, check_snapshots
 from jfreq.train.initial_state import Sources, check_sources, check_start, first_state, run_key
 from jfreq.train.milestones import Hooks, Milestones, OnSnapshot
 from jfreq.train.optimizer import follows_plateau
@@ -122,6 +122,7 @@ def _start(
         return first_state(setup, sources, notes.append), 0, Watch(), notes
     state, meta = restored
     run_folder.check_same(workdir, meta["config"], experiment)
+    check_same_snapshots(workdir, experiment, int(meta["config"]["steps"]))
     check(
         meta["manifest"] == setup.pipeline.manifest_hash,
         "data",

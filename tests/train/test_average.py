@@ -87,6 +87,12 @@ def test_a_run_that_stopped_before_or_between_snapshots_goes_on(averaged, tmp_pa
     equal(train(cfg, run, quiet=True).params, found.params)  # finished already
 
 
+def test_a_run_with_snapshots_goes_on_with_its_own_number_of_steps(averaged):
+    cfg, _, folder = averaged
+    with pytest.raises(InputError, match=r"steps: .* was trained for 6, .* not for 8; .*--steps 6"):
+        train(replace(cfg, steps=8), folder, quiet=True)
+
+
 def test_a_fresh_run_starts_from_the_mean_or_from_the_last_parameters(averaged, experiment):
     _, found, folder = averaged
     last = checkpoint.load_run(folder, what="last").params
