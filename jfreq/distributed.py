@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jfreq.ranges import first_line
 from jfreq.types import InputError, PyTree
 
 ADDRESS, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
@@ -43,7 +44,7 @@ def start(env: Mapping[str, str] = os.environ) -> None:
     except RuntimeError as error:
         where = env.get(ADDRESS, "the coordinator of this job")
         raise InputError(
-            f"{where}: the processes did not find each other ({str(error).splitlines()[0]}); "
+            f"{where}: the processes did not find each other ({first_line(error)}); "
             f"start all of them with the same {ADDRESS} and {COUNT}"
         ) from None
 

@@ -161,6 +161,12 @@ def shortlist(names: Sequence[str], most: int) -> str:
     return ", ".join(names[:most]) + more
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says, in at most 200 characters; its class where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__
+
+
 def close_match(word: str, known: Iterable[str]) -> str:
     """`` (did you mean 'x'?)`` where something known is close, else an empty string."""
     match = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)

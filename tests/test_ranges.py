@@ -22,6 +22,7 @@ from jfreq.ranges import (
     Workers,
     check_call,
     checked,
+    first_line,
 )
 
 
@@ -170,6 +171,12 @@ def test_every_number_of_every_config_says_its_range():
     ]
     assert not bare
     assert {cls for cls in configs() if not hasattr(cls, "__post_init__")} == set()
+
+
+def test_the_first_line_of_an_error():
+    assert first_line(ValueError(" two\nlines")) == "two"
+    assert first_line(RuntimeError("")) == first_line(RuntimeError("\n")) == "RuntimeError"
+    assert len(first_line(ValueError("x" * 1000))) == 200
 
 
 def test_a_message_is_one_line_whatever_it_names():

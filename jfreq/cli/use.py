@@ -24,7 +24,7 @@ from jfreq.ranges import (
 
 Format = Literal[
     "bundle", "stablehlo", "onnx", "saved_model", "tflite", "tflite_float16", "tflite_int8",
-    "huggingface", "huggingface-twin",
+    "huggingface", "huggingface_twin",
 ]  # fmt: skip
 
 
@@ -177,7 +177,7 @@ def export(
         trained: run folder, or the folder of `jfreq finetune` where it holds a single fold.
         out: folder of the bundle.
         format: what to write; the bundle is always written. docs/export.md compares them.
-            huggingface: for transformers, as its AST or as a twin in torch; huggingface-twin:
+            huggingface: for transformers, as its AST or as a twin in torch; huggingface_twin:
             always as a twin.
         clips: recordings, or folders of them, on which the formats are compared with the encoder,
             beside noise.

@@ -21,13 +21,12 @@ from jfreq.data.sources.folders import why_no_file
 from jfreq.export.bundle_checks import (
     check_finite,
     check_weights,
-    first_line,
     read_sealed,
     sealed,
 )
 from jfreq.files import draft_of, local_path, sha256_of, write_atomically
 from jfreq.method import Method, encode, window_spec
-from jfreq.ranges import shortlist
+from jfreq.ranges import first_line, shortlist
 from jfreq.train.state import Trained
 from jfreq.types import Features, InputError, PyTree, SignalSpec
 

@@ -17,7 +17,7 @@ from jfreq.config import Experiment, Method
 from jfreq.config_json import to_dict
 from jfreq.files import parse_json, read_text
 from jfreq.method import encoder_params
-from jfreq.ranges import shortlist
+from jfreq.ranges import first_line, shortlist
 from jfreq.types import InputError
 
 SEAL = "seal"
@@ -168,9 +168,3 @@ def _numbers(value: Any, path: str):
 
 def _layout(leaf: Any) -> str:
     return f"{np.dtype(leaf.dtype).name} {list(leaf.shape)}"
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says, in at most 200 characters; its class where it says nothing."""
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__

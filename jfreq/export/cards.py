@@ -33,7 +33,7 @@ def listed(layout: Layout) -> str:
     )
 
 
-def megabytes(size: int) -> str:
+def mebibytes(size: int) -> str:
     """``12.3 MiB``."""
     return f"{size / 2**20:.1f} MiB"
 

@@ -36,7 +36,7 @@ EXTRAS: dict[str, Callable[[Adapter], Extra]] = {
     "tflite_float16": tflite.float16,
     "tflite_int8": tflite.int8,
     "huggingface": _huggingface,
-    "huggingface-twin": _huggingface_twin,
+    "huggingface_twin": _huggingface_twin,
 }
 """By name the formats that lie beside the bundle."""
 
@@ -78,9 +78,9 @@ def export_run(
                 f"format: unknown {name!r}{close_match(name, known)}; the formats are "
                 f"{', '.join(known)}"
             )
-    if {"huggingface", "huggingface-twin"} <= set(formats):
+    if {"huggingface", "huggingface_twin"} <= set(formats):
         raise InputError(
-            "format: huggingface and huggingface-twin write the same files; take one of them"
+            "format: huggingface and huggingface_twin write the same files; take one of them"
         )
     names = [name for name in dict.fromkeys(formats) if name != "bundle"]
     if clips and not names:

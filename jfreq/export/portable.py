@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib.util
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -115,6 +116,14 @@ def _function(method: Method) -> Callable[..., dict[str, Array]]:
         return outputs if features.logits is None else outputs | {"logits": features.logits}
 
     return encode
+
+
+def need(packages: Sequence[str], what: str) -> None:
+    """Raises ``InputError`` where a package that ``what`` needs is missing; names as imported."""
+    missing = [p.replace("_", "-") for p in packages if importlib.util.find_spec(p) is None]
+    if missing:
+        pip = " ".join(missing)
+        raise InputError(f"{what} needs the package {missing[0]}: pip install {pip}")
 
 
 def one_device() -> contextlib.AbstractContextManager[Any]:

@@ -6,13 +6,9 @@ does with a recording at the encoder's rate: pads it or cuts it into windows, an
 
 from __future__ import annotations
 
-import contextlib
-import importlib.util
 import math
-import os
-import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +21,12 @@ from jfreq.export.cards import (
     example_window,
     inputs_and_outputs,
     listed,
-    megabytes,
+    mebibytes,
     scores_in_numpy,
 )
 from jfreq.export.flat import inlined
-from jfreq.export.portable import Adapter, Agreement, Extra, agreement, in_float32, one_device
-from jfreq.types import InputError
+from jfreq.export.portable import Adapter, Agreement, Extra, agreement, in_float32, need, one_device
+from jfreq.export.tensorflow import leave_accelerators, quiet
 
 FOLDER = "saved_model"
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -43,7 +39,7 @@ def extra(adapter: Adapter) -> Extra:
       InputError: where its outputs differ from those of the JAX encoder, for an operation that
         TensorFlow lacks, and where TensorFlow is missing.
     """
-    need("tensorflow", "SavedModel")
+    need(("tensorflow",), "SavedModel")
     leave_accelerators()
     adapter = in_float32(adapter)
     with tempfile.TemporaryDirectory() as folder:
@@ -56,21 +52,6 @@ def extra(adapter: Adapter) -> Extra:
             if file.is_file()
         }
     return Extra(files, _card(adapter, sum(map(len, files.values())), found))
-
-
-def need(package: str, what: str) -> None:
-    """Raises ``InputError`` where a package is missing."""
-    if importlib.util.find_spec(package) is None:
-        pip = package.replace("_", "-")
-        raise InputError(f"{what} needs the package {pip}: pip install {pip}")
-
-
-def leave_accelerators() -> None:
-    """Keeps TensorFlow on the CPU: it would take the memory of the GPU that jax computes on."""
-    import tensorflow as tf
-
-    with contextlib.suppress(RuntimeError):  # it has started, and has what it has
-        tf.config.set_visible_devices([], "GPU")
 
 
 def save(adapter: Adapter, path: Path) -> None:
@@ -218,26 +199,6 @@ def runner(path: Path) -> Callable[..., dict[str, np.ndarray]]:
     return call
 
 
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """TensorFlow without its lines about progress, and without the dumps of its converter."""
-    import tensorflow as tf
-
-    logger = tf.get_logger()
-    before = logger.level
-    logger.setLevel("ERROR")
-    sys.stderr.flush()
-    stderr, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nothing, 2)
-    try:
-        yield
-    finally:
-        os.dup2(stderr, 2)
-        os.close(stderr)
-        os.close(nothing)
-        logger.setLevel(before)
-
-
 def _card(adapter: Adapter, size: int, found: Agreement) -> str:
     inputs, outputs = inputs_and_outputs(adapter)
     open_length = {
@@ -254,7 +215,7 @@ def _card(adapter: Adapter, size: int, found: Agreement) -> str:
     classes = labels * bool(adapter.labels) + scores_in_numpy(adapter)
     return f"""## SavedModel
 
-`{FOLDER}` ({megabytes(size)}) is the same encoder with its weights, for TensorFlow on
+`{FOLDER}` ({mebibytes(size)}) is the same encoder with its weights, for TensorFlow on
 {", ".join(PLATFORMS)}, any batch size b and any length t: {listed(open_length)} to
 {listed(outputs)}. Signals are float in [-1, 1] at the rate of the encoder and zero-padded at the
 end, `length` counts valid samples of the first. {long}

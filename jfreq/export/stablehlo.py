@@ -8,7 +8,6 @@ flatbuffers alone (``docs/export.md`` has the four lines). The weights are argum
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,18 +19,20 @@ from jax import export
 import jfreq
 from jfreq.config_json import from_dict, to_dict
 from jfreq.export.bundle import WEIGHTS, read_weights
-from jfreq.export.bundle_checks import first_line, read_sealed, sealed
-from jfreq.export.cards import example_window, inputs_and_outputs, listed, megabytes
+from jfreq.export.bundle_checks import read_sealed, sealed
+from jfreq.export.cards import example_window, inputs_and_outputs, listed, mebibytes
 from jfreq.export.portable import (
     NOISE_ROWS,
     Adapter,
     Agreement,
     Extra,
     agreement,
+    need,
     one_device,
     shapes,
 )
 from jfreq.files import local_path
+from jfreq.ranges import first_line
 from jfreq.types import InputError, SignalSpec
 
 PROGRAM, MANIFEST = "encoder.stablehlo", "stablehlo.json"
@@ -79,7 +80,7 @@ def extra(adapter: Adapter) -> Extra:
 
 def serialise(adapter: Adapter) -> bytes:
     """The program as bytes, with a symbolic batch dimension, for all ``PLATFORMS``."""
-    _need_flatbuffers()
+    need(("flatbuffers",), "StableHLO")
     (rows,) = export.symbolic_shape("b")
     with one_device():
         exported = export.export(jax.jit(adapter.encode), platforms=PLATFORMS)(
@@ -90,7 +91,7 @@ def serialise(adapter: Adapter) -> bytes:
 
 def deserialise(blob: bytes, where: str | Path) -> export.Exported:
     """The inverse of :func:`serialise`; raises ``InputError`` where this jax cannot read it."""
-    _need_flatbuffers()
+    need(("flatbuffers",), "StableHLO")
     try:
         return export.deserialize(bytearray(blob))
     except Exception as error:
@@ -221,16 +222,11 @@ def _checked(window: Mapping[str, Any], signal: SignalSpec, rows: int) -> np.nda
     return x
 
 
-def _need_flatbuffers() -> None:
-    if importlib.util.find_spec("flatbuffers") is None:
-        raise InputError("StableHLO needs the package flatbuffers: pip install flatbuffers")
-
-
 def _card(adapter: Adapter, size: int, found: Agreement) -> str:
     inputs, outputs = inputs_and_outputs(adapter)
     return f"""## StableHLO
 
-`{PROGRAM}` ({megabytes(size)}, written by jax {jax.__version__} for {", ".join(PLATFORMS)}) is the
+`{PROGRAM}` ({mebibytes(size)}, written by jax {jax.__version__} for {", ".join(PLATFORMS)}) is the
 same encoder as a program of weights and a window, for any batch size b: {listed(inputs)} to
 {listed(outputs)}. Signals are float in [-1, 1] and zero-padded at the end, `length` counts valid
 samples.

@@ -14,12 +14,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jfreq.export.bundle_checks import first_line
 from jfreq.export.cards import (
     example_window,
     inputs_and_outputs,
     listed,
-    megabytes,
+    mebibytes,
     scores_in_numpy,
 )
 from jfreq.export.flat import evaluate, flatten_function
@@ -31,10 +30,12 @@ from jfreq.export.portable import (
     agreement,
     check_layout,
     in_float32,
+    need,
     one_device,
     shapes,
 )
-from jfreq.export.saved_model import leave_accelerators, need, quiet
+from jfreq.export.tensorflow import leave_accelerators, quiet
+from jfreq.ranges import first_line
 from jfreq.types import InputError
 
 Weights = Literal["float32", "float16", "int8"]
@@ -72,8 +73,7 @@ def extra(adapter: Adapter, weights: Weights) -> Extra:
       InputError: where its outputs differ too much from those of the JAX encoder, for an operation
         that TFLite lacks, and where TensorFlow or ai-edge-litert is missing.
     """
-    for package in ("tensorflow", "ai_edge_litert"):
-        need(package, "TFLite")
+    need(("tensorflow", "ai_edge_litert"), "TFLite")
     leave_accelerators()
     adapter = in_float32(adapter)
     blob = convert(adapter, weights)
@@ -206,7 +206,7 @@ def _card(adapter: Adapter, weights: Weights, size: int, found: str, limit: str)
     listing = f"{listed(inputs)} to {listed(outputs)}".replace("[b ", "[1 ").replace("[b]", "[1]")
     return f"""## TFLite, {weights}
 
-`{FILES[weights]}` ({megabytes(size)}) is the same encoder with {weights} weights, one window at a
+`{FILES[weights]}` ({mebibytes(size)}) is the same encoder with {weights} weights, one window at a
 time: {listing}. Signals are float in [-1, 1] and zero-padded at the end, `length` counts valid
 samples.{kept}
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -19,7 +20,8 @@ from jfreq.types import Batch, Embedding, Features, InputError, PyTree
 
 
 def load_sound(path: str | Path, contract: str) -> Trained:
-    """A trained encoder that reads one channel of sound.
+    """A trained encoder that reads one channel of sound. Its parameters are on the device, where
+    all encoders that are made of it share them.
 
     Args:
       path: a bundle or a run folder.
@@ -39,7 +41,7 @@ def load_sound(path: str | Path, contract: str) -> Trained:
             f"{path}: reads {reads}, but {contract} hands over one channel of sound; give an "
             "encoder that was trained on sound alone"
         )
-    return trained
+    return trained._replace(params=jax.device_put(trained.params))
 
 
 def sound_encoder(

@@ -21,7 +21,7 @@ import orbax.checkpoint as ocp
 from jfreq import checksums, distributed, param_paths
 from jfreq.config import Experiment, Saved, check
 from jfreq.files import disk_errors, local_path, read_json
-from jfreq.ranges import shortlist
+from jfreq.ranges import first_line, shortlist
 from jfreq.train.run_folder import CHECKPOINTS, check_same, read_config
 from jfreq.train.state import State, Trained
 from jfreq.types import InputError, PyTree
@@ -188,7 +188,7 @@ def _reading(path: Path) -> Iterator[None]:
         raise InputError(f"{path}: does not fit into memory; nothing was changed") from error
     except Exception as error:
         raise InputError(
-            f"{path}: cannot be restored ({_first_line(error)}); nothing was changed"
+            f"{path}: cannot be restored ({first_line(error)}); nothing was changed"
         ) from error
 
 
@@ -225,11 +225,6 @@ def _by_path(tree: PyTree) -> dict[str, tuple[tuple[int, ...], str]]:
         path: (tuple(leaf.shape), str(np.dtype(leaf.dtype)))
         for path, leaf in param_paths.flatten(tree).items()
     }
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__
 
 
 def load_run(path: str | Path, *, step: int | None = None, what: Saved = "params") -> Trained:

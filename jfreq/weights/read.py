@@ -12,6 +12,7 @@ import numpy as np
 
 from jfreq.data.sources.folders import why_no_file
 from jfreq.files import local_path, read_json
+from jfreq.ranges import first_line
 from jfreq.types import InputError
 from jfreq.weights import torch_file
 
@@ -100,8 +101,9 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
     try:
         return load_file(path)
     except Exception as error:  # safetensors' own, and what numpy makes of odd dtypes
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise InputError(f"{path}: cannot be read as safetensors ({line}); copy it again") from None
+        raise InputError(
+            f"{path}: cannot be read as safetensors ({first_line(error)}); copy it again"
+        ) from None
 
 
 def _plain(x: Any) -> np.ndarray:

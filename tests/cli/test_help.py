@@ -3,10 +3,13 @@
 import subprocess
 import sys
 import time
+from typing import get_args
 
 import pytest
 
 from jfreq import cli
+from jfreq.cli.use import Format
+from jfreq.export.export_run import EXTRAS
 
 # ------------------------------------------------------------------ help
 
@@ -100,3 +103,7 @@ def test_options_that_cannot_be_read(training, options, capsys):
 )
 def test_values_that_make_no_experiment(training, refused, options, message):
     assert message in refused(*training, *options)
+
+
+def test_formats_of_the_option_are_those_that_export_knows():
+    assert get_args(Format) == ("bundle", *EXTRAS)

@@ -158,7 +158,7 @@ def test_a_twin_that_got_a_classifier_elsewhere_is_imported_with_it(once, tmp_pa
 def test_padding_that_is_kept_out_here_and_not_there_is_said(tmp_path):
     folder, said = exported(tmp_path, encoders.ast(padding="masked"))
     (note,) = [line for line in said if "attends to padding" in line]
-    assert "huggingface-twin" in note
+    assert "huggingface_twin" in note
     assert note[1:] in (folder / "README.md").read_text()
     assert note[1:] in (folder.parent / "README.md").read_text()
 
@@ -193,7 +193,7 @@ def test_what_is_no_transformer_on_log_mel_is_refused(tmp_path, method, signal, 
 
 def test_one_folder_is_written(tmp_path):
     with pytest.raises(InputError, match="write the same files"):
-        export_run(tmp_path, tmp_path / "out", formats=("huggingface", "huggingface-twin"))
+        export_run(tmp_path, tmp_path / "out", formats=("huggingface", "huggingface_twin"))
 
 
 def test_a_twin_of_a_stranger_is_refused(once, tmp_path):

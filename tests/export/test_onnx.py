@@ -1,5 +1,6 @@
 """ONNX files: onnxruntime returns what the JAX encoder returns, for every method and any batch."""
 
+import importlib.util
 import json
 import re
 import subprocess
@@ -202,7 +203,7 @@ def test_refusals_are_one_line_and_write_nothing(kind, message, classifier, tmp_
     elif kind == "no clip":
         clips = (tmp_path / "none.wav",)
     elif kind == "no onnx":
-        monkeypatch.setattr(extra.importlib.util, "find_spec", lambda name: None)
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     elif kind == "no rule":
         monkeypatch.setattr(lower, "RULES", {k: v for k, v in lower.RULES.items() if k != "erfc"})
         message = r"erfc.*primitive erfc.*--format stablehlo"

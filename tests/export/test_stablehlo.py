@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import importlib.util
 import json
 import re
 import subprocess
@@ -365,9 +366,9 @@ def test_the_check_sees_every_kind_of_difference(audio, harm, message):
 
 
 def test_flatbuffers_missing_is_one_line(audio, tmp_path, monkeypatch):
-    find = stablehlo.importlib.util.find_spec
+    find = importlib.util.find_spec
     monkeypatch.setattr(
-        stablehlo.importlib.util, "find_spec", lambda n: None if n == "flatbuffers" else find(n)
+        importlib.util, "find_spec", lambda n: None if n == "flatbuffers" else find(n)
     )
     with pytest.raises(InputError, match="pip install flatbuffers"):
         export_run(audio, tmp_path / "enc", formats=("stablehlo",))

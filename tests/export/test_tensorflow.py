@@ -1,5 +1,6 @@
 """SavedModel and TFLite: TensorFlow and LiteRT return what the encoder returns."""
 
+import importlib.util
 import re
 import subprocess
 import sys
@@ -209,7 +210,7 @@ def rounded(adapter):
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_missing_packages_are_one_line(run, tmp_path, monkeypatch, format):
-    monkeypatch.setattr(saved_model.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match="needs the package tensorflow: pip install tensorflow"):
         export_run(run, tmp_path / "enc", formats=(format,))
     assert not list(tmp_path.iterdir())

@@ -11,6 +11,7 @@ from jfreq import methods, recipes
 from jfreq.config import replace
 from jfreq.encoder.encoder import by_time
 from jfreq.export.bundle import save_bundle
+from jfreq.hub import sound
 from jfreq.hub.sound import BlockStates, frames_from_start, load_sound, sound_encoder
 from jfreq.method import Method
 from jfreq.nn.vit import ViT
@@ -127,6 +128,17 @@ def test_what_is_no_sound_of_one_channel_is_refused(tmp_path, signals, reads):
     with pytest.raises(InputError, match=rf"enc: reads {reads}, but HEAR hands over") as raised:
         load_sound(folder, "HEAR")
     assert "\n" not in str(raised.value)
+
+
+def test_encoders_share_their_weights(tmp_path):
+    method = SpanMeans((AUDIO,), GRID, SPAN)
+    trained = of(method, {"gain": np.float32(1)})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sound, "load_trained", lambda path: trained)
+        loaded = load_sound(tmp_path, "HEAR")
+    encoders = [sound_encoder(loaded), sound_encoder(loaded, 40)]
+    places = {encoder._params["gain"].unsafe_buffer_pointer() for encoder in encoders}
+    assert len(places) == 1
 
 
 def test_no_path_is_refused():

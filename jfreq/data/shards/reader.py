@@ -19,6 +19,7 @@ from jfreq.data.shards.example import TEXT, empty_batch, fill
 from jfreq.data.shards.metadata import ShardsInfo, columns_digest, digest
 from jfreq.data.sources.folders import COLUMNS
 from jfreq.files import local_path
+from jfreq.ranges import first_line
 from jfreq.types import DataSpec, InputError
 
 READ_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
@@ -274,9 +275,9 @@ class ShardFolder:
 
     def _damaged(self, shard: int, error: Exception) -> InputError:
         path = self.path / self.info.shards[shard].file
-        reason = str(error).splitlines()[0][:200]
         return InputError(
-            f"{path}: is damaged or cut short ({reason}); delete the folder and prepare it again"
+            f"{path}: is damaged or cut short ({first_line(error)}); delete the folder and "
+            "prepare it again"
         )
 
     def close(self) -> None:

@@ -69,7 +69,7 @@ def padding_note(cosine: float) -> str:
     return (
         "transformers' AST attends to padding, which this encoder keeps out: on a full window "
         f"their clip vectors have a cosine of {cosine:.4f}, less on shorter ones; --format "
-        "huggingface-twin keeps padding out"
+        "huggingface_twin keeps padding out"
     )
 
 

@@ -119,7 +119,7 @@ def _quiet() -> Iterator[None]:
     """No progress bars, advice and warnings of transformers."""
     from transformers.utils import logging  # pyright: ignore[reportMissingImports]
 
-    level = logging.get_verbosity()
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
@@ -127,7 +127,8 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logging.set_verbosity(level)
-        logging.enable_progress_bar()
+        if bars:
+            logging.enable_progress_bar()
 
 
 def run_ast(folder: Path) -> Folder:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Callable
 from typing import Any
@@ -15,12 +14,11 @@ from jfreq.export.cards import (
     example_window,
     inputs_and_outputs,
     listed,
-    megabytes,
+    mebibytes,
     scores_in_numpy,
 )
 from jfreq.export.onnx.lower import OPSET, serialise
-from jfreq.export.portable import Adapter, Agreement, Extra, agreement, in_float32
-from jfreq.types import InputError
+from jfreq.export.portable import Adapter, Agreement, Extra, agreement, in_float32, need
 
 FILE = "encoder.onnx"
 
@@ -34,9 +32,7 @@ def extra(adapter: Adapter) -> Extra:
       InputError: where the two differ, for an operation that has no form in ONNX, and where onnx
         or onnxruntime is missing.
     """
-    for name in ("onnx", "onnxruntime"):
-        if importlib.util.find_spec(name) is None:
-            raise InputError(f"ONNX needs the package {name}: pip install onnx onnxruntime")
+    need(("onnx", "onnxruntime"), "ONNX")
     adapter = in_float32(adapter)
     blob = serialise(adapter, metadata(adapter))
     found = agreement(adapter, runner(blob))
@@ -79,7 +75,7 @@ def _card(adapter: Adapter, size: int, found: Agreement) -> str:
     classes = labels * bool(adapter.labels) + scores_in_numpy(adapter)
     return f"""## ONNX
 
-`{FILE}` ({megabytes(size)}, opset {OPSET}) is the same encoder with its weights, for any batch size
+`{FILE}` ({mebibytes(size)}, opset {OPSET}) is the same encoder with its weights, for any batch size
 b: {listed(inputs)} to {listed(outputs)}. Signals are float in [-1, 1] and zero-padded at the end,
 `length` counts valid samples. The metadata of the file hold the signals, the sample rate and the
 classes.
