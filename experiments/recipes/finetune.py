@@ -13,6 +13,7 @@ SSAST -, 31.0, 88.8, 98.0; AST 45.9, 34.7, 95.6, 98.1; EAT (10 epochs) 48.6, 40.
 47.3, 37.0, 94.1, 98.3.
 """
 
+import sys
 from typing import Any, Literal
 
 from jfreq.config import Average, Experiment, InputError, Optim, Validation, check, replace
@@ -148,15 +149,24 @@ def finetune_speechcommands(tuning: Experiment) -> Experiment:
 
 
 def _family(tuning: Experiment) -> Literal["SSAST", "AST", "EAT", "Audio-MAE"]:
-    """Whose settings suit the encoder; what is left of an AST is a plain encoder of patches."""
-    backbone = _encoder_of(tuning)
+    """Whose settings suit the encoder, which is printed.
+
+    What is left of an AST is a plain encoder of patches. An AST without a classifier, or the start of
+    one, is imported as an SSAST without heads, and differs by its special tokens, which it pools.
+    """
+    family = _known_family(_encoder_of(tuning))
+    print(f"jfreq: recipe: the published settings of {family}", file=sys.stderr, flush=True)
+    return family
+
+
+def _known_family(backbone: Any) -> Literal["SSAST", "AST", "EAT", "Audio-MAE"]:
     if isinstance(backbone, EAT):
         return "EAT"
     if isinstance(backbone, AudioMAE):
         return "Audio-MAE"
     plain = type(backbone) is PatchMethod
     if (plain or isinstance(backbone, SSAST)) and isinstance(backbone.encoder, ViT):
-        return "AST" if plain else "SSAST"
+        return "AST" if plain or backbone.pool == "special" else "SSAST"
     raise InputError(
         "recipe: published fine-tuning is known for the transformers of SSAST, AST, EAT and "
         f"Audio-MAE, not for {type(backbone).__name__}; leave --recipe out, or give a function of "

@@ -2,7 +2,11 @@
 
 import pytest
 
+from jfreq.config import Experiment
 from jfreq.evaluate import finetune
+from jfreq.evaluate.finetune_experiment import tuned_by
+from jfreq.methods.ssast import SSAST
+from jfreq.nn.vit import ViT
 
 
 class Stopped(Exception):
@@ -24,6 +28,14 @@ def asked(monkeypatch, tmp_path, said):
         return stopped.value.args[0]
 
     return call
+
+
+@pytest.mark.parametrize(("pool", "family"), [("special", "AST"), ("mean", "SSAST")])
+def test_an_ast_without_a_classifier_is_tuned_as_one(pool, family, capsys):
+    encoder = SSAST(encoder=ViT(16, 1, 2), special_tokens=2, pool=pool)
+    found = tuned_by("finetune_esc50", Experiment("encoder", encoder))
+    assert found.steps == {"AST": 850, "SSAST": 1650}[family]
+    assert f"the published settings of {family}\n" in capsys.readouterr().err
 
 
 def test_published_settings_and_changes_to_them(asked, tmp_path):
