@@ -58,18 +58,18 @@ def in_batches(
         raise InputError(f"batch_size: must be 1 or more, got {batch_size}")
     running: Iterator = iter(())
     queue: Queue = []
-    rows, used = _empty(signals, batch_size), 0
+    rows, used = empty_batch(signals, batch_size), 0
     first = True
     for recording, window in windows:
         if isinstance(window, InputWindow):
-            window = _put(rows, used, window)
+            window = put(rows, used, window)
             used += 1
         queue.append((recording, window))
         if used == batch_size:
             started = _read(encode(rows), queue)
             yield from running
             running, first = started, False
-            queue, rows, used = [], _empty(signals, batch_size), 0
+            queue, rows, used = [], empty_batch(signals, batch_size), 0
     if first and used == 1:
         rows = {name: x[:1] for name, x in rows.items()}
     started = _read(encode(rows) if used else None, queue)
@@ -77,12 +77,13 @@ def in_batches(
     yield from started
 
 
-def _empty(signals: Sequence[SignalSpec], size: int) -> dict[str, np.ndarray]:
+def empty_batch(signals: Sequence[SignalSpec], size: int) -> dict[str, np.ndarray]:
+    """``size`` windows of zeros: each signal ``[b t c]`` float32 by its name, and ``length``."""
     rows = {s.name: np.zeros((size, s.samples, s.channels), np.float32) for s in signals}
     return rows | {"length": np.full(size, signals[0].samples, np.int32)}
 
 
-def _put(rows: dict[str, np.ndarray], row: int, window: InputWindow) -> InputWindow:
+def put(rows: dict[str, np.ndarray], row: int, window: InputWindow) -> InputWindow:
     """Copies the samples of a window into the batch and returns the window without them."""
     for name, x in window.signals.items():
         rows[name][row, : len(x)] = x

@@ -12,6 +12,11 @@ Layout = dict[str, dict[str, Any]]
 """Shape and dtype of arrays by name."""
 
 
+SIGNALS = """Signals are float in [-1, 1] and zero-padded at the end, `length` counts valid
+samples of the first."""
+AGREED = "Largest difference to the JAX encoder when it was written"
+
+
 def inputs_and_outputs(adapter: Adapter) -> tuple[Layout, Layout]:
     """What an encoder reads and returns, with ``b`` for the batch."""
     returned = jax.eval_shape(adapter.encode, *shapes(adapter, 1))

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from jfreq.config import Experiment
+from jfreq.encoder.batches import empty_batch, put
 from jfreq.encoder.encoder import Encoder
 from jfreq.encoder.inputs import Options, Recordings
 from jfreq.encoder.windowing import InputWindow, cut_windows
@@ -46,7 +47,6 @@ def clip_windows(
 
 
 def _batch(window: InputWindow, signals: Sequence[SignalSpec]) -> dict[str, np.ndarray]:
-    batch = {s.name: np.zeros((1, s.samples, s.channels), np.float32) for s in signals}
-    for name, x in window.signals.items():
-        batch[name][0, : len(x)] = x
-    return batch | {"length": np.array([window.length], np.int32)}
+    rows = empty_batch(signals, 1)
+    put(rows, 0, window)
+    return rows

@@ -18,6 +18,8 @@ from jfreq import param_paths
 from jfreq.encoder.windowing import Windowing, WindowPlan, plan_windows
 from jfreq.export.bundle import encoder_shapes
 from jfreq.export.cards import (
+    AGREED,
+    SIGNALS,
     example_window,
     inputs_and_outputs,
     listed,
@@ -216,9 +218,8 @@ def _card(adapter: Adapter, size: int, found: Agreement) -> str:
     return f"""## SavedModel
 
 `{FOLDER}` ({mebibytes(size)}) is the same encoder with its weights, for TensorFlow on
-{", ".join(PLATFORMS)}, any batch size b and any length t: {listed(open_length)} to
-{listed(outputs)}. Signals are float in [-1, 1] at the rate of the encoder and zero-padded at the
-end, `length` counts valid samples of the first. {long}
+{", ".join(PLATFORMS)}, any batch size b and any length t, at the rate of the encoder:
+{listed(open_length)} to {listed(outputs)}. {SIGNALS} {long}
 
 ```python
 # In this folder; needs numpy and tensorflow. Two recordings of noise, as long as the window.
@@ -234,5 +235,5 @@ outputs = encode(**{{name: tf.constant(x) for name, x in window.items()}})
 outputs = {{name: x.numpy() for name, x in outputs.items()}}
 {classes}```
 
-Largest difference to the JAX encoder when it was written: {found}.
+{AGREED}: {found}.
 """

@@ -20,7 +20,14 @@ import jfreq
 from jfreq.config_json import from_dict, to_dict
 from jfreq.export.bundle import WEIGHTS, read_weights
 from jfreq.export.bundle_checks import read_sealed, sealed
-from jfreq.export.cards import example_window, inputs_and_outputs, listed, mebibytes
+from jfreq.export.cards import (
+    AGREED,
+    SIGNALS,
+    example_window,
+    inputs_and_outputs,
+    listed,
+    mebibytes,
+)
 from jfreq.export.portable import (
     NOISE_ROWS,
     Adapter,
@@ -228,8 +235,7 @@ def _card(adapter: Adapter, size: int, found: Agreement) -> str:
 
 `{PROGRAM}` ({mebibytes(size)}, written by jax {jax.__version__} for {", ".join(PLATFORMS)}) is the
 same encoder as a program of weights and a window, for any batch size b: {listed(inputs)} to
-{listed(outputs)}. Signals are float in [-1, 1] and zero-padded at the end, `length` counts valid
-samples.
+{listed(outputs)}. {SIGNALS}
 
 ```python
 # In this folder; needs jax, numpy, safetensors and flatbuffers. Two windows of noise.
@@ -248,7 +254,7 @@ window = {{
 outputs = encode(weights, window)
 {_classes(adapter)}```
 
-Largest difference to the JAX encoder when it was written: {found}. {EXPIRY}.
+{AGREED}: {found}. {EXPIRY}.
 """
 
 

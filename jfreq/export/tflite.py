@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jfreq.export.cards import (
+    SIGNALS,
     example_window,
     inputs_and_outputs,
     listed,
@@ -207,8 +208,7 @@ def _card(adapter: Adapter, weights: Weights, size: int, found: str, limit: str)
     return f"""## TFLite, {weights}
 
 `{FILES[weights]}` ({mebibytes(size)}) is the same encoder with {weights} weights, one window at a
-time: {listing}. Signals are float in [-1, 1] and zero-padded at the end, `length` counts valid
-samples.{kept}
+time: {listing}. {SIGNALS}{kept}
 
 ```python
 # In this folder; needs numpy and ai-edge-litert. One window of noise.

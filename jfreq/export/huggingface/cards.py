@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from jfreq.export.cards import AGREED
 from jfreq.export.huggingface.check import Checked
 from jfreq.export.huggingface.parts import FOLDER, Parts
 
@@ -83,6 +84,6 @@ def how(checked: Checked) -> str:
     if checked.log_mel is not None:
         spectra = f" Log-mel spectrograms differ by {checked.log_mel:.1e}."
     return (
-        "Largest difference to the JAX encoder when it was written, in tokens, clip vectors and "
-        f"logits of the same spectrograms ({checked.by}): {checked.error:.1e}.{spectra}"
+        f"{AGREED}, in tokens, clip vectors and logits of "
+        f"the same spectrograms ({checked.by}): {checked.error:.1e}.{spectra}"
     )

@@ -11,6 +11,8 @@ import numpy as np
 import jfreq
 from jfreq.config_json import to_dict
 from jfreq.export.cards import (
+    AGREED,
+    SIGNALS,
     example_window,
     inputs_and_outputs,
     listed,
@@ -76,9 +78,8 @@ def _card(adapter: Adapter, size: int, found: Agreement) -> str:
     return f"""## ONNX
 
 `{FILE}` ({mebibytes(size)}, opset {OPSET}) is the same encoder with its weights, for any batch size
-b: {listed(inputs)} to {listed(outputs)}. Signals are float in [-1, 1] and zero-padded at the end,
-`length` counts valid samples. The metadata of the file hold the signals, the sample rate and the
-classes.
+b: {listed(inputs)} to {listed(outputs)}. {SIGNALS} The metadata of the
+file hold the signals, the sample rate and the classes.
 
 ```python
 # In this folder; needs numpy and onnxruntime. Two windows of noise.
@@ -93,5 +94,5 @@ names = [output.name for output in session.get_outputs()]
 outputs = dict(zip(names, session.run(names, window)))
 {classes}```
 
-Largest difference to the JAX encoder when it was written: {found}.
+{AGREED}: {found}.
 """
