@@ -4,6 +4,8 @@ import ast as syntax
 import functools
 import json
 import shutil
+import sys
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -219,3 +221,21 @@ def test_a_folder_that_departs_is_not_written(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="'logits' of the written program differs by"):
         exported(tmp_path, encoders.ast())
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_progress_bars_are_then_as_they_were(shown, monkeypatch):
+    bars = [shown]
+    logging = SimpleNamespace(
+        get_verbosity=lambda: 30,
+        set_verbosity=lambda level: None,
+        set_verbosity_error=lambda: None,
+        is_progress_bar_enabled=lambda: bars[-1],
+        enable_progress_bar=lambda: bars.append(True),
+        disable_progress_bar=lambda: bars.append(False),
+    )
+    monkeypatch.setitem(sys.modules, "transformers", SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "transformers.utils", SimpleNamespace(logging=logging))
+    with check._quiet():
+        assert not bars[-1]
+    assert bars[-1] is shown
