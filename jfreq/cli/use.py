@@ -149,13 +149,10 @@ def import_(
     from jfreq.export.bundle import check_free, save_bundle
     from jfreq.files import local_path, read_text
     from jfreq.weights.importing import import_weights
-    from jfreq.weights.release import Options
+    from jfreq.weights.release import Options, class_names
 
     check_free(local_path(out, "out"))
-    names = () if labels is None else tuple(read_text(labels, "a text").split("\n"))
-    names = tuple(name.strip() for name in names if name.strip())
-    if labels is not None and not names:
-        raise InputError(f"{labels}: names no class; write one name a line")
+    names = () if labels is None else class_names(labels, read_text(labels, "a text"))
     options = Options(part, pool, heads, frames, stride, names)
     found = import_weights(file, options)
     for note in found.notes:

@@ -54,6 +54,8 @@ def in_batches(
       The index, the window without its samples, and its :class:`Outputs`; or the index, the error
       and None.
     """
+    if not hasattr(batch_size, "__index__"):
+        raise InputError(f"batch_size: must be a whole number, got {batch_size!r}")
     if batch_size < 1:
         raise InputError(f"batch_size: must be 1 or more, got {batch_size}")
     running: Iterator = iter(())

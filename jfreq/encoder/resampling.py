@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from jfreq.data.prepare.resampling import resample
+from jfreq.ranges import brief
 from jfreq.types import InputError, SignalSpec
 
 FILTER = 256
@@ -185,7 +186,16 @@ def resampler_delay(rate: float, target: float) -> float:
 
 
 def _check_rate(rate: float, where: str) -> None:
-    if not (np.isfinite(rate) and rate > 0):
+    try:
+        positive = bool(np.isfinite(rate) and rate > 0) if np.ndim(rate) == 0 else None
+    except (TypeError, ValueError):
+        positive = None
+    if positive is None:
+        raise InputError(
+            "rate: must be a positive number of Hz, one for all recordings of a call, or a dict by "
+            f"modality; got {brief(repr(rate))}"
+        )
+    if not positive:
         raise InputError(f"{where}: the rate must be a positive number of Hz, got {rate}")
 
 

@@ -270,7 +270,13 @@ def choose_offsets(
         return (none,)
     rate = signals[0].rate
     hop_ms = 1000 * grid.hop / rate
-    if not (math.isfinite(frame_ms) and frame_ms > 0):
+    try:
+        positive = math.isfinite(frame_ms) and frame_ms > 0
+    except TypeError:
+        raise InputError(
+            f"frame_ms: must be a positive number of milliseconds, got {frame_ms!r}"
+        ) from None
+    if not positive:
         raise InputError(f"frame_ms: must be a positive number of milliseconds, got {frame_ms:g}")
     least = hop_ms / frame_ms * (1 - 1e-9)
     if frame_ms > hop_ms * (1 + 1e-9):

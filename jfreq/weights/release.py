@@ -15,7 +15,7 @@ from jfreq.method import Method
 from jfreq.methods.supervised import Head
 from jfreq.nn.vit import ViT
 from jfreq.ops.patch import grid_shape
-from jfreq.ranges import Count, checked
+from jfreq.ranges import Count, brief, checked
 from jfreq.types import InputError, PyTree, SignalSpec
 from jfreq.weights.maps import Entry
 from jfreq.weights.read import WeightFile
@@ -102,6 +102,28 @@ def assumed_constants(classes: int) -> tuple[str, ...]:
     """What is assumed of the front end of a classifier of so many classes, in words."""
     name = {527: "AudioSet", 50: "ESC-50", 35: "Speech Commands V2"}.get(classes)
     return (f"the mean and standard deviation of the front end are those of {name or 'AudioSet'}",)
+
+
+def class_names(path: Path, text: str) -> tuple[str, ...]:
+    """The names in a ``text``, one a line, which is that of the file ``path``.
+
+    Raises:
+      InputError: for no names, an empty line before the last name, and a name that comes twice.
+    """
+    names = tuple(line.strip() for line in text.rstrip().split("\n"))
+    if names == ("",):
+        raise InputError(f"{path}: names no class; write one name a line")
+    lines: dict[str, int] = {}
+    for i, name in enumerate(names, 1):
+        if not name:
+            raise InputError(f"{path}: line {i} is empty; write one name a line")
+        if name in lines:
+            raise InputError(
+                f"{path}: line {i} names {brief(name)} again, as line {lines[name]} does; classes "
+                "need different names"
+            )
+        lines[name] = i
+    return names
 
 
 def head_of(classes: int, task: Task, labels: tuple[str, ...], **changes: Any) -> Head:

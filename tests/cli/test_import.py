@@ -23,7 +23,7 @@ def files(tmp_path_factory):
     }.items():
         arrays = {key: np.array(x, order="C") for key, x in tensors.items()}
         save_file(arrays, folder / f"{name}.safetensors")
-    (folder / "labels.txt").write_text("dog\ncat\nrain\n")
+    (folder / "labels.txt").write_text("dog\ncat\nrain\n\n")
     return folder
 
 
@@ -57,6 +57,21 @@ def test_labels_and_options_are_kept(said, refused, files, wave, tmp_path):
     )  # fmt: skip
     assert line == "labels: there are 2 names for the 3 classes of the file; give one name a line"
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("dog\ncat\ndog\n", "line 3 names dog again, as line 1 does"),
+        ("dog\n\ncat\nrain\n", "line 2 is empty"),
+        (" \n\n", "names no class"),
+    ],
+)
+def test_bad_names_of_classes_are_refused(refused, files, tmp_path, text, message):
+    names = tmp_path / "names.txt"
+    names.write_text(text)
+    line = refused("import", files / "ast.safetensors", "--out", tmp_path / "x", "--labels", names)
+    assert line.startswith(f"{names}: {message}")
 
 
 def test_what_was_not_taken_is_said(files, tmp_path, capsys):

@@ -146,9 +146,22 @@ def test_bad_signals(encoder, wave, rate, message):
         encoder(wave, rate)
 
 
-def test_bad_batch(encoder):
+@pytest.mark.parametrize(
+    "rate", [[16000, 8000], [16000], "16000", [[1], [2, 3]], {"audio": [16000]}, 1j]
+)
+def test_a_rate_that_is_no_number(encoder, rate):
+    waves = [np.zeros(10), np.zeros(20)]
+    for call in (encoder, encoder.encode):
+        with pytest.raises(InputError, match=r"^rate: .* one for all recordings of a call, or a"):
+            call(waves, rate)
+    for number in (np.float32(16_000), np.array(16_000), {"audio": np.int64(16_000)}):
+        np.testing.assert_array_equal(encoder.encode(waves, number), encoder.encode(waves))
+
+
+@pytest.mark.parametrize("size", [0, 1.5, 2.0, "2"])
+def test_bad_batch(encoder, size):
     with pytest.raises(InputError, match="batch_size"):
-        encoder(np.zeros(10), batch_size=0)
+        encoder(np.zeros(10), batch_size=size)
 
 
 def test_resampling_is_soxr(encoder):
