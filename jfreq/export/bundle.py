@@ -210,9 +210,12 @@ def is_bundle(path: str | Path) -> bool:
 
 
 def check_free(path: Path) -> None:
-    """Raises ``InputError`` where ``path`` holds anything but a bundle, which would be lost."""
+    """Raises ``InputError`` where ``path`` holds anything but a bundle, which would be lost.
+
+    Folders of Hugging Face have files of the same names.
+    """
     occupied = path.exists() and not (path.is_dir() and not any(path.iterdir()))
-    if occupied and not is_bundle(path):
+    if occupied and not (is_bundle(path) and b'"jfreq"' in (path / CONFIG).read_bytes()):
         raise InputError(f"{path}: exists and is not a bundle; choose another folder")
     other = sorted({p.name for p in path.iterdir()} - set(MEMBERS)) if occupied else []
     if other:

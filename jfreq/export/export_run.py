@@ -82,7 +82,9 @@ def export_run(
         raise InputError(
             "format: huggingface and huggingface_twin write the same files; take one of them"
         )
+    # TensorFlow breaks the import of some builds of torch that comes after it.
     names = [name for name in dict.fromkeys(formats) if name != "bundle"]
+    names.sort(key=lambda name: not name.startswith("huggingface"))
     if clips and not names:
         raise InputError(
             "clips: are what written programs are compared on; name a format beside the bundle, "

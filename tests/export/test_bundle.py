@@ -176,3 +176,14 @@ def test_a_run_folder_loads_like_a_bundle(tmp_path, experiment, params):
     assert_same(found.params, params)
     kept = load_bundle(export_run(tmp_path / "run", tmp_path / "enc")).params
     assert param_paths.flatten(kept).keys() < param_paths.flatten(params).keys()
+
+
+def test_a_folder_of_hugging_face_is_not_replaced(saved, tmp_path):
+    """It has files of the same names as a bundle."""
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "config.json").write_text('{"model_type": "audio-spectrogram-transformer"}')
+    (theirs / "model.safetensors").write_bytes(b"weights")
+    with pytest.raises(InputError, match="exists and is not a bundle"):
+        export_run(saved, theirs)
+    assert (theirs / "model.safetensors").read_bytes() == b"weights"
