@@ -211,7 +211,7 @@ def to_params(entries: Iterable[Entry], tensors: Mapping[str, Any], where: str) 
     """The parameters, float32, that the ``tensors`` of the file ``where`` hold.
 
     Raises:
-      InputError: for tensors that are missing or of another shape.
+      InputError: for tensors that are missing, of another shape, or not of floating-point numbers.
     """
     entries = list(entries)
     missing = sorted({name for e in entries for name in e.theirs} - tensors.keys())
@@ -238,6 +238,11 @@ def _checked(entry: Entry, name: str, x: Any, where: str) -> np.ndarray:
         raise InputError(
             f"{where}: {name} has the shape {list(x.shape)}, but the other tensors ask for "
             f"{list(entry.each)}; its geometry is not one that is read"
+        )
+    if x.dtype.kind != "f":
+        raise InputError(
+            f"{where}: {name} holds {x.dtype}, not floating-point numbers; give the file of its "
+            "owners, not a quantised or converted one"
         )
     return x
 

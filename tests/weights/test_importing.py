@@ -227,6 +227,7 @@ def test_huggingface(tmp_path, spec, version, prefix):
     found = import_weights(folder(tmp_path, names, config, {"mean": -1.5, "std": 2}))
     method = method_of(found)
     assert (method.frontend.mean, method.frontend.std) == (-1.5, 2.0)
+    assert "AudioSet" not in " ".join(found.notes)
     layers, final, logits = released.ast_forward(tensors, spec, (10, 10), eps=1e-12, head_eps=1e-12)
     features = encoded(found, spec)
     assert_layers(features, layers, 2)
@@ -339,6 +340,14 @@ def test_options_that_the_file_does_not_leave_open_are_refused(tmp_path, tensors
         import_weights(written(tmp_path, tensors), options)
 
 
+def test_constants_that_no_file_of_huggingface_gives_are_said(tmp_path):
+    names = released.as_huggingface(released.ast(depth=1), 5, "")
+    path = folder(tmp_path, names, {"num_attention_heads": 1, "max_length": 128})
+    (path / "preprocessor_config.json").unlink()
+    notes = " ".join(import_weights(path).notes)
+    assert "mean -4.2677393 and std 4.5689974 are taken" in notes
+
+
 # ------------------------------------------------------------------ what cannot be read
 
 
@@ -399,6 +408,18 @@ def test_refused_in_one_line(tmp_path, tensors, message):
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize("dtype", [np.int32, np.uint8, bool])
+def test_tensors_that_are_not_of_floating_point_are_refused(tmp_path, dtype):
+    tensors = released.ast(depth=1)
+    name = "module.v.blocks.0.mlp.fc1.weight"
+    path = written(tmp_path, tensors | {name: np.ones_like(tensors[name], dtype)})
+    message = f"v.blocks.0.mlp.fc1.weight holds {np.dtype(dtype)}, not floating-point"
+    with pytest.raises(InputError, match=message):
+        import_weights(path)
+    # Whole numbers that are not taken do not matter.
+    import_weights(written(tmp_path, tensors | {"module.v.position_ids": np.arange(3)}))
+
+
 def test_settings_of_huggingface_that_do_not_fit_are_refused(tmp_path):
     names = released.as_huggingface(released.ast(), 4, "")
     config = {"num_attention_heads": 1, "max_length": 128}
@@ -408,6 +429,8 @@ def test_settings_of_huggingface_that_do_not_fit_are_refused(tmp_path):
         ({"num_attention_heads": "1"}, {}, "num_attention_heads as '1'"),
         ({"num_attention_heads": 7}, {}, "7 attention heads do not divide"),
         ({}, {"do_normalize": False}, "only True"),
+        ({}, {"std": 0}, "preprocessor_config.json gives std as 0"),
+        ({}, {"std": -1.0}, "preprocessor_config.json gives std as -1"),
     ]:
         with pytest.raises(InputError, match=message):
             import_weights(folder(tmp_path, names, config | change, features))

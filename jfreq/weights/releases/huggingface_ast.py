@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -103,6 +104,7 @@ def read(file: WeightFile, options: Options) -> Found:
     stride = (settings["time_stride"], settings["frequency_stride"])
     grid = grid_shape(frames, settings["num_mel_bins"], patch=patch, stride=stride)
     lattice = Lattice(frames, stride, grid)
+    assumed = _assumed(file, features)
     labelled = "classifier.dense.weight" in file.tensors
     common: dict[str, Any] = {
         "frontend": fbank(
@@ -119,7 +121,7 @@ def read(file: WeightFile, options: Options) -> Found:
     trunk = "backbone/trunk" if labelled else "trunk"
     entries = trunk_entries(trunk, encoder, patch, lattice, prefix, NAMES[version])
     if not labelled:
-        return Found(SSAST(**common), frames, entries)
+        return Found(SSAST(**common), frames, entries, assumed=assumed)
     classes = shape_of(file, "classifier.dense.weight", 2)[0]
     labels = options.labels or labels_of(file.config, classes)
     multi = file.config.get("problem_type") == "multi_label_classification"
@@ -127,7 +129,7 @@ def read(file: WeightFile, options: Options) -> Found:
     entries += classifier(*CLASSIFIER, width, classes)
     head = head_of(classes, task, labels, eps=encoder.eps)
     method = AST(**common, head=head)
-    return Found(method, frames, entries, labels=labels)
+    return Found(method, frames, entries, labels=labels, assumed=assumed)
 
 
 def trunk_entries(
@@ -186,6 +188,24 @@ def _check(file: WeightFile, settings: Mapping[str, Any], features: Mapping[str,
                 f"{file.path}: preprocessor_config.json sets {key} to {shown(features[key])}; only "
                 f"{wanted!r} is read"
             )
+    for key in ("mean", "std"):
+        if not math.isfinite(features[key]) or (key == "std" and features[key] <= 0):
+            wanted = "a positive number" if key == "std" else "a finite number"
+            raise InputError(
+                f"{file.path}: preprocessor_config.json gives {key} as {features[key]:g}, not "
+                f"{wanted}"
+            )
+
+
+def _assumed(file: WeightFile, features: Mapping[str, Any]) -> tuple[str, ...]:
+    """The constants of the front end that no ``preprocessor_config.json`` gives, in words."""
+    taken = [f"{key} {features[key]}" for key in ("mean", "std") if key not in file.preprocessor]
+    if not taken:
+        return ()
+    return (
+        f"preprocessor_config.json is missing or does not give them: {' and '.join(taken)} are "
+        "taken for the front end, as for AudioSet",
+    )
 
 
 def labels_of(config: Mapping[str, Any], classes: int) -> tuple[str, ...]:
