@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 
 from jfreq.data.sources.folders import why_no_file
 from jfreq.files import local_path, read_json
-from jfreq.ranges import first_line
+from jfreq.ranges import first_line, shortlist
 from jfreq.types import InputError
 from jfreq.weights import torch_file
 
@@ -20,6 +21,13 @@ TORCH = (".pth", ".pt", ".bin", ".ckpt")
 SAFE = (".safetensors",)
 CONFIGS = ("config.json", "preprocessor_config.json")
 """The JSON files of a Hugging Face folder that say what the tensors do not."""
+PART = re.compile(r"-\d+-of-\d+\.")
+"""In the names of the files that hold one checkpoint together."""
+RUN = "checkpoints"
+"""A folder of a run of jfreq's own."""
+BUNDLE = {"jfreq", "experiment", "sha256"}
+"""Names in the ``config.json`` of a bundle."""
+DIRECTLY = "give the folder itself to `jfreq embed` or `jfreq export`"
 
 
 class WeightFile(NamedTuple):
@@ -57,19 +65,26 @@ def read_weights_file(path: str | Path) -> WeightFile:
         read_json(folder / name, "a config") if beside and (folder / name).is_file() else {}
         for name in CONFIGS
     )
+    if config.keys() >= BUNDLE:
+        raise InputError(f"{path}: is a bundle of jfreq's own, which needs no import; {DIRECTLY}")
     return WeightFile(path, _unwrapped(tensors), config, preprocessor)
 
 
 def _tensor_files(folder: Path) -> list[Path]:
-    """The safetensors of a folder, else its only torch file."""
+    """The safetensors of a folder, one file or the parts of one, else its only torch file."""
     safe = sorted(folder.glob("*.safetensors"))
-    if safe:
-        return safe
     torch = sorted(file for file in folder.iterdir() if file.suffix in TORCH)
-    if len(torch) == 1:
-        return torch
-    what = "several torch files" if torch else "neither .safetensors nor a torch file"
-    raise InputError(f"{folder}: holds {what}; give the file of a checkpoint")
+    found = safe or torch
+    if len(found) == 1 or (safe and all(PART.search(file.name) for file in safe)):
+        return found
+    if found:
+        names = shortlist([file.name for file in found], 5)
+        raise InputError(f"{folder}: holds several files of weights, {names}; give one of them")
+    if (folder / RUN).is_dir():
+        raise InputError(f"{folder}: is a run of jfreq's own, which needs no import; {DIRECTLY}")
+    raise InputError(
+        f"{folder}: holds neither .safetensors nor a torch file; give the file of a checkpoint"
+    )
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:

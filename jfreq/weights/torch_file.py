@@ -99,6 +99,10 @@ def read_torch(path: str) -> dict[str, Any]:
         classes = [(type("Passive", (base,), {}), name) for base, name in zip(bases, names)]
         with torch.serialization.safe_globals(classes):
             content = torch.load(path, map_location="cpu", weights_only=True)
+        if isinstance(content, torch.Tensor):
+            raise NotTensors(
+                "holds a single tensor without a name; save the state_dict of the model instead"
+            )
         tensors = dict(_tensors("", _weights(content)))
     except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, OSError, ValueError) as error:
         if isinstance(error, NotTensors):
@@ -155,10 +159,22 @@ def convert(source: str, target: str) -> None:
     save_file(tensors, target)
 
 
-if __name__ == "__main__":
-    if len(sys.argv) != 3:
-        sys.exit("usage: python torch_file.py FILE.pth FILE.safetensors")
+def main(arguments: list[str]) -> str:
+    """Converts a file; returns what was wrong, in one line, which is empty where nothing was."""
+    if len(arguments) != 2:
+        return "usage: python torch_file.py FILE.pth FILE.safetensors"
     try:
-        convert(*sys.argv[1:])
+        convert(*arguments)
     except NotTensors as error:
-        sys.exit(f"{sys.argv[1]}: {error}")
+        return f"{arguments[0]}: {error}"
+    except ImportError as error:
+        return f"torch and safetensors are needed ({error}); run this where both are installed"
+    except OSError as error:
+        return f"{error.filename or arguments[0]}: {error.strerror or error}"
+    return ""
+
+
+if __name__ == "__main__":
+    if problem := main(sys.argv[1:]):
+        print(problem, file=sys.stderr)
+        sys.exit(2)

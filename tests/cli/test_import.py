@@ -103,6 +103,13 @@ def test_it_trains_on_and_is_fine_tuned_probed_and_exported(said, files, shards,
     np.testing.assert_array_equal(one.clip, other.clip)
 
 
+def test_a_bundle_needs_no_import(said, refused, files, tmp_path):
+    said("import", files / "ssast.safetensors", "--out", tmp_path / "enc")
+    for path in (tmp_path / "enc", tmp_path / "enc" / "model.safetensors"):
+        line = refused("import", path, "--out", tmp_path / "x")
+        assert "a bundle of jfreq's own, which needs no import" in line
+
+
 def test_other_files_are_refused(refused, files, tmp_path):
     (tmp_path / "text.pth").write_text("no weights")
     save_file({"conv_block1.conv1.weight": np.ones(3)}, tmp_path / "panns.safetensors")

@@ -104,6 +104,39 @@ def test_other_paths_are_refused(tmp_path, name, message):
         read_weights_file(tmp_path / name)
 
 
+def test_a_folder_of_several_files_names_them(tmp_path):
+    for name, key in [("a", "x"), ("b", "y")]:
+        save_file({key: np.ones(2)}, tmp_path / f"{name}.safetensors")
+    with pytest.raises(InputError, match=r"a\.safetensors, b\.safetensors; give one of them"):
+        read_weights_file(tmp_path)
+    for i, name in enumerate("ab", 1):
+        part = tmp_path / f"model-0000{i}-of-00002.safetensors"
+        (tmp_path / f"{name}.safetensors").rename(part)
+    assert set(read_weights_file(tmp_path).tensors) == {"x", "y"}
+
+
+def test_a_run_needs_no_import(tmp_path):
+    (tmp_path / "checkpoints" / "10").mkdir(parents=True)
+    with pytest.raises(InputError, match="a run of jfreq's own, which needs no import"):
+        read_weights_file(tmp_path)
+
+
+def test_the_converter_says_in_one_line_what_is_wrong(tmp_path):
+    (tmp_path / "torch.py").write_text("raise ModuleNotFoundError(\"No module named 'torch'\")")
+    (tmp_path / "w.pth").write_bytes(b"PK")
+    target = str(tmp_path / "w.safetensors")
+    for arguments, message in [
+        ([str(tmp_path / "w.pth"), target], "No module named 'torch'"),
+        ([target], "usage: "),
+    ]:
+        done = subprocess.run(
+            [sys.executable, torch_file.__file__, *arguments],
+            env=os.environ | {"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 2 and done.stdout == ""
+        assert message in done.stderr and done.stderr.count("\n") == 1
+
+
 # ------------------------------------------------------------------ with torch
 
 
@@ -145,7 +178,12 @@ def test_odd_content_is_refused(tmp_path):
     endless: dict = {"a": torch.ones(2)}
     endless["b"] = endless
     sparse = {"a": torch.ones(2, 2).to_sparse()}
-    for content, message in [(endless, "recursion"), (sparse, "no tensors"), ([], "no tensors")]:
+    for content, message in [
+        (endless, "recursion"),
+        (sparse, "no tensors"),
+        ([], "no tensors"),
+        (torch.ones(2), "holds a single tensor without a name"),
+    ]:
         torch.save(content, tmp_path / "w.pt")
         with pytest.raises(InputError, match=message):
             read_weights_file(tmp_path / "w.pt")
