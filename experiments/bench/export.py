@@ -2,7 +2,7 @@
 
     jfreq bench export
 
-The frozen `ssast_tiny` encoder on 10 s waveforms, front end included, to one clip vector: numpy in,
+The frozen `ssast_tiny` encoder on 4 s waveforms, front end included, to one clip vector: numpy in,
 numpy out, one recording and eight. Every format is written by `jfreq export`, read back from its folder
 and called as its section in docs/export.md shows. The weights are random, but the largest difference
 of the clip vectors is of the arithmetic. Formats whose libraries are missing are left out and named.
@@ -25,7 +25,7 @@ from jfreq.export.export_run import export_run
 from jfreq.export.portable import adapt
 from jfreq.types import DataSpec, InputError, SignalSpec
 
-SAMPLES = 160_000
+SAMPLES = 64_000
 CLIP = DataSpec((SignalSpec("audio", 16000.0, SAMPLES),))
 Encode = Callable[[np.ndarray], np.ndarray]
 """``[b t c]`` float32 to clip vectors ``[b d]``."""
@@ -204,7 +204,7 @@ def main(rounds: int = 15, threads: int = 2, out: Path | None = None) -> None:
         several = {n: f for n, f in calls.items() if n == "jfreq" or FORMATS[n].most >= len(x)}
         parts.append(timed(several, x, rounds))
     intro = (
-        "`ssast_tiny`, 10 s waveforms to clip vectors, front end included. Every format is compared "
+        "`ssast_tiny`, 4 s waveforms to clip vectors, front end included. Every format is compared "
         "with the encoder in jfreq on noise; the rows of a time are paired, so that ratios above 1 "
         "say how many times as long a format takes. What each is good for: "
         "[docs/export.md](../../docs/export.md)."
