@@ -62,9 +62,9 @@ def from_onnx(folder: Path, threads: int) -> Encode:
 
 
 def from_saved_model(folder: Path, threads: int) -> Encode:
+    del threads  # the process is pinned to that many cores
     import tensorflow as tf
 
-    tf.config.threading.set_intra_op_parallelism_threads(threads)
     program = tf.saved_model.load(str(folder / "saved_model"))
     encode = program.signatures["serving_default"]  # type: ignore[attr-defined]
 
