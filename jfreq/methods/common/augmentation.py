@@ -77,14 +77,7 @@ def _waveforms(head: Head, batch: Batch, labels: Array, rngs: Streams) -> tuple[
     if head.gain:
         wave = augment.change_gain(rngs("gain"), wave)
     if mixes:
-        wave, labels = augment.mixup(
-            rngs("mixup"),
-            wave,
-            labels,
-            prob=head.mixup,
-            alpha=head.mixup_alpha,
-            shared=head.mixup_shared,
-        )
+        wave, labels = _mixed(head, wave, labels, rngs)
     return with_waveform(batch, names[0], wave), labels
 
 
@@ -111,15 +104,22 @@ def _spectrograms(
         noisy = augment.add_noise(rngs("noise"), spec)
         spec = augment.roll_time(rngs("roll"), noisy, shift=10)
     if head.mixup and head.mixup_of == "spectrogram":
-        spec, labels = augment.mixup(
-            rngs("mixup"),
-            spec,
-            labels,
-            prob=head.mixup,
-            alpha=head.mixup_alpha,
-            shared=head.mixup_shared,
-            centred=False,
-        )
+        spec, labels = _mixed(head, spec, labels, rngs, centred=False)
     if masks_bands and head.spec_augment_at == "input":
         spec = masked(spec, 0.0)
     return {**batch, "spectrogram": spec}, labels
+
+
+def _mixed(
+    head: Head, x: Array, labels: Array, rngs: Streams, *, centred: bool = True
+) -> tuple[Array, Array]:
+    """Rows of ``x`` mixed with others as ``head`` asks, and their labels with them."""
+    return augment.mixup(
+        rngs("mixup"),
+        x,
+        labels,
+        prob=head.mixup,
+        alpha=head.mixup_alpha,
+        shared=head.mixup_shared,
+        centred=centred,
+    )
