@@ -193,15 +193,17 @@ def disk_trouble(error: BaseException, doing: str = "read or written") -> str | 
 class Lock:
     """A file that one process at a time holds, until :meth:`close` or the end of the process.
 
+    With ``shared``, several processes may hold it that all say so.
     Raises ``InputError`` with the process that holds it; ``doing`` says what that process does.
     """
 
-    def __init__(self, path: Path, doing: str):
+    def __init__(self, path: Path, doing: str, *, shared: bool = False):
         with disk_errors(path.parent):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = open(path, "a+b")  # noqa: SIM115 - closed by close()
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+            fcntl.flock(self._file, kind | fcntl.LOCK_NB)
         except BlockingIOError:
             self._file.seek(0)
             owner = self._file.read(200).decode(errors="replace").strip() or "another process"
@@ -213,7 +215,8 @@ class Lock:
             if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
                 raise
             logging.getLogger("jfreq").warning(
-                "%s: this file system has no locks; start no second training there", path.parent
+                "%s: this file system has no locks; start nothing else that writes there",
+                path.parent,
             )
         self._file.truncate(0)
         self._file.write(f"process {os.getpid()} on {platform.node()}\n".encode())

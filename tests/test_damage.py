@@ -371,7 +371,7 @@ def test_the_path_of_the_shards_is_free_what_they_hold_is_not(run, shards, tmp_p
                 assert same(resume_with(setup, folder, True).params, run.right[NEW])
     with np.load(moved / "rows.npz") as file:
         columns = {name: file[name] for name in file.files}
-    columns["fold"] = columns["fold"] + 1
+    columns["audio.mean"] = columns["audio.mean"] + 1
     np.savez(moved / "rows.npz", **columns)
     with pytest.raises(InputError, match=r"rows.npz: is not what was written"):
         plan.plan_run(replace(run.setup.experiment, data__path=(str(moved),)))

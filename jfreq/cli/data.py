@@ -9,7 +9,7 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from jfreq.data.options import Options
-from jfreq.ranges import Count
+from jfreq.ranges import Count, InputError
 
 DEFAULTS = Options()
 
@@ -19,6 +19,8 @@ def data_prepare(
     /,
     out: Path,
     source: str | None = None,
+    part: str | None = None,
+    finish: bool = False,
     options: Annotated[Options, arg(name="")] = DEFAULTS,
 ) -> None:
     """Turns recordings into shards that `jfreq train` reads.
@@ -29,14 +31,24 @@ def data_prepare(
         out: folder of the shards; the same command continues an interrupted one there.
         source: folder (index.csv, a folder per class, sensor files, a published set as it was
             unpacked) or AudioSet segment CSV.
+        part: prepare one part of many, for instance 3/64; parts count from 1/64 and may run on
+            several machines at once.
+        finish: join the parts: the same bytes as without parts.
         options: how recordings are read, cut and stored.
     """
+    from jfreq.data.prepare.parts import finish_parts, prepare_part
     from jfreq.data.prepare.run import prepare
     from jfreq.data.shards.describe import describe
     from jfreq.data.shards.reader import open_shards
 
     fields = {f.name: getattr(options, f.name) for f in dataclasses.fields(options) if f.init}
-    prepare(source or name, out, name=name if source else None, **fields)
+    fields["name"] = name if source else None
+    if part is not None:
+        if finish:
+            raise InputError("finish: joins parts that are prepared; leave --part out")
+        prepare_part(source or name, out, part, **fields)
+        return
+    (finish_parts if finish else prepare)(source or name, out, **fields)
     print(describe(open_shards(out)))
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -93,12 +94,13 @@ def clipped(columns: Mapping[str, np.ndarray]) -> Iterator[str]:
             )
 
 
-def skipped(reasons: Sequence[str], path: Path) -> Iterator[str]:
-    """The first rows that were skipped, and the file that names all of them."""
-    if reasons:
-        rows = "1 row, named" if len(reasons) == 1 else f"{len(reasons)} rows, all named"
+def skipped(count: int, path: Path) -> Iterator[str]:
+    """The first of ``count`` rows that were skipped, and the file that names all of them."""
+    if count:
+        rows = "1 row, named" if count == 1 else f"{count} rows, all named"
         yield f"skipped {rows} in {path}:"
-        yield from (f"  {reason}" for reason in reasons[:_REASONS])
+        with path.open(encoding="utf-8") as file:
+            yield from (f"  {line.rstrip()}" for line in itertools.islice(file, _REASONS))
 
 
 def _padding(source: Source, cutter: Cutter) -> float:

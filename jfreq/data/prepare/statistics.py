@@ -11,23 +11,34 @@ from jfreq.config import check
 from jfreq.data.shards.metadata import SignalInfo
 from jfreq.types import InputError
 
+_BLOCK = 1 << 16
+"""Rows whose moments are in memory together."""
+
 
 def pooled_moments(
-    count: np.ndarray, mean: np.ndarray, var: np.ndarray
+    count: np.ndarray, mean: np.ndarray, var: np.ndarray, rows: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation of the union of groups (Chan, Golub and LeVeque, 1983).
+
+    They are summed in blocks of ``_BLOCK`` groups, so that columns on disk are never in memory as
+    a whole.
 
     Args:
       count: samples per group, ``[n]``; at least one is positive.
       mean: of each group, ``[n c]``.
       var: population variance of each group, ``[n c]``.
+      rows: numbers of the groups to pool, ``[k]``; None for all.
 
     Returns:
       Mean and standard deviation of every channel, ``[c]`` and ``[c]`` float64.
     """
-    weight = (count / count.sum())[:, None]
-    total = (weight * mean).sum(0)
-    return total, np.sqrt((weight * (var + (mean - total) ** 2)).sum(0))
+    rows = np.arange(len(count)) if rows is None else rows
+    blocks = [rows[i : i + _BLOCK] for i in range(0, len(rows), _BLOCK)]
+    samples = sum(int(count[block].sum()) for block in blocks)
+    weights = [(count[block] / samples)[:, None] for block in blocks]
+    total = sum((w * mean[block]).sum(0) for w, block in zip(weights, blocks))
+    parts = ((w * (var[b] + (mean[b] - total) ** 2)).sum(0) for w, b in zip(weights, blocks))
+    return np.asarray(total), np.sqrt(sum(parts))
 
 
 def training_rows(split: np.ndarray) -> np.ndarray:
@@ -58,12 +69,12 @@ def measured(
     check(len(rows) > 0, "rows", "statistics need at least one row")
     out = []
     for s in signals:
-        count, mean, var = (column(f"{s.name}.{k}")[rows] for k in ("count", "mean", "var"))
-        if not count.any():
+        count, mean, var = (column(f"{s.name}.{k}") for k in ("count", "mean", "var"))
+        if not count[rows].any():
             raise InputError(
                 f"rows: {s.name} is absent in all {len(rows)} rows that its mean would be computed "
                 "from; choose other rows, or prepare the set without it (--modalities)"
             )
-        mean, std = pooled_moments(count, mean, var)
+        mean, std = pooled_moments(count, mean, var, rows)
         out.append(dataclasses.replace(s, mean=tuple(mean.tolist()), std=tuple(std.tolist())))
     return tuple(out)

@@ -205,6 +205,8 @@ def _windows(
             "path": row.path,
         }
         columns = {**values, "item": np.int64(-1 if row.item is None else row.item)}
+        if info.multi_label:
+            columns["label"] = values["label"].astype(np.uint8)
         for s in info.signals:
             begin = round(start * s.rate / first.rate)
             valid, clipped = _stored(signals[s.name].x[begin : begin + s.samples], s)

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
 from pathlib import Path
-
-import numpy as np
 
 from jfreq.config import check
 from jfreq.config_json import from_dict, to_dict
@@ -18,7 +15,7 @@ from jfreq.ranges import Count, Finite, Hertz, Mix, NonNegative, Positive, Whole
 from jfreq.types import DataSpec, InputError, SignalSpec
 
 _FLOAT32_EPSILON = 2.0**-23
-FORMAT = 2
+FORMAT = 3
 """Version of ``metadata.json``."""
 RESERVED = tuple("label id length fold split subject path start _mask spectrogram".split())
 """Names that a modality cannot have: they mean something else in a record or a batch."""
@@ -96,6 +93,14 @@ class ShardFile:
 
 
 @checked
+class ColumnDigest:
+    """A column of ``rows.npz``; ``sha256`` is that of :func:`jfreq.data.shards.columns.digest`."""
+
+    name: str
+    sha256: str
+
+
+@checked
 class ShardsInfo:
     """A finished set of shards."""
 
@@ -117,8 +122,8 @@ class ShardsInfo:
     """Rows of the source that could not be used; ``skipped.txt`` names them."""
     recipe: str = ""
     """Digest of the rows of the source and of the options it was prepared with."""
-    columns: str = ""
-    """sha256 of what ``rows.npz`` holds: labels, folds, splits and moments of every row."""
+    columns: tuple[ColumnDigest, ...] = ()
+    """Of what ``rows.npz`` holds: labels, folds, splits and moments of every row."""
     format: Count = FORMAT
 
     @property
@@ -184,16 +189,6 @@ def _why_no_shards(folder: Path) -> str:
         f" is not a set of shards: {what}; make shards of recordings with `jfreq data prepare "
         f"{shown(folder) if sound else 'FOLDER'} --out SHARDS`"
     )
-
-
-def columns_digest(columns: Mapping[str, np.ndarray]) -> str:
-    """sha256 over the names, types, shapes and values of columns, whatever the container."""
-    sha = hashlib.sha256()
-    for name in sorted(columns):
-        values = np.ascontiguousarray(columns[name])
-        sha.update(f"{name} {values.dtype.str} {values.shape}\n".encode())
-        sha.update(values.tobytes())
-    return sha.hexdigest()
 
 
 def digest(value: object) -> str:

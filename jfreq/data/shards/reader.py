@@ -14,9 +14,9 @@ import numpy as np
 
 from jfreq.config import check
 from jfreq.data.prepare.statistics import measured, training_rows
-from jfreq.data.shards import combine
+from jfreq.data.shards import columns, combine
 from jfreq.data.shards.example import TEXT, empty_batch, fill
-from jfreq.data.shards.metadata import ShardsInfo, columns_digest, digest
+from jfreq.data.shards.metadata import ShardsInfo, digest
 from jfreq.data.sources.folders import COLUMNS
 from jfreq.files import local_path
 from jfreq.ranges import first_line
@@ -43,7 +43,7 @@ class Shards:
             infos = [folder.info for folder in folders]
             self.why_unlabelled = combine.differing_classes(infos, self.paths)
             self.info = combine.merged(infos, labelled=not self.why_unlabelled)
-            self.info = self.measured(training_rows(self.column("split")))
+            self.info = self.measured(training_rows(self._stored("split")))
         hashes = self.manifests
         self.manifest_hash: str = hashes[0] if len(hashes) == 1 else digest(list(hashes))
 
@@ -127,10 +127,17 @@ class Shards:
             return self.labels(np.arange(len(self)))
         if name == "fold" and self._fold is not None:
             return self._fold
-        columns = [folder.column(name) for folder in self._folders]
+        values = self._stored(name)
         if name == "length":
-            columns = [np.minimum(c, self.info.signals[0].samples) for c in columns]
-        return np.concatenate(columns)
+            return np.minimum(values, self.info.signals[0].samples)
+        if name == "label" and self.info.multi_label:
+            return values.astype(np.float32)
+        return np.strings.decode(values, "utf-8") if name in TEXT else values
+
+    def _stored(self, name: str) -> np.ndarray:
+        """A column as it is on disk: text in UTF-8, several labels as bytes of 0 and 1."""
+        values = [folder.column(name) for folder in self._folders]
+        return values[0] if len(values) == 1 else np.concatenate(values)
 
     def labels(self, ids: np.ndarray) -> np.ndarray:
         """Labels of the rows ``ids`` in the classes of the set, ``[n]`` or ``[n classes]``."""
@@ -169,7 +176,7 @@ class Shards:
                     f"split: no rows of split {split!r}; the set has: {known} (--data.split None "
                     "trains on all rows)"
                 )
-            keep &= self.column("split") == split
+            keep &= self._stored("split") == split.encode()
         known = ", ".join(map(str, self.info.folds)) or "none"
         for fold in (*exclude_folds, *(folds or ())):
             check(fold in self.info.folds, "fold", f"no rows of fold {fold}; the set has: {known}")
@@ -182,7 +189,7 @@ class Shards:
     def measured(self, rows: np.ndarray) -> ShardsInfo:
         """``info`` with mean and standard deviation over ``rows`` instead of all training rows."""
         return dataclasses.replace(
-            self.info, signals=measured(self.info.signals, self.column, rows)
+            self.info, signals=measured(self.info.signals, self._stored, rows)
         )
 
     def verify(self) -> None:
@@ -218,6 +225,7 @@ class ShardFolder:
         self._starts = np.cumsum([0, *(shard.rows for shard in self.info.shards)])
         self._readers: dict[int, Any] = {}
         self._lock = threading.Lock()
+        self._intact: set[str] = set()
         for shard in self.info.shards:
             path = self.path / shard.file
             check(path.is_file(), str(path), "is missing; prepare the set again")
@@ -226,19 +234,27 @@ class ShardFolder:
     def _columns(self) -> dict[str, np.ndarray]:
         path = self.path / COLUMNS
         try:
-            with np.load(path, allow_pickle=False) as file:
-                columns = {name: file[name] for name in file.files}
+            found = columns.mapped(path)
         except Exception as error:
             raise InputError(f"{path}: cannot be read ({error}); prepare the set again") from error
-        if columns_digest(columns) != self.info.columns:
-            raise InputError(f"{path}: is not what was written; prepare the set again")
-        return columns
+        if sorted(found) != [stated.name for stated in self.info.columns]:
+            raise self._other_columns()
+        return found
 
     def column(self, name: str) -> np.ndarray:
+        """The values of a column, read from disk where they are used; text is UTF-8."""
         known = ", ".join(n for n in self._columns if "." not in n)
         check(name in self._columns, "column", f"no column {name!r}; the set has: {known}")
         values = self._columns[name]
-        return np.strings.decode(values, "utf-8") if name in TEXT else values
+        if name not in self._intact:
+            stated = {column.name: column.sha256 for column in self.info.columns}
+            if columns.digest(name, values) != stated[name]:
+                raise self._other_columns()
+            self._intact.add(name)
+        return np.asarray(values)
+
+    def _other_columns(self) -> InputError:
+        return InputError(f"{self.path / COLUMNS}: is not what was written; prepare the set again")
 
     def read_bytes(self, ids: np.ndarray) -> list[bytes]:
         out: list[Any] = [None] * len(ids)

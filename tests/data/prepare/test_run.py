@@ -7,7 +7,7 @@ import pytest
 import soundfile
 
 from jfreq.data.prepare import journal
-from jfreq.data.prepare import run as prepare_module
+from jfreq.data.prepare import plan as plan_module
 from jfreq.data.prepare.run import prepare
 from jfreq.data.prepare.windowing import starts
 from jfreq.data.shards.reader import open_shards
@@ -56,7 +56,7 @@ def test_statistics_come_from_training_rows_only(audio_set, tmp_path):
 
 
 def test_the_result_does_not_depend_on_workers(audio_set, tmp_path, monkeypatch):
-    monkeypatch.setattr(prepare_module, "rows_of_parts", pieces_of(2))
+    monkeypatch.setattr(plan_module, "rows_of_shards", pieces_of(2))
     one = made(audio_set[0], tmp_path / "one", workers=1)
     four = made(audio_set[0], tmp_path / "four", workers=4)
     assert one.manifest_hash == four.manifest_hash
@@ -68,16 +68,16 @@ def pieces_of(size):
 
 
 def test_an_interrupted_prepare_goes_on_and_ends_the_same(audio_set, tmp_path, monkeypatch):
-    monkeypatch.setattr(prepare_module, "rows_of_parts", pieces_of(3))
+    monkeypatch.setattr(plan_module, "rows_of_shards", pieces_of(3))
     whole = made(audio_set[0], tmp_path / "whole")
     write, written = journal.write, []
 
-    def failing(folder, index, *args):
+    def failing(folder, index, *args, **kwargs):
         if index == 2 and not written.count("failed"):
             written.append("failed")
             raise KeyboardInterrupt
         written.append(index)
-        return write(folder, index, *args)
+        return write(folder, index, *args, **kwargs)
 
     monkeypatch.setattr(journal, "write", failing)
     out = tmp_path / "out"
@@ -100,9 +100,9 @@ def test_an_interrupted_prepare_goes_on_and_ends_the_same(audio_set, tmp_path, m
 def test_other_options_start_over(audio_set, tmp_path, monkeypatch):
     out, write, seen = tmp_path / "out", journal.write, []
 
-    def failing(folder, index, *args):
+    def failing(folder, index, *args, **kwargs):
         seen.append(index)
-        write(folder, index, *args)
+        write(folder, index, *args, **kwargs)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(journal, "write", failing)
@@ -338,13 +338,13 @@ def test_bad_options(audio_set, tmp_path, options, message):
     "error", [OSError(28, "full"), RuntimeError("write() failed: No space left on device")]
 )
 def test_a_full_disk_keeps_finished_parts(audio_set, tmp_path, monkeypatch, error):
-    monkeypatch.setattr(prepare_module, "rows_of_parts", pieces_of(4))
+    monkeypatch.setattr(plan_module, "rows_of_shards", pieces_of(4))
     write, out = journal.write, tmp_path / "out"
 
-    def full(folder, index, *args):
+    def full(folder, index, *args, **kwargs):
         if index == 1:
             raise error
-        return write(folder, index, *args)
+        return write(folder, index, *args, **kwargs)
 
     monkeypatch.setattr(journal, "write", full)
     with pytest.raises(
@@ -352,7 +352,7 @@ def test_a_full_disk_keeps_finished_parts(audio_set, tmp_path, monkeypatch, erro
         match=r"the disk is full; free some space; run the same command",
     ):
         prepare(str(audio_set[0]), out, workers=1, progress=False)
-    assert (out / ".parts" / "000000.npz").exists()
+    assert (out / ".parts" / "000000.json").exists()
     assert not (out / "metadata.json").exists()
     monkeypatch.setattr(journal, "write", write)
     assert len(made(audio_set[0], out)) == 12

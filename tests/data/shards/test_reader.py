@@ -133,7 +133,7 @@ def test_metadata_is_strict(copied):
     value = json.loads(path.read_text())
     for change, message in [
         ({"colour": 1}, "no such field"),
-        ({"format": 99}, "format 99 is not 2"),
+        ({"format": 99}, "format 99 is not 3"),
         ({"rows": "many"}, "expected int"),
         ({"name": "renamed"}, "was changed by hand"),
     ]:

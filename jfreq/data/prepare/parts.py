@@ -1,0 +1,207 @@
+"""One set prepared by many processes: each writes its part of the shards, one joins them.
+
+Parts are stretches of the shards that one process would write, so the set has the same bytes
+whatever the number of parts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jfreq.data.options import Options
+from jfreq.data.prepare import journal, messages, workplace
+from jfreq.data.prepare.finish import finish
+from jfreq.data.prepare.plan import (
+    Plan,
+    check_own,
+    finished_set,
+    plan_set,
+    write_shards,
+)
+from jfreq.data.prepare.run import advise
+from jfreq.data.shards.metadata import ShardsInfo
+from jfreq.data.sources.folders import METADATA
+from jfreq.files import disk_errors
+from jfreq.ranges import shortlist
+from jfreq.types import InputError
+
+MOST_PARTS = 100_000
+_NAMED = 12
+"""Parts that a message names."""
+
+
+class Part(NamedTuple):
+    """Part ``number`` of ``count``, counted from 1."""
+
+    number: int
+    count: int
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.count}"
+
+    def shards(self, total: int) -> range:
+        """The numbers of its shards, of ``total``."""
+        first, end = (total * n // self.count for n in (self.number - 1, self.number))
+        return range(first, end)
+
+
+def parse_part(text: str) -> Part:
+    """``3/64`` as a part.
+
+    Raises:
+      InputError: for other text, and for a number outside of 1 to the number of parts.
+    """
+    match = re.fullmatch(r"\s*(\d{1,9})\s*/\s*(\d{1,9})\s*", text)
+    if match is None:
+        raise InputError(f"part: {text!r} is not NUMBER/PARTS, for instance 3/64")
+    part = Part(int(match[1]), int(match[2]))
+    if part.count > MOST_PARTS:
+        raise InputError(f"part: {part.count} parts are too many; {MOST_PARTS} are the most")
+    if not 1 <= part.number <= part.count:
+        raise InputError(
+            f"part: {part} does not exist; parts are numbered from 1/{part.count} to "
+            f"{part.count}/{part.count}"
+        )
+    return part
+
+
+def prepare_part(
+    source: str,
+    out: Path | str,
+    part: str,
+    *,
+    name: str | None = None,
+    progress: bool = True,
+    **fields: Any,
+) -> int:
+    """Writes one part of a set; the same call continues an interrupted one.
+
+    Several processes on any number of machines may prepare parts in the same folder at once.
+    :func:`finish_parts` joins them.
+
+    Args:
+      source: as in :func:`jfreq.data.prepare.run.prepare`, the same for all parts.
+      out: the folder of the set, the same for all parts.
+      part: which one, for instance ``3/64``; the first is ``1/64``.
+      name: of the set.
+      progress: show what was recognised and how much is done.
+      fields: those of :class:`jfreq.data.options.Options`, the same for all parts.
+
+    Returns:
+      The number of shards of the part; it may be 0, where a set has fewer shards than parts.
+
+    Raises:
+      InputError: as :func:`jfreq.data.prepare.run.prepare`; where another process prepares this
+        part now, or ``out`` holds parts of another command.
+    """
+    chosen = parse_part(part)
+    say = messages.say if progress else lambda lines: None
+    plan = plan_set(source, out, name, Options(**fields), say)
+    indices = chosen.shards(len(plan.shards))
+    told = f"{plan.out} is finished already; part {chosen} has nothing to do"
+    with disk_errors(plan.out, kept="it goes on from the finished shards"):
+        if not finished_set(plan):
+            locks = workplace.for_part(plan, *chosen)
+            with contextlib.closing(locks[0]), contextlib.closing(locks[1]):
+                if not finished_set(plan):  # while this process waited or opened the source
+                    write_shards(plan, indices, quiet=not progress)
+                    told = _told(plan, chosen, indices)
+        if (plan.out / METADATA).exists():
+            workplace.clear(plan)
+    say([told])
+    return len(indices)
+
+
+def _told(plan: Plan, part: Part, indices: Sequence[int]) -> str:
+    """One line about a finished part."""
+    done = [w for i in indices if (w := journal.load(plan.folder, i))]
+    rows, skipped = sum(w.rows for w in done), sum(len(w.skipped) for w in done)
+    left = f", {skipped} rows were skipped" if skipped else ""
+    return (
+        f"part {part} is finished: {len(indices)} of {len(plan.shards)} shards, {rows} windows"
+        f"{left}; once all parts are, run the same command with --finish in place of --part"
+    )
+
+
+def finish_parts(
+    source: str, out: Path | str, *, name: str | None = None, progress: bool = True, **fields: Any
+) -> ShardsInfo:
+    """Joins the parts of a set that :func:`prepare_part` wrote; arguments as there.
+
+    Every file is compared with its sha256 before it counts. The result has the same bytes as that
+    of :func:`jfreq.data.prepare.run.prepare`.
+
+    Raises:
+      InputError: naming the parts that are missing, damaged, or of another command; while a part
+        is being prepared.
+    """
+    say = messages.say if progress else lambda lines: None
+    plan = plan_set(source, out, name, Options(**fields), say)
+    if finished := finished_set(plan):
+        workplace.clear(plan)
+        return finished
+    if not plan.folder.is_dir():
+        raise InputError(
+            f"out: {plan.out} holds no parts; run the same command with --part 1/N to --part N/N "
+            "before --finish"
+        )
+    with (
+        disk_errors(plan.out, kept="no part is lost"),
+        contextlib.closing(workplace.to_finish(plan)),
+    ):
+        check_parts(plan)
+        info = finish(plan, say)
+    advise(plan, info, say)
+    return info
+
+
+def check_parts(plan: Plan) -> None:
+    """``InputError`` unless every shard is finished, of this command, and as it was written."""
+    count = workplace.parts_of(plan.folder)
+    missing, done = [], []
+    for index in range(len(plan.shards)):
+        if (written := journal.load(plan.folder, index)) is None:
+            missing.append(index)
+        else:
+            check_own(plan, written)
+            done.append(written)
+    if missing:
+        raise _again(plan, missing, count, "not finished")
+    with ThreadPoolExecutor(plan.workers) as pool:
+        whole = pool.map(lambda written: journal.intact(plan.folder, written), done)
+        damaged = [written.index for written, good in zip(done, whole) if not good]
+    if damaged:
+        for index in damaged:
+            journal.set_aside(plan.folder, index)
+        raise _again(plan, damaged, count, "damaged: their files are not what was written")
+
+
+def _again(plan: Plan, shards: Sequence[int], count: int, what: str) -> InputError:
+    """What to say of shards that have to be written again."""
+    total = len(plan.shards)
+    if not count:
+        return InputError(
+            f"out: {len(shards)} of {total} shards of {plan.out} are {what}; run the same command "
+            "without --finish, which goes on where it stopped"
+        )
+    parts = list(_parts_of(shards, count, total))
+    are = "part is" if len(parts) == 1 else "parts are"
+    return InputError(
+        f"out: {len(parts)} of {count} {are} {what}: {shortlist(list(map(str, parts)), _NAMED)}; "
+        f"run the same command with --part {parts[0]} "
+        f"{'and so on ' if len(parts) > 1 else ''}again, then --finish"
+    )
+
+
+def _parts_of(shards: Sequence[int], count: int, total: int) -> Iterator[Part]:
+    """The parts, of ``count``, that hold some of the ``shards``, of ``total``."""
+    wanted = set(shards)
+    for number in range(1, count + 1):
+        part = Part(number, count)
+        if not wanted.isdisjoint(part.shards(total)):
+            yield part
