@@ -9,15 +9,16 @@ import pytest
 
 LEVEL = {
     "ranges": 0, "types": 0, "param_paths": 1, "method": 1, "config": 1, "config_json": 1,
-    "files": 1, "checksums": 1, "classes": 1,
+    "files": 1, "checksums": 1, "classes": 1, "metrics": 1,
     "sharding": 2, "kernels": 2, "ops": 2, "distributed": 2,
     "masks": 3, "augment": 3, "losses": 3, "frontends": 3, "nn": 4, "data": 4, "methods": 5,
     "monitoring.progress": 1, "recipes": 6, "monitoring.flops": 6,
     "train.state": 6, "train.optimizer": 6, "train.run_folder": 6, "train.transfer": 6,
     "train.average": 5, "train.watch": 5, "train.checkpoint": 7,
     "train.accumulate": 7, "train.plan": 8, "train.initial_state": 8, "train.step": 8,
-    "train.validation": 10, "train.milestones": 10, "train.loop": 10,
-    "weights": 8, "monitoring": 9, "plan": 9, "export": 9, "encoder": 9, "evaluate": 10,
+    "weights": 8, "export.bundle": 8, "export.bundle_checks": 8, "monitoring": 9, "plan": 9,
+    "train.validation": 9, "train.milestones": 9, "train.loop": 9,
+    "encoder": 9, "export": 10, "evaluate": 10,
     "ablate": 11, "report": 11, "hub": 11, "testing": 11, "cli": 12,
     "__main__": 12,
 }  # fmt: skip

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from jfreq.ablate.grid import Ablation
-from jfreq.evaluate.metrics import interval_of
+from jfreq.metrics import interval_of
 from jfreq.monitoring.provenance import sentence
 
 MIN_TRAININGS = 3

@@ -10,9 +10,9 @@ import numpy as np
 from jfreq.evaluate.any_length import for_any_length
 from jfreq.evaluate.features import extract_layers
 from jfreq.evaluate.folds import Task, check_signals, divide, labelled_rows, make_task, unseen_rows
-from jfreq.evaluate.metrics import confusion
 from jfreq.evaluate.probe_protocol import evaluate, fold_scores
 from jfreq.evaluate.results import Result
+from jfreq.metrics import confusion
 from jfreq.train.state import Trained
 
 CLIP = "clip vector"

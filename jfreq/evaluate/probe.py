@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jfreq.evaluate.knn import one_hot
-from jfreq.evaluate.metrics import metrics_for
+from jfreq.metrics import metrics_for
 from jfreq.types import InputError
 
 STRENGTHS = tuple(float(c) for c in np.logspace(-4, 2, 7))

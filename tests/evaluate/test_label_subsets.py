@@ -7,10 +7,10 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from jfreq.config import Experiment
 from jfreq.data.loading.label_subsets import sample
-from jfreq.evaluate.metrics import interval_of, wilson
 from jfreq.evaluate.probe_protocol import probe
 from jfreq.evaluate.results import HAND_CRAFTED, TRAINED, UNTRAINED
 from jfreq.method import Method
+from jfreq.metrics import interval_of, wilson
 from jfreq.train.state import Trained
 from jfreq.types import Features, InputError, SignalSpec, TokenGrid
 

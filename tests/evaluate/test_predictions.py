@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from scipy.special import expit, softmax
 
-from jfreq.evaluate.metrics import mean_average_precision
 from jfreq.evaluate.predictions import (
     Predictions,
     Snapshots,
@@ -12,6 +11,7 @@ from jfreq.evaluate.predictions import (
     read_predictions,
     write_predictions,
 )
+from jfreq.metrics import mean_average_precision
 from jfreq.types import InputError
 
 

@@ -28,10 +28,10 @@ from experiments.studies.sensors.common import RESULTS, markdown, save
 from experiments.studies.sensors.common import spread as as_text
 from jfreq.config import check
 from jfreq.data.shards.reader import Shards, open_shards
-from jfreq.evaluate.metrics import Interval, interval
 from jfreq.evaluate.results import TRAINED, UNTRAINED
 from jfreq.method import Streams
 from jfreq.methods.common.patches import PatchMethod
+from jfreq.metrics import Interval, interval
 from jfreq.train.checkpoint import load_run
 from jfreq.train.state import Trained
 from jfreq.types import Array, Batch, PyTree

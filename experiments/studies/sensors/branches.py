@@ -28,7 +28,7 @@ SWAPPED = "sit/stand"
 
 def measured(label: np.ndarray, score: np.ndarray, names: tuple[str, ...]) -> dict[str, float]:
     """Metrics of the test rows, and how often sitting and standing are mixed up."""
-    from jfreq.evaluate.metrics import SINGLE_LABEL, confusion
+    from jfreq.metrics import SINGLE_LABEL, confusion
 
     found = {name: float(SINGLE_LABEL[name](label, score)) for name in METRICS}
     if {"sitting", "standing"} <= set(names):

@@ -79,7 +79,7 @@ def cell(result: Result) -> str:
 
 def spread(values: Sequence[float]) -> str:
     """Mean and 95 % Student-t interval; of one value itself."""
-    from jfreq.evaluate.metrics import interval
+    from jfreq.metrics import interval
 
     mean, low, high = interval(values)
     return f"{mean:.3f} ({low:.3f} to {high:.3f})" if len(values) > 1 else f"{mean:.3f}"

@@ -53,8 +53,8 @@ def measured(mask: str, seed: int, args) -> dict[str, float]:
     from jfreq.evaluate.features import extract
     from jfreq.evaluate.folds import divide, labelled_rows, make_task
     from jfreq.evaluate.label_subsets import label_subsets
-    from jfreq.evaluate.metrics import SINGLE_LABEL, confusion
     from jfreq.evaluate.probe import fit_logistic, probe_scores
+    from jfreq.metrics import SINGLE_LABEL, confusion
 
     trained, folder = pretrained(mask, seed, args)
     path = folder / "rare.json"

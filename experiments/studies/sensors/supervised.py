@@ -49,7 +49,7 @@ def hand_made(shards: Path) -> dict[str, float]:
 
     from jfreq.data.loading.pipeline import eval_batches
     from jfreq.data.shards.reader import open_shards
-    from jfreq.evaluate.metrics import SINGLE_LABEL
+    from jfreq.metrics import SINGLE_LABEL
 
     opened = open_shards(shards)
     x, y, test = [], [], opened.column("split") == "test"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from jfreq.evaluate import metrics
+from jfreq import metrics
 from jfreq.types import InputError
 
 
