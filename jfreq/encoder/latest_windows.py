@@ -20,6 +20,7 @@ from jfreq.encoder.windowing import (
     equal_durations,
     reach,
 )
+from jfreq.ranges import Milliseconds, check_value
 from jfreq.types import InputError
 
 
@@ -38,6 +39,7 @@ class LatestCutter:
           InputError: for an ``every_ms`` that is not a positive number, shorter than a hop, or so
             long that windows would leave frames out.
         """
+        check_value(Milliseconds, every_ms, "", "every_ms")
         self._plan = plan
         first, grid = plan.signals[0], plan.grid
         rates = [Fraction(s.rate) / Fraction(first.rate) for s in plan.signals]

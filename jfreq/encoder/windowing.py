@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jfreq.ranges import Milliseconds, check_value
 from jfreq.types import InputError, SignalSpec, TokenGrid
 
 Clip = dict[str, np.ndarray]
@@ -67,6 +68,17 @@ class WindowPlan(NamedTuple):
     """None where long recordings cannot be cut."""
     offsets: Offsets
     """One for each shift."""
+
+    @property
+    def cut(self) -> Windowing:
+        """How recordings are cut; where they cannot be, each is a single whole window."""
+        samples = tuple(s.samples for s in self.signals)
+        return self.windowing or Windowing(1, samples, samples[0])
+
+    @property
+    def enough(self) -> int:
+        """Samples with which another unshifted window surely follows the one that starts now."""
+        return max(self.signals[0].samples + 1, self.cut.steps[0] + math.ceil(self.grid.first))
 
 
 def plan_windows(
@@ -124,14 +136,10 @@ class Cutter:
 
     def __init__(self, plan: WindowPlan):
         self._signals, self._grid, self._windowing, offsets = plan
-        first = self._signals[0]
-        none = (0,) * len(self._signals)
+        _, self._steps, self._length = plan.cut
         self._running = list(enumerate(offsets))
-        _, self._steps, self._length = self._windowing or Windowing(1, none, first.samples)
-        # With so many samples another window of every shift surely follows the one that starts now.
-        enough = max(first.samples + 1, self._steps[0] + math.ceil(self._grid.first))
-        self.enough = enough + self._running[-1][1][0]
-        """Samples of the first modality after which a window is complete."""
+        self.enough = plan.enough + offsets[-1][0]
+        """Samples of the first modality after which a window of every shift is complete."""
         self.latency = self.enough - math.floor(self._grid.first)
         """Samples from the centre of a frame to the sample that completes its window, at most."""
         self._buffer = Buffer(self._signals)
@@ -186,13 +194,13 @@ class Cutter:
         left = self._left - offsets[0]
         if shift and self._start == 0 and left < self._grid.first:
             return None
-        last = ended and (left <= first.samples or left - step < self._grid.first)
-        if self._windowing is None and not last:
+        if self._windowing is None and left > first.samples:
             raise InputError(
                 f"recordings longer than {first.seconds:g} s cannot be cut into windows, because "
                 f"no whole number of token hops ({self._grid.hop:g} samples) is a whole number of "
                 "samples; give shorter recordings"
             )
+        last = ended and (left <= first.samples or left - step < self._grid.first)
         start = self._start + offsets[0]
         return InputWindow(
             {s.name: buffer[s.name][o : o + s.samples] for s, o in zip(self._signals, offsets)},
@@ -268,16 +276,9 @@ def choose_offsets(
     none = (0,) * len(signals)
     if frame_ms is None:
         return (none,)
+    check_value(Milliseconds, frame_ms, "", "frame_ms")
     rate = signals[0].rate
     hop_ms = 1000 * grid.hop / rate
-    try:
-        positive = math.isfinite(frame_ms) and frame_ms > 0
-    except TypeError:
-        raise InputError(
-            f"frame_ms: must be a positive number of milliseconds, got {frame_ms!r}"
-        ) from None
-    if not positive:
-        raise InputError(f"frame_ms: must be a positive number of milliseconds, got {frame_ms:g}")
     least = hop_ms / frame_ms * (1 - 1e-9)
     if frame_ms > hop_ms * (1 + 1e-9):
         raise InputError(

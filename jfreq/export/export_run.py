@@ -91,9 +91,11 @@ def export_run(
             "for instance --format onnx"
         )
     check_free(local_path(out, "out"))
-    experiment, params = load_trained(run)
-    cfg = experiment.method
-    params = encoder_params(cfg, params)
+    trained = load_trained(run)
+    experiment, cfg = trained.experiment, trained.experiment.method
+    params = encoder_params(cfg, trained.params)
+    if trained.checkpoint:
+        note = " ".join(filter(None, (note, f"Exported from {trained.checkpoint} of its run.")))
     windows = clip_windows(experiment, params, clips) if clips else ()
     adapter = adapt(experiment, params, windows)
     extras = [EXTRAS[name](adapter) for name in names]

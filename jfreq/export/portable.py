@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import importlib.util
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -17,6 +17,7 @@ from jfreq.encoder.encoder import pool_frames
 from jfreq.method import Method, window_spec
 from jfreq.types import Array, Batch, InputError, PyTree, SignalSpec
 
+C = TypeVar("C", bound=Any)
 Flat = dict[str, Any]
 """Parameters by path, as they lie in ``model.safetensors``."""
 TOLERANCE = 1e-4
@@ -93,16 +94,17 @@ def adapt(
 
 def in_float32(adapter: Adapter) -> Adapter:
     """The same encoder with all products in float32, for formats that know no bfloat16."""
-    method = _without_bfloat16(adapter.experiment.method.portable())
+    method = without_bfloat16(adapter.experiment.method.portable())
     return adapter._replace(encode=_function(method))
 
 
-def _without_bfloat16(cfg: Any) -> Any:
+def without_bfloat16(cfg: C) -> C:
+    """A method, or a network of one, that computes all products in float32."""
     changes = {}
     for field in dataclasses.fields(cfg):
         value = getattr(cfg, field.name)
         if dataclasses.is_dataclass(value):
-            changes[field.name] = _without_bfloat16(value)
+            changes[field.name] = without_bfloat16(value)
         elif field.name == "dtype" and value == "bfloat16":
             changes[field.name] = "float32"
     return dataclasses.replace(cfg, **changes)

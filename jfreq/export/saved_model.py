@@ -6,7 +6,6 @@ does with a recording at the encoder's rate: pads it or cuts it into windows, an
 
 from __future__ import annotations
 
-import math
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from jfreq import param_paths
-from jfreq.encoder.windowing import Windowing, WindowPlan, plan_windows
+from jfreq.encoder.windowing import WindowPlan, plan_windows
 from jfreq.export.bundle import encoder_shapes
 from jfreq.export.cards import (
     AGREED,
@@ -117,15 +116,12 @@ def encode_recordings(
     """
     import tensorflow as tf
 
-    first, cut = plan.signals[0], plan.windowing
-    if cut is None:
+    first, cut = plan.signals[0], plan.cut
+    if plan.windowing is None:
         short = tf.debugging.assert_less_equal(length, first.samples, "longer than the window")
         with tf.control_dependencies([short]):
             length = tf.identity(length)
-    cut = cut or Windowing(1, tuple(s.samples for s in plan.signals), first.samples)
-    # With so many samples another window follows the one that starts now.
-    enough = max(first.samples + 1, math.ceil(cut.steps[0] + plan.grid.first))
-    last = tf.maximum((length - enough) // cut.steps[0] + 1, 0)
+    last = tf.maximum((length - plan.enough) // cut.steps[0] + 1, 0)
     count = tf.reduce_max(last) + 1
     number = tf.range(count)[None, :]
     left = tf.clip_by_value(length[:, None] - number * cut.steps[0], 0, first.samples)

@@ -139,9 +139,9 @@ def test_a_step_that_differs_is_said(bundle, caplog):
     [
         (0, "positive"),
         (-40, "positive"),
-        (float("nan"), "positive"),
-        (float("inf"), "positive"),
-        ("40", "positive number of milliseconds, got '40'"),
+        (float("nan"), "^frame_ms: must be a finite number"),
+        (float("inf"), "^frame_ms: must be a finite number"),
+        ("40", "^frame_ms: must be a number, got '40'"),
         (161, "a frame every 160 ms; give that or less, got 161"),
         (0.01, "the shortest is 0.0625 ms"),
     ],

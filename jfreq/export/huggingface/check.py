@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jfreq.export.huggingface.parts import Parts, in_float32, parts_of
+from jfreq.export.huggingface.parts import Parts, as_folder, parts_of
 from jfreq.export.portable import Adapter, adapt, compare
 from jfreq.types import Array, InputError
 from jfreq.weights.importing import import_weights
@@ -56,7 +56,7 @@ def check(folder: Path, parts: Parts, adapter: Adapter, run: Callable[[Path], Fo
     Args:
       folder: what was written.
       parts: of the encoder.
-      adapter: the JAX encoder, as :func:`jfreq.export.huggingface.parts.in_float32` gives it.
+      adapter: the JAX encoder, as :func:`jfreq.export.huggingface.parts.as_folder` gives it.
       run: opens the folder with torch and transformers. Without these packages the folder is read
         back as ``jfreq import`` does, and what that gives is compared.
 
@@ -103,7 +103,7 @@ def _read_back(folder: Path) -> Callable[[Any, Window], dict[str, Array]]:
     """The encoder that ``jfreq import`` makes of the folder."""
     experiment, params, _ = import_weights(folder)
     adapter = adapt(experiment, params)
-    adapter = in_float32(parts_of(adapter), adapter)
+    adapter = as_folder(parts_of(adapter), adapter)
     encode, name = jax.jit(adapter.encode), adapter.signals[0].name
 
     def call(params: Any, window: Window) -> dict[str, Array]:

@@ -13,7 +13,7 @@ from safetensors.numpy import save
 
 from jfreq.export.huggingface import ast, cards, twin_settings
 from jfreq.export.huggingface.check import Checked, check, run_ast, run_twin
-from jfreq.export.huggingface.parts import FOLDER, Parts, in_float32, parts_of
+from jfreq.export.huggingface.parts import FOLDER, Parts, as_folder, parts_of
 from jfreq.export.portable import Adapter, Extra, noise, one_device
 
 CONFIG, WEIGHTS, FEATURES = "config.json", "model.safetensors", "preprocessor_config.json"
@@ -40,7 +40,7 @@ def twin(adapter: Adapter) -> Extra:
         WEIGHTS: _tensors(twin_settings.tensors(parts, adapter.params)),
         **twin_settings.sources(),
     }
-    checked = _checked(files, parts, in_float32(parts, adapter), run_twin)
+    checked = _checked(files, parts, as_folder(parts, adapter), run_twin)
     return _extra(parts, files, cards.twin_card(parts, checked), (checked.note,))
 
 
@@ -51,11 +51,11 @@ def _ast(parts: Parts, adapter: Adapter) -> Extra:
         FEATURES: _json(ast.preprocessor(parts)),
         WEIGHTS: _tensors(ast.tensors(parts, adapter.params)),
     }
-    attended = in_float32(parts, adapter, padding="attended")
+    attended = as_folder(parts, adapter, padding="attended")
     checked = _checked(files, parts, attended, run_ast)
     padding = ""
     if parts.backbone.padding == "masked":
-        padding = cards.padding_note(_cosine(in_float32(parts, adapter), attended))
+        padding = cards.padding_note(_cosine(as_folder(parts, adapter), attended))
     card = cards.ast_card(parts, checked, padding)
     return _extra(parts, files, card, (padding, checked.note))
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from jfreq import param_paths
 from jfreq.config import replace
-from jfreq.export.portable import Adapter, Flat
+from jfreq.export.portable import Adapter, Flat, without_bfloat16
 from jfreq.frontends.fbank import Fbank
 from jfreq.method import Method, Wrapper
 from jfreq.methods.common.patches import PatchMethod
@@ -83,12 +83,11 @@ def _why_not(method: Method, name: str) -> str | None:
     return None
 
 
-def in_float32(parts: Parts, adapter: Adapter, **changes: Any) -> Adapter:
+def as_folder(parts: Parts, adapter: Adapter, **changes: Any) -> Adapter:
     """The encoder as a folder computes it, its products in float32, and fields of the backbone
     changed; it returns ``tokens`` ``[b n d]``, ``clip`` ``[b d]`` and, of a classifier, ``logits``
     ``[b classes]``."""
-    changes |= {"encoder__dtype": "float32", "aape__dtype": "float32"}
-    method: Method = replace(parts.backbone, **changes).portable()
+    method: Method = without_bfloat16(replace(parts.backbone, **changes).portable())
     if parts.head is not None:
         method = Classify(method.signals, method, parts.head)
 
