@@ -115,6 +115,7 @@ Hertz = Annotated[float, Range(0, 1e9, "low", "positive")]
 """A sampling rate or a frequency."""
 Seconds = Annotated[float, Range(0, 1e9, "low", "positive")]
 """A length of time above 0."""
+Milliseconds = Annotated[float, Range(0, 1e12, "low", "a positive number of milliseconds")]
 Fraction = Annotated[float, Range(0, 1, "low", "above 0 and at most 1")]
 """0 < x <= 1: a part of a whole."""
 Probability = Annotated[float, Range(0, 1, wording="between 0 and 1")]
@@ -162,9 +163,14 @@ def shortlist(names: Sequence[str], most: int) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in at most 200 characters; its class where it says nothing."""
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__
+    """What an error says; its class where it says nothing.
+
+    An ``InputError`` is given whole, others in at most 200 characters, and ``KeyError`` without
+    the quotes that it adds.
+    """
+    said: Any = error.args[0] if isinstance(error, KeyError) and error.args else error
+    line = next(iter(str(said).strip().splitlines()), type(error).__name__)
+    return line if isinstance(error, InputError) else line[:200]
 
 
 def close_match(word: str, known: Iterable[str]) -> str:

@@ -177,6 +177,8 @@ def test_the_first_line_of_an_error():
     assert first_line(ValueError(" two\nlines")) == "two"
     assert first_line(RuntimeError("")) == first_line(RuntimeError("\n")) == "RuntimeError"
     assert len(first_line(ValueError("x" * 1000))) == 200
+    assert first_line(KeyError("no 'a'")) == "no 'a'"
+    assert first_line(InputError("x" * 1000)) == "x" * 1000
 
 
 def test_a_message_is_one_line_whatever_it_names():

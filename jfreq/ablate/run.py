@@ -18,6 +18,7 @@ from jfreq.evaluate.folds import ABLATION, check_classes
 from jfreq.files import local_path, read_json, write_json
 from jfreq.monitoring import provenance
 from jfreq.monitoring.metrics_writer import read_metrics
+from jfreq.ranges import first_line
 from jfreq.train.loop import Stopped, train
 from jfreq.types import InputError
 
@@ -143,8 +144,8 @@ def _train(
     except Stopped:
         raise
     except Exception as error:
-        text = (str(error).strip().splitlines() or [""])[0]
-        row |= {"status": "failed", "error": f"{type(error).__name__}: {text}"[:300], "values": {}}
+        said = f"{type(error).__name__}: {first_line(error)}"
+        row |= {"status": "failed", "error": said, "values": {}}
     return {**row, "minutes": round((time.monotonic() - began) / 60, 3)}
 
 

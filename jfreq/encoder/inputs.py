@@ -18,13 +18,14 @@ from jfreq.config import check
 from jfreq.data.options import Channels
 from jfreq.data.prepare.missing_samples import Stretch
 from jfreq.data.readers import sound
-from jfreq.data.sources.base import ARRAYS, AUDIO, UNREADABLE, one_line
+from jfreq.data.sources.base import ARRAYS, AUDIO, UNREADABLE
 from jfreq.data.sources.folders import METADATA, listing, shown, why_no_file
 from jfreq.encoder.encoder import Encoder
 from jfreq.encoder.resampling import resampled
 from jfreq.encoder.sensor_files import read_sensors
 from jfreq.encoder.windowing import Clip
 from jfreq.files import local_path
+from jfreq.ranges import first_line
 from jfreq.types import InputError, SignalSpec
 
 BROKEN = (*UNREADABLE, MemoryError, OverflowError, TypeError)
@@ -121,7 +122,7 @@ class Recordings:
         except InputError:
             raise
         except BROKEN as error:
-            raise InputError(f"cannot be read ({one_line(error)})") from None
+            raise InputError(f"cannot be read ({first_line(error)})") from None
 
     def failed(self, job: Job, error: InputError) -> None:
         """Skips a recording that could not be read to its end."""

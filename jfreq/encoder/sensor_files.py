@@ -10,9 +10,9 @@ import numpy as np
 from jfreq.data.options import Channels, Options
 from jfreq.data.prepare.missing_samples import Stretch, stretches
 from jfreq.data.readers.recordings import RATE, hertz, read_recording
-from jfreq.data.sources.base import UNREADABLE, Signal, one_line, split_channels
+from jfreq.data.sources.base import UNREADABLE, Signal, split_channels
 from jfreq.data.sources.sensor_files import IMU, default_groups
-from jfreq.ranges import brief
+from jfreq.ranges import brief, first_line
 from jfreq.types import InputError, SignalSpec
 
 
@@ -63,7 +63,7 @@ def read_sensors(
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     except UNREADABLE as error:
-        raise InputError(f"{path}: cannot be read ({one_line(error)})") from None
+        raise InputError(f"{path}: cannot be read ({first_line(error)})") from None
 
 
 def _rated(name: str, signal: Signal, rate: float | None) -> Signal:

@@ -10,8 +10,9 @@ from jfreq.data.options import Options
 from jfreq.data.prepare.windowing import Cutter
 from jfreq.data.readers.sound import Survey
 from jfreq.data.shards.metadata import SignalInfo
-from jfreq.data.sources.base import UNREADABLE, Signal, Source, one_line
+from jfreq.data.sources.base import UNREADABLE, Signal, Source
 from jfreq.data.sources.segments import name_of
+from jfreq.ranges import first_line
 from jfreq.types import InputError
 
 AUDIO_RATE = 16000.0
@@ -79,7 +80,7 @@ def _first_usable(source: Source, cutter: Cutter) -> dict[str, Signal]:
         try:
             return cutter.convert(row, source.read(row))[0].signals
         except UNREADABLE as error:
-            first_reason = first_reason or f"{name_of(row)}: {one_line(error)}"
+            first_reason = first_reason or f"{name_of(row)}: {first_line(error)}"
     raise InputError(
         f"none of the {len(source.rows)} rows of {source.name} can be used; the first: "
         f"{first_reason}"

@@ -24,14 +24,14 @@ from jfreq.data.prepare.choose_windows import cutter_for, sound_dtype
 from jfreq.data.prepare.windowing import Cutter, Window, windows_of
 from jfreq.data.shards.example import signal_bytes
 from jfreq.data.shards.metadata import ShardsInfo
-from jfreq.data.sources.base import UNREADABLE, Row, Source, one_line
+from jfreq.data.sources.base import UNREADABLE, Row, Source
 from jfreq.data.sources.folders import METADATA, PARTS, hidden, is_utf8, shown
 from jfreq.data.sources.kinds import open_source
 from jfreq.data.sources.segments import guarded, name_of
 from jfreq.data.sources.subsample import thinned
 from jfreq.files import local_path
 from jfreq.monitoring.progress import Progress
-from jfreq.ranges import shortlist
+from jfreq.ranges import first_line, shortlist
 from jfreq.types import InputError
 
 SKIPPED = "skipped.txt"
@@ -258,7 +258,7 @@ def _windows(plan: Plan, rows: Sequence[Row], skipped: list[str]) -> Iterator[Wi
                 raise InputError("has a name that is not UTF-8; rename it")
             windows = windows_of(plan.cutter, row, plan.source.read(row), plan.info)
         except UNREADABLE as error:
-            message = f"{name_of(row)}: {one_line(error)}"
+            message = f"{name_of(row)}: {first_line(error)}"
             if plan.strict:
                 raise InputError(
                     f"{message}; mend or remove it, or prepare without strict"

@@ -13,8 +13,7 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-from jfreq.data.sources.base import one_line
-from jfreq.ranges import brief
+from jfreq.ranges import brief, first_line
 from jfreq.types import InputError
 
 _MAGIC = b"\x93NUMPY"
@@ -153,7 +152,7 @@ def _declared(name: str, file: IO[bytes], size: int) -> Member:
         raise
     except _UNREADABLE as error:
         raise InputError(
-            f"{name}: has no readable .npy header ({brief(one_line(error))})"
+            f"{name}: has no readable .npy header ({brief(first_line(error))})"
         ) from None
     return Member(name, shape, dtype, size - file.tell())
 

@@ -28,8 +28,7 @@ from jfreq.data.readers.table_layout import (
     is_number,
     moments,
 )
-from jfreq.data.sources.base import one_line
-from jfreq.ranges import brief
+from jfreq.ranges import first_line
 from jfreq.types import InputError
 
 TABLES = (".csv", ".tsv")
@@ -101,7 +100,7 @@ def _parsed(path: Path, layout: Layout, wanted: Sequence[int]) -> tuple[Layout, 
             again = layout._replace(encoding="latin-1", notes=(*layout.notes, note))
             return _parsed(path, again, wanted)
         _explain(path, layout)
-        raise InputError(f"cannot be read as a table ({_reason(error)})") from None
+        raise InputError(f"cannot be read as a table ({first_line(error)})") from None
     if broken:
         _explain(path, layout)
         raise InputError(
@@ -192,7 +191,7 @@ def _times(layout: Layout, table: Any) -> tuple[np.ndarray | None, Layout]:
     try:
         raw = (moments(column) if layout.times == "date" else column).to_numpy()
     except pa.ArrowInvalid as error:
-        raise InputError(f"column {layout.columns[at]!r}: {_reason(error)}") from None
+        raise InputError(f"column {layout.columns[at]!r}: {first_line(error)}") from None
     seconds = seconds_of(raw, parsed(layout.columns[at]).unit, layout.columns[at])
     if seconds is None:
         note = f"{layout.columns[at]!r} counts samples and tells no rate"
@@ -273,7 +272,3 @@ def _explain(path: Path, layout: Layout, *, finite: Sequence[int] = ()) -> None:
 def _comma_hint(cell: str) -> str:
     comma = re.fullmatch(r"[+-]?[\d.]*,\d+", cell, re.ASCII)
     return " (a decimal comma among decimal points?)" if comma else ""
-
-
-def _reason(error: BaseException) -> str:
-    return brief(one_line(error), most=200)

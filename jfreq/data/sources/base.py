@@ -7,7 +7,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -289,9 +289,3 @@ def given_labels(options: Options) -> tuple[str, ...]:
     return tuple(
         line.text("display_name") for line in lines_of(options.labels_file, ("display_name",))
     )
-
-
-def one_line(error: BaseException) -> str:
-    """The first line of an error's message, without the quotes that ``KeyError`` adds."""
-    text: Any = error.args[0] if isinstance(error, KeyError) and error.args else error
-    return (str(text) or type(error).__name__).splitlines()[0]

@@ -11,8 +11,8 @@ import numpy as np
 
 from jfreq.config import check
 from jfreq.data.options import Options
-from jfreq.data.sources.base import Row, Signal, Source, one_line, split_channels
-from jfreq.ranges import brief
+from jfreq.data.sources.base import Row, Signal, Source, split_channels
+from jfreq.ranges import brief, first_line
 from jfreq.types import InputError
 
 _CHUNK = 64
@@ -80,7 +80,7 @@ def _builder(name: str) -> Any:
         builder.download_and_prepare()
     except Exception as error:
         raise InputError(
-            f"tfds:{name}: TensorFlow Datasets cannot open it ({one_line(error)})"
+            f"tfds:{name}: TensorFlow Datasets cannot open it ({first_line(error)})"
         ) from error
     return builder
 

@@ -15,12 +15,11 @@ from jfreq.data.sources.base import (
     Row,
     Signal,
     classes_of,
-    one_line,
     split_channels,
     unrecorded,
 )
 from jfreq.data.sources.folders import listing
-from jfreq.ranges import brief
+from jfreq.ranges import brief, first_line
 from jfreq.types import InputError
 
 
@@ -129,4 +128,4 @@ def numbers(source: Any, *, where: str, **options: Any) -> np.ndarray:
     try:
         return np.loadtxt(source, **options)
     except (ValueError, OSError) as error:
-        raise InputError(f"{where}: {one_line(error)}") from error
+        raise InputError(f"{where}: {first_line(error)}") from error

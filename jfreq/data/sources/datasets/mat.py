@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jfreq.data.sources.base import one_line
+from jfreq.ranges import first_line
 from jfreq.types import InputError
 
 _RATES = ("fs", "Fs", "sr", "rate")
@@ -49,7 +49,7 @@ def _readable() -> Iterator[None]:
     except FileNotFoundError:
         raise
     except Exception as error:
-        raise InputError(f"is not a MATLAB file ({one_line(error)})") from error
+        raise InputError(f"is not a MATLAB file ({first_line(error)})") from error
 
 
 def stated_rate(path: Path) -> float | None:
