@@ -13,7 +13,7 @@ import numpy as np
 
 from jfreq.encoder.batches import fast_batch_size, in_batches
 from jfreq.encoder.outputs import FailedRecording, Joiner, RecordingMean, WindowOutput
-from jfreq.encoder.resampling import as_signal, check_signal
+from jfreq.encoder.resampling import Rate, as_signal, check_signal, rates_by_signal
 from jfreq.encoder.stream import Stream, say_step
 from jfreq.encoder.windowing import (
     Clip,
@@ -28,8 +28,6 @@ from jfreq.ranges import brief
 from jfreq.types import Array, Batch, Embedding, Features, InputError, PyTree, SignalSpec, TokenGrid
 
 EMPTY = "nothing to embed: the list of recordings is empty"
-Rate = float | Mapping[str, float] | None
-"""Hz of a recording, by modality where they differ; None where it is that of the model."""
 
 
 def load_encoder(path: str | Path, frame_ms: float | None = None) -> Encoder:
@@ -45,11 +43,11 @@ def load_encoder(path: str | Path, frame_ms: float | None = None) -> Encoder:
       InputError: as :func:`jfreq.export.bundle.load_trained`, and for a ``frame_ms`` that is not
         positive, above the hop of the tokens, or shorter than a sample.
     """
-    experiment, params = load_trained(path)
-    cfg = experiment.method
+    trained = load_trained(path)
+    cfg = trained.experiment.method
     encoder = Encoder(
         cfg,
-        params,
+        trained.params,
         signals=cfg.signals,
         frame_ms=frame_ms,
         gaps=cfg.allows_gaps,
@@ -141,7 +139,8 @@ class Encoder:
           modality counts in them as the zeros that the method returns for it.
 
         Raises:
-          InputError: for signals that are empty, not finite, or of another shape or name.
+          InputError: for signals that are empty, not finite, or of another shape or name, and for
+            rates that are impossible or more than 1,000 times above or below those of the model.
         """
         clips = [self.clip(x, rate, f"recording {i}") for i, x in enumerate(_listed(wave))]
         if not clips:
@@ -353,8 +352,8 @@ class Encoder:
             raise InputError(
                 f"{where}: has the signals {brief(', '.join(item))}; expected {', '.join(names)}"
             )
-        rates = rate if isinstance(rate, Mapping) else dict.fromkeys(names, rate)
-        return [(item[s.name], s, rates.get(s.name)) for s in self.signals]
+        rates = rates_by_signal(rate, self.signals)
+        return [(item[s.name], s, rates[s.name]) for s in self.signals]
 
 
 def encode_frames(

@@ -4,17 +4,34 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from jfreq.data.prepare.resampling import resample
-from jfreq.ranges import brief
+from jfreq.ranges import brief, shown
 from jfreq.types import InputError, SignalSpec
 
+Rate = float | Mapping[str, float] | None
+"""Hz of a recording, by modality where they differ; None where it is that of the model."""
 FILTER = 256
 """More samples of the lower rate than the filter of a resampler reaches."""
+WIDEST = 1000
+"""Most times that the rate of a recording may lie above or below the one that an encoder reads."""
+
+
+def rates_by_signal(rate: Rate, signals: Sequence[SignalSpec]) -> dict[str, float | None]:
+    """The rate of each signal, still to be checked; raises ``InputError`` for one of another."""
+    names = [spec.name for spec in signals]
+    if not isinstance(rate, Mapping):
+        return dict.fromkeys(names, rate)
+    if unknown := [name for name in rate if name not in names]:
+        raise InputError(
+            f"rate: names {brief(', '.join(map(str, unknown)))}, but the encoder reads "
+            f"{', '.join(names)}"
+        )
+    return {name: rate.get(name) for name in names}
 
 
 def as_signal(
@@ -66,7 +83,7 @@ def check_signal(
       ``[t c]`` float32 at ``rate``.
     """
     if rate is not None:
-        _check_rate(rate, where)
+        checked_rate(rate, spec, where)
     x = np.asarray(x)
     if x.dtype.kind not in "fi":
         raise InputError(f"{where}: expected float or signed integer samples, got {x.dtype}")
@@ -119,12 +136,11 @@ class BlockResampler:
 
     def __init__(self, rate: float, spec: SignalSpec, where: str, *, hold: bool = False):
         """Raises ``InputError`` for an impossible rate; see :func:`resampled` for the arguments."""
-        _check_rate(rate, where)
-        self.rate, self.target = rate, spec.rate
+        self.rate, self.target = checked_rate(rate, spec, where), spec.rate
         self._spec, self._where, self._hold = spec, where, hold
         self._total, self._count, self._written = np.zeros(spec.channels), 0, 0
         self._first = self._latest = np.zeros(spec.channels, np.float32)
-        self._stream = None if rate == spec.rate else self._open()
+        self._stream = None if self.rate == spec.rate else self._open()
 
     def _open(self) -> Any:
         import soxr
@@ -170,22 +186,28 @@ class BlockResampler:
 def resampler_delay(rate: float, target: float) -> float:
     """Seconds by which the output of :class:`BlockResampler` lags behind its input at most.
 
-    The filter works on blocks; how long they are is measured on zeros, one at a time.
+    The filter works on blocks; how long they are is measured on zeros, about one of the lower rate
+    at a time.
     """
     if rate == target:
         return 0.0
-    spec, zero = SignalSpec("x", target, 1), np.zeros((1, 1), np.float32)
+    size = max(1, int(rate / target))
+    spec, zeros = SignalSpec("x", target, 1), np.zeros((size, 1), np.float32)
     resampler = BlockResampler(rate, spec, "stream")
     pushed, written, longest, first = 0, 0, 0.0, 0
     while first == 0 or pushed < 8 * first:
-        written += len(resampler.push(zero))
-        pushed += 1
+        written += len(resampler.push(zeros))
+        pushed += size
         first = first or (pushed if written else 0)
         longest = max(longest, pushed / rate - written / target)
     return 1.01 * longest
 
 
-def _check_rate(rate: float, where: str) -> None:
+def checked_rate(rate: Any, spec: SignalSpec, where: str) -> float:
+    """``rate`` as a number of Hz; raises ``InputError`` for one that no recording of ``spec`` has.
+
+    ``where`` begins the message.
+    """
     try:
         positive = bool(np.isfinite(rate) and rate > 0) if np.ndim(rate) == 0 else None
     except (TypeError, ValueError):
@@ -193,10 +215,17 @@ def _check_rate(rate: float, where: str) -> None:
     if positive is None:
         raise InputError(
             "rate: must be a positive number of Hz, one for all recordings of a call, or a dict by "
-            f"modality; got {brief(repr(rate))}"
+            f"modality; got {shown(rate)}"
         )
     if not positive:
         raise InputError(f"{where}: the rate must be a positive number of Hz, got {rate}")
+    if not 1 / WIDEST <= rate / spec.rate <= WIDEST:
+        side = "above" if rate > spec.rate else "below"
+        raise InputError(
+            f"{where}: {rate:g} Hz is more than {WIDEST:,} times {side} the {spec.rate:g} Hz that "
+            "the encoder reads; give the rate of these samples"
+        )
+    return float(rate)
 
 
 def _finite(x: np.ndarray, where: str) -> np.ndarray:

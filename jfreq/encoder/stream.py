@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -12,12 +12,19 @@ import numpy as np
 from jfreq.encoder.batches import in_batches
 from jfreq.encoder.latest_windows import LatestCutter, LatestJoiner
 from jfreq.encoder.outputs import Joiner, RecordingMean, WindowOutput
-from jfreq.encoder.resampling import BlockResampler, check_signal, resampler_delay
+from jfreq.encoder.resampling import (
+    BlockResampler,
+    Rate,
+    check_signal,
+    checked_rate,
+    rates_by_signal,
+    resampler_delay,
+)
 from jfreq.encoder.windowing import Cutter, InputWindow
 from jfreq.types import InputError
 
 if TYPE_CHECKING:
-    from jfreq.encoder.encoder import Encoder, Rate
+    from jfreq.encoder.encoder import Encoder
 
 log = logging.getLogger("jfreq")
 
@@ -54,11 +61,11 @@ class Stream:
     def __init__(self, encoder: Encoder, rate: Rate = None, every_ms: float | None = None):
         """See :meth:`Encoder.stream`."""
         self._encoder, plan = encoder, encoder.plan
-        rates = rate if isinstance(rate, Mapping) else {s.name: rate for s in plan.signals}
+        rates = rates_by_signal(rate, plan.signals)
         self._resamplers: dict[str, BlockResampler] = {}
         for s in plan.signals:
-            hertz, where = rates.get(s.name), f"stream, {s.name}"
-            if hertz is not None and hertz != s.rate:
+            hertz, where = rates[s.name], f"stream, {s.name}"
+            if hertz is not None and checked_rate(hertz, s, where) != s.rate:
                 self._resamplers[s.name] = BlockResampler(hertz, s, where, hold=s.name != "audio")
         self._latest = every_ms is not None
         if every_ms is None:

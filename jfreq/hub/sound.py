@@ -12,9 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jfreq.encoder.encoder import Encoder
-from jfreq.export.bundle import load_trained
+from jfreq.encoder.windowing import grid_of_window
+from jfreq.export.bundle import encoder_shapes, load_trained
 from jfreq.method import Method, Wrapper
-from jfreq.ranges import checked
+from jfreq.ranges import Milliseconds, check_value, checked
 from jfreq.train.state import Trained
 from jfreq.types import Batch, Embedding, Features, InputError, PyTree
 
@@ -55,13 +56,12 @@ def sound_encoder(
     if states:
         method = BlockStates(method.signals, method)
 
-    def encoder(step: float | None) -> Encoder:
-        return Encoder(
-            method, params, signals=method.signals, frame_ms=step, gaps=method.allows_gaps
-        )
-
-    tokens = encoder(None)
-    return tokens if frame_ms is None or tokens.hop_ms <= frame_ms else encoder(frame_ms)
+    signals, step = method.signals, frame_ms
+    if step is not None:
+        check_value(Milliseconds, step, "", "frame_ms")
+        grid = grid_of_window(encoder_shapes(method, signals, params).grid, signals[0])
+        step = None if 1000 * grid.hop / signals[0].rate <= step else step
+    return Encoder(method, params, signals=signals, frame_ms=step, gaps=method.allows_gaps)
 
 
 def frames_from_start(encoder: Encoder, waves: Sequence[Any], rate: float) -> Embedding:

@@ -158,6 +158,19 @@ def test_a_rate_that_is_no_number(encoder, rate):
         np.testing.assert_array_equal(encoder.encode(waves, number), encoder.encode(waves))
 
 
+@pytest.mark.parametrize(
+    ("rate", "message"), [(15.9, "below the 16000 Hz"), (1e9, "above"), (1e-300, "below")]
+)
+def test_a_rate_that_no_recording_has(encoder, rate, message):
+    wave = np.zeros(10)
+    for call in (encoder, encoder.encode, lambda x, r: encoder.encode(iter([x]), r)):
+        with pytest.raises(InputError, match=f"^recording 0, audio: .*{message}"):
+            call([wave], rate)
+    with pytest.raises(InputError, match=f"^stream, audio: .*{message}"):
+        encoder.stream(rate)
+    assert encoder(np.zeros(20_000), 16e6).valid.tolist() == [1]
+
+
 @pytest.mark.parametrize("size", [0, 1.5, 2.0, "2"])
 def test_bad_batch(encoder, size):
     with pytest.raises(InputError, match="batch_size"):
@@ -255,7 +268,7 @@ def test_description(encoder, real):
 def test_real_method_single_window_is_its_encode(bundle, real):
     from jfreq.export.bundle import load_bundle
 
-    experiment, params = load_bundle(bundle)
+    experiment, params, *_ = load_bundle(bundle)
     encode = jax.jit(experiment.method.encode)
     rng = np.random.default_rng(8)
     for length in (1, 200, 7000, RATE):

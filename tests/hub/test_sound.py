@@ -1,5 +1,7 @@
 """What the contracts share, without their frameworks: frames in closed form, states by name."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -73,6 +75,14 @@ def of(method: Method, params) -> Trained:
 def test_steps_are_as_fine_as_asked_for_or_finer(step, hop_ms):
     trained = of(SpanMeans((AUDIO,), GRID, SPAN), {"gain": np.float32(1)})
     assert sound_encoder(trained, step).hop_ms == hop_ms
+
+
+def test_a_step_that_is_no_number():
+    trained = of(SpanMeans((AUDIO,), GRID, SPAN), {"gain": np.float32(1)})
+    bad: dict[Any, str] = {"40": "number, got '40'", -1: "positive number of milliseconds, got -1"}
+    for step, message in bad.items():
+        with pytest.raises(InputError, match=f"^frame_ms: must be a {message}"):
+            sound_encoder(trained, step)
 
 
 def test_a_method_without_states_has_its_tokens():
