@@ -164,9 +164,13 @@ class MAE(SpectraMethod):
     def reconstruct_with_masks(
         self, params: PyTree, spectra: dict[str, Spectrogram], mask: Masks
     ) -> Reconstruction:
-        """The spectrograms with the masked patches as the decoder reconstructs them."""
+        """The spectrograms with the masked patches as the decoder reconstructs them. Where targets
+        are standardised, they get the mean and the variance of the true ones, which the loss leaves
+        open."""
         patches, valid = self.patches(spectra)
         out = apply(_Net(self), params, patches, mask, valid)
+        if self.norm_patch:
+            out = {name: losses.like_patches(x, patches[name]) for name, x in out.items()}
         return self.reconstruction(spectra, {n: m.is_masked for n, m in mask.items()}, out)
 
     # ------------------------------------------------------------------ its masks

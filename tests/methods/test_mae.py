@@ -116,6 +116,27 @@ def test_reconstruction_is_in_the_units_of_the_spectrogram(small):
     assert same[~np.asarray(found.masked)].all() and not same[np.asarray(found.masked)].any()
 
 
+def test_standardised_targets_are_undone_to_look_at(small):
+    """Every masked patch has the mean and the variance of the true one over all its channels."""
+    cfg, _, params = small
+    mask, found = fixed(cfg, 2), cfg.spectra(fake_batch(ACC_MIC, 2))
+    plain, shown = (
+        jax.jit(replace(cfg, norm_patch=norm).reconstruct_with_masks)(params, found, mask)
+        for norm in (False, True)
+    )
+    mean, std = [], []
+    for name, spec in cfg.specs.items():
+        patches = np.asarray(spec.patchify(found[name].inputs))
+        for kind, values in ((mean, patches.mean(-1)), (std, patches.std(-1, ddof=1))):
+            whole = np.broadcast_to(values[..., None], patches.shape)
+            kind.append(spec.unpatchify(jnp.asarray(whole))[..., :1])
+    mean, std = np.concatenate(mean, axis=2), np.concatenate(std, axis=2)
+    masked = np.asarray(shown.masked)
+    wanted = (np.asarray(plain.reconstruction) * std + mean)[masked]
+    np.testing.assert_allclose(np.asarray(shown.reconstruction)[masked], wanted, atol=1e-4)
+    assert std[masked].max() > 0.1
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
