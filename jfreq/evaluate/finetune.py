@@ -17,7 +17,6 @@ from jfreq.config_json import flat, to_dict
 from jfreq.data.fold_assignment import open_data
 from jfreq.data.loading.held_out import divide_rows
 from jfreq.evaluate.folds import FINE_TUNING, Fold, check_classes, divide, labelled_rows, remarks
-from jfreq.evaluate.metrics import interval_of, metrics_for
 from jfreq.evaluate.predictions import (
     FILE,
     Predictions,
@@ -29,6 +28,7 @@ from jfreq.evaluate.predictions import (
 from jfreq.evaluate.probe_protocol import single_split
 from jfreq.evaluate.results import Report, Result, joined, over_seeds
 from jfreq.files import local_path, read_json, write_json
+from jfreq.metrics import interval_of, metrics_for
 from jfreq.ranges import Fraction, Repeats, checked_call
 from jfreq.train.average import check_snapshots, snapshot_steps
 from jfreq.train.optimizer import follows_plateau
@@ -81,32 +81,38 @@ def finetune(
     """
     workdir = local_path(workdir, "workdir")
     shards, rows, jobs, counts = _jobs(experiment, workdir, folds, train_split, test_split)
-    predictions = []
+    predictions, tested = [], []
     for fold, cfg in jobs:
         folder = workdir / _folder_name(fold)
-        if not _is_done(folder, cfg, shards):
-            fresh = _tested(cfg, folder, shards, rows[fold.test])
+        read = _tested_before(folder, cfg, shards)
+        if read is None:
+            fresh, read = _tested(cfg, folder, shards, rows[fold.test])
             if distributed.is_chief():
-                _store(folder, fresh, cfg, shards)
+                _store(folder, fresh, read, cfg, shards)
             predictions.append(fresh)
         else:
             predictions.append(read_predictions(folder))
+        tested.append(read)
     held_out = tuple(fold for fold, _ in jobs)
-    report = _report(experiment, shards, held_out, predictions, float(np.mean(counts)))
+    report = _report(experiment, shards, held_out, tested, predictions, float(np.mean(counts)))
     if distributed.is_chief():
         report.save(workdir / "results.json")
     return report
 
 
-def _tested(cfg: Experiment, folder: Path, shards: Any, rows: np.ndarray) -> Predictions:
-    """Trains for a fold, and predicts its test rows ``rows`` ``[n]``."""
+def _tested(
+    cfg: Experiment, folder: Path, shards: Any, rows: np.ndarray
+) -> tuple[Predictions, str]:
+    """Trains for a fold, and predicts its test rows ``rows`` ``[n]``; with them what a report says
+    of the checkpoint that was tested."""
     from jfreq.train.loop import train
 
     if cfg.average.of == "weights":
-        return predict(train(cfg, folder), shards, rows)
+        trained = train(cfg, folder)
+        return predict(trained, shards, rows), trained.checkpoint
     snapshots = Snapshots(folder, shards, rows)
     method = train(cfg, folder, on_snapshot=snapshots).experiment.method
-    return snapshots.averaged(snapshot_steps(cfg.average, cfg.steps), method.scores)
+    return snapshots.averaged(snapshot_steps(cfg.average, cfg.steps), method.scores), ""
 
 
 @checked_call
@@ -245,36 +251,42 @@ def _names(sources: Sequence[Source]) -> str:
     return ", ".join(source.path for source in sources)
 
 
-def _is_done(folder: Path, experiment: Experiment, shards: Any) -> bool:
-    """Whether the folder holds the predictions of this experiment."""
+def _tested_before(folder: Path, experiment: Experiment, shards: Any) -> str | None:
+    """Of which checkpoint the folder holds the predictions of this experiment; None where it holds
+    none."""
     try:
-        before = read_json(folder / TEST, "the note of a finished fold")["experiment"]
+        before = read_json(folder / TEST, "the note of a finished fold")
+        same = before["experiment"] == _identity(experiment, shards)
+        return before["checkpoint"] if same and (folder / FILE).is_file() else None
     except (InputError, KeyError):
-        return False
-    return before == _identity(experiment, shards) and (folder / FILE).is_file()
+        return None
 
 
-def _store(folder: Path, predictions: Predictions, experiment: Experiment, shards: Any) -> None:
+def _store(
+    folder: Path, predictions: Predictions, checkpoint: str, experiment: Experiment, shards: Any
+) -> None:
     """Writes the predictions, then the file that says that they are complete."""
     write_predictions(folder, predictions)
     _, label, score = predictions
     scores = {name: float(measure(label, score)) for name, measure in metrics_for(label).items()}
-    write_json(folder / TEST, {"scores": scores, "experiment": _identity(experiment, shards)})
+    identity = _identity(experiment, shards)
+    write_json(folder / TEST, {"scores": scores, "checkpoint": checkpoint, "experiment": identity})
 
 
 def _report(
     experiment: Experiment,
     shards: Any,
     folds: tuple[Fold, ...],
+    tested: Sequence[str],
     predictions: Sequence[Predictions],
     rows: float,
 ) -> Report:
+    """The table of ``folds``; ``tested`` says with which checkpoint each was tested."""
     data, several = experiment.data, len(folds) > 1
     notes = list(remarks(shards, shards.column("label")[labelled_rows(shards)], folds))
     if taken := snapshot_steps(experiment.average, experiment.steps):
         notes.append(f"{experiment.average.of} are averaged over {len(taken)} snapshots of a run")
-    if experiment.validation.keep_best:
-        notes.append(f"the checkpoint with the best {experiment.validation.metric} is tested")
+    notes += [f"{fold.name} is tested with {read}" for fold, read in zip(folds, tested) if read]
     start = _names(experiment.checkpoint.init_from)
     results = []
     for metric, measure in metrics_for(predictions[0].label).items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -10,14 +11,17 @@ from typing import Any, Literal, NamedTuple
 import jax
 import numpy as np
 
-from jfreq import distributed
+from jfreq import distributed, sharding
 from jfreq.config import check
 from jfreq.files import local_path, write_atomically
 from jfreq.method import Method
 from jfreq.train.state import Trained
+from jfreq.train.validation import over_batches
 from jfreq.types import Array, Batch
 
 FILE, SNAPSHOTS = "predictions.npz", "snapshots"
+BATCH = 32
+"""Rows that are predicted at a time, or more where they do not divide over the devices."""
 
 
 class Predictions(NamedTuple):
@@ -32,29 +36,31 @@ class Predictions(NamedTuple):
 
 
 def predict(trained: Trained, shards: Any, rows: np.ndarray) -> Predictions:
-    """Predictions for ``rows`` ``[n]`` of labelled shards, the same in every process."""
+    """Predictions for ``rows`` ``[n]`` of labelled shards, the same in every process.
+
+    Rows and parameters are split over the mesh of the experiment, as in training.
+    """
     from jfreq.data.loading.pipeline import eval_batches
 
-    method = trained.experiment.method
-    params = jax.device_put(trained.params)
-    labels, scores = [], []
-    for batch in eval_batches(shards, rows, batch=32):
-        mask = batch.pop("_mask") > 0
-        labels.append(batch.pop("label")[mask])
-        scores.append(_on_host(_logits(method, params, batch))[mask])
-    return Predictions(rows, np.concatenate(labels), np.concatenate(scores))
+    cfg, params = trained.experiment, trained.params
+    mesh = sharding.make_mesh(cfg.mesh.sizes)
+    size = math.lcm(BATCH, sharding.batch_ways(mesh))
+    batches = eval_batches(shards, rows, batch=size, part=sharding.process_shard(mesh))
+    with jax.set_mesh(mesh):
+        params = jax.device_put(params, sharding.shardings(params, mesh, cfg.mesh.rules))
+
+        def compute(batch: Batch, number: np.int32) -> Any:
+            del number
+            return _logits(cfg.method, sharding.replicated(mesh), params, batch)
+
+        scores = np.concatenate(list(over_batches(compute, batches, mesh)))[: len(rows)]
+    return Predictions(rows, shards.labels(rows), scores.astype(np.float32))
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _logits(method: Method, params: Any, batch: Batch) -> Array | None:
-    """``[b classes]``; the folds, whose methods are equal, share one program."""
-    return method.encode(params, batch).logits
-
-
-def _on_host(logits: Any) -> np.ndarray:
-    """The whole array, also of a mesh of several processes."""
-    whole = logits if logits.is_fully_addressable else distributed.to_host(logits)
-    return np.asarray(whole, np.float32)
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _logits(method: Method, place: Any, params: Any, batch: Batch) -> Array:
+    """``[b classes]`` at ``place``; the folds, whose methods are equal, share one program."""
+    return jax.lax.with_sharding_constraint(method.encode(params, batch).logits, place)
 
 
 def write_predictions(folder: Path, predictions: Predictions, name: str = FILE) -> None:
@@ -90,10 +96,10 @@ class Snapshots:
     def __init__(self, folder: Path, shards: Any, rows: np.ndarray):
         self._folder, self._shards, self._rows = folder, shards, rows
 
-    def __call__(self, trained: Trained, step: int) -> None:
+    def __call__(self, trained: Trained) -> None:
         found = predict(trained, self._shards, self._rows)
         if distributed.is_chief():
-            write_predictions(self._folder, found, _file(step))
+            write_predictions(self._folder, found, _file(trained.step))
 
     def averaged(self, steps: Sequence[int], kind: Literal["softmax", "sigmoid"]) -> Predictions:
         """The mean over the snapshots after these steps.
@@ -111,7 +117,7 @@ class Snapshots:
         return every[0]._replace(score=mean_probability([p.score for p in every], kind))
 
 
-def _file(step: int) -> str:
+def _file(step: int | None) -> str:
     return f"{SNAPSHOTS}/{step}.npz"
 
 

@@ -12,9 +12,8 @@ import jax
 import numpy as np
 
 import jfreq
-from jfreq import config_json, ranges
+from jfreq import config_json, metrics, ranges
 from jfreq.config import check, close_match, replace
-from jfreq.evaluate import metrics
 from jfreq.evaluate.any_length import for_any_length, with_rescaled_length
 from jfreq.evaluate.features import (
     Pool,
@@ -34,7 +33,6 @@ from jfreq.evaluate.folds import (
 )
 from jfreq.evaluate.knn import knn_scores
 from jfreq.evaluate.label_subsets import LabelSubset, label_subsets
-from jfreq.evaluate.metrics import Interval, bootstrap, interval_of, metrics_for, wilson
 from jfreq.evaluate.probe import (
     fit_logistic,
     fit_logistic_multi,
@@ -44,6 +42,7 @@ from jfreq.evaluate.probe import (
 )
 from jfreq.evaluate.results import HAND_CRAFTED, TRAINED, UNTRAINED, Report, Result, gains
 from jfreq.method import window_spec
+from jfreq.metrics import Interval, bootstrap, interval_of, metrics_for, wilson
 from jfreq.ranges import Count, Integer, Repeats, Seed, checked_call
 from jfreq.train.state import Trained
 
@@ -335,8 +334,11 @@ def _settings(trained, shards, task, pool, layer, seeds, subsets) -> dict[str, A
         "rows": len(task.label),
         "interval": _interval_over(len(task.folds), repeats),
     }
-    if notes := remarks(shards, task.label, task.folds):
-        settings["notes"] = list(notes)
+    notes = list(remarks(shards, task.label, task.folds))
+    if trained.checkpoint:
+        notes.append(f"the encoder is that of {trained.checkpoint}")
+    if notes:
+        settings["notes"] = notes
     if task.label.ndim == 1:
         settings["majority_class"] = float(np.bincount(task.label).max() / len(task.label))
     return settings

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from jfreq.config import check
-from jfreq.evaluate.metrics import interval_of
 from jfreq.files import local_path, read_json, write_atomically
+from jfreq.metrics import interval_of
 from jfreq.types import InputError
 
 TRAINED, UNTRAINED, HAND_CRAFTED = "trained", "untrained", "spectrogram mean+std"
@@ -182,7 +182,15 @@ def over_seeds(reports: Sequence[Report]) -> Report:
     words = f"{count} trainings, 95 % Student-t over trainings"
     settings = {k: v for k, v in first.settings.items() if k not in ("seed", "label_seed")}
     settings |= {"interval": words, "trainings": [list(pair) for pair in seeds]}
-    return dataclasses.replace(first, results=tuple(results), settings=settings)
+    return dataclasses.replace(first, results=tuple(results), settings=_shared(settings, reports))
+
+
+def _shared(settings: dict[str, Any], reports: Sequence[Report]) -> dict[str, Any]:
+    """``settings`` with the notes of all reports; those of a single one are in its own file."""
+    every = [report.settings.get("notes", ()) for report in reports]
+    notes = [note for note in every[0] if all(note in others for others in every)]
+    others = {name: value for name, value in settings.items() if name != "notes"}
+    return others | ({"notes": notes} if notes else {})
 
 
 def _compared(a: Report, b: Report) -> list[tuple[str, Any, Any]]:
@@ -235,7 +243,8 @@ def joined(reports: Sequence[Report]) -> Report:
         "reports",
         f"{twice} is in two of them; join repeated trainings by over_seeds first",
     )
-    return dataclasses.replace(first, results=tuple(results))
+    settings = _shared(first.settings, reports)
+    return dataclasses.replace(first, results=tuple(results), settings=settings)
 
 
 def _result(row: dict[str, Any]) -> Result:

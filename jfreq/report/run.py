@@ -88,7 +88,10 @@ def _shards(experiment: Experiment, data: Sequence[str | Path], notices: list[st
 def _trained(folder: Path, notices: list[str]) -> Trained | None:
     """The newest readable checkpoint; None, with a notice, where there is none."""
     try:
-        return checkpoint.load_run(folder)
+        found = checkpoint.load_run(folder)
+        if found.checkpoint:
+            notices.append(f"What needs the encoder is shown for {found.checkpoint}.")
+        return found
     except InputError as error:
         notices.append(f"Nothing that needs the encoder is shown: {error}.")
         return None

@@ -10,7 +10,7 @@ import contextlib
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -254,7 +254,7 @@ def load_run(path: str | Path, *, step: int | None = None, what: Saved = "params
         if step not in steps:
             raise InputError(f"{workdir}: has no checkpoint of step {step}, only of {steps}")
         try:
-            return Trained(experiment, _load_step(folder, step, experiment, what))
+            return _described(experiment, _load_step(folder, step, experiment, what), step)
         except checksums.Damaged as damage:
             raise InputError(f"{folder / str(step)}: is damaged ({damage})") from None
     keeps_best = experiment.validation.keep_best and what == "params"
@@ -266,9 +266,10 @@ def load_run(path: str | Path, *, step: int | None = None, what: Saved = "params
             found = _load_step(folder, newest, experiment, what)
             best = _best(folder, newest) if keeps_best else None
             if best in (None, newest):
-                return Trained(experiment, found)
+                return _described(experiment, found, newest, best, tried)
             try:
-                return Trained(experiment, _load_step(folder, best, experiment, what))
+                params = _load_step(folder, best, experiment, what)
+                return _described(experiment, params, best, best, tried)
             except (checksums.Damaged, InputError) as error:
                 log.warning(
                     "%s: the best checkpoint, of step %d, cannot be read (%s); step %d is read",
@@ -277,7 +278,7 @@ def load_run(path: str | Path, *, step: int | None = None, what: Saved = "params
                     error,
                     newest,
                 )
-            return Trained(experiment, found)
+            return _described(experiment, found, newest, best, tried)
         except checksums.Damaged as damage:
             tried[newest] = str(damage)
             if (folder / str(newest)).exists():
@@ -288,6 +289,33 @@ def load_run(path: str | Path, *, step: int | None = None, what: Saved = "params
             f"{workdir}: no checkpoint of {sorted(tried)} is whole; the last one: {tried[first]}"
         )
     raise InputError(f"{workdir}: has no readable checkpoint; let `jfreq train` run longer")
+
+
+def _described(
+    experiment: Experiment,
+    params: PyTree,
+    step: int,
+    best: int | None = None,
+    damaged: Collection[int] = (),
+) -> Trained:
+    """These parameters, with what a report says of their checkpoint.
+
+    Args:
+        experiment: That of the run.
+        params: What was read.
+        step: Its updates.
+        best: The best step, where that was to be read.
+        damaged: Later steps that cannot be read.
+    """
+    why = [f"that of step {later} is damaged" for later in sorted(damaged)]
+    if best == step:
+        why.append(f"the best by {experiment.validation.metric}")
+    elif best is not None:
+        why.append(f"the best, of step {best}, cannot be read")
+    if not why and step == experiment.steps:
+        return Trained(experiment, params, step)
+    remark = f" ({'; '.join(why)})" if why else ""
+    return Trained(experiment, params, step, f"step {step} of {experiment.steps}{remark}")
 
 
 def exists(workdir: Path) -> bool:

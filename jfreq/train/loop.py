@@ -194,8 +194,9 @@ def _loop(
 def _trained(experiment: Experiment, state: State, workdir: Path) -> Trained:
     """What the run ends in, on the host."""
     if experiment.validation.keep_best:
-        return Trained(experiment, checkpoint.load_run(workdir).params)
-    return Trained(experiment, distributed.to_host(average.result(state.average, state.params)))
+        return checkpoint.load_run(workdir)._replace(experiment=experiment)
+    params = distributed.to_host(average.result(state.average, state.params))
+    return Trained(experiment, params, int(state.step))
 
 
 def _update(

@@ -23,8 +23,8 @@ from jfreq.train.validation import Validator, higher_is_better
 from jfreq.train.watch import Watch
 from jfreq.types import PyTree
 
-OnSnapshot = Callable[[Trained, int], None]
-"""Is called in every process, with parameters that lie on the devices, and the updates done."""
+OnSnapshot = Callable[[Trained], None]
+"""Is called in every process, with parameters that lie on the devices."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Milestones:
         if averages_weights(self._setup.experiment.average):
             return state._replace(average=self._add(state.average, state.params))
         assert self._hooks.on_snapshot is not None
-        self._hooks.on_snapshot(Trained(self._setup.experiment, state.params), step)
+        self._hooks.on_snapshot(Trained(self._setup.experiment, state.params, step))
         return state
 
     @functools.cached_property

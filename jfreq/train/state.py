@@ -64,3 +64,8 @@ class Trained(NamedTuple):
     """Its method is bound: every field that depends on the data is filled in."""
     params: PyTree
     """Parameters of the method; its training target where that was asked for in their place."""
+    step: int | None = None
+    """The updates that they have seen; None where it is not known, as of a bundle."""
+    checkpoint: str = ""
+    """What a report says of the checkpoint that was read, ``step 300 of 400 (the best by loss)``;
+    empty for the last one of a run, and for a bundle."""

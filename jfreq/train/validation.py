@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ import numpy as np
 from jfreq import distributed, sharding
 from jfreq.config import check
 from jfreq.method import Method, Streams
+from jfreq.metrics import metrics_for
 from jfreq.ranges import close_match
 from jfreq.train.initial_state import run_key
 from jfreq.train.plan import RunPlan
@@ -32,15 +34,13 @@ class Validator:
 
     def __call__(self, state: State) -> dict[str, float]:
         """The means over the rows that are held out, by name; the same in every process."""
-        pipeline, found, ahead = self._setup.pipeline, [], None
-        for i, rows in enumerate(pipeline.validation(self._batch)):
-            batch = sharding.to_global(rows, self._setup.mesh)
-            parts = state.params, state.target, state.step
-            before, ahead = ahead, self._measure(*parts, batch, self._key, np.int32(i))
-            if before is not None:  # is read while the devices compute the next batch
-                found.append(jax.device_get(before))
-        if ahead is not None:
-            found.append(jax.device_get(ahead))
+        pipeline, parts = self._setup.pipeline, (state.params, state.target, state.step)
+
+        def measure(batch: Batch, number: np.int32) -> Any:
+            return self._measure(*parts, batch, self._key, number)
+
+        batches = pipeline.validation(self._batch)
+        found = list(over_batches(measure, batches, self._setup.mesh))
         sums: dict[str, np.ndarray] = {}
         for metrics, _ in found:
             for name, pair in metrics.items():
@@ -61,10 +61,32 @@ class Validator:
         return loss.metrics, method.encode(params, batch).logits if self._scored else None
 
     def _score(self, scores: np.ndarray) -> float:
-        from jfreq.evaluate.metrics import metrics_for
-
         label = self._setup.pipeline.shards.labels(self._setup.pipeline.held_out)
         return metrics_for(label)[self._metric](label, scores)
+
+
+def over_batches(
+    compute: Callable[[Batch, np.int32], Any],
+    batches: Iterable[dict[str, np.ndarray]],
+    mesh: jax.sharding.Mesh,
+) -> Iterator[Any]:
+    """What ``compute`` returns for each batch and its number, on the host.
+
+    Args:
+      compute: returns arrays that are whole on every device.
+      batches: the part of this process of each.
+      mesh: over which a batch is split.
+
+    Yields:
+      An output once the next batch is being computed.
+    """
+    ahead = None
+    for i, rows in enumerate(batches):
+        before, ahead = ahead, compute(sharding.to_global(rows, mesh), np.int32(i))
+        if before is not None:
+            yield jax.device_get(before)
+    if ahead is not None:
+        yield jax.device_get(ahead)
 
 
 def check_metric(setup: RunPlan) -> bool:
@@ -74,8 +96,6 @@ def check_metric(setup: RunPlan) -> bool:
     Raises ``InputError`` where it is neither, and for a metric of the loss that the method does not
     say which way is better of.
     """
-    from jfreq.evaluate.metrics import metrics_for
-
     method, wanted = setup.method, setup.experiment.validation.metric
     measure = functools.partial(method.validation_loss, rngs=Streams(jax.random.key(0)), step=0)
     state = setup.abstract

@@ -17,12 +17,12 @@ from jfreq.data.prepare.run import prepare
 from jfreq.data.shards.reader import open_shards
 from jfreq.evaluate.finetune import by_fraction, finetune, read_predictions
 from jfreq.evaluate.finetune_experiment import experiment_for
-from jfreq.evaluate.metrics import confusion, interval, wilson
 from jfreq.evaluate.results import Report, joined, over_seeds
 from jfreq.files import write_json
 from jfreq.method import Method
 from jfreq.methods.ssast import SSAST
 from jfreq.methods.supervised import Classify
+from jfreq.metrics import confusion, interval, wilson
 from jfreq.nn.vit import ViT
 from jfreq.testing import CLIP
 from jfreq.train import run_folder
@@ -48,6 +48,9 @@ def experiment(tones, **changes):
 class Runs(list):
     """The experiments that were trained, in order."""
 
+    checkpoint = ""
+    """What each says of the checkpoint that it ends in."""
+
 
 class Table(Method):
     """A classifier whose logits of every row stand in its parameters."""
@@ -67,7 +70,7 @@ def runs(monkeypatch):
         made.append(cfg)
         write_json(folder / run_folder.CONFIG, to_dict(cfg))
         table = np.random.default_rng(len(made)).normal(size=(90, CLASSES)).astype(np.float32)
-        return Trained(replace(cfg, method=Table()), {"table": table})
+        return Trained(replace(cfg, method=Table()), {"table": table}, 3, made.checkpoint)
 
     monkeypatch.setattr("jfreq.train.loop.train", train)
     return made
@@ -189,7 +192,7 @@ def test_predictions_of_the_snapshots_are_averaged(tones, tmp_path, monkeypatch)
     def train(cfg, folder, on_snapshot):
         cfg = replace(cfg, method=Table())
         for table, step in zip(tables, (2, 4)):
-            on_snapshot(Trained(cfg, {"table": table}), step)
+            on_snapshot(Trained(cfg, {"table": table}, step))
         return Trained(cfg, {"table": 0 * tables[0]})
 
     monkeypatch.setattr("jfreq.train.loop.train", train)
@@ -215,6 +218,14 @@ def test_rows_for_validation_are_training_rows(runs, tones, tmp_path):
     with pytest.raises(InputError, match=r"optim\.schedule: plateau follows"):
         finetune(experiment(tones, optim__schedule="plateau"), tmp_path / "b")
     assert len(runs) == 1
+
+
+def test_the_report_names_the_checkpoint_of_every_fold(runs, tones, tmp_path):
+    runs.checkpoint = "step 2 of 3 (the best by loss)"
+    first, again = (finetune(experiment(tones), tmp_path, folds=("0", "1")) for _ in "ab")
+    notes = [f"fold {i} is tested with step 2 of 3 (the best by loss)" for i in range(2)]
+    assert first.settings["notes"][-2:] == notes and again == first
+    assert len(runs) == 2 and f"Note: {notes[1]}." in first.to_markdown()
 
 
 def test_the_test_split_is_no_validation(runs, halves, tmp_path):

@@ -15,10 +15,10 @@ from jfreq.evaluate import probe_protocol
 from jfreq.evaluate.any_length import for_any_length
 from jfreq.evaluate.features import extract
 from jfreq.evaluate.folds import check_signals, divide
-from jfreq.evaluate.metrics import bounded, interval
 from jfreq.evaluate.probe_protocol import probe
 from jfreq.evaluate.results import HAND_CRAFTED, TRAINED, UNTRAINED
 from jfreq.method import Method
+from jfreq.metrics import bounded, interval
 from jfreq.train.state import Trained
 from jfreq.types import Features, InputError, SignalSpec, TokenGrid
 
@@ -133,9 +133,9 @@ def test_leave_one_subject_out(trained, make_shards):
         assert set(subject[fold.test]) == {fold.name}
         assert fold.name not in subject[fold.train]
         assert len(fold.train) + len(fold.test) == 120
-    report = probe(
-        trained, data, kinds=("ridge",), with_baselines=False, leave_one_subject_out=True
-    )
+    read = trained._replace(checkpoint="step 2 of 6 (the best by loss)")
+    report = probe(read, data, kinds=("ridge",), with_baselines=False, leave_one_subject_out=True)
+    assert "the encoder is that of step 2 of 6 (the best by loss)" in report.settings["notes"]
     assert by_name(report)[TRAINED, "ridge", "accuracy"].mean > 0.8
 
 

@@ -89,7 +89,7 @@ def test_the_file_says_what_it_is(exported):
 
 
 def test_products_of_bfloat16_are_computed_in_float32(classifier, exported):
-    experiment, params = load_bundle(classifier)
+    experiment, params, *_ = load_bundle(classifier)
     assert experiment.method.encoder_method.encoder.dtype == "bfloat16"  # type: ignore[attr-defined]
     adapter = in_float32(adapt(experiment, params))
     window = noise(adapter.signals, 2)
@@ -151,7 +151,7 @@ def test_windows_are_those_of_the_encoder(classifier, recordings):
     from jfreq import load_encoder
     from jfreq.export.clips import clip_windows
 
-    experiment, params = load_bundle(classifier)
+    experiment, params, *_ = load_bundle(classifier)
     windows = clip_windows(experiment, params, [recordings])
     adapter = adapt(experiment, params)
     clips = [

@@ -100,7 +100,7 @@ def program(audio):
 
 def by_method(folder, window):
     """What the method itself says about a window, logits included."""
-    experiment, params = load_bundle(folder)
+    experiment, params, *_ = load_bundle(folder)
     method = experiment.method
 
     def run(params, window):
@@ -279,7 +279,7 @@ def flip(folder, name, at):
 
 def other_weights(folder):
     """A sound bundle of another encoder under the same program."""
-    experiment, params = load_bundle(folder)
+    experiment, params, *_ = load_bundle(folder)
     wider = {**params, "more": {"kernel": np.ones(3, np.float32)}}
     save_bundle(folder.with_name("b"), experiment=experiment, params=wider)
     for name in ("config.json", "model.safetensors"):
@@ -358,7 +358,7 @@ def skewed(adapter):
     ],
 )
 def test_the_check_sees_every_kind_of_difference(audio, harm, message):
-    experiment, params = load_bundle(audio)
+    experiment, params, *_ = load_bundle(audio)
     adapter = adapt(experiment, params)
     encode = jax.jit(adapter.encode)
     with pytest.raises(InputError, match=message):

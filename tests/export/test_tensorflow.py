@@ -172,7 +172,7 @@ def test_weights_that_int8_ruins_are_refused(run, tmp_path, monkeypatch):
     ],
 )
 def test_int8_files_that_return_something_else_are_refused(run, change, message):
-    experiment, params = load_bundle(run)
+    experiment, params, *_ = load_bundle(run)
     adapter = in_float32(adapt(experiment, params))
     encode = jax.jit(adapter.encode)
 
@@ -189,7 +189,7 @@ def test_int8_files_that_return_something_else_are_refused(run, change, message)
 
 def test_tables_of_the_front_end_stay_in_float32(run):
     """Rounded to int8 they would make the spectrum of a quiet tone another one."""
-    experiment, params = load_bundle(run)
+    experiment, params, *_ = load_bundle(run)
     adapter = in_float32(adapt(experiment, params))
     blobs = [convert(adapter) for convert in (lambda a: tflite.convert(a, "int8"), rounded)]
     t = np.arange(16000) / 16000

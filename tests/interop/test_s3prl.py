@@ -75,7 +75,7 @@ def test_the_featurizer_of_superb(upstream):
 def test_states_are_those_of_the_blocks(bundle):
     """At the step of tokens, one window behind silence: the method's own states, by frequency."""
     upstream = UpstreamExpert(bundle, frame_ms=160)
-    experiment, params = load_trained(bundle)
+    experiment, params, *_ = load_trained(bundle)
     wave = np.random.default_rng().uniform(-0.5, 0.5, 15_500).astype(np.float32)
     window = np.pad(wave, (120, 380))[None, :, None]  # the first token is centred at 87.5 ms
     batch = {"audio": jnp.asarray(window), "length": jnp.array([15_620])}

@@ -190,8 +190,9 @@ def test_the_best_checkpoint_stays_and_the_run_resumes_to_the_bit(
     folder = tmp_path / "run" / "checkpoints"
     assert sorted(p.name for p in folder.iterdir() if p.name.isdigit()) == ["2", "6"]
     best = checkpoint.load_run(tmp_path / "run", step=2).params
-    for params in (found.params, load_trained(tmp_path / "run").params):
-        equal(params, best)
+    for read in (found, load_trained(tmp_path / "run")):
+        equal(read.params, best)
+        assert (read.step, read.checkpoint) == (2, "step 2 of 6 (the best by loss)")
     last = checkpoint.load_run(tmp_path / "run", what="last").params
     assert not np.array_equal(*(jax.tree.leaves(t)[0] for t in (last, best)))
     rows = read_metrics(tmp_path / "run")
@@ -206,7 +207,9 @@ def test_the_best_checkpoint_stays_and_the_run_resumes_to_the_bit(
     equal(checkpoint.load_run(tmp_path / "run", what="last").params, last)
     assert [r["lr"] for r in read_metrics(tmp_path / "run")] == [r["lr"] for r in rows]
     shutil.rmtree(folder / "2")
-    equal(checkpoint.load_run(tmp_path / "run").params, last)
+    read = checkpoint.load_run(tmp_path / "run")
+    equal(read.params, last)
+    assert read.checkpoint == "step 6 of 6 (the best, of step 2, cannot be read)"
     assert "the best checkpoint, of step 2, cannot be read" in caplog.text
 
 

@@ -115,12 +115,12 @@ class Pipeline:
           As :meth:`iterate`, where crops are the middle of their rows. The last batch is filled up
           with rows whose ``_mask`` is 0.
         """
-        for rows, mask in _blocks(self.held_out, batch):
-            out = self.shards.read(self._local(rows))
+        part = self.process_index, self.process_count
+        for out in eval_batches(self.shards, self.held_out, batch=batch, part=part):
             if self._cropped:
                 middle = np.full(len(out["length"]), 0.5)
                 out = in_memory.crop(out, middle, samples=self._samples)
-            yield {**out, "_mask": self._local(mask)}
+            yield out
 
     def close(self) -> None:
         """Stops all iterators and closes the shard files."""
@@ -132,7 +132,7 @@ class Pipeline:
 
     def _local(self, values: np.ndarray) -> np.ndarray:
         """The part of this process; the parts in order are the global batch, as devices hold it."""
-        return np.split(values, self.process_count)[self.process_index]
+        return _part(values, (self.process_index, self.process_count))
 
     @property
     def _samples(self) -> dict[str, int]:
@@ -264,16 +264,27 @@ def batch_spec(info: ShardsInfo, batch: int) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 def eval_batches(
-    shards: Shards, rows: np.ndarray, *, batch: int
+    shards: Shards, rows: np.ndarray, *, batch: int, part: tuple[int, int] = (0, 1)
 ) -> Iterator[dict[str, np.ndarray]]:
     """Every row of ``rows`` ``[n]`` once, in that order.
+
+    Args:
+      shards: the data.
+      rows: numbers of rows.
+      batch: rows of a batch.
+      part: which of how many equal parts of each batch is read.
 
     Yields:
       As :meth:`Pipeline.iterate`. The last batch is filled up with rows whose ``_mask`` is 0.
     """
     check(batch >= 1, "batch", f"must be 1 or more, got {batch}")
     for block, mask in _blocks(rows, batch):
-        yield {**shards.read(block), "_mask": mask}
+        yield {**shards.read(_part(block, part)), "_mask": _part(mask, part)}
+
+
+def _part(values: np.ndarray, part: tuple[int, int]) -> np.ndarray:
+    index, count = part
+    return np.split(values, count)[index]
 
 
 def _blocks(rows: np.ndarray, batch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
