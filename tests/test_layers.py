@@ -36,7 +36,7 @@ FORBIDDEN = {
     "types": {"flax"},
 }
 LAZY = {"tensorflow", "tensorflow_datasets", "librosa", "matplotlib", "sklearn", "soundfile",
-        "soxr", "tyro", "grain", "torch", "scipy", "mteb", "s3prl", "onnx",
+        "soxr", "tyro", "grain", "apache_beam", "torch", "scipy", "mteb", "s3prl", "onnx",
         "onnxruntime", "ai_edge_litert"}  # fmt: skip
 TWIN = ("export", "huggingface", "twin")
 """Code that is copied beside exported weights: torch is its point, and jfreq does not import it."""

@@ -21,6 +21,8 @@ def data_prepare(
     source: str | None = None,
     part: str | None = None,
     finish: bool = False,
+    runner: str | None = None,
+    runner_options: tuple[str, ...] = (),
     options: Annotated[Options, arg(name="")] = DEFAULTS,
 ) -> None:
     """Turns recordings into shards that `jfreq train` reads.
@@ -34,6 +36,10 @@ def data_prepare(
         part: prepare one part of many, for instance 3/64; parts count from 1/64 and may run on
             several machines at once.
         finish: join the parts: the same bytes as without parts.
+        runner: prepare by Apache Beam: DirectRunner, DataflowRunner, FlinkRunner, SparkRunner or
+            DaskRunner; the same bytes again.
+        runner_options: options of Beam, for instance direct_num_workers=8
+            direct_running_mode=multi_processing.
         options: how recordings are read, cut and stored.
     """
     from jfreq.data.prepare.parts import finish_parts, prepare_part
@@ -43,12 +49,22 @@ def data_prepare(
 
     fields = {f.name: getattr(options, f.name) for f in dataclasses.fields(options) if f.init}
     fields["name"] = name if source else None
+    ways = [way for way, chosen in (
+        ("part", part), ("finish", finish), ("runner", runner)
+    ) if chosen]  # fmt: skip
+    if len(ways) > 1:
+        raise InputError(f"{ways[0]}: cannot be used together with --{ways[1]}; leave one out")
+    if runner_options and runner is None:
+        raise InputError("runner_options: are for Apache Beam; name a --runner")
     if part is not None:
-        if finish:
-            raise InputError("finish: joins parts that are prepared; leave --part out")
         prepare_part(source or name, out, part, **fields)
         return
-    (finish_parts if finish else prepare)(source or name, out, **fields)
+    if runner is not None:
+        from jfreq.data.prepare.beam import prepare_with_beam
+
+        prepare_with_beam(source or name, out, runner, runner_options, **fields)
+    else:
+        (finish_parts if finish else prepare)(source or name, out, **fields)
     print(describe(open_shards(out)))
 
 

@@ -263,3 +263,11 @@ def test_a_part_that_was_killed_goes_on(audio_set, plain, tmp_path):
     assert os.stat(first).st_mtime_ns == time_of_first
     finish(audio_set, out)
     assert content(out) == content(plain)
+
+
+def test_beam_is_named_where_it_is_missing(tmp_path, monkeypatch):
+    from jfreq.data.prepare.beam import prepare_with_beam
+
+    monkeypatch.setitem(sys.modules, "apache_beam", None)
+    with pytest.raises(InputError, match=r"Beam is not installed; pip install 'jfreq\[beam\]'"):
+        prepare_with_beam("synthetic:tones", tmp_path / "out", progress=False)
