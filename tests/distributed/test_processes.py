@@ -133,9 +133,13 @@ def test_sigterm_to_one_process_saves_and_stops_all(experiment, tmp_path):
 VALUES = """
 import sys, numpy as np, jax
 from jfreq import distributed, sharding
+from jfreq.config import Experiment, Mesh
 from jfreq.data.shards.reader import open_shards
 from jfreq.evaluate.features import extract
+from jfreq.evaluate.predictions import predict
 from jfreq.methods.ssast import SSAST
+from jfreq.methods.supervised import Classify
+from jfreq.train.state import Trained
 from jfreq.nn.vit import ViT
 from jax.sharding import NamedSharding, PartitionSpec as P
 
@@ -168,6 +172,15 @@ method = SSAST(encoder=ViT(width=16, depth=1, heads=2)).bind(shards.spec)
 params = jax.jit(method.init)(jax.random.key(0))
 found = extract(method, jax.device_get(params), shards, np.arange(7), batch=3)
 np.savez(f"{sys.argv[2]}/{rank}.npz", x=found.x, label=found.label, id=found.id)
+
+# and the predictions of all rows, from parameters on the host and on the mesh
+method = Classify(backbone=method).bind(shards.spec)
+params = jax.device_get(jax.jit(method.init)(jax.random.key(0)))
+trained = Trained(Experiment("two", method, mesh=Mesh(2, 2, 1)), params)
+mesh = sharding.make_mesh((2, 2, 1))
+placed = jax.device_put(params, NamedSharding(mesh, P()))
+scores = [predict(trained._replace(params=p), shards, np.arange(7)).score for p in (params, placed)]
+np.savez(f"{sys.argv[2]}/scores{rank}.npz", host=scores[0], mesh=scores[1])
 """
 
 
@@ -235,6 +248,11 @@ def test_values_across_processes(pair, shards):
     from jfreq.data.shards.reader import open_shards
 
     np.testing.assert_array_equal(first["label"], open_shards(shards).column("label")[:7])
+    scores = [np.load(pair[1] / f"scores{i}.npz") for i in (0, 1)]
+    for name in ("host", "mesh"):
+        assert scores[0][name].shape[0] == 7 and np.ptp(scores[0][name]) > 0
+        np.testing.assert_array_equal(scores[0][name], scores[1][name])
+        np.testing.assert_allclose(scores[0][name], scores[0]["host"], atol=1e-5)
 
 
 @pytest.mark.slow

@@ -1,9 +1,15 @@
 """Predictions of several classifiers averaged: against probabilities averaged by scipy."""
 
+import os
+import signal
+
 import numpy as np
 import pytest
 from scipy.special import expit, softmax
 
+from jfreq.config import Average, replace
+from jfreq.evaluate import predictions
+from jfreq.evaluate.finetune import finetune
 from jfreq.evaluate.predictions import (
     Predictions,
     Snapshots,
@@ -11,7 +17,9 @@ from jfreq.evaluate.predictions import (
     read_predictions,
     write_predictions,
 )
+from jfreq.methods.supervised import Classify
 from jfreq.metrics import mean_average_precision
+from jfreq.train.loop import Stopped
 from jfreq.types import InputError
 
 
@@ -48,3 +56,32 @@ def test_files_of_snapshots(tmp_path):
     np.testing.assert_array_equal(mean.label, label)
     with pytest.raises(InputError, match=r"no predictions of the snapshots after steps 9,"):
         Snapshots(tmp_path, None, ids).averaged((3, 9), "softmax")
+
+
+def test_a_fine_tuning_that_was_stopped_averages_what_it_would_have(
+    experiment, tmp_path, monkeypatch
+):
+    """It is told to end while the first of two snapshots is taken, and goes on after the next."""
+    cfg = replace(
+        experiment,
+        method=Classify(backbone=experiment.method),
+        average=Average(every=0.5, of="predictions"),
+        steps=4,
+    )
+    whole = finetune(cfg, tmp_path / "whole", folds=("1",))
+    predict = predictions.predict
+
+    def stopped(*args):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return predict(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(predictions, "predict", stopped)
+        with pytest.raises(Stopped, match=r"stopped at step [23]"):
+            finetune(cfg, tmp_path / "parts", folds=("1",))
+    assert [path.name for path in (tmp_path / "parts/fold1/snapshots").iterdir()] == ["2.npz"]
+    assert finetune(cfg, tmp_path / "parts", folds=("1",)) == whole
+    for name in ("predictions.npz", "snapshots/2.npz", "snapshots/4.npz"):
+        one, two = (read_predictions(tmp_path / f"{run}/fold1", name) for run in ("whole", "parts"))
+        np.testing.assert_array_equal(one.score, two.score)
+    assert not np.array_equal(one.score, read_predictions(tmp_path / "whole/fold1").score)
