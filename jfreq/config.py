@@ -202,6 +202,9 @@ class Mesh:
     data: MeshSize = -1
     fsdp: MeshSize = 1
     tensor: MeshSize = 1
+    slices: Count | None = None
+    """Groups of devices that a slower network joins, with ``data`` split over them; None: the TPU
+    slices that JAX reports."""
     rules: ShardingRules = TRANSFORMER_RULES
     """Path pattern, and the mesh axis of each trailing dimension (None: whole). The first match
     decides; what no pattern names is split over ``fsdp`` when it is large."""

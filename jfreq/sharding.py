@@ -32,10 +32,21 @@ BATCH = ("data", "fsdp")
 MIN_SHARD_BYTES = 2**20
 
 
-def make_mesh(sizes: Sequence[int], devices: Sequence[Any] | None = None) -> jax.sharding.Mesh:
-    """The mesh over all devices; one of the three ``sizes`` may be -1.
+def make_mesh(
+    sizes: Sequence[int], devices: Sequence[Any] | None = None, *, slices: int | None = None
+) -> jax.sharding.Mesh:
+    """The mesh over all devices.
 
-    Raises ``InputError`` when the sizes do not multiply to the number of devices.
+    Args:
+        sizes: Of ``data``, ``fsdp`` and ``tensor``; one may be -1 and takes what is left.
+        devices: By default all that JAX has.
+        slices: Groups of devices that a slower network joins: ``data`` is split over them, so that
+            only sums of gradients cross it. None: the slices of a TPU that the devices name. Where
+            they name none, a slice is a group of whole processes, or of devices of one process.
+
+    Raises:
+        InputError: The sizes do not multiply to the number of devices, or ``slices`` are not those
+            of the devices or do not divide them and ``data``.
     """
     devices = list(devices if devices is not None else jax.devices())
     fixed = math.prod(s for s in sizes if s != -1)
@@ -43,13 +54,44 @@ def make_mesh(sizes: Sequence[int], devices: Sequence[Any] | None = None) -> jax
     if math.prod(shape) != len(devices):
         text = ", ".join(f"{axis}={size}" for axis, size in zip(AXES, sizes))
         raise InputError(f"mesh: {text} does not match the devices that JAX has: {len(devices)}")
-    kinds = (AxisType.Auto,) * 3
+    groups = _slices(devices, slices)
+    if shape[0] % len(groups):
+        raise InputError(
+            f"mesh: data={shape[0]} cannot be split over {len(groups)} slices; make it a multiple, "
+            "because only data runs over the network between slices"
+        )
+    inside = (shape[0] // len(groups), *shape[1:])
+    placed = np.concatenate([_inside_slice(inside, group) for group in groups])
+    return jax.sharding.Mesh(placed, AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def _inside_slice(shape: tuple[int, ...], devices: list[Any]) -> np.ndarray:
+    """The devices of a slice in the order that suits the links between them."""
     try:
-        return jax.make_mesh(shape, AXES, axis_types=kinds, devices=devices)
+        return create_device_mesh(shape, devices)
     except NotImplementedError:
         # No axis of the mesh is a product of axes of the torus: cut those in two.
-        array = create_device_mesh(shape, devices, allow_split_physical_axes=True)
-        return jax.sharding.Mesh(array, AXES, axis_types=kinds)
+        return create_device_mesh(shape, devices, allow_split_physical_axes=True)
+
+
+def _slices(devices: list[Any], wanted: int | None) -> list[list[Any]]:
+    """The devices of each slice."""
+    named = sorted({getattr(device, "slice_index", 0) for device in devices})
+    if len(named) > 1:
+        if wanted not in (None, len(named)):
+            raise InputError(
+                f"mesh.slices: is {wanted}, but JAX reports {len(named)}; leave it out"
+            )
+        return [[d for d in devices if d.slice_index == index] for index in named]
+    count = wanted or 1
+    processes = len({device.process_index for device in devices})
+    if len(devices) % count or (processes > 1 and processes % count):
+        raise InputError(
+            f"mesh.slices: {count} do not divide {processes} processes with {len(devices)} devices"
+        )
+    ordered = sorted(devices, key=lambda device: device.process_index)
+    size = len(devices) // count
+    return [ordered[start : start + size] for start in range(0, len(devices), size)]
 
 
 def batch_ways(mesh: jax.sharding.Mesh) -> int:

@@ -94,7 +94,28 @@ def main(argv: Sequence[str] | None = None) -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        run(sys.argv[1:] if argv is None else argv)
+        _run_or_exit(sys.argv[1:] if argv is None else argv)
+    except SystemExit as end:
+        if end.code in (1, 2):
+            _end_of_several(int(end.code))
+        raise
+    except Exception as error:
+        _end_of_several(1, error)
+        raise
+
+
+def _end_of_several(code: int, error: Exception | None = None) -> None:
+    """Ends a process of several that run as one; others end by themselves."""
+    if "jfreq.distributed" in sys.modules:
+        from jfreq import distributed
+
+        distributed.end_in_error(code, error)
+
+
+def _run_or_exit(argv: Sequence[str]) -> None:
+    """Runs one command line; what is wrong with it, or stops it, becomes ``SystemExit``."""
+    try:
+        run(argv)
         sys.stdout.flush()
     except InputError as error:
         _refuse(str(error))

@@ -91,7 +91,9 @@ def plan_step(experiment: Experiment, data: ShardsInfo, topology: Topology) -> p
     """The step of a bound experiment on rows as ``data`` describes them; nothing is compiled."""
     places.check_mesh(topology, experiment.mesh)
     experiment = replace(experiment, method=_for_hardware(experiment.method, topology))
-    mesh = sharding.make_mesh(experiment.mesh.sizes, places.devices(topology))
+    mesh = sharding.make_mesh(
+        experiment.mesh.sizes, places.devices(topology), slices=experiment.mesh.slices
+    )
     return plan.plan_step(experiment, batch_spec(data, experiment.batch), mesh)
 
 

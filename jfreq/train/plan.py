@@ -48,7 +48,7 @@ def plan_run(experiment: Experiment) -> RunPlan:
     """Opens the data, binds the experiment to it and plans the state; raises ``InputError``."""
     methods.check_experiment(experiment)
     check(bool(experiment.data.path), "data", "no shards given; pass --data FOLDER")
-    mesh = sharding.make_mesh(experiment.mesh.sizes)
+    mesh = sharding.make_mesh(experiment.mesh.sizes, slices=experiment.mesh.slices)
     check_batch(experiment, mesh)
     index, count = sharding.process_shard(mesh)
     pipeline = open_pipeline(

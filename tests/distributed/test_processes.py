@@ -7,66 +7,11 @@ import time
 import numpy as np
 import pytest
 
-from jfreq import distributed
 from jfreq.config import Mesh, Validation, replace
 from jfreq.config_json import to_dict
 from jfreq.monitoring.metrics_writer import read_metrics
 from jfreq.testing import finish_processes, start_processes
 from jfreq.train.loop import train
-from jfreq.types import InputError
-
-NAMES = (distributed.ADDRESS, distributed.COUNT, distributed.INDEX)
-
-
-@pytest.mark.parametrize(
-    ("values", "match"),
-    [
-        ((None, "2", "0"), "not JAX_COORDINATOR_ADDRESS"),
-        (("h:1", "2", None), "not JAX_PROCESS_ID"),
-        (("h:1", None, "0"), "not JAX_NUM_PROCESSES"),
-        (("h:1", "two", "0"), "whole numbers, got 'two'"),
-        (("h:1", "2", "2"), "JAX_PROCESS_ID=2 is not in 0 to"),
-    ],
-)
-def test_half_an_environment_is_refused(values, match):
-    env = {name: value for name, value in zip(NAMES, values) if value is not None}
-    with pytest.raises(InputError, match=match):
-        distributed.start(env)
-
-
-SLURM = {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "n[1-2]", "SLURM_PROCID": "1",
-         "SLURM_LOCALID": "0", "SLURM_NTASKS": "2"}  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("env", "expected"),
-    [
-        ({}, None),
-        ({"JAX_COORDINATOR_ADDRESS": "h:1"}, None),
-        ({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "2"}, None),  # a batch script, not an srun step
-        ({**SLURM, "SLURM_NTASKS": "1"}, None),
-        (SLURM, {}),
-        ({"TPU_WORKER_HOSTNAMES": "t0,t1"}, {}),
-        ({"TPU_WORKER_HOSTNAMES": "t0"}, None),
-        (dict(zip(NAMES, ("h:1", "4", "3"))),
-         {"coordinator_address": "h:1", "num_processes": 4, "process_id": 3}),
-    ],
-)  # fmt: skip
-def test_who_is_asked_to_join(env, expected, monkeypatch):
-    calls = []
-    monkeypatch.setattr("jax.distributed.initialize", lambda **given: calls.append(given))
-    distributed.start(env)
-    joined = [{k: v for k, v in c.items() if k != "initialization_timeout"} for c in calls]
-    assert joined == ([] if expected is None else [expected])
-
-
-def test_nobody_answers(monkeypatch):
-    def fails(**_):
-        raise RuntimeError("DEADLINE_EXCEEDED: barrier timed out\nmore")
-
-    monkeypatch.setattr("jax.distributed.initialize", fails)
-    with pytest.raises(InputError, match=r"h:1: the processes did not find each other \(DEADLINE"):
-        distributed.start(dict(zip(NAMES, ("h:1", "2", "0"))))
 
 
 @pytest.fixture

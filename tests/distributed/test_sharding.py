@@ -64,12 +64,15 @@ def test_sizes_that_do_not_fit_the_devices(sizes):
 
 
 def test_a_mesh_that_cuts_axes_of_a_torus(monkeypatch):
-    """jax.make_mesh refuses (4, 8, 2) on a TPU of 4 x 4 x 4; its axes are cut then."""
+    """JAX refuses (4, 8, 2) on a TPU of 4 x 4 x 4; its axes are cut then."""
+    place = sharding.create_device_mesh
 
-    def refuse(*args, **kwargs):
-        raise NotImplementedError
+    def refuse(*args, allow_split_physical_axes=False):
+        if not allow_split_physical_axes:
+            raise NotImplementedError
+        return place(*args)
 
-    monkeypatch.setattr(jax, "make_mesh", refuse)
+    monkeypatch.setattr(sharding, "create_device_mesh", refuse)
     mesh = sharding.make_mesh((2, -1, 2))
     assert mesh.axis_names == sharding.AXES and mesh.devices.shape == (2, 2, 2)
     assert len({device.id for device in mesh.devices.flat}) == 8
