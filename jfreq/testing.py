@@ -220,6 +220,19 @@ def _program(function, traced: tuple[int, ...], static: tuple, options: tuple) -
 # ------------------------------------------------------------------ methods that learn
 
 
+def filled(method: Method, seed: int = 0) -> PyTree:
+    """Random parameters of the right shapes, without compiling the initialisers."""
+    shapes = jax.eval_shape(method.init, jax.random.key(0))
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda p: 0.5 * rng.normal(size=p.shape).astype(p.dtype), shapes)
+
+
+@functools.cache
+def compiled(method: Method, name: str) -> Any:
+    """A function of a method as one program, which all tests of equal methods share."""
+    return jax.jit(getattr(method, name))
+
+
 @functools.partial(jax.jit, static_argnums=0)
 def loss_and_grad(method: Method, params: PyTree, batch: Batch, key: Array) -> tuple[Loss, PyTree]:
     """The loss of a method without a target at update 0, and its gradient; compiled."""

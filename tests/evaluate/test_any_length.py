@@ -11,7 +11,7 @@ from jfreq.method import Method
 from jfreq.methods.ssast import SSAST
 from jfreq.nn.vit import ViT
 from jfreq.ranges import checked
-from jfreq.testing import CLIP
+from jfreq.testing import CLIP, compiled
 from jfreq.types import DataSpec, Features, InputError, SignalSpec, TokenGrid
 
 SAMPLES = CLIP.signals[0].samples
@@ -20,7 +20,7 @@ SAMPLES = CLIP.signals[0].samples
 @pytest.fixture(scope="module")
 def model():
     method = SSAST(encoder=ViT(width=16, depth=1, heads=2)).bind(CLIP)
-    return method, jax.jit(method.init)(jax.random.key(0))
+    return method, compiled(method, "init")(jax.random.key(0))
 
 
 @pytest.mark.parametrize("factor", [0.4, 1.0, 2.7, 3.9])
@@ -133,7 +133,7 @@ def test_length_counts_samples_of_the_datas_first_signal():
     batch, expected = rows(0.5)
     batch["length"] = jnp.array([500, 300, 100])
     method = for_any_length(Powers((SLOW,)), DataSpec(BOTH))
-    found = jax.jit(method.encode)({}, batch)
+    found = compiled(method, "encode")({}, batch)
     np.testing.assert_array_equal(found.valid.sum(1), [5, 3, 1])
     for row, count in enumerate((5, 3, 1)):
         np.testing.assert_allclose(found.clip[row, 0], expected[row, :count, 1].mean(), rtol=1e-5)

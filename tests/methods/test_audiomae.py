@@ -16,7 +16,7 @@ from jfreq.nn.vit import ViT
 from jfreq.nn.window_decoder import WindowDecoder
 from jfreq.ops.patch import patchify
 from jfreq.ops.posemb import sincos_tokens
-from jfreq.testing import CLIP, fake_batch, loss_and_grad
+from jfreq.testing import CLIP, compiled, fake_batch, loss_and_grad
 from jfreq.types import DataSpec, InputError, SignalSpec, TokenGrid
 
 TEN_SECONDS = DataSpec((SignalSpec("audio", 16000, 160000),))
@@ -39,7 +39,7 @@ def reconstructed(kind):
     """A batch with its spectrogram, and what :meth:`AudioMAE.reconstruct` gives of it and other
     spectrograms under one mask, compiled."""
     method = METHODS[kind]
-    batch = jax.jit(method.with_spectrogram)(fake_batch(CLIP, 2))
+    batch = compiled(method, "with_spectrogram")(fake_batch(CLIP, 2))
 
     @jax.jit
     def run(params, spec):
@@ -98,9 +98,9 @@ def standardised(cells, truth):
 def test_the_loss_is_the_error_of_masked_patches(norm_patch):
     """From the reconstruction, in numpy, under the mask of the same key."""
     method = replace(METHODS["local"], norm_patch=norm_patch)
-    batch = jax.jit(method.with_spectrogram)(fake_batch(CLIP, 3))
+    batch = compiled(method, "with_spectrogram")(fake_batch(CLIP, 3))
     key, params = jax.random.key(5), params_of("local")
-    found = jax.jit(method.reconstruct)(params, batch, Streams(key))
+    found = compiled(method, "reconstruct")(params, batch, Streams(key))
     spec = np.asarray(batch["spectrogram"])
     if norm_patch:
         error = standardised(found.reconstruction, spec) - standardised(spec, spec)
@@ -127,7 +127,7 @@ def test_positions_that_are_learned_start_as_released():
     """Token (t, f) has the sines of row (8 t + f) // 64 and column (8 t + f) % 64: the first half
     of the width codes the column. A wider window has other ones."""
     method = replace(LOCAL, positions="learned").bind(TEN_SECONDS)
-    params = jax.jit(method.init)(jax.random.key(0))
+    params = compiled(method, "init")(jax.random.key(0))
     for part, width in (("trunk", 16), ("decoder", 16)):
         table = np.asarray(params[part]["positions"]["grid"])
         assert table.shape == (8, 64, width)
@@ -158,7 +158,7 @@ def test_fixed_positions_are_those_of_the_grid():
 def test_initial_values(initial):
     """Released: Xavier's bound for every matrix, tokens and positions aside, biases 0."""
     method = replace(LOCAL, initial=initial, encoder=ViT(width=64, depth=2, heads=2)).bind(CLIP)
-    params = jax.jit(method.init)(jax.random.key(0))
+    params = compiled(method, "init")(jax.random.key(0))
     kernels = {
         path: np.asarray(x).reshape(-1, x.shape[-1])
         for path, x in param_paths.flatten(params).items()
@@ -183,21 +183,26 @@ def test_gain_makes_clips_louder_or_softer():
     method = replace(METHODS["local"], gain=True, norm_patch=False)
     batch = fake_batch(CLIP, 2)
     wave = np.asarray(batch["audio"])
-    louder = [method._louder(batch, Streams(jax.random.key(i)))["audio"] / wave for i in range(40)]
-    gains = np.array(louder)[:, :, 100, 0]
+
+    @jax.jit
+    @jax.vmap
+    def louder(seed):
+        return method._louder(batch, Streams(jax.random.key(seed)))["audio"][:, 100, 0]
+
+    gains = np.asarray(louder(jnp.arange(40))) / wave[:, 100, 0]
     assert gains.min() > 0.5 and gains.max() < 1.5 and abs(gains.mean() - 1) < 0.05
     assert abs(gains.var() - 1 / 84) < 0.006  # of Beta(10, 10)
     integers = {**batch, "audio": jnp.asarray(wave / np.abs(wave).max() * 30000, jnp.int16)}
-    assert method._louder(integers, Streams(jax.random.key(0)))["audio"].dtype == jnp.float32
+    same = jax.eval_shape(method._louder, integers, Streams(jax.random.key(0)))
+    assert same["audio"].dtype == jnp.float32
 
 
 def test_validation_leaves_the_gain_out():
     method = replace(METHODS["local"], gain=True, norm_patch=False)
-    params = method.init(jax.random.key(0))
-    args = params, {}, fake_batch(CLIP, 2), Streams(jax.random.key(1)), 0
-    plain = float(replace(method, gain=False).loss(*args).value)
-    assert float(method.validation_loss(*args).value) == plain
-    assert float(method.loss(*args).value) != plain
+    args = params_of("local"), {}, fake_batch(CLIP, 2), Streams(jax.random.key(1)), 0
+    plain = float(compiled(replace(method, gain=False), "loss")(*args).value)
+    assert float(compiled(method, "validation_loss")(*args).value) == plain
+    assert float(compiled(method, "loss")(*args).value) != plain
 
 
 def test_lines_are_masked_as_wholes():

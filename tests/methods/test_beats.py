@@ -22,7 +22,7 @@ from jfreq.nn.apply import apply
 from jfreq.nn.vit import ViT
 from jfreq.ops import codebook
 from jfreq.ops.patch import patchify, unpatchify
-from jfreq.testing import CLIP, batch_spec, fake_batch
+from jfreq.testing import CLIP, batch_spec, compiled, fake_batch
 from jfreq.train import initial_state, plan, step
 from jfreq.train.initial_state import check_sources, check_trained
 from jfreq.train.state import init_state
@@ -53,7 +53,7 @@ def built(name):
         found = method.loss(params, target, *args)
         return found.value, found
 
-    params = jax.jit(method.init)(jax.random.key(0))
+    params = compiled(method, "init")(jax.random.key(0))
     run = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))
     return method, params, jax.jit(method.init_target)(params), run
 
@@ -72,7 +72,7 @@ def clips():
 @functools.cache
 def spectrogram():
     """Spectrograms ``[b t f c]`` of the clips, and which patches hold signal."""
-    batch = jax.jit(SMALL.with_spectrogram)(clips())
+    batch = compiled(SMALL, "with_spectrogram")(clips())
     return batch["spectrogram"], SMALL.read_tokens(batch)
 
 
@@ -257,7 +257,7 @@ def test_a_trained_tokenizer_gives_the_model_its_codes():
 
 def test_reconstruction_shows_the_mask():
     method, params, _, _ = built("model")
-    found = jax.jit(method.reconstruct)(params, clips(), Streams(jax.random.key(0)))
+    found = compiled(method, "reconstruct")(params, clips(), Streams(jax.random.key(0)))
     assert found.masked.shape == (4, 128, 128) and found.reconstruction is None
     assert float(found.masked.mean()) == pytest.approx(0.75)
 

@@ -17,7 +17,7 @@ from jfreq.nn.bias import ALiBi
 from jfreq.nn.predictors import ConvDecoder
 from jfreq.nn.vit import ViT
 from jfreq.nn.waveform import ConvFeatures, ConvPositions
-from jfreq.testing import fake_batch
+from jfreq.testing import compiled, fake_batch
 from jfreq.types import DataSpec, InputError, SignalSpec
 
 SECOND = DataSpec((SignalSpec("audio", 16000, 16000),))
@@ -37,7 +37,7 @@ def built():
     """Method, parameters, a teacher of other parameters, and a function of both and a batch: the
     loss and the gradients of student and teacher."""
     method = SMALL.bind(SECOND)
-    init = jax.jit(method.init)
+    init = compiled(method, "init")
     params, other = (init(jax.random.key(i)) for i in (0, 7))
 
     def loss(params, target, batch):
@@ -147,7 +147,7 @@ def test_padding_and_gain_change_nothing():
     assert float(one) == pytest.approx(float(two), rel=1e-4)
     short = SMALL.bind(DataSpec((SignalSpec("audio", 16000, 12000),)))
     cut = {"audio": other["audio"][:, :12000], "length": jnp.array([12000, 9000, 2000, 12000])}
-    whole, part = jax.jit(method.encode)(params, batch), jax.jit(short.encode)(params, cut)
+    whole, part = compiled(method, "encode")(params, batch), compiled(short, "encode")(params, cut)
     np.testing.assert_array_equal(whole.valid.sum(1), [49, 27, 5, 49])
     np.testing.assert_allclose(whole.clip[1:3], part.clip[1:3], atol=1e-3)
     np.testing.assert_allclose(whole.tokens[1, :27], part.tokens[1, :27], atol=1e-3)

@@ -19,7 +19,7 @@ from jfreq.nn.aape import AaPE
 from jfreq.nn.convnext import ConvNeXt
 from jfreq.nn.predictors import ConvDecoder, CrossPredictor
 from jfreq.nn.vit import ViT
-from jfreq.testing import CLIP, fake_batch
+from jfreq.testing import CLIP, compiled, fake_batch
 from jfreq.types import DataSpec, InputError, Mask, SignalSpec
 
 TEN_SECONDS = DataSpec((SignalSpec("audio", 16000, 160000),))
@@ -48,7 +48,7 @@ CONFIGS = {"eat": SMALL, "aasp": FULL}
 def built(name):
     """Config, method, parameters, a teacher of other parameters, and the loss compiled."""
     cfg = method = CONFIGS[name].bind(CLIP)
-    init = jax.jit(method.init)
+    init = compiled(method, "init")
     target = method.init_target(init(jax.random.key(7)))
 
     def loss(*args):
@@ -149,7 +149,7 @@ def test_the_loss_is_the_released_sum():
     cfg, method, params, target, loss = built("eat")
     batch, rngs = clips(), Streams(jax.random.key(3))
     value, metrics, _ = loss(params, target, batch, rngs, 0)
-    spec = method.with_spectrogram(batch)["spectrogram"]
+    spec = compiled(method, "with_spectrogram")(batch)["spectrogram"]
     mask = cfg.sample_mask(rngs("mask"), 12)
     truth = jax.jit(cfg.teacher_targets)(target["trunk"], spec)
     special, pred = applied(cfg)(params, spec, mask, rngs("fill"))
@@ -181,7 +181,7 @@ def test_who_learns(name):
 
 def test_targets_have_mean_zero_and_variance_one():
     cfg, method, _, target, _ = built("eat")
-    spec = method.with_spectrogram(clips())["spectrogram"]
+    spec = compiled(method, "with_spectrogram")(clips())["spectrogram"]
     teacher = jax.jit(EAT.teacher_targets, static_argnums=0)
     truth = np.asarray(teacher(cfg, target["trunk"], spec))
     assert truth.shape == (4, cfg.grid.size, 16)
@@ -197,7 +197,7 @@ def test_released_initial_values():
     found = {}
     for initial in ("cut", "released"):
         method = EAT(initial=initial, encoder=encoder).bind(CLIP)
-        params = param_paths.flatten(jax.jit(method.init)(jax.random.key(0))["trunk"])
+        params = param_paths.flatten(compiled(method, "init")(jax.random.key(0))["trunk"])
         found[initial] = {path: np.asarray(x) for path, x in params.items()}
     cut, released = found["cut"], found["released"]
     assert np.std(released["special_tokens"]) == pytest.approx(1, rel=0.25)
@@ -225,7 +225,7 @@ def test_the_teacher_follows_on_a_line():
 def test_clones_share_the_clip_and_nothing_else():
     """Three masks at once are three times one mask; values under a mask reach nobody."""
     cfg, method, params, _, _ = built("eat")
-    spec = method.with_spectrogram(clips())["spectrogram"][:2]
+    spec = compiled(method, "with_spectrogram")(clips())["spectrogram"][:2]
     mask = masks.inverse_block(jax.random.key(5), 6, cfg.grid, cfg.visible, block=2)
     net, key = applied(cfg), jax.random.key(6)
     special, _ = net(params, spec, mask, key)
@@ -302,11 +302,11 @@ def test_collapse_shows_in_the_log():
 @pytest.mark.parametrize("name", CONFIGS)
 def test_features_and_mask_for_the_report(name):
     cfg, method, params, _, _ = built(name)
-    found = jax.jit(method.encode)(params, clips())
+    found = compiled(method, "encode")(params, clips())
     assert found.tokens.shape == (4, cfg.grid.size, 16)
     assert found.layers is not None and found.layers.shape[0] == 2
     np.testing.assert_allclose(found.layers[-1], found.tokens, atol=1e-5)
-    shown = jax.jit(method.reconstruct)(params, clips(), Streams(jax.random.key(0)))
+    shown = compiled(method, "reconstruct")(params, clips(), Streams(jax.random.key(0)))
     assert shown.reconstruction is None
     share = np.asarray(shown.masked).mean(axis=(1, 2))
     np.testing.assert_allclose(share, 1 - cfg.visible / cfg.grid.size, atol=1e-6)

@@ -16,7 +16,7 @@ from jfreq.method import Streams
 from jfreq.methods.focal import FOCAL, terms
 from jfreq.nn.deepsense_stft import DeepSenseSTFT
 from jfreq.nn.swin import Swin
-from jfreq.testing import fake_batch, loss_and_grad
+from jfreq.testing import compiled, fake_batch, loss_and_grad
 from jfreq.train import plan
 from jfreq.train.optimizer import rate_multipliers
 from jfreq.types import DataSpec, InputError, SignalSpec
@@ -219,7 +219,7 @@ def test_loss_is_that_of_the_projections_of_two_views(key):
     batch = fake_batch(SENSORS, 8)
     batch["audio"] = batch["audio"].at[2].set(0.0)
     batch["_mask"] = batch["_mask"].at[7].set(0.0)
-    value, metrics, _ = jax.jit(cfg.loss)(params, {}, batch, rngs, 0)
+    value, metrics, _ = compiled(cfg, "loss")(params, {}, batch, rngs, 0)
 
     @jax.jit
     def encoded(batch):
@@ -290,7 +290,7 @@ def test_embedding_is_the_vectors_of_all_sensors_before_the_projection(encoder):
     method, params = made(encoder=encoder)
     batch = fake_batch(SENSORS, 3)
     batch["length"] = jnp.array([64, 64, 30])
-    encode = jax.jit(method.encode)
+    encode = compiled(method, "encode")
     found = encode(params, batch)
     assert found.clip.shape == (3, sum(method.branch_widths)) and method.branch_widths == (8, 8)
     assert found.tokens.shape[:2] == found.valid.shape == (3, method.grid.size)

@@ -17,7 +17,7 @@ from jfreq.masks import window_masks
 from jfreq.method import Streams
 from jfreq.methods.freqmae import FreqMAE, as_released, frequency_weights
 from jfreq.nn.swin import Swin
-from jfreq.testing import ACC_MIC, data_of, fake_batch, fitted, loss_and_grad
+from jfreq.testing import ACC_MIC, compiled, data_of, fake_batch, fitted, loss_and_grad
 from jfreq.train import optimizer
 from jfreq.types import DataSpec, InputError, SignalSpec
 
@@ -35,7 +35,7 @@ SMALL = FreqMAE(
 @pytest.fixture(scope="module")
 def small():
     method = SMALL.bind(ACC_MIC)
-    return method, jax.jit(method.init)(jax.random.key(1))
+    return method, compiled(method, "init")(jax.random.key(1))
 
 
 # ------------------------------------------------------------------ geometry
@@ -205,7 +205,7 @@ def test_what_is_masked_is_the_mask_token(small):
 
 def test_a_prediction_ignores_its_own_sensor(small):
     method, params = small
-    batch, encode = fake_batch(ACC_MIC, 2), jax.jit(method.encode)
+    batch, encode = fake_batch(ACC_MIC, 2), compiled(method, "encode")
     changed = batch | {"acc": -2 * batch["acc"]}
     one, other = (np.asarray(encode(params, b).clip) for b in (batch, changed))
     assert one.shape == (2, 2 * 2 * 12)  # own and predicted, two sensors
@@ -261,7 +261,7 @@ def test_absent_sensors_and_short_windows(small):
     batch["mic"] = batch["mic"].at[2].set(0.0)
     found, grads = loss_and_grad(method, params, batch, jax.random.key(0))
     assert np.isfinite(found.value) and all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
-    found = jax.jit(method.encode)(params, batch)
+    found = compiled(method, "encode")(params, batch)
     assert np.isfinite(found.clip).all() and not np.asarray(found.clip[0, :12]).any()
     assert np.asarray(found.valid.sum(1)).tolist() == [8, 2, 0]
 
@@ -278,10 +278,10 @@ def test_tokens_lie_on_the_last_plane():
 def test_encoding_is_deterministic_and_training_is_not(small):
     _, params = small
     noisy = replace(SMALL, encoder__dropout=0.5).bind(ACC_MIC)
-    batch, encode = fake_batch(ACC_MIC, 2), jax.jit(noisy.encode)
+    batch, encode = fake_batch(ACC_MIC, 2), compiled(noisy, "encode")
     a, b = (encode(params, batch).clip for _ in range(2))
     np.testing.assert_array_equal(a, b)
-    c = jax.jit(noisy.forward)(params, batch, Streams(jax.random.key(0))).clip
+    c = compiled(noisy, "forward")(params, batch, Streams(jax.random.key(0))).clip
     assert (np.asarray(a) != np.asarray(c)).any()
 
 
@@ -299,7 +299,7 @@ def test_it_overfits_a_few_samples(small):
     params, values = fitted(method, params, batch, steps=150)
     smooth = np.convolve(values, np.ones(30) / 30, "valid")[::30]
     assert (np.diff(smooth) < 0).all(), smooth
-    found = jax.jit(method.reconstruct)(params, batch, Streams(jax.random.key(7)))
+    found = compiled(method, "reconstruct")(params, batch, Streams(jax.random.key(7)))
     spec, pred = np.asarray(found.spectrogram), np.asarray(found.reconstruction)
     masked = np.asarray(found.masked)[..., None]
     mean = np.broadcast_to(spec.mean((0, 1), keepdims=True), spec.shape)

@@ -18,7 +18,7 @@ from jfreq.methods.ltfc import LTFC, cell_means, dense_contrast, map_view
 from jfreq.methods.supervised import Classify, Head
 from jfreq.nn.cnn1d import Conv1d
 from jfreq.nn.cnn2d import Conv2d
-from jfreq.testing import assert_step_specs, loss_and_grad
+from jfreq.testing import assert_step_specs, compiled, loss_and_grad
 from jfreq.train.optimizer import make
 from jfreq.types import DataSpec, InputError, SignalSpec
 
@@ -54,7 +54,7 @@ def motion():
 def setup(cfg, spec):
     """The same objects for the same config: what is compiled once serves all tests."""
     method = cfg.bind(spec)
-    return method, jax.jit(method.init)(jax.random.key(0))
+    return method, compiled(method, "init")(jax.random.key(0))
 
 
 def unit(seed, *shape):
@@ -187,7 +187,7 @@ def test_without_cells_there_is_no_second_head(motion, local):
     spec, batch = motion
     method, params = setup(replace(SMALL, branch="frequency", local=local), spec)
     assert set(params["frequency"]["projection"]) == {"global"}
-    found = jax.jit(method.loss)(params, {}, batch, Streams(jax.random.key(1)), 0)
+    found = compiled(method, "loss")(params, {}, batch, Streams(jax.random.key(1)), 0)
     assert set(found.metrics) == {"loss", "frequency"} and np.isfinite(found.value)
     assert method.bind(spec) == method
 
@@ -223,7 +223,7 @@ def test_encoding(motion, branch):
     """The grid, the parts of the clip vector, determinism, and only the encoder's weights."""
     spec, batch = motion
     method, params = setup(replace(SMALL, branch=branch), spec)
-    encode = jax.jit(method.encode)
+    encode = compiled(method, "encode")
     found = encode(params, batch)
     widths = {"both": (12, 16), "time": (12,), "frequency": (16,)}[branch]
     assert method.branch_widths == (widths if branch == "both" else ())
@@ -240,9 +240,9 @@ def test_encoding(motion, branch):
 def test_branches_side_by_side_are_the_branches(motion):
     spec, batch = motion
     method, params = setup(SMALL, spec)
-    both = jax.jit(method.encode)(params, batch)
+    both = compiled(method, "encode")(params, batch)
     one, two = (replace(SMALL, branch=s).bind(spec) for s in ("time", "frequency"))
-    time, frequency = (jax.jit(m.encode)(params, batch) for m in (one, two))
+    time, frequency = (compiled(m, "encode")(params, batch) for m in (one, two))
     np.testing.assert_allclose(
         both.clip, jnp.concatenate([time.clip, frequency.clip], 1), rtol=1e-6
     )
@@ -262,7 +262,7 @@ def test_gravity_reaches_the_time_branch_only(motion):
     cfg = replace(SMALL, standardise="none")
     for branch, seen in (("time", True), ("frequency", False)):
         method, params = setup(replace(cfg, branch=branch), spec)
-        encode = jax.jit(method.encode)
+        encode = compiled(method, "encode")
         moved = np.abs(encode(params, turned).clip - encode(params, batch).clip).max()
         assert (moved > 0.1) == seen
         assert seen or moved < 1e-2
@@ -271,7 +271,7 @@ def test_gravity_reaches_the_time_branch_only(motion):
 def test_padding_does_not_count(motion):
     spec, batch = motion
     method, params = setup(SMALL, spec)
-    encode = jax.jit(method.encode)
+    encode = compiled(method, "encode")
     length = jnp.full(20, 100)
     inside = jnp.arange(160)[None, :, None] < length[:, None, None]
     one = encode(params, {"acc": batch["acc"] * inside, "length": length})
@@ -290,7 +290,7 @@ def test_late_fusion(motion):
         head = Head(fusion="late", fusion_weights=weights)
         method, params = setup(Classify(backbone=SMALL, head=head), spec)
         shared = shared or params
-        logits = jax.jit(method.encode)(shared, batch).logits
+        logits = compiled(method, "encode")(shared, batch).logits
         probs[weights] = np.exp(np.asarray(logits))
         np.testing.assert_allclose(probs[weights].sum(1), 1, rtol=1e-5)
     mean = (probs[1.0, 0.0] + probs[0.0, 1.0]) / 2
@@ -321,8 +321,8 @@ def test_a_bundle_encodes_as_training_did(motion, tmp_path):
     folder = save_bundle(tmp_path / "enc", experiment=experiment, params=kept)
     found = load_bundle(folder)
     assert found.experiment == experiment
-    clip = jax.jit(found.experiment.method.encode)(found.params, batch).clip
-    np.testing.assert_array_equal(clip, jax.jit(method.encode)(params, batch).clip)
+    clip = compiled(found.experiment.method, "encode")(found.params, batch).clip
+    np.testing.assert_array_equal(clip, compiled(method, "encode")(params, batch).clip)
 
 
 @pytest.mark.parametrize("branch", STREAMS)

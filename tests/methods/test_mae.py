@@ -10,7 +10,7 @@ from jfreq.config import replace
 from jfreq.method import Streams
 from jfreq.methods.mae import MAE
 from jfreq.nn.vit import ViT
-from jfreq.testing import ACC_MIC, fake_batch, fitted, loss_and_grad
+from jfreq.testing import ACC_MIC, compiled, fake_batch, fitted, loss_and_grad
 from jfreq.types import InputError, Mask
 
 SMALL = MAE(
@@ -23,7 +23,7 @@ SMALL = MAE(
 @pytest.fixture(scope="module")
 def small():
     cfg = method = SMALL.bind(ACC_MIC)
-    return cfg, method, jax.jit(method.init)(jax.random.key(1))
+    return cfg, method, compiled(method, "init")(jax.random.key(1))
 
 
 def fixed(cfg, rows, seed=0) -> dict[str, Mask]:
@@ -77,7 +77,7 @@ def test_an_absent_sensor_counts_nowhere(small):
     one = {k: v[jnp.array([0, 2, 2])] for k, v in rows.items()}
     twice = loss_and_grad(method, params, one, key)[0].value
     assert float(found.metrics["loss"][0]) < float(twice * 3)
-    encode = jax.jit(method.encode)
+    encode = compiled(method, "encode")
     found = encode(params, batch)
     assert np.isfinite(found.clip).all()
     half = 4 * cfg.encoder.width
@@ -110,7 +110,8 @@ def test_features_are_deterministic_and_lie_on_the_grid(small):
 
 def test_reconstruction_is_in_the_units_of_the_spectrogram(small):
     _, method, params = small
-    found = jax.jit(method.reconstruct)(params, fake_batch(ACC_MIC, 2), Streams(jax.random.key(0)))
+    rngs = Streams(jax.random.key(0))
+    found = compiled(method, "reconstruct")(params, fake_batch(ACC_MIC, 2), rngs)
     assert found.spectrogram.shape == (2, 8, 8 + 32, 1) == found.reconstruction.shape
     same = np.asarray(found.reconstruction == found.spectrogram)[..., 0]
     assert same[~np.asarray(found.masked)].all() and not same[np.asarray(found.masked)].any()
@@ -161,6 +162,6 @@ def test_it_learns_what_it_is_shown():
         "mic": jnp.asarray(np.sin(2 * np.pi * f * t)[..., None]),
     }
     batch = {k: v.astype(jnp.float32) for k, v in batch.items()}
-    params = jax.jit(method.init)(jax.random.key(0))
+    params = compiled(method, "init")(jax.random.key(0))
     _, values = fitted(method, params, batch, steps=120)
     assert np.mean(values[-10:]) < 0.5 * np.mean(values[:10])

@@ -15,7 +15,7 @@ from jfreq.methods.mae import MAE
 from jfreq.methods.phymask import PhyMask, scores, unit_masks
 from jfreq.nn.swin import Swin
 from jfreq.nn.vit import ViT
-from jfreq.testing import ACC_MIC, MOTION, fake_batch, loss_and_grad
+from jfreq.testing import ACC_MIC, MOTION, compiled, fake_batch, loss_and_grad
 from jfreq.types import InputError
 
 VIT = MAE(
@@ -92,7 +92,7 @@ def test_what_is_loud_stays_visible_and_the_opposite_sign_masks_it():
 
 def test_annealing_runs_without_compiling_again():
     method = PhyMask(trunk=VIT, anneal_steps=4).bind(ACC_MIC)
-    params = jax.jit(method.init)(jax.random.key(0))
+    params = compiled(method, "init")(jax.random.key(0))
     loss = jax.jit(
         lambda step: method.loss(params, {}, burst(), Streams(jax.random.key(0)), step).value
     )
@@ -141,7 +141,7 @@ def test_windows_of_the_other_trunk():
     assert method.unit_counts == (8, 16)  # 4 x 2 and 4 x 4 windows of 2 x 4 tokens
     params = jax.eval_shape(method.init, jax.random.key(0))
     params = jax.tree.map(lambda x: jnp.zeros(x.shape), params)
-    found = jax.jit(method.reconstruct)(params, burst(2), Streams(jax.random.key(0)))
+    found = compiled(method, "reconstruct")(params, burst(2), Streams(jax.random.key(0)))
     masked = np.asarray(found.masked)
     acc = masked[:, :, :8].reshape(2, 4, 2, 2, 4)
     assert (acc.any((2, 4)) == acc.all((2, 4))).all()
@@ -164,7 +164,7 @@ def test_coherence_between_sensors():
 
 def test_silence_and_absence_give_finite_losses():
     method = PhyMask(trunk=VIT).bind(ACC_MIC)
-    params = jax.jit(method.init)(jax.random.key(0))
+    params = compiled(method, "init")(jax.random.key(0))
     batch = burst()
     batch["acc"] = batch["acc"].at[0].set(0.0).at[1, 0, 0].set(jnp.nan)
     batch["mic"] = batch["mic"].at[1].set(0.0)

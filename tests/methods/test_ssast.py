@@ -9,7 +9,7 @@ from jfreq.method import Streams, encoder_params
 from jfreq.methods.ssast import SSAST
 from jfreq.nn.convnext import ConvNeXt
 from jfreq.nn.vit import SIZES, ViT
-from jfreq.testing import CLIP, fake_batch, fitted, loss_and_grad
+from jfreq.testing import CLIP, compiled, fake_batch, fitted, loss_and_grad
 from jfreq.types import DataSpec, InputError, SignalSpec
 
 SMALL = ViT(width=32, depth=2, heads=2)
@@ -65,7 +65,9 @@ def test_fresh_loss_is_near_chance(form):
     """
     _, method, params = setup(SSAST(encoder=SMALL, info_nce=form, patch=(8, 8), mask=200))
     spec = 0.5 * jax.random.normal(jax.random.key(1), (8, 128, 128, 1))
-    found = jax.jit(method.loss)(params, {}, {"spectrogram": spec}, Streams(jax.random.key(2)), 0)
+    found = compiled(method, "loss")(
+        params, {}, {"spectrogram": spec}, Streams(jax.random.key(2)), 0
+    )
     mean = {k: float(s / c) for k, (s, c) in found.metrics.items()}
     square = 1 / 18 + 1 / (3 * 32)
     spread = {"paper": 64 * square * 0.25 / 2, "official": 0.0}[form]
@@ -104,7 +106,7 @@ def test_gradients(batch):
 @pytest.mark.parametrize("passes", [1, 2])
 def test_objectives(batch, objective, passes):
     _, method, params = setup(SSAST(encoder=SMALL, objective=objective, passes=passes))
-    found = jax.jit(method.loss)(params, {}, batch, Streams(jax.random.key(1)), 0)
+    found = compiled(method, "loss")(params, {}, batch, Streams(jax.random.key(1)), 0)
     value = {k: s / c for k, (s, c) in found.metrics.items()}
     expected = {
         "joint": lambda: value["info_nce"] + 10 * value["mse"],
@@ -118,7 +120,7 @@ def test_objectives(batch, objective, passes):
 
 def test_rows_that_fill_up_and_neighbours_do_not_count(batch):
     _, method, params = setup(SSAST(encoder=SMALL))
-    loss, rngs = jax.jit(method.loss), Streams(jax.random.key(3))
+    loss, rngs = compiled(method, "loss"), Streams(jax.random.key(3))
     half = {**batch, "_mask": jnp.array([1.0, 1, 0, 0])}
     poisoned = {**half, "audio": batch["audio"].at[2:].set(0.9)}
     found, other = (loss(params, {}, rows, rngs, 0) for rows in (half, poisoned))
@@ -128,7 +130,7 @@ def test_rows_that_fill_up_and_neighbours_do_not_count(batch):
 
 def test_encode_ignores_padding_and_batch_companions(batch):
     _, method, params = setup(SSAST(encoder=SMALL))
-    encode = jax.jit(method.encode)
+    encode = compiled(method, "encode")
     length = 12000
     short = {"audio": batch["audio"].at[:, length:].set(0.0), "length": jnp.full(4, length)}
     noisy = {**short, "audio": batch["audio"].at[:, length:].set(0.7)}
@@ -144,9 +146,9 @@ def test_encode_ignores_padding_and_batch_companions(batch):
 def test_conv_encoder_takes_the_place_of_the_transformer(batch):
     cfg = SSAST(encoder=ConvNeXt(width=32, depth=2, kernel=3), special_tokens=0)
     _, method, params = setup(cfg)
-    found = jax.jit(method.loss)(params, {}, batch, Streams(jax.random.key(1)), 0)
+    found = compiled(method, "loss")(params, {}, batch, Streams(jax.random.key(1)), 0)
     assert np.isfinite(found.value)
-    features = jax.jit(method.encode)(params, batch)
+    features = compiled(method, "encode")(params, batch)
     assert features.layers.shape == (2, *features.tokens.shape)
 
 
@@ -179,7 +181,7 @@ def test_targets_are_the_patches_in_token_order(batch):
 
 def test_encoder_params_are_the_trunk(batch):
     _, method, params = setup(SSAST(encoder=SMALL))
-    kept, encode = encoder_params(method, params), jax.jit(method.encode)
+    kept, encode = encoder_params(method, params), compiled(method, "encode")
     assert set(kept) == {"trunk"}
     np.testing.assert_allclose(encode(kept, batch).clip, encode(params, batch).clip, rtol=1e-6)
 
@@ -215,8 +217,8 @@ def test_reconstruction_scores_as_the_loss_does(batch, order, patch):
     )
     rngs = Streams(jax.random.key(4))
     assert cfg.mask is not None
-    spec, masked, pred = jax.jit(method.reconstruct)(params, batch, rngs)
-    metrics = jax.jit(method.loss)(params, {}, batch, rngs, 0).metrics
+    spec, masked, pred = compiled(method, "reconstruct")(params, batch, rngs)
+    metrics = compiled(method, "loss")(params, {}, batch, rngs, 0).metrics
     assert pred is not None and pred.shape == spec.shape == (*masked.shape, 1)
     error = float(np.square(np.asarray(pred - spec)[np.asarray(masked)]).mean())
     assert error == pytest.approx(float(metrics["mse"][0] / metrics["mse"][1]), rel=1e-4)
@@ -226,7 +228,7 @@ def test_reconstruction_scores_as_the_loss_does(batch, order, patch):
 
 def test_masked_values_do_not_reach_the_reconstruction(batch):
     _, method, params = setup(SSAST(encoder=SMALL))
-    reconstruct, rngs = jax.jit(method.reconstruct), Streams(jax.random.key(4))
+    reconstruct, rngs = compiled(method, "reconstruct"), Streams(jax.random.key(4))
     spec, masked, pred = reconstruct(params, batch, rngs)
     poisoned = {"spectrogram": jnp.where(masked[..., None], 1e3, spec)}
     other = reconstruct(params, poisoned, rngs)
@@ -238,7 +240,7 @@ def test_discrimination_reconstructs_nothing(batch):
     cfg, method, params = setup(SSAST(encoder=SMALL, objective="discriminative"))
     assert cfg.mask is not None
     rngs = Streams(jax.random.key(4))
-    spec, masked, pred = jax.jit(method.reconstruct)(params, batch, rngs)
+    spec, masked, pred = compiled(method, "reconstruct")(params, batch, rngs)
     assert pred is None
     assert float(masked.mean()) == pytest.approx(cfg.mask / cfg.grid.size)
     overlapping = replace(cfg, stride=(10, 10))

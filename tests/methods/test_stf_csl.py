@@ -12,7 +12,7 @@ from jfreq.method import Streams
 from jfreq.methods.common.raw_sensors import standardised
 from jfreq.methods.stf_csl import STFCSL, match_accuracy
 from jfreq.nn.cnn1d import Conv1d
-from jfreq.testing import fake_batch, loss_and_grad
+from jfreq.testing import compiled, fake_batch, loss_and_grad
 from jfreq.types import DataSpec, InputError, SignalSpec
 
 MOTION = DataSpec(
@@ -24,7 +24,7 @@ SMALL = Conv1d(widths=(16, 16), kernels=(7, 5), dropout=0.0, pool="mean")
 
 def made(**fields):
     method = STFCSL(**{"encoder": SMALL, "views": FEW, **fields}).bind(MOTION)
-    return method, jax.jit(method.init)(jax.random.key(0))
+    return method, compiled(method, "init")(jax.random.key(0))
 
 
 def ratio(metrics):
@@ -35,7 +35,7 @@ def test_loss_is_nt_xent_of_the_projections_of_two_views(key):
     """The same views by hand: rows twice side by side, one key for each."""
     method, params = made(temperature=0.2)
     batch, rngs = fake_batch(MOTION, 5), Streams(key)
-    value, metrics, _ = jax.jit(method.loss)(params, {}, batch, rngs, 0)
+    value, metrics, _ = compiled(method, "loss")(params, {}, batch, rngs, 0)
 
     @jax.jit
     def by_hand(params, batch):
@@ -55,7 +55,9 @@ def test_loss_is_nt_xent_of_the_projections_of_two_views(key):
 
 def test_equal_views_are_aligned(key):
     method, params = made(views=Views(prob=0.0))
-    found = ratio(jax.jit(method.loss)(params, {}, fake_batch(MOTION, 6), Streams(key), 0).metrics)
+    found = ratio(
+        compiled(method, "loss")(params, {}, fake_batch(MOTION, 6), Streams(key), 0).metrics
+    )
     assert found["alignment"] == pytest.approx(1, abs=1e-5) and found["accuracy"] == 1
 
 

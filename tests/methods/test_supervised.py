@@ -1,4 +1,4 @@
-"""Supervised heads: losses by hand, augmentation, published geometry and size, partial loading."""
+"""Supervised heads: losses by hand, augmentation, dropped tokens, training."""
 
 import functools
 from typing import Any
@@ -18,12 +18,10 @@ from jfreq.methods.common.augmentation import augmented
 from jfreq.methods.ssast import SSAST
 from jfreq.methods.supervised import Classify, Head
 from jfreq.nn.heads import NormLinear
-from jfreq.nn.vit import SIZES, ViT
-from jfreq.ops.posemb import resize_positions
+from jfreq.nn.vit import ViT
 from jfreq.ranges import checked
-from jfreq.testing import CLIP, fake_batch, fitted, loss_and_grad
-from jfreq.train import initial_state, transfer
-from jfreq.train.state import Trained
+from jfreq.testing import CLIP, compiled, fake_batch, filled, fitted, loss_and_grad
+from jfreq.train import transfer
 from jfreq.types import DataSpec, Features, InputError, SignalSpec, TokenGrid
 
 SMALL = ViT(width=32, depth=1, heads=2)
@@ -32,14 +30,13 @@ MODELS = {
     "SSAST": Classify(backbone=SSAST(encoder=SMALL)),
 }
 PLAIN = Head()
-TAGS = replace(CLIP, multi_label=True)
 
 
 @functools.cache
 def model(name):
     """Bound config, method and parameters."""
     cfg = method = MODELS[name].bind(CLIP)
-    init = jax.jit(method.init)
+    init = compiled(method, "init")
     return cfg, method, init(jax.random.key(0))
 
 
@@ -87,13 +84,6 @@ def table(head=PLAIN, *, classes=3):
     return method, spec, filled(method)
 
 
-def filled(method, seed=0):
-    """Random parameters of the right shapes, without compiling the initialisers."""
-    shapes = jax.eval_shape(method.init, jax.random.key(0))
-    rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda p: 0.5 * rng.normal(size=p.shape).astype(p.dtype), shapes)
-
-
 @pytest.mark.parametrize(
     ("kind", "multi"), [("auto", False), ("bce", False), ("auto", True)], ids=str
 )
@@ -111,8 +101,8 @@ def test_loss_and_metrics_by_hand(kind, multi):
         batch["label"] = batch["label"].at[4].set(-1)
     counted = [0, 1, 2, 4, 5] if multi else [0, 1, 2, 5]
 
-    loss, metrics, _ = jax.jit(method.loss)(params, {}, batch, Streams(jax.random.key(1)), 0)
-    logits = np.asarray(jax.jit(method.encode)(params, batch).logits)
+    loss, metrics, _ = compiled(method, "loss")(params, {}, batch, Streams(jax.random.key(1)), 0)
+    logits = np.asarray(compiled(method, "encode")(params, batch).logits)
     expected = by_hand(logits, labels, "bce" if multi or kind == "bce" else "ce")[counted]
     assert metrics["loss"][1] == len(counted)
     np.testing.assert_allclose(metrics["loss"][0], expected.sum(), rtol=1e-5)
@@ -172,7 +162,7 @@ def test_augmentation_acts_in_training_only(head, random):
     assert loss(jax.random.key(0)) == loss(jax.random.key(0))
     # Encoding has no randomness: it gets no key and makes none.
     assert "random" not in str(jax.make_jaxpr(method.encode)(params, batch))
-    found, plain = (jax.jit(m.encode)(params, batch).logits for m in (method, table()[0]))
+    found, plain = (compiled(m, "encode")(params, batch).logits for m in (method, table()[0]))
     np.testing.assert_array_equal(found, plain)
 
 
@@ -240,9 +230,9 @@ def test_label_smoothing_is_that_of_torch(smoothing):
     """(1 - s) y + s / classes, in training alone."""
     method, spec, params = table(Head(label_smoothing=smoothing))
     batch = fake_batch(spec, 6)
-    loss = method.loss(params, {}, batch, Streams(jax.random.key(0)), 0)
+    loss = compiled(method, "loss")(params, {}, batch, Streams(jax.random.key(0)), 0)
     labels = (1 - smoothing) * np.eye(3)[np.arange(6) % 3] + smoothing / 3
-    logits = method.encode(params, batch).logits
+    logits = compiled(method, "encode")(params, batch).logits
     np.testing.assert_allclose(loss.value, by_hand(logits, labels, "ce").mean(), rtol=1e-5)
     with pytest.raises(InputError, match=r"head.label_smoothing: is for cross-entropy"):
         table(Head(label_smoothing=smoothing, loss="bce"))
@@ -267,7 +257,7 @@ def test_dropped_tokens_are_whole_columns_and_rows():
     method = Classify(backbone=backbone, head=Head(token_drop=(0.3, 0.2))).bind(CLIP)
     params = jax.tree.map(jnp.asarray, filled(method))
     batch, rngs = fake_batch(CLIP, 3), Streams(jax.random.key(3))
-    changed, _ = augmented(method.backbone, method.head, batch, rngs)
+    changed, _ = jax.jit(functools.partial(augmented, method.backbone, method.head))(batch, rngs)
     kept, grid = np.asarray(changed["kept_tokens"]), backbone.grid
     assert grid.shape == (8, 8) and kept.shape == (3, 5 * 6)
     for row in kept:
@@ -275,9 +265,13 @@ def test_dropped_tokens_are_whole_columns_and_rows():
         assert (len(set(row)), len(set(rows)), len(set(columns))) == (30, 6, 5)
     assert len({tuple(sorted(row)) for row in kept}) == 3
 
-    spec = method.with_spectrogram(batch)["spectrogram"]
-    trunk = backbone.trunk
-    clip = method.backbone.forward(params["backbone"], changed, rngs).clip
+    spec = compiled(method, "with_spectrogram")(batch)["spectrogram"]
+    trunk, weights = backbone.trunk, params["backbone"]
+    clip = compiled(method.backbone, "forward")(weights, changed, rngs).clip
+
+    @jax.jit
+    def read(params, ids):
+        return trunk.apply({"params": params}, ids, method=reading)
 
     def reading(net, ids):
         tokens = net.embed(spec)
@@ -285,10 +279,10 @@ def test_dropped_tokens_are_whole_columns_and_rows():
         return net.encode(some, ids=ids)[1].mean(axis=1)
 
     order = jnp.sort(changed["kept_tokens"], axis=1)
-    wanted: Any = trunk.apply({"params": params["backbone"]["trunk"]}, order, method=reading)
-    np.testing.assert_allclose(clip, wanted, atol=1e-4)
-    whole = method.backbone.encode(params["backbone"], changed).clip  # dropped in training alone
-    plain = method.backbone.encode(params["backbone"], batch).clip
+    np.testing.assert_allclose(clip, read(weights["trunk"], order), atol=1e-4)
+    encode, plain = compiled(method.backbone, "encode"), dict(changed)
+    del plain["kept_tokens"]  # they are dropped in training alone
+    whole, plain = (encode(weights, batch).clip for batch in (changed, plain))
     np.testing.assert_array_equal(whole, plain)
 
 
@@ -298,7 +292,7 @@ def test_dropped_tokens_leave_a_finite_clip_vector():
     method = Classify(backbone=backbone, head=Head(token_drop=(0.8, 0.0))).bind(CLIP)
     batch = fake_batch(CLIP, 16) | {"length": jnp.full(16, 800)}
     params, rngs = filled(method), Streams(jax.random.key(0))
-    assert np.isfinite(jax.jit(method.loss)(params, {}, batch, rngs, 0).value)
+    assert np.isfinite(compiled(method, "loss")(params, {}, batch, rngs, 0).value)
     with pytest.raises(InputError, match=r"head.token_drop: this encoder reads all"):
         table(Head(token_drop=(0.2, 0.2)))
 
@@ -333,7 +327,7 @@ def tones():
 def test_learns_eight_clips(name):
     """Every parameter has a gradient, and the loss falls to nearly nothing."""
     _, method, params = model(name)
-    batch, key = jax.jit(method.with_spectrogram)(tones()), jax.random.key(0)
+    batch, key = compiled(method, "with_spectrogram")(tones()), jax.random.key(0)
     for path, leaf in param_paths.flatten(loss_and_grad(method, params, batch, key)[1]).items():
         assert np.isfinite(leaf).all(), path
         assert np.abs(leaf).max() > 0, path
@@ -352,123 +346,3 @@ def test_only_the_trunk_stays_of_the_backbone(name):
     assert set(params["backbone"]) == {"trunk"}
     kept = encoder_params(method, params)
     assert set(param_paths.flatten(kept)) == set(param_paths.flatten(params))
-
-
-# ------------------------------------------------------------------ published facts
-
-
-@pytest.mark.parametrize(
-    ("frames", "grid", "tokens"),
-    [(1024, (12, 101), 1212), (512, (12, 50), 600), (128, (12, 12), 144)],
-)
-def test_ast_geometry(frames, grid, tokens):
-    cfg = AST(frames=frames).bind(CLIP)
-    assert (cfg.grid.freq, cfg.grid.time) == grid
-    assert cfg.grid.size == tokens
-    assert (cfg.grid.first, cfg.grid.hop) == (200 + 7.5 * 160, 10 * 160)
-
-
-def test_ast_base_has_the_published_size():
-    """The checkpoint for AudioSet as published for inference: encoder, 1212 + 2 positions, two
-    special tokens, norm and 527-way classifier. The training code also stores DeiT's two unused
-    1000-way ImageNet heads, 1 538 000 more, which are not part of it."""
-    spec = DataSpec((SignalSpec("audio", 16000, 160000),), tuple(map(str, range(527))), True)
-    cfg = AST(encoder=SIZES["base"]).bind(spec)
-    params = jax.eval_shape(lambda k: cfg.init(k), jax.random.key(0))
-    assert cfg.head.loss == "bce"
-    assert param_paths.count(params) == 86_594_063
-    assert param_paths.count(params["head"]) == 2 * 768 + 768 * 527 + 527
-    assert param_paths.count(params["backbone"]["trunk"]["positions"]) == 1214 * 768
-
-
-# ------------------------------------------------------------------ from pre-training
-
-
-def test_fine_tuning_takes_the_trunk_of_ssast():
-    """Stride 16 to stride 10: same kernel, positions 8 x 8 resized to 12 x 12, a fresh head."""
-    source = SSAST(encoder=SMALL).bind(CLIP)
-    pre = filled(source, seed=1)
-    method = Classify(backbone=replace(source, stride=(10, 10), mask=None)).bind(CLIP)
-    fresh = filled(method, seed=2)
-    fitted, report = transfer.fit_params(pre, fresh, Source("runs/a"))
-
-    found, before = param_paths.flatten(fitted), param_paths.flatten(pre)
-    grid = "backbone/trunk/positions/grid"
-    assert report.resized == [grid]
-    expected = resize_positions(before["trunk/positions/grid"], (12, 12))
-    np.testing.assert_array_equal(found[grid], expected)
-    assert set(report.fresh) == {p for p in found if p.startswith("head/")}
-    for path in report.fresh:
-        np.testing.assert_array_equal(found[path], param_paths.flatten(fresh)[path])
-    assert set(report.taken) == {p for p in found if p.startswith("backbone/")} - {grid}
-    for path in report.taken:
-        np.testing.assert_array_equal(found[path], before[path.removeprefix("backbone/")])
-    features = jax.eval_shape(method.encode, fitted, fake_batch(CLIP, 2))
-    assert features.tokens.shape == (2, 144, 32)
-    assert features.logits.shape == (2, 3)
-
-
-def test_pre_training_refuses_overlapping_patches():
-    method = SSAST(encoder=SMALL, stride=(10, 10)).bind(CLIP)
-    params = jax.eval_shape(lambda k: method.init(k), jax.random.key(0))
-    rngs = Streams(jax.random.key(0))
-    with pytest.raises(InputError, match=r"method.stride: .*must not overlap.*\(10, 10\)"):
-        jax.eval_shape(method.loss, params, {}, fake_batch(CLIP, 2), rngs, 0)
-
-
-# ------------------------------------------------------------------ binding
-
-
-@pytest.mark.parametrize(
-    ("head", "spec", "match"),
-    [
-        (Head(), DataSpec(CLIP.signals), "needs two labels or more, the data have 0"),
-        (Head(), DataSpec(CLIP.signals, ("one",)), "the data have 1"),
-        (Head(classes=2), CLIP, "head.classes: must be 3 or more, the labels of the data, got 2"),
-    ],
-)
-def test_labels_that_do_not_fit(head, spec, match):
-    with pytest.raises(InputError, match=match):
-        Classify(backbone=SSAST(encoder=SMALL), head=head).bind(spec)
-
-
-@pytest.mark.parametrize(
-    ("changes", "match"),
-    [({"mixup": 1.5}, "between 0 and 1, got 1.5"), ({"spec_augment": (3, -1)}, "0 or more")],
-)
-def test_impossible_augmentation(changes, match):
-    with pytest.raises(InputError, match=match):
-        Head(**changes)
-
-
-def test_binding_follows_the_data():
-    one, many = Head().bind(CLIP), Head().bind(TAGS)
-    assert (one.classes, one.multi_label, one.loss) == (3, False, "ce")
-    assert (many.classes, many.multi_label, many.loss) == (3, True, "bce")
-    wide = Head(loss="bce", classes=5).bind(CLIP)
-    assert wide == Head(5, False, "bce", labels=("a", "b", "c"))
-    assert wide.names == ("a", "b", "c", "class 3", "class 4")
-
-
-def test_class_names_are_those_of_the_data():
-    bound = Classify(backbone=SSAST(encoder=SMALL)).bind(CLIP)
-    assert bound.labels == CLIP.labels and bound.bind(CLIP) == bound
-    others = DataSpec(CLIP.signals, ("a", "x", "c"))
-    with pytest.raises(InputError, match=r"head.labels: are a, b, c, the data have a, x, c"):
-        bound.bind(others)
-    assert bound.unbind().bind(others).labels == others.labels
-    assert AST(encoder=SMALL).bind(TAGS).multi_label and not bound.multi_label
-    assert AST(encoder=SMALL).bind(TAGS).scores == "sigmoid" and bound.scores == "softmax"
-    assert SSAST(encoder=SMALL).bind(CLIP).labels == ()
-
-
-def test_a_classifier_of_other_classes_is_no_start():
-    """As many classes with other names: the encoder is taken, its classifier is not."""
-    found = Experiment("old", Classify(backbone=SSAST(encoder=SMALL)).bind(CLIP))
-    trained = Trained(found, {"backbone": {"a": np.ones(2)}, "head": {"b": np.ones(3)}})
-    others = replace(CLIP, labels=("a", "b", "x"))
-    tuned = replace(found, method=found.method.unbind().bind(others))
-    plain, named = Source("run"), Source("run", read="head", write="head")
-    assert initial_state._without_other_classes(plain, trained, found) == trained.params
-    assert set(initial_state._without_other_classes(plain, trained, tuned)) == {"backbone"}
-    assert initial_state._without_other_classes(named, trained, tuned) == trained.params

@@ -19,7 +19,7 @@ from jfreq.methods.supervised import Classify, Head
 from jfreq.nn.cnn1d import Conv1d
 from jfreq.nn.deepsense import DeepSense
 from jfreq.nn.stf import STF
-from jfreq.testing import fake_batch, loss_and_grad
+from jfreq.testing import compiled, fake_batch, loss_and_grad
 from jfreq.train import plan
 from jfreq.types import DataSpec, InputError, SignalSpec
 
@@ -98,7 +98,7 @@ def test_pooling_looks_at_valid_tokens_only():
 def test_the_same_harness_trains_every_encoder(name, batch):
     """Shapes, dropout in training only, gradients everywhere but in what nothing reads."""
     method = STFNet(encoder=SMALL[name]).bind(MOTION)
-    params, encode = jax.jit(method.init)(jax.random.key(0)), jax.jit(method.encode)
+    params, encode = compiled(method, "init")(jax.random.key(0)), compiled(method, "encode")
     features, again = encode(params, batch), encode(params, batch)
     assert features.tokens.shape[:2] == (6, method.grid.size) and features.logits.shape == (6, 3)
     np.testing.assert_array_equal(features.clip, again.clip)
@@ -137,8 +137,8 @@ def test_late_fusion_is_the_mean_of_probabilities(batch):
 
     def logits(params=None, **head):
         method = Classify(backbone=backbone, head=Head(fusion="late", **head)).bind(MOTION)
-        params = params or jax.jit(method.init)(jax.random.key(0))
-        return params, jax.nn.softmax(jax.jit(method.encode)(params, batch).logits)
+        params = params or compiled(method, "init")(jax.random.key(0))
+        return params, jax.nn.softmax(compiled(method, "encode")(params, batch).logits)
 
     params, first = logits(fusion_weights=(1.0, 0.0))
     _, second = logits(params, fusion_weights=(0.0, 3.0))
