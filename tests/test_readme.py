@@ -1,5 +1,6 @@
 """What the documents tell a reader to type works as it stands."""
 
+import contextlib
 import os
 import re
 import shlex
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import jfreq
+from jfreq import cli, recipes
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -60,10 +62,22 @@ def test_ci_runs_what_the_readme_says(root):
 
 @pytest.fixture(scope="module")
 def job(root, tmp_path_factory) -> Path:
-    """A folder in which the README's whole job was done, line by line."""
+    """A folder in which the README's whole job was done, line by line.
+
+    The first line runs as a shell runs it; the other commands in this process, where the libraries
+    are loaded already.
+    """
     folder = tmp_path_factory.mktemp("job")
     (script,) = blocks(root / "README.md", "bash")
-    run(["bash", "-euo", "pipefail", "-c", script], cwd=folder)
+    first, *lines = command_lines(script)
+    run(first, cwd=folder)
+    assert len(lines) >= 8
+    for words in lines:
+        if words[0] != "jfreq":
+            run(words, cwd=folder)
+        else:
+            with contextlib.chdir(folder):
+                cli.main(words[1:])
     return folder
 
 
@@ -115,8 +129,6 @@ def test_front_page_files_agree(root):
 
 def test_documented_commands_parse(root, capsys):
     """Every `jfreq ...` line of the method pages names a real command and experiment."""
-    from jfreq import cli, recipes
-
     known = recipes.known()
     lines = [
         line
@@ -131,7 +143,7 @@ def test_documented_commands_parse(root, capsys):
         assert name in cli.COMMANDS, words
         if name == "train":
             assert words[2] in known, words
-        text = _help(cli, name, words, capsys)
+        text = _help(name, words, capsys)
         for option in (w for w in words if w.startswith("--")):
             assert re.search(f"{option}[ ,]", text), f"{option} of {words}"
 
@@ -142,11 +154,9 @@ def test_documented_commands_parse(root, capsys):
 )
 def test_switches_of_a_method_page_exist(page, recipe, root, capsys, monkeypatch):
     """Options, all the words that they take, and recipes by name."""
-    from jfreq import cli, recipes
-
     monkeypatch.setenv("COLUMNS", "100")  # the help in one column, lines unbroken
     text = (root / "docs" / f"{page}.md").read_text()
-    shown = _help(cli, "train", ["jfreq", "train", recipe], capsys)
+    shown = _help("train", ["jfreq", "train", recipe], capsys)
     known = dict(re.findall(r"(--[\w.-]+),? ?([^\n]*)", shown))
     rows = [line.split("|")[1:-1] for line in text.splitlines() if line.startswith("| `--")]
     assert len(rows) >= 5
@@ -162,7 +172,7 @@ def test_switches_of_a_method_page_exist(page, recipe, root, capsys, monkeypatch
         assert name in recipes.known(), name
 
 
-def _help(cli, name: str, words: list[str], capsys) -> str:
+def _help(name: str, words: list[str], capsys) -> str:
     """The command's help; fine-tuning takes the name of an experiment in place of a run."""
     subject = {"train": words[2:3], "config": words[2:4], "finetune": ["ssast_nano"]}.get(name, [])
     with pytest.raises(SystemExit, match="0"):

@@ -2,11 +2,13 @@
 
 import json
 import logging
+import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import ClassVar
 
 import jax
@@ -19,7 +21,7 @@ from jfreq.config_json import to_dict
 from jfreq.method import Method
 from jfreq.monitoring.metrics_writer import read_metrics
 from jfreq.train import checkpoint, step
-from jfreq.train.loop import NotFinite, below_threshold, train
+from jfreq.train.loop import NotFinite, Stopped, below_threshold, train
 from jfreq.types import InputError
 
 
@@ -43,34 +45,19 @@ def test_stop_and_resume_is_bitwise(experiment, finished_run, run):
     assert rows[-1]["loss"] == read_metrics(finished_run[1])[-1]["loss"]
 
 
-@pytest.mark.slow
 def test_sigkill_at_a_random_moment_changes_nothing(experiment, tmp_path):
-    """A real process, killed without warning, started again: same bits as an unbroken run."""
+    """A real process, killed without warning; the run goes on here to the same bits as one that
+    was never broken."""
     experiment = replace(experiment, steps=20, checkpoint__every=2)
     recipe = tmp_path / "recipe.py"
     recipe.write_text(
         "from jfreq.methods import experiment_from_dict\nimport json\n"
         f"e = experiment_from_dict(json.loads({json.dumps(json.dumps(to_dict(experiment)))}))\n"
     )
-
-    def start(name):
-        command = [
-            sys.executable,
-            "-m",
-            "jfreq",
-            "train",
-            f"{recipe}:test",
-            "--workdir",
-            str(tmp_path / name),
-        ]
-        return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-
-    def finish(run):
-        _, errors = run.communicate(timeout=300)
-        assert run.returncode == 0, errors
-
-    finish(start("whole"))
-    broken = start("broken")
+    command = [sys.executable, "-m", "jfreq", "train", f"{recipe}:test", "--workdir"]
+    broken = subprocess.Popen(
+        [*command, str(tmp_path / "broken")], stderr=subprocess.PIPE, text=True
+    )
     limit = time.monotonic() + 240
     pause = np.random.default_rng().uniform(0.0, 1.5)
     while not list((tmp_path / "broken" / "checkpoints").glob("[0-9]*")):
@@ -80,31 +67,28 @@ def test_sigkill_at_a_random_moment_changes_nothing(experiment, tmp_path):
     time.sleep(pause)
     broken.kill()
     assert broken.wait() in (-signal.SIGKILL, 0)
-    finish(start("broken"))
-    equal(
-        checkpoint.load_run(tmp_path / "whole").params,
-        checkpoint.load_run(tmp_path / "broken").params,
-    )
+    whole, again = (train(experiment, tmp_path / name, quiet=True) for name in ("whole", "broken"))
+    equal(whole.params, again.params)
 
 
-@pytest.mark.slow
 def test_sigterm_saves_and_says_so(experiment, tmp_path):
     experiment = replace(experiment, steps=100_000, checkpoint__every=50_000)
-    code = (
-        "import json, sys; from jfreq.methods import experiment_from_dict\n"
-        "from jfreq.train.loop import train, Stopped\nimport pathlib\n"
-        f"e = experiment_from_dict(json.loads({json.dumps(json.dumps(to_dict(experiment)))}))\n"
-        f"try: train(e, pathlib.Path({str(tmp_path / 'run')!r}))\n"
-        "except Stopped as s: print(s); sys.exit(7)\n"
-    )
-    run = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-    while not read_metrics(tmp_path / "run"):
-        assert run.poll() is None
-        time.sleep(0.05)
-    run.terminate()
-    out, _ = run.communicate(timeout=120)
-    assert run.returncode == 7
-    step_number = int(out.split("step ")[1].split(";")[0])
+
+    def terminate():
+        limit = time.monotonic() + 120
+        while not read_metrics(tmp_path / "run"):
+            assert time.monotonic() < limit
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    with ThreadPoolExecutor(1) as pool:
+        told = pool.submit(terminate)
+        with pytest.raises(Stopped, match=r"at step \d+;") as stop:
+            train(experiment, tmp_path / "run", quiet=True)
+    told.result()
+    assert stop.value.signal == signal.SIGTERM and signal.getsignal(signal.SIGTERM) == before
+    step_number = int(str(stop.value).split("step ")[1].split(";")[0])
     assert [int(p.name) for p in (tmp_path / "run" / "checkpoints").glob("[0-9]*")] == [step_number]
 
 
