@@ -178,14 +178,7 @@ def test_the_recipe_of_the_docs_needs_no_jfreq(audio, root):
     absent = "import sys\nfor name in ('jfreq', 'flax', 'tensorflow', 'optax', 'orbax'):\n"
     absent += "    sys.modules[name] = None\n"
     end = "\nnp.savez('out.npz', **outputs)\n"
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", absent + recipe[1] + end],
-        cwd=audio,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
+    python(absent + recipe[1] + end, audio)
     with np.load(audio / "out.npz") as found:
         rng = np.random.default_rng(0)
         x = rng.normal(0, 0.1, (4, 16000, 1)).astype(np.float32)
@@ -193,6 +186,14 @@ def test_the_recipe_of_the_docs_needs_no_jfreq(audio, root):
         for name in ("clip", "frames", "valid"):
             np.testing.assert_allclose(found[name], wanted[name], atol=1e-4)
     (audio / "out.npz").unlink()
+
+
+def python(code, folder):
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code], cwd=folder, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 @pytest.mark.parametrize("kind", ["supervised", "sensor"])
@@ -206,17 +207,10 @@ def test_the_snippet_of_the_card_runs_as_it_stands(kind, request):
     )
     shown = "\nprint({k: v.shape for k, v in outputs.items()})\n"
     shown += "print(best, scores.sum(1).round(5))\n" * (kind == "supervised")
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", absent + snippet + shown],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "'clip': (2, " in done.stdout
+    said = python(absent + snippet + shown, folder)
+    assert "'clip': (2, " in said
     if kind == "supervised":
-        assert "'logits': (2, 3)" in done.stdout and done.stdout.rstrip().endswith("[1. 1.]")
+        assert "'logits': (2, 3)" in said and said.rstrip().endswith("[1. 1.]")
         assert stablehlo.load(folder).labels == AUDIO.labels
         assert "| classes | a, b, c |" in card
 
