@@ -5,7 +5,10 @@ Each forward was held equal to the released torch code once (differences below 1
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
+from safetensors.numpy import save_file
 from scipy.special import erf
 
 Tensors = dict[str, np.ndarray]
@@ -38,6 +41,19 @@ class Maker:
             self.linear(f"{block}attn.proj", width, width)
             self.linear(f"{block}mlp.fc1", 4 * width, width)
             self.linear(f"{block}mlp.fc2", width, 4 * width)
+
+
+def written(tmp_path, tensors, name="weights.safetensors"):
+    save_file({key: np.array(x, order="C") for key, x in tensors.items()}, tmp_path / name)
+    return tmp_path / name
+
+
+def folder(tmp_path, tensors, config, features=None):
+    """A folder as Hugging Face writes it."""
+    written(tmp_path, tensors, "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(features or {}))
+    return tmp_path
 
 
 # ------------------------------------------------------------------ the layouts
