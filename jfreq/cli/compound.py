@@ -29,6 +29,7 @@ CONFIGS: dict[Any, tuple[str, type]] = {
 def registry() -> ConstructorRegistry:
     """The rules by which tyro reads and prints such values."""
     rules = ConstructorRegistry()
+    sharding = typing.get_type_hints(_Rules, include_extras=True)["rules"]
 
     @rules.primitive_rule
     def rule(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
@@ -37,7 +38,7 @@ def registry() -> ConstructorRegistry:
             first, second, *_ = (f.name for f in dataclasses.fields(cls))
             metavar = f"{first.upper()}[,{second}=...,...]"
             return _several(functools.partial(read_config, cls, field), write_config, metavar)
-        if info.type == typing.get_type_hints(_Rules, include_extras=True)["rules"]:
+        if info.type == sharding:
             return _several(read_rule, write_rule, "PATTERN=AXIS,...")
         return None
 

@@ -35,18 +35,21 @@ def params_of(kind):
 
 
 @functools.cache
+def batch_of(kind):
+    """Two clips with their spectrograms."""
+    return compiled(METHODS[kind], "with_spectrogram")(fake_batch(CLIP, 2))
+
+
 def reconstructed(kind):
-    """A batch with its spectrogram, and what :meth:`AudioMAE.reconstruct` gives of it and other
-    spectrograms under one mask, compiled."""
-    method = METHODS[kind]
-    batch = compiled(method, "with_spectrogram")(fake_batch(CLIP, 2))
+    """A spectrogram, and what :meth:`AudioMAE.reconstruct` gives of it and others under one mask,
+    compiled."""
 
-    @jax.jit
-    def run(params, spec):
-        filled = {**batch, "spectrogram": spec}
-        return method.reconstruct(params, filled, Streams(jax.random.key(3)))
+    def run(spec):
+        filled = {**batch_of(kind), "spectrogram": jnp.asarray(spec)}
+        reconstruct = compiled(METHODS[kind], "reconstruct")
+        return reconstruct(params_of(kind), filled, Streams(jax.random.key(3)))
 
-    return batch["spectrogram"], functools.partial(run, params_of(kind))
+    return batch_of(kind)["spectrogram"], run
 
 
 def test_published_geometry():
@@ -98,7 +101,7 @@ def standardised(cells, truth):
 def test_the_loss_is_the_error_of_masked_patches(norm_patch):
     """From the reconstruction, in numpy, under the mask of the same key."""
     method = replace(METHODS["local"], norm_patch=norm_patch)
-    batch = compiled(method, "with_spectrogram")(fake_batch(CLIP, 3))
+    batch = batch_of("local")
     key, params = jax.random.key(5), params_of("local")
     found = compiled(method, "reconstruct")(params, batch, Streams(key))
     spec = np.asarray(batch["spectrogram"])
@@ -114,8 +117,7 @@ def test_the_loss_is_the_error_of_masked_patches(norm_patch):
 
 def test_every_parameter_learns():
     for kind in KINDS:
-        batch = {**fake_batch(CLIP, 2)}
-        _, grads = loss_and_grad(METHODS[kind], params_of(kind), batch, jax.random.key(1))
+        _, grads = loss_and_grad(METHODS[kind], params_of(kind), batch_of(kind), jax.random.key(1))
         flat = param_paths.flatten(grads)
         # A softmax is the same with any number added to all scores.
         flat = {path: g for path, g in flat.items() if "bias_out/bias" not in path}

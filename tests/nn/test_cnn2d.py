@@ -23,7 +23,7 @@ def run(net, params, x) -> Any:
 
 def made(net, x):
     """The module's parameters, moved off their initial values."""
-    params = net.init(jax.random.key(0), x)["params"]
+    params = jax.jit(net.init)(jax.random.key(0), x)["params"]
     leaves, tree = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(1), len(leaves))
     moved = [v + 0.3 * jax.random.normal(k, v.shape) for v, k in zip(leaves, keys)]

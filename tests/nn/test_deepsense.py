@@ -21,7 +21,7 @@ def sensors():
 
 def run(cfg, sensors, seed=0):
     net = cfg.build()
-    params = net.init(jax.random.key(seed), sensors)["params"]
+    params = jax.jit(net.init)(jax.random.key(seed), sensors)["params"]
     return jax.jit(lambda x: net.apply({"params": params}, x)), params
 
 
@@ -74,11 +74,11 @@ def test_deepsense_is_causal_over_chunks(sensors):
 def test_dropout_needs_a_key_and_changes_training_only(sensors):
     for cfg in (Conv1d(widths=(8,), kernels=(5,), dropout=0.5), DeepSense(width=8, hidden=6)):
         net = cfg.build()
-        params = net.init(jax.random.key(0), sensors)["params"]
+        params = jax.jit(net.init)(jax.random.key(0), sensors)["params"]
 
+        @jax.jit
         def apply(key, net=net, params=params):
-            rngs = {"dropout": key}
-            return np.asarray(net.apply({"params": params}, sensors, train=True, rngs=rngs))
+            return net.apply({"params": params}, sensors, train=True, rngs={"dropout": key})
 
         a, b = apply(jax.random.key(1)), apply(jax.random.key(2))
         assert not np.allclose(a, b)

@@ -16,6 +16,7 @@ from jfreq.method import Streams
 from jfreq.methods.common.patches import PatchMethod
 from jfreq.nn.aape import zero_masked
 from jfreq.nn.vit import ViT
+from jfreq.testing import compiled
 from jfreq.types import DataSpec, SignalSpec
 
 SIGNAL = DataSpec((SignalSpec("acc", 100, 400, 2),))
@@ -45,18 +46,22 @@ def test_a_grid_has_as_many_tokens_as_steps_fit(frames, bins, along, across, ord
 def test_masked_cells_are_those_of_masked_patches(frames, bins, order, seed):
     """Cell by cell, for patches that are no squares and leave a rest on both axes."""
     method = bound(frames=40, patch=(frames, bins), order=order)
-    grid = method.grid
-    mask = masks.random(jax.random.key(seed), 2, grid, max(1, grid.size // 3))
-    masked = np.asarray(mask.is_masked)
+    grid, size = method.grid, method.geometry.patch
+
+    @jax.jit
+    def shown(key):
+        mask = masks.random(key, 2, grid, max(1, grid.size // 3))
+        spec = jnp.ones((2, 40, FRONT.bins, 1))
+        left = zero_masked(spec, mask.is_masked, size, size, grid)[..., 0]
+        return mask.is_masked, method.masked_cells(mask), left
+
+    masked, cells, left = jax.device_get(shown(jax.random.key(seed)))
     expected = np.zeros((2, 40, FRONT.bins), bool)
     for t, f in np.ndindex(grid.time * frames, grid.freq * bins):
         i, j = t // frames, f // bins
         token = j * grid.time + i if order == "freq_major" else i * grid.freq + j
         expected[:, t, f] = masked[:, token]
-    np.testing.assert_array_equal(method.masked_cells(mask), expected)
-    spec = jnp.ones((2, 40, FRONT.bins, 1))
-    patch = method.geometry.patch
-    left = zero_masked(spec, mask.is_masked, patch, patch, grid)[..., 0]
+    np.testing.assert_array_equal(cells, expected)
     np.testing.assert_array_equal(left > 0, expected)
 
 
@@ -105,7 +110,7 @@ SIX_COLUMNS = bound(
 def encoded(padding, pool):
     """``batch -> Features`` by ``encode`` and by ``forward``, compiled."""
     method = replace(SIX_COLUMNS, padding=padding, pool=pool)
-    params = method.init(jax.random.key(0))
+    params = compiled(SIX_COLUMNS, "init")(jax.random.key(0))
     encode = jax.jit(lambda batch: method.encode(params, batch))
     forward = jax.jit(lambda batch: method.forward(params, batch, Streams(jax.random.key(1))))
     return encode, forward
@@ -131,7 +136,7 @@ def test_padding_makes_no_difference_to_clips_that_fill_the_window(pool):
 def test_attended_padding_is_read_like_signal(pool):
     """The spectrogram alone, of which nothing says where the clip ends, gives the same; masked, the
     values of the padding change nothing."""
-    batch = SIX_COLUMNS.with_spectrogram(waves(200, 90))
+    batch = compiled(SIX_COLUMNS, "with_spectrogram")(waves(200, 90))
     spec, valid = batch["spectrogram"], batch["valid_frames"]
     assert valid.sum(1).tolist() == [22, 8]
     for attended, masked in zip(encoded("attended", pool), encoded("masked", pool)):

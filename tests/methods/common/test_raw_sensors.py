@@ -19,7 +19,7 @@ from jfreq.methods.supervised import Classify, Head
 from jfreq.nn.cnn1d import Conv1d
 from jfreq.nn.deepsense import DeepSense
 from jfreq.nn.stf import STF
-from jfreq.testing import compiled, fake_batch, loss_and_grad
+from jfreq.testing import compiled, fake_batch, filled, loss_and_grad
 from jfreq.train import plan
 from jfreq.types import DataSpec, InputError, SignalSpec
 
@@ -98,7 +98,7 @@ def test_pooling_looks_at_valid_tokens_only():
 def test_the_same_harness_trains_every_encoder(name, batch):
     """Shapes, dropout in training only, gradients everywhere but in what nothing reads."""
     method = STFNet(encoder=SMALL[name]).bind(MOTION)
-    params, encode = compiled(method, "init")(jax.random.key(0)), compiled(method, "encode")
+    params, encode = filled(method), compiled(method, "encode")
     features, again = encode(params, batch), encode(params, batch)
     assert features.tokens.shape[:2] == (6, method.grid.size) and features.logits.shape == (6, 3)
     np.testing.assert_array_equal(features.clip, again.clip)

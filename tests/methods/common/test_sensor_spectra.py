@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from jfreq.methods.common.sensor_spectra import SpectraMethod, SpectrogramSpec
 from jfreq.testing import ACC_MIC, fake_batch
 from jfreq.types import DataSpec, InputError, SignalSpec, TokenGrid
 
+SPECTRA = jax.jit(SpectraMethod.spectra, static_argnums=0)
+
 
 def test_sensors_of_two_rates_have_the_same_frames():
     cfg = SpectraMethod().bind(ACC_MIC)
@@ -20,7 +23,7 @@ def test_sensors_of_two_rates_have_the_same_frames():
     assert [p.frames for p in specs.values()] == [8, 8]
     assert [p.bins for p in specs.values()] == [8, 32]
     assert [p.grid.shape for p in specs.values()] == [(8, 8), (8, 16)]
-    found = cfg.spectra(fake_batch(ACC_MIC, 3))
+    found = SPECTRA(cfg, fake_batch(ACC_MIC, 3))
     assert found["acc"].inputs.shape == (3, 8, 8, 9) and found["mic"].inputs.shape == (3, 8, 32, 3)
 
 
@@ -28,7 +31,7 @@ def test_zero_and_nan_windows_are_absent():
     cfg = SpectraMethod().bind(ACC_MIC)
     batch = fake_batch(ACC_MIC, 4)
     batch["acc"] = batch["acc"].at[1].set(0.0).at[2, 5, 1].set(jnp.nan).at[3, 0, 0].set(jnp.inf)
-    found = cfg.spectra(batch)
+    found = SPECTRA(cfg, batch)
     assert np.asarray(found["acc"].present).tolist() == [True, False, False, False]
     assert np.asarray(found["mic"].present).all()
     for part in (found["acc"].real, found["acc"].inputs):
@@ -40,7 +43,7 @@ def test_zero_and_nan_windows_are_absent():
 def test_frames_beyond_the_signal_do_not_count():
     cfg = SpectraMethod().bind(ACC_MIC)
     batch = fake_batch(ACC_MIC, 3) | {"length": jnp.array([128, 64, 3])}
-    found = cfg.spectra(batch)
+    found = SPECTRA(cfg, batch)
     for name in ("acc", "mic"):  # lengths are in samples of the first sensor
         assert np.asarray(found[name].valid.sum(1)).tolist() == [8, 4, 1]
 
@@ -48,7 +51,7 @@ def test_frames_beyond_the_signal_do_not_count():
 def test_energy_is_parsevals():
     cfg = SpectraMethod(standardise="none", frontend=Spectrum(0.32, two_sided=True)).bind(ACC_MIC)
     batch = fake_batch(ACC_MIC, 2)
-    energy = cfg.spectra(batch)["acc"].energy
+    energy = SPECTRA(cfg, batch)["acc"].energy
     np.testing.assert_allclose(energy, np.sum(np.square(batch["acc"]), axis=(1, 2)), rtol=1e-4)
 
 
@@ -82,14 +85,20 @@ def test_tokens_there_and_back(frames, bins, pt, pf, more):
     grid = TokenGrid(*tokens, order="time_major")
     spec = SpectrogramSpec(SignalSpec("x", 50, 128), frames, bins, 2, (pt, pf), grid)
     x = np.random.default_rng(frames * 100 + bins).normal(size=(2, frames, bins, 2))
-    flat = spec.patchify(jnp.asarray(x))
+    number = np.arange(grid.size, dtype=np.float32)[None]
+
+    @jax.jit
+    def there_and_back(x, number):
+        flat = spec.patchify(x)
+        cells = spec.unpatchify(jnp.repeat(number[..., None], spec.patch_size, axis=2))
+        return flat, spec.unpatchify(flat), cells, spec.cells_of(number)
+
+    flat, back, cells, cells_of = there_and_back(x.astype(np.float32), number)
     assert flat.shape == (2, tokens[0] * tokens[1], spec.patch_size)
-    np.testing.assert_array_equal(spec.unpatchify(flat), x.astype(np.float32))
+    np.testing.assert_array_equal(back, x.astype(np.float32))
     assert spec.tokens == tuple(n - more for n in tokens)
     assert spec.valid_tokens.sum() == spec.tokens[0] * spec.tokens[1]
-    number = jnp.arange(grid.size, dtype=jnp.float32)[None]
-    cells = np.asarray(spec.unpatchify(jnp.repeat(number[..., None], spec.patch_size, axis=2)))
-    np.testing.assert_array_equal(spec.cells_of(number), cells[..., 0])
+    np.testing.assert_array_equal(cells_of, cells[..., 0])
 
 
 def test_weights_lie_like_patches():
@@ -106,7 +115,7 @@ def test_weights_lie_like_patches():
 def test_log_moments_are_those_of_the_present_windows():
     cfg = SpectraMethod().bind(ACC_MIC)
     batch = fake_batch(ACC_MIC, 6)
-    loud = np.asarray(cfg.spectra(batch)["mic"].inputs)[..., 0]
+    loud = np.asarray(SPECTRA(cfg, batch)["mic"].inputs)[..., 0]
     found = cfg.calibrate(batch).log_moments
     assert found is not None
     moments = dict(zip(("acc", "mic"), found))
@@ -117,7 +126,7 @@ def test_log_moments_are_those_of_the_present_windows():
     part = dict(zip(("acc", "mic"), found))
     np.testing.assert_allclose(part["mic"], (loud[2:].mean(), loud[2:].std()), rtol=1e-4)
     done = cfg.calibrate(batch)
-    level = np.asarray(done.spectra(batch)["mic"].inputs)[2:, ..., 0]
+    level = np.asarray(SPECTRA(done, batch)["mic"].inputs)[2:, ..., 0]
     assert abs(level.mean()) < 1e-4 and abs(level.std() - 1) < 1e-4
     assert done.calibrate(fake_batch(ACC_MIC, 2, seed=5)) == done  # measured once
     assert done.unbind().log_moments is None
