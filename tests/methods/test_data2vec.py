@@ -118,7 +118,7 @@ def test_targets_have_mean_zero_over_the_signal():
 def test_a_masked_token_reaches_no_visible_one():
     method, params, _, _ = built()
     local, valid = jax.random.normal(jax.random.key(0), (2, 49, 16)), jnp.ones((2, 49), bool)
-    mask = method.sample_mask(jax.random.key(5), valid)
+    mask = jax.jit(method.sample_mask)(jax.random.key(5), valid)
     run = jax.jit(lambda local: apply(method.context, params["context"], local, valid, mask)[0])
     poisoned = jnp.where(mask.is_masked[..., None], 1e3, local)
     np.testing.assert_array_equal(run(local), run(poisoned))

@@ -18,6 +18,7 @@ from jfreq.nn.vit import ViT
 from jfreq.testing import ACC_MIC, MOTION, compiled, fake_batch, loss_and_grad
 from jfreq.types import InputError
 
+UNIT_MASKS = jax.jit(unit_masks, static_argnums=0)
 VIT = MAE(
     encoder=ViT(width=16, depth=1, heads=2),
     decoder=ViT(width=8, depth=1, heads=2),
@@ -51,7 +52,7 @@ def test_budgets_are_kept_exactly(ratio):
     assert abs(sum(cfg.visible) - total) <= 2 and min(cfg.visible) >= 1
     # A tone fills fewer patches than noise: it gets fewer.
     assert cfg.visible[1] <= cfg.visible[0]
-    found = unit_masks(cfg, jax.random.key(0), cfg.trunk.spectra(burst()), 0)
+    found = UNIT_MASKS(cfg, jax.random.key(0), compiled(cfg.trunk, "spectra")(burst()), 0)
     assert tuple(m.visible.shape[1] for m in found.values()) == cfg.visible
     for mask in found.values():
         ids = np.concatenate([mask.visible, mask.masked], axis=1)
@@ -76,12 +77,12 @@ def test_what_is_loud_stays_visible_and_the_opposite_sign_masks_it():
             temperature=(1.0, 1e-6),
             anneal_steps=10,
         ).bind(ACC_MIC)
-        found = cfg.trunk.spectra(burst())
+        found = compiled(cfg.trunk, "spectra")(burst())
         power = np.asarray(
             energy_coherence.patch_energy(found["mic"].real, found["mic"].imag, (1, 4))
         )
         power = power.reshape(4, -1)
-        mask = unit_masks(cfg, jax.random.key(1), found, 10)["mic"]
+        mask = UNIT_MASKS(cfg, jax.random.key(1), found, 10)["mic"]
         visible = np.take_along_axis(power, np.asarray(mask.visible), axis=1).sum(1)
         fraction[high_scores] = (visible / power.sum(1)).min()
         sign = -1 if high_scores == "visible" else 1
@@ -111,9 +112,10 @@ def test_floor_reaches_every_patch():
             temperature=(1e-3, 1e-6),
             anneal_steps=1,
         ).bind(ACC_MIC)
-        found = cfg.trunk.spectra(burst(1))
+        found = compiled(cfg.trunk, "spectra")(burst(1))
         keys = jax.random.split(jax.random.key(0), 600)
-        ids = jax.vmap(lambda k: unit_masks(cfg, k, found, 1)["mic"].visible[0])(keys)
+        first = jax.jit(jax.vmap(lambda k: unit_masks(cfg, k, found, 1)["mic"].visible[0]))
+        ids = first(keys)
         return len(np.unique(ids))
 
     assert reached(0.0) == 16 and reached(0.1) == 64
@@ -123,7 +125,7 @@ def test_masks_are_asked_for_as_those_of_the_trunk():
     """The same call for both: as many patches, and among them those of the loud tone."""
     method = PhyMask(trunk=VIT, budget="equal", floor=0.0).bind(ACC_MIC)
     assert method.encoder_method == method.trunk
-    found = method.trunk.spectra(burst())
+    found = compiled(method.trunk, "spectra")(burst())
     power = {}
     for cfg in (method, method.encoder_method):
         mask = cast(Any, cfg).sample_masks(jax.random.key(0), found)["mic"]
@@ -155,11 +157,11 @@ def test_coherence_between_sensors():
     cfg = PhyMask(trunk=trunk, coherence="modalities", alpha=0.0, budget="equal").bind(MOTION)
     batch = fake_batch(MOTION, 2)
     wave = batch["acc"][..., :1].repeat(3, -1)  # one wave in all axes of both
-    alike = scores(cfg, cfg.trunk.spectra(batch | {"acc": wave, "gyro": wave}))["acc"]
-    apart = scores(cfg, cfg.trunk.spectra(batch))["acc"]
+    alike = scores(cfg, compiled(cfg.trunk, "spectra")(batch | {"acc": wave, "gyro": wave}))["acc"]
+    apart = scores(cfg, compiled(cfg.trunk, "spectra")(batch))["acc"]
     assert np.asarray(alike).min() > 0.99 and np.asarray(apart).mean() < 0.5
     both = replace(cfg, coherence="both")
-    assert np.asarray(scores(both, cfg.trunk.spectra(batch))["acc"]).max() <= 1
+    assert np.asarray(scores(both, compiled(cfg.trunk, "spectra")(batch))["acc"]).max() <= 1
 
 
 def test_silence_and_absence_give_finite_losses():
