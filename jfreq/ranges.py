@@ -137,6 +137,8 @@ Repeats = Annotated[int, Range(1, 10_000, wording="1 or more")]
 Seed = Annotated[int, Range(0, 2**32 - 1)]
 Pattern = Annotated[str, Compiles()]
 """A regular expression."""
+Encoding = Literal["raw", "flac"]
+"""How the samples of a signal lie in a record: as they are, or as FLAC."""
 Mix = Literal["first", "mean", "keep"]
 """Which channels of sound are kept: the first, their mean, or all of them."""
 FoldBy = Literal["subject", "recording", "row"]

@@ -12,6 +12,7 @@ from typing import Literal
 from jfreq.files import local_path
 from jfreq.ranges import (
     Count,
+    Encoding,
     FoldBy,
     Hertz,
     InputError,
@@ -56,6 +57,9 @@ class Options:
     dtype: Literal["auto", "int16", "float32"] = "auto"
     """Type of sound in the shards; auto is int16, or float32 where a file is stored as floating
     point."""
+    encoding: Encoding = "raw"
+    """How 16-bit sound lies in the shards: raw, or flac, which loses nothing and takes about half
+    of the bytes. Sensors stay raw."""
     modalities: tuple[str, ...] = ()
     """Modalities by their channels, as numbers or names: acc:0-2 gyro:gx,gy,gz."""
     complex_as: tuple[ComplexAs, ...] = ("amplitude",)

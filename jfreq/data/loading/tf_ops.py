@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from jfreq.data.shards.metadata import ShardsInfo
+from jfreq.data.shards import flac
+from jfreq.data.shards.metadata import ShardsInfo, SignalInfo
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -29,6 +30,9 @@ def parse(records: tf.Tensor, *, info: ShardsInfo) -> Tensors:
     parsed: dict[str, Any] = tf.io.parse_example(records, keys)
     out = {}
     for s in info.signals:
+        if s.encoding == "flac":
+            out[s.name] = _decoded(parsed[s.name], s)
+            continue
         dtype = tf.as_dtype(s.dtype)
         flat = tf.io.decode_raw(
             parsed[s.name], dtype, fixed_length=s.samples * s.channels * dtype.size
@@ -42,6 +46,17 @@ def parse(records: tf.Tensor, *, info: ShardsInfo) -> Tensors:
         none = -tf.ones_like(out["length"])
         out["label"] = tf.cast(parsed["label"], tf.int32) if info.labels else none
     return out
+
+
+def _decoded(files: tf.Tensor, info: SignalInfo) -> tf.Tensor:
+    """FLAC files ``[b]`` as samples ``[b t c]``, in the thread of tf.data that needs them."""
+    import tensorflow as tf
+
+    def decode(data: Any) -> Any:
+        return flac.decode_all(data, info.samples, info.channels)
+
+    samples = tf.numpy_function(decode, [files], tf.int16, stateful=False)
+    return tf.ensure_shape(samples, [None, info.samples, info.channels])
 
 
 def crop(batch: Tensors, start: tf.Tensor, *, samples: dict[str, int]) -> Tensors:

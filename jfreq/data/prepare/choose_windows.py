@@ -9,10 +9,11 @@ from jfreq.config import check, close_match
 from jfreq.data.options import Options
 from jfreq.data.prepare.windowing import Cutter
 from jfreq.data.readers.sound import Survey
+from jfreq.data.shards.flac import check_flac
 from jfreq.data.shards.metadata import SignalInfo
 from jfreq.data.sources.base import UNREADABLE, Signal, Source
 from jfreq.data.sources.segments import name_of
-from jfreq.ranges import first_line
+from jfreq.ranges import Encoding, first_line
 from jfreq.types import InputError
 
 AUDIO_RATE = 16000.0
@@ -57,9 +58,10 @@ def cutter_for(source: Source, options: Options, dtype: Literal["int16", "float3
         check(name in example, "rates", f"no modality {name!r}{hint}; {there}")
     if options.allow_missing:
         _check_present(source, cutter, tuple(example))
+    signals = tuple(_signal_info(name, signal, cutter) for name, signal in example.items())
     return dataclasses.replace(
         cutter,
-        signals=tuple(_signal_info(name, signal, cutter) for name, signal in example.items()),
+        signals=_encoded(signals, options.encoding),
         rates={name: hertz for name, hertz in cutter.rates.items() if name in example},
     )
 
@@ -99,6 +101,21 @@ def _signal_info(name: str, signal: Signal, cutter: Cutter) -> SignalInfo:
         scale=1 / 32768 if audio and cutter.dtype == "int16" else 1.0,
         channel_names=signal.names,
         mix=cutter.mix if audio else "first",
+    )
+
+
+def _encoded(signals: tuple[SignalInfo, ...], encoding: Encoding) -> tuple[SignalInfo, ...]:
+    """The signals with sound in this encoding; ``InputError`` where FLAC cannot hold it."""
+    if encoding == "raw":
+        return signals
+    names = [s.name for s in signals]
+    there = f"there are: {', '.join(names)}"
+    check("audio" in names, "encoding", f"flac is for sound, and this is none; {there}")
+    for s in signals:
+        if s.name == "audio":
+            check_flac(s.name, s.dtype, s.rate, s.channels)
+    return tuple(
+        dataclasses.replace(s, encoding=encoding) if s.name == "audio" else s for s in signals
     )
 
 

@@ -52,7 +52,7 @@ def merged(infos: Sequence[ShardsInfo], *, labelled: bool) -> ShardsInfo:
                 f"{', '.join(names[1])}; sets of different signals cannot be read together"
             )
         for a, b in zip(first.signals, other.signals):
-            for field in ("rate", "channels", "channel_names", "dtype", "scale", "mix"):
+            for field in ("rate", "channels", "channel_names", "dtype", "scale", "mix", "encoding"):
                 x, y = getattr(a, field), getattr(b, field)
                 if x != y:
                     raise InputError(

@@ -33,7 +33,7 @@ def _about_signal(s: SignalInfo, shards: Shards) -> Iterator[str]:
     mean, std = (" ".join(f"{v:.4g}" for v in values) for values in (s.mean, s.std))
     yield (
         f"  {s.name}: {s.samples} samples ({s.spec.seconds:g} s) x {s.channels}, "
-        f"{s.rate:g} Hz, {s.dtype}, mean {mean}, std {std}"
+        f"{s.rate:g} Hz, {s.dtype}{' as FLAC' * (s.encoding == 'flac')}, mean {mean}, std {std}"
     )
     if s.mix != "first":
         what = "the mean of all channels" if s.mix == "mean" else "all channels"

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from jfreq.data.shards import flac
 from jfreq.data.shards.metadata import ShardsInfo, SignalInfo
 
 TEXT = ("split", "subject", "path")
@@ -36,8 +37,11 @@ def fill(out: dict[str, np.ndarray], i: int, record: bytes, info: ShardsInfo) ->
     """
     feature = _protos()[0].Example.FromString(record).features.feature
     for s in info.signals:
-        x = np.frombuffer(feature[s.name].bytes_list.value[0], s.dtype).reshape(-1, s.channels)
-        x = x[: s.samples]
+        data = feature[s.name].bytes_list.value[0]
+        if s.encoding == "flac":
+            x = flac.decode(data)[: s.samples]
+        else:
+            x = np.frombuffer(data, s.dtype).reshape(-1, s.channels)[: s.samples]
         out[s.name][i, : len(x)] = x
     if info.multi_label:
         out["label"][i] = np.frombuffer(feature["label"].bytes_list.value[0], np.float32)
@@ -70,9 +74,7 @@ def serialise(row: dict[str, Any], info: ShardsInfo) -> bytes:
     def number(value: int):
         return tf_feature_pb2.Feature(int64_list=tf_feature_pb2.Int64List(value=[int(value)]))
 
-    feature = {
-        s.name: raw(np.ascontiguousarray(row[s.name], s.dtype).tobytes()) for s in info.signals
-    }
+    feature = {s.name: raw(_encoded(row[s.name], s)) for s in info.signals}
     label = row["label"]
     feature["label"] = (
         raw(np.asarray(label, np.float32).tobytes()) if info.multi_label else number(label)
@@ -83,6 +85,12 @@ def serialise(row: dict[str, Any], info: ShardsInfo) -> bytes:
     return example.SerializeToString(deterministic=True)
 
 
+def _encoded(x: np.ndarray, info: SignalInfo) -> bytes:
+    """The samples ``[t c]`` as they lie in a record."""
+    x = np.ascontiguousarray(x, info.dtype)
+    return flac.encode(x, info.rate) if info.encoding == "flac" else x.tobytes()
+
+
 def signal_bytes(signals: Sequence[SignalInfo]) -> int:
-    """Size of the signals of one row, in bytes."""
+    """Size of the signals of one row in memory, in bytes."""
     return sum(s.samples * s.channels * np.dtype(s.dtype).itemsize for s in signals)

@@ -11,7 +11,7 @@ from jfreq.config_json import from_dict, to_dict
 from jfreq.data.readers.sound import READABLE
 from jfreq.data.sources.folders import METADATA, PARTS, listing, shown
 from jfreq.files import parse_json, read_text
-from jfreq.ranges import Count, Finite, Hertz, Mix, NonNegative, Positive, Whole, checked
+from jfreq.ranges import Count, Encoding, Finite, Hertz, Mix, NonNegative, Positive, Whole, checked
 from jfreq.types import DataSpec, InputError, SignalSpec
 
 _FLOAT32_EPSILON = 2.0**-23
@@ -39,6 +39,8 @@ class SignalInfo:
     """Names of the columns in the files; empty where files do not name their channels."""
     mix: Mix = "first"
     """Of ``audio``: how the channels of a recording became those of the signal."""
+    encoding: Encoding = "raw"
+    """How the samples lie in a record; ``flac`` is for int16."""
 
     def __post_init__(self):
         advice = "choose letters, digits and underscores, with a letter first"

@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from jfreq.data.shards.example import TEXT
-from jfreq.data.shards.metadata import ShardsInfo
-from jfreq.files import write_json
+from jfreq.data.shards.metadata import ShardsInfo, SignalInfo
+from jfreq.files import read_json, write_json
 
 NAME = "jfreq"
 SPLIT = "rows"
@@ -41,6 +42,8 @@ def write(folder: Path, info: ShardsInfo) -> None:
     features |= {name: f.Scalar(np.int64) for name in ("length", "fold", "start")}
     features |= {name: f.Text() for name in TEXT}
     f.FeaturesDict(features).save_config(str(folder))
+    if flac := [s for s in info.signals if s.encoding == "flac"]:
+        _as_flac(folder / "features.json", flac)
     split = {
         "name": SPLIT,
         "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
@@ -55,3 +58,24 @@ def write(folder: Path, info: ShardsInfo) -> None:
         "splits": [split],
     }
     write_json(folder / "dataset_info.json", dataset)
+
+
+def _as_flac(path: Path, signals: Sequence[SignalInfo]) -> None:
+    """States in ``features.json`` which signals are FLAC: data sources give the files as bytes.
+
+    The feature of TFDS is not made here, because that imports TensorFlow.
+    """
+    config = read_json(path, "the features of a set")
+    for s in signals:
+        config["featuresDict"]["features"][s.name] = {
+            "pythonClassName": "tensorflow_datasets.core.features.audio_feature.Audio",
+            "audio": {
+                "shape": {"dimensions": [str(s.samples), str(s.channels)]},
+                "dtype": s.dtype,
+                "fileFormat": "flac",
+                "sampleRate": str(int(s.rate)),
+                "encoding": "NONE",
+                "lazyDecode": True,
+            },
+        }
+    write_json(path, config)
