@@ -190,11 +190,15 @@ def disk_trouble(error: BaseException, doing: str = "read or written") -> str | 
     return None
 
 
+class Held(InputError):
+    """Another process holds a lock."""
+
+
 class Lock:
     """A file that one process at a time holds, until :meth:`close` or the end of the process.
 
     With ``shared``, several processes may hold it that all say so.
-    Raises ``InputError`` with the process that holds it; ``doing`` says what that process does.
+    Raises ``Held`` with the process that holds it; ``doing`` says what that process does.
     """
 
     def __init__(self, path: Path, doing: str, *, shared: bool = False):
@@ -208,7 +212,7 @@ class Lock:
             self._file.seek(0)
             owner = self._file.read(200).decode(errors="replace").strip() or "another process"
             self._file.close()
-            raise InputError(
+            raise Held(
                 f"{path.parent}: {owner} {doing} it now; wait for that process or stop it"
             ) from None
         except OSError as error:

@@ -9,7 +9,7 @@ import pytest
 
 LEVEL = {
     "ranges": 0, "types": 0, "param_paths": 1, "method": 1, "config": 1, "config_json": 1,
-    "files": 1, "checksums": 1, "classes": 1, "metrics": 1,
+    "files": 1, "parts": 1, "checksums": 1, "classes": 1, "metrics": 1,
     "sharding": 2, "kernels": 2, "ops": 2, "distributed": 2, "last_words": 1,
     "masks": 3, "augment": 3, "losses": 3, "frontends": 3, "nn": 4, "data": 4, "methods": 5,
     "monitoring.progress": 1, "recipes": 6, "monitoring.flops": 6,

@@ -6,11 +6,12 @@ import itertools
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jfreq import methods
 from jfreq.ablate import grid
 from jfreq.ablate.grid import Ablation, Cell, Replicate
+from jfreq.ablate.shared import Trainings, ordered
 from jfreq.ablate.table import Grid, summarise
 from jfreq.config import check, replace
 from jfreq.evaluate import probe_protocol
@@ -18,12 +19,22 @@ from jfreq.evaluate.folds import ABLATION, check_classes
 from jfreq.files import local_path, read_json, write_json
 from jfreq.monitoring import provenance
 from jfreq.monitoring.metrics_writer import read_metrics
+from jfreq.parts import Part
 from jfreq.ranges import first_line
 from jfreq.train.loop import Stopped, train
 from jfreq.types import InputError
 
 FILE = "grid.json"
 Note = Callable[[str], None]
+OnGrid = Callable[[Grid], None]
+
+
+class Training(NamedTuple):
+    """One training of a cell, and what its score depends on."""
+
+    key: str
+    cell: Cell
+    replicate: Replicate
 
 
 def run(
@@ -33,7 +44,9 @@ def run(
     *,
     count: int | None = None,
     have: Sequence[str | Path] = (),
+    part: Part | None = None,
     note: Note = lambda text: None,
+    on_grid: OnGrid = lambda grid: None,
 ) -> Grid:
     """Trains and probes all cells, and writes ``grid.json``.
 
@@ -41,13 +54,22 @@ def run(
     training that fails is recorded with its error and tried again by the next call. All cells get
     their first training before any gets its second, so that an unfinished grid is a fair one.
 
+    Several processes, also on machines that share ``workdir``, do one grid together: each training
+    is claimed by one of them, and whoever ends one merges the results of all.
+
     Args:
       ablation: the cells.
       data: labelled shards with folds.
       workdir: the folder of the runs and of ``grid.json``.
       count: trainings of each cell; by default one for each fold.
       have: other ``grid.json`` files, whose finished trainings are used.
+      part: the trainings that this process does first, of as many parts as there are processes;
+        then it does those that nobody has begun.
       note: called with a line for each training.
+      on_grid: called with the results so far after each training.
+
+    Returns:
+      The results of all processes, without the trainings that others are still at.
 
     Raises:
       InputError: before anything is trained, for unknown fields, impossible settings, shards
@@ -57,6 +79,46 @@ def run(
 
     workdir = local_path(workdir, "workdir")
     shards = open_shards(data)
+    trainings = _trainings(ablation, shards, count)
+    known = _finished([local_path(path, "have") for path in have])
+    shared, machine = Trainings(workdir), _machine()
+
+    def merge() -> tuple[Grid, int]:
+        with shared.alone():
+            rows = {**shared.results(), **known}
+            found = [_renamed(rows[t.key], t.cell) for t in trainings if t.key in rows]
+            table = summarise(ablation, shards.info.name, found, machine)
+            write_json(workdir / FILE, table.to_dict())
+            on_grid(table)
+        return table, len(found)
+
+    began, fresh = time.monotonic(), 0
+    for training in ordered(trainings, part):
+        if training.key in known or shared.ended(training.key):
+            continue
+        claim = shared.claim(training.key)
+        if claim is None:
+            continue  # another process is at it
+        with claim:
+            if shared.ended(training.key):
+                continue  # it was, and has just ended
+            row = {"key": training.key, **_train(ablation, training, shards, workdir)}
+            shared.store(training.key, row)
+        fresh += 1
+        _, ended = merge()
+        left = (time.monotonic() - began) / fresh * (len(trainings) - ended)
+        note(_line(ablation, row, ended, len(trainings), left))
+    table, ended = merge()
+    if ended < len(trainings):
+        note(
+            f"{len(trainings) - ended} of {len(trainings)} trainings are still done by other "
+            f"processes, which will add them to {workdir / FILE}"
+        )
+    return table
+
+
+def _trainings(ablation: Ablation, shards: Any, count: int | None) -> list[Training]:
+    """All trainings of a grid, the first of all cells first; ``InputError`` where one cannot be."""
     cells = grid.cells(ablation)
     rows = probe_protocol.labelled_rows(shards)
     check(
@@ -73,25 +135,15 @@ def run(
             methods.bind(cell.experiment, shards.spec)
         except InputError as error:
             raise InputError(f"{ablation.name}, {cell.name}: {error}") from None
-    trainings = list(itertools.product(grid.replicates(shards.info.folds, count), cells))
-    done = _finished([workdir / FILE, *(local_path(path, "have") for path in have)])
-    results: list[dict[str, Any]] = []
-    began, fresh, machine = time.monotonic(), 0, _machine()
-    for i, (replicate, cell) in enumerate(trainings):
-        key = grid.key(ablation, cell, replicate, shards.manifest_hash)
-        row = done.get(key)
-        if row is None:
-            row = {"key": key, **_train(ablation, cell, replicate, shards, workdir)}
-            fresh += 1
-            left = (time.monotonic() - began) / fresh * (len(trainings) - i - 1)
-            note(_line(ablation, row, i + 1, len(trainings), left))
-            new = summarise(ablation, shards.info.name, [*results, row], machine)
-            write_json(workdir / FILE, new.to_dict())
-        # The result may be of another grid, in which the same experiment has another name.
-        results.append({**row, "name": cell.name, "levels": cell.levels, "changes": cell.changes})
-    table = summarise(ablation, shards.info.name, results, machine)
-    write_json(workdir / FILE, table.to_dict())
-    return table
+    return [
+        Training(grid.key(ablation, cell, replicate, shards.manifest_hash), cell, replicate)
+        for replicate, cell in itertools.product(grid.replicates(shards.info.folds, count), cells)
+    ]
+
+
+def _renamed(row: dict[str, Any], cell: Cell) -> dict[str, Any]:
+    """A result under the name of its cell here; it may be of another grid, with another name."""
+    return {**row, "name": cell.name, "levels": cell.levels, "changes": cell.changes}
 
 
 def _machine() -> dict[str, Any]:
@@ -99,10 +151,9 @@ def _machine() -> dict[str, Any]:
     return {name: value for name, value in provenance.facts().items() if name != "commit"}
 
 
-def _train(
-    ablation: Ablation, cell: Cell, replicate: Replicate, shards: Any, workdir: Path
-) -> dict[str, Any]:
+def _train(ablation: Ablation, training: Training, shards: Any, workdir: Path) -> dict[str, Any]:
     """Trains and probes one cell; the row of ``grid.json`` with its scores or its error."""
+    _, cell, replicate = training
     folder = f"{cell.name.replace(', ', '_').replace(' ', '-')}/{replicate.seed}"
     row: dict[str, Any] = {
         "name": cell.name,
@@ -153,13 +204,11 @@ def _finished(files: Sequence[Path]) -> dict[str, dict[str, Any]]:
     """The finished trainings of several ``grid.json`` files, by key."""
     finished: dict[str, dict[str, Any]] = {}
     for path in files:
-        if not path.exists():
-            check(
-                path.name == FILE,
-                str(path),
-                "no such file of results; give a grid.json of `jfreq ablate`",
-            )
-            continue
+        check(
+            path.exists(),
+            str(path),
+            "no such file of results; give a grid.json of `jfreq ablate`",
+        )
         grid = read_json(path, "the result of an ablation")
         try:
             finished |= {row["key"]: row for row in grid["cells"] if row["status"] == "done"}

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from jfreq.cli.parsing import experiment_name, parse
+from jfreq.cli.parsing import experiment_name, parse, print_note
 from jfreq.ranges import Count, Repeats
 
 
@@ -23,6 +23,7 @@ def ablate(
     workdir: Path,
     trainings: Repeats | None = None,
     have: tuple[Path, ...] = (),
+    part: str | None = None,
     out: Path | None = None,
 ) -> None:
     """Runs a grid of changes to one experiment and compares them.
@@ -33,25 +34,31 @@ def ablate(
         workdir: folder of the runs; the grid that is in it is continued.
         trainings: number of trainings of each cell; by default one for each fold.
         have: grid.json files whose results are reused.
+        part: 2/4 does the second quarter of the trainings, then what nobody has begun; start one
+            process for each part, on machines that share the workdir.
         out: write OUT.md, OUT.json and OUT.svg, in place of grid.md and grid.svg in the workdir.
     """
     from jfreq.ablate import grid
     from jfreq.ablate.plot import plot
     from jfreq.ablate.run import run
-    from jfreq.files import write_atomically, write_json
+    from jfreq.ablate.table import Grid
+    from jfreq.files import write_json, write_text
+    from jfreq.parts import parse_part
+    from jfreq.report import write_page
 
-    def note(text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
+    base, chosen = out or workdir / "grid", None if part is None else parse_part(part)
+
+    def write(results: Grid) -> None:
+        write_text(base.with_suffix(".md"), results.to_markdown())
+        plot(results, base.with_suffix(".svg"))
+        if out:
+            write_json(out.with_suffix(".json"), results.to_dict())
+        write_page(workdir)
 
     with temporary_compilation_cache():
-        results = run(grid.load(file), data, workdir, count=trainings, have=have, note=note)
-    text = results.to_markdown()
-    base = out or workdir / "grid"
-    write_atomically(base.with_suffix(".md"), lambda f: f.write(text.encode()))
-    plot(results, base.with_suffix(".svg"))
-    if out:
-        write_json(out.with_suffix(".json"), results.to_dict())
-    print(text)
+        results = run(grid.load(file), data, workdir, count=trainings, have=have, part=chosen,
+                      note=print_note, on_grid=write)  # fmt: skip
+    print(results.to_markdown())
 
 
 @contextlib.contextmanager

@@ -1,15 +1,20 @@
 """A grid runs, goes on where it stopped, and survives a cell that fails."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
 from jfreq import cli
 from jfreq.ablate import Ablation, change, run
+from jfreq.ablate.shared import Trainings, ordered
 from jfreq.config import Checkpoint, Experiment, Log, Optim
 from jfreq.data.prepare.run import prepare
+from jfreq.data.shards.reader import open_shards
 from jfreq.methods.ssast import SSAST
 from jfreq.nn.vit import ViT
+from jfreq.parts import Part
 from jfreq.types import InputError
 
 BASE = Experiment(
@@ -71,6 +76,64 @@ def test_a_grid_runs_resumes_and_keeps_going(first, folds, tmp_path):
     again = run.run(ablation(), folds, tmp_path / "new", count=2, note=trained.append, have=have)
     assert trained == []
     assert again.table[0]["mean"] == pytest.approx(found.table[0]["mean"])
+
+
+def test_a_process_leaves_alone_what_others_are_at(first, folds, tmp_path):
+    """One training is held, as by another process; it is done once that has ended."""
+    grid, said = ablation(), []
+    shards = open_shards(folds)
+    held, other = run._trainings(grid, shards, count=2)
+    with Trainings(tmp_path).claim(held.key):
+        found = run.run(grid, folds, tmp_path, count=2, note=said.append)
+    assert [(cell["key"], cell["status"]) for cell in found.cells] == [(other.key, "done")]
+    assert said[0].startswith("1/2  one, fold 1: accuracy") and len(said) == 2
+    assert said[1].startswith("1 of 2 trainings are still done by other processes")
+    whole = run.run(grid, folds, tmp_path, count=2, part=Part(2, 2), on_grid=lambda grid: None)
+    assert [cell["key"] for cell in whole.cells] == [held.key, other.key]
+    alike = [cell["values"] for cell in first[1].cells if cell["name"] == "one"]
+    assert [cell["values"] for cell in whole.cells] == alike
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_parts_cover_a_grid_and_then_each_other(count):
+    orders = [ordered(range(7), Part(i + 1, count)) for i in range(count)]
+    assert all(sorted(order) == list(range(7)) for order in orders)
+    own = [order[: len(range(i, 7, count))] for i, order in enumerate(orders)]
+    assert sorted(i for order in own for i in order) == list(range(7))
+    assert ordered(range(7), None) == list(range(7))
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_grid_though_one_is_killed(folds, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from jfreq import recipes\nfrom jfreq.ablate import Ablation, change\n"
+        "from jfreq.config import replace\n"
+        "base = replace(recipes.load('ssast_nano'), method__encoder__depth=1,"
+        " method__encoder__width=12, steps=1, batch=8)\n"
+        "grid = Ablation('mine', 'which?', base, probe='ridge', factors={'rate': {"
+        "str(n): change(optim__lr=n * 1e-3) for n in range(1, 5)}})\n"
+    )
+    words = [sys.executable, "-m", "jfreq", "ablate", str(tmp_path / "mine.py"), "--data",
+             str(folds), "--workdir", str(tmp_path / "runs"), "--trainings", "1"]  # fmt: skip
+
+    def start(part):
+        return subprocess.Popen([*words, "--part", part], stdout=subprocess.PIPE,
+                                stderr=subprocess.PIPE, text=True)  # fmt: skip
+
+    first, second = start("1/2"), start("2/2")
+    for line in second.stderr:  # its first training has ended
+        if "/4  " in line:
+            break
+    second.kill()
+    second.communicate()
+    out, err = first.communicate(timeout=240)
+    assert first.returncode == 0, err
+    table = json.loads((tmp_path / "runs" / "grid.json").read_text())
+    assert [cell["name"] for cell in table["cells"]] == ["1", "2", "3", "4"]
+    assert {cell["status"] for cell in table["cells"]} == {"done"}
+    assert (tmp_path / "runs" / "grid.md").read_text() == out.removesuffix("\n")
+    assert err.count("/4  ") in (2, 3), "the other did one, and was killed at its next"
+    assert "<svg" in (tmp_path / "runs" / "report.html").read_text()
 
 
 def test_results_of_another_grid_take_this_grid_s_names(first, folds, tmp_path, monkeypatch):

@@ -7,11 +7,10 @@ whatever the number of parts.
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from jfreq.data.options import Options
 from jfreq.data.prepare import journal, messages, workplace
@@ -27,47 +26,12 @@ from jfreq.data.prepare.run import advise
 from jfreq.data.shards.metadata import ShardsInfo
 from jfreq.data.sources.folders import METADATA
 from jfreq.files import disk_errors
+from jfreq.parts import Part, parse_part
 from jfreq.ranges import shortlist
 from jfreq.types import InputError
 
-MOST_PARTS = 100_000
 _NAMED = 12
 """Parts that a message names."""
-
-
-class Part(NamedTuple):
-    """Part ``number`` of ``count``, counted from 1."""
-
-    number: int
-    count: int
-
-    def __str__(self) -> str:
-        return f"{self.number}/{self.count}"
-
-    def shards(self, total: int) -> range:
-        """The numbers of its shards, of ``total``."""
-        first, end = (total * n // self.count for n in (self.number - 1, self.number))
-        return range(first, end)
-
-
-def parse_part(text: str) -> Part:
-    """``3/64`` as a part.
-
-    Raises:
-      InputError: for other text, and for a number outside of 1 to the number of parts.
-    """
-    match = re.fullmatch(r"\s*(\d{1,9})\s*/\s*(\d{1,9})\s*", text)
-    if match is None:
-        raise InputError(f"part: {text!r} is not NUMBER/PARTS, for instance 3/64")
-    part = Part(int(match[1]), int(match[2]))
-    if part.count > MOST_PARTS:
-        raise InputError(f"part: {part.count} parts are too many; {MOST_PARTS} are the most")
-    if not 1 <= part.number <= part.count:
-        raise InputError(
-            f"part: {part} does not exist; parts are numbered from 1/{part.count} to "
-            f"{part.count}/{part.count}"
-        )
-    return part
 
 
 def prepare_part(
@@ -102,7 +66,7 @@ def prepare_part(
     chosen = parse_part(part)
     say = messages.say if progress else lambda lines: None
     plan = plan_set(source, out, name, Options(**fields), say)
-    indices = chosen.shards(len(plan.shards))
+    indices = chosen.of(len(plan.shards))
     told = f"{plan.out} is finished already; part {chosen} has nothing to do"
     with disk_errors(plan.out, kept="it goes on from the finished shards"):
         if not finished_set(plan):
@@ -203,5 +167,5 @@ def _parts_of(shards: Sequence[int], count: int, total: int) -> Iterator[Part]:
     wanted = set(shards)
     for number in range(1, count + 1):
         part = Part(number, count)
-        if not wanted.isdisjoint(part.shards(total)):
+        if not wanted.isdisjoint(part.of(total)):
             yield part

@@ -10,7 +10,8 @@ import pytest
 
 from jfreq.data.prepare import journal
 from jfreq.data.prepare import plan as plan_module
-from jfreq.data.prepare.parts import Part, finish_parts, parse_part, prepare_part
+from jfreq.data.prepare.parts import finish_parts, prepare_part
+from jfreq.parts import Part, parse_part
 from jfreq.data.prepare.run import prepare
 from jfreq.data.shards.reader import open_shards
 from jfreq.files import Lock
@@ -74,7 +75,7 @@ def test_parts_of_different_numbers_and_one_process_continue_each_other(audio_se
 @pytest.mark.parametrize("total", [0, 1, 5, 64, 1000])
 @pytest.mark.parametrize("count", [1, 3, 64, 100])
 def test_parts_hold_every_shard_once(total, count):
-    parts = [Part(i, count).shards(total) for i in range(1, count + 1)]
+    parts = [Part(i, count).of(total) for i in range(1, count + 1)]
     assert [i for shards in parts for i in shards] == list(range(total))
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
