@@ -11,10 +11,10 @@ import pytest
 from jfreq.data.prepare import journal
 from jfreq.data.prepare import plan as plan_module
 from jfreq.data.prepare.parts import finish_parts, prepare_part
-from jfreq.parts import Part, parse_part
 from jfreq.data.prepare.run import prepare
 from jfreq.data.shards.reader import open_shards
 from jfreq.files import Lock
+from jfreq.parts import Part, parse_part
 from jfreq.types import InputError
 
 
