@@ -14,6 +14,7 @@ from jfreq.config import replace
 from jfreq.export import saved_model, tflite
 from jfreq.export.bundle import load_bundle, save_bundle
 from jfreq.export.export_run import export_run
+from jfreq.export.flat import flatten
 from jfreq.export.portable import adapt, in_float32
 from jfreq.method import encoder_params
 from jfreq.testing import ACC_MIC, small
@@ -240,3 +241,14 @@ def test_what_the_converter_refuses_is_one_line(run, tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"no such operation.*ONNX") as error:
         export_run(run, tmp_path / "enc", formats=("tflite",))
     assert "\n" not in str(error.value) and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("recipe", ["ssast_nano", "audiomae_nano", "data2vec_nano", "mae_nano"])
+def test_no_table_of_a_long_window_overflows_float16(recipe):
+    """Of 10 s: which frames are valid is decided in whole samples, which float16 leaves alone."""
+    spec = SignalSpec("audio", 16000.0, 160_000)
+    method = small(recipes.load(recipe).method).bind(DataSpec((spec,)))
+    experiment = replace(recipes.load(recipe), method=method)
+    flat = flatten(adapt(experiment, encoder_params(method, weights(method))))
+    tables = [x[np.isfinite(x)] for x in flat.known.values() if x.dtype.kind == "f"]
+    assert max(np.abs(np.float64(x)).max(initial=0) for x in tables) < 65_504

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import jax.numpy as jnp
+import numpy as np
 
 from jfreq.method import Method, Streams
 from jfreq.types import Array, Batch, Features, PyTree, TokenGrid
@@ -28,9 +29,10 @@ def valid_tokens(grid: TokenGrid, batch: Batch, rows: int) -> Array:
     """``[b n]`` bool: tokens whose centre lies inside the signal; the first always does."""
     if "length" not in batch:
         return jnp.ones((rows, grid.size), bool)
-    centre = grid.first + grid.hop * jnp.arange(grid.time, dtype=jnp.float32)
-    inside = centre[None] <= batch["length"][:, None].astype(jnp.float32)
-    return on_grid(grid, inside | (jnp.arange(grid.time) == 0)[None])
+    # In whole samples: formats that store tables in float16 leave integers alone.
+    centre = np.float32(grid.first) + np.float32(grid.hop) * np.arange(grid.time, dtype=np.float32)
+    inside = np.ceil(centre).astype(np.int32)[None] <= batch["length"][:, None]
+    return on_grid(grid, inside | (np.arange(grid.time) == 0)[None])
 
 
 def on_grid(grid: TokenGrid, columns: Array) -> Array:

@@ -153,5 +153,5 @@ def _inside(spec: SignalSpec, first: SignalSpec, batch: Batch, samples: int) -> 
     """``[b t 1]``: samples that hold signal; ``length`` counts samples of the first sensor."""
     if "length" not in batch:
         return None
-    length = batch["length"].astype(jnp.float32) * (spec.rate / first.rate)
-    return (jnp.arange(samples)[None] < length[:, None])[..., None]
+    length = jnp.ceil(batch["length"].astype(jnp.float32) * (spec.rate / first.rate))
+    return (jnp.arange(samples)[None] < length.astype(jnp.int32)[:, None])[..., None]

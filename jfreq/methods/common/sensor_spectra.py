@@ -285,9 +285,11 @@ class SpectraMethod(SensorMethod):
         valid = jnp.broadcast_to(present[:, None], (x.shape[0], spec.frames))
         if length is not None:
             size, hop = self.frontend.sizes(signal)
+            # In whole samples, as in `valid_tokens` of features.
             samples = length.astype(jnp.float32) * (signal.rate / self.signals[0].rate)
-            starts = jnp.arange(spec.frames) * hop
-            valid &= (starts[None] + size <= samples[:, None] + 0.5) | (starts == 0)[None]
+            last = jnp.floor(samples + 0.5).astype(jnp.int32)
+            starts = np.arange(spec.frames, dtype=np.int32) * hop
+            valid &= (starts[None] + size <= last[:, None]) | (starts == 0)[None]
         # Without the barrier XLA:CPU fuses the transform into its readers, which repeat it.
         real, imag, inputs = jax.lax.optimization_barrier(
             jax.lax.stop_gradient((real, imag, inputs))
