@@ -122,7 +122,11 @@ class Optim:
     warmup_fraction: Probability = 0.0
     """The same as a fraction of the run, where ``warmup`` is 0."""
     final_lr: Probability = 0.0
-    """Where ``cosine`` ends, as a fraction of ``lr``."""
+    """Where ``cosine`` and ``cooldown`` end, as a fraction of ``lr``."""
+    schedule_steps: Count | None = None
+    """The updates over which the schedule is laid out; None: ``steps`` of the run."""
+    cooldown: Whole = 0
+    """In the last so many updates the rate falls linearly to ``final_lr``, after any schedule."""
     step_decay: NonNegative = 0.5
     step_every: StepEvery = 0.2
     step_from: Probability = 0.4
@@ -349,6 +353,11 @@ class Experiment:
     def __post_init__(self):
         if self.batch % self.accumulate != 0:
             raise InputError(f"accumulate: must divide batch {self.batch}, got {self.accumulate}")
+        check(
+            self.optim.cooldown <= self.steps,
+            "optim.cooldown",
+            f"is {self.optim.cooldown}, but the run has {self.steps} steps; cool down for fewer",
+        )
 
 
 def replace(cfg: T, **changes: Any) -> T:

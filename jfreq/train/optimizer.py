@@ -37,8 +37,22 @@ FIELDS = {
 
 
 def schedule(cfg: Optim, steps: int) -> optax.Schedule:
-    """Learning rate by step: linear warm-up, then constant, cosine or steps down. What ``plateau``
-    has come down by is not in it, but in the state of the optimiser."""
+    """Learning rate by step of a run of ``steps``: linear warm-up, then constant, cosine or steps
+    down, and at the end the cooldown. What ``plateau`` has come down by is not in it, but in the
+    state of the optimiser."""
+    main = _before_cooldown(cfg, cfg.schedule_steps or steps)
+    if not cfg.cooldown:
+        return main
+    begin, end = steps - cfg.cooldown, cfg.final_lr * cfg.lr
+
+    def cooled(step: Any) -> jax.Array:
+        part = jnp.maximum(step - begin, 0) / cfg.cooldown
+        return jnp.asarray(main(jnp.minimum(step, begin)) * (1 - part) + end * part)
+
+    return cooled
+
+
+def _before_cooldown(cfg: Optim, steps: int) -> optax.Schedule:
     warmup = min(cfg.warmup or round(cfg.warmup_fraction * steps), steps // 2)
     rest = max(1, steps - warmup)
     if cfg.schedule in ("constant", "plateau"):

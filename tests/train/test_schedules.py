@@ -4,17 +4,20 @@ import dataclasses
 
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jfreq.config import Optim
+from jfreq.config import Experiment, Optim
+from jfreq.methods.ssast import SSAST
 from jfreq.train import optimizer
+from jfreq.types import InputError
 
 
 def rates(cfg, steps):
     schedule = optimizer.schedule(cfg, steps)
-    return np.array([np.asarray(schedule(jnp.asarray(step))) for step in range(steps)])
+    return np.array([schedule(jnp.asarray(step)) for step in range(steps)], np.float32)
 
 
 def warm(cfg, steps):
@@ -79,3 +82,42 @@ def test_warmup_as_a_fraction_of_the_run():
         rates(cfg, 50), rates(Optim(lr=1e-3, schedule="constant", warmup=10), 50)
     )
     assert rates(dataclasses.replace(cfg, warmup=4), 50)[4] == np.float32(1e-3)
+
+
+@pytest.mark.parametrize("final", [0.0, 0.1])
+def test_cooldown_after_a_constant_rate(final):
+    """As optax joins a constant and a line; before it the rates are the same bits."""
+    cfg = Optim(lr=2e-3, schedule="constant", warmup=3, final_lr=final)
+    found = rates(dataclasses.replace(cfg, cooldown=8), 20)
+    np.testing.assert_array_equal(found[:13], rates(cfg, 20)[:13])
+    line = optax.linear_schedule(2e-3, 2e-3 * final, 8)
+    np.testing.assert_allclose(found[12:], np.array([line(i) for i in range(8)]), rtol=1e-6)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.sampled_from(["constant", "cosine", "step"]),
+    st.integers(2, 40),
+    st.integers(1, 60),
+    st.integers(0, 10),
+    st.data(),
+)
+def test_cooldown_falls_in_a_line_from_any_schedule(kind, steps, length, warmup, data):
+    """Of a run that ends before its schedule does: r(b) + (end - r(b)) (s - b) / c."""
+    cooldown = data.draw(st.integers(1, steps))
+    begin, length = steps - cooldown, length + steps
+    cfg = Optim(lr=0.1, schedule=kind, warmup=warmup, final_lr=0.02)
+    plain = rates(cfg, length)[:steps]
+    cfg = dataclasses.replace(cfg, schedule_steps=length)
+    np.testing.assert_array_equal(rates(cfg, steps), plain)
+    found = rates(dataclasses.replace(cfg, cooldown=cooldown), steps)
+    part = np.arange(cooldown) / cooldown
+    np.testing.assert_array_equal(found[:begin], plain[:begin])
+    np.testing.assert_allclose(
+        found[begin:], plain[begin] + (0.002 - plain[begin]) * part, rtol=1e-5, atol=1e-9
+    )
+
+
+def test_a_cooldown_that_is_longer_than_the_run():
+    with pytest.raises(InputError, match=r"optim.cooldown: is 30, but the run has 20 steps"):
+        Experiment("x", SSAST(), optim=Optim(cooldown=30), steps=20)
