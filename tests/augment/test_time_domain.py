@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 from scipy.interpolate import CubicSpline
 
-from jfreq.augment import time_domain
+from jfreq.augment import time_domain as functions
+from jfreq.testing import Compiled
 from jfreq.types import InputError
+
+time_domain = Compiled(functions)
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from jfreq.encoder.encoder import Encoder, load_encoder
 from jfreq.encoder.resampling import as_signal
 from jfreq.encoder.windowing import choose_windowing
 from jfreq.export.bundle import save_bundle
+from jfreq.testing import compiled
 from jfreq.types import DataSpec, InputError, SignalSpec, TokenGrid
 from tests.encoder.span_means import (
     AUDIO,
@@ -293,7 +294,7 @@ def test_a_bundle_keeps_what_becomes_of_padding(tmp_path):
     path = save_bundle(tmp_path / "enc", experiment=experiment, params=params)
     x = noise(np.random.default_rng(8), 7000)
     wave = jnp.asarray(np.pad(x, (0, RATE - 7000)))[None, :, None]
-    batch = method.with_spectrogram({"audio": wave, "length": jnp.array([7000])})
+    batch = compiled(method, "with_spectrogram")({"audio": wave, "length": jnp.array([7000])})
     plane = {"spectrogram": batch["spectrogram"]}
     out = load_encoder(path)(x)
     np.testing.assert_allclose(out.clip, jax.jit(method.encode)(params, plane).clip, atol=1e-5)

@@ -36,7 +36,7 @@ def fixed(cfg, rows, seed=0) -> dict[str, Mask]:
 def test_what_is_masked_never_reaches_the_encoder(small):
     cfg, method, params = small
     mask = fixed(cfg, 2)
-    found = cfg.spectra(fake_batch(ACC_MIC, 2))
+    found = compiled(cfg, "spectra")(fake_batch(ACC_MIC, 2))
     # Poison every masked patch of one sensor: no reconstruction may change.
     name, spec = "acc", cfg.specs["acc"]
     masked = np.asarray(mask[name].is_masked).reshape(2, *spec.grid.shape)

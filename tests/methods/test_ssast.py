@@ -9,7 +9,7 @@ from jfreq.method import Streams, encoder_params
 from jfreq.methods.ssast import SSAST
 from jfreq.nn.convnext import ConvNeXt
 from jfreq.nn.vit import SIZES, ViT
-from jfreq.testing import CLIP, compiled, fake_batch, fitted, loss_and_grad
+from jfreq.testing import CLIP, Compiled, compiled, fake_batch, fitted, loss_and_grad
 from jfreq.types import DataSpec, InputError, SignalSpec
 
 SMALL = ViT(width=32, depth=2, heads=2)
@@ -82,9 +82,9 @@ def test_masked_values_reach_the_loss_only_as_targets(batch):
     from jfreq.methods.ssast import _Net
 
     cfg, method, params = setup(SSAST(encoder=SMALL))
-    spec = method.with_spectrogram(batch)["spectrogram"]
+    spec = compiled(method, "with_spectrogram")(batch)["spectrogram"]
     assert cfg.mask is not None
-    mask = masks.random(jax.random.key(5), 4, cfg.grid, cfg.mask)
+    mask = Compiled(masks).random(jax.random.key(5), 4, cfg.grid, cfg.mask)
     plane = np.asarray(mask.is_masked).reshape(4, cfg.grid.freq, cfg.grid.time)
     cells = np.repeat(np.repeat(plane, 16, axis=1), 16, axis=2).transpose(0, 2, 1)[..., None]
     other = jnp.where(cells, 1e3, spec)
@@ -172,7 +172,7 @@ def test_learns_eight_clips():
 
 def test_targets_are_the_patches_in_token_order(batch):
     cfg, method, _ = setup(SSAST(encoder=SMALL, patch=(8, 16)))
-    spec = np.asarray(method.with_spectrogram(batch)["spectrogram"])
+    spec = np.asarray(compiled(method, "with_spectrogram")(batch)["spectrogram"])
     patches = np.asarray(method.patches(jnp.asarray(spec)))
     f, t = 3, 5
     expected = spec[0, 8 * t : 8 * t + 8, 16 * f : 16 * f + 16, 0].T.reshape(-1)

@@ -6,7 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jfreq.ops import collapse
+from jfreq.ops import collapse as functions
+from jfreq.testing import Compiled
+
+collapse = Compiled(functions)
 
 
 @settings(max_examples=20, deadline=None)
