@@ -18,9 +18,9 @@ from typing import Any, Literal, NamedTuple, get_args
 from jfreq.data.options import Options
 from jfreq.data.prepare import messages, workplace
 from jfreq.data.prepare.finish import finish
+from jfreq.data.prepare.outline import finished_set
 from jfreq.data.prepare.parts import check_parts
-from jfreq.data.prepare.plan import Plan, finished_set, plan_set, write_shard
-from jfreq.data.prepare.run import advise
+from jfreq.data.prepare.plan import Plan, plan_set, write_shard
 from jfreq.data.shards.metadata import ShardsInfo
 from jfreq.data.sources.folders import PARTS
 from jfreq.files import disk_errors, write_text
@@ -77,20 +77,20 @@ def prepare_with_beam(
     say = messages.say if progress else lambda lines: None
     options = _options(runner, runner_options)
     plan = plan_set(source, out, name, Options(**fields), say)
-    if finished := finished_set(plan):
-        workplace.clear(plan)
+    outline = plan.outline
+    if finished := finished_set(outline, strict=plan.strict):
+        workplace.clear(outline)
         return finished
-    job = Job(source, str(plan.out.absolute()), name, tuple(fields.items()), plan.fingerprint)
+    place = str(outline.out.absolute())
+    job = Job(source, place, name, tuple(fields.items()), outline.fingerprint)
     with (
-        disk_errors(plan.out, kept="it goes on from the finished shards"),
-        contextlib.closing(workplace.alone(plan)),
+        disk_errors(outline.out, kept="it goes on from the finished shards"),
+        contextlib.closing(workplace.alone(outline)),
     ):
         say([f"{len(plan.shards)} shards are written by Apache Beam, {runner}"])
         _run(job, len(plan.shards), runner, options)
-        check_parts(plan)
-        info = finish(plan, say)
-    advise(plan, info, say)
-    return info
+        check_parts(outline, plan.workers)
+        return finish(outline, say)
 
 
 def _run(job: Job, shards: int, runner: str, options: Any) -> None:
@@ -130,7 +130,7 @@ def _refusal(job: Job) -> Path:
 def _plan(job: Job) -> Plan:
     """The plan on this machine, made once in each process."""
     plan = plan_set(job.source, job.out, job.name, Options(**dict(job.fields)), lambda lines: None)
-    if plan.fingerprint != job.command:
+    if plan.outline.fingerprint != job.command:
         raise InputError(
             f"source: {job.source} is not the same on every worker, or the versions of libraries "
             "differ; give all workers the same recordings and the same environment"

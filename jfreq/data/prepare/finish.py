@@ -15,9 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
+from jfreq.data.fold_assignment import advice_without_folds
 from jfreq.data.prepare import journal, messages
 from jfreq.data.prepare.journal import Written
-from jfreq.data.prepare.plan import SKIPPED, Plan, Say
+from jfreq.data.prepare.messages import Say
+from jfreq.data.prepare.outline import SKIPPED, Outline
 from jfreq.data.prepare.statistics import measured, training_rows
 from jfreq.data.shards import columns as tables
 from jfreq.data.shards import tfds_metadata
@@ -33,32 +35,32 @@ _BLOCK = 1 << 16
 """Rows that are looked at together."""
 
 
-def finish(plan: Plan, say: Say) -> ShardsInfo:
+def finish(outline: Outline, say: Say) -> ShardsInfo:
     """Moves the shards to their place and writes everything else there, ``metadata.json`` last.
 
-    All shards of ``plan`` are finished.
+    All shards are finished. Recordings are not needed any more.
 
     Raises:
       InputError: where not a single row could be used.
     """
-    out, folder = plan.out, plan.folder
-    done = [_facts(folder, i)._replace(skipped=()) for i in range(len(plan.shards))]
+    out, folder = outline.out, outline.folder
+    done = [_facts(folder, i)._replace(skipped=()) for i in range(outline.shards)]
     filled = [shard for shard in done if shard.rows]
     if not filled:
-        first = next(_skipped(plan))
+        first = next(_skipped(outline))
         raise InputError(
-            f"nothing is left of {plan.source.name}, all rows were skipped; the first: {first}"
+            f"nothing is left of {outline.info.name}, all rows were skipped; the first: {first}"
         )
-    skipped = _write_skipped(plan)
-    shards = _move(plan, filled)
+    skipped = _write_skipped(outline)
+    shards = _move(outline, filled)
     digests = tables.write(out / COLUMNS, _columns(folder, filled))
     columns = tables.mapped(out / COLUMNS)
     info = dataclasses.replace(
-        plan.info,
+        outline.info,
         rows=sum(s.rows for s in shards),
         shards=shards,
         signals=measured(
-            plan.info.signals, columns.__getitem__, training_rows(np.asarray(columns["split"]))
+            outline.info.signals, columns.__getitem__, training_rows(np.asarray(columns["split"]))
         ),
         folds=tuple(int(f) for f in _values(columns["fold"]) if f >= 0),
         splits=tuple(s.decode() for s in _values(columns["split"]) if s),
@@ -66,12 +68,14 @@ def finish(plan: Plan, say: Say) -> ShardsInfo:
         columns=tuple(ColumnDigest(name, digests[name]) for name in sorted(digests)),
     )
     tfds_metadata.write(out, info)
-    if plan.cutter.allow_missing:
+    if outline.allow_missing:
         write_text(out / MISSING, "".join(_absences(info, columns)))
     write_text(out / METADATA, info.to_json())
     shutil.rmtree(folder)
     say(messages.clipped(columns))
     say(messages.skipped(info.skipped, out / SKIPPED))
+    if note := advice_without_folds(info, (s.decode() for s in _values(columns["subject"]))):
+        say([note])
     return info
 
 
@@ -85,46 +89,46 @@ def _facts(folder: Path, index: int) -> Written:
     return written
 
 
-def _skipped(plan: Plan) -> Iterator[str]:
+def _skipped(outline: Outline) -> Iterator[str]:
     """Rows that could not be used, in the order of the source."""
-    for index in range(len(plan.shards)):
-        yield from _facts(plan.folder, index).skipped
-    yield from plan.source.missing
+    for index in range(outline.shards):
+        yield from _facts(outline.folder, index).skipped
+    yield from outline.missing
 
 
-def _write_skipped(plan: Plan) -> int:
+def _write_skipped(outline: Outline) -> int:
     """Writes ``skipped.txt``; the number of its lines."""
     count = 0
 
     def fill(file) -> None:
         nonlocal count
-        for line in _skipped(plan):
+        for line in _skipped(outline):
             file.write((shown(line) + "\n").encode())
             count += 1
 
-    write_atomically(plan.out / SKIPPED, fill)
+    write_atomically(outline.out / SKIPPED, fill)
     return count
 
 
-def _move(plan: Plan, filled: Sequence[Written]) -> tuple[ShardFile, ...]:
+def _move(outline: Outline, filled: Sequence[Written]) -> tuple[ShardFile, ...]:
     """Gives the files of records their final names."""
     names = [tfds_metadata.shard_name(i, len(filled)) for i in range(len(filled))]
     moves = {name: shard.index for name, shard in zip(names, filled)}
-    write_text(plan.folder / MOVES, json.dumps(moves, indent=1) + "\n")
+    write_text(outline.folder / MOVES, json.dumps(moves, indent=1) + "\n")
     for name, index in moves.items():
-        os.replace(journal.file_of(plan.folder, index, journal.RECORDS), plan.out / name)
+        os.replace(journal.file_of(outline.folder, index, journal.RECORDS), outline.out / name)
     return tuple(ShardFile(name, s.rows, s.sha256) for name, s in zip(names, filled))
 
 
-def put_back(plan: Plan) -> None:
+def put_back(outline: Outline) -> None:
     """Takes back the moves of a :func:`finish` that was stopped before its end."""
-    file = plan.folder / MOVES
+    file = outline.folder / MOVES
     if not file.exists():
         return
     for name, index in json.loads(file.read_text("utf-8")).items():
-        place = journal.file_of(plan.folder, index, journal.RECORDS)
-        if (plan.out / name).exists() and not place.exists():
-            os.replace(plan.out / name, place)
+        place = journal.file_of(outline.folder, index, journal.RECORDS)
+        if (outline.out / name).exists() and not place.exists():
+            os.replace(outline.out / name, place)
     file.unlink()
 
 

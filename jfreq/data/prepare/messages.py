@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,10 @@ _CLASSES = 5
 """Class names in the line about the source."""
 _REASONS = 20
 """Skipped rows that are named on the terminal."""
+
+
+Say = Callable[[Iterable[str]], None]
+"""Shows lines to the user."""
 
 
 def say(lines: Iterable[str]) -> None:

@@ -7,6 +7,7 @@ whatever the number of parts.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,17 +16,11 @@ from typing import Any
 from jfreq.data.options import Options
 from jfreq.data.prepare import journal, messages, workplace
 from jfreq.data.prepare.finish import finish
-from jfreq.data.prepare.plan import (
-    Plan,
-    check_own,
-    finished_set,
-    plan_set,
-    write_shards,
-)
-from jfreq.data.prepare.run import advise
+from jfreq.data.prepare.outline import Outline, finished_set
+from jfreq.data.prepare.plan import asked_for, check_own, plan_set, write_shards
 from jfreq.data.shards.metadata import ShardsInfo
 from jfreq.data.sources.folders import METADATA
-from jfreq.files import disk_errors
+from jfreq.files import disk_errors, local_path
 from jfreq.parts import Part, parse_part
 from jfreq.ranges import shortlist
 from jfreq.types import InputError
@@ -67,27 +62,28 @@ def prepare_part(
     say = messages.say if progress else lambda lines: None
     plan = plan_set(source, out, name, Options(**fields), say)
     indices = chosen.of(len(plan.shards))
-    told = f"{plan.out} is finished already; part {chosen} has nothing to do"
-    with disk_errors(plan.out, kept="it goes on from the finished shards"):
-        if not finished_set(plan):
-            locks = workplace.for_part(plan, *chosen)
+    outline = plan.outline
+    told = f"{outline.out} is finished already; part {chosen} has nothing to do"
+    with disk_errors(outline.out, kept="it goes on from the finished shards"):
+        if not finished_set(outline, strict=plan.strict):
+            locks = workplace.for_part(outline, *chosen)
             with contextlib.closing(locks[0]), contextlib.closing(locks[1]):
-                if not finished_set(plan):  # while this process waited or opened the source
+                if not finished_set(outline, strict=plan.strict):  # in the meantime
                     write_shards(plan, indices, quiet=not progress)
-                    told = _told(plan, chosen, indices)
-        if (plan.out / METADATA).exists():
-            workplace.clear(plan)
+                    told = _told(outline, chosen, indices)
+        if (outline.out / METADATA).exists():
+            workplace.clear(outline)
     say([told])
     return len(indices)
 
 
-def _told(plan: Plan, part: Part, indices: Sequence[int]) -> str:
+def _told(outline: Outline, part: Part, indices: Sequence[int]) -> str:
     """One line about a finished part."""
-    done = [w for i in indices if (w := journal.load(plan.folder, i))]
+    done = [w for i in indices if (w := journal.load(outline.folder, i))]
     rows, skipped = sum(w.rows for w in done), sum(len(w.skipped) for w in done)
     left = f", {skipped} rows were skipped" if skipped else ""
     return (
-        f"part {part} is finished: {len(indices)} of {len(plan.shards)} shards, {rows} windows"
+        f"part {part} is finished: {len(indices)} of {outline.shards} shards, {rows} windows"
         f"{left}; once all parts are, run the same command with --finish in place of --part"
     )
 
@@ -97,61 +93,62 @@ def finish_parts(
 ) -> ShardsInfo:
     """Joins the parts of a set that :func:`prepare_part` wrote; arguments as there.
 
-    Every file is compared with its sha256 before it counts. The result has the same bytes as that
-    of :func:`jfreq.data.prepare.run.prepare`.
+    Recordings are not read again. Every file is compared with its sha256 before it counts. The
+    result has the same bytes as that of :func:`jfreq.data.prepare.run.prepare`.
 
     Raises:
       InputError: naming the parts that are missing, damaged, or of another command; while a part
         is being prepared.
     """
     say = messages.say if progress else lambda lines: None
-    plan = plan_set(source, out, name, Options(**fields), say)
-    if finished := finished_set(plan):
-        workplace.clear(plan)
-        return finished
-    if not plan.folder.is_dir():
+    options, place = Options(**fields), local_path(out, "out")
+    outline = Outline.read(place)
+    if outline is None and (place / METADATA).exists():
+        outline = plan_set(source, place, name, options, say).outline
+    if outline is None:
         raise InputError(
-            f"out: {plan.out} holds no parts; run the same command with --part 1/N to --part N/N "
+            f"out: {place} holds no parts; run the same command with --part 1/N to --part N/N "
             "before --finish"
         )
+    if finished := finished_set(outline, strict=options.strict):
+        workplace.clear(outline)
+        return finished
     with (
-        disk_errors(plan.out, kept="no part is lost"),
-        contextlib.closing(workplace.to_finish(plan)),
+        disk_errors(place, kept="no part is lost"),
+        contextlib.closing(workplace.to_finish(outline, asked_for(source, name, options))),
     ):
-        check_parts(plan)
-        info = finish(plan, say)
-    advise(plan, info, say)
-    return info
+        check_parts(outline, options.workers or os.cpu_count() or 1)
+        return finish(outline, say)
 
 
-def check_parts(plan: Plan) -> None:
+def check_parts(outline: Outline, workers: int) -> None:
     """``InputError`` unless every shard is finished, of this command, and as it was written."""
-    count = workplace.parts_of(plan.folder)
+    count = workplace.parts_of(outline.folder)
     missing, done = [], []
-    for index in range(len(plan.shards)):
-        if (written := journal.load(plan.folder, index)) is None:
+    for index in range(outline.shards):
+        if (written := journal.load(outline.folder, index)) is None:
             missing.append(index)
         else:
-            check_own(plan, written)
+            check_own(outline, written)
             done.append(written)
     if missing:
-        raise _again(plan, missing, count, "not finished")
-    with ThreadPoolExecutor(plan.workers) as pool:
-        whole = pool.map(lambda written: journal.intact(plan.folder, written), done)
+        raise _again(outline, missing, count, "not finished")
+    with ThreadPoolExecutor(workers) as pool:
+        whole = pool.map(lambda written: journal.intact(outline.folder, written), done)
         damaged = [written.index for written, good in zip(done, whole) if not good]
     if damaged:
         for index in damaged:
-            journal.set_aside(plan.folder, index)
-        raise _again(plan, damaged, count, "damaged: their files are not what was written")
+            journal.set_aside(outline.folder, index)
+        raise _again(outline, damaged, count, "damaged: their files are not what was written")
 
 
-def _again(plan: Plan, shards: Sequence[int], count: int, what: str) -> InputError:
+def _again(outline: Outline, shards: Sequence[int], count: int, what: str) -> InputError:
     """What to say of shards that have to be written again."""
-    total = len(plan.shards)
+    total = outline.shards
     if not count:
         return InputError(
-            f"out: {len(shards)} of {total} shards of {plan.out} are {what}; run the same command "
-            "without --finish, which goes on where it stopped"
+            f"out: {len(shards)} of {total} shards of {outline.out} are {what}; run the same "
+            "command without --finish, which goes on where it stopped"
         )
     parts = list(_parts_of(shards, count, total))
     are = "part is" if len(parts) == 1 else "parts are"

@@ -9,11 +9,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 from jfreq.config import check
 from jfreq.config_json import fingerprint
@@ -21,6 +20,8 @@ from jfreq.data.fold_assignment import with_requested_folds
 from jfreq.data.options import Options
 from jfreq.data.prepare import journal, messages
 from jfreq.data.prepare.choose_windows import cutter_for, sound_dtype
+from jfreq.data.prepare.messages import Say
+from jfreq.data.prepare.outline import Outline
 from jfreq.data.prepare.windowing import Cutter, Window, windows_of
 from jfreq.data.shards.example import signal_bytes
 from jfreq.data.shards.metadata import ShardsInfo
@@ -34,41 +35,25 @@ from jfreq.monitoring.progress import Progress
 from jfreq.ranges import first_line, shortlist
 from jfreq.types import InputError
 
-SKIPPED = "skipped.txt"
 LIBRARIES = "jfreq numpy scipy soxr soundfile array-record protobuf".split()
 """What the bytes of a shard may depend on beside the options and the recordings."""
 _SMALLEST, _LARGEST = 4 * 2**20, 256 * 2**20
 """Bytes of a shard."""
 _MOST_ROWS = 1 << 16
 """Rows of a shard, whose columns are in memory while it is written."""
-Say = Callable[[Iterable[str]], None]
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
     """A set of shards before it is written."""
 
-    out: Path
+    outline: Outline
     source: Source
     cutter: Cutter
-    info: ShardsInfo
-    """What the set will hold; rows, shards and statistics are still missing."""
     shards: tuple[Sequence[Row], ...]
     """The rows of the source that every shard is made of, in order."""
     strict: bool
     workers: int
-    command: Mapping[str, Any]
-    """What decides the bytes of the set, in words, for messages; ``recipe`` and ``versions``
-    decide whether two commands are the same."""
-
-    @property
-    def folder(self) -> Path:
-        """Where shards lie until all of them are finished."""
-        return self.out / PARTS
-
-    @property
-    def fingerprint(self) -> str:
-        return fingerprint([self.command["recipe"], self.command["versions"]])
 
 
 def plan_set(source: str, out: Path | str, name: str | None, options: Options, say: Say) -> Plan:
@@ -76,8 +61,8 @@ def plan_set(source: str, out: Path | str, name: str | None, options: Options, s
     out = local_path(out, "out")
     _check_free(out, source)
     opened, cutter, fold_by = _open_and_choose(source, options, say)
+    asked = asked_for(source, name, options)
     name = name or opened.name
-    recipe = _recipe(name, opened, cutter, options, fold_by)
     info = ShardsInfo(
         name=name,
         signals=cutter.signals,
@@ -87,18 +72,27 @@ def plan_set(source: str, out: Path | str, name: str | None, options: Options, s
         fold_by=fold_by,
         guard_seconds=options.guard_seconds or 0.0,
         source=opened.description,
-        recipe=recipe,
+        recipe=_recipe(name, opened, cutter, options, fold_by),
     )
-    return Plan(
-        out,
-        opened,
-        cutter,
-        info,
-        tuple(rows_of_shards(opened.rows, signal_bytes(info.signals))),
-        options.strict,
-        options.workers or os.cpu_count() or 1,
-        _command(info, options, len(opened.rows)),
-    )
+    shards = tuple(rows_of_shards(opened.rows, signal_bytes(info.signals)))
+    command = {
+        "recipe": info.recipe,
+        "versions": _versions(),
+        "name": name,
+        "rows": len(opened.rows),
+        "options": {key: word for key, word in asked.items() if key not in ("source", "name")},
+        "asked": asked,
+    }
+    outline = Outline(out, info, len(shards), opened.missing, cutter.allow_missing, command)
+    workers = options.workers or os.cpu_count() or 1
+    return Plan(outline, opened, cutter, shards, options.strict, workers)
+
+
+def asked_for(source: str, name: str | None, options: Options) -> dict[str, str]:
+    """The words of a command that decide what becomes of a set."""
+    fields = {f.name: getattr(options, f.name) for f in dataclasses.fields(options) if f.init}
+    kept = {k: str(v) for k, v in fields.items() if k not in ("workers", "strict", "clips")}
+    return {"source": source, "name": str(name), **kept}
 
 
 def _open_and_choose(source: str, options: Options, say: Say) -> tuple[Source, Cutter, str]:
@@ -134,19 +128,8 @@ def _recipe(name: str, source: Source, cutter: Cutter, options: Options, fold_by
     return fingerprint([content, cutter, options.channels, options.complex_as, folds])
 
 
-def _command(info: ShardsInfo, options: Options, rows: int) -> dict[str, Any]:
-    """The command in plain values, to be compared with those of other machines."""
-    fields = {f.name: getattr(options, f.name) for f in dataclasses.fields(options) if f.init}
-    said = {k: str(v) for k, v in fields.items() if k not in ("workers", "strict", "clips")}
-    versions = {library: _version(library) for library in LIBRARIES}
-    return {
-        "recipe": info.recipe,
-        "versions": versions | {"libsndfile": _libsndfile()},
-        "name": info.name,
-        "source": info.source,
-        "options": said,
-        "rows": rows,
-    }
+def _versions() -> dict[str, str]:
+    return {library: _version(library) for library in LIBRARIES} | {"libsndfile": _libsndfile()}
 
 
 def _version(library: str) -> str:
@@ -160,22 +143,6 @@ def _libsndfile() -> str:
     import soundfile
 
     return soundfile.__libsndfile_version__
-
-
-def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """What two commands differ in, ``seconds 1.0, not 2.0``; empty for the same command."""
-    if all(before.get(key) == now[key] for key in ("recipe", "versions")):
-        return ""
-    for key in ("options", "versions"):
-        old = before.get(key)
-        old = old if isinstance(old, Mapping) else {}
-        for name, value in now[key].items():
-            if old.get(name) != value:
-                return f"{name} {old.get(name)}, not {value}"
-    for key in ("name", "source", "rows"):
-        if before.get(key) != now[key]:
-            return f"{key} {before.get(key)}, not {now[key]}"
-    return "other recordings, labels, folds or splits in the source"
 
 
 def _check_free(out: Path, source: str) -> None:
@@ -197,25 +164,6 @@ def _check_free(out: Path, source: str) -> None:
         )
 
 
-def finished_set(plan: Plan) -> ShardsInfo | None:
-    """The set where the same command has finished it; ``InputError`` for any other finished set."""
-    out = plan.out
-    if not (out / METADATA).exists():
-        return None
-    info = ShardsInfo.read(out)
-    check(
-        info.recipe == plan.info.recipe,
-        "out",
-        f"{out} holds a finished set of other data or options; choose another folder or delete it",
-    )
-    if plan.strict and info.skipped:
-        raise InputError(
-            f"out: {out} was made without {info.skipped} rows that could not be used ({SKIPPED} "
-            "names them); mend them, delete the folder and prepare it again"
-        )
-    return info
-
-
 def rows_of_shards(rows: Sequence[Row], row_bytes: int) -> list[Sequence[Row]]:
     """The rows of every shard: about 64 shards of 4 to 256 MiB each, of at most 65536 rows."""
     target = min(max(len(rows) * row_bytes // 64, _SMALLEST), _LARGEST)
@@ -230,23 +178,24 @@ def write_shard(plan: Plan, index: int) -> None:
       InputError: for a finished shard of another command, and with ``strict`` for a row that
         cannot be used.
     """
-    done = journal.load(plan.folder, index)
+    folder, outline = plan.outline.folder, plan.outline
+    done = journal.load(folder, index)
     if done is not None:
-        check_own(plan, done)
+        check_own(outline, done)
         if not (plan.strict and done.skipped):
             return
     skipped: list[str] = []
     windows = _windows(plan, plan.shards[index], skipped)
-    journal.write(plan.folder, index, windows, skipped, command=plan.fingerprint)
+    journal.write(folder, index, windows, skipped, command=outline.fingerprint)
 
 
-def check_own(plan: Plan, written: journal.Written) -> None:
+def check_own(outline: Outline, written: journal.Written) -> None:
     """``InputError`` for a shard that another command has written."""
-    if written.command != plan.fingerprint:
-        path = journal.file_of(plan.folder, written.index, journal.FACTS)
+    if written.command != outline.fingerprint:
+        path = journal.file_of(outline.folder, written.index, journal.FACTS)
         raise InputError(
             f"{path}: belongs to another command (other data, options or versions of libraries); "
-            f"prepare every part by the same command, or delete {plan.folder} and begin again"
+            f"prepare every part by the same command, or delete {outline.folder} and begin again"
         )
 
 
@@ -256,7 +205,7 @@ def _windows(plan: Plan, rows: Sequence[Row], skipped: list[str]) -> Iterator[Wi
         try:
             if not is_utf8(row.path):
                 raise InputError("has a name that is not UTF-8; rename it")
-            windows = windows_of(plan.cutter, row, plan.source.read(row), plan.info)
+            windows = windows_of(plan.cutter, row, plan.source.read(row), plan.outline.info)
         except UNREADABLE as error:
             message = f"{name_of(row)}: {first_line(error)}"
             if plan.strict:

@@ -11,11 +11,11 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
-from jfreq.data.fold_assignment import advice_without_folds
 from jfreq.data.options import Options
 from jfreq.data.prepare import messages, workplace
 from jfreq.data.prepare.finish import finish
-from jfreq.data.prepare.plan import Plan, Say, finished_set, plan_set, write_shards
+from jfreq.data.prepare.outline import finished_set
+from jfreq.data.prepare.plan import plan_set, write_shards
 from jfreq.data.shards.metadata import ShardsInfo
 from jfreq.files import disk_errors
 
@@ -42,20 +42,13 @@ def prepare(
     """
     say = messages.say if progress else lambda lines: None
     plan = plan_set(source, out, name, Options(**fields), say)
-    if finished := finished_set(plan):
-        workplace.clear(plan)
+    outline = plan.outline
+    if finished := finished_set(outline, strict=plan.strict):
+        workplace.clear(outline)
         return finished
     with (
-        disk_errors(plan.out, kept="it goes on from the finished shards"),
-        contextlib.closing(workplace.alone(plan)),
+        disk_errors(outline.out, kept="it goes on from the finished shards"),
+        contextlib.closing(workplace.alone(outline)),
     ):
         write_shards(plan, range(len(plan.shards)), quiet=not progress)
-        info = finish(plan, say)
-    advise(plan, info, say)
-    return info
-
-
-def advise(plan: Plan, info: ShardsInfo, say: Say) -> None:
-    """Says what the user may want to do about a finished set without folds."""
-    if note := advice_without_folds(info, (row.subject for row in plan.source.rows)):
-        say([note])
+        return finish(outline, say)

@@ -10,8 +10,8 @@ from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 
-from jfreq.config import check, close_match
-from jfreq.ranges import Range, Seed, check_value, checked_call
+from jfreq.config import close_match
+from jfreq.ranges import InputError, Range, Seed, check_value, checked_call
 
 AUDIO_RATE = 16000.0
 VIBRATION_RATE = 6400.0
@@ -49,7 +49,7 @@ class Family(NamedTuple):
     """Arguments of ``make`` for a fold."""
 
 
-Rows = Annotated[int, Range(1, 1_000_000, wording="1 or more")]
+Rows = Annotated[int, Range(1, 100_000_000, wording="1 or more")]
 Length = Annotated[float, Range(0, 3600, "low", "positive")]
 
 
@@ -90,11 +90,11 @@ def place(name: str, index: int) -> tuple[int, int, int]:
 
 def family(name: str) -> Family:
     """The family called ``name``; ``InputError`` where there is none."""
-    check(
-        name in FAMILIES,
-        "synthetic",
-        f"no family {name!r}{close_match(name, FAMILIES)}; there are: {', '.join(FAMILIES)}",
-    )
+    if name not in FAMILIES:
+        raise InputError(
+            f"synthetic: no family {name!r}{close_match(name, FAMILIES)}; there are: "
+            f"{', '.join(FAMILIES)}"
+        )
     return FAMILIES[name]
 
 

@@ -1,6 +1,7 @@
 """Sets prepared by parts: the same bytes as by one process, whatever happens on the way."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -60,6 +61,15 @@ def test_any_number_of_parts_in_any_order_gives_the_same_bytes(audio_set, plain,
     info = finish(audio_set, out)
     assert content(out) == content(plain)
     assert open_shards(out).info == info and info.skipped == 1
+
+
+def test_recordings_are_not_needed_to_join_parts(audio_set, plain, tmp_path):
+    out = tmp_path / "out"
+    for i in (1, 2):
+        part(audio_set, out, f"{i}/2")
+    shutil.rmtree(audio_set[0])
+    finish(audio_set, out)
+    assert content(out) == content(plain)
 
 
 def test_parts_of_different_numbers_and_one_process_continue_each_other(audio_set, plain, tmp_path):
