@@ -123,16 +123,36 @@ def find_class(name: str, where: str) -> type:
       InputError: if the name has another form, or if the module is neither imported nor trusted,
         fails to import, or has no such dataclass.
     """
-    module_part, _, qualname = name.partition(":")
-    if not _is_dotted(module_part) or not _is_dotted(qualname):
-        raise InputError(f"{where}: unknown type {shown(name)}")
-    module = _loaded_module(module_part) or _import_trusted(module_part, qualname, where)
+    module, module_part, qualname = _module(name, where)
     cls = _attribute(module, qualname)
     if not isinstance(cls, type) or not dataclasses.is_dataclass(cls):
         known = [k for k, v in vars(module).items() if dataclasses.is_dataclass(v)]
         hint = close_match(qualname, known)
         raise InputError(f"{where}: {module_part} has no class {shown(qualname)}{hint}")
     return cls
+
+
+def find_code(name: str, where: str) -> Any:
+    """The class or function called ``module:Name``, of a module that is imported if it is trusted.
+
+    Arguments and errors are those of :func:`find_class`.
+    """
+    module, module_part, qualname = _module(name, where)
+    found = _attribute(module, qualname)
+    if not callable(found):
+        known = [k for k, v in vars(module).items() if callable(v)]
+        hint = close_match(qualname, known)
+        raise InputError(f"{where}: {module_part} has no {shown(qualname)}{hint}")
+    return found
+
+
+def _module(name: str, where: str) -> tuple[ModuleType, str, str]:
+    """The trusted module of ``module:Name``, imported, and both parts of the name."""
+    module_part, _, qualname = name.partition(":")
+    if not _is_dotted(module_part) or not _is_dotted(qualname):
+        raise InputError(f"{where}: unknown type {shown(name)}")
+    module = _loaded_module(module_part) or _import_trusted(module_part, qualname, where)
+    return module, module_part, qualname
 
 
 def run_file(path: Path) -> ModuleType:

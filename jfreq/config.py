@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Annotated, Any, Literal, TypeVar
 
+from jfreq.config_watching import Eval, Log
 from jfreq.files import local_path
 from jfreq.method import Method
 from jfreq.ranges import (
@@ -28,6 +29,7 @@ from jfreq.ranges import (
     Seed,
     Whole,
     Workers,
+    check,
     checked,
     close_match,
     shown,
@@ -35,12 +37,6 @@ from jfreq.ranges import (
 from jfreq.types import InputError
 
 T = TypeVar("T")
-
-
-def check(condition: bool, field: str, advice: str) -> None:
-    """Raises ``InputError`` naming the config field unless ``condition`` holds."""
-    if not condition:
-        raise InputError(f"{field}: {advice}")
 
 
 @checked
@@ -132,12 +128,14 @@ class Optim:
     step_from: Probability = 0.4
     """``step``: multiply by ``step_decay`` at ``step_from`` of the run and every ``step_every``."""
     plateau_decay: Annotated[float, Range(0, 1, "both", "above 0 and below 1")] = 0.5
-    """``plateau``: multiply by this where the figure of ``validation`` stands still."""
+    """``plateau``: multiply by this where ``plateau_figure`` stands still."""
     plateau_patience: Whole = 2
     """``plateau``: lower the rate after this many + 1 figures in a row without improvement (torch's
     ReduceLROnPlateau)."""
     plateau_threshold: NonNegative = 1e-4
     """``plateau``: a figure is better by more than this part of the best."""
+    plateau_figure: str = "val/loss"
+    """``plateau``: the figure of metrics.jsonl that it follows, ``val/...`` or ``eval/...``."""
     kind: str = "adamw"
     """``adamw``; ``adam_l2``, which adds the decay to the gradient, as torch's Adam does; or an
     optimiser of optax by its name there, for instance ``optax.lion`` or ``optax.contrib.muon``."""
@@ -235,8 +233,8 @@ class Mesh:
 
 Part = Literal["params", "target"]
 Saved = Literal["params", "last", "target"]
-"""What can be read of a run: the parameters that it ends in (the best by ``validation.keep_best``,
-or the mean of the snapshots of ``average``), those after its last update, or its target."""
+"""What can be read of a run: the parameters that it ends in (the best by ``checkpoint.best``, or
+the mean of the snapshots of ``average``), those after its last update, or its target."""
 
 
 @checked
@@ -265,6 +263,9 @@ class Checkpoint:
 
     every: Count = 500
     keep: Count = 2
+    best: str | None = None
+    """Keep the checkpoint with the best value of this figure of metrics.jsonl beside the newest:
+    ``val/loss``, ``val/accuracy``, ``eval/NAME/knn``, ... The run ends in it."""
     init_from: tuple[Source, ...] = ()
     """What a fresh run starts from, one after the other. A run or bundle alone gives its encoder;
     ``RUN,read=trunk,write=teacher,into=target`` says which part goes where."""
@@ -285,17 +286,11 @@ class Validation:
     whole subjects where enough are known, else whole recordings."""
     rows: Count | None = None
     """Measure on at most so many of these, spread evenly; None: on all."""
-    metric: str = "loss"
-    """The figure that ``keep_best`` and the ``plateau`` schedule watch: the loss, another metric of
-    the method, or of a classifier ``accuracy``, ``balanced_accuracy``, ``macro_f1``, or for
-    several labels ``mAP``, ``d_prime``."""
-    keep_best: bool = False
-    """Keep the checkpoint with the best figure beside the newest; the run ends in it."""
 
     def __post_init__(self):
         ways = [name for name in ("split", "folds", "fraction") if getattr(self, name)]
         check(
-            self.every is not None or not (ways or self.keep_best),
+            self.every is not None or not ways,
             "validation",
             "has no effect without validation.every; set it",
         )
@@ -321,16 +316,6 @@ class Average:
 
 
 @checked
-class Log:
-    """Metrics and progress."""
-
-    every: Count = 20
-    tensorboard: bool = True
-    peak_tflops: Positive | None = None
-    """Peak of one device for MFU; None looks the device up and leaves MFU out if unknown."""
-
-
-@checked
 class Experiment:
     """Everything that defines a run."""
 
@@ -342,6 +327,8 @@ class Experiment:
     checkpoint: Checkpoint = Checkpoint()
     validation: Validation = Validation()
     average: Average = Average()
+    evals: tuple[Eval, ...] = ()
+    """Labelled sets on which the encoder is measured while it trains."""
     log: Log = Log()
     seed: Seed = 0
     steps: Count = 1000
@@ -358,6 +345,9 @@ class Experiment:
             "optim.cooldown",
             f"is {self.optim.cooldown}, but the run has {self.steps} steps; cool down for fewer",
         )
+        names = [each.name for each in self.evals]
+        twice = [name for name in names if names.count(name) > 1]
+        check(not twice, "evals", f"{shown(twice[:1])[1:-1]}: given twice; choose another name")
 
 
 def replace(cfg: T, **changes: Any) -> T:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self, TypeVar
 
 import jax
@@ -54,11 +54,20 @@ class Loss(NamedTuple):
     ratio it is, and gradient accumulation weighs by that count. ``aux`` reaches
     :meth:`Method.update_target`: over micro-batches its arrays are summed (statistics: sums with
     their counts), and those in :class:`Rows` are put one after the other (queues).
+
+    ``diagnostics`` are metrics that are too expensive for every update, a ``jax.tree_util.Partial``
+    of a function and the arrays it reads; training computes them at updates that are logged only.
     """
 
     value: Array
     metrics: Metrics
     aux: PyTree = None
+    diagnostics: Callable[[], Metrics] | None = None
+
+    @property
+    def all_metrics(self) -> Metrics:
+        """The metrics, and the diagnostics computed now."""
+        return self.metrics | (self.diagnostics() if self.diagnostics is not None else {})
 
 
 class Rows(NamedTuple):

@@ -57,6 +57,12 @@ class OutOfRange(InputError):
         self.owner, self.field, self.advice = owner, field, advice
 
 
+def check(condition: bool, field: str, advice: str) -> None:
+    """Raises ``InputError`` naming the config field unless ``condition`` holds."""
+    if not condition:
+        raise InputError(f"{field}: {advice}")
+
+
 @dataclasses.dataclass(frozen=True)
 class Range:
     """Numbers from ``low`` to ``high``; ``without`` leaves out an end: ``low``, ``high``, ``both``.

@@ -84,7 +84,7 @@ def experiment(shards):
         data=Data(path=(str(shards),), backend="memory"),
         optim=Optim(lr=1e-3, warmup=2, weight_decay=0.01, clip=1.0),
         checkpoint=Checkpoint(every=3),
-        log=Log(every=2, tensorboard=False),
+        log=Log(every=2, writers=()),
         steps=6,
         batch=8,
     )

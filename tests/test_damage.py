@@ -393,7 +393,7 @@ def test_a_bad_line_of_metrics_loses_that_line_only(tmp_path, caplog):
     assert read_metrics(tmp_path) == rows
     assert unreadable(tmp_path) == 7
     with caplog.at_level(logging.WARNING, "jfreq"):
-        writer = MetricsWriter(tmp_path, start_step=3, tensorboard=False)
+        writer = MetricsWriter(tmp_path, start_step=3)
     assert "7 lines cannot be read" in caplog.text
     writer.write({"step": 4, "loss": 0.5})
     writer.close()

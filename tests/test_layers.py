@@ -9,6 +9,7 @@ import pytest
 
 LEVEL = {
     "ranges": 0, "types": 0, "param_paths": 1, "method": 1, "config": 1, "config_json": 1,
+    "config_watching": 1,
     "files": 1, "parts": 1, "checksums": 1, "classes": 1, "metrics": 1,
     "sharding": 2, "kernels": 2, "ops": 2, "distributed": 2, "last_words": 1,
     "masks": 3, "augment": 3, "losses": 3, "frontends": 3, "nn": 4, "data": 4, "methods": 5,
@@ -17,7 +18,10 @@ LEVEL = {
     "train.average": 5, "train.watch": 5, "train.checkpoint": 7,
     "train.accumulate": 7, "train.plan": 8, "train.initial_state": 8, "train.step": 8,
     "weights": 8, "export.bundle": 8, "export.bundle_checks": 8, "monitoring": 9, "plan": 9,
-    "train.validation": 9, "train.milestones": 9, "train.loop": 9,
+    "evaluate.folds": 5, "evaluate.knn": 2, "evaluate.probe": 2, "evaluate.features": 9,
+    "evaluate.any_length": 9,
+    "train.validation": 9, "train.evals": 9, "train.figures": 9, "train.pending": 9,
+    "train.milestones": 9, "train.loop": 9,
     "encoder": 9, "export": 10, "evaluate": 10,
     "ablate": 11, "report": 11, "hub": 11, "testing": 11, "cli": 12,
     "__main__": 12,

@@ -29,6 +29,7 @@ OPTIMISER = {
     "falls by, after more figures than, better by": (
         "optim.plateau_decay optim.plateau_patience optim.plateau_threshold"
     ),
+    "figures of": "optim.plateau_figure",
     "clipped gradient": "optim.clip",
 }
 RUN = {
@@ -38,8 +39,8 @@ RUN = {
     "split trained on": "data.split",
     "rows drawn": "data.sampling",
     "weights averaged every, from": "average.every average.start",
-    "measured every, on, by": "validation.every validation.split validation.metric",
-    "best kept": "validation.keep_best",
+    "measured every, on": "validation.every validation.split",
+    "best kept by": "checkpoint.best",
 }
 TRANSFORMER = {
     "log-mel: rate, bins": "method.frontend.rate method.frontend.n_mels",

@@ -116,6 +116,7 @@ ast_speechcommands_base = replace(
     optim__step_from=5 / 30,
     optim__step_every=1 / 30,
     data__split="train",
-    validation=Validation(every=663, split="validation", metric="accuracy", keep_best=True),
+    validation=Validation(every=663, split="validation"),
+    checkpoint__best="val/accuracy",
     steps=19_890,
 )

@@ -128,21 +128,21 @@ def finetune_speechcommands(tuning: Experiment) -> Experiment:
             # 30 epochs of 662 updates.
             optim = replace(optim, warmup=1000)
             tuned = _ssast(tuning, SPEECHCOMMANDS, head, optim, batch=128, steps=19_860)
-            return replace(tuned, validation=_best(every=662))
+            return _best(tuned, every=662)
         case "AST":
             # 30 epochs of 663 updates.
             tuned = _ast(tuning, SPEECHCOMMANDS, head, optim, batch=128, steps=19_890)
-            return replace(tuned, validation=_best(every=663))
+            return _best(tuned, every=663)
         case "EAT":
             head = replace(_eat_head(bce=True, frames=128), noise=True)
             tuned = _eat(tuning, EAT_SPEECHCOMMANDS, head, lr=2e-4, batch=256, steps=40_000)
-            return replace(tuned, validation=_best(every=332))
+            return _best(tuned, every=332)
         case "Audio-MAE":
             # 60 epochs of 331 updates.
             optim = _audiomae_optim(base_lr=1e-3, batch=256, warmup=4 / 60)
             head = replace(head, mixup=0.5, gain=True)
             tuned = _audiomae(tuning, SPEECHCOMMANDS, head, optim, batch=256, steps=19_860)
-            return replace(tuned, validation=_best(every=331))
+            return _best(tuned, every=331)
 
 
 # ------------------------------------------------------------------ families
@@ -174,9 +174,10 @@ def _known_family(backbone: Any) -> Literal["SSAST", "AST", "EAT", "Audio-MAE"]:
     )
 
 
-def _best(*, every: int) -> Validation:
+def _best(tuned: Experiment, *, every: int) -> Experiment:
     """The epoch of ``every`` updates that is best on the owners' validation rows is tested."""
-    return Validation(every=every, split="validation", metric="accuracy", keep_best=True)
+    validation = Validation(every=every, split="validation")
+    return replace(tuned, validation=validation, checkpoint__best="val/accuracy")
 
 
 def _encoder_of(tuning: Experiment) -> Any:

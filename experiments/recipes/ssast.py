@@ -67,7 +67,8 @@ def _released(patch_model: Experiment, *, batch: int, steps: int) -> Experiment:
         method__padding="attended",
         method__initial="released",
         optim__schedule="plateau",
-        validation=Validation(every=96_000 // batch, split="eval", metric="accuracy"),
+        optim__plateau_figure="val/accuracy",
+        validation=Validation(every=96_000 // batch, split="eval"),
         batch=batch,
         steps=steps,
     )

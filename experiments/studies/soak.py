@@ -40,7 +40,7 @@ tiny = Experiment(
     name="tiny",
     method=SSAST(encoder=ViT(width=32, depth=1, heads=2), passes=1, mask=16),
     optim=Optim(lr=1e-3, warmup=2), mesh=Mesh(1, 1, 1),
-    checkpoint=Checkpoint(every=2, keep=2), log=Log(every=1, tensorboard=False),
+    checkpoint=Checkpoint(every=2, keep=2), log=Log(every=1, writers=()),
     steps={steps}, batch=8,
 )
 '''

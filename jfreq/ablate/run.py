@@ -172,7 +172,7 @@ def _train(ablation: Ablation, training: Training, shards: Any, workdir: Path) -
             data__path=tuple(map(str, shards.paths)),
             data__exclude_folds=(int(replicate.fold),),
             checkpoint__keep=1,
-            log__tensorboard=False,
+            log__writers=(),
         )
         trained = train(experiment, workdir / folder, quiet=True)
         report = probe_protocol.probe(

@@ -134,7 +134,8 @@ def _run_or_exit(argv: Sequence[str]) -> None:
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     except RuntimeError as error:
-        from jfreq.train.loop import NotFinite, Stopped
+        from jfreq.train.loop import Stopped
+        from jfreq.train.pending import NotFinite
 
         if not isinstance(error, NotFinite | Stopped):
             raise

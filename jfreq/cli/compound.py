@@ -1,7 +1,8 @@
 """Options whose values have several parts.
 
 A sharding rule is written ``PATTERN=AXIS,AXIS``, with ``-`` for a dimension that is not sharded.
-A config is its first field and others by name: ``backbone/.*,lr=1e-4,schedule=constant``.
+A config is its first field and others by name: ``backbone/.*,lr=1e-4,schedule=constant``. Several
+words of one field are joined by ``+``: ``kinds=knn+ridge``.
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ from typing import Any
 
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from jfreq.config import ParamGroup, ShardingRules, Source, check, close_match
+from jfreq.config import Eval, ParamGroup, ShardingRules, Source, check, close_match
 from jfreq.config_json import from_dict
 from jfreq.ranges import shown
 
 CONFIGS: dict[Any, tuple[str, type]] = {
     tuple[ParamGroup, ...]: ("optim.groups", ParamGroup),
     tuple[Source, ...]: ("checkpoint.init_from", Source),
+    tuple[Eval, ...]: ("evals", Eval),
 }
 """Types of fields that are lists of configs: the name of the field, and the class of a config."""
 
@@ -89,6 +91,7 @@ def read_config(cls: type, where: str, text: str) -> Any:
     """
     first, *others = (field.name for field in dataclasses.fields(cls))
     head, *parts = re.split(r",(?=\w+=)", text)
+    hints = typing.get_type_hints(cls)
     value: dict[str, Any] = {"type": cls.__name__, first: head}
     for part in parts:
         name, _, word = part.partition("=")
@@ -97,7 +100,8 @@ def read_config(cls: type, where: str, text: str) -> Any:
             where,
             f"no field {name!r}{close_match(name, others)}; there are: {', '.join(others)}",
         )
-        value[name] = _value(word)
+        several = typing.get_origin(hints[name]) is tuple
+        value[name] = word.split("+") if several else _value(word)
     return from_dict(cls, value, path=where)
 
 
@@ -106,8 +110,13 @@ def write_config(config: Any) -> str:
     first, *others = dataclasses.fields(config)
     changed = [f for f in others if getattr(config, f.name) != f.default]
     return ",".join(
-        [getattr(config, first.name), *(f"{f.name}={getattr(config, f.name)}" for f in changed)]
+        [getattr(config, first.name), *(f"{f.name}={_words(config, f.name)}" for f in changed)]
     )
+
+
+def _words(config: Any, field: str) -> str:
+    value = getattr(config, field)
+    return "+".join(value) if isinstance(value, tuple) else str(value)
 
 
 def _value(word: str) -> int | float | str:

@@ -198,6 +198,13 @@ def _jobs(
         _check_folder(workdir / _folder_name(fold), cfg)
         check_snapshots(cfg, tested=True)
         check_watched(cfg, plateau=follows_plateau(cfg.optim))
+        best = cfg.checkpoint.best
+        check(
+            best is None or best.startswith("val/"),
+            "checkpoint.best",
+            f"{best} may be of test rows; fine-tuning keeps the best by rows that it holds out, "
+            "for instance val/accuracy",
+        )
         counts.append(_training_rows(shards, cfg, fold, rows))
     return shards, rows, jobs, counts
 

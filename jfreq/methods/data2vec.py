@@ -16,7 +16,7 @@ from jfreq.config import Experiment, check, replace
 from jfreq.method import Loss, Streams, summarise
 from jfreq.methods.common.features import FeatureMethod, pooled
 from jfreq.methods.common.raw_sensors import standardised
-from jfreq.methods.common.teacher import TeacherMethod, collapse_metrics, gather_per_clone
+from jfreq.methods.common.teacher import TeacherMethod, collapse_diagnostics, gather_per_clone
 from jfreq.nn.apply import apply
 from jfreq.nn.bias import ALiBi
 from jfreq.nn.heads import torch_bias, torch_kernel
@@ -119,10 +119,10 @@ class Data2Vec(TeacherMethod, FeatureMethod):
         signal = take_entries(valid_clones, mask.masked)
         error = losses.squared_error(pred, gather_per_clone(truth, mask.masked), valid=signal)
         loss = summarise({"loss": error.reshape(rows, clones).mean(axis=1)}, batch)
-        spread = collapse_metrics(
+        spread = collapse_diagnostics(
             truth, pred, tokens=jnp.sum(valid, axis=1), predicted=jnp.sum(signal, axis=1)
         )
-        return loss._replace(metrics=loss.metrics | spread)
+        return loss._replace(diagnostics=spread)
 
     def teacher_targets(self, params: PyTree, local: Array, valid: Array) -> Array:
         """Targets ``[b n d]`` of the features ``[b n d]`` of the student: what the MLPs of the last

@@ -14,7 +14,7 @@ from jfreq import losses, masks
 from jfreq.config import check
 from jfreq.method import Loss, Streams, summarise
 from jfreq.methods.common.patches import PatchMethod
-from jfreq.methods.common.teacher import TeacherMethod, collapse_metrics, gather_per_clone
+from jfreq.methods.common.teacher import TeacherMethod, collapse_diagnostics, gather_per_clone
 from jfreq.nn.apply import apply
 from jfreq.nn.convnext import ConvNeXt
 from jfreq.nn.patch_encoder import EAT_VALUES, Encoded, InitialValues, SpectrogramTrunk
@@ -120,8 +120,7 @@ class EAT(TeacherMethod, PatchMethod):
         values = {name: value for name, (_, value) in terms.items()}
         parts = [weight * value for weight, value in terms.values()]
         values["loss"] = jnp.sum(jnp.stack(parts), axis=0)
-        loss = summarise(values, batch)
-        return loss._replace(metrics=loss.metrics | collapse_metrics(truth, pred))
+        return summarise(values, batch)._replace(diagnostics=collapse_diagnostics(truth, pred))
 
     def more_terms(self, params: PyTree, special: Array, batch: Batch) -> Terms:
         """Terms of a subclass; ``special`` ``[b r d]``: states of the first special token."""

@@ -1,4 +1,4 @@
-"""Metrics on disk: ``metrics.jsonl``, and a copy for TensorBoard."""
+"""Metrics on disk: ``metrics.jsonl``, and copies for other writers."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from jfreq.files import disk_errors, write_atomically
+from jfreq.monitoring.writers import Writer
 
 FILE = "metrics.jsonl"
 log = logging.getLogger("jfreq")
 
 
 class MetricsWriter:
-    """One JSON object per line: the updates of a logged step, or its validation (``val/...``). A
-    resumed run drops what lies after its start, so that nothing stands there twice."""
+    """One JSON object per line: the updates of a logged step, or what was measured after it
+    (``val/...``, ``eval/...``). A resumed run drops what lies after its start, so that nothing
+    stands there twice. ``copies`` get every row too."""
 
-    def __init__(self, workdir: Path, *, start_step: int = 0, tensorboard: bool = True):
+    def __init__(self, workdir: Path, *, start_step: int = 0, copies: Writer | None = None):
         self._path = workdir / FILE
         lines = [(line, row) for line, row in _lines(self._path) if _is_kept(row, start_step)]
         bad = sum(row is None for _, row in lines)
@@ -32,27 +34,21 @@ class MetricsWriter:
         with disk_errors(workdir):
             write_atomically(self._path, lambda file: file.writelines(line for line, _ in lines))
             self._file = open(self._path, "a")  # noqa: SIM115 - closed by close()
-        self._board: Any = None
-        if tensorboard:
-            from tensorboardX import SummaryWriter
-
-            self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start_step)
+        self._copies = copies
 
     def write(self, row: dict[str, Any]) -> None:
         """``row`` has ``step`` and plain numbers."""
         with disk_errors(self._path.parent):
             self._file.write(json.dumps(row) + "\n")
             self._file.flush()
-        if self._board is not None:
-            for name, value in row.items():
-                if name != "step" and value is not None:
-                    self._board.add_scalar(name, value, row["step"])
+        if self._copies is not None:
+            self._copies.write(row)
 
     def close(self) -> None:
         os.fsync(self._file.fileno())
         self._file.close()
-        if self._board is not None:
-            self._board.close()
+        if self._copies is not None:
+            self._copies.close()
 
 
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:

@@ -2,62 +2,83 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 
 from jfreq import param_paths
 from jfreq.method import Streams
 from jfreq.monitoring import flops
-from jfreq.train.plan import RunPlan
+from jfreq.monitoring.goodput import Ledger
+from jfreq.train.plan import RunPlan, StepPlan
 from jfreq.train.step import memory_of
 
 
-class Meter:
-    """Sums of metrics, times and waits between two logged rows."""
+def step_flops(setup: StepPlan) -> int:
+    """FLOPs of an update, see :func:`jfreq.monitoring.flops.training`."""
+    params, target = setup.abstract.params, setup.abstract.target
+    loss, rngs = setup.method.loss, Streams(jax.random.key(0))
+    return flops.training(loss, params, target, setup.batch_spec, rngs, 0)
 
-    def __init__(self, setup: RunPlan, start: int):
+
+class Meter:
+    """Times and waits between two logged rows, and where the time since the first start went."""
+
+    def __init__(self, setup: RunPlan, ledger: Ledger):
         experiment = setup.experiment
-        self._every, self._last, self._steps = experiment.log.every, experiment.steps, 0
-        self._batch = experiment.batch
-        spec = setup.pipeline.batch_spec
-        params, target = setup.abstract.params, setup.abstract.target
-        loss, rngs = setup.method.loss, Streams(jax.random.key(0))
-        self.step_flops = flops.training(loss, params, target, spec, rngs, 0)
+        self._batch, self.ledger = experiment.batch, ledger
+        self.step_flops = step_flops(setup)
         peak = experiment.log.peak_tflops or flops.peak_tflops(jax.devices()[0].device_kind)
         self._peak = peak * 1e12 * jax.device_count() if peak else None
-        self._began, self._wait = time.perf_counter(), 0.0
-        self._sums: dict[str, np.ndarray] = {}
+        self._ready = -math.inf
+        self.begin()
+
+    def begin(self) -> None:
+        """Starts the clock of the next row."""
+        self._began, self._steps = time.perf_counter(), 0
+        self._wait = self._dispatch = self._compute = 0.0
 
     def waited(self, seconds: float) -> None:
-        """Adds the seconds that a step waited for its batch."""
+        """Adds the seconds that an update waited for its batch."""
         self._wait += seconds
 
-    def paused(self, seconds: float) -> None:
-        """Leaves out seconds that no step took."""
-        self._began += seconds
+    def dispatched(self, seconds: float) -> None:
+        """Adds the seconds that it took to send an update off."""
+        self._dispatch += seconds
 
-    def add(self, step: int, values: dict[str, Any]) -> dict[str, Any] | None:
-        """Adds the metrics of a step; returns the row of the window if it ends here, else None."""
-        for name, pair in values.items():
-            self._sums[name] = self._sums.get(name, 0.0) + np.asarray(pair, np.float64)
+    def computed(self, sent: float, ready: float) -> None:
+        """Counts an update that was sent off and ready at these times. The devices computed it
+        since then, or since they were done with the one before."""
+        self._compute += max(0.0, ready - max(sent, self._ready))
+        self._ready = ready
         self._steps += 1
-        if step % self._every and step != self._last:
-            return None
+
+    def paused(self, seconds: float, doing: str) -> None:
+        """Leaves out seconds that no update took, and notes what was done in them."""
+        self._began += seconds
+        self.ledger.spent(doing, seconds)
+
+    def row(self, step: int, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The row of the updates since the last one; ``values`` are their metrics as pairs of sum
+        and count."""
         row: dict[str, Any] = {"step": step}
-        row |= {name: float(s / max(c, 1.0)) for name, (s, c) in self._sums.items()}
+        row |= {name: float(s / max(c, 1.0)) for name, (s, c) in values.items()}
         seconds = time.perf_counter() - self._began
+        self.ledger.advanced(seconds)
         row["step_time"] = seconds / self._steps
         row["data_wait"] = self._wait / seconds
+        row["dispatch"] = self._dispatch / seconds
+        row["compute"] = self._compute / seconds
         row["examples_per_s"] = self._batch * self._steps / seconds
         row["tflops"] = self.step_flops * self._steps / seconds / 1e12
         row["mfu"] = row["tflops"] * 1e12 / self._peak if self._peak else None
+        row["goodput"] = self.ledger.goodput()
         stats = jax.local_devices()[0].memory_stats() or {}
         row["memory_mb"] = stats.get("peak_bytes_in_use", 0) / 2**20 or None
-        self._began, self._wait, self._steps, self._sums = time.perf_counter(), 0.0, 0, {}
+        self.begin()
         return row
 
 

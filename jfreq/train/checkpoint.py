@@ -35,7 +35,7 @@ logging.getLogger("absl").setLevel(logging.ERROR)  # orbax logs every save and r
 
 
 class _Kept(ocp.checkpoint_managers.PreservationPolicy):
-    """Which checkpoints stay on disk: the newest, and the best one that validation has found."""
+    """Which checkpoints stay on disk: the newest, and the best by a figure of the run."""
 
     def __init__(self, newest: int):
         self._newest = newest
@@ -233,7 +233,7 @@ def load_run(path: str | Path, *, step: int | None = None, what: Saved = "params
     Args:
         path: The run folder.
         step: The checkpoint to read; None: the newest whole one, or for the parameters of a run
-            that keeps the best one (``validation.keep_best``), that. Damaged ones are named in a
+            that keeps the best one (``checkpoint.best``), that. Damaged ones are named in a
             warning.
         what: "last" for the parameters after the last update, also where the run ends in the best
             or in an average; "target" for the training target in place of parameters.
@@ -257,14 +257,14 @@ def load_run(path: str | Path, *, step: int | None = None, what: Saved = "params
             return _described(experiment, _load_step(folder, step, experiment, what), step)
         except checksums.Damaged as damage:
             raise InputError(f"{folder / str(step)}: is damaged ({damage})") from None
-    keeps_best = experiment.validation.keep_best and what == "params"
+    figure = experiment.checkpoint.best if what == "params" else None
     tried: dict[int, str] = {}
     # Listed anew after each miss: a running training may have replaced what was there.
     while left := finished(folder) - set(tried):
         newest = max(left)
         try:
             found = _load_step(folder, newest, experiment, what)
-            best = _best(folder, newest) if keeps_best else None
+            best = None if figure is None else _best(folder, newest, figure)
             if best in (None, newest):
                 return _described(experiment, found, newest, best, tried)
             try:
@@ -341,12 +341,13 @@ def _load_step(folder: Path, step: int, experiment: Experiment, what: Saved) -> 
         return _restore(path / "state", what)
 
 
-def _best(folder: Path, step: int) -> int | None:
-    """The best step before ``step`` and at it, as its checkpoint notes it."""
+def _best(folder: Path, step: int, figure: str) -> int | None:
+    """The best step by ``figure`` before ``step`` and at it, as its checkpoint notes it."""
     meta = read_json(folder / str(step) / "meta" / "metadata", "the metadata of a checkpoint")
-    best = meta.get("watch", {}).get("best_step")
+    watch = meta.get("watch", {})
+    best = watch.get("best_step") if watch.get("figure") == figure else None
     if best is None:
-        log.warning("%s: nothing has been validated yet; step %d is read", folder, step)
+        log.warning("%s: %s has not been measured yet; step %d is read", folder, figure, step)
     return best
 
 

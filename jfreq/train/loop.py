@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import math
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -19,25 +17,25 @@ from jfreq.config import Experiment, check
 from jfreq.config_json import to_dict
 from jfreq.data.fold_assignment import advice_without_folds
 from jfreq.files import local_path, write_json
-from jfreq.method import Method
-from jfreq.monitoring.metrics_writer import MetricsWriter
+from jfreq.monitoring.goodput import Ledger, productive_seconds
+from jfreq.monitoring.metrics_writer import MetricsWriter, read_metrics
+from jfreq.monitoring.profiler import Profiler
 from jfreq.monitoring.progress import Progress
-from jfreq.monitoring.throughput import Meter, describe, summary
+from jfreq.monitoring.throughput import Meter, describe
+from jfreq.monitoring.writers import RunInfo, Writers, find_writers
 from jfreq.train import average, checkpoint, run_folder
 from jfreq.train.average import check_same_snapshots, check_snapshots
+from jfreq.train.evals import EvalPlan, plan_evals
+from jfreq.train.figures import check_figures, figures_of
 from jfreq.train.initial_state import Sources, check_sources, check_start, first_state, run_key
 from jfreq.train.milestones import Hooks, Milestones, OnSnapshot
 from jfreq.train.optimizer import follows_plateau
+from jfreq.train.pending import Pending
 from jfreq.train.plan import RunPlan, plan_run
 from jfreq.train.state import State, Trained
 from jfreq.train.step import compile_step
-from jfreq.train.validation import check_metric
 from jfreq.train.watch import Watch, check_watched
 from jfreq.types import Batch, PyTree
-
-
-class NotFinite(RuntimeError):
-    """The loss or the gradient is NaN or infinite; the message names the file with the details."""
 
 
 class Stopped(RuntimeError):
@@ -65,7 +63,7 @@ def train(
 
     Returns:
         The bound experiment, and on the host the parameters that the run ends in: those after the
-        last step, the best by ``validation``, or the mean of snapshots by ``average``.
+        last step, the best by ``checkpoint.best``, or the mean of snapshots by ``average``.
 
     Raises:
         InputError: Settings, data or the folder are bad; known before any long work.
@@ -75,6 +73,7 @@ def train(
     workdir = local_path(workdir, "workdir")
     check_snapshots(experiment, tested=on_snapshot is not None)
     check_watched(experiment, plateau=follows_plateau(experiment.optim))
+    distributed.from_chief(lambda: list(find_writers(experiment.log.writers)))
     if not checkpoint.exists(workdir):
         check_sources(experiment)
     setup = plan_run(experiment)
@@ -85,16 +84,17 @@ def train(
 def _run(
     setup: RunPlan, workdir: Path, quiet: bool, on_snapshot: OnSnapshot | None = None
 ) -> Trained:
-    experiment = setup.experiment
-    if experiment.validation.every is not None:
-        check_metric(setup)
+    experiment, evals = setup.experiment, plan_evals(setup)
+    check_figures(setup, evals)
     sources = None  # a run that goes on needs them no more, and they may be gone
     if not checkpoint.exists(workdir):
         sources = load_sources(experiment)
         check_start(setup, sources)
-    with run_folder.lock_run_folder(workdir, experiment):
+    with run_folder.lock_run_folder(workdir, experiment) as held:
+        for plan in evals:
+            held.callback(plan.shards.close)
         saves = checkpoint.Checkpoints(workdir, keep=experiment.checkpoint.keep)
-        return _loop(setup, workdir, saves, sources, quiet, on_snapshot)
+        return _loop(setup, workdir, saves, sources, evals, quiet, on_snapshot)
 
 
 def load_sources(experiment: Experiment) -> Sources:
@@ -137,19 +137,23 @@ def _loop(
     workdir: Path,
     saves: checkpoint.Checkpoints,
     sources: Sources | None,
+    evals: Sequence[EvalPlan],
     quiet: bool,
     on_snapshot: OnSnapshot | None,
 ) -> Trained:
     """Restores or makes the state, compiles the step, and updates until the last one."""
     experiment, pipeline = setup.experiment, setup.pipeline
-    chief = distributed.is_chief()
+    chief, began = distributed.is_chief(), time.perf_counter()
+    first = run_folder.first_start(workdir)
     state, start, watch, notes = _start(setup, workdir, saves, sources)
+    restored_s = time.perf_counter() - began
     progress = Progress(
         experiment.steps, start=start, title=experiment.name, quiet=quiet or not chief
     )
     for note in [
         *notes,
         *pipeline.notes,
+        *(plan.note for plan in evals),
         advice_without_folds(pipeline.shards.info, pipeline.shards.column("subject")),
     ]:
         if note:
@@ -164,13 +168,16 @@ def _loop(
         write_json(workdir / run_folder.CONFIG, to_dict(experiment))
     progress.say(f"compiling {experiment.name} ...")
     step_fn, compile_s = compile_step(setup)
-    key, meter = run_key(setup), Meter(setup, start)
+    ledger = Ledger(first["time"], productive_seconds(read_metrics(workdir), start))
+    ledger.spent("starting", restored_s)
+    ledger.spent("compiling", compile_s)
+    key, meter = run_key(setup), Meter(setup, ledger)
     progress.say(describe(setup, step_fn, compile_s, start, meter))
     if note := sharding.dropped(setup.abstract.params, setup.mesh.shape, experiment.mesh.rules):
         progress.say(note)
-    tensorboard = experiment.log.tensorboard
-    writer = MetricsWriter(workdir, start_step=start, tensorboard=tensorboard) if chief else None
+    writer = _writer(experiment, workdir, first["id"], start) if chief else None
     pending = Pending(setup, workdir, saves, meter, writer, progress)
+    profiler = Profiler(_profiled(experiment, start, progress), workdir, progress.say, meter.paused)
 
     try:
         hooks = Hooks(
@@ -180,11 +187,18 @@ def _loop(
             paused=meter.paused,
             on_snapshot=on_snapshot,
         )
-        between = Milestones(setup, saves, hooks, watch)
-        state = _update(setup, lambda s, b: step_fn(s, b, key), state, start, between, pending)
+        began, higher = time.perf_counter(), figures_of(setup, evals)
+        between = Milestones(setup, saves, hooks, watch, evals=evals, higher=higher)
+        ledger.spent("compiling", time.perf_counter() - began)
+        meter.begin()
+        update = Update(lambda s, b: step_fn(s, b, key), between, pending, profiler)
+        state = _updated(setup, update, state, start)
         saves.wait()
+        progress.say(str(ledger))
         return _trained(experiment, state, workdir)
     finally:
+        profiler.close()
+        pending.close()
         progress.close()
         if writer is not None:
             writer.close()
@@ -193,26 +207,47 @@ def _loop(
 
 def _trained(experiment: Experiment, state: State, workdir: Path) -> Trained:
     """What the run ends in, on the host."""
-    if experiment.validation.keep_best:
+    if experiment.checkpoint.best is not None:
         return checkpoint.load_run(workdir)._replace(experiment=experiment)
     params = distributed.to_host(average.result(state.average, state.params))
     return Trained(experiment, params, int(state.step))
 
 
-def _update(
-    setup: RunPlan,
-    update: Callable[[State, Batch], tuple[State, PyTree]],
-    state: State,
-    start: int,
-    between: Milestones,
-    pending: Pending,
-) -> State:
+def _writer(experiment: Experiment, workdir: Path, run_id: str, start: int) -> MetricsWriter:
+    """What metrics of a run that goes on from step ``start`` are written with."""
+    found = find_writers(experiment.log.writers)
+    info = RunInfo(workdir, experiment.name, run_id, start, to_dict(experiment))
+    return MetricsWriter(workdir, start_step=start, copies=Writers(found, info))
+
+
+def _profiled(experiment: Experiment, start: int, progress: Progress) -> range:
+    """The updates after ``start`` that process 0 profiles."""
+    wanted = experiment.log.profiled
+    if wanted and wanted[-1] <= start:
+        progress.say(
+            f"log.profile_steps: updates {experiment.log.profile_steps} were done before this "
+            "start, so nothing is profiled"
+        )
+    return wanted if distributed.is_chief() else range(0)
+
+
+class Update(NamedTuple):
+    """What happens in an update and around it."""
+
+    step: Callable[[State, Batch], tuple[State, PyTree]]
+    between: Milestones
+    pending: Pending
+    profiler: Profiler
+
+
+def _updated(setup: RunPlan, update: Update, state: State, start: int) -> State:
     """The state after all steps from ``start`` on, which is saved on the way and at the end.
 
     The order matters: the state is saved before the next batch is read, and step t is sent off
-    before the metrics of step t - 1 are read.
+    before it is waited for step t - 1.
     """
     steps, feed = setup.experiment.steps, Feed(setup, start)
+    _, between, pending, profiler = update
     with stop_signals() as received, jax.transfer_guard("disallow"):
         for step in range(start, steps):
             stop = distributed.asked_to_stop(step, received)
@@ -221,47 +256,19 @@ def _update(
             if stop:
                 pending.saves.wait()
                 raise Stopped(step, stop)
-            batch = next(feed)
-            pending.meter.waited(feed.last_wait)
-            state, metrics = update(state, batch)
-            pending.replace(step + 1, metrics)
+            profiler.at(step + 1, pending.flush)
+            with profiler.update(step + 1):
+                with profiler.span("wait for the batch"):
+                    batch = next(feed)
+                pending.meter.waited(feed.last_wait)
+                sent = time.perf_counter()
+                with profiler.span("dispatch"):
+                    state, metrics = update.step(state, batch)
+                pending.meter.dispatched(time.perf_counter() - sent)
+                with profiler.span("wait for the update before"):
+                    pending.replace(step + 1, metrics, sent)
+        profiler.at(steps + 1, pending.flush)
         return between(state, steps, ends=True)
-
-
-@dataclasses.dataclass
-class Pending:
-    """Metrics of the step that was sent off last, read while the next one runs."""
-
-    setup: RunPlan
-    workdir: Path
-    saves: checkpoint.Checkpoints
-    meter: Meter
-    writer: MetricsWriter | None
-    """None in all processes but the chief."""
-    progress: Progress
-    step: int | None = None
-    metrics: PyTree = None
-    warned: set[str] = dataclasses.field(default_factory=set)
-
-    def replace(self, step: int, metrics: PyTree) -> None:
-        """Reads the metrics that were pending; those of ``step`` take their place."""
-        self.flush()
-        self.step, self.metrics = step, metrics
-
-    def flush(self) -> None:
-        """Waits for the pending metrics; checks, counts, writes and shows them."""
-        if self.step is None:
-            return
-        step, values = self.step, jax.device_get(self.metrics)
-        self.step = self.metrics = None
-        _check_finite(self.setup, self.workdir, step, values, self.saves)
-        row = self.meter.add(step, values)
-        if row is not None and self.writer is not None:
-            method = self.setup.method
-            self.writer.write(row)
-            self.progress.update(step, summary(row, method.headline))
-            for warning in below_threshold(method, row, self.warned):
-                self.progress.say(f"step {step}: {warning}")
 
 
 class Feed:
@@ -311,43 +318,3 @@ def stop_signals():
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)
-
-
-def below_threshold(method: Method, row: dict[str, Any], warned: set[str]) -> Iterator[str]:
-    """A warning for every metric of ``row`` that has fallen below its threshold.
-
-    ``warned`` holds the metrics that were below before; they are warned of again only after they
-    were above in between.
-    """
-    for name, threshold in method.collapse_thresholds.items():
-        if row[name] >= threshold:
-            warned.discard(name)
-        elif name not in warned:
-            warned.add(name)
-            yield (
-                f"warning: {name} is {row[name]:.3g}, below {threshold:g}: the targets collapse; "
-                "try a lower learning rate or a slower teacher"
-            )
-
-
-def _check_finite(setup: RunPlan, workdir: Path, step: int, values, saves) -> None:
-    """Writes a dump and raises ``NotFinite`` where the loss or the gradient is not finite."""
-    total, count = values["loss"]
-    loss, grad_norm = total / max(count, 1.0), values["grad_norm"][0]
-    if math.isfinite(loss) and math.isfinite(grad_norm):
-        return
-    saves.wait()
-    steps = saves.steps()
-    dump = {
-        "step": step,
-        "metrics": {name: [float(s), float(c)] for name, (s, c) in values.items()},
-        "batch_ids": setup.pipeline.global_ids(step - 1).tolist(),
-        "last_good_checkpoint": steps[-1] if steps else None,
-    }
-    path = workdir / f"not_finite_{step}.json"
-    if distributed.is_chief():
-        write_json(path, dump)
-    raise NotFinite(
-        f"loss {loss} or gradient norm {grad_norm} at step {step} is not finite; "
-        f"batch and metrics are in {path}, last good checkpoint: {dump['last_good_checkpoint']}"
-    )

@@ -1,13 +1,14 @@
-"""What happens between two updates of a run: it is measured on rows that are held out, snapshots
-are taken, the state is saved."""
+"""What happens between two updates of a run: it is measured on rows that are held out and on
+labelled sets, snapshots are taken, the state is saved."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,10 +17,11 @@ import jfreq
 from jfreq.config_json import to_dict
 from jfreq.train.average import averages_weights, snapshot_steps, with_snapshot
 from jfreq.train.checkpoint import Checkpoints
+from jfreq.train.evals import EvalPlan, Evaluator
 from jfreq.train.optimizer import at_plateau, follows_plateau
 from jfreq.train.plan import RunPlan
 from jfreq.train.state import State, Trained
-from jfreq.train.validation import Validator, higher_is_better
+from jfreq.train.validation import Validator
 from jfreq.train.watch import Watch
 from jfreq.types import PyTree
 
@@ -36,23 +38,44 @@ class Hooks:
     write: Callable[[dict[str, Any]], None]
     """Writes a row of metrics, which has ``step``."""
     say: Callable[[str], None]
-    paused: Callable[[float], None]
-    """Is told for how many seconds no update was computed."""
+    paused: Callable[[float, str], None]
+    """Is told for how many seconds no update was computed, and what was done."""
     on_snapshot: OnSnapshot | None = None
 
 
 class Milestones:
     """Called after an update, with the state and how many updates it has seen.
 
-    ``watch`` is what a run that goes on remembers of its validation.
+    Args:
+        evals: The labelled sets to measure on.
+        higher: The figures that may be watched, and whether a higher value is better.
+        watch: What a run that goes on remembers of its figures.
     """
 
-    def __init__(self, setup: RunPlan, saves: Checkpoints, hooks: Hooks, watch: Watch):
-        cfg = setup.experiment.validation
-        self._setup, self._saves, self._hooks, self._watch = setup, saves, hooks, watch
-        self._validator = Validator(setup) if cfg.every is not None else None
-        if cfg.keep_best:
-            saves.kept.best = watch.best_step
+    def __init__(
+        self,
+        setup: RunPlan,
+        saves: Checkpoints,
+        hooks: Hooks,
+        watch: Watch,
+        *,
+        evals: Sequence[EvalPlan] = (),
+        higher: Mapping[str, bool | None],
+    ):
+        experiment = setup.experiment
+        self._setup, self._saves, self._hooks, self._higher = setup, saves, hooks, higher
+        self._best = experiment.checkpoint.best
+        self._plateau = None
+        if follows_plateau(experiment.optim):
+            self._plateau = experiment.optim.plateau_figure
+        self._watch = watch.of(self._best)
+        wanted = [x.removeprefix("val/") for x in (self._best, self._plateau) if x is not None]
+        wanted = [name for name in wanted if "/" not in name]
+        self._validator = None
+        if experiment.validation.every is not None:
+            self._validator = Validator(setup, wanted)
+        self._evals = [Evaluator(setup, plan) for plan in evals]
+        saves.kept.best = self._watch.best_step
         self._snapshots = frozenset(
             snapshot_steps(setup.experiment.average, setup.experiment.steps)
         )
@@ -62,33 +85,53 @@ class Milestones:
         far and that is kept, and where the run ``ends``."""
         experiment = self._setup.experiment
         validates = step % (experiment.validation.every or step + 1) == 0
-        if validates or step in self._snapshots:
-            self._hooks.flush()
-            began = time.perf_counter()
-            with jax.transfer_guard("allow"):
-                state = self._snapshot(state, step) if step in self._snapshots else state
-                state = self._validated(state, step) if validates else state
-            self._hooks.paused(time.perf_counter() - began)
-        best = experiment.validation.keep_best and self._watch.best_step == step
+        due = [each for each in self._evals if each.plan.is_due(step, experiment.steps)]
+        if step in self._snapshots:
+            with self._pause("taking snapshots"):
+                state = self._snapshot(state, step)
+        if validates or due:
+            with self._pause("measuring"):
+                state = self._measured(state, step, validates, due)
+        best = self._best is not None and self._watch.best_step == step
         if best:
             self._saves.kept.best = step
         if ends or best or step % experiment.checkpoint.every == 0:
-            self._hooks.flush()
-            self._saves.save(state, step, self._meta(step))
+            with self._pause("saving"):
+                self._saves.save(state, step, self._meta(step))
         return state
 
-    def _validated(self, state: State, step: int) -> State:
-        """The state after its validation, which may lower its learning rate."""
-        assert self._validator is not None
-        experiment, before = self._setup.experiment, self._watch
-        metric, values = experiment.validation.metric, self._validator(state)
-        self._hooks.write({"step": step, **{f"val/{name}": x for name, x in values.items()}})
-        higher = higher_is_better(self._setup.method, metric)
-        self._watch = before.after(values[metric], step, experiment.optim, higher=higher)
-        if follows_plateau(experiment.optim) and self._watch.factor != before.factor:
-            factor = self._watch.factor
-            self._hooks.say(f"step {step}: {metric} stands still, learning rate times {factor:g}")
-            state = state._replace(opt=at_plateau(state.opt, factor))
+    @contextlib.contextmanager
+    def _pause(self, doing: str) -> Iterator[None]:
+        """Waits for the update before, and leaves what is done inside out of the step time."""
+        self._hooks.flush()
+        began = time.perf_counter()
+        with jax.transfer_guard("allow"):
+            yield
+        self._hooks.paused(time.perf_counter() - began, doing)
+
+    def _measured(
+        self, state: State, step: int, validates: bool, due: Sequence[Evaluator]
+    ) -> State:
+        """The state after it was measured, which may lower its learning rate."""
+        found: dict[str, float] = {}
+        if validates and self._validator is not None:
+            found |= {f"val/{name}": value for name, value in self._validator(state).items()}
+        for each in due:
+            found |= each(state)
+        self._hooks.write({"step": step, **found})
+        if self._best in found:
+            higher = bool(self._higher[self._best])
+            self._watch = self._watch.with_best(found[self._best], step, higher=higher)
+        if self._plateau in found:
+            before, optim = self._watch.factor, self._setup.experiment.optim
+            value, higher = found[self._plateau], bool(self._higher[self._plateau])
+            self._watch = self._watch.with_level(value, optim, higher=higher)
+            if self._watch.factor != before:
+                factor = self._watch.factor
+                self._hooks.say(
+                    f"step {step}: {self._plateau} stands still, learning rate times {factor:g}"
+                )
+                state = state._replace(opt=at_plateau(state.opt, factor))
         return state
 
     def _snapshot(self, state: State, step: int) -> State:
@@ -108,7 +151,7 @@ class Milestones:
         python = platform.python_version()
         return {
             "step": step,
-            **({} if self._validator is None else {"watch": self._watch._asdict()}),
+            "watch": self._watch._asdict(),
             "manifest": self._setup.pipeline.manifest_hash,
             "config": to_dict(self._setup.experiment),
             "versions": {"jfreq": jfreq.__version__, "jax": jax.__version__, "python": python},

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
+import uuid
 from pathlib import Path
 from typing import Any
 
 from jfreq import distributed, methods
-from jfreq.config import Experiment
+from jfreq.config import Experiment, check
 from jfreq.config_json import changes, to_dict
 from jfreq.files import Lock, read_json, write_json
 from jfreq.types import InputError
 
-CONFIG, CHECKPOINTS, LOCK = "config.json", "checkpoints", ".lock"
+CONFIG, CHECKPOINTS, LOCK, STARTED = "config.json", "checkpoints", ".lock", "started.json"
 
-FREE_FIELDS = ("steps", "log", "checkpoint", "mesh")
+FREE_FIELDS = ("steps", "log", "checkpoint", "mesh", "evals")
 FREE_DATA_FIELDS = ("data.path", "data.threads", "data.backend", "data.memory_mb")
 """Fields that may change between two starts of a run. The contents of the shards may not, which
 the checkpoint knows by their hash; their path may."""
@@ -57,6 +59,8 @@ def check_same(path: Path, before: Any, experiment: Experiment) -> None:
     """Raises ``InputError`` if ``before``, a config read from ``path``, is another experiment."""
     before = to_dict(methods.experiment_from_dict(before))
     changed = [name for name in changes(before, to_dict(experiment)) if not _free(name)]
+    if experiment.optim.plateau_figure.startswith("eval/"):  # which decides the learning rate
+        changed += [name for name in changes(before, to_dict(experiment)) if name == "evals"]
     if changed == ["method.signals"]:
         raise InputError(
             f"{path} was trained on other shards than {', '.join(experiment.data.path)} "
@@ -67,6 +71,22 @@ def check_same(path: Path, before: Any, experiment: Experiment) -> None:
             f"{path}: holds another experiment, which differs in {', '.join(changed[:5])}; "
             "choose another --workdir, or give the same settings to continue it"
         )
+
+
+def first_start(workdir: Path) -> dict[str, Any]:
+    """When the run of this folder was started first, ``time`` in seconds since 1970, and its
+    ``id``, the same each time that it is started; written once, into ``started.json``."""
+
+    def read() -> dict[str, Any]:
+        path = workdir / STARTED
+        if not path.exists():
+            write_json(path, {"time": time.time(), "id": uuid.uuid4().hex[:12]})
+        found = read_json(path, "the note of the first start", advice="remove it to begin anew")
+        wanted = isinstance(found.get("time"), int | float) and isinstance(found.get("id"), str)
+        check(wanted, str(path), "lacks time or id; remove it to begin anew")
+        return found
+
+    return distributed.from_chief(read)
 
 
 def _free(name: str) -> bool:

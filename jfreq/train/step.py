@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import optax
 
 from jfreq import sharding
-from jfreq.config import check
-from jfreq.method import Loss, Streams
+from jfreq.config import Experiment, check
+from jfreq.method import Loss, Metrics, Streams
 from jfreq.train import optimizer
 from jfreq.train.accumulate import Gradients, over_micro_batches
 from jfreq.train.plan import StepPlan
@@ -40,14 +40,17 @@ def make_step(setup: StepPlan) -> Callable[[State, Batch, Array], tuple[State, P
             return loss.value, loss
 
         (_, loss), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
-        return Gradients(grads, loss.metrics, loss.aux)
+        diagnostics = _diagnostics(loss, setup.experiment, state.step + 1)
+        return Gradients(grads, loss.metrics | diagnostics, loss.aux)
 
     def update(state: State, batch: Batch, key: Array) -> tuple[State, PyTree]:
         rngs = Streams(key).at(state.step)
         grads, metrics, aux = over_micro_batches(gradients, setup.experiment)(state, batch, rngs)
-        updates, opt = optimiser.update(grads, state.opt, state.params)
-        params = optax.apply_updates(state.params, updates)
-        target = method.update_target(state.target, params, aux, state.step)
+        with jax.named_scope("optimizer"):
+            updates, opt = optimiser.update(grads, state.opt, state.params)
+            params = optax.apply_updates(state.params, updates)
+        with jax.named_scope("target"):
+            target = method.update_target(state.target, params, aux, state.step)
         one = jnp.ones(())
         metrics = {
             **metrics,
@@ -59,6 +62,22 @@ def make_step(setup: StepPlan) -> Callable[[State, Batch, Array], tuple[State, P
         return State(state.step + 1, params, opt, target, state.average), metrics
 
     return update
+
+
+def is_logged(experiment: Experiment, step: Any) -> Any:
+    """Whether the metrics up to update ``step`` are written: an int, or a traced one."""
+    return (step % experiment.log.every == 0) | (step == experiment.steps)
+
+
+def _diagnostics(loss: Loss, experiment: Experiment, step: Array) -> Metrics:
+    """The diagnostics of a loss if ``step`` is logged; else they are not computed, and their sums
+    and counts are 0."""
+    if loss.diagnostics is None:
+        return {}
+    shapes = jax.eval_shape(lambda f: f(), loss.diagnostics)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    logged = is_logged(experiment, step)
+    return jax.lax.cond(logged, lambda f: f(), lambda f: zeros, loss.diagnostics)
 
 
 def lower_step(setup: StepPlan) -> jax.stages.Lowered:

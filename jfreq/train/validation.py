@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
 
 from jfreq import distributed, sharding
-from jfreq.config import check
-from jfreq.method import Method, Streams
+from jfreq.method import Streams
 from jfreq.metrics import metrics_for
-from jfreq.ranges import close_match
 from jfreq.train.initial_state import run_key
 from jfreq.train.plan import RunPlan
 from jfreq.train.state import State
@@ -21,13 +19,18 @@ from jfreq.types import Array, Batch, PyTree
 
 
 class Validator:
-    """Measures states of one run; every time on the same batches, with the same keys."""
+    """Measures states of one run; every time on the same batches, with the same keys.
 
-    def __init__(self, setup: RunPlan):
+    Args:
+        setup: The run.
+        wanted: Metrics to measure beside those of the loss: of a classifier, from all scores at
+            once.
+    """
+
+    def __init__(self, setup: RunPlan, wanted: Collection[str] = ()):
         self._setup = setup
         self._batch = setup.experiment.batch // setup.experiment.accumulate
-        self._metric = setup.experiment.validation.metric
-        self._scored = check_metric(setup)
+        self._scored = sorted(set(wanted) - set(_loss_metrics(setup)))
         self._key = run_key(setup, "validation")
         whole = sharding.replicated(setup.mesh)
         self._measure = jax.jit(self._batch_metrics, out_shardings=whole)
@@ -48,7 +51,7 @@ class Validator:
         values = {name: float(s / max(c, 1.0)) for name, (s, c) in sums.items()}
         if self._scored:
             scores = np.concatenate([scores for _, scores in found])
-            values[self._metric] = self._score(scores[: len(pipeline.held_out)])
+            values |= self._scores(scores[: len(pipeline.held_out)])
         return distributed.from_chief(lambda: values)
 
     def _batch_metrics(
@@ -58,11 +61,11 @@ class Validator:
         for."""
         method = self._setup.method
         loss = method.validation_loss(params, target, batch, Streams(key).at(number), step)
-        return loss.metrics, method.encode(params, batch).logits if self._scored else None
+        return loss.all_metrics, method.encode(params, batch).logits if self._scored else None
 
-    def _score(self, scores: np.ndarray) -> float:
+    def _scores(self, scores: np.ndarray) -> dict[str, float]:
         label = self._setup.pipeline.shards.labels(self._setup.pipeline.held_out)
-        return metrics_for(label)[self._metric](label, scores)
+        return {name: metrics_for(label)[name](label, scores) for name in self._scored}
 
 
 def over_batches(
@@ -89,39 +92,22 @@ def over_batches(
         yield jax.device_get(ahead)
 
 
-def check_metric(setup: RunPlan) -> bool:
-    """Whether the figure that the experiment watches is one of a classifier, which is computed
-    from all scores at once; else it is a metric of the loss.
+def metrics_of(setup: RunPlan) -> dict[str, bool | None]:
+    """The metrics that validation can measure, and whether a higher value is better; None where
+    the method does not say (``higher_is_better``). Those of a classifier that are computed from all
+    scores at once are all scores to raise."""
+    if setup.experiment.validation.every is None:
+        return {}
+    known = {name: setup.method.higher_is_better.get(name) for name in _loss_metrics(setup)}
+    if setup.method.supervised:
+        label = setup.pipeline.shards.labels(setup.pipeline.held_out[:1])
+        known |= {name: True for name in metrics_for(label) if name not in known}
+    return known
 
-    Raises ``InputError`` where it is neither, and for a metric of the loss that the method does not
-    say which way is better of.
-    """
-    method, wanted = setup.method, setup.experiment.validation.metric
+
+def _loss_metrics(setup: RunPlan) -> list[str]:
+    """Names of the metrics of the method's loss on held-out rows."""
+    method, state = setup.method, setup.abstract
     measure = functools.partial(method.validation_loss, rngs=Streams(jax.random.key(0)), step=0)
-    state = setup.abstract
     loss = jax.eval_shape(measure, state.params, state.target, setup.batch_spec)
-    known = [*loss.metrics]
-    if method.supervised:
-        known += metrics_for(setup.pipeline.shards.labels(setup.pipeline.held_out[:1]))
-    check(
-        wanted in known,
-        "validation.metric",
-        f"{wanted!r} is not measured{close_match(wanted, known)}; there are "
-        f"{', '.join(dict.fromkeys(known))}",
-    )
-    if wanted in loss.metrics:
-        ways = method.higher_is_better
-        check(
-            wanted in ways,
-            "validation.metric",
-            f"{type(method).__name__} does not say whether a higher or a lower {wanted!r} is "
-            "better (higher_is_better); watch one of "
-            f"{', '.join(name for name in loss.metrics if name in ways)}",
-        )
-    return wanted not in loss.metrics
-
-
-def higher_is_better(method: Method, metric: str) -> bool:
-    """Whether a higher figure of ``metric`` is the better one, as the method declares for those of
-    its loss; those of a classifier, which are computed from all scores, are all scores to raise."""
-    return method.higher_is_better.get(metric, True)
+    return list(loss.all_metrics)

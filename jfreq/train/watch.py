@@ -1,4 +1,4 @@
-"""What is remembered of the figures of validation: the best one, and how long none was better.
+"""What is remembered of the figures of a run: the best one, and how long none was better.
 
 Pure bookkeeping on the host. It is saved beside the state, so that a run that goes on remembers.
 """
@@ -12,63 +12,87 @@ from jfreq.config import Experiment, Optim, check
 
 
 class Watch(NamedTuple):
-    """What one figure after the other came to."""
+    """What the figures that are watched came to, one after the other."""
 
+    figure: str | None = None
+    """The figure that ``best`` is of (``checkpoint.best``)."""
     best: float | None = None
-    """The best figure; None before the first."""
+    """Its best value; None before the first."""
     best_step: int | None = None
     """After which update it was measured."""
     level: float | None = None
-    """The figure that the next one is compared with for the ``plateau`` schedule."""
+    """The value that the next one is compared with for the ``plateau`` schedule."""
     waited: int = 0
-    """Figures in a row that were no better than ``level``."""
+    """Values in a row that were no better than ``level``."""
     factor: float = 1.0
     """What the learning rate has come down by."""
 
-    def after(self, figure: float, step: int, cfg: Optim, *, higher: bool) -> Watch:
-        """What is remembered after the ``figure`` that was measured at ``step``; ``higher`` says
-        whether a higher one is better.
+    def of(self, figure: str | None) -> Watch:
+        """The same for a run that keeps the best by ``figure``; a best of another is forgotten."""
+        if figure == self.figure:
+            return self
+        return self._replace(figure=figure, best=None, best_step=None)
 
-        Any better figure is the best one. For the schedule a figure is better where it exceeds
+    def with_best(self, value: float, step: int, *, higher: bool) -> Watch:
+        """What is remembered after ``value`` was measured at ``step``; ``higher`` says whether a
+        higher one is better. Any better value is the best one."""
+        if _is_better(value, self.best, higher):
+            return self._replace(best=value, best_step=step)
+        return self
+
+    def with_level(self, value: float, cfg: Optim, *, higher: bool) -> Watch:
+        """The same for the ``plateau`` schedule, for which a value is better where it exceeds
         ``level`` by more than the part ``plateau_threshold`` of it.
 
         Reference:
           ``torch.optim.lr_scheduler.ReduceLROnPlateau`` in its relative mode, without cooldown.
         """
-        sign = 1 if higher else -1
-
-        def better(than: float | None, margin: float = 0.0) -> bool:
-            """A figure that is no number never is."""
-            low = -math.inf if than is None else sign * than * (1 + sign * margin)
-            return sign * figure > low
-
-        found = self
-        if better(self.best):
-            found = found._replace(best=figure, best_step=step)
-        if better(self.level, cfg.plateau_threshold):
-            return found._replace(level=figure, waited=0)
+        if _is_better(value, self.level, higher, cfg.plateau_threshold):
+            return self._replace(level=value, waited=0)
         if self.waited < cfg.plateau_patience:
-            return found._replace(waited=self.waited + 1)
-        return found._replace(waited=0, factor=self.factor * cfg.plateau_decay)
+            return self._replace(waited=self.waited + 1)
+        return self._replace(waited=0, factor=self.factor * cfg.plateau_decay)
+
+
+def _is_better(value: float, than: float | None, higher: bool, margin: float = 0.0) -> bool:
+    """Whether a value is better than another one, None for none; what is no number never is."""
+    sign = 1 if higher else -1
+    low = -math.inf if than is None else sign * than * (1 + sign * margin)
+    return sign * value > low
 
 
 def check_watched(experiment: Experiment, *, plateau: bool) -> None:
     """Raises ``InputError`` where figures are needed that are never measured; ``plateau`` says
     that the learning rate follows them."""
-    cfg = experiment.validation
+    watched = {"checkpoint.best": experiment.checkpoint.best}
+    if plateau:
+        watched["optim.plateau_figure"] = experiment.optim.plateau_figure
+    for field, figure in watched.items():
+        if figure is not None and figure.startswith("val/"):
+            check(
+                experiment.validation.every is not None,
+                field,
+                f"{figure} is a figure of validation; set validation.every and the rows to hold "
+                "out (validation.split, folds or fraction)",
+            )
+    for field, every in {
+        "validation.every": experiment.validation.every,
+        **{f"evals: {each.name}: every": each.every for each in experiment.evals},
+    }.items():
+        check(
+            every is None or every <= experiment.steps,
+            field,
+            f"is {every}, but the run has {experiment.steps} steps; measure more often",
+        )
+    profiled = experiment.log.profiled
     check(
-        not plateau or cfg.every is not None,
-        "optim.schedule",
-        "plateau follows the figures of validation; set validation.every and the rows to hold out "
-        "(validation.split, folds or fraction)",
+        not profiled or profiled[-1] <= experiment.steps,
+        "log.profile_steps",
+        f"{experiment.log.profile_steps} ends after the last step, {experiment.steps}; name "
+        "earlier steps",
     )
     check(
-        cfg.every is None or cfg.every <= experiment.steps,
-        "validation.every",
-        f"is {cfg.every}, but the run has {experiment.steps} steps; measure more often",
-    )
-    check(
-        not cfg.keep_best or experiment.average.every is None,
-        "validation.keep_best",
+        experiment.checkpoint.best is None or experiment.average.every is None,
+        "checkpoint.best",
         "a run ends in its best checkpoint or in an average of several; leave one of them out",
     )

@@ -57,7 +57,7 @@ def small():
     """Options that make the encoder of ``ssast_nano`` tiny."""
     sizes = {"passes": 1, "encoder.width": 32, "encoder.depth": 1, "encoder.heads": 2}
     options = [word for name, x in sizes.items() for word in (f"--method.{name}", str(x))]
-    return [*options, "--log.no-tensorboard"]
+    return [*options, "--log.writers"]
 
 
 @pytest.fixture

@@ -86,7 +86,7 @@ def test_what_was_not_taken_is_said(files, tmp_path, capsys):
 
 def test_it_trains_on_and_is_fine_tuned_probed_and_exported(said, files, shards, tmp_path, wave):
     said("import", files / "ssast.safetensors", "--out", tmp_path / "enc")
-    brief = ["--steps", 1, "--batch", 4, "--log.no-tensorboard"]
+    brief = ["--steps", 1, "--batch", 4, "--log.writers"]
     sizes = {"width": 64, "depth": 1, "heads": 1}
     method = [word for k, v in sizes.items() for word in (f"--method.encoder.{k}", v)]
     said(

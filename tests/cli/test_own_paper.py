@@ -31,7 +31,7 @@ class Encoder(ViT):
 
 mine = replace(
     mine, method__encoder=Encoder(width=16, depth=1, heads=2), steps=2, batch=8, optim__warmup=1,
-    log__tensorboard=False,
+    log__writers=(),
 )
 """
 PAPER = new.PAPER.format(name="mine", class_="Mine") + MORE
@@ -140,7 +140,7 @@ def test_a_run_of_ones_own_is_probed_and_exported(trained, shards, sound, read_w
 
 def test_a_run_of_ones_own_is_fine_tuned(trained, shards, read_with_trust, tmp_path):
     _, run = trained
-    small = ["--steps", "1", "--batch", "8", "--log.no-tensorboard", "--folds", "0"]
+    small = ["--steps", "1", "--batch", "8", "--log.writers", "--folds", "0"]
     tuned = tmp_path / "tuned"
     read_with_trust("finetune", run, "--data", shards, "--workdir", tuned, *small)
     saved = json.loads(next(tuned.rglob("config.json")).read_text())["method"]

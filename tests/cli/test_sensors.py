@@ -42,7 +42,7 @@ def test_train_probe_export_embed(motion, real_data, tmp_path, capsys):
     whole = real_data / "hapt" / "recordings" / "exp01_user01.npz"
     for line in (
         ["train", "phymask_hapt", "--data", motion, "--workdir", run, "--steps", 2, "--batch", 8,
-         "--data.split", "None", "--log.every", 1, "--log.no-tensorboard", *options],
+         "--data.split", "None", "--log.every", 1, "--log.writers", *options],
         ["probe", run, "--data", motion, "--kinds", "knn", "--no-baselines", "--folds", "test"],
         ["export", run, "--out", enc, "--format", "bundle", "stablehlo"],
         ["embed", enc, motion, whole, "--out", out],

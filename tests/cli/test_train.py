@@ -9,7 +9,8 @@ import pytest
 
 from jfreq import cli
 from jfreq.config_json import to_dict
-from jfreq.train.loop import NotFinite, Stopped
+from jfreq.train.loop import Stopped
+from jfreq.train.pending import NotFinite
 
 
 @pytest.mark.parametrize(

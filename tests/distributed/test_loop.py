@@ -85,7 +85,8 @@ def test_validation_of_a_split_state_lowers_its_rate(experiment, tmp_path):
     cfg = replace(
         experiment,
         mesh=Mesh(2, 2, 2),
-        validation=Validation(every=1, fraction=0.25, keep_best=True),
+        validation=Validation(every=1, fraction=0.25),
+        checkpoint__best="val/loss",
         optim__schedule="plateau",
         optim__warmup=0,
         optim__plateau_patience=0,

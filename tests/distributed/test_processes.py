@@ -35,7 +35,8 @@ def test_two_processes_train_like_one(experiment, tmp_path):
     """Validation and the rate that follows it included; no figure here is better than the first."""
     experiment = replace(
         experiment,
-        validation=Validation(every=2, fraction=0.25, keep_best=True),
+        validation=Validation(every=2, fraction=0.25),
+        checkpoint__best="val/loss",
         optim__schedule="plateau",
         optim__plateau_patience=0,
         optim__plateau_threshold=10.0,

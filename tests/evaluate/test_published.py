@@ -58,7 +58,7 @@ ROWS = {
     "updates": "steps",
     "rows drawn": "data.sampling data.epoch_rows",
     "weights averaged every, from": "average.every average.start",
-    "best kept: measured every, on, by": "validation.every validation.split validation.metric",
+    "best kept: measured every, on, by": "validation.every validation.split checkpoint.best",
     "loss": "method.head.loss",
     "label smoothing": "method.head.label_smoothing",
     "mixing: probability": "method.head.mixup",

@@ -291,12 +291,12 @@ def test_collapse_shows_in_the_log():
     """A teacher that says the same of everything falls below the thresholds; a fresh one does
     not."""
     _, method, params, target, loss = built("eat")
-    fresh = means(loss(params, target, clips(), Streams(jax.random.key(1)), 0).metrics)
+    fresh = means(loss(params, target, clips(), Streams(jax.random.key(1)), 0).all_metrics)
     least = method.collapse_thresholds
     assert set(least) == {"target_std", "pred_std", "rankme"}
     assert all(fresh[name] > value for name, value in least.items())
     dead = jax.tree.map(jnp.zeros_like, target)
-    found = means(loss(params, dead, clips(), Streams(jax.random.key(1)), 0).metrics)
+    found = means(loss(params, dead, clips(), Streams(jax.random.key(1)), 0).all_metrics)
     assert found["target_std"] < least["target_std"] and found["rankme"] < least["rankme"]
 
 

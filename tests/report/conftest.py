@@ -71,7 +71,7 @@ def experiment(shards):
         batch=8,
         checkpoint__every=2,
         log__every=1,
-        log__tensorboard=False,
+        log__writers=(),
     )
 
 
@@ -118,7 +118,7 @@ def finished(experiment, shards, folder):
         saves.save(State(jnp.int32(step), params, {}, {}), step, meta)
     saves.wait()
     saves.close()
-    writer = MetricsWriter(folder, tensorboard=False)
+    writer = MetricsWriter(folder)
     for step in range(1, 5):
         writer.write({
             "step": step, "loss": 6.1234 / step, "accuracy": 0.1 * step, "lr": 1e-4,

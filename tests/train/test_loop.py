@@ -21,7 +21,8 @@ from jfreq.config_json import to_dict
 from jfreq.method import Method
 from jfreq.monitoring.metrics_writer import read_metrics
 from jfreq.train import checkpoint, step
-from jfreq.train.loop import NotFinite, Stopped, below_threshold, train
+from jfreq.train.loop import Stopped, train
+from jfreq.train.pending import NotFinite, below_threshold
 from jfreq.types import InputError
 
 

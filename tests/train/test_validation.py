@@ -9,14 +9,14 @@ from jfreq.config import Validation, replace
 from jfreq.method import Streams
 from jfreq.methods.supervised import Classify, Head
 from jfreq.train import initial_state, plan
-from jfreq.train.validation import Validator
+from jfreq.train.validation import Validator, metrics_of
 
 
-def measured(cfg):
+def measured(cfg, wanted=()):
     setup = plan.plan_run(cfg)
     with jax.set_mesh(setup.mesh):
         state = initial_state.first_state(setup)
-        validator = Validator(setup)
+        validator = Validator(setup, wanted)
         found = validator(state)
         assert validator(state) == found, "the same keys every time"
     return setup, jax.device_get(state), found
@@ -31,10 +31,11 @@ def test_a_classifier_without_augmentation(experiment):
     cfg = replace(
         experiment,
         method=method,
-        validation=Validation(every=2, fraction=0.5, metric="balanced_accuracy"),
+        validation=Validation(every=2, fraction=0.5),
         accumulate=2,
     )
-    setup, state, found = measured(cfg)
+    setup, state, found = measured(cfg, ["balanced_accuracy"])
+    assert metrics_of(setup)["balanced_accuracy"] and not metrics_of(setup)["loss"]
     rows = setup.pipeline.held_out
     assert len(rows) % 4, "the last batch is filled up"
     batch = setup.pipeline.shards.read(rows)

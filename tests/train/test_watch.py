@@ -19,7 +19,6 @@ from jfreq.monitoring.metrics_writer import read_metrics
 from jfreq.train import checkpoint, milestones
 from jfreq.train.loop import train
 from jfreq.train.optimizer import at_plateau, make, rates
-from jfreq.train.validation import higher_is_better
 from jfreq.train.watch import Watch
 from jfreq.types import InputError
 
@@ -29,7 +28,8 @@ FIGURES = st.lists(st.floats(0.01, 10).map(lambda x: round(x, 2)), min_size=1, m
 def watched(figures, higher=False, **options):
     watch, cfg, every = Watch(), Optim(**options), []
     for step, figure in enumerate(figures, start=1):
-        watch = watch.after(figure, step, cfg, higher=higher)
+        watch = watch.with_best(figure, step, higher=higher)
+        watch = watch.with_level(figure, cfg, higher=higher)
         every.append(watch)
     return every
 
@@ -128,7 +128,7 @@ def test_methods_say_which_way_their_metrics_are_better(name):
     def metrics(key, batch):
         params = method.init(key)
         target = method.init_target(params)
-        return method.validation_loss(params, target, batch, Streams(key), 0).metrics
+        return method.validation_loss(params, target, batch, Streams(key), 0).all_metrics
 
     found = jax.eval_shape(metrics, jax.random.key(0), testing.batch_spec(spec, 4))
     ways = method.higher_is_better
@@ -137,15 +137,11 @@ def test_methods_say_which_way_their_metrics_are_better(name):
     assert {metric for metric in found if ways[metric]} == closer & set(found)
 
 
-def test_scores_of_a_classifier_are_better_when_higher(experiment):
-    for metric in ("balanced_accuracy", "macro_f1", "mAP", "d_prime"):
-        assert higher_is_better(experiment.method, metric)
-
-
 def test_a_metric_without_a_better_way_is_refused(experiment, monkeypatch, tmp_path):
     monkeypatch.setattr(type(experiment.method), "higher_is_better", {"loss": False})
-    cfg = replace(experiment, validation=Validation(every=2, fraction=0.5, metric="mse"))
-    with pytest.raises(InputError, match="does not say whether a higher or a lower 'mse'"):
+    validation = Validation(every=2, fraction=0.5)
+    cfg = replace(experiment, validation=validation, checkpoint__best="val/mse")
+    with pytest.raises(InputError, match="does not say whether a higher or a lower 'val/mse'"):
         train(cfg, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -159,7 +155,8 @@ def figures(monkeypatch):
     known: dict[int, float] = {}
 
     class Told:
-        def __init__(self, setup):
+        def __init__(self, setup, wanted):
+            assert wanted == ["loss", "loss"]
             assert len(setup.pipeline.held_out) > 0
 
         def __call__(self, state):
@@ -173,7 +170,8 @@ def figures(monkeypatch):
 def watching(experiment):
     return replace(
         experiment,
-        validation=Validation(every=1, fraction=0.25, keep_best=True),
+        validation=Validation(every=1, fraction=0.25),
+        checkpoint__best="val/loss",
         optim__schedule="plateau",
         optim__plateau_patience=0,
         optim__warmup=0,
@@ -216,10 +214,13 @@ def test_the_best_checkpoint_stays_and_the_run_resumes_to_the_bit(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"optim__schedule": "plateau"}, r"optim\.schedule: plateau follows the figures of valid"),
+        (
+            {"optim__schedule": "plateau"},
+            r"optim\.plateau_figure: val/loss is a figure of validation; set validation\.every",
+        ),
         (
             {"optim__groups": (ParamGroup(".*", schedule="plateau"),)},
-            r"optim\.schedule: plateau follows",
+            r"optim\.plateau_figure: val/loss is a figure",
         ),
         (
             {"validation": Validation(every=7, fraction=0.5)},
@@ -227,10 +228,11 @@ def test_the_best_checkpoint_stays_and_the_run_resumes_to_the_bit(
         ),
         (
             {
-                "validation": Validation(every=2, fraction=0.5, keep_best=True),
+                "validation": Validation(every=2, fraction=0.5),
+                "checkpoint__best": "val/loss",
                 "average": Average(every=0.5),
             },
-            r"validation\.keep_best: a run ends in its best checkpoint or in an average",
+            r"checkpoint\.best: a run ends in its best checkpoint or in an average",
         ),
         (
             {"validation": Validation(every=2, split="dev")},
@@ -245,8 +247,11 @@ def test_the_best_checkpoint_stays_and_the_run_resumes_to_the_bit(
             r"validation\.fraction: 0\.01 of whole recordings needs 100 of them, .* has 32",
         ),
         (
-            {"validation": Validation(every=2, fraction=0.5, metric="acuracy")},
-            r"validation\.metric: 'acuracy' is not measured.*'accuracy'",
+            {
+                "validation": Validation(every=2, fraction=0.5),
+                "checkpoint__best": "val/acuracy",
+            },
+            r"checkpoint\.best: 'val/acuracy' is not measured.*'val/accuracy'",
         ),
     ],
 )

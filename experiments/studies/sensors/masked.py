@@ -125,7 +125,7 @@ def supervised(where: str, args, seeds: int):
         data=Data(path=(str(shards_of(labelled, args.hapt, args.runs)),), label_at_least_one=True),
         optim=Optim(lr=1e-3, warmup=40, weight_decay=0.05),
         checkpoint=Checkpoint(every=400, keep=1),
-        log=Log(every=50, tensorboard=False),
+        log=Log(every=50, writers=()),
     )
     return by_fraction(
         experiment, args.runs / where / "supervised", FRACTIONS, repeats=seeds, folds=(test,)

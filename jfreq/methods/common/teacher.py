@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+from jax.tree_util import Partial
 
 from jfreq.config import check
 from jfreq.method import Method, Metrics
@@ -82,13 +83,13 @@ def gather_per_clone(x: Array, ids: Array) -> Array:
     return flat.reshape(*ids.shape, x.shape[-1])
 
 
-def collapse_metrics(
+def collapse_diagnostics(
     targets: Array,
     pred: Array,
     *,
     tokens: Array | None = None,
     predicted: Array | None = None,
-) -> Metrics:
+) -> Partial:
     """How varied targets and predictions are, over a few tokens of the batch.
 
     Args:
@@ -98,11 +99,15 @@ def collapse_metrics(
         predicted: ``[r]``: only so many predictions of a row count; None: all.
 
     Returns:
-        ``target_std`` and ``pred_std``, standard deviations over tokens, and ``rankme``, the
-        effective rank of the targets.
+        A function that computes ``target_std`` and ``pred_std``, standard deviations over tokens,
+        and ``rankme``, the effective rank of the targets: the ``diagnostics`` of a ``Loss``.
     """
     targets = collapse.sample_evenly(targets, SPREAD_TOKENS, tokens)
     pred = collapse.sample_evenly(pred, SPREAD_TOKENS, predicted)
+    return Partial(_spread, targets, pred)
+
+
+def _spread(targets: Array, pred: Array) -> Metrics:
     values = {
         "target_std": collapse.mean_std(targets),
         "pred_std": collapse.mean_std(pred),
