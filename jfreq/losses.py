@@ -21,6 +21,7 @@ def similarity(a: Float[Array, "b m p"], b: Float[Array, "b m p"]) -> Float[Arra
     return jnp.einsum("bip,bjp->bij", a, b, precision=jax.lax.Precision.HIGHEST)
 
 
+@jax.named_scope("objective")
 def info_nce(
     pred: Float[Array, "b m p"], target: Float[Array, "b m p"], *, form: InfoNCEForm = "paper"
 ) -> Float[Array, " b"]:
@@ -35,6 +36,7 @@ def info_nce(
     return -jnp.mean(jnp.diagonal(log_prob, axis1=-2, axis2=-1), axis=-1)
 
 
+@jax.named_scope("objective")
 def nt_xent(
     a: Float[Array, "b d"],
     b: Float[Array, "b d"],
@@ -64,6 +66,7 @@ def nt_xent(
     return -(jnp.diagonal(log_prob, rows) + jnp.diagonal(log_prob, -rows)) / 2
 
 
+@jax.named_scope("objective")
 def multi_view(
     e: Float[Array, "b m d"],
     *,
@@ -107,6 +110,7 @@ def multi_view_minimum(views: int) -> float:
     return float(np.log(views - 1))
 
 
+@jax.named_scope("objective")
 def nt_xent_by_position(
     a: Float[Array, "b d"],
     b: Float[Array, "b d"],
@@ -130,6 +134,7 @@ def nt_xent_by_position(
     return jax.vmap(contrast, in_axes=1, out_axes=1)(*by_sequence).reshape(-1)
 
 
+@jax.named_scope("objective")
 def orthogonality(
     a: Float[Array, "b d"], b: Float[Array, "b d"], *, form: Literal["hinge", "absolute"] = "hinge"
 ) -> Float[Array, " b"]:
@@ -142,6 +147,7 @@ def orthogonality(
     return jnp.maximum(cos, 0.0) if form == "hinge" else jnp.abs(cos)
 
 
+@jax.named_scope("objective")
 def temporal_order(
     z: Float[Array, "b d"],
     *,
@@ -227,6 +233,7 @@ def matched(pred: Float[Array, "b m p"], target: Float[Array, "b m p"]) -> Float
     return (best == jnp.arange(pred.shape[1], dtype=best.dtype)[None]).astype(jnp.float32)
 
 
+@jax.named_scope("objective")
 def mse(pred: Float[Array, "b m p"], target: Float[Array, "b m p"]) -> Float[Array, " b"]:
     """Mean squared error over tokens and components (SSAST, equation 2, as released)."""
     error = pred.astype(jnp.float32) - target.astype(jnp.float32)
@@ -266,6 +273,7 @@ def _standardise(x: Array, axis: int, valid: Array | None = None) -> Array:
     return standardise_clip(x - mean, axis, valid=valid)
 
 
+@jax.named_scope("objective")
 def squared_error(
     pred: Float[Array, "b m d"],
     target: Float[Array, "b m d"],
@@ -287,6 +295,7 @@ def squared_error(
 # ------------------------------------------------------------------ codes of a tokenizer
 
 
+@jax.named_scope("objective")
 def code_cross_entropy(
     logits: Float[Array, "b m k"],
     codes: Int[Array, "b m"],
@@ -310,6 +319,7 @@ def code_accuracy(
     return _over_tokens((jnp.argmax(logits, axis=-1) == codes).astype(jnp.float32), valid)
 
 
+@jax.named_scope("objective")
 def cosine_distance(
     pred: Float[Array, "b n d"],
     target: Float[Array, "b n d"],
@@ -331,6 +341,7 @@ def _over_tokens(value: Array, valid: Array | None) -> tuple[Array, Array]:
 # ------------------------------------------------------------------ errors with weights
 
 
+@jax.named_scope("objective")
 def weighted_mse(
     pred: Float[Array, "b m p"], target: Float[Array, "b m p"], weight: Float[Array, "b m p"]
 ) -> Float[Array, " b"]:
@@ -377,6 +388,7 @@ def mean_present(
 DECIBEL = 10 / np.log(10)
 
 
+@jax.named_scope("objective")
 def snr_weighted(
     error: Float[Array, " b"],
     signal: Float[Array, " b"],
@@ -404,6 +416,7 @@ def snr_weighted(
     return -weight * DECIBEL * (jnp.log(signal + eps) - jnp.log(error + eps))
 
 
+@jax.named_scope("objective")
 def wpsnr_as_released(
     error: Float[Array, " b"],
     energy: Float[Array, " b"],

@@ -131,6 +131,7 @@ def importance(energy: Tokens, coherence: Tokens, alpha: float | int) -> Float[A
     return (alpha * energy + (1 - alpha) * coherence).reshape(energy.shape[0], -1)
 
 
+@jax.named_scope("mask")
 def sample_by_importance(
     key: Key[Array, ""],
     scores: Float[Array, "b n"],

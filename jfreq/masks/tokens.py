@@ -66,11 +66,13 @@ def sample(
     return lines(key, batch, grid, count, axis=kind, sizes=sizes)
 
 
+@jax.named_scope("mask")
 def random(key: Key[Array, ""], batch: int, grid: TokenGrid, count: int) -> Mask:
     """``count`` tokens uniformly without replacement."""
     return from_scores(jax.random.uniform(key, (batch, grid.size)), count)
 
 
+@jax.named_scope("mask")
 def axes(key: Key[Array, ""], batch: int, grid: TokenGrid, visible: tuple[int, int]) -> Mask:
     """Whole columns and whole rows: a token is visible in one of ``visible`` (time, freq) random
     columns of time and one of so many rows of frequency (Audio-MAE, masking strategies, time and
@@ -96,6 +98,7 @@ def axes(key: Key[Array, ""], batch: int, grid: TokenGrid, visible: tuple[int, i
     return from_scores(both.reshape(batch, grid.size).astype(jnp.float32), grid.size - count)
 
 
+@jax.named_scope("mask")
 def cluster(
     key: Key[Array, ""],
     batch: int,
@@ -136,6 +139,7 @@ def cluster(
     return from_scores(scores + 1e-4 * jax.random.uniform(tie_key, scores.shape), count)
 
 
+@jax.named_scope("mask")
 def lines(
     key: Key[Array, ""],
     batch: int,
@@ -161,6 +165,7 @@ def lines(
     )
 
 
+@jax.named_scope("mask")
 def block(
     key: Key[Array, ""],
     batch: int,
@@ -180,6 +185,7 @@ def block(
     return _within(-scores, grid.size - count, valid)
 
 
+@jax.named_scope("mask")
 def inverse_block(
     key: Key[Array, ""],
     batch: int,

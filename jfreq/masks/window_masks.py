@@ -62,6 +62,7 @@ def check(
         count(valid, window, ratio, kind=unit, mirror=mirror)
 
 
+@jax.named_scope("mask")
 def sample(
     key: Key[Array, ""],
     rows: int,

@@ -71,7 +71,7 @@ class Meter:
         row["step_time"] = seconds / self._steps
         row["data_wait"] = self._wait / seconds
         row["dispatch"] = self._dispatch / seconds
-        row["compute"] = self._compute / seconds
+        row["compute"] = min(1.0, self._compute / seconds)
         row["examples_per_s"] = self._batch * self._steps / seconds
         row["tflops"] = self.step_flops * self._steps / seconds / 1e12
         row["mfu"] = row["tflops"] * 1e12 / self._peak if self._peak else None

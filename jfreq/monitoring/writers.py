@@ -64,9 +64,7 @@ class Wandb:
     """A run of wandb, which its own variables steer (``WANDB_PROJECT``, ``WANDB_MODE=offline``)."""
 
     def __init__(self, info: RunInfo):
-        import wandb
-
-        self._run = wandb.init(
+        self._run: Any = importlib.import_module("wandb").init(
             id=info.id,
             name=f"{info.name} {info.workdir.name}",
             dir=str(info.workdir),

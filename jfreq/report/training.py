@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
 from jfreq import param_paths
+from jfreq.monitoring.goodput import productive_seconds
 from jfreq.report import figures, html
 from jfreq.report.collect import Run, is_known
 from jfreq.report.html import Section
@@ -17,6 +19,9 @@ SPEED = {
     "examples_per_s": "Clips per second",
     "step_time": "Seconds per step",
     "data_wait": "Fraction of time waiting for data",
+    "dispatch": "Fraction of time sending updates off",
+    "compute": "Fraction of time in which the devices compute",
+    "goodput": "Goodput since the first start",
     "mfu": "Model FLOP utilisation",
     "memory_mb": "Peak device memory (MiB)",
 }
@@ -27,6 +32,8 @@ OPTIMISER = {
     "param_norm": "Parameter norm",
 }
 NOT_CURVES = ("step", "tflops")
+MEASURED = ("val/", "eval/")
+"""How the names of figures begin that are measured between updates."""
 
 
 def training(run: Run) -> Section | None:
@@ -35,9 +42,16 @@ def training(run: Run) -> Section | None:
     if not rows:
         return None
     others = {*SPEED, *OPTIMISER, *NOT_CURVES}
-    names = list(dict.fromkeys(key for row in rows for key in row if key not in others))
+    known = dict.fromkeys(key for row in rows for key in row if key not in others)
+    known = [name for name in known if not name.endswith("/seconds")]
+    measured = [name for name in known if name.startswith(MEASURED)]
+    names = [name for name in known if name not in measured]
     names.sort(key=lambda name: name != "loss")
     parts = [html.facts(_facts(run)), html.grid(_curve(rows, n, n, "c1") for n in names)]
+    if measured:
+        text = html.paragraph(_sets(run))
+        curves = html.grid(_curve(rows, n, n, "c2") for n in measured)
+        parts.append(f"<h3>Measured while it trains</h3>{text}{curves}")
     speed = [n for n in SPEED if any(row.get(n) is not None for row in rows)]
     parts.append("<h3>Speed</h3>" + html.grid(_curve(rows, n, SPEED[n], "c3") for n in speed))
     optimiser = [n for n in OPTIMISER if any(n in row for row in rows)]
@@ -51,21 +65,32 @@ def _facts(run: Run) -> list[tuple[str, str]]:
     shapes = jax.eval_shape(run.experiment.method.init, jax.random.key(0))
     losses = [row["loss"] for row in run.rows if is_known(row.get("loss"))]
     speeds = [row["examples_per_s"] for row in run.rows if is_known(row.get("examples_per_s"))]
-    hours = _seconds(run.rows) / 3600
+    goodput = [row["goodput"] for row in run.rows if is_known(row.get("goodput"))]
+    hours = productive_seconds(run.rows) / 3600
     return [
         ("parameters", f"{param_paths.count(shapes):,}"),
         ("last loss", f"{losses[-1]:.4g}" if losses else "-"),
         ("clips per second, median", f"{np.median(speeds):.1f}" if speeds else "-"),
         ("time in steps", f"{hours:.1f} h" if hours >= 1 else f"{hours * 60:.1f} min"),
+        ("goodput since the first start", f"{goodput[-1]:.1%}" if goodput else "-"),
         ("checkpoints at step", ", ".join(f"{s:,}" for s in run.saved) or "none"),
     ]
 
 
-def _seconds(rows: Sequence[Mapping[str, Any]]) -> float:
-    """The time of all logged steps."""
-    rows = [row for row in rows if "step_time" in row]  # not those of a validation alone
-    steps = np.diff([0, *(row["step"] for row in rows)])
-    return float(sum(n * (row.get("step_time") or 0.0) for n, row in zip(steps, rows)))
+def _sets(run: Run) -> str:
+    """What the figures are of, in sentences."""
+    parts = []
+    if run.experiment.validation.every is not None:
+        parts.append("val/...: the loss of rows that training never reads, with the same masks.")
+    for each in run.experiment.evals:
+        parts.append(
+            f"eval/{each.name}/...: clip vectors of at most {each.rows} rows of "
+            f"{Path(each.data).name}; knn and ridge are scores on held-out folds, effective_rank "
+            "and std say whether the vectors collapse."
+        )
+    if run.experiment.checkpoint.best is not None:
+        parts.append(f"The checkpoint with the best {run.experiment.checkpoint.best} is kept.")
+    return " ".join(parts)
 
 
 def _curve(rows: Sequence[Mapping[str, Any]], key: str, title: str, role: str) -> str:

@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from jfreq.config import Mesh, Validation, replace
+from jfreq.config import Eval, Mesh, Validation, replace
 from jfreq.config_json import to_dict
 from jfreq.monitoring.metrics_writer import read_metrics
 from jfreq.testing import finish_processes, start_processes
@@ -32,10 +32,12 @@ def recipe(folder, experiment):
 
 @pytest.mark.slow
 def test_two_processes_train_like_one(experiment, tmp_path):
-    """Validation and the rate that follows it included; no figure here is better than the first."""
+    """Validation, the rate that follows it and a labelled set included; no figure of validation
+    here is better than the first."""
     experiment = replace(
         experiment,
         validation=Validation(every=2, fraction=0.25),
+        evals=(Eval("tones", experiment.data.path[0], every=4),),
         checkpoint__best="val/loss",
         optim__schedule="plateau",
         optim__plateau_patience=0,
@@ -53,6 +55,9 @@ def test_two_processes_train_like_one(experiment, tmp_path):
         assert a["loss"] == pytest.approx(b["loss"], abs=1e-3)
         assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-3)
         assert a["val/loss"] == pytest.approx(b["val/loss"], abs=1e-3)
+    for name, limit in (("knn", 0.1), ("ridge", 0.1), ("effective_rank", 0.2), ("std", 1e-2)):
+        one_, two = (rows[-1][f"eval/tones/{name}"] for rows in (one, ours))
+        assert two == pytest.approx(one_, abs=limit), name
     # The checkpoint of two processes goes on in one, on another mesh.
     longer = replace(experiment, mesh=Mesh(8, 1, 1), steps=6)
     train(longer, tmp_path / "two")

@@ -215,8 +215,10 @@ def test_rows_for_validation_are_training_rows(runs, tones, tmp_path):
     assert set(fold[pipeline.rows]) == {0, 3, 4} and set(fold[pipeline.held_out]) == {2}
     with pytest.raises(InputError, match=r"validation\.folds: fold 2 is left out of this run"):
         finetune(experiment(tones, validation=held_out), tmp_path / "all")
-    with pytest.raises(InputError, match=r"optim\.schedule: plateau follows"):
+    with pytest.raises(InputError, match=r"optim\.plateau_figure: val/loss is a figure"):
         finetune(experiment(tones, optim__schedule="plateau"), tmp_path / "b")
+    with pytest.raises(InputError, match=r"checkpoint\.best: eval/x/knn may be of test rows"):
+        finetune(experiment(tones, checkpoint__best="eval/x/knn"), tmp_path / "c")
     assert len(runs) == 1
 
 

@@ -56,7 +56,7 @@ def clips():
 
 def means(found):
     """Metrics of what ``run`` returns."""
-    return {k: float(s / c) for k, (s, c) in found[0][1].metrics.items()}
+    return {k: float(s / c) for k, (s, c) in found[0][1].all_metrics.items()}
 
 
 def test_published_geometry():

@@ -149,7 +149,7 @@ def test_the_loss_is_the_released_sum():
     that number first: with 4 clips x 3 clones that is a weight of 12 on their mean."""
     cfg, method, params, target, loss = built("eat")
     batch, rngs = clips(), Streams(jax.random.key(3))
-    value, metrics, _ = loss(params, target, batch, rngs, 0)
+    value, metrics, *_ = loss(params, target, batch, rngs, 0)
     spec = compiled(method, "with_spectrogram")(batch)["spectrogram"]
     mask = jax.jit(cfg.sample_mask, static_argnums=1)(rngs("mask"), 12)
     truth = jax.jit(cfg.teacher_targets)(target["trunk"], spec)

@@ -48,7 +48,7 @@ def measured(experiment, each):
 
 def test_figures_are_those_of_the_probes(experiment, folded):
     """kNN as in `jfreq probe`, on features as `extract` gives them; collapse as in ops."""
-    setup, planned, found, params = measured(experiment, Eval("tones", str(folded), every=3))
+    _, planned, found, params = measured(experiment, Eval("tones", str(folded), every=3))
     shards = open_shards(folded)
     rows = labelled_rows(shards)
     task = make_task(shards, rows, divide(shards, rows))

@@ -1,19 +1,24 @@
 """Micro-batches of runs of rows, what a loss hands to the target, streams of randomness."""
 
+import dataclasses
 import functools
 
 import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from jax.tree_util import Partial
 
 from jfreq import methods
 from jfreq.config import replace
-from jfreq.method import Streams
+from jfreq.method import Method, Streams, summarise
 from jfreq.methods.ssast import SSAST
 from jfreq.nn.vit import ViT
 from jfreq.testing import CLIP
 from jfreq.train import initial_state, plan, step
+from jfreq.train.state import State
 
 
 def test_streams_share_no_key():
@@ -62,3 +67,36 @@ def test_a_seed_is_no_part_of_the_program(experiment):
         keys = [jax.random.key_data(initial_state.run_key(setup)) for setup in (one, other)]
     assert texts[0] == texts[1]
     assert (keys[0] != keys[1]).any()
+
+
+def spread(x):
+    return {"spread": (jnp.ptp(x), jnp.ones(()))}
+
+
+class Diagnosed(Method):
+    """Least squares on four samples, with a diagnostic of its rows."""
+
+    def loss(self, params, target, batch, rngs, step):
+        x = batch["audio"][:, :4, 0].astype(jnp.float32)
+        loss = summarise({"loss": jnp.square(x @ params["w"])}, batch)
+        return loss._replace(diagnostics=Partial(spread, x))
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_diagnostics_are_computed_where_they_are_logged(experiment, parts):
+    """Every second update and the last; with micro-batches they are added up like all metrics."""
+    cfg = replace(experiment, log__every=2, steps=3, accumulate=parts)
+    optimiser = optax.sgd(1e-3)
+    setup = dataclasses.replace(plan.plan_run(cfg), method=Diagnosed(), optimiser=optimiser)
+    rng = np.random.default_rng(0)
+    batch = {"audio": rng.normal(size=(8, 6, 1)), "_mask": np.ones(8)}
+    batch = {name: np.float32(x) for name, x in batch.items()}
+    params = {"w": jnp.ones(4)}
+    state = State(jnp.zeros((), jnp.int32), params, optimiser.init(params), {})
+    update, found = jax.jit(step.make_step(setup)), []
+    for _ in range(3):
+        state, metrics = update(state, batch, jax.random.key(0))
+        found.append(tuple(map(float, metrics["spread"])))
+    wanted = sum(np.ptp(batch["audio"][i::parts, :4]) for i in range(parts))
+    assert found == [(0, 0), *[(pytest.approx(wanted), parts)] * 2]
+    assert step.is_logged(cfg, 3) and not step.is_logged(cfg, 1)
