@@ -11,6 +11,7 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 RECIPES = ("ssast_nano", "eat_nano", "mae_nano", "data2vec_nano")
 STEPS, UPDATES = 10_000, 10
@@ -73,15 +74,9 @@ class Watched:
         from jfreq.train.pending import Pending
 
         meter = Meter(self.setup, Ledger(time.time()))
-        saves: object = None
-        pending = Pending(
-            self.setup,
-            Path(),
-            saves,
-            meter,
-            None,
-            Progress(STEPS, quiet=True),  # type: ignore
-        )
+        saves: Any = None  # they are asked only where a loss is not finite
+        quiet = Progress(STEPS, quiet=True)
+        pending = Pending(self.setup, Path(), saves, meter, None, quiet)
         profiler = Profiler(range(0), Path(), print, meter.paused)
 
         def read_all() -> None:

@@ -309,7 +309,7 @@ def _described(
     """
     why = [f"that of step {later} is damaged" for later in sorted(damaged)]
     if best == step:
-        why.append(f"the best by {experiment.validation.metric}")
+        why.append(f"the best by {experiment.checkpoint.best}")
     elif best is not None:
         why.append(f"the best, of step {best}, cannot be read")
     if not why and step == experiment.steps:

@@ -223,9 +223,9 @@ def test_rows_for_validation_are_training_rows(runs, tones, tmp_path):
 
 
 def test_the_report_names_the_checkpoint_of_every_fold(runs, tones, tmp_path):
-    runs.checkpoint = "step 2 of 3 (the best by loss)"
+    runs.checkpoint = "step 2 of 3 (the best by val/loss)"
     first, again = (finetune(experiment(tones), tmp_path, folds=("0", "1")) for _ in "ab")
-    notes = [f"fold {i} is tested with step 2 of 3 (the best by loss)" for i in range(2)]
+    notes = [f"fold {i} is tested with step 2 of 3 (the best by val/loss)" for i in range(2)]
     assert first.settings["notes"][-2:] == notes and again == first
     assert len(runs) == 2 and f"Note: {notes[1]}." in first.to_markdown()
 

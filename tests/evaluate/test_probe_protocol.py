@@ -133,9 +133,9 @@ def test_leave_one_subject_out(trained, make_shards):
         assert set(subject[fold.test]) == {fold.name}
         assert fold.name not in subject[fold.train]
         assert len(fold.train) + len(fold.test) == 120
-    read = trained._replace(checkpoint="step 2 of 6 (the best by loss)")
+    read = trained._replace(checkpoint="step 2 of 6 (the best by val/loss)")
     report = probe(read, data, kinds=("ridge",), with_baselines=False, leave_one_subject_out=True)
-    assert "the encoder is that of step 2 of 6 (the best by loss)" in report.settings["notes"]
+    assert "the encoder is that of step 2 of 6 (the best by val/loss)" in report.settings["notes"]
     assert by_name(report)[TRAINED, "ridge", "accuracy"].mean > 0.8
 
 

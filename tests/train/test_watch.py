@@ -190,7 +190,7 @@ def test_the_best_checkpoint_stays_and_the_run_resumes_to_the_bit(
     best = checkpoint.load_run(tmp_path / "run", step=2).params
     for read in (found, load_trained(tmp_path / "run")):
         equal(read.params, best)
-        assert (read.step, read.checkpoint) == (2, "step 2 of 6 (the best by loss)")
+        assert (read.step, read.checkpoint) == (2, "step 2 of 6 (the best by val/loss)")
     last = checkpoint.load_run(tmp_path / "run", what="last").params
     assert not np.array_equal(*(jax.tree.leaves(t)[0] for t in (last, best)))
     rows = read_metrics(tmp_path / "run")
