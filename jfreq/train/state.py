@@ -67,5 +67,5 @@ class Trained(NamedTuple):
     step: int | None = None
     """The updates that they have seen; None where it is not known, as of a bundle."""
     checkpoint: str = ""
-    """What a report says of the checkpoint that was read, ``step 300 of 400 (the best by val/loss)``;
+    """What a report says of the checkpoint that was read, ``step 3 of 4 (the best by val/loss)``;
     empty for the last one of a run, and for a bundle."""
