@@ -89,7 +89,7 @@ def result(process: subprocess.Popen) -> dict:
     """What a stage found, with its seconds and peak memory."""
     text, _ = process.communicate()
     if process.returncode:
-        raise SystemExit(f"a stage failed: {' '.join(process.args[2:])}")
+        raise SystemExit(f"a stage failed: {process.args}")
     return json.loads(text.splitlines()[-1])
 
 
