@@ -68,7 +68,7 @@ def finish(outline: Outline, say: Say) -> ShardsInfo:
         columns=tuple(ColumnDigest(name, digests[name]) for name in sorted(digests)),
     )
     tfds_metadata.write(out, info)
-    if outline.allow_missing:
+    if outline.cutter.allow_missing:
         write_text(out / MISSING, "".join(_absences(info, columns)))
     write_text(out / METADATA, info.to_json())
     shutil.rmtree(folder)

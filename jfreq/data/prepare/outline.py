@@ -13,6 +13,7 @@ from typing import Any
 
 from jfreq.config import check
 from jfreq.config_json import fingerprint
+from jfreq.data.prepare.windowing import Cutter
 from jfreq.data.shards.metadata import ShardsInfo
 from jfreq.data.sources.folders import METADATA, PARTS
 from jfreq.files import parse_json, read_text, write_text
@@ -33,7 +34,8 @@ class Outline:
     """Into how many the rows of the source are divided."""
     missing: tuple[str, ...]
     """What the source lists and the disk does not have: ``name: reason``."""
-    allow_missing: bool
+    cutter: Cutter
+    """How the rows become windows, which took a look at all recordings to decide."""
     command: Mapping[str, Any]
     """The command in plain values: ``recipe`` and ``versions`` decide the bytes of the set; the
     rest is for messages."""
@@ -54,6 +56,7 @@ class Outline:
             fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
             del fields["out"]
             fields["info"] = json.loads(self.info.to_json())
+            fields["cutter"] = dataclasses.asdict(dataclasses.replace(self.cutter, signals=()))
             write_text(path, json.dumps(fields, indent=1) + "\n")
 
     @classmethod
@@ -71,7 +74,8 @@ class Outline:
         try:
             info = ShardsInfo.from_json(json.dumps(value.pop("info")), where=str(path))
             missing = tuple(value.pop("missing"))
-            return cls(out=out, info=info, missing=missing, **value)
+            cutter = Cutter(**value.pop("cutter") | {"signals": info.signals})
+            return cls(out=out, info=info, missing=missing, cutter=cutter, **value)
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"{path}: is not what was written ({error}); {advice}") from error
 
@@ -87,6 +91,11 @@ class Outline:
             if (old := self.command[key]) != command[key]:
                 return f"{key} {old}, not {command[key]}"
         return "other recordings, labels, folds or splits in the source"
+
+    def decided(self, asked: Mapping[str, str]) -> Cutter | None:
+        """The cutter, where a command has the same words but for the place of its source."""
+        words = dict(asked) | {"source": self.command["asked"]["source"]}
+        return None if self.asked_otherwise(words) else self.cutter
 
     def asked_otherwise(self, asked: Mapping[str, Any]) -> str:
         """What the words of a command that only joins parts differ in; empty where they agree."""

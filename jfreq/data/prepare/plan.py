@@ -60,8 +60,9 @@ def plan_set(source: str, out: Path | str, name: str | None, options: Options, s
     """Opens the source and decides everything; ``InputError`` as :func:`prepare`."""
     out = local_path(out, "out")
     _check_free(out, source)
-    opened, cutter, fold_by = _open_and_choose(source, options, say)
-    asked = asked_for(source, name, options)
+    asked, begun = asked_for(source, name, options), Outline.read(out)
+    known = begun.decided(asked) if begun else None
+    opened, cutter, fold_by = _open_and_choose(source, options, known, say)
     name = name or opened.name
     info = ShardsInfo(
         name=name,
@@ -83,7 +84,7 @@ def plan_set(source: str, out: Path | str, name: str | None, options: Options, s
         "options": {key: word for key, word in asked.items() if key not in ("source", "name")},
         "asked": asked,
     }
-    outline = Outline(out, info, len(shards), opened.missing, cutter.allow_missing, command)
+    outline = Outline(out, info, len(shards), opened.missing, cutter, command)
     workers = options.workers or os.cpu_count() or 1
     return Plan(outline, opened, cutter, shards, options.strict, workers)
 
@@ -95,17 +96,24 @@ def asked_for(source: str, name: str | None, options: Options) -> dict[str, str]
     return {"source": source, "name": str(name), **kept}
 
 
-def _open_and_choose(source: str, options: Options, say: Say) -> tuple[Source, Cutter, str]:
-    """The source with the rows to read, how they are cut, and what new folds keep whole."""
+def _open_and_choose(
+    source: str, options: Options, known: Cutter | None, say: Say
+) -> tuple[Source, Cutter, str]:
+    """The source with the rows to read, how they are cut, and what new folds keep whole.
+
+    ``known`` is how they are cut, where that is decided: headers are not looked at again.
+    """
     opened = thinned(open_source(source, kind=options.kind, options=options), options.fractions)
     read_as = messages.read_as(opened)
     opened, fold_by = with_requested_folds(opened, options)
     say((read_as, *opened.notes))
     if options.strict and opened.missing:
         raise InputError(f"{opened.missing[0]}; mend or remove it, or prepare without strict")
-    survey = opened.survey(row.path for row in opened.rows) if opened.survey else None
-    cutter = cutter_for(opened, options, sound_dtype(options.dtype, opened, survey))
-    say(messages.about_sound(opened, cutter, survey))
+    cutter = known
+    if cutter is None:
+        survey = opened.survey(row.path for row in opened.rows) if opened.survey else None
+        cutter = cutter_for(opened, options, sound_dtype(options.dtype, opened, survey))
+        say(messages.about_sound(opened, cutter, survey))
     return _with_rows_to_read(opened, cutter, options.guard_seconds), cutter, fold_by
 
 

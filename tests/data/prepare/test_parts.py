@@ -13,6 +13,7 @@ from jfreq.data.prepare import journal
 from jfreq.data.prepare import plan as plan_module
 from jfreq.data.prepare.parts import finish_parts, prepare_part
 from jfreq.data.prepare.run import prepare
+from jfreq.data.readers import sound
 from jfreq.data.shards.reader import open_shards
 from jfreq.files import Lock
 from jfreq.parts import Part, parse_part
@@ -88,6 +89,21 @@ def test_parts_hold_every_shard_once(total, count):
     parts = [Part(i, count).of(total) for i in range(1, count + 1)]
     assert [i for shards in parts for i in shards] == list(range(total))
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def test_only_the_first_part_looks_at_all_headers(audio_set, plain, tmp_path, monkeypatch):
+    """The others read those of their own rows, and lead to the same bytes."""
+    seen, header = [], sound.header
+    monkeypatch.setattr(sound, "header", lambda path: seen.append(path.name) or header(path))
+    out = tmp_path / "out"
+    part(audio_set, out, "1/3")
+    assert len(seen) == 12
+    seen.clear()
+    part(audio_set, out, "3/3")
+    assert sorted(seen) == ["08.wav", "09.wav", "10.wav", "11.wav"]
+    part(audio_set, out, "2/3")
+    finish(audio_set, out)
+    assert content(out) == content(plain)
 
 
 def test_a_finished_part_is_not_written_again(audio_set, tmp_path, monkeypatch):
