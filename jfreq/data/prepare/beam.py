@@ -43,7 +43,7 @@ class Job(NamedTuple):
 
     source: str
     out: str
-    name: str | None
+    name: str
     fields: tuple[tuple[str, Any], ...]
     command: str
     """Fingerprint of the command as the machine that started it understood it."""
@@ -81,15 +81,21 @@ def prepare_with_beam(
     if finished := finished_set(outline, strict=plan.strict):
         workplace.clear(outline)
         return finished
-    place = str(outline.out.absolute())
-    job = Job(source, place, name, tuple(fields.items()), outline.fingerprint)
+    here = Path(source).expanduser()
+    job = Job(
+        str(here.absolute()) if here.exists() else source,
+        str(outline.out.absolute()),
+        outline.info.name,
+        tuple(fields.items()),
+        outline.fingerprint,
+    )
     with (
         disk_errors(outline.out, kept="it goes on from the finished shards"),
         contextlib.closing(workplace.alone(outline)),
     ):
         say([f"{len(plan.shards)} shards are written by Apache Beam, {runner}"])
         _run(job, len(plan.shards), runner, options)
-        check_parts(outline, plan.workers)
+        check_parts(outline, plan.workers, strict=plan.strict)
         return finish(outline, say)
 
 

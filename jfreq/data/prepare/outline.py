@@ -93,9 +93,9 @@ class Outline:
         return "other recordings, labels, folds or splits in the source"
 
     def decided(self, asked: Mapping[str, str]) -> Cutter | None:
-        """The cutter, where a command has the same words but for the place of its source."""
-        words = dict(asked) | {"source": self.command["asked"]["source"]}
-        return None if self.asked_otherwise(words) else self.cutter
+        """The cutter, where a command has the same options, whatever it calls the source."""
+        options = {k: word for k, word in asked.items() if k not in ("source", "name")}
+        return None if self.asked_otherwise(options) else self.cutter
 
     def asked_otherwise(self, asked: Mapping[str, Any]) -> str:
         """What the words of a command that only joins parts differ in; empty where they agree."""

@@ -117,12 +117,15 @@ def finish_parts(
         disk_errors(place, kept="no part is lost"),
         contextlib.closing(workplace.to_finish(outline, asked_for(source, name, options))),
     ):
-        check_parts(outline, options.workers or os.cpu_count() or 1)
+        check_parts(outline, options.workers or os.cpu_count() or 1, strict=options.strict)
         return finish(outline, say)
 
 
-def check_parts(outline: Outline, workers: int) -> None:
-    """``InputError`` unless every shard is finished, of this command, and as it was written."""
+def check_parts(outline: Outline, workers: int, *, strict: bool) -> None:
+    """``InputError`` unless every shard is finished, of this command, and as it was written.
+
+    With ``strict`` also for rows that could not be used.
+    """
     count = workplace.parts_of(outline.folder)
     missing, done = [], []
     for index in range(outline.shards):
@@ -136,6 +139,9 @@ def check_parts(outline: Outline, workers: int) -> None:
     with ThreadPoolExecutor(workers) as pool:
         whole = pool.map(lambda written: journal.intact(outline.folder, written), done)
         damaged = [written.index for written, good in zip(done, whole) if not good]
+    skipped = next((line for written in done for line in written.skipped), None)
+    if strict and skipped is not None:
+        raise InputError(f"{skipped}; mend or remove it, or finish without strict")
     if damaged:
         for index in damaged:
             journal.set_aside(outline.folder, index)

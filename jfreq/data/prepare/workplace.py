@@ -80,6 +80,10 @@ def for_part(outline: Outline, number: int, count: int) -> tuple[Lock, Lock]:
         shared.close()
         raise
     outline.write()
+    if why := _other_command(outline):  # two commands began in the same moment
+        own.close()
+        shared.close()
+        raise _foreign(outline, why)
     return shared, own
 
 

@@ -73,6 +73,16 @@ def test_recordings_are_not_needed_to_join_parts(audio_set, plain, tmp_path):
     assert content(out) == content(plain)
 
 
+def test_strict_refuses_what_parts_have_skipped(audio_set, plain, tmp_path):
+    out = tmp_path / "out"
+    part(audio_set, out, "1/1")
+    for begin, more in ((finish, ()), (part, ("1/1",))):
+        with pytest.raises(InputError, match=r"05.wav: .*; mend or remove it, or"):
+            begin(audio_set, out, *more, strict=True)
+    finish(audio_set, out)
+    assert content(out) == content(plain)
+
+
 def test_parts_of_different_numbers_and_one_process_continue_each_other(audio_set, plain, tmp_path):
     for out in (tmp_path / "a", tmp_path / "b"):
         part(audio_set, out, "1/2")
