@@ -63,7 +63,7 @@ def plan_set(source: str, out: Path | str, name: str | None, options: Options, s
     asked, begun = asked_for(source, name, options), Outline.read(out)
     known = begun.decided(asked) if begun else None
     opened, cutter, fold_by = _open_and_choose(source, options, known, say)
-    name = name or opened.name
+    name = opened.name if name is None else name
     info = ShardsInfo(
         name=name,
         signals=cutter.signals,
