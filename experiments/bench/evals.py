@@ -118,6 +118,21 @@ class Watched:
         }
 
 
+def profiler_off(calls: int = 20_000) -> float:
+    """Seconds that a profiler which is off takes of an update."""
+    from jfreq.monitoring.profiler import Profiler
+
+    profiler = Profiler(range(0), Path(), print, lambda *_: None)
+    began = time.perf_counter()
+    for i in range(calls):
+        profiler.at(i, print)
+        with profiler.update(i):
+            for name in ("wait for the batch", "dispatch", "wait for the update before"):
+                with profiler.span(name):
+                    pass
+    return (time.perf_counter() - began) / calls
+
+
 def main(rounds: int = 20, out: Path | None = None) -> None:
     """Writes bench_evals.md and .json.
 
@@ -165,8 +180,15 @@ def main(rounds: int = 20, out: Path | None = None) -> None:
         f"folds. The interval is the default of a run of {STEPS:,} updates; cost is the part of "
         "the time of a run that measuring takes."
     )
-    common.save("evals", "Watching a run", intro, ["\n".join(lines) + "\n", last], facts=facts,
-                more={"evals": found}, out=out)  # fmt: skip
+    off = profiler_off()
+    share = off / statistics.median(found[RECIPES[0]]["times_s"]["updates"]) * UPDATES
+    note = (
+        f"A profiler that is off takes {1e6 * off:.1f} µs of an update by itself, {share:.5%} of one "
+        f"of {RECIPES[0]}.\n"
+    )
+    common.save("evals", "Watching a run", intro, ["\n".join(lines) + "\n", last, note],
+                facts=facts,
+                more={"evals": found, "profiler_off_s": off}, out=out)  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -39,6 +39,7 @@ from jfreq.types import InputError
 TEST = "test.json"
 MAY_DIFFER = (
     "log",
+    "evals",
     "mesh",
     "checkpoint.every",
     "checkpoint.keep",
@@ -198,15 +199,24 @@ def _jobs(
         _check_folder(workdir / _folder_name(fold), cfg)
         check_snapshots(cfg, tested=True)
         check_watched(cfg, plateau=follows_plateau(cfg.optim))
-        best = cfg.checkpoint.best
-        check(
-            best is None or best.startswith("val/"),
-            "checkpoint.best",
-            f"{best} may be of test rows; fine-tuning keeps the best by rows that it holds out, "
-            "for instance val/accuracy",
-        )
+        _check_figures(cfg)
         counts.append(_training_rows(shards, cfg, fold, rows))
     return shards, rows, jobs, counts
+
+
+def _check_figures(cfg: Experiment) -> None:
+    """Raises ``InputError`` where training would be steered by figures of a labelled set, whose
+    rows may be test rows."""
+    steering = {"checkpoint.best": cfg.checkpoint.best}
+    if follows_plateau(cfg.optim):
+        steering["optim.plateau_figure"] = cfg.optim.plateau_figure
+    for field, figure in steering.items():
+        check(
+            figure is None or figure.startswith("val/"),
+            field,
+            f"{figure} may be of test rows; fine-tuning follows figures of rows that it holds out, "
+            "for instance val/accuracy",
+        )
 
 
 def _folder_name(fold: Fold) -> str:

@@ -17,7 +17,7 @@ import jfreq
 from jfreq.config_json import to_dict
 from jfreq.train.average import averages_weights, snapshot_steps, with_snapshot
 from jfreq.train.checkpoint import Checkpoints
-from jfreq.train.evals import EvalPlan, Evaluator
+from jfreq.train.evals import EvalPlan, Evaluator, in_words
 from jfreq.train.optimizer import at_plateau, follows_plateau
 from jfreq.train.plan import RunPlan
 from jfreq.train.state import State, Trained
@@ -117,7 +117,8 @@ class Milestones:
         if validates and self._validator is not None:
             found |= {f"val/{name}": value for name, value in self._validator(state).items()}
         for each in due:
-            found |= each(state)
+            found |= (figures := each(state))
+            self._hooks.say(f"step {step}: {in_words(figures)}")
         self._hooks.write({"step": step, **found})
         if self._best in found:
             higher = bool(self._higher[self._best])

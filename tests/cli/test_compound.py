@@ -6,7 +6,7 @@ import re
 import pytest
 
 from jfreq.cli import compound
-from jfreq.config import TRANSFORMER_RULES, ParamGroup, Source
+from jfreq.config import TRANSFORMER_RULES, Eval, ParamGroup, Source
 
 
 def test_there_and_back():
@@ -21,6 +21,9 @@ def test_there_and_back():
     source = Source("runs/a=b", read="trunk", into="target")
     assert compound.write_config(source) == "runs/a=b,read=trunk,into=target"
     assert compound.read_config(Source, "", compound.write_config(source)) == source
+    each = Eval("esc10", "shards/a,b", every=500, kinds=("knn", "ridge"))
+    assert compound.write_config(each) == "esc10,data=shards/a,b,every=500,kinds=knn+ridge"
+    assert compound.read_config(Eval, "evals", compound.write_config(each)) == each
 
 
 def test_a_run_alone_is_a_source(said):
@@ -40,6 +43,11 @@ def test_a_run_alone_is_a_source(said):
         (["--optim.groups", "a", "b,rate=1"], "optim.groups: no field 'rate'"),
         (["--optim.groups", "a,schedule=cosin"], "optim.groups.schedule: must be one of"),
         (["--checkpoint.init-from", "a,what=ema"], "checkpoint.init_from.what: must be one of"),
+        (["--evals", "a,data=b,evry=5"], r"evals: no field 'evry' \(did you mean 'every'\?\)"),
+        (["--evals", "a,data=b,kinds=knn+svm"], "evals.kinds.*must be one of"),
+        (["--evals", "a"], "evals: a has no data; write a,data=FOLDER"),
+        (["--log.writers", "wandbb"], "log.writers: no writer 'wandbb'"),
+        (["--log.profile-steps", "15:10"], "log.profile_steps: must be FIRST:LAST"),
         (["--mesh.rules", "blocks/fc1/kernel"], "mesh.rules: .* is not PATTERN=AXIS,AXIS"),
         (["--mesh.rules", "a=fsdp,tenser"], "mesh.rules: 'a': no axis 'tenser'"),
     ],

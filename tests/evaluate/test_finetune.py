@@ -219,6 +219,9 @@ def test_rows_for_validation_are_training_rows(runs, tones, tmp_path):
         finetune(experiment(tones, optim__schedule="plateau"), tmp_path / "b")
     with pytest.raises(InputError, match=r"checkpoint\.best: eval/x/knn may be of test rows"):
         finetune(experiment(tones, checkpoint__best="eval/x/knn"), tmp_path / "c")
+    follows = {"optim__schedule": "plateau", "optim__plateau_figure": "eval/x/knn"}
+    with pytest.raises(InputError, match=r"optim\.plateau_figure: eval/x/knn may be of test"):
+        finetune(experiment(tones, **follows), tmp_path / "d")
     assert len(runs) == 1
 
 

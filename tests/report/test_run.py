@@ -11,13 +11,14 @@ import pytest
 from PIL import Image
 
 from jfreq import cli
-from jfreq.config import replace
+from jfreq.config import Eval, replace
 from jfreq.config_json import to_dict
 from jfreq.data.shards.reader import open_shards
 from jfreq.report import figures, probes, write_page
 from jfreq.report.collect import read_run
 from jfreq.report.examples import collect_examples, wav_bytes
 from jfreq.report.run import _unseen
+from jfreq.report.training import training
 from jfreq.train import checkpoint, run_folder
 from jfreq.types import InputError
 
@@ -78,6 +79,28 @@ def test_a_finished_run_has_every_section_and_no_notice(page):
     assert "features probe 10 % 100 %" in titles  # fractions ascend
     (picture,) = [a for a in page.all("svg") if "by labels" in a.get("aria-label", "")]
     assert "trained 0.062 to 0.625; untrained 0.050 to 0.500" in picture["aria-label"]
+
+
+def test_what_is_measured_while_it_trains_has_its_own_curves(run, parse):
+    found = read_run(run)
+    rows = [
+        {
+            "step": s,
+            "loss": 1.0,
+            "eval/tones/knn": s / 10,
+            "eval/tones/seconds": 1.0,
+            "goodput": 0.5,
+        }
+        for s in (1, 2)
+    ]
+    cfg = replace(found.experiment, evals=(Eval("tones", "a/b"),), checkpoint__best="val/loss")
+    section = training(found._replace(rows=rows, experiment=cfg))
+    assert section is not None
+    said = parse(f"<p>{section.body}</p>").text
+    assert "eval/tones/knn · last 0.2, lowest 0.1, highest 0.2" in said
+    assert "eval/tones/...: clip vectors of at most 512 rows of b;" in said
+    assert "best val/loss is kept" in said and "goodput since the first start 50.0%" in said
+    assert "seconds" not in said.replace("Seconds", "")
 
 
 def test_players_play_the_clips(page, shards):

@@ -68,6 +68,8 @@ def test_figures_are_those_of_the_probes(experiment, folded):
     )
     assert found["eval/tones/seconds"] > 0
     assert set(found) == {*planned.figures, "eval/tones/seconds"}
+    said = evals.in_words({"eval/a/knn": 0.5, "eval/a/std": 0.12345, "eval/a/seconds": 0.04})
+    assert said == "eval/a: knn 0.5, std 0.123 (0.0 s)"
     assert "50 of 50 rows in 5 folds, every 3 updates, 2 times" in planned.note
 
 

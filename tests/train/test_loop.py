@@ -42,6 +42,8 @@ def test_stop_and_resume_is_bitwise(experiment, finished_run, run):
     again = train(experiment, run)
     equal(finished_run[0].params, again.params)
     rows = read_metrics(run)
+    assert (run / "started.json").read_text() == (finished_run[1] / "started.json").read_text()
+    assert all(0 < row["goodput"] < 1 for row in rows)
     assert [row["step"] for row in rows] == [2, 4, 6]
     assert rows[-1]["loss"] == read_metrics(finished_run[1])[-1]["loss"]
 
