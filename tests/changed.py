@@ -11,7 +11,7 @@ TESTS = Path("tests")
 ALWAYS = (
     "tests/test_layers.py",
     "tests/test_golden.py::test_golden_step[ssast_nano]",
-    "tests/test_golden.py::test_golden_step[mae_nano]",
+    "tests/test_golden.py::test_golden_step[mae_hapt]",
 )
 
 

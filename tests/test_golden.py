@@ -6,7 +6,6 @@ anew, ``pytest tests/test_golden.py --golden write``, and says in the commit whi
 why.
 """
 
-import functools
 import json
 from pathlib import Path
 
@@ -14,24 +13,20 @@ import jax
 import numpy as np
 import pytest
 
-from jfreq import recipes, sharding
-from jfreq.config import Data, Experiment, replace
-from jfreq.testing import assert_step_specs, batch_spec, data_of, fake_batch, small
-from jfreq.train import plan, step
-from jfreq.train.state import init_state
+from jfreq.testing import assert_step_specs, data_of, fake_batch
+from tests.first_update import EXPERIMENTS, ROWS, first_update, reduced
 
 FILE = Path(__file__).parent / "golden" / "steps.json"
-ROWS = 4
-EXPERIMENTS = recipes.load_all()
 RELATIVE = {"loss": 1e-5, "grad_norm": 1e-5, "update_norm": 1e-4}
 """Allowed differences. Adam divides by the gradient, so that the smallest ones, which processors
 round differently, count as much as all others."""
 PLAIN = (
     "aape_nano", "ast_nano", "audiomae_nano", "beats_nano", "beats_tokenizer_nano", "data2vec_nano",
-    "eat_nano", "ltfc_hapt", "mae_nano", "phymask_nano", "ssast_nano", "stf_csl_hapt",
+    "eat_nano", "ltfc_hapt", "mae_hapt", "phymask_hapt", "ssast_nano", "stf_csl_hapt",
     "stfnet_hapt",
 )  # fmt: skip
-"""One recipe of every method but FreqMAE and FOCAL, whose programs take long to compile."""
+"""One recipe of every method but FreqMAE and FOCAL, whose programs take long to compile;
+``test_finite`` runs the same programs."""
 
 
 TWINS = (
@@ -58,31 +53,10 @@ def smallest(name):
 FAMILIES = {smallest(name) for name in EXPERIMENTS}
 
 
-def reduced(name):
-    """The method of a recipe at test size, bound; its optimiser, its steps and its data."""
-    experiment = EXPERIMENTS[name]
-    spec = data_of(experiment)
-    optim = replace(experiment.optim, warmup=0)  # whose first update would be none
-    return small(experiment.method).bind(spec), optim, experiment.steps, spec
-
-
-@functools.cache
-def numbers(method, optim, steps, spec):
+def numbers(name):
     """Loss, gradient norm and update norm of the first update."""
-    kinds = (jax.sharding.AxisType.Auto,) * 3
-    mesh = jax.make_mesh((1, 1, 1), sharding.AXES, kinds, devices=jax.devices()[:1])
-    data = Data(sequence=getattr(method, "sequence", 1))
-    experiment = Experiment("golden", method, data, optim, steps=steps, batch=ROWS)
-    with jax.set_mesh(mesh):
-        setup = plan.plan_step(experiment, batch_spec(spec, ROWS), mesh)
-        update = step.make_step(setup)
-
-        @jax.jit
-        def first(key, batch):
-            state = init_state(setup.method, setup.optimiser, key)
-            return update(state, batch, key)[1]
-
-        metrics = jax.device_get(first(jax.random.key(0), fake_batch(spec, ROWS)))
+    *given, spec = reduced(name)
+    metrics, _ = first_update(*given, spec, ROWS)(jax.random.key(0), fake_batch(spec, ROWS))
     return {n: float(metrics[n][0] / metrics[n][1]) for n in ("loss", "grad_norm", "update_norm")}
 
 
@@ -93,7 +67,7 @@ def pytest_generate_tests(metafunc):
 
 
 def test_golden_step(golden, request):
-    found = numbers(*reduced(golden))
+    found = numbers(golden)
     assert all(np.isfinite(list(found.values())))
     assert found["grad_norm"] > 0
     assert found["update_norm"] > 0

@@ -107,7 +107,9 @@ def plan_step(experiment: Experiment, batch_spec: BatchSpec, mesh: jax.sharding.
         experiment.optim, steps=experiment.steps, params=params, stem=method.stem
     )
     averaged = averages_weights(experiment.average)
-    plan = jax.eval_shape(lambda k: init_state(method, optimiser, k, averaged=averaged), key)
+    plan = jax.eval_shape(
+        lambda p: init_state(method, optimiser, key, params=p, averaged=averaged), params
+    )
     # What a loss refuses is refused before anything is written.
     _check_loss(method, plan, batch_spec, Streams(key))
     rows = sharding.batch_sharding(mesh)
