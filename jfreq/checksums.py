@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from jfreq.files import parse_json, sha256_of, write_json
+from jfreq.ranges import shortlist
 from jfreq.types import InputError
 
 FILE = "sha256.json"
@@ -33,16 +35,23 @@ def verify(folder: Path, *, step: int) -> None:
     A disk that fails, or a file that may not be read, proves nothing: that ``OSError`` is raised
     as it is.
     """
-    stated = _stated(folder)
-    if stated["step"] != step:
-        raise Damaged(f"it is the checkpoint of step {stated['step']}, the folder was renamed")
-    digests = _digests(folder, list(stated["files"]))
-    for name, digest in stated["files"].items():
+    stated = _stated(folder, step)
+    digests = _digests(folder, list(stated))
+    for name, digest in stated.items():
         if digests[name] != digest:
             raise Damaged(f"{name} {'is not what was written' if digests[name] else 'is missing'}")
 
 
-def _stated(folder: Path) -> dict[str, Any]:
+def check_names(folder: Path, names: Collection[str], *, step: int) -> None:
+    """Raises :class:`Damaged` unless the folder, which has files of these names, has all that the
+    checkpoint of ``step`` consists of; what they hold is not read."""
+    missing = [name for name in _stated(folder, step) if name not in names]
+    if missing:
+        raise Damaged(f"{shortlist(missing, 2)} {'are' if missing[1:] else 'is'} missing")
+
+
+def _stated(folder: Path, step: int) -> dict[str, str]:
+    """The digests by name."""
     if not folder.is_dir():
         raise Damaged("it is not a folder")
     path = folder / FILE
@@ -55,7 +64,9 @@ def _stated(folder: Path) -> dict[str, Any]:
             raise KeyError
     except (InputError, KeyError, TypeError, AttributeError):
         raise Damaged(f"{FILE} is not what was written") from None
-    return value
+    if value["step"] != step:
+        raise Damaged(f"it is the checkpoint of step {value['step']}, the folder was renamed")
+    return files
 
 
 def _is_text(item: tuple[Any, Any]) -> bool:

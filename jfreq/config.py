@@ -9,6 +9,11 @@ from __future__ import annotations
 import dataclasses
 from typing import Annotated, Any, Literal, TypeVar
 
+from jfreq.config_checkpoint import Checkpoint
+from jfreq.config_checkpoint import Part as Part
+from jfreq.config_checkpoint import ResumeFrom as ResumeFrom
+from jfreq.config_checkpoint import Saved as Saved
+from jfreq.config_checkpoint import Source as Source
 from jfreq.config_watching import Eval, Log
 from jfreq.files import local_path
 from jfreq.method import Method
@@ -229,46 +234,6 @@ class Mesh:
     def sizes(self) -> tuple[int, int, int]:
         """Of ``data``, ``fsdp`` and ``tensor``."""
         return self.data, self.fsdp, self.tensor
-
-
-Part = Literal["params", "target"]
-Saved = Literal["params", "last", "target"]
-"""What can be read of a run: the parameters that it ends in (the best by ``checkpoint.best``, or
-the mean of the snapshots of ``average``), those after its last update, or its target."""
-
-
-@checked
-class Source:
-    """A run or bundle that gives a fresh run some of its first values (partial load)."""
-
-    path: str
-    """Run folder or bundle; a bundle has parameters only."""
-    read: str = ""
-    """Take what lies below this path there, for instance ``trunk``; by default all."""
-    write: str = ""
-    """Put it below this path here, for instance ``teacher/trunk``; by default anywhere it fits."""
-    what: Saved = "params"
-    """``target`` takes the state that no gradient reaches: an averaged teacher, a codebook;
-    ``last`` the parameters after the last update of a run that ends in the best or an average."""
-    into: Part = "params"
-    """Part of the new run that it is for."""
-
-    def __post_init__(self):
-        local_path(self.path, "checkpoint.init_from")
-
-
-@checked
-class Checkpoint:
-    """When states are saved and what a fresh run starts from."""
-
-    every: Count = 500
-    keep: Count = 2
-    best: str | None = None
-    """Keep the checkpoint with the best value of this figure of metrics.jsonl beside the newest:
-    ``val/loss``, ``val/accuracy``, ``eval/NAME/knn``, ... The run ends in it."""
-    init_from: tuple[Source, ...] = ()
-    """What a fresh run starts from, one after the other. A run or bundle alone gives its encoder;
-    ``RUN,read=trunk,write=teacher,into=target`` says which part goes where."""
 
 
 @checked

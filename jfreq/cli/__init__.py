@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from jfreq.classes import trust
+from jfreq.cli.checkpoints import checkpoints
 from jfreq.cli.data import data_info, data_peek, data_prepare
 from jfreq.cli.paper import new_paper
 from jfreq.cli.parsing import HELP, TRUST_HELP, call, print_note, split_trust
@@ -30,6 +31,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "data info": data_info,
     "data peek": data_peek,
     "train": train,
+    "checkpoints": checkpoints,
     "probe": probe,
     "finetune": finetune,
     "import": import_,

@@ -16,7 +16,7 @@ from typing import Any
 
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from jfreq.config import Eval, ParamGroup, ShardingRules, Source, check, close_match
+from jfreq.config import Eval, ParamGroup, ResumeFrom, ShardingRules, Source, check, close_match
 from jfreq.config_json import from_dict
 from jfreq.ranges import shown
 
@@ -24,8 +24,10 @@ CONFIGS: dict[Any, tuple[str, type]] = {
     tuple[ParamGroup, ...]: ("optim.groups", ParamGroup),
     tuple[Source, ...]: ("checkpoint.init_from", Source),
     tuple[Eval, ...]: ("evals", Eval),
+    ResumeFrom | None: ("checkpoint.resume_from", ResumeFrom),
 }
-"""Types of fields that are lists of configs: the name of the field, and the class of a config."""
+"""Types of fields that are lists of configs, or one or None: the name of the field, and the class
+of a config."""
 
 
 def registry() -> ConstructorRegistry:
@@ -37,9 +39,11 @@ def registry() -> ConstructorRegistry:
     def rule(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
         if info.type in CONFIGS:
             field, cls = CONFIGS[info.type]
-            first, second, *_ = (f.name for f in dataclasses.fields(cls))
-            metavar = f"{first.upper()}[,{second}=...,...]"
-            return _several(functools.partial(read_config, cls, field), write_config, metavar)
+            first, second, *more = (f.name for f in dataclasses.fields(cls))
+            metavar = f"{first.upper()}[,{second}=...{',...' * bool(more)}]"
+            read = functools.partial(read_config, cls, field)
+            several = typing.get_origin(info.type) is tuple
+            return (_several if several else _one)(read, write_config, metavar)
         if info.type == sharding:
             return _several(read_rule, write_rule, "PATTERN=AXIS,...")
         return None
@@ -63,6 +67,19 @@ def _several(
         instance_from_str=read_all,
         is_instance=lambda value: isinstance(value, tuple),
         str_from_instance=lambda values: list(map(write, values)),
+    )
+
+
+def _one(
+    read: Callable[[str], Any], write: Callable[[Any], str], metavar: str
+) -> PrimitiveConstructorSpec:
+    """A value that may be None."""
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=f"{{None}}|{metavar}",
+        instance_from_str=lambda words: None if words == ["None"] else read(words[0]),
+        is_instance=lambda value: value is None or dataclasses.is_dataclass(value),
+        str_from_instance=lambda value: ["None" if value is None else write(value)],
     )
 
 

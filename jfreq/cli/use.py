@@ -46,6 +46,7 @@ def probe(
     fractions: tuple[Fraction, ...] = (),
     repeats: Repeats = 5,
     at_least_one: bool = False,
+    step: Count | None = None,
     out: Path | None = None,
 ) -> None:
     """Fits linear and kNN probes on a frozen encoder, for each fold of the data.
@@ -73,6 +74,7 @@ def probe(
         repeats: how often each fraction is sampled.
         at_least_one: keep a row of every class where the fraction is too small for one; otherwise
             such a fraction is refused.
+        step: of a run, probe the checkpoint of this step, not what the run ends in.
         out: folder of the results; by default that of the run.
     """
     from jfreq import distributed
@@ -85,7 +87,7 @@ def probe(
 
     distributed.start()
     trained = run_or_bundle(trained)
-    loaded = load_trained(trained)
+    loaded = load_trained(trained, step=step)
     if fold_by is not None and make_folds is None:
         raise InputError("fold-by: needs --make-folds, the number of folds to make")
     if make_folds and leave_one_subject_out:
@@ -166,6 +168,7 @@ def export(
     out: Path,
     format: tuple[Format, ...] = ("bundle",),
     clips: tuple[Path, ...] = (),
+    step: Count | None = None,
     note: str = "",
 ) -> None:
     """Writes the frozen encoder of a run as a bundle and, on request, in other formats.
@@ -178,12 +181,13 @@ def export(
             always as a twin.
         clips: recordings, or folders of them, on which the formats are compared with the encoder,
             beside noise.
+        step: of a run, export the checkpoint of this step, not what the run ends in.
         note: a sentence for the model card.
     """
     from jfreq.export.export_run import export_run
 
     run = run_or_bundle(trained)
-    print(export_run(run, out, note=note, formats=format, clips=clips, say=print_note))
+    print(export_run(run, out, note=note, formats=format, clips=clips, step=step, say=print_note))
 
 
 def embed(
@@ -195,6 +199,7 @@ def embed(
     modalities: tuple[str, ...] = (),
     frames: bool = True,
     frame_ms: Positive | None = None,
+    step: Count | None = None,
     strict: bool = False,
 ) -> None:
     """Embeds recordings of any length and rate into one .npz.
@@ -208,6 +213,7 @@ def embed(
         modalities: names for the channels of a single array, for instance acc:0-2 gyro:3-5.
         frames: also write the vectors over time, beside one for each recording.
         frame_ms: longest time between two of these vectors, where that between tokens is too long.
+        step: of a run, use the checkpoint of this step, not what the run ends in.
         strict: stop at the first recording that cannot be used, instead of skipping it.
     """
     from jfreq.data.options import parse_modalities
@@ -215,7 +221,7 @@ def embed(
     from jfreq.encoder.encoder import load_encoder
 
     written = embed_files(
-        load_encoder(run_or_bundle(encoder), frame_ms),
+        load_encoder(run_or_bundle(encoder), frame_ms, step),
         inputs,
         out,
         rate=rate,
@@ -238,6 +244,7 @@ def predict(
     threshold: Probability = 0.5,
     rate: Positive | None = None,
     modalities: tuple[str, ...] = (),
+    step: Count | None = None,
     strict: bool = False,
 ) -> None:
     """Predicts the class of each recording, with its probability, as a CSV.
@@ -253,6 +260,7 @@ def predict(
             probability up, and at least the most probable.
         rate: rate in Hz of sensor recordings that state none.
         modalities: names for the channels of a single array, for instance acc:0-2 gyro:3-5.
+        step: of a run, use the checkpoint of this step, not what the run ends in.
         strict: stop at the first recording that cannot be used, instead of skipping it.
     """
     from jfreq.data.options import parse_modalities
@@ -260,7 +268,7 @@ def predict(
     from jfreq.encoder.predict_files import Choice, predict_files
 
     run = run_or_bundle(encoder)
-    model = load_encoder(run)
+    model = load_encoder(run, step=step)
     model.check_classes(str(run))
     target = None if out is None or str(out) == "-" else out
     written = predict_files(

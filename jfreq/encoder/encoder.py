@@ -30,7 +30,9 @@ from jfreq.types import Array, Batch, Embedding, Features, InputError, PyTree, S
 EMPTY = "nothing to embed: the list of recordings is empty"
 
 
-def load_encoder(path: str | Path, frame_ms: float | None = None) -> Encoder:
+def load_encoder(
+    path: str | Path, frame_ms: float | None = None, step: int | None = None
+) -> Encoder:
     """Loads an :class:`Encoder` from a bundle or a run folder.
 
     Args:
@@ -38,12 +40,13 @@ def load_encoder(path: str | Path, frame_ms: float | None = None) -> Encoder:
       frame_ms: the longest time between two frames, in milliseconds, where those of the tokens lie
         too far apart; see :class:`Encoder`. Warns on the logger ``jfreq`` which step is taken where
         it is not exactly this.
+      step: of a run, the checkpoint of this step; None: what the run ends in.
 
     Raises:
       InputError: as :func:`jfreq.export.bundle.load_trained`, and for a ``frame_ms`` that is not
         positive, above the hop of the tokens, or shorter than a sample.
     """
-    trained = load_trained(path)
+    trained = load_trained(path, step=step)
     cfg = trained.experiment.method
     encoder = Encoder(
         cfg,

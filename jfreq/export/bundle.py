@@ -157,14 +157,15 @@ def _open(path: Path) -> dict[str, Any]:
     return header
 
 
-def load_trained(path: str | Path, what: Saved = "params") -> Trained:
-    """Loads a bundle, or the newest checkpoint of a run.
+def load_trained(path: str | Path, what: Saved = "params", step: int | None = None) -> Trained:
+    """Loads a bundle, or a checkpoint of a run.
 
     Args:
       path: a bundle, the run folder of ``jfreq train``, or a folder of ``jfreq finetune`` that
         holds a single run.
       what: of a run, "last" returns the parameters after its last update, also where it ends in an
         average, and "target" the training target (an EMA teacher) in place of parameters.
+      step: of a run, the checkpoint of this step; None: what the run ends in.
 
     Returns:
       The experiment and its parameters as numpy arrays.
@@ -177,11 +178,16 @@ def load_trained(path: str | Path, what: Saved = "params") -> Trained:
     if (path / CHECKPOINTS).is_dir():
         from jfreq.train.checkpoint import load_run
 
-        trained = load_run(path, what=what)
+        trained = load_run(path, step=step, what=what)
         check_finite(param_paths.flatten(trained.params), path / CHECKPOINTS)
         return trained
     if what != "params" and is_bundle(path):
         raise InputError(f"{path}: a bundle has no {what}; give the folder of its run instead")
+    if step is not None and is_bundle(path):
+        raise InputError(
+            f"{path}: a bundle has no step {step}, but one set of weights; give the folder of its "
+            "run instead"
+        )
     return load_bundle(path)
 
 

@@ -48,6 +48,7 @@ def export_run(
     note: str = "",
     formats: Sequence[str] = ("bundle",),
     clips: Sequence[str | Path] = (),
+    step: int | None = None,
     say: Callable[[str], None] | None = None,
 ) -> Path:
     """Writes the frozen encoder of a run as a bundle.
@@ -61,6 +62,7 @@ def export_run(
       formats: what the folder holds: ``bundle``, which is always written, and names of ``EXTRAS``.
       clips: recordings on whose windows every format is compared with the encoder, beside noise:
         what :func:`jfreq.encoder.embed_files.embed_files` reads.
+      step: of a run, the checkpoint of this step; None: what the run ends in.
       say: is told in a line what a format does not keep or could not check.
 
     Returns:
@@ -91,7 +93,7 @@ def export_run(
             "for instance --format onnx"
         )
     check_free(local_path(out, "out"))
-    trained = load_trained(run)
+    trained = load_trained(run, step=step)
     experiment, cfg = trained.experiment, trained.experiment.method
     params = encoder_params(cfg, trained.params)
     if trained.checkpoint:

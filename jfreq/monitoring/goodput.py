@@ -12,12 +12,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 
-def productive_seconds(rows: Sequence[Mapping[str, Any]], step: int | None = None) -> float:
-    """The time of all updates up to ``step``, None for the last that was logged.
+def productive_seconds(
+    rows: Sequence[Mapping[str, Any]], step: int | None = None, first: int = 0
+) -> float:
+    """The time of all updates after ``first`` up to ``step``, None for the last that was logged.
 
     ``rows`` are those of metrics.jsonl, ascending; updates after the last row take its step time.
     """
-    total, before, each = 0.0, 0, 0.0
+    total, before, each = 0.0, first, 0.0
     for row in rows:
         if row.get("step_time") is None or (step is not None and row["step"] > step):
             continue  # a validation alone, or an update that is to be repeated

@@ -15,6 +15,7 @@ def write_page(
     *,
     data: Sequence[str | Path] = (),
     rows: int = 1000,
+    step: int | None = None,
     out: str | Path | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Path:
@@ -22,7 +23,7 @@ def write_page(
 
     Args:
       folder: of the run or of the ablation.
-      data, rows, progress: as :func:`jfreq.report.run.run_page`.
+      data, rows, step, progress: as :func:`jfreq.report.run.run_page`.
       out: the file; by default ``report.html`` in the folder.
 
     Returns:
@@ -44,8 +45,12 @@ def write_page(
         raise InputError(
             f"{target}: is a folder; give --out the name of a file, for instance {FILE}"
         )
+    if step is not None and is_grid(folder):
+        raise InputError(
+            f"{folder}: is an ablation, and --step is of a run; give the folder of one of its runs"
+        )
     if is_grid(folder):
         text = grid_page(folder)
     else:
-        text = run_page(folder, data=data, rows=rows, progress=progress)
+        text = run_page(folder, data=data, rows=rows, step=step, progress=progress)
     return write_atomically(target, lambda file: file.write(text.encode()))

@@ -13,7 +13,7 @@ from jfreq.export.bundle import is_bundle
 from jfreq.files import read_json
 from jfreq.monitoring.metrics_writer import FILE as METRICS
 from jfreq.monitoring.metrics_writer import read_metrics, unreadable
-from jfreq.train import checkpoint, run_folder
+from jfreq.train import checkpoint_files, run_folder
 from jfreq.types import InputError
 
 GRID, RESULTS, FRACTIONS = "grid.json", "results.json", "fractions.json"
@@ -112,7 +112,7 @@ def notices_of(run: Run) -> list[str]:
 
 
 def _saved(folder: Path) -> list[int]:
-    return sorted(checkpoint.finished(folder)) if folder.is_dir() else []
+    return sorted(checkpoint_files.finished(folder)) if folder.is_dir() else []
 
 
 def _manifest(folder: Path, saved: list[int]) -> str | None:

@@ -26,6 +26,7 @@ def run_page(
     *,
     data: Sequence[str | Path] = (),
     rows: int = 1000,
+    step: int | None = None,
     progress: Progress | None = None,
 ) -> str:
     """The HTML about a run.
@@ -35,15 +36,20 @@ def run_page(
       data: shards for examples and the probe of the blocks; by default those of the run, if they
         are still there.
       rows: the most rows for the probe of the blocks; 0 for no probe.
+      step: the checkpoint to show; None: what the run ends in.
       progress: called with what is done, how much of it, and how much there is.
 
     Raises:
-      InputError: for a folder that is not a run, and for ``data`` that do not fit it.
+      InputError: for a folder that is not a run, for ``data`` that do not fit it, and for a
+        ``step`` that cannot be read.
     """
     run = read_run(folder)
     notices, sections = notices_of(run), [training(run)]
     shards = _shards(run.experiment, data, notices)
-    trained = None if shards is None or not run.saved else _trained(folder, notices)
+    trained = None
+    if step is not None or (shards is not None and run.saved):
+        trained = _trained(folder, step, notices)
+    trained = None if shards is None else trained
     if trained is not None:
         unseen = _unseen(run, shards)
         examples = collect_examples(trained, shards, unseen=unseen)
@@ -85,14 +91,17 @@ def _shards(experiment: Experiment, data: Sequence[str | Path], notices: list[st
     return shards
 
 
-def _trained(folder: Path, notices: list[str]) -> Trained | None:
-    """The newest readable checkpoint; None, with a notice, where there is none."""
+def _trained(folder: Path, step: int | None, notices: list[str]) -> Trained | None:
+    """The checkpoint of ``step``, else the newest readable one; None, with a notice, where there
+    is none."""
     try:
-        found = checkpoint.load_run(folder)
+        found = checkpoint.load_run(folder, step=step)
         if found.checkpoint:
             notices.append(f"What needs the encoder is shown for {found.checkpoint}.")
         return found
     except InputError as error:
+        if step is not None:
+            raise
         notices.append(f"Nothing that needs the encoder is shown: {error}.")
         return None
 

@@ -14,6 +14,7 @@ from jfreq.monitoring.goodput import productive_seconds
 from jfreq.report import figures, html
 from jfreq.report.collect import Run, is_known
 from jfreq.report.html import Section
+from jfreq.train.resume_from import first_step
 
 SPEED = {
     "examples_per_s": "Clips per second",
@@ -66,7 +67,7 @@ def _facts(run: Run) -> list[tuple[str, str]]:
     losses = [row["loss"] for row in run.rows if is_known(row.get("loss"))]
     speeds = [row["examples_per_s"] for row in run.rows if is_known(row.get("examples_per_s"))]
     goodput = [row["goodput"] for row in run.rows if is_known(row.get("goodput"))]
-    hours = productive_seconds(run.rows) / 3600
+    hours = productive_seconds(run.rows, first=first_step(run.folder)) / 3600
     return [
         ("parameters", f"{param_paths.count(shapes):,}"),
         ("last loss", f"{losses[-1]:.4g}" if losses else "-"),

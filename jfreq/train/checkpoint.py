@@ -6,11 +6,10 @@ A run starts from the last good checkpoint of its folder; without one from what 
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +17,23 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from jfreq import checksums, distributed, param_paths
-from jfreq.config import Experiment, Saved, check
-from jfreq.files import disk_errors, local_path, read_json
-from jfreq.ranges import first_line, shortlist
+from jfreq import checksums, distributed
+from jfreq.config import Checkpoint, Experiment, Saved, check
+from jfreq.files import disk_errors, local_path
+from jfreq.train.checkpoint_files import (
+    DAMAGED,
+    UNFINISHED,
+    finished,
+    read_meta,
+    reading,
+)
+from jfreq.train.fits import check_fits
+from jfreq.train.keeping import reasons
 from jfreq.train.run_folder import CHECKPOINTS, check_same, read_config
 from jfreq.train.state import State, Trained
 from jfreq.types import InputError, PyTree
 
-DAMAGED = "damaged-"
+DEFAULT = Checkpoint()
 LATE_FILES = ("_CHECKPOINT_METADATA", "commit_success.txt")
 """Files to which orbax writes the time of the commit when everything else is complete."""
 
@@ -35,18 +42,18 @@ logging.getLogger("absl").setLevel(logging.ERROR)  # orbax logs every save and r
 
 
 class _Kept(ocp.checkpoint_managers.PreservationPolicy):
-    """Which checkpoints stay on disk: the newest, and the best by a figure of the run."""
+    """Which checkpoints stay on disk."""
 
-    def __init__(self, newest: int):
-        self._newest = newest
+    def __init__(self, cfg: Checkpoint):
+        self._cfg = cfg
         self.best: int | None = None
-        """Its step; what was the best before it goes once this one is on disk."""
+        """The step of the best; what was the best before it goes once this one is on disk."""
 
     def should_preserve(self, checkpoints, *, context) -> list[bool]:
         del context
         steps = [checkpoint.step for checkpoint in checkpoints]
-        stay = {*sorted(steps)[-self._newest :], self.best}
-        return [step in stay for step in steps]
+        why = reasons(steps, self._cfg, self.best)
+        return [bool(why[step]) for step in steps]
 
 
 class Checkpoints:
@@ -57,11 +64,11 @@ class Checkpoints:
     ``InputError``, and touches nothing, where a checkpoint cannot be read for another reason.
     """
 
-    def __init__(self, workdir: Path, *, keep: int = 2):
+    def __init__(self, workdir: Path, cfg: Checkpoint = DEFAULT):
         self._workdir, self._folder = workdir, workdir / CHECKPOINTS
         self._last: int | None = distributed.from_chief(lambda: _open(self._folder))
         self._writing = -1
-        self.kept = _Kept(keep)
+        self.kept = _Kept(cfg)
         options = ocp.CheckpointManagerOptions(
             preservation_policy=self.kept,
             enable_async_checkpointing=True,
@@ -97,7 +104,7 @@ class Checkpoints:
         if not distributed.is_chief():
             return
         done = self._folder / str(self._writing)
-        drafts = self._folder.glob(f"{self._writing}.orbax-checkpoint-tmp*")
+        drafts = self._folder.glob(f"{self._writing}{UNFINISHED}*")
         folder = done if done.is_dir() else next(drafts)
         checksums.write(folder, step=self._writing, leave_out=LATE_FILES)
 
@@ -109,8 +116,8 @@ class Checkpoints:
         if self._last is None:
             return None
         path = self._folder / str(self._last)
-        with _reading(path):
-            _check_fits(path.absolute() / "state", abstract, self._workdir)
+        with reading(path):
+            check_fits(path.absolute() / "state", abstract, self._workdir)
             restored = self._manager.restore(
                 self._last,
                 args=ocp.args.Composite(
@@ -144,7 +151,7 @@ def _open(folder: Path) -> int | None:
         raise InputError(f"{folder}: is a file where the folder of checkpoints should be; move it")
     set_aside = []
     with disk_errors(folder, doing="read or renamed"):
-        for draft in folder.glob("*.orbax-checkpoint-tmp*"):
+        for draft in folder.glob(f"*{UNFINISHED}*"):
             shutil.rmtree(draft, ignore_errors=True)
         for step in sorted(finished(folder), reverse=True):
             try:
@@ -176,57 +183,6 @@ def _set_aside(path: Path, damage: checksums.Damaged) -> str:
     return name
 
 
-@contextlib.contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """Turns whatever goes wrong when a checkpoint is read into an ``InputError`` of one line."""
-    try:
-        with disk_errors(path, doing="read", kept="nothing was changed"):
-            yield
-    except (InputError, checksums.Damaged):
-        raise
-    except MemoryError as error:
-        raise InputError(f"{path}: does not fit into memory; nothing was changed") from error
-    except Exception as error:
-        raise InputError(
-            f"{path}: cannot be restored ({first_line(error)}); nothing was changed"
-        ) from error
-
-
-def _check_fits(item: Path, abstract: State, workdir: Path) -> None:
-    """Raises ``InputError`` with what is missing, new and of another shape in a saved state."""
-    with ocp.PyTreeCheckpointer() as reader:
-        saved = _by_path(reader.metadata(item).item_metadata.tree)
-    wanted = _by_path(abstract._asdict())
-    differences = {
-        "missing": [name for name in wanted if name not in saved],
-        "not known any more": [name for name in saved if name not in wanted],
-        "of another shape": [
-            f"{name} {list(saved[name][0])} {saved[name][1]}, now {list(shape)} {dtype}"
-            for name, (shape, dtype) in wanted.items()
-            if saved.get(name, (shape, dtype)) != (shape, dtype)
-        ],
-    }
-    parts = [
-        f"{len(names)} {what} ({shortlist(names, 3)})"
-        for what, names in differences.items()
-        if names
-    ]
-    if parts:
-        raise InputError(
-            f"{item.parent}: its arrays do not fit: {'; '.join(parts)}; the code has changed since "
-            f"it was saved; train in another --workdir with --checkpoint.init-from {workdir} to "
-            "take what fits"
-        )
-
-
-def _by_path(tree: PyTree) -> dict[str, tuple[tuple[int, ...], str]]:
-    """Shape and dtype of every leaf, by path."""
-    return {
-        path: (tuple(leaf.shape), str(np.dtype(leaf.dtype)))
-        for path, leaf in param_paths.flatten(tree).items()
-    }
-
-
 def load_run(path: str | Path, *, step: int | None = None, what: Saved = "params") -> Trained:
     """The experiment and the parameters of a checkpoint, on the host; nothing on disk is changed.
 
@@ -250,9 +206,7 @@ def load_run(path: str | Path, *, step: int | None = None, what: Saved = "params
     if not folder.is_dir():
         raise InputError(f"{workdir}: has no checkpoint yet; let `jfreq train` run longer")
     if step is not None:
-        steps = sorted(finished(folder))
-        if step not in steps:
-            raise InputError(f"{workdir}: has no checkpoint of step {step}, only of {steps}")
+        _check_listed(workdir, step)
         try:
             return _described(experiment, _load_step(folder, step, experiment, what), step)
         except checksums.Damaged as damage:
@@ -318,24 +272,48 @@ def _described(
     return Trained(experiment, params, step, f"step {step} of {experiment.steps}{remark}")
 
 
+def _check_listed(workdir: Path, step: int) -> None:
+    steps = sorted(finished(workdir / CHECKPOINTS))
+    if step not in steps:
+        raise InputError(f"{workdir}: has no checkpoint of step {step}, only of {steps}")
+
+
+def choose_whole(workdir: Path, step: int | None = None) -> int:
+    """The newest whole checkpoint of a run, or ``step`` if that is one; nothing is changed.
+
+    Damaged ones are named in a warning. Raises ``InputError`` where there is none.
+    """
+    folder = workdir / CHECKPOINTS
+    if not exists(workdir):
+        raise InputError(f"{workdir}: has no checkpoint yet; let `jfreq train` run longer")
+    if step is not None:
+        _check_listed(workdir, step)
+    damaged = []
+    for each in sorted(finished(folder), reverse=True) if step is None else [step]:
+        try:
+            checksums.verify(folder / str(each), step=each)
+            return each
+        except checksums.Damaged as damage:
+            damaged.append(f"{folder / str(each)}: is damaged ({damage})")
+            if step is None:
+                log.warning("checkpoint %s", damaged[-1])
+    if step is None:
+        raise InputError(f"{damaged[0]}; no checkpoint of this run is whole")
+    raise InputError(f"{damaged[0]}; choose another of steps {sorted(finished(folder))}")
+
+
 def exists(workdir: Path) -> bool:
     """Whether a run folder holds a checkpoint."""
     folder = workdir / CHECKPOINTS
     return folder.is_dir() and bool(finished(folder))
 
 
-def finished(folder: Path) -> set[int]:
-    """Steps of a folder's checkpoints; those being written still have another name."""
-    names = {entry.name for entry in folder.iterdir()}
-    return {int(name) for name in names if name.isdecimal() and name == str(int(name))}
-
-
 def _load_step(folder: Path, step: int, experiment: Experiment, what: Saved) -> PyTree:
     """This part of a checkpoint. Raises ``Damaged`` where its files are not what was written."""
     path = folder / str(step)
-    with _reading(path):
+    with reading(path):
         checksums.verify(path, step=step)
-        meta = read_json(path / "meta" / "metadata", "the metadata of a checkpoint")
+        meta = read_meta(path)
         if "config" in meta:
             check_same(path, meta["config"], experiment)
         return _restore(path / "state", what)
@@ -343,7 +321,7 @@ def _load_step(folder: Path, step: int, experiment: Experiment, what: Saved) -> 
 
 def _best(folder: Path, step: int, figure: str) -> int | None:
     """The best step by ``figure`` before ``step`` and at it, as its checkpoint notes it."""
-    meta = read_json(folder / str(step) / "meta" / "metadata", "the metadata of a checkpoint")
+    meta = read_meta(folder / str(step))
     watch = meta.get("watch", {})
     best = watch.get("best_step") if watch.get("figure") == figure else None
     if best is None:

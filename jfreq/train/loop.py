@@ -23,7 +23,7 @@ from jfreq.monitoring.profiler import Profiler
 from jfreq.monitoring.progress import Progress
 from jfreq.monitoring.throughput import Meter, describe
 from jfreq.monitoring.writers import RunInfo, Writers, find_writers
-from jfreq.train import average, checkpoint, run_folder
+from jfreq.train import average, checkpoint, resume_from, run_folder
 from jfreq.train.average import check_same_snapshots, check_snapshots
 from jfreq.train.evals import EvalPlan, plan_evals
 from jfreq.train.figures import check_figures, figures_of
@@ -74,7 +74,7 @@ def train(
     check_snapshots(experiment, tested=on_snapshot is not None)
     check_watched(experiment, plateau=follows_plateau(experiment.optim))
     distributed.from_chief(lambda: list(find_writers(experiment.log.writers)))
-    if not checkpoint.exists(workdir):
+    if not checkpoint.exists(workdir) and experiment.checkpoint.resume_from is None:
         check_sources(experiment)
     setup = plan_run(experiment)
     with jax.set_mesh(setup.mesh), contextlib.closing(setup.pipeline):
@@ -86,15 +86,18 @@ def _run(
 ) -> Trained:
     experiment, evals = setup.experiment, plan_evals(setup)
     check_figures(setup, evals)
-    sources = None  # a run that goes on needs them no more, and they may be gone
-    if not checkpoint.exists(workdir):
-        sources = load_sources(experiment)
-        check_start(setup, sources)
-    with run_folder.lock_run_folder(workdir, experiment) as held:
+    sources = origin = None  # a run that goes on needs them no more, and they may be gone
+    with contextlib.ExitStack() as held:
+        if not checkpoint.exists(workdir):
+            origin = held.enter_context(resume_from.opened(setup))
+            sources = load_sources(experiment)
+            if origin is None:
+                check_start(setup, sources)
+        held.enter_context(run_folder.lock_run_folder(workdir, experiment))
         for plan in evals:
             held.callback(plan.shards.close)
-        saves = checkpoint.Checkpoints(workdir, keep=experiment.checkpoint.keep)
-        return _loop(setup, workdir, saves, sources, evals, quiet, on_snapshot)
+        saves = checkpoint.Checkpoints(workdir, experiment.checkpoint)
+        return _loop(setup, workdir, saves, sources, origin, evals, quiet, on_snapshot)
 
 
 def load_sources(experiment: Experiment) -> Sources:
@@ -103,20 +106,27 @@ def load_sources(experiment: Experiment) -> Sources:
         return ()
     from jfreq.export.bundle import load_trained
 
-    return [(s, load_trained(s.path, s.what)) for s in experiment.checkpoint.init_from]
+    return [(s, load_trained(s.path, s.what, s.step)) for s in experiment.checkpoint.init_from]
 
 
 def _start(
-    setup: RunPlan, workdir: Path, saves: checkpoint.Checkpoints, sources: Sources | None
+    setup: RunPlan,
+    workdir: Path,
+    saves: checkpoint.Checkpoints,
+    sources: Sources | None,
+    origin: resume_from.Origin | None,
 ) -> tuple[State, int, Watch, list[str]]:
     """The state that a run starts from, its step, what it remembers of its validation, and lines
     to print.
 
-    The state comes from the last checkpoint, else from ``sources`` (None: still to be read), else
-    from the initialisers.
+    The state comes from the last checkpoint, else from ``origin``, else from ``sources`` (None:
+    still to be read), else from the initialisers.
     """
     experiment, notes = setup.experiment, []
     restored = saves.restore_last(setup.abstract)
+    if restored is None and origin is not None:
+        origin.note(workdir)
+        return origin.restore(setup), origin.step, origin.watch(), origin.notes
     if restored is None:
         sources = load_sources(experiment) if sources is None else sources
         return first_state(setup, sources, notes.append), 0, Watch(), notes
@@ -137,6 +147,7 @@ def _loop(
     workdir: Path,
     saves: checkpoint.Checkpoints,
     sources: Sources | None,
+    origin: resume_from.Origin | None,
     evals: Sequence[EvalPlan],
     quiet: bool,
     on_snapshot: OnSnapshot | None,
@@ -145,7 +156,7 @@ def _loop(
     experiment, pipeline = setup.experiment, setup.pipeline
     chief, began = distributed.is_chief(), time.perf_counter()
     first = run_folder.first_start(workdir)
-    state, start, watch, notes = _start(setup, workdir, saves, sources)
+    state, start, watch, notes = _start(setup, workdir, saves, sources, origin)
     restored_s = time.perf_counter() - began
     progress = Progress(
         experiment.steps, start=start, title=experiment.name, quiet=quiet or not chief
@@ -168,7 +179,7 @@ def _loop(
         write_json(workdir / run_folder.CONFIG, to_dict(experiment))
     progress.say(f"compiling {experiment.name} ...")
     step_fn, compile_s = compile_step(setup)
-    ledger = Ledger(first["time"], productive_seconds(read_metrics(workdir), start))
+    ledger = Ledger(first["time"], _productive_seconds(workdir, start))
     ledger.spent("starting", restored_s)
     ledger.spent("compiling", compile_s)
     key, meter = run_key(setup), Meter(setup, ledger)
@@ -188,8 +199,10 @@ def _loop(
             on_snapshot=on_snapshot,
         )
         began, higher = time.perf_counter(), figures_of(setup, evals)
-        between = Milestones(setup, saves, hooks, watch, evals=evals, higher=higher)
+        between = Milestones(setup, saves, hooks, watch, evals=evals, higher=higher, start=start)
         ledger.spent("compiling", time.perf_counter() - began)
+        if start and start not in saves.steps():  # the state of another run, which may be removed
+            between.save(state, start)
         meter.begin()
         update = Update(lambda s, b: step_fn(s, b, key), between, pending, profiler)
         state = _updated(setup, update, state, start)
@@ -203,6 +216,11 @@ def _loop(
         if writer is not None:
             writer.close()
         saves.close()
+
+
+def _productive_seconds(workdir: Path, start: int) -> float:
+    """What the updates of this run up to ``start`` took."""
+    return productive_seconds(read_metrics(workdir), start, resume_from.first_step(workdir))
 
 
 def _trained(experiment: Experiment, state: State, workdir: Path) -> Trained:

@@ -18,6 +18,7 @@ from jfreq.config_json import to_dict
 from jfreq.train.average import averages_weights, snapshot_steps, with_snapshot
 from jfreq.train.checkpoint import Checkpoints
 from jfreq.train.evals import EvalPlan, Evaluator, in_words
+from jfreq.train.keeping import SaveClock, is_due
 from jfreq.train.optimizer import at_plateau, follows_plateau
 from jfreq.train.plan import RunPlan
 from jfreq.train.state import State, Trained
@@ -50,6 +51,7 @@ class Milestones:
         evals: The labelled sets to measure on.
         higher: The figures that may be watched, and whether a higher value is better.
         watch: What a run that goes on remembers of its figures.
+        start: The updates before this start.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class Milestones:
         *,
         evals: Sequence[EvalPlan] = (),
         higher: Mapping[str, bool | None],
+        start: int = 0,
     ):
         experiment = setup.experiment
         self._setup, self._saves, self._hooks, self._higher = setup, saves, hooks, higher
@@ -76,6 +79,7 @@ class Milestones:
             self._validator = Validator(setup, wanted)
         self._evals = [Evaluator(setup, plan) for plan in evals]
         saves.kept.best = self._watch.best_step
+        self._clock = SaveClock(experiment.checkpoint.minutes, start)
         self._snapshots = frozenset(
             snapshot_steps(setup.experiment.average, setup.experiment.steps)
         )
@@ -95,10 +99,20 @@ class Milestones:
         best = self._best is not None and self._watch.best_step == step
         if best:
             self._saves.kept.best = step
-        if ends or best or step % experiment.checkpoint.every == 0:
-            with self._pause("saving"):
-                self._saves.save(state, step, self._meta(step))
+        if ends or best or is_due(step, experiment.checkpoint) or self._time_is_up(step):
+            self.save(state, step)
         return state
+
+    def save(self, state: State, step: int) -> None:
+        with self._pause("saving"):
+            self._saves.save(state, step, self._meta(step))
+        self._clock.saved(step)
+
+    def _time_is_up(self, step: int) -> bool:
+        if not self._clock.asks(step):
+            return False
+        with self._pause("saving"):
+            return self._clock.is_up(step)
 
     @contextlib.contextmanager
     def _pause(self, doing: str) -> Iterator[None]:
@@ -152,6 +166,7 @@ class Milestones:
         python = platform.python_version()
         return {
             "step": step,
+            "time": time.time(),
             "watch": self._watch._asdict(),
             "manifest": self._setup.pipeline.manifest_hash,
             "config": to_dict(self._setup.experiment),

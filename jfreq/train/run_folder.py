@@ -33,14 +33,19 @@ def lock_run_folder(workdir: Path, experiment: Experiment) -> contextlib.ExitSta
 
     def take() -> None:
         _check_run_folder(workdir, experiment)
-        lock = Lock(workdir / LOCK, "trains in")
-        held.callback(lock.close)
+        held.enter_context(lock(workdir))
         _check_run_folder(workdir, experiment)
         if not os.path.lexists(workdir / CONFIG):
             write_json(workdir / CONFIG, to_dict(experiment))
 
     distributed.from_chief(take)
     return held
+
+
+def lock(workdir: Path) -> contextlib.closing[Lock]:
+    """Makes this process the only one that writes checkpoints into a run folder, until the result
+    is left. Raises ``InputError`` where another one does."""
+    return contextlib.closing(Lock(workdir / LOCK, "trains in"))
 
 
 def _check_run_folder(workdir: Path, experiment: Experiment) -> None:
@@ -58,7 +63,7 @@ def _check_run_folder(workdir: Path, experiment: Experiment) -> None:
 def check_same(path: Path, before: Any, experiment: Experiment) -> None:
     """Raises ``InputError`` if ``before``, a config read from ``path``, is another experiment."""
     before = to_dict(methods.experiment_from_dict(before))
-    changed = [name for name in changes(before, to_dict(experiment)) if not _free(name)]
+    changed = differing(before, experiment)
     if experiment.optim.plateau_figure.startswith("eval/"):  # which decides the learning rate
         changed += [name for name in changes(before, to_dict(experiment)) if name == "evals"]
     if changed == ["method.signals"]:
@@ -89,10 +94,15 @@ def first_start(workdir: Path) -> dict[str, Any]:
     return distributed.from_chief(read)
 
 
-def _free(name: str) -> bool:
-    return any(
-        name == field or name.startswith(field + ".") for field in FREE_FIELDS + FREE_DATA_FIELDS
-    )
+def differing(before: Any, experiment: Experiment, free: tuple[str, ...] = ()) -> list[str]:
+    """The fields in which ``experiment`` differs from the config ``before``, but those that may
+    change between two starts of a run, and those that ``free`` names."""
+    free = (*FREE_FIELDS, *FREE_DATA_FIELDS, *free)
+    return [
+        name
+        for name in changes(before, to_dict(experiment))
+        if not any(name == field or name.startswith(field + ".") for field in free)
+    ]
 
 
 def read_config(workdir: Path) -> Experiment:
@@ -101,6 +111,8 @@ def read_config(workdir: Path) -> Experiment:
     if not os.path.lexists(path):
         raise InputError(f"{workdir}: not a run folder, it has no {CONFIG}")
     value = read_json(path, "the config of a run", advice="the run cannot be read")
+    if "experiment" in value:
+        raise InputError(f"{workdir}: is a bundle, not a run; give the folder that it comes from")
     try:
         return methods.experiment_from_dict(value, str(path))
     except RecursionError:

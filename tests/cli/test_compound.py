@@ -36,6 +36,15 @@ def test_a_run_alone_is_a_source(said):
     assert sources("None") == []
 
 
+def test_a_run_to_go_on_from(said):
+    def origin(*words):
+        found = json.loads(said("config", "show", "ssast_nano", "--checkpoint.resume-from", *words))
+        return found["checkpoint"]["resume_from"]
+
+    assert origin("runs/a,step=30") == {"type": "ResumeFrom", "path": "runs/a", "step": 30}
+    assert origin("None") is None
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -48,6 +57,7 @@ def test_a_run_alone_is_a_source(said):
         (["--evals", "a"], "evals: a has no data; write a,data=FOLDER"),
         (["--log.writers", "wandbb"], "log.writers: no writer 'wandbb'"),
         (["--log.profile-steps", "15:10"], "log.profile_steps: must be FIRST:LAST"),
+        (["--checkpoint.resume-from", "a,step=x"], "resume_from.step: expected int, got 'x'"),
         (["--mesh.rules", "blocks/fc1/kernel"], "mesh.rules: .* is not PATTERN=AXIS,AXIS"),
         (["--mesh.rules", "a=fsdp,tenser"], "mesh.rules: 'a': no axis 'tenser'"),
     ],

@@ -7,10 +7,11 @@ import time
 import numpy as np
 import pytest
 
-from jfreq.config import Eval, Mesh, Validation, replace
+from jfreq.config import Checkpoint, Eval, Mesh, ResumeFrom, Validation, replace
 from jfreq.config_json import to_dict
 from jfreq.monitoring.metrics_writer import read_metrics
 from jfreq.testing import finish_processes, start_processes
+from jfreq.train.checkpoint_files import finished
 from jfreq.train.loop import train
 
 
@@ -67,18 +68,29 @@ def test_two_processes_train_like_one(experiment, tmp_path):
 
 
 @pytest.mark.slow
-def test_sigterm_to_one_process_saves_and_stops_all(experiment, tmp_path):
-    name = recipe(tmp_path, replace(experiment, steps=100_000, checkpoint__every=10_000))
+def test_sigterm_to_one_process_saves_and_stops_all(experiment, finished_run, tmp_path):
+    """A run of two that goes on from one of a single process, and is saved by the clock before."""
+    saving = Checkpoint(
+        every=None, minutes=0.01, keep=1, resume_from=ResumeFrom(str(finished_run[1]), 3)
+    )
+    name = recipe(tmp_path, replace(experiment, steps=100_000, checkpoint=saving))
     run = tmp_path / "run"
     runs = start_processes(["-m", "jfreq", "train", name, "--workdir", str(run)])
     end = time.monotonic() + 120
-    while not (run / "metrics.jsonl").exists() and time.monotonic() < end:
+    while not any(step > 3 for step in _saved(run)) and time.monotonic() < end:
         time.sleep(0.2)
     runs[1].send_signal(signal.SIGTERM)
     done = finish_processes(runs, limit_s=120)
     assert [d.code for d in done] == [143, 143], done
-    (saved,) = [int(p.name) for p in (run / "checkpoints").iterdir() if p.name.isdigit()]
+    (saved,) = _saved(run)
     assert f"stopped at step {saved}" in done[0].err
+    assert f"goes on from step 3 of {finished_run[1]}" in done[0].err
+    assert read_metrics(run)[0]["step"] == 4
+
+
+def _saved(run):
+    folder = run / "checkpoints"
+    return finished(folder) if folder.is_dir() else set()
 
 
 VALUES = """

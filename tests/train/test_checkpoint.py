@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jfreq.config import Experiment, Source
+from jfreq.config import Checkpoint, Experiment, Source
 from jfreq.methods.ssast import SSAST
 from jfreq.train import checkpoint, run_folder, transfer
 from jfreq.train.state import State
@@ -31,7 +31,7 @@ def test_looking_at_a_folder_never_races_with_its_clean_up(tmp_path):
     tree = {"w": np.arange(4096, dtype=np.float32)}
     state = State(step=jnp.int32(0), params=tree, opt={"mu": np.zeros(2)}, target={})
     run_folder.lock_run_folder(tmp_path, Experiment("x", SSAST()))
-    saves = checkpoint.Checkpoints(tmp_path, keep=1)
+    saves = checkpoint.Checkpoints(tmp_path, Checkpoint(keep=1))
     for step in range(1, 16):
         saves.save(state, step, {})
         assert step in saves.steps()
