@@ -68,8 +68,7 @@ def main(out: Path | None = None, rounds: int = 9, threads: int = 2) -> None:
         folder = Path(tmp)
         for encoding in ENCODINGS:
             began = time.perf_counter()
-            prepare(str(source), folder / encoding, kind="esc10",
-                    encoding=encoding, progress=False)  # fmt: skip
+            prepare(str(source), folder / encoding, encoding=encoding, progress=False)
             sizes[encoding] = {
                 "bytes": sum(p.stat().st_size for p in (folder / encoding).glob("*array_record*")),
                 "prepare_s": time.perf_counter() - began,

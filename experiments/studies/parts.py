@@ -246,10 +246,10 @@ def page(sets: dict[str, list[Way]], sentence: str, versions: str) -> str:
 def tasks(clips: int, data: Path) -> list[Set]:
     """The sets: stand-in clips, and ESC-10 where it is on disk."""
     stand_in = ("synthetic:tones", "--n", str(clips), "--seconds", "0.1")
-    found = [Set(f"{clips:,} stand-in clips", stand_in, 64, 8, 20)]
+    found = []
     if (data / "esc10").is_dir():
         found.append(Set("ESC-10", ("esc10", "--source", str(data / "esc10")), 16, 4, 4))
-    return found
+    return [*found, Set(f"{clips:,} stand-in clips", stand_in, 64, 8, 20)]
 
 
 def main() -> None:
