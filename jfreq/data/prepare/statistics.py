@@ -33,12 +33,19 @@ def pooled_moments(
       Mean and standard deviation of every channel, ``[c]`` and ``[c]`` float64.
     """
     rows = np.arange(len(count)) if rows is None else rows
-    blocks = [rows[i : i + _BLOCK] for i in range(0, len(rows), _BLOCK)]
+    blocks = _blocks(rows)
     samples = sum(int(count[block].sum()) for block in blocks)
-    weights = [(count[block] / samples)[:, None] for block in blocks]
-    total = sum((w * mean[block]).sum(0) for w, block in zip(weights, blocks))
-    parts = ((w * (var[b] + (mean[b] - total) ** 2)).sum(0) for w, b in zip(weights, blocks))
-    return np.asarray(total), np.sqrt(sum(parts))
+
+    def weight(block: np.ndarray) -> np.ndarray:
+        return (count[block] / samples)[:, None]
+
+    total = sum((weight(b) * mean[b]).sum(0) for b in blocks)
+    square = sum((weight(b) * (var[b] + (mean[b] - total) ** 2)).sum(0) for b in blocks)
+    return np.asarray(total), np.sqrt(square)
+
+
+def _blocks(rows: np.ndarray) -> list[np.ndarray]:
+    return [rows[i : i + _BLOCK] for i in range(0, len(rows), _BLOCK)]
 
 
 def training_rows(split: np.ndarray) -> np.ndarray:
@@ -70,7 +77,7 @@ def measured(
     out = []
     for s in signals:
         count, mean, var = (column(f"{s.name}.{k}") for k in ("count", "mean", "var"))
-        if not count[rows].any():
+        if not any(count[block].any() for block in _blocks(rows)):
             raise InputError(
                 f"rows: {s.name} is absent in all {len(rows)} rows that its mean would be computed "
                 "from; choose other rows, or prepare the set without it (--modalities)"
