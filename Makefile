@@ -35,7 +35,7 @@ test: $(READY)
 # would look through all that these have loaded, for longer than xdist waits.
 interop: $(INTEROP)/.ready
 	$(INTEROP)/bin/python -m pytest -n 2 --dist loadfile -p no:unraisableexception \
-	  -m interop tests/interop \
+	  -m interop tests/interop tests/buckets \
 	  $$(grep -rl '^@pytest\.mark\.interop' tests --include='test_*.py')
 
 # PyTorch for the CPU: from the wheels on this machine that pip is told of, else from its own index.

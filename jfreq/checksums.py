@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,18 @@ def write(folder: Path, *, step: int, leave_out: tuple[str, ...] = ()) -> None:
 
     ``leave_out``: names of files right in the folder that change afterwards.
     """
+    write_files(folder, step=step, files=digests(folder, leave_out))
+
+
+def write_files(folder: Path, *, step: int, files: Mapping[str, str | None]) -> None:
+    """As :func:`write`, of digests by name that are known, of files that lie elsewhere too."""
+    write_json(folder / FILE, {"step": step, "files": dict(sorted(files.items()))})
+
+
+def digests(folder: Path, leave_out: tuple[str, ...] = ()) -> dict[str, str | None]:
+    """sha256 by name of all files below ``folder``, as :func:`write` states them."""
     names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
-    names = [name for name in names if name not in (FILE, *leave_out)]
-    write_json(folder / FILE, {"step": step, "files": _digests(folder, names)})
+    return _digests(folder, [name for name in names if name not in (FILE, *leave_out)])
 
 
 def verify(folder: Path, *, step: int) -> None:
@@ -36,10 +45,10 @@ def verify(folder: Path, *, step: int) -> None:
     as it is.
     """
     stated = _stated(folder, step)
-    digests = _digests(folder, list(stated))
+    found = _digests(folder, list(stated))
     for name, digest in stated.items():
-        if digests[name] != digest:
-            raise Damaged(f"{name} {'is not what was written' if digests[name] else 'is missing'}")
+        if found[name] != digest:
+            raise Damaged(f"{name} {'is not what was written' if found[name] else 'is missing'}")
 
 
 def check_names(folder: Path, names: Collection[str], *, step: int) -> None:

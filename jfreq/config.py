@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Annotated, Any, Literal, TypeVar
 
+from jfreq.buckets import folder_or_url
 from jfreq.config_checkpoint import Checkpoint
 from jfreq.config_checkpoint import Part as Part
 from jfreq.config_checkpoint import ResumeFrom as ResumeFrom
@@ -50,6 +51,9 @@ class Data:
 
     path: tuple[str, ...] = ()
     """Shard folders. Several are read as one set, labelled where their classes agree."""
+    cache: str | None = None
+    """A folder on a disk of each host: shards whose path is a URL, s3:// or gs://, are copied to it
+    once and verified."""
     split: str | None = None
     """Read only rows of this split, for instance ``train``."""
     exclude_folds: tuple[Whole, ...] = ()
@@ -84,7 +88,9 @@ class Data:
 
     def __post_init__(self):
         for path in self.path:
-            local_path(path, "data.path")
+            folder_or_url(path, "data.path")
+        if self.cache is not None:
+            local_path(self.cache, "data.cache")
 
 
 Schedule = Literal["constant", "cosine", "step", "plateau"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from jfreq.files import local_path
+from jfreq.buckets import folder_or_url
 from jfreq.ranges import Count, Positive, check, checked
 
 Part = Literal["params", "target"]
@@ -32,7 +32,7 @@ class Source:
     """Of a run, take the checkpoint of this step; by default what the run ends in."""
 
     def __post_init__(self):
-        local_path(self.path, "checkpoint.init_from")
+        folder_or_url(self.path, "checkpoint.init_from")
 
 
 @checked
@@ -45,7 +45,7 @@ class ResumeFrom:
     """By default its newest checkpoint that is whole."""
 
     def __post_init__(self):
-        local_path(self.path, "checkpoint.resume_from")
+        folder_or_url(self.path, "checkpoint.resume_from")
 
 
 @checked

@@ -32,7 +32,8 @@ def local_path(text: str | Path, field: str) -> Path:
     """
     if SCHEME.match(str(text)):
         raise InputError(
-            f"{field}: {text}: object storage is not supported yet; give a local folder"
+            f"{field}: {text}: is a URL, and a path on this machine is needed here; s3:// and "
+            "gs:// go with runs, bundles, their reports and --workdir"
         )
     if "\0" in str(text):
         raise InputError(f"{field}: {str(text)!r} is not a path, it contains a zero byte")

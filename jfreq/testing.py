@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Sequence
+import urllib.request
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -131,9 +134,7 @@ def start_processes(
 
     They find each other by the environment that :func:`jfreq.distributed.start` reads.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = f"127.0.0.1:{_free_port()}"
     flags = os.environ.get("XLA_FLAGS", "")
     flags = f"{flags} --xla_force_host_platform_device_count={devices}"
     env = {
@@ -154,6 +155,59 @@ def start_processes(
         )
         for i in range(count)
     ]
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+@contextlib.contextmanager
+def object_store(scheme: str, bucket: str = "bucket") -> Iterator[dict[str, str]]:
+    """An emulator of a store on loopback, with one empty bucket, until the end of the context.
+
+    Args:
+      scheme: ``s3``, for which moto is needed, or ``gs``, for which gcp-storage-emulator is.
+
+    Yields:
+      The environment variables by which drivers find it.
+    """
+    port = _free_port()
+    where = f"http://127.0.0.1:{port}"
+    if scheme == "s3":
+        words = ["moto.server", "-H", "127.0.0.1", "-p", str(port)]
+        env = {"AWS_ENDPOINT_URL": where, "AWS_ACCESS_KEY_ID": "test",
+               "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}  # fmt: skip
+    else:
+        words = ["gcp_storage_emulator", "start", "--in-memory", "--host", "127.0.0.1", "--port",
+                 str(port), "--default-bucket", bucket]  # fmt: skip
+        env = {"STORAGE_EMULATOR_HOST": where, "FSSPEC_GCS_TOKEN": "anon",
+               "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false"}  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        quiet = subprocess.DEVNULL
+        server = subprocess.Popen(
+            [sys.executable, "-m", *words], cwd=folder, stdout=quiet, stderr=quiet
+        )
+        try:
+            _answers(port, server)
+            if scheme == "s3":
+                urllib.request.urlopen(urllib.request.Request(f"{where}/{bucket}", method="PUT"))
+            yield env
+        finally:
+            server.kill()
+            server.wait()
+
+
+def _answers(port: int, server: subprocess.Popen, limit_s: float = 60) -> None:
+    """Waits until a server accepts connections."""
+    end = time.monotonic() + limit_s
+    while time.monotonic() < end and server.poll() is None:
+        with contextlib.suppress(OSError):
+            socket.create_connection(("127.0.0.1", port), 1).close()
+            return
+        time.sleep(0.05)
+    raise RuntimeError(f"{server.args} does not answer")
 
 
 def finish_processes(runs: Sequence[subprocess.Popen], *, limit_s: float = 240) -> list[Finished]:

@@ -81,9 +81,9 @@ def test_what_a_killed_writer_left_goes_with_the_next_write(tmp_path):
 def test_urls_are_no_paths(scheme, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for path in (f"{scheme}://bucket/run", Path(f"{scheme}://bucket/run"), f"{scheme}:/bucket"):
-        with pytest.raises(InputError, match=r"^workdir: .*bucket.*: object storage is not supp"):
+        with pytest.raises(InputError, match=r"^workdir: .*bucket.*: is a URL, and a path"):
             files.local_path(path, "workdir")
-        with pytest.raises(InputError, match="object storage"):
+        with pytest.raises(InputError, match="is a URL"):
             files.write_json(path, {})
     assert not list(tmp_path.iterdir())
 

@@ -9,13 +9,14 @@ import pytest
 
 LEVEL = {
     "ranges": 0, "types": 0, "param_paths": 1, "method": 1, "config": 1, "config_json": 1,
-    "config_watching": 1, "config_checkpoint": 1,
+    "config_watching": 1, "config_checkpoint": 1, "buckets": 1, "lease": 1, "staging": 1,
     "files": 1, "parts": 1, "checksums": 1, "classes": 1, "metrics": 1,
     "sharding": 2, "kernels": 2, "ops": 2, "distributed": 2, "last_words": 1,
     "masks": 3, "augment": 3, "losses": 3, "frontends": 3, "nn": 4, "data": 4, "methods": 5,
     "monitoring.progress": 1, "recipes": 6, "monitoring.flops": 6,
     "train.state": 6, "train.optimizer": 6, "train.run_folder": 6, "train.transfer": 6,
-    "train.average": 5, "train.watch": 5, "train.keeping": 5, "train.checkpoint": 7,
+    "train.average": 5, "train.watch": 5, "train.keeping": 5, "train.stored": 7,
+    "train.checkpoint": 7,
     "train.checkpoint_files": 5, "train.fits": 7, "train.resume_from": 8, "train.inventory": 9,
     "train.accumulate": 7, "train.plan": 8, "train.initial_state": 8, "train.step": 8,
     "weights": 8, "export.bundle": 8, "export.bundle_checks": 8, "monitoring": 9, "plan": 9,
@@ -42,7 +43,7 @@ FORBIDDEN = {
 }
 LAZY = {"tensorflow", "tensorflow_datasets", "librosa", "matplotlib", "sklearn", "soundfile",
         "soxr", "tyro", "grain", "apache_beam", "torch", "scipy", "mteb", "s3prl", "onnx",
-        "onnxruntime", "ai_edge_litert"}  # fmt: skip
+        "onnxruntime", "ai_edge_litert", "fsspec"}  # fmt: skip
 TWIN = ("export", "huggingface", "twin")
 """Code that is copied beside exported weights: torch is its point, and jfreq does not import it."""
 OWN_ENTRY = {"cli", "hub"}

@@ -21,6 +21,7 @@ from jfreq.monitoring import provenance
 from jfreq.monitoring.metrics_writer import read_metrics
 from jfreq.parts import Part
 from jfreq.ranges import first_line
+from jfreq.staging import staged
 from jfreq.train.loop import Stopped, train
 from jfreq.types import InputError
 
@@ -37,6 +38,7 @@ class Training(NamedTuple):
     replicate: Replicate
 
 
+@staged("workdir")
 def run(
     ablation: Ablation,
     data: str | Path,
@@ -60,7 +62,7 @@ def run(
     Args:
       ablation: the cells.
       data: labelled shards with folds.
-      workdir: the folder of the runs and of ``grid.json``.
+      workdir: the folder of the runs and of ``grid.json``; a path or a URL, s3:// or gs://.
       count: trainings of each cell; by default one for each fold.
       have: other ``grid.json`` files, whose finished trainings are used.
       part: the trainings that this process does first, of as many parts as there are processes;
@@ -77,7 +79,7 @@ def run(
     """
     from jfreq.data.shards.reader import open_shards
 
-    workdir = local_path(workdir, "workdir")
+    workdir = Path(workdir)
     shards = open_shards(data)
     trainings = _trainings(ablation, shards, count)
     known = _finished([local_path(path, "have") for path in have])

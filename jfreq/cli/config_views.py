@@ -57,7 +57,7 @@ def shards_info(view: View) -> ShardsInfo:
     if view.data:
         from jfreq.data.shards.reader import open_shards
 
-        info = open_shards(view.data).info
+        info = open_shards(view.data, cache=view.experiment.data.cache).info
     else:
         info = ShardsInfo("clips", _signals(view), 0, labels=tuple(map(str, range(view.labels))))
     return cropped_info(info, view.experiment.data.crop_seconds)

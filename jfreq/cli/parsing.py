@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from jfreq.buckets import folder_or_url, url_of
 from jfreq.files import local_path
 from jfreq.ranges import InputError, OutOfRange, check_call, close_match, shown
 
@@ -50,7 +51,7 @@ def parse(kind: type[T], *, args: Sequence[str], prog: str, default: T, descript
       InputError: for anything wrong with the options.
     """
     options = _parsed(kind, args, prog, default=default, description=description)
-    _refuse_urls(vars(options))
+    _refuse_urls(vars(options), URLS.get(prog.split()[1], ()))
     return options
 
 
@@ -82,7 +83,8 @@ def call(command: Callable[..., None], args: Sequence[str], prog: str) -> None:
         return values, named
 
     values, named = _parsed(arguments, args, prog)
-    _refuse_urls(inspect.signature(command).bind(*values, **named).arguments)
+    given = inspect.signature(command).bind(*values, **named).arguments
+    _refuse_urls(given, URLS.get(prog.removeprefix("jfreq "), ()))
     try:
         check_call(command, values, named)
         command(*values, **named)
@@ -209,12 +211,26 @@ _REWORDINGS: list[tuple[re.Pattern, Callable[[re.Match, list[str]], str]]] = [
 """Messages of tyro, and functions that make ours of them and of the options that it suggests."""
 
 
-def _refuse_urls(options: Mapping[str, Any]) -> None:
+URLS: Mapping[str, tuple[str, ...]] = {
+    "train": ("workdir",),
+    "finetune": ("workdir",),
+    "ablate": ("workdir",),
+    "probe": ("trained",),
+    "export": ("trained", "out"),
+    "import": ("out",),
+    "embed": ("encoder",),
+    "predict": ("encoder",),
+    "report": ("folder", "out"),
+}
+"""By command the options that take a URL of object storage too."""
+
+
+def _refuse_urls(options: Mapping[str, Any], but: Sequence[str] = ()) -> None:
     """``InputError`` for a URL where an option expects a path."""
     for name, value in options.items():
         for path in value if isinstance(value, tuple) else (value,):
             if isinstance(path, Path):
-                local_path(path, f"--{name.replace('_', '-')}")
+                (folder_or_url if name in but else local_path)(path, f"--{name.replace('_', '-')}")
             elif dataclasses.is_dataclass(path):
                 _refuse_urls(vars(path))
 
@@ -277,6 +293,8 @@ def run_or_bundle(path: Path) -> Path:
     """``path`` where it is a run or bundle, or the only run inside it, which is then printed."""
     from jfreq.export.bundle import trained_folder
 
+    if url_of(path):
+        return path
     folder = trained_folder(path)
     if folder != path:
         print_note(f"{path}: uses the only run in it, {folder}")

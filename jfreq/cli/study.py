@@ -38,6 +38,7 @@ def ablate(
             process for each part, on machines that share the workdir.
         out: write OUT.md, OUT.json and OUT.svg, in place of grid.md and grid.svg in the workdir.
     """
+    from jfreq import staging
     from jfreq.ablate import grid
     from jfreq.ablate.plot import plot
     from jfreq.ablate.run import run
@@ -46,18 +47,20 @@ def ablate(
     from jfreq.parts import parse_part
     from jfreq.report import write_page
 
-    base, chosen = out or workdir / "grid", None if part is None else parse_part(part)
+    chosen = None if part is None else parse_part(part)
+    with staging.opened(workdir, "workdir", write=True) as folder:
+        base = out or folder / "grid"
 
-    def write(results: Grid) -> None:
-        write_text(base.with_suffix(".md"), results.to_markdown())
-        plot(results, base.with_suffix(".svg"))
-        if out:
-            write_json(out.with_suffix(".json"), results.to_dict())
-        write_page(workdir)
+        def write(results: Grid) -> None:
+            write_text(base.with_suffix(".md"), results.to_markdown())
+            plot(results, base.with_suffix(".svg"))
+            if out:
+                write_json(out.with_suffix(".json"), results.to_dict())
+            write_page(folder)
 
-    with temporary_compilation_cache():
-        results = run(grid.load(file), data, workdir, count=trainings, have=have, part=chosen,
-                      note=print_note, on_grid=write)  # fmt: skip
+        with temporary_compilation_cache():
+            results = run(grid.load(file), data, folder, count=trainings, have=have, part=chosen,
+                          note=print_note, on_grid=write)  # fmt: skip
     print(results.to_markdown())
 
 

@@ -83,10 +83,12 @@ def finetune(argv: Sequence[str]) -> None:
         return
     print(report.to_markdown())
     if args.fractions:
+        from jfreq import staging
         from jfreq.evaluate import plot
 
-        report.save(workdir / "fractions.json")
-        plot.curves({experiment.name: report}, workdir / "fractions.svg")
+        with staging.opened(workdir, "workdir", write=True) as folder:
+            report.save(folder / "fractions.json")
+            plot.curves({experiment.name: report}, folder / "fractions.svg")
 
 
 def config(argv: Sequence[str]) -> None:

@@ -77,7 +77,7 @@ def probe(
         step: of a run, probe the checkpoint of this step, not what the run ends in.
         out: folder of the results; by default that of the run.
     """
-    from jfreq import distributed
+    from jfreq import distributed, staging
     from jfreq.data.fold_assignment import refolded
     from jfreq.data.prepare import messages
     from jfreq.data.shards.reader import open_shards
@@ -117,10 +117,10 @@ def probe(
         return
     print(report.to_markdown())
     print("\n".join(verdict(report)))
-    folder = out or trained
-    report.save(folder / ("fractions.json" if fractions else "results.json"))
-    if fractions:
-        plot.curves({loaded.experiment.name: report}, folder / "fractions.svg")
+    with staging.opened(out or trained, "out", write=True) as folder:
+        report.save(folder / ("fractions.json" if fractions else "results.json"))
+        if fractions:
+            plot.curves({loaded.experiment.name: report}, folder / "fractions.svg")
 
 
 def import_(
@@ -149,11 +149,11 @@ def import_(
         stride: frames and bins from patch to patch, likewise.
     """
     from jfreq.export.bundle import check_free, save_bundle
-    from jfreq.files import local_path, read_text
+    from jfreq.files import read_text
     from jfreq.weights.importing import import_weights
     from jfreq.weights.release import Options, class_names
 
-    check_free(local_path(out, "out"))
+    check_free(out)
     names = () if labels is None else class_names(labels, read_text(labels, "a text"))
     options = Options(part, pool, heads, frames, stride, names)
     found = import_weights(file, options)

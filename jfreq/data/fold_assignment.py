@@ -132,7 +132,7 @@ def open_data(cfg: Data) -> Shards:
         raise InputError(
             "data.fold_by: has no effect alone; add --data.make-folds with a number of folds"
         )
-    shards = open_shards(cfg.path)
+    shards = open_shards(cfg.path, cache=cfg.cache)
     return shards if cfg.make_folds is None else refolded(shards, cfg.make_folds, cfg.fold_by)[0]
 
 

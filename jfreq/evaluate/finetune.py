@@ -27,9 +27,10 @@ from jfreq.evaluate.predictions import (
 )
 from jfreq.evaluate.probe_protocol import single_split
 from jfreq.evaluate.results import Report, Result, joined, over_seeds
-from jfreq.files import local_path, read_json, write_json
+from jfreq.files import read_json, write_json
 from jfreq.metrics import interval_of, metrics_for
 from jfreq.ranges import Fraction, Repeats, checked_call
+from jfreq.staging import staged
 from jfreq.train.average import check_snapshots, snapshot_steps
 from jfreq.train.optimizer import follows_plateau
 from jfreq.train.run_folder import CONFIG, read_config
@@ -49,10 +50,12 @@ MAY_DIFFER = (
     "data.backend",
     "data.memory_mb",
     "data.path",
+    "data.cache",
 )
 """Fields that may differ between a finished fold and the call that would use it again."""
 
 
+@staged("workdir")
 def finetune(
     experiment: Experiment,
     workdir: Path,
@@ -82,7 +85,6 @@ def finetune(
         leaves a class without a row, validation on test rows, and a ``workdir`` that holds other
         fine-tuning.
     """
-    workdir = local_path(workdir, "workdir")
     shards, rows, jobs, counts = _jobs(experiment, workdir, folds, train_split, test_split)
     predictions, tested = [], []
     for fold, cfg in jobs:
@@ -118,6 +120,7 @@ def _tested(
     return snapshots.averaged(snapshot_steps(cfg.average, cfg.steps), method.scores), ""
 
 
+@staged("workdir")
 @checked_call
 def by_fraction(
     experiment: Experiment,
@@ -142,7 +145,6 @@ def by_fraction(
     Raises:
       InputError: as :func:`finetune`, for all fractions before the first training.
     """
-    workdir = local_path(workdir, "workdir")
     wanted = sorted(set(fractions))
     check(len(wanted) == len(fractions) > 0, "fractions", f"name each once, got {list(fractions)}")
     plan = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from jfreq import recipes
+from jfreq.buckets import url_of
 from jfreq.config import Checkpoint, Experiment, Log, Optim, Source, check, replace
 from jfreq.export.bundle import load_trained, trained_folder
 from jfreq.files import local_path
@@ -31,8 +32,8 @@ def experiment_for(source: str | Path, recipe: str | None = None) -> Experiment:
     Raises:
       InputError: for anything else, and where the recipe is not made for this encoder.
     """
-    if local_path(source, "run").exists():
-        folder = trained_folder(source)
+    if url_of(source) or local_path(source, "run").exists():
+        folder = url_of(source) or trained_folder(source)
         pretrained, init_from = load_trained(folder).experiment, (Source(str(folder)),)
     else:
         try:

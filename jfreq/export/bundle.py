@@ -15,7 +15,8 @@ import jax
 import numpy as np
 
 import jfreq
-from jfreq import config_json, param_paths
+from jfreq import config_json, param_paths, staging
+from jfreq.buckets import Bucket, url_of
 from jfreq.config import Experiment, Saved
 from jfreq.data.sources.folders import why_no_file
 from jfreq.export.bundle_checks import (
@@ -59,11 +60,11 @@ def save_bundle(
     note: str = "",
     files: Mapping[str, bytes] | None = None,
     card: str = "",
-) -> Path:
+) -> Path | str:
     """Writes a bundle folder; readers see all of it or nothing.
 
     Args:
-      path: the folder. A bundle that is already there is replaced.
+      path: the folder, also a URL. A bundle that is already there is replaced.
       experiment: what trained the encoder, bound to its data.
       params: nested dicts of arrays, stored bit for bit.
       note: a sentence for the model card.
@@ -71,14 +72,16 @@ def save_bundle(
       card: Markdown that ends the model card.
 
     Returns:
-      The folder, as an absolute path.
+      The folder.
 
     Raises:
       InputError: where ``path`` holds anything but a bundle, or ``params`` anything but arrays in
         nested dicts whose names are free of ``/``.
     """
-    path = local_path(path, "out")
     check_free(path)
+    if url := url_of(path):
+        return _upload_bundle(url, experiment, params, note, files, card)
+    path = local_path(path, "out")
     draft = draft_of(path)
     old = draft_of(path.with_name(f"{path.name}.old"))
     shutil.rmtree(draft, ignore_errors=True)
@@ -93,6 +96,22 @@ def save_bundle(
         shutil.rmtree(draft, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
     return path
+
+
+def _upload_bundle(url: str, experiment: Experiment, params: PyTree, *more: Any) -> str:
+    """The config first, which says what the folder is and has the checksum of the weights; these
+    last. A bundle of which only a part is there does not load."""
+    note, files, card = more
+    bucket = Bucket(url, "out")
+    with staging.temporary() as home:
+        folder = home / "bundle"
+        save_bundle(folder, experiment=experiment, params=params, note=note, files=files, card=card)
+        names = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if p.is_file()}
+        stale = set(bucket.sizes()) - set(names)
+        for part in ({CONFIG}, set(names) - {CONFIG, WEIGHTS}, {WEIGHTS}):
+            bucket.upload({name: names[name] for name in part})
+        bucket.delete(stale)
+    return url
 
 
 def _swap(draft: Path, path: Path, old: Path) -> None:
@@ -117,7 +136,11 @@ def load_bundle(path: str | Path) -> Trained:
       InputError: for a missing folder or file, a folder that is not a bundle, a newer format, files
         that are truncated or altered, and weights that do not fit the settings or are not finite.
     """
-    path = local_path(path, "encoder")
+    with staging.opened(path, "encoder") as folder:
+        return _load_bundle(folder)
+
+
+def _load_bundle(path: Path) -> Trained:
     header = _open(path)
     from jfreq.methods import experiment_from_dict
 
@@ -135,8 +158,8 @@ def load_bundle(path: str | Path) -> Trained:
 
 def read_weights(path: str | Path) -> dict[str, Any]:
     """The parameters of a bundle by path; only checksums are verified, not the settings."""
-    path = local_path(path, "encoder")
-    return _read_flat(path / WEIGHTS, _open(path)["sha256"])
+    with staging.opened(path, "encoder") as folder:
+        return _read_flat(folder / WEIGHTS, _open(folder)["sha256"])
 
 
 def _open(path: Path) -> dict[str, Any]:
@@ -162,7 +185,7 @@ def load_trained(path: str | Path, what: Saved = "params", step: int | None = No
 
     Args:
       path: a bundle, the run folder of ``jfreq train``, or a folder of ``jfreq finetune`` that
-        holds a single run.
+        holds a single run; also a URL, s3:// or gs://.
       what: of a run, "last" returns the parameters after its last update, also where it ends in an
         average, and "target" the training target (an EMA teacher) in place of parameters.
       step: of a run, the checkpoint of this step; None: what the run ends in.
@@ -174,7 +197,11 @@ def load_trained(path: str | Path, what: Saved = "params", step: int | None = No
       InputError: as :func:`load_bundle` and :func:`trained_folder`, for parameters that are not
         finite, and for anything else of a bundle, which holds parameters only.
     """
-    path = trained_folder(path)
+    with staging.opened(path, "encoder") as folder:
+        return _load_trained(trained_folder(folder), what, step)
+
+
+def _load_trained(path: Path, what: Saved, step: int | None) -> Trained:
     if (path / CHECKPOINTS).is_dir():
         from jfreq.train.checkpoint import load_run
 
@@ -215,15 +242,27 @@ def is_bundle(path: str | Path) -> bool:
     return (Path(path) / CONFIG).is_file() and (Path(path) / WEIGHTS).is_file()
 
 
-def check_free(path: Path) -> None:
+def check_free(path: str | Path) -> None:
     """Raises ``InputError`` where ``path`` holds anything but a bundle, which would be lost.
 
     Folders of Hugging Face have files of the same names.
     """
+    if url := url_of(path):
+        bucket = Bucket(url, "out")
+        names = {name.partition("/")[0] for name in bucket.sizes()}
+        ours = not names or b'"jfreq"' in (bucket.read(CONFIG) or b"")
+        _check_free(url, ours, names)
+        return
+    path = local_path(path, "out")
     occupied = path.exists() and not (path.is_dir() and not any(path.iterdir()))
-    if occupied and not (is_bundle(path) and b'"jfreq"' in (path / CONFIG).read_bytes()):
+    ours = not occupied or (is_bundle(path) and b'"jfreq"' in (path / CONFIG).read_bytes())
+    _check_free(path, ours, {p.name for p in path.iterdir()} if occupied and ours else set())
+
+
+def _check_free(path: str | Path, ours: bool, names: set[str]) -> None:
+    if not ours:
         raise InputError(f"{path}: exists and is not a bundle; choose another folder")
-    other = sorted({p.name for p in path.iterdir()} - set(MEMBERS)) if occupied else []
+    other = sorted(names - set(MEMBERS))
     if other:
         raise InputError(
             f"{path}: also holds {', '.join(other[:3])}, which would be lost; move it away or "

@@ -11,7 +11,6 @@ from jfreq.export.bundle import check_free, load_trained, save_bundle
 from jfreq.export.clips import clip_windows
 from jfreq.export.onnx import extra as onnx
 from jfreq.export.portable import Adapter, Extra, adapt
-from jfreq.files import local_path
 from jfreq.method import encoder_params
 from jfreq.types import InputError
 
@@ -50,14 +49,14 @@ def export_run(
     clips: Sequence[str | Path] = (),
     step: int | None = None,
     say: Callable[[str], None] | None = None,
-) -> Path:
+) -> Path | str:
     """Writes the frozen encoder of a run as a bundle.
 
     Parameters that ``encode`` never reads (decoders, prediction heads) are left out.
 
     Args:
       run: a run folder, or another bundle.
-      out: the folder of the bundle.
+      out: the folder of the bundle; as ``run`` also a URL, s3:// or gs://.
       note: a sentence for the model card.
       formats: what the folder holds: ``bundle``, which is always written, and names of ``EXTRAS``.
       clips: recordings on whose windows every format is compared with the encoder, beside noise:
@@ -92,7 +91,7 @@ def export_run(
             "clips: are what written programs are compared on; name a format beside the bundle, "
             "for instance --format onnx"
         )
-    check_free(local_path(out, "out"))
+    check_free(out)
     trained = load_trained(run, step=step)
     experiment, cfg = trained.experiment, trained.experiment.method
     params = encoder_params(cfg, trained.params)

@@ -18,11 +18,11 @@ def write_page(
     step: int | None = None,
     out: str | Path | None = None,
     progress: Callable[[str, int, int], None] | None = None,
-) -> Path:
+) -> Path | str:
     """Writes the page of a run or of an ablation.
 
     Args:
-      folder: of the run or of the ablation.
+      folder: of the run or of the ablation; a path or a URL, s3:// or gs://, as ``out``.
       data, rows, step, progress: as :func:`jfreq.report.run.run_page`.
       out: the file; by default ``report.html`` in the folder.
 
@@ -32,25 +32,28 @@ def write_page(
     Raises:
       InputError: for a folder that is neither, and for shards that do not fit the run.
     """
+    from jfreq import staging
+    from jfreq.buckets import folder_or_url, url_of
     from jfreq.export.bundle import trained_folder
-    from jfreq.files import local_path, write_atomically
     from jfreq.report.collect import is_grid
     from jfreq.report.grid import grid_page
     from jfreq.report.run import run_page
 
-    folder = local_path(folder, "folder")
-    folder = folder if is_grid(folder) else trained_folder(folder)
-    target = local_path(out, "out") if out else folder / FILE
-    if target.is_dir():
-        raise InputError(
-            f"{target}: is a folder; give --out the name of a file, for instance {FILE}"
-        )
-    if step is not None and is_grid(folder):
-        raise InputError(
-            f"{folder}: is an ablation, and --step is of a run; give the folder of one of its runs"
-        )
-    if is_grid(folder):
-        text = grid_page(folder)
-    else:
-        text = run_page(folder, data=data, rows=rows, step=step, progress=progress)
-    return write_atomically(target, lambda file: file.write(text.encode()))
+    target = folder_or_url(out, "out") if out else None
+    with staging.opened(folder, "folder") as here:
+        here = here if is_grid(here) else trained_folder(here)
+        target = target or folder_or_url(staging.shown(here / FILE), "folder")
+        if not url_of(target) and Path(target).is_dir():
+            raise InputError(
+                f"{target}: is a folder; give --out the name of a file, for instance {FILE}"
+            )
+        if step is not None and is_grid(here):
+            raise InputError(
+                f"{here}: is an ablation, and --step is of a run; give the folder of one of its "
+                "runs"
+            )
+        if is_grid(here):
+            text = grid_page(here)
+        else:
+            text = run_page(here, data=data, rows=rows, step=step, progress=progress)
+        return staging.write_file(target, "out", text.encode())

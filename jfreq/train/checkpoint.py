@@ -17,9 +17,9 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from jfreq import checksums, distributed
+from jfreq import checksums, distributed, staging
 from jfreq.config import Checkpoint, Experiment, Saved, check
-from jfreq.files import disk_errors, local_path
+from jfreq.files import disk_errors
 from jfreq.train.checkpoint_files import (
     DAMAGED,
     UNFINISHED,
@@ -31,11 +31,10 @@ from jfreq.train.fits import check_fits
 from jfreq.train.keeping import reasons
 from jfreq.train.run_folder import CHECKPOINTS, check_same, read_config
 from jfreq.train.state import State, Trained
+from jfreq.train.stored import LATE_FILES, complete, stored, verify
 from jfreq.types import InputError, PyTree
 
 DEFAULT = Checkpoint()
-LATE_FILES = ("_CHECKPOINT_METADATA", "commit_success.txt")
-"""Files to which orbax writes the time of the commit when everything else is complete."""
 
 log = logging.getLogger("jfreq")
 logging.getLogger("absl").setLevel(logging.ERROR)  # orbax logs every save and restore
@@ -67,6 +66,7 @@ class Checkpoints:
     def __init__(self, workdir: Path, cfg: Checkpoint = DEFAULT):
         self._workdir, self._folder = workdir, workdir / CHECKPOINTS
         self._last: int | None = distributed.from_chief(lambda: _open(self._folder))
+        self._stored = stored(self._folder)
         self._writing = -1
         self.kept = _Kept(cfg)
         options = ocp.CheckpointManagerOptions(
@@ -74,8 +74,13 @@ class Checkpoints:
             enable_async_checkpointing=True,
             async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
         )
+        handlers = None
+        if self._stored is not None:
+            handlers = self._stored.start(options, self._last)
         with disk_errors(self._folder):
-            self._manager = ocp.CheckpointManager(self._folder.absolute(), options=options)
+            self._manager = ocp.CheckpointManager(
+                self._folder.absolute(), options=options, handler_registry=handlers
+            )
 
     def steps(self) -> list[int]:
         """Checkpoints on disk or being written, oldest first.
@@ -89,7 +94,7 @@ class Checkpoints:
         if step in self.steps():
             return
         with disk_errors(self._folder):
-            self._manager.wait_until_finished()
+            self._settle()
             self._writing = step
             self._manager.save(
                 step,
@@ -101,12 +106,19 @@ class Checkpoints:
     def _seal(self) -> None:
         """Writes the digests of the files of a checkpoint, in the thread that has just written
         them and before it gets its name: a checkpoint without digests is not whole."""
-        if not distributed.is_chief():
-            return
         done = self._folder / str(self._writing)
         drafts = self._folder.glob(f"{self._writing}{UNFINISHED}*")
-        folder = done if done.is_dir() else next(drafts)
-        checksums.write(folder, step=self._writing, leave_out=LATE_FILES)
+        if self._stored is not None:
+            self._stored.upload(done if done.is_dir() else next(drafts), self._writing)
+        elif distributed.is_chief():
+            folder = done if done.is_dir() else next(drafts)
+            checksums.write(folder, step=self._writing, leave_out=LATE_FILES)
+
+    def _settle(self) -> None:
+        """Waits until what is being written is whole."""
+        self._manager.wait_until_finished()
+        if self._stored is not None:
+            self._stored.settle(self.steps())
 
     def restore_last(self, abstract: State) -> tuple[State, dict[str, Any]] | None:
         """The newest checkpoint that is whole, placed like ``abstract``; None where there is none.
@@ -129,7 +141,7 @@ class Checkpoints:
     def wait(self) -> None:
         """Until everything saved so far is on disk."""
         with disk_errors(self._folder):
-            self._manager.wait_until_finished()
+            self._settle()
             self._manager.check_for_errors()
 
     def close(self) -> None:
@@ -145,6 +157,8 @@ def _parts(state: State) -> dict[str, PyTree]:
 
 def _open(folder: Path) -> int | None:
     """The newest whole checkpoint. Damaged newer ones are set aside, unfinished ones removed."""
+    if found := stored(folder):
+        found.remove_unfinished()
     if not folder.exists():
         return None
     if not folder.is_dir():
@@ -155,7 +169,7 @@ def _open(folder: Path) -> int | None:
             shutil.rmtree(draft, ignore_errors=True)
         for step in sorted(finished(folder), reverse=True):
             try:
-                checksums.verify(folder / str(step), step=step)
+                verify(folder / str(step), step=step)
                 return step
             except checksums.Damaged as damage:
                 set_aside.append(_set_aside(folder / str(step), damage))
@@ -173,7 +187,10 @@ def _set_aside(path: Path, damage: checksums.Damaged) -> str:
     while os.path.lexists(path.with_name(name)):
         again += 1
         name = f"{DAMAGED}{path.name}.{again}"
-    path.rename(path.with_name(name))
+    if found := stored(path.parent):
+        found.set_aside(path.name, name)
+    if path.exists():
+        path.rename(path.with_name(name))
     log.warning(
         "checkpoint %s is damaged (%s); it is kept as %s, and the one before it is used",
         path,
@@ -200,7 +217,11 @@ def load_run(path: str | Path, *, step: int | None = None, what: Saved = "params
     Raises:
         InputError: The folder is no run, or has no checkpoint that is whole.
     """
-    workdir = local_path(path, "run")
+    with staging.opened(path, "run") as workdir:
+        return _load_run(workdir, step, what)
+
+
+def _load_run(workdir: Path, step: int | None, what: Saved) -> Trained:
     experiment = read_config(workdir)
     folder = (workdir / CHECKPOINTS).absolute()
     if not folder.is_dir():
@@ -214,7 +235,7 @@ def load_run(path: str | Path, *, step: int | None = None, what: Saved = "params
     figure = experiment.checkpoint.best if what == "params" else None
     tried: dict[int, str] = {}
     # Listed anew after each miss: a running training may have replaced what was there.
-    while left := finished(folder) - set(tried):
+    while left := _finished_now(folder) - set(tried):
         newest = max(left)
         try:
             found = _load_step(folder, newest, experiment, what)
@@ -291,7 +312,7 @@ def choose_whole(workdir: Path, step: int | None = None) -> int:
     damaged = []
     for each in sorted(finished(folder), reverse=True) if step is None else [step]:
         try:
-            checksums.verify(folder / str(each), step=each)
+            verify(folder / str(each), step=each)
             return each
         except checksums.Damaged as damage:
             damaged.append(f"{folder / str(each)}: is damaged ({damage})")
@@ -308,11 +329,18 @@ def exists(workdir: Path) -> bool:
     return folder.is_dir() and bool(finished(folder))
 
 
+def _finished_now(folder: Path) -> set[int]:
+    """As :func:`finished`, of a local copy too."""
+    if found := stored(folder):
+        found.refresh()
+    return finished(folder)
+
+
 def _load_step(folder: Path, step: int, experiment: Experiment, what: Saved) -> PyTree:
     """This part of a checkpoint. Raises ``Damaged`` where its files are not what was written."""
     path = folder / str(step)
     with reading(path):
-        checksums.verify(path, step=step)
+        verify(path, step=step)
         meta = read_meta(path)
         if "config" in meta:
             check_same(path, meta["config"], experiment)
@@ -321,6 +349,7 @@ def _load_step(folder: Path, step: int, experiment: Experiment, what: Saved) -> 
 
 def _best(folder: Path, step: int, figure: str) -> int | None:
     """The best step by ``figure`` before ``step`` and at it, as its checkpoint notes it."""
+    complete(folder / str(step))
     meta = read_meta(folder / str(step))
     watch = meta.get("watch", {})
     best = watch.get("best_step") if watch.get("figure") == figure else None

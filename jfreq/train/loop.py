@@ -12,11 +12,11 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from jfreq import distributed, sharding
+from jfreq import distributed, sharding, staging
 from jfreq.config import Experiment, check
 from jfreq.config_json import to_dict
 from jfreq.data.fold_assignment import advice_without_folds
-from jfreq.files import local_path, write_json
+from jfreq.files import write_json
 from jfreq.monitoring.goodput import Ledger, productive_seconds
 from jfreq.monitoring.metrics_writer import MetricsWriter, read_metrics
 from jfreq.monitoring.profiler import Profiler
@@ -57,7 +57,7 @@ def train(
 
     Args:
         experiment: The run; its method need not be bound to the data yet.
-        workdir: The folder of the run, which is made or continued.
+        workdir: The folder of the run, which is made or continued; also a URL, s3:// or gs://.
         quiet: Shows no progress.
         on_snapshot: What is done with snapshots of which ``average`` averages predictions.
 
@@ -70,15 +70,15 @@ def train(
         NotFinite: The loss or the gradient is NaN or infinite.
         Stopped: SIGTERM or SIGINT arrived; the state is saved.
     """
-    workdir = local_path(workdir, "workdir")
     check_snapshots(experiment, tested=on_snapshot is not None)
     check_watched(experiment, plateau=follows_plateau(experiment.optim))
     distributed.from_chief(lambda: list(find_writers(experiment.log.writers)))
-    if not checkpoint.exists(workdir) and experiment.checkpoint.resume_from is None:
-        check_sources(experiment)
-    setup = plan_run(experiment)
-    with jax.set_mesh(setup.mesh), contextlib.closing(setup.pipeline):
-        return _run(setup, workdir, quiet, on_snapshot)
+    with staging.opened(workdir, "workdir", write=distributed.is_chief()) as folder:
+        if not checkpoint.exists(folder) and experiment.checkpoint.resume_from is None:
+            check_sources(experiment)
+        setup = plan_run(experiment)
+        with jax.set_mesh(setup.mesh), contextlib.closing(setup.pipeline):
+            return _run(setup, folder, quiet, on_snapshot)
 
 
 def _run(
@@ -170,7 +170,8 @@ def _loop(
         if note:
             progress.say(note)
     if start >= experiment.steps:
-        progress.say(f"{workdir}: already at step {start} of {experiment.steps}")
+        shown = staging.shown(workdir)
+        progress.say(f"{shown}: already at step {start} of {experiment.steps}")
         progress.close()
         saves.close()
         return _trained(experiment, state, workdir)

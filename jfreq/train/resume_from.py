@@ -14,10 +14,10 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
-from jfreq import checksums, distributed, methods
+from jfreq import checksums, distributed, methods, staging
 from jfreq.config import Experiment, ResumeFrom, check
 from jfreq.config_json import changes, to_dict
-from jfreq.files import local_path, read_json, sha256_of, write_json
+from jfreq.files import read_json, sha256_of, write_json
 from jfreq.ranges import shortlist, shown
 from jfreq.train import average
 from jfreq.train.checkpoint import choose_whole
@@ -27,6 +27,7 @@ from jfreq.train.optimizer import rates
 from jfreq.train.plan import RunPlan
 from jfreq.train.run_folder import CHECKPOINTS, differing, read_config
 from jfreq.train.state import State
+from jfreq.train.stored import complete
 from jfreq.train.watch import Watch
 from jfreq.types import InputError, PyTree
 
@@ -106,7 +107,8 @@ def opened(setup: RunPlan) -> Iterator[Origin | None]:
     if source is None:
         yield None
         return
-    yield _found(setup, source, local_path(source.path, FIELD))
+    with staging.opened(source.path, FIELD) as run:
+        yield _found(setup, source, run)
 
 
 def read_note(workdir: Path) -> dict[str, Any] | None:
@@ -134,6 +136,7 @@ def _found(setup: RunPlan, source: ResumeFrom, run: Path) -> Origin:
     except InputError as error:
         raise InputError(f"{FIELD}: {error}") from None
     path = run / CHECKPOINTS / str(step)
+    complete(path)
     meta = read_meta(path)
     where = f"{source.path}, step {step}"
     check(

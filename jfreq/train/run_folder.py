@@ -9,16 +9,17 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from jfreq import distributed, methods
+from jfreq import distributed, methods, staging
 from jfreq.config import Experiment, check
 from jfreq.config_json import changes, to_dict
 from jfreq.files import Lock, read_json, write_json
+from jfreq.lease import Lease
 from jfreq.types import InputError
 
 CONFIG, CHECKPOINTS, LOCK, STARTED = "config.json", "checkpoints", ".lock", "started.json"
 
 FREE_FIELDS = ("steps", "log", "checkpoint", "mesh", "evals")
-FREE_DATA_FIELDS = ("data.path", "data.threads", "data.backend", "data.memory_mb")
+FREE_DATA_FIELDS = ("data.path", "data.cache", "data.threads", "data.backend", "data.memory_mb")
 """Fields that may change between two starts of a run. The contents of the shards may not, which
 the checkpoint knows by their hash; their path may."""
 
@@ -42,10 +43,10 @@ def lock_run_folder(workdir: Path, experiment: Experiment) -> contextlib.ExitSta
     return held
 
 
-def lock(workdir: Path) -> contextlib.closing[Lock]:
+def lock(workdir: Path) -> contextlib.closing[Lock | Lease]:
     """Makes this process the only one that writes checkpoints into a run folder, until the result
     is left. Raises ``InputError`` where another one does."""
-    return contextlib.closing(Lock(workdir / LOCK, "trains in"))
+    return contextlib.closing(staging.lock(workdir / LOCK, "trains in"))
 
 
 def _check_run_folder(workdir: Path, experiment: Experiment) -> None:

@@ -1,4 +1,5 @@
-"""Every path of every command: a URL is refused in one line, before anything is read or written."""
+"""Every path of every command: a URL of a kind that it does not take is refused in one line, before
+anything is read or written."""
 
 import inspect
 from pathlib import Path
@@ -7,7 +8,14 @@ import pytest
 
 from jfreq import cli, recipes
 
-URL = "gs://bucket/a"
+NOWHERE, STORE = "hdfs://bucket/a", "gs://bucket/a"
+TAKEN = {("finetune", 0), ("train", "--workdir"), ("finetune", "--workdir"),
+         ("ablate", "--workdir"), ("train", "--checkpoint.init-from"), ("probe", 0),
+         ("export", 0), ("export", "--out"),
+         ("import", "--out"), ("embed", 0), ("predict", 0), ("report", 0),
+         ("report", "--out"), ("train", "--data"), ("train", "--data.path"), ("finetune", "--data"),
+         ("plan", "--data"), ("config", "--data")}  # fmt: skip
+"""Commands, and their first argument or option that takes a URL of object storage."""
 OF_EXPERIMENTS = {
     "train": [("{}.py:e", "--workdir", "run"), ("ssast_nano", "--workdir", "{}"),
               ("ssast_nano", "--workdir", "run", "--data", "{}"),
@@ -55,9 +63,13 @@ LINES = list(command_lines())
 @pytest.mark.parametrize(("name", "line"), LINES)
 def test_a_url_is_no_path(name, line, refused, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    message = refused(*name.split(), *(word.format(URL) for word in line))
-    assert "object storage is not supported yet; give a local folder" in message
-    assert "gs:/" in message
+    place = line.index("{}") if "{}" in line else -1
+    option = next((word for word in line[:place][::-1] if word.startswith("--")), 0)
+    taken = (name, option) in TAKEN
+    for url in (NOWHERE,) if taken else (NOWHERE, STORE):
+        message = refused(*name.split(), *(word.format(url) for word in line))
+        assert "is a URL, and a path on this machine is needed here" in message
+        assert url[:5] in message
     assert not list(Path().iterdir()), "nothing is written"
 
 

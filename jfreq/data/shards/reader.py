@@ -12,9 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from jfreq.buckets import url_of
 from jfreq.config import check
 from jfreq.data.prepare.statistics import measured, training_rows
 from jfreq.data.shards import columns, combine
+from jfreq.data.shards.cache import copied
 from jfreq.data.shards.example import TEXT, empty_batch, fill
 from jfreq.data.shards.metadata import ShardsInfo, digest
 from jfreq.data.sources.folders import COLUMNS
@@ -303,13 +305,21 @@ class ShardFolder:
             self._readers.clear()
 
 
-def open_shards(paths: str | Path | Sequence[str | Path]) -> Shards:
+def open_shards(
+    paths: str | Path | Sequence[str | Path], *, cache: str | Path | None = None
+) -> Shards:
     """Opens one folder of shards, or several as one set, labelled where the classes agree.
+
+    Args:
+      paths: folders, also URLs of object storage, s3:// and gs://.
+      cache: the local folder that URLs are copied to, see :func:`jfreq.data.shards.cache.copied`.
 
     Raises:
       InputError: where a folder is missing or unfinished, or the signals differ.
     """
     paths = [paths] if isinstance(paths, str | Path) else paths
     check(len(paths) > 0, "data.path", "name at least one folder of shards")
-    folders = [local_path(path, "data") for path in paths]
+    folders = [
+        copied(url, cache) if (url := url_of(path)) else local_path(path, "data") for path in paths
+    ]
     return Shards([ShardFolder(folder, ShardsInfo.read(folder)) for folder in folders])
