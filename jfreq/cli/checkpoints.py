@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tyro.conf import Positional
 
+from jfreq.buckets import url_of
 from jfreq.cli.parsing import print_note, run_or_bundle
 from jfreq.ranges import Count, InputError
 
@@ -44,6 +45,7 @@ def checkpoints(
         out: with --export, the folder of the bundle.
         json: print all of it as JSON.
     """
+    from jfreq import staging
     from jfreq.train import inventory, resume_from
 
     for name, given in {"keep": keep, "keep-every": keep_every, "yes": yes}.items():
@@ -55,16 +57,17 @@ def checkpoints(
     if export is not None:
         from jfreq.export.export_run import export_run
 
-        print(export_run(folder, Path(out or ""), step=export, say=print_note))
+        print(export_run(folder, out or "", step=export, say=print_note))
         return
     policy = {"keep": keep, "keep_every": keep_every}
-    gone = inventory.prune(folder, **policy) if prune and yes else []
-    found = inventory.take(folder, verify=verify or prune, **policy)
+    with staging.opened(folder, "run", write=prune and yes) as here:
+        gone = inventory.prune(here, **policy) if prune and yes else []
+        found = inventory.take(here, verify=verify or prune, **policy)
+        origin = resume_from.read_note(here)
     would_go = inventory.prunable(found) if prune else []
     if json:
-        print(json_format.dumps(_as_json(folder, found, gone, would_go), indent=1))
+        print(json_format.dumps(_as_json(run, found, origin, gone, would_go), indent=1))
     else:
-        origin = resume_from.read_note(folder)
         lines = [f"goes on from step {origin['step']} of {origin['run']}"] if origin else []
         print("\n".join([*lines, *_table(found), *_remarks(found)]))
         if prune:
@@ -136,12 +139,14 @@ def _pruned(gone: list[Entry], would_go: list[Entry], yes: bool) -> str:
 
 
 def _as_json(
-    folder: Path, found: Inventory, gone: list[Entry], would_go: list[Entry]
+    run: Path,
+    found: Inventory,
+    origin: dict[str, Any] | None,
+    gone: list[Entry],
+    would_go: list[Entry],
 ) -> dict[str, Any]:
-    from jfreq.train import resume_from
-
     return {
-        "run": str(folder),
+        "run": url_of(run) or str(run),
         "keep": found.policy.keep,
         "keep_every": found.policy.keep_every,
         "best": found.policy.best,
@@ -151,5 +156,5 @@ def _as_json(
         "unfinished": found.unfinished,
         "removed": [entry.step for entry in gone],
         "would_remove": [entry.step for entry in would_go],
-        "resumed_from": resume_from.read_note(folder),
+        "resumed_from": origin,
     }

@@ -215,6 +215,7 @@ URLS: Mapping[str, tuple[str, ...]] = {
     "train": ("workdir",),
     "finetune": ("workdir",),
     "ablate": ("workdir",),
+    "checkpoints": ("run", "out"),
     "probe": ("trained",),
     "export": ("trained", "out"),
     "import": ("out",),

@@ -11,6 +11,8 @@ from typing import Any
 from jfreq import checksums
 from jfreq.files import disk_errors, read_json
 from jfreq.ranges import first_line
+from jfreq.staging import remote_of
+from jfreq.train.stored import stored
 from jfreq.types import InputError
 
 DAMAGED = "damaged-"
@@ -28,13 +30,19 @@ def finished(folder: Path) -> set[int]:
 
 def files_of(path: Path) -> dict[str, int]:
     """The bytes of every file of a checkpoint, by its name in the folder."""
+    if remote := remote_of(path):
+        names = remote.bucket.sizes(name := remote.name_of(path))
+        return {each.removeprefix(f"{name}/"): size for each, size in names.items()}
     found = (each for each in path.rglob("*") if each.is_file())
     return {each.relative_to(path).as_posix(): each.stat().st_size for each in found}
 
 
 def read_meta(path: Path) -> dict[str, Any]:
-    """What is saved beside the state of a checkpoint."""
-    return read_json(path / "meta" / "metadata", "the metadata of a checkpoint")
+    """What is saved beside the state of a checkpoint; of a local copy it is downloaded alone."""
+    file = path / "meta" / "metadata"
+    if (remote := remote_of(path)) and not file.exists():
+        remote.bucket.download({remote.name_of(file): file})
+    return read_json(file, "the metadata of a checkpoint")
 
 
 @contextlib.contextmanager
@@ -55,6 +63,8 @@ def reading(path: Path) -> Iterator[None]:
 
 def remove(path: Path) -> None:
     """Removes a checkpoint. It loses its name first, so that none is ever half there."""
+    if found := stored(path.parent):
+        found.remove(path.name)
     with disk_errors(path, doing="removed"):
         old = path.with_name(f"{path.name}{UNFINISHED}-removed")
         path.rename(old)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from jfreq import checksums
 from jfreq.config import Checkpoint
 from jfreq.monitoring.metrics_writer import read_metrics
+from jfreq.train import stored
 from jfreq.train.checkpoint_files import (
     DAMAGED,
     UNFINISHED,
@@ -142,7 +143,9 @@ def _damage(path: Path, step: int, verify: bool) -> str:
     """What is wrong with a checkpoint: with its files, or without ``verify`` with their names."""
     try:
         if verify:
-            checksums.verify(path, step=step)
+            stored.verify(path, step=step)
+            if found := stored.stored(path.parent):  # whose copy may take more room than there is
+                found.forget(step)
         else:
             checksums.check_names(path, files_of(path), step=step)
     except checksums.Damaged as damage:

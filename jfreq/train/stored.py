@@ -128,6 +128,10 @@ class Stored:
         self._bucket.copy({name: new + name.removeprefix(old) for name in names})
         self._remove(old, names)
 
+    def remove(self, step: str) -> None:
+        """Removes a checkpoint."""
+        self._remove(step, list(self._bucket.sizes(step)))
+
     def _remove(self, step: str, names: Collection[str]) -> None:
         """Removes a checkpoint; from the first moment on it does not exist."""
         self._bucket.delete([f"{step}/{checksums.FILE}"])

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 import jfreq
-from jfreq import staging
+from jfreq import cli, staging
 from jfreq.buckets import Bucket
-from jfreq.config import replace
+from jfreq.config import Checkpoint, ResumeFrom, replace
 from jfreq.export.export_run import export_run
 from jfreq.lease import Lease
 from jfreq.monitoring.metrics_writer import read_metrics
@@ -130,3 +130,32 @@ def test_reports_and_bundles(stored_run, finished_run, url):
         jfreq.load_encoder(url)
     with pytest.raises(InputError, match=f"^{stored_run}: exists and is not a bundle"):
         export_run(stored_run, stored_run)
+
+
+def test_another_run_goes_on_from_it(stored_run, experiment, finished_run, tmp_path):
+    origin = Checkpoint(resume_from=ResumeFrom(stored_run, 3))
+    again = train(replace(experiment, checkpoint=origin), tmp_path / "run", quiet=True)
+    assert equal(again.params, finished_run[0].params)
+    gone = Checkpoint(resume_from=ResumeFrom(stored_run, 4))
+    with pytest.raises(InputError, match=r"finished: has no checkpoint of step 4, only of \[3"):
+        train(replace(experiment, checkpoint=gone), tmp_path / "other", quiet=True)
+
+
+def test_its_checkpoints_are_listed_verified_and_pruned(run, capsys):
+    bucket = Bucket(run, "run")
+    cli.main(["checkpoints", run, "--json"])
+    listed = json.loads(capsys.readouterr().out)["checkpoints"]
+    assert [(entry["step"], entry["state"]) for entry in listed] == [
+        (3, "complete"), (6, "complete"),
+    ]  # fmt: skip
+    assert listed[0]["bytes"] == sum(bucket.sizes("checkpoints/3").values())
+    cli.main(["checkpoints", run, "--prune", "--keep", "1"])
+    assert "would remove 3" in capsys.readouterr().out and steps(bucket) == {3, 6}
+    cli.main(["checkpoints", run, "--prune", "--keep", "1", "--yes"])
+    assert "removed 3" in capsys.readouterr().out and steps(bucket) == {6}
+    assert not bucket.sizes("checkpoints/3")
+    name = next(n for n in bucket.sizes("checkpoints/6/state") if n.endswith("kernel/0.0"))
+    bucket.write(name, b"x" + (bucket.read(name) or b"")[1:])
+    with pytest.raises(SystemExit):
+        cli.main(["checkpoints", run, "--verify"])
+    assert "kernel/0.0 is not what was written" in capsys.readouterr().out
