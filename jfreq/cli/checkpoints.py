@@ -61,8 +61,10 @@ def checkpoints(
         return
     policy = {"keep": keep, "keep_every": keep_every}
     with staging.opened(folder, "run", write=prune and yes) as here:
-        gone = inventory.prune(here, **policy) if prune and yes else []
-        found = inventory.take(here, verify=verify or prune, **policy)
+        if prune and yes:
+            found, gone = inventory.prune(here, **policy)
+        else:
+            found, gone = inventory.take(here, verify=verify or prune, **policy), []
         origin = resume_from.read_note(here)
     would_go = inventory.prunable(found) if prune else []
     if json:

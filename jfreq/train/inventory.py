@@ -117,8 +117,10 @@ def prunable(found: Inventory) -> list[Entry]:
     return [entry for entry in found.entries if not entry.kept and not entry.damage]
 
 
-def prune(workdir: Path, *, keep: int | None = None, keep_every: int | None = None) -> list[Entry]:
-    """Removes the checkpoints that the policy does not keep, and returns them.
+def prune(
+    workdir: Path, *, keep: int | None = None, keep_every: int | None = None
+) -> tuple[Inventory, list[Entry]]:
+    """Removes the checkpoints that the policy does not keep; returns what stays and what went.
 
     All are verified before, so what stays is whole. Raises ``InputError`` where a process trains
     in the folder.
@@ -128,7 +130,7 @@ def prune(workdir: Path, *, keep: int | None = None, keep_every: int | None = No
         gone = prunable(found)
         for entry in gone:
             remove(workdir / CHECKPOINTS / str(entry.step))
-    return gone
+    return found._replace(entries=[e for e in found.entries if e not in gone]), gone
 
 
 def _meta(path: Path) -> dict[str, Any]:

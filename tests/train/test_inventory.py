@@ -93,19 +93,20 @@ def test_pruning(run):
         1, 3, 5,
     ]  # fmt: skip
     assert saved(run) == [1, 2, 3, 4, 5, 6], "looking removes nothing"
-    assert [e.step for e in inventory.prune(run, keep=1, keep_every=2)] == [1, 3, 5]
+    left, gone = inventory.prune(run, keep=1, keep_every=2)
+    assert [e.step for e in gone] == [1, 3, 5] and [e.step for e in left.entries] == [2, 4, 6]
     assert saved(run) == [2, 4, 6] == [e.step for e in inventory.take(run).entries]
     assert not list((run / "checkpoints").glob("*removed"))
-    assert inventory.prune(run, keep=1, keep_every=2) == []
+    assert inventory.prune(run, keep=1, keep_every=2)[1] == []
 
 
 def test_pruning_never_removes_the_last_whole_one(run):
     for step in (3, 4, 5, 6):
         damage(run, step)
-    assert [e.step for e in inventory.prune(run, keep=1)] == [1]
+    assert [e.step for e in inventory.prune(run, keep=1)[1]] == [1]
     assert saved(run) == [2, 3, 4, 5, 6], "what is damaged stays"
     damage(run, 2)
-    assert inventory.prune(run, keep=1) == []
+    assert inventory.prune(run, keep=1)[1] == []
     assert saved(run) == [2, 3, 4, 5, 6]
 
 
