@@ -17,7 +17,7 @@ LEVEL = {
     "train.state": 6, "train.optimizer": 6, "train.run_folder": 6, "train.transfer": 6,
     "train.average": 5, "train.watch": 5, "train.keeping": 5, "train.stored": 7,
     "train.checkpoint": 7,
-    "train.checkpoint_files": 5, "train.fits": 7, "train.resume_from": 8, "train.inventory": 9,
+    "train.checkpoint_files": 7, "train.fits": 7, "train.resume_from": 8, "train.inventory": 9,
     "train.accumulate": 7, "train.plan": 8, "train.initial_state": 8, "train.step": 8,
     "weights": 8, "export.bundle": 8, "export.bundle_checks": 8, "monitoring": 9, "plan": 9,
     "evaluate.folds": 5, "evaluate.knn": 2, "evaluate.probe": 2, "evaluate.features": 9,

@@ -133,7 +133,6 @@ def _found(setup: RunPlan, source: ResumeFrom, run: Path) -> Origin:
     try:
         read_config(run)
         step = distributed.from_chief(lambda: choose_whole(run, source.step))
-        complete(run / CHECKPOINTS / str(step))
     except InputError as error:
         raise InputError(f"{FIELD}: {error}") from None
     path = run / CHECKPOINTS / str(step)
