@@ -45,8 +45,8 @@ def as_signal(
     """Checks, scales and resamples one signal.
 
     Args:
-      x: ``[t]`` or ``[t c]``: float, or signed integers, which are PCM and divided by
-        2^(bits - 1).
+      x: ``[t]`` or ``[t c]``: float, or signed integers of up to 32 bits, which are PCM and divided
+        by 2^(bits - 1).
       spec: the channels and the rate that the encoder reads.
       rate: Hz of ``x``; None where it is that of ``spec``.
       where: begins the messages.
@@ -87,6 +87,11 @@ def check_signal(
     x = np.asarray(x)
     if x.dtype.kind not in "fi":
         raise InputError(f"{where}: expected float or signed integer samples, got {x.dtype}")
+    if x.dtype.kind == "i" and x.dtype.itemsize > 4:
+        raise InputError(
+            f"{where}: {x.dtype} is no format of PCM, so the full scale is unknown; give int16 or "
+            "int32, or floats in [-1, 1]"
+        )
     if x.ndim not in (1, 2) or (x.size == 0 and not empty):
         raise InputError(f"{where}: expected samples [t] or [t, c], got shape {x.shape}")
     x = x[:, None] if x.ndim == 1 else x

@@ -147,49 +147,62 @@ def noise(signals: tuple[SignalSpec, ...], rows: int, *, seed: int = 0) -> dict[
 
 
 def agreement(
-    adapter: Adapter, call: Callable[..., dict[str, Any]], limit: float = TOLERANCE
+    adapter: Adapter,
+    call: Callable[..., dict[str, Any]],
+    what: str,
+    limit: float = TOLERANCE,
+    instead: str = "",
 ) -> Agreement:
-    """:func:`compare` on noise and on clips, one after the other."""
-    rows = len(NOISE_ROWS)
-    parts = adapter.windows[:rows], adapter.windows[rows:]
-    noise, clips = (compare(adapter._replace(windows=part), call, limit) for part in parts)
-    return Agreement(noise, clips, sum(len(window["length"]) for window in parts[1]))
+    """The largest :func:`differences` on noise and on clips."""
+    rows, found = len(NOISE_ROWS), differences(adapter, call, what, limit, instead)
+    count = sum(len(window["length"]) for window in adapter.windows[rows:])
+    return Agreement(max(found[:rows]), max(found[rows:], default=0.0), count)
 
 
-def compare(
-    adapter: Adapter, call: Callable[..., dict[str, Any]], limit: float = TOLERANCE
-) -> float:
+def differences(
+    adapter: Adapter,
+    call: Callable[..., dict[str, Any]],
+    what: str,
+    limit: float = TOLERANCE,
+    instead: str = "",
+) -> list[float]:
     """Compares a written program with the JAX encoder on the windows of ``adapter``.
 
     Args:
       adapter: the encoder.
       call: the program, called as ``adapter.encode`` is.
+      what: the name of its format, which begins the messages.
       limit: the largest difference allowed, measured as in ``TOLERANCE``.
+      instead: what to do where it is above.
 
     Returns:
-      The largest difference.
+      The largest difference on each of the windows.
 
     Raises:
-      InputError: where it is above ``limit`` or NaN, and for outputs of another name, shape or
+      InputError: where one is above ``limit`` or NaN, and for outputs of another name, shape or
         count of valid frames.
     """
-    encode, worst = jax.jit(adapter.encode), 0.0
-    for window in adapter.windows:
+    encode, found = jax.jit(adapter.encode), []
+    for i, window in enumerate(adapter.windows):
         with one_device():
             wanted = jax.device_get(encode(adapter.params, window))
         outputs = jax.device_get(call(adapter.params, window))
         check_layout(wanted, outputs)
+        worst = 0.0
         for name, value in wanted.items():
             other = outputs[name]
             scale = 1.0 if name == "valid" else max(1.0, float(np.abs(value).max()))
             error = float(np.abs(other.astype(np.float64) - value).max()) / scale
             if not error <= (0 if name == "valid" else limit):
+                on, clip = f"noise at batch {len(value)}", i - len(NOISE_ROWS) + 1
+                on = f"window {clip} of the recordings" if clip > 0 else on
                 raise InputError(
-                    f"export: {name!r} of the written program differs by {error:.3g} from the JAX "
-                    f"encoder at batch {len(value)} (limit {limit:g}); nothing was written"
+                    f"{what}: {name!r} of the written program differs by {error:.3g} from the JAX "
+                    f"encoder on {on} (limit {limit:g}); {instead}nothing was written"
                 )
             worst = max(worst, error)
-    return worst
+        found.append(worst)
+    return found
 
 
 def check_layout(wanted: dict[str, np.ndarray], found: dict[str, np.ndarray]) -> None:

@@ -46,7 +46,7 @@ def extra(adapter: Adapter) -> Extra:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / FOLDER
         save(adapter, path)
-        found = agreement(adapter, runner(path))
+        found = agreement(adapter, runner(path), "saved_model")
         files = {
             f"{FOLDER}/{file.relative_to(path)}": file.read_bytes()
             for file in sorted(path.rglob("*"))

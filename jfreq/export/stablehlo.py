@@ -61,7 +61,7 @@ def extra(adapter: Adapter) -> Extra:
       InputError: where the two differ, or where the package flatbuffers is missing.
     """
     blob = serialise(adapter)
-    found = agreement(adapter, jax.jit(deserialise(blob, PROGRAM).call))
+    found = agreement(adapter, jax.jit(deserialise(blob, PROGRAM).call), "stablehlo")
     inputs, outputs = inputs_and_outputs(adapter)
     manifest = {
         "format": FORMAT,

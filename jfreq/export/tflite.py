@@ -85,8 +85,11 @@ def extra(adapter: Adapter, weights: Weights) -> Extra:
         found += f" and {clips} windows of recordings" * bool(clips)
         limit = f"{COSINE}"
     else:
-        found = f"largest difference {agreement(adapter, call, LIMITS[weights])}"
-        limit = f"{LIMITS[weights]:g}"
+        limit, name = LIMITS[weights], FILES[weights].removesuffix(".tflite")
+        name = name.replace("encoder", "tflite")
+        instead = "export tflite, which rounds nothing; " * (weights == "float16")
+        found = f"largest difference {agreement(adapter, call, name, limit, instead)}"
+        limit = f"{limit:g}"
     return Extra({FILES[weights]: blob}, _card(adapter, weights, len(blob), found, limit))
 
 

@@ -32,6 +32,7 @@ OTHERS: Mapping[str, str] = {
     "BEATs, whose patches and positions are embedded in another way than here": "post_extract_proj",
     "wav2vec 2.0, HuBERT, WavLM or data2vec": "feature_extractor.conv_layers",
     "Whisper": "encoder.embed_positions",
+    "Whisper as OpenAI released it": "encoder.positional_embedding",
     "HTS-AT or CLAP": "layers.0.blocks.0.attn.relative_position",
     "PANNs": "conv_block1.conv1",
     "VGGish": "embeddings.0.weight",

@@ -37,7 +37,8 @@ PASSIVE = (
 """Beginnings of the names of classes that training programs leave in their files beside the tensors
 (settings, meters). Each is read as an empty object; the classes themselves are never imported."""
 
-
+MODULES = "torch.nn.modules."
+"""Beginning of the names of layers: a file that asks for them holds a model, not its weights."""
 PARTS = ("model", "state_dict")
 """Names of the part of a checkpoint that holds the weights, beside the state of an optimiser."""
 
@@ -90,6 +91,11 @@ def read_torch(path: str) -> dict[str, Any]:
     try:
         names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
         refused = [name for name in names if not name.startswith(PASSIVE)]
+        if any(name.startswith(MODULES) for name in refused):
+            raise NotTensors(
+                "holds a whole model as a program, not its tensors alone, and was not executed; "
+                "where its code is installed and trusted, save model.state_dict() instead"
+            )
         if refused:
             raise NotTensors(
                 f"asks for {', '.join(sorted(refused)[:3])}, which has no place among weights; it "

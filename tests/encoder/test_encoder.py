@@ -132,6 +132,8 @@ def test_accepted_shapes_and_types(encoder):
         (np.zeros((10, 2)), None, "has 2 channels, but the model reads 1"),
         (np.zeros((2, 50_000)), None, "several recordings must be a list"),
         (np.zeros(10, np.uint8), None, "uint8"),
+        (np.full(10, 999), None, "int64 is no format of PCM"),
+        ([999, -999], None, "int64 is no format of PCM"),
         (np.zeros(10, bool), None, "bool"),
         (np.zeros(10, complex), None, "complex"),
         (np.zeros((2, 2, 1, 1)), None, "shape"),

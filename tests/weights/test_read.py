@@ -183,6 +183,7 @@ def test_odd_content_is_refused(tmp_path):
         (sparse, "no tensors"),
         ([], "no tensors"),
         (torch.ones(2), "holds a single tensor without a name"),
+        (torch.nn.Linear(2, 2), "holds a whole model .* not executed; .* save model.state_dict"),
     ]:
         torch.save(content, tmp_path / "w.pt")
         with pytest.raises(InputError, match=message):

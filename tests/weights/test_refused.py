@@ -40,6 +40,7 @@ def changed(tensors, name, x):
         ),
         (lambda: {"post_extract_proj.weight": np.ones(3)}, "looks like BEATs"),
         (lambda: {"model.encoder.embed_positions.weight": np.ones(3)}, "looks like Whisper"),
+        (lambda: {"encoder.positional_embedding": np.ones(3)}, "looks like Whisper as OpenAI"),
         (
             lambda: {"patch_embed.proj.weight": np.ones((8, 3, 16, 16))},
             "looks like a vision transformer for images; supported are SSAST",

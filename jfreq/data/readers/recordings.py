@@ -295,10 +295,15 @@ def _single(raw: np.ndarray, name: str) -> np.ndarray:
 
 
 def _full_scale(dtype: np.dtype, name: str) -> np.float32:
-    """The full scale of integers, which are PCM as those of sound; ``InputError`` for unsigned."""
-    if dtype.kind == "u":
+    """The full scale of integers, which are PCM as those of sound.
+
+    Raises:
+      InputError: for unsigned integers and those of 64 bits, which are no format of PCM.
+    """
+    if dtype.kind == "u" or dtype.itemsize > 4:
         raise InputError(
-            f"{name}: holds {dtype}; signed integers are read as PCM, save others as float32"
+            f"{name}: holds {dtype}; signed integers of up to 32 bits are read as PCM, save others "
+            "as float32"
         )
     return np.float32(2.0 ** (8 * dtype.itemsize - 1))
 

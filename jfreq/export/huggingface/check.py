@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from jfreq.export.huggingface.parts import Parts, as_folder, parts_of
-from jfreq.export.portable import Adapter, adapt, compare
+from jfreq.export.portable import Adapter, adapt, differences
 from jfreq.types import Array, InputError
 from jfreq.weights.importing import import_weights
 
@@ -65,7 +65,7 @@ def check(folder: Path, parts: Parts, adapter: Adapter, run: Callable[[Path], Fo
     """
     if missing := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
         why = f"{' and '.join(missing)} {'are' if len(missing) > 1 else 'is'} not installed here"
-        error = compare(adapter, _read_back(folder))
+        error = max(differences(adapter, _read_back(folder), "huggingface"))
         note = f"the Hugging Face folder was read back but not run, because {why}"
         return Checked("read back by jfreq, not run", error, None, note)
     import torch  # pyright: ignore[reportMissingImports]
@@ -76,7 +76,7 @@ def check(folder: Path, parts: Parts, adapter: Adapter, run: Callable[[Path], Fo
         program = run(folder)
         found = [_with_spectra(parts, program, window) for window in adapter.windows]
         adapter = adapter._replace(windows=tuple(window for window, _ in found))
-        error = compare(adapter, lambda _, window: program.call(window))
+        error = max(differences(adapter, lambda _, window: program.call(window), "huggingface"))
     return Checked(by, error, max(apart for _, apart in found))
 
 

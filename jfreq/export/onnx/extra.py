@@ -37,7 +37,7 @@ def extra(adapter: Adapter) -> Extra:
     need(("onnx", "onnxruntime"), "ONNX")
     adapter = in_float32(adapter)
     blob = serialise(adapter, metadata(adapter))
-    found = agreement(adapter, runner(blob))
+    found = agreement(adapter, runner(blob), "onnx")
     return Extra({FILE: blob}, _card(adapter, len(blob), found))
 
 
