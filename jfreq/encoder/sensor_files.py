@@ -110,13 +110,17 @@ def _by_name(signal: Signal, signals: Sequence[SignalSpec]) -> Channels | None:
 def _by_convention(
     signal: Signal, signals: Sequence[SignalSpec]
 ) -> Mapping[str, Sequence[int] | None]:
-    """The usual order: six channels are acceleration and rotation; a single signal has them all."""
+    """The usual order: six channels are acceleration and rotation; a single signal has them all.
+
+    Empty for another number of channels that several signals would have to share.
+    """
     names = [s.name for s in signals]
     groups = default_groups(signal)
     if set(names) <= set(groups):
         return groups
-    several = len(names) > 1 or (signal.x.shape[1] == 6 and names[0] in IMU)
-    return IMU if several else {names[0]: None}
+    if signal.x.shape[1] == 6 and (len(names) > 1 or names[0] in IMU):
+        return IMU
+    return {} if len(names) > 1 else {names[0]: None}
 
 
 def _stretches(signals: dict[str, Signal], window: SignalSpec) -> list[Stretch]:

@@ -59,6 +59,12 @@ def test_what_an_encoder_refuses(tmp_path):
     windows = tmp_path / "windows.npz"
     np.savez(windows, x=np.zeros((4, 20, 3)), sr=50)
     refused(windows, r"holds 4 windows \[n, time, channels\]", PLAIN)
+    twelve, imu = tmp_path / "twelve.npz", [SignalSpec(m, 50.0, N, 3) for m in ("acc", "gyro")]
+    np.savez(twelve, x=np.tile(X, 4), sr=50)
+    refused(twelve, "array of 12 channels and does not say which of them are acc, gyro", imu)
+    whole = tmp_path / "whole.npz"
+    np.savez(whole, acc=(1000 * X).astype(np.int64), gyro=X, rate=50)
+    refused(whole, "acc: holds int64; signed integers of up to 32 bits are read as PCM", imu)
 
 
 def test_short_gaps_are_filled_as_in_prepare(tmp_path):
