@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json as json_format
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -104,9 +105,9 @@ def _figures(entry: Entry) -> str:
     at = entry.metrics.get("step")
     late = "" if at in (None, entry.step) else f" (step {at})"
     names = ["loss", *(n for n in entry.metrics if n.startswith(("val/", "eval/")))]
-    names = [n for n in names if n in entry.metrics and not n.endswith("/seconds")]
-    shown = (f"{name} {entry.metrics[name]:.4g}" for name in names[:5])
-    return f"{', '.join(shown)}{late}"
+    numbers = {n: x for n in names if isinstance(x := entry.metrics.get(n), int | float)}
+    shown = [f"{name} {x:.4g}" for name, x in numbers.items() if not name.endswith("/seconds")]
+    return f"{', '.join(shown[:5])}{late}"
 
 
 def _size(count: int) -> str:
@@ -153,10 +154,19 @@ def _as_json(
         "keep_every": found.policy.keep_every,
         "best": found.policy.best,
         "best_step": found.best_step,
-        "checkpoints": [entry._asdict() for entry in found.entries],
+        "checkpoints": [_plain(entry) for entry in found.entries],
         "set_aside": found.set_aside,
         "unfinished": found.unfinished,
         "removed": [entry.step for entry in gone],
         "would_remove": [entry.step for entry in would_go],
         "resumed_from": origin,
     }
+
+
+def _plain(entry: Entry) -> dict[str, Any]:
+    """Without NaN and infinity, which are no JSON."""
+    metrics = {
+        name: None if isinstance(x, float) and not math.isfinite(x) else x
+        for name, x in entry.metrics.items()
+    }
+    return entry._replace(metrics=metrics)._asdict()

@@ -243,11 +243,17 @@ def jumps(
         return []
     shorter = {"cooldown": min(after.optim.cooldown, after.steps - step)}
     laid_out = {"schedule_steps": before.optim.schedule_steps or before.steps}
-    advice = ""
+    other = {
+        name: old
+        for name, (old, _) in changes(to_dict(before.optim), to_dict(after.optim)).items()
+        if name in OF_SCHEDULES
+    }
+    advice = "".join(f"; optim.{name} was {old}" for name, old in other.items())
     for way in (shorter, laid_out, laid_out | shorter):
-        if not advice and not _apart(old, at_step(after, **way)):
+        if not _apart(old, at_step(after, **way)):
             options = [f"--optim.{name.replace('_', '-')} {x}" for name, x in way.items()]
             advice = f"; with {' '.join(options)} it does not"
+            break
     return [
         f"warning: {name} jumps after step {step}, from {old[name]:.4g} in {run} to "
         f"{new[name]:.4g}{advice}"

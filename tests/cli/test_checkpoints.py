@@ -38,6 +38,15 @@ def test_verify_exits_with_1(said, run, capsys):
     assert found["checkpoints"][0]["damage"].endswith("is missing")
 
 
+def test_figures_that_are_no_numbers(said, run):
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 6, "val/loss": NaN, "eval/a/knn": null, "eval/a/seconds": 1.0}\n')
+    line = said("checkpoints", run).splitlines()[-1]
+    assert re.search(r"loss [\d.]+, val/loss nan$", line)
+    metrics = json.loads(said("checkpoints", run, "--json"))["checkpoints"][-1]["metrics"]
+    assert metrics["val/loss"] is None and metrics["loss"] > 0
+
+
 def test_prune_asks_first(said, run):
     out = said("checkpoints", run, "--prune", "--keep", 1)
     assert re.search(r"would remove 3 \([\d.]+ .B\); add --yes to do so\n$", out)

@@ -87,7 +87,9 @@ def test_cooldown_from_a_kept_checkpoint(base, tmp_path, capsys):
 def test_jumps_are_told_with_both_rates(base):
     cfg, _, _ = base
     told = resume_from.jumps("runs/a", cfg, replace(cfg, optim__lr=5e-4), 4)
-    assert told == ["warning: lr jumps after step 4, from 0.001 in runs/a to 0.0005"]
+    assert told == [
+        "warning: lr jumps after step 4, from 0.001 in runs/a to 0.0005; optim.lr was 0.001"
+    ]
     cosine = replace(cfg, optim__schedule="cosine", steps=100)
     longer = replace(cosine, steps=200)
     (told,) = resume_from.jumps("runs/a", cosine, longer, 50)
