@@ -16,7 +16,8 @@ from jfreq.train.loop import train
 
 
 @pytest.fixture
-def experiment(experiment):
+def on_four(experiment):
+    """That of a run on the four devices of two processes."""
     return replace(experiment, mesh=Mesh(2, 2, 1), checkpoint__every=2, steps=4)
 
 
@@ -32,24 +33,24 @@ def recipe(folder, experiment):
 
 
 @pytest.mark.slow
-def test_two_processes_train_like_one(experiment, tmp_path):
+def test_two_processes_train_like_one(on_four, tmp_path):
     """Validation, the rate that follows it and a labelled set included; no figure of validation
     here is better than the first."""
-    experiment = replace(
-        experiment,
+    on_four = replace(
+        on_four,
         validation=Validation(every=2, fraction=0.25),
-        evals=(Eval("tones", experiment.data.path[0], every=4),),
+        evals=(Eval("tones", on_four.data.path[0], every=4),),
         checkpoint__best="val/loss",
         optim__schedule="plateau",
         optim__plateau_patience=0,
         optim__plateau_threshold=10.0,
     )
-    command = ["-m", "jfreq", "train", recipe(tmp_path, experiment), "--workdir"]
+    command = ["-m", "jfreq", "train", recipe(tmp_path, on_four), "--workdir"]
     first, second = finish_processes(start_processes([*command, str(tmp_path / "two")]))
     assert (first.code, second.code) == (0, 0), first.err + second.err
     assert "mesh data 2 x fsdp 2" in first.err
     assert "mesh" not in second.err, second.err  # only the first process speaks
-    train(replace(experiment, mesh=Mesh(8, 1, 1)), tmp_path / "one")
+    train(replace(on_four, mesh=Mesh(8, 1, 1)), tmp_path / "one")
     ours, one = (read_metrics(tmp_path / name) for name in ("two", "one"))
     assert [row["step"] for row in ours] == [2, 4]
     for a, b in zip(ours, one, strict=True):
@@ -60,7 +61,7 @@ def test_two_processes_train_like_one(experiment, tmp_path):
         one_, two = (rows[-1][f"eval/tones/{name}"] for rows in (one, ours))
         assert two == pytest.approx(one_, abs=limit), name
     # The checkpoint of two processes goes on in one, on another mesh.
-    longer = replace(experiment, mesh=Mesh(8, 1, 1), steps=6)
+    longer = replace(on_four, mesh=Mesh(8, 1, 1), steps=6)
     train(longer, tmp_path / "two")
     rows = read_metrics(tmp_path / "two")
     assert [row["step"] for row in rows] == [2, 4, 6]
@@ -68,12 +69,12 @@ def test_two_processes_train_like_one(experiment, tmp_path):
 
 
 @pytest.mark.slow
-def test_sigterm_to_one_process_saves_and_stops_all(experiment, finished_run, tmp_path):
+def test_sigterm_to_one_process_saves_and_stops_all(on_four, finished_run, tmp_path):
     """A run of two that goes on from one of a single process, and is saved by the clock before."""
     saving = Checkpoint(
         every=None, minutes=0.01, keep=1, resume_from=ResumeFrom(str(finished_run[1]), 3)
     )
-    name = recipe(tmp_path, replace(experiment, steps=100_000, checkpoint=saving))
+    name = recipe(tmp_path, replace(on_four, steps=100_000, checkpoint=saving))
     run = tmp_path / "run"
     runs = start_processes(["-m", "jfreq", "train", name, "--workdir", str(run)])
     end = time.monotonic() + 120
