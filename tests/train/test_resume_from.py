@@ -12,7 +12,7 @@ import pytest
 from jfreq.config import Average, Checkpoint, Optim, ResumeFrom, Source, replace
 from jfreq.monitoring.metrics_writer import read_metrics
 from jfreq.train import checkpoint, checkpoint_files, plan, resume_from
-from jfreq.train.loop import train
+from jfreq.train.loop import load_sources, train
 from jfreq.types import InputError
 
 
@@ -156,18 +156,30 @@ def test_without_a_step_the_newest_whole_one_is_taken(base, tmp_path, caplog):
 
 
 def test_the_mean_of_snapshots(base, tmp_path):
-    """Taken over where the same are taken, begun anew where others are."""
+    """Taken over where the same are taken, begun anew where others are, left out where none are."""
     cfg = replace(base[0], average=Average(every=0.25))
-    whole = train(cfg, tmp_path / "base", quiet=True)
-    again = train(from_step(cfg, tmp_path / "base"), tmp_path / "same", quiet=True)
-    equal(whole.params, again.params)
-    with origin_of(from_step(cfg, tmp_path / "base", steps=12)) as (setup, origin):
+    train(cfg, tmp_path / "base", quiet=True)
+    with origin_of(from_step(cfg, tmp_path / "base")) as (setup, origin):
         state = origin.restore(setup)
+    assert int(state.average["count"]) == 2 and int(state.step) == 4
+    equal(state.average["params"], checkpoint.load_run(tmp_path / "base", step=4).params)
+    with origin_of(from_step(cfg, tmp_path / "base", steps=12)) as (setup, origin):
+        anew = origin.restore(setup)
         assert any("begins anew" in note for note in origin.notes)
-    assert int(state.average["count"]) == 0 and int(state.step) == 4
+    assert int(anew.average["count"]) == 0
+    equal(anew.params, state.params)
     with origin_of(from_step(base[0], tmp_path / "base")) as (setup, origin):
         equal(origin.restore(setup).params, state.params)
         assert any("is left out" in note for note in origin.notes)
+
+
+def test_what_is_kept_for_ever_outlives_damage(base, tmp_path):
+    """The newest is damaged: the run goes on from the one that was kept, to the same bits."""
+    cfg, whole, folder = base
+    run = shutil.copytree(folder, tmp_path / "run")
+    (run / "checkpoints" / "8" / "sha256.json").unlink()
+    equal(whole.params, train(cfg, run, quiet=True).params)
+    assert saved(run) == [4, 8] and (run / "checkpoints" / "damaged-8").is_dir()
 
 
 def test_other_data(base, tmp_path):
@@ -180,13 +192,11 @@ def test_other_data(base, tmp_path):
         train(other, tmp_path / "run", quiet=True)
 
 
-def test_init_from_takes_a_step_too(base, tmp_path):
-    cfg, _, folder = base
-    fresh = replace(
-        cfg,
-        steps=1,
-        optim__lr=1e-20,
-        checkpoint=Checkpoint(init_from=(Source(str(folder), step=4),)),
-    )
-    found = train(fresh, tmp_path / "run", quiet=True)
-    equal(found.params, checkpoint.load_run(folder, step=4).params)
+def test_init_from_takes_a_step_too(base):
+    cfg, whole, folder = base
+    sources = (Source(str(folder), step=4), Source(str(folder)))
+    (_, early), (_, last) = load_sources(replace(cfg, checkpoint=Checkpoint(init_from=sources)))
+    assert (early.step, last.step) == (4, 8)
+    equal(last.params, whole.params)
+    different = jax.tree.map(lambda a, b: bool((a != b).any()), early.params, last.params)
+    assert any(jax.tree.leaves(different))
