@@ -13,7 +13,7 @@ from jfreq.export.bundle import is_bundle
 from jfreq.files import read_json
 from jfreq.monitoring.metrics_writer import FILE as METRICS
 from jfreq.monitoring.metrics_writer import read_metrics, unreadable
-from jfreq.train import checkpoint_files, run_folder
+from jfreq.train import checkpoint_files, resume_from, run_folder
 from jfreq.types import InputError
 
 GRID, RESULTS, FRACTIONS = "grid.json", "results.json", "fractions.json"
@@ -28,6 +28,8 @@ class Run(NamedTuple):
     """Metrics, a dict for each logged step."""
     saved: list[int]
     """The steps of the checkpoints."""
+    origin: Mapping[str, Any] | None
+    """The ``run`` and ``step`` that it goes on from; None for one that began by itself."""
     results: Mapping[str, Any] | None
     """The table of ``jfreq probe`` or ``finetune``."""
     fractions: Mapping[str, Any] | None
@@ -73,6 +75,7 @@ def read_run(folder: Path) -> Run:
         experiment=run_folder.read_config(folder),
         rows=[row for row in read_metrics(folder) if is_known(row.get("step"))],
         saved=saved,
+        origin=_origin(folder, damage),
         results=_results(folder / RESULTS, damage),
         fractions=_results(folder / FRACTIONS, damage),
         dumps=sorted(path.name for path in folder.glob("not_finite_*.json")),
@@ -113,6 +116,14 @@ def notices_of(run: Run) -> list[str]:
 
 def _saved(folder: Path) -> list[int]:
     return sorted(checkpoint_files.finished(folder)) if folder.is_dir() else []
+
+
+def _origin(folder: Path, damage: list[str]) -> Mapping[str, Any] | None:
+    try:
+        return resume_from.read_note(folder)
+    except InputError as error:
+        damage.append(f"Where this run comes from is not known: {error}.")
+        return None
 
 
 def _manifest(folder: Path, saved: list[int]) -> str | None:

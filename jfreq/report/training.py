@@ -14,7 +14,6 @@ from jfreq.monitoring.goodput import productive_seconds
 from jfreq.report import figures, html
 from jfreq.report.collect import Run, is_known
 from jfreq.report.html import Section
-from jfreq.train.resume_from import first_step
 
 SPEED = {
     "examples_per_s": "Clips per second",
@@ -67,7 +66,8 @@ def _facts(run: Run) -> list[tuple[str, str]]:
     losses = [row["loss"] for row in run.rows if is_known(row.get("loss"))]
     speeds = [row["examples_per_s"] for row in run.rows if is_known(row.get("examples_per_s"))]
     goodput = [row["goodput"] for row in run.rows if is_known(row.get("goodput"))]
-    hours = productive_seconds(run.rows, first=first_step(run.folder)) / 3600
+    first = run.origin["step"] if run.origin else 0
+    hours = productive_seconds(run.rows, first=first) / 3600
     return [
         ("parameters", f"{param_paths.count(shapes):,}"),
         ("last loss", f"{losses[-1]:.4g}" if losses else "-"),
@@ -75,6 +75,7 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         ("time in steps", f"{hours:.1f} h" if hours >= 1 else f"{hours * 60:.1f} min"),
         ("goodput since the first start", f"{goodput[-1]:.1%}" if goodput else "-"),
         ("checkpoints at step", ", ".join(f"{s:,}" for s in run.saved) or "none"),
+        *([("goes on from", f"step {first:,} of {run.origin['run']}")] if run.origin else []),
     ]
 
 

@@ -250,6 +250,28 @@ def test_what_is_broken_is_named_and_the_rest_is_shown(run, tmp_path, parse):
     assert len(page.all("svg")) >= 4
 
 
+def test_a_run_that_goes_on_from_another(run, tmp_path, parse):
+    """Its time is that of its own updates; what it comes from may be damaged."""
+    folder = copy(run, tmp_path, data__path=())
+    assert "time in steps 0.0 min" in read(write_page(folder, rows=0), parse).text
+    rows = [{"step": step, "loss": 1.0, "step_time": 60.0} for step in (1003, 1004)]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    note = folder / "resumed_from.json"
+    note.write_text('{"run": "runs/<a>", "step": 1002}')
+    text = read(write_page(folder, rows=0), parse).text
+    assert "goes on from step 1,002 of runs/<a>" in text and "time in steps 2.0 min" in text
+    note.write_text("{}")
+    text = read(write_page(folder, rows=0), parse).text
+    assert "Where this run comes from is not known" in text and "lacks step or run" in text
+
+
+def test_a_step_that_is_asked_for(run, tmp_path, parse):
+    page = read(write_page(run, rows=0, step=2, out=tmp_path / "page.html"), parse)
+    assert "What needs the encoder is shown for step 2 of 4." in page.text
+    with pytest.raises(InputError, match=r"no checkpoint of step 3, only of \[2, 4\]"):
+        write_page(run, rows=0, step=3, out=tmp_path / "page.html")
+
+
 def test_losses_that_are_not_finite_are_left_out(run, tmp_path, parse):
     folder = copy(run, tmp_path, data__path=())
     rows = [{"step": s, "loss": v, "lost": float("nan")} for s, v in ((1, 3.0), (2, float("nan")))]
