@@ -10,7 +10,9 @@ from jfreq import cli, recipes
 
 NOWHERE, STORE = "hdfs://bucket/a", "gs://bucket/a"
 TAKEN = {("finetune", 0), ("train", "--workdir"), ("finetune", "--workdir"),
-         ("ablate", "--workdir"), ("train", "--checkpoint.init-from"), ("probe", 0),
+         ("ablate", "--workdir"), ("train", "--checkpoint.init-from"),
+         ("train", "--checkpoint.resume-from"), ("checkpoints", 0), ("checkpoints", "--out"),
+         ("probe", 0),
          ("export", 0), ("export", "--out"),
          ("import", "--out"), ("embed", 0), ("predict", 0), ("report", 0),
          ("report", "--out"), ("train", "--data"), ("train", "--data.path"), ("finetune", "--data"),
@@ -21,7 +23,8 @@ OF_EXPERIMENTS = {
               ("ssast_nano", "--workdir", "run", "--data", "{}"),
               ("ssast_nano", "--workdir", "run", "--data", "a", "{}"),
               ("ssast_nano", "--workdir", "run", "--data.path", "{}"),
-              ("ssast_nano", "--workdir", "run", "--checkpoint.init-from", "{}")],
+              ("ssast_nano", "--workdir", "run", "--checkpoint.init-from", "{}"),
+              ("ssast_nano", "--workdir", "run", "--checkpoint.resume-from", "{},step=3")],
     "finetune": [("{}", "--workdir", "run"), ("ssast_nano", "--workdir", "{}"),
                  ("ssast_nano", "--workdir", "run", "--data", "{}")],
     "plan": [("ssast_nano", "--topology", "cpu:1", "--data", "{}"),
@@ -63,7 +66,7 @@ LINES = list(command_lines())
 @pytest.mark.parametrize(("name", "line"), LINES)
 def test_a_url_is_no_path(name, line, refused, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    place = line.index("{}") if "{}" in line else -1
+    place = next(i for i, word in enumerate(line) if "{}" in word)
     option = next((word for word in line[:place][::-1] if word.startswith("--")), 0)
     taken = (name, option) in TAKEN
     for url in (NOWHERE,) if taken else (NOWHERE, STORE):
