@@ -20,7 +20,7 @@ import uuid
 from typing import Any
 
 from jfreq.buckets import Bucket
-from jfreq.files import is_alive
+from jfreq.files import Held, is_alive
 from jfreq.ranges import InputError
 
 FOLDER = ".lease"
@@ -31,7 +31,8 @@ EXPIRES_S = 60.0
 class Lease:
     """Held from its making to :meth:`close`, or to the end of the process.
 
-    Raises ``InputError`` with the process that holds it; ``doing`` says what that process does.
+    Raises :class:`jfreq.files.Held` with the process that holds it; ``doing`` says what that
+    process does.
     """
 
     def __init__(self, bucket: Bucket, doing: str):
@@ -128,7 +129,7 @@ def _owner(bucket: Bucket, number: int) -> str:
     return f"process {state.get('pid', '?')} on {state.get('host', '?')}"
 
 
-def _refusal(bucket: Bucket, number: int, doing: str) -> InputError:
-    return InputError(
+def _refusal(bucket: Bucket, number: int, doing: str) -> Held:
+    return Held(
         f"{bucket.url}: {_owner(bucket, number)} {doing} it now; wait for that process or stop it"
     )

@@ -100,6 +100,18 @@ def lock(path: Path, doing: str) -> Lock | Lease:
     return Lock(path, doing) if remote is None else remote.lease(path.parent, doing)
 
 
+def refresh(folder: Path) -> None:
+    """Copies the small files below a folder once more; nothing for a folder that is no copy."""
+    if remote := remote_of(folder):
+        remote.pull(remote.name_of(folder))
+
+
+def push(folder: Path) -> None:
+    """Uploads what has changed at once; nothing for a folder that is no copy."""
+    if remote := remote_of(folder):
+        remote.push()
+
+
 class _Renamed(logging.Filter):
     """Names a URL in messages in place of its local copy."""
 
@@ -203,9 +215,9 @@ class Remote:
         """The objects of which ``folder`` has copies."""
         return self.bucket if folder == self.folder else self.bucket / self.name_of(folder)
 
-    def pull(self) -> None:
+    def pull(self, below: str = "") -> None:
         """Copies the small files, and of each finished checkpoint its digests."""
-        names = self.bucket.sizes()
+        names = self.bucket.sizes(below)
         wanted = [n for n in names if _is_small(n) or _is_mark(n)]
         with disk_errors(self.folder):
             self.bucket.download({name: self.folder / name for name in wanted})

@@ -15,11 +15,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from jfreq import staging
 from jfreq.files import Held, Lock, read_json, write_json
+from jfreq.lease import Lease
 from jfreq.parts import Part
 from jfreq.types import InputError
 
-RESULTS, CLAIMS = "results", "claims"
+RESULTS, CLAIMS, LOCK = "results", "claims", ".lock"
 PATIENCE_S = 120.0
 Row = dict[str, Any]
 T = TypeVar("T")
@@ -35,6 +37,7 @@ class Trainings:
 
     def results(self) -> dict[str, Row]:
         """The rows of all trainings that ended, in any process, by key."""
+        staging.refresh(self._workdir / RESULTS)
         return {
             path.stem: read_json(
                 path, "the result of a training", advice="delete it to train again"
@@ -46,6 +49,8 @@ class Trainings:
         """The row of a training that need not be done: it is, or failed since this call began."""
         path = self._workdir / RESULTS / f"{key}.json"
         if not path.exists():
+            staging.refresh(path.parent)
+        if not path.exists():
             return None
         row = read_json(path, "the result of a training", advice="delete it to train again")
         return None if row == self._before.get(key) else row
@@ -53,11 +58,12 @@ class Trainings:
     def store(self, key: str, row: Row) -> None:
         """Writes the row of a training."""
         write_json(self._workdir / RESULTS / f"{key}.json", json.loads(json.dumps(row)))
+        staging.push(self._workdir)
 
-    def claim(self, key: str) -> contextlib.closing[Lock] | None:
+    def claim(self, key: str) -> contextlib.closing[Lock | Lease] | None:
         """The right to do a training, until it is closed; None where another process has it."""
         try:
-            return contextlib.closing(Lock(self._workdir / CLAIMS / key, "trains"))
+            return contextlib.closing(staging.lock(self._workdir / CLAIMS / key / LOCK, "trains"))
         except Held:
             return None
 
@@ -74,6 +80,7 @@ class Trainings:
             time.sleep(random.uniform(0.05, 0.2))
         with lock:
             yield
+            staging.push(self._workdir)
 
 
 def ordered(trainings: Sequence[T], part: Part | None) -> list[T]:

@@ -1,6 +1,8 @@
 """A run in object storage is what the same run in a local folder is, whenever it was cut off."""
 
 import json
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -10,6 +12,7 @@ import jfreq
 from jfreq import cli, staging
 from jfreq.buckets import Bucket
 from jfreq.config import Checkpoint, ResumeFrom, replace
+from jfreq.config_json import to_dict
 from jfreq.export.export_run import export_run
 from jfreq.lease import Lease
 from jfreq.monitoring.metrics_writer import read_metrics
@@ -159,3 +162,27 @@ def test_its_checkpoints_are_listed_verified_and_pruned(run, capsys):
     with pytest.raises(SystemExit):
         cli.main(["checkpoints", run, "--verify"])
     assert "kernel/0.0 is not what was written" in capsys.readouterr().out
+
+
+def test_two_processes_share_an_ablation(store, experiment, url, tmp_path):
+    """Each training is done once, and whoever ends last has the results of all."""
+    recipe = tmp_path / "two.py"
+    text = json.dumps(to_dict(replace(experiment, steps=2, data__path=())))
+    recipe.write_text(
+        "import json\nfrom jfreq.ablate import Ablation, change\n"
+        "from jfreq.methods import experiment_from_dict\n"
+        f"base = experiment_from_dict(json.loads({text!r}))\n"
+        "two = Ablation(name='two', question='many?', base=base, probe='ridge',\n"
+        "    factors={'mask': {'few': change(method__mask=8), 'many': change(method__mask=16)}})\n"
+    )
+    words = ["ablate", f"{recipe}:two", "--data", *experiment.data.path, "--workdir", url,
+             "--trainings", "1"]  # fmt: skip
+    runs = [
+        subprocess.Popen([sys.executable, "-P", "-m", "jfreq", *words, "--part", f"{i}/2"])
+        for i in (1, 2)
+    ]
+    assert [run.wait(240) for run in runs] == [0, 0]
+    bucket = Bucket(url, "run")
+    cells = json.loads(bucket.read("grid.json") or b"")["cells"]
+    assert [(cell["name"], cell["status"]) for cell in cells] == [("few", "done"), ("many", "done")]
+    assert len(bucket.sizes("results")) == 2 and bucket.read("report.html")
