@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import os
 import signal
 import sys
@@ -82,7 +83,7 @@ def examine(url: str, home: Path) -> tuple[int, int]:
             bucket.download({name: Path(folder) / name for name in files})
             checksums.verify(Path(folder) / "checkpoints" / step, step=int(step))
     for line in (bucket.read("metrics.jsonl") or b"").splitlines():
-        __import__("json").loads(line)
+        json.loads(line)
     return len(marked), len(steps - marked)
 
 
@@ -144,7 +145,7 @@ def study(home: Path, args: Any) -> dict[str, Any]:
             kills += 1
             whole, half = examine(url, home)
             cut, existed = cut + bool(half), existed + whole
-            print(f"{kills} kills, {cut} inside a checkpoint's upload", flush=True)
+            print(f"{kills} kills, after {cut} a checkpoint was half uploaded", flush=True)
             continue
         ended += 1
         training.whole(url)
@@ -171,7 +172,8 @@ def line_of(found: dict[str, Any]) -> str:
     )
     left = f", LEFT BEHIND: {found['left'][:5]}" if found["left"] else ""
     return (
-        f"{found['store']}: {found['kills']} kills, {found['cut']} inside a checkpoint's upload, "
+        f"{found['store']}: {found['kills']} kills, after {found['cut']} a checkpoint was half "
+        f"uploaded, "
         f"{found['whole_s']} s undisturbed: {equal}{left}"
     )
 
@@ -192,7 +194,7 @@ a second before the other, until they have been killed often enough; then they e
 After each kill every checkpoint whose digests existed was read back and verified, and every line of
 the metrics was parsed.
 
-| store | kills | inside a checkpoint's upload | checkpoints verified after kills | half-written ones that existed | times to the end | same bits ({found["arrays"]} files of arrays) | left behind |
+| store | kills | after which a half uploaded checkpoint lay there | finished checkpoints read back and verified | half-written ones among these | times to the end | same bits ({found["arrays"]} files of arrays) | left behind |
 |---|---|---|---|---|---|---|---|
 | {name} | {found["kills"]} | {found["cut"]} | {found["existed"]} | 0 | {found["ended"]} | {equal} | {len(found["left"]) or "nothing"} |
 

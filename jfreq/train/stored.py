@@ -25,6 +25,8 @@ from jfreq.staging import Remote, remote_of
 LATE_FILES = ("_CHECKPOINT_METADATA", "commit_success.txt")
 """Files to which orbax writes the time of the commit when everything else is complete."""
 BARRIER_S = 1200
+NOTES = "parts"
+"""Folder in a checkpoint where processes tell process 0 what they have uploaded."""
 
 
 def stored(folder: Path) -> Stored | None:
@@ -120,7 +122,9 @@ class Stored:
         """Removes what killed processes left of checkpoints that never existed."""
         names = self._bucket.sizes()
         steps = self._steps(names)
-        self._bucket.delete(n for n in names if steps.get(n.partition("/")[0]) is False)
+        self._bucket.delete(
+            name for name in names if steps.get(name.partition("/")[0]) is False or _is_note(name)
+        )
 
     def set_aside(self, old: str, new: str) -> None:
         """Renames a checkpoint."""
@@ -150,7 +154,7 @@ class Stored:
             files, late = {n: d for n, d in files.items() if _is_part(n)}, []
         self._bucket.upload({f"{step}/{name}": draft / name for name in [*files, *late]})
         if jax.process_count() > 1:
-            part = f"{step}/parts/{self._run}-{{}}.json"
+            part = f"{step}/{NOTES}/{self._run}-{{}}.json"
             if not chief:
                 self._bucket.write(part.format(mine), json.dumps(files).encode())
             wait = ocp.multihost.get_barrier_sync_fn()
@@ -173,7 +177,7 @@ class Stored:
             for step, whole in self._steps(names).items():
                 if whole and int(step) not in steps:
                     self._remove(step, [n for n in names if n.startswith(f"{step}/")])
-            self._bucket.delete(n for n in names if n.split("/")[1:2] == ["parts"])
+            self._bucket.delete(name for name in names if _is_note(name))
         for step in steps:
             self.forget(step)
 
@@ -185,6 +189,11 @@ class Stored:
                     shutil.rmtree(path, ignore_errors=False)
                     continue
                 path.unlink(missing_ok=True)
+
+
+def _is_note(name: str) -> bool:
+    """Whether it is the note of one process to process 0 on what it has uploaded."""
+    return name.split("/")[1:2] == [NOTES]
 
 
 def _is_part(name: str) -> bool:
