@@ -102,7 +102,8 @@ def state(url: str) -> dict[str, str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--kills", type=int, default=50)
-    parser.add_argument("--steps", type=int, default=24)
+    parser.add_argument("--minutes", type=float, default=1e9, help="kill no more after this long")
+    parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--store", choices=["s3", "gs"], default="s3")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="also write OUT.json and OUT.md")
@@ -139,7 +140,8 @@ def study(home: Path, args: Any) -> dict[str, Any]:
     kills = ended = cut = existed = rounds = 0
     differs: set[str] = set()
     url = f"{root}/broken0"
-    while kills < args.kills:
+    end = time.monotonic() + 60 * args.minutes
+    while kills < args.kills and time.monotonic() < end:
         after, apart = rng.uniform(0, whole_s), float(rng.choice([0, 0, 1.0, -1.0]))
         if training.killed(url, after, apart):
             kills += 1
