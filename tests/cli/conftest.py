@@ -1,5 +1,6 @@
 """Commands that are refused or say something, and what they work on."""
 
+import random
 import struct
 
 import jax
@@ -104,3 +105,9 @@ def zero_rate():
         return path
 
     return write
+
+
+@pytest.fixture(autouse=True)
+def kept_by_tyro(monkeypatch):
+    """Under pytest tyro computes a random tenth of what it has kept anew, to test itself."""
+    monkeypatch.setattr(random, "random", lambda: 1.0)
