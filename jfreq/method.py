@@ -236,6 +236,11 @@ class Method:
         return None
 
     @property
+    def stored_target(self) -> tuple[str, ...]:
+        """Parts of the target that a bundle may hold beside the parameters: a codebook."""
+        return ()
+
+    @property
     def stem(self) -> tuple[str, ...]:
         """Patterns of whole paths: parameters before the first block, for ``optim.layer_decay``."""
         return STEM
@@ -394,6 +399,18 @@ def encode(method: Method, params: PyTree, batch: Batch) -> Features:
     """``method.encode``, traced once for each shape: to check a bundle, to describe an encoder and
     to compile it for a window is the same trace."""
     return method.encode(params, batch)
+
+
+def stored_shapes(method: Method) -> PyTree:
+    """Shapes of all that a bundle may hold: the parameters and parts of the target."""
+
+    def make(key: Array) -> PyTree:
+        params = method.init(key)
+        parts = method.stored_target
+        target = method.init_target(params) if parts else {}
+        return {**params, **{name: target[name] for name in parts}}
+
+    return jax.eval_shape(make, jax.random.key(0))
 
 
 def encoder_params(method: Method, params: PyTree) -> PyTree:

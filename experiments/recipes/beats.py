@@ -13,7 +13,9 @@ An iteration is a model, and a tokenizer distilled from it for the next model:
 from typing import Any
 
 from jfreq.config import Checkpoint, Experiment, Log, Optim, replace
-from jfreq.methods.beats import FBANK, BEATs, BEATsTokenizer, RandomProjection, TrainedTokenizer
+from jfreq.methods.beats import BEATs, BEATsTokenizer, RandomProjection, TrainedTokenizer
+from jfreq.methods.common.beats_parts import FBANK
+from jfreq.nn.position_conv import PositionConv
 from jfreq.nn.vit import SIZES, ViT
 
 ADAM = Optim(b1=0.9, b2=0.98, weight_decay=0.01, clip=1.0)
@@ -25,12 +27,12 @@ def post(size: str, **changes) -> ViT:
     return replace(SIZES[size], norm="post", **changes)
 
 
-NANO = post("nano", unroll=True)
+NANO = post("nano", unroll=True, position_conv=PositionConv(kernel=32, groups=4))
 
 beats_nano = Experiment(
     name="beats_nano",
     method=BEATs(
-        frontend=FBANK, encoder=NANO, predictor=replace(NANO, depth=2),
+        frontend=FBANK, patch_width=64, encoder=NANO, predictor=replace(NANO, depth=2),
         tokenizer=RandomProjection(**CODES),
     ),
     optim=replace(ADAM, lr=1e-3, warmup=50),
@@ -44,8 +46,8 @@ beats_tokenizer_nano = replace(
     beats_nano,
     name="beats_tokenizer_nano",
     method=BEATsTokenizer(
-        frontend=FBANK, encoder=NANO, teacher=NANO, estimator=replace(NANO, depth=2), decay=0.95,
-        restart_below=0.1, **CODES,
+        frontend=FBANK, patch_width=64, encoder=NANO, teacher=NANO,
+        estimator=replace(NANO, depth=2), decay=0.95, restart_below=0.1, **CODES,
     ),
 )  # fmt: skip
 
@@ -59,7 +61,7 @@ beats_iter2_nano = replace(
 def _published(name: str, method: BEATs | BEATsTokenizer, *, lr: float, batch: int) -> Experiment:
     return Experiment(
         name=name,
-        method=replace(method, frontend=FBANK, frames=1024),
+        method=replace(method, frontend=FBANK, frames=998),
         optim=replace(ADAM, lr=lr, warmup=32_000),
         steps=400_000,
         batch=batch,

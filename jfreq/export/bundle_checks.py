@@ -16,7 +16,7 @@ from jfreq import param_paths
 from jfreq.config import Experiment, Method
 from jfreq.config_json import to_dict
 from jfreq.files import parse_json, read_text
-from jfreq.method import encoder_params
+from jfreq.method import encoder_params, stored_shapes
 from jfreq.ranges import first_line, shortlist
 from jfreq.types import InputError
 
@@ -134,7 +134,7 @@ def _expected(cfg: Method, where: Path) -> tuple[dict[str, Any], set[str]]:
 def _parameters(cfg: Method) -> tuple[dict[str, Any], set[str]]:
     shapes = jax.eval_shape(cfg.init, jax.random.key(0))
     needed = encoder_params(cfg, shapes)
-    return param_paths.flatten(shapes), set(param_paths.flatten(needed))
+    return param_paths.flatten(stored_shapes(cfg)), set(param_paths.flatten(needed))
 
 
 def _check_settings(cfg: Method, config: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from jfreq.frontends.frontend import check_rate, up_to, valid_frames
@@ -17,10 +18,7 @@ AUDIOSET_MEAN, AUDIOSET_STD = -4.2677393, 4.5689974
 
 @checked
 class Fbank:
-    """Kaldi log-mel filter bank, normalised as (x - mean) / (2 std) (AST, section 2.1).
-
-    Frames beyond the signal are 0 before normalisation, as in the released code.
-    """
+    """Kaldi log-mel filter bank, normalised as (x - mean) / (2 std) (AST, section 2.1)."""
 
     rate: Count = 16000
     n_mels: Size = 128
@@ -29,6 +27,12 @@ class Fbank:
     window: Literal["hann", "hamming", "povey"] = "hann"
     low_hz: NonNegative = 20.0
     remove_clip_mean: bool = True
+    scale: Positive = 1.0
+    """What samples in -1 to 1 are multiplied by. It adds a constant to every log energy, and lowers
+    Kaldi's floor relative to the signal; 32768 is the scale of 16-bit samples (Kaldi, BEATs)."""
+    beyond: Literal["zero", "silence"] = "zero"
+    """Frames beyond the signal, before normalisation. ``zero``: 0, as AST, SSAST and EAT are
+    released; ``silence``: the log energy of digital silence, as where waveforms are padded."""
     mean: Finite = AUDIOSET_MEAN
     std: Positive = AUDIOSET_STD
 
@@ -50,8 +54,12 @@ class Fbank:
 
     @property
     def fill(self) -> float:
-        """Value of padding: 0 after normalisation."""
-        return -self.mean / (2 * self.std)
+        """Value of padding, normalised."""
+        return (self._padding - self.mean) / (2 * self.std)
+
+    @property
+    def _padding(self) -> float:
+        return 0.0 if self.beyond == "zero" else fbank.SILENCE
 
     def check(self, signal: SignalSpec) -> None:
         """Raises ``InputError`` when the data are not at this front end's rate."""
@@ -63,6 +71,7 @@ class Fbank:
         """The spectrogram, and which frames are valid; ``length``: valid samples of every row."""
         b, _, c = x.shape
         flat = scale.pcm_to_float(x).transpose(0, 2, 1).reshape(b * c, -1)
+        flat = flat if self.scale == 1 else flat * np.float32(self.scale)
         spec = fbank.kaldi_fbank(
             flat,
             rate=self.rate,
@@ -76,7 +85,7 @@ class Fbank:
         )
         count = valid_frames(self, x, length)
         valid = None if length is None else jnp.repeat(count, c)
-        spec = fbank.pad_frames(spec, frames, valid_frames=valid)
+        spec = fbank.pad_frames(spec, frames, fill=self._padding, valid_frames=valid)
         spec = scale.standardise(spec, self.mean, self.std)
         spec = spec.reshape(b, c, frames, self.n_mels).transpose(0, 2, 3, 1)
         return spec, up_to(count, frames)

@@ -19,6 +19,8 @@ from jaxtyping import Array, Bool, Float, Key
 _CACHE_BYTES = 4 * 2**20
 """Size of the score tables of a group, for the cache of a core; 1 to 6 MB were equally fast."""
 _NEGATIVE = -1e30
+_TAPS = 4
+"""Entries of a long kernel that are multiplied at a time; 8 were slower, 16 much slower."""
 
 
 # ------------------------------------------------------------------ a batch in groups
@@ -96,6 +98,34 @@ def conv_as_products(
     kernel = kernel.reshape(high * wide * size, groups, out // groups)
     y = jnp.einsum("gbhtc,cgo->gbhto", jnp.concatenate(near, axis=-1), kernel)
     return y.transpose(1, 2, 3, 0, 4).reshape(b, h, t, out)
+
+
+def sequence_conv(
+    x: Float[Array, "b n c"], kernel: Float[Array, "k c_g out"]
+) -> Float[Array, "b n out"]:
+    """:func:`jfreq.ops.conv.sequence_conv` as a sum of matrix products, each with a few
+    neighbouring entries of the kernel."""
+    taps, size, out = kernel.shape
+    b, n, channels = x.shape
+    groups, count = channels // size, -(-taps // _TAPS)
+    before, length = taps // 2, n + count * _TAPS - 1
+    x = jnp.pad(x, ((0, 0), (before, length - n - before), (0, 0)))
+    x = x.reshape(b, length, groups, size).transpose(2, 0, 1, 3)
+    kernel = jnp.pad(kernel, ((0, count * _TAPS - taps), (0, 0), (0, 0)))
+    kernel = kernel.reshape(count, _TAPS * size, groups, out // groups)
+
+    @functools.partial(jax.checkpoint, prevent_cse=False)
+    def product(kernel, first):
+        part = jax.lax.dynamic_slice_in_dim(x, first, n + _TAPS - 1, axis=2)
+        near = jnp.concatenate([part[:, :, i : i + n] for i in range(_TAPS)], axis=-1)
+        return jnp.einsum("gbnc,cgo->gbno", near, kernel)
+
+    def add(total, entries):
+        return total + product(*entries), None
+
+    start = jnp.zeros((groups, b, n, out // groups), x.dtype)
+    y, _ = jax.lax.scan(add, start, (kernel, jnp.arange(count) * _TAPS))
+    return y.transpose(1, 2, 0, 3).reshape(b, n, out)
 
 
 # ------------------------------------------------------------------ attention

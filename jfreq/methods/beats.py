@@ -4,46 +4,32 @@ Chen, Wu, Wang, Liu, Tompkins, Chen, Che, Yu and Wei, ICML 2023 (arXiv 2212.0905
 :class:`BEATs` predicts the codes of a random projection, a :class:`BEATsTokenizer` distils what it
 has learned into a codebook, the next :class:`BEATs` predicts the codes of that, and so on.
 
-Two parts differ from the paper: one linear map embeds a patch (published: two with a norm between
-them), and positions are fixed sines beside the bias of attention (published: a convolution over the
-sequence of patches).
+The encoder is the released one (microsoft/unilm, ``beats/``), whose weights ``jfreq import`` reads.
+How it was pre-trained is not released; what is not in the paper either is our choice and said where
+it is made.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from jfreq import losses, masks
-from jfreq.frontends.fbank import Fbank
 from jfreq.method import Loss, Metrics, Rows, Streams, part_of
+from jfreq.methods.common.beats_parts import PUBLISHED, BEATsPatches, Predictor, Quantiser
 from jfreq.methods.common.patches import PatchMethod
 from jfreq.nn.apply import apply
-from jfreq.nn.bias import RelativeBias
-from jfreq.nn.heads import trunc_normal
-from jfreq.nn.patch_encoder import SpectrogramTrunk
 from jfreq.nn.vit import ViT
 from jfreq.ops import codebook
 from jfreq.ops.gather import restore_tokens, take_entries, take_tokens
 from jfreq.ops.patch import embed_patches
-from jfreq.ops.posemb import sincos_tokens
-from jfreq.ops.scale import unit
-from jfreq.ranges import BelowOne, Between, Count, NonNegative, Seed, Size, Whole, checked
-from jfreq.types import Array, Batch, DataSpec, Mask, PyTree, Reconstruction, TokenGrid
-
-FBANK = Fbank(window="povey", remove_clip_mean=False, mean=-5.37779, std=6.55582)
-"""The published front end. Its mean of 15.41663 is that of samples times ``2**15``, which adds
-``30 ln 2`` to every log energy."""
-PUBLISHED = ViT(
-    norm="post", deep_norm=True, bias=RelativeBias(gate="query"), dropout=0.1, attention_dropout=0.1
-)
-"""The transformer of all parts: ViT-B, distances in the order of the tokens (section 3.3)."""
-
+from jfreq.ranges import BelowOne, Between, Count, NonNegative, Seed, Size, checked
+from jfreq.types import Array, Batch, Mask, PyTree, Reconstruction
 
 # ------------------------------------------------------------------ tokenizers, frozen
 
@@ -117,35 +103,7 @@ def fresh_codebook(count: int, width: int) -> dict[str, Array]:
 
 
 @checked
-class _Patches(PatchMethod):
-    """What model and tokenizer share: patches that do not overlap, in the order of time."""
-
-    collapse_thresholds: ClassVar[Mapping[str, float]] = {"perplexity": 2.0}
-    """A tokenizer that uses fewer codes has collapsed."""
-
-    order: Literal["freq_major", "time_major"] = "time_major"
-    special_tokens: Whole = 0
-    positions: Literal["learned", "sincos"] = "sincos"
-    encoder: ViT = PUBLISHED
-
-    @property
-    def higher_is_better(self) -> Mapping[str, bool]:
-        return {**super().higher_is_better, "perplexity": True, "cosine": True, "commitment": False}
-
-    def bind(self, spec: DataSpec) -> Self:
-        bound = super().bind(spec)
-        bound.check_no_overlap()
-        return bound
-
-    def read_tokens(self, batch: Batch) -> Array:
-        """``[b n]`` bool: the patches that are attended to, have a code and count in the loss."""
-        attended = self.attended_tokens(batch)
-        rows = batch["spectrogram"].shape[0]
-        return jnp.ones((rows, self.grid.size), bool) if attended is None else attended
-
-
-@checked
-class BEATs(_Patches):
+class BEATs(BEATsPatches):
     """The codes of masked patches, predicted from the visible ones (section 3.3).
 
     The encoder reads the visible patches alone. A small transformer, needed for training only,
@@ -214,7 +172,7 @@ class BEATs(_Patches):
 
 
 @checked
-class BEATsTokenizer(_Patches):
+class BEATsTokenizer(BEATsPatches):
     """A codebook distilled from a trained encoder (section 3.2.2).
 
     An encoder reads a clip, the nearest code stands for each of its states, and an estimator
@@ -245,9 +203,13 @@ class BEATsTokenizer(_Patches):
         return ("teacher",)
 
     @property
+    def stored_target(self) -> tuple[str, ...]:
+        return ("codebook",)
+
+    @property
     def teacher_method(self) -> PatchMethod:
         """The encoder that is distilled, as a method on the same patches."""
-        return dataclasses.replace(part_of(PatchMethod, self), encoder=self.teacher)
+        return dataclasses.replace(part_of(BEATsPatches, self), encoder=self.teacher)
 
     @property
     def _net(self) -> _Distilled:
@@ -321,51 +283,6 @@ def loss_of(terms: Mapping[str, tuple[Array, Array]], counts: Array, aux: PyTree
 
 
 # ------------------------------------------------------------------ modules
-
-
-class Quantiser(nn.Module):
-    """Spectrograms to the vectors whose nearest codes a tokenizer looks for."""
-
-    trunk: SpectrogramTrunk
-    code_width: int
-
-    def setup(self):
-        self.to_code = ToCode(self.code_width)
-
-    def __call__(self, spec: Array, valid: Array | None = None, *, train: bool = False) -> Array:
-        """Vectors ``[b n d]`` of length 1 of the patches of ``spec`` ``[b t f c]``."""
-        tokens = self.trunk.embed(spec, valid=valid)
-        _, states, _ = self.trunk.encode(tokens, valid=valid, train=train)
-        return self.to_code(states)
-
-
-class ToCode(nn.Module):
-    """Linear, tanh, linear, as released; the result is scaled to length 1. Float32."""
-
-    width: int
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        x = nn.tanh(nn.Dense(x.shape[-1], kernel_init=trunc_normal, name="hidden")(x))
-        return unit(nn.Dense(self.width, kernel_init=trunc_normal, name="out")(x))
-
-
-class Predictor(nn.Module):
-    """A transformer over all tokens of a grid, with fixed sines as positions, and a linear map."""
-
-    cfg: ViT
-    out: int
-    grid: TokenGrid
-
-    @nn.compact
-    def __call__(self, x: Array, valid: Array, *, train: bool = False) -> Array:
-        """``[b n d]`` to ``[b n out]``; states of another width go through a linear map first."""
-        width = self.cfg.width
-        if x.shape[-1] != width:
-            x = nn.Dense(width, kernel_init=trunc_normal, name="embed")(x)
-        x = x + jnp.asarray(sincos_tokens(self.grid, width))[None]
-        x, _ = self.cfg.build(name="encoder")(x, grid=self.grid, valid=valid, train=train)
-        return nn.Dense(self.out, kernel_init=trunc_normal, name="out")(x)
 
 
 class _Model(nn.Module):

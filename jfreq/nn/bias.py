@@ -17,6 +17,7 @@ from jfreq.nn.heads import trunc_normal
 from jfreq.ranges import Size, checked
 from jfreq.types import InputError, TokenGrid
 
+Initializer = nn.initializers.Initializer
 Axis = Literal["sequence", "time", "freq"]
 Gate = Literal["none", "query", "input"]
 
@@ -50,8 +51,10 @@ class RelativeBias:
                 f"have a bucket each, got {self.max_distance}"
             )
 
-    def build(self, heads: int, name: str | None = None) -> RelativeBiasTable:
-        return RelativeBiasTable(self, heads, name=name)
+    def build(
+        self, heads: int, name: str | None = None, initial: Initializer = trunc_normal
+    ) -> RelativeBiasTable:
+        return RelativeBiasTable(self, heads, initial, name=name)
 
 
 @checked
@@ -65,7 +68,11 @@ class ALiBi:
     """Multiply by a learned factor for each head, 1 at first and never below 0 (data2vec 2.0)."""
     gate: ClassVar[Gate] = "none"
 
-    def build(self, heads: int, name: str | None = None) -> ALiBiBias:
+    def build(
+        self, heads: int, name: str | None = None, initial: Initializer = trunc_normal
+    ) -> ALiBiBias:
+        """It has no ``initial`` values to choose."""
+        del initial
         return ALiBiBias(self, heads, name=name)
 
 
@@ -74,6 +81,7 @@ class RelativeBiasTable(nn.Module):
 
     cfg: RelativeBias
     heads: int
+    initial: Initializer = trunc_normal
 
     @nn.compact
     def __call__(
@@ -85,7 +93,7 @@ class RelativeBiasTable(nn.Module):
         axes: tuple[Axis, ...] = ("time", "freq") if cfg.axes == "both" else (cfg.axes,)
         total = jnp.zeros(())
         for axis in axes:
-            table = self.param(axis, trunc_normal, (cfg.buckets, self.heads))
+            table = self.param(axis, self.initial, (cfg.buckets, self.heads))
             distance, largest = distances(grid, ids, axis)
             possible = np.arange(-largest, largest + 1)
             buckets = relative_buckets(possible, cfg.buckets, cfg.max_distance)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jfreq.nn.aape import AaPE, AliasBranch
-from jfreq.nn.heads import normal, torch_bias, torch_kernel, trunc_normal
+from jfreq.nn.heads import normal, torch_bias, torch_kernel, torch_linear, trunc_normal
 from jfreq.nn.vit import Layers
 from jfreq.ops import patch as patches
 from jfreq.ops.posemb import sincos_tokens
@@ -77,21 +77,43 @@ class PatchEmbed(nn.Module):
         return tokens + bias[None, None]
 
 
+class NormedPatchEmbed(nn.Module):
+    """Two linear maps of every patch with a layer norm between them, the first to ``inner`` numbers
+    and without a bias (BEATs); patches do not overlap. The initial values are torch's."""
+
+    patch: tuple[int, int]
+    inner: int
+    width: int
+    grid: TokenGrid
+
+    @nn.compact
+    def __call__(self, spec: Float[Array, "b t f c"]) -> Float[Array, "b n d"]:
+        size = self.patch[0] * self.patch[1] * spec.shape[-1]
+        kernel = self.param("kernel", torch_kernel, (size, self.inner))
+        tokens = patches.embed_patches(
+            spec, kernel, patch=self.patch, stride=self.patch, order=self.grid.order
+        )
+        tokens = nn.LayerNorm(epsilon=1e-5, name="norm")(tokens)
+        return torch_linear(self.width, tokens, "proj")
+
+
 class Positions(nn.Module):
     """Positions of the special tokens and of the patches.
 
     ``learned``: a table ``grid`` ``[f t d]``, and ``special`` ``[s d]``, a vector for every special
-    token; ``sincos``: fixed sines of both axes, and none for special tokens (EAT).
+    token; ``sincos``: fixed sines of both axes, and none for special tokens (EAT); ``none``: none.
     """
 
     grid: TokenGrid
     special: int
     width: int
-    kind: Literal["learned", "sincos"] = "learned"
+    kind: Literal["learned", "sincos", "none"] = "learned"
     initial: InitialValues = InitialValues()
 
     @nn.compact
-    def __call__(self) -> tuple[Float[Array, "s d"] | None, Float[Array, "n d"]]:
+    def __call__(self) -> tuple[Float[Array, "s d"] | None, Float[Array, "n d"] | None]:
+        if self.kind == "none":
+            return None, None
         if self.kind == "sincos":
             return None, jnp.asarray(sincos_tokens(self.grid, self.width))
         shape = (self.grid.freq, self.grid.time, self.width)
@@ -120,15 +142,20 @@ class SpectrogramTrunk(nn.Module):
     encoder_cfg: Any
     alias_cfg: AaPE | None = None
     """Config of the branch that measures what patches alias; None: the plain embedding alone."""
-    position_kind: Literal["learned", "sincos"] = "learned"
+    position_kind: Literal["learned", "sincos", "none"] = "learned"
     registers: int = 0
     """Learned tokens without a position whose states are not read (Darcet et al. 2024, section
     2.2)."""
     initial: InitialValues = InitialValues()
+    patch_width: int | None = None
+    """Numbers between the two maps of :class:`NormedPatchEmbed`; None: one map embeds a patch."""
 
     def setup(self):
         width, initial = self.encoder_cfg.width, self.initial
-        self.patch_embed = PatchEmbed(self.patch, self.stride, width, self.grid, initial)
+        if self.patch_width is None:
+            self.patch_embed = PatchEmbed(self.patch, self.stride, width, self.grid, initial)
+        else:
+            self.patch_embed = NormedPatchEmbed(self.patch, self.patch_width, width, self.grid)
         if self.alias_cfg is not None:
             self.alias = AliasBranch(self.alias_cfg, self.patch, self.stride, self.grid)
         self.positions = Positions(self.grid, self.special, width, self.position_kind, initial)
@@ -181,7 +208,8 @@ class SpectrogramTrunk(nn.Module):
             train: Turns dropout on and needs the ``dropout`` key.
         """
         special, table = self.positions()
-        tokens = tokens + (table[None] if ids is None else jnp.take(table, ids, axis=0))
+        if table is not None:
+            tokens = tokens + (table[None] if ids is None else jnp.take(table, ids, axis=0))
         first = []
         if self.special:
             first = [self.special_tokens if special is None else self.special_tokens + special]

@@ -15,6 +15,7 @@ from jfreq.nn.attention import Kind, attention, check_kind
 from jfreq.nn.bias import ALiBi, RelativeBias
 from jfreq.nn.dropout import dropping
 from jfreq.nn.heads import normal, trunc_normal
+from jfreq.nn.position_conv import PositionConv
 from jfreq.ranges import BelowOne, Positive, Size, checked
 from jfreq.sharding import constrain
 from jfreq.types import InputError, TokenGrid
@@ -30,6 +31,7 @@ INITIAL = {
     "cut": trunc_normal,
     "normal": normal,
     "xavier": nn.initializers.xavier_uniform(),
+    "xavier_normal": nn.initializers.variance_scaling(1.0, "fan_avg", "normal"),
 }
 
 
@@ -53,18 +55,25 @@ class ViT:
     outputs of attention by ``(8 depth)^(-1/4)``."""
     bias: RelativeBias | ALiBi | None = None
     """What the positions of two tokens add to their score; it is 0 for special tokens."""
+    position_conv: PositionConv | None = None
+    """A convolution over the sequence of tokens, added to them before the first norm, tells where
+    they are (BEATs, WavLM); not to special tokens. Tokens that are not valid are 0 then."""
     dropout: BelowOne = 0.0
     """Rate of dropout in training: of the tokens before the blocks, after the projection of
     attention and after both layers of the MLP (Dosovitskiy et al. 2021, appendix B.1)."""
+    mlp_dropout: BelowOne | None = None
+    """Rate after the first layer of the MLP; None: that of ``dropout``."""
     attention_dropout: BelowOne = 0.0
     """Rate of dropout of the weights of attention (Vaswani et al. 2017, data2vec 2.0), whose n x m
     tables are then kept for the backward pass."""
     drop_path: BelowOne = 0.0
     """Probability with which a clip skips a branch of the last block, growing linearly from 0 at
     the first (stochastic depth, Huang et al. 2016, section 3; fine-tuning of EAT and DeiT)."""
-    initial: Literal["cut", "normal", "xavier"] = "cut"
+    initial: Literal["cut", "normal", "xavier", "xavier_normal"] = "cut"
     """Initial values of kernels: normal of standard deviation 0.02, ``cut`` at twice that, which
-    leaves one of 0.0176, or not, as in timm and BERT; or Xavier's uniform ones, as in MAE."""
+    leaves one of 0.0176, or not, as in timm and BERT; Xavier's uniform ones, as in MAE; or Xavier's
+    normal ones, where queries, keys and values are maps of their own and the bias of attention is
+    normal of standard deviation 0.02, as in BEATs."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the matrix products of blocks; norms, softmax and residual stream stay float32."""
     attention: Kind = "auto"
@@ -84,6 +93,11 @@ class ViT:
         check_kind(self.attention, plain=self.bias is None and not self.attention_dropout)
         if self.norm == "post" and not self.final_norm:
             raise InputError("encoder.final_norm: only norm 'pre' has one; leave it on")
+        if self.position_conv is not None and self.width % self.position_conv.groups:
+            raise InputError(
+                f"encoder.position_conv.groups: {self.position_conv.groups} do not divide the "
+                f"width {self.width}"
+            )
         if self.norm == "pre" and self.deep_norm:
             raise InputError("encoder.deep_norm: scales sums before their norm; set norm 'post'")
 
@@ -95,7 +109,8 @@ class ViT:
     @property
     def stem(self) -> tuple[str, ...]:
         """Patterns of the paths of its parameters before the first block."""
-        return ("attention_bias/.*", *(("norm/.*",) if self.norm == "post" else ()))
+        parts = ("attention_bias/.*", "position_conv/.*")
+        return (*parts, *(("norm/.*",) if self.norm == "post" else ()))
 
     @property
     def initial_scale(self) -> float:
@@ -149,14 +164,18 @@ class Block(nn.Module):
 
         y = self._attention(before(x, norms[0]), valid, bias)
         x = add(x, y.astype(x.dtype), norms[0])
-        y = self._mlp(before(x, norms[1]), drop).astype(x.dtype)
+        rate = cfg.dropout if cfg.mlp_dropout is None else cfg.mlp_dropout
+        inner = drop if rate == cfg.dropout else dropping(rate, train=self.train)
+        y = self._mlp(before(x, norms[1]), inner).astype(x.dtype)
         return add(x, y, norms[1]), y
 
     def _attention(self, y: Array, valid: Array | None, bias: Array | None) -> Array:
         cfg, dtype = self.cfg, jnp.dtype(self.cfg.dtype)
         shape = (3, cfg.heads, cfg.width // cfg.heads)
-        # Of queries, keys and values, only the last are added to the stream.
-        init = scaled(cfg, np.repeat([1.0, 1.0, cfg.initial_scale], cfg.width))
+        # Of queries, keys and values, only the last are added to the stream. As one map they have
+        # half of the variance that Xavier gives to each.
+        size = 2**0.5 if cfg.initial == "xavier_normal" else 1.0
+        init = scaled(cfg, np.repeat([size, size, size * cfg.initial_scale], cfg.width))
         qkv = nn.DenseGeneral(shape, dtype=dtype, kernel_init=init, name="qkv")(y)
         q, k, v = (part.squeeze(2) for part in jnp.split(qkv, 3, axis=2))
         if bias is not None and cfg.bias is not None and cfg.bias.gate != "none":
@@ -172,7 +191,10 @@ class Block(nn.Module):
     def _gate(self, x: Float[Array, "b n h k"]) -> Float[Array, "b h n 1"]:
         """``2 + a (s c - 1)``: gates ``a`` and ``c`` in (0, 1) of each query, ``s`` of each head;
         ``a`` is one less the update gate of the paper (Chen et al. 2022, WavLM, section III-A)."""
-        gates = nn.Dense(2, kernel_init=trunc_normal, name="gate")(x.astype(jnp.float32))
+        # Released: sums of four outputs of a map, each of standard deviation 0.02.
+        released = self.cfg.initial == "xavier_normal"
+        init = nn.initializers.normal(0.04) if released else trunc_normal
+        gates = nn.Dense(2, kernel_init=init, name="gate")(x.astype(jnp.float32))
         a, c = jnp.moveaxis(nn.sigmoid(gates), -1, 0)
         scale = self.param("gate_scale", nn.initializers.ones, (self.cfg.heads,))
         return (2 + a * (scale[None, None] * c - 1)).swapaxes(1, 2)[..., None]
@@ -219,7 +241,9 @@ class ViTEncoder(nn.Module):
             InputError: For tokens whose positions a bias cannot know.
         """
         cfg = self.cfg
-        bias = self._bias(x.shape[1], grid, ids, special)
+        self._check_places(x.shape[1], grid, ids, special)
+        x = self._with_positions(x, grid, ids, special, valid)
+        bias = self._bias(grid, ids, special)
         rates = None
         if train and cfg.drop_path:
             rates = jnp.linspace(0.0, cfg.drop_path, cfg.depth)
@@ -241,19 +265,37 @@ class ViTEncoder(nn.Module):
         x, states = stack(recomputed(Block, cfg.remat)(cfg, train, name="blocks"), x, rates)
         return norm(x) if cfg.norm == "pre" and cfg.final_norm else x, states
 
+    def _check_places(self, tokens: int, grid: TokenGrid, ids: Array | None, special: int) -> None:
+        """Raises ``InputError`` for tokens whose positions a bias or a convolution cannot know."""
+        for name in ("bias", "position_conv"):
+            known = tokens == special + (grid.size if ids is None else ids.shape[1])
+            if getattr(self.cfg, name) is not None and not known:
+                raise InputError(
+                    f"encoder.{name}: needs the position of every token on one grid, which this "
+                    "method does not have; set it to None"
+                )
+
+    def _with_positions(
+        self, x: Array, grid: TokenGrid, ids: Array | None, special: int, valid: Array | None
+    ) -> Float[Array, "b n d"]:
+        """The tokens, with positions from a convolution where there is one."""
+        cfg = self.cfg
+        if cfg.position_conv is None:
+            return x
+        x = x if valid is None else jnp.where(valid[..., None], x, 0.0)
+        conv = cfg.position_conv.build(cfg.width, "position_conv")
+        y = conv(x[:, special:], grid=grid, ids=ids)
+        return x + jnp.pad(y, ((0, 0), (special, 0), (0, 0)))
+
     def _bias(
-        self, tokens: int, grid: TokenGrid, ids: Array | None, special: int
+        self, grid: TokenGrid, ids: Array | None, special: int
     ) -> Float[Array, "#b h n n"] | None:
         """The bias of all pairs of tokens, 0 for pairs with a special token."""
         cfg = self.cfg
         if cfg.bias is None:
             return None
-        if tokens != special + (grid.size if ids is None else ids.shape[1]):
-            raise InputError(
-                "encoder.bias: needs the position of every token on one grid, which this method "
-                "does not have; set it to None"
-            )
-        bias = cfg.bias.build(cfg.heads, "attention_bias")(grid, ids)
+        init = INITIAL["normal" if cfg.initial == "xavier_normal" else "cut"]
+        bias = cfg.bias.build(cfg.heads, "attention_bias", init)(grid, ids)
         return jnp.pad(bias, ((0, 0), (0, 0), (special, 0), (special, 0)))
 
 

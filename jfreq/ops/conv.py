@@ -55,6 +55,49 @@ def grouped_conv(
     return jax.lax.platform_dependent(x, kernel, cpu=cpu.grouped_conv, default=_conv)
 
 
+def sequence_conv(
+    x: Float[Array, "b n c"], kernel: Float[Array, "k c_g out"]
+) -> Float[Array, "b n out"]:
+    """Cross-correlation of groups of channels along a sequence, with zeros beyond its ends: entry
+    ``j`` of the kernel meets the token ``j - k // 2`` places on (wav2vec 2.0, Baevski et al. 2020).
+
+    Where XLA would be slow, or would gather the batch of several devices, it is computed as matrix
+    products.
+
+    Args:
+        x: Tokens, whose channels are in ``c / c_g`` groups.
+        kernel: Of any length; every group gives the same number of the ``out`` channels.
+
+    Raises:
+        InputError: For groups that do not divide the channels.
+
+    >>> import jax.numpy as jnp
+    >>> sequence_conv(jnp.arange(3.0).reshape(1, 3, 1), jnp.ones((2, 1, 1)))[0, :, 0].tolist()
+    [0.0, 1.0, 3.0]
+    """
+    groups, rest = divmod(x.shape[-1], kernel.shape[1])
+    if rest or kernel.shape[2] % groups:
+        raise InputError(
+            f"conv: a kernel of shape {kernel.shape} does not fit {x.shape[-1]} channels; the "
+            "groups must divide both channels"
+        )
+    if sharding.devices() > 1:
+        return cpu.sequence_conv(x, kernel)
+    return jax.lax.platform_dependent(x, kernel, cpu=cpu.sequence_conv, default=_sequence_conv)
+
+
+def _sequence_conv(x, kernel):
+    before = kernel.shape[0] // 2
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=(1,),
+        padding=[(before, kernel.shape[0] - 1 - before)],
+        dimension_numbers=("NHC", "HIO", "NHC"),
+        feature_group_count=x.shape[-1] // kernel.shape[1],
+    )
+
+
 def _conv(x, kernel):
     return jax.lax.conv_general_dilated(
         x,

@@ -16,6 +16,8 @@ from jfreq.types import InputError
 
 KALDI_FLOOR = 1.1920929e-07
 """Smallest mel energy before the logarithm: float32 machine epsilon."""
+SILENCE = float(np.log(np.float32(KALDI_FLOOR)))
+"""Its logarithm, -15.94."""
 _HIGHEST = jax.lax.Precision.HIGHEST
 
 

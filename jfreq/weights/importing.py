@@ -10,26 +10,26 @@ import numpy as np
 
 from jfreq import param_paths
 from jfreq.config import Experiment
-from jfreq.method import Method, encoder_params
+from jfreq.method import Method, encoder_params, stored_shapes
 from jfreq.ranges import shortlist
 from jfreq.types import DataSpec, InputError, PyTree, SignalSpec
 from jfreq.weights.maps import to_params
 from jfreq.weights.read import WeightFile, read_weights_file
 from jfreq.weights.release import Found, Imported, Options, Release
-from jfreq.weights.releases import ast, audiomae, deit, eat, huggingface_ast, ssast, twin
+from jfreq.weights.releases import ast, audiomae, beats, deit, eat, huggingface_ast, ssast, twin
 
 RELEASES: tuple[Release, ...] = (
     ssast.RELEASE,
     huggingface_ast.RELEASE,
     eat.RELEASE,
     audiomae.RELEASE,
+    beats.RELEASE,
     ast.RELEASE,
     deit.RELEASE,
     twin.RELEASE,
 )
 """The layouts that are read; the first that matches is taken."""
 OTHERS: Mapping[str, str] = {
-    "BEATs, whose patches and positions are embedded in another way than here": "post_extract_proj",
     "wav2vec 2.0, HuBERT, WavLM or data2vec": "feature_extractor.conv_layers",
     "Whisper": "encoder.embed_positions",
     "Whisper as OpenAI released it": "encoder.positional_embedding",
@@ -42,8 +42,8 @@ OTHERS: Mapping[str, str] = {
 """By a part of the name of a tensor, what a file looks like that is not read."""
 RATE, HOP = 16000.0, 0.01
 """Hz, and seconds from frame to frame, of every release."""
-SECONDS = {1024: 10.0, 512: 5.0, 128: 1.0}
-"""Seconds of the clips that the releases pad to so many frames."""
+SECONDS = {1024: 10.0, 998: 10.0, 512: 5.0, 128: 1.0}
+"""Seconds of the clips of so many frames, padded or (998) not."""
 
 
 def import_weights(path: str | Path, options: Options | None = None) -> Imported:
@@ -96,7 +96,7 @@ def _check(experiment: Experiment, params: PyTree, where: Path) -> None:
     """Raises ``InputError`` unless every parameter of the encoder is there, and finite."""
     method = experiment.method
     shapes = jax.eval_shape(method.init, jax.random.key(0))
-    known = {path: x.shape for path, x in param_paths.flatten(shapes).items()}
+    known = {path: x.shape for path, x in param_paths.flatten(stored_shapes(method)).items()}
     needed = param_paths.flatten(encoder_params(method, shapes)).keys()
     flat = param_paths.flatten(params)
     wrong = [path for path, x in flat.items() if known.get(path) != x.shape]

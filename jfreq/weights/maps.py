@@ -50,9 +50,9 @@ def plain(ours: str, theirs: str, *shape: int, layer: int | None = None) -> Entr
     return Entry(ours, (theirs,), shape, shape, tuple(range(len(shape))), shape, layer=layer)
 
 
-def reshaped(ours: str, theirs: str, each: Shape, final: Shape) -> Entry:
+def reshaped(ours: str, theirs: str, each: Shape, final: Shape, layer: int | None = None) -> Entry:
     """A tensor in another shape, its numbers in the same order."""
-    return Entry(ours, (theirs,), each, each, tuple(range(len(each))), final)
+    return Entry(ours, (theirs,), each, each, tuple(range(len(each))), final, layer=layer)
 
 
 def linear(ours: str, theirs: str, inputs: int, outputs: int, layer: int | None = None):
@@ -72,12 +72,19 @@ def norm(ours: str, theirs: str, width: int, layer: int | None = None):
 def patch_embed(ours: str, theirs: str, patch: tuple[int, int], width: int, *, time_first: bool):
     """The convolution ``[d 1 f t]`` (``time_first``: ``[d 1 t f]``) of patches ``(time, freq)``
     as ``kernel`` ``[f*t d]`` and ``bias``."""
+    yield patch_kernel(ours, theirs, patch, width, time_first=time_first)
+    yield plain(f"{ours}/bias", f"{theirs}.bias", width)
+
+
+def patch_kernel(
+    ours: str, theirs: str, patch: tuple[int, int], width: int, *, time_first: bool
+) -> Entry:
+    """Its ``kernel`` alone."""
     time, freq = patch
     each = (width, 1, time, freq) if time_first else (width, 1, freq, time)
     order = (3, 2, 1, 0) if time_first else (2, 3, 1, 0)
     name = (f"{theirs}.weight",)
-    yield Entry(f"{ours}/kernel", name, each, each, order, (time * freq, width))
-    yield plain(f"{ours}/bias", f"{theirs}.bias", width)
+    return Entry(f"{ours}/kernel", name, each, each, order, (time * freq, width))
 
 
 def positions(
@@ -196,6 +203,15 @@ def window_blocks(ours: str, decoder: WindowDecoder, prefix: str):
         hidden = decoder.bias_width
         yield from linear(f"{ours}/bias_in", f"{theirs}.meta_mlp.fc1", 2, hidden, i)
         yield from linear(f"{ours}/bias_out", f"{theirs}.meta_mlp.fc2", hidden, decoder.heads, i)
+
+
+def position_conv(ours: str, theirs: str, width: int, groups: int, taps: int):
+    """A weight-normed convolution along the tokens: ``weight_v`` ``[d c k]`` as ``kernel``
+    ``[k c d]``, ``weight_g`` ``[1 1 k]`` as ``scale`` ``[k]``, and ``bias``."""
+    each, name = (width, width // groups, taps), (f"{theirs}.weight_v",)
+    yield Entry(f"{ours}/kernel", name, each, each, (2, 1, 0), each[::-1])
+    yield reshaped(f"{ours}/scale", f"{theirs}.weight_g", (1, 1, taps), (taps,))
+    yield plain(f"{ours}/bias", f"{theirs}.bias", width)
 
 
 def classifier(first: str, last: str, width: int, classes: int):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import shlex
 from collections.abc import Mapping
@@ -39,6 +40,8 @@ class WeightFile(NamedTuple):
     """``config.json`` beside the tensors; empty where there is none."""
     preprocessor: Mapping[str, Any]
     """``preprocessor_config.json``, likewise."""
+    settings: Mapping[str, Any] = {}
+    """``cfg`` and ``label_dict`` of a torch file, where they are plain."""
 
 
 def read_weights_file(path: str | Path) -> WeightFile:
@@ -58,8 +61,11 @@ def read_weights_file(path: str | Path) -> WeightFile:
     else:
         folder, files = path.parent, [path]
     tensors: dict[str, np.ndarray] = {}
+    settings: dict[str, Any] = {}
     for file in files:
-        tensors |= _read(file)
+        more, beside = _read(file)
+        tensors |= more
+        settings |= beside
     beside = folder == path or path.name.startswith(("model.", "pytorch_model."))
     config, preprocessor = (
         read_json(folder / name, "a config") if beside and (folder / name).is_file() else {}
@@ -67,7 +73,7 @@ def read_weights_file(path: str | Path) -> WeightFile:
     )
     if config.keys() >= BUNDLE:
         raise InputError(f"{path}: is a bundle of jfreq's own, which needs no import; {DIRECTLY}")
-    return WeightFile(path, _unwrapped(tensors), config, preprocessor)
+    return WeightFile(path, _unwrapped(tensors), config, preprocessor, settings)
 
 
 def _tensor_files(folder: Path) -> list[Path]:
@@ -87,9 +93,11 @@ def _tensor_files(folder: Path) -> list[Path]:
     )
 
 
-def _read(path: Path) -> dict[str, np.ndarray]:
+def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The tensors of a file, and its settings."""
     if path.suffix in SAFE:
-        return {name: _plain(x) for name, x in _read_safetensors(path).items()}
+        found, settings = _read_safetensors(path)
+        return {name: _plain(x) for name, x in found.items()}, settings
     if path.suffix not in TORCH:
         raise InputError(
             f"{path}: is not a checkpoint by its name; the files that are read end in "
@@ -106,15 +114,18 @@ def _read(path: Path) -> dict[str, np.ndarray]:
         found = torch_file.read_torch(str(path))
     except torch_file.NotTensors as error:
         raise InputError(f"{path}: {error}") from None
-    floats = ((name, x.float() if x.is_floating_point() else x) for name, x in found.items())
-    return {name: x.numpy() for name, x in floats}
+    floats = ((k, x.float() if x.is_floating_point() else x) for k, x in found.tensors.items())
+    return {name: x.numpy() for name, x in floats}, found.settings
 
 
-def _read_safetensors(path: Path) -> dict[str, Any]:
-    from safetensors.numpy import load_file
+def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    from safetensors import safe_open
 
     try:
-        return load_file(path)
+        with safe_open(path, "numpy") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            settings = json.loads((file.metadata() or {}).get("settings", "{}"))
+            return tensors, settings if isinstance(settings, dict) else {}
     except Exception as error:  # safetensors' own, and what numpy makes of odd dtypes
         raise InputError(
             f"{path}: cannot be read as safetensors ({first_line(error)}); copy it again"

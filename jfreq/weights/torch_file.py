@@ -1,4 +1,4 @@
-"""Tensors of a torch file, without running anything that it names.
+"""Tensors of a torch file, and plain settings beside them, without running anything that it names.
 
 It needs torch and safetensors alone, so that it also converts a file where jfreq is not installed::
 
@@ -7,11 +7,12 @@ It needs torch and safetensors alone, so that it also converts a file where jfre
 
 from __future__ import annotations
 
+import json
 import pickle
 import sys
 import zipfile
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 PASSIVE = (
     "omegaconf.",
@@ -41,6 +42,8 @@ MODULES = "torch.nn.modules."
 """Beginning of the names of layers: a file that asks for them holds a model, not its weights."""
 PARTS = ("model", "state_dict")
 """Names of the part of a checkpoint that holds the weights, beside the state of an optimiser."""
+SETTINGS = ("cfg", "label_dict")
+"""Names of parts that hold settings: numbers and words in plain containers are read of them."""
 
 
 class NotTensors(ValueError):
@@ -73,8 +76,17 @@ class _PassiveDict(_Passive):
 DICTS = ("collections.defaultdict",)
 
 
-def read_torch(path: str) -> dict[str, Any]:
-    """The tensors of a file that torch wrote, by name; nested names are joined by ``.``.
+class TorchFile(NamedTuple):
+    """What a file of torch holds."""
+
+    tensors: dict[str, Any]
+    """By name; nested names are joined by ``.``."""
+    settings: dict[str, Any]
+    """Those of :data:`SETTINGS` that are there, as JSON would have them."""
+
+
+def read_torch(path: str) -> TorchFile:
+    """The tensors and settings of a file that torch wrote.
 
     torch's restricted reader knows tensors and plain containers alone. Every other class that the
     file names must be one of :data:`PASSIVE`, and :class:`_Passive` stands for it while the file is
@@ -109,7 +121,7 @@ def read_torch(path: str) -> dict[str, Any]:
             raise NotTensors(
                 "holds a single tensor without a name; save the state_dict of the model instead"
             )
-        tensors = dict(_tensors("", _weights(content)))
+        tensors, settings = dict(_tensors("", _weights(content))), _settings(content)
     except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, OSError, ValueError) as error:
         if isinstance(error, NotTensors):
             raise
@@ -123,7 +135,7 @@ def read_torch(path: str) -> dict[str, Any]:
         raise NotTensors(f"is damaged ({type(error).__name__}); copy it again") from None
     if not tensors:
         raise NotTensors("holds no tensors")
-    return tensors
+    return TorchFile(tensors, settings)
 
 
 def _no_zip(path: str) -> str:
@@ -146,6 +158,23 @@ def _weights(content: Any) -> Any:
     return content
 
 
+def _settings(content: Any) -> dict[str, Any]:
+    """The plain settings beside weights that lie in a part of their own."""
+    if _weights(content) is content:
+        return {}
+    found = {name: content[name] for name in SETTINGS if isinstance(content.get(name), Mapping)}
+    return {name: _plain(value) for name, value in found.items()}
+
+
+def _plain(value: Any) -> Any:
+    """Numbers and words in dicts and lists; None in place of everything else."""
+    if isinstance(value, Mapping):
+        return {str(name): _plain(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return value if isinstance(value, str | int | float | bool) else None
+
+
 def _tensors(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
     import torch  # pyright: ignore[reportMissingImports]
 
@@ -158,11 +187,13 @@ def _tensors(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def convert(source: str, target: str) -> None:
-    """Writes the tensors of a torch file as safetensors, under the same names."""
+    """Writes the tensors of a torch file as safetensors, under the same names, and its settings as
+    JSON in their header."""
     from safetensors.torch import save_file
 
-    tensors = {name: x.clone().contiguous() for name, x in read_torch(source).items()}
-    save_file(tensors, target)
+    found = read_torch(source)
+    tensors = {name: x.clone().contiguous() for name, x in found.tensors.items()}
+    save_file(tensors, target, {"settings": json.dumps(found.settings)})
 
 
 def main(arguments: list[str]) -> str:

@@ -11,7 +11,6 @@ from jfreq import param_paths, sharding
 from jfreq.config import Experiment, Mesh, Optim, Source, replace
 from jfreq.method import Rows, Streams
 from jfreq.methods.beats import (
-    FBANK,
     BEATs,
     BEATsTokenizer,
     RandomProjection,
@@ -19,6 +18,7 @@ from jfreq.methods.beats import (
     _Model,
 )
 from jfreq.nn.apply import apply
+from jfreq.nn.position_conv import PositionConv
 from jfreq.nn.vit import ViT
 from jfreq.ops import codebook
 from jfreq.ops.patch import patchify, unpatchify
@@ -29,9 +29,13 @@ from jfreq.train.state import init_state
 from jfreq.types import DataSpec, InputError, SignalSpec
 
 TEN_SECONDS = DataSpec((SignalSpec("audio", 16000, 160000),))
-NET = ViT(width=16, depth=1, heads=2, norm="post")
+NET = ViT(width=16, depth=1, heads=2, norm="post", position_conv=PositionConv(64, 4))
 SMALL = BEATs(
-    encoder=NET, predictor=NET, tokenizer=RandomProjection(codes=24, code_width=8), patch=(16, 32)
+    encoder=NET,
+    predictor=NET,
+    tokenizer=RandomProjection(codes=24, code_width=8),
+    patch=(16, 32),
+    patch_width=12,
 ).bind(CLIP)
 LEARNED = BEATsTokenizer(
     encoder=NET,
@@ -40,6 +44,7 @@ LEARNED = BEATsTokenizer(
     codes=12,
     code_width=8,
     patch=(16, 32),
+    patch_width=12,
 ).bind(CLIP)
 METHODS = {"model": SMALL, "tokenizer": LEARNED}
 
@@ -99,16 +104,18 @@ def loss(name, batch=None):
 
 
 def test_published_geometry():
-    """10 s: 64 x 8 patches in the order of time, three quarters of them masked."""
+    """10 s: 62 x 8 patches in the order of time, none beyond the clip, three quarters masked."""
     method = BEATs().bind(TEN_SECONDS)
-    assert (method.grid.time, method.grid.freq, method.grid.order) == (64, 8, "time_major")
-    assert (method.masked, method.tokenizer.codes, method.tokenizer.code_width) == (384, 1024, 256)
+    assert (method.grid.time, method.grid.freq, method.grid.order) == (62, 8, "time_major")
+    assert (method.masked, method.tokenizer.codes, method.tokenizer.code_width) == (372, 1024, 256)
     params = jax.eval_shape(method.init, jax.random.key(0))
-    # ViT-B with a norm before it and 16 x 16 patches; 320 distances, and two gates in each block.
+    # ViT-B with a norm before it and 16 x 16 patches; 320 distances, two gates in each block, and a
+    # convolution of 128 places in 16 groups.
     block, norm, bias = 7_087_872 + 2 * 65 + 12, 2 * 768, 320 * 12
-    assert param_paths.count(params["trunk"]) == 12 * block + norm + bias + 257 * 768
-    assert param_paths.count(params["predictor"]) == 3 * block + norm + bias + 769 * 1024
-    assert FBANK.mean == pytest.approx(15.41663 - 30 * np.log(2), abs=1e-5)
+    stem = norm + bias + 128 * 48 * 768 + 128 + 768
+    patches = 256 * 512 + 2 * 512 + 513 * 768
+    assert param_paths.count(params["trunk"]) == 12 * block + stem + patches
+    assert param_paths.count(params["predictor"]) == 3 * block + stem + 769 * 1024
     target = jax.eval_shape(method.init_target, params)
     rngs, batch = Streams(jax.random.key(0)), batch_spec(TEN_SECONDS, 2)
     found = jax.eval_shape(method.loss, params, target, batch, rngs, 0)
@@ -248,7 +255,7 @@ def test_a_trained_tokenizer_gives_the_model_its_codes():
     paths = param_paths.flatten({"tokenizer": state})
     check_trained(next_, {"tokenizer": state}, paths)
     check_trained(SMALL, {"tokenizer": state}, ())
-    with pytest.raises(InputError, match=r"2 of 22 arrays of the tokenizer .*: tokenizer/codebook"):
+    with pytest.raises(InputError, match=r"2 of 28 arrays of the tokenizer .*: tokenizer/codebook"):
         check_trained(next_, {"tokenizer": state}, [p for p in paths if "codebook" not in p])
     codes = jax.jit(lambda *args: reader.tokenize(next_, *args))(state, *spectrogram())
     own = codebook.counts(codes[:3], 12, valid=spectrogram()[1][:3])

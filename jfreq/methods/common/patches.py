@@ -39,8 +39,8 @@ from jfreq.types import (
 
 FrontEnd: TypeAlias = Fbank | LogSpectrogram | Scalogram
 FRAME_BLOCK = 128
-"""Audio clips are padded to a multiple of this many frames: 10 s to 1024, 5 s to 512, 1 s to 128,
-the lengths that the published recipes use."""
+"""As a rule sound is padded to a multiple of this many frames: 10 s to 1024, 5 s to 512 and 1 s to
+128, the lengths that the published recipes use."""
 
 
 class PatchGeometry(NamedTuple):
@@ -74,8 +74,10 @@ class PatchMethod(FeatureMethod):
 
     released_values: ClassVar[InitialValues] = SSAST_VALUES
     """The initial values that ``initial`` ``released`` stands for."""
-    released_blocks: ClassVar[Literal["normal", "xavier"]] = "normal"
+    released_blocks: ClassVar[Literal["normal", "xavier", "xavier_normal"]] = "normal"
     """The initial values that ``initial`` ``released`` stands for in the blocks of a ViT."""
+    frame_block: ClassVar[int] = FRAME_BLOCK
+    """Spectrograms of sound are padded to a multiple of this many frames."""
 
     modality: str | None = None
     """Which signal to read; None: the first."""
@@ -96,8 +98,9 @@ class PatchMethod(FeatureMethod):
     """How patches become tokens. ``plain``: by a linear map; ``aape``: by a linear map and a
     branch, configured by ``aape``, that measures the modulations which patches alias."""
     aape: AaPE = AaPE()
-    positions: Literal["learned", "sincos"] = "learned"
-    """``sincos``: fixed sines and cosines, the same for any length of clip."""
+    positions: Literal["learned", "sincos", "none"] = "learned"
+    """``sincos``: fixed sines and cosines, the same for any length of clip; ``none``: the encoder
+    tells positions by itself, by a convolution or a bias."""
     encoder: ViT | ConvNeXt = ViT()
     pool: Literal["mean", "special"] = "mean"
     """Clip vector: the mean of the patch tokens, or of the special tokens."""
@@ -114,7 +117,7 @@ class PatchMethod(FeatureMethod):
 
     def __post_init__(self):
         check(
-            self.positions == "learned" or self.encoder.width % 4 == 0,
+            self.positions != "sincos" or self.encoder.width % 4 == 0,
             "method.encoder.width",
             f"must be a multiple of 4, for sines as positions, got {self.encoder.width}",
         )
@@ -197,7 +200,7 @@ class PatchMethod(FeatureMethod):
         frames = self.frames
         if frames is None:
             whole = 1 + (signal.samples - frontend.win_length) // frontend.hop_length
-            block = FRAME_BLOCK if isinstance(frontend, Fbank) else patch[0]
+            block = self.frame_block if isinstance(frontend, Fbank) else patch[0]
             if whole < 1 or (block == patch[0] and whole < block):
                 raise InputError(
                     f"data: clips of {signal.samples} samples ({signal.seconds:.3g} s) of "
