@@ -12,6 +12,7 @@ from scipy.signal import ShortTimeFFT, windows
 from jfreq.frontends.default import default_frontend
 from jfreq.frontends.fbank import Fbank
 from jfreq.frontends.log_spectrogram import LogSpectrogram
+from jfreq.methods.common.beats_parts import FBANK as BEATS
 from jfreq.methods.ssast import SSAST
 from jfreq.ops.frames import num_frames
 from jfreq.types import DataSpec, InputError, SignalSpec
@@ -27,18 +28,18 @@ def rng():
     return np.random.default_rng()
 
 
-def kaldi(x, cfg):
+def kaldi(x, cfg, window="hanning", centre=True):
     """One clip [t] by Kaldi's code, normalised as the released AST code does."""
     opts = knf.FbankOptions()
     opts.frame_opts.dither = 0.0
     opts.frame_opts.samp_freq = cfg.rate
-    opts.frame_opts.window_type = "hanning"
+    opts.frame_opts.window_type = window
     opts.frame_opts.snip_edges = True
     opts.mel_opts.num_bins = cfg.n_mels
     opts.mel_opts.low_freq = cfg.low_hz
     opts.use_energy = False
     computer = knf.OnlineFbank(opts)
-    computer.accept_waveform(cfg.rate, (x - x.mean()).tolist())
+    computer.accept_waveform(cfg.rate, (x - x.mean() if centre else x).tolist())
     computer.input_finished()
     raw = np.stack([computer.get_frame(i) for i in range(computer.num_frames_ready)])
     return (raw - cfg.mean) / (2 * cfg.std)
@@ -56,6 +57,20 @@ def test_fbank_against_kaldi(rng):
         assert len(expected) == 1 + (n - 400) // 160
         np.testing.assert_allclose(spec[row, : len(expected), :, 0], expected, atol=2e-3)
         np.testing.assert_allclose(spec[row, len(expected) :], PADDING, atol=1e-6)
+
+
+def test_the_front_end_of_beats_against_kaldi(rng):
+    """Samples of 16 bits: what is too quiet for the floor at samples in -1 to 1 is heard. Frames
+    beyond the signal are silent ones."""
+    x = np.rint(2.0 * rng.normal(size=8000)).astype(np.float32)
+    x[4000:] = 0
+    found, valid = jax.jit(lambda x: BEATS(x, frames=50))(jnp.asarray(x / 2**15)[None, :, None])
+    reference = kaldi(x, BEATS, window="povey", centre=False)
+    np.testing.assert_allclose(found[0, :48, :, 0], reference[:48], atol=2e-3)
+    assert found[0, :20, 64:].min() > BEATS.fill + 0.5  # low filters can be empty
+    silence = (np.log(2.0**-23) - 15.41663) / (2 * 6.55582)
+    np.testing.assert_allclose(found[0, 48:], silence, rtol=1e-5)
+    assert BEATS.fill == pytest.approx(silence) and valid.sum() == 48
 
 
 def test_fbank_sizes_come_from_milliseconds():

@@ -81,6 +81,15 @@ def test_grouped_conv(seed, sizes, sides, form):
 
 
 @settings(max_examples=5, deadline=None)
+@given(seed=SEEDS, sizes=st.tuples(*[st.integers(1, 5)] * 5), taps=st.integers(1, 9))
+def test_sequence_conv(seed, sizes, taps):
+    (b, n, groups, inputs, outputs), rng = sizes, np.random.default_rng(seed)
+    shapes = [(b, n, groups * inputs), (taps, inputs, groups * outputs)]
+    args = [jnp.asarray(rng.normal(size=s), jnp.float32) for s in shapes]
+    assert_equal(cpu.sequence_conv, conv._sequence_conv, args, rng)
+
+
+@settings(max_examples=5, deadline=None)
 @given(seed=st.integers(0, 2**31 - 1), rate=st.floats(0.01, 0.99))
 def test_dropout(seed, rate):
     """Other bits, the same law: the fraction of zeros, factors of the others, gradients."""
@@ -112,6 +121,7 @@ def test_a_batch_in_groups(seed, total, rows):
 CALLS = {
     "attention": (plain.attention, [(3, 5, 2, 4)] * 3),
     "grouped_conv": (conv.grouped_conv, [(3, 5, 4, 6), (3, 3, 3, 4)]),
+    "sequence_conv": (conv.sequence_conv, [(3, 5, 4), (6, 2, 4)]),
     "dropout": (
         lambda x: dropout.Dropout(0.3).apply(
             {}, x, deterministic=False, rngs={"dropout": jax.random.key(0)}
@@ -130,6 +140,7 @@ def test_the_platform_of_the_program_decides(name):
     mark = {
         "attention": "batching_dims = [0, 2] x [0, 2]",  # heads, axis 2 of [b n h k]
         "grouped_conv": "stablehlo.convolution",
+        "sequence_conv": "stablehlo.convolution",
     }.get(name)
     if mark is None:
         assert ["tensor<3x5xui32>" in text for text in texts] == [True, False, False]

@@ -179,6 +179,44 @@ def audiomae(*, width=64, depth=2, frames=128, classes=0, windows=True, seed=0) 
     return maker.tensors
 
 
+def beats(*, width=64, depth=2, heads=4, classes=0, codes=0, seed=0) -> Tensors:
+    """BEATs as pre-trained, fine-tuned where there are classes, or a tokenizer of so many codes;
+    its patches have 48 numbers, its convolution 32 places in 4 groups, its bias 32 distances."""
+    maker, size = Maker(seed), width // heads
+    maker.add("patch_embedding.weight", 48, 1, 16, 16, scale=0.05)
+    maker.norm("layer_norm", 48)
+    maker.linear("post_extract_proj", width, 48)
+    maker.add("encoder.pos_conv.0.bias", width, scale=0.1)
+    maker.add("encoder.pos_conv.0.weight_g", 1, 1, 32, scale=0.2, mean=1.0)
+    maker.add("encoder.pos_conv.0.weight_v", width, width // 4, 32)
+    maker.norm("encoder.layer_norm", width)
+    for i in range(depth):
+        layer = f"encoder.layers.{i}."
+        for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
+            maker.linear(f"{layer}self_attn.{name}", width, width)
+        table = f"{layer}self_attn.relative_attention_bias.weight"
+        maker.add(table, 32, heads)
+        maker.tensors[table] = maker.tensors[table.replace(f"layers.{i}.", "layers.0.")]
+        maker.linear(f"{layer}self_attn.grep_linear", 8, size)
+        maker.add(f"{layer}self_attn.grep_a", 1, heads, 1, 1, mean=1.0)
+        maker.norm(f"{layer}self_attn_layer_norm", width)
+        maker.norm(f"{layer}final_layer_norm", width)
+        maker.linear(f"{layer}fc1", 2 * width, width)
+        maker.linear(f"{layer}fc2", width, 2 * width)
+    if classes:
+        maker.linear("predictor", classes, width)
+    if codes:
+        maker.linear("quantize_layer.0", width, width)
+        maker.linear("quantize_layer.2", 16, width)
+        maker.add("quantize.embedding.weight", codes, 16)
+        book = maker.tensors["quantize.embedding.weight"]
+        book /= np.linalg.norm(book, axis=-1, keepdims=True)
+        maker.add("quantize.embedding.embed_avg", codes, 16)
+        maker.add("quantize.embedding.cluster_size", codes)
+        maker.add("quantize.cluster_size", codes)
+    return maker.tensors
+
+
 def as_huggingface(tensors: Tensors, version: int, prefix: str) -> Tensors:
     """An AST under the names of transformers."""
     blocks = {
@@ -328,6 +366,76 @@ def audiomae_forward(tensors, spec, visible=None):
         return layers, layer_norm(layers[-1], t, "norm", 1e-6)
     clip = layer_norm(layers[-1][:, 1:].mean(1), t, "fc_norm", 1e-6)
     return layers, linear(clip, t, "head")
+
+
+def beats_positions(x, tensors):
+    """What the convolution of BEATs adds to tokens ``[b n d]``."""
+    kernel = tensors["encoder.pos_conv.0.weight_v"]
+    kernel = kernel / np.sqrt((kernel**2).sum((0, 1), keepdims=True))
+    kernel = kernel * tensors["encoder.pos_conv.0.weight_g"]
+    out, size, taps = kernel.shape
+    padded = np.pad(x, ((0, 0), (taps // 2, taps - taps // 2), (0, 0)))
+    near = np.lib.stride_tricks.sliding_window_view(padded, taps, axis=1)[:, : x.shape[1]]
+    near = near.reshape(*near.shape[:2], out // size, size, taps)
+    kernel = kernel.reshape(out // size, size, size, taps)
+    y = np.einsum("bngck,gock->bngo", near, kernel, optimize=True).reshape(x.shape)
+    y = y + tensors["encoder.pos_conv.0.bias"]
+    return 0.5 * y * (1 + erf(y / np.sqrt(2)))
+
+
+def beats_bias(count, table, largest):
+    """The bias of ``count`` tokens, by distances of which the ``largest`` has the last bucket."""
+    half = len(table) // 2
+    exact, apart = half // 2, np.arange(count)[None] - np.arange(count)[:, None]
+    far = np.maximum(np.abs(apart), 1)
+    wide = np.log(far / exact) / np.log(largest / exact) * (half - exact)
+    wide = np.minimum(exact + np.trunc(wide), half - 1).astype(int)
+    bucket = np.where(np.abs(apart) < exact, np.abs(apart), wide) + half * (apart > 0)
+    return table[bucket].transpose(2, 0, 1)
+
+
+def beats_attention(x, tensors, name, bias, valid):
+    b, n, d = x.shape
+    heads = len(bias)
+
+    def split(part):
+        return linear(x, tensors, f"{name}.{part}").reshape(b, n, heads, -1).transpose(0, 2, 1, 3)
+
+    q, k, v = (split(part) for part in ("q_proj", "k_proj", "v_proj"))
+    gate = linear(q, tensors, f"{name}.grep_linear").reshape(b, heads, n, 2, 4).sum(-1)
+    a, c = np.moveaxis(1 / (1 + np.exp(-gate)), -1, 0)
+    a = a * (c * tensors[f"{name}.grep_a"][..., 0] - 1) + 2
+    scores = q @ k.swapaxes(-1, -2) * (d // heads) ** -0.5 + a[..., None] * bias
+    scores = np.where(valid[:, None, None], scores, -np.inf)
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    y = weights / weights.sum(-1, keepdims=True) @ v
+    return linear(y.transpose(0, 2, 1, 3).reshape(b, n, d), tensors, f"{name}.out_proj")
+
+
+def beats_forward(tensors, spec, valid, *, depth=2, largest=100):
+    """Layers of BEATs; ``valid`` ``[b n]``: patches outside the padding. And the probabilities of
+    a classifier, or the codes of a tokenizer."""
+    t = double(tensors)
+    t["patch_embedding.bias"] = np.zeros(48)
+    x = layer_norm(convolved(spec, t, "patch_embedding", (16, 16)), t, "layer_norm", 1e-5)
+    x = np.where(valid[..., None], linear(x, t, "post_extract_proj"), 0)
+    x = layer_norm(x + beats_positions(x, t), t, "encoder.layer_norm", 1e-5)
+    table = t["encoder.layers.0.self_attn.relative_attention_bias.weight"]
+    bias, scale, layers = beats_bias(x.shape[1], table, largest), (2 * depth) ** 0.25, []
+    for i in range(depth):
+        name = f"encoder.layers.{i}"
+        y = beats_attention(x, t, f"{name}.self_attn", bias, valid)
+        x = layer_norm(scale * x + y, t, f"{name}.self_attn_layer_norm", 1e-5)
+        x = layer_norm(scale * x + mlp(x, t, name), t, f"{name}.final_layer_norm", 1e-5)
+        layers.append(x)
+    if "predictor.weight" in t:
+        logits = np.where(valid[..., None], linear(x, t, "predictor"), 0)
+        return layers, 1 / (1 + np.exp(-logits.sum(1) / valid.sum(1)[:, None]))
+    if "quantize_layer.0.weight" not in t:
+        return layers, None
+    x = linear(np.tanh(linear(x, t, "quantize_layer.0")), t, "quantize_layer.2")
+    x = x / np.linalg.norm(x, axis=-1, keepdims=True)
+    return layers, np.argmax(x @ t["quantize.embedding.weight"].T, -1)
 
 
 def window_attention(x, tensors, name, grid, shift):

@@ -38,7 +38,6 @@ def changed(tensors, name, x):
             lambda: changed(released.ssast(), "module.p_input_tdim", 256),
             r"v.pos_embed has the shape \[1, 66, 64\].*\[1, 130, 64\]",
         ),
-        (lambda: {"post_extract_proj.weight": np.ones(3)}, "looks like BEATs"),
         (lambda: {"model.encoder.embed_positions.weight": np.ones(3)}, "looks like Whisper"),
         (lambda: {"encoder.positional_embedding": np.ones(3)}, "looks like Whisper as OpenAI"),
         (
