@@ -194,6 +194,7 @@ class _Decoder(nn.Module):
         count = 0 if local else cfg.special_tokens
         places = Positions(cfg.grid, count, width, cfg.positions, values, name="positions")
         first, table = places()
+        assert table is not None  # every kind of positions that it has is a table
         x = x + table[None]
         if local:
             x = blocks.build("transformer")(x, grid=cfg.grid, train=train)

@@ -1,5 +1,7 @@
 """Positions by convolution: against PyTorch's definition in SciPy, and on a part of a grid."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -56,7 +58,7 @@ def test_tokens_that_are_not_there_count_as_zeros():
 def test_initial_scale_is_the_length_of_the_kernel():
     """So that a fresh kernel is what its initialiser gave it, as released."""
     net = PositionConv(4, 2).build(64)
-    params = net.init(jax.random.key(0), jnp.zeros((1, 15, 64)), grid=GRID)["params"]
+    params: Any = net.init(jax.random.key(0), jnp.zeros((1, 15, 64)), grid=GRID)["params"]
     length = np.linalg.norm(np.asarray(params["kernel"]).reshape(4, -1), axis=1)
     np.testing.assert_allclose(params["scale"], length, rtol=1e-6)
     assert np.std(params["kernel"]) == pytest.approx((4 / (4 * 64)) ** 0.5, rel=0.05)
@@ -68,7 +70,7 @@ def test_special_tokens_get_none_and_padding_is_zero():
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=(1, 17, 8)), jnp.float32)
     valid = jnp.arange(17)[None] < 12
-    params = net.init(jax.random.key(0), x, grid=GRID, special=2)
+    params: Any = net.init(jax.random.key(0), x, grid=GRID, special=2)
     run = jax.jit(lambda x: net.apply(params, x, grid=GRID, special=2, valid=valid)[0])
     other = jnp.where(valid[..., None], x, 9.0)
     np.testing.assert_array_equal(run(x), run(other))

@@ -66,8 +66,10 @@ def test_models(tmp_path, batch, classes):
     assert_layers(features, layers)
     assert "layer_wise_gradient_decay_ratio 0.6" in " ".join(found.notes)
     assert not any("not taken" in note for note in found.notes)
-    if classes:
-        assert method.labels == tuple(LABELS.values()) and method.scores == "sigmoid"
+    if probabilities is not None:
+        assert (
+            classes == 3 and method.labels == tuple(LABELS.values()) and method.scores == "sigmoid"
+        )
         np.testing.assert_allclose(jax.nn.sigmoid(features.logits), probabilities, atol=1e-5)
 
 
