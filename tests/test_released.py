@@ -49,6 +49,7 @@ TRANSFORMER = {
     ),
     "lowest frequency (Hz)": "method.frontend.low_hz",
     "clip mean removed": "method.frontend.remove_clip_mean",
+    "samples times, beyond the clip": "method.frontend.scale method.frontend.beyond",
     "mean, standard deviation": "method.frontend.mean method.frontend.std",
     "frames": "method.frames",
     "patch (time, frequency)": "method.patch",

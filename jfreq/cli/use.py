@@ -136,7 +136,8 @@ def import_(
 ) -> None:
     """Writes the encoder in a released checkpoint of another project as a bundle.
 
-    Reads AST, SSAST, EAT, Audio-MAE and the AST of Hugging Face; docs/weights.md names the files.
+    Reads AST, SSAST, EAT, Audio-MAE, BEATs and the AST of Hugging Face; docs/weights.md names the
+    files.
 
     Args:
         file: file of tensors (.pth, .pt, .safetensors), or a folder of Hugging Face.

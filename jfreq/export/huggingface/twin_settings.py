@@ -11,6 +11,7 @@ from jfreq.config_json import to_dict
 from jfreq.export.huggingface.ast import classes_of
 from jfreq.export.huggingface.parts import Parts, refusal
 from jfreq.export.portable import Flat
+from jfreq.frontends.fbank import Fbank
 from jfreq.method import Method
 from jfreq.weights.maps import to_tensors
 from jfreq.weights.releases import twin as release
@@ -28,6 +29,16 @@ def check_covered(parts: Parts) -> None:
     """Raises ``InputError`` for what the twin does not have."""
     if parts.encoder.bias is not None:
         raise refusal(f"encoder.bias ({type(parts.encoder.bias).__name__}) is not in their code")
+    plain = Fbank()
+    known = {
+        "encoder.position_conv": parts.encoder.position_conv is None,
+        "positions 'none'": parts.backbone.positions != "none",
+        "frontend.scale": parts.frontend.scale == plain.scale,
+        "frontend.beyond": parts.frontend.beyond == plain.beyond,
+    }
+    for name, has in known.items():
+        if not has:
+            raise refusal(f"{name} is not in their code")
 
 
 def sources() -> dict[str, bytes]:
