@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import importlib.util
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, TypeVar
@@ -110,7 +111,10 @@ def without_bfloat16(cfg: C) -> C:
     return dataclasses.replace(cfg, **changes)
 
 
+@functools.lru_cache(8)
 def _function(method: Method) -> Callable[..., dict[str, Array]]:
+    """The same function for equal methods, so that all formats share its compiled programs."""
+
     def encode(flat: Flat, window: Batch) -> dict[str, Array]:
         features = method.encode(param_paths.unflatten(flat), window)
         clip, frames, valid = pool_frames(features)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jfreq import methods, recipes
+from jfreq import methods, recipes, testing
 from jfreq.config import Experiment, replace
 from jfreq.data.prepare.run import prepare
 from jfreq.data.shards.reader import open_shards
@@ -140,10 +140,10 @@ def test_leave_one_subject_out(trained, make_shards):
 
 
 def test_real_shards_and_a_real_method(tmp_path):
-    """Synthetic motion through prepare, ssast_nano with random weights, and the probes."""
+    """Synthetic motion through prepare, a small SSAST with random weights, and the probes."""
     prepare("synthetic:motion", tmp_path / "m", seconds=2.56, n=100, workers=1, progress=False)
     shards = open_shards(tmp_path / "m")
-    experiment = methods.bind(recipes.load("ssast_nano"), shards.spec)
+    experiment = methods.bind(testing.small(recipes.load("ssast_nano")), shards.spec)
     method = experiment.method
     shapes = jax.eval_shape(method.init, jax.random.key(0))
     rng = np.random.default_rng(5)
