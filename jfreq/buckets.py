@@ -26,6 +26,8 @@ URL = re.compile(r"(s3|gs):/+(?=[^/])")
 THREADS = 8
 PATIENCE_S = 120.0
 """How long a store that does not answer is asked again."""
+FIRST_PATIENCE_S = 20.0
+"""The same before it has answered for the first time: its address may be wrong."""
 
 T = TypeVar("T")
 log = logging.getLogger("jfreq")
@@ -59,7 +61,8 @@ class Bucket:
         scheme, _, self._root = url.partition("://")
         self._scheme, self._name = scheme, self._root.partition("/")[0]
         self._store = _store(scheme, f"{field}: {url}")
-        if not self._try(lambda: self._store.exists(self._root), "read"):
+        wait_s = min(FIRST_PATIENCE_S, PATIENCE_S)
+        if not self._try(lambda: self._store.exists(self._root), "read", wait_s=wait_s):
             self._try(self._exists, "read")
 
     def __truediv__(self, name: str) -> Bucket:
@@ -177,14 +180,19 @@ class Bucket:
             for _ in pool.map(work, items):
                 pass
 
-    def _try(self, work: Callable[[], T], done: str, *, missing: bool = False) -> T:
+    def _try(
+        self, work: Callable[[], T], done: str, *, missing: bool = False,
+        wait_s: float | None = None,
+    ) -> T:  # fmt: skip
         """``work()``, tried again for a while where the store does not answer.
 
         Args:
             done: completes "cannot be ...".
             missing: whether a missing object is the caller's to handle.
+            wait_s: for how long; ``PATIENCE_S`` by default.
         """
-        end, pause = time.monotonic() + PATIENCE_S, 0.5
+        wait_s = PATIENCE_S if wait_s is None else wait_s
+        end, pause, told = time.monotonic() + wait_s, 0.5, False
         while True:
             try:
                 return work()
@@ -193,7 +201,10 @@ class Bucket:
                     raise
                 reason = self._reason(error, done)
                 if reason is None and time.monotonic() + pause < end:
-                    log.debug("%s: tried again (%s)", self.url, first_line(error))
+                    if not told:
+                        log.warning("%s: the store does not answer (%s); asked again for %.0f s",
+                                    self.url, first_line(error), wait_s)  # fmt: skip
+                    told = True
                     time.sleep(pause)
                     pause *= 2
                     continue

@@ -85,9 +85,11 @@ def _slices(devices: list[Any], wanted: int | None) -> list[list[Any]]:
         return [[d for d in devices if d.slice_index == index] for index in named]
     count = wanted or 1
     processes = len({device.process_index for device in devices})
-    if len(devices) % count or (processes > 1 and processes % count):
+    whole, things = (processes, "processes") if processes > 1 else (len(devices), "devices")
+    if whole % count:
         raise InputError(
-            f"mesh.slices: {count} do not divide {processes} processes with {len(devices)} devices"
+            f"mesh.slices: {whole} {things} cannot be divided into {count} slices of one size; "
+            f"give a divisor of {whole}"
         )
     ordered = sorted(devices, key=lambda device: device.process_index)
     size = len(devices) // count

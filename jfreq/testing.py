@@ -134,7 +134,7 @@ def start_processes(
 
     They find each other by the environment that :func:`jfreq.distributed.start` reads.
     """
-    address = f"127.0.0.1:{_free_port()}"
+    address = f"127.0.0.1:{free_port()}"
     flags = os.environ.get("XLA_FLAGS", "")
     flags = f"{flags} --xla_force_host_platform_device_count={devices}"
     env = {
@@ -157,7 +157,8 @@ def start_processes(
     ]
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of this machine on which nothing listens."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return free.getsockname()[1]
@@ -173,7 +174,7 @@ def object_store(scheme: str, bucket: str = "bucket") -> Iterator[dict[str, str]
     Yields:
       The environment variables by which drivers find it.
     """
-    port = _free_port()
+    port = free_port()
     where = f"http://127.0.0.1:{port}"
     if scheme == "s3":
         words = ["moto.server", "-H", "127.0.0.1", "-p", str(port)]

@@ -66,14 +66,10 @@ def plan_evals(setup: RunPlan) -> list[EvalPlan]:
 
 
 def _plan(setup: RunPlan, cfg: Eval) -> EvalPlan:
-    from jfreq.data.shards.reader import open_shards
     from jfreq.evaluate.any_length import for_any_length
-    from jfreq.evaluate.folds import check_signals, labelled_rows
+    from jfreq.evaluate.folds import labelled_rows
 
-    shards = open_shards((cfg.data,))
-    check_signals(setup.method.signals, shards)
-    labelled_rows(shards)  # refuses a set without labels
-    shards, made = _with_folds(shards)
+    shards, made = _with_folds(_open(setup, cfg))
     rows = spread(shards, labelled_rows(shards), cfg.rows)
     task = _task(cfg, shards, rows)
     method = for_any_length(setup.method, shards.spec)
@@ -89,6 +85,20 @@ def _plan(setup: RunPlan, cfg: Eval) -> EvalPlan:
         f"{times} time{'s' * (times > 1)}"
     )
     return EvalPlan(cfg, every, method, shards, rows, task, batch, note)
+
+
+def _open(setup: RunPlan, cfg: Eval) -> Any:
+    """The shards of a set, which have labels and the signals that the method reads."""
+    from jfreq.data.shards.reader import open_shards
+    from jfreq.evaluate.folds import check_signals, labelled_rows
+
+    try:
+        shards = open_shards((cfg.data,))
+        check_signals(setup.method.signals, shards)
+        labelled_rows(shards)
+    except InputError as error:
+        raise InputError(f"evals: {cfg.name},data={cfg.data}: {error}") from None
+    return shards
 
 
 def _task(cfg: Eval, shards: Any, rows: np.ndarray) -> Any:

@@ -226,7 +226,7 @@ def test_data_runs_over_the_slices_first():
 @pytest.mark.parametrize(
     ("sizes", "slices", "match"),
     [
-        ((8, 1, 1), 3, "mesh.slices: 3 do not divide 1 processes with 8 devices"),
+        ((8, 1, 1), 3, "mesh.slices: 8 devices cannot be divided into 3 slices of one size"),
         ((2, 4, 1), 4, "data=2 cannot be split over 4 slices"),
     ],
 )

@@ -157,7 +157,7 @@ def _again(outline: Outline, shards: Sequence[int], count: int, what: str) -> In
             "command without --finish, which goes on where it stopped"
         )
     parts = list(_parts_of(shards, count, total))
-    are = "part is" if len(parts) == 1 else "parts are"
+    are = "parts is" if len(parts) == 1 else "parts are"
     return InputError(
         f"out: {len(parts)} of {count} {are} {what}: {shortlist(list(map(str, parts)), _NAMED)}; "
         f"run the same command with --part {parts[0]} "

@@ -144,7 +144,7 @@ def test_missing_parts_are_named(audio_set, tmp_path):
         finish(audio_set, out)
     part(audio_set, out, "1/4")
     part(audio_set, out, "4/4")
-    with pytest.raises(InputError, match=r"1 of 4 part is not finished: 3/4; run .* --part 3/4 a"):
+    with pytest.raises(InputError, match=r"1 of 4 parts is not finished: 3/4; run .* --part 3/4 a"):
         finish(audio_set, out)
 
 
@@ -190,7 +190,7 @@ def test_a_damaged_part_is_named_and_can_be_written_again(audio_set, plain, tmp_
     path.write_bytes(data if how == "bit" else data[:-9])
     if how == "gone":
         path.unlink()
-    with pytest.raises(InputError, match=r"1 of 3 part is (damaged|not finished).*: 2/3; run"):
+    with pytest.raises(InputError, match=r"1 of 3 parts is (damaged|not finished).*: 2/3; run"):
         finish(audio_set, out)
     part(audio_set, out, "2/3")
     finish(audio_set, out)
