@@ -22,8 +22,8 @@ LIMIT_S = 400
 
 
 @pytest.fixture(scope="module")
-def job(root, tmp_path_factory) -> tuple[Path, str]:
-    """The folder in which the block was run, and what it printed."""
+def job(root, tmp_path_factory) -> Path:
+    """The folder in which the block was run."""
     for package in ("s3fs", "moto", "flask_cors"):
         if importlib.util.find_spec(package) is None:
             pytest.skip(f"{package} is not installed: make interop")
@@ -41,20 +41,41 @@ def job(root, tmp_path_factory) -> tuple[Path, str]:
         "JFREQ_CACHE": str(folder / "cache"),
         "JAX_PLATFORMS": "cpu",
     }
-    shell = subprocess.Popen(
-        ["bash", "-euo", "pipefail", "-c", script.replace("5001", str(free_port()))],
-        cwd=folder, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )  # fmt: skip
+    log = folder / "printed.txt"
+    with log.open("w") as printed:
+        shell = subprocess.Popen(
+            ["bash", "-euo", "pipefail", "-c", script.replace("5001", str(free_port()))],
+            cwd=folder, env=env, stdout=printed, stderr=printed, start_new_session=True,
+        )  # fmt: skip
     try:
-        printed, _ = shell.communicate(timeout=LIMIT_S)
+        shell.wait(timeout=LIMIT_S)
     finally:
         with contextlib.suppress(ProcessLookupError):  # nothing is left of it
             os.killpg(shell.pid, signal.SIGKILL)
-    assert shell.returncode == 0, printed[-4000:]
-    return folder, printed
+    assert shell.returncode == 0, log.read_text()[-4000:]
+    return folder
 
 
 def figures(path: Path, name: str) -> dict[int, float]:
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     return {row["step"]: row[name] for row in rows if name in row}
+
+
+def test_the_run_is_watched_killed_moved_and_cooled_down(job):
+    name = "eval/machines/ridge"
+    watched = (job / "watched.html").read_text()
+    assert name in watched
+    assert "400/400" not in (job / "base.log").read_text(), "it was killed before its end"
+    base, cooled = (figures(job / f"{run}.jsonl", name) for run in ("base", "cooled"))
+    assert list(base) == list(range(50, 401, 50)), "each update is measured once"
+    assert max(base.values()) > base[50] + 0.05
+    assert list(cooled) == [350, 400]
+    rates = figures(job / "cooled.jsonl", "lr")
+    assert rates[400] < 0.02 * figures(job / "base.jsonl", "lr")[400]
+
+
+def test_what_is_saved_is_told_and_used(job):
+    printed = (job / "printed.txt").read_text()
+    assert "mesh data 2 x fsdp 1" in printed
+    assert (job / "encoder" / "model.safetensors").is_file()
+    assert (job / "embeddings.npz").is_file()
