@@ -106,8 +106,12 @@ def _figures(entry: Entry) -> str:
     late = "" if at in (None, entry.step) else f" (step {at})"
     names = ["loss", *(n for n in entry.metrics if n.startswith(("val/", "eval/")))]
     numbers = {n: x for n in names if isinstance(x := entry.metrics.get(n), int | float)}
-    shown = [f"{name} {x:.4g}" for name, x in numbers.items() if not name.endswith("/seconds")]
-    return f"{', '.join(shown[:5])}{late}"
+    shown = [
+        f"{name} {x:.4g}{late if name == 'loss' else ''}"
+        for name, x in numbers.items()
+        if not name.endswith("/seconds")
+    ]
+    return ", ".join(shown[:5])
 
 
 def _size(count: int) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +23,9 @@ from jfreq.train.keeping import reasons
 from jfreq.train.run_folder import CHECKPOINTS, lock, read_config
 from jfreq.types import InputError
 
+MEASURED = ("val/", "eval/")
+"""How the names of figures begin that are measured at certain steps, also between logged ones."""
+
 
 class Entry(NamedTuple):
     """A"""
@@ -39,7 +42,8 @@ class Entry(NamedTuple):
     kept: list[str]
     """Why it stays, by the policy of the run; it goes without a reason."""
     metrics: dict[str, Any]
-    """The last row of metrics.jsonl at its step or before it."""
+    """The last row of metrics.jsonl with a loss at its step or before it, and what was measured at
+    its step."""
 
 
 class Inventory(NamedTuple):
@@ -97,7 +101,7 @@ def take(
             "damaged" if damage[step] else "verified" if verify else "complete",
             damage[step],
             why.get(step, []),
-            next((row for row in reversed(rows) if row["step"] <= step and "loss" in row), {}),
+            _metrics(rows, step),
         )
         for step in steps
     ]
@@ -109,6 +113,14 @@ def take(
         [name for name in names if name.startswith(DAMAGED)],
         [name for name in names if UNFINISHED in name],
     )
+
+
+def _metrics(rows: Sequence[dict[str, Any]], step: int) -> dict[str, Any]:
+    """The last row with a loss at ``step`` or before, and the figures measured at ``step``."""
+    logged = next((row for row in reversed(rows) if row["step"] <= step and "loss" in row), {})
+    found = {name: x for name, x in logged.items() if not name.startswith(MEASURED)}
+    here = [row for row in rows if row["step"] == step]
+    return found | {n: x for row in here for n, x in row.items() if n.startswith(MEASURED)}
 
 
 def prunable(found: Inventory) -> list[Entry]:

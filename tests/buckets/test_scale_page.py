@@ -71,7 +71,7 @@ def test_the_run_is_watched_killed_moved_and_cooled_down(job):
     assert max(base.values()) > base[25] + 0.05
     assert list(cooled) == [175, 200]
     rates = figures(job / "cooled.jsonl", "lr")
-    assert rates[200] < 0.02 * figures(job / "base.jsonl", "lr")[200]
+    assert rates[200] < 0.2 * figures(job / "base.jsonl", "lr")[200]
 
 
 def test_what_is_saved_is_told_and_used(job):

@@ -47,6 +47,15 @@ def test_figures_that_are_no_numbers(said, run):
     assert metrics["val/loss"] is None and metrics["loss"] > 0
 
 
+def test_figures_measured_between_logged_updates(said, run):
+    """The last loss with its update, and what was measured at the checkpoint itself."""
+    rows = [{"step": 2, "loss": 5.0, "val/loss": 9.0}, {"step": 3, "eval/a/knn": 0.5}]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    first, last = said("checkpoints", run).splitlines()[-2:]
+    assert first.endswith("loss 5 (step 2), eval/a/knn 0.5")
+    assert last.endswith("loss 5 (step 2)")
+
+
 def test_prune_asks_first(said, run):
     out = said("checkpoints", run, "--prune", "--keep", 1)
     assert re.search(r"would remove 3 \([\d.]+ .B\); add --yes to do so\n$", out)
