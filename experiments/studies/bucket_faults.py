@@ -5,7 +5,7 @@
 
 An emulator of the store runs on loopback (moto for S3, gcp-storage-emulator for Google's). The run is
 done once undisturbed and timed. Then the same run in another folder is started over and over. At a
-moment sampled uniformly over that time both processes get SIGKILL, or only one of them, and the
+moment sampled uniformly over that time, which shrinks where runs end before, both processes get SIGKILL, or only one of them, and the
 other a little later. Before each start what lies in the store is examined: a checkpoint whose digests
 exist must be whole. What the run ends with must be what the undisturbed one ended with, bit for bit.
 """
@@ -59,7 +59,9 @@ class Training:
         """Starts, and after seconds kills both processes, the first ``apart`` seconds earlier (or
         the second, for a negative number); whether they still ran."""
         runs = start_processes([*self._words, url])
-        time.sleep(after)
+        end = time.monotonic() + after
+        while time.monotonic() < end and any(run.poll() is None for run in runs):
+            time.sleep(0.02)
         alive = all(run.poll() is None for run in runs)
         for run in runs if apart >= 0 else runs[::-1]:
             run.send_signal(signal.SIGKILL)
@@ -139,10 +141,10 @@ def study(home: Path, args: Any) -> dict[str, Any]:
     wanted, rng = state(f"{root}/whole"), np.random.default_rng(args.seed)
     kills = ended = cut = existed = rounds = 0
     differs: set[str] = set()
-    url = f"{root}/broken0"
+    url, span = f"{root}/broken0", whole_s
     end = time.monotonic() + 60 * args.minutes
     while kills < args.kills and time.monotonic() < end:
-        after, apart = rng.uniform(0, whole_s), float(rng.choice([0, 0, 1.0, -1.0]))
+        after, apart = rng.uniform(0, span), float(rng.choice([0, 0, 1.0, -1.0]))
         if training.killed(url, after, apart):
             kills += 1
             whole, half = examine(url, home)
@@ -150,6 +152,7 @@ def study(home: Path, args: Any) -> dict[str, Any]:
             print(f"{kills} kills, after {cut} a checkpoint was half uploaded", flush=True)
             continue
         ended += 1
+        span = 0.9 * span  # it was quicker, or it went on from near its end
         training.whole(url)
         differs |= {k for k, v in wanted.items() if state(url).get(k) != v}
         rounds += 1
