@@ -3,6 +3,7 @@
 import re
 import shlex
 import subprocess
+from pathlib import Path
 
 import pytest
 import yaml
@@ -29,7 +30,7 @@ def training(path):
 def test_its_command_is_understood(root, name):
     words = training(root / "experiments" / "launch" / name)
     assert words[:2] == ["jfreq", "train"]
-    default = TrainOptions(recipes.load(words[2]), "workdir")
+    default = TrainOptions(recipes.load(words[2]), Path("workdir"))
     options = parse(TrainOptions, args=words[3:], prog="jfreq train",
                     default=default, description="")  # fmt: skip
     assert options.experiment.mesh.data == -1

@@ -5,6 +5,7 @@ import functools
 import json
 import shutil
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -37,7 +38,7 @@ def exported(tmp_path, method, *signal):
     said: list[str] = []
     run = encoders.saved(tmp_path / "run", method, *signal)
     out = export_run(run, tmp_path / "out", formats=("huggingface",), say=said.append)
-    return out / "huggingface", said
+    return Path(out) / "huggingface", said
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -223,7 +224,7 @@ def test_a_signal_that_is_named_as_an_output_is_refused(tmp_path):
 
 def test_bundles_take_the_place_of_older_ones(tmp_path):
     run = bundle(tmp_path / "run", "ssast_nano")
-    out = export_run(run, tmp_path / "enc", formats=("onnx",))
+    out = Path(export_run(run, tmp_path / "enc", formats=("onnx",)))
     assert (out / "encoder.onnx").is_file()
     export_run(run, out)
     assert not (out / "encoder.onnx").exists()

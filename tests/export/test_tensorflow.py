@@ -4,6 +4,7 @@ import importlib.util
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -141,7 +142,7 @@ def test_sensors_of_two_rates(tmp_path):
     }
     item["acc"][:140] = 0
     given = {name: x[None] for name, x in item.items()} | {"length": np.array([320], np.int32)}
-    found = saved_model.runner(out / "saved_model")({}, given)
+    found = saved_model.runner(Path(out) / "saved_model")({}, given)
     wanted = load_encoder(folder)(item)
     np.testing.assert_array_equal(found["valid"], wanted.valid)
     scale = np.abs(wanted.clip).max()

@@ -31,7 +31,7 @@ def write(folder: Path, *signals: SignalSpec, recipe: str = "ssast_nano") -> Pat
     shapes = jax.eval_shape(experiment.method.init, jax.random.key(0))
     rng = np.random.default_rng(1)
     params = jax.tree.map(lambda s: rng.normal(0.1, 0.2, s.shape).astype(s.dtype), shapes)
-    return save_bundle(folder / "encoder", experiment=experiment, params=params)
+    return Path(save_bundle(folder / "encoder", experiment=experiment, params=params))
 
 
 @pytest.fixture(scope="session")

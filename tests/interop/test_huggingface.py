@@ -3,6 +3,7 @@
 import importlib
 import json
 import re
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -244,7 +245,7 @@ def test_the_lines_of_the_documentation_run(tmp_path, monkeypatch, root, modules
 def exported(tmp_path, method, *signal):
     """The folder of the export of a method with random weights; it was run when it was written."""
     run = encoders.saved(tmp_path / "run", method, *signal)
-    folder = export_run(run, tmp_path / "out", formats=("huggingface",)) / "huggingface"
+    folder = Path(export_run(run, tmp_path / "out", formats=("huggingface",))) / "huggingface"
     assert f"transformers {transformers.__version__}" in (folder / "README.md").read_text()
     return folder
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -16,7 +17,7 @@ def value(grid):
 
 
 def text_of(folder, parse):
-    return parse(write_page(folder).read_text()).text
+    return parse(Path(write_page(folder)).read_text()).text
 
 
 def test_means_differences_failures_and_losses(grid, value, parse, capsys):

@@ -2,6 +2,7 @@
 
 import re
 from importlib.resources import files
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; media-sr
 @pytest.fixture(params=["run", "grid"])
 def page(request, parse, tmp_path):
     folder = request.getfixturevalue(request.param)
-    return parse(write_page(folder, rows=24, out=tmp_path / "page.html").read_text())
+    return parse(Path(write_page(folder, rows=24, out=tmp_path / "page.html")).read_text())
 
 
 def owes(page):

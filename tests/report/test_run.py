@@ -5,6 +5,7 @@ import io
 import json
 import shutil
 import wave
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -39,7 +40,7 @@ def page(run, shards, parse, tmp_path_factory):
     few = [{**row, "mean": row["mean"] * f, "fraction": f, "rows": 8 * f}
            for f in (1.0, 0.1) for row in rows]  # fmt: skip
     (folder / "fractions.json").write_text(json.dumps({**value, "results": few}))
-    return parse(write_page(folder).read_text())
+    return parse(Path(write_page(folder)).read_text())
 
 
 @pytest.fixture(scope="module")
