@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("moto")
 pytest.importorskip("s3fs")
-pytestmark = [pytest.mark.interop, pytest.mark.slow]
+pytestmark = [pytest.mark.interop, pytest.mark.slow, pytest.mark.long]
 
 
 def test_a_killed_run_in_a_store_ends_like_an_undisturbed_one(root, tmp_path):

@@ -14,7 +14,7 @@ import pytest
 
 from jfreq.testing import free_port
 
-pytestmark = [pytest.mark.interop, pytest.mark.slow]
+pytestmark = [pytest.mark.interop, pytest.mark.slow, pytest.mark.long]
 
 BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LAST = "kill $SERVER"
