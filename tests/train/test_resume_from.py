@@ -72,7 +72,10 @@ def test_another_folder_goes_on_to_the_same_bits(base, tmp_path, capsys):
     assert saved(tmp_path / "run") == [4, 8]
     shutil.rmtree(tmp_path / "base")
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "8")
-    equal(whole.params, train(cfg, tmp_path / "run", quiet=True).params)
+    equal(whole.params, train(cfg, tmp_path / "run").params)
+    assert "goes on from its own checkpoint of update 4; checkpoint.resume_from was for its" in (
+        capsys.readouterr().err
+    )
 
 
 def test_cooldown_from_a_kept_checkpoint(base, tmp_path, capsys):
