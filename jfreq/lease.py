@@ -20,7 +20,7 @@ import uuid
 from typing import Any
 
 from jfreq.buckets import Bucket
-from jfreq.files import Held, is_alive
+from jfreq.files import Held
 from jfreq.ranges import InputError
 
 FOLDER = ".lease"
@@ -38,7 +38,7 @@ class Lease:
     def __init__(self, bucket: Bucket, doing: str):
         self._bucket = bucket
         self._me = {"id": uuid.uuid4().hex, "machine": _machine(), "pid": os.getpid(),
-                    "host": platform.node()}  # fmt: skip
+                    "since": _since(os.getpid()), "host": platform.node()}  # fmt: skip
         last = _newest(bucket)
         if last and not _ended(bucket, last):
             raise _refusal(bucket, last, doing)
@@ -104,7 +104,7 @@ def _ended(bucket: Bucket, number: int) -> bool:
     if state.get("beat", -1) == -1:
         return True
     here = state.get("machine") == _machine() != ""
-    if here and isinstance(state.get("pid"), int) and not is_alive(state["pid"]):
+    if here and isinstance(state.get("pid"), int) and _since(state["pid"]) != state.get("since"):
         return True
     end = time.monotonic() + EXPIRES_S
     while time.monotonic() < end:
@@ -121,6 +121,16 @@ def _machine() -> str:
         with open("/proc/sys/kernel/random/boot_id") as file:
             return f"{file.read().strip()} {os.readlink('/proc/self/ns/pid')}"
     except OSError:
+        return ""
+
+
+def _since(pid: int) -> str:
+    """When a process of this machine was started, in ticks since the machine was, which tells it
+    from a later one of the same number; empty where there is none."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[19].decode()
+    except (OSError, IndexError):
         return ""
 
 
