@@ -96,11 +96,10 @@ class Checkpoints:
         with disk_errors(self._folder):
             self._settle()
             self._writing = step
+            kind = ocp.args.StandardSave if self._stored is None else ocp.args.PyTreeSave
             self._manager.save(
                 step,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(_parts(state)), meta=ocp.args.JsonSave(meta)
-                ),
+                args=ocp.args.Composite(state=kind(_parts(state)), meta=ocp.args.JsonSave(meta)),
             )
 
     def _seal(self) -> None:
@@ -130,11 +129,13 @@ class Checkpoints:
         path = self._folder / str(self._last)
         with reading(path):
             check_fits(path.absolute() / "state", abstract, self._workdir)
+            parts = _parts(abstract)
+            state = ocp.args.StandardRestore(parts)
+            if self._stored is not None:
+                places = ocp.checkpoint_utils.construct_restore_args(parts)
+                state = ocp.args.PyTreeRestore(item=parts, restore_args=places)
             restored = self._manager.restore(
-                self._last,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardRestore(_parts(abstract)), meta=ocp.args.JsonRestore()
-                ),
+                self._last, args=ocp.args.Composite(state=state, meta=ocp.args.JsonRestore())
             )
         return State(**restored["state"]), restored["meta"]
 

@@ -16,6 +16,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from jfreq import checksums, distributed
@@ -91,12 +92,19 @@ class Stored:
         alone = ocp.options.MultiprocessingOptions(primary_host=None)
         options.multiprocessing_options = alone
         options.enable_per_process_directory_creation = True
-        registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
-        state = ocp.StandardCheckpointHandler(use_ocdbt=False, multiprocessing_options=alone)
+        # Handlers of arrays of their own: every reader sets the primary host of the common ones.
+        arrays = ocp.type_handlers.create_type_handler_registry(
+            (jax.Array, ocp.type_handlers.ArrayHandler(primary_host=None)),
+            (np.ndarray, ocp.type_handlers.NumpyHandler()),
+        )
+        state = ocp.PyTreeCheckpointHandler(
+            use_ocdbt=False, multiprocessing_options=alone, type_handler_registry=arrays
+        )
         meta = ocp.JsonCheckpointHandler(multiprocessing_options=alone)
+        registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
         for name, kind, handler in (
-            ("state", ocp.args.StandardSave, state),
-            ("state", ocp.args.StandardRestore, state),
+            ("state", ocp.args.PyTreeSave, state),
+            ("state", ocp.args.PyTreeRestore, state),
             ("meta", ocp.args.JsonSave, meta),
             ("meta", ocp.args.JsonRestore, meta),
         ):
