@@ -29,14 +29,14 @@ PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 # By another name, so that make -n shows what make test would run and runs nothing.
 AGAIN = $(MAKE) --no-print-directory
 
-# On one device, then what needs eight, then beside other frameworks where they can be installed,
-# without what takes minutes there.
+# On one device, then what needs eight, then the shorter tests beside other frameworks, where these
+# can be installed.
 test: $(READY)
 	@failed=0; set -x; \
 	$(PYTEST) --ignore tests/distributed --ignore tests/interop || failed=1; \
 	$(PYTEST) tests/distributed || failed=1; \
 	if $(AGAIN) $(INTEROP)/.ready > /dev/null 2>&1; then \
-	  $(AGAIN) interop WHICH='interop and not long' || failed=1; \
+	  $(AGAIN) interop WHERE=tests/interop WHICH='not long' || failed=1; \
 	else { set +x; } 2> /dev/null; \
 	  echo 'make interop is left out: its packages cannot be installed (make interop says why)'; fi; \
 	exit $$failed
@@ -44,10 +44,11 @@ test: $(READY)
 # The tests that need PyTorch and other frameworks, in an environment of their own. At the end pytest
 # would look through all that these have loaded, for longer than xdist waits.
 interop: WHICH ?= interop
+interop: WHERE ?= tests/interop tests/buckets \
+	$$(grep -rl '^@pytest\.mark\.interop' tests --include='test_*.py')
 interop: $(INTEROP)/.ready
 	$(INTEROP)/bin/python -m pytest -n 2 --dist loadfile -p no:unraisableexception \
-	  -m "$(WHICH)" tests/interop tests/buckets \
-	  $$(grep -rl '^@pytest\.mark\.interop' tests --include='test_*.py')
+	  -m "$(WHICH)" $(WHERE)
 
 # PyTorch for the CPU: from the wheels on this machine that pip is told of, else from its own index.
 TORCH := $(if $(PIP_FIND_LINKS),$(addprefix --find-links ,$(PIP_FIND_LINKS)),--torch-backend cpu)
