@@ -101,6 +101,10 @@ def state(url: str) -> dict[str, str]:
     return found
 
 
+def unequal(wanted: dict[str, str], found: dict[str, str]) -> set[str]:
+    return {name for name in {*wanted, *found} if wanted.get(name) != found.get(name)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--kills", type=int, default=50)
@@ -154,12 +158,11 @@ def study(home: Path, args: Any) -> dict[str, Any]:
         ended += 1
         span = 0.9 * span  # it was quicker, or it went on from near its end
         training.whole(url)
-        differs |= {k for k, v in wanted.items() if state(url).get(k) != v}
+        differs |= unequal(wanted, state(url))
         rounds += 1
         url = f"{root}/broken{rounds}"
     training.whole(url)
-    last = state(url)
-    differs |= {k for k in {*wanted, *last} if wanted.get(k) != last.get(k)}
+    differs |= unequal(wanted, state(url))
     names = Bucket(url, "run").sizes("checkpoints")
     left = [n for n in names if "/parts/" in n or "damaged" in n]
     left += [f"{examine(url, home)[1]} unfinished"] * bool(examine(url, home)[1])
@@ -199,9 +202,9 @@ a second before the other, until they have been killed often enough; then they e
 After each kill every checkpoint whose digests existed was read back and verified, and every line of
 the metrics was parsed.
 
-| store | kills | after which a half uploaded checkpoint lay there | finished checkpoints read back and verified | half-written ones among these | times to the end | same bits ({found["arrays"]} files of arrays) | left behind |
-|---|---|---|---|---|---|---|---|
-| {name} | {found["kills"]} | {found["cut"]} | {found["existed"]} | 0 | {found["ended"]} | {equal} | {len(found["left"]) or "nothing"} |
+| store | kills of both processes | SIGKILLs | after which a half uploaded checkpoint lay there | finished checkpoints read back and verified | half-written ones among these | times to the end | same bits ({found["arrays"]} files of arrays) | left behind |
+|---|---|---|---|---|---|---|---|---|
+| {name} | {found["kills"]} | {2 * found["kills"]} | {found["cut"]} | {found["existed"]} | 0 | {found["ended"]} | {equal} | {len(found["left"]) or "nothing"} |
 
 The undisturbed run of {found["steps"]} steps takes {found["whole_s"]} s and saves every second step.
 """
