@@ -31,6 +31,7 @@ import soak
 from jfreq import checksums
 from jfreq.buckets import Bucket
 from jfreq.testing import finish_processes, object_store, start_processes
+from jfreq.train.stored import LATE_FILES
 
 LIMIT_S = 400
 
@@ -96,7 +97,8 @@ def state(url: str) -> dict[str, str]:
     newest = max(int(name.split("/")[1]) for name in names)
     found = {"step": str(newest)}
     for name in sorted(n for n in names if n.startswith(f"checkpoints/{newest}/state/")):
-        if "array_metadatas" not in name and not Path(name).name.startswith("_"):
+        last = Path(name).name  # what holds a time is no array
+        if "array_metadatas" not in name and last[0] != "_" and last not in LATE_FILES:
             found[name] = hashlib.sha256(bucket.read(name) or b"").hexdigest()
     return found
 
