@@ -38,12 +38,7 @@ class Trainings:
     def results(self) -> dict[str, Row]:
         """The rows of all trainings that ended, in any process, by key."""
         staging.refresh(self._workdir / RESULTS)
-        return {
-            path.stem: read_json(
-                path, "the result of a training", advice="delete it to train again"
-            )
-            for path in sorted((self._workdir / RESULTS).glob("*.json"))
-        }
+        return {path.stem: _read(path) for path in sorted((self._workdir / RESULTS).glob("*.json"))}
 
     def ended(self, key: str) -> Row | None:
         """The row of a training that need not be done: it is, or failed since this call began."""
@@ -52,7 +47,7 @@ class Trainings:
             staging.refresh(path.parent)
         if not path.exists():
             return None
-        row = read_json(path, "the result of a training", advice="delete it to train again")
+        row = _read(path)
         return None if row == self._before.get(key) else row
 
     def store(self, key: str, row: Row) -> None:
@@ -92,6 +87,10 @@ def ordered(trainings: Sequence[T], part: Part | None) -> list[T]:
         return list(trainings)
     mine = list(trainings[part.number - 1 :: part.count])
     return mine + [t for i, t in enumerate(trainings) if i % part.count != part.number - 1]
+
+
+def _read(path: Path) -> Row:
+    return read_json(path, "the result of a training", advice="delete it to train again")
 
 
 def _done(row: Row) -> bool:

@@ -139,10 +139,10 @@ def _start(
         f"{workdir} was trained on other shards than {', '.join(experiment.data.path)} hold "
         "now; give the same data, or another --workdir",
     )
-    cfg = experiment.checkpoint
-    if unread := [f for f in ("resume_from", "init_from") if getattr(cfg, f)]:
+    fields = ("resume_from", "init_from")
+    if unread := [f"checkpoint.{f}" for f in fields if getattr(experiment.checkpoint, f)]:
         notes.append(
-            f"goes on from its own checkpoint of update {meta['step']}; checkpoint.{unread[0]} was "
+            f"goes on from its own checkpoint of update {meta['step']}; {' and '.join(unread)} was "
             "for its first start"
         )
     return state, int(meta["step"]), Watch(**meta.get("watch", {})), notes

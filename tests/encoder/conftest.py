@@ -7,7 +7,7 @@ from jfreq import methods, recipes
 from jfreq.encoder.encoder import Encoder, load_encoder
 from jfreq.export.bundle import save_bundle
 from jfreq.types import DataSpec, SignalSpec
-from tests.encoder.span_means import RATE
+from tests.encoder.span_means import RATE, fake
 
 
 @pytest.fixture(scope="package")
@@ -23,3 +23,9 @@ def bundle(tmp_path_factory):
 @pytest.fixture(scope="package")
 def real(bundle) -> Encoder:
     return load_encoder(bundle)
+
+
+@pytest.fixture(scope="package")
+def encoder() -> Encoder:
+    """One that is no network: its tokens are means of the samples."""
+    return fake()

@@ -3,21 +3,14 @@
 import numpy as np
 import pytest
 
-from jfreq.encoder.encoder import Encoder
 from jfreq.encoder.outputs import FailedRecording
 from jfreq.encoder.windowing import cut_windows
 from jfreq.types import InputError
 from tests.encoder.span_means import (
     LENGTHS,
     RATE,
-    fake,
     noise,
 )
-
-
-@pytest.fixture(scope="module")
-def encoder() -> Encoder:
-    return fake()
 
 
 def parted(clip, sizes):

@@ -31,11 +31,6 @@ from tests.encoder.span_means import (
 )
 
 
-@pytest.fixture(scope="module")
-def encoder() -> Encoder:
-    return fake()
-
-
 @pytest.mark.parametrize("length", LENGTHS)
 def test_frames_equal_those_of_the_whole_recording(encoder, length):
     x = noise(np.random.default_rng(length), length)

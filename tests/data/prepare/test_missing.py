@@ -7,16 +7,10 @@ import pytest
 
 from jfreq.data.prepare.run import prepare
 from jfreq.data.shards.describe import describe
-from jfreq.data.shards.reader import open_shards
 from jfreq.data.sources.base import Row, Source
 from jfreq.data.sources.subsample import thinned
 from jfreq.types import InputError
-
-
-def made(source, out, **options):
-    prepare(str(source), out, progress=False, **options)
-    return open_shards(out)
-
+from tests.data.prepared import made
 
 MODALITIES = ("acc:0-2", "gyro:3-5")
 

@@ -11,14 +11,7 @@ from jfreq.data.prepare import plan as plan_module
 from jfreq.data.prepare.run import prepare
 from jfreq.data.shards.reader import open_shards
 from jfreq.types import InputError
-
-
-def made(source, out, **options):
-    info = prepare(str(source), out, progress=False, **options)
-    shards = open_shards(out)
-    assert shards.info == info
-    assert shards.manifest_hash == info.manifest_hash
-    return shards
+from tests.data.prepared import made
 
 
 def test_pcm_round_trip_is_bit_exact(audio_set, tmp_path):

@@ -7,14 +7,7 @@ import soundfile
 from jfreq.data.prepare.run import prepare
 from jfreq.data.prepare.windowing import starts
 from jfreq.data.shards.reader import open_shards
-
-
-def made(source, out, **options):
-    info = prepare(str(source), out, progress=False, **options)
-    shards = open_shards(out)
-    assert shards.info == info
-    assert shards.manifest_hash == info.manifest_hash
-    return shards
+from tests.data.prepared import made
 
 
 def test_downmix(tmp_path, rng):

@@ -4,13 +4,8 @@ import soundfile
 
 from jfreq.data.options import parse_modalities
 from jfreq.data.prepare.run import prepare
-from jfreq.data.shards.reader import open_shards
 from jfreq.types import InputError
-
-
-def made(source, out, **options):
-    prepare(str(source), out, progress=False, **options)
-    return open_shards(out)
+from tests.data.prepared import made
 
 
 def clip(path, rng, samples=1600, rate=16000):

@@ -6,16 +6,10 @@ import numpy as np
 import pytest
 import scipy.io
 
-from jfreq.data.prepare.run import prepare
-from jfreq.data.shards.reader import open_shards
 from jfreq.data.sources.datasets.cwru import NUMBERED, _about
 from jfreq.evaluate.folds import divide
 from jfreq.types import InputError
-
-
-def made(folder, out, **options):
-    prepare(str(folder), out, progress=False, **options)
-    return open_shards(out)
+from tests.data.prepared import made
 
 
 def bearing(path, number, samples, hz, rate, *, places=("DE", "FE"), **more):

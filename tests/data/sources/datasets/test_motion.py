@@ -8,15 +8,10 @@ import numpy as np
 import pytest
 
 from jfreq.data.prepare.run import prepare
-from jfreq.data.shards.reader import open_shards
 from jfreq.data.sources.datasets import recognise
 from jfreq.evaluate.folds import divide
 from jfreq.types import InputError
-
-
-def made(folder, out, **options):
-    prepare(str(folder), out, progress=False, **options)
-    return open_shards(out)
+from tests.data.prepared import made
 
 
 def write(path, header, rows):

@@ -5,16 +5,10 @@ import pytest
 import scipy.io
 
 from jfreq.data.fold_assignment import refolded
-from jfreq.data.prepare.run import prepare
-from jfreq.data.shards.reader import open_shards
 from jfreq.data.sources.datasets import recognise
 from jfreq.evaluate.folds import divide
 from jfreq.types import InputError
-
-
-def made(folder, out, **options):
-    prepare(str(folder), out, progress=False, **options)
-    return open_shards(out)
+from tests.data.prepared import made
 
 
 def node(folder, seconds, *, hz=440.0, audio="aud16000.csv", seismic=True):
