@@ -13,6 +13,7 @@ from jfreq.data.options import Options
 from jfreq.data.shards.metadata import ShardsInfo
 from jfreq.data.shards.reader import Shards, open_shards
 from jfreq.data.sources.base import Row, Source
+from jfreq.data.sources.rows import packed
 from jfreq.data.sources.segments import name_of
 from jfreq.data.stratified_folds import Rows, integer_codes, make_folds
 from jfreq.ranges import FoldBy, shortlist
@@ -81,7 +82,7 @@ def with_folds(
     )
     return dataclasses.replace(
         source,
-        rows=tuple(folded[: len(rows)]),
+        rows=packed(folded[: len(rows)]),
         rest=(*folded[len(rows) :], *followed),
         missing=(*source.missing, *missing),
         notes=(*source.notes, *folds.notes, *([splits_note] if splits else [])),

@@ -36,10 +36,11 @@ def say(lines: Iterable[str]) -> None:
 
 def read_as(source: Source) -> str:
     """One line with the layout and the number of rows, classes, splits, folds and subjects."""
-    folds = len({row.fold for row in source.rows} - {-1})
-    subjects = len({row.subject for row in source.rows} - {""})
+    kinds = {(row.fold, row.subject, row.split) for row in source.rows}
+    folds = len({fold for fold, _, _ in kinds} - {-1})
+    subjects = len({subject for _, subject, _ in kinds} - {""})
     order = {name: i for i, name in enumerate(SPLITS)}
-    names = {row.split for row in source.rows} - {""}
+    names = {split for _, _, split in kinds} - {""}
     splits = sorted(names, key=lambda name: (order.get(name, len(order)), name))
     more = ", ..." * (len(source.labels) > _CLASSES)
     classes = ", ".join(map(shown, source.labels[:_CLASSES])) + more

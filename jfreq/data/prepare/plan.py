@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -28,6 +29,7 @@ from jfreq.data.shards.metadata import ShardsInfo
 from jfreq.data.sources.base import UNREADABLE, Row, Source
 from jfreq.data.sources.folders import METADATA, PARTS, hidden, is_utf8, shown
 from jfreq.data.sources.kinds import open_source
+from jfreq.data.sources.rows import packed
 from jfreq.data.sources.segments import guarded, name_of
 from jfreq.data.sources.subsample import thinned
 from jfreq.files import local_path
@@ -121,9 +123,10 @@ def _with_rows_to_read(source: Source, cutter: Cutter, guard_seconds: float | No
     """The source without the rows that a guard removes, and with its unlabelled stretches last."""
     if guard_seconds is not None:
         kept, lost = guarded(source, guard_seconds, rate=cutter.rate)
-        source = dataclasses.replace(source, rows=tuple(kept), missing=(*source.missing, *lost))
+        source = dataclasses.replace(source, rows=packed(kept), missing=(*source.missing, *lost))
     long = [row for row in source.rest if 2 * (source.seconds(row) or 0.0) >= cutter.seconds]
-    return dataclasses.replace(source, rows=(*source.rows, *long), rest=())
+    rows = packed(itertools.chain(source.rows, long)) if long else source.rows
+    return dataclasses.replace(source, rows=rows, rest=())
 
 
 def _recipe(name: str, source: Source, cutter: Cutter, options: Options, fold_by: str) -> str:

@@ -80,7 +80,7 @@ class Source:
 
     name: str
     kind: str
-    rows: tuple[Row, ...]
+    rows: Sequence[Row]
     read: Callable[[Row], dict[str, Signal]]
     seconds: Callable[[Row], float | None]
     audio: bool
@@ -113,7 +113,7 @@ class Source:
 class Listed(NamedTuple):
     """What a source lists; the fields are those of :class:`Source`."""
 
-    rows: tuple[Row, ...]
+    rows: Sequence[Row]
     labels: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
     rest: tuple[Row, ...] = ()

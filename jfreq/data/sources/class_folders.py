@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -12,12 +13,14 @@ from jfreq.data.sources.base import AUDIO, Listed, Row, Source, audio_source, cl
 from jfreq.data.sources.folders import (
     Listing,
     are_people,
+    by_parts,
     is_utf8,
     listing,
     natural,
     shown,
     splits_and_labels,
 )
+from jfreq.data.sources.rows import packed
 from jfreq.ranges import shortlist
 
 _SOUND = (*AUDIO, *OTHER_FORMATS)
@@ -35,9 +38,9 @@ def from_folders(path: Path, options: Options) -> Source:
         listed = Listed((Row(path.name),))
         return audio_source(path.parent.name, "folders", listed, path.parent, options)
     contents = listing(path)
-    paths = (*contents.files, *(path for path, _ in contents.unreadable))
-    files = sorted(filter(_is_sound, paths))
-    names = [file.relative_to(path).as_posix() for file in files]
+    found = itertools.chain(contents.files, (path for path, _ in contents.unreadable))
+    names = [file.relative_to(path).as_posix() for file in found if _is_sound(file)]
+    names.sort(key=by_parts)
     per_file, notes = _from_folders(names)
     # Classes are the folders that hold a file of a readable format.
     named = [
@@ -46,7 +49,7 @@ def from_folders(path: Path, options: Options) -> Source:
         if _usable(name) or options.drops(label)
     ]
     labels, numbers, dropped = classes_of(named, options)
-    rows = tuple(
+    rows = packed(
         Row(name, (numbers[label],) if label in numbers else (), split=split, subject=subject)
         for name, (split, label, subject) in zip(names, per_file)
         if label not in dropped

@@ -17,7 +17,7 @@ _EMPTY = ("", "nan", "na", "n/a", "none", "null")
 _LARGEST = 2**62
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Line:
     """One line: the text of its cells by column, without surrounding blanks."""
 

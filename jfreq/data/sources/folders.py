@@ -49,7 +49,7 @@ class Listing:
     """Everything below ``root``, sorted: ``files`` are regular ones, links to them included."""
 
     root: Path
-    files: tuple[Path, ...]
+    files: Sequence[Path]
     folders: tuple[Path, ...]
     unreadable: tuple[tuple[Path, str], ...]
     """What cannot be read or entered, with the reason: pipes, links to nothing, loops."""
@@ -70,16 +70,37 @@ def listing(root: Path) -> Listing:
     except OSError as error:
         raise InputError(f"source: {root} cannot be opened ({error.strerror})") from error
     walk = _Walk(root)
+    walk.files.sort(key=by_parts)
     return Listing(
-        root, tuple(sorted(walk.files)), tuple(sorted(walk.folders)), tuple(sorted(walk.unreadable))
+        root, _Paths(walk.files), tuple(sorted(walk.folders)), tuple(sorted(walk.unreadable))
     )
+
+
+def by_parts(path: str) -> str:
+    """Key that sorts the text of paths as their parts sort: ``a/b`` before ``a b``."""
+    return path.replace("/", "\0")
+
+
+class _Paths(Sequence[Path]):
+    """Text as paths, which take four times the memory and are made when they are asked for."""
+
+    def __init__(self, text: list[str]):
+        self._text = text
+
+    def __len__(self) -> int:
+        return len(self._text)
+
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return _Paths(self._text[index])
+        return Path(self._text[index])
 
 
 class _Walk:
     """Lists the folders in ``root`` first, then those that links lead to, each folder once."""
 
     def __init__(self, root: Path):
-        self.files: list[Path] = []
+        self.files: list[str] = []
         self.folders: list[Path] = []
         self.unreadable: list[tuple[Path, str]] = []
         self._real = os.path.realpath(root)
@@ -126,7 +147,7 @@ class _Walk:
                 self._links.append(path)
                 return
             if entry.is_file():
-                self.files.append(path)
+                self.files.append(str(path))
                 return
         self.unreadable.append((path, why_no_file(path) or "cannot be read"))
 

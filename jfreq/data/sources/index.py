@@ -29,6 +29,7 @@ from jfreq.data.sources.base import (
 from jfreq.data.sources.csv_lines import Line
 from jfreq.data.sources.folders import SPLITS, composed, split_name
 from jfreq.data.sources.index_table import Table, read_table, several_labels
+from jfreq.data.sources.rows import packed
 from jfreq.data.sources.segments import unlabelled_stretches
 from jfreq.data.sources.sensor_files import array_source
 from jfreq.types import InputError
@@ -83,7 +84,7 @@ def from_index(path: Path, options: Options) -> Source:
     entries = _usual_splits(entries, notes)
     entries = _named(entries, given_labels(options))
     classes = _classes(entries, options)
-    rows = tuple(row for e in entries if (row := _row(e, classes.numbers)).label or not e.labels)
+    rows = packed(row for e in entries if (row := _row(e, classes.numbers)).label or not e.labels)
     listed = Listed(rows, classes.labels, dropped=classes.dropped)
     make = audio_source if sound else array_source
     source = make(root.name, "index", listed, root, options)

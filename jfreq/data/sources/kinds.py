@@ -16,6 +16,7 @@ from jfreq.data.sources.class_folders import from_folders
 from jfreq.data.sources.detect_kind import kind_of
 from jfreq.data.sources.folders import shown
 from jfreq.data.sources.index import from_index
+from jfreq.data.sources.rows import LazyRows, packed
 from jfreq.data.sources.sensor_files import from_sensors
 from jfreq.data.sources.tfds import open_tfds
 from jfreq.files import local_path
@@ -54,7 +55,7 @@ def open_source(source: str, *, kind: str, options: Options) -> Source:
     _check_dropped(opened, options)
     opened = _only(opened, options)
     check(len(opened.rows) > 0, "source", f"{shown(source)}: nothing to read{_why_empty(opened)}")
-    return dataclasses.replace(opened, name=shown(opened.name))
+    return dataclasses.replace(opened, name=shown(opened.name), rows=packed(opened.rows))
 
 
 def _check_dropped(source: Source, options: Options) -> None:
@@ -79,14 +80,12 @@ def _only(source: Source, options: Options) -> Source:
     if not options.only:
         return source
 
-    def kept(rows: tuple[Row, ...]) -> tuple[Row, ...]:
-        return tuple(r for r in rows if options.keeps(r.path))
-
-    rows = kept(source.rows)
+    rows = packed(row for row in source.rows if options.keeps(row.path))
     patterns = " or ".join(options.only)
     if source.rows and not rows:
         raise InputError(f"only: no path matches {patterns}; paths look like {source.rows[0].path}")
-    return dataclasses.replace(source, rows=rows, rest=kept(source.rest))
+    rest = tuple(row for row in source.rest if options.keeps(row.path))
+    return dataclasses.replace(source, rows=rows, rest=rest)
 
 
 def from_synthetic(name: str, options: Options) -> Source:
@@ -112,7 +111,7 @@ def from_synthetic(name: str, options: Options) -> Source:
         assert r.item is not None
         return {k: Signal(x, rate) for k, (x, rate) in make(r.item).signals.items()}
 
-    rows = tuple(row(i) for i in range(n))
+    rows = LazyRows(row, range(n))
     title = f"synthetic-{name}-{options.seed}"
     return Source(title, "synthetic", rows, read, lambda _: seconds, False, labels=family.labels)
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 from jfreq.config import check, close_match
 from jfreq.data.sources.base import Row, Source
+from jfreq.data.sources.rows import packed
 from jfreq.ranges import Fraction, check_value
 from jfreq.types import InputError
 
@@ -43,7 +44,7 @@ def thinned(source: Source, fractions: Mapping[str, float]) -> Source:
         rows = [row for row in source.rows if row.label == (number,)]
         check(bool(rows), "thin", f"{source.name} has no row of class {name!r}")
         surplus |= _surplus(rows, fraction)
-    return dataclasses.replace(source, rows=tuple(r for r in source.rows if r not in surplus))
+    return dataclasses.replace(source, rows=packed(r for r in source.rows if r not in surplus))
 
 
 def _surplus(rows: list[Row], fraction: float) -> set[Row]:

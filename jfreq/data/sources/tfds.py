@@ -12,6 +12,7 @@ import numpy as np
 from jfreq.config import check
 from jfreq.data.options import Options
 from jfreq.data.sources.base import Row, Signal, Source, split_channels
+from jfreq.data.sources.rows import packed
 from jfreq.ranges import brief, first_line
 from jfreq.types import InputError
 
@@ -51,18 +52,19 @@ def open_tfds(name: str, options: Options) -> Source:
         x = x[:, None] if x.ndim == 1 else x
         return split_channels({"audio": None}, Signal(_full_scale(x), rate), options.channels)
 
-    rows = [
+    def labelled(row: Row) -> Row:
+        number = int(example(row)[label]) if label else -1  # -1: unknown
+        return row._replace(label=(number,)) if number >= 0 else row
+
+    rows = (
         Row(f"{builder.info.name}/{split}/{i}", split=split, item=i)
         for split, info in builder.info.splits.items()
         for i in range(info.num_examples)
-    ]
-    if label:
-        numbers = [int(example(row)[label]) for row in rows]  # -1: unknown
-        rows = [r._replace(label=(n,) if n >= 0 else ()) for r, n in zip(rows, numbers)]
+    )
     return Source(
         name=builder.info.name,
         kind="tfds",
-        rows=tuple(rows),
+        rows=packed(map(labelled, rows)),
         labels=labels,
         read=read,
         seconds=lambda row: len(read(row)["audio"].x) / rate,
