@@ -56,17 +56,31 @@ def other(path):
 
 @pytest.mark.parametrize("noted", [True, False])
 @pytest.mark.parametrize("damage", [half, other])
-def test_a_copy_that_is_not_whole_is_made_whole(stored_shards, shards, tmp_path, damage, noted):
+def test_a_copy_that_is_not_whole_is_made_whole(
+    stored_shards, shards, tmp_path, capsys, damage, noted
+):
     """Also where the files are newer than those in the store, as after a clock that was wrong."""
     folder = cache.copied(stored_shards, tmp_path)
     if noted and damage is other:
         pytest.skip("the same size, after it was verified: array_record names it when it is read")
     if not noted:
         (folder / cache.NOTES).unlink()
-    damage(next(folder.glob("*array_record*")))
-    damage(folder / "rows.npz") if damage is half else None
+    records = sorted(folder.glob("*array_record*"))[0]
+    damaged = [records, folder / "rows.npz"] if damage is half else [records]
+    for path in damaged:
+        damage(path)
+    sizes = [path.stat().st_size for path in damaged]
+    capsys.readouterr()
     assert cache.copied(stored_shards, tmp_path) == folder
     assert files(folder) == files(shards)
+    told = capsys.readouterr().err
+    count = "2 files" if damage is half else "1 file"
+    assert f"replaced {count} of {folder} that did not hold what the set states: " in told
+    for path, size in zip(damaged, sizes):
+        why = f"{size} bytes" if damage is half else "other contents"
+        assert f"{path.name} ({why})" in told
+    assert cache.copied(stored_shards, tmp_path) == folder
+    assert capsys.readouterr().err == ""
 
 
 def test_a_set_that_is_copied_by_hand_is_verified_not_copied(stored_shards, shards, tmp_path):

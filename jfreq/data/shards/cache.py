@@ -25,11 +25,13 @@ from jfreq.data.shards import columns
 from jfreq.data.shards.metadata import ShardsInfo
 from jfreq.data.sources.folders import COLUMNS, METADATA
 from jfreq.files import Held, Lock, disk_errors, local_path, read_json, write_json, write_text
-from jfreq.ranges import InputError
+from jfreq.ranges import InputError, shortlist
 
 NOTES = "verified.json"
 _BLOCK = 256
 """Records that are read at once to be hashed."""
+_NAMED = 5
+"""Replaced files that a message names."""
 
 
 def copied(url: str, cache: str | Path | None) -> Path:
@@ -120,8 +122,13 @@ class _Copy:
         ])  # fmt: skip
         self._bucket.download({n: self._folder / n for n in others if not n.startswith(".")})
         with ThreadPoolExecutor(THREADS) as pool:
-            for _ in pool.map(lambda name: self._one(name, name in here), todo):
-                pass
+            why = list(pool.map(lambda name: self._one(name, name in here), todo))
+        if bad := [f"{name} ({reason})" for name, reason in zip(todo, why) if reason]:
+            files = "1 file" if len(bad) == 1 else f"{len(bad)} files"
+            say([
+                f"replaced {files} of {self._folder} that did not hold what the set states: "
+                f"{shortlist(bad, _NAMED)}"
+            ])  # fmt: skip
 
     def _noted(self, name: str) -> bool:
         return self._notes.get(name) == [self._size(name), self._digests[name]]
@@ -138,10 +145,15 @@ class _Copy:
                 f"{free / 1e9:.1f} GB are free; free some space or name another disk"
             )
 
-    def _one(self, name: str, here: bool) -> None:
-        """Makes one file a verified copy."""
-        path = self._folder / name
+    def _one(self, name: str, here: bool) -> str:
+        """Makes one file a verified copy; why an earlier copy was replaced, empty if none was.
+
+        ``here`` says that there is a file of the right size.
+        """
+        path, why = self._folder / name, ""
         if not here or not self._is_good(path, name):
+            if path.is_file():
+                why = "other contents" if here else f"{self._size(name)} bytes"
             draft = path.with_name(f".{name}.copy")
             try:
                 self._bucket.download({name: draft})
@@ -156,6 +168,7 @@ class _Copy:
         with self._noting:
             self._notes[name] = [self._size(name), self._digests[name]]
             write_json(self._folder / NOTES, self._notes)
+        return why
 
     def _is_good(self, path: Path, name: str) -> bool:
         """Whether a file has the contents that the metadata state."""
