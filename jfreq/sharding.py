@@ -136,12 +136,13 @@ def shardings(tree: PyTree, mesh: jax.sharding.Mesh, rules: ShardingRules) -> Py
     """A ``NamedSharding`` for every leaf (arrays or ``ShapeDtypeStruct``)."""
 
     def place(path, leaf):
-        return NamedSharding(mesh, spec_for(path, leaf.shape, _itemsize(leaf), mesh.shape, rules))
+        return NamedSharding(mesh, spec_for(path, leaf.shape, itemsize(leaf), mesh.shape, rules))
 
     return param_paths.map_paths(place, tree)
 
 
-def _itemsize(leaf: Any) -> int:
+def itemsize(leaf: Any) -> int:
+    """Bytes of one element of an array, or of its shape and dtype."""
     is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
     return 8 if is_key else np.dtype(leaf.dtype).itemsize
 
@@ -176,7 +177,7 @@ def _refusals(
     hit = param_paths.first_match(path, [pattern for pattern, _ in rules])
     if hit is not None and any(axis and sizes[axis] > 1 for axis in rules[hit][1]):
         yield f"rule {rules[hit][0]!r} is for {len(rules[hit][1])} dimensions, not {leaf.ndim}"
-    large = leaf.size * _itemsize(leaf) >= MIN_SHARD_BYTES
+    large = leaf.size * itemsize(leaf) >= MIN_SHARD_BYTES
     if large and all(size % sizes["fsdp"] for size in leaf.shape):
         yield f"fsdp {sizes['fsdp']} divides no dimension"
 

@@ -18,6 +18,7 @@ from jfreq.metrics import metrics_for
 from jfreq.ops import collapse
 from jfreq.train.plan import RunPlan, StepPlan
 from jfreq.train.state import State
+from jfreq.train.step import bytes_a_device, check_memory, memory_of
 from jfreq.types import Array, Batch, BatchSpec, InputError, PyTree
 
 MOST_FOLDS = 5
@@ -164,7 +165,10 @@ def _inputs(shards: Any, batch: int) -> BatchSpec:
 
 
 class Evaluator:
-    """Measures states of one run on one set; its programs are compiled here, once."""
+    """Measures states of one run on one set; its programs are compiled here, once.
+
+    Raises ``InputError`` where a device has less memory than encoding needs beside the state.
+    """
 
     def __init__(self, setup: RunPlan, plan: EvalPlan):
         self.plan, self._setup = plan, setup
@@ -184,6 +188,13 @@ class Evaluator:
 
         params = setup.abstract.params
         self._encode = jax.jit(encode, out_shardings=whole).lower(params, spec).compile()
+        if (memory := self._encode.memory_analysis()) is not None:
+            beside = bytes_a_device(setup.abstract) - bytes_a_device(params)
+            check_memory(
+                beside + sum(memory_of(memory)),
+                what=f"evals: {plan.cfg.name}: encoding {plan.batch} rows beside the state",
+                advice="take a smaller batch or more --accumulate, which bound the rows",
+            )
         clip = jax.eval_shape(encode, params, spec)
         part = jax.ShapeDtypeStruct(clip.shape, clip.dtype, sharding=whole)
         parts = [part] * math.ceil(len(plan.rows) / plan.batch)

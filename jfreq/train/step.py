@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable
@@ -12,13 +13,13 @@ import jax.numpy as jnp
 import optax
 
 from jfreq import sharding
-from jfreq.config import Experiment, check
+from jfreq.config import Experiment
 from jfreq.method import Loss, Metrics, Streams
 from jfreq.train import optimizer
 from jfreq.train.accumulate import Gradients, over_micro_batches
 from jfreq.train.plan import StepPlan
 from jfreq.train.state import State
-from jfreq.types import Array, Batch, PyTree
+from jfreq.types import Array, Batch, InputError, PyTree
 
 
 def make_step(setup: StepPlan) -> Callable[[State, Batch, Array], tuple[State, PyTree]]:
@@ -100,6 +101,14 @@ def compile_step(setup: StepPlan) -> tuple[jax.stages.Compiled, float]:
     return step, took
 
 
+def bytes_a_device(tree: PyTree) -> int:
+    """What arrays, or their shapes with shardings, take on each device."""
+    return sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * sharding.itemsize(leaf)
+        for leaf in jax.tree.leaves(tree)
+    )
+
+
 def memory_of(stats: Any) -> tuple[int, int]:
     """Bytes of a compiled step on a device, from XLA's memory analysis: arguments, and temporaries
     with those outputs that do not take the place of a donated argument."""
@@ -107,8 +116,16 @@ def memory_of(stats: Any) -> tuple[int, int]:
     return stats.argument_size_in_bytes, stats.temp_size_in_bytes + new
 
 
-def check_memory(need: int, limit: int | None = None) -> None:
-    """Raises ``InputError`` where a step needs more bytes than a device has, ``limit``.
+ADVICE = (
+    "take a smaller batch, more --accumulate, --method.encoder.remat full, or fewer "
+    "--method.clones if it has them"
+)
+
+
+def check_memory(
+    need: int, limit: int | None = None, *, what: str = "batch: a step", advice: str = ADVICE
+) -> None:
+    """Raises ``InputError`` where ``what`` needs more bytes than a device has, ``limit``.
 
     Without ``limit`` it is what the device reports, for CPUs the machine's memory divided among
     them.
@@ -118,10 +135,7 @@ def check_memory(need: int, limit: int | None = None) -> None:
         limit = (devices[0].memory_stats() or {}).get("bytes_limit")
         if limit is None and devices[0].platform == "cpu":
             limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // len(devices)
-    check(
-        limit is None or need <= limit,
-        "batch",
-        f"a step needs {need / 2**30:.1f} GiB a device, "
-        f"there are {(limit or 0) / 2**30:.1f}: take a smaller batch, more --accumulate, "
-        "--method.encoder.remat full, or fewer --method.clones if it has them",
-    )
+    if limit is not None and need > limit:
+        raise InputError(
+            f"{what} needs {need / 2**30:.1f} GiB a device, there are {limit / 2**30:.1f}: {advice}"
+        )

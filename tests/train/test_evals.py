@@ -19,7 +19,7 @@ from jfreq.evaluate.probe import STRENGTHS, fit_ridge_left_out, standardised
 from jfreq.evaluate.probe_protocol import fold_scores
 from jfreq.monitoring.metrics_writer import read_metrics
 from jfreq.ops import collapse
-from jfreq.train import checkpoint, evals, initial_state, plan
+from jfreq.train import checkpoint, evals, initial_state, plan, step
 from jfreq.train.loop import train
 from jfreq.types import InputError
 
@@ -44,6 +44,33 @@ def measured(experiment, each):
     figures = planned.figures
     assert {n: found[n] for n in figures} == {n: again[n] for n in figures}
     return setup, planned, found, jax.device_get(state.params)
+
+
+def test_a_set_that_no_device_can_encode_beside_the_state_is_refused(
+    experiment, folded, tmp_path, monkeypatch
+):
+    """Before the first update, where the device holds the state and half of what encoding needs."""
+    setup = plan.plan_run(replace(experiment, evals=(Eval("tones", str(folded)),)))
+    with jax.set_mesh(setup.mesh):
+        (planned,) = evals.plan_evals(setup)
+        state = initial_state.first_state(setup)
+        held = sum(s.data.nbytes for x in jax.tree.leaves(state) for s in x.addressable_shards[:1])
+        assert step.bytes_a_device(setup.abstract) == step.bytes_a_device(state) == held
+        needs = []
+        monkeypatch.setattr(evals, "check_memory", lambda need, **_: needs.append(need))
+        evals.Evaluator(setup, planned)
+        assert needs[0] > held
+        limit = (held + needs[0]) // 2
+        monkeypatch.setattr(
+            evals, "check_memory", lambda need, **words: step.check_memory(need, limit, **words)
+        )
+        with pytest.raises(
+            InputError, match=r"^evals: tones: encoding \d+ rows beside the state needs .*a smaller"
+        ):
+            evals.Evaluator(setup, planned)
+    with pytest.raises(InputError, match=r"^evals: tones: encoding"):
+        train(setup.experiment, tmp_path / "run", quiet=True)
+    assert not read_metrics(tmp_path / "run")
 
 
 def test_figures_are_those_of_the_probes(experiment, folded):
