@@ -159,22 +159,15 @@ def _loop(
     on_snapshot: OnSnapshot | None,
 ) -> Trained:
     """Restores or makes the state, compiles the step, and updates until the last one."""
-    experiment, pipeline = setup.experiment, setup.pipeline
-    chief, began = distributed.is_chief(), time.perf_counter()
+    experiment, chief, began = setup.experiment, distributed.is_chief(), time.perf_counter()
     first = run_folder.first_start(workdir)
     state, start, watch, notes = _start(setup, workdir, saves, sources, origin)
     restored_s = time.perf_counter() - began
     progress = Progress(
         experiment.steps, start=start, title=experiment.name, quiet=quiet or not chief
     )
-    for note in [
-        *notes,
-        *pipeline.notes,
-        *(plan.note for plan in evals),
-        advice_without_folds(pipeline.shards.info, pipeline.shards.column("subject")),
-    ]:
-        if note:
-            progress.say(note)
+    for note in [*notes, *_notes(setup, evals)]:
+        progress.say(note)
     if start >= experiment.steps:
         shown = staging.shown(workdir)
         progress.say(f"{shown}: already at step {start} of {experiment.steps}")
@@ -184,15 +177,9 @@ def _loop(
 
     if chief:  # only a run that goes on takes new settings
         write_json(workdir / run_folder.CONFIG, to_dict(experiment))
-    progress.say(f"compiling {experiment.name} ...")
-    step_fn, compile_s = compile_step(setup)
     ledger = Ledger(first["time"], _productive_seconds(workdir, start))
     ledger.spent("starting", restored_s)
-    ledger.spent("compiling", compile_s)
-    key, meter = run_key(setup), Meter(setup, ledger)
-    progress.say(describe(setup, step_fn, compile_s, start, meter))
-    if note := sharding.dropped(setup.abstract.params, setup.mesh.shape, experiment.mesh.rules):
-        progress.say(note)
+    step_fn, meter = _compiled(setup, ledger, start, progress)
     writer = _writer(experiment, workdir, first["id"], start) if chief else None
     pending = Pending(setup, workdir, saves, meter, writer, progress)
     profiler = Profiler(_profiled(experiment, start, progress), workdir, progress.say, meter.paused)
@@ -211,6 +198,7 @@ def _loop(
         if start and start not in saves.steps():  # the state of another run, which may be removed
             between.save(state, start)
         meter.begin()
+        key = run_key(setup)
         update = Update(lambda s, b: step_fn(s, b, key), between, pending, profiler)
         state = _updated(setup, update, state, start)
         saves.wait()
@@ -223,6 +211,28 @@ def _loop(
         if writer is not None:
             writer.close()
         saves.close()
+
+
+def _notes(setup: RunPlan, evals: Sequence[EvalPlan]) -> Iterator[str]:
+    """What to tell of the data and of the sets that are measured."""
+    shards = setup.pipeline.shards
+    lines = [*setup.pipeline.notes, *(plan.note for plan in evals)]
+    yield from filter(None, [*lines, advice_without_folds(shards.info, shards.column("subject"))])
+
+
+def _compiled(
+    setup: RunPlan, ledger: Ledger, start: int, progress: Progress
+) -> tuple[jax.stages.Compiled, Meter]:
+    """The compiled step and what measures its updates; says what was compiled."""
+    experiment = setup.experiment
+    progress.say(f"compiling {experiment.name} ...")
+    step_fn, compile_s = compile_step(setup)
+    ledger.spent("compiling", compile_s)
+    meter = Meter(setup, ledger)
+    progress.say(describe(setup, step_fn, compile_s, start, meter))
+    if note := sharding.dropped(setup.abstract.params, setup.mesh.shape, experiment.mesh.rules):
+        progress.say(note)
+    return step_fn, meter
 
 
 def _productive_seconds(workdir: Path, start: int) -> float:
