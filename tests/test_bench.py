@@ -22,6 +22,16 @@ def common(root, monkeypatch):
     sys.modules.pop("common")
 
 
+@pytest.fixture
+def methods(common):
+    """experiments/bench/methods.py."""
+    import methods  # pyright: ignore[reportMissingImports]
+
+    yield methods
+    for name in ("methods", "method_cases", "beside_torch"):
+        sys.modules.pop(name)
+
+
 class Clock:
     """Time passes only where a contender spends it, and while a bench pauses."""
 
@@ -111,6 +121,39 @@ def test_results_state_the_machine(common, tmp_path):
     assert data["machine"] == facts
 
 
+def measured(ours: float, theirs: float) -> dict:
+    return {"times_s": {"jfreq": [ours] * 3, "torch eager": [theirs] * 3},
+            "compile_s": {"jfreq": 1.5}}  # fmt: skip
+
+
+def test_page_of_methods_has_a_line_for_each_ratio(methods):
+    lines = methods.page({"eat/train": measured(1.0, 1.5)}).splitlines()
+    assert len(lines) == 3
+    cells = [cell.strip() for cell in lines[2].strip("|").split("|")]
+    assert cells == [
+        "EAT-tiny, 16 clones", "2", "training step", "1,000", "torch eager", "1,500", "1.50",
+        "1.5, none",
+    ]  # fmt: skip
+
+
+def test_methods_keep_what_the_same_machine_has_measured(methods, common, tmp_path):
+    facts = {"cpu": "a", "commit": "b", "load": 0.1}
+    found = {"mae/embed": measured(1.0, 2.0)}
+    methods.write(found, facts, 3, tmp_path)
+    path = tmp_path / "bench_methods.json"
+    assert methods.kept(path, {**facts, "load": 1.9}) == found
+    assert methods.kept(path, {**facts, "commit": "c"}) == {}
+    assert methods.kept(tmp_path / "other.json", facts) == {}
+
+
+def test_unknown_methods_are_one_line(methods):
+    assert list(methods.chosen(("mae", "eat"))) == ["eat", "mae"]
+    with pytest.raises(
+        InputError, match=r"no case 'eta' \(did you mean 'eat'\?\); there are: ssast"
+    ):
+        methods.chosen(("eta",))
+
+
 def test_missing_libraries_say_how_to_get_them(common, monkeypatch, capsys):
     monkeypatch.setattr(common.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"torch.*missing: pip install torch==2\.13\.0") as error:
@@ -124,7 +167,7 @@ def test_scripts_with_a_main_are_benches(root, monkeypatch):
     monkeypatch.chdir(root)
     found = study.benches()
     assert {"step", "frontend", "export", "feed"} <= set(found)
-    assert not {"common", "torch_models"} & set(found)
+    assert not {"common", "method_cases"} & set(found)
     for path, about in found.values():
         assert about, path
 

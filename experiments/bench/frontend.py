@@ -41,7 +41,7 @@ def audio(x: np.ndarray, rounds: int, found: dict[str, float]) -> common.Table:
     contenders: dict[str, Callable[[], Any]] = {"jfreq": mine}
     if common.available("torch"):
         import torch
-        from torch_models import Fbank
+        from torch_refs.fbank import Fbank
 
         device = common.torch_device()
         front = Fbank().to(device)

@@ -9,88 +9,58 @@ agree to 1e-4, gradient norms to 1e-3. jfreq's step also computes what its log s
 gradient, update and parameters).
 """
 
+import dataclasses
 import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import beside_torch
 import common
 import jax
 import numpy as np
+from method_cases import CASES, Case
 
-from jfreq import methods, param_paths, recipes
-from jfreq.config import Optim, replace
-from jfreq.method import Streams
-from jfreq.methods.ssast import SSAST
-from jfreq.types import DataSpec, SignalSpec
+from jfreq.config import Optim
 
-CLIP = DataSpec((SignalSpec("audio", 16000.0, 160_000),))
 LR, DECAY = 5e-4, 0.01
 
 
-def jfreq_step(batch: dict[str, np.ndarray], *, unroll: bool) -> common.Step:
-    experiment = replace(
-        recipes.load("ssast_tiny"),
-        batch=len(next(iter(batch.values()))),
-        optim=Optim(lr=LR, weight_decay=DECAY, schedule="constant"),
-        method__encoder__unroll=unroll,
-    )
-    return common.jfreq_step(methods.bind(experiment, CLIP), batch)
+def case_of(batch: int, *, unroll: bool) -> Case:
+    optim = Optim(lr=LR, weight_decay=DECAY, schedule="constant")
+    changes = {"optim": optim, "method__encoder__unroll": unroll}
+    return dataclasses.replace(CASES["ssast"], batch=batch, changes=changes)
 
 
-def torch_step(model: Any, x: np.ndarray, *, compiled: bool) -> Callable[[], float]:
+def torch_step(
+    case: Case, mine: common.Step, x: np.ndarray, *, compiled: bool
+) -> Callable[[], float]:
     """Takes one step on ``x``: ``[b 1 f t]`` float32 spectrograms, or ``[b t]`` int16 clips."""
     import torch
-    from torch_models import Fbank, adamw
+    from torch_refs.fbank import Fbank
+    from torch_refs.parts import training_step
 
-    device = next(model.parameters()).device
-    frontend = Fbank().to(device)
-    optimiser = adamw(model, lr=LR, weight_decay=DECAY)
-    given = torch.from_numpy(x).to(device)
+    model, frontend = case.model(mine.spec.experiment.method), Fbank()
+    model.load(beside_torch.host(mine.state.params))
     # Inductor has no complex numbers: the front end stays as it is.
-    forward = torch.compile(model) if compiled else model
+    inner = torch.compile(model) if compiled else model
 
-    def loss_of(x):
+    def forward(x: torch.Tensor, *, drawn: tuple[torch.Tensor, ...]) -> torch.Tensor:
         if x.dtype == torch.int16:
             with torch.no_grad():
                 x = frontend(x.float() / 32768)
-        return forward(x)
+        return inner(x, drawn=drawn)
 
-    def take() -> float:
-        optimiser.zero_grad(set_to_none=True)
-        loss, _ = loss_of(given)
-        loss.backward()
-        optimiser.step()
-        return loss.item()
-
-    return take
+    given = torch.from_numpy(x).to(common.torch_device())
+    return training_step(model, forward, (given,), mine.spec.experiment.optim)
 
 
-def check(model: Any, mine: common.Step, spectrogram: np.ndarray) -> dict[str, float]:
-    """Loss and gradient norm of the first step of both, on the same weights and masks."""
-    import torch
-    from torch_models import load_jfreq
-
-    cfg = mine.spec.experiment.method
-    assert isinstance(cfg, SSAST)
-    params = param_paths.flatten(jax.device_get(mine.state.params))
-    load_jfreq(model, params)
-    mask = cfg.sample_mask(Streams(mine.key).at(0)("mask"), 2 * len(spectrogram))
-    device = next(model.parameters()).device
-    masked = torch.from_numpy(np.array(mask.masked, np.int64)).to(device)
-    loss, accuracy = model(torch.from_numpy(spectrogram).to(device), masked)
-    loss.backward()
-    norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters()])
-    theirs = {"loss": loss.item(), "accuracy": accuracy.item(), "grad_norm": norm.item()}
-    return common.agreement(mine(), theirs)
-
-
-def inputs(batch: int) -> tuple[np.ndarray, np.ndarray]:
+def inputs(case: Case) -> tuple[np.ndarray, np.ndarray]:
     """int16 clips ``[b t c]`` of noise and their normalised spectrograms ``[b t f c]``."""
     rng = np.random.default_rng(0)
-    clips = rng.normal(0, 3000, (batch, 160_000, 1)).clip(-32768, 32767).astype(np.int16)
-    method = methods.bind(recipes.load("ssast_tiny"), CLIP).method
+    clips = rng.normal(0, 3000, (case.batch, 160_000, 1)).clip(-32768, 32767).astype(np.int16)
+    method = case.experiment.method
     return clips, np.asarray(jax.jit(method.with_spectrogram)({"audio": clips})["spectrogram"])
 
 
@@ -115,10 +85,10 @@ def main(
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache.name
     facts = common.begin(threads)
     import torch
-    import torch_models
 
-    device = common.torch_device()
-    clips, spectrogram = inputs(batch)
+    torch.set_default_device(common.torch_device())
+    case = case_of(batch, unroll=unroll)
+    clips, spectrogram = inputs(case)
     channels_first = np.ascontiguousarray(spectrogram.transpose(0, 3, 2, 1))
     cases = {
         "spectrogram given": ({"spectrogram": spectrogram}, channels_first),
@@ -126,16 +96,14 @@ def main(
     }
     tables, agreement = [], {}
     for title, (mine, theirs) in cases.items():
-        ours = jfreq_step(mine, unroll=unroll)
+        ours = common.jfreq_step(case.experiment, mine)
         if not agreement:
-            agreement = check(torch_models.SSAST().to(device), ours, channels_first)
+            agreement = beside_torch.agreement(case, ours, mine)
         contenders: dict[str, Callable[[], Any]] = {"jfreq": ours}
         compile_s = {"jfreq": ours.compile_s}
         for name, compiled in (("torch eager", False), ("torch.compile", True)):
             torch._dynamo.reset()
-            contenders[name] = torch_step(
-                torch_models.SSAST().to(device), theirs, compiled=compiled
-            )
+            contenders[name] = torch_step(case, ours, theirs, compiled=compiled)
             if compiled:
                 compile_s[name] = common.first_call(contenders[name])
         times = common.paired(contenders, rounds=rounds)

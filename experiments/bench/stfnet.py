@@ -13,6 +13,7 @@ inputs with a sum over channels (the form of the released code), as an einsum, b
 jfreq computes it; each in a process of its own, peak resident memory above what it held before.
 """
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -20,61 +21,31 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
+import beside_torch
 import common
 import jax
 import numpy as np
+from method_cases import CASES, Batch, Case
 
-from jfreq import methods, param_paths, recipes
-from jfreq.config import replace
-from jfreq.types import DataSpec, SignalSpec
-
-SAMPLES, CLASSES, WINDOWS, CHANNELS, WIDTH = 512, 6, (16, 32, 64, 128), 64, 64
-DATA = DataSpec(
-    tuple(SignalSpec(name, 100.0, SAMPLES, 3) for name in ("acc", "gyro")),
-    labels=tuple("abcdef"),
-)
-MERGES: dict[str, Literal["zero", "xavier"]] = {
+SAMPLES, WINDOWS, CHANNELS, WIDTH = 512, (16, 32, 64, 128), 64, 64
+MERGES = {
     "as released, interleaving inert": "zero", "interleaving that learns": "xavier",
 }  # fmt: skip
 FORMS = ("tiled", "einsum", "jfreq")
 
 
-def inputs(batch: int) -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(0)
-    series = {n: rng.normal(size=(batch, SAMPLES, 3)).astype(np.float32) for n in ("acc", "gyro")}
-    return series | {"label": rng.integers(0, CLASSES, batch).astype(np.int32)}
+def case_of(merge: str, batch: int) -> Case:
+    changes = {"method__encoder__dropout": 0.0, "method__encoder__merge": merge}
+    return dataclasses.replace(CASES["stfnet"], batch=batch, changes=changes)
 
 
-def jfreq_step(batch: dict[str, np.ndarray], merge: Literal["zero", "xavier"]) -> common.Step:
-    experiment = replace(
-        recipes.load("stfnet_hhar"), batch=len(batch["label"]), method__encoder__dropout=0.0,
-        method__encoder__merge=merge,
-    )  # fmt: skip
-    return common.jfreq_step(methods.bind(experiment, DATA), batch)
+def torch_step(case: Case, mine: common.Step, batch: Batch) -> Callable[[], float]:
+    """The same network with the parameters of ``mine``; takes one step."""
+    from torch_refs.parts import training_step
 
-
-def torch_step(batch: dict[str, np.ndarray], mine: common.Step) -> Callable[..., dict[str, float]]:
-    """The same network with the parameters of ``mine``; takes one step, asked for with its norm."""
-    import torch
-    from torch_stfnet import STFNet, load_jfreq
-
-    model, optim = STFNet(classes=CLASSES), mine.spec.experiment.optim
-    load_jfreq(model, param_paths.flatten(jax.device_get(mine.state.params)))
-    given = [torch.from_numpy(batch[n]) for n in ("acc", "gyro")]
-    label = torch.from_numpy(batch["label"].astype(np.int64))
-    optimiser = torch.optim.Adam(model.parameters(), lr=optim.lr, betas=(optim.b1, optim.b2),
-                                 weight_decay=optim.weight_decay)  # fmt: skip
-
-    def take(*, norm: bool = False) -> dict[str, float]:
-        optimiser.zero_grad(set_to_none=True)
-        loss = model(*given, label)
-        loss.backward()
-        grads = [p.grad for p in model.parameters() if p.grad is not None]
-        found = {"grad_norm": torch.nn.utils.get_total_norm(grads).item()} if norm else {}
-        optimiser.step()
-        return {"loss": loss.item(), **found}
-
-    return take
+    model = case.model(mine.spec.experiment.method)
+    model.load(beside_torch.host(mine.state.params))
+    return training_step(model, model, case.inputs(model, batch), mine.spec.experiment.optim)
 
 
 # ------------------------------------------------------------------ memory of the filter
@@ -184,12 +155,13 @@ def main(
         print(json.dumps(measure(form, batch)))
         return
     memory = {name: peak_mb(name, batch) for name in FORMS}
-    given = inputs(batch)
     tables, agreement = [], {}
     for title, merge in MERGES.items():
-        ours = jfreq_step(given, merge)
-        theirs = torch_step(given, ours)
-        agreement[merge] = common.agreement(ours(), theirs(norm=True))
+        case = case_of(merge, batch)
+        given = case.sample(case.experiment.method)
+        ours = common.jfreq_step(case.experiment, given)
+        theirs = torch_step(case, ours, given)
+        agreement[merge] = beside_torch.agreement(case, ours, given)
         times = common.paired({"jfreq": ours, "torch": theirs}, rounds=rounds)
         tables.append(common.Table(title, times, {"jfreq": ours.compile_s}))
         print(tables[-1].to_markdown(), flush=True)
