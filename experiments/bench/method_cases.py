@@ -49,7 +49,7 @@ class Case:
     def experiment(self) -> Experiment:
         """The recipe at a constant learning rate, bound to its data."""
         changes = {"optim__schedule": "constant", "optim__warmup": 0, "batch": self.batch}
-        experiment = replace(recipes.load(self.recipe), **(changes | self.changes))
+        experiment = replace(recipes.load(self.recipe), **{**changes, **self.changes})
         return methods.bind(experiment, self.data)
 
     def model(self, method: Method) -> Any:

@@ -107,8 +107,7 @@ class EAT(Reference):
         teacher = self.teacher
         x = teacher.with_special(teacher.tokens(spec) + teacher.positions)
         layers = [y[:, len(teacher.special) :].transpose(1, 2) for y in teacher.encoder.added(x)]
-        mean = sum(F.instance_norm(y) for y in layers) / len(layers)
-        mean = mean.transpose(1, 2)
+        mean = torch.stack([F.instance_norm(y) for y in layers]).mean(dim=0).transpose(1, 2)
         return F.layer_norm(mean, mean.shape[-1:])
 
     @torch.no_grad()
