@@ -61,7 +61,8 @@ class Log:
     """What gets a copy of metrics.jsonl: ``tensorboard``, ``wandb``, or ``MODULE:NAME`` of your own
     code, which --trust must name."""
     profile_steps: str | None = None
-    """Profile the updates ``FIRST:LAST``, both included, into ``profile/`` of the run folder."""
+    """Profile the updates ``FIRST:LAST``, both included, into ``profile/`` of the run folder; of
+    several processes the first alone."""
     peak_tflops: Positive | None = None
     """Peak of one device for MFU; None looks the device up and leaves MFU out if unknown."""
 

@@ -101,9 +101,10 @@ def _row(entry: Entry) -> tuple[str, ...]:
 
 
 def _figures(entry: Entry) -> str:
-    """The loss, and what was measured at that step."""
+    """The loss as last logged, with the step where it is an earlier one, and what was measured at
+    this step."""
     at = entry.metrics.get("step")
-    late = "" if at in (None, entry.step) else f" (step {at})"
+    late = "" if at in (None, entry.step) else f" (logged at step {at})"
     names = ["loss", *(n for n in entry.metrics if n.startswith(("val/", "eval/")))]
     numbers = {n: x for n in names if isinstance(x := entry.metrics.get(n), int | float)}
     shown = [

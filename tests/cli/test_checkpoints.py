@@ -21,7 +21,7 @@ def test_the_table(said, run):
     head, three, six = said("checkpoints", run).splitlines()
     assert head.split() == ["step", "saved", "size", "state", "kept", "figures"]
     row = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d  +[\d.]+ .B  complete  newest  loss [\d.]+"
-    assert re.fullmatch(rf" *3  {row} \(step 2\)", three)
+    assert re.fullmatch(rf" *3  {row} \(logged at step 2\)", three)
     assert re.fullmatch(rf" *6  {row}", six)
     (run / "resumed_from.json").write_text('{"step": 2, "run": "runs/a"}')
     assert said("checkpoints", run).startswith("goes on from step 2 of runs/a\n")
@@ -52,8 +52,8 @@ def test_figures_measured_between_logged_updates(said, run):
     rows = [{"step": 2, "loss": 5.0, "val/loss": 9.0}, {"step": 3, "eval/a/knn": 0.5}]
     (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     first, last = said("checkpoints", run).splitlines()[-2:]
-    assert first.endswith("loss 5 (step 2), eval/a/knn 0.5")
-    assert last.endswith("loss 5 (step 2)")
+    assert first.endswith("loss 5 (logged at step 2), eval/a/knn 0.5")
+    assert last.endswith("loss 5 (logged at step 2)")
 
 
 def test_prune_asks_first(said, run):
