@@ -19,6 +19,10 @@ from jfreq.types import InputError
 T = TypeVar("T")
 
 
+class OtherSettings(InputError):
+    """A name that no config has, or one that is missing: written by hand, or by another version."""
+
+
 def to_dict(cfg: Any) -> Any:
     """Plain JSON values; every config carries the name of its class under ``type``.
 
@@ -159,11 +163,11 @@ def from_dict(
             continue
         if key not in names:
             hint = f"no such field in {concrete.__name__}{close_match(key, names)}"
-            raise InputError(f"{where}.{shown(key)[1:-1]}: {hint}")
+            raise OtherSettings(f"{where}.{shown(key)[1:-1]}: {hint}")
         kwargs[key] = _decode(hints[key], item, variants, f"{where}.{key}")
     for name, field in names.items():
-        has_default = _default(field) is not dataclasses.MISSING
-        check(name in kwargs or has_default, f"{where}.{name}", "is missing and has no default")
+        if name not in kwargs and _default(field) is dataclasses.MISSING:
+            raise OtherSettings(f"{where}.{name}: is missing and has no default")
     try:
         return concrete(**kwargs)  # type: ignore[return-value]
     except InputError:
@@ -185,7 +189,7 @@ def _tagged_class(choices: Mapping[str, type], tag: Any, where: str) -> Any:
         check(issubclass(cls, bases), where, f"{tag} does not derive from {names}")
         return cls
     hint = close_match(tag, choices) if isinstance(tag, str) else ""
-    raise InputError(f"{where}: unknown type {shown(tag)}{hint}")
+    raise OtherSettings(f"{where}: unknown type {shown(tag)}{hint}")
 
 
 def _decode(hint: Any, value: Any, variants, path: str) -> Any:
@@ -195,8 +199,9 @@ def _decode(hint: Any, value: Any, variants, path: str) -> Any:
         return _decode_union(args, value, variants, path)
     if origin is Literal:
         good = any(value == a and type(value) is type(a) for a in args)
-        known = ", ".join(map(repr, args))
-        check(good, path, f"must be one of {known}; got {shown(value)}")
+        if not good:
+            known = ", ".join(map(repr, args))
+            raise OtherSettings(f"{path}: must be one of {known}; got {shown(value)}")
         return value
     if origin is tuple:
         check(isinstance(value, list | tuple), path, f"expected a list, got {shown(value)}")

@@ -215,7 +215,10 @@ def _finished(files: Sequence[Path]) -> dict[str, dict[str, Any]]:
         try:
             finished |= {row["key"]: row for row in grid["cells"] if row["status"] == "done"}
         except (KeyError, TypeError) as error:
-            raise InputError(f"{path}: is not the result of an ablation ({error!r})") from None
+            raise InputError(
+                f"{path}: is not the result of an ablation "
+                f"({error!r}), or that of another version of jfreq; give one of this version"
+            ) from None
     return finished
 
 

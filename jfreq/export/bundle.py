@@ -145,10 +145,14 @@ def _load_bundle(path: Path) -> Trained:
     from jfreq.methods import experiment_from_dict
 
     config = path / CONFIG
+    writer = header.get("jfreq", "another version")
+    advice = (
+        f"; it was written by jfreq {writer}, whose settings are not those of this version "
+        f"({jfreq.__version__}): read the bundle with the version that wrote it, or train and "
+        "export the encoder again with this one"
+    )
     try:
-        experiment = experiment_from_dict(header["experiment"])
-    except InputError as error:
-        raise InputError(f"{config}: {error}") from None
+        experiment = experiment_from_dict(header["experiment"], str(config), advice)
     except RecursionError:
         raise InputError(f"{config}: nested too deeply; export the bundle again") from None
     flat = _read_flat(path / WEIGHTS, header["sha256"])

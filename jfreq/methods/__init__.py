@@ -56,13 +56,15 @@ def bind(experiment: Experiment, spec: DataSpec) -> Experiment:
     return config.replace(experiment, method=experiment.method.bind(spec))
 
 
-def experiment_from_dict(value: Any, where: str = "") -> Experiment:
-    """Strict inverse of :func:`jfreq.config_json.to_dict`; ``InputError`` names the wrong field
-    and the file ``where`` it stands."""
+def experiment_from_dict(value: Any, where: str = "", advice: str = "") -> Experiment:
+    """Strict inverse of :func:`jfreq.config_json.to_dict`; ``InputError`` names the wrong field,
+    the file ``where`` it stands. It ends in ``advice`` where this version has no such field, class
+    or choice."""
     try:
         return config_json.from_dict(Experiment, value, {Method: METHODS})
     except InputError as error:
-        raise InputError(f"{where}: {error}" if where else str(error)) from None
+        end = advice if isinstance(error, config_json.OtherSettings) else ""
+        raise InputError((f"{where}: {error}" if where else str(error)) + end) from None
 
 
 def check_experiment(experiment: Experiment) -> None:

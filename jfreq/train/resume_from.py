@@ -25,7 +25,7 @@ from jfreq.train.checkpoint_files import read_meta, reading
 from jfreq.train.fits import misfits
 from jfreq.train.optimizer import rates
 from jfreq.train.plan import RunPlan
-from jfreq.train.run_folder import CHECKPOINTS, differing, read_config
+from jfreq.train.run_folder import CHECKPOINTS, OTHER_VERSION, differing, read_config
 from jfreq.train.state import State
 from jfreq.train.stored import complete
 from jfreq.train.watch import Watch
@@ -145,7 +145,7 @@ def _found(setup: RunPlan, source: ResumeFrom, run: Path) -> Origin:
         f"{where}: the new run ends at step {experiment.steps}, so nothing is left to train; "
         "give more --steps, or an earlier step",
     )
-    before = methods.experiment_from_dict(meta["config"], str(path))
+    before = methods.experiment_from_dict(meta["config"], str(path), OTHER_VERSION)
     _check_same(where, source.path, step, before, experiment)
     check(
         meta["manifest"] == setup.pipeline.manifest_hash,

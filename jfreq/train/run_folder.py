@@ -9,7 +9,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from jfreq import distributed, methods, staging
+from jfreq import __version__, distributed, methods, staging
 from jfreq.config import Experiment, check
 from jfreq.config_json import changes, to_dict
 from jfreq.files import Lock, read_json, write_json
@@ -22,6 +22,12 @@ FREE_FIELDS = ("steps", "log", "checkpoint", "mesh", "evals")
 FREE_DATA_FIELDS = ("data.path", "data.cache", "data.threads", "data.backend", "data.memory_mb")
 """Fields that may change between two starts of a run. The contents of the shards may not, which
 the checkpoint knows by their hash; their path may."""
+OTHER_VERSION = (
+    f"; unless it was changed by hand, another version of jfreq than this one ({__version__}) "
+    "wrote it: read the run with the version that trained it, which "
+    f"{CHECKPOINTS}/*/meta/metadata names, or train it again in another folder"
+)
+"""End of messages about settings of a run that are not those of this version."""
 
 
 def lock_run_folder(workdir: Path, experiment: Experiment) -> contextlib.ExitStack:
@@ -63,7 +69,7 @@ def _check_run_folder(workdir: Path, experiment: Experiment) -> None:
 
 def check_same(path: Path, before: Any, experiment: Experiment) -> None:
     """Raises ``InputError`` if ``before``, a config read from ``path``, is another experiment."""
-    before = to_dict(methods.experiment_from_dict(before))
+    before = to_dict(methods.experiment_from_dict(before, str(path), OTHER_VERSION))
     changed = differing(before, experiment)
     if experiment.optim.plateau_figure.startswith("eval/"):  # which decides the learning rate
         changed += [name for name in changes(before, to_dict(experiment)) if name == "evals"]
@@ -115,6 +121,6 @@ def read_config(workdir: Path) -> Experiment:
     if "experiment" in value:
         raise InputError(f"{workdir}: is a bundle, not a run; give the folder that it comes from")
     try:
-        return methods.experiment_from_dict(value, str(path))
+        return methods.experiment_from_dict(value, str(path), OTHER_VERSION)
     except RecursionError:
         raise InputError(f"{path}: is nested too deeply; the run cannot be read") from None

@@ -308,6 +308,24 @@ def test_every_damage_is_one_line_or_none_at_all(whole, tmp_path, monkeypatch, c
         print(f"\n{len(HARMS)} damaged bundles: {counts}, 0 tracebacks, 0 hangs, 0 silent changes")
 
 
+@pytest.mark.parametrize("path", ["method.colour", "optim.type", "method.head.loss"])
+def test_settings_of_another_version_say_which_version_reads_them(whole, tmp_path, path):
+    shutil.copytree(whole, tmp_path / "enc")
+    setting(path, "magenta")(tmp_path / "enc")
+    rewrite(lambda header: header.update(jfreq="0.0.7"))(tmp_path / "enc")
+    message, _, _ = outcome(lambda: load_trained(tmp_path / "enc"))
+    assert path.rpartition(".")[2] in str(message) or "magenta" in str(message)
+    assert "written by jfreq 0.0.7, whose settings are not those of this version" in str(message)
+    assert str(message).endswith("or train and export the encoder again with this one")
+
+
+def test_code_that_is_not_trusted_is_no_matter_of_versions(whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "enc")
+    setting("method.type", "mine:Mine")(tmp_path / "enc")
+    message, _, _ = outcome(lambda: load_trained(tmp_path / "enc"))
+    assert "--trust" in str(message) and "version" not in str(message)
+
+
 def commands(folder, tmp_path, sound, shards):
     yield ["embed", folder, sound, "--out", tmp_path / "e.npz"]
     yield ["predict", folder, sound, "--out", tmp_path / "e.csv"]

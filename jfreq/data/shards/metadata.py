@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from jfreq.config import check
-from jfreq.config_json import from_dict, to_dict
+from jfreq.config_json import OtherSettings, from_dict, to_dict
 from jfreq.data.readers.sound import READABLE
 from jfreq.data.sources.folders import METADATA, PARTS, listing, shown
 from jfreq.files import parse_json, read_text
@@ -155,7 +155,13 @@ class ShardsInfo:
             f"format {value.get('format')!r} is not {FORMAT}; prepare the shards with this version",
         )
         manifest = value.pop("manifest", None)
-        info = from_dict(cls, value, path=where)
+        try:
+            info = from_dict(cls, value, path=where)
+        except OtherSettings as error:
+            raise InputError(
+                f"{error}; it was changed by hand, or written by another version of jfreq: read "
+                "the shards with that version, or prepare them again"
+            ) from None
         check(
             manifest == info.manifest_hash,
             where,

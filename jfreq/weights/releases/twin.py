@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from jfreq.config import replace
-from jfreq.config_json import from_dict
+from jfreq.config_json import OtherSettings, from_dict
 from jfreq.method import Method
 from jfreq.methods import METHODS
 from jfreq.methods.common.patches import PatchMethod
@@ -31,7 +31,13 @@ def matches(file: WeightFile) -> bool:
 
 def read(file: WeightFile, options: Options) -> Found:
     where = f"{file.path}: config.json: {MODEL}"
-    method = from_dict(Method, file.config.get(MODEL), {Method: METHODS}, where)
+    try:
+        method = from_dict(Method, file.config.get(MODEL), {Method: METHODS}, where)
+    except OtherSettings as error:
+        raise InputError(
+            f"{error}; it was changed by hand, or written by another version of jfreq: export the "
+            "encoder again with this one"
+        ) from None
     labels: tuple[str, ...] = ()
     if "classifier.weight" in file.tensors:
         classes = shape_of(file, "classifier.weight", 2)[0]
