@@ -11,6 +11,7 @@ import yaml
 from jfreq import recipes
 from jfreq.cli.options import TrainOptions
 from jfreq.cli.parsing import parse
+from jfreq.config_json import to_dict
 
 NAMES = ("train_gke.yaml", "train_gpus.sh", "train_slurm.sh", "train_tpu.sh")
 
@@ -22,8 +23,9 @@ def training(path):
         spec = job["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
         return spec["containers"][0]["command"]
     text = path.read_text().replace("\\\n", " ")
-    command = re.search(r"^[^#\n]*?(jfreq train .*?)( >>.*| \|\| .*)?$", text, re.M)[1]
-    return [word for word in shlex.split(command) if word != "$@"]
+    found = re.search(r"^[^#\n]*?(jfreq train .*?)( >>.*| \|\| .*)?$", text, re.M)
+    assert found is not None
+    return [word for word in shlex.split(found[1]) if word != "$@"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -34,7 +36,7 @@ def test_its_command_is_understood(root, name):
     options = parse(TrainOptions, args=words[3:], prog="jfreq train",
                     default=default, description="")  # fmt: skip
     assert options.experiment.mesh.data == -1
-    assert options.experiment.method.encoder.dtype == "bfloat16"
+    assert to_dict(options.experiment)["method"]["encoder"]["dtype"] == "bfloat16"
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name.endswith(".sh")])

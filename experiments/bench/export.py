@@ -125,7 +125,7 @@ def written(folder: Path, formats: list[str]) -> tuple[Path, Encode]:
     experiment = methods.bind(recipes.load("ssast_tiny"), CLIP)
     params = jax.device_get(jax.jit(experiment.method.init)(jax.random.key(0)))
     save_bundle(folder / "run", experiment=experiment, params=params)
-    out = export_run(folder / "run", folder / "enc", formats=("bundle", *formats), say=print)
+    out = Path(export_run(folder / "run", folder / "enc", formats=("bundle", *formats), say=print))
     adapter = adapt(experiment, params)
     run, weights = jax.jit(adapter.encode), jax.device_put(adapter.params)
     return out, lambda x: jax.device_get(run(weights, {"audio": x, "length": lengths(x)}))["clip"]

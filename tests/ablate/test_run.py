@@ -83,7 +83,9 @@ def test_a_process_leaves_alone_what_others_are_at(first, folds, tmp_path):
     grid, said = ablation(), []
     shards = open_shards(folds)
     held, other = run._trainings(grid, shards, count=2)
-    with Trainings(tmp_path).claim(held.key):
+    claim = Trainings(tmp_path).claim(held.key)
+    assert claim is not None
+    with claim:
         found = run.run(grid, folds, tmp_path, count=2, note=said.append)
     assert [(cell["key"], cell["status"]) for cell in found.cells] == [(other.key, "done")]
     assert said[0].startswith("1/2  one, fold 1: accuracy") and len(said) == 2
@@ -121,6 +123,7 @@ def test_two_processes_share_a_grid_though_one_is_killed(folds, tmp_path):
                                 stderr=subprocess.PIPE, text=True)  # fmt: skip
 
     first, second = start("1/2"), start("2/2")
+    assert second.stderr is not None
     for line in second.stderr:  # its first training has ended
         if "/4  " in line:
             break

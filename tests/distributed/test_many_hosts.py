@@ -82,6 +82,7 @@ def test_a_host_that_is_silent_stops_the_others(monkeypatch):
     hosts = start_processes(["-c", SUMS], count=3, devices=1)
     try:
         for host in hosts:
+            assert host.stdout is not None
             assert "0\n" in iter(host.stdout.readline, "")
         hosts[1].send_signal(signal.SIGSTOP)
         began = time.monotonic()

@@ -1,3 +1,5 @@
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -36,7 +38,8 @@ def test_without_memory_it_is_a_step_of_k_means(data):
     sums, counts = codebook.statistics(x, ids, CODES)
     assert counts.min() > 0
     flat = np.asarray(x, np.float64).reshape(-1, 5)
-    one = KMeans(CODES, init=np.asarray(codes), n_init=1, max_iter=1, algorithm="lloyd").fit(flat)
+    options: Any = {"init": np.asarray(codes), "n_init": 1}  # scikit-learn types them as words
+    one = KMeans(CODES, max_iter=1, algorithm="lloyd", **options).fit(flat)
     np.testing.assert_allclose(sums / counts[:, None], one.cluster_centers_, atol=1e-6)
     moved, usage = codebook.follow(codes, jnp.ones(CODES), sums, counts, decay=0.0)
     expected = one.cluster_centers_ / np.linalg.norm(one.cluster_centers_, axis=1, keepdims=True)

@@ -68,7 +68,8 @@ def test_a_mesh_that_does_not_fit_names_those_that_would(mesh):
     assert len(sizes) == 6 and len(set(map(tuple, sizes))) == 6
     for found in sizes:
         assert math.prod(found) == 16
-        topology.check_mesh(topology.parse("v5e:4x4"), Mesh(*found))
+        data, fsdp, tensor = found
+        topology.check_mesh(topology.parse("v5e:4x4"), Mesh(data, fsdp, tensor))
 
 
 def test_the_nearest_mesh_comes_first():
