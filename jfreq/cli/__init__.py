@@ -19,8 +19,9 @@ from jfreq.cli.checkpoints import checkpoints
 from jfreq.cli.data import data_info, data_peek, data_prepare
 from jfreq.cli.paper import new_paper
 from jfreq.cli.parsing import HELP, TRUST_HELP, call, print_note, split_trust
+from jfreq.cli.plan import plan
 from jfreq.cli.report import report
-from jfreq.cli.study import ablate, bench, plan
+from jfreq.cli.study import ablate, bench
 from jfreq.cli.train import config, finetune, train
 from jfreq.cli.use import embed, export, import_, predict, probe
 from jfreq.files import FULL, disk_trouble

@@ -18,7 +18,7 @@ from jfreq.cli.options import Flat
 from jfreq.config import Experiment
 from jfreq.config_json import changes, to_dict
 from jfreq.data.shards.metadata import ShardsInfo, SignalInfo
-from jfreq.ranges import Hertz, Range, Seconds, checked
+from jfreq.ranges import Count, Hertz, Range, Seconds, check, checked
 from jfreq.types import SignalSpec
 
 
@@ -43,11 +43,29 @@ class PlanView(View):
     """Options of ``jfreq plan``."""
 
     topology: str = ""
-    """Hardware: v4, v5e, v5p or v6e with a slice (v5e:4x4), a GPU or cpu with a number (h100:8)."""
+    """Hardware: v4, v5e, v5p or v6e with a slice (v5e:4x4), a GPU or cpu with a number (h100:8); or
+    several of these that the network of a data centre joins (2xv5e:4x4)."""
     largest_batch: bool = False
     """Also find the largest batch that fits, which takes a few more compilations."""
     json: Path | None = None
     """Also write the plan to this file."""
+    search: bool = False
+    """Try meshes, recomputation, attention and batches, and compile those that an estimate puts
+    first; options that are given keep their values."""
+    compile: Count | None = None
+    """How many that fit a search compiles; by default 3."""
+    keep: Path | None = None
+    """A folder of what a search has compiled; the same command then goes on from there."""
+
+    def __post_init__(self):
+        for name in ("compile", "keep"):
+            given = getattr(self, name) is not None
+            check(self.search or not given, name, "has no effect without --search; add it")
+        check(
+            not (self.search and self.largest_batch),
+            "largest-batch",
+            "a search tries batches itself; leave one of the two out",
+        )
 
 
 def shards_info(view: View) -> ShardsInfo:

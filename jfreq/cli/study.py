@@ -1,4 +1,4 @@
-"""``jfreq ablate``, ``plan`` and ``bench``: commands that compare, predict and measure."""
+"""``jfreq ablate`` and ``bench``: commands that compare and measure."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import contextlib
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from tyro.conf import Positional
 
-from jfreq.cli.parsing import experiment_name, parse, print_note
+from jfreq.cli.parsing import print_note
 from jfreq.ranges import Count, Repeats
 
 
@@ -84,44 +84,6 @@ def temporary_compilation_cache() -> Iterator[None]:
         finally:
             jax.config.update("jax_compilation_cache_dir", None)
             compilation_cache.reset_cache()
-
-
-def plan(argv: Sequence[str]) -> None:
-    """Compiles the train step for absent hardware: jfreq plan NAME --topology v5e:4x4 [...]"""
-    name, rest = experiment_name("plan", argv)
-    import tyro
-
-    from jfreq import recipes
-    from jfreq.cli import config_views
-    from jfreq.config import replace
-    from jfreq.files import write_json
-    from jfreq.plan import aot, table, topology
-    from jfreq.types import InputError
-
-    args = parse(
-        config_views.PlanView,
-        args=rest,
-        prog=f"jfreq plan {name}",
-        default=config_views.PlanView(recipes.load(name), topology=tyro.MISSING),
-        description=f"Compiles the train step of {name} for hardware that is not here.",
-    )
-    target = topology.parse(args.topology)
-    if args.largest_batch and not target.hardware.memory:
-        raise InputError(
-            f"largest-batch: the memory of {target.text} is not known; name a TPU or GPU"
-        )
-    topology.host(target)
-    data = config_views.shards_info(args)
-
-    def compiled(batch: int) -> aot.Compiled:
-        print(f"compiling batch {batch} for {target.text} ...", file=sys.stderr, flush=True)
-        return aot.compile_for(replace(args.experiment, batch=batch), data, target)
-
-    step = compiled(args.experiment.batch)
-    largest = aot.largest_batch(step, compiled, unit=step.unit) if args.largest_batch else None
-    if args.json:
-        write_json(args.json, table.to_dict(step, largest))
-    print(table.to_markdown(name, step, largest))
 
 
 def bench(

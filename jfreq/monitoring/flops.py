@@ -29,7 +29,7 @@ def count(fn: Callable[..., Any], *args: Any, passes: tuple[int, int] = (1, 1)) 
     ``passes``: how often float32 products count at default and at highest precision, which some
     hardware makes of several bfloat16 ones.
     """
-    return _count(jax.make_jaxpr(fn)(*args).jaxpr, passes)
+    return count_in(jax.make_jaxpr(fn)(*args).jaxpr, passes)
 
 
 def training(loss: Callable[..., Any], params: Any, *args: Any) -> int:
@@ -47,7 +47,8 @@ def training(loss: Callable[..., Any], params: Any, *args: Any) -> int:
     return total
 
 
-def _count(jaxpr: Any, passes: tuple[int, int]) -> int:
+def count_in(jaxpr: Any, passes: tuple[int, int]) -> int:
+    """:func:`count` of a function that is traced already."""
     return sum(_of(eqn, passes) for eqn in jaxpr.eqns)
 
 
@@ -63,9 +64,9 @@ def _of(eqn: Any, passes: tuple[int, int]) -> int:
         size = eqn.outvars[0].aval.size * (rhs.size // features)
         return 2 * size * _passes(eqn, passes)
     if name == "cond":
-        return max(_count(branch.jaxpr, passes) for branch in eqn.params["branches"])
+        return max(count_in(branch.jaxpr, passes) for branch in eqn.params["branches"])
     inner = (v for key, v in eqn.params.items() if key in ("jaxpr", "call_jaxpr", "fun_jaxpr"))
-    return _times(name, eqn.params) * sum(_count(getattr(j, "jaxpr", j), passes) for j in inner)
+    return _times(name, eqn.params) * sum(count_in(getattr(j, "jaxpr", j), passes) for j in inner)
 
 
 def _times(name: str, params: Mapping[str, Any]) -> int:

@@ -15,8 +15,8 @@ from jfreq import methods, param_paths, sharding
 from jfreq.config import Experiment, replace
 from jfreq.data.loading.pipeline import batch_spec
 from jfreq.data.shards.metadata import ShardsInfo
-from jfreq.monitoring import flops
-from jfreq.plan import collectives, hlo
+from jfreq.monitoring import flops, throughput
+from jfreq.plan import collectives, cuda, hlo
 from jfreq.plan import topology as places
 from jfreq.plan.collectives import Collective
 from jfreq.plan.topology import Topology
@@ -28,6 +28,10 @@ _TOO_LARGE = (
     r"\(([\d.]+\w)\) exceeds available HBM \((.+?)\)",
 )
 """Messages of the TPU compiler for a memory that is too small."""
+
+
+_OPTIONS = {"gpu": {"xla_gpu_enable_triton_gemm": False}}
+"""Of the compiler: without a GPU to time them on, its own matrix kernels are not tried."""
 
 
 class DoesNotFit(InputError):
@@ -49,6 +53,8 @@ class Compiled:
     """Facts of the compiled step; sizes and counts are of one device where nothing else is said."""
 
     topology: Topology
+    compiler: str
+    """``tpu``, ``gpu``, or ``cpu`` where XLA:CPU stands in for it."""
     mesh: dict[str, int]
     batch: int
     unit: int
@@ -63,11 +69,13 @@ class Compiled:
     """Of the matrix products of a step, all devices together; loops counted."""
     work: float
     """The same in bfloat16 products: float32 ones count as often as the hardware needs passes."""
+    model_flops: float
+    """Of an update without what is recomputed, all devices together: what MFU is measured by."""
     traffic: float
     """Bytes to and from main memory; loops counted."""
     xla_flops: float
     xla_bytes: float
-    """XLA's own figures, which count loop bodies once."""
+    """XLA's own figures, which count loop bodies once; 0 where it gives none."""
     collectives: tuple[Collective, ...]
     gathers: tuple[Collective, ...]
     """Collectives that bring rows of the batch together."""
@@ -79,40 +87,48 @@ class Compiled:
     @property
     def how(self) -> str:
         """Which compiler was asked."""
-        if self.topology.tpu:
+        if self.compiler == "tpu":
             return "XLA:TPU (libtpu), the program that the slice would run"
+        if self.compiler == "gpu":
+            return (
+                "XLA:GPU (the CUDA plugin of JAX), the program that the GPUs would run but for the "
+                "choice of some kernels, which only a GPU can time"
+            )
+        missing = ""
+        if self.topology.hardware.platform == "gpu":
+            missing = f"; for those of XLA:GPU `pip install {cuda.PLUGIN}`, which needs no GPU"
         return (
             f"XLA's partitioner on {self.topology.devices} forced CPU devices: sharding and "
-            "collectives as on the target, kernels and memory those of XLA:CPU"
+            f"collectives as on the target, kernels and memory those of XLA:CPU{missing}"
         )
 
 
 def plan_step(experiment: Experiment, data: ShardsInfo, topology: Topology) -> plan.StepPlan:
     """The step of a bound experiment on rows as ``data`` describes them; nothing is compiled."""
     places.check_mesh(topology, experiment.mesh)
-    experiment = replace(experiment, method=_for_hardware(experiment.method, topology))
+    experiment = replace(experiment, method=for_hardware(experiment.method, topology))
     mesh = sharding.make_mesh(
-        experiment.mesh.sizes, places.devices(topology), slices=experiment.mesh.slices
+        experiment.mesh.sizes, places.devices(topology), slices=topology.slices
     )
     return plan.plan_step(experiment, batch_spec(data, experiment.batch), mesh)
 
 
-def _for_hardware(cfg: Any, topology: Topology) -> Any:
+def for_hardware(cfg: Any, topology: Topology) -> Any:
     """A config whose attention is what the hardware would run.
 
-    XLA:CPU stands in for a GPU: ``auto`` becomes ``xla`` there. Raises
+    Where XLA:CPU stands in for a GPU ``auto`` becomes ``xla``. Raises
     ``InputError`` for kernels that only the hardware itself can compile.
     """
     if not dataclasses.is_dataclass(cfg) or isinstance(cfg, type):
         return cfg
-    parts = {f.name: _for_hardware(getattr(cfg, f.name), topology) for f in dataclasses.fields(cfg)}
-    kind, here = parts.get("attention"), topology.hardware.platform
-    if kind == "cudnn" or (kind == "splash" and here != "tpu"):
+    parts = {f.name: for_hardware(getattr(cfg, f.name), topology) for f in dataclasses.fields(cfg)}
+    kind, compiler = parts.get("attention"), places.compiler(topology)
+    if (kind == "cudnn" and compiler != "gpu") or (kind == "splash" and compiler != "tpu"):
         raise InputError(
             f"encoder.attention: {kind} cannot be compiled here for {topology.text}; plan with "
             "attention xla, which shards alike and takes more memory"
         )
-    if kind == "auto" and here == "gpu":
+    if kind == "auto" and compiler == "cpu" and topology.hardware.platform == "gpu":
         parts["attention"] = "xla"
     return dataclasses.replace(cfg, **parts)
 
@@ -131,6 +147,7 @@ def examine(spec: plan.StepPlan, topology: Topology, signal: SignalSpec) -> Comp
     """Compiles a step over a mesh of ``topology`` and reads what came out; ``signal`` tells how
     long an example is."""
     experiment, params = spec.experiment, spec.abstract.params
+    needed = throughput.step_flops(spec)  # makes a key, which a mesh of absent devices cannot
     began = time.perf_counter()
     with jax.set_mesh(spec.mesh):
         update = step.make_step(spec)
@@ -140,11 +157,13 @@ def examine(spec: plan.StepPlan, topology: Topology, signal: SignalSpec) -> Comp
         program = _compile(spec, topology)
     took = time.perf_counter() - began
     text, memory, cost = program.as_text(), program.memory_analysis(), program.cost_analysis()
-    assert text and memory and cost
+    assert text and memory
+    cost = cost or {}  # XLA:GPU has none without a GPU
     module, mesh = hlo.parse(text), dict(spec.mesh.shape)
-    sent = collectives.find(module, mesh)
+    sent = collectives.find(module, mesh, topology.slices)
     return Compiled(
         topology=topology,
+        compiler=places.compiler(topology),
         mesh=mesh,
         batch=experiment.batch,
         unit=sharding.batch_ways(spec.mesh) * experiment.accumulate,
@@ -154,6 +173,7 @@ def examine(spec: plan.StepPlan, topology: Topology, signal: SignalSpec) -> Comp
         memory=_memory(memory, topology),
         flops=arithmetic,
         work=work,
+        model_flops=needed,
         traffic=module.traffic(),
         xla_flops=float(cost.get("flops", 0.0)),
         xla_bytes=float(cost.get("bytes accessed", 0.0)),
@@ -167,7 +187,7 @@ def examine(spec: plan.StepPlan, topology: Topology, signal: SignalSpec) -> Comp
 
 def _compile(spec: plan.StepPlan, topology: Topology) -> jax.stages.Compiled:
     try:
-        return step.lower_step(spec).compile()
+        return step.lower_step(spec).compile(_OPTIONS.get(places.compiler(topology)))
     except jax.errors.JaxRuntimeError as error:
         sizes = next(filter(None, (re.search(form, str(error)) for form in _TOO_LARGE)), None)
         if "RESOURCE_EXHAUSTED" not in str(error) or not sizes:

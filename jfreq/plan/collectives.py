@@ -18,6 +18,9 @@ KINDS = frozenset(
 )
 
 
+_EXCHANGES = ("all-to-all", "ragged-all-to-all")
+
+
 @dataclasses.dataclass(frozen=True)
 class Collective:
     """Collectives of one kind, shape and group that a step runs ``times`` times."""
@@ -34,22 +37,44 @@ class Collective:
     times: float
     source: str
     """The operation it was made for."""
+    slices: int = 1
+    """Slices that a group runs over, with as many of its devices in each."""
 
     @property
     def sent(self) -> float:
-        """Bytes that a device sends in a step, on a ring (Patarasuk and Yuan 2009)."""
-        others = (self.group - 1) / self.group
-        factor = {"all-reduce": 2 * others, "collective-permute": 1.0}.get(self.kind, others)
+        """Bytes that a device sends to others of its slice in a step, on a ring (Patarasuk and Yuan
+        2009). Over several slices a sum is scattered inside, summed across and gathered inside."""
+        inside = self.group // self.slices
+        whole = self.group if self.kind in _EXCHANGES else inside
+        factor = (inside - 1) / whole
+        if self.kind == "all-reduce":
+            factor = 2 * factor
+        elif self.kind == "collective-permute":
+            factor = float(self.slices == 1)
+        return self.times * self.bytes * factor
+
+    @property
+    def crossing(self) -> float:
+        """Bytes that a device sends to other slices in a step: its part of the arrays, on a ring of
+        slices."""
+        part = 1 if self.kind in _EXCHANGES else self.group // self.slices
+        factor = (self.slices - 1) / self.slices / part
+        if self.kind == "all-reduce":
+            factor = 2 * factor
+        elif self.kind == "collective-permute":
+            factor = float(self.slices > 1)
         return self.times * self.bytes * factor
 
 
-def find(module: Module, mesh: Mapping[str, int]) -> list[Collective]:
+def find(module: Module, mesh: Mapping[str, int], slices: int = 1) -> list[Collective]:
     """All collectives of a step over ``mesh`` (axis sizes in order), the largest traffic first.
 
     A pair of start and done counts once, and so does a collective that TPU spreads over several
-    fusions. Raises ``ValueError`` for a form of groups that is not known.
+    fusions. ``slices`` cut the devices into blocks of one size, in the order of the mesh. Raises
+    ``ValueError`` for a form of groups that is not known.
     """
     counts: dict[Collective, float] = {}
+    devices = math.prod(mesh.values())
     callers = {
         target: ins
         for _, ins, _ in module.walk()
@@ -57,29 +82,34 @@ def find(module: Module, mesh: Mapping[str, int]) -> list[Collective]:
         for target in ins.calls["calls"]
     }
     for name, ins, times in module.walk():
+        if ins.op == "send" and "_xla_megascale_transfer_type" in ins.attributes:
+            between = _between_slices(ins, module.computations[name])
+            counts[between] = counts.get(between, 0.0) + times
+            continue
         kind = ins.op.removesuffix("-start")
         if kind not in KINDS or _continued(module, name, ins):
             continue
         # TPU writes a reduce-scatter as a fusion of an all-reduce and a slice.
         if kind == "all-reduce" and name.startswith("all-reduce-scatter"):
             kind = "reduce-scatter"
-        groups = device_groups(ins.attributes, math.prod(mesh.values()))
+        groups = device_groups(ins.attributes, devices)
         if max(map(len, groups)) < 2:
             continue
         size = 2 if kind == "collective-permute" else len(groups[0])
         arrays = _whole(ins, kind, size)
         collective = Collective(
             kind,
-            tuple(f"{s.dtype}{list(s.dims)}".replace(" ", "") for s in arrays),
+            tuple(map(_shown, arrays)),
             sum(s.bytes for s in arrays),
             _axes(groups, mesh),
             len(groups[0]),
             0.0,
             _source(ins, callers.get(name)),
+            max(len({device * slices // devices for device in group}) for group in groups),
         )
         counts[collective] = counts.get(collective, 0.0) + times
     counted = [dataclasses.replace(c, times=times) for c, times in counts.items()]
-    return sorted(counted, key=lambda c: (-c.sent, c.kind, c.shapes))
+    return sorted(counted, key=lambda c: (-c.sent, -c.crossing, c.kind, c.shapes))
 
 
 def of_the_batch(
@@ -97,6 +127,56 @@ def of_the_batch(
         if c.kind in ("all-gather", "all-to-all", "ragged-all-to-all")
         and any(sizes & set(map(int, re.findall(r"\d+", s.partition("[")[2]))) for s in c.shapes)
     ]
+
+
+_MEGASCALE = {
+    "ALL_REDUCE": "all-reduce",
+    "ALL_GATHER": "all-gather",
+    "REDUCE_SCATTER": "reduce-scatter",
+    "ALL_TO_ALL": "all-to-all",
+    "ONE_TO_ONE": "collective-permute",
+}
+"""What TPU calls the collectives between slices, which leave a chip through its host."""
+
+
+def _between_slices(send: Instruction, body: Mapping[str, Instruction]) -> Collective:
+    """The part of a collective that runs over the network between TPU slices.
+
+    Its two ends are a send and a receive of one name; ``data`` alone runs over slices. Devices are
+    written ``{1,2}x{0:3}``, slices 1 and 2 and chips 0 to 3 of each, or, for exchanges between all
+    devices, in groups as ``200003``, chip 3 of slice 2.
+    """
+
+    def attribute(ins: Instruction, name: str) -> str:
+        found = re.search(rf'_xla_{name}="?([^"=]*)"?', ins.attributes)
+        return found[1] if found else ""
+
+    kind, meeting = attribute(send, "megascale_transfer_type"), "host_transfer_rendezvous"
+    if kind not in _MEGASCALE:
+        raise ValueError(f"no collective between slices is known as {kind!r}")
+    ends = [
+        ins
+        for ins in body.values()
+        if ins.op in ("send", "recv") and attribute(ins, meeting) == attribute(send, meeting)
+    ]
+    whole = max((ins.shapes[0] for ins in ends), key=lambda shape: shape.bytes)
+    named = re.search(r"\{([\d,]+)\}", attribute(send, "megascale_target"))
+    group = _numbers(named[1]) if named else ()
+    slices = len({n // 100_000 for n in group}) if max(group, default=0) >= 100_000 else len(group)
+    return Collective(
+        _MEGASCALE[kind],
+        (_shown(whole),),
+        whole.bytes,
+        ("data",),
+        max(len(group), 2),
+        0.0,
+        _source(*ends),
+        max(slices, 2),
+    )
+
+
+def _shown(shape: Shape) -> str:
+    return f"{shape.dtype}{list(shape.dims)}".replace(" ", "")
 
 
 def _continued(module: Module, name: str, ins: Instruction) -> bool:

@@ -225,6 +225,8 @@ def _bytes(module: Module, body: dict[str, Instruction], ins: Instruction) -> fl
         return 2 * _size(operands[1])
     if ins.op == "scatter":
         return 3 * _size(operands[-1])
+    if ins.op in ("send", "recv"):  # (array, context, token)
+        return _size(ins.shapes[:1])
     if ins.op == "copy-start":  # (to, from, token)
         return _size(ins.shapes[:2])
     if ins.op.endswith("slice-start"):  # (from..., to, tokens)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 from jfreq.plan.aot import Compiled
 
@@ -13,26 +14,28 @@ DAY = 86_400
 class Roofline:
     """Seconds of a step, were only one thing slow: matrix products at the bfloat16 peak, main
     memory at its full rate, collectives at the full rate of the links (Williams, Waterman and
-    Patterson 2009, with communication as a third roof)."""
+    Patterson 2009, with communication as a third roof), and of the network between slices as a
+    fourth."""
 
     compute: float
     memory: float
     communication: float
+    network: float = 0.0
 
     @property
     def best(self) -> float:
-        """All three overlap perfectly."""
-        return max(self.compute, self.memory, self.communication)
+        """All overlap perfectly."""
+        return max(dataclasses.astuple(self))
 
     @property
     def worst(self) -> float:
         """Nothing overlaps; still at full rates."""
-        return self.compute + self.memory + self.communication
+        return sum(dataclasses.astuple(self))
 
     @property
     def bound(self) -> str:
         """What the best case waits for."""
-        return max(("compute", "memory", "communication"), key=lambda name: getattr(self, name))
+        return max((f.name for f in dataclasses.fields(self)), key=lambda name: getattr(self, name))
 
 
 def roofline(compiled: Compiled) -> Roofline | None:
@@ -45,7 +48,22 @@ def roofline(compiled: Compiled) -> Roofline | None:
         compute=compiled.work / place.devices / hardware.peak,
         memory=compiled.traffic / hardware.bandwidth,
         communication=sum(c.sent for c in compiled.collectives) / place.sends,
+        network=crossing(compiled) / hardware.network if place.slices > 1 else 0.0,
     )
+
+
+def crossing(compiled: Compiled) -> float:
+    """Bytes that a device sends to other slices in a step."""
+    return sum(c.crossing for c in compiled.collectives)
+
+
+def mfu(compiled: Compiled) -> float | None:
+    """The most that model FLOP/s can be of the peak, were the step as fast as its best case;
+    recomputation is no work done for the model. None where the hardware's rates are not known."""
+    times, peak = roofline(compiled), compiled.topology.hardware.peak
+    if times is None or peak is None:
+        return None
+    return compiled.model_flops / compiled.topology.devices / peak / times.best
 
 
 def per_day(compiled: Compiled, seconds: float) -> tuple[float, float]:
@@ -64,10 +82,12 @@ def assumptions(compiled: Compiled) -> list[str]:
     if place.tpu:
         ways = "both ways round a ring" if place.closed else "one way, the slice closes to no ring"
         link = f"{hardware.link / 1e9:g} GB/s a link and direction, one torus axis, {ways}"
-    elif place.devices <= 8:
+    elif math.prod(place.shape) <= 8:
         link = f"NVLink, {hardware.link / 1e9:g} GB/s one way"
     else:
         link = f"network, {hardware.network / 1e9:g} GB/s a GPU, for all collectives"
+    if place.slices > 1:
+        link += f"; between slices {hardware.network / 1e9:g} GB/s a device and direction"
     return [
         f"A device: {hardware.peak / 1e12:g} TFLOP/s in bfloat16, {hardware.bandwidth / 1e9:,.0f} "
         f"GB/s memory, {link}.",

@@ -10,7 +10,8 @@ import jax
 
 from jfreq.plan.aot import Compiled, Largest
 from jfreq.plan.collectives import Collective
-from jfreq.plan.roofline import assumptions, per_day, roofline
+from jfreq.plan.roofline import assumptions, crossing, mfu, per_day, roofline
+from jfreq.plan.topology import Topology
 
 SMALL = 2**16
 """Collectives that send fewer bytes in a step are added up in one line."""
@@ -29,12 +30,16 @@ def to_dict(compiled: Compiled, largest: Largest | None = None) -> dict[str, Any
             "best": times.best,
             "worst": times.worst,
             "bound": times.bound,
+            "mfu": mfu(compiled),
             "examples_per_day": examples,
             "hours_per_day": hours,
             "assumptions": assumptions(compiled),
         }
     for name in ("collectives", "gathers"):
-        value[name] = [{**dataclasses.asdict(c), "sent": c.sent} for c in getattr(compiled, name)]
+        value[name] = [
+            {**dataclasses.asdict(c), "sent": c.sent, "crossing": c.crossing}
+            for c in getattr(compiled, name)
+        ]
     if largest:
         value["largest"] = dataclasses.asdict(largest)
     return value
@@ -49,12 +54,12 @@ def to_markdown(name: str, compiled: Compiled, largest: Largest | None = None) -
         rows.append(("largest batch that fits", _largest(largest)))
     return "\n".join(
         [
-            f"{name} on {place.text}: {place.devices} devices, mesh {mesh}, "
+            f"{name} on {place.text}: {_devices(place)}, mesh {mesh}, "
             f"batch {compiled.batch} of {compiled.signal.seconds:g} s.",
             "",
             f"Compiled by {compiled.how}; {compiled.compile_s:.0f} s, jax {jax.__version__}.",
             "",
-            *_lines(["", "of one device"], rows),
+            *lines(["", "of one device"], rows),
             "",
             *_collectives(compiled),
             "",
@@ -64,18 +69,24 @@ def to_markdown(name: str, compiled: Compiled, largest: Largest | None = None) -
     )
 
 
+def _devices(place: Topology) -> str:
+    if place.slices == 1:
+        return f"{place.devices} devices"
+    return f"{place.slices} slices of {place.devices // place.slices} devices"
+
+
 def _memory(compiled: Compiled) -> list[tuple[str, str]]:
     memory = compiled.memory
     capacity = compiled.topology.hardware.memory
-    used = f", {memory.peak / capacity:.1%} of {_size(capacity)}" if capacity else ""
+    used = f", {memory.peak / capacity:.1%} of {size(capacity)}" if capacity else ""
     return [
         (
             "parameters",
             f"{compiled.parameters:,}, {compiled.replicated:.2%} of them whole on every device",
         ),
-        ("memory: state and batch", _size(memory.arguments)),
-        ("memory: reserved for the step", _size(memory.temporaries)),
-        ("memory: most in use", _size(memory.peak) + used),
+        ("memory: state and batch", size(memory.arguments)),
+        ("memory: reserved for the step", size(memory.temporaries)),
+        ("memory: most in use", size(memory.peak) + used),
     ]
 
 
@@ -84,12 +95,23 @@ def _work(compiled: Compiled) -> list[tuple[str, str]]:
     return [
         ("arithmetic", f"{compiled.flops / compiled.topology.devices / 1e12:.4g} TFLOP a step"),
         ("memory traffic", f"{compiled.traffic / 1e9:.4g} GB a step{loops}"),
-        (
-            "XLA's own count, loop bodies once",
-            f"{compiled.xla_flops / 1e12:.4g} TFLOP, {compiled.xla_bytes / 1e9:.4g} GB",
-        ),
+        *_own_count(compiled),
         ("sent in collectives", f"{sum(c.sent for c in compiled.collectives) / 1e9:.4g} GB a step"),
+        *_between(compiled, "sent between slices", f"{crossing(compiled) / 1e9:.4g} GB a step"),
     ]
+
+
+def _own_count(compiled: Compiled) -> list[tuple[str, str]]:
+    """What XLA itself counts, which its compiler for GPUs does not without one."""
+    if not compiled.xla_bytes:
+        return []
+    counted = f"{compiled.xla_flops / 1e12:.4g} TFLOP, {compiled.xla_bytes / 1e9:.4g} GB"
+    return [("XLA's own count, loop bodies once", counted)]
+
+
+def _between(compiled: Compiled, name: str, value: str) -> list[tuple[str, str]]:
+    """A row of what only several slices have."""
+    return [(name, value)] if compiled.topology.slices > 1 else []
 
 
 def _times(compiled: Compiled) -> list[tuple[str, str]]:
@@ -98,14 +120,16 @@ def _times(compiled: Compiled) -> list[tuple[str, str]]:
         return []
     best, worst = per_day(compiled, times.best), per_day(compiled, times.worst)
     return [
-        ("roofline: matrix products", _ms(times.compute)),
-        ("roofline: main memory", _ms(times.memory)),
-        ("roofline: collectives", _ms(times.communication)),
+        ("roofline: matrix products", milliseconds(times.compute)),
+        ("roofline: main memory", milliseconds(times.memory)),
+        ("roofline: collectives", milliseconds(times.communication)),
+        *_between(compiled, "roofline: network between slices", milliseconds(times.network)),
         (
             "step time",
-            f"{_ms(times.best)} where all overlap ({times.bound} bound), "
-            f"{_ms(times.worst)} where nothing does",
+            f"{milliseconds(times.best)} where all overlap ({times.bound} bound), "
+            f"{milliseconds(times.worst)} where nothing does",
         ),
+        ("MFU, at most", f"{mfu(compiled):.1%} where all overlaps"),
         ("examples a day", f"{worst[0] / 1e6:.4g} to {best[0] / 1e6:.4g} million"),
         (f"hours of {compiled.signal.name} a day", f"{worst[1]:,.0f} to {best[1]:,.0f}"),
     ]
@@ -115,7 +139,7 @@ def _largest(largest: Largest) -> str:
     if not largest.batch:
         return f"none, not even {largest.refused}"
     limit = f"{largest.refused} does not" if largest.refused else "no limit was met"
-    return f"{largest.batch} ({_size(largest.peak)}; {limit}), {largest.compiles} more compilations"
+    return f"{largest.batch} ({size(largest.peak)}; {limit}), {largest.compiles} more compilations"
 
 
 def _collectives(compiled: Compiled) -> list[str]:
@@ -123,28 +147,31 @@ def _collectives(compiled: Compiled) -> list[str]:
     small = [c for c in compiled.collectives if c.times * c.bytes < SMALL]
     if not compiled.collectives:
         return ["No collectives."]
+    several = compiled.topology.slices > 1
     head = ["collective", "over", "array", "size", "times", "sent", "for"]
-    lines = _lines(head, [_row(c) for c in shown]) if shown else []
+    head[6:6] = ["between slices"] * several
+    text = lines(head, [_row(c, several) for c in shown]) if shown else []
     if small:
-        size = sum(c.sent for c in small)
+        total = sum(c.sent + c.crossing for c in small)
         count = sum(c.times for c in small)
-        lines += ["", f"And {count:.0f} small ones, {_size(size)} sent together."]
+        text += ["", f"And {count:.0f} small ones, {size(total)} sent together."]
     if compiled.gathers:
         kinds = ", ".join(sorted({f"{c.kind} of {_arrays(c)}" for c in compiled.gathers}))
-        lines += ["", f"Rows of the batch are brought together by: {kinds}."]
+        text += ["", f"Rows of the batch are brought together by: {kinds}."]
     else:
-        lines += ["", "No collective brings rows of the batch together."]
-    return lines
+        text += ["", "No collective brings rows of the batch together."]
+    return text
 
 
-def _row(c: Collective) -> tuple[str, ...]:
+def _row(c: Collective, several: bool) -> tuple[str, ...]:
     return (
         c.kind,
         "+".join(c.axes),
         _arrays(c),
-        _size(c.bytes),
+        size(c.bytes),
         f"{c.times:g}",
-        _size(c.sent),
+        size(c.sent),
+        *([size(c.crossing)] * several),
         c.source,
     )
 
@@ -154,7 +181,7 @@ def _arrays(c: Collective) -> str:
     return f"{first} and {len(others)} more" if others else first
 
 
-def _lines(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def lines(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """A Markdown table whose columns line up."""
     widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
     text = ["| " + " | ".join(f"{x:{w}}" for x, w in zip(row, widths)) + " |" for row in rows]
@@ -162,12 +189,14 @@ def _lines(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return [first, "|" + "|".join("-" * (w + 2) for w in widths) + "|", *text]
 
 
-def _size(count: float) -> str:
+def size(count: float) -> str:
+    """Bytes for people."""
     for unit, scale in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
         if count >= scale:
             return f"{count / scale:.4g} {unit}"
     return f"{count:.0f} B"
 
 
-def _ms(seconds: float) -> str:
+def milliseconds(seconds: float) -> str:
+    """Seconds for people."""
     return f"{seconds * 1e3:.4g} ms"

@@ -7,6 +7,7 @@ import dataclasses
 import itertools
 import math
 import os
+import re
 from typing import Any
 
 import jax
@@ -14,7 +15,11 @@ import jax
 from jfreq import sharding
 from jfreq.config import Mesh, close_match
 from jfreq.monitoring import flops
+from jfreq.plan import cuda
 from jfreq.types import InputError
+
+SLICES = 256
+"""More slices are not planned for."""
 
 LIBTPU = "libtpu==0.0.42.1"
 """The compiler for TPU that goes with jax 0.10.2."""
@@ -34,7 +39,8 @@ class Hardware:
     link: float = 0.0
     """Bytes/s a chip sends one way: over one link of a TPU, over NVLink of a GPU."""
     network: float = 0.0
-    """GPU: bytes/s a chip sends out of its host."""
+    """Bytes/s a chip sends out of its slice (TPU) or its host (GPU) over the data centre's
+    network."""
     passes: tuple[int, int] = (1, 1)
     """Time of a float32 matrix product in that of a bfloat16 one: at default and at highest
     precision."""
@@ -58,10 +64,10 @@ GB = 1e9
 HARDWARE = {
     h.name: h
     for h in (
-        Hardware("v4", "tpu", "TPU v4", 32 * 2**30, 1228 * GB, 45 * GB, 0, _TPU, _3D, "megacore"),
-        Hardware("v5e", "tpu", "TPU v5e", 16 * 2**30, 819 * GB, 45 * GB, 0, _TPU, _2D),
-        Hardware("v5p", "tpu", "TPU v5p", 95 * 2**30, 2765 * GB, 90 * GB, 0, _TPU, _3D),
-        Hardware("v6e", "tpu", "TPU v6e", 32 * 2**30, 1638 * GB, 90 * GB, 0, _TPU, _2D),
+        Hardware("v4", "tpu", "TPU v4", 32 * 2**30, 1228 * GB, 45 * GB, 0.0, _TPU, _3D, "megacore"),
+        Hardware("v5e", "tpu", "TPU v5e", 16 * 2**30, 819 * GB, 45 * GB, 3.125 * GB, _TPU, _2D),
+        Hardware("v5p", "tpu", "TPU v5p", 95 * 2**30, 2765 * GB, 90 * GB, 6.25 * GB, _TPU, _3D),
+        Hardware("v6e", "tpu", "TPU v6e", 32 * 2**30, 1638 * GB, 90 * GB, 12.5 * GB, _TPU, _2D),
         Hardware("a100", "gpu", "A100", 80 * GB, 2039 * GB, 300 * GB, 25 * GB, _GPU),
         Hardware("h100", "gpu", "H100", 80 * GB, 3350 * GB, 450 * GB, 50 * GB, _GPU),
         Hardware("h200", "gpu", "H200", 141 * GB, 4800 * GB, 450 * GB, 50 * GB, _GPU),
@@ -70,22 +76,28 @@ HARDWARE = {
 }
 """Memory and its bandwidth: cloud.google.com/tpu/docs (system architecture of each version) and
 NVIDIA's data sheets (A100 80 GB SXM, H100 SXM, H200 SXM). TPU links one way: Austin et al. 2025,
-"How to Scale Your Model", chapter 2. GPU links: half of NVLink's 600 and 900 GB/s; network: one
-200 (A100) or 400 Gb/s (H100, H200) adapter for each GPU, as in DGX systems. Float32 products: one
+"How to Scale Your Model", chapter 2. Network between TPU slices: the data centre bandwidth of a pod
+over its 256 chips, 6.4 Tb/s on v5e, 25.6 Tb/s on v6e, and 50 Gb/s a chip on v5p (pages as above),
+none is published for v4. GPU links: half of NVLink's 600 and 900 GB/s; network: one 200 (A100) or
+400 Gb/s (H100, H200) adapter for each GPU, as in DGX systems. Float32 products: one
 bfloat16 pass on TPU, six at ``Precision.HIGHEST``; TF32 and plain float32 units on GPU."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-    """Chips of one kind, each of them a device of JAX; ``text`` as typed."""
+    """Chips of one kind, each of them a device of JAX; ``text`` as typed.
+
+    ``shape`` is that of each of the ``slices``, which the network of the data centre joins.
+    """
 
     text: str
     hardware: Hardware
     shape: tuple[int, ...]
+    slices: int = 1
 
     @property
     def devices(self) -> int:
-        return math.prod(self.shape)
+        return self.slices * math.prod(self.shape)
 
     @property
     def tpu(self) -> bool:
@@ -102,24 +114,37 @@ class Topology:
     @property
     def sends(self) -> float:
         """Bytes/s that a device can send in a collective: both ways round a ring of a TPU, one
-        way where the ring is open; NVLink up to 8 GPUs, else the network."""
+        way where the ring is open; NVLink up to 8 GPUs of a slice, else the network."""
         hardware = self.hardware
         if self.tpu:
             return hardware.link * (2 if self.closed else 1)
-        return hardware.link if self.devices <= 8 else hardware.network
+        return hardware.link if math.prod(self.shape) <= 8 else hardware.network
 
 
 def parse(text: str) -> Topology:
-    """The hardware that ``KIND:SHAPE`` names.
+    """The hardware that ``KIND:SHAPE`` names, or several slices of it, ``2xv5e:4x4``.
 
-    Raises ``InputError`` for an unknown kind or shape, with those that are known.
+    Raises ``InputError`` for an unknown kind or shape, with those that are known, and for a number
+    of slices that cannot be.
     """
-    name, _, size = text.partition(":")
+    several = re.match(r"(-?\d+)x(?=[a-z])", text)
+    slices = int(several[1]) if several else 1
+    name, _, size = text[several.end() if several else 0 :].partition(":")
     hardware = HARDWARE.get(name)
     if hardware is None:
         raise InputError(
             f"topology: no hardware {name!r}{close_match(name, HARDWARE)}; there is: "
             + ", ".join(f"{h.name}:{h.shapes[3] if h.shapes else 8}" for h in HARDWARE.values())
+        )
+    if not 1 <= slices <= SLICES:
+        raise InputError(
+            f"topology: {text!r}: give the number of slices from 1 to {SLICES}, for instance "
+            f"2x{name}:{size}"
+        )
+    if slices > 1 and hardware.peak and not hardware.network:
+        raise InputError(
+            f"topology: {text!r}: the rate of the network between slices of {name} is not "
+            "published; plan for one slice, or for v5e, v5p or v6e"
         )
     if hardware.shapes:
         if size not in hardware.shapes:
@@ -127,12 +152,12 @@ def parse(text: str) -> Topology:
                 f"topology: no slice {size!r} of {name}{close_match(size, hardware.shapes)}; "
                 f"there are: {', '.join(hardware.shapes)}"
             )
-        return Topology(text, hardware, tuple(map(int, size.split("x"))))
-    if not size.isdigit() or not 1 <= int(size) <= 4096:
+        return Topology(text, hardware, tuple(map(int, size.split("x"))), slices)
+    if not size.isdigit() or not 1 <= slices * int(size) <= 4096:
         raise InputError(
             f"topology: {text!r}: give the number of devices from 1 to 4096, for instance {name}:8"
         )
-    return Topology(text, hardware, (int(size),))
+    return Topology(text, hardware, (int(size),), slices)
 
 
 def host(topology: Topology) -> None:
@@ -159,8 +184,17 @@ def host(topology: Topology) -> None:
             "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
         }
         return
+    if compiler(topology) == "gpu":
+        return
     with contextlib.suppress(RuntimeError):  # a backend runs; `devices` says if it is too small
         jax.config.update("jax_num_cpu_devices", topology.devices)
+
+
+def compiler(topology: Topology) -> str:
+    """Which of XLA's compilers is asked, ``tpu``, ``gpu`` or ``cpu``: that of the hardware, but
+    XLA:CPU for a GPU where the CUDA plugin is not installed."""
+    platform = topology.hardware.platform
+    return "cpu" if platform == "gpu" and not cuda.installed() else platform
 
 
 def devices(topology: Topology) -> list[Any]:
@@ -169,9 +203,22 @@ def devices(topology: Topology) -> list[Any]:
         from jax.experimental import topologies
 
         options: dict[str, Any] = {"chip_config_name": topology.hardware.cores}
-        if topology.devices == 1:
+        if math.prod(topology.shape) == 1:
             options["chips_per_host_bounds"] = (1, 1, 1)
-        return list(topologies.get_topology_desc(topology.text, "tpu", **options).devices)
+        if topology.slices > 1:
+            options["num_slices"] = topology.slices
+        name = f"{topology.hardware.name}:{'x'.join(map(str, topology.shape))}"
+        return list(topologies.get_topology_desc(name, "tpu", **options).devices)
+    if compiler(topology) == "gpu":
+        size = math.prod(topology.shape)
+        hosts = size // 8 if size % 8 == 0 else 1
+        hardware = topology.hardware
+        return cuda.devices(
+            hardware.name,
+            (topology.slices, hosts, size // hosts),
+            hardware.memory,
+            hardware.bandwidth,
+        )
     cpus = jax.devices("cpu")
     if len(cpus) < topology.devices:
         raise InputError(
@@ -182,13 +229,25 @@ def devices(topology: Topology) -> list[Any]:
 
 
 def check_mesh(topology: Topology, mesh: Mesh) -> None:
-    """Raises ``InputError`` with the nearest meshes that fit, unless ``mesh`` does."""
+    """Raises ``InputError`` with the nearest meshes that fit, unless ``mesh`` does, and unless its
+    slices are those of the topology."""
     wanted, total = mesh.sizes, topology.devices
+    if mesh.slices not in (None, topology.slices):
+        one = topology.text.partition("x")[2] if topology.slices > 1 else topology.text
+        raise InputError(
+            f"mesh.slices: is {mesh.slices}, but {topology.text} is {topology.slices} "
+            f"slice{'s' * (topology.slices > 1)}; leave it out, or plan for "
+            f"--topology {f'{mesh.slices}x' * (mesh.slices > 1)}{one}"
+        )
     fixed = math.prod(size for size in wanted if size != -1)
     if fixed == total or (-1 in wanted and total % fixed == 0):
         return
     divisors = [n for n in range(1, total + 1) if total % n == 0]
-    shapes = [s for s in itertools.product(divisors, repeat=3) if math.prod(s) == total]
+    shapes = [
+        s
+        for s in itertools.product(divisors, repeat=3)
+        if math.prod(s) == total and s[0] % topology.slices == 0
+    ]
 
     def distance(shape: tuple[int, ...]) -> float:
         return sum(abs(math.log2(a / b)) for a, b in zip(shape, wanted) if b != -1)

@@ -43,6 +43,14 @@ def test_parse(text, devices, platform):
         ("h100:0", "from 1 to 4096, for instance h100:8"),
         ("h100:2x4", "give the number of devices"),
         ("cpu:99999", "from 1 to 4096"),
+        ("0xv5e:4x4", "number of slices from 1 to 256, for instance 2xv5e:4x4"),
+        ("-2xh100:8", "number of slices from 1 to 256"),
+        ("999xv5e:4x4", "number of slices from 1 to 256"),
+        ("1024xh100:8", "number of slices from 1 to 256"),
+        ("200xh100:64", "from 1 to 4096"),
+        ("2xv4:2x2x2", "network between slices of v4 is not published"),
+        ("2xv5e:4x5", "no slice '4x5' of v5e"),
+        ("2xv5x:4x4", "no hardware 'v5x'"),
     ],
 )
 def test_what_does_not_exist(text, said):
@@ -77,6 +85,40 @@ def test_the_nearest_mesh_comes_first():
         topology.check_mesh(topology.parse("v5e:4x4"), Mesh(3, 4, 1))
 
 
+@pytest.mark.parametrize("text", ["2xv5e:4x4", "4xv5p:2x2x2", "2xh100:8", "3xcpu:2"])
+def test_several_slices(text):
+    """So many times what one has, links as inside of one."""
+    count, one = int(text[0]), topology.parse(text[2:])
+    found = topology.parse(text)
+    assert (found.slices, found.shape, found.hardware) == (count, one.shape, one.hardware)
+    assert found.devices == count * one.devices
+    assert (found.closed, found.sends) == (one.closed, one.sends)
+    topology.check_mesh(found, Mesh(-1, 1, 1))
+    topology.check_mesh(found, Mesh(-1, 1, 1, slices=count))
+
+
+@pytest.mark.parametrize(
+    ("text", "slices", "said"),
+    [
+        ("v5e:4x4", 2, "is 2, but v5e:4x4 is 1 slice; .* plan for --topology 2xv5e:4x4$"),
+        ("2xv5e:4x4", 3, "is 3, but 2xv5e:4x4 is 2 slices; .* plan for --topology 3xv5e:4x4$"),
+        ("2xh100:8", 1, "is 1, but 2xh100:8 is 2 slices; .* plan for --topology h100:8$"),
+    ],
+)
+def test_slices_of_the_mesh_are_those_of_the_topology(text, slices, said):
+    with pytest.raises(InputError, match=f"^mesh.slices: {said}"):
+        topology.check_mesh(topology.parse(text), Mesh(-1, 1, 1, slices=slices))
+
+
+def test_only_meshes_whose_data_runs_over_the_slices_are_offered():
+    with pytest.raises(InputError, match="would: ") as bad:
+        topology.check_mesh(topology.parse("4xcpu:2"), Mesh(3, 1, 1))
+    offers = str(bad.value).split("would: ")[1].split("; ")
+    assert sorted(offers) == [
+        "data=4 fsdp=1 tensor=2", "data=4 fsdp=2 tensor=1", "data=8 fsdp=1 tensor=1",
+    ]  # fmt: skip
+
+
 def test_rings():
     """Links close to a ring over a whole v5e pod and over cubes of 4 (Cloud TPU documentation)."""
     closed = {t: topology.parse(t).closed for t in ("v5e:4x4", "v5e:8x16", "v5p:2x4x4", "v4:2x2x1")}
@@ -95,6 +137,7 @@ def test_figures_are_of_one_chip_and_plausible():
         if hardware.name != "cpu":
             assert hardware.peak and 100 < hardware.peak / hardware.bandwidth < 600
             assert 10 < hardware.memory / 2**30 < 200
+            assert hardware.network < hardware.link / 7, "slower between slices than inside"
     assert topology.HARDWARE["cpu"].peak is None
 
 
@@ -109,6 +152,20 @@ def test_the_compiler_knows_every_slice(text):
     assert flops.peak_tflops(devices[0].device_kind) == flops.peak_tflops(place.hardware.kind)
     mesh = sharding.make_mesh((-1, math.gcd(place.devices, 8), 1), devices)
     assert mesh.size == place.devices
+
+
+@needs_libtpu
+@pytest.mark.parametrize("text", ["2xv5e:2x2", "3xv5p:2x2x1", "2xv6e:1x1"])
+def test_the_compiler_knows_several_slices(text):
+    """Slices of their own number, which the data axis of a mesh runs over in blocks."""
+    place = topology.parse(text)
+    topology.host(place)
+    devices = topology.devices(place)
+    assert len(devices) == place.devices
+    mesh = sharding.make_mesh((place.slices, -1, 1), devices, slices=place.slices)
+    assert [{d.slice_index for d in block.flat} for block in mesh.devices] == [
+        {index} for index in range(place.slices)
+    ]
 
 
 @needs_libtpu

@@ -19,12 +19,12 @@ WHOLE, ROWS = P(), P(AXES)
 SUBSETS = [axes for n in (1, 2, 3) for axes in itertools.combinations(AXES, n)]
 
 
-def found_in(fn, shape, out=WHOLE):
+def found_in(fn, shape, out=WHOLE, slices=1):
     """Collectives of ``fn`` run on every device's part of a row-sharded array."""
     mesh = sharding.make_mesh(tuple(MESH.values()))
     local = jax.shard_map(fn, mesh=mesh, in_specs=ROWS, out_specs=out, check_vma=False)
     program = jax.jit(local).lower(jax.ShapeDtypeStruct(shape, jnp.float32)).compile()
-    return collectives.find(hlo.parse(program.as_text() or ""), MESH)
+    return collectives.find(hlo.parse(program.as_text() or ""), MESH, slices)
 
 
 @pytest.mark.parametrize("axes", SUBSETS)
@@ -65,6 +65,90 @@ def test_in_a_loop():
     (found,) = found_in(fn, (48, 16), ROWS)
     assert (found.kind, found.axes, found.times) == ("all-reduce", ("data",), 9)
     assert found.sent == 9 * 4 * 6 * 16
+
+
+@pytest.mark.parametrize("axes", SUBSETS)
+@pytest.mark.parametrize(
+    ("kind", "fn"),
+    [
+        ("all-reduce", jax.lax.psum),
+        ("all-gather", functools.partial(jax.lax.all_gather, tiled=True)),
+    ],
+)
+def test_what_crosses_slices(kind, fn, axes):
+    """Two slices of four devices: only groups over ``data`` cross. Scattered inside, the part of
+    each device crosses once, or twice where it is summed; the rest is as inside one slice."""
+    (found,) = found_in(lambda x: fn(x, axes).sum(), (48, 16), slices=2)
+    inside = math.prod(MESH[a] for a in axes if a != "data")
+    twice = 2 if kind == "all-reduce" else 1
+    assert found.slices == (2 if "data" in axes else 1)
+    assert found.sent == pytest.approx(twice * found.bytes * (inside - 1) / inside)
+    crossing = twice * found.bytes / 2 / inside if "data" in axes else 0
+    assert found.crossing == pytest.approx(crossing)
+
+
+@pytest.mark.parametrize("kind", ["all-reduce", "all-gather", "reduce-scatter", "all-to-all"])
+@pytest.mark.parametrize(("group", "slices"), [(8, 2), (8, 4), (16, 2), (6, 3)])
+def test_bytes_in_and_between_slices(kind, group, slices):
+    """Against what each device has to send: with one device a slice all crosses as on a ring of
+    slices, with one slice nothing does, and an exchange sends the same in all."""
+
+    def of(slices):
+        return collectives.Collective(kind, (), 720, ("data",), group, 3.0, "", slices)
+
+    flat, found, apart = of(1), of(slices), of(group)
+    assert flat.crossing == 0 and apart.sent == 0
+    assert apart.crossing == pytest.approx(flat.sent)
+    assert found.crossing > 0 and found.sent > 0
+    assert found.sent + found.crossing == pytest.approx(flat.sent)
+
+
+@pytest.mark.parametrize(("slices", "crosses"), [(1, False), (2, True)])
+def test_a_permutation_crosses_or_not(slices, crosses):
+    swap = functools.partial(jax.lax.ppermute, axis_name="data", perm=[(0, 1), (1, 0)])
+    (found,) = found_in(swap, (48, 16), ROWS, slices)
+    assert found.bytes == 4 * 6 * 16
+    assert (found.sent, found.crossing) == ((0, found.bytes) if crosses else (found.bytes, 0))
+
+
+MEGASCALE = """%a.1 = token[] after-all()
+  %s = (f32[{sent},8]{{1,0:T(8,128)}}, u32[], token[]) send(%a, %a.1), channel_id=2, \
+is_host_transfer=true, frontend_attributes={{_xla_host_transfer_rendezvous="r_0",\
+_xla_megascale_target={target},_xla_megascale_transfer_type="{kind}"}}
+  %r = (f32[{got},8]{{1,0:T(8,128)}}, u32[], token[]) recv(%a.1), channel_id=1, \
+is_host_transfer=true, frontend_attributes={{_xla_host_transfer_rendezvous="r_0",\
+_xla_megascale_target={target},_xla_megascale_transfer_type="{kind}"}}
+  %sd = token[] send-done(%s), channel_id=2
+  ROOT %rd = (f32[{got},8]{{1,0}}, token[]) recv-done(%r), channel_id=1"""
+OVER_FOUR = '"{1,2,3,4}x{0:3}"'
+OVER_ALL = "{{100000,100002,200000,200002},{100001,100003,200001,200003}}"
+OVER_PAIRS = "{{100000->200000},{200000->100000}}"
+
+
+@pytest.mark.parametrize(
+    ("kind", "target", "sent", "got", "name", "inside", "crossing"),
+    [
+        ("ALL_REDUCE", OVER_FOUR, 4, 4, "all-reduce", 0, 2 * 3 / 4 * 128),
+        ("ALL_GATHER", OVER_FOUR, 4, 16, "all-gather", 0, 3 * 128),
+        ("REDUCE_SCATTER", OVER_FOUR, 16, 4, "reduce-scatter", 0, 3 * 128),
+        ("ALL_TO_ALL", OVER_ALL, 4, 4, "all-to-all", 128 / 4, 128 / 2),
+        ("ONE_TO_ONE", OVER_PAIRS, 4, 4, "collective-permute", 0, 128),
+    ],
+)
+def test_tpu_slices_talk_through_their_hosts(kind, target, sent, got, name, inside, crossing):
+    """A send and a receive of one name are the part of a collective between slices, counted once,
+    and take their arrays from main memory and back."""
+    module = text(MEGASCALE.format(sent=sent, got=got, kind=kind, target=target))
+    (found,) = collectives.find(module, MESH, 4)
+    assert (found.kind, found.axes, found.times) == (name, ("data",), 1)
+    assert (found.sent, found.crossing) == (inside, crossing)
+    assert module.traffic() == 4 * 8 * (sent + got)
+
+
+def test_unknown_ways_between_slices_are_refused():
+    module = text(MEGASCALE.format(sent=4, got=4, kind="SOME_TO_SOME", target=OVER_FOUR))
+    with pytest.raises(ValueError, match="no collective between slices is known as 'SOME_TO_SOME'"):
+        collectives.find(module, MESH, 4)
 
 
 def text(line: str, *, name="main", more="") -> hlo.Module:

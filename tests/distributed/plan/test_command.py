@@ -65,9 +65,30 @@ def test_page_and_json_say_the_same(capsys, tmp_path):
         assert sentence in page
 
 
+def test_several_slices_have_a_line_for_the_network(capsys, tmp_path):
+    """Arrays under 1 MiB are whole on every device: their gradients are scattered over the four of
+    a slice, and a quarter of them crosses, twice half of it."""
+    path = tmp_path / "plan.json"
+    mesh = ["--mesh.data", "4", "--mesh.fsdp", "2"]
+    cli.main(["plan", "ssast_nano", "--topology", "2xh100:4", *mesh, *SMALL, "--json", str(path)])
+    page = capsys.readouterr().out
+    plan = json.loads(path.read_text())
+    assert "on 2xh100:4: 2 slices of 4 devices, mesh data=4 fsdp=2 tensor=1" in page
+    roof, sent = plan["roofline"], sum(c["crossing"] for c in plan["collectives"])
+    assert roof["network"] == pytest.approx(sent / 50e9)
+    assert sent == pytest.approx(4 * plan["parameters"] / 4, rel=0.02)
+    shown = f"{roof['network'] * 1e3:.4g} ms"
+    assert re.search(rf"network between slices +\| {re.escape(shown)}", page)
+    assert re.search(r"sent between slices +\| ", page) and "| sent " in page
+    assert any("between slices 50 GB/s a device" in line for line in roof["assumptions"])
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        (["--topology", "cpu:8", "--mesh.slices", "3"], "mesh.slices: is 3, but cpu:8 is 1 slice"),
+        (["--topology", "4xcpu:2", "--mesh.data", "2", "--mesh.fsdp", "4"], "mesh: data=2 cannot"),
+        (["--topology", "0xv5e:4x4"], "topology: '0xv5e:4x4': give the number of slices"),
         (["--topology", "v5q:4x4"], "topology: no hardware 'v5q'"),
         (["--topology", "v5e:4x5"], "topology: no slice '4x5' of v5e"),
         (["--topology", "cpu:8", "--mesh.data", "3"], "mesh: data=3 fsdp=1 tensor=1 does not fit"),
