@@ -63,10 +63,26 @@ def _of(eqn: Any, passes: tuple[int, int]) -> int:
         features = rhs.shape[eqn.params["dimension_numbers"].rhs_spec[0]]
         size = eqn.outvars[0].aval.size * (rhs.size // features)
         return 2 * size * _passes(eqn, passes)
+    if name.startswith(CUDNN_ATTENTION):
+        return _cudnn_attention(eqn)
     if name == "cond":
         return max(count_in(branch.jaxpr, passes) for branch in eqn.params["branches"])
     inner = (v for key, v in eqn.params.items() if key in ("jaxpr", "call_jaxpr", "fun_jaxpr"))
     return _times(name, eqn.params) * sum(count_in(getattr(j, "jaxpr", j), passes) for j in inner)
+
+
+CUDNN_ATTENTION = "dot_product_attention_"
+"""How the names of cuDNN's attention begin, which is no program of JAX."""
+
+
+def _cudnn_attention(eqn: Any) -> int:
+    """Scores and sums; backward these scores again, and the gradients of all that they come
+    from."""
+    (b, n, h, k), m = eqn.invars[0].aval.shape, eqn.invars[1].aval.shape[1]
+    if eqn.params["layout"]:  # heads before tokens
+        n, h, m = h, n, eqn.invars[1].aval.shape[2]
+    products = 5 if "_bwd" in eqn.primitive.name else 2
+    return products * 2 * b * h * n * m * k
 
 
 def _times(name: str, params: Mapping[str, Any]) -> int:

@@ -128,6 +128,8 @@ def for_hardware(cfg: Any, topology: Topology) -> Any:
             f"encoder.attention: {kind} cannot be compiled here for {topology.text}; plan with "
             "attention xla, which shards alike and takes more memory"
         )
+    if kind == "cudnn" and not cuda.has_cudnn():
+        raise InputError(f"encoder.attention: cudnn needs its library: `pip install {cuda.CUDNN}`")
     if kind == "auto" and compiler == "cpu" and topology.hardware.platform == "gpu":
         parts["attention"] = "xla"
     return dataclasses.replace(cfg, **parts)

@@ -13,6 +13,8 @@ from typing import Any
 
 PLUGIN = "jax-cuda12-plugin==0.10.2 jax-cuda12-pjrt==0.10.2 nvidia-cuda-nvcc-cu12"
 """The compiler for GPUs that goes with jax 0.10.2."""
+CUDNN = "nvidia-cudnn-cu12==9.10.2.21 nvidia-cublas-cu12"
+"""What the attention of cuDNN needs beside it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +47,13 @@ compute capabilities in the CUDA C++ Programming Guide."""
 def installed() -> bool:
     """Whether the plugin is there."""
     return importlib.util.find_spec("jax_cuda12_plugin") is not None
+
+
+def has_cudnn() -> bool:
+    """Whether the library of its attention is there."""
+    return importlib.util.find_spec("nvidia") is not None and (
+        importlib.util.find_spec("nvidia.cudnn") is not None
+    )
 
 
 def devices(name: str, counts: tuple[int, int, int], memory: float, bandwidth: float) -> list[Any]:

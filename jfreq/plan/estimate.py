@@ -26,6 +26,7 @@ from jfreq.plan.topology import Topology
 from jfreq.train.plan import StepPlan
 from jfreq.types import PyTree
 
+_PRODUCTS = frozenset({"dot_general", "conv_general_dilated", "pallas_call"})
 _READ = frozenset({"reduce_sum", "reduce_max", "sort", "argsort", "cumsum", "fft"})
 """Operations that read their operands from memory, whatever comes before them."""
 _MOVE = frozenset({"gather", "scatter", "scatter-add", "transpose", "concatenate"})
@@ -94,7 +95,7 @@ def _traffic(jaxpr: Any) -> float:
     total = 0.0
     for eqn in jaxpr.eqns:
         name = eqn.primitive.name
-        if name in ("dot_general", "conv_general_dilated", "pallas_call"):
+        if name in _PRODUCTS or name.startswith(flops.CUDNN_ATTENTION):
             total += _bytes(eqn.invars) + _bytes(eqn.outvars)
         elif name in _READ:
             total += _bytes(eqn.invars)

@@ -91,7 +91,7 @@ def search(
     waiting = _in_order(everything, topology.hardware.memory)
     compiled: list[tuple[Candidate, Row]] = []
     refused: list[tuple[Candidate, Row]] = []
-    while waiting and len(compiled) < compilations and len(refused) < 2 * compilations:
+    while waiting and len(compiled) < compilations and len(refused) < 3 + 3 * compilations:
         candidate = waiting.pop(0)
         note(
             f"compiling {len(compiled) + 1} of {compilations} for {topology.text}: {candidate} ..."
@@ -100,7 +100,7 @@ def search(
         (refused if row.said else compiled).append((candidate, row))
         if row.said:
             note(f"refused: {row.said}")
-            waiting = _smaller(candidate, everything) + waiting
+            waiting = _after(candidate, waiting, everything)
     compiled.sort(key=lambda pair: -pair[1].examples)
     return Found(tuple(compiled), tuple(refused), tuple(waiting), left_out)
 
@@ -135,14 +135,26 @@ def _in_order(candidates: Sequence[Candidate], memory: float) -> list[Candidate]
     return [c for _, c in sorted(zip(rounds, chosen), key=lambda pair: pair[0])]
 
 
-def _smaller(refused: Candidate, everything: Sequence[Candidate]) -> list[Candidate]:
-    """The next smaller batch of a candidate that did not fit, if there is one."""
-    alike = [
-        c
-        for c in everything
-        if (c.mesh, c.variant) == (refused.mesh, refused.variant) and c.batch < refused.batch
-    ]
-    return [max(alike, key=lambda c: c.batch)] if alike else []
+def _after(
+    refused: Candidate, waiting: Sequence[Candidate], everything: Sequence[Candidate]
+) -> list[Candidate]:
+    """What waits after a refusal: the same with a smaller batch first, and no candidate of this
+    variant that the estimate calls as large as the one that was refused."""
+    limit = refused.estimate.memory
+
+    def smaller(candidate: Candidate) -> list[Candidate]:
+        if candidate.variant != refused.variant or candidate.estimate.memory < limit:
+            return [candidate]
+        alike = [
+            c
+            for c in everything
+            if (c.mesh, c.variant) == (candidate.mesh, candidate.variant)
+            and c.batch < candidate.batch
+            and c.estimate.memory < limit
+        ]
+        return [max(alike, key=lambda c: c.batch)] if alike else []
+
+    return [c for candidate in (refused, *waiting) for c in smaller(candidate)]
 
 
 # ------------------------------------------------------------------ compiling

@@ -137,3 +137,23 @@ def test_agrees_with_xla_on_plain_products():
 )
 def test_peaks(kind, peak):
     assert flops.peak_tflops(kind) == peak
+
+
+@pytest.mark.parametrize("heads_first", [False, True])
+def test_the_attention_of_cudnn_is_counted(monkeypatch, heads_first):
+    """Two products forward, five backward; traced as if the library was there."""
+    from jax._src.cudnn import fused_attention_stablehlo as cudnn
+
+    monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91002)
+    shape = (2, 4, 128, 64) if heads_first else (2, 128, 4, 64)
+    q = jax.ShapeDtypeStruct(shape, jnp.bfloat16)
+    layout = "BNTH" if heads_first else "BTNH"
+
+    def fn(q, k, v):
+        out = cudnn.dot_product_attention(q, k, v, qkv_layout=layout)
+        return out.astype(jnp.float32).sum()
+
+    product = 2 * 2 * 4 * 128 * 128 * 64
+    assert flops.count(fn, q, q, q) == 2 * product
+    assert flops.count(jax.grad(fn, (0, 1, 2)), q, q, q) == 7 * product
+    assert flops.training(fn, q, q, q) == 6 * product

@@ -78,7 +78,7 @@ def test_estimates_follow_the_hardware(everything):
     def of(mesh=(8, 1, 1), rows=64, remat="none"):
         return found[mesh, rows * mesh[0] * mesh[1], remat].estimate
 
-    assert of(remat="full").roofline.compute > 1.2 * of().roofline.compute
+    assert of(remat="full").roofline.compute > of().roofline.compute
     assert of(remat="full").memory < of().memory
     assert of(rows=128).memory > 1.5 * of().memory
     assert of(rows=128).roofline.compute == pytest.approx(2 * of().roofline.compute, rel=0.1)
@@ -120,8 +120,15 @@ def test_the_smallest_batch_that_is_as_fast_comes_first():
     too_large = candidate(batch=512, seconds=1.0, memory=1.2)
     (first,) = search._in_order([slow, fast, larger, too_large], EIGHT.hardware.memory)
     assert first is fast
-    assert search._smaller(fast, [slow, fast, larger]) == [slow]
-    assert search._smaller(slow, [slow, fast, larger]) == []
+
+
+def test_after_a_refusal_nothing_as_large_is_compiled():
+    a, b = candidate(batch=64, memory=0.2), candidate(batch=128, memory=0.4)
+    c, d = candidate((4, 2, 1), 64, memory=0.3), candidate((4, 2, 1), 128, memory=0.5)
+    other = candidate(batch=128, remat="full", memory=0.9)
+    everything = [a, b, c, d, other]
+    assert search._after(b, [d, other], everything) == [a, c, other]
+    assert search._after(a, [c], everything) == [], "nothing smaller is left"
 
 
 def test_the_best_mesh_of_every_variant_comes_before_second_bests():
@@ -157,18 +164,22 @@ def test_a_batch_that_does_not_fit_is_halved(experiment, monkeypatch):
     found = search.search(experiment, SHORT, EIGHT, held={"method.encoder.remat"}, compilations=2)
     assert len(found.compiled) == 2 and found.refused
     batches = [batch for _, batch in compiler.asked]
-    assert batches[: batches.index(128) + 1] == sorted(batches[: batches.index(128) + 1])[::-1]
+    first = batches[: batches.index(128) + 1]
+    assert first == sorted(set(first), reverse=True), "smaller after each refusal"
     assert all(row.said.endswith("need too much") for _, row in found.refused)
 
 
 def test_what_was_compiled_is_kept(experiment, monkeypatch, tmp_path):
+    held = {"method.encoder.remat"}
     compiler = Compiler(monkeypatch, most=10**6)
-    first = search.search(experiment, SHORT, EIGHT, compilations=2, keep=tmp_path)
+    first = search.search(experiment, SHORT, EIGHT, held=held, compilations=2, keep=tmp_path)
     asked = list(compiler.asked)
-    again = search.search(experiment, SHORT, EIGHT, compilations=2, keep=tmp_path)
+    again = search.search(experiment, SHORT, EIGHT, held=held, compilations=2, keep=tmp_path)
     assert compiler.asked == asked and len(asked) == 2
     assert [row for _, row in again.compiled] == [row for _, row in first.compiled]
-    search.search(experiment, SHORT, topology.parse("h200:8"), compilations=2, keep=tmp_path)
+    search.search(
+        experiment, SHORT, topology.parse("h200:8"), held=held, compilations=2, keep=tmp_path
+    )
     assert len(compiler.asked) == 4, "other hardware, other programs"
 
 
@@ -206,11 +217,11 @@ def test_the_best_is_planned_by_the_command_that_is_printed(capsys, tmp_path):
     ("words", "said"),
     [
         (["--topology", "cpu:8", "--search"], "search: the rates of cpu:8 are not known"),
-        (["--topology", "h100:8", "--compile", "2"], "--compile: has no effect without --search"),
-        (["--topology", "h100:8", "--keep", "x"], "--keep: has no effect without --search"),
+        (["--topology", "h100:8", "--compile", "2"], "compile: has no effect without --search"),
+        (["--topology", "h100:8", "--keep", "x"], "keep: has no effect without --search"),
         (
             ["--topology", "h100:8", "--search", "--largest-batch"],
-            "--largest-batch: a search tries",
+            "largest-batch: a search tries",
         ),
         (["--topology", "h100:8", "--search", "--compile", "0"], "--compile: must be 1 or more"),
         (["--topology", "h100:8", "--search", "--batch", "12"], "search: nothing can be compiled"),
@@ -227,4 +238,4 @@ def test_bad_input(capsys, words, said):
 def test_a_search_that_finds_nothing_says_why(experiment):
     tiny = dataclasses.replace(EIGHT, hardware=dataclasses.replace(EIGHT.hardware, memory=1e5))
     with pytest.raises(InputError, match=r"nothing can be compiled .* 1\.5 times the memory"):
-        search.search(experiment, SHORT, tiny)
+        search.search(experiment, SHORT, tiny, held={"method.encoder.remat"})
