@@ -64,6 +64,11 @@ def test_rounds_are_interleaved_and_only_the_work_is_timed(common):
     assert "".join(clock.order) == "abc" + "bca" + "cab" + "abc"
 
 
+def test_one_round_is_refused(common):
+    with pytest.raises(InputError, match="rounds: must be 2 or more, got 1"):
+        common.paired({"a": lambda: None}, rounds=1)
+
+
 def test_compilation_is_the_first_call(common):
     clock = Clock()
     call = clock.contender("a", [7.5, 1.0])

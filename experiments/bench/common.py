@@ -61,8 +61,11 @@ def paired(
     """Seconds of every call by contender, one for each round.
 
     A call returns when its work is done. Every round runs all contenders once and begins with the
-    next one: A B C, B C A, C A B. ``warmup`` rounds come first and are not kept.
+    next one: A B C, B C A, C A B. ``warmup`` rounds come first and are not kept. Raises
+    ``InputError`` for fewer than two rounds, which have no quartiles.
     """
+    if rounds < 2:
+        raise InputError(f"rounds: must be 2 or more, got {rounds}")
     names = list(contenders)
     times: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(warmup + rounds):
