@@ -26,8 +26,9 @@ def to_markdown(
         commands: Command lines that use the best.
     """
     parts = [
-        f"{name} on {topology.text}, clips of {seconds:g} s: {len(found.compiled)} candidates "
-        f"compiled, {len(found.refused)} refused, {len(found.waiting)} more only estimated.",
+        f"{name} on {topology.text}, clips of {seconds:g} s. Candidates that were compiled: "
+        f"{len(found.compiled)}, refused: {len(found.refused)}, only estimated: "
+        f"{len(found.waiting)}.",
         "",
         *_compiled(found.compiled),
         *_refused(found.refused),
