@@ -1,6 +1,7 @@
 """``jfreq plan --search``: what is tried, in which order, what is kept, and what is printed."""
 
 import dataclasses
+import importlib
 import json
 import math
 import re
@@ -21,6 +22,7 @@ from jfreq.types import InputError
 from .test_aot import SHORT
 
 EIGHT = topology.parse("h100:8")
+plan_command = importlib.import_module("jfreq.cli.plan")
 
 
 @pytest.fixture(scope="module")
@@ -211,6 +213,25 @@ def test_the_best_is_planned_by_the_command_that_is_printed(capsys, tmp_path):
     assert one["roofline"]["mfu"] == pytest.approx(best["mfu"])
     row = rf"\| {'x'.join(map(str, one['mesh'].values()))} +\| 64 +\| "
     assert re.search(row + rf".*{best['mfu']:.1%}", page)
+
+
+def test_commands_of_several_slices_and_of_shards():
+    """What was typed comes back, but for the search itself; what was found wins; hosts of GPUs are
+    told to be slices, those of TPUs say so themselves."""
+    typed = ["--topology", "x", "--search", "--compile=2", "--data", "a", "b", "--batch", "8",
+             "--method.encoder.dtype=bfloat16", "--optim.lr", "0.1"]  # fmt: skip
+    given = dict(plan_command._options(typed))
+    assert given["--data"] == ["a", "b"] and given["--compile"] == ["2"] and not given["--search"]
+    found = {
+        text: plan_command._commands("mine", given, [("batch", 64)], topology.parse(text))
+        for text in ("2xh100:4", "2xv5e:2x2")
+    }
+    options = "--batch 64 --method.encoder.dtype bfloat16 --optim.lr 0.1"
+    assert found["2xh100:4"] == [
+        f"jfreq train mine --data a b --workdir RUN {options} --mesh.slices 2",
+        f"jfreq plan mine --topology 2xh100:4 --data a b {options} --mesh.slices 2",
+    ]
+    assert found["2xv5e:2x2"][0] == f"jfreq train mine --data a b --workdir RUN {options}"
 
 
 @pytest.mark.parametrize(
