@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jfreq.kernels import cpu
+from jfreq.kernels.cpu import grouped_attention
 from jfreq.nn import attention as plain
 from jfreq.nn import dropout
 from jfreq.ops import conv
@@ -62,7 +63,7 @@ def test_attention(seed, sizes, masked, bias, tables):
         return plain._plain(q, k, v, valid, bias, drop=lambda weights: weights)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cpu, "_CACHE_BYTES", max(1, int(4 * n * m * tables)))
+        patch.setattr(grouped_attention, "_CACHE_BYTES", max(1, int(4 * n * m * tables)))
         assert_equal(form, formula, args, rng)
 
 

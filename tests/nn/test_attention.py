@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jfreq.kernels import cpu
+from jfreq.kernels.cpu import grouped_attention
 from jfreq.nn import attention as module
 from jfreq.nn.attention import Kind, attention
 from jfreq.nn.bias import ALiBi
@@ -85,7 +86,7 @@ def test_cross_attention_against_float64(rng, monkeypatch, form, n, m, masked):
     """Other queries than keys, in other numbers; on CPU all heads at once and one by one."""
     attend = partial(attention, kind=form)
     if form == "heads":
-        monkeypatch.setattr(cpu, "_CACHE_BYTES", 1)
+        monkeypatch.setattr(grouped_attention, "_CACHE_BYTES", 1)
 
         def attend(q, k, v, *, valid):
             return cpu.attention(q, k, v, valid, None)
@@ -124,7 +125,7 @@ def test_bias_is_added_to_the_scores(rng, monkeypatch, form, rows, masked):
     if form == "drop":
         attend = partial(attention, drop=lambda weights: weights)
     if form == "heads":
-        monkeypatch.setattr(cpu, "_CACHE_BYTES", 4 * n * (n - 1))
+        monkeypatch.setattr(grouped_attention, "_CACHE_BYTES", 4 * n * (n - 1))
 
         def attend(q, k, v, *, valid, bias):
             return cpu.attention(q, k, v, valid, bias)

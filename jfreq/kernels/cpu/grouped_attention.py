@@ -1,134 +1,14 @@
-"""Forms that XLA:CPU runs faster than the plain ones.
-
-The plain formulas are in ``ops/`` and ``nn/``, and every other platform runs them. A form of this
-module is chosen in one place, by ``jax.lax.platform_dependent``, when a program is lowered. It
-gives the same values and gradients but for rounding; random bits of :func:`dropout` differ.
-"""
+"""Attention in groups of score tables that stay in the cache."""
 
 from __future__ import annotations
 
-import functools
-import math
-from collections.abc import Callable
-from typing import Any
-
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Bool, Float
 
 _CACHE_BYTES = 4 * 2**20
 """Size of the score tables of a group, for the cache of a core; 1 to 6 MB were equally fast."""
 _NEGATIVE = -1e30
-_TAPS = 4
-"""Entries of a long kernel that are multiplied at a time; 8 were slower, 16 much slower."""
-
-
-# ------------------------------------------------------------------ a batch in groups
-
-
-def in_groups(run: Callable[[Any], Array], rows: int, batch: Any) -> Array:
-    """``run(batch)``, computed in groups of rows whose intermediate results stay in the cache.
-
-    Args:
-        run: Maps arrays ``[b ...]`` to one; each row of the result depends on its row only.
-        rows: The largest number of rows of a group. All have the same; the last is zero-padded.
-        batch: A tree of arrays ``[b ...]``.
-    """
-    total = jax.tree.leaves(batch)[0].shape[0]
-    count = -(-total // rows)
-    size = -(-total // count)
-
-    def split(x):
-        x = jnp.pad(x, [(0, count * size - total), *[(0, 0)] * (x.ndim - 1)])
-        return x.reshape(count, size, *x.shape[1:])
-
-    out = jax.lax.map(run, jax.tree.map(split, batch))
-    return out.reshape(-1, *out.shape[2:])[:total]
-
-
-# ------------------------------------------------------------------ dropout
-
-
-def dropout(key: Key[Array, ""], x: Float[Array, "b ..."], rate: float) -> Float[Array, "b ..."]:
-    """Dropout by one random byte for each value, at a rate that is rounded to 1/256.
-
-    A 32-bit word serves four values: random bits cost more than the matrix products around them.
-    """
-    kept = max(1, round((1 - rate) * 256))
-    if kept == 256:
-        return x
-    size = math.prod(x.shape[1:])
-    words = jax.random.bits(key, (x.shape[0], -(-size // 4)), jnp.uint32)
-    random = jax.lax.bitcast_convert_type(words, jnp.uint8).reshape(x.shape[0], -1)
-    return jnp.where(random[:, :size].reshape(x.shape) < kept, x * (256 / kept), 0.0)
-
-
-# ------------------------------------------------------------------ grouped convolution
-
-
-def grouped_conv(
-    x: Float[Array, "b h t c"], kernel: Float[Array, "kh kt c_g out"]
-) -> Float[Array, "b h t out"]:
-    """:func:`jfreq.ops.conv.grouped_conv` as matrix products, one group of channels at a time.
-
-    XLA's own code for the gradient of a grouped convolution takes more than ten times as long.
-    """
-    high, wide, size, out = kernel.shape
-    groups = x.shape[-1] // size
-    parts = x.reshape(*x.shape[:3], groups, size).transpose(3, 0, 1, 2, 4)
-    kernels = kernel.reshape(high, wide, size, groups, out // groups).transpose(3, 0, 1, 2, 4)
-    y = jax.lax.map(lambda part: conv_as_products(*part), (parts, kernels))
-    return y.transpose(1, 2, 3, 0, 4).reshape(*x.shape[:3], out)
-
-
-@functools.partial(jax.checkpoint, prevent_cse=False)
-def conv_as_products(
-    x: Float[Array, "b h t c"], kernel: Float[Array, "kh kt c_g out"]
-) -> Float[Array, "b h t out"]:
-    """The convolution of all groups as one product with the neighbourhoods of all positions.
-
-    The backward pass computes the neighbourhoods ``[g b h t (kh kt c_g)]`` again.
-    """
-    high, wide, size, out = kernel.shape
-    b, h, t, channels = x.shape
-    groups = channels // size
-    x = x.reshape(b, h, t, groups, size).transpose(3, 0, 1, 2, 4)
-    x = jnp.pad(x, ((0, 0), (0, 0), (high // 2,) * 2, (wide // 2,) * 2, (0, 0)))
-    near = [x[:, :, i : i + h, j : j + t] for i in range(high) for j in range(wide)]
-    kernel = kernel.reshape(high * wide * size, groups, out // groups)
-    y = jnp.einsum("gbhtc,cgo->gbhto", jnp.concatenate(near, axis=-1), kernel)
-    return y.transpose(1, 2, 3, 0, 4).reshape(b, h, t, out)
-
-
-def sequence_conv(
-    x: Float[Array, "b n c"], kernel: Float[Array, "k c_g out"]
-) -> Float[Array, "b n out"]:
-    """:func:`jfreq.ops.conv.sequence_conv` as a sum of matrix products, each with a few
-    neighbouring entries of the kernel."""
-    taps, size, out = kernel.shape
-    b, n, channels = x.shape
-    groups, count = channels // size, -(-taps // _TAPS)
-    before, length = taps // 2, n + count * _TAPS - 1
-    x = jnp.pad(x, ((0, 0), (before, length - n - before), (0, 0)))
-    x = x.reshape(b, length, groups, size).transpose(2, 0, 1, 3)
-    kernel = jnp.pad(kernel, ((0, count * _TAPS - taps), (0, 0), (0, 0)))
-    kernel = kernel.reshape(count, _TAPS * size, groups, out // groups)
-
-    @functools.partial(jax.checkpoint, prevent_cse=False)
-    def product(kernel, first):
-        part = jax.lax.dynamic_slice_in_dim(x, first, n + _TAPS - 1, axis=2)
-        near = jnp.concatenate([part[:, :, i : i + n] for i in range(_TAPS)], axis=-1)
-        return jnp.einsum("gbnc,cgo->gbno", near, kernel)
-
-    def add(total, entries):
-        return total + product(*entries), None
-
-    start = jnp.zeros((groups, b, n, out // groups), x.dtype)
-    y, _ = jax.lax.scan(add, start, (kernel, jnp.arange(count) * _TAPS))
-    return y.transpose(1, 2, 0, 3).reshape(b, n, out)
-
-
-# ------------------------------------------------------------------ attention
 
 
 def attention(

@@ -1,0 +1,20 @@
+"""Forms that XLA:CPU runs faster than the plain ones.
+
+The plain formulas are in ``ops/`` and ``nn/``, and every other platform runs them. A form of this
+package is chosen in one place, by ``jax.lax.platform_dependent``, when a program is lowered. It
+gives the same values and gradients but for rounding; random bits of :func:`dropout` differ.
+"""
+
+from jfreq.kernels.cpu.byte_dropout import dropout
+from jfreq.kernels.cpu.grouped_attention import attention
+from jfreq.kernels.cpu.groups import in_groups
+from jfreq.kernels.cpu.products import conv_as_products, grouped_conv, sequence_conv
+
+__all__ = [
+    "attention",
+    "conv_as_products",
+    "dropout",
+    "grouped_conv",
+    "in_groups",
+    "sequence_conv",
+]
