@@ -12,6 +12,7 @@ import numpy as np
 from method_cases import Batch, Case
 
 from jfreq import param_paths
+from jfreq.kernels import cpu
 from jfreq.method import Streams
 from jfreq.types import InputError
 
@@ -69,7 +70,10 @@ def encoders(
     given = {name: jax.device_put(x) for name, x in batch.items() if name != "label"}
     method = method.without_head if method.supervised else method
     params = params["backbone"] if step.spec.experiment.method.supervised else params
-    run = jax.jit(lambda params, batch: method.encode(params, batch).clip)
+    run = jax.jit(
+        lambda params, batch: method.encode(params, batch).clip,
+        compiler_options=cpu.compiler_options(),
+    )
     model = case.model(step.spec.experiment.method).eval()
     model.load(host(step.state.params))
     inputs = case.inputs(model, batch)

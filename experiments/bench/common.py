@@ -17,8 +17,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import processor
+
 from jfreq.files import write_json, write_text
 from jfreq.monitoring.provenance import facts, sentence
+from jfreq.pages import keep_pages
 from jfreq.types import InputError
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
@@ -43,6 +46,7 @@ VERSIONS = (
     "numpy",
 )
 CONFIDENCE = 0.95
+Isa = processor.Isa
 PAUSE_S = 0.02
 """Pause before each timed call: worker threads of the one before stop spinning."""
 
@@ -145,18 +149,23 @@ def machine(threads: int) -> dict[str, Any]:
     return {**facts(VERSIONS), "threads": threads, "load": round(os.getloadavg()[0], 1)}
 
 
-def begin(threads: int) -> dict[str, Any]:
-    """Pins jax and PyTorch to ``threads`` cores and turns the compile cache off; the machine."""
+def begin(threads: int, isa: processor.Isa | None = None) -> dict[str, Any]:
+    """Pins jax and PyTorch to ``threads`` cores and, where given, to ``isa``, lets the process keep its memory, as
+    jfreq's commands do, and turns the compile cache off; the machine."""
+    load = round(os.getloadavg()[0], 1)
+    if isa is not None:
+        processor.restrict(isa)
+    keep_pages()
     import jax
 
     jax.config.update("jax_enable_compilation_cache", False)
     threads = pin(threads)
-    facts = machine(threads)
     if importlib.util.find_spec("torch") is not None:
         import torch
 
         torch.set_num_threads(threads)
-    return facts
+    more = {} if isa is None else processor.facts(isa)
+    return {**machine(threads), "load": load, **more}
 
 
 def available(module: str) -> bool:
@@ -201,6 +210,13 @@ class Step:
     mesh: Any
     compile_s: float
     spec: Any
+
+    @property
+    def flops(self) -> int:
+        """Of the matrix products of a step, as progress lines count them."""
+        from jfreq.monitoring.throughput import step_flops
+
+        return step_flops(self.spec)
 
     def __call__(self) -> dict[str, float]:
         import jax
@@ -249,6 +265,8 @@ class Table:
     times: dict[str, list[float]]
     compile_s: dict[str, float] = dataclasses.field(default_factory=dict)
     """Seconds of compilation, kept out of the times."""
+    shares: dict[str, float] = dataclasses.field(default_factory=dict)
+    """Parts of the processor's peak that contenders reach, counting the products of the model."""
 
     def ratios(self) -> dict[str, Ratio]:
         base, *others = self.times
@@ -261,13 +279,15 @@ class Table:
             f"| | median ms | quartiles | x {base}, median of rounds [95 %] | compile s |",
             "|---|---|---|---|---|",
         ]  # fmt: skip
+        if self.shares:
+            lines[-2:] = [f"{lines[-2]} share of the peak |", f"{lines[-1]}---|"]
         for name, times in self.times.items():
             low, _, high = statistics.quantiles(times, n=4, method="inclusive")
             over = str(found[name]) if name in found else "1"
             spent = f"{self.compile_s[name]:.1f}" if name in self.compile_s else ""
             lines.append(
                 f"| {name} | {_ms(statistics.median(times))} | {_ms(low)} to {_ms(high)} | {over} "
-                f"| {spent} |"
+                f"| {spent} |" + (f" {self.shares[name]:.0%} |" if self.shares else "")
             )
         return "\n".join(lines) + "\n"
 
@@ -275,6 +295,7 @@ class Table:
         return {
             "times_s": self.times,
             "compile_s": self.compile_s,
+            "shares": self.shares,
             "ratios": {name: r._asdict() for name, r in self.ratios().items()},
         }
 
@@ -282,6 +303,12 @@ class Table:
 def _ms(seconds: float) -> str:
     ms = 1000 * seconds
     return f"{ms:,.0f}" if ms >= 100 else f"{ms:.3g}"
+
+
+def file_of(name: str, facts: Mapping[str, Any]) -> str:
+    """``bench_NAME``, with ``_avx2`` after it where the instruction set was restricted."""
+    restricted = str(facts.get("instruction set", "")).startswith("restricted")
+    return f"bench_{name}_avx2" if restricted else f"bench_{name}"
 
 
 def save(
@@ -295,9 +322,9 @@ def save(
     out: Path | None = None,
     file: str = "",
 ) -> str:
-    """Writes ``file``, by default ``bench_NAME``, as ``.md`` and ``.json`` into ``out``
+    """Writes ``file``, by default :func:`file_of` the bench, as ``.md`` and ``.json`` into ``out``
     (experiments/results); the Markdown."""
-    folder, file = out or RESULTS, file or f"bench_{name}"
+    folder, file = out or RESULTS, file or file_of(name, facts)
     sections = [part if isinstance(part, str) else part.to_markdown() for part in parts]
     text = "\n".join([f"# {heading}\n", f"{intro}\n", f"{sentence(dict(facts))}.\n", *sections])
     tables = {part.title: part.to_dict() for part in parts if isinstance(part, Table)}

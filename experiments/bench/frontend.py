@@ -116,16 +116,23 @@ def sensors(x: np.ndarray, rounds: int, found: dict[str, float]) -> common.Table
     return common.Table(title, times, {"jfreq": compile_s})
 
 
-def main(rounds: int = 41, batch: int = 8, threads: int = 2, out: Path | None = None) -> None:
+def main(
+    rounds: int = 41,
+    batch: int = 8,
+    threads: int = 2,
+    isa: common.Isa = "native",
+    out: Path | None = None,
+) -> None:
     """Times the front ends and writes bench_frontend.md and .json.
 
     Args:
         rounds: timed rounds; every contender once in each.
         batch: clips.
         threads: cores that all contenders share.
+        isa: native, or avx2 to keep all contenders from AVX-512.
         out: folder of the results, by default experiments/results.
     """
-    facts = common.begin(threads)
+    facts = common.begin(threads, isa)
     rng = np.random.default_rng(0)
     found: dict[str, float] = {}
     tables = []

@@ -161,6 +161,7 @@ def timed(title: str, calls: dict[str, Call], x: np.ndarray, rounds: int) -> com
 def main(
     sizes: tuple[Literal["tiny", "base"], ...] = ("tiny", "base"),
     threads: int = 2,
+    isa: common.Isa = "native",
     out: Path | None = None,
 ) -> None:
     """Times embeddings of AST tiny and base and writes bench_huggingface.md and .json.
@@ -168,11 +169,12 @@ def main(
     Args:
         sizes: of the AST.
         threads: cores that all contenders share.
+        isa: native, or avx2 to keep all contenders from AVX-512.
         out: folder of the results, by default experiments/results.
     """
     common.need("torch")
     common.need("transformers")
-    facts = common.begin(threads)
+    facts = common.begin(threads, isa)
     rng, tables = np.random.default_rng(0), []
     for name in sizes:
         size = SIZES[name]

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import common
+import processor
 from beside_torch import COMPILED, EAGER, agreement, encoders, host, jfreq_step, same_vectors
 from method_cases import CASES, Case
 
@@ -44,7 +45,9 @@ def contenders(case: Case) -> tuple[str, ...]:
     return (EAGER, COMPILED)
 
 
-def train_table(case: Case, rounds: int) -> tuple[common.Table, dict[str, float]]:
+def train_table(
+    case: Case, rounds: int, facts: dict[str, Any]
+) -> tuple[common.Table, dict[str, float]]:
     """Times of training steps, after losses and gradient norms agree."""
     import torch
     from torch_refs.parts import training_step
@@ -66,10 +69,13 @@ def train_table(case: Case, rounds: int) -> tuple[common.Table, dict[str, float]
         if compiled:
             compile_s[name] = common.first_call(calls[name])
     times = common.paired(calls, rounds=rounds)
-    return common.Table(f"{case.title}, {WORDS['train']}", times, compile_s), found
+    shares = {n: processor.share(step.flops, statistics.median(t), facts) for n, t in times.items()}
+    return common.Table(f"{case.title}, {WORDS['train']}", times, compile_s, shares), found
 
 
-def embed_table(case: Case, rounds: int) -> tuple[common.Table, dict[str, float]]:
+def embed_table(
+    case: Case, rounds: int, facts: dict[str, Any]
+) -> tuple[common.Table, dict[str, float]]:
     """Times of frozen encoders, after clip vectors agree."""
     import torch
 
@@ -97,15 +103,16 @@ def kept(path: Path, facts: dict[str, Any]) -> Found:
     if not path.is_file():
         return {}
     data = json.loads(path.read_text())
-    before = {**data.get("machine", {}), "load": None}
-    return data.get("measured", {}) if before == {**facts, "load": None} else {}
+    changing = dict.fromkeys(("load", processor.PEAK))
+    before = {**data.get("machine", {}), **changing}
+    return data.get("measured", {}) if before == {**facts, **changing} else {}
 
 
 def page(found: Found) -> str:
     """One line for each method, what was timed, and what it was compared with."""
     lines = [
-        "| method | batch | what | jfreq ms | against | ms | x jfreq, median of rounds [95 %] | compile s, jfreq and theirs |",
-        "|---|---|---|---|---|---|---|---|",
+        "| method | batch | what | jfreq ms | against | ms | x jfreq, median of rounds [95 %] | compile s, jfreq and theirs | share of the peak, jfreq and theirs |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for name, case in CASES.items():
         for kind, words in WORDS.items():
@@ -115,10 +122,12 @@ def page(found: Found) -> str:
             table = common.Table("", entry["times_s"], entry["compile_s"])
             middle = {k: f"{1000 * statistics.median(v):,.0f}" for k, v in table.times.items()}
             spent = {k: f"{v:.1f}" for k, v in table.compile_s.items()}
+            shares = {k: f"{v:.0%}" for k, v in entry.get("shares", {}).items()}
             for other, ratio in table.ratios().items():
                 lines.append(
                     f"| {case.title} | {case.batch} | {words} | {middle['jfreq']} | {other} | "
-                    f"{middle[other]} | {ratio} | {spent['jfreq']}, {spent.get(other, 'none')} |"
+                    f"{middle[other]} | {ratio} | {spent['jfreq']}, {spent.get(other, 'none')} | "
+                    f"{', '.join(shares[name] for name in ('jfreq', other) if shares)} |"
                 )
     return "\n".join(lines) + "\n"
 
@@ -149,6 +158,7 @@ def main(
     only: tuple[str, ...] = (),
     kinds: tuple[Kind, ...] = ("train", "embed"),
     threads: int = 2,
+    isa: common.Isa = "native",
     out: Path | None = None,
 ) -> None:
     """Times the methods and writes bench_methods.md and .json, after each case.
@@ -159,20 +169,21 @@ def main(
             the same machine at the same commit stay on the page.
         kinds: what is timed.
         threads: cores that all contenders share.
+        isa: native, or avx2 to keep all contenders from AVX-512.
         out: folder of the results, by default experiments/results.
     """
     common.need("torch")
     cases = chosen(only)
     cache = tempfile.TemporaryDirectory()  # compile time is a result: no cache has seen the model
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache.name
-    facts = common.begin(threads)
+    facts = common.begin(threads, isa)
     import torch
 
     torch.set_default_device(common.torch_device())
-    found = kept((out or common.RESULTS) / "bench_methods.json", facts)
+    found = kept((out or common.RESULTS) / f"{common.file_of('methods', facts)}.json", facts)
     for name, case in cases.items():
         for kind in kinds:
-            table, agreed = TABLES[kind](case, rounds)
+            table, agreed = TABLES[kind](case, rounds, facts)
             found[f"{name}/{kind}"] = {**table.to_dict(), "batch": case.batch, "agreement": agreed}
             write(found, facts, rounds, out)
             print(table.to_markdown(), flush=True)

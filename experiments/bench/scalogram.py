@@ -84,17 +84,24 @@ def _words(x: np.ndarray) -> str:
     return f"{b} windows of {t} samples x {c} channels, {ROWS} rows,"
 
 
-def main(rounds: int = 21, batch: int = 64, threads: int = 2, out: Path | None = None) -> None:
+def main(
+    rounds: int = 21,
+    batch: int = 64,
+    threads: int = 2,
+    isa: common.Isa = "native",
+    out: Path | None = None,
+) -> None:
     """Times the transforms and writes bench_scalogram.md and .json.
 
     Args:
         rounds: timed rounds; every contender once in each.
         batch: windows.
         threads: cores that all contenders share.
+        isa: native, or avx2 to keep all contenders from AVX-512.
         out: folder of the results, by default experiments/results.
     """
     common.need("pywt")
-    facts = common.begin(threads)
+    facts = common.begin(threads, isa)
     x = np.random.default_rng(0).normal(size=(batch, 3, 400)).astype(np.float32)
     found: dict[str, float] = {}
     tables = []

@@ -11,6 +11,7 @@ gradient, update and parameters).
 
 import dataclasses
 import os
+import statistics
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,7 @@ import beside_torch
 import common
 import jax
 import numpy as np
+import processor
 from method_cases import CASES, Case
 
 from jfreq.config import Optim
@@ -68,6 +70,7 @@ def main(
     rounds: int = 15,
     batch: int = 8,
     threads: int = 2,
+    isa: common.Isa = "native",
     unroll: bool = False,
     out: Path | None = None,
 ) -> None:
@@ -77,13 +80,14 @@ def main(
         rounds: timed rounds; every contender once in each.
         batch: clips.
         threads: cores that all contenders share.
+        isa: native, or avx2 to keep all contenders from AVX-512.
         unroll: encoder.unroll of jfreq.
         out: folder of the results, by default experiments/results.
     """
     common.need("torch")
     cache = tempfile.TemporaryDirectory()  # compile time is a result: no cache has seen the model
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache.name
-    facts = common.begin(threads)
+    facts = common.begin(threads, isa)
     import torch
 
     torch.set_default_device(common.torch_device())
@@ -107,7 +111,10 @@ def main(
             if compiled:
                 compile_s[name] = common.first_call(contenders[name])
         times = common.paired(contenders, rounds=rounds)
-        tables.append(common.Table(title, times, compile_s))
+        shares = {
+            n: processor.share(ours.flops, statistics.median(t), facts) for n, t in times.items()
+        }
+        tables.append(common.Table(title, times, compile_s, shares))
         print(tables[-1].to_markdown(), flush=True)
     words = ", ".join(f"{name} {value:.6g}" for name, value in agreement.items())
     intro = (

@@ -137,6 +137,7 @@ def main(
     rounds: int = 9,
     batch: int = 64,
     threads: int = 2,
+    isa: common.Isa = "native",
     form: Literal["tiled", "einsum", "jfreq"] | None = None,
     out: Path | None = None,
 ) -> None:
@@ -146,11 +147,12 @@ def main(
         rounds: timed rounds; every contender once in each.
         batch: windows.
         threads: cores that all contenders share.
+        isa: native, or avx2 to keep all contenders from AVX-512.
         form: only measure the memory of this form of the filter, and print it.
         out: folder of the results, by default experiments/results.
     """
     common.need("torch")
-    facts = common.begin(threads)
+    facts = common.begin(threads, isa)
     if form is not None:
         print(json.dumps(measure(form, batch)))
         return
