@@ -8,7 +8,8 @@ import sys
 import pytest
 
 LEVEL = {
-    "ranges": 0, "types": 0, "param_paths": 1, "method": 1, "config": 1, "config_json": 1,
+    "ranges": 0, "types": 0, "pages": 0,
+    "param_paths": 1, "method": 1, "config": 1, "config_json": 1,
     "config_watching": 1, "config_checkpoint": 1, "buckets": 1, "lease": 1, "staging": 1,
     "files": 1, "parts": 1, "checksums": 1, "classes": 1, "metrics": 1,
     "sharding": 2, "kernels": 2, "ops": 2, "distributed": 2, "last_words": 1,

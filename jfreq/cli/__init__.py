@@ -25,6 +25,7 @@ from jfreq.cli.study import ablate, bench
 from jfreq.cli.train import config, finetune, train
 from jfreq.cli.use import embed, export, import_, predict, probe
 from jfreq.files import FULL, disk_trouble
+from jfreq.pages import keep_pages
 from jfreq.ranges import InputError, close_match
 
 COMMANDS: dict[str, Callable[..., Any]] = {
@@ -93,6 +94,7 @@ def run(argv: Sequence[str]) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """The entry point: runs one command line and turns errors into exit codes."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    keep_pages()
     for stream in (sys.stdout, sys.stderr):  # names that the terminal cannot show
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

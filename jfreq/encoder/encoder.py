@@ -23,6 +23,7 @@ from jfreq.encoder.windowing import (
     plan_windows,
 )
 from jfreq.export.bundle import encoder_shapes, load_trained
+from jfreq.kernels import cpu
 from jfreq.method import Method, encode
 from jfreq.ranges import brief
 from jfreq.types import Array, Batch, Embedding, Features, InputError, PyTree, SignalSpec, TokenGrid
@@ -115,7 +116,10 @@ class Encoder:
         self.batch_size = fast_batch_size(tokens.size, self.frame_size)
         """How many windows are computed at once where a call does not say."""
         self._params = jax.device_put(params)
-        self._encode = jax.jit(lambda params, batch: encode_frames(method, params, batch))
+        self._encode = jax.jit(
+            lambda params, batch: encode_frames(method, params, batch),
+            compiler_options=cpu.compiler_options(),
+        )
 
     def __call__(
         self,

@@ -18,6 +18,7 @@ from jfreq import distributed, param_paths
 from jfreq.config import close_match
 from jfreq.encoder.encoder import by_time
 from jfreq.files import local_path, write_atomically
+from jfreq.kernels import cpu
 from jfreq.method import Method
 from jfreq.ops import dft, frames, scale
 from jfreq.types import Array, Batch, Features, InputError, PyTree
@@ -108,7 +109,8 @@ def extract_layers(
         widths[:] = [part.shape[-1] for part in parts]
         return jnp.concatenate(parts, axis=-1)
 
-    encode, params = jax.jit(views), jax.device_put(params)
+    encode = jax.jit(views, compiler_options=cpu.compiler_options())
+    params = jax.device_put(params)
     joined = _over(shards, rows, lambda inputs: encode(params, inputs), batch, progress)
     parts = np.split(joined.x, np.cumsum(widths)[:-1], axis=1)
     return [joined._replace(x=part) for part in parts]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Literal, TypeVar
 
 import flax.linen as nn
@@ -13,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jfreq.nn.attention import Kind, attention, check_kind
 from jfreq.nn.bias import ALiBi, RelativeBias
+from jfreq.nn.dense import Affine, LayerNorm, dense, mlp
 from jfreq.nn.dropout import dropping
 from jfreq.nn.heads import normal, trunc_normal
 from jfreq.nn.position_conv import PositionConv
@@ -151,7 +151,7 @@ class Block(nn.Module):
         """The stream, and what the MLP adds to it, before dropout; ``drop_path`` is the rate of
         this block."""
         cfg = self.cfg
-        norms = [nn.LayerNorm(epsilon=cfg.eps, name=name) for name in ("norm1", "norm2")]
+        norms = [LayerNorm(cfg.eps, name=name) for name in ("norm1", "norm2")]
         drop = dropping(cfg.dropout, train=self.train)
         skip = dropping(0.0 if drop_path is None else drop_path, train=self.train, rows=True)
 
@@ -164,19 +164,17 @@ class Block(nn.Module):
 
         y = self._attention(before(x, norms[0]), valid, bias)
         x = add(x, y.astype(x.dtype), norms[0])
-        rate = cfg.dropout if cfg.mlp_dropout is None else cfg.mlp_dropout
-        inner = drop if rate == cfg.dropout else dropping(rate, train=self.train)
-        y = self._mlp(before(x, norms[1]), inner).astype(x.dtype)
+        y = self._mlp(before(x, norms[1])).astype(x.dtype)
         return add(x, y, norms[1]), y
 
     def _attention(self, y: Array, valid: Array | None, bias: Array | None) -> Array:
-        cfg, dtype = self.cfg, jnp.dtype(self.cfg.dtype)
+        cfg = self.cfg
         shape = (3, cfg.heads, cfg.width // cfg.heads)
         # Of queries, keys and values, only the last are added to the stream. As one map they have
         # half of the variance that Xavier gives to each.
         size = 2**0.5 if cfg.initial == "xavier_normal" else 1.0
         init = scaled(cfg, np.repeat([size, size, size * cfg.initial_scale], cfg.width))
-        qkv = nn.DenseGeneral(shape, dtype=dtype, kernel_init=init, name="qkv")(y)
+        qkv = dense(y, Affine((cfg.width,), shape, init, name="qkv")())
         q, k, v = (part.squeeze(2) for part in jnp.split(qkv, 3, axis=2))
         if bias is not None and cfg.bias is not None and cfg.bias.gate != "none":
             bias = bias * self._gate(q if cfg.bias.gate == "query" else y.reshape(q.shape))
@@ -185,8 +183,7 @@ class Block(nn.Module):
             drop = dropping(cfg.attention_dropout, train=True)
         y = attention(q, k, v, valid=valid, bias=bias, drop=drop, kind=cfg.attention)
         init = scaled(cfg, cfg.initial_scale)
-        proj = nn.DenseGeneral(cfg.width, axis=(-2, -1), dtype=dtype, kernel_init=init, name="proj")
-        return proj(y)
+        return dense(y, Affine(shape[1:], (cfg.width,), init, name="proj")())
 
     def _gate(self, x: Float[Array, "b n h k"]) -> Float[Array, "b h n 1"]:
         """``2 + a (s c - 1)``: gates ``a`` and ``c`` in (0, 1) of each query, ``s`` of each head;
@@ -199,13 +196,15 @@ class Block(nn.Module):
         scale = self.param("gate_scale", nn.initializers.ones, (self.cfg.heads,))
         return (2 + a * (scale[None, None] * c - 1)).swapaxes(1, 2)[..., None]
 
-    def _mlp(self, y: Array, drop: Callable[[Array], Array]) -> Array:
-        cfg, dtype = self.cfg, jnp.dtype(self.cfg.dtype)
+    def _mlp(self, y: Array) -> Array:
+        cfg = self.cfg
         init = scaled(cfg, cfg.initial_scale)
         hidden = round(cfg.width * cfg.mlp_ratio)
-        y = nn.Dense(hidden, dtype=dtype, kernel_init=init, name="fc1")(y)
-        y = drop(nn.gelu(y, approximate=False))
-        return nn.Dense(cfg.width, dtype=dtype, kernel_init=init, name="fc2")(y)
+        first = Affine((cfg.width,), (hidden,), init, name="fc1")()
+        second = Affine((hidden,), (cfg.width,), init, name="fc2")()
+        rate = cfg.dropout if cfg.mlp_dropout is None else cfg.mlp_dropout
+        drop = dropping(rate, train=True) if self.train and rate else None
+        return mlp(y, first, second, drop)
 
 
 class ViTEncoder(nn.Module):
@@ -259,7 +258,7 @@ class ViTEncoder(nn.Module):
             length=cfg.depth,
             unroll=cfg.depth if cfg.unroll else 1,
         )
-        norm = nn.LayerNorm(epsilon=cfg.eps, name="norm")
+        norm = LayerNorm(cfg.eps, name="norm")
         x = norm(x) if cfg.norm == "post" else x
         x = dropping(cfg.dropout, train=train)(x)
         x, states = stack(recomputed(Block, cfg.remat)(cfg, train, name="blocks"), x, rates)

@@ -13,6 +13,7 @@ import numpy as np
 
 from jfreq import distributed, sharding
 from jfreq.config import Eval
+from jfreq.kernels import cpu
 from jfreq.method import Method
 from jfreq.metrics import metrics_for
 from jfreq.ops import collapse
@@ -187,7 +188,8 @@ class Evaluator:
             return x, collapse.rankme(x), collapse.mean_std(unit) * math.sqrt(x.shape[1])
 
         params = setup.abstract.params
-        self._encode = jax.jit(encode, out_shardings=whole).lower(params, spec).compile()
+        lowered = jax.jit(encode, out_shardings=whole).lower(params, spec)
+        self._encode = lowered.compile(compiler_options=cpu.compiler_options())
         if (memory := self._encode.memory_analysis()) is not None:
             beside = bytes_a_device(setup.abstract) - bytes_a_device(params)
             check_memory(

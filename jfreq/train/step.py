@@ -14,6 +14,7 @@ import optax
 
 from jfreq import sharding
 from jfreq.config import Experiment
+from jfreq.kernels import cpu
 from jfreq.method import Loss, Metrics, Streams
 from jfreq.train import optimizer
 from jfreq.train.accumulate import Gradients, over_micro_batches
@@ -93,7 +94,7 @@ def compile_step(setup: StepPlan) -> tuple[jax.stages.Compiled, float]:
     """The step compiled ahead of time; with its compile time in seconds. Raises ``InputError``
     where a device has less memory than the step needs."""
     began = time.perf_counter()
-    step = lower_step(setup).compile()
+    step = lower_step(setup).compile(compiler_options=cpu.compiler_options())
     took = time.perf_counter() - began
     memory = step.memory_analysis()
     if memory is not None:

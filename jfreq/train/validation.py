@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from jfreq import distributed, sharding
+from jfreq.kernels import cpu
 from jfreq.method import Streams
 from jfreq.metrics import metrics_for
 from jfreq.train.initial_state import run_key
@@ -33,7 +34,9 @@ class Validator:
         self._scored = sorted(set(wanted) - set(_loss_metrics(setup)))
         self._key = run_key(setup, "validation")
         whole = sharding.replicated(setup.mesh)
-        self._measure = jax.jit(self._batch_metrics, out_shardings=whole)
+        self._measure = jax.jit(
+            self._batch_metrics, out_shardings=whole, compiler_options=cpu.compiler_options()
+        )
 
     def __call__(self, state: State) -> dict[str, float]:
         """The means over the rows that are held out, by name; the same in every process."""

@@ -6,15 +6,21 @@ gives the same values and gradients but for rounding; random bits of :func:`drop
 """
 
 from jfreq.kernels.cpu.byte_dropout import dropout
+from jfreq.kernels.cpu.dense import affine, layer_norm, mlp
 from jfreq.kernels.cpu.grouped_attention import attention
 from jfreq.kernels.cpu.groups import in_groups
+from jfreq.kernels.cpu.options import compiler_options
 from jfreq.kernels.cpu.products import conv_as_products, grouped_conv, sequence_conv
 
 __all__ = [
+    "affine",
     "attention",
+    "compiler_options",
     "conv_as_products",
     "dropout",
     "grouped_conv",
     "in_groups",
+    "layer_norm",
+    "mlp",
     "sequence_conv",
 ]
