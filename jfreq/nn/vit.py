@@ -81,7 +81,7 @@ class ViT:
     remat: Remat = "none"
     """What the backward pass recomputes: nothing, all but matrix products, or every block."""
     unroll: bool = False
-    """Unroll the scan over blocks: longer compilation, faster steps on CPU; same parameters."""
+    """Unroll the scan over blocks: longer compilation; same parameters."""
 
     def __post_init__(self):
         if self.width % self.heads:
