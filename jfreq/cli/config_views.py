@@ -47,6 +47,8 @@ class PlanView(View):
     several of these that the network of a data centre joins (2xv5e:4x4)."""
     largest_batch: bool = False
     """Also find the largest batch that fits, which takes a few more compilations."""
+    by_op: bool = False
+    """Also print which parts of the network and kinds of operation move the most bytes."""
     json: Path | None = None
     """Also write the plan to this file."""
     search: bool = False
@@ -66,6 +68,7 @@ class PlanView(View):
             "largest-batch",
             "a search tries batches itself; leave one of the two out",
         )
+        check(not (self.search and self.by_op), "by-op", "is of one plan; leave --search out")
 
 
 def shards_info(view: View) -> ShardsInfo:

@@ -60,6 +60,8 @@ def _one(name: str, args: PlanView, data: ShardsInfo, target: Topology) -> None:
     if args.json:
         write_json(args.json, table.to_dict(step, largest))
     print(table.to_markdown(name, step, largest))
+    if args.by_op:
+        print(f"\n{table.by_op(step)}")
 
 
 def _search(

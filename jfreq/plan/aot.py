@@ -16,7 +16,7 @@ from jfreq.config import Experiment, replace
 from jfreq.data.loading.pipeline import batch_spec
 from jfreq.data.shards.metadata import ShardsInfo
 from jfreq.monitoring import flops, throughput
-from jfreq.plan import collectives, cuda, hlo
+from jfreq.plan import collectives, cuda, hlo, traffic
 from jfreq.plan import topology as places
 from jfreq.plan.collectives import Collective
 from jfreq.plan.topology import Topology
@@ -73,6 +73,8 @@ class Compiled:
     """Of an update without what is recomputed, all devices together: what MFU is measured by."""
     traffic: float
     """Bytes to and from main memory; loops counted."""
+    moved: tuple[traffic.Moved, ...]
+    """The same by part of the network and kind of operation, most first."""
     xla_flops: float
     xla_bytes: float
     """XLA's own figures, which count loop bodies once; 0 where it gives none."""
@@ -123,7 +125,8 @@ def for_hardware(cfg: Any, topology: Topology) -> Any:
         return cfg
     parts = {f.name: for_hardware(getattr(cfg, f.name), topology) for f in dataclasses.fields(cfg)}
     kind, compiler = parts.get("attention"), places.compiler(topology)
-    if (kind == "cudnn" and compiler != "gpu") or (kind == "splash" and compiler != "tpu"):
+    needed = {"cudnn": "gpu", "splash": "tpu", "whole": "tpu"}
+    if needed.get(kind, compiler) != compiler:
         raise InputError(
             f"encoder.attention: {kind} cannot be compiled here for {topology.text}; plan with "
             "attention xla, which shards alike and takes more memory"
@@ -176,7 +179,8 @@ def examine(spec: plan.StepPlan, topology: Topology, signal: SignalSpec) -> Comp
         flops=arithmetic,
         work=work,
         model_flops=needed,
-        traffic=module.traffic(),
+        traffic=traffic.total(module),
+        moved=tuple(traffic.by_part(module)),
         xla_flops=float(cost.get("flops", 0.0)),
         xla_bytes=float(cost.get("bytes accessed", 0.0)),
         collectives=tuple(sent),

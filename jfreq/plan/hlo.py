@@ -26,11 +26,6 @@ _CALLS = re.compile(
     r"\b(calls|to_apply|body|condition|true_computation|false_computation|"
     r"branch_computations|called_computations)=(\{[^}]*\}|%[\w.\-]+)"
 )
-_FREE = frozenset(
-    "parameter constant tuple get-tuple-element bitcast while conditional call after-all "
-    "opt-barrier partition-id replica-id domain add-dependency".split()
-)
-"""Operations that move no data themselves."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,8 +37,13 @@ class Shape:
     space: int = 0
 
     @property
+    def size(self) -> int:
+        """Number of its values."""
+        return math.prod(self.dims)
+
+    @property
     def bytes(self) -> int:
-        return math.prod(self.dims) * ITEM_BITS.get(self.dtype, 8 if "8" in self.dtype else 0) // 8
+        return self.size * ITEM_BITS.get(self.dtype, 8 if "8" in self.dtype else 0) // 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,19 +137,6 @@ class Module:
                 if times := self.runs.times[name]:
                     yield name, ins, times
 
-    def traffic(self) -> float:
-        """Bytes that one step reads from and writes to a device's main memory.
-
-        Operands and results of every operation that is not inside a fusion, as XLA's
-        ``HloCostAnalysis`` counts them (a slice costs what it takes, not what it is taken from),
-        times loop trips. Arrays that the compiler keeps on the chip do not count.
-        """
-        return sum(
-            times * _bytes(self, self.computations[name], ins)
-            for name, ins, times in self.walk()
-            if name not in self.runs.fused and ins.op not in _FREE and not ins.op.endswith("-done")
-        )
-
 
 def parse(text: str) -> Module:
     """The module that a compiled program prints as."""
@@ -207,87 +194,3 @@ def shapes(text: str) -> tuple[Shape, ...]:
         sizes = tuple(int(n.removeprefix("<=")) for n in dims.split(",") if n)
         arrays.append(Shape(dtype, sizes, int(space[1]) if space else 0))
     return tuple(arrays)
-
-
-# ------------------------------------------------------------------ memory traffic
-
-
-def _size(arrays: tuple[Shape, ...]) -> int:
-    return sum(array.bytes for array in arrays if array.space == 0)
-
-
-def _bytes(module: Module, body: dict[str, Instruction], ins: Instruction) -> float:
-    """Bytes of main memory that one execution touches."""
-    operands = [body[name].shapes for name in ins.operands if name in body]
-    if ins.op in ("dynamic-slice", "slice", "gather"):
-        return 2 * _size(ins.shapes)
-    if ins.op == "dynamic-update-slice":
-        return 2 * _size(operands[1])
-    if ins.op == "scatter":
-        return 3 * _size(operands[-1])
-    if ins.op in ("send", "recv"):  # (array, context, token)
-        return _size(ins.shapes[:1])
-    if ins.op == "copy-start":  # (to, from, token)
-        return _size(ins.shapes[:2])
-    if ins.op.endswith("slice-start"):  # (from..., to, tokens)
-        taken = next(s for s in reversed(ins.shapes) if s.dims)
-        return taken.bytes * any(map(_size, operands)) + _size((taken,))
-    if ins.op.endswith("-start"):
-        return _size(ins.shapes)
-    if ins.op == "fusion":
-        inner = module.computations[ins.calls["calls"][0]]
-        return _fusion_reads(inner, operands) + _fusion_writes(inner, ins)
-    return _size(ins.shapes) + sum(map(_size, operands))
-
-
-def _fusion_reads(inner: dict[str, Instruction], operands: list[tuple[Shape, ...]]) -> float:
-    """An operand that is only sliced, or only updated in place, is not read in full."""
-    total = 0.0
-    for parameter in inner.values():
-        if parameter.op != "parameter" or not parameter.arguments.isdigit():
-            continue
-        number = int(parameter.arguments)
-        if number >= len(operands) or not _size(operands[number]):
-            continue
-        users = list(_users(inner, parameter.name))
-        parts = [_part(inner, user, name) for user, name in users]
-        whole = _size(operands[number])
-        total += whole if None in parts or not parts else min(whole, sum(p or 0 for p in parts))
-    return total
-
-
-def _users(inner: dict[str, Instruction], name: str) -> Iterator[tuple[Instruction, str]]:
-    """Instructions that read a value, directly or after bitcasts, and the name that they read."""
-    for ins in inner.values():
-        if name in ins.operands:
-            if ins.op == "bitcast":
-                yield from _users(inner, ins.name)
-            else:
-                yield ins, name
-
-
-def _part(inner: dict[str, Instruction], user: Instruction, name: str) -> int | None:
-    """Bytes of operand ``name`` that ``user`` touches; None for all of it."""
-    if user.operands[0] == name and name not in user.operands[1:]:
-        if user.op in ("dynamic-slice", "slice", "gather"):
-            return sum(shape.bytes for shape in user.shapes)
-        if user.op == "dynamic-update-slice":
-            return 0
-    return None
-
-
-def _fusion_writes(inner: dict[str, Instruction], ins: Instruction) -> float:
-    """What an update in place writes is the update."""
-    root = next(i for i in inner.values() if i.root)
-    parts = [inner[name] for name in root.operands] if root.op == "tuple" else [root]
-    if len(parts) != len(ins.shapes):
-        return _size(ins.shapes)
-    total = 0
-    for part, shape in zip(parts, ins.shapes):
-        while part.op in ("bitcast", "convert", "copy") and part.operands[0] in inner:
-            part = inner[part.operands[0]]
-        if shape.space == 0 and part.op == "dynamic-update-slice":
-            total += sum(s.bytes for s in inner[part.operands[1]].shapes)
-        else:
-            total += _size((shape,))
-    return total

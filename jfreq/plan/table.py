@@ -75,6 +75,31 @@ def _devices(place: Topology) -> str:
     return f"{place.slices} slices of {place.devices // place.slices} devices"
 
 
+def by_op(compiled: Compiled, most: int = 30) -> str:
+    """The parts of the network and kinds of operation that move the most bytes, as a table."""
+    rows = [
+        (
+            m.part,
+            m.kind,
+            f"{m.times:g}",
+            f"{m.read / 1e9:.3f}",
+            f"{m.written / 1e9:.3f}",
+            f"{m.bytes / compiled.traffic:.1%}",
+        )
+        for m in compiled.moved[:most]
+    ]
+    rest = sum(m.bytes for m in compiled.moved[most:])
+    head = ["part", "operation", "times", "GB read", "GB written", "of all"]
+    return "\n".join(
+        [
+            *_lines(head, rows),
+            "",
+            f"{len(compiled.moved[most:])} more move {rest / 1e9:.3g} GB. Copies in the chip's own "
+            "memory do not count.",
+        ]
+    )
+
+
 def _memory(compiled: Compiled) -> list[tuple[str, str]]:
     memory = compiled.memory
     capacity = compiled.topology.hardware.memory

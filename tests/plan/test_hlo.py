@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jfreq.plan import hlo
+from jfreq.plan import hlo, traffic
 
 
 def compiled(fn, *shapes):
@@ -35,7 +35,7 @@ def xla_bytes(program) -> float:
 def test_traffic_is_what_xla_counts(fn, shapes):
     """Without loops, XLA's own cost analysis is the reference."""
     program = compiled(fn, *shapes)
-    assert module_of(program).traffic() == pytest.approx(xla_bytes(program), rel=0.02)
+    assert traffic.total(module_of(program)) == pytest.approx(xla_bytes(program), rel=0.02)
 
 
 def looped(n):
@@ -59,8 +59,8 @@ def test_loops_count_as_often_as_they_run(n):
     module = module_of(scan)
     assert module.runs.unknown_loops == ()
     assert max(module.runs.times.values()) == n
-    assert module.traffic() == pytest.approx(module_of(flat).traffic(), rel=0.35)
-    assert xla_bytes(scan) < 0.8 * module.traffic()
+    assert traffic.total(module) == pytest.approx(traffic.total(module_of(flat)), rel=0.35)
+    assert xla_bytes(scan) < 0.8 * traffic.total(module)
 
 
 def test_loops_in_loops_multiply():
@@ -129,7 +129,7 @@ def test_tpu_text():
     array, scalar = 4 * 8 * 4, 4
     body = (2 * scalar) + array + array  # add reads two scalars, copy reads, negate writes
     condition = 2 * scalar
-    assert module.traffic() == 12 * (body + condition)
+    assert traffic.total(module) == 12 * (body + condition)
 
 
 def test_loop_with_two_limits_is_unknown():
@@ -154,4 +154,4 @@ def test_every_operation_of_a_real_program_is_read():
         for ins in body.values()
         for name in ins.operands
     )
-    assert np.isfinite(module.traffic())
+    assert np.isfinite(traffic.total(module))

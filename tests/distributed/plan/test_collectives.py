@@ -11,7 +11,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from jfreq import sharding
-from jfreq.plan import collectives, hlo
+from jfreq.plan import collectives, hlo, traffic
 
 MESH = {"data": 2, "fsdp": 2, "tensor": 2}
 AXES = tuple(MESH)
@@ -142,7 +142,7 @@ def test_tpu_slices_talk_through_their_hosts(kind, target, sent, got, name, insi
     (found,) = collectives.find(module, MESH, 4)
     assert (found.kind, found.axes, found.times) == (name, ("data",), 1)
     assert (found.sent, found.crossing) == (inside, crossing)
-    assert module.traffic() == 4 * 8 * (sent + got)
+    assert traffic.total(module) == 4 * 8 * (sent + got)
 
 
 def test_unknown_ways_between_slices_are_refused():
