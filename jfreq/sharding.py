@@ -231,6 +231,12 @@ def constrain(x: jax.Array) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, P(BATCH, *[None] * (x.ndim - 1)))
 
 
+def axis_size(axis: str) -> int:
+    """Size of an axis of the mesh that is set; 1 where there is none."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return 1 if mesh.empty else mesh.shape.get(axis, 1)
+
+
 def devices() -> int:
     """On how many devices the program being traced runs: those of the mesh, where one is set."""
     mesh = jax.sharding.get_abstract_mesh()

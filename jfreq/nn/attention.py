@@ -8,16 +8,22 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float
 
-from jfreq.kernels import cpu
+from jfreq.kernels import cpu, tpu
 from jfreq.sharding import BATCH
 from jfreq.types import InputError
 
-Kind = Literal["auto", "xla", "cudnn", "splash"]
+Kind = Literal["auto", "xla", "cudnn", "splash", "whole"]
 """``auto``: XLA's own, on CPU :func:`jfreq.kernels.cpu.attention`; ``cudnn``: fused, GPU, bfloat16;
-``splash``: fused Pallas kernel, TPU, long sequences."""
+``splash``: fused Pallas kernel, TPU, long sequences; ``whole``: that of
+:func:`jfreq.kernels.tpu.attention`, TPU, up to 1536 tokens, which moves the fewest bytes."""
+KERNELS = ("cudnn", "splash", "whole")
+SAVED = "product"
+"""Name of what recomputation of all but matrix products keeps beside these: products with their
+bias, what attention gives, sums of the residual stream."""
 
 _LANES = 128
 """The rows of a block of the TPU kernel are a multiple of this."""
@@ -55,13 +61,14 @@ def attention(
         return _plain(q, k, v, valid, bias, drop)
     if kind == "auto":
         return jax.lax.platform_dependent(q, k, v, valid, bias, cpu=cpu.attention, default=_xla)
-    if kind == "splash":
+    if kind in ("splash", "whole"):
         if q.shape[1] != k.shape[1]:
             raise InputError(
-                f"attention: splash wants as many queries as keys, got {q.shape[1]} and "
+                f"attention: {kind} wants as many queries as keys, got {q.shape[1]} and "
                 f"{k.shape[1]}; choose auto, xla or cudnn for cross-attention"
             )
-        return _splash(q, k, v, valid)
+        joined = kind == "whole"
+        return _whole(jnp.stack((q, k, v), 2), valid) if joined else _splash(q, k, v, valid)
     if kind == "cudnn" and q.dtype not in (jnp.bfloat16, jnp.float16):
         raise InputError(
             f"encoder.attention: cudnn computes in bfloat16, not {q.dtype}; set encoder.dtype "
@@ -70,10 +77,33 @@ def attention(
     return _xla(q, k, v, valid, bias, kind=kind)
 
 
+def self_attention(
+    qkv: Float[Array, "b n 3 h k"],
+    *,
+    valid: Bool[Array, "b n"] | None = None,
+    bias: Float[Array, "#b h n n"] | None = None,
+    drop: Callable[[Array], Array] | None = None,
+    kind: Kind = "auto",
+) -> Float[Array, "b n h k"]:
+    """:func:`attention` of queries, keys and values that one product has written; ``whole`` reads
+    them as they are."""
+    if kind == "whole" and drop is None:
+        check_kind(kind, plain=bias is None)
+        y = _whole(qkv, valid)
+    else:
+        y = attention(*split_qkv(qkv), valid=valid, bias=bias, drop=drop, kind=kind)
+    return checkpoint_name(y, SAVED)
+
+
+def split_qkv(qkv: Float[Array, "b n 3 h k"]) -> list[Float[Array, "b n h k"]]:
+    """Queries, keys and values."""
+    return [part.squeeze(2) for part in jnp.split(qkv, 3, axis=2)]
+
+
 def check_kind(kind: Kind, *, plain: bool) -> None:
     """Raises ``InputError`` for a fused kernel unless attention is ``plain``: no bias, no
     dropout."""
-    if kind in ("cudnn", "splash") and not plain:
+    if kind in KERNELS and not plain:
         raise InputError(
             f"encoder.attention: {kind} has neither a bias nor dropout of its weights; choose auto "
             "or xla"
@@ -97,18 +127,35 @@ def _xla(q, k, v, valid, bias, kind: Literal["xla", "cudnn"] | None = None):
     return jax.nn.dot_product_attention(q, k, v, bias=bias, mask=mask, implementation=kind)
 
 
+def _whole(qkv, valid):
+    """The Pallas kernel for short rows."""
+    tokens = qkv.shape[1]
+    if tokens > tpu.MOST_TOKENS:
+        raise InputError(
+            f"encoder.attention: whole reads up to {tpu.MOST_TOKENS} tokens, got {tokens}; choose "
+            "splash"
+        )
+    parts = (P(BATCH, None, None, "tensor", None), None if valid is None else P(BATCH, None))
+    return by_device(tpu.attention, parts, qkv, valid)
+
+
 def _splash(q, k, v, valid, interpret: bool = False):
-    """The Pallas kernel; each device runs it on the rows and heads that it holds."""
+    """The Pallas kernel for long rows."""
     rows = jnp.ones(q.shape[:2], bool) if valid is None else valid
     run = functools.partial(_splash_local, interpret=interpret)
+    return by_device(run, (*[_HEADS] * 3, P(BATCH, None)), q, k, v, rows)
+
+
+_HEADS = P(BATCH, None, "tensor", None)
+
+
+def by_device(run: Callable[..., Array], parts: tuple, *args: Array | None) -> Array:
+    """``run(*args)``, each device on the rows and heads that it holds: XLA does not partition
+    Mosaic kernels."""
     mesh = jax.sharding.get_abstract_mesh()
-    if not mesh.empty and mesh.size > 1:
-        # Mosaic kernels are not partitioned by XLA.
-        split = P(BATCH, None, "tensor", None)
-        run = jax.shard_map(
-            run, in_specs=(split, split, split, P(BATCH, None)), out_specs=split, check_vma=False
-        )
-    return run(q, k, v, rows)
+    if mesh.empty or mesh.size == 1:
+        return run(*args)
+    return jax.shard_map(run, in_specs=parts, out_specs=_HEADS, check_vma=False)(*args)
 
 
 def _splash_local(q, k, v, valid, *, interpret: bool):
@@ -134,6 +181,7 @@ def _splash_local(q, k, v, valid, *, interpret: bool):
     run = kernel.make_splash_mha_single_device(
         mask=masks.MultiHeadMask([masks.FullMask((whole, whole))] * heads),
         block_sizes=sizes,
+        residual_checkpoint_name=SAVED,
         interpret=interpret,
     )
 

@@ -8,10 +8,12 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from jfreq import sharding
 from jfreq.kernels import cpu
+from jfreq.nn.attention import SAVED
 
 Params = tuple[Array, Array]
 """Kernel and bias."""
@@ -41,6 +43,12 @@ class Affine(nn.Module):
 
         kernel = self.param("kernel", init, (*self.inputs, *self.outputs))
         return kernel, self.param("bias", nn.initializers.zeros, self.outputs)
+
+
+def as_matrix(params: Params) -> Params:
+    """Kernel ``[i o]`` and bias ``[o]`` of a layer with one axis on either side."""
+    kernel, bias = params
+    return kernel.reshape(-1, bias.size), bias.reshape(-1)
 
 
 def dense(x: Float[Array, ...], params: Params) -> Float[Array, ...]:
@@ -101,7 +109,8 @@ def mlp(
     ``x``; on one CPU without dropout :func:`jfreq.kernels.cpu.mlp`, which keeps ``x`` only."""
 
     def plain(x, kernel1, bias1, kernel2, bias2):
-        y = nn.gelu(_with_bias(x @ kernel1, bias1), approximate=False)
+        y = checkpoint_name(_with_bias(x @ kernel1, bias1), SAVED)
+        y = nn.gelu(y, approximate=False)
         y = y if drop is None else drop(y)
         return _with_bias(y @ kernel2, bias2)
 

@@ -7,8 +7,10 @@ from typing import Literal
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
+from jfreq.nn.attention import SAVED
 from jfreq.nn.heads import torch_bias, torch_kernel
 from jfreq.ops.conv import grouped_conv
 
@@ -36,7 +38,8 @@ class ConvBlock(nn.Module):
         shape = (*side, x.shape[-1] // self.groups, self.width)
         kernel = self.param("kernel", torch_kernel, shape)
         bias = self.param("bias", torch_bias(int(np.prod(shape[:3]))), (self.width,), jnp.float32)
-        y = grouped_conv(x.astype(dtype), kernel.astype(dtype)).astype(x.dtype)
+        y = grouped_conv(x.astype(dtype), kernel.astype(dtype))
+        y = checkpoint_name(y, SAVED).astype(jnp.promote_types(x.dtype, bias.dtype))
         y = y + bias[None, None, None]
         y = nn.LayerNorm(epsilon=1e-5, use_scale=False, use_bias=False, name="norm")(y)
         return nn.gelu(y, approximate=False)

@@ -16,6 +16,7 @@ from jfreq.nn.attention import Kind, attention
 from jfreq.nn.dropout import dropping
 from jfreq.nn.grouped_conv import ConvBlock
 from jfreq.nn.heads import torch_bias, torch_kernel, trunc_normal
+from jfreq.nn.vit import Remat, recomputed
 from jfreq.ops.gather import restore_tokens, take_tokens
 from jfreq.ops.posemb import sincos_tokens
 from jfreq.ranges import BelowOne, NonNegative, Positive, Size, checked
@@ -36,7 +37,11 @@ class ConvDecoder:
     dropout: BelowOne = 0.0
     """Rate of dropout of the visible states in training."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Type of the matrix products; norms and residual stream stay float32."""
+    """Type of the matrix products; norms stay float32."""
+    stream: Literal["float32", "bfloat16"] = "float32"
+    """Type of the residual stream, as in :class:`jfreq.nn.vit.ViT`."""
+    remat: Remat = "none"
+    """What the backward pass recomputes: nothing, all but convolutions, or every block."""
 
     def __post_init__(self):
         if self.width % self.groups:
@@ -62,15 +67,17 @@ class CrossPredictor:
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the matrix products; norms, softmax and residual stream stay float32."""
     attention: Kind = "auto"
-    """As in :class:`jfreq.nn.vit.ViT`, but not ``splash``."""
+    """As in :class:`jfreq.nn.vit.ViT`, but neither ``splash`` nor ``whole``."""
 
     def __post_init__(self):
         if self.width % self.heads:
             raise InputError(
                 f"decoder.width: {self.width} must be a multiple of heads {self.heads}"
             )
-        if self.attention == "splash":
-            raise InputError("decoder.attention: splash has no cross-attention; set it to auto")
+        if self.attention in ("splash", "whole"):
+            raise InputError(
+                f"decoder.attention: {self.attention} has no cross-attention; set it to auto"
+            )
         if self.attention == "cudnn" and self.dtype != "bfloat16":
             raise InputError("decoder.attention: cudnn wants decoder.dtype bfloat16")
 
@@ -106,16 +113,18 @@ class ConvDecoderNet(nn.Module):
         width = states.shape[-1]
         states = dropping(cfg.dropout, train=train)(states)
         noise = cfg.noise * jax.random.normal(key, (rows, masked, width), states.dtype)
+        states, noise = (part.astype(jnp.dtype(cfg.stream)) for part in (states, noise))
         x = restore_tokens(jnp.concatenate([states, noise], axis=1), mask.restore)
         x = x.reshape(rows, *grid.shape, width)
 
         def block(name: str) -> ConvBlock:
-            return ConvBlock(cfg.width, cfg.kernel, cfg.groups, cfg.dtype, name=name)
+            kind = recomputed(ConvBlock, cfg.remat)
+            return kind(cfg.width, cfg.kernel, cfg.groups, cfg.dtype, name=name)
 
         x = x if width == cfg.width else block("first")(x)
         depth = cfg.depth if width == cfg.width else cfg.depth - 1
         if depth:
-            stack = _stack(lambda block, x, _: (x + block(constrain(x)), None), depth)
+            stack = _stack(lambda block, x, _: (_added(block, constrain(x)), None), depth)
             x, _ = stack(block("blocks"), x, None)
         x = take_tokens(x.reshape(rows, grid.size, cfg.width), mask.masked)
         return _dense(self.out, x, dtype, torch_kernel, "out")
@@ -183,6 +192,11 @@ class CrossPredictorNet(nn.Module):
         )
         x, _ = stack(_CrossBlock(cfg, name="blocks"), x, jnp.arange(cfg.depth) == 0)
         return _dense(self.out, x, dtype, trunc_normal, "out")
+
+
+def _added(block: nn.Module, x: Array) -> Array:
+    """``x`` and what a block adds, in the type of ``x``."""
+    return x + block(x).astype(x.dtype)
 
 
 def _stack(body, depth: int):

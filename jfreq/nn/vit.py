@@ -8,16 +8,17 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
-from jfreq.nn.attention import Kind, attention, check_kind
+from jfreq.nn.attention import SAVED, Kind, check_kind, self_attention, split_qkv
 from jfreq.nn.bias import ALiBi, RelativeBias
-from jfreq.nn.dense import Affine, LayerNorm, dense, mlp
+from jfreq.nn.dense import Affine, LayerNorm, as_matrix, dense, mlp
 from jfreq.nn.dropout import dropping
 from jfreq.nn.heads import normal, trunc_normal
 from jfreq.nn.position_conv import PositionConv
 from jfreq.ranges import BelowOne, Positive, Size, checked
-from jfreq.sharding import constrain
+from jfreq.sharding import axis_size, constrain
 from jfreq.types import InputError, TokenGrid
 
 M = TypeVar("M", bound=nn.Module)
@@ -75,11 +76,16 @@ class ViT:
     normal ones, where queries, keys and values are maps of their own and the bias of attention is
     normal of standard deviation 0.02, as in BEATs."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Type of the matrix products of blocks; norms, softmax and residual stream stay float32."""
+    """Type of the matrix products of blocks; norms and softmax stay float32."""
+    stream: Literal["float32", "bfloat16"] = "float32"
+    """Type of the residual stream between blocks. ``bfloat16`` halves its bytes and rounds every
+    sum to 8 bits."""
     attention: Kind = "auto"
-    """``auto``: XLA's; ``cudnn``: fused, GPU, bfloat16; ``splash``: fused, TPU, long clips."""
+    """``auto``: XLA's; ``cudnn``: fused, GPU, bfloat16; ``splash``: fused, TPU, long clips;
+    ``whole``: fused, TPU, up to 1536 tokens."""
     remat: Remat = "none"
-    """What the backward pass recomputes: nothing, all but matrix products, or every block."""
+    """What the backward pass recomputes: nothing, all but matrix products and attention, or every
+    block."""
     unroll: bool = False
     """Unroll the scan over blocks: longer compilation; same parameters."""
 
@@ -160,7 +166,8 @@ class Block(nn.Module):
 
         def add(x, y, norm):
             x = (x * cfg.stream_scale if cfg.deep_norm else x) + skip(drop(y))
-            return norm(x) if cfg.norm == "post" else x
+            x = checkpoint_name(x, SAVED)
+            return norm(x).astype(x.dtype) if cfg.norm == "post" else x
 
         y = self._attention(before(x, norms[0]), valid, bias)
         x = add(x, y.astype(x.dtype), norms[0])
@@ -174,16 +181,21 @@ class Block(nn.Module):
         # half of the variance that Xavier gives to each.
         size = 2**0.5 if cfg.initial == "xavier_normal" else 1.0
         init = scaled(cfg, np.repeat([size, size, size * cfg.initial_scale], cfg.width))
-        qkv = dense(y, Affine((cfg.width,), shape, init, name="qkv")())
-        q, k, v = (part.squeeze(2) for part in jnp.split(qkv, 3, axis=2))
+        params = Affine((cfg.width,), shape, init, name="qkv")()
+        # The kernel for whole rows takes what one product of flat rows writes.
+        flat = cfg.attention == "whole" and axis_size("tensor") == 1
+        qkv = checkpoint_name(dense(y, as_matrix(params) if flat else params), SAVED)
+        qkv = qkv.reshape(*y.shape[:2], *shape)
         if bias is not None and cfg.bias is not None and cfg.bias.gate != "none":
+            q = split_qkv(qkv)[0]
             bias = bias * self._gate(q if cfg.bias.gate == "query" else y.reshape(q.shape))
         drop = None
         if self.train and cfg.attention_dropout:
             drop = dropping(cfg.attention_dropout, train=True)
-        y = attention(q, k, v, valid=valid, bias=bias, drop=drop, kind=cfg.attention)
+        y = self_attention(qkv, valid=valid, bias=bias, drop=drop, kind=cfg.attention)
         init = scaled(cfg, cfg.initial_scale)
-        return dense(y, Affine(shape[1:], (cfg.width,), init, name="proj")())
+        params = Affine(shape[1:], (cfg.width,), init, name="proj")()
+        return dense(y.reshape(*y.shape[:2], -1), as_matrix(params)) if flat else dense(y, params)
 
     def _gate(self, x: Float[Array, "b n h k"]) -> Float[Array, "b h n 1"]:
         """``2 + a (s c - 1)``: gates ``a`` and ``c`` in (0, 1) of each query, ``s`` of each head;
@@ -261,8 +273,9 @@ class ViTEncoder(nn.Module):
         norm = LayerNorm(cfg.eps, name="norm")
         x = norm(x) if cfg.norm == "post" else x
         x = dropping(cfg.dropout, train=train)(x)
-        x, states = stack(recomputed(Block, cfg.remat)(cfg, train, name="blocks"), x, rates)
-        return norm(x) if cfg.norm == "pre" and cfg.final_norm else x, states
+        blocks, dtype = recomputed(Block, cfg.remat)(cfg, train, name="blocks"), x.dtype
+        x, states = stack(blocks, x.astype(jnp.dtype(cfg.stream)), rates)
+        return (norm(x) if cfg.norm == "pre" and cfg.final_norm else x).astype(dtype), states
 
     def _check_places(self, tokens: int, grid: TokenGrid, ids: Array | None, special: int) -> None:
         """Raises ``InputError`` for tokens whose positions a bias or a convolution cannot know."""
@@ -304,7 +317,10 @@ def recomputed(block: type[M], kind: Remat) -> type[M]:
         return block
     policy = None
     if kind == "dots":
-        policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+        policy = jax.checkpoint_policies.save_from_both_policies(
+            jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+            jax.checkpoint_policies.save_only_these_names(SAVED),
+        )
     return nn.remat(block, prevent_cse=False, policy=policy)
 
 

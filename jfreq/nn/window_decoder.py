@@ -14,14 +14,20 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Float32
 
+from jfreq.kernels import tpu_cosine
+from jfreq.kernels.tpu import LANES
+from jfreq.nn.attention import SAVED, by_device
+from jfreq.nn.dense import Affine, as_matrix, dense
 from jfreq.nn.dropout import dropping
 from jfreq.nn.vit import INITIAL, Remat, recomputed
 from jfreq.nn.window_attention import Pair, attended, fit, join, split
 from jfreq.ops.scale import unit
 from jfreq.ranges import BelowOne, Count, Positive, Size, Whole, checked
-from jfreq.sharding import constrain
+from jfreq.sharding import BATCH, constrain
 from jfreq.types import InputError, TokenGrid
 
 LEAST_TEMPERATURE = 0.01
@@ -49,7 +55,12 @@ class WindowDecoder:
     """Initial values of kernels: normal of standard deviation 0.02, cut at twice that; or Xavier's
     uniform ones."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Type of the matrix products; norms, cosines, softmax and stream stay float32."""
+    """Type of the matrix products; norms, cosines and softmax stay float32."""
+    stream: Literal["float32", "bfloat16"] = "float32"
+    """Type of the residual stream between blocks, as in :class:`jfreq.nn.vit.ViT`."""
+    attention: Literal["auto", "whole"] = "auto"
+    """``auto``: window by window; ``whole``: fused, TPU, all tokens of a clip at once, where the
+    windows are a mask: more arithmetic, fewer bytes."""
     remat: Remat = "none"
     """What the backward pass recomputes: nothing, all but matrix products, or every block."""
 
@@ -61,6 +72,11 @@ class WindowDecoder:
         if any(s >= w for s, w in zip(self.shift, self.window)):
             raise InputError(
                 f"decoder.shift: {self.shift} must be smaller than the window {self.window}"
+            )
+        if self.attention == "whole" and self.width % LANES:
+            raise InputError(
+                f"decoder.attention: whole wants a width that is a multiple of {LANES}, got "
+                f"{self.width}; set it to auto"
             )
 
     def build(self, name: str | None = None) -> WindowDecoderNet:
@@ -78,6 +94,22 @@ def log_distances(window: Pair) -> Float32[np.ndarray, "n n 2"]:
     at = np.indices(window).reshape(2, -1).T
     distance = (at[:, None] - at[None]).astype(np.float64)
     return (np.sign(distance) * np.log1p(np.abs(distance))).astype(np.float32)
+
+
+def on_grid(
+    grid: Pair, window: Pair, shift: Pair, valid: Bool[np.ndarray, "t f"]
+) -> tuple[Float32[np.ndarray, "n p"], Bool[np.ndarray, "n n"]]:
+    """Windows on the tokens of a grid, time-major: which place of its window a token has, one of
+    ``p``, and which tokens (last axis) a token attends to."""
+    n, size = grid[0] * grid[1], window[0] * window[1]
+    ids = np.roll(np.arange(n).reshape(grid), (-shift[0], -shift[1]), (0, 1))
+    ids = split(ids[None, :, :, None], window)[0, :, :, 0]
+    place = np.zeros((n, size), np.float32)
+    place[ids, np.arange(size)[None]] = 1
+    inside = attended(grid, window, shift, wrap_mask=True, valid=valid)
+    allowed = np.zeros((n, n), bool)
+    allowed[ids[:, :, None], ids[:, None, :]] = True if inside is None else inside
+    return place, allowed
 
 
 class CosineWindowBlock(nn.Module):
@@ -98,10 +130,11 @@ class CosineWindowBlock(nn.Module):
         """Tokens with context; ``shifted`` moves the windows by ``cfg.shift``."""
         cfg = self.cfg
         norms = [nn.LayerNorm(epsilon=cfg.eps, name=name) for name in ("norm1", "norm2")]
-        x = x + norms[0](self._attention(x, shifted).astype(x.dtype))
+        attend = self._attention if cfg.attention == "auto" else self._fused_attention
+        x = x + norms[0](attend(x, shifted).astype(x.dtype)).astype(x.dtype)
         y = self._dense(round(cfg.width * cfg.mlp_ratio), "fc1")(x.astype(jnp.dtype(cfg.dtype)))
         y = self._dense(cfg.width, "fc2")(nn.gelu(y, approximate=False))
-        return x + norms[1](y.astype(x.dtype))
+        return x + norms[1](y.astype(x.dtype)).astype(x.dtype)
 
     def _dense(self, features: int | tuple[int, ...], name: str, **options: Any) -> nn.DenseGeneral:
         cfg = self.cfg
@@ -119,8 +152,7 @@ class CosineWindowBlock(nn.Module):
         qkv = self._dense((3, cfg.heads, cfg.width // cfg.heads), "qkv")(x)
         q, k, v = (part.squeeze(3) for part in jnp.split(qkv, 3, axis=3))
         q, k = (unit(part.astype(jnp.float32)) for part in (q, k))
-        temperature = self.param("temperature", nn.initializers.ones, (cfg.heads,))
-        q = q / jnp.maximum(temperature, LEAST_TEMPERATURE)[None, None, None, :, None]
+        q = q / self._temperature()[None, None, None, :, None]
         scores = jnp.einsum("bwqhk,bwmhk->bwhqm", q, k) + self._bias(window)[None, None]
         allowed = self._allowed(grid, window, shift, shifted)
         if allowed is not None:
@@ -129,6 +161,38 @@ class CosineWindowBlock(nn.Module):
         y = jnp.einsum("bwhqm,bwmhk->bwqhk", weights, v)
         y = join(self._dense(cfg.width, "proj", axis=(-2, -1))(y), grid, window)
         return jnp.where(shifted, jnp.roll(y, shift, (1, 2)), y) if moved else y
+
+    def _temperature(self) -> Float[Array, " h"]:
+        temperature = self.param("temperature", nn.initializers.ones, (self.cfg.heads,))
+        return jnp.maximum(temperature, LEAST_TEMPERATURE)
+
+    def _fused_attention(self, x: Array, shifted: Array) -> Array:
+        """:meth:`_attention` by the TPU kernel, on the tokens as they lie."""
+        cfg, grid = self.cfg, (x.shape[1], x.shape[2])
+        window, shift = fit(grid, cfg.window, cfg.shift)
+        b, n, shape = x.shape[0], grid[0] * grid[1], (3, cfg.heads, cfg.width // cfg.heads)
+        if n > tpu_cosine.MOST_TOKENS:
+            raise InputError(
+                f"decoder.attention: whole reads up to {tpu_cosine.MOST_TOKENS} tokens, got {n}; "
+                "set it to auto"
+            )
+        init, x = INITIAL[cfg.initial], x.reshape(b, n, -1).astype(jnp.dtype(cfg.dtype))
+        params = Affine((cfg.width,), shape, init, name="qkv")()
+        qkv = checkpoint_name(dense(x, as_matrix(params)), SAVED)
+        plain, moved = (on_grid(grid, window, by, self.valid) for by in ((0, 0), shift))
+        place, allowed = (jnp.where(shifted, a, b) for a, b in zip(moved, plain))
+        bias = jnp.einsum(
+            "hpq,np,mq->hnm", self._bias(window), place, place, precision=jax.lax.Precision.HIGHEST
+        )
+        bias = jnp.where(allowed[None], bias, _NEGATIVE)
+        y = by_device(
+            tpu_cosine.attention,
+            (P(BATCH, None, None, "tensor", None), P("tensor"), P("tensor", None, None)),
+            *(qkv.reshape(b, n, *shape), 1 / self._temperature(), bias),
+        )
+        y = checkpoint_name(y.reshape(b, n, cfg.width), SAVED)
+        params = Affine(shape[1:], (cfg.width,), init, name="proj")()
+        return dense(y, as_matrix(params)).reshape(b, *grid, -1)
 
     def _bias(self, window: Pair) -> Float[Array, "h n n"]:
         """What the distance of two tokens adds to their score."""
@@ -180,6 +244,7 @@ class WindowDecoderNet(nn.Module):
             length=cfg.depth,
         )
         block = recomputed(CosineWindowBlock, cfg.remat)(cfg, valid, train, name="blocks")
+        x = x.astype(jnp.dtype(cfg.stream))
         x, _ = stack(block, x, jnp.arange(cfg.depth) % 2 == 1)
         x = x[:, : size[0], : size[1]]
         x = x.swapaxes(1, 2) if grid.order == "freq_major" else x

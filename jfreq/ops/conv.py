@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import jax
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
 from jfreq import sharding
@@ -29,8 +31,8 @@ def grouped_conv(
 ) -> Float[Array, "b h t out"]:
     """Cross-correlation of groups of channels, with zeros beyond the borders.
 
-    On several devices it is computed as matrix products, because XLA gathers the batch for a
-    grouped convolution.
+    XLA gathers the batch of several devices for a grouped convolution. So each convolves the rows
+    that it holds by itself; on CPU, and where rows do not divide, as matrix products.
 
     Args:
         x: Input, whose channels are in ``c / c_g`` groups.
@@ -50,9 +52,12 @@ def grouped_conv(
             f"conv: a kernel of shape {kernel.shape} does not fit {x.shape[-1]} channels; sides "
             "must be odd and the groups divide both channels"
         )
-    if sharding.devices() > 1:
+    if sharding.devices() == 1:
+        return jax.lax.platform_dependent(x, kernel, cpu=cpu.grouped_conv, default=_conv)
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or x.shape[0] % math.prod(mesh.shape[axis] for axis in sharding.BATCH):
         return cpu.conv_as_products(x, kernel)
-    return jax.lax.platform_dependent(x, kernel, cpu=cpu.grouped_conv, default=_conv)
+    return jax.lax.platform_dependent(x, kernel, cpu=cpu.conv_as_products, default=_conv_of_rows)
 
 
 def sequence_conv(
@@ -96,6 +101,13 @@ def _sequence_conv(x, kernel):
         dimension_numbers=("NHC", "HIO", "NHC"),
         feature_group_count=x.shape[-1] // kernel.shape[1],
     )
+
+
+def _conv_of_rows(x, kernel):
+    """Each device convolves the rows that it holds."""
+    rows = P(sharding.BATCH)
+    run = jax.shard_map(_conv, in_specs=(rows, P()), out_specs=rows, check_vma=False)
+    return run(x, kernel)
 
 
 def _conv(x, kernel):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jfreq.kernels import cpu
+from jfreq.kernels import cpu, tpu
 from jfreq.kernels.cpu import grouped_attention
 from jfreq.nn import attention as module
 from jfreq.nn.attention import Kind, attention
@@ -37,10 +37,16 @@ def splash(q, k, v, *, valid=None):
     return module._splash(q, k, v, valid, interpret=True)
 
 
-@pytest.fixture(params=["auto", "xla", "splash"])
+def whole(q, k, v, *, valid=None):
+    """The TPU kernel for short rows, interpreted."""
+    return tpu.attention(jnp.stack((q, k, v), axis=2), valid, interpret=True)
+
+
+@pytest.fixture(params=["auto", "xla", "splash", "whole"])
 def attend(request):
-    """The head-major form (CPU), the one every other backend takes, and the fused kernel."""
-    return splash if request.param == "splash" else partial(attention, kind=request.param)
+    """The head-major form (CPU), the one every other backend takes, and the fused kernels."""
+    fused = {"splash": splash, "whole": whole}
+    return fused.get(request.param) or partial(attention, kind=request.param)
 
 
 @pytest.fixture
@@ -147,7 +153,7 @@ def test_bias_is_added_to_the_scores(rng, monkeypatch, form, rows, masked):
         np.testing.assert_allclose(mine, expected, rtol=1e-5, atol=3e-6)
 
 
-@pytest.mark.parametrize("kind", ["cudnn", "splash"])
+@pytest.mark.parametrize("kind", ["cudnn", "splash", "whole"])
 def test_fused_kernels_refuse_bias_and_dropout(rng, kind):
     q, k, v = (x.astype(jnp.bfloat16) for x in inputs(rng))
     match = f"{kind} has neither a bias nor dropout"
@@ -159,10 +165,17 @@ def test_fused_kernels_refuse_bias_and_dropout(rng, kind):
         ViT(attention=kind, dtype="bfloat16", bias=ALiBi())
 
 
-def test_splash_is_for_as_many_queries_as_keys(rng):
+@pytest.mark.parametrize("kind", ["splash", "whole"])
+def test_tpu_kernels_are_for_as_many_queries_as_keys(rng, kind):
     q, k, v = inputs(rng)
-    with pytest.raises(InputError, match="as many queries as keys, got 3 and 7"):
-        attention(q[:, :3], k, v, kind="splash")
+    with pytest.raises(InputError, match=f"{kind} wants as many queries as keys, got 3 and 7"):
+        attention(q[:, :3], k, v, kind=kind)
+
+
+def test_whole_is_for_short_rows():
+    qkv = jnp.zeros((1, tpu.MOST_TOKENS + 1, 3, 1, 2))
+    with pytest.raises(InputError, match=r"up to \d+ tokens, got \d+; choose splash"):
+        module.self_attention(qkv, kind="whole")
 
 
 @pytest.mark.parametrize("masked", [False, True])
