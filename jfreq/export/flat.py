@@ -28,7 +28,8 @@ _NESTED = {
 }  # fmt: skip
 """Primitives that stand for the program in this parameter."""
 _SAME = {
-    "copy", "copy_p", "optimization_barrier", "reshard", "sharding_constraint", "stop_gradient",
+    "copy", "copy_p", "name", "optimization_barrier", "reshard", "sharding_constraint",
+    "stop_gradient",
 }  # fmt: skip
 """Primitives that return their operands."""
 

@@ -311,17 +311,18 @@ class ViTEncoder(nn.Module):
         return jnp.pad(bias, ((0, 0), (0, 0), (special, 0), (special, 0)))
 
 
+PRODUCTS = jax.checkpoint_policies.save_from_both_policies(
+    jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    jax.checkpoint_policies.save_only_these_names(SAVED),
+)
+"""What ``dots`` saves: products with weights, and what is named :data:`jfreq.nn.attention.SAVED`."""
+
+
 def recomputed(block: type[M], kind: Remat) -> type[M]:
     """The module ``block``, which the backward pass recomputes as ``kind`` says."""
     if kind == "none":
         return block
-    policy = None
-    if kind == "dots":
-        policy = jax.checkpoint_policies.save_from_both_policies(
-            jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-            jax.checkpoint_policies.save_only_these_names(SAVED),
-        )
-    return nn.remat(block, prevent_cse=False, policy=policy)
+    return nn.remat(block, prevent_cse=False, policy=PRODUCTS if kind == "dots" else None)
 
 
 def scaled(cfg: ViT, scale: float | np.ndarray) -> nn.initializers.Initializer:

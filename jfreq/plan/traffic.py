@@ -25,10 +25,9 @@ _NAMED = frozenset(
 )
 """Targets of custom calls of XLA:TPU that only name, join or describe buffers."""
 _ALIKE = frozenset(
-    "bitcast convert copy transpose reshape negate exponential log rsqrt sqrt tanh logistic erf "
-    "abs floor ceil not".split()
+    "bitcast convert negate exponential log rsqrt sqrt tanh logistic erf abs floor ceil not".split()
 )
-"""Operations of one operand whose every value is made of one value of it."""
+"""Operations of one operand whose every value is made of the value at the same place."""
 _SLICES = frozenset(("dynamic-slice", "slice", "gather"))
 
 Body = dict[str, Instruction]
@@ -170,6 +169,8 @@ def _bytes(module: Module, body: Body, ins: Instruction) -> Bytes:
     if ins.op == "fusion":
         called = ins.calls["calls"][0]
         return Bytes(_fusion_reads(module, called, operands), _fusion_writes(module, called, ins))
+    if ins.op == "custom-call":  # a kernel that takes an array several times reads parts of it
+        operands = [body[name].shapes for name in dict.fromkeys(ins.operands) if name in body]
     return Bytes(sum(map(_size, operands)), written)
 
 

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import export, lax
+from jax.ad_checkpoint import checkpoint_name
 
 from jfreq.export.flat import flatten_function
 from jfreq.export.onnx.extra import runner
@@ -50,6 +51,7 @@ FUNCTIONS = [
     lambda x: (x * 3).astype(jnp.int32), lambda x: (x * 100).astype(jnp.int32) // 7,
     lambda x: (x * 100).astype(jnp.int32) % 7, lambda x: x % 0.7, lambda x: lax.rem(x, 0.7),
     lambda x: (x > 0) ^ (x < 1), lambda x: ~(x > 0), lambda x: x != x[:, :1],
+    lambda x: checkpoint_name(x, "kept") + 1,
     lambda x: jnp.where(x > 0, x, 2 * x), lambda x: jnp.maximum(x, 0.2) / (1 + x * x),
 ]  # fmt: skip
 

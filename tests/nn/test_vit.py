@@ -12,7 +12,7 @@ from scipy.stats import truncnorm
 
 from jfreq import param_paths
 from jfreq.nn.bias import ALiBi, RelativeBias
-from jfreq.nn.vit import SIZES, ViT
+from jfreq.nn.vit import PRODUCTS, SIZES, ViT
 from jfreq.types import InputError, TokenGrid
 
 CFG = ViT(width=12, depth=2, heads=3, mlp_ratio=2.5)
@@ -315,7 +315,8 @@ def test_scan_and_remat_are_the_same_mathematics(weights, tokens, plain, changes
 
 @pytest.mark.parametrize("remat", ["none", "dots", "full"])
 def test_remat_recomputes_what_it_says(weights, tokens, remat):
-    """``dots`` saves the products with weights, ``full`` no products, ``none`` everything."""
+    """``dots`` saves the products with weights and what attention gives, ``full`` no products,
+    ``none`` everything."""
     cfg = dataclasses.replace(CFG, remat=remat)
 
     def loss(params):
@@ -333,8 +334,7 @@ def test_remat_recomputes_what_it_says(weights, tokens, remat):
                     visit(inner)
 
     visit(jax.make_jaxpr(loss)(weights).jaxpr)
-    dots = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-    assert policies == {"none": [], "dots": [dots], "full": [None]}[remat]
+    assert policies == {"none": [], "dots": [PRODUCTS], "full": [None]}[remat]
 
 
 def test_bfloat16_is_close_and_the_stream_stays_float32(weights, tokens):

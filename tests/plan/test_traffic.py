@@ -149,12 +149,13 @@ def test_parts_of_the_network():
 
 
 def test_a_buffer_that_is_only_named_moves_nothing():
+    """And a kernel that takes an array twice, for two of its parts, reads it once."""
     text = """\
 ENTRY %main (a: f32[8]) -> f32[8] {
   %a = f32[8]{0} parameter(0)
   %new = f32[12,8]{1,0} custom-call(), custom_call_target="AllocateBuffer"
   %joined = f32[16]{0} custom-call(%a, %a), custom_call_target="ConcatBitcast"
-  ROOT %run = f32[8]{0} custom-call(%a), custom_call_target="tpu_custom_call"
+  ROOT %run = f32[8]{0} custom-call(%a, %a), custom_call_target="tpu_custom_call"
 }
 """
     assert traffic.total(hlo.parse(text)) == 64
