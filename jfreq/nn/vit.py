@@ -315,7 +315,7 @@ PRODUCTS = jax.checkpoint_policies.save_from_both_policies(
     jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     jax.checkpoint_policies.save_only_these_names(SAVED),
 )
-"""What ``dots`` saves: products with weights, and what is named :data:`jfreq.nn.attention.SAVED`."""
+"""What ``dots`` saves: products with weights and what is named :data:`SAVED`."""
 
 
 def recomputed(block: type[M], kind: Remat) -> type[M]:

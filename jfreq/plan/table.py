@@ -92,7 +92,7 @@ def by_op(compiled: Compiled, most: int = 30) -> str:
     head = ["part", "operation", "times", "GB read", "GB written", "of all"]
     return "\n".join(
         [
-            *_lines(head, rows),
+            *lines(head, rows),
             "",
             f"{len(compiled.moved[most:])} more move {rest / 1e9:.3g} GB. Copies in the chip's own "
             "memory do not count.",
