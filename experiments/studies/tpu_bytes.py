@@ -126,11 +126,12 @@ three times.
 """
 
 
-def page(rows: list[dict[str, Any]]) -> str:
+def page(rows: list[dict[str, Any]], missing: list[str]) -> str:
     head = ["network", "on", "batch", "", "products", "memory", "collectives", "bound by", "memory / products", "MFU bound", "most in use"]  # fmt: skip
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     lines += ["| " + " | ".join(_cells(r)) + " |" for r in rows]
-    parts = [HEAD, "\n".join(lines), "", *map(_details, rows)]
+    absent = f"Not compiled yet: {', '.join(missing)}.\n" if missing else ""
+    parts = [HEAD, "\n".join(lines), "", absent, *map(_details, rows)]
     return "\n".join(parts)
 
 
@@ -176,11 +177,12 @@ def main() -> None:
         if only in key and known.get(key, {}).get("options") != options:
             known[key] = row(name, topology, when, options)
         rows = {k: known[k] for k in wanted if k in known}
+        missing = [k for k in wanted if k not in known]
         versions = {p: provenance.version(p) for p in ("jax", "libtpu", "flax")}
         write_json(FILE, {"rows": rows, "versions": versions, "commit": provenance.commit()})
         said = ", ".join(f"{p} {v}" for p, v in versions.items())
         foot = f"{said}; commit {provenance.commit()}.\n"
-        (RESULTS / "tpu_bytes.md").write_text(page(list(rows.values())) + foot)
+        (RESULTS / "tpu_bytes.md").write_text(page(list(rows.values()), missing) + foot)
 
 
 if __name__ == "__main__":

@@ -92,9 +92,8 @@ class LayerNorm(nn.Module):
             return plain(x, *params)
 
         def on_cpu(x, scale, bias):
-            return cpu.layer_norm(x.reshape(-1, x.shape[-1]), scale, bias, self.eps).reshape(
-                x.shape
-            )
+            rows = x.reshape(-1, x.shape[-1]).astype(jnp.promote_types(x.dtype, scale.dtype))
+            return cpu.layer_norm(rows, scale, bias, self.eps).reshape(x.shape)
 
         return jax.lax.platform_dependent(x, *params, cpu=on_cpu, default=plain)
 
