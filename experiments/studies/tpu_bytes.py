@@ -115,7 +115,7 @@ def _peak(topology: str) -> float:
 HEAD = """# Bytes and arithmetic of the base networks on TPU
 
 What the TPU compiler says of a training step, front end inside, before and after the settings that keep bytes off
-main memory ([docs/scale.md](../../docs/scale.md#what-makes-a-step-faster-or-fit)). `python
+main memory ([docs/speed.md](../../docs/speed.md)). `python
 experiments/studies/tpu_bytes.py` writes this page, a row for each compilation; how to read it:
 [docs/plan.md](../../docs/plan.md#where-the-bytes-go).
 
