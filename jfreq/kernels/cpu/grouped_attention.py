@@ -110,8 +110,8 @@ def _head_major(q, k, v, mask, bias):
         dL_ds = p (dL_dp - sum_m p dL_dp) = p (dL_dp - sum_k dL_do o)
         dL_dq = dL_ds k / sqrt(d)        dL_dk = dL_dsT q / sqrt(d)        dL_dbias = dL_ds
 
-    where ``p`` is computed again from the logarithms of the sums of rows of the forward pass, which
-    costs less than keeping it, and the second form of ``dL_ds`` needs no pass over the table (Dao
+    where ``p`` is computed again from the maxima and sums of rows of the forward pass, which costs
+    less than keeping it, and the second form of ``dL_ds`` needs no pass over the table (Dao
     et al., FlashAttention, NeurIPS 2022, section 3.1 and appendix B).
 
     All tables are transposed, keys by queries: maxima and sums over keys then run along whole rows
@@ -142,12 +142,12 @@ def _forward(q, k, v, mask, bias):
         "...kq,...kd->...qd", weights.astype(q.dtype), v, preferred_element_type=jnp.float32
     )
     out = (out / jnp.swapaxes(total, -1, -2)).astype(q.dtype)
-    return out, (q, k, v, mask, bias, out, top + jnp.log(total))
+    return out, (q, k, v, mask, bias, out, top, total)
 
 
 def _backward(saved, dL_do):
-    q, k, v, mask, bias, out, log_total = saved
-    probs = jnp.exp(_scores(q, k, mask, bias) - log_total)
+    q, k, v, mask, bias, out, top, total = saved
+    probs = jnp.exp(_scores(q, k, mask, bias) - top) * (1 / total)
     dL_dv = jnp.einsum("...kq,...qd->...kd", probs.astype(q.dtype), dL_do)
     dL_dp = jnp.einsum("...kd,...qd->...kq", v, dL_do, preferred_element_type=jnp.float32)
     mean = jnp.sum((dL_do * out).astype(jnp.float32), axis=-1)
