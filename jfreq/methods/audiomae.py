@@ -19,7 +19,7 @@ from jfreq.nn.convnext import ConvNeXt
 from jfreq.nn.patch_encoder import AUDIOMAE_VALUES, InitialValues, Positions
 from jfreq.nn.vit import INITIAL, ViT
 from jfreq.nn.window_decoder import WindowDecoder
-from jfreq.ops.gather import restore_tokens, take_tokens
+from jfreq.ops.gather import masked_tokens, restore_tokens, take_tokens, visible_tokens
 from jfreq.ops.patch import patchify, unpatchify
 from jfreq.ops.scale import pcm_to_float
 from jfreq.ranges import BelowOne, Between, Whole, checked
@@ -165,7 +165,7 @@ class _Net(nn.Module):
 
     def __call__(self, spec: Array, mask: Mask, *, train: bool = False) -> Array:
         """Predictions ``[b m p]`` of the masked patches."""
-        tokens = take_tokens(self.trunk.embed_under(spec, mask), mask.visible)
+        tokens = visible_tokens(self.trunk.embed_under(spec, mask), mask)
         special, states, _ = self.trunk.encode(tokens, ids=mask.visible, train=train)
         return self.decoder(special, states, mask, train=train)
 
@@ -204,5 +204,5 @@ class _Decoder(nn.Module):
                 jnp.concatenate([special, x], axis=1), grid=cfg.grid, special=count, train=train
             )
             x = x[:, count:]
-        x = take_tokens(x, mask.masked)
+        x = masked_tokens(x, mask)
         return nn.Dense(cfg.geometry.patch_size, kernel_init=init, name="reconstruction")(x)

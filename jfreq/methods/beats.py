@@ -26,7 +26,7 @@ from jfreq.methods.common.patches import PatchMethod
 from jfreq.nn.apply import apply
 from jfreq.nn.vit import ViT
 from jfreq.ops import codebook
-from jfreq.ops.gather import restore_tokens, take_entries, take_tokens
+from jfreq.ops.gather import masked_tokens, restore_tokens, take_entries, visible_tokens
 from jfreq.ops.patch import embed_patches
 from jfreq.ranges import BelowOne, Between, Count, NonNegative, Seed, Size, checked
 from jfreq.types import Array, Batch, Mask, PyTree, Reconstruction
@@ -297,12 +297,12 @@ class _Model(nn.Module):
 
     def __call__(self, spec: Array, mask: Mask, valid: Array, *, train: bool = False) -> Array:
         """Logits ``[b m k]`` of the codes of the masked patches; ``valid`` ``[b n]``."""
-        tokens = take_tokens(self.trunk.embed_under(spec, mask), mask.visible)
+        tokens = visible_tokens(self.trunk.embed_under(spec, mask), mask)
         inside = take_entries(valid, mask.visible)
         _, states, _ = self.trunk.encode(tokens, ids=mask.visible, valid=inside, train=train)
         masked = jnp.zeros((*mask.masked.shape, states.shape[-1]), states.dtype)
         states = restore_tokens(jnp.concatenate([states, masked], axis=1), mask.restore)
-        return take_tokens(self.predictor(states, valid, train=train), mask.masked)
+        return masked_tokens(self.predictor(states, valid, train=train), mask)
 
 
 class _Distilled(Quantiser):

@@ -23,7 +23,7 @@ from jfreq.nn.heads import torch_bias, torch_kernel
 from jfreq.nn.predictors import ConvDecoder
 from jfreq.nn.vit import Layers, ViT
 from jfreq.nn.waveform import ConvFeatures, ConvPositions
-from jfreq.ops.gather import take_entries, take_tokens
+from jfreq.ops.gather import take_entries, visible_tokens
 from jfreq.ranges import BelowOne, Between, Count, NonNegative, checked
 from jfreq.types import Array, Batch, DataSpec, Features, Mask, PyTree, TokenGrid
 
@@ -243,7 +243,7 @@ class ContextEncoder(nn.Module):
         clones = mask.visible.shape[0] // local.shape[0]
         x, valid = (jnp.repeat(y, clones, axis=0) for y in (local, valid))
         x = jnp.where(mask.is_masked[..., None], 0.0, x)
-        x = take_tokens(x + positions(x, valid=valid), mask.visible)
+        x = visible_tokens(x + positions(x, valid=valid), mask)
         valid = take_entries(valid, mask.visible)
         x, states = encoder(
             x, grid=cfg.grid, ids=mask.visible, valid=valid, layers=layers, train=train

@@ -20,7 +20,13 @@ from jfreq.nn.aape import AaPE, AliasBranch
 from jfreq.nn.apply import apply
 from jfreq.nn.heads import trunc_normal
 from jfreq.nn.vit import SIZES, ViT
-from jfreq.ops.gather import restore_tokens, take_entries, take_tokens
+from jfreq.ops.gather import (
+    masked_tokens,
+    restore_tokens,
+    take_entries,
+    take_tokens,
+    visible_tokens,
+)
 from jfreq.ops.patch import unpatchify
 from jfreq.ops.posemb import sincos_tokens
 from jfreq.ranges import Between, checked
@@ -134,7 +140,7 @@ class MAE(SpectraMethod):
             weight = jnp.asarray(cells)[ids] * counted[..., None]
             if self.norm_patch:
                 truth = losses.standardise_patches(truth)
-            values[name] = losses.weighted_mse(take_tokens(out[name], ids), truth, weight)
+            values[name] = losses.weighted_mse(masked_tokens(out[name], mask[name]), truth, weight)
         present = {name: spectra[name].present for name in self.specs}
         values["loss"] = losses.mean_present(values, present)
         return summarise(values, batch)
@@ -298,7 +304,7 @@ class _Net(nn.Module):
         tokens = self.trunk.embed(patches, valid, visible)
         ids = {name: mask[name].visible for name in self.cfg.specs}
         states, _ = self.trunk.encode(
-            jnp.concatenate([take_tokens(tokens[n], i) for n, i in ids.items()], axis=1),
+            jnp.concatenate([visible_tokens(tokens[n], mask[n]) for n in ids], axis=1),
             jnp.concatenate([take_entries(valid[n], i) for n, i in ids.items()], axis=1),
             train=train,
         )

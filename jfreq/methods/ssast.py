@@ -15,7 +15,7 @@ from jfreq.method import Loss, Streams, decided, summarise
 from jfreq.methods.common.patches import PatchMethod
 from jfreq.nn.apply import apply
 from jfreq.nn.heads import MLPHead
-from jfreq.ops.gather import restore_tokens, take_tokens
+from jfreq.ops.gather import masked_tokens, restore_tokens, take_tokens
 from jfreq.ops.patch import patchify, unpatchify
 from jfreq.ranges import Count, NonNegative, checked
 from jfreq.types import Array, Batch, DataSpec, Mask, PyTree, Reconstruction
@@ -172,7 +172,7 @@ class _Net(nn.Module):
         tokens = jnp.repeat(tokens, mask.masked.shape[0] // tokens.shape[0], axis=0)
         tokens = jnp.where(mask.is_masked[..., None], self.mask_token[None], tokens)
         _, states, _ = self.trunk.encode(tokens, train=train)
-        return take_tokens(states, mask.masked)
+        return masked_tokens(states, mask)
 
     def predict(self, spec: Array, mask: Mask, *, train: bool = False) -> Patches:
         """Predicted patches by task."""

@@ -17,7 +17,7 @@ from jfreq.nn.dropout import dropping
 from jfreq.nn.grouped_conv import ConvBlock
 from jfreq.nn.heads import torch_bias, torch_kernel, trunc_normal
 from jfreq.nn.vit import Remat, recomputed
-from jfreq.ops.gather import restore_tokens, take_tokens
+from jfreq.ops.gather import masked_tokens, restore_tokens
 from jfreq.ops.posemb import sincos_tokens
 from jfreq.ranges import BelowOne, NonNegative, Positive, Size, checked
 from jfreq.sharding import constrain
@@ -126,7 +126,7 @@ class ConvDecoderNet(nn.Module):
         if depth:
             stack = _stack(lambda block, x, _: (_added(block, constrain(x)), None), depth)
             x, _ = stack(block("blocks"), x, None)
-        x = take_tokens(x.reshape(rows, grid.size, cfg.width), mask.masked)
+        x = masked_tokens(x.reshape(rows, grid.size, cfg.width), mask)
         return _dense(self.out, x, dtype, torch_kernel, "out")
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jfreq.ops import gather
+from jfreq.types import Mask
 
 from ..ops.test_gather import noise, random_ids
 
@@ -30,7 +31,19 @@ def row_gradient(x, scores):
     return jax.vjp(lambda x: loss(x, scores), x)[1](jnp.ones(x.shape[0]))[0]
 
 
-@pytest.mark.parametrize("run", [masked_round_trip, row_gradient])
+def of_masks(x, scores):
+    """The gradient of visible and of masked tokens."""
+    order, restore = random_ids(scores)
+    mask = Mask(order[:, :4], order[:, 4:], restore)
+
+    def loss(x):
+        parts = gather.visible_tokens(x, mask), gather.masked_tokens(x, mask)
+        return sum(jnp.square(part).sum(axis=(1, 2)) for part in parts)
+
+    return jax.vjp(loss, x)[1](jnp.ones(x.shape[0]))[0]
+
+
+@pytest.mark.parametrize("run", [masked_round_trip, row_gradient, of_masks])
 def test_batch_sharded_gathers_need_no_collective(run):
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     rows = jax.sharding.NamedSharding(mesh, jax.P("data"))

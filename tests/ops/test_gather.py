@@ -1,10 +1,12 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jfreq.ops import gather
+from jfreq.types import Mask
 
 
 def random_ids(scores):
@@ -41,3 +43,40 @@ def test_gradient_counts_uses():
     grad = jax.grad(lambda x: gather.take_tokens(x, ids).sum())(x)
     uses = np.array([[2, 0, 0, 1], [0, 2, 1, 0]])
     np.testing.assert_array_equal(grad, np.broadcast_to(uses[:, :, None], (2, 4, 3)))
+
+
+def parts_of(visible: int, *, rows: int = 3, n: int = 7) -> Mask:
+    """A random mask of ``n`` tokens."""
+    order, restore = random_ids(noise(rows, n, seed=visible))
+    return Mask(order[:, :visible], order[:, visible:], restore)
+
+
+@pytest.mark.parametrize("visible", [1, 3, 6])
+def test_parts_of_a_mask_have_the_gradient_of_the_plain_formula(visible):
+    mask, x = parts_of(visible), noise(3, 7, 2)
+
+    def squares(pick):
+        return lambda x: jnp.sum(jnp.square(pick(x)) * noise(1, 1, 2, seed=9))
+
+    forms = (
+        (lambda x: gather.visible_tokens(x, mask), lambda x: gather.take_tokens(x, mask.visible)),
+        (lambda x: gather.masked_tokens(x, mask), lambda x: gather.take_tokens(x, mask.masked)),
+        (
+            lambda x: gather.restore_tokens(x, mask.restore),
+            lambda x: gather.take_tokens(x, mask.restore),
+        ),
+    )
+    for ours, plain in forms:
+        np.testing.assert_array_equal(ours(x), plain(x))
+        found, wanted = (jax.grad(squares(pick))(x) for pick in (ours, plain))
+        np.testing.assert_array_equal(found, wanted)
+
+
+def test_gradients_of_parts_scatter_nothing():
+    mask, x = parts_of(3), noise(3, 7, 2)
+
+    def loss(x):
+        parts = [gather.visible_tokens(x, mask), gather.masked_tokens(x, mask)]
+        return jnp.sum(jnp.square(gather.restore_tokens(jnp.concatenate(parts, 1), mask.restore)))
+
+    assert "scatter" not in str(jax.make_jaxpr(jax.grad(loss))(x))
