@@ -20,8 +20,9 @@ from jfreq.train.step import memory_of
 def step_flops(setup: StepPlan) -> int:
     """FLOPs of an update, see :func:`jfreq.monitoring.flops.training`."""
     params, target = setup.abstract.params, setup.abstract.target
-    loss, rngs = setup.method.loss, Streams(jax.random.key(0))
-    return flops.training(loss, params, target, setup.batch_spec, rngs, 0)
+    loss, rngs = setup.method.loss, Streams(setup.key_spec)
+    with jax.set_mesh(setup.mesh):  # losses may say how they lie on it
+        return flops.training(loss, params, target, setup.batch_spec, rngs, 0)
 
 
 class Meter:

@@ -152,7 +152,7 @@ def examine(spec: plan.StepPlan, topology: Topology, signal: SignalSpec) -> Comp
     """Compiles a step over a mesh of ``topology`` and reads what came out; ``signal`` tells how
     long an example is."""
     experiment, params = spec.experiment, spec.abstract.params
-    needed = throughput.step_flops(spec)  # makes a key, which a mesh of absent devices cannot
+    needed = throughput.step_flops(spec)
     began = time.perf_counter()
     with jax.set_mesh(spec.mesh):
         update = step.make_step(spec)
