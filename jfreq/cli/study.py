@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 from tyro.conf import Positional
 
@@ -87,13 +88,18 @@ def temporary_compilation_cache() -> Iterator[None]:
 
 
 def bench(
-    names: Positional[tuple[str, ...]] = (), /, rounds: Count | None = None, out: Path | None = None
+    names: Positional[tuple[str, ...]] = (),
+    /,
+    rounds: Count | None = None,
+    isa: Literal["native", "avx2"] | None = None,
+    out: Path | None = None,
 ) -> None:
     """Runs benches of experiments/bench by name, or all; without a name it lists them.
 
     Args:
         names: names of benches, or "all".
         rounds: number of timed rounds, where a bench has them.
+        isa: avx2 keeps all contenders from AVX-512, where a bench compares products.
         out: folder of the results, where a bench has a choice; by default that of the bench.
     """
     from jfreq.config import close_match
@@ -110,7 +116,7 @@ def bench(
                 f"no bench {name!r}{close_match(name, known)}; "
                 f"there are: {', '.join(known) or 'none'}; all runs all of them"
             )
-    values = {"--rounds": rounds, "--out": out}
+    values = {"--rounds": rounds, "--isa": isa, "--out": out}
     options = [word for k, v in values.items() if v is not None for word in (k, str(v))]
     # Every bench has a process, so that threads, caches and memory of another do not matter.
     codes = [
