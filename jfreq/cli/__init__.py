@@ -51,6 +51,10 @@ EXPERIMENT_COMMANDS = (train, finetune, plan, config)
 """They read their arguments themselves, because the experiment decides what the options are."""
 
 
+UPDATING = (train, finetune, probe, ablate)
+"""They run one program again and again, which is faster where memory is kept."""
+
+
 def _usage(group: str = "") -> str:
     """The commands of a group, or all, each with the first line of its docstring."""
     lines = [
@@ -85,6 +89,8 @@ def run(argv: Sequence[str]) -> None:
             f"no command {name!r}{close_match(name, COMMANDS)}; jfreq --help lists all commands"
         )
     command = COMMANDS[name]
+    if command in UPDATING:
+        keep_pages()
     if command in EXPERIMENT_COMMANDS:
         command(rest)
     else:
@@ -94,7 +100,6 @@ def run(argv: Sequence[str]) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """The entry point: runs one command line and turns errors into exit codes."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    keep_pages()
     for stream in (sys.stdout, sys.stderr):  # names that the terminal cannot show
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

@@ -66,9 +66,17 @@ def _of(eqn: Any, passes: tuple[int, int]) -> int:
     if name.startswith(CUDNN_ATTENTION):
         return _cudnn_attention(eqn)
     if name == "cond":
-        return max(count_in(branch.jaxpr, passes) for branch in eqn.params["branches"])
+        return max(count_in(branch, passes) for branch in branches(eqn))
     inner = (v for key, v in eqn.params.items() if key in ("jaxpr", "call_jaxpr", "fun_jaxpr"))
     return _times(name, eqn.params) * sum(count_in(getattr(j, "jaxpr", j), passes) for j in inner)
+
+
+def branches(eqn: Any) -> list[Any]:
+    """The programs that a ``cond`` chooses between when it runs. Where the platform chooses before,
+    the one for platforms that have none of their own, which are accelerators as a rule."""
+    found = [branch.jaxpr for branch in eqn.params["branches"]]
+    by_platform = eqn.params.get("branches_platforms") or ()
+    return [j for j, platforms in zip(found, by_platform) if platforms is None] or found
 
 
 CUDNN_ATTENTION = "dot_product_attention_"

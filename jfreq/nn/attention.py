@@ -155,6 +155,12 @@ def by_device(run: Callable[..., Array], parts: tuple, *args: Array | None) -> A
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return run(*args)
+    heads, over = args[0].shape[-2], mesh.shape.get("tensor", 1)
+    if heads % over:
+        raise InputError(
+            f"attention: a fused kernel gives every device whole heads, and mesh.tensor {over} "
+            f"does not divide {heads}; choose attention auto, or another mesh.tensor"
+        )
     return jax.shard_map(run, in_specs=parts, out_specs=_HEADS, check_vma=False)(*args)
 
 

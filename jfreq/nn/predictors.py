@@ -121,7 +121,7 @@ class ConvDecoderNet(nn.Module):
             kind = recomputed(ConvBlock, cfg.remat)
             return kind(cfg.width, cfg.kernel, cfg.groups, cfg.dtype, name=name)
 
-        x = x if width == cfg.width else block("first")(x)
+        x = x if width == cfg.width else block("first")(x).astype(x.dtype)
         depth = cfg.depth if width == cfg.width else cfg.depth - 1
         if depth:
             stack = _stack(lambda block, x, _: (_added(block, constrain(x)), None), depth)

@@ -82,7 +82,7 @@ class ViT:
     sum to 8 bits."""
     attention: Kind = "auto"
     """``auto``: XLA's; ``cudnn``: fused, GPU, bfloat16; ``splash``: fused, TPU, long clips;
-    ``whole``: fused, TPU, up to 1536 tokens."""
+    ``whole``: fused, TPU, up to 1536 tokens where the core has 128 MiB (v5e, v6e)."""
     remat: Remat = "none"
     """What the backward pass recomputes: nothing, all but matrix products and attention, or every
     block."""

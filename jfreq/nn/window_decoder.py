@@ -55,7 +55,8 @@ class WindowDecoder:
     """Initial values of kernels: normal of standard deviation 0.02, cut at twice that; or Xavier's
     uniform ones."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Type of the matrix products; norms, cosines and softmax stay float32."""
+    """Type of the matrix products; norms, cosines and softmax stay float32, but that ``whole``
+    rounds the unit vectors whose products the cosines are."""
     stream: Literal["float32", "bfloat16"] = "float32"
     """Type of the residual stream between blocks, as in :class:`jfreq.nn.vit.ViT`."""
     attention: Literal["auto", "whole"] = "auto"
@@ -176,6 +177,7 @@ class CosineWindowBlock(nn.Module):
                 f"decoder.attention: whole reads up to {tpu_cosine.MOST_TOKENS} tokens, got {n}; "
                 "set it to auto"
             )
+        self._check_lanes()
         init, x = INITIAL[cfg.initial], x.reshape(b, n, -1).astype(jnp.dtype(cfg.dtype))
         params = Affine((cfg.width,), shape, init, name="qkv")()
         qkv = checkpoint_name(dense(x, as_matrix(params)), SAVED)
@@ -193,6 +195,16 @@ class CosineWindowBlock(nn.Module):
         y = checkpoint_name(y.reshape(b, n, cfg.width), SAVED)
         params = Affine(shape[1:], (cfg.width,), init, name="proj")()
         return dense(y, as_matrix(params)).reshape(b, *grid, -1)
+
+    def _check_lanes(self) -> None:
+        """Raises ``InputError`` where a device would hold a part of a register's lanes."""
+        mesh = jax.sharding.get_abstract_mesh()
+        over = 1 if mesh.empty else mesh.shape.get("tensor", 1)
+        if self.cfg.width % (LANES * over):
+            raise InputError(
+                f"decoder.attention: whole wants a multiple of {LANES} channels on each device, "
+                f"and mesh.tensor {over} splits {self.cfg.width}; set it to auto"
+            )
 
     def _bias(self, window: Pair) -> Float[Array, "h n n"]:
         """What the distance of two tokens adds to their score."""

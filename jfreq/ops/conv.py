@@ -55,7 +55,8 @@ def grouped_conv(
     if sharding.devices() == 1:
         return jax.lax.platform_dependent(x, kernel, cpu=cpu.grouped_conv, default=_conv)
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or x.shape[0] % math.prod(mesh.shape[axis] for axis in sharding.BATCH):
+    over = math.prod(mesh.shape.get(axis, 0) for axis in sharding.BATCH)
+    if not over or x.shape[0] % over:
         return cpu.conv_as_products(x, kernel)
     return jax.lax.platform_dependent(x, kernel, cpu=cpu.conv_as_products, default=_conv_of_rows)
 

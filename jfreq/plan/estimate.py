@@ -85,7 +85,7 @@ def _itemsize(dtype: Any) -> int:
 def _inner(eqn: Any) -> list[Any]:
     """The programs that an operation runs, one branch of those that it chooses between."""
     if eqn.primitive.name == "cond":
-        return [max((b.jaxpr for b in eqn.params["branches"]), key=lambda j: len(j.eqns))]
+        return [max(flops.branches(eqn), key=lambda j: len(j.eqns))]
     names = ("jaxpr", "call_jaxpr", "fun_jaxpr", "body_jaxpr")
     found = [eqn.params[name] for name in names if eqn.params.get(name) is not None]
     return [getattr(jaxpr, "jaxpr", jaxpr) for jaxpr in found]

@@ -160,6 +160,11 @@ def _after(
 # ------------------------------------------------------------------ compiling
 
 
+PACKAGES = ("jfreq", "jax", "jaxlib", "libtpu", "jax-cuda12-plugin")
+"""What is kept is of these versions."""
+FAILED = "the compiler failed"
+
+
 def _row(experiment: Experiment, data: ShardsInfo, topology: Topology, keep: Path | None) -> Row:
     """What the compiler makes of an experiment, now or, where it is kept, before."""
     what = {
@@ -167,13 +172,13 @@ def _row(experiment: Experiment, data: ShardsInfo, topology: Topology, keep: Pat
         "signals": [dataclasses.asdict(s) for s in data.signals],
         "topology": topology.text,
         "compiler": places.compiler(topology),
-        "made by": [provenance.commit(), provenance.version("jax"), provenance.version("libtpu")],
+        "made by": [provenance.commit(), *map(provenance.version, PACKAGES)],
     }
     path = keep and keep / f"{fingerprint(what)}.json"
     if path and path.exists():
         return Row(**read_json(path, "a compiled candidate"))
     row = _compiled(experiment, data, topology)
-    if path:
+    if path and not row.said.startswith(FAILED):  # it may have lacked memory
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, dataclasses.asdict(row))
     return row
@@ -185,7 +190,7 @@ def _compiled(experiment: Experiment, data: ShardsInfo, topology: Topology) -> R
     except InputError as error:
         return Row(said=str(error))
     except jax.errors.JaxRuntimeError as error:
-        return Row(said=f"the compiler failed: {str(error).splitlines()[0][:200]}")
+        return Row(said=f"{FAILED}: {str(error).splitlines()[0][:200]}")
     times, memory = roofline(found), topology.hardware.memory
     assert times
     if found.memory.peak > memory:

@@ -269,3 +269,12 @@ def test_bfloat16_is_near_float32_and_returns_float32(cfg):
 def test_impossible_predictors_are_refused(make, match):
     with pytest.raises(InputError, match=match):
         make()
+
+
+def test_the_stream_keeps_its_type_where_the_first_block_changes_the_width():
+    cfg = dataclasses.replace(CONV, depth=3, stream="bfloat16")
+    args = random_states(), random_mask(), GRID, jax.random.key(0)
+    params = weights(cfg)
+    traced = jax.make_jaxpr(lambda p, s: cfg.build(OUT).apply({"params": p}, s, *args[1:]))
+    scans = [e for e in traced(params, args[0]).eqns if e.primitive.name == "scan"]
+    assert scans and all(v.aval.dtype == jnp.bfloat16 for e in scans for v in e.outvars)

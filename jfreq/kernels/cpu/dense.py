@@ -31,7 +31,7 @@ def _forward(x, kernel, bias):
 def _backward(saved, dL_dy):
     x, kernel = saved
     i, o = kernel.shape
-    parts = math.gcd(len(x), os.cpu_count() or 1) if isinstance(len(x), int) else 1
+    parts = math.gcd(x.shape[0], os.cpu_count() or 1) if isinstance(x.shape[0], int) else 1
     x, dL_drows = x.reshape(parts, -1, i), dL_dy.reshape(parts, -1, o)
     if i > o:
         dL_dkernel = jnp.sum(jnp.einsum("pbo,pbi->poi", dL_drows, x), axis=0).T

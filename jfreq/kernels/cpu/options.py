@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 
 _OPTIONS = {
@@ -15,4 +17,17 @@ _OPTIONS = {
 def compiler_options() -> dict[str, str] | None:
     """What ``jax.jit`` and ``compile`` take as ``compiler_options``; None where the default devices
     are no CPUs."""
-    return dict(_OPTIONS) if jax.default_backend() == "cpu" else None
+    if jax.default_backend() != "cpu":
+        return None
+    return {name: value for name, value in _OPTIONS.items() if _known(name, value)}
+
+
+@functools.cache
+def _known(name: str, value: str) -> bool:
+    """Whether this XLA has the option: options come and go with its versions."""
+    program = jax.jit(lambda: 0).lower()
+    try:
+        program.compile(compiler_options={name: value})
+    except jax.errors.JaxRuntimeError:
+        return False
+    return True
