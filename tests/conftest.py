@@ -10,6 +10,8 @@ from pathlib import Path
 # 8 fake devices on 2 cores deadlock with one pool thread per core.
 os.environ.setdefault("NPROC", "32")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# One process runs hundreds of programs here, whose memory it must give back.
+os.environ["JFREQ_KEEP_PAGES"] = "0"
 # Tests compile much and compute little. XLA ends the process at a flag that it does not know.
 flags = "--xla_backend_optimization_level=0"
 if version("jaxlib").startswith("0.10."):

@@ -51,8 +51,9 @@ EXPERIMENT_COMMANDS = (train, finetune, plan, config)
 """They read their arguments themselves, because the experiment decides what the options are."""
 
 
-UPDATING = (train, finetune, probe, ablate)
-"""They run one program again and again, which is faster where memory is kept."""
+UPDATING = (train, finetune)
+"""They run one program again and again, which is faster where memory is kept. Others run many, whose
+blocks of all sizes would not fit each other."""
 
 
 def _usage(group: str = "") -> str:

@@ -321,7 +321,7 @@ def test_settings_of_another_version_say_which_version_reads_them(whole, tmp_pat
 
 def test_code_that_is_not_trusted_is_no_matter_of_versions(whole, tmp_path):
     shutil.copytree(whole, tmp_path / "enc")
-    setting("method.type", "mine:Mine")(tmp_path / "enc")
+    setting("method.type", "nobody_trusts_this:Mine")(tmp_path / "enc")
     message, _, _ = outcome(lambda: load_trained(tmp_path / "enc"))
     assert "--trust" in str(message) and "version" not in str(message)
 
