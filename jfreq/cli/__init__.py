@@ -52,8 +52,8 @@ EXPERIMENT_COMMANDS = (train, finetune, plan, config)
 
 
 UPDATING = (train, finetune)
-"""They run one program again and again, which is faster where memory is kept. Others run many, whose
-blocks of all sizes would not fit each other."""
+"""They run one program again and again, which is faster where memory is kept. Others run many,
+whose blocks of all sizes would not fit each other."""
 
 
 def _usage(group: str = "") -> str:
