@@ -62,8 +62,8 @@ def dense(x: Float[Array, ...], params: Params) -> Float[Array, ...]:
         return _with_bias(jax.lax.dot_general(x, kernel, (axes, ((), ()))), bias)
 
     def on_cpu(x, kernel, bias):
-        rows = x.reshape(-1, kernel.size // bias.size)
-        y = cpu.affine(rows, kernel.reshape(rows.shape[-1], -1), bias.reshape(-1))
+        matrix, row = as_matrix((kernel, bias))
+        y = cpu.affine(x.reshape(-1, len(matrix)), matrix, row)
         return y.reshape(*x.shape[: x.ndim - size], *bias.shape)
 
     if sharding.devices() > 1:
