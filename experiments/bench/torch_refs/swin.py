@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from torch_refs.parts import Given, copy_block
-from torch_refs.windows import join, split
+from torch_refs.windows import back_on_grid, heads_of_windows, split
 
 Pair = tuple[int, int]
 
@@ -78,20 +78,14 @@ class WindowBlock(nn.Module):
         self.register_buffer("hidden", hidden_pairs(grid, self.window, self.shift, valid))
 
     def attention(self, x: Tensor) -> Tensor:
-        if any(self.shift):
-            x = x.roll((-self.shift[0], -self.shift[1]), (1, 2))
-        x = split(x, self.window)
-        b, w, n, d = x.shape
-        qkv = self.qkv(x).view(b, w, n, 3, self.heads, d // self.heads)
-        q, k, v = qkv.permute(3, 0, 1, 4, 2, 5).unbind(0)
+        q, k, v = heads_of_windows(self, x)
+        n = q.shape[-2]
         bias = self.table[self.index.flatten()].view(n, n, -1).permute(2, 0, 1)
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1) + bias
         if self.hidden is not None:
             scores = scores + self.hidden
         weights = F.dropout(scores.softmax(-1), self.attention_dropout, self.training)
-        y = self.proj((weights @ v).transpose(2, 3).reshape(b, w, n, d))
-        y = join(y, self.grid, self.window)
-        return y.roll(self.shift, (1, 2)) if any(self.shift) else y
+        return back_on_grid(self, weights @ v)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.skip(self.drop(self.attention(self.norm1(x))))

@@ -25,6 +25,23 @@ def join(x: Tensor, grid: tuple[int, int], window: tuple[int, int]) -> Tensor:
     return x.transpose(2, 3).reshape(b, *grid, d)
 
 
+def heads_of_windows(block: Any, x: Tensor) -> tuple[Tensor, ...]:
+    """Queries, keys and values ``[b w h n k]`` of the windows of a block, on a grid that it
+    shifts."""
+    if any(block.shift):
+        x = x.roll((-block.shift[0], -block.shift[1]), (1, 2))
+    x = split(x, block.window)
+    b, w, n, d = x.shape
+    qkv = block.qkv(x).view(b, w, n, 3, block.heads, d // block.heads)
+    return qkv.permute(3, 0, 1, 4, 2, 5).unbind(0)
+
+
+def back_on_grid(block: Any, y: Tensor) -> Tensor:
+    """What attention gives ``[b w h n k]``, projected and back in its place ``[b t f d]``."""
+    y = join(block.proj(y.transpose(2, 3).flatten(3)), block.grid, block.window)
+    return y.roll(block.shift, (1, 2)) if any(block.shift) else y
+
+
 def seam(grid: tuple[int, int], window: tuple[int, int], shift: tuple[int, int]) -> Tensor | None:
     """``[w n n]``: 0 for pairs of a shifted window that were neighbours before, else -inf."""
     if not any(shift):
@@ -61,20 +78,13 @@ class CosineBlock(nn.Module):
         self.register_buffer("mask", seam(grid, cfg.window, self.shift))
 
     def attention(self, x: Tensor) -> Tensor:
-        if any(self.shift):
-            x = x.roll((-self.shift[0], -self.shift[1]), (1, 2))
-        x = split(x, self.window)
-        b, w, n, d = x.shape
-        qkv = self.qkv(x).view(b, w, n, 3, self.heads, d // self.heads)
-        q, k, v = qkv.permute(3, 0, 1, 4, 2, 5).unbind(0)
+        q, k, v = heads_of_windows(self, x)
         q = F.normalize(q, dim=-1) / self.temperature.clamp_min(0.01)[:, None, None]
         bias = self.bias_out(F.relu(self.bias_in(self.distance))).permute(2, 0, 1)
         scores = q @ F.normalize(k, dim=-1).transpose(-2, -1) + bias
         if self.mask is not None:
             scores = scores + self.mask[:, None]
-        y = self.proj((scores.softmax(-1) @ v).transpose(2, 3).reshape(b, w, n, d))
-        y = join(y, self.grid, self.window)
-        return y.roll(self.shift, (1, 2)) if any(self.shift) else y
+        return back_on_grid(self, scores.softmax(-1) @ v)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.norm1(self.attention(x))
