@@ -272,7 +272,8 @@ def whiten(
 
     Relative to the squared trace of ``V`` it is not taken for smaller than float32's rounding,
     2 ** -23, either: it is not known better than that, and values and gradients stay finite at any
-    level, also for silence with ``eps_in_covariance``.
+    level, also for silence with ``eps_in_covariance``. Both variances grow by what the determinant
+    lacks, so that they agree with it.
 
     Args:
         spectrum: The real and imaginary parts of the bins.
@@ -305,9 +306,11 @@ def whiten(
     least = jnp.maximum(least, float(jnp.finfo(jnp.float32).eps))
     # V ** -0.5 = [[vii + s, -vri], [-vri, vrr + s]] / (s t), where s ** 2 = det V and
     # t ** 2 = trace V + 2 s.
-    s = jnp.sqrt(jnp.maximum(vrr * vii - jnp.square(vri), least))
+    det = vrr * vii - jnp.square(vri)
+    lacks = jax.lax.stop_gradient(jnp.maximum(least - det, 0))
+    s = jnp.sqrt(jnp.maximum(det, least))
     scale = 1 / (s * jnp.sqrt((1 + 2 * s) * trace))
-    rr, ii, ri = scale * (vii + s), scale * (vrr + s), -scale * vri
+    rr, ii, ri = scale * (vii + lacks + s), scale * (vrr + lacks + s), -scale * vri
     return rr * real + ri * imag, ri * real + ii * imag
 
 
