@@ -5,14 +5,20 @@ from __future__ import annotations
 from typing import Literal
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
+from jfreq import sharding
+from jfreq.kernels import cpu
 from jfreq.nn.attention import SAVED
 from jfreq.nn.heads import torch_bias, torch_kernel
 from jfreq.ops.conv import grouped_conv
+
+_EPS = 1e-5
+"""Of the layer norm."""
 
 
 class ConvBlock(nn.Module):
@@ -40,6 +46,19 @@ class ConvBlock(nn.Module):
         bias = self.param("bias", torch_bias(int(np.prod(shape[:3]))), (self.width,), jnp.float32)
         y = grouped_conv(x.astype(dtype), kernel.astype(dtype))
         y = checkpoint_name(y, SAVED).astype(jnp.promote_types(x.dtype, bias.dtype))
-        y = y + bias[None, None, None]
-        y = nn.LayerNorm(epsilon=1e-5, use_scale=False, use_bias=False, name="norm")(y)
-        return nn.gelu(y, approximate=False)
+        return _gelu_of_norm(y, bias)
+
+
+def _gelu_of_norm(y: Float[Array, "b h t d"], bias: Float[Array, " d"]) -> Float[Array, "b h t d"]:
+    """``gelu(norm(y + bias))``; on one CPU only ``y`` is kept for the backward pass."""
+
+    def plain(y, bias):
+        norm = nn.LayerNorm(epsilon=_EPS, use_scale=False, use_bias=False, parent=None)
+        return nn.gelu(norm.apply({}, y + bias[None, None, None]), approximate=False)
+
+    def on_cpu(y, bias):
+        return cpu.gelu_of_norm(y.reshape(-1, y.shape[-1]), bias, _EPS).reshape(y.shape)
+
+    if sharding.devices() > 1:
+        return plain(y, bias)
+    return jax.lax.platform_dependent(y, bias, cpu=on_cpu, default=plain)

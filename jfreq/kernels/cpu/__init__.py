@@ -6,7 +6,7 @@ gives the same values and gradients but for rounding; random bits of :func:`drop
 """
 
 from jfreq.kernels.cpu.byte_dropout import dropout
-from jfreq.kernels.cpu.dense import affine, layer_norm, mlp
+from jfreq.kernels.cpu.dense import affine, gelu_of_norm, layer_norm, mlp
 from jfreq.kernels.cpu.grouped_attention import attention
 from jfreq.kernels.cpu.groups import in_groups
 from jfreq.kernels.cpu.options import compiler_options
@@ -18,6 +18,7 @@ __all__ = [
     "compiler_options",
     "conv_as_products",
     "dropout",
+    "gelu_of_norm",
     "grouped_conv",
     "in_groups",
     "layer_norm",

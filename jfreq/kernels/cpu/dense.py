@@ -56,10 +56,20 @@ def mlp(
     The backward pass computes the hidden layer again: one product more costs less than writing and
     reading those of all blocks.
     """
-    y = affine(x, kernel1, bias1)
-    # By erf; jax.nn.gelu takes erfc, which is exact to the last bit far below zero and slower.
-    y = y * (0.5 + 0.5 * jax.lax.erf(y * 2**-0.5))
-    return affine(y, kernel2, bias2)
+    return affine(_gelu(affine(x, kernel1, bias1)), kernel2, bias2)
+
+
+def _gelu(x):
+    """By erf; jax.nn.gelu takes erfc, which is exact to the last bit far below zero and slower."""
+    return x * (0.5 + 0.5 * jax.lax.erf(x * 2**-0.5))
+
+
+@functools.partial(jax.checkpoint, prevent_cse=False, static_argnums=2)
+def gelu_of_norm(
+    x: Float[Array, "b d"], bias: Float[Array, " d"], eps: float
+) -> Float[Array, "b d"]:
+    """``gelu(norm(x + bias))``, the norm without parameters, of which only ``x`` is kept."""
+    return _gelu(_normed(x + bias[None], eps)[0])
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
