@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from jfreq.kernels import cpu
-from jfreq.kernels.cpu import grouped_attention
+from jfreq.kernels.cpu import grouped_attention, products
 from jfreq.nn import attention as plain
 from jfreq.nn import dense, dropout
 from jfreq.ops import conv
@@ -46,6 +46,7 @@ def assert_equal(form, formula, args, rng):
     bias=st.sampled_from([None, "one", "rows"]),
     tables=st.sampled_from([0.3, 0.6, 1, 2, 4, 6]),
 )
+@example(seed=0, sizes=(2, 70, 101, 2, 48), masked=True, bias=None, tables=1)  # several tiles
 def test_attention(seed, sizes, masked, bias, tables):
     """``tables``: how many score tables fit into the cache."""
     (b, n, m, h, d), rng = sizes, np.random.default_rng(seed)
@@ -67,13 +68,28 @@ def test_attention(seed, sizes, masked, bias, tables):
         assert_equal(form, formula, args, rng)
 
 
+@settings(max_examples=3, deadline=None)
+@given(seed=SEEDS, sizes=st.tuples(*[st.integers(1, 20)] * 4), masked=st.booleans())
+@example(seed=0, sizes=(2, 103, 3, 64), masked=True)
+def test_self_attention(seed, sizes, masked):
+    (b, n, h, d), rng = sizes, np.random.default_rng(seed)
+    qkv = jnp.asarray(rng.normal(size=(b, n, 3, h, d)), jnp.float32)
+    valid = jnp.asarray(rng.uniform(size=(b, n)) < 0.6).at[:, 0].set(True) if masked else None
+
+    def formula(qkv):
+        return plain._plain(*plain.split_qkv(qkv), valid, None, drop=lambda weights: weights)
+
+    assert_equal(lambda qkv: cpu.self_attention(qkv, valid, None), formula, [qkv], rng)
+
+
 @settings(max_examples=5, deadline=None)
 @given(
     seed=SEEDS,
     sizes=st.tuples(*[st.integers(1, 4)] * 6),
     sides=st.tuples(*[st.sampled_from([1, 3, 5])] * 2),
-    form=st.sampled_from([cpu.grouped_conv, cpu.conv_as_products]),
+    form=st.sampled_from([cpu.grouped_conv, products.grouped_conv, cpu.conv_as_products]),
 )
+@example(seed=0, sizes=(2, 9, 8, 2, 13, 37), sides=(3, 5), form=cpu.grouped_conv)  # several tiles
 def test_grouped_conv(seed, sizes, sides, form):
     (b, h, t, groups, inputs, outputs), rng = sizes, np.random.default_rng(seed)
     shapes = [(b, h, t, groups * inputs), (*sides, inputs, groups * outputs)]

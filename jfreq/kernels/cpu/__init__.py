@@ -7,10 +7,11 @@ gives the same values and gradients but for rounding; random bits of :func:`drop
 
 from jfreq.kernels.cpu.byte_dropout import dropout
 from jfreq.kernels.cpu.dense import affine, gelu_of_norm, layer_norm, mlp
-from jfreq.kernels.cpu.grouped_attention import attention
+from jfreq.kernels.cpu.fused_attention import attention, self_attention
+from jfreq.kernels.cpu.fused_convolution import grouped_conv
 from jfreq.kernels.cpu.groups import in_groups
 from jfreq.kernels.cpu.options import compiler_options
-from jfreq.kernels.cpu.products import conv_as_products, grouped_conv, sequence_conv
+from jfreq.kernels.cpu.products import conv_as_products, sequence_conv
 
 __all__ = [
     "affine",
@@ -23,5 +24,6 @@ __all__ = [
     "in_groups",
     "layer_norm",
     "mlp",
+    "self_attention",
     "sequence_conv",
 ]

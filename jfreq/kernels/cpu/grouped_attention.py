@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float
 _CACHE_BYTES = 6 * 2**20
 """Size of the score tables of a group; 4 to 8 MB were equally fast beside 2 MB of cache a core, and
 groups of an even number of tables, which two cores share equally, faster than those of three."""
-_NEGATIVE = -1e30
+NEGATIVE = -1e30
 
 
 def attention(
@@ -25,7 +25,7 @@ def attention(
     b, h, n, _ = q.shape
     m = k.shape[2]
     none = jnp.zeros(())
-    mask = none if valid is None else jnp.where(valid[:, None, None, :], 0.0, _NEGATIVE)
+    mask = none if valid is None else jnp.where(valid[:, None, None, :], 0.0, NEGATIVE)
     mesh = jax.sharding.get_abstract_mesh()
     if not mesh.empty and mesh.size > 1:
         # A loop over rows that lie on several devices would gather these.
@@ -122,7 +122,7 @@ def _head_major(q, k, v, mask, bias):
         mask: ``[... 1 m]`` or ``[]``, added to the scores; no gradient.
         bias: Float32 that broadcasts to ``[... n m]``, or None.
     """
-    return _forward(q, k, v, mask, bias)[0]
+    return forward(q, k, v, mask, bias)[0]
 
 
 def _scores(q, k, mask, bias):
@@ -133,7 +133,7 @@ def _scores(q, k, mask, bias):
     return scores if bias is None else scores + jnp.swapaxes(bias, -1, -2)
 
 
-def _forward(q, k, v, mask, bias):
+def forward(q, k, v, mask, bias):
     scores = _scores(q, k, mask, bias)
     top = jnp.max(scores, axis=-2, keepdims=True)
     weights = jnp.exp(scores - top)
@@ -145,7 +145,7 @@ def _forward(q, k, v, mask, bias):
     return out, (q, k, v, mask, bias, out, top, total)
 
 
-def _backward(saved, dL_do):
+def backward(saved, dL_do):
     q, k, v, mask, bias, out, top, total = saved
     probs = jnp.exp(_scores(q, k, mask, bias) - top) * (1 / total)
     dL_dv = jnp.einsum("...kq,...qd->...kd", probs.astype(q.dtype), dL_do)
@@ -165,4 +165,4 @@ def _sum_to(x, shape):
     return jnp.sum(x, axis=tuple(i for i, size in enumerate(shape) if size == 1), keepdims=True)
 
 
-_head_major.defvjp(_forward, _backward)
+_head_major.defvjp(forward, backward)
