@@ -137,7 +137,8 @@ def write(found: Found, facts: dict[str, Any], rounds: int, out: Path | None) ->
         f"float32, {rounds} rounds; a ratio above 1 means that jfreq is so many times as fast. Weights, "
         "masks, noise and views of the first step are the same: losses agree to 1e-4, gradient "
         "norms to 1e-3, clip vectors to 1e-3. Steps draw their own masks and views, and have no "
-        "dropout. torch.compile has no code for complex numbers, and STFNets are not compiled."
+        "dropout. torch.compile has no code for complex numbers, so STFNets are not compiled, and "
+        "was not done with FreqMAE after five minutes."
     )
     common.save("methods", "Every method beside PyTorch", intro, [page(found)], facts=facts,
                 more={"measured": found}, out=out)  # fmt: skip
