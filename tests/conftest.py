@@ -19,6 +19,7 @@ if version("jaxlib").startswith("0.10."):
 os.environ["XLA_FLAGS"] = f"{flags} {os.environ.get('XLA_FLAGS', '')}".strip()
 
 import jax
+import psutil
 import pytest
 
 jax.config.update("jax_platforms", "cpu")
@@ -52,6 +53,19 @@ def search_path():
     path = list(sys.path)
     yield
     sys.path[:] = path
+
+
+MOST_BYTES = 5 * 2**30
+"""Memory of a worker beyond which it forgets the programs that it has compiled."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs():
+    """Hundreds of programs in one process would fill the memory; the cache on disk has them."""
+    yield
+    if psutil.Process().memory_info().rss > MOST_BYTES:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture
