@@ -7,18 +7,26 @@ Needs libtpu (`pip install 'jfreq[tpu-plan]'`), no TPU; one to ten minutes for e
 CPU cores. What is compiled is kept in `experiments/results/tpu_bytes.json`, row by row, with the
 options that it was compiled with; rows of other options are compiled anew.
 `experiments/results/tpu_bytes.md` is written from it.
+
+Rows *before* are of the networks and kernels of an older commit, taken from git and read by the
+plans of today.
 """
 
 import argparse
+import io
 import json
+import os
 import shlex
+import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parents[1] / "results"
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "experiments" / "results"
 FILE = RESULTS / "tpu_bytes.json"
 TOPOLOGIES = ("v5e:2x4", "v5p:2x2x2")
 MESH = "--mesh.data 8 --mesh.fsdp 1 --mesh.tensor 1"
@@ -41,6 +49,13 @@ NETWORKS: dict[str, dict[str, str]] = {
     },
 }
 """Options by network; the batch is the same before and after."""
+BEFORE = "bb0f252"
+"""The commit whose networks and kernels the rows *before* compile."""
+READING = (
+    "jfreq/plan", "jfreq/monitoring", "jfreq/sharding.py", "jfreq/cli/plan.py",
+    "jfreq/cli/config_views.py",
+)  # fmt: skip
+"""What compiles and reads a program, of today in either row."""
 SHOWN = 16
 """Parts of a network that the page shows."""
 
@@ -65,25 +80,45 @@ def model_flops(name: str, batch: int) -> int:
         return throughput.step_flops(spec)
 
 
-def compiled(name: str, options: str) -> dict[str, Any]:
+def compiled(name: str, options: str, when: str) -> dict[str, Any]:
     """What ``jfreq plan`` says."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "plan.json"
-        words = ["plan", name, *shlex.split(options), "--json", str(out)]
-        print(shlex.join(["jfreq", *words[:-2]]), file=sys.stderr, flush=True)
-        command = [sys.executable, "-P", "-m", "jfreq", *words]
-        done = subprocess.run(command, capture_output=True, text=True)
+        words = [name, *shlex.split(options)]
+        print(shlex.join(["jfreq", "plan", *words]), when, file=sys.stderr, flush=True)
+        tree = ROOT if when == "after" else tree_before(Path(folder) / "tree")
+        call = "import sys; from jfreq.cli.plan import plan; plan(sys.argv[1:])"
+        command = [sys.executable, "-P", "-c", call, *words, "--json", str(out)]
+        environment = os.environ | {"PYTHONPATH": str(tree)}
+        done = subprocess.run(command, capture_output=True, text=True, env=environment)
         if done.returncode:
             return {"error": done.stderr.strip().splitlines()[-1]}
         return json.loads(out.read_text())
 
 
+def tree_before(folder: Path) -> Path:
+    """The code of :data:`BEFORE` with the plans of today."""
+    command = ["git", "archive", BEFORE, "jfreq", "experiments", "pyproject.toml"]
+    archive = subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout
+    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+        tar.extractall(folder, filter="data")
+    for name in READING:
+        if (ROOT / name).is_dir():
+            shutil.rmtree(folder / name)
+            shutil.copytree(ROOT / name, folder / name)
+        else:
+            shutil.copy(ROOT / name, folder / name)
+    return folder
+
+
 def row(name: str, topology: str, when: str, options: str) -> dict[str, Any]:
     """One line of the table and the parts that move the most."""
-    found = compiled(name, options)
+    found = compiled(name, options, when)
     head = {"network": name, "topology": topology, "when": when, "options": options}
     if "error" in found:
         return head | found
+    from jfreq.monitoring import provenance
+
     times = found["roofline"]
     model = model_flops(name, found["batch"]) / found["devices"] / _peak(topology)
     moved = [{**m, "bytes": m["read"] + m["written"]} for m in found["moved"]]
@@ -98,6 +133,7 @@ def row(name: str, topology: str, when: str, options: str) -> dict[str, Any]:
         "peak_memory": found["memory"]["peak"],
         "traffic": found["traffic"],
         "compile_s": found["compile_s"],
+        "commit": provenance.commit(),
         "moved": moved[:SHOWN],
     }
 
@@ -114,10 +150,10 @@ def _peak(topology: str) -> float:
 
 HEAD = """# Bytes and arithmetic of the base networks on TPU
 
-What the TPU compiler says of a training step, front end inside, before and after the settings that keep bytes off
-main memory ([docs/speed.md](../../docs/speed.md)). `python
-experiments/studies/tpu_bytes.py` writes this page, a row for each compilation; how to read it:
-[docs/plan.md](../../docs/plan.md#where-the-bytes-go).
+What the TPU compiler says of a training step, front end inside, before and after what keeps bytes off main memory
+([docs/speed.md](../../docs/speed.md)). *Before* is the code of commit `bb0f252` with the best options of then, in the same
+batch, read by the plans of today. `python experiments/studies/tpu_bytes.py` writes this page, a row for each
+compilation; how to read it: [docs/plan.md](../../docs/plan.md#where-the-bytes-go).
 
 Times are bounds of one step from data sheets: no TPU was used and no speed was measured. *Products* are those of the
 traced step, recomputed ones included; *memory* is the traffic of the compiled program at full bandwidth. The *MFU
@@ -147,6 +183,7 @@ def _cells(r: dict[str, Any]) -> list[str]:
 def _details(r: dict[str, Any]) -> str:
     title = f"## {r['network']} on {r['topology']}, {r['when']}"
     command = f"```\njfreq plan {r['network']} {r['options']} --by-op\n```"
+    tree = f"commit {BEFORE}, read by " if r["when"] == "before" else ""
     if "error" in r:
         return "\n\n".join([title, command, r["error"], ""])
     lines = ["| part | operation | times | GB | of all |", "|---|---|---|---|---|"]
@@ -155,7 +192,8 @@ def _details(r: dict[str, Any]) -> str:
         f"{m['bytes'] / r['traffic']:.1%} |"
         for m in r["moved"]
     ]
-    return "\n\n".join([title, command, "\n".join(lines), ""])
+    by = f"Compiled in {r['compile_s']:.0f} s, {tree}commit {r['commit']}."
+    return "\n\n".join([title, command, "\n".join(lines), by, ""])
 
 
 def main() -> None:
@@ -179,9 +217,8 @@ def main() -> None:
         rows = {k: known[k] for k in wanted if k in known}
         missing = [k for k in wanted if k not in known]
         versions = {p: provenance.version(p) for p in ("jax", "libtpu", "flax")}
-        write_json(FILE, {"rows": rows, "versions": versions, "commit": provenance.commit()})
-        said = ", ".join(f"{p} {v}" for p, v in versions.items())
-        foot = f"{said}; commit {provenance.commit()}.\n"
+        write_json(FILE, {"rows": rows, "versions": versions})
+        foot = ", ".join(f"{p} {v}" for p, v in versions.items()) + ".\n"
         (RESULTS / "tpu_bytes.md").write_text(page(list(rows.values()), missing) + foot)
 
 
