@@ -87,17 +87,17 @@ def self_attention(
 ) -> Float[Array, "b n h k"]:
     """:func:`attention` of queries, keys and values that one product has written; ``whole`` and the
     kernel for CPUs read them as they are."""
-    if drop is not None or kind not in ("auto", "whole"):
-        y = attention(*split_qkv(qkv), valid=valid, bias=bias, drop=drop, kind=kind)
-    elif kind == "whole":
+    if kind == "whole" and drop is None:
         check_kind(kind, plain=bias is None)
         y = _whole(qkv, valid)
-    else:
+    elif kind == "auto" and drop is None:
 
         def default(qkv, valid, bias):
             return _xla(*split_qkv(qkv), valid, bias)
 
         y = jax.lax.platform_dependent(qkv, valid, bias, cpu=cpu.self_attention, default=default)
+    else:
+        y = attention(*split_qkv(qkv), valid=valid, bias=bias, drop=drop, kind=kind)
     return checkpoint_name(y, SAVED)
 
 

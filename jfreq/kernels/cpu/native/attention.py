@@ -13,21 +13,27 @@ import functools
 import numpy as np
 from numba import cfunc, njit, types
 
-from jfreq.kernels.cpu.native import calls, lanes, memory
+from jfreq.kernels.cpu.native import calls, lanes
 from jfreq.kernels.cpu.native.calls import (
     FREE,
     ITEMS,
     argument,
     data,
     get,
-    options,
     put,
     rank,
     result,
     size,
 )
 from jfreq.kernels.cpu.native.lanes import COLUMNS, LANES, ROWS
-from jfreq.kernels.cpu.native.memory import allocate, read_float, release, write_float
+from jfreq.kernels.cpu.native.memory import (
+    allocate,
+    fill,
+    options,
+    read_float,
+    round_up,
+    write_float,
+)
 
 _QUERIES = 36
 """Queries at a time: whole tiles; 24 to 130 were equally fast."""
@@ -35,11 +41,6 @@ _QUERIES = 36
 (_H, _N, _M, _D, _Q, _K, _V, _MASK, _STRIDE, _OUT, _STATISTICS,
  _DOUT, _DQ, _DK, _DV, _WORDS) = range(FREE, FREE + 16)  # fmt: skip
 """Words of the work: heads, queries, keys, width of a head; addresses; floats between tokens."""
-
-
-@njit(**options)
-def _round_up(x, to):
-    return (x + to - 1) // to * to
 
 
 @njit(**options)
@@ -52,19 +53,13 @@ def _copy(source, source_stride, rows, d, out, out_stride, factor):
 
 
 @njit(**options)
-def _fill(out, count, value):
-    for i in range(count):
-        write_float(out + 4 * i, value)
-
-
-@njit(**options)
 def _panels(source, stride, rows, d, out, factor):
     """``[rows d]`` as ``[d/COLUMNS rows COLUMNS]``, the right side of products, zero-padded."""
     for first in range(0, d, COLUMNS):
         width = min(COLUMNS, d - first)
         panel = out + 4 * first * rows
         if width < COLUMNS:
-            _fill(panel, rows * COLUMNS, np.float32(0))
+            fill(panel, rows * COLUMNS, np.float32(0))
             _copy(source + 4 * first, stride, rows, width, panel, COLUMNS, factor)
         else:
             _copy(source + 4 * first, stride, rows, COLUMNS, panel, COLUMNS, factor)
@@ -77,7 +72,7 @@ def _transposed(source, stride, rows, d, out, width, factor):
     for first in range(0, rows, width):
         panel, count = out + 4 * first * d, min(width, rows - first)
         if count < width:
-            _fill(panel, d * width, np.float32(0))
+            fill(panel, d * width, np.float32(0))
         for i in range(count):
             token = source + 4 * (first + i) * stride
             for j in range(d):
@@ -97,7 +92,7 @@ def _mask_row(work, row, out):
     """What is added to the scores of a row; minus infinity for padding."""
     m, given = get(work, _M), get(work, _MASK)
     _copy(given + 4 * row * m, 0, 1, m, out, 0, np.float32(1))
-    _fill(out + 4 * m, _round_up(m, COLUMNS) - m, np.float32(-np.inf))
+    fill(out + 4 * m, round_up(m, COLUMNS) - m, np.float32(-np.inf))
 
 
 @njit(**options)
@@ -136,10 +131,10 @@ def _add_up(table, stride, right, n, begin, count, out, wide, m):
 @njit(**options)
 def _floats(n, m, d, backward):
     """Floats that an item needs beside its arguments."""
-    wide, keys = _round_up(d, COLUMNS), _round_up(m, COLUMNS)
-    one = keys + keys * d + m * wide + _round_up(n, ROWS) * d + _QUERIES * (keys + LANES + wide)
-    two = keys * d + 2 * n * wide + _round_up(n, ROWS) * d + _QUERIES * (keys + LANES)
-    return one + (two + 2 * _round_up(m, ROWS) * wide if backward else 0) + 16
+    wide, keys = round_up(d, COLUMNS), round_up(m, COLUMNS)
+    one = keys + keys * d + m * wide + round_up(n, ROWS) * d + _QUERIES * (keys + LANES + wide)
+    two = keys * d + 2 * n * wide + round_up(n, ROWS) * d + _QUERIES * (keys + LANES)
+    return one + (two + 2 * round_up(m, ROWS) * wide if backward else 0)
 
 
 @njit(**options)
@@ -152,13 +147,13 @@ def _forward_item(work, item, place):
     v = get(work, _V) + 4 * (row * m * between + head * d)
     out = get(work, _OUT) + 4 * (row * n * h + head) * d
     statistics = get(work, _STATISTICS) + 8 * item * n
-    wide, keys = _round_up(d, COLUMNS), _round_up(m, COLUMNS)
+    wide, keys = round_up(d, COLUMNS), round_up(m, COLUMNS)
     stride = keys + LANES  # no power of 2, whose rows would lie in few sets of the cache
     mask = place
     k_t = mask + 4 * keys
     v_panels = k_t + 4 * keys * d
     q_t = v_panels + 4 * m * wide
-    scores = q_t + 4 * _round_up(n, ROWS) * d
+    scores = q_t + 4 * round_up(n, ROWS) * d
     sums = scores + 4 * _QUERIES * stride
     _mask_row(work, row, mask)
     _transposed(k, between, m, d, k_t, COLUMNS, np.float32(1))
@@ -191,7 +186,7 @@ def _backward_item(work, item, place):
     q, k, v = get(work, _Q) + at_q, get(work, _K) + at_k, get(work, _V) + at_k
     out, d_out = get(work, _OUT) + at_o, get(work, _DOUT) + at_o
     statistics = get(work, _STATISTICS) + 8 * item * n
-    wide, keys, whole = _round_up(d, COLUMNS), _round_up(m, COLUMNS), _round_up(m, ROWS)
+    wide, keys, whole = round_up(d, COLUMNS), round_up(m, COLUMNS), round_up(m, ROWS)
     stride = keys + LANES
     mask = place
     k_t = mask + 4 * keys
@@ -200,8 +195,8 @@ def _backward_item(work, item, place):
     q_panels = k_panels + 4 * m * wide
     o_panels = q_panels + 4 * n * wide
     q_t = o_panels + 4 * n * wide
-    o_t = q_t + 4 * _round_up(n, ROWS) * d
-    scores = o_t + 4 * _round_up(n, ROWS) * d
+    o_t = q_t + 4 * round_up(n, ROWS) * d
+    scores = o_t + 4 * round_up(n, ROWS) * d
     gradient = scores + 4 * _QUERIES * stride
     sums = gradient + 4 * _QUERIES * stride
     d_k = sums + 4 * _QUERIES * wide
@@ -215,7 +210,7 @@ def _backward_item(work, item, place):
     _panels(k, between, m, d, k_panels, scale)
     _panels(q, between, n, d, q_panels, scale)
     _panels(d_out, stride_o, n, d, o_panels, one)
-    _fill(d_k, 2 * whole * wide, np.float32(0))
+    fill(d_k, 2 * whole * wide, np.float32(0))
     for begin in range(0, n, _QUERIES):
         count = min(_QUERIES, n - begin)
         tiles = (count + ROWS - 1) // ROWS
@@ -236,25 +231,20 @@ def _backward_item(work, item, place):
     _copy(d_v, wide, m, d, get(work, _DV) + at_k, between, one)
 
 
-def _thread(work):
-    """Takes items until there are no more."""
-    backward = get(work, _DOUT) != 0
-    place = allocate(4 * _floats(get(work, _N), get(work, _M), get(work, _D), backward))
-    aligned = _round_up(place, 64)
-    while True:
-        item = memory.fetch_add(work, 1)
-        if item >= get(work, ITEMS):
-            break
-        if backward:
-            _backward_item(work, item, aligned)
-        else:
-            _forward_item(work, item, aligned)
-    release(place)
-    calls.finish(work)
-    return 0
+@njit(**options)
+def _work_floats(work):
+    return _floats(get(work, _N), get(work, _M), get(work, _D), get(work, _DOUT) != 0)
 
 
-_thread_address = memory.address_of(_thread)
+@njit(**options)
+def _item(work, item, place):
+    if get(work, _DOUT) != 0:
+        _backward_item(work, item, place)
+    else:
+        _forward_item(work, item, place)
+
+
+_thread_address = calls.taking_items(_work_floats, _item)
 
 
 @njit(**options)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from numba import njit
 from jfreq.kernels.cpu.native import memory
 from jfreq.kernels.cpu.native.memory import (
     allocate,
+    options,
     read_int,
     read_long,
     release,
@@ -34,8 +36,6 @@ _SCHEDULE, _THREADS, _CREATE, _SET_AVAILABLE = (48 + 8 * i for i in (11, 12, 13,
 NEXT, LEFT, FUTURE, AVAILABLE, ITEMS, FREE = range(6)
 """Words of a work: its next item, threads that are not done, the promise that XLA waits for and
 what keeps it, how many items there are, the first word for other use."""
-
-options: dict[str, Any] = {"error_model": "numpy", "nogil": True}
 
 
 @njit(**options)
@@ -125,8 +125,32 @@ def share(frame, work, task):
     return 0
 
 
+def taking_items(floats: Callable[[int], int], run: Callable[[int, int, int], None]) -> Any:
+    """What a thread does: it takes items until there are no more. The function of Numba returns its
+    own address as a C function.
+
+    Args:
+        floats: Of the work, how many an item needs beside its arguments.
+        run: Of the work, an item and the aligned address of so many floats.
+    """
+
+    def take(work):
+        place = allocate(4 * floats(work) + 64)
+        aligned = memory.round_up(place, 64)
+        while True:
+            item = memory.fetch_add(work, 1)
+            if item >= get(work, ITEMS):
+                break
+            run(work, item, aligned)
+        release(place)
+        _finish(work)
+        return 0
+
+    return memory.address_of(take)
+
+
 @njit(**options)
-def finish(work):
+def _finish(work):
     """Ends a thread's part of the work; the last one tells XLA and frees it."""
     if memory.fetch_add(work + 8 * LEFT, -1) == 1:
         future, available = get(work, FUTURE), get(work, AVAILABLE)

@@ -12,20 +12,26 @@ import functools
 import numpy as np
 from numba import cfunc, njit, types
 
-from jfreq.kernels.cpu.native import calls, lanes, memory
+from jfreq.kernels.cpu.native import calls, lanes
 from jfreq.kernels.cpu.native.calls import (
     FREE,
     ITEMS,
     argument,
     data,
     get,
-    options,
     put,
     result,
     size,
 )
 from jfreq.kernels.cpu.native.lanes import COLUMNS, ROWS
-from jfreq.kernels.cpu.native.memory import allocate, read_float, release, write_float
+from jfreq.kernels.cpu.native.memory import (
+    allocate,
+    fill,
+    options,
+    read_float,
+    round_up,
+    write_float,
+)
 
 (_B, _H, _T, _C, _HIGH, _WIDE, _SIZE, _OUT, _X, _GIVEN, _FOUND, _BY_KERNEL,
  _WORDS) = range(FREE, FREE + 13)  # fmt: skip
@@ -35,21 +41,10 @@ by the kernel."""
 
 
 @njit(**options)
-def _round_up(x, to):
-    return (x + to - 1) // to * to
-
-
-@njit(**options)
-def _zeros(out, count):
-    for i in range(count):
-        write_float(out + 4 * i, np.float32(0))
-
-
-@njit(**options)
 def _spread(x, stride, h, t, high, wide, size, out, length):
     """``[h t size]`` as ``[size length]``, each channel a grid with zeros around it."""
     across = t + wide - 1
-    _zeros(out, size * length)
+    fill(out, size * length, np.float32(0))
     for i in range(h):
         for j in range(t):
             source = x + 4 * (i * t + j) * stride
@@ -95,10 +90,10 @@ def _length(h, t, high, wide):
 def _floats(h, t, high, wide, size, each, by_kernel):
     length = _length(h, t, high, wide)
     if by_kernel:
-        columns = _round_up(each, COLUMNS)
-        return length * (size + columns) + high * wide * _round_up(size, ROWS) * columns + ROWS + 16
-    taps, rows = high * wide * size, _round_up(each, ROWS)
-    return taps * (rows + COLUMNS) + size * length + rows * COLUMNS + 16
+        columns = round_up(each, COLUMNS)
+        return length * (size + columns) + high * wide * round_up(size, ROWS) * columns + ROWS
+    taps, rows = high * wide * size, round_up(each, ROWS)
+    return taps * (rows + COLUMNS) + size * length + rows * COLUMNS
 
 
 @njit(**options)
@@ -109,21 +104,12 @@ def _forward_item(work, item, place):
     each, row, group = out // groups, item // groups, item % groups
     length, across = _length(h, t, high, wide), t + wide - 1
     panels = place
-    grid = panels + 4 * taps * _round_up(each, ROWS)
+    grid = panels + 4 * taps * round_up(each, ROWS)
     near = grid + 4 * size * length
     sums = near + 4 * taps * COLUMNS
     _weights(get(work, _GIVEN), taps, out, each, group * each, panels)
-    _spread(
-        get(work, _X) + 4 * (row * h * t * c + group * size),
-        c,
-        h,
-        t,
-        high,
-        wide,
-        size,
-        grid,
-        length,
-    )
+    x = get(work, _X) + 4 * (row * h * t * c + group * size)
+    _spread(x, c, h, t, high, wide, size, grid, length)
     y = get(work, _FOUND) + 4 * (row * h * t * out + group * each)
     for begin in range(0, h * across, COLUMNS):
         _near(grid, length, across, high, wide, size, begin, near)
@@ -155,11 +141,12 @@ def _by_kernel_item(work, group, place):
     high, wide, size = get(work, _HIGH), get(work, _WIDE), get(work, _SIZE)
     each = out // (c // size)
     length, across = _length(h, t, high, wide), t + wide - 1
-    columns, rows = _round_up(each, COLUMNS), _round_up(size, ROWS)
+    columns, rows = round_up(each, COLUMNS), round_up(size, ROWS)
     sums = place
     gradient = sums + 4 * high * wide * rows * columns
     grid = gradient + 4 * length * columns
-    _zeros(sums, high * wide * rows * columns + length * (columns + size) + ROWS)
+    all_floats = high * wide * rows * columns + length * (columns + size) + ROWS
+    fill(sums, all_floats, np.float32(0))
     for row in range(get(work, _B)):
         x = get(work, _X) + 4 * (row * h * t * c + group * size)
         y = get(work, _GIVEN) + 4 * (row * h * t * out + group * each)
@@ -183,30 +170,23 @@ def _by_kernel_item(work, group, place):
                 write_float(to + 4 * o, read_float(source + 4 * o))
 
 
-def _thread(work):
-    """Takes items until there are no more."""
-    by_kernel = get(work, _BY_KERNEL) != 0
-    each = get(work, _OUT) // (get(work, _C) // get(work, _SIZE))
-    floats = _floats(
-        get(work, _H), get(work, _T), get(work, _HIGH), get(work, _WIDE), get(work, _SIZE), each,
-        by_kernel,
-    )  # fmt: skip
-    place = allocate(4 * floats)
-    aligned = _round_up(place, 64)
-    while True:
-        item = memory.fetch_add(work, 1)
-        if item >= get(work, ITEMS):
-            break
-        if by_kernel:
-            _by_kernel_item(work, item, aligned)
-        else:
-            _forward_item(work, item, aligned)
-    release(place)
-    calls.finish(work)
-    return 0
+@njit(**options)
+def _work_floats(work):
+    size = get(work, _SIZE)
+    each = get(work, _OUT) // (get(work, _C) // size)
+    sides = get(work, _H), get(work, _T), get(work, _HIGH), get(work, _WIDE)
+    return _floats(*sides, size, each, get(work, _BY_KERNEL) != 0)
 
 
-_thread_address = memory.address_of(_thread)
+@njit(**options)
+def _item(work, item, place):
+    if get(work, _BY_KERNEL) != 0:
+        _by_kernel_item(work, item, place)
+    else:
+        _forward_item(work, item, place)
+
+
+_thread_address = calls.taking_items(_work_floats, _item)
 
 
 @njit(**options)

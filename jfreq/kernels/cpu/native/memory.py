@@ -6,9 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
+from numba import njit
 from numba.core import types
 from numba.extending import intrinsic
 
+options: dict[str, Any] = {"error_model": "numpy", "nogil": True}
+"""Of what Numba compiles for a kernel."""
 F32, I32, I64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
 _NUMBA = {F32: types.float32, I32: types.int32, I64: types.intp}
 
@@ -39,6 +42,18 @@ def _writer(kind: ir.Type) -> Any:
 
 read_float, read_int, read_long = _reader(F32), _reader(I32), _reader(I64)
 write_float, write_int, write_long = _writer(F32), _writer(I32), _writer(I64)
+
+
+@njit(**options)
+def round_up(x, to):
+    return (x + to - 1) // to * to
+
+
+@njit(**options)
+def fill(out, count, value):
+    """``count`` floats of one value."""
+    for i in range(count):
+        write_float(out + 4 * i, value)
 
 
 @intrinsic
