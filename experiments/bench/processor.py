@@ -1,8 +1,8 @@
 """The processor that a bench runs on: instruction set, caches, what its products reach.
 
 One machine can speak for two classes: restricted to AVX2, all contenders run the instructions that
-processors without AVX-512 have. XLA compiles for it, and oneDNN (products of jfreq and of PyTorch), MKL
-and ATen (PyTorch) take their kernels for it.
+processors without AVX-512 have. XLA and Numba (jfreq's kernels) compile for it, and oneDNN (products of
+jfreq and of PyTorch), MKL and ATen (PyTorch) take their kernels for it.
 """
 
 from __future__ import annotations
@@ -39,6 +39,18 @@ def restrict(isa: Isa) -> None:
     os.environ.update(_RESTRICTED)
     given = os.environ.get("XLA_FLAGS", "")
     os.environ["XLA_FLAGS"] = f"{given} --xla_cpu_max_isa=AVX2".strip()
+    os.environ["NUMBA_CPU_FEATURES"] = _features_of_avx2()
+
+
+def _features_of_avx2() -> str:
+    """This processor's features for LLVM, those beyond AVX2 off."""
+    from llvmlite import binding
+
+    features = binding.get_host_cpu_features()
+    for name in features:
+        if name.startswith(("avx512", "avx10", "amx")):
+            features[name] = False
+    return features.flatten()
 
 
 def flags() -> set[str]:
