@@ -8,8 +8,8 @@ CPU cores. What is compiled is kept in `experiments/results/tpu_bytes.json`, row
 options that it was compiled with; rows of other options are compiled anew.
 `experiments/results/tpu_bytes.md` is written from it.
 
-Rows *before* are of the networks and kernels of an older commit, taken from git and read by the
-plans of today.
+Rows *before* are of the networks and kernels of an older commit, taken from git and analysed by
+today's `jfreq plan`.
 """
 
 import argparse
@@ -97,7 +97,7 @@ def compiled(name: str, options: str, when: str) -> dict[str, Any]:
 
 
 def tree_before(folder: Path) -> Path:
-    """The code of :data:`BEFORE` with the plans of today."""
+    """The code of :data:`BEFORE` with today's `jfreq plan`."""
     command = ["git", "archive", BEFORE, "jfreq", "experiments", "pyproject.toml"]
     archive = subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
@@ -151,8 +151,8 @@ def _peak(topology: str) -> float:
 HEAD = """# Bytes and arithmetic of the base networks on TPU
 
 What the TPU compiler says of a training step, front end inside, before and after what keeps bytes off main memory
-([docs/speed.md](../../docs/speed.md)). *Before* is the code of commit `bb0f252` with the best options of then, in the same
-batch, read by the plans of today. `python experiments/studies/tpu_bytes.py` writes this page, a row for each
+([docs/speed.md](../../docs/speed.md)). *Before* is the code of commit `bb0f252` with the best options it had, at the same
+batch size, analysed by today's `jfreq plan`. `python experiments/studies/tpu_bytes.py` writes this page, a row for each
 compilation; how to read it: [docs/plan.md](../../docs/plan.md#where-the-bytes-go).
 
 Times are bounds of one step from data sheets: no TPU was used and no speed was measured. *Products* are those of the
